@@ -1,0 +1,130 @@
+"""What tells one family from another: the names of its tensors, its biases and its attention windows."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any, Literal, Mapping, get_args
+
+from seap_export.errors import InputError
+
+__all__ = [
+    "PROJECTIONS",
+    "PRUNED_PREFIX",
+    "Family",
+    "Projection",
+    "family_of_gguf",
+    "family_of_model_type",
+    "supported_families",
+]
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
+#: A pruned model's `model_type` is its family's with this prefix.
+PRUNED_PREFIX = "seap_"
+_WINDOWS = ("never", "every_layer", "layer_types")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of decoder models whose layers differ only in shape.
+
+    Attributes:
+        model_type: The `model_type` of the family's config.json.
+        architecture: The transformers class of the causal language model.
+        gguf_architecture: `general.architecture` of its GGUF files, or None where another family's is used.
+        gguf_rotary_rows_permuted: Whether q and k rows of a GGUF file are stored for interleaved rotation.
+        sliding_window: Which layers attend within `config.sliding_window`.
+        names: Tensor names; those of a layer are relative to `names["layer"]`, projections lack the suffix.
+        biases: For each projection True, or the config key that switches its bias on.
+    """
+
+    model_type: str
+    architecture: str
+    sliding_window: Literal["never", "every_layer", "layer_types"]
+    names: Mapping[str, str]
+    biases: Mapping[str, bool | str]
+    gguf_architecture: str | None = None
+    gguf_rotary_rows_permuted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sliding_window not in _WINDOWS:
+            raise ValueError(f"family {self.model_type}: sliding_window must be one of {_WINDOWS}")
+        missing = [p for p in (*PROJECTIONS, "embed_tokens", "norm", "lm_head", "layer") if p not in self.names]
+        if missing:
+            raise ValueError(f"family {self.model_type}: no tensor name for {missing}")
+
+    @property
+    def has_qk_norm(self) -> bool:
+        """Whether every query and key head is normalised before the rotation."""
+        return "q_norm" in self.names
+
+    def has_bias(self, projection: Projection, config: Mapping[str, Any]) -> bool:
+        """Whether `projection` has a bias in a dense model with this config.json."""
+        switch = self.biases.get(projection, False)
+        return bool(config.get(switch, False)) if isinstance(switch, str) else switch
+
+    def tensor(self, name: str, layer: int | None = None) -> str:
+        """The full name of a norm or embedding tensor, as stored in a safetensors file."""
+        prefix = "" if layer is None else self.names["layer"].format(layer=layer)
+        return prefix + self.names[name]
+
+    def weight(self, projection: Projection, layer: int) -> str:
+        """The full name of a projection's weight (out x in)."""
+        return self.tensor(projection, layer) + ".weight"
+
+    def bias(self, projection: Projection, layer: int) -> str:
+        """The full name of a projection's bias (out)."""
+        return self.tensor(projection, layer) + ".bias"
+
+
+@cache
+def _families() -> tuple[Family, ...]:
+    files = sorted(
+        (f for f in resources.files(__package__).iterdir() if f.name.endswith(".toml")), key=lambda f: f.name
+    )
+    return tuple(_parse(tomllib.loads(file.read_text("utf-8"))) for file in files)
+
+
+def _parse(table: dict[str, Any]) -> Family:
+    return Family(
+        **{key: value for key, value in table.items() if key not in ("names", "biases")},
+        names=MappingProxyType(table["names"]),
+        biases=MappingProxyType(table["biases"]),
+    )
+
+
+def supported_families() -> tuple[str, ...]:
+    """The `model_type` of every family, sorted."""
+    return tuple(family.model_type for family in _families())
+
+
+def family_of_model_type(model_type: str | None) -> Family:
+    """The family of a config.json's `model_type`, of a dense model or of one pruned by this package.
+
+    Raises:
+        InputError: The family is not supported.
+    """
+    plain = (model_type or "").removeprefix(PRUNED_PREFIX)
+    for family in _families():
+        if family.model_type == plain:
+            return family
+    raise InputError(
+        f"model family '{model_type}' is not supported; supported families: {', '.join(supported_families())}"
+    )
+
+
+def family_of_gguf(architecture: str) -> Family:
+    """The family that a GGUF file's `general.architecture` names.
+
+    Raises:
+        InputError: The architecture is not supported.
+    """
+    for family in _families():
+        if family.gguf_architecture == architecture:
+            return family
+    known = ", ".join(f.gguf_architecture for f in _families() if f.gguf_architecture)
+    raise InputError(f"GGUF architecture '{architecture}' is not supported; supported architectures: {known}")

@@ -1,0 +1,239 @@
+"""The shapes of one model, dense or pruned, read from its config.json."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Mapping
+
+from seap_export.errors import InputError
+from seap_export.families.family import PROJECTIONS, Family, Projection, family_of_model_type
+
+__all__ = ["ROPE_TYPES", "LayerSpec", "ModelSpec", "RopeSpec", "model_spec"]
+
+#: Rotary variants whose frequencies do not depend on the length of the input.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+_REQUIRED_ROPE_KEYS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor",),
+}
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding: the base `theta`, the variant and its parameters."""
+
+    theta: float
+    rope_type: str
+    parameters: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.rope_type not in ROPE_TYPES:
+            raise InputError(
+                f"rope type '{self.rope_type}' is not supported; supported types: {', '.join(ROPE_TYPES)}"
+            )
+        missing = [key for key in _REQUIRED_ROPE_KEYS[self.rope_type] if self.parameters.get(key) is None]
+        if missing:
+            raise InputError(f"config.json: rope type '{self.rope_type}' needs {', '.join(missing)}")
+        if not self.theta > 0:
+            raise InputError(f"config.json: rope_theta must be positive, not {self.theta}")
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """The shape of one decoder layer.
+
+    Attributes:
+        num_attention_heads: Query heads.
+        num_key_value_heads: Key/value heads (KV groups).
+        intermediate_size: MLP neurons.
+        biases: The projections that have a bias.
+        sliding_window: Positions a query sees, itself included; None: all before it.
+    """
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    intermediate_size: int
+    biases: frozenset[Projection]
+    sliding_window: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.num_attention_heads, self.num_key_value_heads, self.intermediate_size) < 1:
+            raise InputError("a layer needs at least one query head, one key/value head and one neuron")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise InputError(
+                f"config.json: {self.num_attention_heads} query heads are not a multiple of "
+                f"{self.num_key_value_heads} key/value heads"
+            )
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The shape of a whole decoder model; `layers` holds one `LayerSpec` a layer."""
+
+    family: Family
+    vocab_size: int
+    hidden_size: int
+    head_dim: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+    rope: RopeSpec
+    layers: tuple[LayerSpec, ...]
+
+    def projection_shape(self, projection: Projection, layer: int) -> tuple[int, int]:
+        """The (out, in) shape of a projection's weight."""
+        spec = self.layers[layer]
+        queries = spec.num_attention_heads * self.head_dim
+        keys = spec.num_key_value_heads * self.head_dim
+        shapes: dict[Projection, tuple[int, int]] = {
+            "q_proj": (queries, self.hidden_size),
+            "k_proj": (keys, self.hidden_size),
+            "v_proj": (keys, self.hidden_size),
+            "o_proj": (self.hidden_size, queries),
+            "gate_proj": (spec.intermediate_size, self.hidden_size),
+            "up_proj": (spec.intermediate_size, self.hidden_size),
+            "down_proj": (self.hidden_size, spec.intermediate_size),
+        }
+        return shapes[projection]
+
+    def layer_tensors(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of a layer, in the order the layer uses them."""
+        family, spec = self.family, self.layers[layer]
+        shapes: dict[str, tuple[int, ...]] = {family.tensor("input_layernorm", layer): (self.hidden_size,)}
+        for projection in PROJECTIONS:
+            if projection == "gate_proj":
+                shapes[family.tensor("post_attention_layernorm", layer)] = (self.hidden_size,)
+            out, into = self.projection_shape(projection, layer)
+            shapes[family.weight(projection, layer)] = (out, into)
+            if projection in spec.biases:
+                shapes[family.bias(projection, layer)] = (out,)
+        if family.has_qk_norm:
+            shapes[family.tensor("q_norm", layer)] = (self.head_dim,)
+            shapes[family.tensor("k_norm", layer)] = (self.head_dim,)
+        return shapes
+
+    def outer_tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of the tensors outside the layers: embedding, last norm, LM head unless tied."""
+        family = self.family
+        shapes: dict[str, tuple[int, ...]] = {
+            family.tensor("embed_tokens"): (self.vocab_size, self.hidden_size),
+            family.tensor("norm"): (self.hidden_size,),
+        }
+        if not self.tie_word_embeddings:
+            shapes[family.tensor("lm_head")] = (self.vocab_size, self.hidden_size)
+        return shapes
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of the model."""
+        shapes = self.outer_tensors()
+        for layer in range(len(self.layers)):
+            shapes |= self.layer_tensors(layer)
+        return shapes
+
+    def num_parameters(self) -> int:
+        """All parameters, a tied LM head counted once."""
+        return sum(math.prod(shape) for shape in self.tensors().values())
+
+    def prunable_weights(self, layer: int) -> int:
+        """Weights of a layer's attention and MLP projections; norms and biases do not count."""
+        return sum(math.prod(self.projection_shape(projection, layer)) for projection in PROJECTIONS)
+
+    def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelSpec:
+        """The same model with other layer shapes."""
+        return replace(self, layers=layers)
+
+
+def model_spec(config: Mapping[str, Any]) -> ModelSpec:
+    """Reads the shapes of a model from its config.json, dense or written by this package.
+
+    Raises:
+        InputError: The family, the activation or the rope type is not supported, or a value is missing.
+    """
+    family = family_of_model_type(config.get("model_type"))
+    _refuse_unsupported(config)
+    hidden_size = _positive(config, "hidden_size")
+    heads = _positive(config, "num_attention_heads")
+    head_dim = config.get("head_dim") or hidden_size // heads
+    theta, rope_type, parameters = _rope(config)
+    return ModelSpec(
+        family=family,
+        vocab_size=_positive(config, "vocab_size"),
+        hidden_size=hidden_size,
+        head_dim=head_dim,
+        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        max_position_embeddings=_positive(config, "max_position_embeddings"),
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        rope=RopeSpec(theta, rope_type, MappingProxyType(parameters)),
+        layers=tuple(_layer(family, config, index) for index in range(_positive(config, "num_hidden_layers"))),
+    )
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    activation = config.get("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        raise InputError(f"activation '{activation}' is not supported; supported activation: silu")
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown")
+        raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
+    partial = config.get("partial_rotary_factor") or 1.0
+    if partial != 1.0:
+        raise InputError(f"partial_rotary_factor {partial} is not supported; only full rotation is")
+
+
+def _positive(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"config.json: '{key}' must be a positive whole number, not {value!r}")
+    return value
+
+
+def _layer(family: Family, config: Mapping[str, Any], index: int) -> LayerSpec:
+    overrides = {int(key): value for key, value in (config.get("per_layer_config") or {}).items()}.get(index, {})
+    values = {**config, **overrides}
+    biases = frozenset(
+        projection
+        for projection in PROJECTIONS
+        if family.has_bias(projection, config) or values.get(f"{projection}_bias", False)
+    )
+    return LayerSpec(
+        num_attention_heads=_positive(values, "num_attention_heads"),
+        num_key_value_heads=values.get("num_key_value_heads") or values["num_attention_heads"],
+        intermediate_size=_positive(values, "intermediate_size"),
+        biases=biases,
+        sliding_window=_sliding_window(family, config, index),
+    )
+
+
+def _sliding_window(family: Family, config: Mapping[str, Any], index: int) -> int | None:
+    window = config.get("sliding_window")
+    if family.sliding_window == "never" or not window:
+        return None
+    if family.sliding_window == "every_layer":
+        return int(window)
+    if not config.get("use_sliding_window"):
+        return None
+    layer_types = config.get("layer_types")
+    slides = (
+        layer_types[index] == "sliding_attention" if layer_types else index >= config.get("max_window_layers", 28)
+    )
+    return int(window) if slides else None
+
+
+def _rope(config: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
+    """Theta, variant and parameters, in the spelling of transformers 4 (`rope_scaling`) or 5 (`rope_parameters`)."""
+    parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    theta = parameters.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
+    parameters.pop("type", None)
+    if rope_type == "yarn":
+        parameters.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
+    return float(theta), rope_type, parameters

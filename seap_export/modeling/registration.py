@@ -1,0 +1,82 @@
+"""Makes transformers' auto classes know the pruned families, without importing transformers.
+
+Importing the modelling code takes seconds that `seap-export --help` and the writing of an ONNX file do not
+need. So a finder on `sys.meta_path` waits for the program itself to import the auto classes, and registers
+stand-ins there; a stand-in imports the real classes when a pruned model's config is first read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["register_pruned_families"]
+
+_AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
+_FAMILIES = {"seap_llama": "Llama", "seap_mistral": "Mistral", "seap_qwen2": "Qwen2", "seap_qwen3": "Qwen3"}
+
+
+def register_pruned_families() -> None:
+    """Registers all pruned families, now or as soon as the auto classes are imported."""
+    if _AUTO_CONFIGS in sys.modules:
+        _register(sys.modules[_AUTO_CONFIGS])
+    else:
+        sys.meta_path.insert(0, _RegisterAfterImport())
+
+
+def _register(auto: ModuleType) -> None:
+    for model_type in _FAMILIES:
+        auto.CONFIG_MAPPING.register(model_type, _stand_in(model_type), exist_ok=True)
+
+
+def _real_config(model_type: str) -> Any:
+    """The config class; its model class is registered beside it."""
+    from transformers import AutoModelForCausalLM
+
+    modeling = importlib.import_module("seap_export.modeling.modeling_seap")
+    model_class = getattr(modeling, f"Seap{_FAMILIES[model_type]}ForCausalLM")
+    AutoModelForCausalLM.register(model_class.config_class, model_class, exist_ok=True)
+    return model_class.config_class
+
+
+def _stand_in(name: str) -> type:
+    class LazyConfig:
+        """Turns into the real config class when a config is read or made."""
+
+        model_type = name
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            return _real_config(name)(*args, **kwargs)
+
+        @classmethod
+        def from_dict(cls, *args: Any, **kwargs: Any) -> Any:
+            return _real_config(name).from_dict(*args, **kwargs)
+
+    return LazyConfig
+
+
+class _RegisterAfterImport(MetaPathFinder):
+    """Lets `configuration_auto` be imported the ordinary way, then registers the families in it."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != _AUTO_CONFIGS:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_then_register(module: ModuleType) -> None:
+                execute(module)
+                _register(module)
+
+            spec.loader.exec_module = execute_then_register  # type: ignore[method-assign]
+        return spec

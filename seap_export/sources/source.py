@@ -1,0 +1,142 @@
+"""A model to prune: its config, its weights read layer by layer, its tokenizer and the hash of it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seap_export.errors import EnvironmentFailure, InputError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.hashing import sha256_file, sha256_json
+from seap_export.sources.config import portable_config, read_json
+from seap_export.sources.tokenizer import copy_tokenizer, tokenizer_files
+from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+
+__all__ = ["Source", "open_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dense model on disk; nothing of it is in memory until `read_layer` or `read_outer` is called.
+
+    Attributes:
+        name: Folder, file or hub name, without the path.
+        config: config.json in the spelling of `portable_config`.
+        generation_config: generation_config.json, or None.
+        spec: The shapes that the config describes, which the weights were checked against.
+        reader: Where the weights come from.
+        files: All files that the model consists of.
+        write_tokenizer: Writes the tokenizer files into a folder.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any] | None
+    spec: ModelSpec
+    reader: WeightReader
+    files: tuple[Path, ...]
+    write_tokenizer: Callable[[Path], None]
+
+    def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
+        """Every tensor of a layer under its full name, all finite.
+
+        Raises:
+            InputError: A weight is NaN or infinite.
+        """
+        return self._read(self.spec.layer_tensors(layer))
+
+    def read_outer(self, name: str) -> torch.Tensor:
+        """The embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`)."""
+        full = self.spec.family.tensor(name)
+        return self._read([full])[full]
+
+    def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        tensors = self.reader.read(names)
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"{self.name}: tensor '{name}' holds NaN or infinite weights; the model is damaged")
+        return tensors
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex SHA-256 over the names and contents of the model's files."""
+        return sha256_json({path.name: sha256_file(path) for path in self.files})
+
+
+def open_source(model: str) -> Source:
+    """Opens a model folder, a GGUF file, or a model of the hub, and checks that config and weights agree.
+
+    Raises:
+        InputError: There is no such model, its family is not supported, or a file is damaged.
+        EnvironmentFailure: A hub model cannot be downloaded.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"{model}: not a model; give a Hugging Face folder, a .gguf file or a hub id")
+        return _gguf_source(path)
+    if path.is_dir():
+        return _folder_source(path, path.resolve().name)
+    if model.startswith((".", "/", "~")) or model.count("/") != 1 or path.suffix == ".gguf":
+        raise InputError(f"{model}: no such folder or file")
+    return _folder_source(_download(model), model.replace("/", "--"))
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except Exception as error:  # the hub client's own errors share no useful base class across its releases
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise EnvironmentFailure(
+            f"{model}: no such folder, and the hub could not provide it ({reason}); give a local model folder"
+        ) from error
+
+
+def _folder_source(folder: Path, name: str) -> Source:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json; a model folder needs config.json, safetensors and a tokenizer")
+    config = read_json(folder / "config.json")
+    spec = model_spec(config)
+    if config.get("per_layer_config"):
+        raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
+    reader = SafetensorsReader(folder)
+    check_weights(reader, spec.tensors(), str(folder))
+    generation = folder / "generation_config.json"
+    extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
+    return Source(
+        name=name,
+        config=portable_config(config),
+        generation_config=read_json(generation) if generation.is_file() else None,
+        spec=spec,
+        reader=reader,
+        files=(folder / "config.json", *extras, *reader.files, *tokenizer_files(folder)),
+        write_tokenizer=lambda target: copy_tokenizer(folder, target),
+    )
+
+
+def _gguf_source(path: Path) -> Source:
+    from seap_export.sources.gguf import GgufFile, GgufReader, gguf_config, gguf_generation_config
+    from seap_export.sources.gguf_tokenizer import write_gguf_tokenizer
+
+    file = GgufFile.open(path)
+    config = portable_config(gguf_config(file))
+    spec = model_spec(config)
+    reader = GgufReader(file)
+    check_weights(reader, spec.tensors(), str(path))
+    return Source(
+        name=path.stem,
+        config=config,
+        generation_config=gguf_generation_config(file),
+        spec=spec,
+        reader=reader,
+        files=(path,),
+        write_tokenizer=lambda target: write_gguf_tokenizer(file, target),
+    )

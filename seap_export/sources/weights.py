@@ -1,0 +1,129 @@
+"""Reading weights a few tensors at a time, without ever holding a whole model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from seap_export.errors import InputError
+
+__all__ = ["SafetensorsReader", "WeightReader", "check_weights"]
+
+_FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
+
+
+class WeightReader(Protocol):
+    """Where the weights of a model come from: safetensors files or a GGUF file."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor, without reading any data."""
+        ...
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors on the CPU, in the dtype they are kept in by `dtype`."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating dtype that a copy of these weights is stored in."""
+        ...
+
+
+class SafetensorsReader:
+    """Reads a model folder of one safetensors file, or of many with an index.
+
+    A file is mapped only during a `read`, so that pages of layers already done are given back.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `InputError` if a file is missing, truncated or not a safetensors file."""
+        self.files: tuple[Path, ...] = _weight_files(folder)
+        self._file_of: dict[str, Path] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        dtypes: set[str] = set()
+        for file in self.files:
+            with _open(file) as handle:
+                for name in handle.keys():  # noqa: SIM118 - not a dict
+                    entry = handle.get_slice(name)
+                    self._file_of[name] = file
+                    self._shapes[name] = tuple(entry.get_shape())
+                    dtypes.add(entry.get_dtype())
+        unknown = sorted(dtypes - set(_FLOAT_DTYPES))
+        if unknown:
+            raise InputError(f"{folder}: weights of type {', '.join(unknown)} are not supported; use float weights")
+        self._dtype = _storage_dtype(dtypes)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float16 or bfloat16 if all tensors have it, float32 otherwise."""
+        return self._dtype
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor."""
+        return dict(self._shapes)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors, mapped from the file where their dtype needs no conversion."""
+        wanted = list(names)
+        tensors: dict[str, torch.Tensor] = {}
+        for file in dict.fromkeys(self._file_of[name] for name in wanted):
+            with _open(file) as handle:
+                for name in wanted:
+                    if self._file_of[name] == file:
+                        tensors[name] = handle.get_tensor(name).to(self._dtype)
+        return {name: tensors[name] for name in wanted}
+
+
+def _storage_dtype(dtypes: set[str]) -> torch.dtype:
+    narrow = {"F16": torch.float16, "BF16": torch.bfloat16}
+    return narrow.get(next(iter(dtypes)), torch.float32) if len(dtypes) == 1 else torch.float32
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return (folder / "model.safetensors",)
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{index}: not a valid weight index; download the model again") from error
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise InputError(f"{index}: '{outside[0]}' points outside the model folder")
+    return tuple(folder / name for name in names)
+
+
+def _open(file: Path) -> safe_open:
+    if not file.is_file():
+        raise InputError(f"{file}: weights are missing; a model folder needs safetensors files")
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file}: truncated or not a safetensors file ({error}); download it again") from error
+
+
+def check_weights(reader: WeightReader, expected: dict[str, tuple[int, ...]], where: str) -> None:
+    """Refuses weights that are not exactly those the config describes.
+
+    Rotary frequency buffers, which old checkpoints store, and an LM head stored beside a tied embedding
+    are let pass: they carry nothing of their own.
+
+    Raises:
+        InputError: A tensor is missing, has another shape, or is not known to the family.
+    """
+    shapes = reader.shapes()
+    for name, shape in expected.items():
+        if name not in shapes:
+            raise InputError(f"{where}: config and weights disagree: tensor '{name}' is missing")
+        if shapes[name] != shape:
+            raise InputError(
+                f"{where}: config and weights disagree: '{name}' is {list(shapes[name])}, the config says {list(shape)}"
+            )
+    extra = [n for n in shapes if n not in expected and not n.endswith(("rotary_emb.inv_freq", "lm_head.weight"))]
+    if extra:
+        raise InputError(f"{where}: config and weights disagree: tensor '{extra[0]}' is not part of the family")
