@@ -1,0 +1,6 @@
+"""From a model folder to the files that runtimes load: the ONNX graph and what describes it."""
+
+from converters.genai_config import genai_config
+from converters.onnx_writer import DATA_FILE, MODEL_FILE, write_onnx
+
+__all__ = ["DATA_FILE", "MODEL_FILE", "genai_config", "write_onnx"]

@@ -1,0 +1,187 @@
+"""A decoder model as one ONNX graph for prefill and decode, written layer by layer from its `ModelSpec`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from converters import operators as op
+from converters.graph import Dims, GraphBuilder
+from converters.rope import rotary_caches
+from converters.weights import LazyWeights, lazy_tensor
+from seap_export.families import LayerSpec, ModelSpec
+from seap_export.families.family import Projection
+
+__all__ = ["HEAD_DIM_MULTIPLE", "decoder_graph"]
+
+#: GroupQueryAttention rotates heads whose width is a multiple of this.
+HEAD_DIM_MULTIPLE = 16
+_QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
+
+
+def decoder_graph(spec: ModelSpec, weights: LazyWeights) -> GraphBuilder:
+    """The whole graph; `weights` are referred to, not read.
+
+    Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
+    total_sequence_length] (1 for cached and new tokens, padded on the right), and for each layer i
+    `past_key_values.{i}.key` and `.value` float32 [batch_size, KV heads of layer i, past_sequence_length,
+    head_dim]. Outputs are `logits` float32 [batch_size, sequence_length, vocab_size] and `present.{i}.key` and
+    `.value`, which hold total_sequence_length positions.
+    """
+    return _Decoder(spec, weights).graph()
+
+
+@dataclass(frozen=True)
+class _Sublayer:
+    """What attention or MLP adds to the residual stream: an output, and a bias still to be added to it."""
+
+    output: ir.Value
+    bias: ir.Value | None
+
+
+class _Decoder:
+    """Emits the nodes of one model, in the order they are computed."""
+
+    def __init__(self, spec: ModelSpec, weights: LazyWeights) -> None:
+        self._spec, self._weights = spec, weights
+        self._g = GraphBuilder("decoder")
+
+    def graph(self) -> GraphBuilder:
+        """Embedding, layers, last norm and LM head."""
+        g, family = self._g, self._spec.family
+        ids = g.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
+        mask = g.input("attention_mask", ir.DataType.INT64, ["batch_size", "total_sequence_length"])
+        pasts = [self._past(index) for index in range(len(self._spec.layers))]
+        table = self._tensor(family.tensor("embed_tokens"))
+        at = op.positions(g, mask, *self._caches())
+        stream = op.embedding(g, table, ids, "embed_tokens")
+        gamma = self._tensor(family.tensor("input_layernorm", 0))
+        normed = op.rms_norm(g, stream, gamma, self._spec.rms_norm_eps, "layers.0.input_layernorm")
+        presents: list[op.KeyValues] = []
+        for index, past in enumerate(pasts):
+            attended, present = self._attention(index, normed, past, at)
+            presents.append(present)
+            normed, stream = self._add_and_norm(attended, stream, "post_attention_layernorm", index)
+            mlp = self._mlp(index, normed)
+            after = ("input_layernorm", index + 1) if index + 1 < len(pasts) else ("norm", None)
+            normed, stream = self._add_and_norm(mlp, stream, *after)
+        self._outputs(self._lm_head(normed, table), presents)
+        return g
+
+    def _past(self, index: int) -> op.KeyValues:
+        # Static head counts: ONNX Runtime GenAI sizes each layer's cache by them.
+        kv_heads = self._layer(index).num_key_value_heads
+        dims: Dims = ["batch_size", kv_heads, "past_sequence_length", self._spec.head_dim]
+        key, value = (
+            self._g.input(f"past_key_values.{index}.{part}", ir.DataType.FLOAT, dims) for part in ("key", "value")
+        )
+        return op.KeyValues(key, value)
+
+    def _outputs(self, logits: ir.Value, presents: list[op.KeyValues]) -> None:
+        float32 = ir.DataType.FLOAT
+        self._g.output(logits, "logits", float32, ["batch_size", "sequence_length", self._spec.vocab_size])
+        for index, present in enumerate(presents):
+            kv_heads = self._layer(index).num_key_value_heads
+            dims: Dims = ["batch_size", kv_heads, "total_sequence_length", self._spec.head_dim]
+            self._g.output(present.key, f"present.{index}.key", float32, dims)
+            self._g.output(present.value, f"present.{index}.value", float32, dims)
+
+    def _caches(self) -> tuple[ir.Value, ir.Value]:
+        spec = self._spec
+        arguments = (spec.rope, spec.head_dim, spec.max_position_embeddings)
+        shape = (spec.max_position_embeddings, spec.head_dim // 2)
+        cos = lazy_tensor("cos_cache", shape, lambda: rotary_caches(*arguments)[0])
+        sin = lazy_tensor("sin_cache", shape, lambda: rotary_caches(*arguments)[1])
+        return self._g.initializer(cos), self._g.initializer(sin)
+
+    def _attention(
+        self, index: int, x: ir.Value, past: op.KeyValues, at: op.Positions
+    ) -> tuple[_Sublayer, op.KeyValues]:
+        layer, name = self._layer(index), f"layers.{index}.self_attn"
+        attended = op.attention(
+            self._g,
+            self._qkv(index, x, name),
+            past,
+            at,
+            heads=layer.num_attention_heads,
+            kv_heads=layer.num_key_value_heads,
+            head_dim=self._spec.head_dim,
+            window=layer.sliding_window,
+            name=f"{name}.attention",
+        )
+        output = op.matmul(self._g, attended.output, self._weight("o_proj", index), f"{name}.o_proj")
+        return _Sublayer(output, self._bias("o_proj", index)), attended.present
+
+    def _qkv(self, index: int, x: ir.Value, name: str) -> list[ir.Value]:
+        """Queries, keys and values: packed into one value where the family allows it, else three."""
+        biased = self._layer(index).biases & set(_QKV)
+        if not self._spec.family.has_qk_norm and len(biased) in (0, len(_QKV)):
+            return [self._packed_qkv(index, x, name, bool(biased))]
+        query, key, value = (self._projection(p, index, x, f"{name}.{p}") for p in _QKV)
+        if self._spec.family.has_qk_norm:
+            query, key = self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name)
+        return [query, key, value]
+
+    def _packed_qkv(self, index: int, x: ir.Value, name: str, biased: bool) -> ir.Value:
+        """One product [batch_size, sequence_length, (H + 2 G) * head_dim]."""
+        family, g = self._spec.family, self._g
+        sources = [family.weight(p, index) for p in _QKV]
+        weight = g.initializer(self._weights.transposed(sources, f"{_packed(sources[0])}.transposed"))
+        bias = None
+        if biased:
+            sources = [family.bias(p, index) for p in _QKV]
+            bias = g.initializer(self._weights.joined(sources, _packed(sources[0])))
+        return op.matmul(g, x, weight, f"{name}.qkv_proj", bias)
+
+    def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
+        g, head_dim = self._g, self._spec.head_dim
+        gamma = self._tensor(self._spec.family.tensor(norm, index))
+        heads = op.split_heads(g, x, (0, 0, -1, head_dim), f"{name}.{norm}.split")
+        normed = op.rms_norm(g, heads, gamma, self._spec.rms_norm_eps, f"{name}.{norm}")
+        return op.split_heads(g, normed, (0, 0, -1), f"{name}.{norm}.join")
+
+    def _mlp(self, index: int, x: ir.Value) -> _Sublayer:
+        g, name = self._g, f"layers.{index}.mlp"
+        gate = op.silu(g, self._projection("gate_proj", index, x, f"{name}.gate_proj"), f"{name}.silu")
+        up = self._projection("up_proj", index, x, f"{name}.up_proj")
+        gated = op.multiply(g, gate, up, f"{name}.gated")
+        output = op.matmul(g, gated, self._weight("down_proj", index), f"{name}.down_proj")
+        return _Sublayer(output, self._bias("down_proj", index))
+
+    def _add_and_norm(
+        self, added: _Sublayer, stream: ir.Value, norm: str, index: int | None
+    ) -> tuple[ir.Value, ir.Value]:
+        gamma = self._tensor(self._spec.family.tensor(norm, index))
+        name = norm if index is None else f"layers.{index}.{norm}"
+        return op.skip_rms_norm(self._g, added.output, stream, gamma, self._spec.rms_norm_eps, name, added.bias)
+
+    def _lm_head(self, x: ir.Value, table: ir.Value) -> ir.Value:
+        if self._spec.tie_word_embeddings:
+            return op.matmul_transposed(self._g, x, table, "lm_head")
+        name = self._spec.family.tensor("lm_head")
+        weight = self._g.initializer(self._weights.transposed([name], f"{name}.transposed"))
+        return op.matmul(self._g, x, weight, "lm_head")
+
+    def _projection(self, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
+        return op.matmul(self._g, x, self._weight(projection, index), name, self._bias(projection, index))
+
+    def _layer(self, index: int) -> LayerSpec:
+        return self._spec.layers[index]
+
+    def _tensor(self, name: str) -> ir.Value:
+        return self._g.initializer(self._weights.stored(name))
+
+    def _weight(self, projection: Projection, index: int) -> ir.Value:
+        name = self._spec.family.weight(projection, index)
+        return self._g.initializer(self._weights.transposed([name], f"{name}.transposed"))
+
+    def _bias(self, projection: Projection, index: int) -> ir.Value | None:
+        if projection not in self._layer(index).biases:
+            return None
+        return self._tensor(self._spec.family.bias(projection, index))
+
+
+def _packed(query_name: str) -> str:
+    """The name of queries, keys and values joined, from that of the queries."""
+    return query_name.replace("q_proj", "qkv_proj")

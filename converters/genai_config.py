@@ -1,0 +1,99 @@
+"""The genai_config.json that ONNX Runtime GenAI reads beside model.onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from converters.onnx_writer import MODEL_FILE
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec
+
+__all__ = ["genai_config"]
+
+#: Search options that a generation_config.json may set, and what holds where it does not.
+_SEARCH_DEFAULTS: Mapping[str, Any] = {
+    "diversity_penalty": 0.0,
+    "do_sample": False,
+    "length_penalty": 1.0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+}
+
+
+def genai_config(
+    spec: ModelSpec, config: Mapping[str, Any], generation_config: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Describes a model that `write_onnx` wrote to ONNX Runtime GenAI (0.15 and later).
+
+    Head counts are the largest of any layer; they are defaults, since GenAI reads each layer's own from the
+    static dimensions of the graph's inputs. A sliding window is not mentioned: attention applies it within a
+    cache of full length, and GenAI's setting is for caches as short as the window.
+
+    Args:
+        spec: The model's shapes.
+        config: Its config.json, for special tokens.
+        generation_config: Its generation_config.json if it has one; wins over `config`.
+
+    Raises:
+        InputError: Neither config names an end-of-sequence token.
+    """
+    generation = {key: value for key, value in (generation_config or {}).items() if value is not None}
+    return {
+        "model": {
+            **_special_tokens(config, generation),
+            "context_length": spec.max_position_embeddings,
+            "decoder": _decoder(spec),
+            "type": spec.family.model_type,
+            "vocab_size": spec.vocab_size,
+        },
+        "search": {
+            **{key: generation.get(key, default) for key, default in _SEARCH_DEFAULTS.items()},
+            "early_stopping": True,
+            "max_length": spec.max_position_embeddings,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "past_present_share_buffer": True,
+        },
+    }
+
+
+def _decoder(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "filename": MODEL_FILE,
+        "head_size": spec.head_dim,
+        "hidden_size": spec.hidden_size,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+        "num_attention_heads": max(layer.num_attention_heads for layer in spec.layers),
+        "num_hidden_layers": len(spec.layers),
+        "num_key_value_heads": max(layer.num_key_value_heads for layer in spec.layers),
+    }
+
+
+def _special_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """EOS, one or many; padding and BOS fall back on the first EOS, since GenAI wants all three."""
+
+    def token(name: str) -> Any:
+        return generation[name] if name in generation else config.get(name)
+
+    eos = token("eos_token_id")
+    if eos is None or eos == []:
+        raise InputError("config.json and generation_config.json name no eos_token_id; add one for ONNX Runtime GenAI")
+    first = eos[0] if isinstance(eos, list) else eos
+    bos, pad = (first if token(name) is None else token(name) for name in ("bos_token_id", "pad_token_id"))
+    return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}

@@ -1,0 +1,105 @@
+"""A thin builder over onnx_ir: one graph, its named values, nodes and initializers, in order of use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+__all__ = ["IR_VERSION", "MS_DOMAIN", "OPSETS", "Dims", "GraphBuilder"]
+
+#: The domain of ONNX Runtime's own operators.
+MS_DOMAIN = "com.microsoft"
+#: Opset 23 brought RMSNormalization; ONNX Runtime reads it from 1.23 on.
+OPSETS: Mapping[str, int] = {"": 23, MS_DOMAIN: 1}
+#: The file format version that belongs to opset 23.
+IR_VERSION = 11
+
+Dims = Sequence[int | str]
+
+
+class GraphBuilder:
+    """Collects a graph front to back; a node's outputs are named after the node."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._nodes: list[ir.Node] = []
+        self._initializers: dict[str, ir.Value] = {}
+
+    def input(self, name: str, dtype: ir.DataType, dims: Dims) -> ir.Value:
+        """A graph input; a dimension given as a string is symbolic."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(dims))
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, dims: Dims) -> None:
+        """Makes a node's output a graph output under its own name."""
+        value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(dims)
+        self._outputs.append(value)
+
+    def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """The value of a named tensor; naming it again gives the same value, so that it is stored once."""
+        name = str(tensor.name)
+        if name not in self._initializers:
+            shape = ir.Shape(tensor.shape.numpy())
+            self._initializers[name] = ir.Value(
+                name=name, type=ir.TensorType(tensor.dtype), shape=shape, const_value=tensor
+            )
+        return self._initializers[name]
+
+    def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """A small initializer that holds `array`."""
+        return self.initializer(ir.Tensor(np.asarray(array), name=name))
+
+    def node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        *,
+        domain: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> ir.Value:
+        """Adds a node with one output; an input that is None is left out."""
+        return self.node_with_outputs(op_type, inputs, name, ["output"], domain=domain, attributes=attributes)[0]
+
+    def node_with_outputs(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        outputs: Sequence[str],
+        *,
+        domain: str = "",
+        attributes: Mapping[str, Any] | None = None,
+    ) -> tuple[ir.Value, ...]:
+        """Adds a node; an output named "" is not computed."""
+        values = tuple(ir.Value(name=f"{name}.{output}" if output else "") for output in outputs)
+        self._nodes.append(
+            ir.Node(
+                domain,
+                op_type,
+                inputs,
+                attributes=[ir.convenience.convert_attribute(key, value) for key, value in (attributes or {}).items()],
+                outputs=values,
+                name=name,
+            )
+        )
+        return values
+
+    def build(self, producer: str) -> ir.Model:
+        """The finished model."""
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=tuple(self._initializers.values()),
+            opset_imports=dict(OPSETS),
+            name=self._name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name=producer)

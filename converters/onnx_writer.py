@@ -1,0 +1,94 @@
+"""Writes a model folder as model.onnx and model.onnx.data, straight from the safetensors files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from converters.decoder import HEAD_DIM_MULTIPLE, decoder_graph
+from converters.weights import INLINE_BYTES, open_weights
+from seap_export.errors import EnvironmentFailure, InputError, UsageError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.sources.config import read_json
+
+__all__ = ["DATA_FILE", "MODEL_FILE", "write_onnx"]
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+_PRODUCER = "seap-export"
+
+
+def write_onnx(model_folder: Path, out_folder: Path, *, on_layer: Callable[[int], None] | None = None) -> None:
+    """Writes a dense or pruned model as one float32 ONNX graph for prefill and decode.
+
+    Weights are read, checked and written tensor by tensor, so that memory holds about two copies of the
+    largest one. The same input gives the same bytes. Inputs and outputs: see `converters.decoder`.
+
+    Args:
+        model_folder: Holds config.json and safetensors files.
+        out_folder: An existing folder that receives model.onnx and model.onnx.data.
+        on_layer: Called with a layer's index when the last of its weights is written.
+
+    Raises:
+        InputError: The model is not supported, is damaged, or holds NaN or infinite weights.
+        UsageError: The output exists already.
+        EnvironmentFailure: The output cannot be written.
+    """
+    spec = model_spec(read_json(model_folder / "config.json"))
+    _refuse_head_dim(spec.head_dim)
+    files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
+    for file in files:
+        if file.exists():
+            raise UsageError(f"{file} exists already; give another folder or remove it")
+    model = decoder_graph(spec, open_weights(model_folder, spec)).build(_PRODUCER)
+    try:
+        _save(model, files[0], _LayerProgress(spec, model, on_layer) if on_layer else None)
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"{out_folder}: cannot write the model ({error}); free space or mend access"
+        ) from error
+    finally:
+        # The graph is written last: without it, the data are a torso.
+        if not files[0].exists():
+            files[1].unlink(missing_ok=True)
+
+
+def _refuse_head_dim(head_dim: int) -> None:
+    if head_dim % HEAD_DIM_MULTIPLE:
+        raise InputError(
+            f"head_dim {head_dim} is not supported in ONNX; "
+            f"GroupQueryAttention rotates heads whose width is a multiple of {HEAD_DIM_MULTIPLE}"
+        )
+
+
+def _save(model: ir.Model, path: Path, callback: Callable[..., None] | None) -> None:
+    # One thread: threads would hold several tensors at once and gain little where the disk is the limit.
+    ir.save(model, path, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES, callback=callback)
+
+
+class _LayerProgress:
+    """Counts each layer's tensors as they are written, in whatever order."""
+
+    def __init__(self, spec: ModelSpec, model: ir.Model, on_layer: Callable[[int], None]) -> None:
+        prefixes = [spec.family.names["layer"].format(layer=index) for index in range(len(spec.layers))]
+        self._layer_of = {
+            name: index
+            for name in model.graph.initializers
+            for index, prefix in enumerate(prefixes)
+            if name.startswith(prefix)
+        }
+        self._left = Counter(self._layer_of.values())
+        self._on_layer = on_layer
+
+    def __call__(self, tensor: Any, _: Any) -> None:
+        """Called by onnx_ir before it writes a tensor."""
+        layer = self._layer_of.get(tensor.name)
+        if layer is None:
+            return
+        self._left[layer] -= 1
+        if self._left[layer] == 0:
+            self._on_layer(layer)

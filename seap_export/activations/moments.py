@@ -1,0 +1,73 @@
+"""Exact streaming mean and variance of activations, channel by channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["MomentAccumulator", "Moments"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Statistics of one projection's input over all real calibration tokens.
+
+    Attributes:
+        count: Tokens seen.
+        mean: Mean of each channel, float64 [channels].
+        variance: Population variance of each channel, float64 [channels].
+    """
+
+    count: int
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError("moments need at least one token")
+        if self.mean.shape != self.variance.shape or self.mean.dim() != 1:
+            raise ValueError("mean and variance must be vectors of the same length")
+
+    @property
+    def mean_square(self) -> torch.Tensor:
+        """E[x^2] of each channel, float64 [channels]."""
+        return self.variance + self.mean.square()
+
+
+class MomentAccumulator:
+    """Accumulates `Moments` over batches; the result does not depend on how tokens fall into batches.
+
+    Sums are kept in float64, of values shifted by the first batch's mean: without the shift, a channel whose
+    mean is large against its spread would lose the variance to cancellation
+    (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance").
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._shift: torch.Tensor | None = None
+        self._sum: torch.Tensor | None = None
+        self._sum_of_squares: torch.Tensor | None = None
+
+    def update(self, values: torch.Tensor) -> None:
+        """Adds float32 values [tokens, channels]; padding must have been taken out."""
+        if self._shift is None or self._sum is None or self._sum_of_squares is None:
+            self._shift = values.mean(0)
+            self._sum = torch.zeros(values.shape[1], dtype=torch.float64)
+            self._sum_of_squares = torch.zeros_like(self._sum)
+        shifted = values - self._shift
+        self._count += values.shape[0]
+        self._sum += shifted.sum(0, dtype=torch.float64)
+        self._sum_of_squares += shifted.square_().sum(0, dtype=torch.float64)
+
+    def result(self) -> Moments:
+        """The moments of all tokens seen.
+
+        Raises:
+            ValueError: No token was seen.
+        """
+        if self._shift is None or self._sum is None or self._sum_of_squares is None:
+            raise ValueError("moments need at least one token")
+        offset = self._sum / self._count
+        variance = (self._sum_of_squares / self._count - offset.square()).clamp_(min=0.0)
+        return Moments(self._count, self._shift.double() + offset, variance)

@@ -1,0 +1,61 @@
+"""`seap-export calibrate`: statistics of every task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seap_export.cli.console import Console, table
+from seap_export.cli.options import (
+    calibration_options,
+    force_option,
+    model_argument,
+    out_option,
+    output_options,
+    task_option,
+)
+
+__all__ = ["calibrate_command"]
+
+
+@click.command("calibrate")
+@model_argument
+@task_option
+@out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them.")
+@calibration_options
+@force_option
+@output_options
+def calibrate_command(
+    console: Console, model: str, tasks: tuple[str, ...], out: Path, force: bool, **options: Any
+) -> None:
+    """Run the tasks' texts through MODEL and keep the statistics that plans are made from.
+
+    \b
+    Example:
+      seap-export calibrate ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --out pruned
+    """
+    from seap_export.cli.settings import calibration_settings
+    from seap_export.corpus import parse_tasks
+    from seap_export.pipeline.calibration import calibrate_tasks, calibration_step, split_tasks
+    from seap_export.pipeline.workspace import Workspace
+    from seap_export.sources.source import open_source
+
+    settings = calibration_settings(options)
+    parsed = parse_tasks(tasks)
+    source = open_source(model)
+    workspace = Workspace(out, force)
+    splits = split_tasks(parsed, settings)
+    with workspace:
+        calibrations = calibrate_tasks(source, splits, settings, workspace, console)
+    result = {
+        task: {
+            "statistics": str(out / calibration_step(task)),
+            "texts": len(calibration.record.calibration_texts),
+            "tokens": calibration.record.num_tokens,
+        }
+        for task, calibration in calibrations.items()
+    }
+    rows = [[task, str(row["texts"]), str(row["tokens"]), str(row["statistics"])] for task, row in result.items()]
+    console.result(result, table(["task", "texts", "tokens", "statistics"], rows))

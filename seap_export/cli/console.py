@@ -1,0 +1,64 @@
+"""What the commands print: progress and remarks on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+__all__ = ["Console", "megabytes", "table"]
+
+
+class Console:
+    """Output of one command.
+
+    Args:
+        quiet: Print errors and, with `as_json`, the result; nothing else.
+        as_json: Print the result as JSON.
+    """
+
+    def __init__(self, quiet: bool, as_json: bool) -> None:
+        self._quiet = quiet
+        self._as_json = as_json
+
+    @contextmanager
+    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar; the function it gives is called once for every unit done."""
+        with click.progressbar(
+            length=total, label=label, file=click.get_text_stream("stderr"), hidden=self._quiet
+        ) as progress:
+            yield lambda unit: progress.update(1)
+
+    def say(self, message: str) -> None:
+        """A remark."""
+        if not self._quiet:
+            click.echo(message, err=True)
+
+    def warn(self, message: str) -> None:
+        """A remark that is shown even when quiet."""
+        click.echo(f"Warning: {message}", err=True)
+
+    def result(self, value: Any, text: str) -> None:
+        """The result: as JSON, or as text."""
+        if self._as_json:
+            click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+        elif not self._quiet:
+            click.echo(text)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns lined up: the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    lines = []
+    for row in (header, *rows):
+        first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join([row[0].ljust(widths[0]), *rest]) if first else "  ".join(rest))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def megabytes(number: int) -> str:
+    """A size in bytes as MB (10^6 bytes)."""
+    return f"{number / 1e6:.1f} MB"

@@ -1,0 +1,39 @@
+"""`seap-export convert`: from a model folder to ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from seap_export.cli.console import Console, megabytes
+from seap_export.cli.options import force_option, out_option, output_options
+
+__all__ = ["convert_command"]
+
+
+@click.command("convert")
+@click.argument("folder", type=click.Path(path_type=Path))
+@out_option("Folder for model.onnx, its data, the tokenizer and genai_config.json.")
+@force_option
+@output_options
+def convert_command(console: Console, folder: Path, out: Path, force: bool) -> None:
+    """Write the model in FOLDER, pruned by this tool or dense, as an fp32 ONNX graph for ONNX Runtime.
+
+    \b
+    Example:
+      seap-export convert pruned/gsm8k-0.2/hf --out gsm8k-onnx
+    """
+    from seap_export.families import model_spec
+    from seap_export.pipeline.convert import convert_folder
+    from seap_export.pipeline.outputs import write_whole
+    from seap_export.sources.config import read_json
+
+    spec = model_spec(read_json(folder / "config.json"))
+    with (
+        console.bar("writing ONNX", len(spec.layers)) as advance,
+        write_whole(out, folder=True, force=force) as target,
+    ):
+        convert_folder(folder, target, advance)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    console.result({"folder": str(out), "bytes": size}, f"{out}: {megabytes(size)}")

@@ -1,0 +1,97 @@
+"""`seap-export export`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.options import (
+    calibration_options,
+    force_option,
+    model_argument,
+    out_option,
+    output_options,
+    parity_options,
+    plan_options,
+    ratio_option,
+    task_option,
+)
+
+__all__ = ["export_command"]
+
+
+@click.command("export")
+@model_argument
+@task_option
+@ratio_option
+@out_option("Folder for the artifacts; a second run goes on where the first stopped.")
+@calibration_options
+@plan_options
+@parity_options
+@click.option("--dry-run", is_flag=True, help="Check the inputs, say what would be made, write nothing.")
+@force_option
+@output_options
+def export_command(
+    console: Console, model: str, tasks: tuple[str, ...], ratios: tuple[float, ...], out: Path, dry_run: bool,
+    force: bool, **options: Any,
+) -> None:
+    """Prune MODEL for each task and ratio, write safetensors and ONNX, and check parity.
+
+    MODEL is a Hugging Face folder, a .gguf file or a hub id.
+
+    \b
+    Examples:
+      seap-export export ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --ratio 0.2 --out pruned
+      seap-export export model.gguf --task a=a.txt --task b=b.toml --ratio 0.2 --ratio 0.5 --out pruned
+    """
+    from seap_export.cli.settings import calibration_settings, parity_settings, plan_settings
+    from seap_export.corpus import parse_tasks
+    from seap_export.pipeline.export import ExportRequest, export, preview
+    from seap_export.sources.source import open_source
+
+    request = ExportRequest(
+        tasks=parse_tasks(tasks),
+        ratios=ratios,
+        calibration=calibration_settings(options),
+        plan=plan_settings(options),
+        parity=parity_settings(options),
+    )
+    source = open_source(model)
+    if dry_run:
+        rows = preview(source, request)
+        console.result(rows, _preview_table(rows))
+        return
+    made = export(source, request, out, force=force, progress=console)
+    for name, variant in made.items():
+        if abs(variant["achieved_ratio"] - variant["requested_ratio"]) > 0.005:
+            console.warn(f"{name}: achieved ratio {variant['achieved_ratio']:.4f} is all that the model's shapes allow")
+    console.result(made, _summary(made, out))
+
+
+def _summary(made: dict[str, Any], out: Path) -> str:
+    rows = [
+        [
+            name,
+            f"{variant['requested_ratio']:g}",
+            f"{variant['achieved_ratio']:.4f}",
+            f"{variant['num_parameters'] / 1e6:.1f} M",
+            megabytes(variant["bytes"]["hf"]),
+            megabytes(variant["bytes"]["onnx"]),
+            f"{variant['parity']['max_abs']:.1e}",
+            variant["parity"]["verdict"],
+        ]
+        for name, variant in made.items()
+    ]
+    header = ["variant", "ratio", "achieved", "parameters", "hf", "onnx", "max abs", "parity"]
+    return f"{table(header, rows)}\nwritten to {out}"
+
+
+def _preview_table(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        [row["variant"], str(row["calibration_texts"]), str(row["held_out_texts"]), megabytes(row["bytes_about"])]
+        for row in rows
+    ]
+    return table(["variant", "calibration texts", "held out", "size, about"], cells)

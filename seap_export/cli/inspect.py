@@ -1,0 +1,85 @@
+"""`seap-export inspect`: what is in a model, a variant or an output folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.options import output_options
+
+__all__ = ["inspect_command"]
+
+
+@click.command("inspect")
+@click.argument("path")
+@output_options
+def inspect_command(console: Console, path: str) -> None:
+    """Say what PATH is: an output folder, one variant, a model folder (dense or pruned) or a GGUF file.
+
+    An output folder's files are checked against the SHA-256 of its manifest; exit code 7 if one differs.
+
+    \b
+    Examples:
+      seap-export inspect pruned
+      seap-export inspect pruned/gsm8k-0.2 --json
+    """
+    from seap_export.pipeline.inspect import describe
+
+    result = describe(path)
+    console.result(result, _TEXTS[result["kind"]](result))
+
+
+def _export_text(result: dict[str, Any]) -> str:
+    source = result["source"]
+    rows = [
+        [
+            name,
+            f"{variant['achieved_ratio']:.4f}",
+            f"{variant['num_parameters'] / 1e6:.1f} M",
+            megabytes(variant["bytes"]["hf"]),
+            megabytes(variant["bytes"]["onnx"]),
+            variant["parity"]["verdict"],
+        ]
+        for name, variant in result["variants"].items()
+    ]
+    return "\n".join(
+        [
+            f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
+            + ("complete" if result["complete"] else "not complete: run the same export again to go on"),
+            f"tasks: {', '.join(result['tasks']) or '-'}; {result['files']} files as in the manifest",
+            table(["variant", "removed", "parameters", "hf", "onnx", "parity"], rows),
+        ]
+    )
+
+
+def _model_text(result: dict[str, Any]) -> str:
+    rows = [
+        [str(index), str(layer["num_attention_heads"]), str(layer["num_key_value_heads"]), str(layer["intermediate_size"])]
+        for index, layer in enumerate(result["layers"])
+    ]
+    return "\n".join(
+        [
+            f"{result['name']}: {result['family']}, {'pruned' if result['pruned'] else 'dense'}, "
+            f"{result['num_parameters']:,} parameters, {result['dtype']}",
+            f"hidden size {result['hidden_size']}, head size {result['head_dim']}, vocabulary {result['vocab_size']}",
+            table(["layer", "heads", "KV heads", "neurons"], rows),
+        ]
+    )
+
+
+def _variant_text(result: dict[str, Any]) -> str:
+    parity = result["parity"]
+    return "\n".join(
+        [
+            f"task {result['task']}, score {result['score']}, {result['sparsity']['kind']} sparsity, "
+            f"compensation {result['compensation']}",
+            f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
+            "parity: " + (parity["verdict"] + f", max abs {parity['max_abs']:.1e}" if parity else "not checked yet"),
+            _model_text(result["model"]) if result["model"] else "not pruned yet",
+        ]
+    )
+
+
+_TEXTS = {"export": _export_text, "variant": _variant_text, "model": _model_text}

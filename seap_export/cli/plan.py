@@ -1,0 +1,116 @@
+"""`seap-export plan`: a dry run of pruning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.options import force_option, model_argument, output_options, plan_options
+
+if TYPE_CHECKING:
+    from seap_export.plan.plan import Plan
+    from seap_export.sources.source import Source
+
+__all__ = ["plan_command"]
+
+
+@click.command("plan")
+@model_argument
+@click.option(
+    "--calibration",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`.",
+)
+@click.option("--ratio", required=True, type=float, help="Fraction of all attention and MLP weights to remove.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the plan there; nothing is written without it.")
+@plan_options
+@force_option
+@output_options
+def plan_command(
+    console: Console, model: str, calibration: Path, ratio: float, out: Path | None, force: bool, **options: Any
+) -> None:
+    """Show what each layer of MODEL would keep, and the sizes and ratios that come of it.
+
+    \b
+    Example:
+      seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5
+    """
+    from seap_export.activations.statistics import Calibration
+    from seap_export.cli.settings import plan_settings
+    from seap_export.pipeline.outputs import write_whole
+    from seap_export.plan.make import make_plan, score_layers
+    from seap_export.plan.plan import write_plan
+    from seap_export.plan.solve import check_ratio
+    from seap_export.sources.source import open_source
+
+    settings = plan_settings(options)
+    source = open_source(model)
+    check_ratio(source.spec, ratio, settings.sparsity, settings.align)
+    statistics = Calibration(calibration)
+    with console.bar(f"scoring {statistics.record.task}", len(source.spec.layers)) as advance:
+        scores = score_layers(source, statistics, settings.score, advance)
+    plan = make_plan(
+        source,
+        statistics,
+        scores,
+        score=settings.score,
+        ratio=ratio,
+        sparsity=settings.sparsity,
+        align=settings.align,
+        compensation=settings.compensation,
+    )
+    if out is not None:
+        with write_whole(out, folder=False, force=force) as path:
+            write_plan(plan, path)
+    result = _describe(source, plan)
+    console.result(result, _text(result))
+
+
+def _describe(source: Source, plan: Plan) -> dict[str, Any]:
+    dense, shrunk = source.spec, plan.shrunk_spec(source.spec)
+    return {
+        "task": plan.task,
+        "requested_ratio": plan.requested_ratio,
+        "achieved_ratio": plan.achieved_ratio,
+        "num_parameters": {"dense": dense.num_parameters(), "shrunk": shrunk.num_parameters()},
+        "bytes": {
+            "hf": shrunk.num_parameters() * source.reader.dtype.itemsize,
+            "onnx": shrunk.num_parameters() * 4,
+        },
+        "layers": [
+            {
+                "num_attention_heads": own.num_attention_heads,
+                "num_key_value_heads": own.num_key_value_heads,
+                "intermediate_size": own.intermediate_size,
+                "removed": 1.0 - shrunk.prunable_weights(index) / dense.prunable_weights(index),
+            }
+            for index, own in enumerate(shrunk.layers)
+        ],
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            str(index),
+            str(layer["num_attention_heads"]),
+            str(layer["num_key_value_heads"]),
+            str(layer["intermediate_size"]),
+            f"{layer['removed']:.1%}",
+        ]
+        for index, layer in enumerate(result["layers"])
+    ]
+    parameters, sizes = result["num_parameters"], result["bytes"]
+    return "\n".join(
+        [
+            table(["layer", "heads", "KV heads", "neurons", "removed"], rows),
+            f"task {result['task']}: ratio requested {result['requested_ratio']:g}, "
+            f"achieved {result['achieved_ratio']:.4f} of the attention and MLP weights",
+            f"parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
+            f"safetensors {megabytes(sizes['hf'])}, ONNX fp32 {megabytes(sizes['onnx'])}",
+        ]
+    )

@@ -1,0 +1,49 @@
+"""`seap-export prune`: from a plan to a smaller model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from seap_export.cli.console import Console
+from seap_export.cli.options import force_option, model_argument, out_option, output_options
+
+__all__ = ["prune_command"]
+
+
+@click.command("prune")
+@model_argument
+@click.option("--plan", "plan_file", required=True, type=click.Path(path_type=Path), help="A plan.json.")
+@click.option(
+    "--calibration",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The statistics that the plan was made from; the compensation bias needs them.",
+)
+@out_option("Folder for the shrunk model.")
+@force_option
+@output_options
+def prune_command(
+    console: Console, model: str, plan_file: Path, calibration: Path, out: Path, force: bool
+) -> None:
+    """Write MODEL shrunk as a plan says: safetensors, config, tokenizer and the code that loads it.
+
+    \b
+    Example:
+      seap-export prune ./SmolLM2-135M --plan plan.json --calibration pruned/calibration/gsm8k --out shrunk
+    """
+    from seap_export.activations.statistics import Calibration
+    from seap_export.pipeline.outputs import write_whole
+    from seap_export.plan.plan import read_plan
+    from seap_export.shrink.write import write_shrunk_model
+    from seap_export.sources.source import open_source
+
+    plan, statistics, source = read_plan(plan_file), Calibration(calibration), open_source(model)
+    with (
+        console.bar("shrinking", len(plan.layers)) as advance,
+        write_whole(out, folder=True, force=force) as folder,
+    ):
+        write_shrunk_model(source, plan, statistics, folder, advance)
+    parameters = plan.shrunk_spec(source.spec).num_parameters()
+    console.result({"folder": str(out), "num_parameters": parameters}, f"{out}: {parameters:,} parameters")

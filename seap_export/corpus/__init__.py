@@ -1,0 +1,32 @@
+"""Corpora: reading files, turning records into texts, and splitting the texts."""
+
+from seap_export.corpus.readers import check_corpus, read_records
+from seap_export.corpus.split import DEFAULT_SAMPLES, Split, check_disjoint, split_samples, text_digest
+from seap_export.corpus.task import (
+    ChoiceCompletion,
+    Completion,
+    Sample,
+    Task,
+    TemplateCompletion,
+    parse_task,
+    parse_tasks,
+)
+from seap_export.corpus.templates import render
+
+__all__ = [
+    "DEFAULT_SAMPLES",
+    "ChoiceCompletion",
+    "Completion",
+    "Sample",
+    "Split",
+    "Task",
+    "TemplateCompletion",
+    "check_corpus",
+    "check_disjoint",
+    "parse_task",
+    "parse_tasks",
+    "read_records",
+    "render",
+    "split_samples",
+    "text_digest",
+]

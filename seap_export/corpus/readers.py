@@ -1,0 +1,167 @@
+"""Reading a corpus file record by record, never whole."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from seap_export.errors import InputError
+
+__all__ = ["MAX_LINE_BYTES", "check_corpus", "read_records"]
+
+#: The longest line, and the longest plain text, that is read into memory (16 MiB).
+MAX_LINE_BYTES = 16 * 2**20
+_PARQUET_BATCH_ROWS = 256
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a corpus file, in the order of the file.
+
+    JSONL gives its objects and Parquet its rows. Plain text gives `{"text": ...}`: texts are separated by
+    blank lines; in a file without a blank line between two texts, each line is a text.
+
+    Raises:
+        InputError: The file is missing, is of an unknown kind, is damaged, or holds no record. What is
+            wrong with the file as a whole is raised by the call, the rest while iterating.
+    """
+    check_corpus(path)
+    return _refuse_empty(path, _READERS[path.suffix.lower()](path))
+
+
+def check_corpus(path: Path) -> None:
+    """Refuses a path that cannot be a corpus, without reading the file.
+
+    Raises:
+        InputError: There is no such file, or its suffix is unknown.
+    """
+    # os.path, since Path.exists raises on a folder without permission and on a NUL character
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file; give the path of a corpus file")
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: not a file; give the path of a corpus file, not of a folder")
+    if path.suffix.lower() not in _READERS:
+        raise InputError(f"{path}: unknown kind of corpus '{path.suffix}'; convert it to one of {', '.join(_READERS)}")
+
+
+def _refuse_empty(path: Path, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    is_empty = True
+    for record in records:
+        is_empty = False
+        yield record
+    if is_empty:
+        raise InputError(f"{path}: the corpus is empty; it needs at least one text")
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in _lines(path):
+        if line.strip():
+            yield _parse_object(f"{path}, line {number}", line)
+
+
+def _parse_object(where: str, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+        if "\\ud" in line.lower():  # half of a surrogate pair is valid JSON, but no text: it cannot be encoded
+            json.dumps(value, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at column {error.colno}"
+        raise InputError(f"{where}: not JSON ({reason}); write one JSON object a line") from error
+    except (ValueError, RecursionError) as error:  # no text, a number of thousands of digits, or endless nesting
+        raise InputError(f"{where}: JSON that cannot be read ({error}); mend or drop the line") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a JSON object, not {_json_kind(value)}; write one JSON object a line")
+    return value
+
+
+def _json_kind(value: object) -> str:
+    kinds = {list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return kinds.get(type(value), "a number")
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a readable Parquet file ({reason}); download or write it again") from error
+
+
+def _read_text(path: Path) -> Iterator[dict[str, Any]]:
+    has_blocks = _has_separator(path)
+    block: list[str] = []
+    size = 0
+    for number, line in _lines(path):
+        is_blank = not line.strip()
+        if not is_blank:
+            block.append(line)
+            size += len(line) + 1
+            if size > MAX_LINE_BYTES + 1:
+                raise InputError(f"{path}, line {number}: {_too_long('text')}; separate texts by blank lines")
+        if block and (is_blank or not has_blocks):
+            yield {"text": "\n".join(block)}
+            block, size = [], 0
+    if block:
+        yield {"text": "\n".join(block)}
+
+
+def _has_separator(path: Path) -> bool:
+    """Whether a blank line stands between two lines of text; those at either end separate nothing."""
+    has_text = has_blank = False
+    for _, line in _lines(path):
+        if not line.strip():
+            has_blank = has_text
+        elif has_blank:
+            return True
+        else:
+            has_text = True
+    return False
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of each line, without its line end and without a byte order mark."""
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE_BYTES + 2):  # room for a line end
+                number += 1
+                yield number, _decode(f"{path}, line {number}", line, is_first=number == 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
+
+
+def _decode(where: str, line: bytes, *, is_first: bool) -> str:
+    content = line.removesuffix(b"\n").removesuffix(b"\r")
+    if is_first:
+        content = content.removeprefix(codecs.BOM_UTF8)
+    if len(content) > MAX_LINE_BYTES:
+        raise InputError(f"{where}: {_too_long('line')}; split it into shorter texts")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8; save the file as UTF-8 text") from error
+
+
+def _too_long(what: str) -> str:
+    return f"a {what} longer than {MAX_LINE_BYTES // 2**20} MiB"
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = MappingProxyType(
+    {
+        ".jsonl": _read_jsonl,
+        ".ndjson": _read_jsonl,
+        ".json": _read_jsonl,
+        ".parquet": _read_parquet,
+        ".txt": _read_text,
+        ".md": _read_text,
+    }
+)

@@ -1,0 +1,120 @@
+"""The split of a corpus into texts to calibrate on and texts held out for evaluation.
+
+Which side a text falls on depends on the text and the seed alone, not on its place in the file, and the
+held-out texts are taken first, so that a larger calibration sample never reaches them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from seap_export.corpus.task import Sample
+from seap_export.errors import InputError, UsageError
+
+__all__ = ["DEFAULT_SAMPLES", "Split", "check_disjoint", "split_samples", "text_digest"]
+
+#: Calibration texts taken, where the corpus has as many, when no number is asked for.
+DEFAULT_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Split:
+    """The calibration and the held-out texts of one task; no text is in both."""
+
+    calibration: tuple[Sample, ...]
+    held_out: tuple[Sample, ...]
+
+    def __post_init__(self) -> None:
+        if not self.calibration:
+            raise InputError("a split needs at least one calibration text; use a larger corpus")
+        digests = self.digests()
+        check_disjoint(digests["calibration"], digests["held_out"])
+
+    def digests(self) -> dict[str, list[str]]:
+        """The sorted SHA-256 digests (hex) of the texts, under `calibration` and `held_out`."""
+        return {
+            "calibration": sorted(text_digest(sample.text) for sample in self.calibration),
+            "held_out": sorted(text_digest(sample.text) for sample in self.held_out),
+        }
+
+
+def split_samples(
+    task_name: str, samples: Iterable[Sample], *, num_samples: int | None, num_held_out: int, seed: int
+) -> Split:
+    """Chooses the calibration and the held-out texts among the distinct texts of a corpus.
+
+    Args:
+        task_name: The task, for error messages.
+        samples: The corpus; only the chosen samples are kept in memory.
+        num_samples: Calibration texts; None: up to `DEFAULT_SAMPLES` of those that are not held out.
+        num_held_out: Held-out texts.
+        seed: Another seed gives another choice.
+
+    Raises:
+        UsageError: A number is too small to mean anything.
+        InputError: The corpus has too few distinct texts.
+    """
+    _check_numbers(task_name, num_samples, num_held_out)
+    wanted = DEFAULT_SAMPLES if num_samples is None else num_samples
+    chosen, num_texts = _first_by_key(samples, num_held_out + wanted, seed)
+    if num_texts <= num_held_out:
+        raise InputError(
+            f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_held_out} held-out texts and "
+            "at least 1 calibration text are needed; hold out fewer texts or use a larger corpus"
+        )
+    if num_samples is not None and num_texts < num_held_out + num_samples:
+        raise InputError(
+            f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_samples} calibration + "
+            f"{num_held_out} held-out texts were asked for; use --samples {num_texts - num_held_out} "
+            "or a larger corpus"
+        )
+    return Split(calibration=chosen[num_held_out:], held_out=chosen[:num_held_out])
+
+
+def text_digest(text: str) -> str:
+    """The SHA-256 digest (64 hex digits) of a text in UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_disjoint(calibration: Iterable[str], evaluated: Iterable[str]) -> None:
+    """Refuses to evaluate on texts that were calibrated on; both are given as digests.
+
+    Raises:
+        InputError: Some text is among both.
+    """
+    evaluated = set(evaluated)
+    shared = len(evaluated.intersection(calibration))
+    if shared:
+        raise InputError(
+            f"{shared} of the {len(evaluated)} evaluated texts were calibrated on; evaluate on other texts"
+        )
+
+
+def _check_numbers(task_name: str, num_samples: int | None, num_held_out: int) -> None:
+    if num_samples is not None and num_samples < 1:
+        raise UsageError(f"task '{task_name}': {num_samples} calibration texts were asked for; ask for at least 1")
+    if num_held_out < 0:
+        raise UsageError(f"task '{task_name}': {num_held_out} held-out texts were asked for; ask for 0 or more")
+
+
+def _first_by_key(samples: Iterable[Sample], size: int, seed: int) -> tuple[tuple[Sample, ...], int]:
+    """The `size` samples whose texts have the smallest keys, in order of the key, and the number of texts."""
+    seen: set[bytes] = set()
+    chosen: dict[int, Sample] = {}
+    largest_first: list[int] = []
+    for sample in samples:
+        digest = hashlib.sha256(f"{seed}\0{sample.text}".encode()).digest()
+        key = int.from_bytes(digest, "big")
+        if key in chosen:
+            # one text cut at two places: the choice must not depend on which comes first
+            chosen[key] = min(chosen[key], sample, key=lambda same_text: len(same_text.prompt))
+        elif digest not in seen:
+            chosen[key] = sample
+            heapq.heappush(largest_first, -key)
+            if len(largest_first) > size:
+                del chosen[-heapq.heappop(largest_first)]
+        seen.add(digest)
+    return tuple(chosen[key] for key in sorted(chosen)), len(seen)

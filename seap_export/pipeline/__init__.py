@@ -1,0 +1,1 @@
+"""The steps in order, written whole or not at all, and not twice for the same inputs."""

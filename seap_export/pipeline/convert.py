@@ -1,0 +1,31 @@
+"""The conversion step: a model folder becomes a folder that ONNX Runtime and ONNX Runtime GenAI run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from converters.genai_config import genai_config
+from converters.onnx_writer import write_onnx
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right
+
+__all__ = ["convert_folder"]
+
+
+def convert_folder(
+    model_folder: Path, onnx_folder: Path, on_layer: Callable[[int], None] = lambda layer: None
+) -> None:
+    """Writes the ONNX form of a model folder, dense or pruned, into `onnx_folder`, which exists.
+
+    Beside the graph and its data: the tokenizer, padding on the right, and genai_config.json.
+    """
+    config = read_json(model_folder / "config.json")
+    generation = model_folder / "generation_config.json"
+    write_onnx(model_folder, onnx_folder, on_layer=on_layer)
+    copy_tokenizer(model_folder, onnx_folder)
+    pad_on_the_right(onnx_folder)
+    settings = genai_config(model_spec(config), config, read_json(generation) if generation.is_file() else None)
+    (onnx_folder / "genai_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")

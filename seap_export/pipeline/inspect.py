@@ -1,0 +1,108 @@
+"""What is in a path, as plain values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import model_spec
+from seap_export.families.family import PRUNED_PREFIX
+from seap_export.pipeline.manifest import MANIFEST, read_manifest
+from seap_export.plan.plan import read_plan
+from seap_export.sources.config import read_json
+from seap_export.sources.weights import SafetensorsReader, check_weights
+
+__all__ = ["describe"]
+
+
+def describe(path: str) -> dict[str, Any]:
+    """An export, a variant or a model; the key `kind` says which.
+
+    Raises:
+        ArtifactError: A file of an export differs from the manifest, or a variant is damaged.
+        InputError: There is nothing of these kinds.
+    """
+    place = Path(path).expanduser()
+    if (place / MANIFEST).is_file():
+        return _export(place)
+    if (place / "plan.json").is_file():
+        return _variant(place)
+    if (place / "config.json").is_file():
+        return _model(place)
+    if place.is_file() and place.suffix == ".gguf":
+        return _gguf(place)
+    raise InputError(f"{path}: neither an export, a variant, a model folder nor a .gguf file")
+
+
+def _export(folder: Path) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    for step in manifest.steps:
+        damage = manifest.damage(folder, step)
+        if damage is not None:
+            raise ArtifactError(f"{damage}; export again with --force")
+    return {
+        "kind": "export",
+        "complete": manifest.complete,
+        "source": manifest.source,
+        "tasks": manifest.tasks,
+        "variants": manifest.variants,
+        "files": len(manifest.files),
+        "bytes": sum(entry["bytes"] for entry in manifest.files.values()),
+    }
+
+
+def _variant(folder: Path) -> dict[str, Any]:
+    plan = read_plan(folder / "plan.json")
+    parity = read_json(folder / "parity.json") if (folder / "parity.json").is_file() else None
+    return {
+        "kind": "variant",
+        "task": plan.task,
+        "source": plan.source_name,
+        "score": plan.score,
+        "sparsity": vars(plan.sparsity),
+        "align": plan.align,
+        "compensation": plan.compensation,
+        "requested_ratio": plan.requested_ratio,
+        "achieved_ratio": plan.achieved_ratio,
+        "parity": parity,
+        "model": _model(folder / "hf") if (folder / "hf").is_dir() else None,
+    }
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    spec = model_spec(config)
+    reader = SafetensorsReader(folder)
+    check_weights(reader, spec.tensors(), str(folder))
+    return {"pruned": config["model_type"].startswith(PRUNED_PREFIX), **_shapes(folder.resolve().name, spec, reader)}
+
+
+def _gguf(path: Path) -> dict[str, Any]:
+    from seap_export.sources.source import open_source
+
+    source = open_source(str(path))
+    return {"pruned": False, **_shapes(source.name, source.spec, source.reader)}
+
+
+def _shapes(name: str, spec: Any, reader: Any) -> dict[str, Any]:
+    return {
+        "kind": "model",
+        "name": name,
+        "family": spec.family.model_type,
+        "num_parameters": spec.num_parameters(),
+        "dtype": str(reader.dtype).removeprefix("torch."),
+        "hidden_size": spec.hidden_size,
+        "head_dim": spec.head_dim,
+        "vocab_size": spec.vocab_size,
+        "tie_word_embeddings": spec.tie_word_embeddings,
+        "layers": [
+            {
+                "num_attention_heads": own.num_attention_heads,
+                "num_key_value_heads": own.num_key_value_heads,
+                "intermediate_size": own.intermediate_size,
+            }
+            for own in spec.layers
+        ],
+    }

@@ -1,0 +1,76 @@
+"""The parity step: which prompts, which folders, and the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from seap_export.activations.statistics import Calibration
+from seap_export.corpus import Task
+from seap_export.errors import ArtifactError
+from seap_export.pipeline.calibration import calibration_step
+from seap_export.pipeline.settings import ParitySettings
+from seap_export.plan.plan import read_plan
+from validation.parity import run_parity
+from validation.report import ParityReport
+
+__all__ = ["check_parity", "held_out_prompts", "prompts_of", "write_report"]
+
+
+def held_out_prompts(calibration: Calibration, number: int) -> list[str]:
+    """Prompts for parity: held-out texts, up to the completion where a task has one."""
+    return [sample["prompt"] for sample in calibration.record.held_out[:number]]
+
+
+def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
+    """The first prompts of a corpus, or the held-out prompts of the variant's task.
+
+    Raises:
+        ArtifactError: The folder is not a variant, or the statistics of its task are not beside it.
+        InputError: The corpus cannot be read.
+    """
+    if corpus is not None:
+        return [sample.prompt for sample in islice(_samples(corpus), number)]
+    _refuse_incomplete(variant)
+    folder = variant.absolute().parent / calibration_step(read_plan(variant / "plan.json").task)
+    if not folder.is_dir():
+        raise ArtifactError(f"{variant}: no held-out prompts at {folder}; give some with --prompt-file")
+    return held_out_prompts(Calibration(folder), number)
+
+
+def _samples(corpus: Path) -> Iterator:
+    return Task("prompts", corpus).texts()
+
+
+def check_parity(
+    variant: Path, prompts: list[str], settings: ParitySettings, on_progress: Callable[[str], None] | None = None
+) -> ParityReport:
+    """Runs the comparison for a variant's folder.
+
+    Raises:
+        SeapError: As `validation.parity.run_parity`; a failed comparison is in the report.
+    """
+    _refuse_incomplete(variant)
+    return run_parity(
+        variant / "hf",
+        variant / "onnx",
+        prompts,
+        provider=settings.provider,
+        threads=settings.threads,
+        decode_steps=settings.decode_steps,
+        tolerance=settings.tolerance,
+        on_progress=on_progress,
+    )
+
+
+def write_report(report: ParityReport, path: Path) -> None:
+    """Writes the report as JSON."""
+    path.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+
+
+def _refuse_incomplete(variant: Path) -> None:
+    for part in ("plan.json", "hf", "onnx"):
+        if not (variant / part).exists():
+            raise ArtifactError(f"{variant}: not a variant, {part} is missing; give a folder that 'export' made")

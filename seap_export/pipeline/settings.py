@@ -1,0 +1,77 @@
+"""What a user asks for, checked before any work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seap_export.errors import UsageError
+from seap_export.plan.plan import COMPENSATIONS, Compensation
+from seap_export.plan.sparsity import Sparsity
+from seap_export.scores import SCORES, Score
+
+__all__ = ["CalibrationSettings", "ParitySettings", "PlanSettings", "variant_name"]
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How texts are sampled and run.
+
+    Attributes:
+        samples: Calibration texts a task; None: up to 200.
+        held_out: Texts set aside for parity and evaluation, never calibrated on.
+        seed: Seed of the split.
+        max_length: Tokens after which a text is cut.
+        batch_tokens: Positions in a batch; it changes the speed only.
+    """
+
+    samples: int | None = None
+    held_out: int = 16
+    seed: int = 0
+    max_length: int = 512
+    batch_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        for name, least in (("held_out", 1), ("max_length", 2), ("batch_tokens", 1)):
+            if getattr(self, name) < least:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {getattr(self, name)} is out of range; give at least {least}")
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How what is kept is chosen, and what happens to the mean of what is not."""
+
+    score: Score = "wifv"
+    sparsity: Sparsity = Sparsity()
+    align: int = 16
+    compensation: Compensation = "bias"
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise UsageError(f"score '{self.score}' is not known; known: {', '.join(SCORES)}")
+        if self.compensation not in COMPENSATIONS:
+            raise UsageError(f"compensation '{self.compensation}' is not known; known: {', '.join(COMPENSATIONS)}")
+
+
+@dataclass(frozen=True)
+class ParitySettings:
+    """How an ONNX file is compared with the model it was written from.
+
+    Attributes:
+        provider: Execution provider of ONNX Runtime, `cpu` or `cuda`.
+        decode_steps: Tokens decoded with the cache after each prompt.
+        tolerance: Largest absolute difference of a logit that passes.
+        prompts: Held-out prompts compared.
+        threads: Threads of torch and of ONNX Runtime; None: all cores.
+    """
+
+    provider: str = "cpu"
+    decode_steps: int = 8
+    tolerance: float = 1e-3
+    prompts: int = 4
+    threads: int | None = None
+
+
+def variant_name(task: str, ratio: float) -> str:
+    """The folder of a variant: `gsm8k-0.2`."""
+    return f"{task}-{ratio:g}"

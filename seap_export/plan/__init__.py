@@ -1,0 +1,1 @@
+"""From importance scores to a plan of what every layer keeps."""

@@ -1,0 +1,75 @@
+"""How sparsity is spread over the depth of the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from seap_export.errors import UsageError
+
+__all__ = ["SPARSITY_KINDS", "Sparsity", "SparsityKind", "default_protection"]
+
+SparsityKind = Literal["logistic", "uniform"]
+SPARSITY_KINDS: tuple[SparsityKind, ...] = get_args(SparsityKind)
+
+
+def default_protection(num_hidden_layers: int) -> int:
+    """Protected layers at each end: 2, as in the paper, but never more than a quarter of a shallow model in all."""
+    return min(2, num_hidden_layers // 8)
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """The sparsity setting; `logistic` is the paper's LB, `uniform` its UL.
+
+    Attributes:
+        kind: `logistic` prunes later layers more, `uniform` all alike.
+        k: Steepness of the logistic curve.
+        x0: Its midpoint, as a fraction of the depth of the unprotected layers.
+        protect_first: Layers at the input side that stay whole; None: `default_protection`.
+        protect_last: Layers at the output side that stay whole; None: `default_protection`.
+    """
+
+    kind: SparsityKind = "logistic"
+    k: float = 0.8
+    x0: float = 0.3
+    protect_first: int | None = None
+    protect_last: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in SPARSITY_KINDS:
+            raise UsageError(f"sparsity '{self.kind}' is not known; known: {', '.join(SPARSITY_KINDS)}")
+        if not (math.isfinite(self.k) and math.isfinite(self.x0)):
+            raise UsageError("the logistic curve needs finite k and x0")
+        if min(self.protect_first or 0, self.protect_last or 0) < 0:
+            raise UsageError("the number of protected layers cannot be negative")
+
+    def resolved(self, num_hidden_layers: int) -> Sparsity:
+        """The same setting with the protection spelled out for a model of this depth.
+
+        Raises:
+            UsageError: Every layer would be protected.
+        """
+        default = default_protection(num_hidden_layers)
+        first = default if self.protect_first is None else self.protect_first
+        last = default if self.protect_last is None else self.protect_last
+        if first + last >= num_hidden_layers:
+            raise UsageError(
+                f"all {num_hidden_layers} layers would be protected; lower --protect-first and --protect-last"
+            )
+        return Sparsity(self.kind, self.k, self.x0, first, last)
+
+    def curve(self, num_hidden_layers: int) -> list[float]:
+        """Relative sparsity of each layer, 0 where protected: 1 / (1 + exp(-k (x - x0))), x in [0, 1], or 1.
+
+        A layer's sparsity is this times a factor that is solved for the requested ratio.
+        """
+        own = self.resolved(num_hidden_layers)
+        first, last = own.protect_first or 0, own.protect_last or 0
+        free = num_hidden_layers - first - last
+        middle = [self._at(index / (free - 1) if free > 1 else 0.0) for index in range(free)]
+        return [0.0] * first + middle + [0.0] * last
+
+    def _at(self, x: float) -> float:
+        return 1.0 if self.kind == "uniform" else 1.0 / (1.0 + math.exp(-self.k * (x - self.x0)))

@@ -1,0 +1,1 @@
+"""Making tensors smaller as a plan says, and writing the shrunk model."""
