@@ -1,0 +1,118 @@
+"""Micro models of every family, dense and pruned, and sessions that run what was written from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from converters import write_onnx
+from seap_export.modeling import modeling_seap
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 96,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+
+
+def micro_model(family: str, **extra: Any) -> PreTrainedModel:
+    """A three-layer model whose attention and norms matter: wide weights, random biases and gammas.
+
+    `per_layer_config` makes it a pruned one.
+    """
+    pruned = "per_layer_config" in extra
+    module = modeling_seap if pruned else transformers
+    prefix = ("Seap" if pruned else "") + FAMILIES[family]
+    model_class = getattr(module, f"{prefix}ForCausalLM")
+    config = model_class.config_class(**{**SHAPE, **extra})
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            elif name.endswith(("q_proj.weight", "k_proj.weight")):
+                parameter.normal_(std=0.3)
+            else:
+                parameter.normal_(std=0.1)
+    return model
+
+
+@dataclass
+class Written:
+    """A model folder, the ONNX folder made from it, and its session with a running cache."""
+
+    model: PreTrainedModel
+    source: Path
+    folder: Path
+    session: onnxruntime.InferenceSession = field(init=False)
+
+    def __post_init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(
+            self.folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
+
+    def kv_dims(self) -> list[tuple[int, int]]:
+        """KV heads and head_dim of each layer, as the inputs declare them."""
+        keys = [i for i in self.session.get_inputs() if i.name.endswith(".key")]
+        return [(i.shape[1], i.shape[3]) for i in keys]
+
+    def run(
+        self, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logits, and keys and values of each layer in turn."""
+        feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask}
+        empty = [np.zeros((len(ids), kv, 0, dim), np.float32) for kv, dim in self.kv_dims() for _ in range(2)]
+        names = [i.name for i in self.session.get_inputs()][2:]
+        logits, *presents = self.session.run(None, feeds | dict(zip(names, past or empty, strict=True)))
+        return logits, presents
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads of a micro model mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Written]:
+    """Makes a micro model, saves it and writes it."""
+
+    def make(family: str = "llama", dtype: torch.dtype = torch.float32, **extra: Any) -> Written:
+        model = micro_model(family, **extra)
+        source, folder = tmp_path / "model", tmp_path / "onnx"
+        if dtype != torch.float32:
+            for parameter in model.parameters():  # not `model.to`: the rotation's frequencies stay float32
+                parameter.data = parameter.data.to(dtype)
+        model.save_pretrained(source)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.float()
+        folder.mkdir()
+        write_onnx(source, folder)
+        return Written(model, source, folder)
+
+    return make

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from seap_export.errors import ParityFailure
+from validation import metrics
+from validation.metrics import Defect, LogitComparison, LogitFigures, Place, kl_divergence
+
+
+def _logits(tokens: int = 5, vocabulary: int = 7) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(tokens, vocabulary)).astype(np.float32)
+
+
+def _compare(reference: np.ndarray, candidate: np.ndarray) -> LogitFigures:
+    comparison = LogitComparison()
+    comparison.update(reference, candidate)
+    return comparison.figures()
+
+
+def test_equal_logits() -> None:
+    figures = _compare(_logits(), _logits())
+    assert (figures.tokens, figures.max_abs, figures.mean_abs, figures.mean_kl, figures.max_kl) == (5, 0, 0, 0, 0)
+    assert figures.top1_agreement == 1
+    assert figures.defects == ()
+
+
+def test_the_worst_logit_is_found_by_row_position_and_token() -> None:
+    reference, candidate = _logits(), _logits()
+    candidate[3, 2] += 0.5
+    candidate[1, 4] -= 0.25
+    comparison = LogitComparison()
+    comparison.update(_logits(2), _logits(2), row=0)
+    comparison.update(reference, candidate, row=1, first_position=10)
+    figures = comparison.figures()
+    assert figures.max_abs == pytest.approx(0.5)
+    assert figures.worst == Place(row=1, position=13, token_id=2)
+    assert figures.mean_abs == pytest.approx(0.75 / 49)
+    assert figures.tokens == 7
+
+
+def test_kl_is_weighted_with_the_reference() -> None:
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.8, 0.1, 0.1])
+    expected = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.25 / 0.1)
+    assert kl_divergence(np.log(p)[None], np.log(q)[None] + 3)[0] == pytest.approx(expected, abs=1e-15)
+    figures = _compare(np.log(np.stack([p, p])), np.log(np.stack([q, p])))
+    assert figures.max_kl == pytest.approx(expected)
+    assert figures.mean_kl == pytest.approx(expected / 2)
+
+
+def test_differences_too_small_for_float32_sums_are_kept() -> None:
+    reference = np.full((1, 3), 1000.0)
+    assert _compare(reference, reference + 1e-9).max_abs == pytest.approx(1e-9, rel=1e-3)
+
+
+def test_blocks_give_the_same_figures_as_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, candidate = _logits(9), _logits(9) + np.linspace(0, 1, 9, dtype=np.float32)[:, None] ** 2
+    candidate[7, 1] += 1
+    whole = _compare(reference, candidate)
+    monkeypatch.setattr(metrics, "_CHUNK_ELEMENTS", 14)
+    in_blocks = _compare(reference, candidate)
+    assert in_blocks.worst == whole.worst == Place(0, 7, 1)
+    assert in_blocks.mean_kl == pytest.approx(whole.mean_kl)
+    assert in_blocks.mean_abs == pytest.approx(whole.mean_abs)
+
+
+@pytest.mark.parametrize(("value", "kind"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "inf")])
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_a_value_that_is_not_finite_is_a_defect_with_its_place(value: float, kind: str, side: str) -> None:
+    logits = {"reference": _logits(), "candidate": _logits()}
+    logits[side][2, 3] = value
+    logits[side][4, 0] = value
+    comparison = LogitComparison()
+    comparison.update(logits["reference"], logits["candidate"], row=2, first_position=1)
+    figures = comparison.figures()
+    assert figures.defects == (Defect(kind, side, Place(2, 3, 3), tokens=2),)
+    assert (figures.tokens, figures.max_abs) == (5, 0)
+
+
+def test_only_nan_leaves_no_figures_but_a_defect() -> None:
+    figures = _compare(_logits(), np.full((5, 7), np.nan))
+    assert figures.max_abs is figures.mean_kl is figures.top1_agreement is figures.worst is None
+    assert figures.defects[0].tokens == 5
+
+
+def test_another_shape_is_a_defect() -> None:
+    figures = _compare(_logits(5, 7), _logits(5, 8))
+    assert figures.defects[0].detail == "logits of shape [5, 8], expected [5, 7]"
+
+
+def test_nothing_compared_is_an_error() -> None:
+    with pytest.raises(ParityFailure, match="nothing was compared"):
+        LogitComparison().figures()
+    comparison = LogitComparison()
+    comparison.update(_logits(0), _logits(0))
+    with pytest.raises(ParityFailure, match="nothing was compared"):
+        comparison.figures()
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "agreement"),
+    [
+        ([1.0, 1.0, 0.0], [0.9, 1.0, 0.0], 1),  # the reference ties, the candidate takes the other
+        ([0.9, 1.0, 0.0], [1.0, 1.0, 0.0], 1),  # the candidate ties
+        ([1.0, 0.9, 0.0], [0.9, 1.0, 0.0], 0),
+        ([1.0, 1.0, 0.0], [0.9, 0.9, 1.0], 0),
+    ],
+)
+def test_top1_counts_a_tie_as_agreement(reference: list[float], candidate: list[float], agreement: float) -> None:
+    assert _compare(np.array([reference]), np.array([candidate])).top1_agreement == agreement
+
+
+def test_figures_of_nothing_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="no tokens"):
+        LogitFigures(0, None, None, None, None, None, None)

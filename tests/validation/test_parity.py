@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
+from validation import parity, raise_if_failed, run_parity
+from validation.prompts import parity_cases
+from validation.report import ParityReport, round_up
+from validation.torch_runner import ReferenceRun
+
+VOCABULARY = 11
+CONFIG = {
+    "model_type": "seap_llama",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "intermediate_size": 8,
+    "max_position_embeddings": 32,
+}
+PROMPTS = ["one two three four five", "one two", "one two three"]
+Spoil = Callable[[str, int, int, np.ndarray], None]
+
+
+def _truth(token: int, position: int) -> np.ndarray:
+    return np.cos(np.arange(VOCABULARY) * (token + 1) + position).astype(np.float32)
+
+
+class FakeTorch:
+    def run(self, token_ids: Sequence[int], steps: int) -> ReferenceRun:
+        logits = [_truth(token, position) for position, token in enumerate(token_ids)]
+        forced = []
+        for _ in range(steps):
+            forced.append(int(logits[-1].argmax()))
+            logits.append(_truth(forced[-1], len(logits)))
+        prompt = len(token_ids)
+        return ReferenceRun(tuple(forced), np.stack(logits[:prompt]), np.stack(logits[prompt:]))
+
+
+class FakeOnnx:
+    """Computes the same from padded input; `spoil(stage, row, position or step, logits)` may change a token's."""
+
+    spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
+
+    def __init__(self, session: Any, head_dim: int | None = None) -> None: ...
+
+    def prefill(self, input_ids: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        self.lengths, self.steps = list(lengths), 0
+        logits = np.full((*input_ids.shape, VOCABULARY), np.nan, np.float32)  # padding must not be looked at
+        for row, length in enumerate(lengths):
+            for position in range(length):
+                logits[row, position] = _truth(int(input_ids[row, position]), position)
+                type(self).spoil(f"prefill {len(lengths)}", row, position, logits[row, position])
+        return logits
+
+    def step(self, next_ids: Sequence[int]) -> np.ndarray:
+        positions = [length + self.steps for length in self.lengths]
+        logits = np.stack([_truth(token, position) for token, position in zip(next_ids, positions, strict=True)])
+        for row in range(len(logits)):
+            type(self).spoil(f"decode {len(logits)}", row, self.steps, logits[row])
+        self.steps += 1
+        return logits
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ParityReport]:
+    """`run(spoil, **arguments)`: a parity run of two fake models."""
+
+    @contextlib.contextmanager
+    def torch_runner(folder: Path, threads: int) -> Iterator[FakeTorch]:
+        yield FakeTorch()
+
+    options = SimpleNamespace(intra_op_num_threads=2)
+    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"], get_session_options=lambda: options)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
+    monkeypatch.setattr(parity, "open_torch_runner", torch_runner)
+    monkeypatch.setattr(parity, "open_session", lambda *_: session)
+    monkeypatch.setattr(
+        parity,
+        "tokenize_prompts",
+        lambda folder, prompts, **_: tuple(tuple(len(word) for word in prompt.split()) for prompt in prompts),
+    )
+
+    def execute(spoil: Spoil | None = None, prompts: Sequence[str] = PROMPTS, **arguments: Any) -> ParityReport:
+        fake = type("SpoiltOnnx", (FakeOnnx,), {"spoil": staticmethod(spoil)}) if spoil else FakeOnnx
+        monkeypatch.setattr(parity, "OnnxRunner", fake)
+        return run_parity(tmp_path, tmp_path, prompts, **arguments)
+
+    return execute
+
+
+def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityReport]) -> None:
+    said: list[str] = []
+    report = run(on_progress=said.append)
+    assert report.passed
+    raise_if_failed(report)
+    assert [(stage.case, stage.stage, stage.rows, stage.figures.tokens) for stage in report.stages] == [
+        ("prompt 0", "prefill", 1, 5),
+        ("prompt 0", "decode", 1, 8),
+        ("prompt 1", "prefill", 1, 2),
+        ("prompt 1", "decode", 1, 8),
+        ("prompt 2", "prefill", 1, 3),
+        ("prompt 2", "decode", 1, 8),
+        ("batch of 3", "prefill", 3, 10),
+        ("batch of 3", "decode", 3, 24),
+    ]
+    assert said[0] == "torch: sequence 1 of 3"
+    assert said[-1] == "onnx: batch of 3"
+    assert report.summary() == (
+        "parity passed: max abs 0 (tolerance 0.001), max KL 0.0e+00 nats, top-1 100.0% over 68 tokens of 3 prompts "
+        "on CPUExecutionProvider"
+    )
+
+
+def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[..., ParityReport]) -> None:
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if (stage, row, position) == ("decode 3", 1, 4):
+            logits[7] += 0.00321
+
+    report = run(spoil)
+    assert not report.passed
+    assert report.reasons == ("max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7",)
+    assert report.smallest_passing_tolerance == 0.0033
+    with pytest.raises(ParityFailure) as caught:
+        raise_if_failed(report)
+    assert str(caught.value) == (
+        "the ONNX file does not compute what its model computes: max abs 0.00322 > 0.001 at case 'batch of 3', "
+        "row 1, decode step 4, token id 7; a tolerance of 0.0033 would pass"
+    )
+    assert report.summary().startswith("parity FAILED: max abs 0.0032")
+    assert run(spoil, tolerance=0.0033).passed
+    assert not run(spoil, tolerance=0.0032).passed
+
+
+def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport]) -> None:
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        logits[3] += 0.5 if (stage, row, position) == ("decode 1", 0, 2) else 0.25
+
+    report = run(spoil)
+    assert report.reasons[0] == "max abs 0.5 > 0.001 at case 'prompt 0', row 0, decode step 2, token id 3"
+    assert "(and 7 more)" in report.failure()
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "Inf")])
+def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], value: float, word: str) -> None:
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if (stage, position) == ("prefill 1", 1):
+            logits[5] = value
+
+    report = run(spoil, tolerance=1e30)
+    assert not report.passed
+    assert report.reasons[0] == (
+        f"{word} in the candidate's logits (1 token), first at case 'prompt 0', row 0, position 1, token id 5"
+    )
+    assert report.smallest_passing_tolerance is None
+    assert report.failure().endswith("no tolerance would pass")
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_logits_of_another_vocabulary_fail(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTorch, "run", lambda self, ids, steps: ReferenceRun(
+        (0,) * steps, np.zeros((len(ids), 9), np.float32), np.zeros((steps, 9), np.float32)
+    ))  # fmt: skip
+    report = run()
+    assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in report.reasons
+
+
+def test_a_tie_in_the_reference_is_no_disagreement(
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tied = np.zeros(VOCABULARY, np.float32)
+    monkeypatch.setattr(f"{__name__}._truth", lambda token, position: tied.copy())
+
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        logits[9] += 1e-6
+
+    report = run(spoil)
+    assert report.passed
+    assert {stage.figures.top1_agreement for stage in report.stages} == {1.0}
+
+
+def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
+    report = run(decode_steps=2).to_json()
+    assert list(report) == [
+        "schema", "verdict", "failure", "reasons", "max_abs", "top1_agreement", "mean_kl_nats", "tolerance",
+        "smallest_passing_tolerance", "provider", "threads", "versions", "prompts", "max_prompt_tokens",
+        "decode_steps", "cases",
+    ]  # fmt: skip
+    assert report["schema"] == "seap-export/parity/1"
+    assert report["verdict"] == "passed"
+    assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "nodes": None}
+    assert report["prompts"]["count"] == 3
+    assert report["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
+    assert sorted(report["versions"]) == ["onnxruntime", "torch", "transformers"]
+    assert report == run(decode_steps=2).to_json()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"decode_steps": 0}, {"tolerance": 0.0}, {"tolerance": float("nan")}, {"max_prompt_tokens": 2},
+     {"decode_steps": 30}],
+)  # fmt: skip
+def test_arguments_out_of_range_are_refused(run: Callable[..., ParityReport], arguments: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        run(**arguments)
+
+
+def test_a_report_without_decode_cannot_be_made(run: Callable[..., ParityReport]) -> None:
+    report = run()
+    with pytest.raises(ValueError, match="both prefill and decode"):
+        ParityReport(**{**vars(report), "stages": report.stages[:1]})
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch"),
+    [
+        ((5, 2, 3), (5, 2, 3)),
+        ((4, 4, 4, 3), (4, 3, 2)),
+        ((8,), (8, 4, 2)),
+        ((8, 3), (8, 3, 4)),
+        ((1,), (1, 2, 3)),
+        ((2,), (2, 1, 3)),
+    ],
+)
+def test_the_batch_has_three_rows_of_different_lengths(lengths: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    cases = parity_cases([tuple(range(length)) for length in lengths])
+    assert [case.name for case in cases] == [*(f"prompt {i}" for i in range(len(lengths))), "batch of 3"]
+    assert tuple(len(row) for row in cases[-1].rows) == batch
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"), [(0.0, 0.0), (0.0032, 0.0032), (0.00321, 0.0033), (9.91e-4, 0.001), (12.01, 13.0)]
+)
+def test_tolerances_are_rounded_up_to_two_digits(value: float, rounded: float) -> None:
+    assert round_up(value) == rounded
+
+
+def test_no_prompt_and_an_empty_prompt_are_refused(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one prompt"):
+        run_parity(micro_hf("Llama"), tmp_path, [])
+    with pytest.raises(InputError, match="prompt 1 has no tokens"):
+        run_parity(micro_hf("Llama"), tmp_path, ["the cat", ""])
+
+
+def test_missing_parts_of_an_artifact_are_named(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"config.json: no such file"):
+        run_parity(tmp_path, tmp_path, ["the cat"])
+    with pytest.raises(ArtifactError, match=r"model.onnx: no such file"):
+        run_parity(micro_hf("Llama"), tmp_path, ["the cat"])

@@ -1,0 +1,158 @@
+"""The gate on real graphs of micro models: pruned models of every family pass, broken graphs do not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from seap_export.errors import ArtifactError
+from validation import run_parity
+from validation.onnx_runner import OnnxRunner
+from validation.session import open_session
+
+converters = pytest.importorskip("converters.onnx_writer")
+
+PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the mat and a cat sat on a dog")
+_UP_PROJ = "model.layers.1.mlp.up_proj.weight"
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+Export = Callable[[str], tuple[Path, Path]]
+
+
+@pytest.fixture(scope="module")
+def exported(micro_hf: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """`exported("Llama")`: the model folder and the folder of its ONNX file."""
+    made: dict[str, Path] = {}
+
+    def export(family: str) -> tuple[Path, Path]:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"onnx_{family}")
+            converters.write_onnx(micro_hf(family), made[family])
+        return micro_hf(family), made[family]
+
+    return export
+
+
+@pytest.fixture
+def copied(exported: Export, tmp_path: Path) -> tuple[Path, Path]:
+    """A Llama model folder, and a copy of its ONNX file to damage."""
+    hf, source = exported("Llama")
+    return hf, Path(shutil.copytree(source, tmp_path / "onnx"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_model_passes(exported: Export, family: str) -> None:
+    report = run_parity(*exported(family), PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-4
+    assert report.threads == 1
+
+
+def test_the_report_is_the_same_again_and_holds_no_paths(exported: Export) -> None:
+    hf, onnx_folder = exported("Llama")
+    first, second = (json.dumps(run_parity(hf, onnx_folder, PROMPTS, threads=1).to_json()) for _ in range(2))
+    assert first == second
+    assert str(hf.parent) not in first
+
+
+def test_a_single_short_prompt_is_enough(exported: Export) -> None:
+    report = run_parity(*exported("Llama"), ["cat"], threads=1, decode_steps=1)
+    assert report.passed, report.reasons
+    assert report.stages[-1].rows == 3
+
+
+def test_kv_heads_are_read_from_the_graph(exported: Export) -> None:
+    assert OnnxRunner(open_session(exported("Llama")[1] / "model.onnx")).kv_heads == (1, 2, 1)
+
+
+def _largest_weight(folder: Path) -> tuple[int, float]:
+    """Offset in model.onnx.data, and value, of the largest weight of the biggest tensor kept there."""
+    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+    places = [{entry.key: entry.value for entry in tensor.external_data} for tensor in proto.graph.initializer]
+    biggest = max((place for place in places if place), key=lambda place: int(place["length"]))
+    offset, length = int(biggest.get("offset", 0)), int(biggest["length"])
+    values = np.frombuffer((folder / "model.onnx.data").read_bytes()[offset : offset + length], np.float32)
+    index = int(np.abs(values).argmax())
+    return offset + 4 * index, float(values[index])
+
+
+def test_one_weight_of_the_other_sign_fails(copied: tuple[Path, Path]) -> None:
+    hf, folder = copied
+    offset, value = _largest_weight(folder)
+    with (folder / "model.onnx.data").open("r+b") as file:
+        file.seek(offset)
+        file.write(np.float32(-value).tobytes())
+    report = run_parity(hf, folder, PROMPTS, threads=1)
+    assert not report.passed
+    assert report.smallest_passing_tolerance is not None
+    assert run_parity(hf, folder, PROMPTS, threads=1, tolerance=report.smallest_passing_tolerance).passed
+
+
+def test_two_layers_that_read_each_others_cache_fail_in_decode_only(copied: tuple[Path, Path]) -> None:
+    hf, folder = copied
+    swapped = {
+        "past_key_values.0.value": "past_key_values.2.value",
+        "past_key_values.2.value": "past_key_values.0.value",
+    }
+    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+    for node in proto.graph.node:
+        node.input[:] = [swapped.get(name, name) for name in node.input]
+    onnx.save(proto, folder / "model.onnx")
+    report = run_parity(hf, folder, PROMPTS, threads=1)
+    failed = {result.stage for result in report.stages if result.reasons(report.tolerance)}
+    assert failed == {"decode"}
+
+
+def _without_up_proj(weights: dict[str, Any]) -> None:
+    del weights[_UP_PROJ]
+
+
+def _with_a_shorter_up_proj(weights: dict[str, Any]) -> None:
+    weights[_UP_PROJ] = weights[_UP_PROJ][:-1].clone()
+
+
+def _with_a_fourth_layer(weights: dict[str, Any]) -> None:
+    weights["model.layers.3.mlp.up_proj.weight"] = weights[_UP_PROJ].clone()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_up_proj, f"1 missing keys in its weights, such as {_UP_PROJ}"),
+        (_with_a_shorter_up_proj, f"1 mismatched keys in its weights, such as {_UP_PROJ}"),
+        (_with_a_fourth_layer, "1 unexpected keys in its weights, such as model.layers.3.mlp.up_proj.weight"),
+    ],
+)
+def test_weights_that_do_not_fill_the_model_are_refused(
+    exported: Export,
+    tmp_path: Path,
+    damage: Callable[[dict[str, Any]], None],
+    message: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    hf, onnx_folder = exported("Llama")
+    damaged = Path(shutil.copytree(hf, tmp_path / "hf"))
+    weights = load_file(damaged / "model.safetensors")
+    damage(weights)
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=re.escape(message)):
+        run_parity(damaged, onnx_folder, PROMPTS)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_tokenizer_is_refused(exported: Export, tmp_path: Path) -> None:
+    hf, onnx_folder = exported("Llama")
+    damaged = Path(shutil.copytree(hf, tmp_path / "hf"))
+    (damaged / "tokenizer.json").write_text('{"model": 1}', "utf-8")
+    with pytest.raises(ArtifactError, match="its tokenizer cannot be loaded"):
+        run_parity(damaged, onnx_folder, PROMPTS)

@@ -1,0 +1,17 @@
+"""Export parity: does an ONNX graph compute what its torch model computes?"""
+
+from validation.metrics import Defect, LogitComparison, LogitFigures, Place, kl_divergence
+from validation.parity import raise_if_failed, run_parity
+from validation.report import ParityReport, StageResult
+
+__all__ = [
+    "Defect",
+    "LogitComparison",
+    "LogitFigures",
+    "ParityReport",
+    "Place",
+    "StageResult",
+    "kl_divergence",
+    "raise_if_failed",
+    "run_parity",
+]
