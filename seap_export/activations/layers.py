@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from seap_export.sources.source import Source
 
@@ -50,8 +51,8 @@ class LayerRunner:
         tensors = self._source.read_layer(index)
         module.load_state_dict({name.removeprefix(prefix): t.float() for name, t in tensors.items()}, assign=True)
         hooks = [
-            module.get_submodule(family.names[name]).register_forward_pre_hook(lambda _, args, hook=hook: hook(args[0]))
-            for name, hook in (("o_proj", o_proj_input), ("down_proj", down_proj_input))
+            _watch(module.get_submodule(family.names["o_proj"]), o_proj_input),
+            _watch(module.get_submodule(family.names["down_proj"]), down_proj_input),
         ]
         try:
             yield lambda hidden: self._run(module, index, hidden)
@@ -71,6 +72,10 @@ class LayerRunner:
             position_embeddings=self._rotary(hidden, positions),
         )
         return output[0] if isinstance(output, tuple) else output
+
+
+def _watch(projection: nn.Module, hook: InputHook) -> RemovableHandle:
+    return projection.register_forward_pre_hook(lambda _, inputs: hook(inputs[0]))
 
 
 def _window_mask(length: int, window: int) -> torch.Tensor:

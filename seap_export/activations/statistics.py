@@ -109,8 +109,7 @@ def _parse_record(values: dict[str, Any], folder: Path) -> CalibrationRecord:
     if schema != CALIBRATION_SCHEMA:
         raise ArtifactError(f"{folder}: calibration schema is {schema!r}, expected {CALIBRATION_SCHEMA!r}")
     try:
-        return CalibrationRecord(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
+        return CalibrationRecord(**fields)
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"{folder / _RECORD}: damaged ({error}); calibrate again") from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Mapping
+from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families.family import PROJECTIONS, Family, Projection, family_of_model_type
@@ -222,9 +223,7 @@ def _sliding_window(family: Family, config: Mapping[str, Any], index: int) -> in
     if not config.get("use_sliding_window"):
         return None
     layer_types = config.get("layer_types")
-    slides = (
-        layer_types[index] == "sliding_attention" if layer_types else index >= config.get("max_window_layers", 28)
-    )
+    slides = layer_types[index] == "sliding_attention" if layer_types else index >= config.get("max_window_layers", 28)
     return int(window) if slides else None
 
 

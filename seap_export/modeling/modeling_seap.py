@@ -7,8 +7,17 @@ stock one, built from that layer's config, so attention backends, caches and gen
 import copy
 
 from torch import nn
-from transformers import LlamaForCausalLM, LlamaModel, MistralForCausalLM, MistralModel, PretrainedConfig
-from transformers import Qwen2ForCausalLM, Qwen2Model, Qwen3ForCausalLM, Qwen3Model
+from transformers import (
+    LlamaForCausalLM,
+    LlamaModel,
+    MistralForCausalLM,
+    MistralModel,
+    PretrainedConfig,
+    Qwen2ForCausalLM,
+    Qwen2Model,
+    Qwen3ForCausalLM,
+    Qwen3Model,
+)
 
 from .configuration_seap import SeapLlamaConfig, SeapMistralConfig, SeapQwen2Config, SeapQwen3Config, layer_config
 

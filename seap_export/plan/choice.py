@@ -48,9 +48,7 @@ class LayerChoices:
         if budget >= self.total_weights:
             return self._plan(self._attention[-1], self._own.intermediate_size), self.total_weights
         counts = [self._neurons_within(budget - choice.weights) for choice in self._attention]
-        kept = [
-            choice.kept + self._kept_neurons[count] for choice, count in zip(self._attention, counts, strict=True)
-        ]
+        kept = [choice.kept + self._kept_neurons[count] for choice, count in zip(self._attention, counts, strict=True)]
         index = int(np.argmax(kept))
         choice, count = self._attention[index], counts[index]
         return self._plan(choice, count), choice.weights + count * self._neuron_weights

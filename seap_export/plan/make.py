@@ -33,7 +33,8 @@ def score_layers(
     for index in range(len(spec.layers)):
         names = [family.weight("o_proj", index), family.weight("down_proj", index)]
         weights = source.reader.read(names)
-        scores.append(layer_scores(score, *(weights[name] for name in names), calibration.layer(index), spec.head_dim))
+        o_proj, down_proj = (weights[name] for name in names)
+        scores.append(layer_scores(score, o_proj, down_proj, calibration.layer(index), spec.head_dim))
         on_layer(index)
     return scores
 

@@ -136,10 +136,12 @@ def read_plan(path: Path) -> Plan:
     if schema != PLAN_SCHEMA:
         raise ArtifactError(f"{path}: plan schema is {schema!r}, expected {PLAN_SCHEMA!r}")
     try:
-        layers = tuple(
-            LayerPlan(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
-            for row in values.pop("layers")
-        )
+        layers = tuple(_parse_layer(row) for row in values.pop("layers"))
         return Plan(**{**values, "sparsity": Sparsity(**values["sparsity"])}, layers=layers)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ArtifactError(f"{path}: not a valid plan ({error}); make it again with 'seap-export plan'") from error
+
+
+def _parse_layer(row: dict[str, Any]) -> LayerPlan:
+    lists = {name: tuple(row[name]) for name in ("kv_groups", "heads", "neurons")}
+    return LayerPlan(num_heads_per_group=row["num_heads_per_group"], **lists)

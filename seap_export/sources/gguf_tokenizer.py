@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from seap_export.errors import InputError
-from seap_export.sources.gguf import GgufFile
+from seap_export.sources.gguf_file import GgufFile
 
 __all__ = ["gguf_generation_config", "write_gguf_tokenizer"]
 

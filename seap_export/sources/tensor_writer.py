@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Mapping, Self
+from typing import BinaryIO, Self
 
 import torch
 
@@ -60,8 +61,7 @@ class SafetensorsWriter:
             raise ValueError(f"tensor '{name}' out of turn; expected {self._pending[:1]}")
         if tuple(tensor.shape) != self._shapes[name]:
             raise ValueError(f"tensor '{name}' has shape {list(tensor.shape)}, announced {list(self._shapes[name])}")
-        data = tensor.to(self._dtype).contiguous().view(torch.uint8).numpy()
-        self._file.write(memoryview(data).cast("B"))
+        self._file.write(tensor.to(self._dtype).contiguous().view(torch.uint8).numpy().data)
         del self._pending[0]
 
     def __exit__(

@@ -122,7 +122,7 @@ def check_weights(reader: WeightReader, expected: dict[str, tuple[int, ...]], wh
             raise InputError(f"{where}: config and weights disagree: tensor '{name}' is missing")
         if shapes[name] != shape:
             raise InputError(
-                f"{where}: config and weights disagree: '{name}' is {list(shapes[name])}, the config says {list(shape)}"
+                f"{where}: config and weights disagree: '{name}' is {list(shapes[name])}, not {list(shape)}"
             )
     extra = [n for n in shapes if n not in expected and not n.endswith(("rotary_emb.inv_freq", "lm_head.weight"))]
     if extra:

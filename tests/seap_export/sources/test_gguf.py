@@ -26,7 +26,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from seap_export.errors import InputError
 from seap_export.families import model_spec
-from seap_export.sources.gguf import GgufFile, GgufReader, gguf_config
+from seap_export.sources.gguf_config import gguf_config
+from seap_export.sources.gguf_file import GgufFile
+from seap_export.sources.gguf_reader import GgufReader
 from seap_export.sources.weights import check_weights
 
 SHAPE = {

@@ -12,7 +12,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
-from seap_export.sources.gguf import GgufFile
+from seap_export.sources.gguf_file import GgufFile
 from seap_export.sources.gguf_tokenizer import gguf_generation_config, write_gguf_tokenizer
 
 GOLDEN = json.loads(Path(__file__).with_name("smollm2_tokens.json").read_text("utf-8"))
