@@ -47,14 +47,13 @@ def write_onnx(model_folder: Path, out_folder: Path, *, on_layer: Callable[[int]
     model = decoder_graph(spec, open_weights(model_folder, spec)).build(_PRODUCER)
     try:
         _save(model, files[0], _LayerProgress(spec, model, on_layer) if on_layer else None)
-    except OSError as error:
-        raise EnvironmentFailure(
-            f"{out_folder}: cannot write the model ({error}); free space or mend access"
-        ) from error
-    finally:
-        # The graph is written last: without it, the data are a torso.
-        if not files[0].exists():
-            files[1].unlink(missing_ok=True)
+    except BaseException as error:
+        for file in files:  # half a model is worse than none
+            file.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            message = f"{out_folder}: cannot write the model ({error}); free space or mend access"
+            raise EnvironmentFailure(message) from error
+        raise
 
 
 def _refuse_head_dim(head_dim: int) -> None:

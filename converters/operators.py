@@ -144,6 +144,8 @@ def attention(
 ) -> Attended:
     """Causal attention with rotation and cache.
 
+    ONNX Runtime 1.23 lets a query see one position more than the window; from 1.24 on it is exact.
+
     Args:
         g: The graph.
         qkv: Queries, keys and values side by side in one value, or as three, [batch_size, sequence_length, ...].

@@ -40,7 +40,6 @@ class LazyWeights:
     def transposed(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
         """Weights [out, in] joined along `out` and transposed to [in, out], under a name of their own."""
         shape = (self._shapes[names[0]][1], sum(self._shapes[part][0] for part in names))
-
         # Transposed before it is widened: a 16-bit weight is then never held twice in float32.
         return self._lazy(names, name, shape, lambda parts: _join(parts).T.contiguous())
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from converters import write_onnx
 from converters.operators import LEFT_PADDING_GUARD
-from seap_export.errors import InputError, UsageError
+from seap_export.errors import EnvironmentFailure, InputError, UsageError
 
 TOLERANCE = 1e-4
 ROPES: dict[str, dict[str, Any]] = {
@@ -132,6 +132,13 @@ def test_chunked_prefill_continues_the_cache(written: Callable[..., Any]) -> Non
     assert np.abs(logits - torch_logits(made.model, ids)[:, 7:]).max() <= TOLERANCE
 
 
+def test_more_tokens_than_positions_fail(written: Callable[..., Any]) -> None:
+    made = written()
+    made.run(tokens(1, 96), np.ones((1, 96), np.int64))
+    with pytest.raises(Exception, match="cos_cache"):
+        made.run(tokens(1, 97), np.ones((1, 97), np.int64))
+
+
 def test_every_layer_declares_its_own_kv_heads(written: Callable[..., Any]) -> None:
     made = written("llama", **PRUNED)
     assert made.kv_dims() == [(3, 16), (1, 16), (2, 16)]
@@ -205,6 +212,22 @@ def test_never_overwrites(name: str, written: Callable[..., Any], tmp_path: Path
         write_onnx(made.source, other)
     assert [file.name for file in other.iterdir()] == [name]
     assert (other / name).read_bytes() == b"mine"
+
+
+def test_a_failed_write_leaves_nothing(
+    written: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    made, other = written(), tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setattr(onnx, "save", disk_full)
+    with pytest.raises(EnvironmentFailure, match="No space left on device"):
+        write_onnx(made.source, other)
+    assert list(other.iterdir()) == []
+    with pytest.raises(EnvironmentFailure, match="cannot write"):
+        write_onnx(made.source, tmp_path / "absent")
 
 
 def refused(made: Any, folder: Path) -> str:

@@ -26,6 +26,8 @@ CASES: dict[str, tuple[float, str, dict[str, Any]]] = {
     "yarn-betas": (10000.0, "yarn", {**YARN, "beta_fast": 20, "beta_slow": 2}),
     "yarn-not-truncated": (10000.0, "yarn", {**YARN, "truncate": False}),
     "yarn-shrinking": (10000.0, "yarn", {**YARN, "factor": 0.5}),
+    "yarn-ramp-beyond-the-last": (3.0, "yarn", YARN),
+    "yarn-ramp-before-the-first": (10000.0, "yarn", {**YARN, "beta_fast": 1000}),
     "yarn-narrow-ramp": (1e12, "yarn", {**YARN, "beta_fast": 1.0, "beta_slow": 1.0, "truncate": False}),
 }
 
