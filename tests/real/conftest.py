@@ -1,0 +1,51 @@
+"""The real model goes through the README's demo once; all tests here use what it wrote."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test of this folder."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session")
+def seap_export() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the installed command and gives its exit code and output."""
+
+    def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [ROOT / ".venv" / "bin" / "seap-export", *map(str, arguments)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Path:
+    """The folder that `make demo` fills: three tasks at ratio 0.2."""
+    out = tmp_path_factory.mktemp("demo") / "demo-output"
+    done = subprocess.run(["make", "demo", f"OUT={out}"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def arithmetic(
+    demo: Path, smollm2_gguf: Path, seap_export: Callable[..., subprocess.CompletedProcess[str]]
+) -> dict[float, Path]:
+    """The arithmetic task's variants at ratios 0, 0.2 and 0.5; the demo's is reused."""
+    task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
+    ratios = [argument for ratio in ("0", "0.2", "0.5") for argument in ("--ratio", ratio)]
+    seap_export("export", smollm2_gguf, "--task", task, *ratios, "--out", demo)
+    return {ratio: demo / f"arithmetic-{ratio:g}" for ratio in (0.0, 0.2, 0.5)}

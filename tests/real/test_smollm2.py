@@ -1,0 +1,209 @@
+"""SmolLM2-135M through the whole pipeline: ratios, sizes, parity, reloading, the runtimes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import seap_export  # noqa: F401 - lets the auto classes load pruned models
+from seap_export.activations.statistics import Calibration
+from seap_export.plan.plan import LayerPlan, read_plan
+from seap_export.shrink.layer import compensation_bias
+from seap_export.sources.source import open_source
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+TEXTS = [
+    "Question: What weighs more, a kilogram of iron or a kilogram of feathers?\nAnswer:",
+    "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1) + fibonacci(n - 2)\n",
+    "In 1969, 12345 people lived there;\n\n\tby 2024 it was 9,876,543 (up 800.15 %).",
+    "<|im_start|>user\nHi! It's 7 o'clock, isn't it?<|im_end|>\n<|im_start|>assistant\n",
+    "Grüße aus Köln, 你好, 🙂🚀   three   spaces\r\nand a line",
+]
+GOLDEN = json.loads((ROOT / "tests/seap_export/sources/smollm2_tokens.json").read_text("utf-8"))
+
+
+def _load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
+    manifest = json.loads((demo / "manifest.json").read_text("utf-8"))
+    assert manifest["complete"]
+    assert sorted(manifest["variants"]) == ["arithmetic-0.2", "everyday-0.2", "reading-0.2"]
+    for variant in manifest["variants"].values():
+        assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
+        assert variant["parity"]["verdict"] == "passed"
+        assert 0 < variant["parity"]["max_abs"] <= 1e-3
+        assert variant["parity"]["top1_agreement"] == 1.0
+
+
+def test_files_shrink_by_the_achieved_ratio(arithmetic: dict[float, Path], demo: Path) -> None:
+    variants = json.loads((demo / "manifest.json").read_text("utf-8"))["variants"]
+    dense = variants["arithmetic-0"]
+    assert dense["num_parameters"] == 134_515_008
+    assert dense["achieved_ratio"] == 0.0
+    for ratio in (0.2, 0.5):
+        own = variants[f"arithmetic-{ratio:g}"]
+        assert abs(own["achieved_ratio"] - ratio) <= 0.005
+        removed = own["achieved_ratio"] * 106_168_320  # attention and MLP weights of the dense model
+        for part in ("hf", "onnx"):
+            assert dense["bytes"][part] - own["bytes"][part] == pytest.approx(4 * removed, rel=0.01)
+
+
+def test_tasks_keep_different_heads_and_neurons(demo: Path) -> None:
+    plans = [read_plan(demo / name / "plan.json") for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2")]
+    assert len({tuple(layer.neurons for layer in plan.layers) for plan in plans}) == 3
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_shrunk_model_equals_the_masked_dense_model(arithmetic: dict[float, Path], demo: Path, ratio: float) -> None:
+    """Dense channels masked before o_proj and down_proj, the bias added after: the same logits to 1e-5."""
+    plan = read_plan(arithmetic[ratio] / "plan.json")
+    calibration = Calibration(demo / "calibration" / "arithmetic")
+    dense, shrunk = _load(arithmetic[0.0] / "hf"), _load(arithmetic[ratio] / "hf")
+    ids = AutoTokenizer.from_pretrained(arithmetic[0.0] / "hf")(TEXTS[0], return_tensors="pt").input_ids
+    for index, layer in enumerate(plan.layers):
+        moments = calibration.layer(index)
+        module = dense.model.layers[index]
+        _mask(module.self_attn.o_proj, _head_channels(layer), moments.o_proj.mean)
+        _mask(module.mlp.down_proj, torch.tensor(layer.neurons), moments.down_proj.mean)
+    with torch.inference_mode():
+        expected, actual = dense(ids).logits, shrunk(ids).logits
+    assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def _head_channels(layer: LayerPlan) -> torch.Tensor:
+    return torch.cat([torch.arange(64 * head, 64 * head + 64) for head in layer.heads])
+
+
+def _mask(projection: torch.nn.Linear, kept: torch.Tensor, mean: torch.Tensor) -> None:
+    mask = torch.zeros(projection.in_features)
+    mask[kept] = 1.0
+    bias = compensation_bias(projection.weight.detach(), None, mean, kept).float()
+    projection.register_forward_pre_hook(lambda _, inputs: (inputs[0] * mask,))
+    projection.register_forward_hook(lambda _, inputs, output: output + bias)
+
+
+def test_ratio_0_is_the_source(arithmetic: dict[float, Path], smollm2_gguf: Path) -> None:
+    model = _load(arithmetic[0.0] / "hf")
+    source = open_source(str(smollm2_gguf))
+    for name, tensor in source.read_layer(17).items():
+        assert torch.equal(model.get_parameter(name), tensor)
+
+
+def test_generation_with_the_cache_equals_generation_without(arithmetic: dict[float, Path]) -> None:
+    model, tokenizer = _load(arithmetic[0.5] / "hf"), AutoTokenizer.from_pretrained(arithmetic[0.5] / "hf")
+    inputs = tokenizer(TEXTS[0], return_tensors="pt")
+    cached, uncached = (
+        model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False, use_cache=use)
+        for use in (True, False)
+    )
+    assert torch.equal(cached, uncached)
+
+
+@pytest.mark.parametrize("part", ["hf", "onnx"])
+def test_saved_tokenizers_give_the_ids_of_the_source(arithmetic: dict[float, Path], part: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(arithmetic[0.2] / part)
+    for text, ids in zip(GOLDEN["texts"], GOLDEN["ids"], strict=True):
+        assert tokenizer(text)["input_ids"] == ids
+
+
+def test_onnx_graph_is_checked_and_small(arithmetic: dict[float, Path]) -> None:
+    for folder in arithmetic.values():
+        onnx.checker.check_model(str(folder / "onnx" / "model.onnx"))
+    graph = onnx.load(arithmetic[0.0] / "onnx" / "model.onnx", load_external_data=False).graph
+    assert len(graph.node) <= 400
+    caches = {i.name: i.type.tensor_type.shape.dim for i in graph.input if i.name.startswith("past_key_values")}
+    assert len(caches) == 60
+    assert all(dims[1].dim_value == 3 and dims[3].dim_value == 64 for dims in caches.values())
+
+
+def test_second_export_reuses_everything(arithmetic: dict[float, Path], smollm2_gguf: Path, seap_export: Run) -> None:
+    demo = arithmetic[0.2].parent
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
+    task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
+    done = seap_export("export", smollm2_gguf, "--task", task, "--ratio", "0.2", "--out", demo)
+    assert "reused" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
+
+
+def test_truncated_gguf_is_refused_in_one_line(smollm2_gguf: Path, tmp_path: Path, seap_export: Run) -> None:
+    short = tmp_path / "short.gguf"
+    with smollm2_gguf.open("rb") as file:
+        short.write_bytes(file.read(40_000_000))
+    task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
+    done = seap_export("export", short, "--task", task, "--ratio", "0.2", "--out", tmp_path / "out", code=8)
+    assert done.stderr.count("\n") == 1
+    assert "truncated" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def _outside(python: Path, code: str, *arguments: str | Path) -> Any:
+    """Runs code in another environment and gives what it prints as JSON."""
+    if not python.is_file():
+        pytest.fail(f"{python.parents[1].name} is missing; 'make test' makes it")
+    command = [python, "-I", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+_TRANSFORMERS_4 = """
+import json, sys
+sys.modules["seap_export"] = None  # the artifact must load without it
+import torch, transformers
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True, dtype=torch.float32)
+ids = transformers.AutoTokenizer.from_pretrained(sys.argv[1])(sys.argv[2], return_tensors="pt").input_ids
+logits = model.eval()(ids).logits[0, -1].tolist()
+print(json.dumps([transformers.__version__, type(model).__name__, ids[0].tolist(), logits]))
+"""
+
+
+def test_artifact_loads_in_transformers_4_57_as_remote_code(arithmetic: dict[float, Path]) -> None:
+    folder = arithmetic[0.5] / "hf"
+    python = ROOT / ".venv-transformers4" / "bin" / "python"
+    version, name, ids, logits = _outside(python, _TRANSFORMERS_4, folder, TEXTS[2])
+    assert version.startswith("4.57.")
+    assert name == "SeapLlamaForCausalLM"
+    assert ids == AutoTokenizer.from_pretrained(folder)(TEXTS[2])["input_ids"]
+    with torch.inference_mode():
+        expected = _load(folder)(torch.tensor([ids])).logits[0, -1]
+    assert (torch.tensor(logits) - expected).abs().max() < 1e-3
+
+
+_GENAI = """
+import json, sys
+import onnxruntime_genai as og
+model = og.Model(sys.argv[1])
+tokenizer = og.Tokenizer(model)
+texts = json.loads(sys.argv[2])
+params = og.GeneratorParams(model)
+params.set_search_options(do_sample=False, max_length=len(tokenizer.encode(texts[0])) + 16)
+generator = og.Generator(model, params)
+generator.append_tokens(tokenizer.encode(texts[0]))
+while not generator.is_done():
+    generator.generate_next_token()
+print(json.dumps([[list(map(int, tokenizer.encode(t))) for t in texts], list(map(int, generator.get_sequence(0)))]))
+"""
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5])
+def test_onnx_folder_runs_in_genai(arithmetic: dict[float, Path], ratio: float) -> None:
+    folder = arithmetic[ratio]
+    python = ROOT / ".venv-genai" / "bin" / "python"
+    ids, generated = _outside(python, _GENAI, folder / "onnx", json.dumps(TEXTS))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
+    assert ids == [tokenizer(text)["input_ids"] for text in TEXTS]
+    inputs = tokenizer(TEXTS[0], return_tensors="pt")
+    expected = _load(folder / "hf").generate(**inputs, max_new_tokens=16, do_sample=False)[0].tolist()
+    assert generated == expected[: len(generated)]
+    assert len(generated) > len(ids[0]) + 4
