@@ -1,0 +1,60 @@
+"""The wheel: what it carries, and that it works on its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = tmp_path_factory.mktemp("source")  # a copy: setuptools leaves its build folder where it builds
+    for name in ("seap_export", "converters", "validation"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([sys.executable, "-m", "build", "--wheel", source], check=True, capture_output=True, text=True)
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"seap_export", "converters", "validation"}
+    for data in ("families/llama.toml", "modeling/modeling_seap.py", "modeling/configuration_seap.py", "py.typed"):
+        assert f"seap_export/{data}" in names
+
+
+def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
+    """The dependencies come from this environment through a path file; the three packages from the wheel alone."""
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    packages = next((environment / "lib").glob("python*/site-packages"))
+    dependencies = next(path for path in sys.path if path.endswith("site-packages"))
+    (packages / "dependencies.pth").write_text(f"import sys; sys.path.append({str(dependencies)!r})\n", "utf-8")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    command = [environment / "bin" / "seap-export", "--version"]
+    assert subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True).stdout.startswith("seap-ex")
+    code = (
+        "import json, converters, seap_export, validation;"
+        "from seap_export.families import supported_families;"
+        "print(json.dumps([m.__file__ for m in (converters, seap_export, validation)] + [supported_families()]))"
+    )
+    done = subprocess.run([python, "-c", code], cwd=empty, check=True, capture_output=True, text=True)
+    *files, families = json.loads(done.stdout)
+    assert all(Path(file).is_relative_to(environment) for file in files)
+    assert families == ["llama", "mistral", "qwen2", "qwen3"]
+    assert list(empty.iterdir()) == []
