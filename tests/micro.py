@@ -41,7 +41,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "qwen3-biases": {"model_type": "qwen3", "attention_bias": True},
 }
-WORDS = tuple("the a cat dog mat sat on and then it ran far from home to see one more time".split())
+_TEXT = "the a cat dog mat sat on and then it ran far from home to see one more time"
+WORDS = tuple(_TEXT.split())
 
 
 def micro_config(**values: Any) -> dict[str, Any]:

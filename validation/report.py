@@ -12,6 +12,9 @@ from validation.metrics import Defect, LogitFigures, Place
 __all__ = ["SCHEMA", "ParityReport", "StageResult", "round_up"]
 
 SCHEMA = "seap-export/parity/1"
+_WORKING_OPERATORS = frozenset(
+    {"FusedMatMul", "GroupQueryAttention", "MatMul", "RMSNormalization", "SkipSimplifiedLayerNormalization"}
+)
 _DEFECT_WORDS = {"nan": "NaN", "inf": "Inf"}
 
 
@@ -68,7 +71,7 @@ class ParityReport:
         tolerance: Largest |reference - candidate| of a logit that passes.
         provider_asked: "cpu" or "cuda".
         provider_obtained: The execution provider that the session named first.
-        nodes: Nodes that each execution provider ran, or None if ONNX Runtime does not tell.
+        nodes: Nodes of each operator that each execution provider ran, or None if ONNX Runtime does not tell.
         threads: Threads of both torch and ONNX Runtime.
         versions: Of onnxruntime, torch and transformers.
         decode_steps: Decode steps of each case.
@@ -80,7 +83,7 @@ class ParityReport:
     tolerance: float
     provider_asked: str
     provider_obtained: str
-    nodes: Mapping[str, int] | None
+    nodes: Mapping[str, Mapping[str, int]] | None
     threads: int
     versions: Mapping[str, str]
     decode_steps: int
@@ -102,7 +105,17 @@ class ParityReport:
     def reasons(self) -> tuple[str, ...]:
         """Why the run fails, what no tolerance excuses first, then the largest differences; empty if it passes."""
         ranked = sorted(self.stages, key=lambda result: (not result.figures.defects, -(result.figures.max_abs or 0.0)))
-        return tuple(reason for result in ranked for reason in result.reasons(self.tolerance))
+        return (*self._misplaced(), *(reason for result in ranked for reason in result.reasons(self.tolerance)))
+
+    def _misplaced(self) -> list[str]:
+        """Operators that do the model's work on another provider; arithmetic on shapes may run anywhere."""
+        return [
+            f"{count} {operator} nodes ran on {provider} instead of {self.provider_obtained}"
+            for provider, operators in (self.nodes or {}).items()
+            if provider != self.provider_obtained
+            for operator, count in operators.items()
+            if operator in _WORKING_OPERATORS
+        ]
 
     @property
     def max_abs(self) -> float | None:
@@ -122,7 +135,7 @@ class ParityReport:
     @property
     def smallest_passing_tolerance(self) -> float | None:
         """`max_abs` rounded up to two significant digits; None if no tolerance would pass."""
-        if self.max_abs is None or any(result.figures.defects for result in self.stages):
+        if self.max_abs is None or self._misplaced() or any(result.figures.defects for result in self.stages):
             return None
         return round_up(self.max_abs)
 
@@ -130,13 +143,12 @@ class ParityReport:
         """The verdict in one line; for a failed run, the worst reason and a tolerance in a second one."""
         tokens = sum(result.figures.tokens for result in self.stages)
         prompts = _counted(len(self.prompt_sha256), "prompt")
-        agreement = min((r.figures.top1_agreement or 0.0 for r in self.stages), default=0.0)
         divergence = max((r.figures.max_kl or 0.0 for r in self.stages), default=0.0)
         largest = "no finite logits" if self.max_abs is None else f"max abs {self.max_abs:.2g}"
         line = (
             f"parity {'passed' if self.passed else 'FAILED'}: {largest} (tolerance {self.tolerance:g}), max KL "
-            f"{divergence:.1e} nats, top-1 {agreement:.1%} over {tokens} tokens of {prompts} "
-            f"on {self.provider_obtained}{self._elsewhere()}"
+            f"{divergence:.1e} nats, top-1 {self.top1_agreement:.1%} over {tokens} tokens of {prompts} "
+            f"on {self.provider_obtained}"
         )
         return line if self.passed else f"{line}\n{self.failure()}"
 
@@ -164,7 +176,7 @@ class ParityReport:
             "provider": {
                 "asked": self.provider_asked,
                 "obtained": self.provider_obtained,
-                "nodes": None if self.nodes is None else dict(sorted(self.nodes.items())),
+                "nodes": None if self.nodes is None else {name: dict(ops) for name, ops in self.nodes.items()},
             },
             "threads": self.threads,
             "versions": dict(sorted(self.versions.items())),
@@ -175,10 +187,6 @@ class ParityReport:
                 {"case": r.case, "stage": r.stage, "rows": r.rows, **_figures_json(r.figures)} for r in self.stages
             ],
         }
-
-    def _elsewhere(self) -> str:
-        others = sum(count for name, count in (self.nodes or {}).items() if name != self.provider_obtained)
-        return f" ({others} of {sum((self.nodes or {}).values())} nodes elsewhere)" if others else ""
 
 
 def _counted(count: int, noun: str) -> str:

@@ -64,15 +64,15 @@ def open_session(model: Path, provider: str = "cpu", threads: int | None = None)
     return session
 
 
-def nodes_by_provider(session: ort.InferenceSession) -> dict[str, int] | None:
-    """How many nodes each execution provider runs, or None where ONNX Runtime is too old to tell."""
+def nodes_by_provider(session: ort.InferenceSession) -> dict[str, dict[str, int]] | None:
+    """How many nodes of each operator each execution provider runs; None where ONNX Runtime is too old to tell."""
     assignments = getattr(session, "get_provider_graph_assignment_info", None)
     if assignments is None:
         return None
-    counts: Counter[str] = Counter()
+    counts: dict[str, Counter[str]] = {}
     for part in assignments():
-        counts[part.ep_name] += len(part.get_nodes())
-    return dict(sorted(counts.items()))
+        counts.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+    return {provider: dict(sorted(counts[provider].items())) for provider in sorted(counts)}
 
 
 def ort_errors() -> tuple[type[Exception], ...]:

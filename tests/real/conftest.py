@@ -19,16 +19,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def seap_export() -> Callable[..., subprocess.CompletedProcess[str]]:
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the installed command and gives its exit code and output."""
 
-    def run(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def seap_export(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
         command = [ROOT / ".venv" / "bin" / "seap-export", *map(str, arguments)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stderr
         return done
 
-    return run
+    return seap_export
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +42,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def arithmetic(
-    demo: Path, smollm2_gguf: Path, seap_export: Callable[..., subprocess.CompletedProcess[str]]
+    demo: Path, smollm2_gguf: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> dict[float, Path]:
     """The arithmetic task's variants at ratios 0, 0.2 and 0.5; the demo's is reused."""
     task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
     ratios = [argument for ratio in ("0", "0.2", "0.5") for argument in ("--ratio", ratio)]
-    seap_export("export", smollm2_gguf, "--task", task, *ratios, "--out", demo)
+    run("export", smollm2_gguf, "--task", task, *ratios, "--out", demo)
     return {ratio: demo / f"arithmetic-{ratio:g}" for ratio in (0.0, 0.2, 0.5)}

@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import seap_export  # noqa: F401 - lets the auto classes load pruned models
 from seap_export.activations.statistics import Calibration
 from seap_export.plan.plan import LayerPlan, read_plan
 from seap_export.shrink.layer import compensation_bias
@@ -127,21 +126,21 @@ def test_onnx_graph_is_checked_and_small(arithmetic: dict[float, Path]) -> None:
     assert all(dims[1].dim_value == 3 and dims[3].dim_value == 64 for dims in caches.values())
 
 
-def test_second_export_reuses_everything(arithmetic: dict[float, Path], smollm2_gguf: Path, seap_export: Run) -> None:
+def test_second_export_reuses_everything(arithmetic: dict[float, Path], smollm2_gguf: Path, run: Run) -> None:
     demo = arithmetic[0.2].parent
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
     task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
-    done = seap_export("export", smollm2_gguf, "--task", task, "--ratio", "0.2", "--out", demo)
+    done = run("export", smollm2_gguf, "--task", task, "--ratio", "0.2", "--out", demo)
     assert "reused" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
 
 
-def test_truncated_gguf_is_refused_in_one_line(smollm2_gguf: Path, tmp_path: Path, seap_export: Run) -> None:
+def test_truncated_gguf_is_refused_in_one_line(smollm2_gguf: Path, tmp_path: Path, run: Run) -> None:
     short = tmp_path / "short.gguf"
     with smollm2_gguf.open("rb") as file:
         short.write_bytes(file.read(40_000_000))
     task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
-    done = seap_export("export", short, "--task", task, "--ratio", "0.2", "--out", tmp_path / "out", code=8)
+    done = run("export", short, "--task", task, "--ratio", "0.2", "--out", tmp_path / "out", code=8)
     assert done.stderr.count("\n") == 1
     assert "truncated" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -213,6 +213,16 @@ def test_arguments_out_of_range_are_refused(run: Callable[..., ParityReport], ar
         run(**arguments)
 
 
+def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Callable[..., ParityReport]) -> None:
+    nodes = {"CPUExecutionProvider": {"Shape": 3, "MatMul": 2}, "CUDAExecutionProvider": {"MatMul": 9}}
+    values = {**vars(run()), "provider_asked": "cuda", "provider_obtained": "CUDAExecutionProvider"}
+    report = ParityReport(**{**values, "nodes": nodes})
+    assert report.reasons == ("2 MatMul nodes ran on CPUExecutionProvider instead of CUDAExecutionProvider",)
+    assert not report.passed
+    assert report.failure().endswith("no tolerance would pass")
+    assert ParityReport(**{**values, "nodes": {**nodes, "CPUExecutionProvider": {"Shape": 3}}}).passed
+
+
 def test_a_report_without_decode_cannot_be_made(run: Callable[..., ParityReport]) -> None:
     report = run()
     with pytest.raises(ValueError, match="both prefill and decode"):
