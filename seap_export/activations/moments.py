@@ -8,6 +8,9 @@ import torch
 
 __all__ = ["MomentAccumulator", "Moments"]
 
+#: Tokens converted to float64 at a time: few enough to stay in the processor's cache.
+_BLOCK = 128
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -38,27 +41,26 @@ class Moments:
 class MomentAccumulator:
     """Accumulates `Moments` over batches; the result does not depend on how tokens fall into batches.
 
-    Sums are kept in float64, of values shifted by the first batch's mean: without the shift, a channel whose
-    mean is large against its spread would lose the variance to cancellation
+    Everything is summed in float64, of values shifted by the mean of the first ones: without the shift, a channel
+    whose mean is large against its spread would lose the variance to cancellation
     (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance").
     """
 
     def __init__(self) -> None:
         self._count = 0
-        self._shift: torch.Tensor | None = None
-        self._sum: torch.Tensor | None = None
-        self._sum_of_squares: torch.Tensor | None = None
+        self._shift = torch.empty(0)
+        self._sum = torch.zeros(1, dtype=torch.float64)
+        self._sum_of_squares = torch.zeros(1, dtype=torch.float64)
 
     def update(self, values: torch.Tensor) -> None:
         """Adds float32 values [tokens, channels]; padding must have been taken out."""
-        if self._shift is None or self._sum is None or self._sum_of_squares is None:
-            self._shift = values.mean(0)
-            self._sum = torch.zeros(values.shape[1], dtype=torch.float64)
-            self._sum_of_squares = torch.zeros_like(self._sum)
-        shifted = values - self._shift
+        if self._count == 0:
+            self._shift = values[:_BLOCK].double().mean(0)
         self._count += values.shape[0]
-        self._sum += shifted.sum(0, dtype=torch.float64)
-        self._sum_of_squares += shifted.square_().sum(0, dtype=torch.float64)
+        for block in values.split(_BLOCK):
+            shifted = block.double().sub_(self._shift)
+            self._sum = self._sum + shifted.sum(0)
+            self._sum_of_squares = self._sum_of_squares + shifted.square_().sum(0)
 
     def result(self) -> Moments:
         """The moments of all tokens seen.
@@ -66,8 +68,6 @@ class MomentAccumulator:
         Raises:
             ValueError: No token was seen.
         """
-        if self._shift is None or self._sum is None or self._sum_of_squares is None:
-            raise ValueError("moments need at least one token")
         offset = self._sum / self._count
         variance = (self._sum_of_squares / self._count - offset.square()).clamp_(min=0.0)
-        return Moments(self._count, self._shift.double() + offset, variance)
+        return Moments(self._count, self._shift + offset, variance)

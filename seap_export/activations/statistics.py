@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from seap_export.activations.moments import Moments
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.sources.config import read_json
 
 __all__ = ["CALIBRATION_SCHEMA", "Calibration", "CalibrationRecord", "LayerMoments", "write_calibration"]
@@ -84,7 +84,10 @@ class Calibration:
         if not (folder / _RECORD).is_file() or not (folder / _MOMENTS).is_file():
             raise ArtifactError(f"{folder}: no calibration here; make one with 'seap-export calibrate'")
         self._file = folder / _MOMENTS
-        self.record = _parse_record(read_json(folder / _RECORD), folder)
+        try:
+            self.record = _parse_record(read_json(folder / _RECORD), folder)
+        except InputError as error:
+            raise ArtifactError(f"{error}; calibrate again") from error
 
     def layer(self, index: int) -> LayerMoments:
         """The moments of one layer."""

@@ -41,6 +41,7 @@ class Family:
         sliding_window: Which layers attend within `config.sliding_window`.
         names: Tensor names; those of a layer are relative to `names["layer"]`, projections lack the suffix.
         biases: For each projection True, or the config key that switches its bias on.
+        defaults: What transformers takes for keys that a config.json leaves out.
     """
 
     model_type: str
@@ -48,6 +49,7 @@ class Family:
     sliding_window: Literal["never", "every_layer", "layer_types"]
     names: Mapping[str, str]
     biases: Mapping[str, bool | str]
+    defaults: Mapping[str, Any]
     gguf_architecture: str | None = None
     gguf_rotary_rows_permuted: bool = False
 
@@ -91,11 +93,8 @@ def _families() -> tuple[Family, ...]:
 
 
 def _parse(table: dict[str, Any]) -> Family:
-    return Family(
-        **{key: value for key, value in table.items() if key not in ("names", "biases")},
-        names=MappingProxyType(table["names"]),
-        biases=MappingProxyType(table["biases"]),
-    )
+    frozen: dict[str, Any] = {k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in table.items()}
+    return Family(**frozen)
 
 
 def supported_families() -> tuple[str, ...]:

@@ -160,6 +160,7 @@ def model_spec(config: Mapping[str, Any]) -> ModelSpec:
         InputError: The family, the activation or the rope type is not supported, or a value is missing.
     """
     family = family_of_model_type(config.get("model_type"))
+    config = {**family.defaults, **config}
     _refuse_unsupported(config)
     hidden_size = _positive(config, "hidden_size")
     heads = _positive(config, "num_attention_heads")
@@ -185,7 +186,8 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
-    partial = config.get("partial_rotary_factor") or 1.0
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    partial = config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
         raise InputError(f"partial_rotary_factor {partial} is not supported; only full rotation is")
 

@@ -54,7 +54,7 @@ class _PrunedModel:
         super().__init__(_one_layer(config))
         layer_class = type(self.layers[0])
         config._attn_implementation = self.config._attn_implementation
-        self.config = self.rotary_emb.config = config
+        self.config = config
         self.layers = nn.ModuleList(
             [_build_layer(layer_class, config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
         )

@@ -47,10 +47,11 @@ class LayerChoices:
         """The plan with the highest kept score for about `budget` weights, and the weights it keeps."""
         if budget >= self.total_weights:
             return self._plan(self._attention[-1], self._own.intermediate_size), self.total_weights
-        counts = [self._neurons_within(budget - choice.weights) for choice in self._attention]
-        kept = [choice.kept + self._kept_neurons[count] for choice, count in zip(self._attention, counts, strict=True)]
+        fitting = [choice for choice in self._attention if choice.weights <= budget] or self._attention[:1]
+        counts = [self._neurons_within(budget - choice.weights) for choice in fitting]
+        kept = [choice.kept + self._kept_neurons[count] for choice, count in zip(fitting, counts, strict=True)]
         index = int(np.argmax(kept))
-        choice, count = self._attention[index], counts[index]
+        choice, count = fitting[index], counts[index]
         return self._plan(choice, count), choice.weights + count * self._neuron_weights
 
     def _neurons_within(self, budget: float) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import LayerSpec, ModelSpec
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import Score
@@ -42,6 +42,8 @@ class LayerPlan:
             kept = getattr(self, name)
             if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0:
                 raise ValueError(f"{name} must be a sorted list of distinct indices, not empty")
+        if self.num_heads_per_group < 1:
+            raise ValueError("num_heads_per_group must be positive")
         in_group = Counter(head // self.num_heads_per_group for head in self.heads)
         if set(in_group) != set(self.kv_groups) or len(set(in_group.values())) != 1:
             raise ValueError("every kept KV group must keep the same number of query heads, others none")
@@ -138,7 +140,7 @@ def read_plan(path: Path) -> Plan:
     try:
         layers = tuple(_parse_layer(row) for row in values.pop("layers"))
         return Plan(**{**values, "sparsity": Sparsity(**values["sparsity"])}, layers=layers)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, UsageError) as error:
         raise ArtifactError(f"{path}: not a valid plan ({error}); make it again with 'seap-export plan'") from error
 
 

@@ -105,7 +105,7 @@ def _folder_source(folder: Path, name: str) -> Source:
         raise InputError(f"{folder}: no config.json; a model folder needs config.json, safetensors and a tokenizer")
     config = read_json(folder / "config.json")
     spec = model_spec(config)
-    if config.get("per_layer_config"):
+    if config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
     reader = SafetensorsReader(folder)
     check_weights(reader, spec.tensors(), str(folder))
@@ -113,7 +113,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
     return Source(
         name=name,
-        config=portable_config(config),
+        config=portable_config({**spec.family.defaults, **config}),
         generation_config=read_json(generation) if generation.is_file() else None,
         spec=spec,
         reader=reader,

@@ -90,9 +90,9 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
         return (folder / "model.safetensors",)
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{index}: not a valid weight index; download the model again") from error
-    outside = [name for name in names if Path(name).name != name]
     if outside:
         raise InputError(f"{index}: '{outside[0]}' points outside the model folder")
     return tuple(folder / name for name in names)

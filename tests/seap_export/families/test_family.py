@@ -1,0 +1,87 @@
+"""Families are found by name, and what is not supported is refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+from micro import FAMILIES
+
+from seap_export.errors import InputError
+from seap_export.families import family_of_gguf, family_of_model_type, supported_families
+from seap_export.families.family import PROJECTIONS
+
+
+def test_the_supported_families_are_those_of_the_readme() -> None:
+    assert supported_families() == FAMILIES
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "seap_gpt2", "", None])
+def test_an_unknown_family_is_refused_with_its_name_and_the_supported_ones(model_type: str | None) -> None:
+    with pytest.raises(InputError, match="llama, mistral, qwen2, qwen3") as caught:
+        family_of_model_type(model_type)
+    assert f"'{model_type}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_model_is_of_its_dense_model_s_family(family: str) -> None:
+    assert family_of_model_type(f"seap_{family}") is family_of_model_type(family)
+    assert family_of_model_type(family).model_type == family
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+def test_a_gguf_architecture_names_its_family(architecture: str) -> None:
+    assert family_of_gguf(architecture).model_type == architecture
+
+
+def test_an_unknown_gguf_architecture_is_refused_with_its_name_and_the_supported_ones() -> None:
+    with pytest.raises(InputError, match=r"'gpt2'.*llama, qwen2, qwen3$"):
+        family_of_gguf("gpt2")
+
+
+def test_only_llama_s_rotary_rows_are_permuted_in_gguf() -> None:
+    assert [name for name in FAMILIES if family_of_model_type(name).gguf_rotary_rows_permuted] == ["llama"]
+
+
+def test_only_qwen3_normalises_queries_and_keys() -> None:
+    assert [name for name in FAMILIES if family_of_model_type(name).has_qk_norm] == ["qwen3"]
+
+
+def test_a_layer_s_tensor_is_named_with_its_index_and_an_outer_one_without() -> None:
+    family = family_of_model_type("llama")
+    assert family.weight("q_proj", 11) == "model.layers.11.self_attn.q_proj.weight"
+    assert family.bias("down_proj", 0) == "model.layers.0.mlp.down_proj.bias"
+    assert family.tensor("input_layernorm", 3) == "model.layers.3.input_layernorm.weight"
+    assert family.tensor("norm") == "model.norm.weight"
+
+
+@pytest.mark.parametrize(("attention", "mlp"), list(itertools.product((False, True), repeat=2)))
+def test_llama_s_biases_follow_their_own_switch(attention: bool, mlp: bool) -> None:
+    family = family_of_model_type("llama")
+    config = {"attention_bias": attention, "mlp_bias": mlp}
+    for projection in PROJECTIONS:
+        of_mlp = projection in ("gate_proj", "up_proj", "down_proj")
+        assert family.has_bias(projection, config) is (mlp if of_mlp else attention)
+
+
+def test_a_bias_whose_switch_is_absent_is_off() -> None:
+    assert not any(family_of_model_type("llama").has_bias(projection, {}) for projection in PROJECTIONS)
+
+
+def test_qwen2_s_biases_need_no_switch_and_leave_o_proj_out() -> None:
+    family = family_of_model_type("qwen2")
+    biased = [p for p in PROJECTIONS if family.has_bias(p, {"attention_bias": False, "mlp_bias": True})]
+    assert biased == ["q_proj", "k_proj", "v_proj"]
+
+
+def test_a_family_with_an_unknown_window_rule_cannot_be_described() -> None:
+    with pytest.raises(ValueError, match="sliding_window"):
+        dataclasses.replace(family_of_model_type("llama"), sliding_window="sometimes")  # type: ignore[arg-type]
+
+
+def test_a_family_without_a_tensor_name_cannot_be_described() -> None:
+    family = family_of_model_type("llama")
+    names = {key: value for key, value in family.names.items() if key != "o_proj"}
+    with pytest.raises(ValueError, match="o_proj"):
+        dataclasses.replace(family, names=names)

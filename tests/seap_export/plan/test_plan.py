@@ -1,0 +1,156 @@
+"""A plan comes back from disk as it was; one that contradicts itself or the model is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro import micro_config
+
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import LayerSpec, ModelSpec, model_spec
+from seap_export.plan.plan import LayerPlan, Plan, read_plan, write_plan
+from seap_export.plan.sparsity import Sparsity
+
+#: Of layers with 6 query heads, 3 key/value heads and 80 neurons.
+LAYERS = (
+    LayerPlan(2, (0, 2), (0, 1, 4, 5), tuple(range(80))),
+    LayerPlan(2, (0, 1, 2), (1, 2, 4), (0, 7, 79)),
+    LayerPlan(2, (0, 1, 2), tuple(range(6)), tuple(range(80))),
+)
+PLAN = Plan(
+    task="boolq",
+    source_name="micro",
+    source_sha256="ab" * 32,
+    score="wifv",
+    sparsity=Sparsity("logistic", 0.8, 0.3, 0, 1),
+    align=16,
+    compensation="bias",
+    requested_ratio=0.3,
+    achieved_ratio=0.1 + 0.2,
+    layers=LAYERS,
+)
+
+
+def dense_spec(**values: Any) -> ModelSpec:
+    return model_spec(micro_config(**{"model_type": "llama", **values}))
+
+
+def changed_file(path: Path, **values: Any) -> Path:
+    """A written plan with other values; None takes one away."""
+    write_plan(PLAN, path)
+    content = json.loads(path.read_text("utf-8")) | values
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), "utf-8")
+    return path
+
+
+def changed_layer(**values: Any) -> list[dict[str, Any]]:
+    rows = [dataclasses.asdict(layer) for layer in LAYERS]
+    return [rows[0] | values, *rows[1:]]
+
+
+def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_plan(PLAN, tmp_path / "plan.json")
+    assert read_plan(tmp_path / "plan.json") == PLAN
+
+
+def test_a_plan_is_json_with_one_line_a_layer(tmp_path: Path) -> None:
+    write_plan(PLAN, tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text("utf-8")
+    assert json.loads(text)["layers"][1]["heads"] == [1, 2, 4]
+    assert sum('"kv_groups"' in line for line in text.splitlines()) == len(LAYERS)
+
+
+@pytest.mark.parametrize("schema", ["seap-export/plan/2", "seap-export/calibration/1", None])
+def test_another_schema_is_refused(tmp_path: Path, schema: str | None) -> None:
+    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/1'"):
+        read_plan(changed_file(tmp_path / "plan.json", schema=schema))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"kv_groups": [0, 1]},
+        {"heads": [0, 1, 4]},
+        {"heads": [0, 1, 2, 3]},
+        {"heads": []},
+        {"neurons": []},
+        {"neurons": [3, 1]},
+        {"neurons": [1, 1]},
+        {"neurons": [-1, 1]},
+        {"neurons": 5},
+        {"neurons": None},
+        {"num_heads_per_group": 0},
+        {"heads": ["a"]},
+    ],
+)
+def test_a_layer_that_contradicts_itself_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match=r"plan\.json: not a valid plan"):
+        read_plan(changed_file(tmp_path / "plan.json", layers=changed_layer(**values)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"compensation": "weights"},
+        {"requested_ratio": 1.0},
+        {"requested_ratio": "0.3"},
+        {"layers": None},
+        {"layers": "all"},
+        {"task": None},
+        {"surplus": 1},
+        {"sparsity": {"kind": "adaptive"}},
+        {"sparsity": {"slope": 1.0}},
+        {"sparsity": 7},
+    ],
+)
+def test_a_plan_that_contradicts_itself_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match=r"plan\.json: not a valid plan"):
+        read_plan(changed_file(tmp_path / "plan.json", **values))
+
+
+def test_a_file_that_is_no_json_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{", "utf-8")
+    with pytest.raises(InputError, match=r"plan\.json"):
+        read_plan(tmp_path / "plan.json")
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"plan\.json"):
+        read_plan(tmp_path / "plan.json")
+
+
+def test_the_shrunk_shapes_are_those_of_the_plan() -> None:
+    first, second, third = PLAN.shrunk_spec(dense_spec()).layers
+    assert first == LayerSpec(4, 2, 80, frozenset({"o_proj"}))
+    assert second == LayerSpec(3, 3, 3, frozenset({"o_proj", "down_proj"}))
+    assert third == LayerSpec(6, 3, 80, frozenset())
+
+
+def test_without_compensation_no_bias_is_added() -> None:
+    layers = dataclasses.replace(PLAN, compensation="none").shrunk_spec(dense_spec()).layers
+    assert {layer.biases for layer in layers} == {frozenset()}
+
+
+def test_biases_and_windows_of_the_dense_model_stay() -> None:
+    dense = dense_spec(model_type="mistral", sliding_window=5)
+    assert {layer.sliding_window for layer in PLAN.shrunk_spec(dense).layers} == {5}
+    biased = dense_spec(attention_bias=True)
+    assert all(layer.biases >= {"q_proj", "k_proj", "v_proj", "o_proj"} for layer in PLAN.shrunk_spec(biased).layers)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 4}, "the plan has 3 layers, the model 4"),
+        ({"intermediate_size": 79}, "layer 0 has another shape"),
+        ({"num_attention_heads": 4, "num_key_value_heads": 2}, "layer 0 has another shape"),
+        ({"num_key_value_heads": 6}, "layer 0 has another shape"),
+    ],
+)
+def test_a_plan_of_a_model_of_another_shape_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        PLAN.shrunk_spec(dense_spec(**values))

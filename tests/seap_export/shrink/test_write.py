@@ -1,0 +1,368 @@
+"""A shrunk model computes what its dense model computes with the same channels masked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro import VARIATIONS, write_micro_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.activations.statistics import Calibration
+from seap_export.errors import InputError
+from seap_export.families import LayerSpec
+from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
+from seap_export.plan.sparsity import Sparsity
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source, open_source
+
+PROJECTIONS = {"o_proj": "self_attn.o_proj", "down_proj": "mlp.down_proj"}
+#: One variation of each family, with a window where the family has one.
+ONE_OF_EACH = ("llama-gqa", "mistral-window", "qwen2-window", "qwen3-biases")
+#: Longer than the windows, and padded on the left in the second row.
+INPUT_IDS = torch.randint(3, 96, (2, 20), generator=torch.Generator().manual_seed(5))
+ATTENTION_MASK = torch.ones_like(INPUT_IDS)
+ATTENTION_MASK[1, :7] = 0
+
+
+@dataclass
+class Shrunk:
+    """A dense micro model, the plan, and the folder written from them."""
+
+    dense: Path
+    source: Source
+    plan: Plan
+    calibration: Calibration
+    folder: Path
+
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.folder / "config.json").read_text("utf-8"))
+
+
+def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
+    """Without one KV group, if there are several, and in each other group without one head, another in each."""
+    size = own.heads_per_group
+    groups = [g for g in range(own.num_key_value_heads) if own.num_key_value_heads == 1 or g != dropped_group]
+    heads = [
+        g * size + head
+        for g in groups
+        for head in range(size)
+        if size == 1 or dropped_head is None or head != (g + dropped_head) % size
+    ]
+    return LayerPlan(size, tuple(groups), tuple(heads), tuple(neurons))
+
+
+def micro_plan(source: Source, compensation: Compensation) -> Plan:
+    """The first layer stays whole, the second loses heads, a KV group and neurons, the last one heads only."""
+    own = source.spec.layers[0]
+    layers = (
+        layer_plan(own, None, None, range(80)),
+        layer_plan(own, 0, 0, range(1, 80, 3)),
+        layer_plan(own, None if own.heads_per_group > 1 else 4, 1, range(80)),
+    )
+    return Plan(
+        task="boolq",
+        source_name=source.name,
+        source_sha256=source.digest,
+        score="wifv",
+        sparsity=Sparsity("uniform", protect_first=0, protect_last=0),
+        align=1,
+        compensation=compensation,
+        requested_ratio=0.3,
+        achieved_ratio=0.3,
+        layers=layers,
+    )
+
+
+@pytest.fixture
+def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) -> Callable[..., Shrunk]:
+    def make(
+        variation: str = "llama-gqa", compensation: Compensation = "bias", whole: bool = False, dtype: str = "float32"
+    ) -> Shrunk:
+        dense, folder = tmp_path / f"dense-{variation}", tmp_path / f"shrunk-{variation}"
+        source = open_source(str(write_micro_model(dense, dtype=dtype, **VARIATIONS[variation])))
+        plan = micro_plan(source, compensation)
+        if whole:
+            plan = dataclasses.replace(plan, layers=(plan.layers[0],) * 3)
+        calibration = random_calibration(source)
+        folder.mkdir()
+        write_shrunk_model(source, plan, calibration, folder)
+        return Shrunk(dense, source, plan, calibration, folder)
+
+    return make
+
+
+def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    """Logits of all real tokens, [tokens, vocabulary]."""
+    return model(INPUT_IDS, attention_mask=ATTENTION_MASK).logits[ATTENTION_MASK.bool()]
+
+
+def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
+    """The dense model with hooks: what the plan removes is multiplied by 0, its mean contribution added."""
+    model = load(shrunk.dense)
+    head_dim = shrunk.source.spec.head_dim
+    for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
+        channels = [head * head_dim + channel for head in plan.heads for channel in range(head_dim)]
+        for name, kept in (("o_proj", channels), ("down_proj", list(plan.neurons))):
+            linear = layer.get_submodule(PROJECTIONS[name])
+            mask = torch.zeros(linear.in_features)
+            mask[kept] = 1.0
+            mean = getattr(shrunk.calibration.layer(index), name).mean
+            bias = (linear.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
+            linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,))
+            if shrunk.plan.compensation == "bias":
+                linear.register_forward_hook(lambda _, args, output, bias=bias: output + bias)
+    return model
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Equal to a small part of the largest logit."""
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_the_shrunk_model_equals_the_masked_dense_model(
+    shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
+) -> None:
+    shrunk = shrink(variation, compensation)
+    model = load(shrunk.folder)
+    actual = logits(model)
+    assert_close(actual, logits(masked_dense_model(shrunk)))
+    assert (actual - logits(load(shrunk.dense))).abs().max() > 0.1  # the plan matters
+    shapes = shrunk.plan.shrunk_spec(shrunk.source.spec).tensors()
+    assert {name: tuple(t.shape) for name, t in load_file(shrunk.folder / "model.safetensors").items()} == shapes
+    assert sum(p.numel() for p in model.parameters()) == shrunk.plan.shrunk_spec(shrunk.source.spec).num_parameters()
+
+
+def test_the_masks_of_this_test_remove_heads_groups_and_neurons(shrink: Callable[..., Shrunk]) -> None:
+    first, second, third = shrink("llama-gqa").plan.layers
+    assert (len(first.heads), len(first.kv_groups), len(first.neurons)) == (6, 3, 80)
+    assert (second.heads, second.kv_groups, len(second.neurons)) == ((2, 5), (1, 2), 27)
+    assert (third.heads, third.kv_groups, len(third.neurons)) == ((0, 3, 4), (0, 1, 2), 80)
+
+
+def test_compensation_matters_to_the_logits(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
+    shrunk = shrink("llama-gqa", "bias")
+    (tmp_path / "none").mkdir()
+    plan = dataclasses.replace(shrunk.plan, compensation="none")
+    write_shrunk_model(shrunk.source, plan, shrunk.calibration, tmp_path / "none")
+    assert (logits(load(shrunk.folder)) - logits(load(tmp_path / "none"))).abs().max() > 0.1
+
+
+def test_config_says_only_what_differs_from_the_dense_layer(shrink: Callable[..., Shrunk]) -> None:
+    shrunk = shrink("llama-gqa", "bias")
+    assert shrunk.config()["per_layer_config"] == {
+        "1": {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "intermediate_size": 27,
+            "o_proj_bias": True,
+            "down_proj_bias": True,
+        },
+        "2": {"num_attention_heads": 3, "o_proj_bias": True},
+    }
+
+
+def test_a_bias_that_the_dense_layer_has_is_not_said_again(shrink: Callable[..., Shrunk]) -> None:
+    per_layer = shrink("llama-biases", "bias").config()["per_layer_config"]
+    assert all(not key.endswith("_bias") for values in per_layer.values() for key in values)
+
+
+def test_config_keeps_the_dense_values_and_names_the_classes(shrink: Callable[..., Shrunk]) -> None:
+    shrunk = shrink("qwen3")
+    config = shrunk.config()
+    assert config["model_type"] == "seap_qwen3"
+    assert config["architectures"] == ["SeapQwen3ForCausalLM"]
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModelForCausalLM"}
+    same = shrunk.source.config.keys() - {"model_type", "architectures"}
+    assert {key: config[key] for key in same} == {key: shrunk.source.config[key] for key in same}
+
+
+def test_a_plan_that_keeps_everything_gives_the_dense_model(shrink: Callable[..., Shrunk]) -> None:
+    shrunk = shrink("llama-gqa", whole=True)
+    assert shrunk.config()["per_layer_config"] == {}
+    assert torch.equal(logits(load(shrunk.folder)), logits(load(shrunk.dense)))
+
+
+@pytest.mark.parametrize("variation", ONE_OF_EACH)
+def test_generation_with_a_cache_equals_generation_without(shrink: Callable[..., Shrunk], variation: str) -> None:
+    model = load(shrink(variation).folder)
+    with_cache, without = (
+        model.generate(
+            INPUT_IDS,
+            attention_mask=ATTENTION_MASK,
+            min_new_tokens=8,
+            max_new_tokens=8,
+            do_sample=False,
+            use_cache=use_cache,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        for use_cache in (True, False)
+    )
+    assert with_cache.past_key_values is not None
+    assert torch.equal(with_cache.sequences, without.sequences)
+    assert with_cache.sequences.shape == (2, 28)
+    assert_close(torch.stack(with_cache.logits), torch.stack(without.logits), 1e-4)
+
+
+@pytest.mark.parametrize("variation", [*ONE_OF_EACH, "llama-tied"])
+def test_saving_and_loading_again_is_exact(shrink: Callable[..., Shrunk], tmp_path: Path, variation: str) -> None:
+    shrunk = shrink(variation)
+    first = load(shrunk.folder)
+    first.save_pretrained(tmp_path / "again")
+    second = load(tmp_path / "again")
+    assert type(second) is type(first)
+    state = second.state_dict()
+    assert state.keys() == first.state_dict().keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
+    assert torch.equal(logits(second), logits(first))
+
+
+WITHOUT_THE_PACKAGE = """
+import sys
+sys.modules["seap_export"] = None
+import torch
+from transformers import AutoModelForCausalLM
+*folders, result = sys.argv[1:]
+inputs = torch.load(result)
+logits = []
+for folder in folders:
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
+    with torch.no_grad():
+        logits.append(model(*inputs).logits)
+torch.save(logits, result)
+"""
+
+
+def test_the_folder_loads_without_this_package(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
+    folders = [shrink(variation).folder for variation in ONE_OF_EACH]
+    torch.save((INPUT_IDS, ATTENTION_MASK), tmp_path / "result")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
+    command = [sys.executable, "-I", "-c", WITHOUT_THE_PACKAGE, *map(str, folders), str(tmp_path / "result")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for folder, actual in zip(folders, torch.load(tmp_path / "result"), strict=True):
+        assert_close(actual[ATTENTION_MASK.bool()], logits(load(folder)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_weights_keep_their_dtype_and_values(shrink: Callable[..., Shrunk], dtype: str) -> None:
+    shrunk = shrink("llama-gqa", dtype=dtype)
+    stored, dense = (load_file(folder / "model.safetensors") for folder in (shrunk.folder, shrunk.dense))
+    assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
+    assert shrunk.config()["dtype"] == dtype
+    name = "model.layers.1.mlp.down_proj.weight"
+    assert torch.equal(stored[name], dense[name][:, list(shrunk.plan.layers[1].neurons)])
+    assert load(shrunk.folder, "auto").dtype == getattr(torch, dtype)
+
+
+def test_the_dtype_in_the_config_is_that_of_the_weights(
+    tmp_path: Path, random_calibration: Callable[[Source], Calibration]
+) -> None:
+    """Whatever the dense config says."""
+    dense = write_micro_model(tmp_path / "dense", dtype="bfloat16", model_type="llama")
+    config = json.loads((dense / "config.json").read_text("utf-8"))
+    (dense / "config.json").write_text(json.dumps(config | {"dtype": "float32"}), "utf-8")
+    source = open_source(str(dense))
+    (tmp_path / "out").mkdir()
+    write_shrunk_model(source, micro_plan(source, "bias"), random_calibration(source), tmp_path / "out")
+    assert load(tmp_path / "out", "auto").dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_the_attention_backend_can_be_changed_after_loading(shrink: Callable[..., Shrunk]) -> None:
+    """Only the eager backend gives attention weights: one matrix for each head that a layer has left."""
+    model = load(shrink("llama-gqa").folder)
+    before = logits(model)
+    model.set_attn_implementation("eager")
+    attentions = model(INPUT_IDS, attention_mask=ATTENTION_MASK, output_attentions=True).attentions
+    assert [matrix.shape[1] for matrix in attentions] == [6, 2, 3]
+    assert_close(logits(model), before)
+
+
+def test_two_runs_give_the_same_bytes(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
+    shrunk = shrink("qwen2")
+    (tmp_path / "second").mkdir()
+    write_shrunk_model(open_source(str(shrunk.dense)), shrunk.plan, shrunk.calibration, tmp_path / "second")
+    first, second = (
+        {file.name: file.read_bytes() for file in folder.iterdir()} for folder in (shrunk.folder, tmp_path / "second")
+    )
+    assert first == second
+    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= first.keys()
+
+
+def test_the_tokenizer_loads_from_the_folder_and_gives_the_same_ids(shrink: Callable[..., Shrunk]) -> None:
+    shrunk = shrink()
+    dense, own = (AutoTokenizer.from_pretrained(folder) for folder in (shrunk.dense, shrunk.folder))
+    text = "the cat sat on a mat </s>"
+    assert own(text)["input_ids"] == dense(text)["input_ids"]
+    assert (own.pad_token_id, own.eos_token_id) == (0, 2)
+
+
+def test_generation_config_stays(shrink: Callable[..., Shrunk]) -> None:
+    shrunk = shrink()
+    stored, dense = (json.loads((f / "generation_config.json").read_text()) for f in (shrunk.folder, shrunk.dense))
+    assert stored == dense
+
+
+def test_layers_are_reported_as_they_are_done(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
+    shrunk = shrink()
+    done: list[int] = []
+    (tmp_path / "again").mkdir()
+    write_shrunk_model(shrunk.source, shrunk.plan, shrunk.calibration, tmp_path / "again", done.append)
+    assert done == [0, 1, 2]
+
+
+@pytest.mark.parametrize("what", ["plan", "calibration"])
+def test_what_was_made_from_another_model_is_refused_before_anything_is_written(
+    shrink: Callable[..., Shrunk], random_calibration: Callable[[Source], Calibration], tmp_path: Path, what: str
+) -> None:
+    shrunk = shrink()
+    other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
+    plan, calibration = shrunk.plan, shrunk.calibration
+    if what == "plan":
+        plan = dataclasses.replace(plan, source_sha256=other.digest)
+    else:
+        calibration = random_calibration(other)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=f"the {what} was made from another model than 'dense-llama-gqa'"):
+        write_shrunk_model(shrunk.source, plan, calibration, tmp_path / "empty")
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_weights_that_are_not_finite_are_refused_by_tensor(
+    tmp_path: Path, random_calibration: Callable[[Source], Calibration]
+) -> None:
+    dense = write_micro_model(tmp_path / "dense", model_type="llama")
+    tensors = load_file(dense / "model.safetensors")
+    tensors["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, dense / "model.safetensors")
+    source = open_source(str(dense))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):
+        write_shrunk_model(source, micro_plan(source, "bias"), random_calibration(source), tmp_path / "out")
+
+
+def test_a_shrunk_folder_is_not_pruned_again(shrink: Callable[..., Shrunk]) -> None:
+    with pytest.raises(InputError, match="already pruned"):
+        open_source(str(shrink().folder))

@@ -1,0 +1,184 @@
+"""A source is opened where config, weights and tokenizer agree, and refused with a reason where they do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from micro import write_micro_model
+from safetensors.torch import load_file, save_file
+
+from seap_export.errors import EnvironmentFailure, InputError
+from seap_export.sources.source import open_source
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_micro_model(tmp_path / "micro", model_type="llama")
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def test_a_folder_gives_its_weights_under_their_full_names(folder: Path) -> None:
+    source = open_source(str(folder))
+    stored = load_file(folder / "model.safetensors")
+    layer = source.read_layer(1)
+    assert set(layer) == {name for name in stored if name.startswith("model.layers.1.")}
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in layer.items())
+    assert torch.equal(source.read_outer("norm"), stored["model.norm.weight"])
+    assert torch.equal(source.read_outer("lm_head"), stored["lm_head.weight"])
+
+
+def test_a_source_is_named_by_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert open_source(".").name == open_source(f"{folder}/").name == "micro"
+
+
+def test_generation_config_is_read_where_there_is_one(folder: Path) -> None:
+    assert open_source(str(folder)).generation_config == {"eos_token_id": 2, "pad_token_id": 0}
+    (folder / "generation_config.json").unlink()
+    assert open_source(str(folder)).generation_config is None
+
+
+def test_config_and_weights_of_another_depth_disagree(folder: Path) -> None:
+    change_config(folder, num_hidden_layers=4)
+    with pytest.raises(InputError, match=r"disagree: tensor 'model\.layers\.3\..*' is missing"):
+        open_source(str(folder))
+
+
+def test_config_and_weights_of_another_shape_disagree(folder: Path) -> None:
+    change_config(folder, intermediate_size=64)
+    with pytest.raises(InputError, match=r"disagree: '.*mlp.*' is \[80, 96\],.* \[64, 96\]"):
+        open_source(str(folder))
+
+
+def test_weights_that_the_family_has_not_disagree(folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}))
+    with pytest.raises(InputError, match=r"q_norm\.weight' is not part of the family"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_tensor(folder: Path, value: float) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    change_weights(folder, lambda tensors: tensors[name][3].fill_(value))
+    source = open_source(str(folder))
+    source.read_layer(0)
+    with pytest.raises(InputError, match=name):
+        source.read_layer(1)
+
+
+def test_an_embedding_that_is_not_finite_is_refused_by_tensor(folder: Path) -> None:
+    change_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"][0].fill_(float("nan")))
+    with pytest.raises(InputError, match=r"embed_tokens\.weight"):
+        open_source(str(folder)).read_outer("embed_tokens")
+
+
+def test_a_folder_without_a_fast_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        open_source(str(folder))
+
+
+def test_a_pruned_folder_is_refused(folder: Path) -> None:
+    change_config(folder, per_layer_config={"0": {"intermediate_size": 80}})
+    with pytest.raises(InputError, match="already pruned"):
+        open_source(str(folder))
+
+
+def test_a_folder_of_an_unknown_family_is_refused(folder: Path) -> None:
+    change_config(folder, model_type="gpt2")
+    with pytest.raises(InputError, match="'gpt2' is not supported"):
+        open_source(str(folder))
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no config\.json"):
+        open_source(str(tmp_path))
+
+
+def test_a_file_that_is_no_model_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="not a model"):
+        open_source(str(folder / "model.safetensors"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The hub out of reach; the list holds the models that were asked for."""
+    asked: list[str] = []
+
+    def snapshot_download(model: str, **options: Any) -> str:
+        asked.append(model)
+        raise ConnectionError("the hub is out of reach\nand more lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def test_a_hub_model_that_cannot_be_had_is_a_failure_of_the_environment(hub: list[str]) -> None:
+    with pytest.raises(EnvironmentFailure, match=r"owner/name: .*\(the hub is out of reach\); give a local"):
+        open_source("owner/name")
+    assert hub == ["owner/name"]
+
+
+@pytest.mark.parametrize("model", ["./no/where", "no/where/at/all", "../x", "/no/where", "~/x", "name", "a/b.gguf"])
+def test_a_path_that_is_not_there_is_never_asked_of_the_hub(hub: list[str], model: str) -> None:
+    with pytest.raises(InputError, match="no such folder or file"):
+        open_source(model)
+    assert hub == []
+
+
+def test_a_hub_model_is_read_from_its_snapshot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns: list[str] = []
+
+    def snapshot_download(model: str, allow_patterns: list[str]) -> str:
+        patterns.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    source = open_source("owner/name")
+    assert source.name == "owner--name"
+    assert source.digest == open_source(str(folder)).digest
+    assert {"*.safetensors", "*.json"} <= set(patterns)
+    assert not any(pattern.endswith((".bin", ".py", ".pth")) for pattern in patterns)
+
+
+def test_the_digest_is_that_of_the_contents_not_of_the_place(tmp_path: Path) -> None:
+    first, second = (write_micro_model(tmp_path / name, model_type="llama") for name in ("a", "b"))
+    assert open_source(str(first)).digest == open_source(str(second)).digest
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_the_digest_changes_with_every_json_file(folder: Path, file: str) -> None:
+    before = open_source(str(folder)).digest
+    with (folder / file).open("a") as stream:
+        stream.write("\n")
+    assert open_source(str(folder)).digest != before
+
+
+def test_the_digest_changes_with_one_weight(folder: Path) -> None:
+    before = open_source(str(folder)).digest
+    change_weights(folder, lambda tensors: tensors["model.norm.weight"][0].add_(0.01))
+    assert open_source(str(folder)).digest != before
+
+
+def test_the_config_is_in_the_portable_spelling(folder: Path) -> None:
+    rope = {"rope_theta": 5000.0, "rope_type": "default"}
+    change_config(folder, rope_theta=None, rope_parameters=rope, transformers_version="5.0.0")
+    source = open_source(str(folder))
+    assert source.config["rope_theta"] == source.spec.rope.theta == 5000.0
+    assert not source.config.keys() & {"rope_parameters", "transformers_version"}

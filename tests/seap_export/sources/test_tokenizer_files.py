@@ -1,0 +1,64 @@
+"""The tokenizer's files travel unchanged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from micro import write_micro_model, write_micro_tokenizer
+from transformers import AutoTokenizer
+
+from seap_export.errors import InputError
+from seap_export.sources.source import open_source
+from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right, tokenizer_files
+
+
+def test_every_known_file_is_copied_byte_for_byte_and_no_other(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    write_micro_tokenizer(source)
+    (source / "chat_template.jinja").write_bytes(b"{{ messages }}\r\n")
+    (source / "tokenizer.model").write_bytes(b"\x00\xff")
+    (source / "config.json").write_text("{}")
+    copy_tokenizer(source, target)
+    names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "tokenizer.model"}
+    assert {file.name for file in target.iterdir()} == names
+    assert all((target / name).read_bytes() == (source / name).read_bytes() for name in names)
+
+
+def test_a_folder_without_tokenizer_json_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text("{}")
+    with pytest.raises(InputError, match=r"no tokenizer\.json.*save_pretrained"):
+        tokenizer_files(tmp_path)
+
+
+def test_a_damaged_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(InputError, match=r"tokenizer\.json: not a readable JSON"):
+        tokenizer_files(tmp_path)
+
+
+def test_a_source_writes_the_tokenizer_it_came_with(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    folder = write_micro_model(tmp_path / "micro", model_type="llama")
+    open_source(str(folder)).write_tokenizer(target)
+    assert (target / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_padding_goes_to_the_right_and_nothing_else_changes(tmp_path: Path) -> None:
+    write_micro_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    before = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(before | {"padding_side": "left"}), "utf-8")
+    pad_on_the_right(tmp_path)
+    assert json.loads(path.read_text("utf-8")) == before | {"padding_side": "right"}
+    ids = AutoTokenizer.from_pretrained(tmp_path)(["the", "the cat sat"], padding=True)["input_ids"]
+    assert ids[0][1:] == [0, 0]
+
+
+def test_padding_on_the_right_needs_no_tokenizer_config(tmp_path: Path) -> None:
+    pad_on_the_right(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8")) == {"padding_side": "right"}

@@ -1,0 +1,68 @@
+"""Both scores are those of a plain loop over the formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from seap_export.activations.moments import Moments
+from seap_export.activations.statistics import LayerMoments
+from seap_export.scores import SCORES, channel_scores, layer_scores
+
+OUT, HEADS, HEAD_DIM, NEURONS = 5, 3, 4, 7
+
+
+def some_moments(channels: int, seed: int) -> Moments:
+    generator = torch.Generator().manual_seed(seed)
+    mean = torch.randn(channels, generator=generator, dtype=torch.float64)
+    return Moments(9, mean, torch.rand(channels, generator=generator, dtype=torch.float64))
+
+
+def some_weight(channels: int, seed: int) -> torch.Tensor:
+    return torch.randn(OUT, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(score: str, weight: torch.Tensor, moments: Moments) -> list[float]:
+    """Var_j * sum_i W_ij^2, or mean_i |W_ij| * sqrt(E[x_j^2])."""
+    result = []
+    for j in range(weight.shape[1]):
+        column = [float(weight[i, j]) for i in range(OUT)]
+        mean, variance = float(moments.mean[j]), float(moments.variance[j])
+        if score == "wifv":
+            result.append(variance * sum(w * w for w in column))
+        else:
+            result.append(sum(abs(w) for w in column) / OUT * math.sqrt(variance + mean * mean))
+    return result
+
+
+def test_there_are_the_two_scores_of_the_paper() -> None:
+    assert SCORES == ("wifv", "wifn")
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_channel_scores_are_those_by_hand(score: str) -> None:
+    weight, moments = some_weight(NEURONS, 0), some_moments(NEURONS, 1)
+    expected = torch.tensor(by_hand(score, weight, moments), dtype=torch.float64)
+    torch.testing.assert_close(channel_scores(score, weight, moments), expected, rtol=1e-12, atol=0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_a_head_s_score_is_the_mean_over_its_channels(score: str) -> None:
+    o_proj, down_proj = some_weight(HEADS * HEAD_DIM, 2), some_weight(NEURONS, 3)
+    moments = LayerMoments(some_moments(HEADS * HEAD_DIM, 4), some_moments(NEURONS, 5))
+    scores = layer_scores(score, o_proj, down_proj, moments, HEAD_DIM)  # type: ignore[arg-type]
+    channels = by_hand(score, o_proj, moments.o_proj)
+    heads = [sum(channels[head * HEAD_DIM : (head + 1) * HEAD_DIM]) / HEAD_DIM for head in range(HEADS)]
+    torch.testing.assert_close(scores.heads, torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0)
+    neurons = torch.tensor(by_hand(score, down_proj, moments.down_proj), dtype=torch.float64)
+    torch.testing.assert_close(scores.neurons, neurons, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_half_precision_weights_are_scored_in_float64(score: str) -> None:
+    weight, moments = some_weight(NEURONS, 0).bfloat16(), some_moments(NEURONS, 1)
+    expected = torch.tensor(by_hand(score, weight, moments), dtype=torch.float64)
+    scores = channel_scores(score, weight, moments)  # type: ignore[arg-type]
+    torch.testing.assert_close(scores, expected, rtol=1e-12, atol=0.0)
