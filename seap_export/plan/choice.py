@@ -48,11 +48,15 @@ class LayerChoices:
         if budget >= self.total_weights:
             return self._plan(self._attention[-1], self._own.intermediate_size), self.total_weights
         fitting = [choice for choice in self._attention if choice.weights <= budget] or self._attention[:1]
+        choice = self._preferred(fitting, budget)
+        count = self._neurons_within(budget - choice.weights)
+        return self._plan(choice, count), choice.weights + count * self._neuron_weights
+
+    def _preferred(self, fitting: list[_Attention], budget: float) -> _Attention:
+        """The attention that, with the neurons its weights leave room for, keeps the highest score."""
         counts = [self._neurons_within(budget - choice.weights) for choice in fitting]
         kept = [choice.kept + self._kept_neurons[count] for choice, count in zip(fitting, counts, strict=True)]
-        index = int(np.argmax(kept))
-        choice, count = fitting[index], counts[index]
-        return self._plan(choice, count), choice.weights + count * self._neuron_weights
+        return fitting[int(np.argmax(kept))]
 
     def _neurons_within(self, budget: float) -> int:
         """The multiple of `align` nearest to the budget, at least one multiple, at most all neurons."""

@@ -11,7 +11,7 @@ from seap_export.plan.plan import LayerPlan
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import LayerScores
 
-__all__ = ["RATIO_TOLERANCE", "check_ratio", "solve_layers"]
+__all__ = ["RATIO_TOLERANCE", "check_ratio", "solve_layers", "spread"]
 
 #: The achieved ratio is this near to the requested one where the model's granularity allows.
 RATIO_TOLERANCE = 0.005
@@ -31,7 +31,13 @@ def solve_layers(
     """
     check_ratio(spec, ratio, sparsity, align)
     choices = [LayerChoices(spec, layer, own, align) for layer, own in enumerate(scores)]
-    curve = sparsity.curve(len(choices))
+    return spread(choices, sparsity.curve(len(choices)), ratio)
+
+
+def spread(
+    choices: Sequence[LayerChoices], curve: Sequence[float], ratio: float
+) -> tuple[tuple[LayerPlan, ...], float]:
+    """Spreads a ratio over layers as `curve` says; the plans and the achieved ratio."""
     total = sum(choice.total_weights for choice in choices)
     if ratio == 0.0:
         return tuple(choice.best(choice.total_weights)[0] for choice in choices), 0.0
