@@ -15,7 +15,7 @@ from seap_export.errors import EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.sources.config import read_json
 
-__all__ = ["DATA_FILE", "MODEL_FILE", "write_onnx"]
+__all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
@@ -39,7 +39,7 @@ def write_onnx(model_folder: Path, out_folder: Path, *, on_layer: Callable[[int]
         EnvironmentFailure: The output cannot be written.
     """
     spec = model_spec(read_json(model_folder / "config.json"))
-    _refuse_head_dim(spec.head_dim)
+    refuse_unsupported(spec)
     files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
     for file in files:
         if file.exists():
@@ -56,10 +56,15 @@ def write_onnx(model_folder: Path, out_folder: Path, *, on_layer: Callable[[int]
         raise
 
 
-def _refuse_head_dim(head_dim: int) -> None:
-    if head_dim % HEAD_DIM_MULTIPLE:
+def refuse_unsupported(spec: ModelSpec) -> None:
+    """Refuses a model that has no form as a graph.
+
+    Raises:
+        InputError: Its heads have a width that the attention operator cannot rotate.
+    """
+    if spec.head_dim % HEAD_DIM_MULTIPLE:
         raise InputError(
-            f"head_dim {head_dim} is not supported in ONNX; "
+            f"head_dim {spec.head_dim} is not supported in ONNX; "
             f"GroupQueryAttention rotates heads whose width is a multiple of {HEAD_DIM_MULTIPLE}"
         )
 

@@ -38,7 +38,8 @@ def calibrate_command(
     """
     from seap_export.cli.settings import calibration_settings
     from seap_export.corpus import parse_tasks
-    from seap_export.pipeline.calibration import calibrate_tasks, calibration_step, split_tasks
+    from seap_export.pipeline.calibration import calibrate_tasks, split_tasks
+    from seap_export.pipeline.settings import calibration_step
     from seap_export.pipeline.workspace import Workspace
     from seap_export.sources.source import open_source
 
@@ -47,7 +48,7 @@ def calibrate_command(
     source = open_source(model)
     workspace = Workspace(out, force)
     splits = split_tasks(parsed, settings)
-    with workspace:
+    with workspace.locked():
         calibrations = calibrate_tasks(source, splits, settings, workspace, console)
     result = {
         task: {

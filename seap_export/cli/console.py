@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-__all__ = ["Console", "megabytes", "table"]
+__all__ = ["Console", "difference", "megabytes", "print_json", "table"]
 
 
 class Console:
@@ -27,9 +28,10 @@ class Console:
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """A progress bar; the function it gives is called once for every unit done."""
-        with click.progressbar(
-            length=total, label=label, file=click.get_text_stream("stderr"), hidden=self._quiet
-        ) as progress:
+        if self._quiet:
+            yield lambda unit: None
+            return
+        with click.progressbar(length=total, label=label, file=sys.stderr) as progress:
             yield lambda unit: progress.update(1)
 
     def say(self, message: str) -> None:
@@ -44,9 +46,19 @@ class Console:
     def result(self, value: Any, text: str) -> None:
         """The result: as JSON, or as text."""
         if self._as_json:
-            click.echo(json.dumps(value, indent=1, ensure_ascii=False))
-        elif not self._quiet:
+            print_json(value)
+        else:
+            self.text(text)
+
+    def text(self, text: str) -> None:
+        """A result that is for people only."""
+        if not self._as_json and not self._quiet:
             click.echo(text)
+
+
+def print_json(value: Any) -> None:
+    """The one JSON document that a command prints."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -62,3 +74,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def megabytes(number: int) -> str:
     """A size in bytes as MB (10^6 bytes)."""
     return f"{number / 1e6:.1f} MB"
+
+
+def difference(max_abs: float | None) -> str:
+    """The largest difference of a logit; a dash where none is finite."""
+    return "-" if max_abs is None else f"{max_abs:.1e}"

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from seap_export.cli.console import Console, megabytes
-from seap_export.cli.options import force_option, out_option, output_options
+from seap_export.cli.options import PathType, force_option, out_option, output_options
 
 __all__ = ["convert_command"]
 
 
 @click.command("convert")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PathType())
 @out_option("Folder for model.onnx, its data, the tokenizer and genai_config.json.")
 @force_option
 @output_options
@@ -25,14 +25,14 @@ def convert_command(console: Console, folder: Path, out: Path, force: bool) -> N
       seap-export convert pruned/gsm8k-0.2/hf --out gsm8k-onnx
     """
     from seap_export.families import model_spec
-    from seap_export.pipeline.convert import convert_folder
+    from seap_export.pipeline.convert import GENAI_CONFIG, convert_folder
     from seap_export.pipeline.outputs import write_whole
     from seap_export.sources.config import read_json
 
     spec = model_spec(read_json(folder / "config.json"))
     with (
+        write_whole(out, marker=GENAI_CONFIG, force=force) as target,
         console.bar("writing ONNX", len(spec.layers)) as advance,
-        write_whole(out, folder=True, force=force) as target,
     ):
         convert_folder(folder, target, advance)
     size = sum(path.stat().st_size for path in out.iterdir())

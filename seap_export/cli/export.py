@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.console import Console, difference, megabytes, table
 from seap_export.cli.options import (
     calibration_options,
     force_option,
@@ -35,8 +35,14 @@ __all__ = ["export_command"]
 @force_option
 @output_options
 def export_command(
-    console: Console, model: str, tasks: tuple[str, ...], ratios: tuple[float, ...], out: Path, dry_run: bool,
-    force: bool, **options: Any,
+    console: Console,
+    model: str,
+    tasks: tuple[str, ...],
+    ratios: tuple[float, ...],
+    out: Path,
+    dry_run: bool,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Prune MODEL for each task and ratio, write safetensors and ONNX, and check parity.
 
@@ -47,28 +53,35 @@ def export_command(
       seap-export export ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --ratio 0.2 --out pruned
       seap-export export model.gguf --task a=a.txt --task b=b.toml --ratio 0.2 --ratio 0.5 --out pruned
     """
-    from seap_export.cli.settings import calibration_settings, parity_settings, plan_settings
-    from seap_export.corpus import parse_tasks
-    from seap_export.pipeline.export import ExportRequest, export, preview
+    from seap_export.cli.settings import export_request
+    from seap_export.errors import ParityFailure
+    from seap_export.pipeline.export import export, preview
+    from seap_export.pipeline.manifest import read_manifest
     from seap_export.sources.source import open_source
 
-    request = ExportRequest(
-        tasks=parse_tasks(tasks),
-        ratios=ratios,
-        calibration=calibration_settings(options),
-        plan=plan_settings(options),
-        parity=parity_settings(options),
-    )
+    request = export_request(tasks, ratios, options)
     source = open_source(model)
     if dry_run:
-        rows = preview(source, request)
+        rows = preview(source, request, out, force=force)
         console.result(rows, _preview_table(rows))
         return
-    made = export(source, request, out, force=force, progress=console)
-    for name, variant in made.items():
-        if abs(variant["achieved_ratio"] - variant["requested_ratio"]) > 0.005:
-            console.warn(f"{name}: achieved ratio {variant['achieved_ratio']:.4f} is all that the model's shapes allow")
+    try:
+        made = export(source, request, out, force=force, progress=console)
+    except ParityFailure:
+        variants = read_manifest(out).variants
+        console.text(_summary({name: variants[name] for name in request.variants}, out))
+        raise
+    _warn_of_coarse_shapes(console, made)
     console.result(made, _summary(made, out))
+
+
+def _warn_of_coarse_shapes(console: Console, made: dict[str, Any]) -> None:
+    from seap_export.plan.solve import RATIO_TOLERANCE
+
+    for name, variant in made.items():
+        achieved = variant["achieved_ratio"]
+        if abs(achieved - variant["requested_ratio"]) > RATIO_TOLERANCE:
+            console.warn(f"{name}: achieved ratio {achieved:.4f} is all that the model's shapes allow")
 
 
 def _summary(made: dict[str, Any], out: Path) -> str:
@@ -80,7 +93,7 @@ def _summary(made: dict[str, Any], out: Path) -> str:
             f"{variant['num_parameters'] / 1e6:.1f} M",
             megabytes(variant["bytes"]["hf"]),
             megabytes(variant["bytes"]["onnx"]),
-            f"{variant['parity']['max_abs']:.1e}",
+            difference(variant["parity"]["max_abs"]),
             variant["parity"]["verdict"],
         ]
         for name, variant in made.items()
@@ -91,7 +104,13 @@ def _summary(made: dict[str, Any], out: Path) -> str:
 
 def _preview_table(rows: list[dict[str, Any]]) -> str:
     cells = [
-        [row["variant"], str(row["calibration_texts"]), str(row["held_out_texts"]), megabytes(row["bytes_about"])]
+        [
+            row["variant"],
+            str(row["calibration_texts"]),
+            str(row["held_out_texts"]),
+            megabytes(row["bytes_about"]),
+            "there already" if row["exists"] else "to make",
+        ]
         for row in rows
     ]
-    return table(["variant", "calibration texts", "held out", "size, about"], cells)
+    return table(["variant", "calibration texts", "held out", "size, about", ""], cells)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.console import Console, difference, megabytes, table
 from seap_export.cli.options import output_options
 
 __all__ = ["inspect_command"]
@@ -44,19 +44,25 @@ def _export_text(result: dict[str, Any]) -> str:
         ]
         for name, variant in result["variants"].items()
     ]
+    lines = [table(["variant", "removed", "parameters", "hf", "onnx", "parity"], rows)] if rows else []
     return "\n".join(
         [
             f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
-            + ("complete" if result["complete"] else "not complete: run the same export again to go on"),
-            f"tasks: {', '.join(result['tasks']) or '-'}; {result['files']} files as in the manifest",
-            table(["variant", "removed", "parameters", "hf", "onnx", "parity"], rows),
+            + ("complete" if result["complete"] else "not complete: an export into it goes on where it stopped"),
+            f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
+            *lines,
         ]
     )
 
 
 def _model_text(result: dict[str, Any]) -> str:
     rows = [
-        [str(index), str(layer["num_attention_heads"]), str(layer["num_key_value_heads"]), str(layer["intermediate_size"])]
+        [
+            str(index),
+            str(layer["num_attention_heads"]),
+            str(layer["num_key_value_heads"]),
+            str(layer["intermediate_size"]),
+        ]
         for index, layer in enumerate(result["layers"])
     ]
     return "\n".join(
@@ -76,7 +82,8 @@ def _variant_text(result: dict[str, Any]) -> str:
             f"task {result['task']}, score {result['score']}, {result['sparsity']['kind']} sparsity, "
             f"compensation {result['compensation']}",
             f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
-            "parity: " + (parity["verdict"] + f", max abs {parity['max_abs']:.1e}" if parity else "not checked yet"),
+            "parity: "
+            + (f"{parity['verdict']}, max abs {difference(parity['max_abs'])}" if parity else "not checked yet"),
             _model_text(result["model"]) if result["model"] else "not pruned yet",
         ]
     )

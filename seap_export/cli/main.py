@@ -1,22 +1,27 @@
-"""The group of commands, and how errors become one line and an exit code."""
+"""The group of commands, and how errors are shown."""
 
 from __future__ import annotations
 
-import errno
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
 import seap_export
 from seap_export.cli.calibrate import calibrate_command
+from seap_export.cli.console import print_json
 from seap_export.cli.convert import convert_command
+from seap_export.cli.errors import as_click_error
 from seap_export.cli.export import export_command
 from seap_export.cli.inspect import inspect_command
 from seap_export.cli.parity import parity_command
 from seap_export.cli.plan import plan_command
 from seap_export.cli.prune import prune_command
-from seap_export.errors import SeapError
 
 __all__ = ["main"]
 
@@ -29,42 +34,71 @@ Exit codes:
   6  environment: execution provider, library, disk or download
   7  an artifact is damaged or incomplete
   8  bad model or corpus
+130  interrupted
 """
-_DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again to go on",
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
-    errno.EROFS: "the file system is read-only; choose another folder",
-    errno.EACCES: "permission denied; choose another folder or mend its permissions",
-    errno.EPERM: "not permitted; choose another folder or mend its permissions",
-}
+_SIGPIPE = 13
 
 
 class _Commands(click.Group):
-    """Shows library errors the way click shows its own: one line on stderr, and an exit code."""
+    """Shows every error as one line on stderr and an exit code, and with --json as JSON on stdout too."""
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
+        """Runs a command and exits."""
+        arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+        try:
+            code = super().main(arguments, **{**extra, "prog_name": "seap-export", "standalone_mode": False})
+        except click.ClickException as error:
+            code = error.exit_code
+            _print_error(_one_line(error), code, as_json="--json" in arguments)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except SeapError as error:
-            _fail(str(error), error.exit_code)
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
+        """Runs a command; what it raises becomes a `click.ClickException`."""
+        with _terminable():
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.exceptions.Exit):
                 raise
-            _fail(f"{error.filename or 'writing'}: {_DISK_ERRORS[error.errno]}", 6)
-        except Exception as error:
-            if not _is_full_disk(error):
-                raise
-            _fail(f"writing: {_DISK_ERRORS[errno.ENOSPC]}", 6)
+            except BrokenPipeError:
+                _forget_stdout()
+                sys.exit(128 + _SIGPIPE)
+            except (Exception, KeyboardInterrupt) as error:
+                if os.environ.get("SEAP_EXPORT_TRACEBACK"):
+                    raise
+                raise as_click_error(error) from error
 
 
-def _is_full_disk(error: Exception) -> bool:
-    """Some libraries report a failed write in words only."""
-    return "No space left on device" in str(error)
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block like an exception, so that temporary folders go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _fail(message: str, code: int) -> None:
-    click.echo("Error: " + " ".join(message.split()), err=True)
-    sys.exit(code)
+def _forget_stdout() -> None:
+    """Nobody reads any more: keeps the interpreter from complaining when it flushes at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _one_line(error: click.ClickException) -> str:
+    message = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{message.rstrip('.')}; see '{error.ctx.command_path} --help'"
+    return message
+
+
+def _print_error(message: str, code: int, as_json: bool) -> None:
+    with suppress(BrokenPipeError):
+        click.echo(f"Error: {message}", err=True)
+        if as_json:
+            print_json({"error": {"message": message, "exit_code": code}})
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

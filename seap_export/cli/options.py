@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from seap_export.cli.console import Console
 
 __all__ = [
+    "PathType",
     "calibration_options",
     "force_option",
     "model_argument",
@@ -24,6 +26,15 @@ __all__ = [
 ]
 
 Command = Callable[..., Any]
+
+
+class PathType(click.Path):
+    """A path; `~` is expanded where the shell leaves it, as in `--out=~/pruned`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """From text to a path."""
+        return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
+
 
 model_argument = click.argument("model")
 
@@ -106,6 +117,8 @@ def output_options(command: Command) -> Command:
     @click.option("--quiet", "-q", is_flag=True, help="Print no progress and no table.")
     @wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
+        if quiet:
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # downloads show their own otherwise
         return command(Console(quiet, as_json), *args, **kwargs)
 
     return wrapped
@@ -113,4 +126,4 @@ def output_options(command: Command) -> Command:
 
 def out_option(what: str) -> Command:
     """--out, for a command that writes one thing."""
-    return click.option("--out", required=True, type=click.Path(path_type=Path), help=what)
+    return click.option("--out", required=True, type=PathType(), help=what)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.options import force_option, model_argument, output_options, plan_options
+from seap_export.cli.options import PathType, force_option, model_argument, output_options, plan_options
 
 if TYPE_CHECKING:
     from seap_export.plan.plan import Plan
@@ -22,11 +23,11 @@ __all__ = ["plan_command"]
 @click.option(
     "--calibration",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`.",
 )
 @click.option("--ratio", required=True, type=float, help="Fraction of all attention and MLP weights to remove.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write the plan there; nothing is written without it.")
+@click.option("--out", type=PathType(), help="Write the plan there; nothing is written without it.")
 @plan_options
 @force_option
 @output_options
@@ -51,20 +52,12 @@ def plan_command(
     source = open_source(model)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align)
     statistics = Calibration(calibration)
-    with console.bar(f"scoring {statistics.record.task}", len(source.spec.layers)) as advance:
-        scores = score_layers(source, statistics, settings.score, advance)
-    plan = make_plan(
-        source,
-        statistics,
-        scores,
-        score=settings.score,
-        ratio=ratio,
-        sparsity=settings.sparsity,
-        align=settings.align,
-        compensation=settings.compensation,
-    )
-    if out is not None:
-        with write_whole(out, folder=False, force=force) as path:
+    with write_whole(out, force=force) if out else nullcontext() as path:
+        console.say(f"hashing {source.name}")
+        with console.bar(f"scoring {statistics.record.task}", len(source.spec.layers)) as advance:
+            scores = score_layers(source, statistics, settings.score, advance)
+        plan = make_plan(source, statistics, scores, ratio=ratio, **vars(settings))
+        if path:
             write_plan(plan, path)
     result = _describe(source, plan)
     console.result(result, _text(result))

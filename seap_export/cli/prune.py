@@ -7,26 +7,24 @@ from pathlib import Path
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.options import force_option, model_argument, out_option, output_options
+from seap_export.cli.options import PathType, force_option, model_argument, out_option, output_options
 
 __all__ = ["prune_command"]
 
 
 @click.command("prune")
 @model_argument
-@click.option("--plan", "plan_file", required=True, type=click.Path(path_type=Path), help="A plan.json.")
+@click.option("--plan", "plan_file", required=True, type=PathType(), help="A plan.json.")
 @click.option(
     "--calibration",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PathType(),
     help="The statistics that the plan was made from; the compensation bias needs them.",
 )
 @out_option("Folder for the shrunk model.")
 @force_option
 @output_options
-def prune_command(
-    console: Console, model: str, plan_file: Path, calibration: Path, out: Path, force: bool
-) -> None:
+def prune_command(console: Console, model: str, plan_file: Path, calibration: Path, out: Path, force: bool) -> None:
     """Write MODEL shrunk as a plan says: safetensors, config, tokenizer and the code that loads it.
 
     \b
@@ -36,13 +34,14 @@ def prune_command(
     from seap_export.activations.statistics import Calibration
     from seap_export.pipeline.outputs import write_whole
     from seap_export.plan.plan import read_plan
-    from seap_export.shrink.write import write_shrunk_model
+    from seap_export.shrink.write import MODELING_FILES, write_shrunk_model
     from seap_export.sources.source import open_source
 
     plan, statistics, source = read_plan(plan_file), Calibration(calibration), open_source(model)
+    console.say(f"hashing {source.name}")
     with (
+        write_whole(out, marker=MODELING_FILES[0], force=force) as folder,
         console.bar("shrinking", len(plan.layers)) as advance,
-        write_whole(out, folder=True, force=force) as folder,
     ):
         write_shrunk_model(source, plan, statistics, folder, advance)
     parameters = plan.shrunk_spec(source.spec).num_parameters()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from seap_export.corpus import parse_tasks
+from seap_export.pipeline.export import ExportRequest
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, PlanSettings
 from seap_export.plan.sparsity import Sparsity
 
-__all__ = ["calibration_settings", "parity_settings", "plan_settings"]
+__all__ = ["calibration_settings", "export_request", "parity_settings", "plan_settings"]
 
 
 def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
@@ -30,4 +33,15 @@ def parity_settings(options: dict[str, Any]) -> ParitySettings:
     """Takes its own options out of `options`."""
     return ParitySettings(
         **{name: options.pop(name) for name in ("provider", "tolerance", "decode_steps", "prompts", "threads")}
+    )
+
+
+def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dict[str, Any]) -> ExportRequest:
+    """Takes the options of an export out of `options`."""
+    return ExportRequest(
+        tasks=parse_tasks(tasks),
+        ratios=ratios,
+        calibration=calibration_settings(options),
+        plan=plan_settings(options),
+        parity=parity_settings(options),
     )

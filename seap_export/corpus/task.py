@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -183,7 +184,7 @@ def parse_task(spec: str) -> Task:
     name, _, file = spec.partition("=")
     if not name or not file:
         raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as maths=maths.jsonl")
-    path = Path(file)
+    path = Path(os.path.expanduser(file))
     task = _read_task_file(name, path) if path.suffix.lower() == ".toml" else Task(name, path)
     check_corpus(task.corpus)
     return task

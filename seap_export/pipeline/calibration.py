@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from seap_export.activations.statistics import (
-    CALIBRATION_SCHEMA,
-    Calibration,
-    CalibrationRecord,
-    write_calibration,
-)
+from seap_export.activations.statistics import Calibration, CalibrationRecord, write_calibration
 from seap_export.corpus import Sample, Split, Task, split_samples
-from seap_export.hashing import sha256_json
+from seap_export.errors import InputError
+from seap_export.pipeline.checks import claim_folder
+from seap_export.pipeline.keys import calibration_key
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.settings import CalibrationSettings
+from seap_export.pipeline.settings import CalibrationSettings, calibration_step
 from seap_export.pipeline.workspace import Workspace
 from seap_export.sources.source import Source
+from validation.torch_runner import quiet_transformers
 
-__all__ = ["calibrate_tasks", "calibration_key", "calibration_step", "split_tasks"]
+__all__ = ["calibrate_tasks", "split_tasks"]
 
 
 def split_tasks(tasks: Sequence[Task], settings: CalibrationSettings) -> dict[str, Split]:
@@ -37,30 +36,34 @@ def split_tasks(tasks: Sequence[Task], settings: CalibrationSettings) -> dict[st
     }
 
 
-def calibration_step(task: str) -> str:
-    """Where a task's statistics are kept in an output folder."""
-    return f"calibration/{task}"
-
-
-def calibration_key(source: Source, split: Split, settings: CalibrationSettings) -> str:
-    """The hash of all that a task's statistics depend on."""
-    return sha256_json(
-        [CALIBRATION_SCHEMA, source.digest, split.digests(), settings.seed, settings.max_length]
-    )
-
-
 def calibrate_tasks(
     source: Source,
     splits: Mapping[str, Split],
     settings: CalibrationSettings,
     workspace: Workspace,
     progress: Progress,
+    variants: Collection[str] = (),
 ) -> dict[str, Calibration]:
-    """Calibrates the tasks whose statistics are not in the workspace yet, and opens those of all."""
+    """Calibrates the tasks whose statistics are not in the workspace yet, and opens those of all.
+
+    Args:
+        source: The dense model.
+        splits: The texts of each task.
+        settings: How they are run.
+        workspace: The output folder, locked.
+        progress: Told what happens.
+        variants: Names of the variants that will be made from the statistics.
+
+    Raises:
+        SeapError: Of the kind that fits; nothing was written then.
+    """
+    progress.say(f"hashing {source.name}")
     keys = {task: calibration_key(source, split, settings) for task, split in splits.items()}
+    claim_folder(workspace, source, keys, variants)
     missing = [task for task in splits if not workspace.is_done(calibration_step(task), keys[task])]
-    for task in splits.keys() - set(missing):
-        progress.say(f"calibration of {task}: reused")
+    for task in splits:
+        if task not in missing:
+            progress.say(f"calibration of {task}: reused")
     if missing:
         _calibrate(source, {task: splits[task] for task in missing}, keys, settings, workspace, progress)
     return {task: Calibration(workspace.folder / calibration_step(task)) for task in splits}
@@ -76,6 +79,8 @@ def _calibrate(
 ) -> None:
     from seap_export.activations.calibrate import collect_moments
 
+    for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
+        source.read_outer(name)  # not used here, but if its weights are NaN, now is the time to say so
     token_ids = _tokenize(source, {task: split.calibration for task, split in splits.items()}, settings.max_length)
     with progress.bar("calibrating " + ", ".join(splits), len(source.spec.layers)) as advance:
         moments = collect_moments(source, token_ids, max_batch_tokens=settings.batch_tokens, on_layer=advance)
@@ -103,14 +108,40 @@ def _record(
 
 
 def _tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, list[list[int]]]:
-    """Token ids of each task's texts, by the tokenizer files that the artifacts will carry."""
+    """Token ids of each task's texts; a text without a token is left out.
+
+    Raises:
+        InputError: The tokenizer is damaged or of another model, or no text of a task has a token.
+    """
+    token_ids = {}
+    with quiet_transformers():
+        tokenizer = _load_tokenizer(source)
+        for task, samples in texts.items():
+            sequences = tokenizer([sample.text for sample in samples])["input_ids"]
+            token_ids[task] = [ids[:max_length] for ids in sequences if ids]
+    for task, sequences in token_ids.items():
+        if not sequences:
+            raise InputError(f"task '{task}': the tokenizer finds no token in any text; use another corpus")
+        largest = max(map(max, sequences))
+        if largest >= source.spec.vocab_size:
+            raise InputError(
+                f"{source.name}: its tokenizer gives token id {largest}, its model has a vocabulary of "
+                f"{source.spec.vocab_size}; give the model its own tokenizer"
+            )
+    return token_ids
+
+
+def _load_tokenizer(source: Source) -> Any:
+    """The tokenizer of the files that the artifacts will carry."""
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
         (Path(folder) / "config.json").write_text(json.dumps(dict(source.config)), "utf-8")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    return {
-        task: [ids[:max_length] for ids in tokenizer([sample.text for sample in samples])["input_ids"]]
-        for task, samples in texts.items()
-    }
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # damaged files raise nearly anything, a bare Exception of `tokenizers` included
+            reason = " ".join(str(error).split())
+            raise InputError(f"{source.name}: its tokenizer cannot be loaded ({reason}); download it again") from error

@@ -12,7 +12,9 @@ from seap_export.families import model_spec
 from seap_export.sources.config import read_json
 from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right
 
-__all__ = ["convert_folder"]
+__all__ = ["GENAI_CONFIG", "convert_folder"]
+
+GENAI_CONFIG = "genai_config.json"
 
 
 def convert_folder(
@@ -28,4 +30,4 @@ def convert_folder(
     copy_tokenizer(model_folder, onnx_folder)
     pad_on_the_right(onnx_folder)
     settings = genai_config(model_spec(config), config, read_json(generation) if generation.is_file() else None)
-    (onnx_folder / "genai_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+    (onnx_folder / GENAI_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")

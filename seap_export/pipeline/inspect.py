@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import model_spec
 from seap_export.families.family import PRUNED_PREFIX
-from seap_export.pipeline.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.manifest import MANIFEST, read_artifact, read_manifest
+from seap_export.pipeline.settings import calibration_step
 from seap_export.plan.plan import read_plan
 from seap_export.sources.config import read_json
 from seap_export.sources.weights import SafetensorsReader, check_weights
@@ -23,7 +25,7 @@ def describe(path: str) -> dict[str, Any]:
         ArtifactError: A file of an export differs from the manifest, or a variant is damaged.
         InputError: There is nothing of these kinds.
     """
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     if (place / MANIFEST).is_file():
         return _export(place)
     if (place / "plan.json").is_file():
@@ -37,7 +39,6 @@ def describe(path: str) -> dict[str, Any]:
 
 def _export(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
-    assert manifest is not None
     for step in manifest.steps:
         damage = manifest.damage(folder, step)
         if damage is not None:
@@ -46,6 +47,9 @@ def _export(folder: Path) -> dict[str, Any]:
         "kind": "export",
         "complete": manifest.complete,
         "source": manifest.source,
+        "calibrations": [
+            step.split("/")[1] for step in manifest.steps if step == calibration_step(step.split("/")[-1])
+        ],
         "tasks": manifest.tasks,
         "variants": manifest.variants,
         "files": len(manifest.files),
@@ -55,7 +59,7 @@ def _export(folder: Path) -> dict[str, Any]:
 
 def _variant(folder: Path) -> dict[str, Any]:
     plan = read_plan(folder / "plan.json")
-    parity = read_json(folder / "parity.json") if (folder / "parity.json").is_file() else None
+    parity = read_artifact(folder / "parity.json") if (folder / "parity.json").is_file() else None
     return {
         "kind": "variant",
         "task": plan.task,

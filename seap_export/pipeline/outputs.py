@@ -6,68 +6,108 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from seap_export.errors import UsageError
 
-__all__ = ["TEMPORARY_PREFIX", "remove_leftovers", "write_whole"]
+__all__ = [
+    "make_folders",
+    "move_into_place",
+    "refuse_foreign_folder",
+    "remove_leftovers",
+    "scratch_folder",
+    "write_whole",
+]
 
-TEMPORARY_PREFIX = ".seap-export-tmp-"
+_TEMPORARY_PREFIX = ".seap-export-tmp-"
 
 
 @contextmanager
-def write_whole(target: Path, *, folder: bool, force: bool = False) -> Iterator[Path]:
+def write_whole(target: Path, *, marker: str | None = None, force: bool = False) -> Iterator[Path]:
     """Gives a temporary path beside `target` to write to, and moves it into place when the block ends well.
 
-    On an error nothing is left behind, and what stood at `target` still stands there.
+    On an error nothing is left behind, and what stood at `target` still stands there. A symbolic link is followed.
 
     Args:
         target: The file or folder to make.
-        folder: Whether it is a folder; it is created empty.
-        force: Replace what is there.
+        marker: None for a file. For a folder, which is created empty, a file that every such folder holds.
+        force: Replace what is there: a file, or a folder that holds the marker.
 
     Raises:
-        UsageError: Something is there already and `force` is not set.
+        UsageError: Something is there that must not be replaced.
     """
-    if not force:
-        _refuse_existing(target)
-    made = _make_parents(target.parent)
-    scratch = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent))
-    try:
-        temporary = scratch / target.name
-        if folder:
+    _refuse_existing(target, marker, force)
+    place = Path(os.path.realpath(target))
+    with make_folders(place.parent), scratch_folder(place.parent) as scratch:
+        temporary = scratch / place.name
+        if marker is not None:
             temporary.mkdir()
         yield temporary
-        if not force:
-            _refuse_existing(target)
-        if target.exists():
-            target.rename(scratch / "replaced")
-        temporary.rename(target)
-        made = []
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        for parent in reversed(made):
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
+        _refuse_existing(target, marker, force)
+        move_into_place(temporary, place)
 
 
-def _refuse_existing(target: Path) -> None:
-    if target.is_symlink() or target.exists():
+def _refuse_existing(target: Path, marker: str | None, force: bool) -> None:
+    if not target.exists():
+        return
+    if marker is None and target.is_dir():
+        raise UsageError(f"{target} is a folder; give a file as --out")
+    if marker is not None:
+        refuse_foreign_folder(target, marker)
+        if not any(target.iterdir()):
+            return
+    if not force:
         raise UsageError(f"{target} exists already; use --force to replace it, or another --out")
 
 
-def _make_parents(folder: Path) -> list[Path]:
-    """Creates the missing folders, outermost first, and says which they were."""
+def refuse_foreign_folder(folder: Path, marker: str) -> None:
+    """Refuses a path that is there but is neither an empty folder nor one that holds the marker.
+
+    Raises:
+        UsageError: It holds something else.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; give a folder as --out")
+    others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".seap-export"))
+    if others and marker not in others:
+        raise UsageError(f"{folder} holds something else ('{others[0]}'); give an empty or a new folder as --out")
+
+
+@contextmanager
+def make_folders(folder: Path) -> Iterator[None]:
+    """Creates the missing folders of a path; those that are still empty when the block ends go again."""
     missing = [path for path in (*reversed(folder.parents), folder) if not path.exists()]
-    for path in missing:
-        path.mkdir(exist_ok=True)
-    return missing
+    try:
+        for path in missing:
+            path.mkdir(exist_ok=True)
+        yield
+    finally:
+        for path in reversed(missing):
+            with suppress(OSError):  # not empty, or never made
+                path.rmdir()
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk as `parent`, gone when the block ends."""
+    scratch = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=parent))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def move_into_place(temporary: Path, target: Path) -> None:
+    """Moves what was made in a scratch folder to `target`; what stood there goes with the scratch folder."""
+    if temporary.is_dir() and target.exists():
+        target.rename(temporary.with_name(f"{target.name}.replaced"))
+    temporary.replace(target)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what an interrupted run left: temporary folders in `folder` and one level below."""
-    for pattern in (f"{TEMPORARY_PREFIX}*", f"*/{TEMPORARY_PREFIX}*"):
-        for path in folder.glob(pattern):
-            if path.is_dir() and not os.path.islink(path):
-                shutil.rmtree(path, ignore_errors=True)
+    """Removes the scratch folders in `folder` that a killed run left."""
+    for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)

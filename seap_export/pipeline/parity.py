@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task
 from seap_export.errors import ArtifactError
-from seap_export.pipeline.calibration import calibration_step
-from seap_export.pipeline.settings import ParitySettings
+from seap_export.pipeline.settings import ParitySettings, calibration_step
 from seap_export.plan.plan import read_plan
 from validation.parity import run_parity
 from validation.report import ParityReport
@@ -32,16 +31,12 @@ def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
         InputError: The corpus cannot be read.
     """
     if corpus is not None:
-        return [sample.prompt for sample in islice(_samples(corpus), number)]
-    _refuse_incomplete(variant)
+        return [sample.prompt for sample in islice(Task("prompts", corpus).texts(), number)]
+    _refuse_incomplete(variant, "plan.json")
     folder = variant.absolute().parent / calibration_step(read_plan(variant / "plan.json").task)
     if not folder.is_dir():
         raise ArtifactError(f"{variant}: no held-out prompts at {folder}; give some with --prompt-file")
     return held_out_prompts(Calibration(folder), number)
-
-
-def _samples(corpus: Path) -> Iterator:
-    return Task("prompts", corpus).texts()
 
 
 def check_parity(
@@ -52,7 +47,7 @@ def check_parity(
     Raises:
         SeapError: As `validation.parity.run_parity`; a failed comparison is in the report.
     """
-    _refuse_incomplete(variant)
+    _refuse_incomplete(variant, "hf", "onnx")
     return run_parity(
         variant / "hf",
         variant / "onnx",
@@ -70,7 +65,7 @@ def write_report(report: ParityReport, path: Path) -> None:
     path.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
 
 
-def _refuse_incomplete(variant: Path) -> None:
-    for part in ("plan.json", "hf", "onnx"):
+def _refuse_incomplete(variant: Path, *parts: str) -> None:
+    for part in parts:
         if not (variant / part).exists():
             raise ArtifactError(f"{variant}: not a variant, {part} is missing; give a folder that 'export' made")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 __all__ = ["Progress", "Silent"]
@@ -12,19 +12,13 @@ __all__ = ["Progress", "Silent"]
 class Progress(Protocol):
     """Where the pipeline reports to; the command line shows it, a library user may not want it."""
 
-    def bar(self, label: str, total: int) -> _Bar:
+    def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """A context manager that gives a function to call once for every unit done."""
         ...
 
     def say(self, message: str) -> None:
         """One line about what happens."""
         ...
-
-
-class _Bar(Protocol):
-    def __enter__(self) -> Callable[[int], None]: ...
-
-    def __exit__(self, *error: object) -> bool | None: ...
 
 
 class Silent:

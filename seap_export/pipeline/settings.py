@@ -9,7 +9,7 @@ from seap_export.plan.plan import COMPENSATIONS, Compensation
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import SCORES, Score
 
-__all__ = ["CalibrationSettings", "ParitySettings", "PlanSettings", "variant_name"]
+__all__ = ["CalibrationSettings", "ParitySettings", "PlanSettings", "calibration_step", "variant_name"]
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,7 @@ class CalibrationSettings:
     batch_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        for name, least in (("held_out", 1), ("max_length", 2), ("batch_tokens", 1)):
-            if getattr(self, name) < least:
-                option = name.replace("_", "-")
-                raise UsageError(f"--{option} {getattr(self, name)} is out of range; give at least {least}")
+        _refuse_below(self, samples=1, held_out=1, max_length=2, batch_tokens=1)
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,23 @@ class ParitySettings:
     tolerance: float = 1e-3
     prompts: int = 4
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_below(self, decode_steps=1, prompts=1, threads=1)
+        if not 0.0 < self.tolerance < float("inf"):
+            raise UsageError(f"--tolerance {self.tolerance:g} is out of range; give a positive number")
+
+
+def _refuse_below(settings: object, **least: int) -> None:
+    for name, number in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < number:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give at least {number}")
+
+
+def calibration_step(task: str) -> str:
+    """Where a task's statistics are kept in an output folder."""
+    return f"calibration/{task}"
 
 
 def variant_name(task: str, ratio: float) -> str:

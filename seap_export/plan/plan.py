@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from seap_export.errors import ArtifactError, UsageError
+from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import LayerSpec, ModelSpec
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import Score
@@ -130,10 +130,12 @@ def read_plan(path: Path) -> Plan:
     """Reads a plan.
 
     Raises:
-        InputError: There is no such file, or it is not JSON.
-        ArtifactError: It is not a plan of this schema, or contradicts itself.
+        ArtifactError: There is no such file, it is not a plan of this schema, or it contradicts itself.
     """
-    values: dict[str, Any] = read_json(path)
+    try:
+        values: dict[str, Any] = read_json(path)
+    except InputError as error:
+        raise ArtifactError(f"{error}; make the plan with 'seap-export plan'") from error
     schema = values.pop("schema", None)
     if schema != PLAN_SCHEMA:
         raise ArtifactError(f"{path}: plan schema is {schema!r}, expected {PLAN_SCHEMA!r}")

@@ -72,4 +72,5 @@ class Sparsity:
         return [0.0] * first + middle + [0.0] * last
 
     def _at(self, x: float) -> float:
-        return 1.0 if self.kind == "uniform" else 1.0 / (1.0 + math.exp(-self.k * (x - self.x0)))
+        # A logistic curve in the form that cannot overflow.
+        return 1.0 if self.kind == "uniform" else 0.5 * (1.0 + math.tanh(0.5 * self.k * (x - self.x0)))

@@ -41,6 +41,8 @@ def write_shrunk_model(
     for what, digest in (("plan", plan.source_sha256), ("calibration", calibration.record.source_sha256)):
         if digest != source.digest:
             raise InputError(f"the {what} was made from another model than '{source.name}'; make it again")
+    if plan.task != calibration.record.task:
+        raise InputError(f"the plan is for task '{plan.task}', the calibration of '{calibration.record.task}'")
     spec = plan.shrunk_spec(source.spec)
     _write_json(pruned_config(source, spec), folder / "config.json")
     if source.generation_config is not None:

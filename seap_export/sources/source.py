@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,7 +76,7 @@ def open_source(model: str) -> Source:
         InputError: There is no such model, its family is not supported, or a file is damaged.
         EnvironmentFailure: A hub model cannot be downloaded.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_file():
         if path.suffix != ".gguf":
             raise InputError(f"{model}: not a model; give a Hugging Face folder, a .gguf file or a hub id")

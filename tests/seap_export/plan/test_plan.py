@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from micro import micro_config
 
-from seap_export.errors import ArtifactError, InputError
+from seap_export.errors import ArtifactError
 from seap_export.families import LayerSpec, ModelSpec, model_spec
 from seap_export.plan.plan import LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.sparsity import Sparsity
@@ -114,12 +114,12 @@ def test_a_plan_that_contradicts_itself_is_refused(tmp_path: Path, values: dict[
 
 def test_a_file_that_is_no_json_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{", "utf-8")
-    with pytest.raises(InputError, match=r"plan\.json"):
+    with pytest.raises(ArtifactError, match=r"plan\.json"):
         read_plan(tmp_path / "plan.json")
 
 
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"plan\.json"):
+    with pytest.raises(ArtifactError, match=r"plan\.json"):
         read_plan(tmp_path / "plan.json")
 
 

@@ -1,0 +1,50 @@
+"""From any exception to one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+
+import click
+
+from seap_export.errors import SeapError
+
+__all__ = ["as_click_error"]
+
+_FULL = "the disk is full; free some space and run the same command again to go on"
+_OS_ERRORS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose another folder or mend its permissions",
+    errno.EPERM: "not permitted; choose another folder or mend its permissions",
+    errno.ENOTDIR: "a part of this path is a file; choose another folder",
+}
+_ENVIRONMENT, _INTERRUPTED = 6, 130
+
+
+class _Failure(click.ClickException):
+    """A message and the exit code that goes with it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # a class variable in click's eyes
+
+
+def as_click_error(error: BaseException) -> click.ClickException:
+    """What to tell the user about an exception, in one line, and the exit code."""
+    if isinstance(error, SeapError):
+        return _Failure(str(error), error.exit_code)
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return _Failure("interrupted; run the same command again to go on", _INTERRUPTED)
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno is not None:
+        what = _OS_ERRORS.get(error.errno, error.strerror or text)
+        return _Failure(f"{error.filename}: {what}" if error.filename else what, _ENVIRONMENT)
+    if "No space left on device" in text:  # safetensors and others report a failed write in words only
+        return _Failure(_FULL, _ENVIRONMENT)
+    if isinstance(error, MemoryError) or "allocate memory" in text:  # torch raises a RuntimeError
+        return _Failure("out of memory; close other programs, or give a smaller --batch-tokens", _ENVIRONMENT)
+    if isinstance(error, ImportError):
+        return _Failure(f"a library is missing or broken: {text}; install seap-export again", _ENVIRONMENT)
+    hint = "set SEAP_EXPORT_TRACEBACK=1 to see where, and report it"
+    return _Failure(f"internal error: {type(error).__name__}: {text}; {hint}", SeapError.exit_code)

@@ -1,0 +1,86 @@
+"""What is refused before anything is written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.pipeline.settings import calibration_step
+from seap_export.pipeline.workspace import Workspace
+from seap_export.sources.source import Source
+
+__all__ = ["claim_folder", "refuse_full_disk", "variant_bytes"]
+
+#: Bytes of a weight in the ONNX data file (float32).
+_ONNX_ITEMSIZE = 4
+
+
+def claim_folder(
+    workspace: Workspace, source: Source, keys: Mapping[str, str], replaced: Collection[str] = ()
+) -> None:
+    """Notes the model in the manifest, if nothing in the folder would come to contradict it.
+
+    Args:
+        workspace: The folder, locked.
+        source: The dense model.
+        keys: For each task that is asked for, the key of its statistics.
+        replaced: The variants that this run makes.
+
+    Raises:
+        UsageError: The folder holds variants of another model, or --force would leave some behind without the
+            statistics that they were made from.
+    """
+    manifest = workspace.manifest
+    is_other = bool(manifest.source) and manifest.source.get("sha256") != source.digest
+    if is_other and not workspace.force:
+        raise UsageError(
+            f"{workspace.folder} belongs to another model ('{manifest.source.get('name')}'); "
+            "use another --out, or --force"
+        )
+    for name, variant in manifest.variants.items() if workspace.force else ():
+        task = variant.get("task", "")
+        recorded = manifest.steps.get(calibration_step(task))
+        if name not in replaced and (is_other or keys.get(task, recorded) != recorded):
+            raise UsageError(
+                f"--force would replace what {workspace.folder / name} was made from, and leave it behind; "
+                "export it again too, or use another --out"
+            )
+    if is_other or not manifest.source:
+        manifest.source = _describe(source)
+
+
+def _describe(source: Source) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "sha256": source.digest,
+        "family": source.spec.family.model_type,
+        "num_parameters": source.spec.num_parameters(),
+        "prunable_weights": _prunable_weights(source),
+    }
+
+
+def _prunable_weights(source: Source) -> int:
+    return sum(source.spec.prunable_weights(layer) for layer in range(len(source.spec.layers)))
+
+
+def variant_bytes(source: Source, ratio: float) -> int:
+    """About how many bytes a variant takes, if the requested ratio is the achieved one."""
+    weights = source.spec.num_parameters() - ratio * _prunable_weights(source)
+    return round(weights * (source.reader.dtype.itemsize + _ONNX_ITEMSIZE))
+
+
+def refuse_full_disk(needed: int, out: Path) -> None:
+    """Refuses before the work begins what will not fit.
+
+    Raises:
+        EnvironmentFailure: Fewer bytes are free than needed.
+    """
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise EnvironmentFailure(
+            f"{out}: about {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; free some space"
+        )

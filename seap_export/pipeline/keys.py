@@ -1,0 +1,56 @@
+"""The key of a step: the hash of all that it depends on, so that it is reused for the same inputs only.
+
+A later step's key holds the key of the step before it. Not in a key: names of files and folders, and what
+changes only the speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+
+from seap_export.activations.statistics import CALIBRATION_SCHEMA
+from seap_export.corpus import Split
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, PlanSettings
+from seap_export.plan.plan import PLAN_SCHEMA
+from seap_export.shrink.write import MODELING_FILES
+from seap_export.sources.source import Source
+from validation.report import SCHEMA as PARITY_SCHEMA
+
+__all__ = ["calibration_key", "hf_key", "onnx_key", "parity_key", "plan_key"]
+
+#: Raised when the same inputs give other bytes than before, so that older steps are not reused.
+_CALIBRATION, _PLAN, _HF, _ONNX, _PARITY = 1, 1, 1, 1, 1
+
+
+def calibration_key(source: Source, split: Split, settings: CalibrationSettings) -> str:
+    """The key of a task's statistics."""
+    held_out = [[sample.prompt, sample.completion] for sample in split.held_out]
+    texts = split.digests()["calibration"]
+    inputs = [source.digest, texts, held_out, settings.seed, settings.max_length]
+    return sha256_json([CALIBRATION_SCHEMA, _CALIBRATION, *inputs])
+
+
+def plan_key(calibration: str, settings: PlanSettings, ratio: float, num_layers: int) -> str:
+    """The key of a variant's plan; the default protection and the same one spelled out are the same input."""
+    values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(num_layers))}
+    return sha256_json([PLAN_SCHEMA, _PLAN, calibration, values, ratio])
+
+
+def hf_key(plan: str) -> str:
+    """The key of a shrunk model; the modelling code travels with it."""
+    code = [(resources.files("seap_export.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
+    return sha256_json(["hf", _HF, plan, code])
+
+
+def onnx_key(hf: str) -> str:
+    """The key of a converted model."""
+    return sha256_json(["onnx", _ONNX, hf])
+
+
+def parity_key(onnx: str, settings: ParitySettings, prompts: Sequence[str]) -> str:
+    """The key of a parity report."""
+    values = [settings.provider, settings.decode_steps, settings.tolerance, settings.threads]
+    return sha256_json([PARITY_SCHEMA, _PARITY, onnx, values, list(prompts)])

@@ -1,0 +1,72 @@
+"""The command line, run in this process on a micro model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from micro import write_corpus, write_micro_model
+
+from seap_export.cli import main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run() -> Run:
+    """`run("export", ...)`: exit code, stdout and stderr."""
+
+    def call(*arguments: object) -> Outcome:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model `m` and corpora `a.jsonl` and `b.jsonl`; not to be changed."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_micro_model(folder / "m", model_type="llama")
+    write_corpus(folder / "a.jsonl")
+    write_corpus(folder / "b.jsonl", seed=5)
+    return folder
+
+
+@pytest.fixture
+def work(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with its own copy of the inputs, so that messages hold short paths."""
+    folder = tmp_path / "work"
+    shutil.copytree(inputs, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed export of tasks a and b at ratios 0.2 and 0.4; not to be changed."""
+    out = tmp_path_factory.mktemp("pristine") / "out"
+    corpora = ["--task", f"a={inputs / 'a.jsonl'}", "--task", f"b={inputs / 'b.jsonl'}"]
+    arguments = ["export", str(inputs / "m"), *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", str(out)]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+@pytest.fixture
+def done(pristine: Path, work: Path) -> Path:
+    """A copy of `pristine` at ./out."""
+    return Path(shutil.copytree(pristine, work / "out"))

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seap_export.pipeline import calibration, export
+
+Run = Callable[..., Any]
+ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
+ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
+TABLE = """\
+variant  ratio  achieved  parameters      hf    onnx  max abs  parity
+a-0.2      0.2    0.2121       0.1 M  0.6 MB  0.6 MB  #  passed
+a-0.4      0.4    0.3939       0.1 M  0.5 MB  0.5 MB  #  passed
+b-0.2      0.2    0.2121       0.1 M  0.6 MB  0.6 MB  #  passed
+b-0.4      0.4    0.3939       0.1 M  0.5 MB  0.5 MB  #  passed
+written to out
+"""
+WARNINGS = """\
+Warning: a-0.2: achieved ratio 0.2121 is all that the model's shapes allow
+Warning: a-0.4: achieved ratio 0.3939 is all that the model's shapes allow
+Warning: b-0.2: achieved ratio 0.2121 is all that the model's shapes allow
+Warning: b-0.4: achieved ratio 0.3939 is all that the model's shapes allow
+"""
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+def without_figures(text: str) -> str:
+    return re.sub(r"\d\.\de-\d\d", "#", text)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError(f"{name} was called")
+
+    monkeypatch.setattr(module, name, refuse)
+
+
+def test_export_says_what_it_does_and_what_came_of_it(run: Run, work: Path, pristine: Path) -> None:
+    outcome = run(*ALL)
+
+    assert outcome.code == 0
+    assert without_figures(outcome.out) == TABLE
+    assert outcome.err == (
+        "hashing m\ncalibrating a, b\n"
+        "scoring a\na-0.2: shrinking\na-0.2: writing ONNX\na-0.2: comparing ONNX Runtime with torch\n"
+        "a-0.4: shrinking\na-0.4: writing ONNX\na-0.4: comparing ONNX Runtime with torch\n"
+        "scoring b\nb-0.2: shrinking\nb-0.2: writing ONNX\nb-0.2: comparing ONNX Runtime with torch\n"
+        "b-0.4: shrinking\nb-0.4: writing ONNX\nb-0.4: comparing ONNX Runtime with torch\n" + WARNINGS
+    )
+    assert tree(work / "out") == tree(pristine)
+
+
+def test_an_export_holds_these_files_and_no_others(pristine: Path) -> None:
+    hf = {"config.json", "configuration_seap.py", "generation_config.json", "model.safetensors", "modeling_seap.py"}
+    onnx = {"genai_config.json", "model.onnx", "model.onnx.data"}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    expected = {".seap-export.lock", "manifest.json"}
+    for task in "ab":
+        expected |= {f"calibration/{task}/{name}" for name in ("calibration.json", "moments.safetensors")}
+        for ratio in ("0.2", "0.4"):
+            expected |= {f"{task}-{ratio}/{name}" for name in ("plan.json", "parity.json")}
+            expected |= {f"{task}-{ratio}/hf/{name}" for name in hf | tokenizer}
+            expected |= {f"{task}-{ratio}/onnx/{name}" for name in onnx | tokenizer}
+
+    assert tree(pristine).keys() == expected
+
+
+def test_a_second_export_reuses_everything(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stamps(done)
+    forbid(monkeypatch, calibration, "_calibrate")
+    for name in ("score_layers", "write_shrunk_model", "convert_folder", "check_parity"):
+        forbid(monkeypatch, export, name)
+
+    outcome = run(*ALL)
+
+    assert outcome.code == 0
+    assert without_figures(outcome.out) == TABLE
+    reused = "a-0.2: reused\na-0.4: reused\nb-0.2: reused\nb-0.4: reused\n"
+    calibrated = "calibration of a: reused\ncalibration of b: reused\n"
+    assert outcome.err == "hashing m\n" + calibrated + reused + WARNINGS
+    lock = str(done / ".seap-export.lock")
+    assert {path: stamp for path, stamp in stamps(done).items() if path != lock} == {
+        path: stamp for path, stamp in before.items() if path != lock
+    }
+
+
+def test_a_model_folder_may_be_renamed(run: Run, done: Path, work: Path) -> None:
+    before = tree(done)
+    (work / "m").rename(work / "renamed")
+
+    assert run("export", "renamed", *ALL[2:]).code == 0
+    assert tree(done) == before
+
+
+def test_the_default_protection_spelled_out_is_the_same_input(run: Run, done: Path) -> None:
+    assert run(*ALL, "--protect-first", 0, "--protect-last", 0).code == 0
+
+
+def test_a_ratio_can_be_added(run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(*ONE, "--task", "b=b.jsonl").code == 0
+    before = stamps(work / "out" / "a-0.2")
+    forbid(monkeypatch, calibration, "_calibrate")
+
+    assert run(*ALL).code == 0
+    assert tree(work / "out") == tree(pristine)
+    assert stamps(work / "out" / "a-0.2") == before
+
+
+def test_quiet_prints_warnings_only(run: Run, work: Path) -> None:
+    outcome = run(*ONE, "--quiet")
+
+    assert outcome.code == 0
+    assert outcome.out == ""
+    assert outcome.err == WARNINGS.splitlines(keepends=True)[0]
+
+
+def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
+    outcome = run(*ALL, "--json", "--quiet")
+
+    assert outcome.err == WARNINGS
+    variants = json.loads(outcome.out)
+    assert variants == json.loads((done / "manifest.json").read_text())["variants"]
+    assert variants["a-0.2"]["requested_ratio"] == 0.2
+    assert variants["a-0.2"]["bytes"]["hf"] == sum(path.stat().st_size for path in (done / "a-0.2" / "hf").iterdir())
+    assert variants["a-0.2"]["parity"]["verdict"] == "passed"
+
+
+def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
+    outcome = run(*ALL, "--dry-run")
+
+    assert outcome.code == 0
+    assert outcome.err == ""
+    assert outcome.out == (
+        "variant  calibration texts  held out  size, about\n"
+        "a-0.2                   44        16       1.1 MB  to make\n"
+        "a-0.4                   44        16       0.9 MB  to make\n"
+        "b-0.2                   44        16       1.1 MB  to make\n"
+        "b-0.4                   44        16       0.9 MB  to make\n"
+    )
+    assert not (work / "out").exists()
+
+
+def test_a_dry_run_says_what_is_there_already(run: Run, done: Path) -> None:
+    rows = json.loads(run(*ALL, "--ratio", "0.5", "--dry-run", "--json").out)
+
+    assert [row["variant"] for row in rows if not row["exists"]] == ["a-0.5", "b-0.5"]
+
+
+def test_an_interrupted_export_goes_on(run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert, calls = export.convert_folder, iter([False, True])
+
+    def interrupted(*args: Any) -> None:
+        convert(*args)
+        if next(calls):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "convert_folder", interrupted)
+    outcome = run(*ALL)
+    assert outcome.code == 130
+    assert outcome.err.endswith("Error: interrupted; run the same command again to go on\n")
+    made = {path.relative_to(work / "out").as_posix() for path in (work / "out").glob("*/*")}
+    assert made == {
+        "calibration/a", "calibration/b", "a-0.2/plan.json", "a-0.2/hf", "a-0.2/onnx", "a-0.2/parity.json",
+        "a-0.4/plan.json", "a-0.4/hf",
+    }  # fmt: skip
+    manifest = json.loads((work / "out" / "manifest.json").read_text())
+    assert not manifest["complete"]
+    assert list(manifest["variants"]) == ["a-0.2"]
+
+    monkeypatch.setattr(export, "convert_folder", convert)
+    before = stamps(work / "out" / "a-0.2") | stamps(work / "out" / "calibration")
+    assert run(*ALL).code == 0
+    assert tree(work / "out") == tree(pristine)
+    assert stamps(work / "out" / "a-0.2") | stamps(work / "out" / "calibration") == before
+
+
+def test_other_inputs_need_force(run: Run, done: Path) -> None:
+    before = tree(done)
+    outcome = run(*ALL, "--quiet", "--seed", 1)
+
+    assert outcome.code == 2
+    assert outcome.err == (
+        "Error: out/calibration/a was made from other inputs (model, corpus or options); use --force to replace it, "
+        "or another --out\n"
+    )
+    assert tree(done) == before
+
+
+def test_force_replaces_what_changed_and_no_more(run: Run, done: Path, work: Path) -> None:
+    kept = [done / "calibration", done / "b-0.2", done / "b-0.4"]
+    before = [stamps(folder) for folder in kept]
+    arguments = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--compensate", "none")
+
+    assert run(*arguments, "--out", "out", "--force", "--quiet").code == 0
+
+    assert [stamps(folder) for folder in kept] == before
+    assert run(*arguments, "--out", "fresh", "--quiet").code == 0
+    for name in ("a-0.2", "a-0.4"):
+        assert tree(done / name) == tree(work / "fresh" / name)
+
+
+def test_another_tolerance_redoes_only_parity(run: Run, done: Path) -> None:
+    before = stamps(done / "a-0.2" / "onnx")
+    assert run(*ONE, "--tolerance", "1e-2").code == 2
+
+    assert run(*ONE, "--tolerance", "1e-2", "--force", "--quiet").code == 0
+    assert stamps(done / "a-0.2" / "onnx") == before
+    assert json.loads((done / "a-0.2" / "parity.json").read_text())["tolerance"] == 1e-2
+
+
+def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: Path) -> None:
+    before = tree(done)
+    outcome = run(*ONE, "--seed", 1, "--force", "--quiet")
+
+    assert outcome.code == 2
+    assert outcome.err == (
+        "Error: --force would replace what out/a-0.4 was made from, and leave it behind; export it again too, "
+        "or use another --out\n"
+    )
+    assert tree(done) == before
+    assert run("calibrate", "m", "--task", "a=a.jsonl", "--seed", 1, "--out", "out", "--force").code == 2
+    assert tree(done) == before
+
+
+def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) -> None:
+    from micro import write_micro_model
+
+    write_micro_model(work / "other", seed=1, model_type="llama")
+    before = tree(done)
+    outcome = run("export", "other", "--task", "c=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
+
+    assert outcome.code == 2
+    assert outcome.err == "Error: out belongs to another model ('m'); use another --out, or --force\n"
+    assert run("calibrate", "other", "--task", "c=a.jsonl", "--out", "out", "--quiet").err == outcome.err
+    assert run("export", "other", *ONE[2:], "--force").code == 2  # would leave a-0.4 of model m behind
+    assert tree(done) == before
+
+
+@pytest.mark.parametrize(
+    "part", ["calibration/a/moments.safetensors", "a-0.2/hf/model.safetensors", "a-0.2/plan.json"]
+)
+def test_damage_is_noticed_and_mended_by_force(run: Run, done: Path, pristine: Path, part: str) -> None:
+    content = bytearray((done / part).read_bytes())
+    content[len(content) // 2] ^= 1
+    (done / part).write_bytes(content)
+    before = tree(done)
+    outcome = run(*ALL, "--quiet")
+
+    assert outcome.code == 7
+    assert outcome.err == (
+        f"Error: out/{part} differs from its SHA-256 in manifest.json; use --force to make it again\n"
+    )
+    assert tree(done) == before
+    assert run("inspect", "out").code == 7
+    assert run(*ALL, "--quiet", "--force").code == 0
+    assert tree(done) == tree(pristine)
+
+
+def test_a_missing_file_is_damage_and_a_missing_step_is_made_again(run: Run, done: Path, pristine: Path) -> None:
+    (done / "a-0.2" / "onnx" / "model.onnx.data").unlink()
+    outcome = run(*ALL, "--quiet")
+    assert outcome.code == 7
+    assert outcome.err == "Error: out/a-0.2/onnx/model.onnx.data is missing; use --force to make it again\n"
+
+    for path in (done / "a-0.2" / "onnx").iterdir():
+        path.unlink()
+    (done / "a-0.2" / "onnx").rmdir()
+    assert run(*ALL, "--quiet").code == 0
+    assert tree(done) == tree(pristine)
+
+
+def test_a_damaged_manifest_is_noticed(run: Run, done: Path) -> None:
+    (done / "manifest.json").write_text("{")
+    outcome = run(*ALL, "--quiet")
+    assert outcome.code == 7
+    assert outcome.err.startswith("Error: out/manifest.json: not a readable JSON file (")
+
+    (done / "manifest.json").write_text('{"schema": "seap-export/manifest/1"}')
+    outcome = run(*ALL, "--quiet", "--force")
+    assert outcome.code == 7
+    assert outcome.err == "Error: out/manifest.json: damaged; move the folder away and export again\n"
+
+
+def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
+    outcome = run(*ONE, "--tolerance", "1e-9")
+
+    assert outcome.code == 3
+    assert without_figures(outcome.out).splitlines()[1].endswith("#  failed")
+    message = outcome.err.splitlines()[-1]
+    assert re.fullmatch(
+        r"Error: a-0\.2: max abs \S+ > 1e-09 at case '(prompt \d|batch of 3)', row \d, (position|decode step) \d+, "
+        r"token id \d+ \(and \d+ more\); a tolerance of \S+ would pass",
+        message,
+    )
+    report = json.loads((work / "out" / "a-0.2" / "parity.json").read_text())
+    assert report["verdict"] == "failed"
+    assert message == "Error: a-0.2: " + report["failure"]
+    before = tree(work / "out")
+
+    again = run(*ONE, "--tolerance", "1e-9", "--quiet", "--json")
+    assert again.code == 3
+    assert json.loads(again.out) == {"error": {"message": message.removeprefix("Error: "), "exit_code": 3}}
+    assert tree(work / "out") == before
+
+    tolerance = report["smallest_passing_tolerance"]
+    assert run(*ONE, "--tolerance", tolerance, "--force").code == 0
+
+
+def test_two_exports_into_one_folder_do_not_meet(run: Run, done: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(done / ".seap-export.lock"):
+        outcome = run(*ALL, "--quiet")
+    assert outcome.code == 2
+    assert outcome.err == "Error: another run is writing to out; wait for it, or use another --out\n"
+
+
+def test_the_folder_may_be_deep_have_spaces_or_be_a_link(
+    run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "real").mkdir()
+    (work / "link").symlink_to("real")
+    monkeypatch.setenv("HOME", str(work / "home"))
+    head = ("export", work / "m", "--task", f"a={work / 'a.jsonl'}", "--ratio", "0.2", "--quiet")
+
+    assert run(*head, "--out", "deep down/under").code == 0
+    assert run(*head, "--out", "link").code == 0
+    assert run(*head, "--out=~/out").code == 0
+
+    assert (work / "link").is_symlink()
+    for folder in ("deep down/under", "real", "home/out"):
+        assert tree(work / folder / "a-0.2") == tree(pristine / "a-0.2")

@@ -1,0 +1,99 @@
+"""The command as a process of its own: signals, pipes, and what libraries print."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+MAIN = "from seap_export.cli import main; main()"
+#: Stops the process at the n-th layer that is calibrated, or the n-th step that is moved into place.
+SIGNAL_WHILE_CALIBRATING = """
+import os, signal
+from seap_export.cli.console import Console
+from contextlib import contextmanager
+@contextmanager
+def bar(self, label, total):
+    yield lambda unit: os.kill(os.getpid(), {number})
+Console.bar = bar
+"""
+KILL_AT_MOVE = """
+import os, signal
+from seap_export.pipeline import workspace
+move, moves = workspace.move_into_place, []
+def killed(*args):
+    moves.append(args)
+    if len(moves) == {number}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    move(*args)
+workspace.move_into_place = killed
+"""
+ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
+
+
+def start(work: Path, *arguments: str, before: str = "", **options: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", before + MAIN, *arguments],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=options.get("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+    )
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_libraries_print_nothing(work: Path, pristine: Path) -> None:
+    process = start(work, *ONE, "--quiet")
+    out, err = process.communicate()
+    assert process.returncode == 0
+    assert out == ""
+    assert err == "Warning: a-0.2: achieved ratio 0.2121 is all that the model's shapes allow\n"
+    assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "Error: interrupted; run the same command again to go on\n"),
+        (signal.SIGTERM, 143, ""),
+    ],
+)
+def test_a_signal_leaves_nothing_partial(work: Path, number: int, code: int, message: str) -> None:
+    process = start(work, *ONE, "--quiet", before=SIGNAL_WHILE_CALIBRATING.format(number=int(number)))
+    _, err = process.communicate()
+    assert (process.returncode, err) == (code, message)
+    assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_kill_between_record_and_move_is_made_good(work: Path, pristine: Path, number: int) -> None:
+    process = start(work, *ONE, "--quiet", before=KILL_AT_MOVE.format(number=number))
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert list((work / "out").glob(".seap-export-tmp-*"))
+
+    process = start(work, *ONE, "--quiet")
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
+    assert sorted(path.name for path in (work / "out").iterdir()) == [
+        ".seap-export.lock", "a-0.2", "calibration", "manifest.json",
+    ]  # fmt: skip
+
+
+def test_nobody_reads_the_output(work: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = start(work, "inspect", "m", stdout=writing)
+    os.close(writing)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (141, "")

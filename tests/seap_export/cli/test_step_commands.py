@@ -1,0 +1,266 @@
+"""The steps one by one: what they print, and that they make what `export` makes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seap_export.cli import main
+
+Run = Callable[..., Any]
+STATISTICS = "run/calibration/a"
+PLAN = ("plan", "m", "--calibration", STATISTICS, "--ratio", "0.2", "--out", "run/a-0.2/plan.json")
+PRUNE = ("prune", "m", "--plan", "run/a-0.2/plan.json", "--calibration", STATISTICS, "--out", "run/a-0.2/hf")
+CONVERT = ("convert", "run/a-0.2/hf", "--out", "run/a-0.2/onnx")
+PARITY = ("parity", "run/a-0.2", "--out", "run/a-0.2/parity.json")
+PLAN_TEXT = """\
+layer  heads  KV heads  neurons  removed
+0          4         2       80    18.2%
+1          4         2       80    18.2%
+2          4         2       64    27.3%
+task a: ratio requested 0.2, achieved 0.2121 of the attention and MLP weights
+parameters 171,168 -> 139,296; weights on disk: safetensors 0.6 MB, ONNX fp32 0.6 MB
+"""
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine: Path) -> None:
+    outcome = run("calibrate", "m", "--task", "a=a.jsonl", "--out", "run")
+    assert (outcome.code, outcome.err) == (0, "hashing m\ncalibrating a\n")
+    table = "task  texts  tokens         statistics\na        44     619  run/calibration/a\n"
+    assert outcome.out == table
+
+    outcome = run(*PLAN)
+    assert (outcome.code, outcome.err, outcome.out) == (0, "hashing m\nscoring a\n", PLAN_TEXT)
+    outcome = run(*PRUNE)
+    assert (outcome.code, outcome.err) == (0, "hashing m\nshrinking\n")
+    assert outcome.out == "run/a-0.2/hf: 139,296 parameters\n"
+    outcome = run(*CONVERT)
+    assert (outcome.code, outcome.err, outcome.out) == (0, "writing ONNX\n", "run/a-0.2/onnx: 0.6 MB\n")
+    outcome = run(*PARITY)
+    assert outcome.code == 0
+    assert outcome.out.startswith("parity passed: max abs ")
+    assert outcome.err.startswith("torch: sequence 1 of ")
+
+    assert tree(work / "run" / "a-0.2") == tree(pristine / "a-0.2")
+    assert tree(work / "run" / "calibration" / "a") == tree(pristine / "calibration" / "a")
+    assert [path.name for path in work.iterdir() if path.name.startswith(".")] == []
+
+
+def test_export_goes_on_from_calibrate(run: Run, work: Path, pristine: Path) -> None:
+    assert run("calibrate", "m", "--task", "b=b.jsonl", "--task", "a=a.jsonl", "--out", "out", "--json").code == 0
+    outcome = run("inspect", "out")
+    assert outcome.out == (
+        "export of m (llama), not complete: an export into it goes on where it stopped\n"
+        "calibrated: a, b; 4 files as in the manifest\n"
+    )
+    outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
+    assert outcome.err.startswith("hashing m\ncalibration of a: reused\nscoring a\n")
+    assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
+
+
+def test_plan_writes_nothing_unless_asked(run: Run, done: Path, work: Path) -> None:
+    before = tree(work)
+    outcome = run("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2")
+    assert (outcome.code, outcome.out) == (0, PLAN_TEXT)
+    assert tree(work) == before
+
+
+def test_plan_in_json(run: Run, done: Path) -> None:
+    outcome = run("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2", "--json", "--quiet")
+    plan = json.loads(outcome.out)
+    assert outcome.err == ""
+    assert plan["num_parameters"] == {"dense": 171168, "shrunk": 139296}
+    assert plan["bytes"] == {"hf": 139296 * 4, "onnx": 139296 * 4}
+    assert plan["layers"][2] == {
+        "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64, "removed": pytest.approx(3 / 11),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        (("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2"), "out/a-0.2/plan.json"),
+        (("prune", "m", "--plan", "out/a-0.2/plan.json", "--calibration", "out/calibration/a"), "out/a-0.2/hf"),
+        (("convert", "out/a-0.2/hf"), "out/a-0.2/onnx"),
+        (("parity", "out/a-0.2"), "out/a-0.2/parity.json"),
+    ],
+)
+def test_a_step_replaces_its_own_kind_with_force_only(
+    run: Run, done: Path, work: Path, command: tuple[str, ...], out: str
+) -> None:
+    before = tree(work)
+    outcome = run(*command, "--out", out, "--quiet")
+    assert outcome.code == 2
+    assert outcome.err == f"Error: {out} exists already; use --force to replace it, or another --out\n"
+
+    assert run(*command, "--out", out, "--force", "--quiet").code == 0
+    assert tree(work) == before
+    assert {path.name for path in (work / "out" / "a-0.2").iterdir()} == {"plan.json", "hf", "onnx", "parity.json"}
+
+
+@pytest.mark.parametrize("name", ["export", "calibrate", "plan", "prune", "convert", "parity", "inspect"])
+def test_help_has_an_example(run: Run, name: str) -> None:
+    outcome = run(name, "--help")
+    assert outcome.code == 0
+    assert outcome.out.startswith(f"Usage: seap-export {name} [OPTIONS] ")
+    assert re.search(rf"Examples?:\n +seap-export {name} ", outcome.out)
+    assert outcome.err == ""
+
+
+def test_the_help_names_the_commands_and_exit_codes(run: Run) -> None:
+    outcome = run("--help")
+    assert outcome.code == 0
+    assert run().out == outcome.out
+    assert all(f"\n  {name}" in outcome.out for name in main.commands)
+    assert "\n    7  an artifact is damaged or incomplete\n" in outcome.out
+    outcome = run("nonsense")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "Error: No such command 'nonsense'; see 'seap-export --help'\n"
+
+
+def test_parity_that_fails(run: Run, done: Path, work: Path) -> None:
+    outcome = run("parity", "out/a-0.2", "--tolerance", "1e-9", "--out", "report.json")
+    assert outcome.code == 3
+    assert outcome.out.startswith("parity FAILED: max abs ")
+    assert outcome.out.count("\n") == 1
+    report = json.loads((work / "report.json").read_text())
+    assert report["verdict"] == "failed"
+    assert outcome.err.splitlines()[-1] == f"Error: out/a-0.2: {report['failure']}"
+
+    outcome = run("parity", "out/a-0.2", "--tolerance", "1e-9", "--json", "--quiet")
+    assert json.loads(outcome.out)["error"]["exit_code"] == 3
+    assert outcome.err.count("\n") == 1
+
+
+def test_parity_on_prompts_of_ones_own(run: Run, done: Path, work: Path) -> None:
+    (work / "prompts.txt").write_text("the cat sat\n\na dog ran far\n")
+    (done / "a-0.2" / "plan.json").unlink()  # not needed then
+    outcome = run("parity", "out/a-0.2", "--prompt-file", "prompts.txt", "--json", "--quiet")
+    report = json.loads(outcome.out)
+    assert report["prompts"]["count"] == 2
+    assert report["verdict"] == "passed"
+
+    outcome = run("parity", "out/a-0.2", "--quiet")
+    message = "Error: out/a-0.2: not a variant, plan.json is missing; give a folder that 'export' made\n"
+    assert (outcome.code, outcome.err) == (7, message)
+
+
+@pytest.mark.parametrize("part", ["onnx/model.onnx", "onnx/model.onnx.data", "hf/model.safetensors", "hf/config.json"])
+def test_parity_of_a_truncated_artifact(run: Run, done: Path, part: str) -> None:
+    path = done / "a-0.2" / part
+    path.write_bytes(path.read_bytes()[:50])
+    outcome = run("parity", "out/a-0.2", "--quiet")
+    assert outcome.code == 7
+    assert outcome.err.count("\n") == 1
+    assert "out/a-0.2/" in outcome.err
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_convert_of_a_truncated_model(run: Run, done: Path, work: Path, part: str) -> None:
+    path = done / "a-0.2" / "hf" / part
+    path.write_bytes(path.read_bytes()[:50])
+    before = tree(work)
+    outcome = run("convert", "out/a-0.2/hf", "--out", "new/onnx", "--quiet")
+    assert outcome.code == 8
+    assert outcome.err.count("\n") == 1
+    assert tree(work) == before
+    assert not (work / "new").exists()
+
+
+def test_plan_and_statistics_of_another_model(run: Run, done: Path, work: Path) -> None:
+    from micro import write_micro_model
+
+    write_micro_model(work / "other", seed=1, model_type="llama")
+    outcome = run("plan", "other", "--calibration", "out/calibration/a", "--ratio", "0.2", "--quiet")
+    assert outcome.code == 8
+    assert outcome.err == (
+        "Error: the calibration of task 'a' is of another model ('m'); calibrate again with this one\n"
+    )
+    prune = ("prune", "other", "--plan", "out/a-0.2/plan.json", "--calibration", "out/calibration/a")
+    outcome = run(*prune, "--out", "new", "--quiet")
+    assert outcome.code == 8
+    assert outcome.err == "Error: the plan was made from another model than 'other'; make it again\n"
+    assert not (work / "new").exists()
+
+
+def test_statistics_that_are_not_there(run: Run, work: Path) -> None:
+    outcome = run("plan", "m", "--calibration", "none", "--ratio", "0.2", "--quiet")
+    assert outcome.code == 7
+    assert outcome.err == "Error: none: no calibration here; make one with 'seap-export calibrate'\n"
+
+
+def test_inspect_an_export(run: Run, done: Path) -> None:
+    outcome = run("inspect", "out")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == (
+        "export of m (llama), complete\n"
+        "calibrated: a, b; 60 files as in the manifest\n"
+        "variant  removed  parameters      hf    onnx  parity\n"
+        "a-0.2     0.2121       0.1 M  0.6 MB  0.6 MB  passed\n"
+        "a-0.4     0.3939       0.1 M  0.5 MB  0.5 MB  passed\n"
+        "b-0.2     0.2121       0.1 M  0.6 MB  0.6 MB  passed\n"
+        "b-0.4     0.3939       0.1 M  0.5 MB  0.5 MB  passed\n"
+    )
+    described = json.loads(run("inspect", "out", "--json").out)
+    assert described["kind"] == "export"
+    assert described["complete"] is True
+    assert described["tasks"]["a"]["calibration_texts"] == 44
+
+
+def test_inspect_a_variant(run: Run, done: Path) -> None:
+    lines = run("inspect", "out/a-0.2").out.splitlines()
+    assert lines[:2] == [
+        "task a, score wifv, logistic sparsity, compensation bias",
+        "ratio requested 0.2, achieved 0.2121",
+    ]
+    assert re.fullmatch(r"parity: passed, max abs \d\.\de-\d\d", lines[2])
+    assert lines[3:] == [
+        "hf: llama, pruned, 139,296 parameters, float32",
+        "hidden size 96, head size 16, vocabulary 96",
+        "layer  heads  KV heads  neurons",
+        "0          4         2       80",
+        "1          4         2       80",
+        "2          4         2       64",
+    ]
+    assert json.loads(run("inspect", "out/a-0.2", "--json").out)["parity"]["verdict"] == "passed"
+
+
+def test_inspect_a_variant_without_a_finite_logit(run: Run, done: Path) -> None:
+    path = done / "a-0.2" / "parity.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"verdict": "failed", "max_abs": None}))
+    assert "parity: failed, max abs -" in run("inspect", "out/a-0.2").out.splitlines()
+    path.write_text("{")
+    outcome = run("inspect", "out/a-0.2")
+    assert outcome.code == 7
+    assert outcome.err.startswith("Error: out/a-0.2/parity.json: not a readable JSON file (")
+
+
+@pytest.mark.parametrize(("path", "kind"), [("m", "dense"), ("out/a-0.2/hf", "pruned")])
+def test_inspect_a_model(run: Run, done: Path, path: str, kind: str) -> None:
+    outcome = run("inspect", path)
+    parameters = "171,168" if kind == "dense" else "139,296"
+    assert outcome.out.splitlines()[0] == f"{Path(path).name}: llama, {kind}, {parameters} parameters, float32"
+    described = json.loads(run("inspect", path, "--json").out)
+    assert described["pruned"] is (kind == "pruned")
+    assert len(described["layers"]) == 3
+
+
+def test_inspect_a_gguf(run: Run, smollm2_gguf: Path) -> None:
+    lines = run("inspect", smollm2_gguf).out.splitlines()
+    assert lines[0] == f"{smollm2_gguf.stem}: llama, dense, 134,515,008 parameters, float32"
+    assert len(lines) == 3 + 30
+
+
+def test_inspect_something_else(run: Run, work: Path) -> None:
+    outcome = run("inspect", "a.jsonl")
+    assert outcome.code == 8
+    assert outcome.err == "Error: a.jsonl: neither an export, a variant, a model folder nor a .gguf file\n"
