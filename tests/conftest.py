@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,14 @@ def smollm2_gguf() -> Path:
     if not path.is_file():
         pytest.fail("the real model is missing; fetch it with: python samples/get_model.py .cache")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """One torch thread for micro models, whose threads mostly wait for each other; all of them for the real one."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if request.node.get_closest_marker("real") else 1)
+    yield
+    torch.set_num_threads(threads)
