@@ -24,22 +24,20 @@ __all__ = ["OnnxRunner"]
 
 Logits = NDArray[np.floating]
 _CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
-_CACHE_DTYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class OnnxRunner:
     """One generation after another with one session; `prefill` starts anew, `step` goes on."""
 
-    def __init__(self, session: ort.InferenceSession, head_dim: int | None = None) -> None:
+    def __init__(self, session: ort.InferenceSession) -> None:
         """Reads each layer's KV heads from the session's inputs.
 
         Args:
             session: A graph with the inputs input_ids, attention_mask and past_key_values.{i}.key/.value, and
                 the outputs logits and present.{i}.key/.value.
-            head_dim: Used where the graph leaves the size of a head open.
 
         Raises:
-            ArtifactError: The graph has other inputs or outputs, or does not fix the KV heads of a layer.
+            ArtifactError: The graph has other inputs or outputs, or does not fix a layer's KV heads and head size.
         """
         self._session = session
         inputs = {item.name: item for item in session.get_inputs()}
@@ -47,19 +45,13 @@ class OnnxRunner:
         unknown = sorted(inputs.keys() - caches.keys() - {"input_ids", "attention_mask"})
         if unknown or not caches or not {"input_ids", "attention_mask"} <= inputs.keys():
             raise ArtifactError(f"the ONNX graph's inputs are not those of a decoder with a KV cache: {list(inputs)}")
-        self._empty = {name: _empty_cache(item, head_dim) for name, item in caches.items()}
+        self._empty = {name: _empty_cache(item) for name, item in caches.items()}
         self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in caches)]
         missing = sorted(set(self._outputs) - {item.name for item in session.get_outputs()})
         if missing:
             raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}")
         self._past: dict[str, NDArray[np.floating]] = {}
         self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
-
-    @property
-    def kv_heads(self) -> tuple[int, ...]:
-        """The KV heads of each layer, as the graph declares them."""
-        by_layer = {int(name.split(".")[1]): cache.shape[1] for name, cache in self._empty.items()}
-        return tuple(by_layer[layer] for layer in sorted(by_layer))
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int]) -> Logits:
         """Runs the prompts from an empty cache.
@@ -116,16 +108,15 @@ class OnnxRunner:
         return logits
 
 
-def _empty_cache(item: Any, head_dim: int | None) -> NDArray[np.floating]:
+def _empty_cache(item: Any) -> NDArray[np.floating]:
     """[1, KV heads, 0, head size] for one cache input of the graph."""
-    heads, size = item.shape[1], item.shape[3] if isinstance(item.shape[3], int) else head_dim
-    dtype = _CACHE_DTYPES.get(item.type)
-    if not isinstance(heads, int) or size is None or dtype is None:
+    _, heads, _, size = item.shape
+    if not isinstance(heads, int) or not isinstance(size, int) or item.type != "tensor(float)":
         raise ArtifactError(
-            f"the ONNX graph's input {item.name} is {item.type} {item.shape}; expected a float tensor with a fixed "
+            f"the ONNX graph's input {item.name} is {item.type} {item.shape}; expected a float32 tensor with a fixed "
             "number of KV heads in dimension 1 and a fixed head size in dimension 3"
         )
-    return np.zeros((1, heads, 0, size), dtype)
+    return np.zeros((1, heads, 0, size), np.float32)
 
 
 def _run_failure(what: str, error: Exception) -> Exception:

@@ -84,9 +84,9 @@ def open_torch_runner(folder: Path, threads: int) -> Iterator[TorchRunner]:
     """
     import torch
 
+    runner = TorchRunner(_load(folder))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    runner = TorchRunner(_load(folder))
     try:
         yield runner
     finally:

@@ -26,11 +26,6 @@ class Batch:
         if self.input_ids.shape != self.real.shape or self.input_ids.dim() != 2:
             raise ValueError("input_ids and real must be matrices of one shape")
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that are not padding."""
-        return int(self.real.sum())
-
 
 def length_buckets(sequences: Sequence[Sequence[int]], max_tokens: int) -> list[Batch]:
     """Sorts sequences by length and cuts them into batches of at most `max_tokens` positions.

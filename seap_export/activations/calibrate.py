@@ -36,7 +36,7 @@ def collect_moments(
     with torch.inference_mode():
         runner = LayerRunner(source)
         batches = {task: length_buckets(sequences, max_batch_tokens) for task, sequences in token_ids.items()}
-        hidden = {task: [runner.embed(batch.input_ids) for batch in batches[task]] for task in batches}
+        hidden = {task: runner.embed(batches[task]) for task in batches}
         moments: dict[str, list[LayerMoments]] = {task: [] for task in batches}
         for index in range(len(source.spec.layers)):
             for task, done in _run_layer(runner, index, batches, hidden).items():

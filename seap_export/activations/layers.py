@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from seap_export.activations.batches import Batch
 from seap_export.sources.source import Source
 
 __all__ = ["LayerRunner"]
@@ -34,10 +35,10 @@ class LayerRunner:
         self._layers: nn.ModuleList = model.model.layers
         self._rotary: nn.Module = type(model.model.rotary_emb)(model.config)
 
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token embeddings, float32 [batch, length, hidden_size]."""
+    def embed(self, batches: Sequence[Batch]) -> list[torch.Tensor]:
+        """Token embeddings of each batch, float32 [batch, length, hidden_size]; the table is read once."""
         table = self._source.read_outer("embed_tokens")
-        return nn.functional.embedding(input_ids, table).float()
+        return [nn.functional.embedding(batch.input_ids, table).float() for batch in batches]
 
     @contextmanager
     def layer(self, index: int, o_proj_input: InputHook, down_proj_input: InputHook) -> Iterator[Callable[..., Any]]:

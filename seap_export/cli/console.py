@@ -63,11 +63,11 @@ def print_json(value: Any) -> None:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns lined up: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, *rows):
-        first, *rest = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([row[0].ljust(widths[0]), *rest]) if first else "  ".join(rest))
+    first, *others = (max(map(len, column)) for column in zip(header, *rows, strict=True))
+    lines = (
+        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
+        for row in (header, *rows)
+    )
     return "\n".join(line.rstrip() for line in lines)
 
 

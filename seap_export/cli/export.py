@@ -65,14 +65,15 @@ def export_command(
         rows = preview(source, request, out, force=force)
         console.result(rows, _preview_table(rows))
         return
+    dense = source.spec.num_parameters()
     try:
         made = export(source, request, out, force=force, progress=console)
     except ParityFailure:
         variants = read_manifest(out).variants
-        console.text(_summary({name: variants[name] for name in request.variants}, out))
+        console.text(_summary({name: variants[name] for name in request.variants}, dense, out))
         raise
     _warn_of_coarse_shapes(console, made)
-    console.result(made, _summary(made, out))
+    console.result(made, _summary(made, dense, out))
 
 
 def _warn_of_coarse_shapes(console: Console, made: dict[str, Any]) -> None:
@@ -84,13 +85,14 @@ def _warn_of_coarse_shapes(console: Console, made: dict[str, Any]) -> None:
             console.warn(f"{name}: achieved ratio {achieved:.4f} is all that the model's shapes allow")
 
 
-def _summary(made: dict[str, Any], out: Path) -> str:
+def _summary(made: dict[str, Any], dense: int, out: Path) -> str:
     rows = [
         [
             name,
             f"{variant['requested_ratio']:g}",
             f"{variant['achieved_ratio']:.4f}",
             f"{variant['num_parameters'] / 1e6:.1f} M",
+            f"{variant['num_parameters'] / dense:.1%}",
             megabytes(variant["bytes"]["hf"]),
             megabytes(variant["bytes"]["onnx"]),
             difference(variant["parity"]["max_abs"]),
@@ -98,7 +100,7 @@ def _summary(made: dict[str, Any], out: Path) -> str:
         ]
         for name, variant in made.items()
     ]
-    header = ["variant", "ratio", "achieved", "parameters", "hf", "onnx", "max abs", "parity"]
+    header = ["variant", "ratio", "achieved", "parameters", "of dense", "hf", "onnx", "max abs", "parity"]
     return f"{table(header, rows)}\nwritten to {out}"
 
 

@@ -34,7 +34,7 @@ Exit codes:
   6  environment: execution provider, library, disk or download
   7  an artifact is damaged or incomplete
   8  bad model or corpus
-130  interrupted
+130  interrupted (141: nobody reads the output, 143: terminated)
 """
 _SIGPIPE = 13
 

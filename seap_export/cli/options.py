@@ -106,7 +106,7 @@ parity_options = _chained(
     click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Largest difference of a logit."),
     click.option("--decode-steps", type=int, default=8, show_default=True, help="Tokens decoded with the cache."),
     click.option("--prompts", type=int, default=4, show_default=True, help="Held-out prompts compared."),
-    click.option("--threads", type=int, help="Threads of torch and ONNX Runtime.  [default: all cores]"),
+    click.option("--threads", type=int, help="Threads of the comparison.  [default: all cores]"),
 )
 
 

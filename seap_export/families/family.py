@@ -39,6 +39,8 @@ class Family:
         gguf_architecture: `general.architecture` of its GGUF files, or None where another family's is used.
         gguf_rotary_rows_permuted: Whether q and k rows of a GGUF file are stored for interleaved rotation.
         sliding_window: Which layers attend within `config.sliding_window`.
+        tokenizer_json_as_it_is: Whether transformers 5 reads tokenizer.json unchanged for this `model_type`, whatever
+            class tokenizer_config.json names.
         names: Tensor names; those of a layer are relative to `names["layer"]`, projections lack the suffix.
         biases: For each projection True, or the config key that switches its bias on.
         defaults: What transformers takes for keys that a config.json leaves out.
@@ -52,6 +54,7 @@ class Family:
     defaults: Mapping[str, Any]
     gguf_architecture: str | None = None
     gguf_rotary_rows_permuted: bool = False
+    tokenizer_json_as_it_is: bool = False
 
     def __post_init__(self) -> None:
         if self.sliding_window not in _WINDOWS:

@@ -161,17 +161,20 @@ def model_spec(config: Mapping[str, Any]) -> ModelSpec:
     """
     family = family_of_model_type(config.get("model_type"))
     config = {**family.defaults, **config}
+    for key in ("rope_parameters", "rope_scaling", "per_layer_config"):
+        if not isinstance(config.get(key) or {}, Mapping):
+            raise InputError(f"config.json: '{key}' must be an object, not {config[key]!r}")
     _refuse_unsupported(config)
     hidden_size = _positive(config, "hidden_size")
     heads = _positive(config, "num_attention_heads")
-    head_dim = config.get("head_dim") or hidden_size // heads
+    config["head_dim"] = config.get("head_dim") or hidden_size // heads
     theta, rope_type, parameters = _rope(config)
     return ModelSpec(
         family=family,
         vocab_size=_positive(config, "vocab_size"),
         hidden_size=hidden_size,
-        head_dim=head_dim,
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        head_dim=_positive(config, "head_dim"),
+        rms_norm_eps=_number("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
         max_position_embeddings=_positive(config, "max_position_embeddings"),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
         rope=RopeSpec(theta, rope_type, MappingProxyType(parameters)),
@@ -199,9 +202,16 @@ def _positive(config: Mapping[str, Any], key: str) -> int:
     return value
 
 
+def _number(key: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InputError(f"config.json: '{key}' must be a number, not {value!r}")
+    return float(value)
+
+
 def _layer(family: Family, config: Mapping[str, Any], index: int) -> LayerSpec:
     overrides = {int(key): value for key, value in (config.get("per_layer_config") or {}).items()}.get(index, {})
     values = {**config, **overrides}
+    values["num_key_value_heads"] = values.get("num_key_value_heads") or values.get("num_attention_heads")
     biases = frozenset(
         projection
         for projection in PROJECTIONS
@@ -209,7 +219,7 @@ def _layer(family: Family, config: Mapping[str, Any], index: int) -> LayerSpec:
     )
     return LayerSpec(
         num_attention_heads=_positive(values, "num_attention_heads"),
-        num_key_value_heads=values.get("num_key_value_heads") or values["num_attention_heads"],
+        num_key_value_heads=_positive(values, "num_key_value_heads"),
         intermediate_size=_positive(values, "intermediate_size"),
         biases=biases,
         sliding_window=_sliding_window(family, config, index),
@@ -237,4 +247,4 @@ def _rope(config: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
     parameters.pop("type", None)
     if rope_type == "yarn":
         parameters.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
-    return float(theta), rope_type, parameters
+    return _number("rope_theta", theta), rope_type, parameters

@@ -11,6 +11,7 @@ from typing import Any
 from seap_export.activations.statistics import Calibration, CalibrationRecord, write_calibration
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
+from seap_export.families.family import PRUNED_PREFIX
 from seap_export.pipeline.checks import claim_folder
 from seap_export.pipeline.keys import calibration_key
 from seap_export.pipeline.progress import Progress
@@ -82,7 +83,8 @@ def _calibrate(
     for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
         source.read_outer(name)  # not used here, but if its weights are NaN, now is the time to say so
     token_ids = _tokenize(source, {task: split.calibration for task, split in splits.items()}, settings.max_length)
-    with progress.bar("calibrating " + ", ".join(splits), len(source.spec.layers)) as advance:
+    bar = progress.bar("calibrating " + ", ".join(splits), len(source.spec.layers))
+    with quiet_transformers(), bar as advance:
         moments = collect_moments(source, token_ids, max_batch_tokens=settings.batch_tokens, on_layer=advance)
     for task, split in splits.items():
         record = _record(task, source, split, settings, sum(map(len, token_ids[task])))
@@ -132,12 +134,16 @@ def _tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length:
 
 
 def _load_tokenizer(source: Source) -> Any:
-    """The tokenizer of the files that the artifacts will carry."""
+    """The tokenizer of the files that the artifacts will carry, loaded as theirs.
+
+    transformers 5 takes the tokenizer's class from the type of some models (qwen2), whatever the files say.
+    """
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
-        (Path(folder) / "config.json").write_text(json.dumps(dict(source.config)), "utf-8")
+        config = {**source.config, "model_type": PRUNED_PREFIX + source.spec.family.model_type}
+        (Path(folder) / "config.json").write_text(json.dumps(config), "utf-8")
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (ImportError, MemoryError):

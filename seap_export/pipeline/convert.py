@@ -26,8 +26,8 @@ def convert_folder(
     """
     config = read_json(model_folder / "config.json")
     generation = model_folder / "generation_config.json"
+    settings = genai_config(model_spec(config), config, read_json(generation) if generation.is_file() else None)
     write_onnx(model_folder, onnx_folder, on_layer=on_layer)
     copy_tokenizer(model_folder, onnx_folder)
     pad_on_the_right(onnx_folder)
-    settings = genai_config(model_spec(config), config, read_json(generation) if generation.is_file() else None)
     (onnx_folder / GENAI_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from converters.genai_config import genai_config
 from converters.onnx_writer import refuse_unsupported
 from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Split, Task
@@ -15,7 +16,7 @@ from seap_export.errors import ParityFailure, UsageError
 from seap_export.pipeline.calibration import calibrate_tasks, split_tasks
 from seap_export.pipeline.checks import refuse_full_disk, variant_bytes
 from seap_export.pipeline.convert import convert_folder
-from seap_export.pipeline.keys import hf_key, onnx_key, parity_key, plan_key
+from seap_export.pipeline.keys import calibration_key, hf_key, onnx_key, parity_key, plan_key
 from seap_export.pipeline.manifest import read_artifact
 from seap_export.pipeline.parity import check_parity, held_out_prompts, write_report
 from seap_export.pipeline.progress import Progress, Silent
@@ -74,7 +75,7 @@ def export(
         SeapError: Of the kind that fits; a `ParityFailure` comes after all variants are done.
     """
     progress = progress or Silent()
-    workspace, splits = _check(source, request, out, force)
+    workspace, splits, _ = _check(source, request, out, force)
     with workspace.locked():
         calibrations = calibrate_tasks(
             source, splits, request.calibration, workspace, progress, request.variants.keys()
@@ -95,14 +96,14 @@ def export(
 
 def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = False) -> list[dict[str, Any]]:
     """What `export` would make, after the same checks of the inputs; sizes follow from the requested ratios."""
-    workspace, splits = _check(source, request, out, force)
+    _, splits, done = _check(source, request, out, force)
     return [
         {
             "variant": name,
             "calibration_texts": len(splits[task].calibration),
             "held_out_texts": len(splits[task].held_out),
             "bytes_about": variant_bytes(source, ratio),
-            "exists": name in workspace.manifest.variants,
+            "exists": name in done,
         }
         for task in splits
         for ratio in request.ratios
@@ -110,15 +111,34 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
     ]
 
 
-def _check(source: Source, request: ExportRequest, out: Path, force: bool) -> tuple[Workspace, dict[str, Split]]:
+def _check(
+    source: Source, request: ExportRequest, out: Path, force: bool
+) -> tuple[Workspace, dict[str, Split], set[str]]:
+    """Refuses what can be refused before any work; the folder, each task's split, and the variants already planned."""
+    if request.parity.provider != "cpu":
+        raise UsageError(
+            "export writes float32 graphs, whose attention ONNX Runtime runs on the CPU only; use --provider cpu"
+        )
     refuse_unsupported(source.spec)
+    genai_config(source.spec, source.config, source.generation_config)  # refuses a model that names no EOS token
     for ratio in request.ratios:
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align)
     workspace = Workspace(out, force)
     splits = split_tasks(request.tasks, request.calibration)
-    missing = [ratio for name, ratio in request.variants.items() if name not in workspace.manifest.variants]
+    done = {
+        variant_name(task, ratio)
+        for task, split in splits.items()
+        for ratio in request.ratios
+        if workspace.is_done(f"{variant_name(task, ratio)}/plan.json", _plan_key(source, split, request, ratio))
+    }
+    missing = [ratio for name, ratio in request.variants.items() if name not in done]
     refuse_full_disk(sum(variant_bytes(source, ratio) for ratio in missing), out)
-    return workspace, splits
+    return workspace, splits, done
+
+
+def _plan_key(source: Source, split: Split, request: ExportRequest, ratio: float) -> str:
+    statistics = calibration_key(source, split, request.calibration)
+    return plan_key(statistics, request.plan, ratio, len(source.spec.layers))
 
 
 class _Run:

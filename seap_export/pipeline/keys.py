@@ -1,7 +1,7 @@
 """The key of a step: the hash of all that it depends on, so that it is reused for the same inputs only.
 
-A later step's key holds the key of the step before it. Not in a key: names of files and folders, and what
-changes only the speed.
+A later step's key holds the key of the step before it. Not in a key: where the inputs lie, and what changes
+only the speed.
 """
 
 from __future__ import annotations

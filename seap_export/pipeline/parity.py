@@ -19,8 +19,8 @@ __all__ = ["check_parity", "held_out_prompts", "prompts_of", "write_report"]
 
 
 def held_out_prompts(calibration: Calibration, number: int) -> list[str]:
-    """Prompts for parity: held-out texts, up to the completion where a task has one."""
-    return [sample["prompt"] for sample in calibration.record.held_out[:number]]
+    """Prompts for parity: held-out texts, up to the completion where there is one and it is not all."""
+    return [sample["prompt"] or sample["completion"] for sample in calibration.record.held_out[:number]]
 
 
 def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:

@@ -10,7 +10,10 @@ from seap_export.families import ModelSpec
 from seap_export.plan.plan import LayerPlan
 from seap_export.scores import LayerScores
 
-__all__ = ["LayerChoices", "least_weights"]
+__all__ = ["Kept", "LayerChoices", "least_weights"]
+
+#: What a layer keeps, and how many prunable weights that is.
+Kept = tuple[LayerPlan, int]
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,20 @@ class LayerChoices:
         self._kept_neurons = np.concatenate([[0.0], np.cumsum(neurons[self._neuron_order])])
         self.total_weights = spec.prunable_weights(layer)
 
-    def best(self, budget: float) -> tuple[LayerPlan, int]:
+    def best(self, budget: float) -> Kept:
         """The plan with the highest kept score for about `budget` weights, and the weights it keeps."""
         if budget >= self.total_weights:
             return self._plan(self._attention[-1], self._own.intermediate_size), self.total_weights
         fitting = [choice for choice in self._attention if choice.weights <= budget] or self._attention[:1]
-        choice = self._preferred(fitting, budget)
+        return self._filled(self._preferred(fitting, budget), budget)
+
+    def nearest(self, budget: float) -> Kept:
+        """The plan whose weights are nearest to the budget, whatever its score."""
+        return min(
+            (self._filled(choice, budget) for choice in self._attention), key=lambda kept: abs(kept[1] - budget)
+        )
+
+    def _filled(self, choice: _Attention, budget: float) -> Kept:
         count = self._neurons_within(budget - choice.weights)
         return self._plan(choice, count), choice.weights + count * self._neuron_weights
 

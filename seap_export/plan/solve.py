@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
-from seap_export.plan.choice import LayerChoices, least_weights
+from seap_export.plan.choice import Kept, LayerChoices, least_weights
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import LayerScores
@@ -15,7 +15,8 @@ __all__ = ["RATIO_TOLERANCE", "check_ratio", "solve_layers", "spread"]
 
 #: The achieved ratio is this near to the requested one where the model's granularity allows.
 RATIO_TOLERANCE = 0.005
-_BISECTIONS = 48
+#: Enough for a curve so steep that its values differ by the precision of a float64.
+_BISECTIONS = 128
 
 
 def solve_layers(
@@ -42,16 +43,31 @@ def spread(
     if ratio == 0.0:
         return tuple(choice.best(choice.total_weights)[0] for choice in choices), 0.0
     best_factor, best_error = 0.0, ratio
-    low, high = 0.0, 1.0 / min(value for value in curve if value > 0.0)
+    low, high = 0.0, 1.0 / min((value for value in curve if value > 0.0), default=1.0)
     for _ in range(_BISECTIONS):
         factor = (low + high) / 2
         achieved = _achieved(choices, curve, factor, total)
         if abs(achieved - ratio) < best_error:
             best_factor, best_error = factor, abs(achieved - ratio)
         low, high = (factor, high) if achieved < ratio else (low, factor)
-    pairs = zip(choices, curve, strict=True)
-    layers = tuple(choice.best(_budget(choice, value, best_factor))[0] for choice, value in pairs)
-    return layers, _achieved(choices, curve, best_factor, total)
+    kept = [choice.best(_budget(choice, value, best_factor)) for choice, value in zip(choices, curve, strict=True)]
+    if best_error > RATIO_TOLERANCE:
+        kept = _one_layer_nearer(choices, curve, kept, (1.0 - ratio) * total)
+    return tuple(layer for layer, _ in kept), 1.0 - sum(weights for _, weights in kept) / total
+
+
+def _one_layer_nearer(
+    choices: Sequence[LayerChoices], curve: Sequence[float], kept: list[Kept], wanted: float
+) -> list[Kept]:
+    """Where the shapes are coarse: the layer whose change brings the sum of weights nearest to `wanted` is changed."""
+    gap = wanted - sum(weights for _, weights in kept)
+    best = kept
+    for index, (choice, value) in enumerate(zip(choices, curve, strict=True)):
+        if value > 0.0:
+            changed = choice.nearest(kept[index][1] + gap)
+            if abs(gap - changed[1] + kept[index][1]) < abs(wanted - sum(weights for _, weights in best)):
+                best = [*kept[:index], changed, *kept[index + 1 :]]
+    return best
 
 
 def _budget(choice: LayerChoices, value: float, factor: float) -> float:

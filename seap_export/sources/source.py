@@ -15,7 +15,7 @@ from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.hashing import sha256_file, sha256_json
 from seap_export.sources.config import portable_config, read_json
-from seap_export.sources.tokenizer import copy_tokenizer, tokenizer_files
+from seap_export.sources.tokenizer import copy_tokenizer, name_tokenizer_class, tokenizer_files
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 
 __all__ = ["Source", "open_source"]
@@ -65,7 +65,9 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over the names and contents of the model's files."""
+        """Hex SHA-256 over the contents of the model's files, and their names where there are several."""
+        if len(self.files) == 1:
+            return sha256_file(self.files[0])
         return sha256_json({path.name: sha256_file(path) for path in self.files})
 
 
@@ -92,8 +94,9 @@ def _download(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+    copies = ["consolidated*", "*/*"]  # the same weights in the format of the model's authors
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns))
+        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=copies))
     except Exception as error:  # the hub client's own errors share no useful base class across its releases
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EnvironmentFailure(
@@ -119,8 +122,13 @@ def _folder_source(folder: Path, name: str) -> Source:
         spec=spec,
         reader=reader,
         files=(folder / "config.json", *extras, *reader.files, *tokenizer_files(folder)),
-        write_tokenizer=lambda target: copy_tokenizer(folder, target),
+        write_tokenizer=lambda target: _carry_tokenizer(folder, target, spec.family.tokenizer_json_as_it_is),
     )
+
+
+def _carry_tokenizer(folder: Path, target: Path, as_it_is: bool) -> None:
+    copy_tokenizer(folder, target)
+    name_tokenizer_class(target, always=as_it_is)
 
 
 def _gguf_source(path: Path) -> Source:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.sources.config import read_json
 
-__all__ = ["copy_tokenizer", "pad_on_the_right", "tokenizer_files"]
+__all__ = ["copy_tokenizer", "name_tokenizer_class", "pad_on_the_right", "tokenizer_files"]
 
 _NAMES = (
     "tokenizer.json",
@@ -48,7 +49,24 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
 
 def pad_on_the_right(folder: Path) -> None:
     """Makes a copied tokenizer pad on the right, the side that the fused attention operator needs."""
+    _write_config(folder, {**_read_config(folder), "padding_side": "right"})
+
+
+def name_tokenizer_class(folder: Path, *, always: bool) -> None:
+    """Names the class that takes tokenizer.json as it is, where a copied tokenizer names none, or `always`.
+
+    transformers 4.57 would go by the model's type then, and has no tokenizer for a pruned one; transformers 5
+    would rebuild a tokenizer of another class that it takes as it is for the dense model.
+    """
+    config = _read_config(folder)
+    if always or not config.get("tokenizer_class"):
+        _write_config(folder, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    config = read_json(path) if path.is_file() else {}
-    config["padding_side"] = "right"
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return read_json(path) if path.is_file() else {}
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

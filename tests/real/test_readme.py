@@ -43,7 +43,9 @@ def test_readme_command(command: str, demo: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "environment"), zip(_blocks("python"), (".venv", ".venv-genai"), strict=True), ids=["hf", "genai"]
+    ("program", "environment"),
+    list(zip(_blocks("python"), (".venv", ".venv-genai"), strict=True)),
+    ids=["hf", "genai"],
 )
 def test_readme_program(program: str, environment: str, demo: Path) -> None:
     python = ROOT / environment / "bin" / "python"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -127,6 +127,21 @@ def test_tasks_do_not_mix(tmp_path: Path) -> None:
     assert list(together) == ["one", "two"]
     for task, sequences in tasks.items():
         assert_same(together[task], collect_moments(source, {task: sequences})[task], tolerance=1e-9)
+
+
+def test_weights_are_read_once_for_all_batches_of_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = micro_source(tmp_path / "model", "llama-gqa")
+    read: list[str] = []
+    plain = source.reader.read
+
+    def noted(names: Iterable[str]) -> dict[str, torch.Tensor]:
+        wanted = list(names)
+        read.extend(wanted)
+        return plain(wanted)
+
+    monkeypatch.setattr(source.reader, "read", noted)
+    collect_moments(source, {"task": texts()}, max_batch_tokens=1)
+    assert len(read) == len(set(read))
 
 
 def test_layers_are_reported_as_they_are_done(tmp_path: Path) -> None:

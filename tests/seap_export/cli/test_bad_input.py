@@ -184,6 +184,14 @@ def test_weights_that_are_no_numbers(run: Run, work: Path, name: str, value: flo
     refuse(run, work, code=8, message=f"m: tensor '{name}' holds NaN or infinite weights; the model is damaged")
 
 
+def test_a_model_that_names_no_end_of_sequence(run: Run, work: Path) -> None:
+    for name in ("config.json", "generation_config.json"):
+        path = work / "m" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": None}))
+    message = "config.json and generation_config.json name no eos_token_id; add one for ONNX Runtime GenAI"
+    refuse(run, work, code=8, message=message)
+
+
 def test_a_damaged_tokenizer(run: Run, work: Path) -> None:
     (work / "m" / "tokenizer.json").write_text('{"model": {"type": "WordLevel"}}')
     outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
@@ -348,3 +356,8 @@ def test_a_sharded_model_without_one_shard(run: Run, work: Path) -> None:
 def test_export_module_is_what_the_command_uses() -> None:
     """The monkeypatches above would otherwise prove nothing."""
     assert export.calibrate_tasks is calibration.calibrate_tasks
+
+
+def test_export_for_cuda_is_refused_before_any_work(run: Run, work: Path) -> None:
+    message = "export writes float32 graphs, whose attention ONNX Runtime runs on the CPU only; use --provider cpu"
+    refuse(run, work, "--provider", "cuda", code=2, message=message)

@@ -14,18 +14,16 @@ Run = Callable[..., Any]
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
 TABLE = """\
-variant  ratio  achieved  parameters      hf    onnx  max abs  parity
-a-0.2      0.2    0.2121       0.1 M  0.6 MB  0.6 MB  #  passed
-a-0.4      0.4    0.3939       0.1 M  0.5 MB  0.5 MB  #  passed
-b-0.2      0.2    0.2121       0.1 M  0.6 MB  0.6 MB  #  passed
-b-0.4      0.4    0.3939       0.1 M  0.5 MB  0.5 MB  #  passed
+variant  ratio  achieved  parameters  of dense      hf    onnx  max abs  parity
+a-0.2      0.2    0.2121       0.1 M     81.4%  0.6 MB  0.6 MB  #  passed
+a-0.4      0.4    0.4040       0.1 M     64.4%  0.5 MB  0.5 MB  #  passed
+b-0.2      0.2    0.2121       0.1 M     81.4%  0.6 MB  0.6 MB  #  passed
+b-0.4      0.4    0.4040       0.1 M     64.4%  0.5 MB  0.5 MB  #  passed
 written to out
 """
 WARNINGS = """\
 Warning: a-0.2: achieved ratio 0.2121 is all that the model's shapes allow
-Warning: a-0.4: achieved ratio 0.3939 is all that the model's shapes allow
 Warning: b-0.2: achieved ratio 0.2121 is all that the model's shapes allow
-Warning: b-0.4: achieved ratio 0.3939 is all that the model's shapes allow
 """
 
 
@@ -127,6 +125,12 @@ def test_quiet_prints_warnings_only(run: Run, work: Path) -> None:
     assert outcome.err == WARNINGS.splitlines(keepends=True)[0]
 
 
+def test_a_task_may_have_no_prompt(run: Run, work: Path) -> None:
+    (work / "t.toml").write_text('corpus = "a.jsonl"\nprompt = ""\ncompletion = "{text}"\n')
+    outcome = run("export", "m", "--task", "t=t.toml", "--ratio", "0.2", "--out", "out")
+    assert outcome.code == 0, outcome.err
+
+
 def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
     outcome = run(*ALL, "--json", "--quiet")
 
@@ -193,7 +197,7 @@ def test_other_inputs_need_force(run: Run, done: Path) -> None:
 
     assert outcome.code == 2
     assert outcome.err == (
-        "Error: out/calibration/a was made from other inputs (model, corpus or options); use --force to replace it, "
+        "Error: out/a-0.2/plan.json was made from other inputs (model, corpus or options); use --force to replace it, "
         "or another --out\n"
     )
     assert tree(done) == before

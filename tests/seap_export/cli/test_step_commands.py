@@ -206,9 +206,9 @@ def test_inspect_an_export(run: Run, done: Path) -> None:
         "calibrated: a, b; 60 files as in the manifest\n"
         "variant  removed  parameters      hf    onnx  parity\n"
         "a-0.2     0.2121       0.1 M  0.6 MB  0.6 MB  passed\n"
-        "a-0.4     0.3939       0.1 M  0.5 MB  0.5 MB  passed\n"
+        "a-0.4     0.4040       0.1 M  0.5 MB  0.5 MB  passed\n"
         "b-0.2     0.2121       0.1 M  0.6 MB  0.6 MB  passed\n"
-        "b-0.4     0.3939       0.1 M  0.5 MB  0.5 MB  passed\n"
+        "b-0.4     0.4040       0.1 M  0.5 MB  0.5 MB  passed\n"
     )
     described = json.loads(run("inspect", "out", "--json").out)
     assert described["kind"] == "export"

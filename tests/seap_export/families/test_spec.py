@@ -210,6 +210,13 @@ def test_a_size_that_is_no_positive_whole_number_is_refused_by_name(key: str, va
         model_spec(micro_config(model_type="llama", **{key: value}))
 
 
+@pytest.mark.parametrize("value", [-1, 1.5, "16", True])
+@pytest.mark.parametrize("key", ["head_dim", "num_key_value_heads"])
+def test_a_shape_that_may_be_absent_must_be_a_positive_whole_number_too(key: str, value: Any) -> None:
+    with pytest.raises(InputError, match=key):
+        model_spec(micro_config(model_type="llama", **{key: value}))
+
+
 def test_query_heads_that_cannot_share_key_value_heads_evenly_are_refused() -> None:
     with pytest.raises(InputError, match="not a multiple"):
         model_spec(micro_config(model_type="llama", num_key_value_heads=4))

@@ -70,6 +70,18 @@ def test_the_ratio_is_achieved_however_heads_and_neurons_compare(ratio: float, h
     assert abs(achieved - ratio) <= RATIO_TOLERANCE
 
 
+@pytest.mark.parametrize(("k", "ratio"), [(60.0, 0.2), (110.0, 0.2), (120.0, 0.05), (-110.0, 0.2)])
+def test_the_ratio_is_achieved_on_a_curve_as_steep_as_a_step(k: float, ratio: float) -> None:
+    spec = smollm2_spec()
+    _, achieved = solve_layers(spec, random_scores(spec), ratio, Sparsity(k=k), 16)
+    assert abs(achieved - ratio) <= RATIO_TOLERANCE
+
+
+def test_a_curve_that_is_nowhere_above_0_removes_nothing() -> None:
+    spec = smollm2_spec(num_hidden_layers=4)
+    assert solve_layers(spec, random_scores(spec), 0.001, Sparsity(x0=1e9), 16)[1] == 0.0
+
+
 def test_protected_layers_stay_whole_and_count() -> None:
     spec = smollm2_spec(num_hidden_layers=6)
     layers, achieved = solve_layers(
@@ -146,3 +158,19 @@ def test_a_ratio_that_is_no_fraction_is_refused(ratio: float) -> None:
 def test_an_alignment_that_is_not_positive_is_refused(align: int) -> None:
     with pytest.raises(UsageError, match=f"align {align} is out of range"):
         check_ratio(smollm2_spec(), 0.2, Sparsity(), align)
+
+
+@pytest.mark.parametrize("ratio", [0.15, 0.25, 0.4, 0.6])
+def test_coarse_shapes_are_met_as_nearly_as_changing_one_layer_allows(ratio: float) -> None:
+    """Two layers with six neuron counts each: the curve alone misses some ratios that a mixed plan meets."""
+    spec = model_spec(micro_config(model_type="llama", num_hidden_layers=2, intermediate_size=96))
+    layers, achieved = solve_layers(spec, random_scores(spec), ratio, Sparsity("uniform"), 16)
+    error = abs(achieved - ratio)
+    assert achieved == pytest.approx(sum(removed(spec, layers)) / 2, abs=1e-12)
+    if error > RATIO_TOLERANCE:
+        units = itertools.product(range(1, 4), range(1, 3), range(16, 97, 16))
+        weights = [96 * (2 * 16 * groups * (heads + 1) + 3 * neurons) for groups, heads, neurons in units]
+        total = 2 * spec.prunable_weights(0)
+        for index in range(2):
+            other = spec.prunable_weights(1 - index) * (1.0 - removed(spec, layers)[1 - index])
+            assert all(abs(1.0 - (own + other) / total - ratio) >= error - 1e-12 for own in weights)

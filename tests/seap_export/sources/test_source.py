@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from micro import write_micro_model
 from safetensors.torch import load_file, save_file
 
@@ -143,18 +144,19 @@ def test_a_path_that_is_not_there_is_never_asked_of_the_hub(hub: list[str], mode
 
 
 def test_a_hub_model_is_read_from_its_snapshot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    patterns: list[str] = []
+    asked: dict[str, list[str]] = {}
 
-    def snapshot_download(model: str, allow_patterns: list[str]) -> str:
-        patterns.extend(allow_patterns)
+    def snapshot_download(model: str, **patterns: list[str]) -> str:
+        asked.update(patterns)
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     source = open_source("owner/name")
     assert source.name == "owner--name"
     assert source.digest == open_source(str(folder)).digest
-    assert {"*.safetensors", "*.json"} <= set(patterns)
-    assert not any(pattern.endswith((".bin", ".py", ".pth")) for pattern in patterns)
+    wanted = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+    others = ["consolidated.safetensors", "original/model.safetensors", "model.bin", "model.pth", "modeling.py"]
+    assert list(filter_repo_objects(wanted + others, **asked)) == wanted
 
 
 def test_the_digest_is_that_of_the_contents_not_of_the_place(tmp_path: Path) -> None:

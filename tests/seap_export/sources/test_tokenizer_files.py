@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from micro import write_micro_model, write_micro_tokenizer
+from micro import micro_config, write_micro_model, write_micro_tokenizer
 from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
@@ -46,6 +46,19 @@ def test_a_source_writes_the_tokenizer_it_came_with(tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "micro", model_type="llama")
     open_source(str(folder)).write_tokenizer(target)
     assert (target / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("config", [None, {}, {"unk_token": "<unk>", "tokenizer_class": None}])
+def test_a_tokenizer_that_names_no_class_loads_beside_a_pruned_model(tmp_path: Path, config: dict | None) -> None:
+    folder = write_micro_model(tmp_path / "micro", model_type="llama")
+    (folder / "tokenizer_config.json").unlink()
+    if config is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    target = tmp_path / "target"
+    target.mkdir()
+    open_source(str(folder)).write_tokenizer(target)
+    (target / "config.json").write_text(json.dumps(micro_config(model_type="seap_llama")))
+    assert AutoTokenizer.from_pretrained(target)("the cat")["input_ids"] == [4, 6]
 
 
 def test_padding_goes_to_the_right_and_nothing_else_changes(tmp_path: Path) -> None:
