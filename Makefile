@@ -32,28 +32,29 @@ lint: .venv/installed
 	.venv/bin/lint-imports
 
 .venv/installed: pyproject.toml
+	@echo 'Installing into .venv (about 2 GB, a minute or more) ...'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
 	.venv/bin/python -m pip install --quiet --editable '.[dev]'
-	touch $@
+	@touch $@
 
 # The oldest supported transformers, which many production stacks still use.
 .venv-transformers4/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-transformers4
 	.venv-transformers4/bin/python -m pip install --quiet --upgrade pip
 	.venv-transformers4/bin/python -m pip install --quiet --editable '.[dev]' 'transformers==4.57.*'
-	touch $@
+	@touch $@
 
 # ONNX Runtime GenAI brings its own onnxruntime, so it cannot share an environment with ours.
 .venv-genai/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-genai
 	.venv-genai/bin/python -m pip install --quiet --upgrade pip
 	.venv-genai/bin/python -m pip install --quiet 'onnxruntime-genai==0.18.*'
-	touch $@
+	@touch $@
 
 $(MODEL): samples/get_model.py
 	$(PYTHON) samples/get_model.py .cache
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf .venv .venv-transformers4 .venv-genai .cache $(OUT)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from seap_export.activations.moments import Moments
 from seap_export.errors import ArtifactError, InputError
@@ -71,7 +71,7 @@ def write_calibration(folder: Path, record: CalibrationRecord, layers: Sequence[
             moments: Moments = getattr(layer, name)
             tensors[f"layers.{index}.{name}.mean"] = moments.mean.contiguous()
             tensors[f"layers.{index}.{name}.variance"] = moments.variance.contiguous()
-    save_file(tensors, folder / _MOMENTS)
+    (folder / _MOMENTS).write_bytes(save(tensors))  # `save_file` would make it unreadable for others
     text = json.dumps({"schema": CALIBRATION_SCHEMA, **asdict(record)}, indent=1, ensure_ascii=False)
     (folder / _RECORD).write_text(text + "\n", "utf-8")
 

@@ -19,7 +19,7 @@ __all__ = ["parity_command"]
 @click.option(
     "--prompt-file",
     type=PathType(),
-    help="A corpus of prompts (JSONL, Parquet, text).  [default: the held-out texts of the export]",
+    help="A corpus of prompts (JSONL, Parquet, text; no task file).  [default: the held-out texts of the export]",
 )
 @click.option("--out", type=PathType(), help="Write the report there; nothing is written without it.")
 @parity_options

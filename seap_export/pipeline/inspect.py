@@ -39,10 +39,9 @@ def describe(path: str) -> dict[str, Any]:
 
 def _export(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
-    for step in manifest.steps:
-        damage = manifest.damage(folder, step)
-        if damage is not None:
-            raise ArtifactError(f"{damage}; export again with --force")
+    damages = [damage for step in manifest.steps for damage in manifest.damages(folder, step)]
+    if damages:
+        raise ArtifactError("; ".join(damages) + "; export again with --force")
     return {
         "kind": "export",
         "complete": manifest.complete,

@@ -68,15 +68,16 @@ class Manifest:
         self.variants.pop(step.split("/")[0], None)
         self.versions = package_versions()
 
-    def damage(self, folder: Path, step: str) -> str | None:
-        """What is wrong with the files of a step, in words, or None."""
+    def damages(self, folder: Path, step: str) -> list[str]:
+        """What is wrong with the files of a step, in words."""
+        found = []
         for name in self._files_of(step):
             path, expected = folder / name, self.files[name]
             if not path.is_file():
-                return f"{path} is missing"
-            if path.stat().st_size != expected["bytes"] or sha256_file(path) != expected["sha256"]:
-                return f"{path} differs from its SHA-256 in {MANIFEST}"
-        return None
+                found.append(f"{path} is missing")
+            elif path.stat().st_size != expected["bytes"] or sha256_file(path) != expected["sha256"]:
+                found.append(f"{path} differs from its SHA-256 in {MANIFEST}")
+        return found
 
     def _files_of(self, step: str) -> list[str]:
         return [name for name in self.files if name == step or name.startswith(step + "/")]

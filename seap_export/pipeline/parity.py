@@ -66,6 +66,9 @@ def write_report(report: ParityReport, path: Path) -> None:
 
 
 def _refuse_incomplete(variant: Path, *parts: str) -> None:
+    if not variant.is_dir():
+        raise ArtifactError(f"{variant}: no such folder; give a variant's, such as OUT/TASK-0.2")
     for part in parts:
         if not (variant / part).exists():
-            raise ArtifactError(f"{variant}: not a variant, {part} is missing; give a folder that 'export' made")
+            remedy = "give --prompt-file" if part == "plan.json" else "give a variant's folder, such as OUT/TASK-0.2"
+            raise ArtifactError(f"{variant}: {part} is missing; {remedy}")

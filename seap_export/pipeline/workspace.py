@@ -82,10 +82,10 @@ class Workspace:
                     "use --force to replace it, or another --out"
                 )
             return False
-        damage = self.manifest.damage(self.folder, step)
-        if damage is not None and not self.force:
-            raise ArtifactError(f"{damage}; use --force to make it again")
-        return damage is None
+        damages = self.manifest.damages(self.folder, step)
+        if damages and not self.force:
+            raise ArtifactError("; ".join(damages) + "; export again with --force")
+        return not damages
 
     @contextmanager
     def writing(self, step: str, key: str, *, folder: bool) -> Iterator[Path]:

@@ -87,6 +87,8 @@ def pruned_config(source: Source, spec: ModelSpec) -> dict[str, Any]:
         "model_type": PRUNED_PREFIX + family.model_type,
         "head_dim": spec.head_dim,
         "dtype": str(source.reader.dtype).removeprefix("torch."),
+        "o_proj_bias": False,  # what a layer has unless per_layer_config says otherwise
+        "down_proj_bias": False,
         "per_layer_config": per_layer,
     }
 

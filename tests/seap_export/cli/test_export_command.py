@@ -264,9 +264,7 @@ def test_damage_is_noticed_and_mended_by_force(run: Run, done: Path, pristine: P
     outcome = run(*ALL, "--quiet")
 
     assert outcome.code == 7
-    assert outcome.err == (
-        f"Error: out/{part} differs from its SHA-256 in manifest.json; use --force to make it again\n"
-    )
+    assert outcome.err == (f"Error: out/{part} differs from its SHA-256 in manifest.json; export again with --force\n")
     assert tree(done) == before
     assert run("inspect", "out").code == 7
     assert run(*ALL, "--quiet", "--force").code == 0
@@ -277,7 +275,7 @@ def test_a_missing_file_is_damage_and_a_missing_step_is_made_again(run: Run, don
     (done / "a-0.2" / "onnx" / "model.onnx.data").unlink()
     outcome = run(*ALL, "--quiet")
     assert outcome.code == 7
-    assert outcome.err == "Error: out/a-0.2/onnx/model.onnx.data is missing; use --force to make it again\n"
+    assert outcome.err == "Error: out/a-0.2/onnx/model.onnx.data is missing; export again with --force\n"
 
     for path in (done / "a-0.2" / "onnx").iterdir():
         path.unlink()

@@ -150,7 +150,7 @@ def test_parity_on_prompts_of_ones_own(run: Run, done: Path, work: Path) -> None
     assert report["verdict"] == "passed"
 
     outcome = run("parity", "out/a-0.2", "--quiet")
-    message = "Error: out/a-0.2: not a variant, plan.json is missing; give a folder that 'export' made\n"
+    message = "Error: out/a-0.2: plan.json is missing; give --prompt-file\n"
     assert (outcome.code, outcome.err) == (7, message)
 
 

@@ -60,7 +60,9 @@ def test_other_inputs_and_damage_need_force(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="was made from other inputs"):
             workspace.is_done("v/hf", "another key")
         (tmp_path / "v" / "hf" / "sub" / "file").write_text("y")
-        with pytest.raises(ArtifactError, match=r"differs from its SHA-256 in manifest\.json; use --force"):
+        with pytest.raises(
+            ArtifactError, match=r"differs from its SHA-256 in manifest\.json; export again with --force"
+        ):
             workspace.is_done("v/hf", "key")
 
     forced = Workspace(tmp_path, force=True)
