@@ -37,8 +37,8 @@ def _load(folder: Path) -> Any:
 def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
     manifest = json.loads((demo / "manifest.json").read_text("utf-8"))
     assert manifest["complete"]
-    assert sorted(manifest["variants"]) == ["arithmetic-0.2", "everyday-0.2", "reading-0.2"]
-    for variant in manifest["variants"].values():
+    for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2"):  # other tests add variants to the folder
+        variant = manifest["variants"][name]
         assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
         assert variant["parity"]["verdict"] == "passed"
         assert 0 < variant["parity"]["max_abs"] <= 1e-3
