@@ -201,7 +201,7 @@ class _Run:
     def _parity(self, name: str, key_of_onnx: str, calibration: Calibration) -> dict[str, Any]:
         settings = self._request.parity
         folder = self._workspace.folder / name
-        prompts = held_out_prompts(calibration, settings.prompts)
+        prompts = held_out_prompts([calibration], settings.prompts)
         key = parity_key(key_of_onnx, settings, prompts)
         if self._workspace.is_done(f"{name}/parity.json", key):
             self._progress.say(f"{name}: reused")

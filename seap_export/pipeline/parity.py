@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from seap_export.activations.statistics import Calibration
@@ -15,12 +15,17 @@ from seap_export.plan.plan import read_plan
 from validation.parity import run_parity
 from validation.report import ParityReport
 
-__all__ = ["check_parity", "held_out_prompts", "prompts_of", "write_report"]
+__all__ = ["calibrations_of", "check_parity", "held_out_prompts", "prompts_of", "write_report"]
 
 
-def held_out_prompts(calibration: Calibration, number: int) -> list[str]:
-    """Prompts for parity: held-out texts, up to the completion where there is one and it is not all."""
-    return [sample["prompt"] or sample["completion"] for sample in calibration.record.held_out[:number]]
+def held_out_prompts(calibrations: Sequence[Calibration], number: int) -> list[str]:
+    """Prompts for parity: held-out texts, up to the completion where there is one and it is not all.
+
+    The tasks take turns until there are `number`.
+    """
+    turns = zip_longest(*(calibration.record.held_out for calibration in calibrations))
+    samples = [sample for turn in turns for sample in turn if sample is not None]
+    return [sample["prompt"] or sample["completion"] for sample in samples[:number]]
 
 
 def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
@@ -32,11 +37,21 @@ def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
     """
     if corpus is not None:
         return [sample.prompt for sample in islice(Task("prompts", corpus).texts(), number)]
+    return held_out_prompts(calibrations_of(variant), number)
+
+
+def calibrations_of(variant: Path) -> list[Calibration]:
+    """The statistics of the tasks that a variant was made for, which `export` keeps beside it.
+
+    Raises:
+        ArtifactError: The folder is not a variant, or the statistics of a task are not beside it.
+    """
     _refuse_incomplete(variant, "plan.json")
-    folder = variant.absolute().parent / calibration_step(read_plan(variant / "plan.json").task)
-    if not folder.is_dir():
-        raise ArtifactError(f"{variant}: no held-out prompts at {folder}; give some with --prompt-file")
-    return held_out_prompts(Calibration(folder), number)
+    folders = [variant.absolute().parent / calibration_step(task) for task in read_plan(variant / "plan.json").weights]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ArtifactError(f"{variant}: no held-out texts at {folder}; give some with --prompt-file")
+    return [Calibration(folder) for folder in folders]
 
 
 def check_parity(

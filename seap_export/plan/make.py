@@ -54,6 +54,7 @@ def make_plan(
     layers, achieved = solve_layers(source.spec, scores, ratio, sparsity, align)
     return Plan(
         task=calibration.record.task,
+        weights={calibration.record.task: 1.0},
         source_name=source.name,
         source_sha256=source.digest,
         score=score,

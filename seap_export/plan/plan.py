@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -68,7 +70,8 @@ class Plan:
     """A variant before it is made.
 
     Attributes:
-        task: Task whose statistics decided.
+        task: Name of the variant's task, or of the mixture of tasks.
+        weights: The tasks whose statistics decided, and their weights.
         source_name: Name of the dense model.
         source_sha256: Digest of the dense model's files.
         score: Importance score.
@@ -81,6 +84,7 @@ class Plan:
     """
 
     task: str
+    weights: Mapping[str, float]
     source_name: str
     source_sha256: str
     score: Score
@@ -96,6 +100,8 @@ class Plan:
             raise ValueError("requested_ratio must be at least 0 and below 1")
         if self.compensation not in COMPENSATIONS:
             raise ValueError(f"compensation must be one of {COMPENSATIONS}")
+        if not self.weights or not all(0.0 < weight < math.inf for weight in self.weights.values()):
+            raise ValueError("weights must name at least one task, each with a positive weight")
 
     def shrunk_spec(self, dense: ModelSpec) -> ModelSpec:
         """The shapes of the variant.

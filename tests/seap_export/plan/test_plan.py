@@ -23,6 +23,7 @@ LAYERS = (
 )
 PLAN = Plan(
     task="boolq",
+    weights={"boolq": 1.0},
     source_name="micro",
     source_sha256="ab" * 32,
     score="wifv",

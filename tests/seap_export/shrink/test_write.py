@@ -73,6 +73,7 @@ def micro_plan(source: Source, compensation: Compensation) -> Plan:
     )
     return Plan(
         task="boolq",
+        weights={"boolq": 1.0},
         source_name=source.name,
         source_sha256=source.digest,
         score="wifv",
