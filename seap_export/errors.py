@@ -11,6 +11,7 @@ __all__ = [
     "EnvironmentFailure",
     "InputError",
     "ParityFailure",
+    "QualityFailure",
     "SeapError",
     "UsageError",
 ]
@@ -32,6 +33,12 @@ class ParityFailure(SeapError):
     """An ONNX file does not compute what its model computes (exit code 3)."""
 
     exit_code = 3
+
+
+class QualityFailure(SeapError):
+    """A variant is further from the dense model than its quality gate allows (exit code 4)."""
+
+    exit_code = 4
 
 
 class EnvironmentFailure(SeapError):

@@ -10,21 +10,39 @@ import torch
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import LayerMoments
 
-__all__ = ["SCORES", "LayerScores", "Score", "channel_scores", "layer_scores"]
+__all__ = ["CHANNEL_SCORES", "SCORES", "ChannelScore", "LayerScores", "Score", "channel_scores", "layer_scores"]
 
-Score = Literal["wifv", "wifn"]
+#: Scores that look at each channel alone.
+ChannelScore = Literal["wifv", "wifn"]
+CHANNEL_SCORES: tuple[ChannelScore, ...] = get_args(ChannelScore)
+#: All scores; `elimination` has no scores but losses of sets of channels (`seap_export.plan.elimination`).
+Score = Literal["wifv", "wifn", "elimination"]
 SCORES: tuple[Score, ...] = get_args(Score)
 
 
 @dataclass(frozen=True)
 class LayerScores:
-    """Importance scores of one layer, float64: `heads` [num_attention_heads], `neurons` [intermediate_size]."""
+    """Importance scores of one layer.
 
-    heads: torch.Tensor
+    Attributes:
+        head_channels: Of o_proj's input, float64 [num_attention_heads, head_dim].
+        neurons: Of down_proj's input, float64 [intermediate_size].
+    """
+
+    head_channels: torch.Tensor
     neurons: torch.Tensor
 
+    def __post_init__(self) -> None:
+        if self.head_channels.dim() != 2 or self.neurons.dim() != 1:
+            raise ValueError("head_channels must be [num_attention_heads, head_dim], neurons a vector")
 
-def channel_scores(score: Score, weight: torch.Tensor, moments: Moments) -> torch.Tensor:
+    @property
+    def heads(self) -> torch.Tensor:
+        """A head's score is the mean of its channels', float64 [num_attention_heads]."""
+        return self.head_channels.mean(1)
+
+
+def channel_scores(score: ChannelScore, weight: torch.Tensor, moments: Moments) -> torch.Tensor:
     """Importance of each input channel of a projection, float64 [channels].
 
     `wifv` is Var_j * ||W_:,j||_2^2, FLAP's weighted input feature variance (arXiv 2312.11983);
@@ -42,11 +60,27 @@ def channel_scores(score: Score, weight: torch.Tensor, moments: Moments) -> torc
 
 
 def layer_scores(
-    score: Score, o_proj: torch.Tensor, down_proj: torch.Tensor, moments: LayerMoments, head_dim: int
+    score: ChannelScore,
+    o_proj: torch.Tensor,
+    down_proj: torch.Tensor,
+    moments: LayerMoments,
+    head_dim: int,
+    *,
+    square_heads: bool = False,
 ) -> LayerScores:
-    """Scores of a layer's query heads (mean over their head_dim channels) and neurons."""
+    """Scores of a layer's query heads (mean over their head_dim channels) and neurons.
+
+    Args:
+        score: Which score.
+        o_proj: Weight, [hidden_size, num_attention_heads * head_dim].
+        down_proj: Weight, [hidden_size, intermediate_size].
+        moments: The moments of both inputs.
+        head_dim: Channels of a head.
+        square_heads: Square the channel scores of o_proj before the mean, as FLAP's code does.
+    """
     channels = channel_scores(score, o_proj, moments.o_proj)
+    channels = channels.square() if square_heads else channels
     return LayerScores(
-        heads=channels.view(-1, head_dim).mean(1),
+        head_channels=channels.view(-1, head_dim),
         neurons=channel_scores(score, down_proj, moments.down_proj),
     )

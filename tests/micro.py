@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +123,16 @@ def write_corpus(path: Path, number: int = 60, seed: int = 0) -> Path:
     """A JSONL corpus of `micro_texts`."""
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in micro_texts(number, seed)), "utf-8")
     return path
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As tests on micro models run: the last bits of some sums depend on the number of threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError
 
-__all__ = ["ReferenceRun", "TorchRunner", "open_torch_runner", "quiet_transformers"]
+__all__ = ["ReferenceRun", "TorchRunner", "open_torch_model", "open_torch_runner", "quiet_transformers"]
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,36 @@ def open_torch_runner(folder: Path, threads: int) -> Iterator[TorchRunner]:
     Raises:
         ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
     """
+    with open_torch_model(folder, threads, attention="eager") as model:
+        yield TorchRunner(model)
+
+
+@contextlib.contextmanager
+def open_torch_model(folder: Path, threads: int, *, attention: str) -> Iterator[Any]:
+    """The transformers model of a folder, float32, in evaluation mode; its memory is given back in the end.
+
+    Args:
+        folder: config.json and safetensors files, of a dense model or one pruned by this package.
+        threads: torch's threads while the context lasts.
+        attention: transformers' attention implementation.
+
+    Raises:
+        ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
+    """
     import torch
 
-    runner = TorchRunner(_load(folder))
+    model = _load(folder, attention)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield runner
+        yield model
     finally:
-        del runner._model
+        del model
         gc.collect()
         torch.set_num_threads(before)
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path, attention: str) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -105,7 +121,7 @@ def _load(folder: Path) -> Any:
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=torch.float32,
-                attn_implementation="eager",
+                attn_implementation=attention,
                 local_files_only=True,
                 trust_remote_code=False,  # the folder's own copy of the code is not run; ours is registered
                 ignore_mismatched_sizes=True,  # reported below, by name

@@ -3,81 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from seap_export.activations.batches import Batch, length_buckets
-from seap_export.activations.layers import LayerRunner
-from seap_export.activations.moments import MomentAccumulator
-from seap_export.activations.statistics import LayerMoments
+from seap_export.activations.covariance import CovarianceAccumulator
+from seap_export.activations.layers import HALVES, DecoderLayer, Half, LayerRunner, embed
+from seap_export.activations.moments import MomentAccumulator, Moments
+from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, residual_sensitivity, sensitivity_texts
 from seap_export.sources.source import Source
 
-__all__ = ["collect_moments"]
+__all__ = ["HalfStatistics", "LayerStatistics", "collect_statistics"]
 
 
-def collect_moments(
+@dataclass(frozen=True)
+class HalfStatistics:
+    """The input of o_proj or down_proj over all real tokens: moments, and covariance, float64 [channels, channels]."""
+
+    moments: Moments
+    covariance: torch.Tensor
+
+
+LayerStatistics = Mapping[Half, HalfStatistics]
+
+
+def collect_statistics(
     source: Source,
     token_ids: Mapping[str, Sequence[Sequence[int]]],
+    on_layer: Callable[[int, Mapping[str, LayerStatistics]], None],
     *,
     max_batch_tokens: int = 4096,
-    on_layer: Callable[[int], None] = lambda layer: None,
-) -> dict[str, list[LayerMoments]]:
-    """Moments at the inputs of o_proj and down_proj of every layer, for each task.
+) -> dict[str, torch.Tensor]:
+    """Runs all tasks' texts, hands over the statistics of each layer as it is done, returns the sensitivities.
 
-    A layer's weights are read once for all tasks and given back before the next layer's. What stays in
-    memory are the hidden states of all calibration tokens, hidden_size x 4 bytes each.
+    A layer's weights are read once for all tasks and given back before the next layer's. What stays in memory are
+    the hidden states of all calibration tokens, hidden_size x 4 bytes each, and those of the few hundred tokens
+    that the sensitivity is taken from, at every layer.
 
     Args:
         source: The dense model.
         token_ids: For each task the token ids of its calibration texts.
+        on_layer: Called with the index of each layer and, for each task, its statistics.
         max_batch_tokens: Positions in a batch, padding included; it changes the speed, not the result.
-        on_layer: Called with the index of every layer done.
+
+    Returns:
+        For each task what `residual_sensitivity` gives of its first texts.
     """
-    with torch.inference_mode():
-        runner = LayerRunner(source)
-        batches = {task: length_buckets(sequences, max_batch_tokens) for task, sequences in token_ids.items()}
-        hidden = {task: runner.embed(batches[task]) for task in batches}
-        moments: dict[str, list[LayerMoments]] = {task: [] for task in batches}
+    with torch.no_grad():
+        run = _Run(source, token_ids, max_batch_tokens)
         for index in range(len(source.spec.layers)):
-            for task, done in _run_layer(runner, index, batches, hidden).items():
-                moments[task].append(done)
-            on_layer(index)
-    return moments
+            on_layer(index, run.layer(index))
+    return run.sensitivity()
 
 
-def _run_layer(
-    runner: LayerRunner, index: int, batches: Mapping[str, list[Batch]], hidden: dict[str, list[torch.Tensor]]
-) -> dict[str, LayerMoments]:
-    """Replaces the hidden states by the layer's output and returns each task's moments."""
-    moments: dict[str, LayerMoments] = {}
-    current = _Recorder()
-    with runner.layer(index, current.o_proj_input, current.down_proj_input) as run:
-        for task, task_batches in batches.items():
-            current.start()
-            for position, batch in enumerate(task_batches):
-                current.real = batch.real
-                hidden[task][position] = run(hidden[task][position])
-            moments[task] = current.result()
-    return moments
+class _Run:
+    """The hidden states of all tasks on their way through the model."""
+
+    def __init__(self, source: Source, token_ids: Mapping[str, Sequence[Sequence[int]]], max_tokens: int) -> None:
+        self._source = source
+        self._runner = LayerRunner(source.config, source.spec)
+        self._batches: dict[str, list[Batch]] = {}
+        self._first: dict[str, int] = {}  # batches of the texts that the sensitivity is taken from
+        for task, sequences in token_ids.items():
+            texts = sensitivity_texts(sequences)
+            first = length_buckets(sequences[:texts], SENSITIVITY_TOKENS)
+            self._first[task] = len(first)
+            self._batches[task] = first + length_buckets(sequences[texts:], max_tokens)
+        table = source.read_outer("embed_tokens")
+        self._hidden = {task: embed(table, batches) for task, batches in self._batches.items()}
+        self._inputs: list[dict[str, list[torch.Tensor]]] = []
+
+    def layer(self, index: int) -> dict[str, LayerStatistics]:
+        """Runs one layer; replaces the hidden states by its output."""
+        self._inputs.append({task: [hidden.clone() for hidden in own] for task, own in self._of_first().items()})
+        found: dict[str, dict[Half, HalfStatistics]] = {task: {} for task in self._batches}
+        with self._runner.layer(index, self._source.read_layer(index)) as layer:
+            for task, batches in self._batches.items():
+                for half in HALVES:
+                    found[task][half] = _run_half(layer, half, batches, self._hidden[task])
+        return dict(found)
+
+    def sensitivity(self) -> dict[str, torch.Tensor]:
+        """To be asked for behind the last layer."""
+        batches = {task: own[: self._first[task]] for task, own in self._batches.items()}
+        return residual_sensitivity(self._source, self._runner, batches, self._inputs, self._of_first())
+
+    def _of_first(self) -> dict[str, list[torch.Tensor]]:
+        return {task: hidden[: self._first[task]] for task, hidden in self._hidden.items()}
 
 
-class _Recorder:
-    """Takes the inputs of the two projections and keeps the moments of the real tokens."""
-
-    real: torch.Tensor
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        self._o_proj = MomentAccumulator()
-        self._down_proj = MomentAccumulator()
-
-    def o_proj_input(self, values: torch.Tensor) -> None:
-        self._o_proj.update(values[self.real])
-
-    def down_proj_input(self, values: torch.Tensor) -> None:
-        self._down_proj.update(values[self.real])
-
-    def result(self) -> LayerMoments:
-        return LayerMoments(self._o_proj.result(), self._down_proj.result())
+def _run_half(layer: DecoderLayer, half: Half, batches: Sequence[Batch], hidden: list[torch.Tensor]) -> HalfStatistics:
+    moments, covariance = MomentAccumulator(), CovarianceAccumulator()
+    for batch, stream in zip(batches, hidden, strict=True):
+        channels = layer.channels(half, stream)
+        real = channels[batch.real]
+        moments.update(real)
+        covariance.update(real)
+        stream += layer.projections[half](channels)
+    return HalfStatistics(moments.result(), covariance.covariance())

@@ -1,21 +1,51 @@
-"""Running the dense model one layer at a time, each layer's weights in memory only while it runs."""
+"""Running a model one layer at a time, each layer's weights in memory only while it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from seap_export.activations.batches import Batch
-from seap_export.sources.source import Source
+from seap_export.families import ModelSpec
 
-__all__ = ["LayerRunner"]
+__all__ = ["HALVES", "DecoderLayer", "Half", "LayerRunner", "embed"]
 
-InputHook = Callable[[torch.Tensor], None]
+#: The projection that ends a half of a layer, and by which the half is named: attention, then MLP.
+Half = Literal["o_proj", "down_proj"]
+HALVES: tuple[Half, ...] = get_args(Half)
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """A layer with its weights, in two halves: hidden + o_proj(attention), then hidden + down_proj(neurons)."""
+
+    attention_norm: nn.Module
+    attention: nn.Module
+    mlp_norm: nn.Module
+    mlp: nn.Module
+    projections: Mapping[Half, nn.Module]
+    rotary: nn.Module
+    sliding_window: int | None
+
+    def channels(self, half: Half, hidden: torch.Tensor) -> torch.Tensor:
+        """The input of o_proj or down_proj, [batch, length, channels]; `hidden` is [batch, length, hidden_size]."""
+        return self._attend(hidden) if half == "o_proj" else self.mlp(self.mlp_norm(hidden))
+
+    def _attend(self, hidden: torch.Tensor) -> torch.Tensor:
+        length, window = hidden.shape[1], self.sliding_window
+        positions = torch.arange(length).unsqueeze(0)
+        output = self.attention(
+            hidden_states=self.attention_norm(hidden),
+            attention_mask=_window_mask(length, window) if window is not None and window < length else None,
+            position_ids=positions,
+            position_embeddings=self.rotary(hidden, positions),
+        )
+        return output[0]
 
 
 class LayerRunner:
@@ -25,58 +55,59 @@ class LayerRunner:
     needed for the real tokens to be right.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, config: Mapping[str, Any], spec: ModelSpec) -> None:
+        """Takes the config.json of a dense or a shrunk model, and its shapes."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        self._source = source
-        config = AutoConfig.for_model(**source.config)
+        self._spec = spec
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+            model = AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(**config), attn_implementation="sdpa", dtype=torch.float32
+            )
         self._layers: nn.ModuleList = model.model.layers
-        self._rotary: nn.Module = type(model.model.rotary_emb)(model.config)
-
-    def embed(self, batches: Sequence[Batch]) -> list[torch.Tensor]:
-        """Token embeddings of each batch, float32 [batch, length, hidden_size]; the table is read once."""
-        table = self._source.read_outer("embed_tokens")
-        return [nn.functional.embedding(batch.input_ids, table).float() for batch in batches]
+        rotary = model.model.rotary_emb
+        self._rotary: nn.Module = type(rotary)(rotary.config)  # again, with numbers; of one layer where they differ
 
     @contextmanager
-    def layer(self, index: int, o_proj_input: InputHook, down_proj_input: InputHook) -> Iterator[Callable[..., Any]]:
-        """Loads a layer and gives a function from hidden states to hidden states, [batch, length, hidden_size].
+    def layer(self, index: int, tensors: Mapping[str, torch.Tensor]) -> Iterator[DecoderLayer]:
+        """A layer filled with its tensors, in float32; they are given back when the block ends.
 
-        While it runs, the hooks are shown the inputs of its o_proj and down_proj, [batch, length, channels].
+        Args:
+            index: Index of the layer.
+            tensors: All tensors of the layer under their full names.
         """
-        family = self._source.spec.family
+        names = self._spec.family.names
         module = self._layers[index]
-        prefix = family.names["layer"].format(layer=index)
-        tensors = self._source.read_layer(index)
+        prefix = names["layer"].format(layer=index)
         module.load_state_dict({name.removeprefix(prefix): t.float() for name, t in tensors.items()}, assign=True)
-        hooks = [
-            _watch(module.get_submodule(family.names["o_proj"]), o_proj_input),
-            _watch(module.get_submodule(family.names["down_proj"]), down_proj_input),
-        ]
+        projections = {half: module.get_submodule(names[half]) for half in HALVES}
+        for half, projection in projections.items():
+            module.set_submodule(names[half], nn.Identity())  # so that its owner returns its input
+            projection.requires_grad_(False)
         try:
-            yield lambda hidden: self._run(module, index, hidden)
+            yield DecoderLayer(
+                attention_norm=module.get_submodule(names["input_layernorm"].removesuffix(".weight")),
+                attention=module.get_submodule(names["o_proj"].rpartition(".")[0]),
+                mlp_norm=module.get_submodule(names["post_attention_layernorm"].removesuffix(".weight")),
+                mlp=module.get_submodule(names["down_proj"].rpartition(".")[0]),
+                projections=projections,
+                rotary=self._rotary,
+                sliding_window=self._spec.layers[index].sliding_window,
+            )
         finally:
-            for hook in hooks:
-                hook.remove()
+            for half, projection in projections.items():
+                module.set_submodule(names[half], projection)
             module.to("meta")
 
-    def _run(self, module: nn.Module, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        length = hidden.shape[1]
-        positions = torch.arange(length).unsqueeze(0)
-        window = self._source.spec.layers[index].sliding_window
-        output = module(
-            hidden,
-            attention_mask=_window_mask(length, window) if window is not None and window < length else None,
-            position_ids=positions,
-            position_embeddings=self._rotary(hidden, positions),
-        )
-        return output[0] if isinstance(output, tuple) else output
 
+def embed(table: torch.Tensor, batches: Sequence[Batch]) -> list[torch.Tensor]:
+    """Token embeddings of each batch, float32 [batch, length, hidden_size].
 
-def _watch(projection: nn.Module, hook: InputHook) -> RemovableHandle:
-    return projection.register_forward_pre_hook(lambda _, inputs: hook(inputs[0]))
+    Args:
+        table: The embedding, [vocab_size, hidden_size].
+        batches: Token ids.
+    """
+    return [nn.functional.embedding(batch.input_ids, table).float() for batch in batches]
 
 
 def _window_mask(length: int, window: int) -> torch.Tensor:

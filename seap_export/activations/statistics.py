@@ -1,26 +1,44 @@
-"""Calibration statistics on disk: one safetensors file a task, and what they were made from beside it."""
+"""Calibration statistics on disk: safetensors files for each task, and what they were made from beside them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from seap_export.activations.covariance import pack_symmetric, unpack_symmetric
+from seap_export.activations.layers import HALVES, Half
 from seap_export.activations.moments import Moments
 from seap_export.errors import ArtifactError, InputError
+from seap_export.families import ModelSpec
 from seap_export.sources.config import read_json
+from seap_export.sources.tensor_writer import SafetensorsWriter
 
-__all__ = ["CALIBRATION_SCHEMA", "Calibration", "CalibrationRecord", "LayerMoments", "write_calibration"]
+if TYPE_CHECKING:
+    from seap_export.activations.calibrate import LayerStatistics
 
-CALIBRATION_SCHEMA = "seap-export/calibration/1"
+__all__ = [
+    "CALIBRATION_SCHEMA",
+    "Calibration",
+    "CalibrationRecord",
+    "CalibrationWriter",
+    "LayerMoments",
+    "covariance_bytes",
+]
+
+CALIBRATION_SCHEMA = "seap-export/calibration/2"
 _MOMENTS = "moments.safetensors"
+_COVARIANCE = "covariance.safetensors"
+_TOKENS = "tokens.safetensors"
 _RECORD = "calibration.json"
+_SENSITIVITY = "sensitivity"
 
 
 @dataclass(frozen=True)
@@ -63,17 +81,63 @@ class CalibrationRecord:
             raise ValueError(f"{len(shared)} texts are both calibration and held-out texts")
 
 
-def write_calibration(folder: Path, record: CalibrationRecord, layers: Sequence[LayerMoments]) -> None:
-    """Writes a task's moments (float64) and its record into `folder`, which exists."""
-    tensors: dict[str, torch.Tensor] = {}
-    for index, layer in enumerate(layers):
-        for name in ("o_proj", "down_proj"):
-            moments: Moments = getattr(layer, name)
-            tensors[f"layers.{index}.{name}.mean"] = moments.mean.contiguous()
-            tensors[f"layers.{index}.{name}.variance"] = moments.variance.contiguous()
-    (folder / _MOMENTS).write_bytes(save(tensors))  # `save_file` would make it unreadable for others
-    text = json.dumps({"schema": CALIBRATION_SCHEMA, **asdict(record)}, indent=1, ensure_ascii=False)
-    (folder / _RECORD).write_text(text + "\n", "utf-8")
+def covariance_bytes(spec: ModelSpec) -> int:
+    """Bytes of a task's covariances."""
+    return 4 * sum(shape[0] for shape in _covariance_shapes(spec).values())
+
+
+def _covariance_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Upper triangles of symmetric matrices."""
+    channels = {
+        f"layers.{index}.{half}": spec.projection_shape(half, index)[1]
+        for index in range(len(spec.layers))
+        for half in HALVES
+    }
+    return {name: (n * (n + 1) // 2,) for name, n in channels.items()}
+
+
+class CalibrationWriter:
+    """Writes a task's statistics into a folder, which exists, as the layers come."""
+
+    def __init__(self, folder: Path, spec: ModelSpec) -> None:
+        self._folder = folder
+        self._covariances = SafetensorsWriter(folder / _COVARIANCE, _covariance_shapes(spec), torch.float32)
+        self._moments: dict[str, torch.Tensor] = {}
+
+    def __enter__(self) -> Self:
+        self._covariances.__enter__()
+        return self
+
+    def write_layer(self, index: int, statistics: LayerStatistics) -> None:
+        """Takes the statistics of a layer; layers come in order."""
+        for half in HALVES:
+            own = statistics[half]
+            self._moments[f"layers.{index}.{half}.mean"] = own.moments.mean.contiguous()
+            self._moments[f"layers.{index}.{half}.variance"] = own.moments.variance.contiguous()
+            self._covariances.write(f"layers.{index}.{half}", pack_symmetric(own.covariance))
+
+    def finish(self, record: CalibrationRecord, sensitivity: torch.Tensor, token_ids: Sequence[Sequence[int]]) -> None:
+        """Writes what is known only behind the last layer.
+
+        Args:
+            record: What the statistics were made from.
+            sensitivity: Of the residual stream behind each half of each layer, float64 [num_hidden_layers, 2].
+            token_ids: Of the calibration texts.
+        """
+        tensors = {**self._moments, _SENSITIVITY: sensitivity.contiguous()}
+        (self._folder / _MOMENTS).write_bytes(save(tensors))  # `save_file` would make it unreadable for others
+        tokens = {
+            "token_ids": torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int32),
+            "lengths": torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32),
+        }
+        (self._folder / _TOKENS).write_bytes(save(tokens))
+        text = json.dumps({"schema": CALIBRATION_SCHEMA, **asdict(record)}, indent=1, ensure_ascii=False)
+        (self._folder / _RECORD).write_text(text + "\n", "utf-8")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._covariances.__exit__(kind, error, trace)
 
 
 class Calibration:
@@ -81,9 +145,9 @@ class Calibration:
 
     def __init__(self, folder: Path) -> None:
         """Raises `ArtifactError` if the folder holds no calibration of this schema."""
-        if not (folder / _RECORD).is_file() or not (folder / _MOMENTS).is_file():
+        if not all((folder / name).is_file() for name in (_RECORD, _MOMENTS, _COVARIANCE, _TOKENS)):
             raise ArtifactError(f"{folder}: no calibration here; make one with 'seap-export calibrate'")
-        self._file = folder / _MOMENTS
+        self._folder = folder
         try:
             self.record = _parse_record(read_json(folder / _RECORD), folder)
         except InputError as error:
@@ -91,20 +155,43 @@ class Calibration:
 
     def layer(self, index: int) -> LayerMoments:
         """The moments of one layer."""
+        names = [f"layers.{index}.{half}.{moment}" for half in HALVES for moment in ("mean", "variance")]
+        found = self._read(_MOMENTS, names)
+        return LayerMoments(
+            *(
+                Moments(self.record.num_tokens, found[f"{prefix}.mean"], found[f"{prefix}.variance"])
+                for prefix in (f"layers.{index}.{half}" for half in HALVES)
+            )
+        )
+
+    def covariance(self, index: int, half: Half) -> torch.Tensor:
+        """Population covariance of the input of a layer's o_proj or down_proj, float64 [channels, channels]."""
+        packed = self._read(_COVARIANCE, [f"layers.{index}.{half}"])[f"layers.{index}.{half}"]
+        channels = len(getattr(self.layer(index), half).mean)
+        if packed.shape != (channels * (channels + 1) // 2,):
+            raise self._unreadable(_COVARIANCE, f"layer {index} has not {channels} channels at {half}")
+        return unpack_symmetric(packed, channels)
+
+    def sensitivity(self) -> torch.Tensor:
+        """Of the residual stream behind each half of each layer, float64 [num_hidden_layers, 2]."""
+        return self._read(_MOMENTS, [_SENSITIVITY])[_SENSITIVITY]
+
+    def token_ids(self) -> list[list[int]]:
+        """The token ids of the calibration texts."""
+        found = self._read(_TOKENS, ["token_ids", "lengths"])
+        if len(found["token_ids"]) != int(found["lengths"].sum()):
+            raise self._unreadable(_TOKENS, "the lengths of the texts do not add up")
+        return [ids.tolist() for ids in found["token_ids"].split(found["lengths"].tolist())]
+
+    def _read(self, file: str, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
         try:
-            with safe_open(self._file, framework="pt") as handle:
-                return LayerMoments(
-                    *(
-                        Moments(
-                            self.record.num_tokens,
-                            handle.get_tensor(f"layers.{index}.{name}.mean"),
-                            handle.get_tensor(f"layers.{index}.{name}.variance"),
-                        )
-                        for name in ("o_proj", "down_proj")
-                    )
-                )
+            with safe_open(self._folder / file, framework="pt") as handle:
+                return {name: handle.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{self._file}: damaged or of another model ({error}); calibrate again") from error
+            raise self._unreadable(file, error) from error
+
+    def _unreadable(self, file: str, reason: object) -> ArtifactError:
+        return ArtifactError(f"{self._folder / file}: damaged or of another model ({reason}); calibrate again")
 
 
 def _parse_record(values: dict[str, Any], folder: Path) -> CalibrationRecord:

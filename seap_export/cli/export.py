@@ -11,12 +11,14 @@ from seap_export.cli.console import Console, difference, megabytes, table
 from seap_export.cli.options import (
     calibration_options,
     force_option,
+    mixture_options,
     model_argument,
     out_option,
     output_options,
     parity_options,
     plan_options,
     ratio_option,
+    router_options,
     task_option,
 )
 
@@ -28,8 +30,10 @@ __all__ = ["export_command"]
 @task_option
 @ratio_option
 @out_option("Folder for the artifacts; a second run goes on where the first stopped.")
+@mixture_options
 @calibration_options
 @plan_options
+@router_options
 @parity_options
 @click.option("--dry-run", is_flag=True, help="Check the inputs, say what would be made, write nothing.")
 @force_option
@@ -51,7 +55,8 @@ def export_command(
     \b
     Examples:
       seap-export export ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --ratio 0.2 --out pruned
-      seap-export export model.gguf --task a=a.txt --task b=b.toml --ratio 0.2 --ratio 0.5 --out pruned
+      seap-export export model.gguf --task a=a.txt --task b=b.toml --general --ratio 0.2 --ratio 0.5 --out pruned
+      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --method flap --ratio 0.5 --out baseline
     """
     from seap_export.cli.settings import export_request
     from seap_export.errors import ParityFailure

@@ -36,6 +36,8 @@ def _export_text(result: dict[str, Any]) -> str:
     rows = [
         [
             name,
+            variant["method"],
+            _weights(variant["weights"]),
             f"{variant['achieved_ratio']:.4f}",
             f"{variant['num_parameters'] / 1e6:.1f} M",
             megabytes(variant["bytes"]["hf"]),
@@ -44,7 +46,8 @@ def _export_text(result: dict[str, Any]) -> str:
         ]
         for name, variant in result["variants"].items()
     ]
-    lines = [table(["variant", "removed", "parameters", "hf", "onnx", "parity"], rows)] if rows else []
+    header = ["variant", "method", "tasks", "removed", "parameters", "hf", "onnx", "parity"]
+    lines = [table(header, rows)] if rows else []
     return "\n".join(
         [
             f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
@@ -79,7 +82,8 @@ def _variant_text(result: dict[str, Any]) -> str:
     parity = result["parity"]
     return "\n".join(
         [
-            f"task {result['task']}, score {result['score']}, {result['sparsity']['kind']} sparsity, "
+            f"{result['task']}, made for {_weights(result['weights'])}",
+            f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
             f"compensation {result['compensation']}",
             f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
             "parity: "
@@ -87,6 +91,13 @@ def _variant_text(result: dict[str, Any]) -> str:
             _model_text(result["model"]) if result["model"] else "not pruned yet",
         ]
     )
+
+
+def _weights(weights: dict[str, float]) -> str:
+    """The tasks; with their weights if these differ."""
+    if len(set(weights.values())) == 1:
+        return ",".join(weights)
+    return ",".join(f"{task}:{weight:g}" for task, weight in weights.items())
 
 
 _TEXTS = {"export": _export_text, "variant": _variant_text, "model": _model_text}

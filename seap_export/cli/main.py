@@ -17,11 +17,14 @@ from seap_export.cli.calibrate import calibrate_command
 from seap_export.cli.console import print_json
 from seap_export.cli.convert import convert_command
 from seap_export.cli.errors import as_click_error
+from seap_export.cli.evaluate import evaluate_command
 from seap_export.cli.export import export_command
 from seap_export.cli.inspect import inspect_command
 from seap_export.cli.parity import parity_command
 from seap_export.cli.plan import plan_command
+from seap_export.cli.plot import plot_command
 from seap_export.cli.prune import prune_command
+from seap_export.cli.route import route_command
 
 __all__ = ["main"]
 
@@ -31,6 +34,7 @@ Exit codes:
   1  internal error
   2  usage: options, or a file that would be overwritten
   3  parity failed
+  4  quality gate failed
   6  environment: execution provider, library, disk or download
   7  an artifact is damaged or incomplete
   8  bad model or corpus
@@ -117,6 +121,9 @@ for command in (
     prune_command,
     convert_command,
     parity_command,
+    evaluate_command,
     inspect_command,
+    plot_command,
+    route_command,
 ):
     main.add_command(command)

@@ -16,12 +16,14 @@ __all__ = [
     "PathType",
     "calibration_options",
     "force_option",
+    "mixture_options",
     "model_argument",
     "out_option",
     "output_options",
     "parity_options",
     "plan_options",
     "ratio_option",
+    "router_options",
     "task_option",
 ]
 
@@ -77,25 +79,73 @@ calibration_options = _chained(
 )
 
 plan_options = _chained(
-    click.option("--score", type=click.Choice(["wifv", "wifn"]), default="wifv", show_default=True, help="Score."),
+    click.option(
+        "--method",
+        type=click.Choice(["reconstruct", "seap", "wanda-sp", "flap"]),
+        default="reconstruct",
+        show_default=True,
+        help="The recipe; the options below change parts of it.",
+    ),
+    click.option(
+        "--score", type=click.Choice(["elimination", "wifv", "wifn"]), help="How heads and neurons are ranked."
+    ),
     click.option(
         "--sparsity",
-        type=click.Choice(["logistic", "uniform"]),
-        default="logistic",
-        show_default=True,
+        type=click.Choice(["adaptive", "logistic", "uniform", "global"]),
         help="How sparsity is spread over the layers.",
     ),
-    click.option("--k", type=float, default=0.8, show_default=True, help="Steepness of the logistic curve."),
-    click.option("--x0", type=float, default=0.3, show_default=True, help="Midpoint of the logistic curve."),
-    click.option("--protect-first", type=int, help="First layers left whole.  [default: 2, fewer if shallow]"),
-    click.option("--protect-last", type=int, help="Last layers left whole.  [default: 2, fewer if shallow]"),
-    click.option("--align", type=int, default=16, show_default=True, help="Neuron counts are multiples of this."),
+    click.option(
+        "--balance",
+        type=click.Choice(["loss", "alike"]),
+        help="Heads against neurons: by what is lost, or the same fraction of both.",
+    ),
     click.option(
         "--compensate",
-        type=click.Choice(["bias", "none"]),
-        default="bias",
-        show_default=True,
-        help="Whether the mean of what is removed goes into a bias.",
+        type=click.Choice(["reconstruct", "bias", "none"]),
+        help="o_proj and down_proj refitted, a bias for the mean of what is removed, or nothing.",
+    ),
+    click.option(
+        "--reconstruction",
+        type=click.Choice(["sequential", "one-shot"]),
+        help="Refit layer by layer behind each other, or from the dense statistics alone.  [default: sequential]",
+    ),
+    click.option("--ridge", type=float, help="Strength of the refit's ridge."),
+    click.option("--budget", type=click.Choice(["weights", "macs", "bytes"]), help="What the ratio is a fraction of."),
+    click.option("--context", type=int, help="Positions in the cache, for the budgets macs and bytes."),
+    click.option("--k", type=float, help="Steepness of the logistic curve.  [default: 0.8]"),
+    click.option("--x0", type=float, help="Midpoint of the logistic curve.  [default: 0.3]"),
+    click.option("--protect-first", type=int, help="First layers left whole.  [default: 2 on a curve, else 0]"),
+    click.option("--protect-last", type=int, help="Last layers left whole.  [default: 2 on a curve, else 0]"),
+    click.option("--align", type=int, help="Neuron counts are multiples of this.  [default: 16]"),
+    click.option(
+        "--mix-scores",
+        type=click.Choice(["scaled", "plain"]),
+        help="Scores of several tasks: on one scale before they are added, or as they are.  [default: scaled]",
+    ),
+)
+
+mixture_options = _chained(
+    click.option("--general", is_flag=True, help="Make a variant for all tasks together, too."),
+    click.option(
+        "--weight",
+        "weights",
+        multiple=True,
+        metavar="TASK=W",
+        help="A task's weight in it.  [default: 1]  Repeatable.",
+    ),
+    click.option(
+        "--mix",
+        "mixes",
+        multiple=True,
+        metavar="NAME=TASK:W,...",
+        help="Make a variant for some tasks together, too. Repeatable.",
+    ),
+)
+
+router_options = _chained(
+    click.option("--router/--no-router", default=True, show_default=True, help="With several tasks: make a router."),
+    click.option(
+        "--threshold", type=float, default=0.7, show_default=True, help="Confidence the router wants to pick a task."
     ),
 )
 

@@ -22,9 +22,18 @@ __all__ = ["plan_command"]
 @model_argument
 @click.option(
     "--calibration",
+    "calibrations",
+    multiple=True,
     required=True,
     type=PathType(),
-    help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`.",
+    help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`. Repeatable, for a mixture.",
+)
+@click.option(
+    "--weight",
+    "weights",
+    multiple=True,
+    metavar="TASK=W",
+    help="Of a mixture: a task's weight.  [default: 1]  Repeatable.",
 )
 @click.option("--ratio", required=True, type=float, help="Fraction of all attention and MLP weights to remove.")
 @click.option("--out", type=PathType(), help="Write the plan there; nothing is written without it.")
@@ -32,7 +41,14 @@ __all__ = ["plan_command"]
 @force_option
 @output_options
 def plan_command(
-    console: Console, model: str, calibration: Path, ratio: float, out: Path | None, force: bool, **options: Any
+    console: Console,
+    model: str,
+    calibrations: tuple[Path, ...],
+    weights: tuple[str, ...],
+    ratio: float,
+    out: Path | None,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Show what each layer of MODEL would keep, and the sizes and ratios that come of it.
 
@@ -40,23 +56,23 @@ def plan_command(
     Example:
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5
     """
-    from seap_export.activations.statistics import Calibration
     from seap_export.cli.settings import plan_settings
+    from seap_export.pipeline.mixtures import open_mixture
     from seap_export.pipeline.outputs import write_whole
-    from seap_export.plan.make import make_plan, score_layers
     from seap_export.plan.plan import write_plan
+    from seap_export.plan.planning import plan_variant, rank
     from seap_export.plan.solve import check_ratio
     from seap_export.sources.source import open_source
 
     settings = plan_settings(options)
     source = open_source(model)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align)
-    statistics = Calibration(calibration)
+    statistics = open_mixture(calibrations, weights)
     with write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")
-        with console.bar(f"scoring {statistics.record.task}", len(source.spec.layers)) as advance:
-            scores = score_layers(source, statistics, settings.score, advance)
-        plan = make_plan(source, statistics, scores, ratio=ratio, **vars(settings))
+        with console.bar(f"ranking {statistics.name}", len(source.spec.layers)) as advance:
+            ranking = rank(source, statistics, settings, advance)
+        plan = plan_variant(source, statistics, ranking, settings, ratio)
         if path:
             write_plan(plan, path)
     result = _describe(source, plan)
@@ -67,6 +83,9 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
     dense, shrunk = source.spec, plan.shrunk_spec(source.spec)
     return {
         "task": plan.task,
+        "weights": dict(plan.weights),
+        "method": plan.method,
+        "budget": plan.sparsity.budget,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
         "num_parameters": {"dense": dense.num_parameters(), "shrunk": shrunk.num_parameters()},
@@ -101,8 +120,8 @@ def _text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             table(["layer", "heads", "KV heads", "neurons", "removed"], rows),
-            f"task {result['task']}: ratio requested {result['requested_ratio']:g}, "
-            f"achieved {result['achieved_ratio']:.4f} of the attention and MLP weights",
+            f"{result['task']}, method {result['method']}: ratio requested {result['requested_ratio']:g}, "
+            f"achieved {result['achieved_ratio']:.4f} of the attention and MLP {result['budget']}",
             f"parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
             f"safetensors {megabytes(sizes['hf'])}, ONNX fp32 {megabytes(sizes['onnx'])}",
         ]

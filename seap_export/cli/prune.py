@@ -17,27 +17,32 @@ __all__ = ["prune_command"]
 @click.option("--plan", "plan_file", required=True, type=PathType(), help="A plan.json.")
 @click.option(
     "--calibration",
+    "calibrations",
+    multiple=True,
     required=True,
     type=PathType(),
-    help="The statistics that the plan was made from; the compensation bias needs them.",
+    help="The statistics that the plan was made from; compensation needs them. Repeatable, for a mixture.",
 )
 @out_option("Folder for the shrunk model.")
 @force_option
 @output_options
-def prune_command(console: Console, model: str, plan_file: Path, calibration: Path, out: Path, force: bool) -> None:
+def prune_command(
+    console: Console, model: str, plan_file: Path, calibrations: tuple[Path, ...], out: Path, force: bool
+) -> None:
     """Write MODEL shrunk as a plan says: safetensors, config, tokenizer and the code that loads it.
 
     \b
     Example:
       seap-export prune ./SmolLM2-135M --plan plan.json --calibration pruned/calibration/gsm8k --out shrunk
     """
-    from seap_export.activations.statistics import Calibration
+    from seap_export.pipeline.mixtures import open_mixture_of
     from seap_export.pipeline.outputs import write_whole
     from seap_export.plan.plan import read_plan
     from seap_export.shrink.write import MODELING_FILES, write_shrunk_model
     from seap_export.sources.source import open_source
 
-    plan, statistics, source = read_plan(plan_file), Calibration(calibration), open_source(model)
+    plan, source = read_plan(plan_file), open_source(model)
+    statistics = open_mixture_of(plan, calibrations)
     console.say(f"hashing {source.name}")
     with (
         write_whole(out, marker=MODELING_FILES[0], force=force) as folder,

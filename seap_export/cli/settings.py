@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from seap_export.corpus import parse_tasks
+from seap_export.errors import UsageError
 from seap_export.pipeline.export import ExportRequest
-from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, PlanSettings
-from seap_export.plan.sparsity import Sparsity
+from seap_export.pipeline.mixtures import parse_mixtures
+from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
+from seap_export.plan.recipes import PlanSettings, recipe
 
 __all__ = ["calibration_settings", "export_request", "parity_settings", "plan_settings"]
 
@@ -21,12 +23,25 @@ def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
 
 
 def plan_settings(options: dict[str, Any]) -> PlanSettings:
-    """Takes its own options out of `options`."""
-    sparsity = Sparsity(
-        kind=options.pop("sparsity"),
-        **{name: options.pop(name) for name in ("k", "x0", "protect_first", "protect_last")},
-    )
-    return PlanSettings(options.pop("score"), sparsity, options.pop("align"), options.pop("compensate"))
+    """Takes its own options out of `options`; those that are None leave the recipe as it is.
+
+    Raises:
+        UsageError: They contradict each other, or a value is out of range.
+    """
+    method, reconstruction = options.pop("method"), options.pop("reconstruction")
+    changes = {name: options.pop(name) for name in ("score", "align", "balance", "ridge")}
+    changes |= {"mix": options.pop("mix_scores"), "compensation": options.pop("compensate")}
+    sparsity = {"kind": options.pop("sparsity")}
+    sparsity |= {name: options.pop(name) for name in ("k", "x0", "protect_first", "protect_last", "budget", "context")}
+    if reconstruction and changes["compensation"] not in (None, "reconstruct"):
+        raise UsageError("--reconstruction is a way to --compensate reconstruct; leave one of them out")
+    if reconstruction or changes["compensation"] == "reconstruct":
+        changes["compensation"] = reconstruction or "sequential"
+    return recipe(method, _given(sparsity), **_given(changes))
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def parity_settings(options: dict[str, Any]) -> ParitySettings:
@@ -38,8 +53,14 @@ def parity_settings(options: dict[str, Any]) -> ParitySettings:
 
 def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dict[str, Any]) -> ExportRequest:
     """Takes the options of an export out of `options`."""
+    parsed = parse_tasks(tasks)
+    names = [task.name for task in parsed]
+    mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
     return ExportRequest(
-        tasks=parse_tasks(tasks),
+        tasks=parsed,
+        mixtures=parse_mixtures(names, **mixtures),
+        router=options.pop("router"),
+        threshold=options.pop("threshold"),
         ratios=ratios,
         calibration=calibration_settings(options),
         plan=plan_settings(options),

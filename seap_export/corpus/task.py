@@ -91,12 +91,21 @@ class ChoiceCompletion:
         Raises:
             InputError: The record lacks a field, or its label names none of the choices.
         """
+        choices, gold = self.choices_and_gold(record)
+        return choices[gold]
+
+    def choices_and_gold(self, record: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+        """All completions of a record, and the index of the right one.
+
+        Raises:
+            InputError: The record lacks a field, or its label names none of the choices.
+        """
         if isinstance(self.choices, str):
             choices = _list_field(self.choices, record)
-            choice = choices[self._gold_index(record, len(choices))]
         else:
-            choice = render(self.choices[self._gold_index(record, len(self.choices))], record)
-        return render(self.template, {**record, "choice": choice})
+            choices = [render(choice, record) for choice in self.choices]
+        gold = self._gold_index(record, len(choices))
+        return tuple(render(self.template, {**record, "choice": choice}) for choice in choices), gold
 
     def _gold_index(self, record: Mapping[str, Any], num_choices: int) -> int:
         label = look_up(self.label, record)

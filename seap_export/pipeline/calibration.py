@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from seap_export.activations.statistics import Calibration, CalibrationRecord, write_calibration
+from seap_export.activations.statistics import Calibration, CalibrationRecord, CalibrationWriter
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
 from seap_export.families.family import PRUNED_PREFIX
@@ -78,18 +79,33 @@ def _calibrate(
     workspace: Workspace,
     progress: Progress,
 ) -> None:
-    from seap_export.activations.calibrate import collect_moments
+    from seap_export.activations.calibrate import LayerStatistics, collect_statistics
 
     for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
         source.read_outer(name)  # not used here, but if its weights are NaN, now is the time to say so
     token_ids = _tokenize(source, {task: split.calibration for task, split in splits.items()}, settings.max_length)
     bar = progress.bar("calibrating " + ", ".join(splits), len(source.spec.layers))
-    with quiet_transformers(), bar as advance:
-        moments = collect_moments(source, token_ids, max_batch_tokens=settings.batch_tokens, on_layer=advance)
-    for task, split in splits.items():
-        record = _record(task, source, split, settings, sum(map(len, token_ids[task])))
-        with workspace.writing(calibration_step(task), keys[task], folder=True) as folder:
-            write_calibration(folder, record, moments[task])
+    with ExitStack() as stack:
+        writers = {
+            task: stack.enter_context(
+                CalibrationWriter(
+                    stack.enter_context(workspace.writing(calibration_step(task), keys[task], folder=True)),
+                    source.spec,
+                )
+            )
+            for task in splits
+        }
+
+        def keep(index: int, statistics: Mapping[str, LayerStatistics]) -> None:
+            for task, own in statistics.items():
+                writers[task].write_layer(index, own)
+            advance(index)
+
+        with quiet_transformers(), bar as advance:
+            sensitivity = collect_statistics(source, token_ids, keep, max_batch_tokens=settings.batch_tokens)
+        for task, split in splits.items():
+            record = _record(task, source, split, settings, sum(map(len, token_ids[task])))
+            writers[task].finish(record, sensitivity[task], token_ids[task])
 
 
 def _record(

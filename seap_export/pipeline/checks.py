@@ -41,9 +41,9 @@ def claim_folder(
             "use another --out, or --force"
         )
     for name, variant in manifest.variants.items() if workspace.force else ():
-        task = variant.get("task", "")
-        recorded = manifest.steps.get(calibration_step(task))
-        if name not in replaced and (is_other or keys.get(task, recorded) != recorded):
+        recorded = {task: manifest.steps.get(calibration_step(task)) for task in variant.get("weights", {})}
+        changed = any(keys.get(task, key) != key for task, key in recorded.items())
+        if name not in replaced and (is_other or changed):
             raise UsageError(
                 f"--force would replace what {workspace.folder / name} was made from, and leave it behind; "
                 "export it again too, or use another --out"

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from converters.genai_config import genai_config
 from converters.onnx_writer import refuse_unsupported
-from seap_export.activations.statistics import Calibration
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration, covariance_bytes
 from seap_export.corpus import Split, Task
 from seap_export.errors import ParityFailure, UsageError
 from seap_export.pipeline.calibration import calibrate_tasks, split_tasks
 from seap_export.pipeline.checks import refuse_full_disk, variant_bytes
-from seap_export.pipeline.convert import convert_folder
-from seap_export.pipeline.keys import calibration_key, hf_key, onnx_key, parity_key, plan_key
-from seap_export.pipeline.manifest import read_artifact
-from seap_export.pipeline.parity import check_parity, held_out_prompts, write_report
+from seap_export.pipeline.keys import calibration_key, plan_key
+from seap_export.pipeline.mixtures import GENERAL, MixtureSpec
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.pipeline.settings import (
-    CalibrationSettings,
-    ParitySettings,
-    PlanSettings,
-    calibration_step,
-    variant_name,
-)
+from seap_export.pipeline.router import RouterSettings, make_router, refuse_lost_tasks
+from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, calibration_step, variant_name
+from seap_export.pipeline.variants import VariantMaker
 from seap_export.pipeline.workspace import Workspace
-from seap_export.plan.make import make_plan, score_layers
-from seap_export.plan.plan import Plan, read_plan, write_plan
+from seap_export.plan.recipes import PlanSettings
 from seap_export.plan.solve import check_ratio
-from seap_export.scores import LayerScores
-from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
 
 __all__ = ["ExportRequest", "export", "preview"]
@@ -40,13 +31,27 @@ __all__ = ["ExportRequest", "export", "preview"]
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """All that an export depends on, beside the model."""
+    """All that an export depends on, beside the model.
+
+    Attributes:
+        tasks: Each gets a variant of its own for each ratio.
+        ratios: Fractions to remove.
+        mixtures: Variants for several tasks.
+        calibration: How texts are sampled and run.
+        plan: How what is kept is chosen and compensated.
+        parity: How ONNX and torch are compared.
+        router: Whether a router is made, if there are several tasks.
+        threshold: The router's confidence, below which it takes the general variant.
+    """
 
     tasks: tuple[Task, ...]
     ratios: tuple[float, ...]
+    mixtures: tuple[MixtureSpec, ...] = ()
     calibration: CalibrationSettings = CalibrationSettings()
     plan: PlanSettings = PlanSettings()
     parity: ParitySettings = ParitySettings()
+    router: bool = True
+    threshold: float = 0.7
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -56,11 +61,32 @@ class ExportRequest:
         names = [variant_name("", ratio) for ratio in self.ratios]
         if len(set(names)) < len(names):
             raise UsageError("a ratio is given twice")
+        _router_settings(self)  # refuses what is no threshold
 
     @property
-    def variants(self) -> dict[str, float]:
-        """The name of every variant that is asked for, and its ratio."""
-        return {variant_name(task.name, ratio): ratio for task in self.tasks for ratio in self.ratios}
+    def all_mixtures(self) -> tuple[MixtureSpec, ...]:
+        """The single tasks, and the mixtures."""
+        return (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
+
+    @property
+    def variants(self) -> dict[str, tuple[MixtureSpec, float]]:
+        """The name of every variant that is asked for, its mixture and its ratio."""
+        return {
+            variant_name(mixture.name, ratio): (mixture, ratio)
+            for mixture in self.all_mixtures
+            for ratio in self.ratios
+        }
+
+    @property
+    def router_settings(self) -> RouterSettings | None:
+        """None where no router is made."""
+        if not self.router or len(self.tasks) < 2:
+            return None
+        return _router_settings(self)
+
+
+def _router_settings(request: ExportRequest) -> RouterSettings:
+    return RouterSettings(request.calibration.seed, request.calibration.max_length, request.threshold)
 
 
 def export(
@@ -80,11 +106,17 @@ def export(
         calibrations = calibrate_tasks(
             source, splits, request.calibration, workspace, progress, request.variants.keys()
         )
-        run = _Run(source, request, workspace, progress)
-        made: dict[str, Any] = {}
         for task, calibration in calibrations.items():
             workspace.manifest.tasks[task] = _describe_task(splits[task], calibration, request.calibration)
-            made |= run.variants(calibration)
+        maker = VariantMaker(
+            source, request.plan, request.parity, request.calibration.batch_tokens, workspace, progress
+        )
+        made: dict[str, Any] = {}
+        for mixture in request.all_mixtures:
+            statistics = Mixture(mixture.name, mixture.weights, calibrations)
+            made |= maker.variants(mixture, statistics, request.ratios)
+        workspace.manifest.write(workspace.folder)  # the variants are finished, even if the router fails
+        _route(source, request, splits, workspace, progress)
         workspace.manifest.complete = True
         workspace.manifest.write(workspace.folder)
     failed = [name for name, variant in made.items() if variant["parity"]["verdict"] != "passed"]
@@ -94,20 +126,32 @@ def export(
     return made
 
 
+def _route(
+    source: Source, request: ExportRequest, splits: Mapping[str, Split], workspace: Workspace, progress: Progress
+) -> None:
+    settings = request.router_settings
+    if settings is None:
+        return
+    variants = workspace.manifest.variants
+    fallback = GENERAL if any(variant["task"] == GENERAL for variant in variants.values()) else None
+    figures = make_router(source, splits, variants, settings, workspace, progress, fallback)
+    held_out = figures["held_out"]
+    if held_out["prompts"]:  # none where each is also a calibration prompt
+        progress.say(f"router: {held_out['accuracy']:.1%} of {held_out['prompts']} held-out prompts go to their task")
+
+
 def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = False) -> list[dict[str, Any]]:
     """What `export` would make, after the same checks of the inputs; sizes follow from the requested ratios."""
     _, splits, done = _check(source, request, out, force)
     return [
         {
             "variant": name,
-            "calibration_texts": len(splits[task].calibration),
-            "held_out_texts": len(splits[task].held_out),
+            "calibration_texts": sum(len(splits[task].calibration) for task in mixture.weights),
+            "held_out_texts": sum(len(splits[task].held_out) for task in mixture.weights),
             "bytes_about": variant_bytes(source, ratio),
             "exists": name in done,
         }
-        for task in splits
-        for ratio in request.ratios
-        for name in [variant_name(task, ratio)]
+        for name, (mixture, ratio) in request.variants.items()
     ]
 
 
@@ -125,109 +169,21 @@ def _check(
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align)
     workspace = Workspace(out, force)
     splits = split_tasks(request.tasks, request.calibration)
+    keys = {task: calibration_key(source, split, request.calibration) for task, split in splits.items()}
     done = {
-        variant_name(task, ratio)
-        for task, split in splits.items()
-        for ratio in request.ratios
-        if workspace.is_done(f"{variant_name(task, ratio)}/plan.json", _plan_key(source, split, request, ratio))
-    }
-    missing = [ratio for name, ratio in request.variants.items() if name not in done]
-    refuse_full_disk(sum(variant_bytes(source, ratio) for ratio in missing), out)
-    return workspace, splits, done
-
-
-def _plan_key(source: Source, split: Split, request: ExportRequest, ratio: float) -> str:
-    statistics = calibration_key(source, split, request.calibration)
-    return plan_key(statistics, request.plan, ratio, len(source.spec.layers))
-
-
-class _Run:
-    """The steps of one export, in order."""
-
-    def __init__(self, source: Source, request: ExportRequest, workspace: Workspace, progress: Progress) -> None:
-        self._source = source
-        self._request = request
-        self._workspace = workspace
-        self._progress = progress
-
-    def variants(self, calibration: Calibration) -> dict[str, Any]:
-        """Makes all ratios of a task."""
-        made = {}
-        scores: list[LayerScores] | None = None
-        task = calibration.record.task
-        statistics_key = self._workspace.manifest.steps[calibration_step(task)]
-        for ratio in self._request.ratios:
-            name = variant_name(task, ratio)
-            key = plan_key(statistics_key, self._request.plan, ratio, len(self._source.spec.layers))
-            if not self._workspace.is_done(f"{name}/plan.json", key):
-                scores = scores or self._scores(calibration)
-                self._plan(name, key, calibration, scores, ratio)
-            made[name] = self._variant(name, key, calibration)
-            self._workspace.manifest.variants[name] = made[name]
-        return made
-
-    def _scores(self, calibration: Calibration) -> list[LayerScores]:
-        with self._progress.bar(f"scoring {calibration.record.task}", len(self._source.spec.layers)) as advance:
-            return score_layers(self._source, calibration, self._request.plan.score, advance)
-
-    def _plan(self, name: str, key: str, calibration: Calibration, scores: list[LayerScores], ratio: float) -> None:
-        plan = make_plan(self._source, calibration, scores, ratio=ratio, **vars(self._request.plan))
-        with self._workspace.writing(f"{name}/plan.json", key, folder=False) as path:
-            write_plan(plan, path)
-
-    def _variant(self, name: str, key: str, calibration: Calibration) -> dict[str, Any]:
-        folder = self._workspace.folder / name
-        plan = read_plan(folder / "plan.json")
-        key_of_hf = hf_key(key)
-        key_of_onnx = onnx_key(key_of_hf)
-        shrink = partial(write_shrunk_model, self._source, plan, calibration)
-        self._layer_by_layer(f"{name}/hf", key_of_hf, f"{name}: shrinking", shrink)
-        self._layer_by_layer(
-            f"{name}/onnx", key_of_onnx, f"{name}: writing ONNX", partial(convert_folder, folder / "hf")
+        name
+        for name, (mixture, ratio) in request.variants.items()
+        if workspace.is_done(
+            f"{name}/plan.json", plan_key(keys, mixture, request.plan, ratio, len(source.spec.layers))
         )
-        return self._describe(name, plan, self._parity(name, key_of_onnx, calibration))
-
-    def _layer_by_layer(
-        self, step: str, key: str, label: str, make: Callable[[Path, Callable[[int], None]], None]
-    ) -> None:
-        if self._workspace.is_done(step, key):
-            return
-        with (
-            self._progress.bar(label, len(self._source.spec.layers)) as advance,
-            self._workspace.writing(step, key, folder=True) as folder,
-        ):
-            make(folder, advance)
-
-    def _parity(self, name: str, key_of_onnx: str, calibration: Calibration) -> dict[str, Any]:
-        settings = self._request.parity
-        folder = self._workspace.folder / name
-        prompts = held_out_prompts([calibration], settings.prompts)
-        key = parity_key(key_of_onnx, settings, prompts)
-        if self._workspace.is_done(f"{name}/parity.json", key):
-            self._progress.say(f"{name}: reused")
-        else:
-            self._progress.say(f"{name}: comparing ONNX Runtime with torch")
-            report = check_parity(folder, prompts, settings)
-            with self._workspace.writing(f"{name}/parity.json", key, folder=False) as path:
-                write_report(report, path)
-        return read_artifact(folder / "parity.json")
-
-    def _describe(self, name: str, plan: Plan, parity: dict[str, Any]) -> dict[str, Any]:
-        files = self._workspace.manifest.files
-        spec = plan.shrunk_spec(self._source.spec)
-        return {
-            "task": plan.task,
-            "requested_ratio": plan.requested_ratio,
-            "achieved_ratio": plan.achieved_ratio,
-            "num_parameters": spec.num_parameters(),
-            "bytes": {
-                part: sum(entry["bytes"] for path, entry in files.items() if path.startswith(f"{name}/{part}/"))
-                for part in ("hf", "onnx")
-            },
-            "parity": {
-                key: parity[key] for key in ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats")
-            },
-        }
+    }
+    if request.router_settings is not None:
+        refuse_lost_tasks(workspace, list(splits))
+    missing = [ratio for name, (_, ratio) in request.variants.items() if name not in done]
+    calibrations = [task for task in splits if not (out / calibration_step(task)).exists()]
+    needed = sum(variant_bytes(source, ratio) for ratio in missing)
+    refuse_full_disk(needed + len(calibrations) * covariance_bytes(source.spec), out)
+    return workspace, splits, done
 
 
 def _describe_task(split: Split, calibration: Calibration, settings: CalibrationSettings) -> dict[str, Any]:

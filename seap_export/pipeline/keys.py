@@ -6,15 +6,17 @@ only the speed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 
 from seap_export.activations.statistics import CALIBRATION_SCHEMA
 from seap_export.corpus import Split
 from seap_export.hashing import sha256_json
-from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, PlanSettings
+from seap_export.pipeline.mixtures import MixtureSpec
+from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.plan import PLAN_SCHEMA
+from seap_export.plan.recipes import PlanSettings
 from seap_export.shrink.write import MODELING_FILES
 from seap_export.sources.source import Source
 from validation.report import SCHEMA as PARITY_SCHEMA
@@ -33,10 +35,21 @@ def calibration_key(source: Source, split: Split, settings: CalibrationSettings)
     return sha256_json([CALIBRATION_SCHEMA, _CALIBRATION, *inputs])
 
 
-def plan_key(calibration: str, settings: PlanSettings, ratio: float, num_layers: int) -> str:
-    """The key of a variant's plan; the default protection and the same one spelled out are the same input."""
+def plan_key(
+    statistics: Mapping[str, str], mixture: MixtureSpec, settings: PlanSettings, ratio: float, num_layers: int
+) -> str:
+    """The key of a variant's plan; the default protection and the same one spelled out are the same input.
+
+    Args:
+        statistics: For each task the key of its statistics.
+        mixture: The tasks of the variant, and their weights.
+        settings: How the plan is made.
+        ratio: Fraction to remove.
+        num_layers: Layers of the model.
+    """
+    parts = [[task, weight, statistics[task]] for task, weight in mixture.weights.items()]
     values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(num_layers))}
-    return sha256_json([PLAN_SCHEMA, _PLAN, calibration, values, ratio])
+    return sha256_json([PLAN_SCHEMA, _PLAN, mixture.name, parts, values, ratio])
 
 
 def hf_key(plan: str) -> str:

@@ -17,7 +17,7 @@ from seap_export.sources.config import read_json
 __all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_artifact", "read_manifest"]
 
 MANIFEST = "manifest.json"
-MANIFEST_SCHEMA = "seap-export/manifest/1"
+MANIFEST_SCHEMA = "seap-export/manifest/2"
 _PACKAGES = ("torch", "transformers", "safetensors", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -30,7 +30,7 @@ class Manifest:
         versions: Of the packages that shape an artifact, in the run that made the last step.
         source: Name, digest and shape of the dense model.
         tasks: For each task what it was calibrated on.
-        variants: For each finished variant its ratios, sizes and parity verdict.
+        variants: For each finished variant its tasks, method, ratios, sizes and parity verdict.
         steps: For each step, named by the path it made, the key of its inputs.
         files: For each file of a step, its size in bytes and SHA-256.
     """
@@ -118,7 +118,9 @@ def read_manifest(folder: Path) -> Manifest:
     values = read_artifact(path)
     schema = values.pop("schema", None)
     if schema != MANIFEST_SCHEMA:
-        raise ArtifactError(f"{path}: manifest schema is {schema!r}, expected {MANIFEST_SCHEMA!r}")
+        raise ArtifactError(
+            f"{path}: manifest schema is {schema!r}, expected {MANIFEST_SCHEMA!r}; export into another folder"
+        )
     if not _is_manifest(values):
         raise ArtifactError(f"{path}: damaged; move the folder away and export again")
     return Manifest(**values)

@@ -20,6 +20,10 @@ class Progress(Protocol):
         """One line about what happens."""
         ...
 
+    def warn(self, message: str) -> None:
+        """One line about what the user should know, however quiet."""
+        ...
+
 
 class Silent:
     """Reports nothing."""
@@ -31,3 +35,6 @@ class Silent:
 
     def say(self, message: str) -> None:
         """Says nothing."""
+
+    def warn(self, message: str) -> None:
+        """Warns of nothing."""

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seap_export.errors import UsageError
-from seap_export.plan.plan import COMPENSATIONS, Compensation
-from seap_export.plan.sparsity import Sparsity
-from seap_export.scores import SCORES, Score
 
-__all__ = ["CalibrationSettings", "ParitySettings", "PlanSettings", "calibration_step", "variant_name"]
+__all__ = ["CalibrationSettings", "ParitySettings", "calibration_step", "variant_name"]
 
 
 @dataclass(frozen=True)
@@ -32,22 +29,6 @@ class CalibrationSettings:
 
     def __post_init__(self) -> None:
         _refuse_below(self, samples=1, held_out=1, max_length=2, batch_tokens=1)
-
-
-@dataclass(frozen=True)
-class PlanSettings:
-    """How what is kept is chosen, and what happens to the mean of what is not."""
-
-    score: Score = "wifv"
-    sparsity: Sparsity = Sparsity()
-    align: int = 16
-    compensation: Compensation = "bias"
-
-    def __post_init__(self) -> None:
-        if self.score not in SCORES:
-            raise UsageError(f"score '{self.score}' is not known; known: {', '.join(SCORES)}")
-        if self.compensation not in COMPENSATIONS:
-            raise UsageError(f"compensation '{self.compensation}' is not known; known: {', '.join(COMPENSATIONS)}")
 
 
 @dataclass(frozen=True)
@@ -87,5 +68,5 @@ def calibration_step(task: str) -> str:
 
 
 def variant_name(task: str, ratio: float) -> str:
-    """The folder of a variant: `gsm8k-0.2`."""
+    """The folder of a variant of a task or a mixture: `gsm8k-0.2`."""
     return f"{task}-{ratio:g}"

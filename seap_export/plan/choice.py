@@ -1,109 +1,138 @@
-"""What one layer keeps within a budget of weights."""
+"""What one layer keeps within a budget of weights, or at a price."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from seap_export.families import ModelSpec
-from seap_export.plan.plan import LayerPlan
-from seap_export.scores import LayerScores
+from seap_export.plan.cost import CostModel
+from seap_export.plan.options import AttentionOption, LayerOptions
+from seap_export.plan.plan import BALANCES, Balance, LayerPlan
 
-__all__ = ["Kept", "LayerChoices", "least_weights"]
+__all__ = ["Kept", "LayerChoices", "Selection", "one_layer_nearer"]
 
-#: What a layer keeps, and how many prunable weights that is.
+#: What a layer keeps, and what it costs.
 Kept = tuple[LayerPlan, int]
+_WEIGHTS = CostModel("weights")
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """A way to keep attention: some KV groups, and in each the same number of its best query heads."""
+class Selection(NamedTuple):
+    """What a layer keeps: an index into its attention options, and a number of neurons."""
 
-    kv_groups: tuple[int, ...]
-    heads: tuple[int, ...]
-    weights: int
-    kept: float
+    attention: int
+    neurons: int
 
 
 class LayerChoices:
-    """All ways to shrink one layer, ready to be asked for the best within a budget.
+    """The options of one layer, ready to be asked for the best within a budget.
 
-    A KV group is worth the scores of the query heads it would keep, so that for each pair (groups, heads a
-    group) there is one best set. The rest of the budget goes to the best neurons, rounded to `align`.
-    Heads and neurons are weighed against each other by the scores of their channels as they are: o_proj and
-    down_proj write into the same residual stream, so that a channel's score means the same in both.
+    Args:
+        options: The ways to shrink the layer.
+        align: Neuron counts are multiples of this where they are cut, at least one multiple.
+        balance: How heads and neurons share a budget. `loss`: the pair with the least loss. `alike`: the same
+            fraction of attention and of MLP weights is removed, as nearly as whole heads allow (the paper's way).
     """
 
-    def __init__(self, spec: ModelSpec, layer: int, scores: LayerScores, align: int) -> None:
-        own = spec.layers[layer]
-        self._own = own
+    def __init__(self, options: LayerOptions, align: int, balance: Balance = "loss") -> None:
+        if align < 1 or balance not in BALANCES:
+            raise ValueError(f"align must be positive, balance one of {BALANCES}")
+        self.options = options
+        self.total_weights = options.shape.total_weights
+        own = options.shape.layer
+        steps = np.arange(align, own.intermediate_size, align)
+        #: Numbers of neurons that may be kept, ascending, int64.
+        self.counts: npt.NDArray[np.int64] = np.append(steps, own.intermediate_size)
         self._align = align
-        self._neuron_weights = 3 * spec.hidden_size
-        self._attention = _attention_choices(spec, layer, scores.heads.numpy())
-        neurons = scores.neurons.numpy()
-        self._neuron_order = np.argsort(-neurons, kind="stable")
-        self._kept_neurons = np.concatenate([[0.0], np.cumsum(neurons[self._neuron_order])])
-        self.total_weights = spec.prunable_weights(layer)
+        self._balance = balance
+
+    @property
+    def whole(self) -> Selection:
+        """All that the dense layer has."""
+        return Selection(len(self.options.attention) - 1, int(self.counts[-1]))
 
     def best(self, budget: float) -> Kept:
-        """The plan with the highest kept score for about `budget` weights, and the weights it keeps."""
+        """The plan with the least loss for about `budget` weights, and the weights it keeps."""
         if budget >= self.total_weights:
-            return self._plan(self._attention[-1], self._own.intermediate_size), self.total_weights
-        fitting = [choice for choice in self._attention if choice.weights <= budget] or self._attention[:1]
+            return self.kept(self.whole)
+        options = self.options.attention
+        fitting = [option for option in options if option.weights <= budget] or list(options[:1])
         return self._filled(self._preferred(fitting, budget), budget)
 
-    def nearest(self, budget: float) -> Kept:
-        """The plan whose weights are nearest to the budget, whatever its score."""
-        return min(
-            (self._filled(choice, budget) for choice in self._attention), key=lambda kept: abs(kept[1] - budget)
-        )
+    def nearest(self, budget: float, cost: CostModel = _WEIGHTS) -> Kept:
+        """The plan whose cost is nearest to the budget, whatever its loss."""
+        costs = self.attention_cost(cost)[:, None] + self.neuron_cost(cost)
+        attention, step = np.unravel_index(np.argmin(np.abs(costs - budget)), costs.shape)
+        return self.kept(Selection(int(attention), int(self.counts[step])), cost)
 
-    def _filled(self, choice: _Attention, budget: float) -> Kept:
-        count = self._neurons_within(budget - choice.weights)
-        return self._plan(choice, count), choice.weights + count * self._neuron_weights
+    def kept(self, selection: Selection, cost: CostModel = _WEIGHTS) -> Kept:
+        """The plan of a selection and its cost."""
+        option, shape = self.options.attention[selection.attention], self.options.shape
+        own = cost.attention(shape, len(option.heads), len(option.kv_groups))
+        return self.options.plan(option, selection.neurons), own + selection.neurons * cost.neuron(shape)
 
-    def _preferred(self, fitting: list[_Attention], budget: float) -> _Attention:
-        """The attention that, with the neurons its weights leave room for, keeps the highest score."""
-        counts = [self._neurons_within(budget - choice.weights) for choice in fitting]
-        kept = [choice.kept + self._kept_neurons[count] for choice, count in zip(fitting, counts, strict=True)]
-        return fitting[int(np.argmax(kept))]
+    def at_price(self, price: float, sensitivity: tuple[float, float], cost: CostModel) -> Selection:
+        """The selection with the least sum of losses, each times its sensitivity, and of its cost times the price.
+
+        Args:
+            price: Of a unit of cost, in units of loss.
+            sensitivity: Importance of a unit of loss in the attention and in the MLP.
+            cost: What things cost.
+        """
+        attention = sensitivity[0] * self.attention_loss + price * self.attention_cost(cost)
+        neurons = sensitivity[1] * self.neuron_loss + price * self.neuron_cost(cost)
+        return Selection(int(np.argmin(attention)), int(self.counts[np.argmin(neurons)]))
+
+    @property
+    def attention_loss(self) -> npt.NDArray[np.float64]:
+        """Loss of each attention option, float64."""
+        return np.array([option.loss for option in self.options.attention])
+
+    @property
+    def neuron_loss(self) -> npt.NDArray[np.float64]:
+        """Loss at each of `counts`, float64."""
+        return self.options.neuron_loss[self.counts]
+
+    def attention_cost(self, cost: CostModel) -> npt.NDArray[np.int64]:
+        """Cost of each attention option, int64."""
+        options, shape = self.options.attention, self.options.shape
+        return np.array([cost.attention(shape, len(own.heads), len(own.kv_groups)) for own in options])
+
+    def neuron_cost(self, cost: CostModel) -> npt.NDArray[np.int64]:
+        """Cost at each of `counts`, int64."""
+        return self.counts * cost.neuron(self.options.shape)
+
+    def _filled(self, option: AttentionOption, budget: float) -> Kept:
+        count = self._neurons_within(budget - option.weights)
+        return self.options.plan(option, count), option.weights + count * self.options.shape.neuron_weights
+
+    def _preferred(self, fitting: Sequence[AttentionOption], budget: float) -> AttentionOption:
+        """Of the options that fit, the one that the balance asks for."""
+        if self._balance == "alike":
+            whole, fraction = self.options.attention[-1].weights, budget / self.total_weights
+            return min(fitting, key=lambda option: (abs(option.weights / whole - fraction), option.loss))
+        counts = [self._neurons_within(budget - option.weights) for option in fitting]
+        losses = self.options.neuron_loss[counts] + np.array([option.loss for option in fitting])
+        return fitting[int(np.argmin(losses))]
 
     def _neurons_within(self, budget: float) -> int:
         """The multiple of `align` nearest to the budget, at least one multiple, at most all neurons."""
-        count = round(budget / self._neuron_weights / self._align) * self._align
-        return min(max(count, self._align), self._own.intermediate_size)
-
-    def _plan(self, choice: _Attention, count: int) -> LayerPlan:
-        return LayerPlan(
-            num_heads_per_group=self._own.heads_per_group,
-            kv_groups=choice.kv_groups,
-            heads=choice.heads,
-            neurons=tuple(sorted(int(neuron) for neuron in self._neuron_order[:count])),
-        )
+        count = round(budget / self.options.shape.neuron_weights / self._align) * self._align
+        return min(max(count, self._align), int(self.counts[-1]))
 
 
-def least_weights(spec: ModelSpec, layer: int, align: int) -> int:
-    """Prunable weights of the smallest form of a layer: one query head, its KV head, `align` neurons."""
-    neurons = min(align, spec.layers[layer].intermediate_size)
-    return spec.hidden_size * (4 * spec.head_dim + 3 * neurons)
-
-
-def _attention_choices(spec: ModelSpec, layer: int, scores: np.ndarray) -> list[_Attention]:
-    """The best set of heads for every (groups, heads a group), smallest first; the last one keeps all."""
-    own = spec.layers[layer]
-    by_group = scores.reshape(own.num_key_value_heads, own.heads_per_group)
-    order = np.argsort(-by_group, axis=1, kind="stable")
-    choices = []
-    for heads in range(1, own.heads_per_group + 1):
-        worth = np.take_along_axis(by_group, order[:, :heads], axis=1).sum(1)
-        group_order = np.argsort(-worth, kind="stable")
-        for groups in range(1, own.num_key_value_heads + 1):
-            kept = sorted(int(group) for group in group_order[:groups])
-            kept_heads = sorted(
-                int(group * own.heads_per_group + head) for group in kept for head in order[group, :heads]
-            )
-            weights = 2 * spec.hidden_size * spec.head_dim * (groups * heads + groups)
-            channels = float(worth[kept].sum()) * spec.head_dim  # a head's score is the mean of its channels'
-            choices.append(_Attention(tuple(kept), tuple(kept_heads), weights, channels))
-    return choices
+def one_layer_nearer(
+    choices: Sequence[LayerChoices], free: Sequence[bool], kept: list[Kept], wanted: float, cost: CostModel
+) -> list[Kept]:
+    """Where the shapes are coarse: the free layer whose change brings the sum of costs nearest to `wanted` changes."""
+    gap = wanted - sum(own for _, own in kept)
+    best, best_gap = kept, abs(gap)
+    for index, choice in enumerate(choices):
+        if free[index]:
+            changed = choice.nearest(kept[index][1] + gap, cost)
+            left = abs(gap - changed[1] + kept[index][1])
+            if left < best_gap:
+                best, best_gap = [*kept[:index], changed, *kept[index + 1 :]], left
+    return best

@@ -1,66 +1,177 @@
-"""Making a task's plan from its saved statistics, one layer of weights at a time."""
+"""Making a variant's plan from saved statistics, one layer of weights at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
+import torch
+
+from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
-from seap_export.plan.plan import Compensation, Plan
+from seap_export.plan.elimination import options_from_elimination
+from seap_export.plan.options import LayerOptions, options_from_scores
+from seap_export.plan.plan import Balance, Compensation, Plan
 from seap_export.plan.solve import solve_layers
 from seap_export.plan.sparsity import Sparsity
-from seap_export.scores import LayerScores, Score, layer_scores
+from seap_export.scores import ChannelScore, LayerScores, Score, layer_scores
 from seap_export.sources.source import Source
 
-__all__ = ["make_plan", "score_layers"]
+__all__ = ["SCORE_MIXES", "Ranking", "ScoreMix", "make_plan", "rank_layers"]
+
+ScoreMix = Literal["scaled", "plain"]
+SCORE_MIXES: tuple[ScoreMix, ...] = get_args(ScoreMix)
 
 
-def score_layers(
-    source: Source, calibration: Calibration, score: Score, on_layer: Callable[[int], None] = lambda layer: None
-) -> list[LayerScores]:
-    """Importance scores of every layer.
+@dataclass(frozen=True)
+class Ranking:
+    """What every layer may keep and what it loses by it, ready for plans of any ratio.
+
+    Attributes:
+        options: One for each layer.
+        scores: Scores of each layer; None where the options come from elimination.
+        sensitivity: Of the residual stream behind each half of each layer, float64 [num_hidden_layers, 2].
+    """
+
+    options: tuple[LayerOptions, ...]
+    scores: tuple[LayerScores, ...] | None
+    sensitivity: torch.Tensor
+
+
+def rank_layers(
+    source: Source,
+    statistics: Mixture,
+    score: Score,
+    *,
+    ridge: float,
+    mix: ScoreMix,
+    square_heads: bool,
+    on_layer: Callable[[int], None] = lambda layer: None,
+) -> Ranking:
+    """Ranks the heads and neurons of every layer.
+
+    Args:
+        source: The dense model.
+        statistics: Of one task, or of a mixture.
+        score: Importance score, or `elimination`.
+        ridge: Of the refit that elimination reckons with.
+        mix: How scores of several tasks are added: `scaled` so that each task's sum to 1 over the model, or `plain`.
+        square_heads: Whether channels of heads are squared before they are averaged (FLAP).
+        on_layer: Called with the index of every layer done.
 
     Raises:
         InputError: The statistics are of another model.
     """
-    if calibration.record.source_sha256 != source.digest:
-        raise InputError(
-            f"the calibration of task '{calibration.record.task}' is of another model "
-            f"('{calibration.record.source_name}'); calibrate again with this one"
-        )
-    family, spec = source.spec.family, source.spec
-    scores = []
-    for index in range(len(spec.layers)):
-        names = [family.weight("o_proj", index), family.weight("down_proj", index)]
-        weights = source.reader.read(names)
-        o_proj, down_proj = (weights[name] for name in names)
-        scores.append(layer_scores(score, o_proj, down_proj, calibration.layer(index), spec.head_dim))
+    if statistics.source_sha256 != source.digest:
+        raise InputError(f"the calibration of '{statistics.name}' is of another model; calibrate again with this one")
+    layers = range(len(source.spec.layers))
+    if score == "elimination":
+        options = []
+        for index in layers:
+            options.append(_eliminate(source, statistics, index, ridge))
+            on_layer(index)
+        return Ranking(tuple(options), None, statistics.sensitivity())
+    by_task: dict[str, list[LayerScores]] = {task: [] for task in statistics.calibrations}
+    for index in layers:
+        for task, calibration in statistics.calibrations.items():
+            by_task[task].append(_scores(source, calibration, index, score, square_heads))
         on_layer(index)
-    return scores
+    scores = _mixed(statistics, by_task, mix)
+    ranked = tuple(options_from_scores(source.spec, index, scores[index]) for index in layers)
+    return Ranking(ranked, scores, statistics.sensitivity())
+
+
+def _output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    family = source.spec.family
+    names = [family.weight("o_proj", index), family.weight("down_proj", index)]
+    weights = source.reader.read(names)
+    return weights[names[0]], weights[names[1]]
+
+
+def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float) -> LayerOptions:
+    o_proj, down_proj = _output_weights(source, index)
+    return options_from_elimination(
+        source.spec,
+        index,
+        o_proj,
+        down_proj,
+        statistics.covariance(index, "o_proj"),
+        statistics.covariance(index, "down_proj"),
+        ridge=ridge / statistics.effective_tokens,  # as in `shrink.refit`
+    )
+
+
+def _scores(
+    source: Source, calibration: Calibration, index: int, score: ChannelScore, square_heads: bool
+) -> LayerScores:
+    o_proj, down_proj = _output_weights(source, index)
+    return layer_scores(
+        score, o_proj, down_proj, calibration.layer(index), source.spec.head_dim, square_heads=square_heads
+    )
+
+
+def _mixed(statistics: Mixture, by_task: dict[str, list[LayerScores]], mix: ScoreMix) -> tuple[LayerScores, ...]:
+    """The weighted sum of the tasks' scores; those of a single task stay as they are."""
+    if len(by_task) == 1:
+        return tuple(next(iter(by_task.values())))
+    factors = {
+        task: statistics.weights[task] / (_total(own) if mix == "scaled" else 1.0) for task, own in by_task.items()
+    }
+    return tuple(
+        LayerScores(
+            head_channels=torch.stack([factors[task] * own[index].head_channels for task, own in by_task.items()]).sum(
+                0
+            ),
+            neurons=torch.stack([factors[task] * own[index].neurons for task, own in by_task.items()]).sum(0),
+        )
+        for index in range(len(next(iter(by_task.values()))))
+    )
+
+
+def _total(scores: list[LayerScores]) -> float:
+    total = sum(float(own.head_channels.sum() + own.neurons.sum()) for own in scores)
+    return total or 1.0  # all scores are 0: nothing to scale
 
 
 def make_plan(
     source: Source,
-    calibration: Calibration,
-    scores: list[LayerScores],
+    statistics: Mixture,
+    ranking: Ranking,
     *,
-    score: Score,
     ratio: float,
+    method: str,
+    score: Score,
     sparsity: Sparsity,
     align: int,
+    balance: Balance,
     compensation: Compensation,
+    ridge: float,
 ) -> Plan:
-    """The plan of one variant; `scores` are `score_layers` of the same calibration."""
-    layers, achieved = solve_layers(source.spec, scores, ratio, sparsity, align)
+    """The plan of one variant; `ranking` is `rank_layers` of the same statistics and score."""
+    layers, achieved = solve_layers(
+        source.spec,
+        ranking.options,
+        ratio,
+        sparsity,
+        align,
+        balance,
+        scores=ranking.scores,
+        sensitivity=ranking.sensitivity.numpy(),
+    )
     return Plan(
-        task=calibration.record.task,
-        weights={calibration.record.task: 1.0},
+        task=statistics.name,
+        weights=statistics.weights,
         source_name=source.name,
         source_sha256=source.digest,
+        method=method,
         score=score,
         sparsity=sparsity.resolved(len(layers)),
         align=align,
+        balance=balance,
         compensation=compensation,
+        ridge=ridge,
         requested_ratio=ratio,
         achieved_ratio=achieved,
         layers=layers,

@@ -10,17 +10,30 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from seap_export.activations.layers import HALVES, Half
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import LayerSpec, ModelSpec
 from seap_export.plan.sparsity import Sparsity
-from seap_export.scores import Score
+from seap_export.scores import SCORES, Score
 from seap_export.sources.config import read_json
 
-__all__ = ["COMPENSATIONS", "PLAN_SCHEMA", "Compensation", "LayerPlan", "Plan", "read_plan", "write_plan"]
+__all__ = [
+    "BALANCES",
+    "COMPENSATIONS",
+    "PLAN_SCHEMA",
+    "Balance",
+    "Compensation",
+    "LayerPlan",
+    "Plan",
+    "read_plan",
+    "write_plan",
+]
 
-PLAN_SCHEMA = "seap-export/plan/1"
-Compensation = Literal["bias", "none"]
+PLAN_SCHEMA = "seap-export/plan/2"
+Compensation = Literal["sequential", "one-shot", "bias", "none"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
+Balance = Literal["loss", "alike"]
+BALANCES: tuple[Balance, ...] = get_args(Balance)
 
 
 @dataclass(frozen=True)
@@ -50,17 +63,19 @@ class LayerPlan:
         if set(in_group) != set(self.kv_groups) or len(set(in_group.values())) != 1:
             raise ValueError("every kept KV group must keep the same number of query heads, others none")
 
-    def spec(self, dense: LayerSpec, compensation: Compensation) -> LayerSpec:
-        """The shape of the shrunk layer; a bias is added where compensation moves something into it."""
-        biases = set(dense.biases)
-        if compensation == "bias":
-            biases |= {"o_proj"} if len(self.heads) < dense.num_attention_heads else set()
-            biases |= {"down_proj"} if len(self.neurons) < dense.intermediate_size else set()
+    def is_cut(self, half: Half, dense: LayerSpec) -> bool:
+        """Whether the input of o_proj or down_proj loses channels."""
+        if half == "o_proj":
+            return len(self.heads) < dense.num_attention_heads
+        return len(self.neurons) < dense.intermediate_size
+
+    def spec(self, dense: LayerSpec, compensated: frozenset[Half]) -> LayerSpec:
+        """The shape of the shrunk layer; compensated projections have a bias."""
         return LayerSpec(
             num_attention_heads=len(self.heads),
             num_key_value_heads=len(self.kv_groups),
             intermediate_size=len(self.neurons),
-            biases=frozenset(biases),
+            biases=dense.biases | compensated,
             sliding_window=dense.sliding_window,
         )
 
@@ -74,10 +89,14 @@ class Plan:
         weights: The tasks whose statistics decided, and their weights.
         source_name: Name of the dense model.
         source_sha256: Digest of the dense model's files.
+        method: Name of the recipe, or `custom`.
         score: Importance score.
         sparsity: Sparsity setting, protection spelled out.
         align: Neuron counts are multiples of this, where a layer is cut.
-        compensation: `bias` or `none`.
+        balance: How heads and neurons of a layer are weighed against each other.
+        compensation: What makes up for what is removed: o_proj and down_proj refitted layer by layer behind each other
+            (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
+        ridge: Strength of the refit's ridge.
         requested_ratio: Fraction of prunable weights (attention and MLP projections) asked to be removed.
         achieved_ratio: The fraction that this plan removes.
         layers: One `LayerPlan` a layer.
@@ -87,10 +106,13 @@ class Plan:
     weights: Mapping[str, float]
     source_name: str
     source_sha256: str
+    method: str
     score: Score
     sparsity: Sparsity
     align: int
+    balance: Balance
     compensation: Compensation
+    ridge: float
     requested_ratio: float
     achieved_ratio: float
     layers: tuple[LayerPlan, ...]
@@ -98,8 +120,11 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
             raise ValueError("requested_ratio must be at least 0 and below 1")
-        if self.compensation not in COMPENSATIONS:
-            raise ValueError(f"compensation must be one of {COMPENSATIONS}")
+        for name, known in (("score", SCORES), ("balance", BALANCES), ("compensation", COMPENSATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}")
+        if not 0.0 < self.ridge < math.inf:
+            raise ValueError("ridge must be positive")
         if not self.weights or not all(0.0 < weight < math.inf for weight in self.weights.values()):
             raise ValueError("weights must name at least one task, each with a positive weight")
 
@@ -120,8 +145,30 @@ class Plan:
             if not fits:
                 raise ArtifactError(f"the plan does not fit the model: layer {index} has another shape")
         return dense.with_layers(
-            tuple(p.spec(own, self.compensation) for p, own in zip(self.layers, dense.layers, strict=True))
+            tuple(
+                own.spec(whole, compensated)
+                for own, whole, compensated in zip(self.layers, dense.layers, self.compensated(dense), strict=True)
+            )
         )
+
+    def compensated(self, dense: ModelSpec) -> tuple[frozenset[Half], ...]:
+        """For each layer the projections that get new weights or a bias: those whose input is cut.
+
+        In the sequential mode all that follow the first of them too, since their input has changed.
+        """
+        cut = [
+            (half, own.is_cut(half, whole))
+            for own, whole in zip(self.layers, dense.layers, strict=True)
+            for half in HALVES
+        ]
+        if self.compensation == "none":
+            cut = [(half, False) for half, _ in cut]
+        elif self.compensation == "sequential":
+            cut = [(half, any(before for _, before in cut[: place + 1])) for place, (half, _) in enumerate(cut)]
+        chosen = [
+            frozenset(half for half, changes in cut[place : place + 2] if changes) for place in range(0, len(cut), 2)
+        ]
+        return tuple(chosen)
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -1,17 +1,24 @@
-"""From scores to a plan whose achieved ratio is the requested one."""
+"""From the options of every layer to a plan whose achieved ratio is the requested one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
-from seap_export.plan.choice import Kept, LayerChoices, least_weights
-from seap_export.plan.plan import LayerPlan
+from seap_export.plan.adaptive import spend
+from seap_export.plan.choice import Kept, LayerChoices, one_layer_nearer
+from seap_export.plan.cost import layer_shape
+from seap_export.plan.options import LayerOptions
+from seap_export.plan.plan import Balance, LayerPlan
+from seap_export.plan.ranking import rank
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import LayerScores
 
-__all__ = ["RATIO_TOLERANCE", "check_ratio", "solve_layers", "spread"]
+__all__ = ["RATIO_TOLERANCE", "check_ratio", "solve_layers"]
 
 #: The achieved ratio is this near to the requested one where the model's granularity allows.
 RATIO_TOLERANCE = 0.005
@@ -20,67 +27,84 @@ _BISECTIONS = 128
 
 
 def solve_layers(
-    spec: ModelSpec, scores: Sequence[LayerScores], ratio: float, sparsity: Sparsity, align: int
+    spec: ModelSpec,
+    options: Sequence[LayerOptions],
+    ratio: float,
+    sparsity: Sparsity,
+    align: int,
+    balance: Balance = "loss",
+    *,
+    scores: Sequence[LayerScores] | None = None,
+    sensitivity: npt.NDArray[np.float64] | None = None,
 ) -> tuple[tuple[LayerPlan, ...], float]:
-    """The plan of every layer and the achieved ratio, the nearest to `ratio` over all strengths of the curve.
+    """The plan of every layer and the achieved ratio, as near to `ratio` as the granularity allows.
 
-    The ratio counts the weights of the attention and MLP projections of *all* layers, protected ones included.
-    A layer's sparsity is the curve's value times a factor; the factor is found by bisection.
+    The ratio is a fraction of the cost (`sparsity.budget`) of the attention and MLP projections of *all* layers,
+    protected ones included.
+
+    Args:
+        spec: The dense model.
+        options: The ways to shrink each layer.
+        ratio: Fraction of the cost to remove.
+        sparsity: How it is spread over the layers.
+        align: Neuron counts are multiples of this.
+        balance: How heads and neurons of a layer share its budget, on a curve.
+        scores: Of each layer, for `global`.
+        sensitivity: Importance of a unit of loss in each layer's attention and MLP, float64 [layers, 2], for
+            `adaptive`; e.g. the mean square of the gradient where they write into the residual stream.
 
     Raises:
-        UsageError: The ratio is out of range or cannot be reached with this protection and alignment.
+        UsageError: The ratio is out of range or cannot be reached with this protection and alignment, or what the
+            kind of sparsity needs is missing.
     """
     check_ratio(spec, ratio, sparsity, align)
-    choices = [LayerChoices(spec, layer, own, align) for layer, own in enumerate(scores)]
-    return spread(choices, sparsity.curve(len(choices)), ratio)
-
-
-def spread(
-    choices: Sequence[LayerChoices], curve: Sequence[float], ratio: float
-) -> tuple[tuple[LayerPlan, ...], float]:
-    """Spreads a ratio over layers as `curve` says; the plans and the achieved ratio."""
-    total = sum(choice.total_weights for choice in choices)
+    if balance == "alike" and sparsity.kind in ("adaptive", "global"):
+        raise UsageError(f"--sparsity {sparsity.kind} weighs heads against neurons itself; leave --balance alike out")
+    choices = [LayerChoices(own, align, balance) for own in options]
+    cost, total = sparsity.cost, sum(sparsity.cost.dense(own.shape) for own in options)
     if ratio == 0.0:
-        return tuple(choice.best(choice.total_weights)[0] for choice in choices), 0.0
-    best_factor, best_error = 0.0, ratio
+        return tuple(choice.kept(choice.whole)[0] for choice in choices), 0.0
+    curve, budget = sparsity.curve(len(spec.layers)), (1.0 - ratio) * total
+    free = [value > 0.0 for value in curve]
+    if sparsity.kind == "adaptive":
+        if sensitivity is None:
+            raise UsageError("--sparsity adaptive needs the layers' sensitivity, which these statistics lack")
+        kept = spend(choices, free, budget, sensitivity, cost)
+    elif sparsity.kind == "global":
+        if scores is None:
+            raise UsageError("--sparsity global ranks the scores of heads and neurons; use --score wifv or wifn")
+        kept = rank(choices, scores, free, budget)
+    else:
+        kept = _on_curve(choices, curve, ratio)
+    if abs(sum(own for _, own in kept) - budget) > RATIO_TOLERANCE * total:
+        kept = one_layer_nearer(choices, free, kept, budget, cost)
+    return tuple(layer for layer, _ in kept), 1.0 - sum(own for _, own in kept) / total
+
+
+def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: float) -> list[Kept]:
+    """What every layer keeps, the nearest to the ratio over all strengths of the curve.
+
+    A layer's sparsity is the curve's value times a factor; the factor is found by bisection.
+    """
+    total = sum(choice.total_weights for choice in choices)
+    best = [choice.kept(choice.whole) for choice in choices]
+    best_error = ratio
     low, high = 0.0, 1.0 / min((value for value in curve if value > 0.0), default=1.0)
     for _ in range(_BISECTIONS):
         factor = (low + high) / 2
-        achieved = _achieved(choices, curve, factor, total)
+        kept = [
+            choice.best(choice.total_weights * (1.0 - min(value * factor, 1.0)))
+            for choice, value in zip(choices, curve, strict=True)
+        ]
+        achieved = 1.0 - sum(weights for _, weights in kept) / total
         if abs(achieved - ratio) < best_error:
-            best_factor, best_error = factor, abs(achieved - ratio)
+            best, best_error = kept, abs(achieved - ratio)
         low, high = (factor, high) if achieved < ratio else (low, factor)
-    kept = [choice.best(_budget(choice, value, best_factor)) for choice, value in zip(choices, curve, strict=True)]
-    if best_error > RATIO_TOLERANCE:
-        kept = _one_layer_nearer(choices, curve, kept, (1.0 - ratio) * total)
-    return tuple(layer for layer, _ in kept), 1.0 - sum(weights for _, weights in kept) / total
-
-
-def _one_layer_nearer(
-    choices: Sequence[LayerChoices], curve: Sequence[float], kept: list[Kept], wanted: float
-) -> list[Kept]:
-    """Where the shapes are coarse: the layer whose change brings the sum of weights nearest to `wanted` is changed."""
-    gap = wanted - sum(weights for _, weights in kept)
-    best = kept
-    for index, (choice, value) in enumerate(zip(choices, curve, strict=True)):
-        if value > 0.0:
-            changed = choice.nearest(kept[index][1] + gap)
-            if abs(gap - changed[1] + kept[index][1]) < abs(wanted - sum(weights for _, weights in best)):
-                best = [*kept[:index], changed, *kept[index + 1 :]]
     return best
 
 
-def _budget(choice: LayerChoices, value: float, factor: float) -> float:
-    return choice.total_weights * (1.0 - min(value * factor, 1.0))
-
-
-def _achieved(choices: Sequence[LayerChoices], curve: Sequence[float], factor: float, total: int) -> float:
-    kept = sum(choice.best(_budget(choice, value, factor))[1] for choice, value in zip(choices, curve, strict=True))
-    return 1.0 - kept / total
-
-
 def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int) -> None:
-    """Refuses a ratio that no scores could reach.
+    """Refuses a ratio that nothing could reach.
 
     Raises:
         UsageError: The ratio or the alignment is out of range, or the protected layers leave too little to remove.
@@ -89,14 +113,16 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int) -
         raise UsageError(f"ratio {ratio} is out of range; give at least 0 and less than 1, e.g. --ratio 0.2")
     if align < 1:
         raise UsageError(f"align {align} is out of range; give a positive multiple, e.g. --align 16")
-    curve = sparsity.curve(len(spec.layers))
-    dense = [spec.prunable_weights(layer) for layer in range(len(curve))]
+    curve, cost = sparsity.curve(len(spec.layers)), sparsity.cost
+    shapes = [layer_shape(spec, layer) for layer in range(len(curve))]
     least = sum(
-        least_weights(spec, layer, align) if value > 0.0 else dense[layer] for layer, value in enumerate(curve)
+        cost.least(shape, align) if value > 0.0 else cost.dense(shape)
+        for shape, value in zip(shapes, curve, strict=True)
     )
-    most = 1.0 - least / sum(dense)
+    most = 1.0 - least / sum(cost.dense(shape) for shape in shapes)
     if ratio > most + RATIO_TOLERANCE:
+        counted = "" if sparsity.budget == "weights" else f" of the {sparsity.budget}"
         raise UsageError(
             f"ratio {ratio} cannot be reached: with {curve.count(0.0)} protected layers and --align {align} at most "
-            f"{most:.3f} can be removed; lower the ratio, --align, --protect-first or --protect-last"
+            f"{most:.3f}{counted} can be removed; lower the ratio, --align, --protect-first or --protect-last"
         )

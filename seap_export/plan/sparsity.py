@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from seap_export.errors import UsageError
+from seap_export.plan.cost import BUDGETS, Budget, CostModel
 
 __all__ = ["SPARSITY_KINDS", "Sparsity", "SparsityKind", "default_protection"]
 
-SparsityKind = Literal["logistic", "uniform"]
+SparsityKind = Literal["logistic", "uniform", "adaptive", "global"]
 SPARSITY_KINDS: tuple[SparsityKind, ...] = get_args(SparsityKind)
+_CURVES = ("logistic", "uniform")
 
 
-def default_protection(num_hidden_layers: int) -> int:
-    """Protected layers at each end: 2, as in the paper, but never more than a quarter of a shallow model in all."""
-    return min(2, num_hidden_layers // 8)
+def default_protection(kind: SparsityKind, num_hidden_layers: int) -> int:
+    """Protected layers at each end: 2 on a curve, as in the paper, but never more than a quarter of a shallow
+    model in all; none where the losses or the ranking decide, as in FLAP.
+    """
+    return min(2, num_hidden_layers // 8) if kind in _CURVES else 0
 
 
 @dataclass(frozen=True)
 class Sparsity:
-    """The sparsity setting; `logistic` is the paper's LB, `uniform` its UL.
+    """The sparsity setting; `logistic` is the paper's LB, `uniform` its UL, `global` its AL.
 
     Attributes:
-        kind: `logistic` prunes later layers more, `uniform` all alike.
+        kind: `logistic` prunes later layers more, `uniform` all alike, `adaptive` where it costs least, `global`
+            by one ranking of all heads and neurons.
         k: Steepness of the logistic curve.
         x0: Its midpoint, as a fraction of the depth of the unprotected layers.
         protect_first: Layers at the input side that stay whole; None: `default_protection`.
         protect_last: Layers at the output side that stay whole; None: `default_protection`.
+        budget: What the ratio is a fraction of; only `adaptive` knows others than `weights`.
+        context: Positions in the cache, for the budgets that depend on them.
     """
 
     kind: SparsityKind = "logistic"
@@ -36,6 +43,8 @@ class Sparsity:
     x0: float = 0.3
     protect_first: int | None = None
     protect_last: int | None = None
+    budget: Budget = "weights"
+    context: int = 1024
 
     def __post_init__(self) -> None:
         if self.kind not in SPARSITY_KINDS:
@@ -44,6 +53,17 @@ class Sparsity:
             raise UsageError("the logistic curve needs finite k and x0")
         if min(self.protect_first or 0, self.protect_last or 0) < 0:
             raise UsageError("the number of protected layers cannot be negative")
+        if self.budget not in BUDGETS:
+            raise UsageError(f"budget '{self.budget}' is not known; known: {', '.join(BUDGETS)}")
+        if self.budget != "weights" and self.kind != "adaptive":
+            raise UsageError(f"budget '{self.budget}' needs --sparsity adaptive; {self.kind} counts weights only")
+        if self.context < 1:
+            raise UsageError(f"context {self.context} is out of range; give a positive number of positions")
+
+    @property
+    def cost(self) -> CostModel:
+        """What the ratio is a fraction of."""
+        return CostModel(self.budget, self.context)
 
     def resolved(self, num_hidden_layers: int) -> Sparsity:
         """The same setting with the protection spelled out for a model of this depth.
@@ -51,19 +71,20 @@ class Sparsity:
         Raises:
             UsageError: Every layer would be protected.
         """
-        default = default_protection(num_hidden_layers)
+        default = default_protection(self.kind, num_hidden_layers)
         first = default if self.protect_first is None else self.protect_first
         last = default if self.protect_last is None else self.protect_last
         if first + last >= num_hidden_layers:
             raise UsageError(
                 f"all {num_hidden_layers} layers would be protected; lower --protect-first and --protect-last"
             )
-        return Sparsity(self.kind, self.k, self.x0, first, last)
+        return replace(self, protect_first=first, protect_last=last)
 
     def curve(self, num_hidden_layers: int) -> list[float]:
         """Relative sparsity of each layer, 0 where protected: 1 / (1 + exp(-k (x - x0))), x in [0, 1], or 1.
 
-        A layer's sparsity is this times a factor that is solved for the requested ratio.
+        On a curve, a layer's sparsity is this times a factor that is solved for the requested ratio. `adaptive` and
+        `global` decide it otherwise; there 1 says that a layer may be cut.
         """
         own = self.resolved(num_hidden_layers)
         first, last = own.protect_first or 0, own.protect_last or 0
@@ -73,4 +94,4 @@ class Sparsity:
 
     def _at(self, x: float) -> float:
         # A logistic curve in the form that cannot overflow.
-        return 1.0 if self.kind == "uniform" else 0.5 * (1.0 + math.tanh(0.5 * self.k * (x - self.x0)))
+        return 0.5 * (1.0 + math.tanh(0.5 * self.k * (x - self.x0))) if self.kind == "logistic" else 1.0

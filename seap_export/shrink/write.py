@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from seap_export.activations.statistics import Calibration
+from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.families.family import PRUNED_PREFIX
 from seap_export.plan.plan import Plan
-from seap_export.shrink.layer import shrink_layer
+from seap_export.shrink.sequential import sequential_layers
+from seap_export.shrink.single import single_layers
 from seap_export.sources.source import Source
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
@@ -27,9 +28,11 @@ MODELING_FILES = ("configuration_seap.py", "modeling_seap.py")
 def write_shrunk_model(
     source: Source,
     plan: Plan,
-    calibration: Calibration,
+    statistics: Mixture,
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
+    *,
+    max_batch_tokens: int = 4096,
 ) -> None:
     """Writes safetensors, config, generation config, tokenizer and modelling code into `folder`, which exists.
 
@@ -38,29 +41,38 @@ def write_shrunk_model(
     Raises:
         InputError: The plan or the statistics are of another model, or a weight is not finite.
     """
-    for what, digest in (("plan", plan.source_sha256), ("calibration", calibration.record.source_sha256)):
+    for what, digest in (("plan", plan.source_sha256), ("calibration", statistics.source_sha256)):
         if digest != source.digest:
             raise InputError(f"the {what} was made from another model than '{source.name}'; make it again")
-    if plan.task != calibration.record.task:
-        raise InputError(f"the plan is for task '{plan.task}', the calibration of '{calibration.record.task}'")
+    if dict(plan.weights) != statistics.weights:
+        raise InputError(
+            f"the plan was made from the statistics of {_listed(plan.weights)}, not of {_listed(statistics.weights)}; "
+            "give those, with the same weights"
+        )
     spec = plan.shrunk_spec(source.spec)
-    _write_json(pruned_config(source, spec), folder / "config.json")
+    config = pruned_config(source, spec)
+    _write_json(config, folder / "config.json")
     if source.generation_config is not None:
         _write_json(dict(source.generation_config), folder / "generation_config.json")
     source.write_tokenizer(folder)
     for name in MODELING_FILES:
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
             shutil.copyfile(file, folder / name)
+    if plan.compensation == "sequential":
+        layers = sequential_layers(source, plan, statistics, config, max_batch_tokens)
+    else:
+        layers = single_layers(source, plan, statistics)
     with SafetensorsWriter(folder / "model.safetensors", spec.tensors(), source.reader.dtype) as writer:
         for name in ("embed_tokens", "norm", *(() if spec.tie_word_embeddings else ("lm_head",))):
             writer.write(spec.family.tensor(name), source.read_outer(name))
-        for index, layer in enumerate(plan.layers):
-            shrunk = shrink_layer(
-                source.read_layer(index), source.spec, index, layer, plan.compensation, calibration.layer(index)
-            )
+        for index, shrunk in enumerate(layers):
             for name in spec.layer_tensors(index):
                 writer.write(name, shrunk[name])
             on_layer(index)
+
+
+def _listed(weights: Mapping[str, float]) -> str:
+    return ", ".join(f"{task}:{weight:g}" for task, weight in weights.items())
 
 
 def pruned_config(source: Source, spec: ModelSpec) -> dict[str, Any]:

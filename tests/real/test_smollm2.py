@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seap_export.activations.statistics import Calibration
 from seap_export.plan.plan import LayerPlan, read_plan
-from seap_export.shrink.layer import compensation_bias
 from seap_export.sources.source import open_source
 
 ROOT = Path(__file__).parents[2]
@@ -37,12 +36,25 @@ def _load(folder: Path) -> Any:
 def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
     manifest = json.loads((demo / "manifest.json").read_text("utf-8"))
     assert manifest["complete"]
-    for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2"):  # other tests add variants to the folder
+    for name in ("arithmetic-0.2", "everyday-0.2", "general-0.2", "reading-0.2"):  # other tests add more to the folder
         variant = manifest["variants"][name]
+        assert variant["method"] == "reconstruct"
         assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
         assert variant["parity"]["verdict"] == "passed"
         assert 0 < variant["parity"]["max_abs"] <= 1e-3
         assert variant["parity"]["top1_agreement"] == 1.0
+
+
+def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:
+    router = json.loads((demo / "router" / "router.json").read_text("utf-8"))
+    assert router["classes"] == ["arithmetic", "everyday", "reading"]
+    assert router["fallback"]["0.2"] == "general-0.2"
+    assert router["held_out"]["prompts"] >= 30
+    assert router["held_out"]["accuracy"] > 0.9
+    held_out = json.loads((demo / "calibration" / "arithmetic" / "calibration.json").read_text("utf-8"))["held_out"]
+    prompt = held_out[0]["prompt"] or held_out[0]["completion"]
+    route = json.loads(run("route", demo, prompt, "--ratio", "0.2", "--json").stdout)
+    assert (route["task"], Path(route["variant"]).name) == ("arithmetic", "arithmetic-0.2")
 
 
 def test_files_shrink_by_the_achieved_ratio(arithmetic: dict[float, Path], demo: Path) -> None:
@@ -63,12 +75,23 @@ def test_tasks_keep_different_heads_and_neurons(demo: Path) -> None:
     assert len({tuple(layer.neurons for layer in plan.layers) for plan in plans}) == 3
 
 
-@pytest.mark.parametrize("ratio", [0.2, 0.5])
-def test_shrunk_model_equals_the_masked_dense_model(arithmetic: dict[float, Path], demo: Path, ratio: float) -> None:
+@pytest.fixture(scope="module")
+def paper(demo: Path, smollm2_gguf: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The arithmetic task at ratio 0.5 by the paper's recipe, from the demo's statistics."""
+    folder = tmp_path_factory.mktemp("paper")
+    statistics = ("--calibration", demo / "calibration" / "arithmetic")
+    plan = folder / "plan.json"
+    run("plan", smollm2_gguf, *statistics, "--method", "seap", "--ratio", "0.5", "--out", plan)
+    run("prune", smollm2_gguf, "--plan", plan, *statistics, "--out", folder / "hf")
+    return folder
+
+
+def test_shrunk_model_equals_the_masked_dense_model(arithmetic: dict[float, Path], demo: Path, paper: Path) -> None:
     """Dense channels masked before o_proj and down_proj, the bias added after: the same logits to 1e-5."""
-    plan = read_plan(arithmetic[ratio] / "plan.json")
+    plan = read_plan(paper / "plan.json")
+    assert (plan.method, plan.compensation) == ("seap", "bias")
     calibration = Calibration(demo / "calibration" / "arithmetic")
-    dense, shrunk = _load(arithmetic[0.0] / "hf"), _load(arithmetic[ratio] / "hf")
+    dense, shrunk = _load(arithmetic[0.0] / "hf"), _load(paper / "hf")
     ids = AutoTokenizer.from_pretrained(arithmetic[0.0] / "hf")(TEXTS[0], return_tensors="pt").input_ids
     for index, layer in enumerate(plan.layers):
         moments = calibration.layer(index)
@@ -87,9 +110,29 @@ def _head_channels(layer: LayerPlan) -> torch.Tensor:
 def _mask(projection: torch.nn.Linear, kept: torch.Tensor, mean: torch.Tensor) -> None:
     mask = torch.zeros(projection.in_features)
     mask[kept] = 1.0
-    bias = compensation_bias(projection.weight.detach(), None, mean, kept).float()
+    bias = (projection.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
     projection.register_forward_pre_hook(lambda _, inputs: (inputs[0] * mask,))
     projection.register_forward_hook(lambda _, inputs, output: output + bias)
+
+
+def test_the_refit_stays_nearer_to_the_dense_model_than_the_paper(
+    arithmetic: dict[float, Path], demo: Path, paper: Path
+) -> None:
+    """Mean KL divergence at the same ratio, on texts that nothing was calibrated on."""
+    tokenizer = AutoTokenizer.from_pretrained(arithmetic[0.0] / "hf")
+    held_out = json.loads((demo / "calibration" / "arithmetic" / "calibration.json").read_text("utf-8"))["held_out"]
+    texts = [tokenizer(own["prompt"] + own["completion"], return_tensors="pt").input_ids[:, :128] for own in held_out]
+
+    def log_p(folder: Path) -> torch.Tensor:
+        model = _load(folder)
+        with torch.inference_mode():
+            return torch.cat([model(ids).logits[0] for ids in texts]).log_softmax(-1)
+
+    dense = log_p(arithmetic[0.0] / "hf")
+    divergence = [
+        float((dense.exp() * (dense - log_p(folder / "hf"))).sum(-1).mean()) for folder in (arithmetic[0.5], paper)
+    ]
+    assert 0.0 < divergence[0] < 0.7 * divergence[1]
 
 
 def test_ratio_0_is_the_source(arithmetic: dict[float, Path], smollm2_gguf: Path) -> None:
@@ -186,7 +229,8 @@ model = og.Model(sys.argv[1])
 tokenizer = og.Tokenizer(model)
 texts = json.loads(sys.argv[2])
 params = og.GeneratorParams(model)
-params.set_search_options(do_sample=False, max_length=len(tokenizer.encode(texts[0])) + 16)
+length = len(tokenizer.encode(texts[0])) + 16
+params.set_search_options(do_sample=False, min_length=length, max_length=length)  # no early end of sequence
 generator = og.Generator(model, params)
 generator.append_tokens(tokenizer.encode(texts[0]))
 while not generator.is_done():
@@ -203,6 +247,7 @@ def test_onnx_folder_runs_in_genai(arithmetic: dict[float, Path], ratio: float) 
     tokenizer = AutoTokenizer.from_pretrained(folder / "hf")
     assert ids == [tokenizer(text)["input_ids"] for text in TEXTS]
     inputs = tokenizer(TEXTS[0], return_tensors="pt")
-    expected = _load(folder / "hf").generate(**inputs, max_new_tokens=16, do_sample=False)[0].tolist()
-    assert generated == expected[: len(generated)]
-    assert len(generated) > len(ids[0]) + 4
+    model = _load(folder / "hf")
+    expected = model.generate(**inputs, min_new_tokens=16, max_new_tokens=16, do_sample=False)[0].tolist()
+    assert generated == expected
+    assert len(generated) == len(ids[0]) + 16

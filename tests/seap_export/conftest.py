@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,29 +13,39 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Source], Calibration]:
-    """Statistics of a model that no text gave: means of about 1, so that compensation has much to move."""
+def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Calibration]:
+    """Statistics of a model that no text gave: means of about 1, so that compensation has much to move.
 
-    def write(source: Source) -> Calibration:
+    Channels depend on each other, so that a refit has something to find; of 40 tokens, fewer than channels.
+    """
+
+    def write(source: Source, task: str = "boolq", seed: int = 0, scale: float = 1.0) -> Calibration:
         import torch
+        from calibrated import write_calibration
 
+        from seap_export.activations.calibrate import HalfStatistics
+        from seap_export.activations.layers import HALVES
         from seap_export.activations.moments import Moments
-        from seap_export.activations.statistics import Calibration, CalibrationRecord, LayerMoments, write_calibration
 
-        generator = torch.Generator().manual_seed(0)
-
-        def moments(channels: int) -> Moments:
-            mean = torch.randn(channels, generator=generator, dtype=torch.float64)
-            return Moments(8, mean, torch.rand(channels, generator=generator, dtype=torch.float64))
-
+        generator = torch.Generator().manual_seed(seed)
         spec = source.spec
+
+        def statistics(channels: int) -> HalfStatistics:
+            mean = torch.randn(channels, generator=generator, dtype=torch.float64)
+            mixing = torch.randn(channels, channels, generator=generator, dtype=torch.float64) / channels**0.5
+            samples = mean + torch.randn(40, channels, generator=generator, dtype=torch.float64) @ mixing
+            samples *= scale
+            centred = samples - samples.mean(0)
+            moments = Moments(40, samples.mean(0), centred.square().mean(0))
+            return HalfStatistics(moments, centred.T @ centred / 40)
+
         layers = [
-            LayerMoments(moments(own.num_attention_heads * spec.head_dim), moments(own.intermediate_size))
-            for own in spec.layers
+            {half: statistics(spec.projection_shape(half, index)[1]) for half in HALVES}
+            for index in range(len(spec.layers))
         ]
-        record = CalibrationRecord("boolq", source.name, source.digest, 0, 64, 8, ("aa",), ("bb",), ())
-        folder: Path = tmp_path_factory.mktemp("calibration")
-        write_calibration(folder, record, layers)
-        return Calibration(folder)
+        sensitivity = 0.1 + torch.rand(len(layers), 2, generator=generator, dtype=torch.float64)
+        texts = torch.randint(spec.vocab_size, (5, 8), generator=generator).tolist()
+        folder = tmp_path_factory.mktemp("calibration")
+        return write_calibration(folder, source, task, layers, sensitivity, texts)
 
     return write

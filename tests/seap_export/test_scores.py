@@ -9,7 +9,7 @@ import torch
 
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import LayerMoments
-from seap_export.scores import SCORES, channel_scores, layer_scores
+from seap_export.scores import CHANNEL_SCORES, SCORES, LayerScores, channel_scores, layer_scores
 
 OUT, HEADS, HEAD_DIM, NEURONS = 5, 3, 4, 7
 
@@ -37,18 +37,19 @@ def by_hand(score: str, weight: torch.Tensor, moments: Moments) -> list[float]:
     return result
 
 
-def test_there_are_the_two_scores_of_the_paper() -> None:
-    assert SCORES == ("wifv", "wifn")
+def test_there_are_the_two_scores_of_the_paper_and_elimination() -> None:
+    assert CHANNEL_SCORES == ("wifv", "wifn")
+    assert SCORES == ("wifv", "wifn", "elimination")
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
 def test_channel_scores_are_those_by_hand(score: str) -> None:
     weight, moments = some_weight(NEURONS, 0), some_moments(NEURONS, 1)
     expected = torch.tensor(by_hand(score, weight, moments), dtype=torch.float64)
     torch.testing.assert_close(channel_scores(score, weight, moments), expected, rtol=1e-12, atol=0.0)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
 def test_a_head_s_score_is_the_mean_over_its_channels(score: str) -> None:
     o_proj, down_proj = some_weight(HEADS * HEAD_DIM, 2), some_weight(NEURONS, 3)
     moments = LayerMoments(some_moments(HEADS * HEAD_DIM, 4), some_moments(NEURONS, 5))
@@ -60,9 +61,28 @@ def test_a_head_s_score_is_the_mean_over_its_channels(score: str) -> None:
     torch.testing.assert_close(scores.neurons, neurons, rtol=1e-12, atol=0.0)
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
 def test_half_precision_weights_are_scored_in_float64(score: str) -> None:
     weight, moments = some_weight(NEURONS, 0).bfloat16(), some_moments(NEURONS, 1)
     expected = torch.tensor(by_hand(score, weight, moments), dtype=torch.float64)
     scores = channel_scores(score, weight, moments)  # type: ignore[arg-type]
     torch.testing.assert_close(scores, expected, rtol=1e-12, atol=0.0)
+
+
+def test_squared_heads_are_the_mean_of_squares_and_neurons_stay() -> None:
+    o_proj, down_proj = some_weight(HEADS * HEAD_DIM, 2), some_weight(NEURONS, 3)
+    moments = LayerMoments(some_moments(HEADS * HEAD_DIM, 4), some_moments(NEURONS, 5))
+    scores = layer_scores("wifv", o_proj, down_proj, moments, HEAD_DIM, square_heads=True)
+    channels = by_hand("wifv", o_proj, moments.o_proj)
+    heads = [
+        sum(channel**2 for channel in channels[head * HEAD_DIM : (head + 1) * HEAD_DIM]) / HEAD_DIM
+        for head in range(HEADS)
+    ]
+    torch.testing.assert_close(scores.heads, torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0)
+    assert torch.equal(scores.neurons, channel_scores("wifv", down_proj, moments.down_proj))
+
+
+@pytest.mark.parametrize(("heads", "neurons"), [((12,), (7,)), ((3, 4), (7, 1))])
+def test_scores_of_another_shape_are_refused(heads: tuple[int, ...], neurons: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"num_attention_heads, head_dim"):
+        LayerScores(torch.ones(heads), torch.ones(neurons))

@@ -1,136 +1,131 @@
-"""Calibration gives the moments that transformers' own model has, text by text."""
+"""Calibration gives the moments and covariances that transformers' own model has, text by text."""
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from micro import VARIATIONS, write_micro_model
-from transformers import AutoModelForCausalLM
+from calibrated import collect, load, micro_source, projection_inputs, random_texts
+from micro import VARIATIONS
 
-from seap_export.activations.calibrate import collect_moments
-from seap_export.activations.moments import Moments
-from seap_export.activations.statistics import LayerMoments
-from seap_export.sources.source import Source, open_source
-
-PROJECTIONS = {"o_proj": "self_attn.o_proj", "down_proj": "mlp.down_proj"}
+from seap_export.activations.calibrate import HalfStatistics, LayerStatistics, collect_statistics
+from seap_export.activations.layers import HALVES
 
 
-def texts(number: int = 12, seed: int = 0) -> list[list[int]]:
-    """Token ids, 1 to 30 a text: shorter and longer than the window of 5, the padding id 0 among them."""
-    chance = random.Random(seed)
-    return [[chance.randrange(96) for _ in range(chance.randint(1, 30))] for _ in range(number)]
-
-
-def micro_source(folder: Path, variation: str, dtype: str = "float32") -> Source:
-    return open_source(str(write_micro_model(folder, dtype=dtype, **VARIATIONS[variation])))
-
-
-@torch.no_grad()
-def plain_loop(folder: Path, sequences: Sequence[Sequence[int]]) -> list[dict[str, torch.Tensor]]:
-    """All inputs of o_proj and down_proj of each layer, [tokens, channels] float64: one text a time, unpadded."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    seen: list[dict[str, list[torch.Tensor]]] = [defaultdict(list) for _ in model.model.layers]
-    for layer, record in zip(model.model.layers, seen, strict=True):
-        for name, path in PROJECTIONS.items():
-            layer.get_submodule(path).register_forward_pre_hook(
-                lambda _, args, own=record[name]: own.append(args[0][0].double())
-            )
-    for sequence in sequences:
-        model(torch.tensor([sequence]), use_cache=False)
-    return [{name: torch.cat(parts) for name, parts in record.items()} for record in seen]
-
-
-def assert_moments_of(moments: Moments, values: torch.Tensor, tolerance: float = 1e-5) -> None:
-    mean = values.mean(0)
-    variance = (values - mean).square().mean(0)
+def assert_statistics_of(own: HalfStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:
+    """Against two passes over all tokens in float64."""
+    moments, mean = own.moments, values.mean(0)
+    centred = values - mean
+    covariance = centred.T @ centred / len(values)
+    spread = covariance.diagonal().sqrt()
     assert moments.count == len(values)
+    assert moments.mean.dtype == moments.variance.dtype == own.covariance.dtype == torch.float64
     assert ((moments.mean - mean).abs() <= tolerance * values.square().mean(0).sqrt()).all()
-    torch.testing.assert_close(moments.variance, variance, rtol=2 * tolerance, atol=0.0)
+    torch.testing.assert_close(moments.variance, covariance.diagonal(), rtol=2 * tolerance, atol=0.0)
+    assert ((own.covariance - covariance).abs() <= tolerance * torch.outer(spread, spread)).all()
+    assert torch.equal(own.covariance, own.covariance.T)
 
 
-def assert_same(one: list[LayerMoments], other: list[LayerMoments], tolerance: float = 1e-5) -> None:
+def assert_same(one: Sequence[LayerStatistics], other: Sequence[LayerStatistics], tolerance: float = 1e-5) -> None:
     for ours, theirs in zip(one, other, strict=True):
-        for name in PROJECTIONS:
-            a, b = getattr(ours, name), getattr(theirs, name)
+        for half in HALVES:
+            a, b = ours[half].moments, theirs[half].moments
             assert a.count == b.count
             torch.testing.assert_close(a.variance, b.variance, rtol=2 * tolerance, atol=0.0)
             assert ((a.mean - b.mean).abs() <= tolerance * b.mean_square.sqrt()).all()
+            spread = b.variance.sqrt()
+            difference = (ours[half].covariance - theirs[half].covariance).abs()
+            assert (difference <= tolerance * torch.outer(spread, spread)).all()
+
+
+def assert_all_of(layers: Sequence[LayerStatistics], expected: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    assert len(layers) == len(expected) == 3
+    for layer, values in zip(layers, expected, strict=True):
+        for half in HALVES:
+            assert_statistics_of(layer[half], values[half])
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
-def test_moments_are_those_of_transformers_model_text_by_text(tmp_path: Path, variation: str) -> None:
+def test_statistics_are_those_of_transformers_model_text_by_text(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    moments = collect_moments(source, {"task": texts()}, max_batch_tokens=64)["task"]
-    expected = plain_loop(tmp_path / "model", texts())
-    assert len(moments) == len(expected) == 3
-    for layer, values in zip(moments, expected, strict=True):
-        assert_moments_of(layer.o_proj, values["o_proj"])
-        assert_moments_of(layer.down_proj, values["down_proj"])
+    layers = collect(source, {"task": random_texts()}, max_batch_tokens=64)["task"]
+    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), random_texts()))
+
+
+def test_texts_behind_those_of_the_sensitivity_count_like_the_others(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model")
+    texts = random_texts(60)
+    assert sum(map(len, texts)) > 700  # the sensitivity is taken from the first 512 tokens
+    layers = collect(source, {"task": texts})["task"]
+    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), texts))
 
 
 def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "model", "llama-gqa", dtype="bfloat16")
-    moments = collect_moments(source, {"task": texts()})["task"]
-    for layer, values in zip(moments, plain_loop(tmp_path / "model", texts()), strict=True):
-        assert_moments_of(layer.down_proj, values["down_proj"])
+    source = micro_source(tmp_path / "model", dtype="bfloat16")
+    layers = collect(source, {"task": random_texts()})["task"]
+    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), random_texts()))
 
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen2-window"])
 def test_batches_and_order_change_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    shuffled = texts()
+    texts = random_texts(45)
+    shuffled = random_texts(45)
     random.Random(7).shuffle(shuffled)
-    first = collect_moments(source, {"task": texts()}, max_batch_tokens=1)["task"]
-    for max_batch_tokens, sequences in ((40, texts()), (4096, shuffled)):
-        other = collect_moments(source, {"task": sequences}, max_batch_tokens=max_batch_tokens)["task"]
+    first = collect(source, {"task": texts}, max_batch_tokens=1)["task"]
+    for max_batch_tokens, sequences in ((40, texts), (4096, shuffled)):
+        other = collect(source, {"task": sequences}, max_batch_tokens=max_batch_tokens)["task"]
         assert_same(other, first)
 
 
 def test_padding_is_never_counted(tmp_path: Path) -> None:
     """One long text makes the short ones mostly padding; alone, they need none."""
-    source = micro_source(tmp_path / "model", "llama-gqa")
-    long, short = [5] * 30, [[7], [8, 9], [7]]
-    padded = collect_moments(source, {"task": [long, *short]})["task"]
-    alone = collect_moments(source, {"task": [long, *short]}, max_batch_tokens=1)["task"]
-    assert padded[0].o_proj.count == 34
-    assert_same(padded, alone)
+    source = micro_source(tmp_path / "model")
+    long, short = list(range(30)), [[7], [8, 9], [7]]
+    layers = collect(source, {"task": [long, *short]})["task"]
+    assert layers[0]["o_proj"].moments.count == 34
+    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), [long, *short]))
 
 
 def test_what_a_window_has_left_behind_does_not_count(tmp_path: Path) -> None:
     """From position 8 on, the first layer sees the 3 and what follows it, but not what came before."""
     source = micro_source(tmp_path / "model", "mistral-window")
     early, late = [3] * 10 + [11, 12, 13], [4] * 4 + [3] * 6 + [11, 12, 13]
-    moments = [collect_moments(source, {"task": [ids]})["task"][0].o_proj for ids in (early, late)]
-    expected = [plain_loop(tmp_path / "model", [ids])[0]["o_proj"] for ids in (early, late)]
+    expected = [projection_inputs(load(tmp_path / "model"), [ids])[0]["o_proj"] for ids in (early, late)]
     assert torch.allclose(expected[0][8:], expected[1][8:])  # the window is at work in transformers
-    for own, values in zip(moments, expected, strict=True):
-        assert_moments_of(own, values)
+    for ids, values in zip((early, late), expected, strict=True):
+        moments = collect(source, {"task": [ids]})["task"][0]["o_proj"].moments
+        assert ((moments.mean - values.mean(0)).abs() <= 1e-5 * values.square().mean(0).sqrt()).all()
 
 
 @pytest.mark.parametrize("length", [5, 6, 7])
 def test_a_window_starts_to_matter_one_token_past_its_width(tmp_path: Path, length: int) -> None:
     source = micro_source(tmp_path / "model", "mistral-window")
-    ids = texts(1, seed=3)[0][:1] + list(range(10, 9 + length))
-    layer = collect_moments(source, {"task": [ids]})["task"][1]
-    assert_moments_of(layer.o_proj, plain_loop(tmp_path / "model", [ids])[1]["o_proj"])
+    ids = list(range(10, 10 + length))
+    layers = collect(source, {"task": [ids]})["task"]
+    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), [ids]))
 
 
 def test_tasks_do_not_mix(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "model", "llama-gqa")
-    tasks = {"one": texts(seed=1), "two": texts(seed=2)}
-    together = collect_moments(source, tasks)
-    assert list(together) == ["one", "two"]
+    source = micro_source(tmp_path / "model")
+    tasks = {"one": random_texts(seed=1), "two": random_texts(seed=2)}
+    together = collect(source, tasks)
+    sensitivity = collect_statistics(source, tasks, lambda *_: None)
+    assert list(together) == list(sensitivity) == ["one", "two"]
     for task, sequences in tasks.items():
-        assert_same(together[task], collect_moments(source, {task: sequences})[task], tolerance=1e-9)
+        assert_same(together[task], collect(source, {task: sequences})[task], tolerance=1e-9)
+        alone = collect_statistics(source, {task: sequences}, lambda *_: None)[task]
+        torch.testing.assert_close(sensitivity[task], alone, rtol=1e-9, atol=0.0)
 
 
-def test_weights_are_read_once_for_all_batches_of_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = micro_source(tmp_path / "model", "llama-gqa")
+def test_weights_are_read_twice_at_most_and_a_layer_once_for_all_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forwards once, and once backwards for the sensitivity, whatever the number of tasks and batches."""
+    source = micro_source(tmp_path / "model")
     read: list[str] = []
     plain = source.reader.read
 
@@ -140,11 +135,19 @@ def test_weights_are_read_once_for_all_batches_of_a_task(tmp_path: Path, monkeyp
         return plain(wanted)
 
     monkeypatch.setattr(source.reader, "read", noted)
-    collect_moments(source, {"task": texts()}, max_batch_tokens=1)
-    assert len(read) == len(set(read))
+    tasks = {"one": random_texts(seed=1), "two": random_texts(seed=2)}
+    collect_statistics(source, tasks, lambda *_: None, max_batch_tokens=1)
+    layers = [name for name in read if ".layers." in name]
+    assert sorted(layers) == sorted(2 * list(dict.fromkeys(layers)))
+    outer = [name for name in read if ".layers." not in name]
+    assert len(outer) == len(set(outer))
 
 
-def test_layers_are_reported_as_they_are_done(tmp_path: Path) -> None:
-    done: list[int] = []
-    collect_moments(micro_source(tmp_path / "model", "llama-gqa"), {"task": texts(2)}, on_layer=done.append)
-    assert done == [0, 1, 2]
+def test_layers_are_handed_over_as_they_are_done(tmp_path: Path) -> None:
+    done: list[tuple[int, list[str]]] = []
+    collect_statistics(
+        micro_source(tmp_path / "model"),
+        {"one": random_texts(2), "two": random_texts(1)},
+        lambda index, statistics: done.append((index, list(statistics))),
+    )
+    assert done == [(index, ["one", "two"]) for index in range(3)]

@@ -9,10 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from micro import micro_config
+from safetensors.torch import load_file, save_file
 
+from seap_export.activations.calibrate import HalfStatistics, LayerStatistics
+from seap_export.activations.layers import HALVES
 from seap_export.activations.moments import Moments
-from seap_export.activations.statistics import Calibration, CalibrationRecord, LayerMoments, write_calibration
+from seap_export.activations.statistics import (
+    CALIBRATION_SCHEMA,
+    Calibration,
+    CalibrationRecord,
+    CalibrationWriter,
+    covariance_bytes,
+)
 from seap_export.errors import ArtifactError, SeapError
+from seap_export.families import model_spec
 
 RECORD = CalibrationRecord(
     task="boolq",
@@ -20,25 +31,50 @@ RECORD = CalibrationRecord(
     source_sha256="ab" * 32,
     seed=3,
     max_length=512,
-    num_tokens=40,
+    num_tokens=6,
     calibration_texts=("aa", "bb"),
     held_out_texts=("cc",),
     held_out=({"prompt": "wo ist\n", "completion": "hier — ja"},),
 )
+#: o_proj has an input of 6 channels, down_proj one of 9.
+SPEC = model_spec(
+    micro_config(
+        model_type="llama",
+        num_hidden_layers=2,
+        hidden_size=8,
+        head_dim=2,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        intermediate_size=9,
+    )
+)
+TOKEN_IDS = [[5, 0, 7], [70000], [1, 2]]
+SENSITIVITY = torch.tensor([[0.1, 2.0], [1.0 / 3.0, 4e-9]], dtype=torch.float64)
+FILES = ("calibration.json", "moments.safetensors", "covariance.safetensors", "tokens.safetensors")
 
 
-def some_moments(channels: int, seed: int) -> Moments:
+def some_statistics(channels: int, seed: int) -> HalfStatistics:
     generator = torch.Generator().manual_seed(seed)
     mean, variance = torch.rand(2, channels, generator=generator, dtype=torch.float64)
-    return Moments(RECORD.num_tokens, mean, variance)
+    root = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    return HalfStatistics(Moments(RECORD.num_tokens, mean, variance), root @ root.T)
 
 
-LAYERS = [LayerMoments(some_moments(6, index), some_moments(9, 10 + index)) for index in range(2)]
+LAYERS: list[LayerStatistics] = [
+    {"o_proj": some_statistics(6, index), "down_proj": some_statistics(9, 10 + index)} for index in range(2)
+]
+
+
+def write(folder: Path) -> None:
+    with CalibrationWriter(folder, SPEC) as writer:
+        for index, layer in enumerate(LAYERS):
+            writer.write_layer(index, layer)
+        writer.finish(RECORD, SENSITIVITY, TOKEN_IDS)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_calibration(tmp_path, RECORD, LAYERS)
+    write(tmp_path)
     return tmp_path
 
 
@@ -48,19 +84,74 @@ def change_record(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in changed.items() if value is not None}), "utf-8")
 
 
+def change_tensors(folder: Path, file: str, **values: torch.Tensor) -> None:
+    save_file(load_file(folder / file) | values, folder / file)
+
+
+def read_all(folder: Path) -> None:
+    """Whatever a calibration has."""
+    calibration = Calibration(folder)
+    for index in range(2):
+        calibration.layer(index)
+        for half in HALVES:
+            calibration.covariance(index, half)
+    calibration.sensitivity()
+    calibration.token_ids()
+
+
 def test_the_record_comes_back_as_it_was(folder: Path) -> None:
     assert Calibration(folder).record == RECORD
 
 
 def test_moments_come_back_exactly(folder: Path) -> None:
     calibration = Calibration(folder)
-    for index, expected in enumerate(LAYERS):
-        for name in ("o_proj", "down_proj"):
-            own, other = getattr(calibration.layer(index), name), getattr(expected, name)
+    for index, layer in enumerate(LAYERS):
+        for half in HALVES:
+            own, other = getattr(calibration.layer(index), half), layer[half].moments
             assert own.count == RECORD.num_tokens
             assert own.mean.dtype == own.variance.dtype == torch.float64
             assert torch.equal(own.mean, other.mean)
             assert torch.equal(own.variance, other.variance)
+
+
+def test_covariances_come_back_symmetric_in_the_precision_of_float32(folder: Path) -> None:
+    calibration = Calibration(folder)
+    for index, layer in enumerate(LAYERS):
+        for half in HALVES:
+            own = calibration.covariance(index, half)
+            assert own.dtype == torch.float64
+            assert torch.equal(own, own.T)
+            assert torch.equal(own, layer[half].covariance.float().double())
+
+
+def test_sensitivity_and_token_ids_come_back_exactly(folder: Path) -> None:
+    calibration = Calibration(folder)
+    assert calibration.sensitivity().dtype == torch.float64
+    assert torch.equal(calibration.sensitivity(), SENSITIVITY)
+    assert calibration.token_ids() == TOKEN_IDS
+
+
+def test_covariances_take_the_bytes_announced(folder: Path) -> None:
+    tensors = load_file(folder / "covariance.safetensors")
+    assert covariance_bytes(SPEC) == sum(tensor.nbytes for tensor in tensors.values()) == 4 * 2 * (21 + 45)
+
+
+def test_two_runs_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    write(tmp_path / "again")
+    assert all((folder / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in FILES)
+
+
+def test_the_files_are_readable_for_others_as_far_as_any_new_file(folder: Path) -> None:
+    (folder / "plain").write_bytes(b"")
+    assert {(folder / file).stat().st_mode for file in FILES} == {(folder / "plain").stat().st_mode}
+
+
+def test_a_layer_that_is_missing_or_out_of_turn_is_refused_on_writing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="never written"), CalibrationWriter(tmp_path, SPEC) as writer:
+        writer.write_layer(0, LAYERS[0])
+    with pytest.raises(ValueError, match="out of turn"), CalibrationWriter(tmp_path, SPEC) as writer:
+        writer.write_layer(1, LAYERS[1])
 
 
 def test_an_empty_folder_is_no_calibration(tmp_path: Path) -> None:
@@ -68,17 +159,21 @@ def test_an_empty_folder_is_no_calibration(tmp_path: Path) -> None:
         Calibration(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["calibration.json", "moments.safetensors"])
+@pytest.mark.parametrize("file", FILES)
 def test_half_a_calibration_is_none(folder: Path, file: str) -> None:
     (folder / file).unlink()
     with pytest.raises(ArtifactError, match="no calibration here"):
         Calibration(folder)
 
 
-@pytest.mark.parametrize("schema", ["seap-export/calibration/2", "seap-export/plan/1", None])
+def test_the_schema_is_that_of_statistics_with_covariances() -> None:
+    assert CALIBRATION_SCHEMA == "seap-export/calibration/2"
+
+
+@pytest.mark.parametrize("schema", ["seap-export/calibration/1", "seap-export/plan/2", None])
 def test_another_schema_is_refused(folder: Path, schema: str | None) -> None:
     change_record(folder, schema=schema)
-    with pytest.raises(ArtifactError, match=r"expected 'seap-export/calibration/1'"):
+    with pytest.raises(ArtifactError, match=r"expected 'seap-export/calibration/2'"):
         Calibration(folder)
 
 
@@ -96,16 +191,33 @@ def test_a_record_that_is_no_json_is_refused_by_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 20, -8])
-def test_truncated_moments_are_refused_by_name(folder: Path, size: int) -> None:
-    path = folder / "moments.safetensors"
+@pytest.mark.parametrize("file", [file for file in FILES if file.endswith(".safetensors")])
+def test_truncated_tensors_are_refused_by_name(folder: Path, file: str, size: int) -> None:
+    read_all(folder)
+    path = folder / file
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ArtifactError, match=r"moments\.safetensors: damaged"):
-        Calibration(folder).layer(0)
+    with pytest.raises(ArtifactError, match=file.replace(".", r"\.") + ": damaged"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "values"),
+    [
+        ("covariance.safetensors", "layers.1.o_proj", torch.zeros(20)),
+        ("tokens.safetensors", "lengths", torch.tensor([3, 1, 1], dtype=torch.int32)),
+    ],
+)
+def test_tensors_of_another_size_are_refused_by_name(folder: Path, file: str, name: str, values: torch.Tensor) -> None:
+    change_tensors(folder, file, **{name: values})
+    with pytest.raises(ArtifactError, match=file.replace(".", r"\.") + ": damaged"):
+        read_all(folder)
 
 
 def test_a_layer_that_was_not_calibrated_is_refused(folder: Path) -> None:
     with pytest.raises(ArtifactError, match="of another model"):
         Calibration(folder).layer(2)
+    with pytest.raises(ArtifactError, match="of another model"):
+        Calibration(folder).covariance(2, "o_proj")
 
 
 def test_texts_cannot_be_both_calibration_and_held_out() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from micro import write_corpus, write_micro_model
+from micro import one_thread, write_corpus, write_micro_model
 
 from seap_export.cli import main
 
@@ -61,7 +61,8 @@ def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pristine") / "out"
     corpora = ["--task", f"a={inputs / 'a.jsonl'}", "--task", f"b={inputs / 'b.jsonl'}"]
     arguments = ["export", str(inputs / "m"), *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", str(out)]
-    result = CliRunner().invoke(main, arguments)
+    with one_thread():
+        result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.stderr
     return out
 

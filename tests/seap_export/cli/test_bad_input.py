@@ -110,6 +110,50 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--out", "m"], "m holds something else ('config.json'); give an empty or a new folder as --out"),
         (["--out", "a.jsonl"], "a.jsonl is not a folder; give a folder as --out"),
         (["--out", "dangling"], "dangling is not a folder; give a folder as --out"),
+        (
+            ["--reconstruction", "one-shot", "--compensate", "bias"],
+            "--reconstruction is a way to --compensate reconstruct; leave one of them out",
+        ),
+        (
+            ["--method", "seap", "--budget", "macs"],
+            "budget 'macs' needs --sparsity adaptive; logistic counts weights only",
+        ),
+        (["--sparsity", "global"], "--sparsity global ranks scores; use it with --score wifv or wifn"),
+        (
+            ["--method", "flap", "--score", "elimination"],
+            "--sparsity global ranks scores; use it with --score wifv or wifn",
+        ),
+        (["--balance", "alike"], "--sparsity adaptive weighs heads against neurons itself; leave --balance alike out"),
+        (
+            ["--method", "flap", "--balance", "alike"],
+            "--sparsity global weighs heads against neurons itself; leave --balance alike out",
+        ),
+        (["--ridge", "0"], "--ridge 0 is out of range; give a positive number"),
+        (["--ridge", "inf"], "--ridge inf is out of range; give a positive number"),
+        (
+            ["--budget", "bytes", "--context", "0"],
+            "context 0 is out of range; give a positive number of positions",
+        ),
+        (["--weight", "a=2"], "--weight is for the general variant; give --general too, or use --mix"),
+        (["--general", "--weight", "c=2"], "weight 'c=2' names no task of this run; tasks: a"),
+        (["--general", "--weight", "a=two"], "weight 'a=two' is malformed; write TASK=WEIGHT"),
+        (["--general", "--weight", "a=0"], "weight 0 of task 'a' is out of range; give a positive number"),
+        (["--general", "--weight", "a=inf"], "weight inf of task 'a' is out of range; give a positive number"),
+        (["--general", "--weight", "a=1", "--weight", "a=2"], "task 'a' has two weights; give one"),
+        (["--mix", "x"], "mixture 'x' is malformed; write NAME=TASK:WEIGHT,TASK:WEIGHT"),
+        (["--mix", "=a:1"], "mixture '=a:1' is malformed; write NAME=TASK:WEIGHT,TASK:WEIGHT"),
+        (["--mix", "x=a:1,b:1"], "weight 'b:1' names no task of this run; tasks: a"),
+        (["--mix", "x=a:much"], "weight 'a:much' is malformed; write TASK:WEIGHT"),
+        (["--mix", "x=a:-1"], "weight -1 of task 'a' is out of range; give a positive number"),
+        (
+            ["--mix", "../x=a"],
+            "mixture name '../x' cannot name a folder; use up to 64 of A-Z a-z 0-9 - _ .",
+        ),
+        (["--mix", "A=a:1"], "the name 'A' is taken; rename the task or the mixture"),
+        (["--mix", "x=a", "--mix", "x=a:2"], "the name 'x' is taken; rename the task or the mixture"),
+        (["--general", "--mix", "General=a"], "the name 'General' is taken; rename the task or the mixture"),
+        (["--general", "--task", "general=a.jsonl"], "the name 'general' is taken; rename the task or the mixture"),
+        (["--threshold", "1.5"], "threshold 1.5 is out of range; give 0 to 1"),
         (["--zzzzzz"], "No such option '--zzzzzz'; see 'seap-export export --help'"),
     ],
 )
@@ -221,7 +265,7 @@ def test_texts_without_a_token(run: Run, work: Path) -> None:
 
 def test_a_disk_that_is_too_small(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-    message = "out: about 1.1 MB are needed and 1.0 MB are free; free some space"
+    message = "out: about 1.2 MB are needed and 1.0 MB are free; free some space"
     refuse(run, work, code=6, message=message)
 
 
@@ -265,7 +309,7 @@ def test_the_environment_fails_while_writing(
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr(calibration, "write_calibration", fail)
+    monkeypatch.setattr(calibration.CalibrationWriter, "finish", fail)
     refuse(run, work, code=6, message=message)
 
 
@@ -319,7 +363,7 @@ def test_an_internal_error_is_one_line_too(run: Run, work: Path, monkeypatch: py
     def fail(*args: object) -> None:
         raise ZeroDivisionError("by\nzero")
 
-    monkeypatch.setattr(calibration, "write_calibration", fail)
+    monkeypatch.setattr(calibration.CalibrationWriter, "finish", fail)
     message = "internal error: ZeroDivisionError: by zero; set SEAP_EXPORT_TRACEBACK=1 to see where, and report it"
     refuse(run, work, code=1, message=message)
 

@@ -40,7 +40,7 @@ def start(work: Path, *arguments: str, before: str = "", **options: int) -> subp
     return subprocess.Popen(
         [sys.executable, "-c", before + MAIN, *arguments],
         cwd=work,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         text=True,
         stdout=options.get("stdout", subprocess.PIPE),
         stderr=subprocess.PIPE,
@@ -56,7 +56,7 @@ def test_libraries_print_nothing(work: Path, pristine: Path) -> None:
     out, err = process.communicate()
     assert process.returncode == 0
     assert out == ""
-    assert err == "Warning: a-0.2: achieved ratio 0.2121 is all that the model's shapes allow\n"
+    assert err == ""
     assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
 
 

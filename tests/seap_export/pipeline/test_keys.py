@@ -12,7 +12,9 @@ from micro import micro_texts, write_micro_model
 from seap_export.corpus import Sample, Split
 from seap_export.errors import UsageError
 from seap_export.pipeline.keys import calibration_key, hf_key, onnx_key, parity_key, plan_key
-from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, PlanSettings
+from seap_export.pipeline.mixtures import MixtureSpec
+from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
+from seap_export.plan.recipes import PlanSettings
 from seap_export.plan.sparsity import Sparsity
 from seap_export.sources.source import Source, open_source
 
@@ -55,18 +57,32 @@ def test_the_name_of_the_model_does_not_count(source: Source, tmp_path: Path) ->
     assert calibration_key(open_source(str(tmp_path / "n")), SPLIT, CalibrationSettings()) == key
 
 
+STATISTICS = {"a": "key of a", "b": "key of b"}
+MIXTURE = MixtureSpec("x", {"a": 1.0, "b": 2.0})
+
+
 def test_the_plan_key() -> None:
-    settings = PlanSettings()
-    key = plan_key("statistics", settings, 0.2, 12)
+    settings = PlanSettings("wifv", Sparsity("logistic"))
+    key = plan_key(STATISTICS, MIXTURE, settings, 0.2, 12)
     changes: list[dict[str, Any]] = [
         {"score": "wifn"}, {"align": 8}, {"compensation": "none"}, {"sparsity": Sparsity("uniform")},
         {"sparsity": Sparsity(k=0.9)}, {"sparsity": Sparsity(x0=0.4)}, {"sparsity": Sparsity(protect_first=3)},
+        {"balance": "alike"}, {"ridge": 1.0}, {"mix": "plain"}, {"sparsity": Sparsity("adaptive", budget="macs")},
+        {"sparsity": Sparsity("adaptive", budget="macs", context=9)},
     ]  # fmt: skip
-    others = [plan_key("statistics", replace(settings, **change), 0.2, 12) for change in changes]
-    others += [plan_key("other", settings, 0.2, 12), plan_key("statistics", settings, 0.20000001, 12)]
+    others = [plan_key(STATISTICS, MIXTURE, replace(settings, **change), 0.2, 12) for change in changes]
+    others += [
+        plan_key({**STATISTICS, "b": "another"}, MIXTURE, settings, 0.2, 12),
+        plan_key(STATISTICS, replace(MIXTURE, name="y"), settings, 0.2, 12),
+        plan_key(STATISTICS, replace(MIXTURE, weights={"a": 1.0, "b": 3.0}), settings, 0.2, 12),
+        plan_key(STATISTICS, replace(MIXTURE, weights={"a": 1.0}), settings, 0.2, 12),
+        plan_key(STATISTICS, MIXTURE, settings, 0.20000001, 12),
+    ]
     assert len({key, *others}) == 1 + len(others)
     spelled_out = replace(settings, sparsity=Sparsity(protect_first=1, protect_last=1))
-    assert plan_key("statistics", spelled_out, 0.2, 12) == key
+    assert plan_key(STATISTICS, MIXTURE, spelled_out, 0.2, 12) == key
+    turned = MixtureSpec("x", {"b": 2.0, "a": 1.0})
+    assert plan_key({**STATISTICS, "c": "not in it"}, turned, settings, 0.2, 12) == key
 
 
 def test_the_keys_of_a_variant_follow_from_each_other() -> None:
@@ -83,7 +99,7 @@ def test_the_keys_of_a_variant_follow_from_each_other() -> None:
 def test_settings_refuse_values_that_mean_nothing() -> None:
     with pytest.raises(UsageError, match="score 'magnitude' is not known; known: "):
         PlanSettings(score="magnitude")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="compensation 'all' is not known; known: bias, none"):
+    with pytest.raises(UsageError, match="compensation 'all' is not known; known: sequential, one-shot, bias, none"):
         PlanSettings(compensation="all")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--tolerance inf is out of range; give a positive number"):
         ParitySettings(tolerance=float("inf"))

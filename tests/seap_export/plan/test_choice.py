@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from micro import micro_config
+from scored import random_scores, scores_of, small_spec
 
-from seap_export.families import ModelSpec, model_spec
-from seap_export.plan.choice import LayerChoices, least_weights
-from seap_export.plan.plan import LayerPlan
+from seap_export.families import ModelSpec
+from seap_export.plan.choice import LayerChoices, one_layer_nearer
+from seap_export.plan.cost import BUDGETS, CostModel, layer_shape
+from seap_export.plan.options import options_from_scores
+from seap_export.plan.plan import Balance, LayerPlan
 from seap_export.scores import LayerScores
 
 HIDDEN, HEAD_DIM = 24, 4
@@ -24,25 +28,19 @@ FRACTIONS = (0.001, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 0.999)
 
 
 def layer_spec(attention: str, neurons: int = 13) -> ModelSpec:
-    heads, groups = ATTENTION[attention]
-    return model_spec(
-        micro_config(
-            model_type="llama",
-            hidden_size=HIDDEN,
-            head_dim=HEAD_DIM,
-            num_attention_heads=heads,
-            num_key_value_heads=groups,
-            intermediate_size=neurons,
-        )
-    )
+    return small_spec(*ATTENTION[attention], neurons)
 
 
-def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> LayerScores:
-    generator = torch.Generator().manual_seed(seed)
-    own = spec.layers[0]
-    heads = torch.rand(own.num_attention_heads, generator=generator, dtype=torch.float64)
-    neurons = torch.rand(own.intermediate_size, generator=generator, dtype=torch.float64)
-    return LayerScores(heads=head_worth * heads, neurons=neurons)
+def some_scores(spec: ModelSpec, head_worth: float = 1.0) -> LayerScores:
+    return random_scores(spec, head_worth)[0]
+
+
+def choices_of(spec: ModelSpec, scores: LayerScores, align: int, balance: Balance = "loss") -> LayerChoices:
+    return LayerChoices(options_from_scores(spec, 0, scores), align, balance)
+
+
+def least_weights(spec: ModelSpec, align: int) -> int:
+    return CostModel().least(layer_shape(spec, 0), align)
 
 
 def attention_sets(spec: ModelSpec) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -88,8 +86,8 @@ def best_that_fits(spec: ModelSpec, scores: LayerScores, align: int, budget: flo
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_no_set_that_fits_the_budget_is_worth_more(attention: str, head_worth: float, align: int) -> None:
     spec = layer_spec(attention)
-    scores = random_scores(spec, head_worth)
-    choices = LayerChoices(spec, 0, scores, align)
+    scores = some_scores(spec, head_worth)
+    choices = choices_of(spec, scores, align)
     for fraction in FRACTIONS:
         budget = fraction * choices.total_weights
         plan, _ = choices.best(budget)
@@ -102,28 +100,28 @@ def test_no_set_that_fits_the_budget_is_worth_more(attention: str, head_worth: f
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_budget_is_kept_within_one_step_of_neurons(attention: str, head_worth: float, align: int) -> None:
     spec = layer_spec(attention)
-    choices = LayerChoices(spec, 0, random_scores(spec, head_worth), align)
+    choices = choices_of(spec, some_scores(spec, head_worth), align)
     for fraction in FRACTIONS:
         budget = fraction * choices.total_weights
         _, weights = choices.best(budget)
-        assert weights <= max(budget + 3 * HIDDEN * align, least_weights(spec, 0, align)), fraction
+        assert weights <= max(budget + 3 * HIDDEN * align, least_weights(spec, align)), fraction
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_weights_told_are_those_of_the_plan(attention: str) -> None:
     spec = layer_spec(attention)
-    choices = LayerChoices(spec, 0, random_scores(spec), 4)
+    choices = choices_of(spec, some_scores(spec), 4)
     for fraction in (*FRACTIONS, 1.0):
         plan, weights = choices.best(fraction * choices.total_weights)
         assert weights == kept_weights(len(plan.heads), len(plan.kv_groups), len(plan.neurons))
-        shrunk = spec.with_layers((plan.spec(spec.layers[0], "none"), *spec.layers[1:]))
+        shrunk = spec.with_layers((plan.spec(spec.layers[0], frozenset()), *spec.layers[1:]))
         assert weights == shrunk.prunable_weights(0)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_every_kept_group_keeps_as_many_of_its_own_heads(attention: str) -> None:
     spec = layer_spec(attention)
-    choices = LayerChoices(spec, 0, random_scores(spec), 1)
+    choices = choices_of(spec, some_scores(spec), 1)
     for fraction in FRACTIONS:
         plan, _ = choices.best(fraction * choices.total_weights)
         in_group = Counter(head // spec.layers[0].heads_per_group for head in plan.heads)
@@ -136,7 +134,7 @@ def test_every_kept_group_keeps_as_many_of_its_own_heads(attention: str) -> None
 def test_the_whole_budget_keeps_everything(attention: str, head_worth: float) -> None:
     spec = layer_spec(attention)
     own = spec.layers[0]
-    choices = LayerChoices(spec, 0, random_scores(spec, head_worth), 4)
+    choices = choices_of(spec, some_scores(spec, head_worth), 4)
     plan, weights = choices.best(choices.total_weights)
     assert plan.heads == tuple(range(own.num_attention_heads))
     assert plan.kv_groups == tuple(range(own.num_key_value_heads))
@@ -148,16 +146,16 @@ def test_the_whole_budget_keeps_everything(attention: str, head_worth: float) ->
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_no_budget_leaves_one_head_and_one_step_of_neurons_never_nothing(attention: str, head_worth: float) -> None:
     spec = layer_spec(attention)
-    plan, weights = LayerChoices(spec, 0, random_scores(spec, head_worth), 4).best(0.0)
+    plan, weights = choices_of(spec, some_scores(spec, head_worth), 4).best(0.0)
     assert (len(plan.heads), len(plan.kv_groups), len(plan.neurons)) == (1, 1, 4)
-    assert weights == least_weights(spec, 0, 4)
+    assert weights == least_weights(spec, 4)
 
 
 def test_the_smallest_form_keeps_the_best_head_and_the_best_neurons() -> None:
     spec = layer_spec("gqa", neurons=6)
     heads = torch.tensor([1, 2, 1, 9, 3, 3], dtype=torch.float64)
     neurons = torch.tensor([0, 5, 0, 7, 0, 6], dtype=torch.float64)
-    plan, _ = LayerChoices(spec, 0, LayerScores(heads, neurons), 2).best(0.0)
+    plan, _ = choices_of(spec, scores_of(heads, neurons), 2).best(0.0)
     assert plan == LayerPlan(num_heads_per_group=2, kv_groups=(1,), heads=(3,), neurons=(3, 5))
 
 
@@ -165,14 +163,14 @@ def test_a_group_is_worth_the_heads_it_would_keep_not_all_of_them() -> None:
     """With one head a group, group 0 (its best head 6) goes before group 1 (4 + 4)."""
     spec = layer_spec("gqa", neurons=6)
     heads = torch.tensor([6, 0, 4, 4, 1, 1], dtype=torch.float64)
-    choices = LayerChoices(spec, 0, LayerScores(heads, torch.zeros(6, dtype=torch.float64)), 1)
+    choices = choices_of(spec, scores_of(heads, torch.zeros(6, dtype=torch.float64)), 1)
     assert choices.best(kept_weights(1, 1, 1))[0].heads == (0,)
     assert choices.best(kept_weights(2, 1, 1))[0].heads == (2, 3)
 
 
 def test_neurons_are_a_multiple_of_the_step_where_they_are_cut() -> None:
     spec = layer_spec("gqa", neurons=40)
-    choices = LayerChoices(spec, 0, random_scores(spec), 16)
+    choices = choices_of(spec, some_scores(spec), 16)
     counts = {len(choices.best(f / 50 * choices.total_weights)[0].neurons) for f in range(51)}
     assert counts == {16, 32, 40}
 
@@ -181,20 +179,97 @@ def test_neurons_are_a_multiple_of_the_step_where_they_are_cut() -> None:
 def test_the_rest_of_the_budget_is_rounded_to_the_nearest_step(steps: float, count: int) -> None:
     spec = layer_spec("gqa", neurons=20)
     heads = torch.zeros(6, dtype=torch.float64)
-    choices = LayerChoices(spec, 0, LayerScores(heads, torch.ones(20, dtype=torch.float64)), 4)
+    choices = choices_of(spec, scores_of(heads, torch.ones(20, dtype=torch.float64)), 4)
     plan, _ = choices.best(kept_weights(1, 1, 0) + 3 * HIDDEN * 4 * steps)
     assert (len(plan.heads), len(plan.neurons)) == (1, count)
 
 
 def test_a_step_wider_than_the_layer_keeps_all_neurons() -> None:
     spec = layer_spec("gqa", neurons=6)
-    plan, weights = LayerChoices(spec, 0, random_scores(spec), 16).best(0.0)
+    plan, weights = choices_of(spec, some_scores(spec), 16).best(0.0)
     assert len(plan.neurons) == 6
-    assert weights == least_weights(spec, 0, 16)
+    assert weights == least_weights(spec, 16)
 
 
 def test_of_equal_scores_the_first_are_kept() -> None:
     spec = layer_spec("mha", neurons=8)
-    scores = LayerScores(torch.ones(4, dtype=torch.float64), torch.ones(8, dtype=torch.float64))
-    plan, _ = LayerChoices(spec, 0, scores, 4).best(0.0)
+    scores = scores_of(torch.ones(4, dtype=torch.float64), torch.ones(8, dtype=torch.float64))
+    plan, _ = choices_of(spec, scores, 4).best(0.0)
     assert (plan.heads, plan.neurons) == ((0,), (0, 1, 2, 3))
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_alike_takes_the_attention_nearest_to_the_layer_s_own_fraction(attention: str) -> None:
+    spec = layer_spec(attention, neurons=40)
+    choices = choices_of(spec, some_scores(spec, 1000.0), 1, "alike")
+    heads, groups = ATTENTION[attention]
+    whole = kept_weights(heads, groups, 0)
+    for fraction in FRACTIONS:
+        plan, weights = choices.best(fraction * choices.total_weights)
+        kept = kept_weights(len(plan.heads), len(plan.kv_groups), 0)
+        others = {kept_weights(len(own), number, 0) for own, number in attention_sets(spec)}
+        fitting = [own for own in others if own <= fraction * choices.total_weights] or [min(others)]
+        assert abs(kept / whole - fraction) == min(abs(own / whole - fraction) for own in fitting), fraction
+        assert weights == kept_weights(len(plan.heads), len(plan.kv_groups), len(plan.neurons))
+
+
+def test_alike_takes_the_least_loss_of_attention_of_the_same_weights() -> None:
+    """Two groups of 2 heads weigh as much as three groups of 1; here the heads of group 0 hold everything."""
+    spec = layer_spec("gqa", neurons=40)
+    scores = scores_of([5, 5, 1, 0, 0.5, 0], torch.ones(40))
+    choices = choices_of(spec, scores, 1, "alike")
+    fraction = kept_weights(4, 2, 0) / kept_weights(6, 3, 0)
+    assert choices.best(fraction * choices.total_weights)[0].heads == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("price", [0.0, 1e-6, 1e-4, 1e-3, 1e-2, 10.0])
+def test_at_a_price_no_other_selection_is_cheaper(price: float, budget: Any) -> None:
+    spec = layer_spec("gqa", neurons=30)
+    choices, cost = choices_of(spec, some_scores(spec), 4), CostModel(budget, 50)
+    shape, options = choices.options.shape, choices.options
+
+    def bill(attention: int, neurons: int) -> float:
+        option = options.attention[attention]
+        own = cost.attention(shape, len(option.heads), len(option.kv_groups)) + neurons * cost.neuron(shape)
+        return 3.0 * option.loss + 0.5 * float(options.neuron_loss[neurons]) + price * own
+
+    selection = choices.at_price(price, (3.0, 0.5), cost)
+    counts = (4, 8, 12, 16, 20, 24, 28, 30)
+    assert selection.neurons in counts
+    least = min(bill(attention, count) for attention in range(len(options.attention)) for count in counts)
+    assert bill(*selection) == pytest.approx(least, rel=1e-12)
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_the_nearest_plan_is_the_nearest_of_all(budget: Any) -> None:
+    spec = layer_spec("gqa-wide", neurons=20)
+    choices, cost = choices_of(spec, some_scores(spec), 8), CostModel(budget, 100)
+    shape = layer_shape(spec, 0)
+    costs = [
+        cost.attention(shape, len(heads), groups) + count * 72
+        for heads, groups in attention_sets(spec)
+        for count in (8, 16, 20)
+    ]
+    for wanted in np.linspace(0.0, 1.1 * cost.dense(shape), 23):
+        plan, own = choices.nearest(float(wanted), cost)
+        assert own == cost.attention(shape, len(plan.heads), len(plan.kv_groups)) + 72 * len(plan.neurons)
+        assert abs(own - wanted) == min(abs(other - wanted) for other in costs)
+
+
+def test_one_free_layer_changes_to_come_nearer_and_never_a_protected_one() -> None:
+    spec = layer_spec("gqa", neurons=20)
+    choices = [choices_of(spec, some_scores(spec), 4) for _ in range(2)]
+    kept = [choice.kept(choice.whole) for choice in choices]
+    wanted = sum(own for _, own in kept) - 4 * 72
+    changed = one_layer_nearer(choices, [False, True], kept, wanted, CostModel())
+    assert changed[0] == kept[0]
+    assert changed[1][1] == kept[1][1] - 4 * 72
+    assert one_layer_nearer(choices, [False, False], kept, wanted, CostModel()) == kept
+
+
+@pytest.mark.parametrize(("align", "balance"), [(0, "loss"), (4, "shares")])
+def test_choices_without_meaning_are_refused(align: int, balance: Any) -> None:
+    spec = layer_spec("gqa")
+    with pytest.raises(ValueError, match="align must be positive, balance one of"):
+        choices_of(spec, some_scores(spec), align, balance)

@@ -1,72 +1,259 @@
-"""A plan is made from the scores of the very model it is for."""
+"""A plan is made from the scores or the losses of the very model it is for."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from calibrated import micro_source, single
 from micro import write_micro_model
 from safetensors.torch import load_file
 
+from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
-from seap_export.plan.make import make_plan, score_layers
+from seap_export.plan.elimination import options_from_elimination
+from seap_export.plan.make import Ranking, ScoreMix, make_plan, rank_layers
+from seap_export.plan.options import LayerOptions, options_from_scores
+from seap_export.plan.plan import Plan
 from seap_export.plan.sparsity import Sparsity
-from seap_export.scores import SCORES, channel_scores
+from seap_export.scores import CHANNEL_SCORES, ChannelScore, LayerScores, channel_scores, layer_scores
 from seap_export.sources.source import Source, open_source
+
+Calibrate = Callable[..., Calibration]
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
-    return open_source(str(write_micro_model(tmp_path / "model", model_type="llama")))
+    return micro_source(tmp_path / "model")
 
 
-@pytest.mark.parametrize("score", SCORES)
+def output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = load_file(next(file for file in source.files if file.suffix == ".safetensors"))
+    prefix = f"model.layers.{index}."
+    return weights[prefix + "self_attn.o_proj.weight"], weights[prefix + "mlp.down_proj.weight"]
+
+
+def ranking_of(source: Source, statistics: Mixture, score: Any, **changes: Any) -> Ranking:
+    options = {"ridge": 1.0, "mix": "scaled", "square_heads": False, **changes}
+    return rank_layers(source, statistics, score, **options)
+
+
+def planned(source: Source, statistics: Mixture, ranking: Ranking, **changes: Any) -> Plan:
+    options: dict[str, Any] = {
+        "ratio": 0.3,
+        "method": "custom",
+        "score": "wifv",
+        "sparsity": Sparsity("adaptive"),
+        "align": 4,
+        "balance": "loss",
+        "compensation": "none",
+        "ridge": 1.0,
+    }
+    return make_plan(source, statistics, ranking, **{**options, **changes})
+
+
+def assert_same_options(one: LayerOptions, other: LayerOptions) -> None:
+    assert one.attention == other.attention
+    assert (one.neuron_order == other.neuron_order).all()
+    assert (one.neuron_loss == other.neuron_loss).all()
+
+
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
 def test_every_layer_is_scored_by_its_own_weights_and_statistics(
-    source: Source, random_calibration: Callable[[Source], Calibration], score: Any
+    source: Source, random_calibration: Calibrate, score: ChannelScore
 ) -> None:
     calibration = random_calibration(source)
     done: list[int] = []
-    scores = score_layers(source, calibration, score, done.append)
-    weights = load_file(next(file for file in source.files if file.suffix == ".safetensors"))
+    ranking = ranking_of(source, single(calibration), score, on_layer=done.append)
     assert done == [0, 1, 2]
-    for index, own in enumerate(scores):
-        moments, prefix = calibration.layer(index), f"model.layers.{index}."
-        heads = channel_scores(score, weights[prefix + "self_attn.o_proj.weight"], moments.o_proj)
+    assert ranking.scores is not None
+    assert torch.equal(ranking.sensitivity, calibration.sensitivity())
+    for index, (own, options) in enumerate(zip(ranking.scores, ranking.options, strict=True)):
+        moments, (o_proj, down_proj) = calibration.layer(index), output_weights(source, index)
+        heads = channel_scores(score, o_proj, moments.o_proj)
         assert torch.equal(own.heads, heads.view(6, 16).mean(1))
-        neurons = channel_scores(score, weights[prefix + "mlp.down_proj.weight"], moments.down_proj)
-        assert torch.equal(own.neurons, neurons)
+        assert torch.equal(own.neurons, channel_scores(score, down_proj, moments.down_proj))
+        assert_same_options(options, options_from_scores(source.spec, index, own))
 
 
+def test_heads_are_squared_where_asked(source: Source, random_calibration: Calibrate) -> None:
+    calibration = random_calibration(source)
+    plain, squared = (
+        ranking_of(source, single(calibration), "wifv", square_heads=square).scores for square in (False, True)
+    )
+    assert plain is not None
+    assert squared is not None
+    for index, own in enumerate(squared):
+        expected = layer_scores(
+            "wifv", *output_weights(source, index), calibration.layer(index), 16, square_heads=True
+        )
+        assert torch.equal(own.head_channels, expected.head_channels)
+        assert not torch.equal(own.heads, plain[index].heads)
+        assert torch.equal(own.neurons, plain[index].neurons)
+
+
+@pytest.mark.parametrize("ridge", [0.5, 20.0])
+def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_refit(
+    source: Source, random_calibration: Calibrate, ridge: float
+) -> None:
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
+    mixture = Mixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
+    assert mixture.effective_tokens == pytest.approx(72)  # of 80, unevenly weighted
+    done: list[int] = []
+    ranking = ranking_of(source, mixture, "elimination", ridge=ridge, on_layer=done.append)
+    assert done == [0, 1, 2]
+    assert ranking.scores is None
+    assert torch.equal(ranking.sensitivity, mixture.sensitivity())
+    for index, options in enumerate(ranking.options):
+        covariances = mixture.covariance(index, "o_proj"), mixture.covariance(index, "down_proj")
+        expected = options_from_elimination(
+            source.spec, index, *output_weights(source, index), *covariances, ridge=ridge / mixture.effective_tokens
+        )
+        assert_same_options(options, expected)
+
+
+def by_task(source: Source, mixture: Mixture, score: ChannelScore) -> dict[str, tuple[LayerScores, ...]]:
+    found = {task: ranking_of(source, single(own), score).scores for task, own in mixture.calibrations.items()}
+    return {task: scores for task, scores in found.items() if scores is not None}
+
+
+def total(scores: tuple[LayerScores, ...]) -> float:
+    return sum(float(own.head_channels.sum() + own.neurons.sum()) for own in scores)
+
+
+@pytest.mark.parametrize("mix", ["scaled", "plain"])
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
+def test_scores_of_several_tasks_are_added_by_their_weights(
+    source: Source, random_calibration: Calibrate, score: ChannelScore, mix: ScoreMix
+) -> None:
+    calibrations = {
+        "one": random_calibration(source, "one", 0),
+        "two": random_calibration(source, "two", 1, scale=10.0),
+    }
+    mixture = Mixture("mix", {"one": 1.0, "two": 0.25}, calibrations)
+    own = by_task(source, mixture, score)
+    factors = {
+        task: weight / (total(own[task]) if mix == "scaled" else 1.0) for task, weight in mixture.weights.items()
+    }
+    mixed = ranking_of(source, mixture, score, mix=mix)
+    assert mixed.scores is not None
+    for index, layer in enumerate(mixed.scores):
+        heads = sum(factors[task] * own[task][index].head_channels for task in own)
+        neurons = sum(factors[task] * own[task][index].neurons for task in own)
+        torch.testing.assert_close(layer.head_channels, heads, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(layer.neurons, neurons, rtol=1e-12, atol=0.0)
+        assert_same_options(mixed.options[index], options_from_scores(source.spec, index, layer))
+    if mix == "scaled":
+        assert total(mixed.scores) == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize("mix", ["scaled", "plain"])
+def test_only_scaled_scores_do_not_depend_on_how_large_a_task_s_activations_are(
+    source: Source, random_calibration: Calibrate, mix: ScoreMix
+) -> None:
+    one = random_calibration(source, "one", 0)
+    kept = []
+    for scale in (1.0, 100.0):
+        calibrations = {"one": one, "two": random_calibration(source, "two", 1, scale=scale)}
+        mixture = Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
+        ranking = ranking_of(source, mixture, "wifv", mix=mix)
+        plan = planned(source, mixture, ranking, sparsity=Sparsity("uniform"))
+        kept.append(plan.layers)
+    alone = single(calibrations["two"])
+    of_two = planned(source, alone, ranking_of(source, alone, "wifv"), sparsity=Sparsity("uniform")).layers
+    assert (kept[0] == kept[1]) is (mix == "scaled")
+    assert (kept[1] == of_two) is (mix == "plain")  # the task with large activations decides alone
+
+
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
+def test_the_scores_of_a_single_task_stay_as_they_are(
+    source: Source, random_calibration: Calibrate, score: ChannelScore
+) -> None:
+    calibration = random_calibration(source)
+    for weight, mix in ((1.0, "plain"), (3.0, "scaled")):
+        ranking = ranking_of(source, Mixture("boolq", {"boolq": weight}, {"boolq": calibration}), score, mix=mix)
+        assert ranking.scores is not None
+        expected = layer_scores(score, *output_weights(source, 1), calibration.layer(1), 16)
+        assert torch.equal(ranking.scores[1].neurons, expected.neurons)
+
+
+def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_calibration: Calibrate) -> None:
+    calibrations = {
+        "one": random_calibration(source, "one", 0),
+        "two": random_calibration(source, "two", 1, scale=0.0),
+    }
+    mixture = Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
+    mixed, alone = ranking_of(source, mixture, "wifv"), ranking_of(source, single(calibrations["one"]), "wifv")
+    for own, other in zip(mixed.options, alone.options, strict=True):
+        assert (own.neuron_order == other.neuron_order).all()
+
+
+@pytest.mark.parametrize("score", ["wifv", "elimination"])
 def test_statistics_of_another_model_are_refused(
-    source: Source, tmp_path: Path, random_calibration: Callable[[Source], Calibration]
+    source: Source, tmp_path: Path, random_calibration: Calibrate, score: str
 ) -> None:
     other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
     with pytest.raises(InputError, match="'boolq' is of another model"):
-        score_layers(source, random_calibration(other), "wifv")
+        ranking_of(source, single(random_calibration(other)), score)
 
 
-def test_a_plan_says_what_it_was_made_from_and_how(
-    source: Source, random_calibration: Callable[[Source], Calibration]
-) -> None:
-    calibration = random_calibration(source)
-    plan = make_plan(
+@pytest.mark.parametrize("score", ["wifn", "elimination"])
+def test_a_plan_says_what_it_was_made_from_and_how(source: Source, random_calibration: Calibrate, score: str) -> None:
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
+    mixture = Mixture("mix", {"one": 1.0, "two": 0.5}, calibrations)
+    plan = planned(
         source,
-        calibration,
-        score_layers(source, calibration, "wifn"),
-        score="wifn",
-        ratio=0.3,
+        mixture,
+        ranking_of(source, mixture, score),
+        method="some method",
+        score=score,
         sparsity=Sparsity("uniform", protect_first=1),
-        align=4,
-        compensation="none",
+        balance="alike",
+        compensation="one-shot",
+        ridge=7.0,
     )
-    assert (plan.task, plan.source_name, plan.source_sha256) == ("boolq", "model", source.digest)
-    assert (plan.score, plan.align, plan.compensation, plan.requested_ratio) == ("wifn", 4, "none", 0.3)
+    assert (plan.task, plan.weights) == ("mix", {"one": 1.0, "two": 0.5})
+    assert (plan.source_name, plan.source_sha256) == ("model", source.digest)
+    assert (plan.method, plan.score, plan.align, plan.balance) == ("some method", score, 4, "alike")
+    assert (plan.compensation, plan.ridge, plan.requested_ratio) == ("one-shot", 7.0, 0.3)
     assert plan.sparsity == Sparsity("uniform", protect_first=1, protect_last=0)
     dense, shrunk = source.spec, plan.shrunk_spec(source.spec)
     kept, whole = (sum(spec.prunable_weights(layer) for layer in range(3)) for spec in (shrunk, dense))
     assert plan.achieved_ratio == pytest.approx(1.0 - kept / whole)
     assert plan.achieved_ratio == pytest.approx(0.3, abs=0.01)
+
+
+def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calibration: Calibrate) -> None:
+    statistics = single(random_calibration(source))
+    ranking = ranking_of(source, statistics, "elimination")
+    plan = planned(source, statistics, ranking)
+    other = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1e6, 1e6]], dtype=torch.float64)
+    sensitive = planned(source, statistics, dataclasses.replace(ranking, sensitivity=other))
+    assert sensitive.layers[2] != plan.layers[2]
+    assert (len(sensitive.layers[2].heads), len(sensitive.layers[2].neurons)) == (6, 80)
+    cheap = [dataclasses.replace(own, neuron_loss=1e-6 * own.neuron_loss) for own in ranking.options]
+    ranking = dataclasses.replace(ranking, options=tuple(cheap))
+    by_loss, alike = (
+        planned(source, statistics, ranking, sparsity=Sparsity("uniform"), balance=balance).layers
+        for balance in ("loss", "alike")
+    )
+    assert all(len(layer.heads) == 6 for layer in by_loss)
+    assert any(len(layer.heads) < 6 for layer in alike)
+
+
+def test_global_sparsity_ranks_the_scores(source: Source, random_calibration: Calibrate) -> None:
+    statistics = single(random_calibration(source))
+    ranking = ranking_of(source, statistics, "wifv", square_heads=True)
+    plan = planned(source, statistics, ranking, sparsity=Sparsity("global"))
+    assert ranking.scores is not None
+    least_kept = min(
+        float(own.neurons[list(layer.neurons)].min()) for own, layer in zip(ranking.scores, plan.layers, strict=True)
+    )
+    assert plan.achieved_ratio == pytest.approx(0.3, abs=0.01)
+    assert least_kept > 0.0
+    assert len({len(layer.neurons) for layer in plan.layers}) > 1

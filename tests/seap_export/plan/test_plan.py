@@ -12,7 +12,7 @@ from micro import micro_config
 
 from seap_export.errors import ArtifactError
 from seap_export.families import LayerSpec, ModelSpec, model_spec
-from seap_export.plan.plan import LayerPlan, Plan, read_plan, write_plan
+from seap_export.plan.plan import COMPENSATIONS, PLAN_SCHEMA, Compensation, LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.sparsity import Sparsity
 
 #: Of layers with 6 query heads, 3 key/value heads and 80 neurons.
@@ -22,14 +22,17 @@ LAYERS = (
     LayerPlan(2, (0, 1, 2), tuple(range(6)), tuple(range(80))),
 )
 PLAN = Plan(
-    task="boolq",
-    weights={"boolq": 1.0},
+    task="general",
+    weights={"boolq": 1.0, "piqa": 0.1 + 0.2},
     source_name="micro",
     source_sha256="ab" * 32,
+    method="custom",
     score="wifv",
     sparsity=Sparsity("logistic", 0.8, 0.3, 0, 1),
     align=16,
+    balance="alike",
     compensation="bias",
+    ridge=1.0 / 3.0,
     requested_ratio=0.3,
     achieved_ratio=0.1 + 0.2,
     layers=LAYERS,
@@ -65,9 +68,20 @@ def test_a_plan_is_json_with_one_line_a_layer(tmp_path: Path) -> None:
     assert sum('"kv_groups"' in line for line in text.splitlines()) == len(LAYERS)
 
 
-@pytest.mark.parametrize("schema", ["seap-export/plan/2", "seap-export/calibration/1", None])
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+def test_every_compensation_comes_back(tmp_path: Path, compensation: Compensation) -> None:
+    plan = dataclasses.replace(PLAN, compensation=compensation)
+    write_plan(plan, tmp_path / "plan.json")
+    assert read_plan(tmp_path / "plan.json") == plan
+
+
+def test_the_schema_is_that_of_plans_with_a_method() -> None:
+    assert PLAN_SCHEMA == "seap-export/plan/2"
+
+
+@pytest.mark.parametrize("schema", ["seap-export/plan/1", "seap-export/calibration/2", None])
 def test_another_schema_is_refused(tmp_path: Path, schema: str | None) -> None:
-    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/1'"):
+    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/2'"):
         read_plan(changed_file(tmp_path / "plan.json", schema=schema))
 
 
@@ -102,8 +116,25 @@ def test_a_layer_that_contradicts_itself_is_refused(tmp_path: Path, values: dict
         {"layers": None},
         {"layers": "all"},
         {"task": None},
+        {"method": None},
+        {"balance": None},
+        {"ridge": None},
+        {"ridge": 0.0},
+        {"ridge": -1.0},
+        {"ridge": float("inf")},
+        {"ridge": float("nan")},
+        {"ridge": "5"},
+        {"weights": None},
+        {"weights": {}},
+        {"weights": {"boolq": 0.0}},
+        {"weights": {"boolq": -1.0, "piqa": 2.0}},
+        {"weights": {"boolq": float("inf")}},
+        {"weights": {"boolq": "1"}},
+        {"weights": ["boolq"]},
+        {"balance": "even"},
+        {"score": "taste"},
         {"surplus": 1},
-        {"sparsity": {"kind": "adaptive"}},
+        {"sparsity": {"kind": "sloped"}},
         {"sparsity": {"slope": 1.0}},
         {"sparsity": 7},
     ],
@@ -131,9 +162,33 @@ def test_the_shrunk_shapes_are_those_of_the_plan() -> None:
     assert third == LayerSpec(6, 3, 80, frozenset())
 
 
-def test_without_compensation_no_bias_is_added() -> None:
-    layers = dataclasses.replace(PLAN, compensation="none").shrunk_spec(dense_spec()).layers
-    assert {layer.biases for layer in layers} == {frozenset()}
+BOTH = frozenset({"o_proj", "down_proj"})
+
+
+@pytest.mark.parametrize(
+    ("compensation", "expected"),
+    [
+        ("bias", (frozenset({"o_proj"}), BOTH, frozenset())),
+        ("one-shot", (frozenset({"o_proj"}), BOTH, frozenset())),
+        ("sequential", (BOTH, BOTH, BOTH)),
+        ("none", (frozenset(),) * 3),
+    ],
+)
+def test_what_is_cut_is_compensated_and_in_the_sequential_mode_all_that_follows(
+    compensation: Compensation, expected: tuple[frozenset[str], ...]
+) -> None:
+    plan = dataclasses.replace(PLAN, compensation=compensation)
+    assert plan.compensated(dense_spec()) == expected
+    assert tuple(layer.biases for layer in plan.shrunk_spec(dense_spec()).layers) == expected
+
+
+def test_in_the_sequential_mode_what_comes_before_the_first_cut_stays() -> None:
+    whole = LAYERS[2]
+    neurons_only = dataclasses.replace(whole, neurons=(0, 1))
+    plan = dataclasses.replace(PLAN, compensation="sequential", layers=(whole, neurons_only, whole))
+    assert plan.compensated(dense_spec()) == (frozenset(), frozenset({"down_proj"}), BOTH)
+    nothing = dataclasses.replace(PLAN, compensation="sequential", layers=(whole,) * 3)
+    assert nothing.compensated(dense_spec()) == (frozenset(),) * 3
 
 
 def test_biases_and_windows_of_the_dense_model_stay() -> None:

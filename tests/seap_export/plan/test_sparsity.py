@@ -8,14 +8,33 @@ from typing import Any
 import pytest
 
 from seap_export.errors import UsageError
+from seap_export.plan.cost import CostModel
 from seap_export.plan.sparsity import SPARSITY_KINDS, Sparsity, default_protection
 
 
 @pytest.mark.parametrize(("layers", "protected"), [(1, 0), (7, 0), (8, 1), (15, 1), (16, 2), (32, 2), (80, 2)])
 def test_two_layers_at_each_end_are_protected_but_fewer_in_a_shallow_model(layers: int, protected: int) -> None:
-    assert default_protection(layers) == protected
-    resolved = Sparsity().resolved(layers)
-    assert (resolved.protect_first, resolved.protect_last) == (protected, protected)
+    for kind in ("logistic", "uniform"):
+        assert default_protection(kind, layers) == protected
+        resolved = Sparsity(kind).resolved(layers)
+        assert (resolved.protect_first, resolved.protect_last) == (protected, protected)
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "global"])
+def test_no_layer_is_protected_where_losses_or_the_ranking_decide_unless_asked(kind: Any) -> None:
+    resolved = Sparsity(kind).resolved(32)
+    assert (resolved.protect_first, resolved.protect_last) == (0, 0)
+    assert Sparsity(kind, protect_last=3).resolved(32).protect_last == 3
+
+
+def test_resolving_keeps_all_other_settings() -> None:
+    resolved = Sparsity("adaptive", 0.5, 0.1, 1, None, "macs", 300).resolved(32)
+    assert resolved == Sparsity("adaptive", 0.5, 0.1, 1, 0, "macs", 300)
+
+
+def test_the_cost_is_that_of_the_budget_and_the_context() -> None:
+    assert Sparsity("adaptive", budget="bytes", context=77).cost == CostModel("bytes", 77)
+    assert Sparsity().cost.budget == "weights"
 
 
 @pytest.mark.parametrize("kind", SPARSITY_KINDS)
@@ -62,7 +81,11 @@ def test_protecting_every_layer_is_refused(first: int, last: int) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "adaptive"}, "'adaptive' is not known; known: logistic, uniform"),
+        ({"kind": "sloped"}, "'sloped' is not known; known: logistic, uniform, adaptive, global"),
+        ({"kind": "adaptive", "budget": "seconds"}, "'seconds' is not known; known: weights, macs, bytes"),
+        ({"kind": "uniform", "budget": "macs"}, "budget 'macs' needs --sparsity adaptive; uniform counts"),
+        ({"kind": "global", "budget": "bytes"}, "budget 'bytes' needs --sparsity adaptive; global counts"),
+        ({"context": 0}, "context 0 is out of range"),
         ({"k": math.nan}, "finite"),
         ({"x0": math.inf}, "finite"),
         ({"protect_first": -1}, "negative"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import itertools
 import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +17,21 @@ from typing import Any
 
 import pytest
 import torch
+from calibrated import PROJECTIONS, load, micro_plan, micro_source, single
 from micro import VARIATIONS, write_micro_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
-from seap_export.families import LayerSpec
-from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
-from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.plan import COMPENSATIONS, Compensation, Plan
+from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source, open_source
 
-PROJECTIONS = {"o_proj": "self_attn.o_proj", "down_proj": "mlp.down_proj"}
 #: One variation of each family, with a window where the family has one.
 ONE_OF_EACH = ("llama-gqa", "mistral-window", "qwen2-window", "qwen3-biases")
 #: Longer than the windows, and padded on the left in the second row.
@@ -43,47 +47,11 @@ class Shrunk:
     dense: Path
     source: Source
     plan: Plan
-    calibration: Calibration
+    statistics: Mixture
     folder: Path
 
     def config(self) -> dict[str, Any]:
         return json.loads((self.folder / "config.json").read_text("utf-8"))
-
-
-def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
-    """Without one KV group, if there are several, and in each other group without one head, another in each."""
-    size = own.heads_per_group
-    groups = [g for g in range(own.num_key_value_heads) if own.num_key_value_heads == 1 or g != dropped_group]
-    heads = [
-        g * size + head
-        for g in groups
-        for head in range(size)
-        if size == 1 or dropped_head is None or head != (g + dropped_head) % size
-    ]
-    return LayerPlan(size, tuple(groups), tuple(heads), tuple(neurons))
-
-
-def micro_plan(source: Source, compensation: Compensation) -> Plan:
-    """The first layer stays whole, the second loses heads, a KV group and neurons, the last one heads only."""
-    own = source.spec.layers[0]
-    layers = (
-        layer_plan(own, None, None, range(80)),
-        layer_plan(own, 0, 0, range(1, 80, 3)),
-        layer_plan(own, None if own.heads_per_group > 1 else 4, 1, range(80)),
-    )
-    return Plan(
-        task="boolq",
-        weights={"boolq": 1.0},
-        source_name=source.name,
-        source_sha256=source.digest,
-        score="wifv",
-        sparsity=Sparsity("uniform", protect_first=0, protect_last=0),
-        align=1,
-        compensation=compensation,
-        requested_ratio=0.3,
-        achieved_ratio=0.3,
-        layers=layers,
-    )
 
 
 @pytest.fixture
@@ -92,20 +60,16 @@ def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) 
         variation: str = "llama-gqa", compensation: Compensation = "bias", whole: bool = False, dtype: str = "float32"
     ) -> Shrunk:
         dense, folder = tmp_path / f"dense-{variation}", tmp_path / f"shrunk-{variation}"
-        source = open_source(str(write_micro_model(dense, dtype=dtype, **VARIATIONS[variation])))
+        source = micro_source(dense, variation, dtype)
         plan = micro_plan(source, compensation)
         if whole:
             plan = dataclasses.replace(plan, layers=(plan.layers[0],) * 3)
-        calibration = random_calibration(source)
+        statistics = single(random_calibration(source))
         folder.mkdir()
-        write_shrunk_model(source, plan, calibration, folder)
-        return Shrunk(dense, source, plan, calibration, folder)
+        write_shrunk_model(source, plan, statistics, folder)
+        return Shrunk(dense, source, plan, statistics, folder)
 
     return make
-
-
-def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
 @torch.no_grad()
@@ -115,20 +79,27 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 
 def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
-    """The dense model with hooks: what the plan removes is multiplied by 0, its mean contribution added."""
+    """The dense model with hooks that multiply what the plan removes by 0, and with the compensation.
+
+    A bias is the mean contribution of what is removed; refitted weights are those stored.
+    """
     model = load(shrunk.dense)
-    head_dim = shrunk.source.spec.head_dim
+    stored = load_file(shrunk.folder / "model.safetensors")
     for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
-        channels = [head * head_dim + channel for head in plan.heads for channel in range(head_dim)]
-        for name, kept in (("o_proj", channels), ("down_proj", list(plan.neurons))):
-            linear = layer.get_submodule(PROJECTIONS[name])
+        for name, path in PROJECTIONS.items():
+            linear = layer.get_submodule(path)
+            kept = kept_channels(plan, shrunk.source.spec, name)  # type: ignore[arg-type]
             mask = torch.zeros(linear.in_features)
             mask[kept] = 1.0
-            mean = getattr(shrunk.calibration.layer(index), name).mean
-            bias = (linear.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
             linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,))
             if shrunk.plan.compensation == "bias":
+                mean = getattr(shrunk.statistics.layer(index), name).mean
+                bias = (linear.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
                 linear.register_forward_hook(lambda _, args, output, bias=bias: output + bias)
+            elif shrunk.plan.compensation != "none":
+                linear.weight.data[:, kept] = stored[f"model.layers.{index}.{path}.weight"]
+                bias = stored.get(f"model.layers.{index}.{path}.bias")
+                linear.bias = None if bias is None else nn.Parameter(bias)
     return model
 
 
@@ -160,11 +131,15 @@ def test_the_masks_of_this_test_remove_heads_groups_and_neurons(shrink: Callable
 
 
 def test_compensation_matters_to_the_logits(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
-    shrunk = shrink("llama-gqa", "bias")
-    (tmp_path / "none").mkdir()
-    plan = dataclasses.replace(shrunk.plan, compensation="none")
-    write_shrunk_model(shrunk.source, plan, shrunk.calibration, tmp_path / "none")
-    assert (logits(load(shrunk.folder)) - logits(load(tmp_path / "none"))).abs().max() > 0.1
+    shrunk = shrink("llama-gqa")
+    found = []
+    for compensation in COMPENSATIONS:
+        (tmp_path / compensation).mkdir()
+        plan = dataclasses.replace(shrunk.plan, compensation=compensation)
+        write_shrunk_model(shrunk.source, plan, shrunk.statistics, tmp_path / compensation)
+        found.append(logits(load(tmp_path / compensation)))
+    for one, other in itertools.combinations(found, 2):
+        assert (one - other).abs().max() > 0.1
 
 
 def test_config_says_only_what_differs_from_the_dense_layer(shrink: Callable[..., Shrunk]) -> None:
@@ -196,10 +171,22 @@ def test_config_keeps_the_dense_values_and_names_the_classes(shrink: Callable[..
     assert {key: config[key] for key in same} == {key: shrunk.source.config[key] for key in same}
 
 
-def test_a_plan_that_keeps_everything_gives_the_dense_model(shrink: Callable[..., Shrunk]) -> None:
-    shrunk = shrink("llama-gqa", whole=True)
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+def test_a_plan_that_keeps_everything_gives_the_dense_model(
+    shrink: Callable[..., Shrunk], compensation: Compensation
+) -> None:
+    shrunk = shrink("llama-gqa", compensation, whole=True)
     assert shrunk.config()["per_layer_config"] == {}
+    stored, dense = (load_file(folder / "model.safetensors") for folder in (shrunk.folder, shrunk.dense))
+    assert stored.keys() == dense.keys()
+    assert all(torch.equal(tensor, dense[name]) for name, tensor in stored.items())
     assert torch.equal(logits(load(shrunk.folder)), logits(load(shrunk.dense)))
+
+
+def test_in_the_sequential_mode_all_that_follow_the_first_cut_have_a_bias(shrink: Callable[..., Shrunk]) -> None:
+    per_layer = shrink("llama-gqa", "sequential").config()["per_layer_config"]
+    biases = {layer: {key for key in values if key.endswith("_bias")} for layer, values in per_layer.items()}
+    assert biases == {layer: {"o_proj_bias", "down_proj_bias"} for layer in ("1", "2")}
 
 
 @pytest.mark.parametrize("variation", ONE_OF_EACH)
@@ -266,14 +253,21 @@ def test_the_folder_loads_without_this_package(shrink: Callable[..., Shrunk], tm
         assert_close(actual[ATTENTION_MASK.bool()], logits(load(folder)))
 
 
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_precision_weights_keep_their_dtype_and_values(shrink: Callable[..., Shrunk], dtype: str) -> None:
-    shrunk = shrink("llama-gqa", dtype=dtype)
+def test_half_precision_weights_keep_their_dtype_and_values(
+    shrink: Callable[..., Shrunk], dtype: str, compensation: Compensation
+) -> None:
+    shrunk = shrink("llama-gqa", compensation, dtype=dtype)
     stored, dense = (load_file(folder / "model.safetensors") for folder in (shrunk.folder, shrunk.dense))
     assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
     assert shrunk.config()["dtype"] == dtype
+    neurons = list(shrunk.plan.layers[1].neurons)
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(stored[name], dense[name][neurons])
     name = "model.layers.1.mlp.down_proj.weight"
-    assert torch.equal(stored[name], dense[name][:, list(shrunk.plan.layers[1].neurons)])
+    fitted = compensation in ("sequential", "one-shot")
+    assert torch.equal(stored[name], dense[name][:, neurons]) is not fitted
     assert load(shrunk.folder, "auto").dtype == getattr(torch, dtype)
 
 
@@ -286,7 +280,7 @@ def test_the_dtype_in_the_config_is_that_of_the_weights(
     (dense / "config.json").write_text(json.dumps(config | {"dtype": "float32"}), "utf-8")
     source = open_source(str(dense))
     (tmp_path / "out").mkdir()
-    write_shrunk_model(source, micro_plan(source, "bias"), random_calibration(source), tmp_path / "out")
+    write_shrunk_model(source, micro_plan(source, "bias"), single(random_calibration(source)), tmp_path / "out")
     assert load(tmp_path / "out", "auto").dtype == torch.bfloat16
 
 
@@ -301,10 +295,13 @@ def test_the_attention_backend_can_be_changed_after_loading(shrink: Callable[...
     assert_close(logits(model), before)
 
 
-def test_two_runs_give_the_same_bytes(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
-    shrunk = shrink("qwen2")
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+def test_two_runs_give_the_same_bytes(
+    shrink: Callable[..., Shrunk], tmp_path: Path, compensation: Compensation
+) -> None:
+    shrunk = shrink("qwen2", compensation)
     (tmp_path / "second").mkdir()
-    write_shrunk_model(open_source(str(shrunk.dense)), shrunk.plan, shrunk.calibration, tmp_path / "second")
+    write_shrunk_model(open_source(str(shrunk.dense)), shrunk.plan, shrunk.statistics, tmp_path / "second")
     first, second = (
         {file.name: file.read_bytes() for file in folder.iterdir()} for folder in (shrunk.folder, tmp_path / "second")
     )
@@ -326,12 +323,35 @@ def test_generation_config_stays(shrink: Callable[..., Shrunk]) -> None:
     assert stored == dense
 
 
-def test_layers_are_reported_as_they_are_done(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
-    shrunk = shrink()
-    done: list[int] = []
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+def test_layers_are_read_and_written_one_at_a_time(
+    shrink: Callable[..., Shrunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compensation: Compensation
+) -> None:
+    """A layer is read once, only when the one before it is written, and what was read of that is gone by then."""
+    shrunk = shrink(compensation=compensation)
+    events: list[tuple[str, int]] = []
+    alive: list[weakref.ref[torch.Tensor]] = []
+    plain = Source.read_layer
+
+    def noted(self: Source, layer: int) -> dict[str, torch.Tensor]:
+        gc.collect()
+        assert not any(reference() is not None for reference in alive)
+        events.append(("read", layer))
+        tensors = plain(self, layer)
+        alive[:] = [weakref.ref(tensor) for name, tensor in tensors.items() if name.endswith("up_proj.weight")]
+        assert alive
+        return tensors
+
+    monkeypatch.setattr(Source, "read_layer", noted)
     (tmp_path / "again").mkdir()
-    write_shrunk_model(shrunk.source, shrunk.plan, shrunk.calibration, tmp_path / "again", done.append)
-    assert done == [0, 1, 2]
+    write_shrunk_model(
+        shrunk.source,
+        dataclasses.replace(shrunk.plan, layers=(shrunk.plan.layers[1],) * 3),
+        shrunk.statistics,
+        tmp_path / "again",
+        lambda layer: events.append(("written", layer)),
+    )
+    assert events == [(what, layer) for layer in range(3) for what in ("read", "written")]
 
 
 @pytest.mark.parametrize("what", ["plan", "calibration"])
@@ -340,15 +360,47 @@ def test_what_was_made_from_another_model_is_refused_before_anything_is_written(
 ) -> None:
     shrunk = shrink()
     other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
-    plan, calibration = shrunk.plan, shrunk.calibration
+    plan, statistics = shrunk.plan, shrunk.statistics
     if what == "plan":
         plan = dataclasses.replace(plan, source_sha256=other.digest)
     else:
-        calibration = random_calibration(other)
+        statistics = single(random_calibration(other))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=f"the {what} was made from another model than 'dense-llama-gqa'"):
-        write_shrunk_model(shrunk.source, plan, calibration, tmp_path / "empty")
+        write_shrunk_model(shrunk.source, plan, statistics, tmp_path / "empty")
     assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("weights", [{"boolq": 1.0, "piqa": 1.0}, {"piqa": 1.0}, {"boolq": 2.0}])
+def test_statistics_of_other_tasks_or_weights_are_refused_before_anything_is_written(
+    shrink: Callable[..., Shrunk],
+    random_calibration: Callable[..., Calibration],
+    tmp_path: Path,
+    weights: dict[str, float],
+) -> None:
+    shrunk = shrink()
+    calibrations = {task: random_calibration(shrunk.source, task) for task in ("boolq", "piqa")}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"made from the statistics of boolq:1, not of .*:"):
+        write_shrunk_model(shrunk.source, shrunk.plan, Mixture("mix", weights, calibrations), tmp_path / "empty")
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+def test_a_mixture_of_tasks_can_be_written(
+    shrink: Callable[..., Shrunk],
+    random_calibration: Callable[..., Calibration],
+    tmp_path: Path,
+    compensation: Compensation,
+) -> None:
+    shrunk = shrink(compensation=compensation)
+    calibrations = {task: random_calibration(shrunk.source, task, seed) for seed, task in enumerate(("boolq", "piqa"))}
+    weights = {"boolq": 1.0, "piqa": 3.0}
+    (tmp_path / "mix").mkdir()
+    plan = dataclasses.replace(shrunk.plan, weights=weights)
+    write_shrunk_model(shrunk.source, plan, Mixture("mix", weights, calibrations), tmp_path / "mix")
+    changed = bool((logits(load(tmp_path / "mix")) - logits(load(shrunk.folder))).abs().max() > 0.1)
+    assert changed is (compensation != "none")
 
 
 def test_weights_that_are_not_finite_are_refused_by_tensor(
@@ -361,7 +413,7 @@ def test_weights_that_are_not_finite_are_refused_by_tensor(
     source = open_source(str(dense))
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):
-        write_shrunk_model(source, micro_plan(source, "bias"), random_calibration(source), tmp_path / "out")
+        write_shrunk_model(source, micro_plan(source, "bias"), single(random_calibration(source)), tmp_path / "out")
 
 
 def test_a_shrunk_folder_is_not_pruned_again(shrink: Callable[..., Shrunk]) -> None:

@@ -1,0 +1,119 @@
+"""Exact streaming covariance of activations: what a reconstruction from fewer channels needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["CovarianceAccumulator", "pack_symmetric", "unpack_symmetric"]
+
+#: Rows of the matrix computed at a time: only those right of the diagonal are, which saves nearly half.
+_STRIP = 384
+#: Tokens whose products are summed in float32 before float64 takes over.
+_BLOCK = 4096
+
+
+class CovarianceAccumulator:
+    """Sums of x, y, x xᵀ and y xᵀ over weighted tokens, for the covariances of x with itself and with y.
+
+    Values are shifted by the mean of the first block before they are multiplied, so that a channel whose mean is
+    large against its spread keeps its variance (as in `moments`); blocks of products in float32 are summed in float64.
+    """
+
+    def __init__(self) -> None:
+        self._weight = 0.0
+        self._shift = torch.empty(0)
+        self._target_shift = torch.empty(0)
+        self._sum = torch.empty(0)
+        self._square = torch.empty(0)
+        self._target_sum = torch.empty(0)
+        self._cross = torch.empty(0)
+
+    def update(
+        self, values: torch.Tensor, targets: torch.Tensor | None = None, weights: torch.Tensor | None = None
+    ) -> None:
+        """Adds real tokens.
+
+        Args:
+            values: x, float32 [tokens, channels].
+            targets: y, float32 [tokens, outputs], or None in every call.
+            weights: Positive weight of each token, float32 [tokens]; None: 1.
+        """
+        if not len(values):
+            return
+        if self._weight == 0.0:
+            self._start(values, targets)
+        for start in range(0, len(values), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            self._add(
+                values[block],
+                None if targets is None else targets[block],
+                torch.ones(len(values[block])) if weights is None else weights[block],
+            )
+
+    def _start(self, values: torch.Tensor, targets: torch.Tensor | None) -> None:
+        channels = values.shape[1]
+        self._shift = values[:_BLOCK].double().mean(0).float()
+        self._sum = torch.zeros(channels, dtype=torch.float64)
+        self._square = torch.zeros(channels, channels, dtype=torch.float64)
+        if targets is not None:
+            self._target_shift = targets[:_BLOCK].double().mean(0).float()
+            self._target_sum = torch.zeros(targets.shape[1], dtype=torch.float64)
+            self._cross = torch.zeros(targets.shape[1], channels, dtype=torch.float64)
+
+    def _add(self, values: torch.Tensor, targets: torch.Tensor | None, weights: torch.Tensor) -> None:
+        shifted = values - self._shift
+        weighted = shifted * weights.unsqueeze(1)
+        self._weight += float(weights.double().sum())
+        self._sum += weighted.sum(0, dtype=torch.float64)
+        for strip in _strips(values.shape[1]):
+            self._square[strip, strip.start :] += weighted[:, strip].T @ shifted[:, strip.start :]
+        if targets is not None:
+            own = targets - self._target_shift
+            self._target_sum += (own * weights.unsqueeze(1)).sum(0, dtype=torch.float64)
+            self._cross += own.T @ weighted
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights of all tokens."""
+        return self._weight
+
+    def mean(self) -> torch.Tensor:
+        """Mean of x, float64 [channels]."""
+        return self._shift + self._sum / self._weight
+
+    def covariance(self) -> torch.Tensor:
+        """Population covariance of x, float64 [channels, channels], symmetric."""
+        offset = self._sum / self._weight
+        upper = (self._square / self._weight).sub_(torch.outer(offset, offset)).triu_()
+        return upper + upper.triu(1).T
+
+    def target_mean(self) -> torch.Tensor:
+        """Mean of y, float64 [outputs]."""
+        return self._target_shift + self._target_sum / self._weight
+
+    def cross_covariance(self) -> torch.Tensor:
+        """Covariance of y with x, float64 [outputs, channels]."""
+        offset, target_offset = self._sum / self._weight, self._target_sum / self._weight
+        return (self._cross / self._weight).sub_(torch.outer(target_offset, offset))
+
+
+def _strips(channels: int) -> Iterator[slice]:
+    for start in range(0, channels, _STRIP):
+        yield slice(start, min(start + _STRIP, channels))
+
+
+def pack_symmetric(matrix: torch.Tensor) -> torch.Tensor:
+    """The upper triangle of a symmetric matrix [n, n], row by row; [n (n + 1) / 2]."""
+    n = len(matrix)
+    return torch.cat([matrix[row, row:] for row in range(n)])
+
+
+def unpack_symmetric(packed: torch.Tensor, n: int) -> torch.Tensor:
+    """The symmetric matrix [n, n] of `pack_symmetric`, in float64."""
+    matrix = torch.empty(n, n, dtype=torch.float64)
+    for row, values in enumerate(packed.split([n - row for row in range(n)])):
+        matrix[row, row:] = values
+        matrix[row:, row] = values
+    return matrix

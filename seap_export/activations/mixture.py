@@ -1,0 +1,88 @@
+"""Statistics of texts of several tasks, each with a weight: what a variant for more than one task is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from seap_export.activations.layers import Half
+from seap_export.activations.moments import Moments
+from seap_export.activations.statistics import Calibration, LayerMoments
+from seap_export.errors import InputError
+
+__all__ = ["Mixture"]
+
+
+class Mixture:
+    """A distribution of tokens: each task's tokens together have the probability of its weight.
+
+    Attributes:
+        name: Of the task, or of the mixture.
+        weights: Of each task, as given.
+        calibrations: Of each task.
+    """
+
+    def __init__(self, name: str, weights: Mapping[str, float], calibrations: Mapping[str, Calibration]) -> None:
+        """Raises `InputError` if the statistics are of different models."""
+        self.name = name
+        self.weights = dict(weights)
+        self.calibrations = {task: calibrations[task] for task in weights}
+        digests = {own.record.source_sha256 for own in self.calibrations.values()}
+        if len(digests) > 1:
+            raise InputError(f"'{name}': the tasks' statistics are of different models; calibrate them with one")
+        self.source_sha256 = digests.pop()
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """The weights, scaled to a sum of 1."""
+        total = sum(self.weights.values())
+        return {task: weight / total for task, weight in self.weights.items()}
+
+    @property
+    def num_tokens(self) -> int:
+        """Calibration tokens of all tasks."""
+        return sum(own.record.num_tokens for own in self.calibrations.values())
+
+    @property
+    def effective_tokens(self) -> float:
+        """How many tokens of equal weight would say as much, (sum of weights)² / sum of squares (Kish 1965)."""
+        squares = sum(p**2 / self.calibrations[task].record.num_tokens for task, p in self.probabilities.items())
+        return 1.0 / squares
+
+    def layer(self, index: int) -> LayerMoments:
+        """Moments of the mixture: the mean of the means; the mean of the variances, and the variance of the means."""
+        own = {task: calibration.layer(index) for task, calibration in self.calibrations.items()}
+        return LayerMoments(
+            self._mixed([(p, own[task].o_proj) for task, p in self.probabilities.items()]),
+            self._mixed([(p, own[task].down_proj) for task, p in self.probabilities.items()]),
+        )
+
+    def covariance(self, index: int, half: Half) -> torch.Tensor:
+        """Covariance of the mixture at the input of a layer's o_proj or down_proj, float64 [channels, channels]."""
+        mean = getattr(self.layer(index), half).mean
+        total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        for task, probability in self.probabilities.items():
+            calibration = self.calibrations[task]
+            offset = getattr(calibration.layer(index), half).mean - mean
+            total += calibration.covariance(index, half).mul_(probability)
+            total += torch.outer(offset, offset).mul_(probability)
+        return total
+
+    def sensitivity(self) -> torch.Tensor:
+        """Mean of the tasks' sensitivities, float64 [num_hidden_layers, 2]."""
+        parts = [self.calibrations[task].sensitivity() * p for task, p in self.probabilities.items()]
+        return torch.stack(parts).sum(0)
+
+    def token_ids(self) -> list[tuple[list[int], float]]:
+        """The token ids of all calibration texts, and the probability of each of their tokens."""
+        return [
+            (ids, probability / self.calibrations[task].record.num_tokens)
+            for task, probability in self.probabilities.items()
+            for ids in self.calibrations[task].token_ids()
+        ]
+
+    def _mixed(self, parts: Sequence[tuple[float, Moments]]) -> Moments:
+        mean = torch.stack([p * own.mean for p, own in parts]).sum(0)
+        variance = torch.stack([p * (own.variance + (own.mean - mean).square()) for p, own in parts]).sum(0)
+        return Moments(self.num_tokens, mean, variance)

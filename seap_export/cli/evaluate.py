@@ -1,0 +1,182 @@
+"""`seap-export evaluate`: how much of the dense model's quality a variant keeps."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.cli.console import Console, table
+from seap_export.cli.options import PathType, force_option, output_options
+
+if TYPE_CHECKING:
+    from seap_export.pipeline.evaluation_report import EvaluationReport
+    from validation.zero_shot import ZeroShotFigures
+
+__all__ = ["evaluate_command"]
+
+
+@click.command("evaluate")
+@click.argument("path")
+@click.option("--dense", metavar="MODEL", help="The dense model of a variant: a folder, a .gguf file or a hub id.")
+@click.option(
+    "--form",
+    "forms",
+    multiple=True,
+    type=click.Choice(["hf", "onnx"]),
+    help="Which artifact of the variant to run. Repeatable.  [default: hf]",
+)
+@click.option(
+    "--text",
+    "texts",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="A corpus for the divergence. Repeatable.  [default: the held-out texts of the export]",
+)
+@click.option(
+    "--zero-shot",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="A task file (.toml) with choices, for zero-shot accuracy. Repeatable.",
+)
+@click.option(
+    "--harness-task",
+    "harness_tasks",
+    multiple=True,
+    metavar="NAME",
+    help="A task of the lm-evaluation-harness, such as piqa; its data come from the hub. Repeatable.",
+)
+@click.option("--limit", type=int, help="Only the first so many texts and questions of each task.  [default: all]")
+@click.option("--max-length", type=int, default=256, show_default=True, help="Tokens after which a text is cut.")
+@click.option(
+    "--batch-size",
+    type=int,
+    default=8,
+    show_default=True,
+    help="Sequences in a zero-shot batch; less needs less memory.",
+)
+@click.option("--threads", type=int, help="Threads of torch and ONNX Runtime.  [default: all cores]")
+@click.option("--max-kl", type=float, help="Quality gate: largest mean KL divergence, in nats a token.")
+@click.option(
+    "--min-accuracy-retained",
+    type=float,
+    help="Quality gate: smallest acc of any task, as a share of the dense model's.",
+)
+@click.option("--out", type=PathType(), help="Write the report there; nothing is written without it.")
+@click.option("--dry-run", is_flag=True, help="Check the inputs, say what would be measured, measure nothing.")
+@force_option
+@output_options
+def evaluate_command(
+    console: Console, path: str, dense: str | None, out: Path | None, dry_run: bool, force: bool, **options: Any
+) -> None:
+    """Measure a variant at PATH against its dense model; exit code 4 if it fails a quality gate.
+
+    Divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or names of harness tasks, and
+    `pip install 'seap-export[evaluate]'`; it works on a dense model at PATH too. Texts that the variant was
+    calibrated on are refused.
+
+    \b
+    Examples:
+      seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --form hf --form onnx
+      seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --zero-shot piqa=piqa.toml --limit 500
+    """
+    from seap_export.corpus import parse_tasks
+    from seap_export.errors import QualityFailure
+    from seap_export.pipeline.evaluate import evaluate, preview, write_evaluation
+    from seap_export.pipeline.evaluation_request import EvaluationRequest
+    from seap_export.pipeline.outputs import write_whole
+
+    request = EvaluationRequest(
+        forms=options.pop("forms") or ("hf",),
+        texts=parse_tasks(options.pop("texts")),
+        zero_shot=parse_tasks(options.pop("zero_shot")),
+        **options,
+    )
+    if dry_run:
+        rows = preview(path, dense, request, console)
+        console.result(rows, _preview_table(rows))
+        return
+    with write_whole(out, force=force) if out else nullcontext() as target:
+        report = evaluate(path, dense, request, console)
+        if target:
+            write_evaluation(report, target)
+    for note in report.notes:
+        console.warn(note)
+    if not report.passed:
+        console.text(_summary(report))
+        raise QualityFailure(f"{path}: {'; '.join(report.reasons)}")
+    console.result(report.to_json(), _summary(report))
+
+
+def _summary(report: EvaluationReport) -> str:
+    plan = report.subject.plan
+    what = "dense model" if plan is None else f"task {plan.task}, ratio {plan.achieved_ratio:.4f}"
+    tables = [_divergence_table(report), _zero_shot_table(report)]
+    return "\n".join([f"{report.subject.name}: {what}", *(text for text in tables if text)])
+
+
+def _divergence_table(report: EvaluationReport) -> str:
+    if report.texts is None:
+        return ""
+    rows = [
+        [
+            form,
+            f"{figures.mean_kl:.4f}",
+            f"{figures.max_kl:.2f}",
+            f"{figures.top1_agreement:.1%}",
+            f"{figures.perplexity:.2f}",
+            f"{figures.dense_perplexity:.2f}",
+            str(figures.tokens),
+        ]
+        for form, figures in report.divergence.items()
+    ]
+    header = ["divergence", "mean KL", "max KL", "top-1", "perplexity", "dense", "tokens"]
+    kind = "held-out texts" if report.texts.origin == "held-out" else "texts"
+    return f"{table(header, rows)}\nKL in nats a token, on {len(report.texts.texts)} {kind}"
+
+
+def _zero_shot_table(report: EvaluationReport) -> str:
+    if not report.zero_shot:
+        return ""
+    retained = report.accuracy_retained
+    rows = [
+        [
+            f"{task} {model}",
+            str(figures.questions),
+            *_accuracies(figures),
+            f"{figures.chance:.1%}",
+            _share(retained.get(model, {}).get(task)),
+        ]
+        for task in report.tasks
+        for model, by_task in report.zero_shot.items()
+        for figures in [by_task[task]]
+    ]
+    return table(["zero-shot", "questions", "acc", "+-", "acc_norm", "+-", "chance", "retained"], rows)
+
+
+def _accuracies(figures: ZeroShotFigures) -> list[str]:
+    return [
+        _share(figures.acc),
+        _share(figures.acc_stderr),
+        _share(figures.acc_norm),
+        _share(figures.acc_norm_stderr),
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _preview_table(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        [
+            f"{row['measurement']} {row['name']}",
+            "all there are" if row["items"] is None else str(row["items"]),
+            "not calibrated on" if row["disjoint"] else "not checked",
+            ", ".join(row["models"]),
+        ]
+        for row in rows
+    ]
+    return table(["measurement", "texts or questions", "disjoint", "models"], cells)

@@ -1,0 +1,62 @@
+"""`seap-export plot`: pictures of what variants keep, share and cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seap_export.cli.console import Console
+from seap_export.cli.options import PathType, force_option, out_option, output_options
+
+__all__ = ["plot_command"]
+
+
+@click.command("plot")
+@click.argument("paths", nargs=-1, type=PathType(), metavar="[PATH]...")
+@click.option(
+    "--evaluation",
+    "evaluations",
+    multiple=True,
+    type=PathType(),
+    help="A report of `evaluate`, for the picture of quality against ratio. Repeatable.",
+)
+@click.option(
+    "--format",
+    "picture_format",
+    type=click.Choice(["svg", "png"]),
+    default="svg",
+    show_default=True,
+    help="Format of the pictures.",
+)
+@out_option("Folder for the pictures, and plots.json with the numbers behind them.")
+@force_option
+@output_options
+def plot_command(
+    console: Console,
+    paths: tuple[Path, ...],
+    evaluations: tuple[Path, ...],
+    out: Path,
+    force: bool,
+    picture_format: Any,
+) -> None:
+    """Draw what is removed by layer, what each variant keeps, how much variants share, and quality against ratio.
+
+    PATH is an output folder of `export` (all its variants), a variant's folder or a plan.json with hf/ beside it.
+
+    \b
+    Examples:
+      seap-export plot pruned --out pictures
+      seap-export plot pruned --evaluation gsm8k-0.2.json --evaluation gsm8k-0.5.json --format png --out pictures
+    """
+    from seap_export.errors import UsageError
+    from seap_export.pipeline.plots import PLOTS_FILE, read_evaluations, read_variants, require_matplotlib, write_plots
+
+    if not paths and not evaluations:
+        raise UsageError("nothing to plot; give an output folder, a variant or an --evaluation")
+    require_matplotlib()
+    variants, points = read_variants(paths), read_evaluations(evaluations)
+    numbers = write_plots(variants, points, out, picture_format, force=force)
+    files = [*numbers["pictures"], PLOTS_FILE]
+    console.result(numbers, "\n".join(str(out / name) for name in files))

@@ -1,0 +1,170 @@
+"""Measuring the quality of a variant against its dense model, or the accuracy of a dense model alone."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from seap_export.pipeline.dense_folder import dense_folder
+from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
+from seap_export.pipeline.evaluation_request import EvaluationRequest
+from seap_export.pipeline.evaluation_subject import Subject, Texts, chosen_texts, local_questions, open_subject
+from seap_export.pipeline.progress import Progress, Silent
+from validation.prompts import tokenize_prompts
+from validation.quality import DivergenceFigures, dense_reference, measure_divergence
+from validation.session import available_threads
+from validation.zero_shot import (
+    HarnessTask,
+    ZeroShotFigures,
+    evaluate_zero_shot,
+    hub_tasks,
+    local_task,
+    require_harness,
+)
+
+__all__ = ["evaluate", "preview", "write_evaluation"]
+
+
+def evaluate(
+    path: str, dense: str | None, request: EvaluationRequest, progress: Progress | None = None
+) -> EvaluationReport:
+    """Measures what a request asks for; one model is in memory at a time.
+
+    Args:
+        path: A variant's folder, or a dense model.
+        dense: The dense model that a variant was made from; None: zero-shot accuracy of the variant alone.
+        request: What to measure.
+        progress: Told what happens.
+
+    Returns:
+        The report; a failed quality gate is a verdict in it, not an exception.
+
+    Raises:
+        UsageError: The request does not fit what is there.
+        InputError: A model or corpus cannot be used, or a text or question was calibrated on.
+        ArtifactError: The variant is damaged or incomplete.
+        EnvironmentFailure: The lm-evaluation-harness, the hub or disk space is lacking.
+        ParityFailure: The ONNX graph does not run.
+    """
+    progress = progress or Silent()
+    if request.asks_questions:
+        require_harness()
+    subject = open_subject(path, dense, request, progress)
+    texts = chosen_texts(subject, request)
+    tasks, origins = _tasks(subject, request)
+    divergence: dict[str, DivergenceFigures] = {}
+    zero_shot: dict[str, dict[str, ZeroShotFigures]] = {}
+    with ExitStack() as stack:
+        folder = None
+        if subject.dense is not None:
+            progress.say(f"opening {subject.dense.name}")
+            folder = stack.enter_context(dense_folder(subject.dense))
+        if texts is not None and folder is not None:
+            divergence = _divergence(subject, folder, texts, request, progress)
+        if tasks:
+            zero_shot = _zero_shot(subject, folder, tasks, request, progress)
+    return EvaluationReport(
+        subject=subject,
+        request=request,
+        texts=texts,
+        divergence=divergence,
+        tasks=origins,
+        zero_shot=zero_shot,
+        threads=request.threads or available_threads(),
+        versions=_versions(request),
+    )
+
+
+def preview(
+    path: str, dense: str | None, request: EvaluationRequest, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """What `evaluate` would measure, after all checks that need neither a model in memory nor a download.
+
+    Returns:
+        One row a measurement: `measurement`, `name`, `items` (texts or questions; None: known to the harness
+        only), `disjoint` and `models`.
+
+    Raises:
+        SeapError: As `evaluate`.
+    """
+    if request.asks_questions:
+        require_harness()
+    subject = open_subject(path, dense, request, progress or Silent())
+    forms = [] if subject.variant is None else list(request.forms)
+    models = [*([] if subject.dense is None else ["dense"]), *forms]
+    texts = chosen_texts(subject, request)
+    rows: list[tuple[str, str, int | None, bool | None]] = []
+    if texts is not None:
+        rows.append(("divergence", ", ".join(texts.tasks), len(texts.texts), texts.disjoint))
+    for name, (questions, disjoint) in local_questions(subject, request).items():
+        rows.append(("zero-shot", name, len(questions), disjoint))
+    rows += [("zero-shot", name, None, None) for name in request.harness_tasks]
+    keys = ("measurement", "name", "items", "disjoint")
+    return [{**dict(zip(keys, row, strict=True)), "models": models} for row in rows]
+
+
+def write_evaluation(report: EvaluationReport, path: Path) -> None:
+    """Writes the report as JSON."""
+    path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTask], dict[str, TaskOrigin]]:
+    """The tasks, ready to be asked, and where they come from."""
+    local = local_questions(subject, request)
+    tasks = [local_task(name, questions) for name, (questions, _) in local.items()]
+    tasks += hub_tasks(request.harness_tasks) if request.harness_tasks else []
+    disjoint = {name: checked for name, (_, checked) in local.items()}
+    return tasks, {task.name: TaskOrigin(task.origin, task.split, disjoint.get(task.name)) for task in tasks}
+
+
+def _divergence(
+    subject: Subject, folder: Path, texts: Texts, request: EvaluationRequest, progress: Progress
+) -> dict[str, DivergenceFigures]:
+    assert subject.dense is not None
+    spec = subject.dense.spec
+    token_ids = tokenize_prompts(
+        subject.artifact(request.forms[0]),  # all models are given the variant's tokens
+        texts.texts,
+        max_tokens=min(request.max_length, spec.max_position_embeddings),
+        vocab_size=spec.vocab_size,
+    )
+    options: Any = {"threads": request.threads, "on_progress": progress.say}
+    with dense_reference(folder, token_ids, **options) as reference:
+        return {form: measure_divergence(reference, subject.artifact(form), form, **options) for form in request.forms}
+
+
+def _zero_shot(
+    subject: Subject, folder: Path | None, tasks: list[HarnessTask], request: EvaluationRequest, progress: Progress
+) -> dict[str, dict[str, ZeroShotFigures]]:
+    options: Any = {"limit": request.limit, "batch_size": request.batch_size, "threads": request.threads}
+    figures = {}
+    names = ", ".join(task.name for task in tasks)
+    tokenizer = None if subject.variant is None else subject.artifact(request.forms[0])
+    if folder is not None:
+        progress.say(f"dense: {names}")
+        figures["dense"] = evaluate_zero_shot(
+            folder, tasks, tokenizer_folder=tokenizer, on_progress=progress.say, **options
+        )
+    for form in request.forms if subject.variant is not None else ():
+        progress.say(f"{form}: {names}")
+        figures[form] = evaluate_zero_shot(
+            subject.artifact(form), tasks, form=form, on_progress=progress.say, **options
+        )
+    return figures
+
+
+def _versions(request: EvaluationRequest) -> dict[str, str]:
+    """Of the libraries that computed."""
+    import onnxruntime
+    import torch
+    import transformers
+
+    used = {"torch": torch.__version__, "transformers": transformers.__version__}
+    if "onnx" in request.forms:
+        used["onnxruntime"] = onnxruntime.__version__
+    if request.asks_questions:
+        used["lm_eval"] = metadata.version("lm_eval")
+    return used

@@ -1,0 +1,192 @@
+"""The outcome of an evaluation: figures, the quality gate's verdict, and what is needed to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.evaluation_request import EvaluationRequest
+from seap_export.pipeline.evaluation_subject import Subject, Texts
+from validation.quality import DivergenceFigures
+from validation.zero_shot import ZeroShotFigures
+
+__all__ = ["EVALUATION_SCHEMA", "EvaluationReport", "TaskOrigin"]
+
+EVALUATION_SCHEMA = "seap-export/evaluation/1"
+
+
+@dataclass(frozen=True)
+class TaskOrigin:
+    """Where the questions of a zero-shot task come from.
+
+    Attributes:
+        origin: `file`, or `hub` for a task of the lm-evaluation-harness.
+        split: The split of a hub task's data set; None for a file.
+        disjoint: True: no question was calibrated on; None: that could not be checked.
+    """
+
+    origin: Literal["file", "hub"]
+    split: str | None
+    disjoint: bool | None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What an evaluation measured.
+
+    Attributes:
+        subject: What was evaluated.
+        request: What was asked for.
+        texts: The texts of the divergence; None: it was not measured.
+        divergence: By form, empty if it was not measured.
+        tasks: By name of the zero-shot task.
+        zero_shot: By form or "dense", then by task; empty if nothing was asked.
+        threads: Threads of torch and ONNX Runtime.
+        versions: Of the libraries that computed.
+    """
+
+    subject: Subject
+    request: EvaluationRequest
+    texts: Texts | None
+    divergence: Mapping[str, DivergenceFigures]
+    tasks: Mapping[str, TaskOrigin]
+    zero_shot: Mapping[str, Mapping[str, ZeroShotFigures]]
+    threads: int
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if bool(self.divergence) != (self.texts is not None):
+            raise ValueError("a divergence and its texts belong together")
+        if not self.divergence and not self.zero_shot:
+            raise ValueError("an evaluation measures something")
+        for name in self.tasks:
+            if len({by_task[name].sha256 for by_task in self.zero_shot.values()}) != 1:
+                raise ValueError(f"all models must be asked the same questions of {name}")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every limit that was given is kept."""
+        return not self.reasons
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the quality gate fails; empty if it passes or no limit was given."""
+        return (*self._divergence_reasons(), *self._accuracy_reasons())
+
+    def _divergence_reasons(self) -> list[str]:
+        limit = self.request.max_kl
+        return [
+            f"{form}: mean KL {figures.mean_kl:.4g} nats is above {limit:g}"
+            for form, figures in self.divergence.items()
+            if limit is not None and figures.mean_kl > limit
+        ]
+
+    def _accuracy_reasons(self) -> list[str]:
+        limit = self.request.min_accuracy_retained
+        return [
+            f"{form}: {name} retains "
+            + ("nothing" if share is None else f"{share:.2%}")
+            + f" of acc, below {limit:.2%}"
+            for form, by_task in self.accuracy_retained.items()
+            for name, share in by_task.items()
+            if limit is not None and (share is None or share < limit)
+        ]
+
+    @property
+    def accuracy_retained(self) -> dict[str, dict[str, float | None]]:
+        """By form and task, acc of the variant / acc of the dense model; None where the dense model's is 0."""
+        dense = self.zero_shot.get("dense", {})
+        return {
+            form: {
+                name: figures.acc / dense[name].acc if dense[name].acc else None for name, figures in by_task.items()
+            }
+            for form, by_task in self.zero_shot.items()
+            if form != "dense" and dense
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the figures do not prove."""
+        unchecked = [name for name, task in self.tasks.items() if task.origin == "file" and task.disjoint is None]
+        hub = [f"{name} ({task.split} split)" for name, task in self.tasks.items() if task.origin == "hub"]
+        if self.texts is not None and self.texts.disjoint is None:
+            unchecked.append("the texts")
+        notes = []
+        if hub and self.subject.variant is not None:
+            notes.append(f"texts of the hub cannot be compared with the calibration's by digest: {', '.join(hub)}")
+        if unchecked and self.subject.variant is not None:
+            notes.append(f"the calibration is not beside the variant, so it may overlap with: {', '.join(unchecked)}")
+        return tuple(notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; the same run gives the same text, without times and paths."""
+        gated = self.request.max_kl is not None or self.request.min_accuracy_retained is not None
+        return {
+            "schema": EVALUATION_SCHEMA,
+            **_plan_json(self.subject),
+            "dense": None
+            if self.subject.dense is None
+            else {"name": self.subject.dense.name, "sha256": self.subject.dense.digest},
+            "verdict": ("passed" if self.passed else "failed") if gated else None,
+            "reasons": list(self.reasons),
+            "limits": {
+                "max_kl_nats": self.request.max_kl,
+                "min_accuracy_retained": self.request.min_accuracy_retained,
+            },
+            "divergence": {form: _divergence_json(figures) for form, figures in self.divergence.items()},
+            "zero_shot": {
+                form: {name: _zero_shot_json(figures) for name, figures in by_task.items()}
+                for form, by_task in self.zero_shot.items()
+            },
+            "accuracy_retained": self.accuracy_retained,
+            "texts": None if self.texts is None else _texts_json(self.texts, self.request.max_length),
+            "tasks": {
+                name: {**asdict(task), "sha256": next(iter(self.zero_shot.values()))[name].sha256, "num_fewshot": 0}
+                for name, task in self.tasks.items()
+            },
+            "limit": self.request.limit,
+            "batch_size": self.request.batch_size,
+            "threads": self.threads,
+            "versions": dict(sorted(self.versions.items())),
+            "notes": list(self.notes),
+        }
+
+
+def _plan_json(subject: Subject) -> dict[str, Any]:
+    """The variant's name and how it was made; all null for a dense model."""
+    plan = subject.plan
+    keys = ("task", "method", "score", "compensation", "requested_ratio", "achieved_ratio")
+    return {
+        "variant": None if subject.variant is None else subject.name,
+        **{key: getattr(plan, key, None) for key in keys},
+        "sparsity": None if plan is None else vars(plan.sparsity),
+    }
+
+
+def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
+    return {
+        "mean_kl_nats": figures.mean_kl,
+        "max_kl_nats": figures.max_kl,
+        "top1_agreement": figures.top1_agreement,
+        "perplexity": figures.perplexity,
+        "dense_perplexity": figures.dense_perplexity,
+        "tokens": figures.tokens,
+    }
+
+
+def _zero_shot_json(figures: ZeroShotFigures) -> dict[str, Any]:
+    return {key: value for key, value in asdict(figures).items() if key != "sha256"}
+
+
+def _texts_json(texts: Texts, max_length: int) -> dict[str, Any]:
+    return {
+        "origin": texts.origin,
+        "tasks": list(texts.tasks),
+        "count": len(texts.texts),
+        "sha256": sha256_json(list(texts.texts)),
+        "seeds": list(texts.seeds),
+        "max_length": max_length,
+        "disjoint": texts.disjoint,
+    }

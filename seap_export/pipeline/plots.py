@@ -1,0 +1,230 @@
+"""Pictures of an export: reading what they need, and writing them with their numbers into one folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.pipeline.manifest import MANIFEST, read_artifact, read_manifest
+from seap_export.pipeline.outputs import write_whole
+from seap_export.plan.cost import layer_shape
+from seap_export.plan.plan import Plan, read_plan
+from seap_export.plots.data import PARTS, Overlap, Part, Removed, Variant, by_ratio, overlap, removed_by_layer
+from seap_export.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable, series_names
+from seap_export.sources.config import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "PLOTS_FILE",
+    "PLOTS_SCHEMA",
+    "PictureFormat",
+    "read_evaluations",
+    "read_variants",
+    "require_matplotlib",
+    "write_plots",
+]
+
+PLOTS_FILE = "plots.json"
+PLOTS_SCHEMA = "seap-export/plots/1"
+PictureFormat = Literal["svg", "png"]
+_PLAN, _CONFIG = "plan.json", Path("hf", "config.json")
+
+
+def require_matplotlib() -> None:
+    """Refuses to go on without the drawing library, before any work is done.
+
+    Raises:
+        EnvironmentFailure: It is not installed, or does not load.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise EnvironmentFailure(
+            "matplotlib, which draws the pictures, is missing; install it with: pip install 'seap-export[plots]'"
+        ) from error
+
+
+def read_variants(paths: Sequence[Path]) -> tuple[Variant, ...]:
+    """The variants at some paths, each once.
+
+    Args:
+        paths: Export folders (all their finished variants, in the manifest's order), variant folders, plan.json files.
+
+    Raises:
+        ArtifactError: A plan or the config.json of the pruned model beside it is missing, damaged or of another model.
+        InputError: A path is none of the three.
+        UsageError: Two variants have one name, or they are of different models.
+    """
+    folders = {folder.resolve(): folder for path in paths for folder in _variant_folders(path)}
+    variants = tuple(_read_variant(folder) for folder in folders.values())
+    names = [variant.name for variant in variants]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two variants are called '{name}'; plot them into two folders, or rename one")
+    for variant in variants[1:]:
+        if variant.plan.source_sha256 != variants[0].plan.source_sha256 or variant.dense != variants[0].dense:
+            raise UsageError(
+                f"{variants[0].name} and {variant.name} are of different models "
+                f"('{variants[0].plan.source_name}', '{variant.plan.source_name}'); plot them into two folders"
+            )
+    return variants
+
+
+def _variant_folders(path: Path) -> Iterator[Path]:
+    if (path / MANIFEST).is_file():
+        manifest = read_manifest(path)
+        if not manifest.variants:
+            raise ArtifactError(f"{path}: no variant is finished yet; run the export again to go on")
+        for name in manifest.variants:
+            for file in (f"{name}/{_PLAN}", f"{name}/{_CONFIG.as_posix()}"):
+                for damage in manifest.damages(path, file):
+                    raise ArtifactError(f"{damage}; export again with --force")
+            yield path / name
+    elif (path / _PLAN).is_file():
+        yield path
+    elif path.is_file() and path.name == _PLAN:
+        yield path.parent
+    else:
+        raise InputError(f"{path}: neither an export, a variant's folder nor a {_PLAN}")
+
+
+def _read_variant(folder: Path) -> Variant:
+    plan = read_plan(folder / _PLAN)
+    if not (folder / _CONFIG).is_file():
+        raise ArtifactError(
+            f"{folder / _CONFIG} is missing, which tells how large dense layers are; make it with 'seap-export prune'"
+        )
+    config = read_artifact(folder / _CONFIG)
+    try:
+        pruned = model_spec(config)
+        dense = model_spec({key: value for key, value in config.items() if key != "per_layer_config"})
+    except InputError as error:
+        raise ArtifactError(f"{folder / _CONFIG}: {error}") from error
+    if _shapes(plan.shrunk_spec(dense)) != _shapes(pruned):
+        raise ArtifactError(f"{folder}: {_PLAN} and {_CONFIG} are of different variants; make the model again")
+    if not _achieves(plan, dense):
+        raise ArtifactError(f"{folder / _PLAN}: achieved_ratio is not what its layers remove; make the plan again")
+    return Variant(folder.resolve().name, plan, dense)
+
+
+def _shapes(spec: ModelSpec) -> list[tuple[int, int, int]]:
+    return [(own.num_attention_heads, own.num_key_value_heads, own.intermediate_size) for own in spec.layers]
+
+
+def _achieves(plan: Plan, dense: ModelSpec) -> bool:
+    shrunk, cost = plan.shrunk_spec(dense), plan.sparsity.cost
+    kept, whole = (
+        sum(cost.dense(layer_shape(spec, layer)) for layer in range(len(spec.layers))) for spec in (shrunk, dense)
+    )
+    removed = 1.0 - kept / whole
+    return isinstance(plan.achieved_ratio, float | int) and math.isclose(plan.achieved_ratio, removed, abs_tol=1e-6)
+
+
+def read_evaluations(paths: Sequence[Path]) -> tuple[QualityPoint, ...]:
+    """The points of evaluation reports, each file once.
+
+    Raises:
+        ArtifactError: A file is missing or not an evaluation report.
+        UsageError: Reports of one task do not agree on the dense model's level.
+    """
+    files = {path.resolve(): path for path in paths}
+    points = tuple(_read_evaluation(path) for path in files.values())
+    refuse_incomparable(points)
+    return points
+
+
+def _read_evaluation(path: Path) -> QualityPoint:
+    try:
+        report = read_json(path)
+    except InputError as error:
+        raise ArtifactError(f"{error}; make a report with 'seap-export evaluate'") from error
+    return parse_evaluation(report, str(path))
+
+
+def write_plots(
+    variants: Sequence[Variant],
+    points: Sequence[QualityPoint],
+    out: Path,
+    picture_format: PictureFormat,
+    *,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Draws everything that the inputs allow into a new folder, with the numbers in plots.json.
+
+    Args:
+        variants: Of one model.
+        points: Evaluations.
+        out: Folder to make.
+        picture_format: Of every picture.
+        force: Replace a folder that this made before.
+
+    Returns:
+        What plots.json holds.
+
+    Raises:
+        UsageError: `out` holds something that must not be replaced.
+    """
+    from seap_export.plots.figures import kept_figure, overlap_figure, sparsity_figure
+    from seap_export.plots.quality_figure import quality_figure
+    from seap_export.plots.style import house_style, save
+
+    removed = {variant.name: removed_by_layer(variant) for variant in variants}
+    overlaps = {ratio: _overlaps(group) for ratio, group in by_ratio(variants).items() if len(group) > 1}
+    pictures: list[str] = []
+
+    with write_whole(out, marker=PLOTS_FILE, force=force) as folder, house_style():
+
+        def add(name: str, figure: Figure) -> None:
+            pictures.append(f"{name}.{picture_format}")
+            save(figure, folder / pictures[-1])
+
+        for ratio, group in by_ratio(variants).items():
+            add(f"sparsity-{ratio:g}", sparsity_figure(group, [removed[variant.name] for variant in group]))
+            if ratio in overlaps:
+                add(f"overlap-{ratio:g}", overlap_figure(group, **overlaps[ratio]))
+        for variant in variants:
+            add(f"kept-{variant.name}", kept_figure(variant))
+        if points:
+            add("quality", quality_figure(points))
+        numbers = _numbers(variants, removed, overlaps, points, pictures)
+        (folder / PLOTS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return numbers
+
+
+def _overlaps(group: Sequence[Variant]) -> dict[Part, Overlap]:
+    return {part: overlap(group, part) for part in PARTS}
+
+
+def _numbers(
+    variants: Sequence[Variant],
+    removed: dict[str, Removed],
+    overlaps: dict[float, dict[Part, Overlap]],
+    points: Sequence[QualityPoint],
+    pictures: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "schema": PLOTS_SCHEMA,
+        "pictures": list(pictures),
+        "variants": {
+            variant.name: {
+                "task": variant.plan.task,
+                "requested_ratio": variant.plan.requested_ratio,
+                "achieved_ratio": variant.plan.achieved_ratio,
+                "removed": vars(removed[variant.name]),
+                "heads_kept": [len(layer.heads) for layer in variant.plan.layers],
+                "neurons_kept": [len(layer.neurons) for layer in variant.plan.layers],
+            }
+            for variant in variants
+        },
+        "overlap": {
+            f"{ratio:g}": {part: vars(own) for part, own in parts.items()} for ratio, parts in overlaps.items()
+        },
+        "quality": [{"series": name, **vars(point)} for point, name in zip(points, series_names(points), strict=True)],
+    }

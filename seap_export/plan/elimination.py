@@ -1,0 +1,187 @@
+"""The options of a layer by backward elimination: what its projections lose after the best refit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seap_export.errors import UsageError
+from seap_export.families import ModelSpec
+from seap_export.plan.cost import LayerShape, layer_shape
+from seap_export.plan.options import AttentionOption, LayerOptions, attention_options
+from seap_export.plan.refit import Refit
+
+__all__ = ["eliminate_neurons", "options_from_elimination"]
+
+#: Neurons removed between two looks at all that are left: at least so many, and in a wide layer so that there are
+#: about so many looks.
+_BLOCK, _LOOKS = 16, 96
+#: Sets of heads that are all tried in a layer; where there are more of them, the elimination is greedy.
+_EXACT_SETS = 200
+
+
+def options_from_elimination(
+    spec: ModelSpec,
+    layer: int,
+    o_proj: torch.Tensor,
+    down_proj: torch.Tensor,
+    o_cov: torch.Tensor,
+    down_cov: torch.Tensor,
+    *,
+    ridge: float,
+) -> LayerOptions:
+    """The options of a layer whose projections are refitted; losses as in `Refit`.
+
+    Neurons go in blocks, those first that increase the loss least. For every (groups, heads a group), the heads
+    are the best of all sets where these are few, and those that a greedy elimination leaves where they are many.
+    An input that never varies is lost at no cost; its channels then keep their order.
+
+    Args:
+        spec: The dense model.
+        layer: Which layer.
+        o_proj: Weight, [hidden_size, num_attention_heads * head_dim].
+        down_proj: Weight, [hidden_size, intermediate_size].
+        o_cov: Centred covariance of o_proj's input, float64 [channels, channels].
+        down_cov: Centred covariance of down_proj's input.
+        ridge: Ridge of the refit, as a fraction of the sum of the variances of an input's channels; positive.
+
+    Raises:
+        UsageError: The ridge is not positive and finite, or too small for a covariance.
+        ValueError: A covariance is not finite or has the wrong shape.
+    """
+    if not 0.0 < ridge < math.inf:
+        raise UsageError(f"ridge {ridge} is out of range; give a positive number")
+    shape = layer_shape(spec, layer)
+    for weight, covariance in ((o_proj, o_cov), (down_proj, down_cov)):
+        if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
+            raise ValueError("a covariance must be finite, and as wide as the weight's input")
+    block = max(_BLOCK, shape.layer.intermediate_size // _LOOKS)
+    order, loss = eliminate_neurons(down_proj, down_cov, ridge, block)
+    return LayerOptions(shape, _eliminate_heads(shape, o_proj, o_cov, ridge), order, loss)
+
+
+def eliminate_neurons(
+    weight: torch.Tensor, covariance: torch.Tensor, ridge: float, block: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Backward elimination of input channels, `block` of them between two looks at all that are left.
+
+    Returns:
+        All channels, the last removed first, int64 [channels]; the loss when so many of them are kept, float64
+        [channels + 1]. Where the loss would fall as channels go (see `Refit`), it stays.
+    """
+    channels = weight.shape[1]
+    if not float(covariance.diagonal().sum()) > 0.0:
+        return np.arange(channels), np.zeros(channels + 1)
+    refit = Refit(weight, covariance, ridge * float(covariance.trace()))
+    removed: list[torch.Tensor] = []
+    losses = [torch.zeros(1, dtype=torch.float64)]
+    while len(left := refit.left):
+        lowest = torch.sort(refit.increases(), stable=True).indices[:block]
+        removed.append(left[lowest])
+        losses.append(losses[-1][-1] + refit.remove(left[lowest]))
+    loss = torch.cummax(torch.cat(losses), 0).values
+    return torch.cat(removed).flip(0).numpy(), loss.flip(0).numpy()
+
+
+def _eliminate_heads(
+    shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float
+) -> tuple[AttentionOption, ...]:
+    """An option for every (groups, heads a group), smallest first."""
+    own = shape.layer
+    if not float(covariance.diagonal().sum()) > 0.0:
+        return attention_options(shape, np.zeros(own.num_attention_heads))
+    refit = Refit(weight, covariance, ridge * float(covariance.trace()))
+    number = sum(
+        math.comb(own.num_key_value_heads, groups) * math.comb(own.heads_per_group, heads) ** groups
+        for groups, heads in _sizes(shape)
+    )
+    chosen = _best_sets(shape, refit) if number <= _EXACT_SETS else _greedy_sets(shape, refit)
+    options = [
+        AttentionOption(
+            kv_groups=tuple(sorted({head // own.heads_per_group for head in heads})),
+            heads=heads,
+            weights=shape.attention_weights(groups * in_group, groups),
+            loss=max(loss, 0.0),  # but for rounding it never is negative
+        )
+        for (groups, in_group), (heads, loss) in chosen.items()
+    ]
+    return tuple(sorted(options, key=lambda option: option.weights))
+
+
+#: For every (groups, heads a group), the heads that are kept and the loss.
+_Chosen = dict[tuple[int, int], tuple[tuple[int, ...], float]]
+
+
+def _sizes(shape: LayerShape) -> Iterator[tuple[int, int]]:
+    own = shape.layer
+    return itertools.product(range(1, own.num_key_value_heads + 1), range(1, own.heads_per_group + 1))
+
+
+def _best_sets(shape: LayerShape, refit: Refit) -> _Chosen:
+    """The set with the least loss for every size, by trying them all."""
+    chosen: _Chosen = {}
+    for groups, heads in _sizes(shape):
+        tried = [(own, _loss_without(shape, refit, own)) for own in _sets(shape, groups, heads)]
+        chosen[groups, heads] = min(tried, key=lambda one: one[1])
+    return chosen
+
+
+def _sets(shape: LayerShape, groups: int, heads: int) -> Iterator[tuple[int, ...]]:
+    """Every set of so many query heads in so many KV groups."""
+    own = shape.layer
+    for kept in itertools.combinations(range(own.num_key_value_heads), groups):
+        members = [itertools.combinations(_group(shape, group), heads) for group in kept]
+        for parts in itertools.product(*members):
+            yield tuple(itertools.chain(*parts))
+
+
+def _loss_without(shape: LayerShape, refit: Refit, kept: Sequence[int]) -> float:
+    removed = [head for head in range(shape.layer.num_attention_heads) if head not in kept]
+    return refit.increase(_channels(shape, removed)) if removed else 0.0
+
+
+def _greedy_sets(shape: LayerShape, refit: Refit) -> _Chosen:
+    """For each number of heads a group, heads go one by one till every group has it, then whole groups go."""
+    own = shape.layer
+    kept, loss = list(range(own.num_attention_heads)), 0.0
+    chosen: _Chosen = {}
+    for heads in range(own.heads_per_group, 0, -1):
+        while len(kept) > own.num_key_value_heads * heads:
+            candidates = [[head] for head in kept if len(_kept_with(shape, kept, head)) > heads]
+            kept, loss = _without_least(shape, refit, kept, loss, candidates)
+        chosen[own.num_key_value_heads, heads] = tuple(kept), loss
+        fewer, fewer_loss, rest = kept, loss, refit.copy() if heads > 1 else refit
+        for groups in range(own.num_key_value_heads - 1, 0, -1):
+            by_group = [list(part) for _, part in itertools.groupby(fewer, lambda head: head // own.heads_per_group)]
+            fewer, fewer_loss = _without_least(shape, rest, fewer, fewer_loss, by_group)
+            chosen[groups, heads] = tuple(fewer), fewer_loss
+    return chosen
+
+
+def _without_least(
+    shape: LayerShape, refit: Refit, kept: Sequence[int], loss: float, candidates: Sequence[Sequence[int]]
+) -> tuple[list[int], float]:
+    """Removes the candidate, a set of heads, that increases the loss least; the heads left and the loss."""
+    least = min(candidates, key=lambda heads: refit.increase(_channels(shape, heads)))
+    loss += float(refit.remove(_channels(shape, least))[-1])
+    return [head for head in kept if head not in least], loss
+
+
+def _kept_with(shape: LayerShape, kept: Sequence[int], head: int) -> list[int]:
+    """The kept heads of a head's KV group."""
+    return [other for other in kept if other in _group(shape, head // shape.layer.heads_per_group)]
+
+
+def _group(shape: LayerShape, group: int) -> range:
+    size = shape.layer.heads_per_group
+    return range(group * size, (group + 1) * size)
+
+
+def _channels(shape: LayerShape, heads: Sequence[int]) -> torch.Tensor:
+    """The input channels of o_proj that belong to some heads, int64."""
+    return (torch.tensor(heads)[:, None] * shape.head_dim + torch.arange(shape.head_dim)).flatten()

@@ -1,0 +1,36 @@
+"""From settings to rankings and plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+from seap_export.activations.mixture import Mixture
+from seap_export.plan.make import Ranking, make_plan, rank_layers
+from seap_export.plan.plan import Plan
+from seap_export.plan.recipes import PlanSettings
+from seap_export.sources.source import Source
+
+__all__ = ["plan_variant", "rank"]
+
+
+def rank(
+    source: Source, statistics: Mixture, settings: PlanSettings, on_layer: Callable[[int], None] = lambda layer: None
+) -> Ranking:
+    """Ranks the heads and neurons of every layer as the settings say; it serves plans of any ratio."""
+    return rank_layers(
+        source,
+        statistics,
+        settings.score,
+        ridge=settings.ridge,
+        mix=settings.mix,
+        square_heads=settings.square_heads,
+        on_layer=on_layer,
+    )
+
+
+def plan_variant(source: Source, statistics: Mixture, ranking: Ranking, settings: PlanSettings, ratio: float) -> Plan:
+    """The plan of one variant; `ranking` is `rank` of the same statistics and settings."""
+    method = settings.method(len(source.spec.layers))
+    values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "mix"}
+    return make_plan(source, statistics, ranking, ratio=ratio, method=method, **values)

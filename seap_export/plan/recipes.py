@@ -1,0 +1,113 @@
+"""How a variant is chosen and made: the settings, and the named recipes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from seap_export.errors import UsageError
+from seap_export.plan.make import SCORE_MIXES, ScoreMix
+from seap_export.plan.plan import BALANCES, COMPENSATIONS, Balance, Compensation
+from seap_export.plan.sparsity import Sparsity
+from seap_export.scores import SCORES, Score
+
+__all__ = ["CUSTOM", "DEFAULT_METHOD", "METHODS", "PlanSettings", "recipe"]
+
+DEFAULT_METHOD = "reconstruct"
+#: The name of settings that are no recipe's.
+CUSTOM = "custom"
+#: The kinds of sparsity that decide between heads and neurons themselves.
+_SELF_BALANCED = ("adaptive", "global")
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How what is kept is chosen, and what makes up for what is not; see `Plan` for the fields."""
+
+    score: Score = "elimination"
+    sparsity: Sparsity = Sparsity("adaptive")
+    align: int = 16
+    balance: Balance = "loss"
+    compensation: Compensation = "sequential"
+    ridge: float = 5.0
+    mix: ScoreMix = "scaled"
+
+    def __post_init__(self) -> None:
+        choices: dict[str, tuple[str, ...]] = {
+            "score": SCORES,
+            "balance": BALANCES,
+            "compensation": COMPENSATIONS,
+            "mix": SCORE_MIXES,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name} '{getattr(self, name)}' is not known; known: {', '.join(known)}")
+        if not 0.0 < self.ridge < math.inf:
+            raise UsageError(f"--ridge {self.ridge:g} is out of range; give a positive number")
+        if self.sparsity.kind == "global" and self.score == "elimination":
+            raise UsageError("--sparsity global ranks scores; use it with --score wifv or wifn")
+        if self.sparsity.kind in _SELF_BALANCED and self.balance == "alike":
+            raise UsageError(
+                f"--sparsity {self.sparsity.kind} weighs heads against neurons itself; leave --balance alike out"
+            )
+
+    @property
+    def square_heads(self) -> bool:
+        """FLAP squares the scores of a head's channels before it averages them, for its global ranking."""
+        return self.sparsity.kind == "global"
+
+    def resolved(self, num_hidden_layers: int) -> PlanSettings:
+        """The same settings with the protection spelled out for a model of this depth."""
+        return replace(self, sparsity=self.sparsity.resolved(num_hidden_layers))
+
+    def method(self, num_hidden_layers: int) -> str:
+        """The name of the recipe with these settings, whatever the alignment, the ridge and the mix; or `custom`.
+
+        Args:
+            num_hidden_layers: Of the model, on which the default protection depends.
+        """
+        own = self.resolved(num_hidden_layers)
+        for name, settings in METHODS.items():
+            known = settings.resolved(num_hidden_layers)
+            if replace(own, align=known.align, ridge=known.ridge, mix=known.mix) == known:
+                return name
+        return CUSTOM
+
+
+#: The recipes: ours, the paper's (arXiv 2503.07605), and the two that it compares itself with.
+METHODS: Mapping[str, PlanSettings] = MappingProxyType(
+    {
+        "reconstruct": PlanSettings(),
+        "seap": PlanSettings("wifv", Sparsity("logistic"), balance="alike", compensation="bias"),
+        "wanda-sp": PlanSettings(
+            "wifn", Sparsity("uniform", protect_first=0, protect_last=0), balance="alike", compensation="none"
+        ),
+        "flap": PlanSettings("wifv", Sparsity("global"), compensation="bias"),
+    }
+)
+
+
+def recipe(method: str, sparsity: Mapping[str, Any], **changes: Any) -> PlanSettings:
+    """A recipe with some settings changed.
+
+    Args:
+        method: Name of the recipe.
+        sparsity: Fields of its sparsity setting to change.
+        **changes: Other fields to change.
+
+    Raises:
+        UsageError: There is no such recipe, or a value is out of range.
+    """
+    if method not in METHODS:
+        raise UsageError(f"method '{method}' is not known; known: {', '.join(METHODS)}")
+    base = METHODS[method]
+    if "kind" in sparsity and sparsity["kind"] != base.sparsity.kind:
+        own = Sparsity(**sparsity)  # another kind has another default protection
+        if own.kind in _SELF_BALANCED:
+            changes = {"balance": "loss", **changes}
+    else:
+        own = replace(base.sparsity, **sparsity)
+    return replace(base, sparsity=own, **changes)

@@ -1,0 +1,176 @@
+"""The numbers behind the pictures of plans: what is removed where, and how much variants share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from seap_export.families import LayerSpec, ModelSpec
+from seap_export.families.family import PROJECTIONS, Projection
+from seap_export.plan.plan import LayerPlan, Plan
+
+__all__ = [
+    "ATTENTION",
+    "MLP",
+    "PARTS",
+    "Overlap",
+    "Part",
+    "Removed",
+    "Variant",
+    "by_ratio",
+    "overlap",
+    "removed_by_layer",
+    "short_names",
+]
+
+Part = Literal["heads", "neurons"]
+PARTS: tuple[Part, ...] = ("heads", "neurons")
+ATTENTION: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
+Matrix = tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A plan beside the model that it prunes.
+
+    Attributes:
+        name: The variant's name, which becomes part of file names.
+        plan: What it keeps.
+        dense: The shapes of the model before pruning.
+
+    Raises:
+        ArtifactError: The plan does not fit the model.
+    """
+
+    name: str
+    plan: Plan
+    dense: ModelSpec
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name:
+            raise ValueError("a variant needs a name without '/'")
+        self.plan.shrunk_spec(self.dense)
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Fractions, 0 to 1, of each layer's projection weights that are removed; one value a layer.
+
+    Attributes:
+        attention: Of q, k, v and o together.
+        mlp: Of gate, up and down together.
+        total: Of all seven.
+    """
+
+    attention: tuple[float, ...]
+    mlp: tuple[float, ...]
+    total: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len({len(self.attention), len(self.mlp), len(self.total)}) != 1:
+            raise ValueError("attention, mlp and total must have one value a layer each")
+        if not all(0.0 <= value < 1.0 for value in (*self.attention, *self.mlp, *self.total)):
+            raise ValueError("a removed fraction is at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of the kept heads or neurons each two variants share; matrices in the order of `names`.
+
+    Attributes:
+        names: The variants.
+        jaccard: Jaccard index; None where neither variant cuts a layer.
+        chance: The index to expect if both chose at random, each as many in each layer as it does.
+    """
+
+    names: tuple[str, ...]
+    jaccard: Matrix
+    chance: Matrix
+
+    def __post_init__(self) -> None:
+        for matrix in (self.jaccard, self.chance):
+            if len(matrix) != len(self.names) or any(len(row) != len(self.names) for row in matrix):
+                raise ValueError("an overlap needs one row and one column a variant")
+            if not all(value is None or 0.0 <= value <= 1.0 for row in matrix for value in row):
+                raise ValueError("a Jaccard index lies between 0 and 1")
+
+
+def by_ratio(variants: Sequence[Variant]) -> dict[float, tuple[Variant, ...]]:
+    """The variants of each requested ratio, ratios ascending and as long as in names; variants in the order given."""
+    groups: dict[float, list[Variant]] = {}
+    for variant in variants:
+        groups.setdefault(float(f"{variant.plan.requested_ratio:g}"), []).append(variant)
+    return {ratio: tuple(groups[ratio]) for ratio in sorted(groups)}
+
+
+def short_names(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """The variants' tasks where these tell them apart, their names otherwise."""
+    tasks = tuple(variant.plan.task for variant in variants)
+    return tasks if len(set(tasks)) == len(tasks) else tuple(variant.name for variant in variants)
+
+
+def removed_by_layer(variant: Variant) -> Removed:
+    """The fraction of each layer's weights that a variant removes; norms and biases do not count."""
+    shrunk = variant.plan.shrunk_spec(variant.dense)
+
+    def fractions(projections: Sequence[Projection]) -> tuple[float, ...]:
+        return tuple(
+            1.0 - _weights(shrunk, projections, layer) / _weights(variant.dense, projections, layer)
+            for layer in range(len(variant.dense.layers))
+        )
+
+    return Removed(fractions(ATTENTION), fractions(MLP), fractions(PROJECTIONS))
+
+
+def _weights(spec: ModelSpec, projections: Sequence[Projection], layer: int) -> int:
+    return sum(math.prod(spec.projection_shape(projection, layer)) for projection in projections)
+
+
+def overlap(variants: Sequence[Variant], part: Part) -> Overlap:
+    """The Jaccard index of each two variants' kept heads or neurons, over the layers that are cut.
+
+    With A_l and B_l what the two keep of layer l, and l over the layers where at least one of them cuts heads
+    (or neurons): J = sum_l |A_l & B_l| / sum_l |A_l | B_l|. Layers that both leave whole would only push J towards 1.
+    With a_l, b_l the numbers kept and n_l the dense number, random choices share a_l b_l / n_l on average, so
+    `chance` is sum_l a_l b_l / n_l over sum_l (a_l + b_l - a_l b_l / n_l), the ratio of the expected sums.
+
+    Args:
+        variants: Of one model.
+        part: What to compare.
+    """
+    pairs = [[_pair(first, second, part) for second in variants] for first in variants]
+    return Overlap(
+        names=tuple(variant.name for variant in variants),
+        jaccard=tuple(tuple(index for index, _ in row) for row in pairs),
+        chance=tuple(tuple(chance for _, chance in row) for row in pairs),
+    )
+
+
+def _pair(first: Variant, second: Variant, part: Part) -> tuple[float | None, float | None]:
+    shared = united = 0
+    expected_shared = expected_united = 0.0
+    for dense, one, other in zip(first.dense.layers, first.plan.layers, second.plan.layers, strict=True):
+        a, b, number = _kept(one, part), _kept(other, part), _dense_number(dense, part)
+        if min(len(a), len(b)) == number:
+            continue
+        shared += len(a & b)
+        united += len(a | b)
+        expected = len(a) * len(b) / number
+        expected_shared += expected
+        expected_united += len(a) + len(b) - expected
+    if not united:
+        return None, None
+    if first is second:
+        return 1.0, 1.0  # one and the same choice, random or not
+    return shared / united, expected_shared / expected_united
+
+
+def _kept(layer: LayerPlan, part: Part) -> set[int]:
+    return set(layer.heads if part == "heads" else layer.neurons)
+
+
+def _dense_number(dense: LayerSpec, part: Part) -> int:
+    return dense.num_attention_heads if part == "heads" else dense.intermediate_size

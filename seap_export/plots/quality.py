@@ -1,0 +1,160 @@
+"""Quality against ratio, read from evaluation reports."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seap_export.errors import ArtifactError, UsageError
+
+__all__ = ["EVALUATION_SCHEMA", "QualityPoint", "parse_evaluation", "refuse_incomparable", "series_names"]
+
+EVALUATION_SCHEMA = "seap-export/evaluation/1"
+#: Of one dense model on the same texts; rounding differs between machines by less than this fraction.
+_DENSE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class QualityPoint:
+    """What one evaluation says about a variant.
+
+    Attributes:
+        variant: The variant's name.
+        task: Its task.
+        settings: How the plan was made: method, score, sparsity and compensation, in words.
+        form: What was evaluated, `hf` or `onnx`; None if only benchmarks were run.
+        achieved_ratio: Fraction of the attention and MLP weights removed, 0 to below 1.
+        mean_kl_nats: Mean KL divergence from the dense model, nats a token.
+        perplexity: Of the variant on the task's held-out texts.
+        dense_perplexity: Of the dense model on the same texts.
+        accuracy: Of the variant in each benchmark, 0 to 1.
+        dense_accuracy: Of the dense model in each benchmark, as far as it was run.
+        digests: SHA-256 of the texts and of each benchmark's questions, as far as the report has them.
+    """
+
+    variant: str
+    task: str
+    settings: tuple[str, ...]
+    form: str | None
+    achieved_ratio: float
+    mean_kl_nats: float | None
+    perplexity: float | None
+    dense_perplexity: float | None
+    accuracy: Mapping[str, float]
+    dense_accuracy: Mapping[str, float]
+    digests: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.achieved_ratio < 1.0:
+            raise ValueError("achieved_ratio must be at least 0 and below 1")
+        if self.mean_kl_nats is None and self.perplexity is None and not self.accuracy:
+            raise ValueError("neither divergence nor zero_shot has a result")
+        if any(value is not None and not value > 0.0 for value in (self.perplexity, self.dense_perplexity)):
+            raise ValueError("a perplexity must be positive")
+        if not all(0.0 <= value <= 1.0 for value in (*self.accuracy.values(), *self.dense_accuracy.values())):
+            raise ValueError("an accuracy must lie between 0 and 1")
+
+
+def parse_evaluation(report: Mapping[str, Any], name: str) -> QualityPoint:
+    """The point of an evaluation report: that of the safetensors form (`hf`), or of ONNX where it alone was run.
+
+    Args:
+        report: A report of schema `EVALUATION_SCHEMA`.
+        name: What to call it in an error.
+
+    Raises:
+        ArtifactError: It has another schema, or a value is missing or impossible.
+    """
+    if report.get("schema") != EVALUATION_SCHEMA:
+        raise ArtifactError(f"{name}: evaluation schema is {report.get('schema')!r}, expected {EVALUATION_SCHEMA!r}")
+    if report.get("variant", "") is None:
+        raise ArtifactError(f"{name}: it is of a model without a plan; evaluate a variant's folder")
+    try:
+        return _parse(report)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ArtifactError(
+            f"{name}: not a valid evaluation ({what}); make it again with 'seap-export evaluate'"
+        ) from error
+
+
+def _parse(report: Mapping[str, Any]) -> QualityPoint:
+    divergence, zero_shot = report.get("divergence") or {}, report.get("zero_shot") or {}
+    form = next((form for form in ("hf", "onnx") if form in divergence or form in zero_shot), None)
+    measured = divergence.get(form) or {}
+    sparsity = report["sparsity"]
+    settings = (
+        report["method"] or "SEAP",
+        report["score"],
+        sparsity["kind"] if isinstance(sparsity, Mapping) else sparsity,
+        report["compensation"],
+    )
+    return QualityPoint(
+        variant=str(report["variant"]),
+        task=str(report["task"]),
+        settings=tuple(str(setting) for setting in settings),
+        form=form,
+        achieved_ratio=_number(report["achieved_ratio"]),
+        mean_kl_nats=_number(measured["mean_kl_nats"]) if measured else None,
+        perplexity=_finite(measured["perplexity"]) if measured else None,
+        dense_perplexity=_finite(measured["dense_perplexity"]) if measured else None,
+        accuracy=_accuracies(zero_shot.get(form) or {}),
+        dense_accuracy=_accuracies(zero_shot.get("dense") or {}),
+        digests=_digests(report),
+    )
+
+
+def _digests(report: Mapping[str, Any]) -> dict[str, str]:
+    asked = {"texts": report.get("texts") or {}}
+    asked |= {f"questions of {benchmark}": origin for benchmark, origin in (report.get("tasks") or {}).items()}
+    return {what: str(origin["sha256"]) for what, origin in asked.items() if "sha256" in origin}
+
+
+def _accuracies(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    return {benchmark: _number(result["acc"]) for benchmark, result in sorted(results.items())}
+
+
+def _finite(perplexity: Any) -> float | None:
+    """A perplexity too large for a float is null or Infinity in a report."""
+    return None if perplexity is None or perplexity == math.inf else _number(perplexity)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    return float(value)
+
+
+def refuse_incomparable(points: Sequence[QualityPoint]) -> None:
+    """Refuses points that do not belong in one picture: those of a task must share texts and dense level.
+
+    Raises:
+        UsageError: Two reports of a task have other texts or questions, or dense levels that differ.
+    """
+    digests: dict[tuple[str, str], str] = {}
+    levels: dict[tuple[str, str], float] = {}
+    for point in points:
+        for what, digest in point.digests.items():
+            if digests.setdefault((point.task, what), digest) != digest:
+                raise UsageError(f"the evaluations of task '{point.task}' have different {what}; evaluate all alike")
+        for what, level in _dense_levels(point).items():
+            first = levels.setdefault((point.task, what), level)
+            if not math.isclose(first, level, rel_tol=_DENSE_TOLERANCE):
+                raise UsageError(
+                    f"the evaluations of task '{point.task}' cannot be compared: the dense model's {what} is "
+                    f"{first:g} in one and {level:g} in another; evaluate all alike"
+                )
+
+
+def _dense_levels(point: QualityPoint) -> dict[str, float]:
+    levels = {f"accuracy in {benchmark}": level for benchmark, level in point.dense_accuracy.items()}
+    return levels if point.dense_perplexity is None else {"perplexity": point.dense_perplexity, **levels}
+
+
+def series_names(points: Sequence[QualityPoint]) -> tuple[str, ...]:
+    """A name for each point's line: its method, and those other settings in which the points differ."""
+    columns = list(zip(*(point.settings for point in points), strict=True))
+    telling = [0, *(index for index, column in enumerate(columns) if index and len(set(column)) > 1)]
+    return tuple(", ".join(point.settings[index] for index in telling) for point in points)

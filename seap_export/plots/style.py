@@ -1,0 +1,100 @@
+"""How every picture looks, and how it becomes a file: the same picture gives the same bytes."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = [
+    "BLUE",
+    "GREY",
+    "LETTER",
+    "ORANGE",
+    "PALE",
+    "fitted",
+    "house_style",
+    "line_style",
+    "new_figure",
+    "save",
+]
+
+#: Colours of Okabe and Ito (2008), told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
+GREY, PALE = "#666666", "#dddddd"
+#: Inches, about, that a letter takes in the size of labels; rather too much than too little.
+LETTER = 0.09
+_COLOURS, _MARKERS = (BLUE, ORANGE, GREEN, PURPLE, SKY, "#d55e00"), "osD^vP"
+_PNG_DPI = 200
+_STYLE = {
+    "svg.fonttype": "path",  # looks the same where the font is not installed; the texts stay as comments
+    "svg.hashsalt": "seap-export",  # ids are random otherwise
+    "text.parse_math": False,  # a '$' in a name is a '$'
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib
+    "font.size": 9.0,
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 9.0,
+    "figure.titlesize": 11.0,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.0,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Within the block, pictures look alike whatever the user's matplotlibrc says; draw and save inside it."""
+    own: dict[str, Any] = {
+        key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith(("backend", "interactive"))
+    }
+    with mpl.rc_context(cast(Any, {**own, **_STYLE})), warnings.catch_warnings():
+        # A letter that the font lacks becomes a box; whoever reads the picture sees that.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def new_figure(width: float, height: float, title: str, *notes: str) -> Figure:
+    """An empty figure, sizes in inches, laid out so that nothing overlaps; notes are lines below the title."""
+    letters = int(10 * width)  # that fit on a line
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle("\n".join(textwrap.fill(line, letters) for line in (title, *notes)))
+    return figure
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and marker of one of many lines side by side: 36 pairs, the first six told apart by either."""
+    turn, place = divmod(index, len(_COLOURS))
+    return {"color": _COLOURS[place], "marker": _MARKERS[(place + turn) % len(_MARKERS)]}
+
+
+def fitted(size: float, least: float, most: float) -> float:
+    """A length in inches, kept within limits."""
+    return min(max(size, least), most)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as the suffix of `path` says, without a date or a version in it."""
+    _fix_layout(figure)
+    plain = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, format=path.suffix.removeprefix("."), dpi=_PNG_DPI, metadata=plain)
+
+
+def _fix_layout(figure: Figure) -> None:
+    """Lays the figure out once and rounds the panels' places, whose last bits the layout's solver leaves to chance."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = axes.get_position(original=True).bounds
+        axes.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))

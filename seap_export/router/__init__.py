@@ -1,0 +1,1 @@
+"""The router: a linear classifier over mean token embeddings that tells a prompt's task."""

@@ -1,0 +1,144 @@
+"""Fits the router's classifier and measures it, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seap_export.errors import InputError
+
+__all__ = ["LinearClassifier", "evaluate", "fit_classifier", "mean_embeddings"]
+
+Floats = NDArray[np.float64]
+
+#: Inverse strength of the L2 penalty on standardised features. There are about as many features as prompts, so that
+#: with a weak penalty even a wrong class gets a probability near 1, and no threshold tells it from a right one.
+_INVERSE_PENALTY = 0.1
+#: Far above what the solver takes to converge.
+_MAX_ITERATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """softmax(weight @ x + bias), on features as they are: the scaling is in the weights.
+
+    Attributes:
+        classes: The tasks, sorted.
+        weight: float64 [classes, features].
+        bias: float64 [classes].
+    """
+
+    classes: tuple[str, ...]
+    weight: Floats
+    bias: Floats
+
+    def __post_init__(self) -> None:
+        rows = len(self.classes)
+        if rows < 2 or self.weight.ndim != 2 or len(self.weight) != rows or self.bias.shape != (rows,):
+            raise ValueError(f"{rows} classes, weight {self.weight.shape}, bias {self.bias.shape} do not fit together")
+
+    def probabilities(self, features: Floats) -> Floats:
+        """The probability of each class.
+
+        Args:
+            features: float64 [texts, features].
+
+        Returns:
+            float64 [texts, classes].
+        """
+        logits = features @ self.weight.T + self.bias
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def mean_embeddings(embedding: torch.Tensor, token_ids: Sequence[Sequence[int]]) -> Floats:
+    """The mean over a text's tokens of their rows in the embedding table.
+
+    Args:
+        embedding: [vocabulary, hidden], of any float dtype; only the rows of one text at a time are widened.
+        token_ids: One sequence a text, none empty.
+
+    Returns:
+        float64 [texts, hidden].
+
+    Raises:
+        InputError: The table has no row for a token.
+    """
+    rows, width = embedding.shape
+    features = np.empty((len(token_ids), width), np.float64)
+    for index, ids in enumerate(token_ids):
+        if max(ids) >= rows:
+            raise InputError(
+                f"the tokenizer gives token id {max(ids)}, the model has a vocabulary of {rows}; "
+                "give the model its own tokenizer"
+            )
+        features[index] = embedding[torch.tensor(ids)].double().mean(dim=0).numpy()
+    return features
+
+
+def fit_classifier(features: Mapping[str, Floats]) -> LinearClassifier:
+    """Multinomial logistic regression with an L2 penalty, each class of the same weight.
+
+    The result depends neither on the order of the classes nor on that of the texts.
+
+    Args:
+        features: For each class float64 [texts, features], at least two classes and one text of each.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    classes = tuple(sorted(features))
+    rows = np.concatenate([_in_order(features[name]) for name in classes])
+    labels = np.repeat(np.arange(len(classes)), [len(features[name]) for name in classes])
+    scaler = StandardScaler().fit(rows)
+    model = LogisticRegression(C=_INVERSE_PENALTY, class_weight="balanced", max_iter=_MAX_ITERATIONS)
+    model.fit(scaler.transform(rows), labels)
+    coefficients, intercepts = model.coef_, model.intercept_
+    if len(classes) == 2:  # one row then, the logit of the second class over the first
+        coefficients, intercepts = (np.concatenate([-half, half]) for half in (coefficients / 2, intercepts / 2))
+    weight = coefficients / scaler.scale_
+    return LinearClassifier(classes, weight, intercepts - weight @ scaler.mean_)
+
+
+def _in_order(rows: Floats) -> Floats:
+    """The rows sorted by value, so that sums over them round the same, however the texts came."""
+    return rows[np.lexsort(rows.T)]
+
+
+def evaluate(classifier: LinearClassifier, features: Mapping[str, Floats], threshold: float) -> dict[str, Any]:
+    """How often the most likely class is the right one, and how often its probability is below the threshold.
+
+    Args:
+        classifier: The classifier.
+        features: For each class float64 [texts, features]; there may be none.
+        threshold: The confidence threshold.
+
+    Returns:
+        JSON values: `prompts`, `accuracy`, `below_threshold` (shares; null where there is no prompt), the same for
+        each class under `classes`, and under `confusion` for each class how often which class was most likely.
+    """
+    names = classifier.classes
+    probabilities = {name: classifier.probabilities(features[name]) for name in names}
+    chosen = {name: found.argmax(axis=1) for name, found in probabilities.items()}
+    right = {name: chosen[name] == index for index, name in enumerate(names)}
+    below = {name: found.max(axis=1) < threshold for name, found in probabilities.items()}
+    return {
+        **_shares(np.concatenate(list(right.values())), np.concatenate(list(below.values()))),
+        "classes": {name: _shares(right[name], below[name]) for name in names},
+        "confusion": {
+            name: {other: int((chosen[name] == index).sum()) for index, other in enumerate(names)} for name in names
+        },
+    }
+
+
+def _shares(right: NDArray[np.bool_], below: NDArray[np.bool_]) -> dict[str, Any]:
+    return {
+        "prompts": len(right),
+        "accuracy": float(right.mean()) if len(right) else None,
+        "below_threshold": float(below.mean()) if len(below) else None,
+    }

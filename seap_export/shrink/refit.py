@@ -1,0 +1,115 @@
+"""Refitting an output projection to the channels that are left, in closed form.
+
+The projection y = W x + b loses input channels. With x the kept channels and W_K their weights, the new weights
+minimise
+
+    E |y - W' x - b'|² + r |W' - W_K|²_F,   which gives   W' = W_K + (S_yx - W_K S_xx) (S_xx + r I)⁻¹
+                                                    and   b' = E[y] - W' E[x],
+
+with S the covariances: least squares with a ridge towards the original weights (Hoerl and Kennard 1970). For r to
+infinity, W' is W_K and b' the compensation bias of SEAP and FLAP. So r interpolates between the two, and has to grow
+where the data are few: r = ridge x tr(S_xx) / tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from seap_export.errors import UsageError
+
+__all__ = ["OutputFit", "mean_fit", "refit", "refit_from_dense"]
+
+
+@dataclass(frozen=True)
+class OutputFit:
+    """New weights [out, kept channels] and bias [out] of an output projection, float64."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+def mean_fit(weight: torch.Tensor, bias: torch.Tensor | None, mean: torch.Tensor, kept: torch.Tensor) -> OutputFit:
+    """The original weights of the kept channels; the mean contribution of the others goes into the bias.
+
+    b' = b + W[:, removed] E[x_removed], in float64 (FLAP, arXiv 2312.11983, section 3.3).
+
+    Args:
+        weight: W, [out, channels].
+        bias: b, [out], or None.
+        mean: E[x] of all channels, float64 [channels].
+        kept: Indices of the kept channels.
+    """
+    removed = torch.ones(weight.shape[1], dtype=torch.bool)
+    removed[kept] = False
+    moved = weight[:, removed].double() @ mean[removed]
+    return OutputFit(weight[:, kept].double(), moved if bias is None else moved + bias.double())
+
+
+def refit_from_dense(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    mean: torch.Tensor,
+    covariance: torch.Tensor,
+    kept: torch.Tensor,
+    *,
+    ridge: float,
+    tokens: float,
+) -> OutputFit:
+    """The fit to the dense layer's own output, from the covariance of all its channels.
+
+    Args:
+        weight: W, [out, channels].
+        bias: b, [out], or None.
+        mean: E[x], float64 [channels].
+        covariance: Of all channels, float64 [channels, channels].
+        kept: Indices of the kept channels.
+        ridge: Strength of the ridge.
+        tokens: How many the covariance was taken from.
+    """
+    output_mean = weight.double() @ mean
+    return refit(
+        weight[:, kept].double(),
+        mean[kept],
+        covariance[kept][:, kept],
+        output_mean if bias is None else output_mean + bias.double(),
+        weight.double() @ covariance[:, kept],
+        ridge=ridge,
+        tokens=tokens,
+    )
+
+
+def refit(
+    weight: torch.Tensor,
+    mean: torch.Tensor,
+    covariance: torch.Tensor,
+    output_mean: torch.Tensor,
+    cross_covariance: torch.Tensor,
+    *,
+    ridge: float,
+    tokens: float,
+) -> OutputFit:
+    """The fit to any output y.
+
+    Args:
+        weight: W_K, the original weights of the kept channels, float64 [out, kept].
+        mean: E[x], float64 [kept].
+        covariance: S_xx, float64 [kept, kept].
+        output_mean: E[y], float64 [out].
+        cross_covariance: S_yx, float64 [out, kept].
+        ridge: Strength of the ridge, positive.
+        tokens: How many the covariances were taken from.
+
+    Raises:
+        UsageError: The covariance plus the ridge is not positive definite: by rounding, of fewer tokens than channels.
+    """
+    strength = ridge * float(covariance.trace()) / tokens
+    if strength > 0.0:
+        regular = covariance + strength * torch.eye(len(mean), dtype=torch.float64)
+        gap = cross_covariance - weight @ covariance
+        factor, failed = torch.linalg.cholesky_ex(regular)
+        if failed:
+            raise UsageError("the ridge is too small for the covariance of these statistics; give a larger one")
+        weight = weight + torch.cholesky_solve(gap.T, factor).T
+    return OutputFit(weight, output_mean - weight @ mean)

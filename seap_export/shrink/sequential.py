@@ -1,0 +1,140 @@
+"""Shrinking a model layer by layer, each fitted to what the shrunk layers before it really give.
+
+Two streams of hidden states go through the layers side by side: the dense model's, and that of the shrunk model so
+far. Behind each half of each layer the output projection is fitted so that the shrunk stream comes back to the dense
+one: its target is the difference of the two. So a layer also corrects what the layers before it have got wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from seap_export.activations.batches import Batch, length_buckets
+from seap_export.activations.covariance import CovarianceAccumulator
+from seap_export.activations.layers import HALVES, DecoderLayer, Half, LayerRunner, embed
+from seap_export.activations.mixture import Mixture
+from seap_export.families import ModelSpec
+from seap_export.plan.plan import Plan
+from seap_export.shrink.layer import shrink_layer
+from seap_export.shrink.refit import refit
+from seap_export.sources.source import Source
+
+__all__ = ["sequential_layers"]
+
+
+def sequential_layers(
+    source: Source, plan: Plan, statistics: Mixture, config: Mapping[str, Any], max_batch_tokens: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors of every shrunk layer in turn, under their full names.
+
+    In memory are a layer of each model, two hidden states for each calibration token, and the input of one
+    projection for each.
+
+    Args:
+        source: The dense model.
+        plan: What is kept.
+        statistics: The calibration texts, and the weights of their tasks.
+        config: config.json of the shrunk model.
+        max_batch_tokens: Positions in a batch; it changes the speed, not the result.
+    """
+    with torch.no_grad():
+        streams = _Streams(source, plan, statistics, config, max_batch_tokens)
+        for index in range(len(plan.layers)):
+            yield streams.layer(index)
+
+
+class _Streams:
+    """The hidden states of both models."""
+
+    def __init__(
+        self, source: Source, plan: Plan, statistics: Mixture, config: Mapping[str, Any], max_batch_tokens: int
+    ) -> None:
+        self._source, self._plan = source, plan
+        self._spec: ModelSpec = plan.shrunk_spec(source.spec)
+        self._dense_runner = LayerRunner(source.config, source.spec)
+        self._runner = LayerRunner(config, self._spec)
+        self._tokens = statistics.effective_tokens
+        texts = statistics.token_ids()
+        self._batches = length_buckets([ids for ids, _ in texts], max_batch_tokens)
+        self._weights = _token_weights(self._batches, texts)
+        self._fitted = plan.compensated(source.spec)
+        table = source.read_outer("embed_tokens")
+        self._dense = embed(table, self._batches)
+        self._hidden = [stream.clone() for stream in self._dense]
+
+    def layer(self, index: int) -> dict[str, torch.Tensor]:
+        """Shrinks and fits one layer, and takes both streams behind it."""
+        tensors = self._source.read_layer(index)
+        shrunk = shrink_layer(tensors, self._source.spec, index, self._plan.layers[index])
+        for half in self._fitted[index]:  # a place for the bias that the fit will give
+            bias = self._spec.family.bias(half, index)
+            shrunk.setdefault(bias, torch.zeros(self._spec.hidden_size))
+        with self._dense_runner.layer(index, tensors) as dense, self._runner.layer(index, shrunk) as layer:
+            for half in HALVES:
+                if half in self._fitted[index]:
+                    shrunk |= self._fit(index, half, dense, layer, shrunk)
+                else:  # nothing is cut so far: the streams are still one
+                    self._advance(half, layer)
+        return shrunk
+
+    def _advance(self, half: Half, layer: DecoderLayer) -> None:
+        for dense, hidden in zip(self._dense, self._hidden, strict=True):
+            hidden += layer.projections[half](layer.channels(half, hidden))
+            dense.copy_(hidden)
+
+    def _fit(
+        self,
+        index: int,
+        half: Half,
+        dense: DecoderLayer,
+        layer: DecoderLayer,
+        shrunk: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """Fits one projection, takes both streams behind it and gives its new tensors."""
+        family = self._spec.family
+        sums = CovarianceAccumulator()
+        inputs = []
+        for batch, weights, target, hidden in zip(
+            self._batches, self._weights, self._dense, self._hidden, strict=True
+        ):
+            target += dense.projections[half](dense.channels(half, target))
+            inputs.append(layer.channels(half, hidden))
+            real = batch.real
+            sums.update(inputs[-1][real], (target - hidden)[real], weights[real])
+        fit = refit(
+            shrunk[family.weight(half, index)].double(),
+            sums.mean(),
+            sums.covariance(),
+            sums.target_mean(),
+            sums.cross_covariance(),
+            ridge=self._plan.ridge,
+            tokens=self._tokens,
+        )
+        dtype = self._source.reader.dtype  # what is stored is what the later layers correct
+        weight, bias = fit.weight.to(dtype), fit.bias.to(dtype)
+        for hidden, channels in zip(self._hidden, inputs, strict=True):
+            hidden += functional.linear(channels, weight.float(), bias.float())
+        return {family.weight(half, index): weight, family.bias(half, index): bias}
+
+
+def _token_weights(batches: Sequence[Batch], texts: Sequence[tuple[Sequence[int], float]]) -> list[torch.Tensor]:
+    """The probability of each token's text, in units of the mean; float32 [batch, length]."""
+    weight_of = {key: sum(same) / len(same) for key, same in _by_text(texts).items()}
+    mean = sum(len(ids) * weight for ids, weight in texts) / sum(len(ids) for ids, _ in texts)
+    weights = []
+    for batch in batches:
+        rows = [tuple(ids[real].tolist()) for ids, real in zip(batch.input_ids, batch.real, strict=True)]
+        weights.append(torch.tensor([weight_of[row] / mean for row in rows]).unsqueeze(1).expand(batch.real.shape))
+    return weights
+
+
+def _by_text(texts: Sequence[tuple[Sequence[int], float]]) -> dict[tuple[int, ...], list[float]]:
+    """The weights of each text; one that several tasks have has several."""
+    found: dict[tuple[int, ...], list[float]] = {}
+    for ids, weight in texts:
+        found.setdefault(tuple(ids), []).append(weight)
+    return found

@@ -1,0 +1,53 @@
+"""Shrinking layers one by one, each compensated from the dense model's statistics alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from seap_export.activations.layers import HALVES, Half
+from seap_export.activations.mixture import Mixture
+from seap_export.plan.plan import Plan
+from seap_export.shrink.layer import kept_channels, shrink_layer
+from seap_export.shrink.refit import OutputFit, mean_fit, refit_from_dense
+from seap_export.sources.source import Source
+
+__all__ = ["single_layers"]
+
+
+def single_layers(source: Source, plan: Plan, statistics: Mixture) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors of every shrunk layer in turn, under their full names.
+
+    Args:
+        source: The dense model.
+        plan: What is kept, and how it is compensated: `one-shot`, `bias` or `none`.
+        statistics: Of the plan's tasks.
+    """
+    for index, compensated in enumerate(plan.compensated(source.spec)):
+        yield _layer(source, plan, statistics, index, compensated)
+
+
+def _layer(
+    source: Source, plan: Plan, statistics: Mixture, index: int, compensated: frozenset[Half]
+) -> dict[str, torch.Tensor]:
+    family = source.spec.family
+    tensors = source.read_layer(index)
+    shrunk = shrink_layer(tensors, source.spec, index, plan.layers[index])
+    moments = statistics.layer(index)
+    for half in HALVES:
+        if half not in compensated:
+            continue
+        weight, bias = tensors[family.weight(half, index)], tensors.get(family.bias(half, index))
+        kept = kept_channels(plan.layers[index], source.spec, half)
+        mean = getattr(moments, half).mean
+        fit: OutputFit
+        if plan.compensation == "bias":
+            fit = mean_fit(weight, bias, mean, kept)
+        else:
+            covariance = statistics.covariance(index, half)
+            fit = refit_from_dense(
+                weight, bias, mean, covariance, kept, ridge=plan.ridge, tokens=statistics.effective_tokens
+            )
+        shrunk |= {family.weight(half, index): fit.weight, family.bias(half, index): fit.bias}
+    return shrunk

@@ -1,0 +1,164 @@
+"""Micro models with statistics of random texts, and what transformers' own model computes of the same texts."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from micro import VARIATIONS, write_micro_model
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from seap_export.activations.calibrate import LayerStatistics, collect_statistics
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration, CalibrationRecord, CalibrationWriter
+from seap_export.families import LayerSpec
+from seap_export.plan.plan import Compensation, LayerPlan, Plan
+from seap_export.plan.sparsity import Sparsity
+from seap_export.sources.source import Source, open_source
+
+#: Where transformers' decoder layers have them.
+PROJECTIONS = {"o_proj": "self_attn.o_proj", "down_proj": "mlp.down_proj"}
+Texts = Sequence[Sequence[int]]
+
+
+def random_texts(number: int = 12, seed: int = 0, vocabulary: int = 96, longest: int = 30) -> list[list[int]]:
+    """Token ids, 1 to 30 a text: shorter and longer than the window of 5, the padding id 0 among them."""
+    chance = random.Random(seed)
+    return [[chance.randrange(vocabulary) for _ in range(chance.randint(1, longest))] for _ in range(number)]
+
+
+def micro_source(folder: Path, variation: str = "llama-gqa", dtype: str = "float32", **values: Any) -> Source:
+    """A micro model of one of the variations."""
+    return open_source(str(write_micro_model(folder, dtype=dtype, **{**VARIATIONS[variation], **values})))
+
+
+def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+    """transformers' own model."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+@torch.no_grad()
+def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, torch.Tensor]]:
+    """All inputs of o_proj and down_proj of each layer, [tokens, channels] float64: one text a time, unpadded."""
+    seen: list[dict[str, list[torch.Tensor]]] = [defaultdict(list) for _ in model.model.layers]
+    hooks = [
+        layer.get_submodule(path).register_forward_pre_hook(
+            lambda _, args, own=record[name]: own.append(args[0][0].double())
+        )
+        for layer, record in zip(model.model.layers, seen, strict=True)
+        for name, path in PROJECTIONS.items()
+    ]
+    for ids in texts:
+        model(torch.tensor([ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return [{name: torch.cat(parts) for name, parts in record.items()} for record in seen]
+
+
+def collect(source: Source, tasks: Mapping[str, Texts], **options: Any) -> dict[str, list[LayerStatistics]]:
+    """The statistics of every layer, for each task."""
+    found: dict[str, list[LayerStatistics]] = {task: [] for task in tasks}
+
+    def keep(index: int, statistics: Mapping[str, LayerStatistics]) -> None:
+        for task, own in statistics.items():
+            assert len(found[task]) == index
+            found[task].append(own)
+
+    collect_statistics(source, tasks, keep, **options)
+    return found
+
+
+def write_calibration(
+    folder: Path,
+    source: Source,
+    task: str,
+    layers: Sequence[LayerStatistics],
+    sensitivity: torch.Tensor,
+    texts: Texts,
+) -> Calibration:
+    """Statistics on disk, opened."""
+    record = CalibrationRecord(
+        task, source.name, source.digest, 0, 64, sum(map(len, texts)), (f"{task}-aa",), (f"{task}-bb",), ()
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with CalibrationWriter(folder, source.spec) as writer:
+        for index, layer in enumerate(layers):
+            writer.write_layer(index, layer)
+        writer.finish(record, sensitivity, texts)
+    return Calibration(folder)
+
+
+def calibrate(source: Source, folder: Path, tasks: Mapping[str, Texts], **weights: float) -> Mixture:
+    """The statistics of texts of several tasks, each with the weight 1 if none is given."""
+    layers: dict[str, list[LayerStatistics]] = {task: [] for task in tasks}
+
+    def keep(_: int, statistics: Mapping[str, LayerStatistics]) -> None:
+        for task, own in statistics.items():
+            layers[task].append(own)
+
+    sensitivity = collect_statistics(source, tasks, keep)
+    calibrations = {
+        task: write_calibration(folder / task, source, task, layers[task], sensitivity[task], texts)
+        for task, texts in tasks.items()
+    }
+    name = "general" if len(tasks) > 1 else next(iter(tasks))
+    return Mixture(name, dict.fromkeys(tasks, 1.0) | weights, calibrations)
+
+
+def single(calibration: Calibration) -> Mixture:
+    """The mixture of one task."""
+    task = calibration.record.task
+    return Mixture(task, {task: 1.0}, {task: calibration})
+
+
+def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
+    """Without one KV group, if there are several, and in each other group without one head, another in each."""
+    size = own.heads_per_group
+    groups = [g for g in range(own.num_key_value_heads) if own.num_key_value_heads == 1 or g != dropped_group]
+    heads = [
+        g * size + head
+        for g in groups
+        for head in range(size)
+        if size == 1 or dropped_head is None or head != (g + dropped_head) % size
+    ]
+    return LayerPlan(size, tuple(groups), tuple(heads), tuple(neurons))
+
+
+def whole_layer(own: LayerSpec) -> LayerPlan:
+    """All of a layer."""
+    return layer_plan(own, None, None, range(own.intermediate_size))
+
+
+def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
+    """A plan that keeps what is given."""
+    fields: dict[str, Any] = {
+        "task": "boolq",
+        "weights": {"boolq": 1.0},
+        "source_name": source.name,
+        "source_sha256": source.digest,
+        "method": "custom",
+        "score": "wifv",
+        "sparsity": Sparsity("uniform", protect_first=0, protect_last=0),
+        "align": 1,
+        "balance": "alike",
+        "compensation": compensation,
+        "ridge": 0.5,
+        "requested_ratio": 0.3,
+        "achieved_ratio": 0.3,
+    }
+    return Plan(**{**fields, **values}, layers=tuple(layers))
+
+
+def micro_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
+    """The first layer stays whole, the second loses heads, a KV group and neurons, the last one heads only."""
+    own = source.spec.layers[0]
+    layers = (
+        layer_plan(own, None, None, range(80)),
+        layer_plan(own, 0, 0, range(1, 80, 3)),
+        layer_plan(own, None if own.heads_per_group > 1 else 4, 1, range(80)),
+    )
+    return plan_of(source, layers, compensation, **values)

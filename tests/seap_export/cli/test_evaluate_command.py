@@ -1,0 +1,246 @@
+"""`seap-export evaluate` on micro models."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro import micro_texts
+
+Run = Callable[..., Any]
+TASK = 'corpus = "{corpus}"\nprompt = "{{text}}"\n[completion]\nchoices = [" {{one}}", " {{two}}"]\nlabel = "label"\n'
+
+
+@pytest.fixture
+def quiz(work: Path) -> Path:
+    """A task file of 12 questions that nothing was calibrated on."""
+    records = [
+        {"text": text, "one": "the cat sat", "two": "a dog ran far", "label": index % 2}
+        for index, text in enumerate(micro_texts(12, seed=77))
+    ]
+    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (work / "quiz.toml").write_text(TASK.format(corpus="quiz.jsonl"))
+    return work / "quiz.toml"
+
+
+def _report(run: Run, *arguments: object, code: int = 0) -> dict[str, Any]:
+    outcome = run("evaluate", *arguments, "--threads", "1", "--json", "--quiet")
+    assert outcome.code == code, outcome.err
+    report: dict[str, Any] = json.loads(outcome.out)
+    return report
+
+
+def test_divergence_and_accuracy_of_both_forms(run: Run, done: Path, quiz: Path) -> None:
+    report = _report(
+        run, "out/a-0.2", "--dense", "m", "--form", "hf", "--form", "onnx", "--zero-shot", "quiz=quiz.toml"
+    )
+    assert list(report)[:8] == [
+        "schema", "variant", "task", "method", "score", "compensation", "requested_ratio", "achieved_ratio",
+    ]  # fmt: skip
+    assert report["schema"] == "seap-export/evaluation/1"
+    assert (report["variant"], report["task"], report["score"]) == ("a-0.2", "a", "elimination")
+    assert (report["requested_ratio"], report["compensation"]) == (0.2, "sequential")
+    assert report["sparsity"]["kind"] == "adaptive"
+    assert report["dense"]["name"] == "m"
+    hf, onnx = report["divergence"]["hf"], report["divergence"]["onnx"]
+    assert set(hf) == {
+        "mean_kl_nats", "max_kl_nats", "top1_agreement", "perplexity", "dense_perplexity", "tokens",
+    }  # fmt: skip
+    assert hf["mean_kl_nats"] > 1e-3
+    assert onnx == pytest.approx(hf, rel=1e-3)
+    answers = report["zero_shot"]
+    assert list(answers) == ["dense", "hf", "onnx"]
+    assert set(answers["hf"]["quiz"]) == {
+        "acc", "acc_norm", "acc_stderr", "acc_norm_stderr", "questions", "chance",
+    }  # fmt: skip
+    assert answers["onnx"] == answers["hf"]
+    assert (answers["dense"]["quiz"]["questions"], answers["dense"]["quiz"]["chance"]) == (12, 0.5)
+    assert report["texts"]["origin"] == "held-out"
+    assert (report["texts"]["count"], report["texts"]["seeds"], report["texts"]["disjoint"]) == (16, [0], True)
+    assert report["tasks"]["quiz"] == {
+        "origin": "file", "split": None, "disjoint": True, "sha256": report["tasks"]["quiz"]["sha256"],
+        "num_fewshot": 0,
+    }  # fmt: skip
+    assert (report["verdict"], report["reasons"], report["notes"]) == (None, [], [])
+    assert list(report["versions"]) == ["lm_eval", "onnxruntime", "torch", "transformers"]
+
+
+def test_a_variant_at_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
+    outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0", "--out", "out", "--quiet")
+    assert outcome.code == 0, outcome.err
+    figures = _report(run, "out/a-0", "--dense", "m", "--max-kl", "1e-9")["divergence"]["hf"]
+    assert (figures["mean_kl_nats"], figures["top1_agreement"]) == (0.0, 1.0)
+    assert figures["perplexity"] == figures["dense_perplexity"]
+
+
+def test_the_report_has_the_same_bytes_again_and_no_paths(run: Run, done: Path, quiz: Path, work: Path) -> None:
+    command = ("evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--threads", "1", "-q")
+    assert run(*command, "--out", "one.json").code == 0
+    shutil.copytree(work / "out", work / "elsewhere")
+    moved = [str(argument).replace("out/", "elsewhere/") for argument in command]
+    assert run(*moved, "--out", "two.json").code == 0
+    assert (work / "one.json").read_bytes() == (work / "two.json").read_bytes()
+    assert str(work) not in (work / "one.json").read_text()
+
+    outcome = run(*command, "--out", "one.json")
+    assert outcome.code == 2
+    assert outcome.err == "Error: one.json exists already; use --force to replace it, or another --out\n"
+    assert run(*command, "--out", "one.json", "--force").code == 0
+
+
+def test_what_people_see(run: Run, done: Path, quiz: Path) -> None:
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--threads", "1")
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("a-0.2: task a, ratio 0.20")
+    assert lines[1].split() == ["divergence", "mean", "KL", "max", "KL", "top-1", "perplexity", "dense", "tokens"]
+    assert lines[3] == "KL in nats a token, on 16 held-out texts"
+    assert [line.split()[:2] for line in lines[5:]] == [["quiz", "dense"], ["quiz", "hf"]]
+    said = outcome.err.splitlines()
+    assert (said[:3], said[-1]) == (["hashing m", "opening m", "dense: text 1 of 16"], "100 % of 24 sequences")
+    assert run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "--limit", "2", "-q").out == ""
+
+
+def test_the_gate_fails_after_the_report_was_written(run: Run, done: Path, work: Path) -> None:
+    command = ("evaluate", "out/a-0.4", "--dense", "m", "--max-kl", "1e-6", "--threads", "1", "--out", "report.json")
+    outcome = run(*command)
+    assert outcome.code == 4
+    report = json.loads((work / "report.json").read_text())
+    assert report["verdict"] == "failed"
+    assert outcome.err.splitlines()[-1] == f"Error: out/a-0.4: {report['reasons'][0]}"
+    assert outcome.out.startswith("a-0.4: task a, ratio ")
+    error = _report(run, *command[1:4], "--max-kl", "1e-6", code=4)
+    assert error["error"]["exit_code"] == 4
+
+
+def test_accuracy_retained_is_gated(run: Run, done: Path, quiz: Path) -> None:
+    command = ("out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--limit", "12")
+    assert _report(run, *command, "--min-accuracy-retained", "0")["verdict"] == "passed"
+    error = _report(run, *command, "--min-accuracy-retained", "100", code=4)
+    assert "hf: quiz retains " in error["error"]["message"]
+
+
+def test_texts_of_ones_own(run: Run, done: Path, work: Path) -> None:
+    report = _report(run, "out/a-0.2", "--dense", "m", "--text", "b=b.jsonl", "--limit", "5")
+    texts = report["texts"]
+    assert (texts["origin"], texts["tasks"], texts["count"], texts["disjoint"]) == ("file", ["b"], 5, True)
+    shutil.move(done / "calibration", work / "calibration")
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "-q")
+    assert outcome.code == 7
+    assert outcome.err == "Error: out/a-0.2: its held-out texts are not beside it; give texts with --text NAME=FILE\n"
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--text", "b=b.jsonl", "--limit", "5", "-q")
+    assert outcome.code == 0
+    assert outcome.err == ("Warning: the calibration is not beside the variant, so it may overlap with: the texts\n")
+
+
+def test_calibrated_texts_are_refused(run: Run, done: Path, work: Path) -> None:
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--text", "a=a.jsonl", "--out", "report.json", "-q")
+    assert outcome.code == 8
+    assert outcome.err == (
+        "Error: task 'a': 44 of the 60 evaluated texts were calibrated on; evaluate on other texts\n"
+    )
+    assert not (work / "report.json").exists()
+
+
+def test_calibrated_questions_are_refused(run: Run, done: Path, work: Path) -> None:
+    """A question counts by its prompt and right choice, the text that calibration uses."""
+    calibrated = set(json.loads((done / "calibration" / "a" / "calibration.json").read_text())["calibration_texts"])
+    from seap_export.corpus import text_digest
+
+    texts = [json.loads(line)["text"] for line in (work / "a.jsonl").read_text().splitlines()]
+    text = next(text for text in texts if text_digest(text) in calibrated)
+    prompt, _, last = text.rpartition(" ")
+    record = {"text": prompt, "one": "nothing", "two": last, "label": 1}
+    (work / "quiz.jsonl").write_text(json.dumps(record) + "\n")
+    (work / "quiz.toml").write_text(TASK.format(corpus="quiz.jsonl"))
+    for extra in ((), ("--dry-run",)):
+        outcome = run("evaluate", "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "-q", *extra)
+        assert outcome.code == 8
+        assert outcome.err.startswith("Error: task 'quiz': 1 of the 1 evaluated texts were calibrated on")
+
+
+def test_a_dense_model_alone(run: Run, quiz: Path) -> None:
+    report = _report(run, "m", "--zero-shot", "quiz=quiz.toml", "--limit", "4")
+    assert (report["variant"], report["task"], report["divergence"]) == (None, None, {})
+    assert list(report["zero_shot"]) == ["dense"]
+    assert report["zero_shot"]["dense"]["quiz"]["questions"] == 4
+
+
+def test_a_variant_without_its_dense_model(run: Run, done: Path, quiz: Path) -> None:
+    report = _report(run, "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "--form", "onnx")
+    assert (report["dense"], report["divergence"], list(report["zero_shot"])) == (None, {}, ["onnx"])
+
+
+def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path, work: Path) -> None:
+    command = (
+        "evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--harness-task", "piqa",
+        "--dry-run", "--out", "report.json",
+    )  # fmt: skip
+    rows = json.loads(run(*command, "--json").out)
+    assert [(row["measurement"], row["name"], row["items"], row["disjoint"]) for row in rows] == [
+        ("divergence", "a", 16, True), ("zero-shot", "quiz", 12, True), ("zero-shot", "piqa", None, None),
+    ]  # fmt: skip
+    assert {tuple(row["models"]) for row in rows} == {("dense", "hf")}
+    assert run(*command).out.splitlines()[1].split()[:2] == ["divergence", "a"]
+    assert not (work / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("out", "--dense", "m"), 2, "out holds several variants; give one of them, such as out/TASK-0.2"),
+        (("out/a-0.2",), 2, "nothing to evaluate; give --dense MODEL for the divergence, or a zero-shot task"),
+        (("out/a-0.2/hf",), 2, "out/a-0.2/hf is a part of a variant; give the variant's folder, out/a-0.2"),
+        (("m",), 2, "a dense model has zero-shot accuracy only; give --zero-shot NAME=FILE or --harness-task NAME"),
+        (("m", "--zero-shot", "q=quiz.toml", "--form", "onnx"), 2, "--form chooses an artifact of a variant"),
+        (("m", "--dense", "m"), 2, "m is no variant: there is nothing to compare"),
+        (("none", "--zero-shot", "a=quiz.toml"), 8, "none: no such folder or file"),
+        (("out/a-0.2", "--dense", "./none"), 8, "./none: no such folder or file"),
+        (("out/a-0.2", "--dense", "m", "--zero-shot", "a=a.jsonl"), 8, "accuracy needs a task file with choices"),
+        (("out/a-0.2", "--text", "b=b.jsonl", "--zero-shot", "q=quiz.toml"), 2, "compare with the dense model"),
+        (("out/a-0.2", "--dense", "m", "--limit", "0"), 2, "--limit 0 is out of range; give at least 1"),
+        (("out/a-0.2", "--dense", "m", "--harness-task", "nonsense"), 2, "has no task 'nonsense'"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_one_line(
+    run: Run, done: Path, quiz: Path, work: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    outcome = run("evaluate", *arguments, "--out", "report.json", "-q")
+    assert (outcome.code, outcome.out) == (code, "")
+    assert outcome.err.count("\n") == 1
+    assert message in outcome.err
+    assert not (work / "report.json").exists()
+
+
+def test_help_has_an_example(run: Run) -> None:
+    outcome = run("evaluate", "--help")
+    assert outcome.code == 0
+    assert re.search(r"Examples:\n +seap-export evaluate pruned/piqa-0.2 --dense ", outcome.out)
+    assert "\n    4  quality gate failed\n" in run("--help").out
+
+
+def test_a_variant_of_another_model(run: Run, done: Path, work: Path) -> None:
+    from micro import write_micro_model
+
+    write_micro_model(work / "other", seed=1, model_type="llama")
+    outcome = run("evaluate", "out/a-0.2", "--dense", "other", "-q")
+    assert outcome.code == 8
+    assert outcome.err == (
+        "Error: 'other' is not the model that the variant was made from ('m'): the SHA-256 of its files differs; "
+        "give the right one as --dense\n"
+    )
+
+
+@pytest.mark.parametrize("part", ["plan.json", "onnx", "hf/model.safetensors", "onnx/model.onnx"])
+def test_a_damaged_variant(run: Run, done: Path, work: Path, part: str) -> None:
+    place = done / "a-0.2" / part
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    forms = ("--form", "hf", "--form", "onnx")
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", *forms, "--limit", "1", "--out", "report.json", "-q")
+    assert outcome.code == 7
+    assert outcome.err.count("\n") == 1
+    assert not (work / "report.json").exists()

@@ -1,0 +1,423 @@
+"""`seap-export export` for several tasks together, and the router that chooses between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from micro import one_thread
+from routed import task_texts, write_task_corpora
+
+from seap_export.cli import main
+from seap_export.pipeline import calibration, router, variants
+
+Run = Callable[..., Any]
+TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
+MIXTURES = ("--general", "--weight", "b=3", "--mix", "x=a:2,b")
+MIXED = ("export", "m", *TASKS, *MIXTURES, "--ratio", "0.3", "--out", "out")
+NAMES = ["a-0.3", "b-0.3", "general-0.3", "x-0.3"]
+
+
+@pytest.fixture(scope="module")
+def pristine_mixed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of `MIXED`; not to be changed."""
+    folder = tmp_path_factory.mktemp("mixed")
+    shutil.copytree(inputs / "m", folder / "m")
+    write_task_corpora(folder)
+    corpora = ["--task", f"a={folder / 'a.jsonl'}", "--task", f"b={folder / 'b.jsonl'}"]
+    arguments = ["export", str(folder / "m"), *corpora, *MIXTURES, "--ratio", "0.3", "--out", str(folder / "out")]
+    with one_thread():
+        result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def place(pristine_mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: the model, the corpora, and the export at ./out."""
+    place = tmp_path / "place"
+    shutil.copytree(pristine_mixed, place)
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def bare(place: Path) -> Path:
+    """The same without the export."""
+    shutil.rmtree(place / "out")
+    return place
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".seap-export.lock"
+    }
+
+
+def manifest_of(out: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((out / "manifest.json").read_text("utf-8"))
+    return values
+
+
+def router_of(out: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((out / "router" / "router.json").read_text("utf-8"))
+    return values
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, module: Any, *names: str) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("this was to be reused")
+
+    for name in names:
+        monkeypatch.setattr(module, name, refuse)
+
+
+def test_every_mixture_gets_a_proven_variant(place: Path) -> None:
+    manifest = manifest_of(place / "out")
+    assert manifest["complete"]
+    assert list(manifest["variants"]) == NAMES
+    found = {name: (own["task"], own["weights"], own["method"]) for name, own in manifest["variants"].items()}
+    assert found == {
+        "a-0.3": ("a", {"a": 1.0}, "reconstruct"),
+        "b-0.3": ("b", {"b": 1.0}, "reconstruct"),
+        "general-0.3": ("general", {"a": 1.0, "b": 3.0}, "reconstruct"),
+        "x-0.3": ("x", {"a": 2.0, "b": 1.0}, "reconstruct"),
+    }
+    for name, own in manifest["variants"].items():
+        assert own["parity"]["verdict"] == "passed"
+        plan = json.loads((place / "out" / name / "plan.json").read_text("utf-8"))
+        assert (plan["task"], plan["weights"], plan["method"]) == (own["task"], own["weights"], own["method"])
+    weights = {(place / "out" / name / "hf" / "model.safetensors").read_bytes() for name in NAMES}
+    assert len(weights) == len(NAMES)
+
+
+def test_parity_of_a_mixture_takes_prompts_of_its_tasks_in_turn(place: Path) -> None:
+    from seap_export.pipeline.parity import prompts_of
+
+    held_out = {
+        task: json.loads((place / "out" / "calibration" / task / "calibration.json").read_text())["held_out"]
+        for task in "ab"
+    }
+    expected = [held_out[task][index]["prompt"] for index in range(2) for task in "ab"]
+    assert prompts_of(place / "out" / "general-0.3", None, 4) == expected
+    assert json.loads((place / "out" / "x-0.3" / "parity.json").read_text())["prompts"]["count"] == 4
+
+
+def test_the_router_leads_to_the_tasks_and_falls_back_on_general(run: Run, place: Path) -> None:
+    values = router_of(place / "out")
+    assert values["classes"] == ["a", "b"]
+    assert values["variants"] == {"0.3": {"a": "a-0.3", "b": "b-0.3"}}
+    assert values["fallback"] == {"0.3": "general-0.3"}
+    assert values["threshold"] == 0.7
+    assert values["held_out"]["accuracy"] > 0.8
+    prompt = task_texts("b", 1, seed=9)[0]
+    route = json.loads(run("route", "out", prompt, "--generate", "2", "--json").out)
+    assert (route["task"], route["variant"]) == ("b", "out/b-0.3")
+    assert run("route", "out", prompt, "--threshold", "1").out.endswith(": out/general-0.3\n")
+
+
+def test_a_second_run_writes_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stamps(place / "out")
+    forbid(monkeypatch, calibration, "_calibrate")
+    forbid(monkeypatch, variants, "rank", "plan_variant", "write_shrunk_model", "convert_folder", "check_parity")
+    forbid(monkeypatch, router, "fit_classifier")
+
+    outcome = run(*MIXED, "--batch-tokens", "100")
+
+    assert outcome.code == 0
+    lines = outcome.err.splitlines()
+    assert [line for line in lines if line.endswith(": reused")] == [
+        "calibration of a: reused", "calibration of b: reused", *(f"{name}: reused" for name in NAMES),
+        "router: reused",
+    ]  # fmt: skip
+    assert [line.split()[0] for line in outcome.out.splitlines()[1:-1]] == NAMES
+    assert stamps(place / "out") == before
+
+
+def test_the_order_of_tasks_and_parts_is_no_other_input(run: Run, place: Path) -> None:
+    before = stamps(place / "out")
+    mixtures = ("--mix", "x=b:1,a:2", "--general", "--weight", "b=3")
+    outcome = run("export", "m", *TASKS[2:], *TASKS[:2], *mixtures, "--ratio", "0.3", "--out", "out", "-q")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert stamps(place / "out") == before
+
+
+def test_same_inputs_same_bytes_in_another_folder(run: Run, place: Path) -> None:
+    assert run(*MIXED[:-1], "again", "-q").code == 0
+    found = digests(place / "again")
+    assert len(found) == 70
+    assert found == digests(place / "out")
+
+
+def test_a_ratio_and_a_mixture_can_be_added(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: stamps(place / "out" / name) for name in [*NAMES, "calibration"]}
+    forbid(monkeypatch, calibration, "_calibrate")
+
+    assert run(*MIXED, "--ratio", "0.2", "--mix", "y=a,b:5", "-q").code == 0
+
+    assert {name: stamps(place / "out" / name) for name in before} == before
+    values = router_of(place / "out")
+    assert values["variants"].keys() == {"0.2", "0.3"}
+    assert values["fallback"] == {"0.2": "general-0.2", "0.3": "general-0.3"}
+    assert manifest_of(place / "out")["variants"]["y-0.2"]["weights"] == {"a": 1.0, "b": 5.0}
+
+
+def test_other_weights_need_force_and_replace_one_mixture(run: Run, place: Path) -> None:
+    before = digests(place / "out")
+    changed = ("export", "m", *TASKS, "--general", "--ratio", "0.3", "--out", "out", "-q")
+    outcome = run(*changed)
+    assert outcome.code == 2
+    assert outcome.err == (
+        "Error: out/general-0.3/plan.json was made from other inputs (model, corpus or options); use --force to "
+        "replace it, or another --out\n"
+    )
+    assert digests(place / "out") == before
+
+    assert run(*changed, "--force").code == 0
+    after = digests(place / "out")
+    assert {name.split("/")[0] for name in before if after[name] != before[name]} == {"general-0.3", "manifest.json"}
+    assert manifest_of(place / "out")["variants"]["general-0.3"]["weights"] == {"a": 1.0, "b": 1.0}
+
+
+def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, place: Path) -> None:
+    before = digests(place / "out")
+    outcome = run("export", "m", *TASKS, "--ratio", "0.3", "--seed", "1", "--out", "out", "--force", "-q")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "Error: --force would replace what out/general-0.3 was made from, and leave it behind; export it again too, "
+        "or use another --out\n"
+    )
+    assert digests(place / "out") == before
+    assert run(*MIXED, "--seed", "1", "--force", "-q").code == 0
+    assert router_of(place / "out")["seed"] == 1
+
+
+def test_a_single_task_leaves_the_router_as_it_is(run: Run, place: Path) -> None:
+    before = stamps(place / "out" / "router")
+    assert run("export", "m", *TASKS[:2], "--ratio", "0.3", "--out", "out", "-q").code == 0
+    assert stamps(place / "out" / "router") == before
+
+
+def test_a_router_is_not_made_to_forget_a_task(run: Run, place: Path) -> None:
+    before = digests(place / "out")
+    other = ("export", "m", *TASKS[2:], "--task", "c=a.jsonl", "--ratio", "0.3", "--out", "out", "-q")
+    outcome = run(*other)
+    assert outcome.code == 2
+    assert outcome.err == (
+        "Error: out/router leads to a too; give all the tasks together, use another --out, or --force to replace it\n"
+    )
+    assert digests(place / "out") == before
+    assert run(*other, "--no-router").code == 0
+    assert router_of(place / "out")["classes"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("options", [(*TASKS, "--no-router"), TASKS[:2]])
+def test_without_a_router(run: Run, bare: Path, options: tuple[str, ...]) -> None:
+    outcome = run("export", "m", *options, "--ratio", "0.3", "--out", "out")
+    assert outcome.code == 0
+    assert not (bare / "out" / "router").exists()
+    assert "router" not in outcome.err
+
+
+def test_without_a_general_variant_there_is_no_fallback(run: Run, bare: Path) -> None:
+    assert run("export", "m", *TASKS, "--threshold", "0.9", "--ratio", "0.3", "--out", "out", "-q").code == 0
+    values = router_of(bare / "out")
+    assert (values["fallback"], values["threshold"]) == ({"0.3": None}, 0.9)
+
+
+def test_a_router_that_no_held_out_prompt_can_test(run: Run, bare: Path) -> None:
+    """Every prompt of a task is the same one, so that all held-out prompts are calibration prompts too."""
+    for task in "ab":
+        (bare / f"{task}.toml").write_text(
+            f'corpus = "{task}.jsonl"\nprompt = "the cat {task}"\ncompletion = "{{text}}"'
+        )
+    tasks = ("--task", "a=a.toml", "--task", "b=b.toml")
+    outcome = run("export", "m", *tasks, "--ratio", "0.3", "--out", "out")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.endswith("router: fitting a, b\n")
+    assert router_of(bare / "out")["held_out"]["prompts"] == 0
+
+
+def test_a_router_that_computes_something_else_fails_like_parity(
+    run: Run, bare: Path, pristine_mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = router.write_router_graph
+    monkeypatch.setattr(
+        router, "write_router_graph", lambda path, e, weight, bias: write(path, e, weight, bias + np.array([0.0, 1.0]))
+    )
+    outcome = run(*MIXED)
+    assert outcome.code == 3
+    assert [line.split()[0] for line in outcome.out.splitlines()[1:-1]] == NAMES
+    assert outcome.err.splitlines()[-1].startswith("Error: router: a probability of the ONNX graph is off by ")
+    assert not (bare / "out" / "router").exists()
+    assert not manifest_of(bare / "out")["complete"]
+
+    monkeypatch.setattr(router, "write_router_graph", write)
+    before = stamps(bare / "out" / "x-0.3")
+    assert run(*MIXED, "-q").code == 0
+    assert stamps(bare / "out" / "x-0.3") == before
+    assert digests(bare / "out") == digests(pristine_mixed / "out")
+
+
+def test_a_dry_run_lists_mixtures_and_writes_nothing(run: Run, bare: Path) -> None:
+    outcome = run(*MIXED, "--dry-run")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == (
+        "variant      calibration texts  held out  size, about\n"
+        "a-0.3                       44        16       1.0 MB  to make\n"
+        "b-0.3                       44        16       1.0 MB  to make\n"
+        "general-0.3                 88        32       1.0 MB  to make\n"
+        "x-0.3                       88        32       1.0 MB  to make\n"
+    )
+    assert not (bare / "out").exists()
+
+
+def test_an_interrupted_run_goes_on_behind_the_mixture(
+    run: Run, bare: Path, pristine_mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = variants.write_shrunk_model, iter([False, False, False, True])
+
+    def interrupted(*args: Any, **values: Any) -> None:
+        write(*args, **values)
+        if next(calls):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(variants, "write_shrunk_model", interrupted)
+    assert run(*MIXED, "-q").code == 130
+    assert {path.name for path in (bare / "out" / "x-0.3").iterdir()} == {"plan.json"}
+    manifest = manifest_of(bare / "out")
+    assert (manifest["complete"], list(manifest["variants"])) == (False, NAMES[:3])
+    assert not (bare / "out" / "router").exists()
+
+    monkeypatch.setattr(variants, "write_shrunk_model", write)
+    before = stamps(bare / "out" / "general-0.3")
+    assert run(*MIXED, "-q").code == 0
+    assert stamps(bare / "out" / "general-0.3") == before
+    assert digests(bare / "out") == digests(pristine_mixed / "out")
+
+
+def test_a_mixture_by_hand_is_what_export_makes(run: Run, place: Path) -> None:
+    statistics = ("--calibration", "hand/calibration/b", "--calibration", "hand/calibration/a")
+    assert run("calibrate", "m", *TASKS, "--out", "hand", "-q").code == 0
+    folder = "hand/general-0.3"
+    plan = ("plan", "m", *statistics, "--weight", "b=3", "--ratio", "0.3", "--out", f"{folder}/plan.json", "-q")
+    assert run(*plan).code == 0
+    outcome = run("prune", "m", "--plan", f"{folder}/plan.json", *statistics, "--out", f"{folder}/hf", "-q")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert run("convert", f"{folder}/hf", "--out", f"{folder}/onnx", "-q").code == 0
+    assert run("parity", folder, "--out", f"{folder}/parity.json", "-q").code == 0
+    assert digests(place / folder) == digests(place / "out" / "general-0.3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--calibration", "out/calibration/a", "--weight", "b=2"),
+            "weight 'b=2' names no task of this run; tasks: a",
+        ),
+        (
+            ("--calibration", "out/calibration/a", "--calibration", "out/calibration/a"),
+            "the statistics of task 'a' are given twice; give them once",
+        ),
+    ],
+)
+def test_a_plan_for_what_is_no_mixture(run: Run, place: Path, arguments: tuple[str, ...], message: str) -> None:
+    outcome = run("plan", "m", *arguments, "--ratio", "0.3", "--out", "new/plan.json", "-q")
+    assert (outcome.code, outcome.err) == (2, f"Error: {message}\n")
+    assert not (place / "new").exists()
+
+
+def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, place: Path) -> None:
+    for given, named in ((["a"], "a"), (["a", "b", "c"], "a, b, c")):
+        if "c" in given:
+            assert run("calibrate", "m", "--task", "c=a.jsonl", "--out", "out", "-q").code == 0
+        statistics = [argument for task in given for argument in ("--calibration", f"out/calibration/{task}")]
+        outcome = run("prune", "m", "--plan", "out/x-0.3/plan.json", *statistics, "--out", "new", "-q")
+        assert outcome.code == 2
+        assert outcome.err == (
+            f"Error: the plan was made from the statistics of a, b, not of {named}; give those as --calibration\n"
+        )
+    assert not (place / "new").exists()
+
+
+def test_inspect_tells_the_tasks_of_a_mixture(run: Run, place: Path) -> None:
+    lines = run("inspect", "out").out.splitlines()
+    assert lines[1] == "calibrated: a, b; 68 files as in the manifest"
+    assert [line.split()[:3] for line in lines[3:]] == [
+        ["a-0.3", "reconstruct", "a"],
+        ["b-0.3", "reconstruct", "b"],
+        ["general-0.3", "reconstruct", "a:1,b:3"],
+        ["x-0.3", "reconstruct", "a:2,b:1"],
+    ]
+    assert run("inspect", "out/x-0.3").out.splitlines()[0] == "x, made for a:2,b:1"
+
+
+def test_evaluate_and_plot_know_mixtures(run: Run, place: Path) -> None:
+    outcome = run("evaluate", "out/general-0.3", "--dense", "m", "--threads", "1", "--out", "r.json", "--json", "-q")
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
+    assert (report["task"], report["method"]) == ("general", "reconstruct")
+    assert (sorted(report["texts"]["tasks"]), report["texts"]["count"]) == (["a", "b"], 32)
+    outcome = run("plot", "out", "--evaluation", "r.json", "--out", "pictures", "--json")
+    assert outcome.code == 0, outcome.err
+    numbers = json.loads(outcome.out)
+    assert list(numbers["variants"]) == NAMES
+    assert numbers["quality"][0]["task"] == "general"
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "seap", "wanda-sp", "flap"])
+def test_every_method_is_proven(run: Run, bare: Path, method: str) -> None:
+    outcome = run("export", "m", *TASKS, "--general", "--method", method, "--ratio", "0.3", "--out", "out", "--json")
+    assert outcome.code == 0, outcome.err
+    for name, variant in json.loads(outcome.out).items():
+        plan = json.loads((bare / "out" / name / "plan.json").read_text("utf-8"))
+        assert (variant["method"], plan["method"]) == (method, method)
+        assert variant["parity"]["verdict"] == "passed"
+        assert abs(variant["achieved_ratio"] - 0.3) <= 0.005
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--reconstruction", "one-shot"),
+        ("--score", "wifv"),
+        ("--compensate", "none"),
+        ("--method", "seap", "--score", "elimination", "--compensate", "reconstruct"),
+        ("--method", "seap", "--sparsity", "adaptive"),
+        ("--budget", "macs", "--context", "512"),
+        ("--budget", "bytes"),
+    ],
+)
+def test_a_changed_method_is_custom_and_proven(run: Run, bare: Path, options: tuple[str, ...]) -> None:
+    outcome = run("export", "m", *TASKS[:2], *options, "--ratio", "0.3", "--out", "out", "--json")
+    assert outcome.code == 0, outcome.err
+    variant = json.loads(outcome.out)["a-0.3"]
+    assert (variant["method"], variant["parity"]["verdict"]) == ("custom", "passed")
+    assert run("plot", "out", "--out", "pictures", "-q").code == 0  # checks the plan's ratio against its budget
+
+
+def test_scores_of_several_tasks_are_mixed_as_asked(run: Run, bare: Path) -> None:
+    mixed = ("export", "m", *TASKS, "--general", "--method", "seap", "--no-router", "--ratio", "0.3", "-q")
+    assert run(*mixed, "--out", "scaled").code == 0
+    assert run(*mixed, "--mix-scores", "plain", "--out", "plain").code == 0
+    assert run(*mixed, "--mix-scores", "scaled", "--out", "scaled").code == 0
+    assert run(*mixed, "--mix-scores", "plain", "--out", "scaled").code == 2
+    assert manifest_of(bare / "plain")["variants"]["general-0.3"]["method"] == "seap"

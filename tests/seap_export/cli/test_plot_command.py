@@ -1,0 +1,286 @@
+"""`plot`: what it draws from an export, and that bad input leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+PICTURES = [
+    "sparsity-0.2.svg", "overlap-0.2.svg", "sparsity-0.4.svg", "overlap-0.4.svg",
+    "kept-a-0.2.svg", "kept-a-0.4.svg", "kept-b-0.2.svg", "kept-b-0.4.svg",
+]  # fmt: skip
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_evaluation(path: Path, **values: Any) -> Path:
+    report = {
+        "schema": "seap-export/evaluation/1",
+        "variant": "a-0.2",
+        "task": "a",
+        "method": None,
+        "score": "wifv",
+        "sparsity": "logistic",
+        "compensation": "bias",
+        "requested_ratio": 0.2,
+        "achieved_ratio": 0.2121,
+        "divergence": {"hf": {"mean_kl_nats": 0.125, "perplexity": 12.0, "dense_perplexity": 10.0}},
+        "zero_shot": None,
+        **values,
+    }
+    path.write_text(json.dumps(report), "utf-8")
+    return path
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    values = json.loads(path.read_text("utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), "utf-8")
+
+
+def test_an_export_as_pictures_and_numbers(run: Run, done: Path, work: Path) -> None:
+    before = tree(done)
+    report = write_evaluation(work / "r.json")
+    outcome = run("plot", "out", "--evaluation", report, "--out", "pictures", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    numbers = json.loads(outcome.out)
+    assert numbers == json.loads((work / "pictures" / "plots.json").read_text("utf-8"))
+    assert numbers["schema"] == "seap-export/plots/1"
+    assert numbers["pictures"] == [*PICTURES, "quality.svg"]
+    assert {path.name for path in (work / "pictures").iterdir()} == {*numbers["pictures"], "plots.json"}
+    assert tree(done) == before
+
+    for name, variant in numbers["variants"].items():
+        shown = json.loads(run("inspect", f"out/{name}", "--json").out)
+        layers = shown["model"]["layers"]
+        assert variant["heads_kept"] == [layer["num_attention_heads"] for layer in layers]
+        assert variant["neurons_kept"] == [layer["intermediate_size"] for layer in layers]
+        assert variant["removed"]["mlp"] == pytest.approx([1 - kept / 80 for kept in variant["neurons_kept"]])
+        # all layers of the micro model are as large, so that the mean of the layers is the ratio
+        assert sum(variant["removed"]["total"]) / 3 == pytest.approx(variant["achieved_ratio"])
+    plans = [json.loads((done / f"{task}-0.4" / "plan.json").read_text("utf-8")) for task in "ab"]
+    shared = united = 0
+    for one, other in zip(plans[0]["layers"], plans[1]["layers"], strict=True):
+        if len(one["neurons"]) < 80 or len(other["neurons"]) < 80:
+            shared += sum(neuron in other["neurons"] for neuron in one["neurons"])
+            united += len({*one["neurons"], *other["neurons"]})
+    assert numbers["overlap"]["0.4"]["neurons"]["names"] == ["a-0.4", "b-0.4"]
+    assert numbers["overlap"]["0.4"]["neurons"]["jaccard"][0][1] == shared / united
+    (point,) = numbers["quality"]
+    assert (point["series"], point["achieved_ratio"], point["mean_kl_nats"]) == ("SEAP", 0.2121, 0.125)
+
+    read = (work / "pictures" / "sparsity-0.2.svg").read_text("utf-8")
+    for label in ("Weights removed by layer at ratio 0.2", "attention", "MLP", "a: 20.2% of all removed"):
+        assert f"<!-- {label}" in read
+
+
+def test_the_same_inputs_give_the_same_bytes(run: Run, done: Path, work: Path) -> None:
+    report = write_evaluation(work / "r.json")
+    for name, suffix in (("one", "svg"), ("two", "svg"), ("three", "png"), ("four", "png")):
+        arguments = ["--evaluation", report, "--format", suffix, "--out", name, "--quiet"]
+        assert run("plot", "out/a-0.2", "out/b-0.2/plan.json", *arguments).code == 0
+    assert tree(work / "one") == tree(work / "two")
+    assert tree(work / "three") == tree(work / "four")
+    assert set(tree(work / "three")) == {
+        "sparsity-0.2.png", "overlap-0.2.png", "kept-a-0.2.png", "kept-b-0.2.png", "quality.png", "plots.json",
+    }  # fmt: skip
+    assert tree(work / "three")["quality.png"].startswith(b"\x89PNG")
+
+
+def test_a_variant_given_twice_is_drawn_once_and_alone_has_no_overlap(run: Run, done: Path) -> None:
+    outcome = run("plot", "out/a-0.2", "out/a-0.2/plan.json", "--out", "p")
+    assert outcome.code == 0
+    assert outcome.out == "p/sparsity-0.2.svg\np/kept-a-0.2.svg\np/plots.json\n"
+
+
+def test_evaluations_alone(run: Run, work: Path) -> None:
+    reports = [
+        write_evaluation(work / "one.json"),
+        write_evaluation(work / "two.json", method="wanda-sp", achieved_ratio=0.4),
+    ]
+    outcome = run("plot", "--evaluation", reports[0], "--evaluation", reports[1], "--out", "p")
+    assert (outcome.code, outcome.out) == (0, "p/quality.svg\np/plots.json\n")
+    read = (work / "p" / "quality.svg").read_text("utf-8")
+    for label in ("SEAP", "wanda-sp", "dense model", "perplexity (log)"):
+        assert f"<!-- {label} -->" in read
+
+
+def test_pictures_are_replaced_with_force_only(run: Run, done: Path, work: Path) -> None:
+    assert run("plot", "out", "--out", "p", "--quiet").code == 0
+    before = tree(work)
+    outcome = run("plot", "out/a-0.2", "--out", "p")
+    assert outcome.code == 2
+    assert outcome.err == "Error: p exists already; use --force to replace it, or another --out\n"
+    outcome = run("plot", "out/a-0.2", "--out", "out/a-0.2", "--force")
+    assert outcome.code == 2
+    assert "holds something else" in outcome.err
+    assert tree(work) == before
+    assert run("plot", "out/a-0.2", "--out", "p", "--force", "--quiet").code == 0
+    assert set(tree(work / "p")) == {"sparsity-0.2.svg", "kept-a-0.2.svg", "plots.json"}
+
+
+def other_model(work: Path) -> None:
+    shutil.copytree(work / "out" / "a-0.2", work / "x")
+    edit(work / "x" / "plan.json", lambda plan: plan.update(source_sha256="0" * 64, source_name="n"))
+
+
+def bare_plan(work: Path) -> None:
+    (work / "x").mkdir()
+    shutil.copy(work / "out" / "a-0.2" / "plan.json", work / "x")
+
+
+def other_variant_beside(work: Path) -> None:
+    shutil.copytree(work / "out" / "a-0.4", work / "x")
+    shutil.copy(work / "out" / "a-0.2" / "plan.json", work / "x")
+
+
+def no_variant_yet(work: Path) -> None:
+    edit(work / "out" / "manifest.json", lambda manifest: manifest.update(variants={}))
+
+
+def other_ratio(work: Path) -> None:
+    shutil.copytree(work / "out" / "a-0.2", work / "x")
+    edit(work / "x" / "plan.json", lambda plan: plan.update(achieved_ratio=0.5))
+
+
+def same_name(work: Path) -> None:
+    shutil.copytree(work / "out" / "a-0.2", work / "x" / "a-0.2")
+
+
+def changed_plan(work: Path) -> None:
+    with (work / "out" / "b-0.2" / "plan.json").open("a") as file:
+        file.write("\n")
+
+
+def broken_config(work: Path) -> None:
+    shutil.copytree(work / "out" / "a-0.2", work / "x")
+    edit(work / "x" / "hf" / "config.json", lambda config: config.pop("hidden_size"))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "code", "message"),
+    [
+        (None, [], 2, "nothing to plot; give an output folder, a variant or an --evaluation"),
+        (None, ["none"], 8, "none: neither an export, a variant's folder nor a plan.json"),
+        (None, ["m"], 8, "m: neither an export, a variant's folder nor a plan.json"),
+        (
+            bare_plan,
+            ["x/plan.json"],
+            7,
+            "x/hf/config.json is missing, which tells how large dense layers are; make it with 'seap-export prune'",
+        ),
+        (
+            other_variant_beside,
+            ["x"],
+            7,
+            "x: plan.json and hf/config.json are of different variants; make the model again",
+        ),
+        (other_ratio, ["x"], 7, "x/plan.json: achieved_ratio is not what its layers remove; make the plan again"),
+        (no_variant_yet, ["out"], 7, "out: no variant is finished yet; run the export again to go on"),
+        (
+            changed_plan,
+            ["out"],
+            7,
+            "out/b-0.2/plan.json differs from its SHA-256 in manifest.json; export again with --force",
+        ),
+        (
+            broken_config,
+            ["x"],
+            7,
+            "x/hf/config.json: config.json: 'hidden_size' must be a positive whole number, not None",
+        ),
+        (
+            same_name,
+            ["out", "x/a-0.2"],
+            2,
+            "two variants are called 'a-0.2'; plot them into two folders, or rename one",
+        ),
+        (
+            other_model,
+            ["out/a-0.2", "x"],
+            2,
+            "a-0.2 and x are of different models ('m', 'n'); plot them into two folders",
+        ),
+        (
+            None,
+            ["out", "--evaluation", "none.json"],
+            7,
+            "none.json: no such file; make a report with 'seap-export evaluate'",
+        ),
+        (
+            None,
+            ["out", "--evaluation", "out/a-0.2/parity.json"],
+            7,
+            "out/a-0.2/parity.json: evaluation schema is 'seap-export/parity/1', expected 'seap-export/evaluation/1'",
+        ),
+    ],
+)
+def test_bad_input(
+    run: Run,
+    done: Path,
+    work: Path,
+    prepare: Callable[[Path], None] | None,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    if prepare is not None:
+        prepare(work)
+    before = tree(work)
+    outcome = run("plot", *arguments, "--out", "p", "--json")
+    assert outcome.err == f"Error: {message}\n"
+    assert outcome.code == code
+    assert json.loads(outcome.out) == {"error": {"message": message, "exit_code": code}}
+    assert tree(work) == before
+    assert not (work / "p").exists()
+
+
+def test_an_error_while_drawing_leaves_nothing(
+    run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from seap_export.plots import figures
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(figures, "kept_figure", fail)
+    before = tree(work)
+    outcome = run("plot", "out", "--out", "p")
+    assert outcome.code == 6
+    assert outcome.err.count("\n") == 1
+    assert tree(work) == before
+    assert not (work / "p").exists()
+
+
+def test_without_matplotlib_the_extra_is_named(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    outcome = run("plot", "out", "--out", "p")
+    assert outcome.code == 6
+    assert outcome.err == (
+        "Error: matplotlib, which draws the pictures, is missing; install it with: pip install 'seap-export[plots]'\n"
+    )
+    assert run("plot", "--help").code == 0
+
+
+def test_other_commands_do_not_load_matplotlib() -> None:
+    import subprocess
+
+    code = "import sys; from seap_export.cli import main; import seap_export.pipeline.plots; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "matplotlib" not in done.stdout.split()
+
+
+def test_help_has_an_example(run: Run) -> None:
+    outcome = run("plot", "--help")
+    assert outcome.code == 0
+    assert re.search(r"Examples:\n +seap-export plot ", outcome.out)

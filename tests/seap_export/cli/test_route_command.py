@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from routed import export_with_router, task_texts
+
+from seap_export.runtime import RoutedModel
+
+Run = Callable[..., Any]
+PROMPT = task_texts("b", 1, seed=9)[0]
+
+
+@pytest.fixture(scope="module")
+def pristine_routed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_with_router(tmp_path_factory.mktemp("routed"), ratios=(0.2, 0.4))
+
+
+@pytest.fixture
+def out(pristine_routed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy at ./out, the current folder being the one above."""
+    shutil.copytree(pristine_routed, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "out"
+
+
+def test_it_names_the_task_and_the_variant(run: Run, out: Path) -> None:
+    outcome = run("route", "out", PROMPT, "--ratio", "0.2")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert re.fullmatch(r"b, confidence 0\.\d{3}: out/b-0\.2\n", outcome.out)
+    assert run("route", "out", PROMPT, "--ratio", "0.40").out.endswith(": out/b-0.4\n")
+    assert run("route", "out", PROMPT, "--ratio", "0.2", "--quiet").out == ""
+
+
+def test_in_json(run: Run, out: Path) -> None:
+    found = json.loads(run("route", "out", PROMPT, "--ratio", "0.2", "--json", "--quiet").out)
+    route = RoutedModel(out, ratio=0.2).route(PROMPT)
+    assert found == {
+        "task": "b",
+        "confidence": pytest.approx(route.confidence),
+        "variant": "out/b-0.2",
+        "is_fallback": False,
+        "is_uncertain": False,
+        "probabilities": pytest.approx(dict(route.probabilities)),
+    }
+
+
+def test_below_the_threshold(run: Run, out: Path) -> None:
+    command = ("route", "out", PROMPT, "--ratio", "0.2", "--threshold", "1")
+    assert re.fullmatch(r"no clear task \(b, confidence 0\.\d{3}\): out/general-0\.2\n", run(*command).out)
+    path = out / "router" / "router.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"fallback": {"0.2": None, "0.4": None}}))
+    text = r"no clear task and no general variant; most likely b, confidence 0\.\d{3}: out/b-0\.2\n"
+    assert re.fullmatch(text, run(*command).out)
+
+
+def test_it_generates(run: Run, out: Path) -> None:
+    text = RoutedModel(out, ratio=0.4).generate(PROMPT, 6)
+    command = ("route", "out", PROMPT, "--ratio", "0.4", "--generate", "6")
+    assert run(*command).out.split("\n", 1)[1] == text + "\n"
+    assert json.loads(run(*command, "--json").out)["text"] == text
+
+
+def test_a_prompt_from_a_file(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run("route", "out", PROMPT, "--ratio", "0.2", "--json").out
+    Path("prompt.txt").write_bytes(PROMPT.encode() + b"\r\n")
+    assert run("route", "out", "--prompt-file", "prompt.txt", "--ratio", "0.2", "--json").out == expected
+    Path("prompt.txt").write_bytes(b"\xff")
+    outcome = run("route", "out", "--prompt-file", "prompt.txt", "--ratio", "0.2")
+    assert (outcome.code, outcome.err) == (8, "Error: prompt.txt: not UTF-8 text; save it as UTF-8\n")
+    outcome = run("route", "out", "--prompt-file", "none.txt", "--ratio", "0.2")
+    message = "Error: none.txt: cannot be read (No such file or directory); give a text file\n"
+    assert (outcome.code, outcome.err) == (8, message)
+
+
+def test_a_prompt_from_stdin(run: Run, out: Path) -> None:
+    from click.testing import CliRunner
+
+    from seap_export.cli import main
+
+    command = ["route", "out", "--prompt-file", "-", "--ratio", "0.2", "--json"]
+    piped = CliRunner().invoke(main, command, input=PROMPT + "\n")
+    assert piped.stdout == run("route", "out", PROMPT, "--ratio", "0.2", "--json").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["out", PROMPT], 2, "there are variants at several ratios; choose one of 0.2, 0.4 with --ratio"),
+        (["out", PROMPT, "--ratio", "0.3"], 2, "ratio 0.3 is not in the router; there is 0.2, 0.4"),
+        (["out", "--ratio", "0.2"], 2, "give either a prompt or --prompt-file"),
+        (["out", PROMPT, "--prompt-file", "x"], 2, "give either a prompt or --prompt-file"),
+        (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0 is out of range; give at least 1"),
+        (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2 is out of range; give 0 to 1"),
+        (["none", PROMPT], 7, "none: no router here; export two tasks or more into one folder to make one"),
+        (["out/a-0.2", PROMPT], 7, "out/a-0.2: no router here; export two tasks or more into one folder to make one"),
+        (["out", " ", "--ratio", "0.2", "--generate", "1"], 8, "the prompt has no token to go on from; give a longer "
+         "prompt"),
+    ],
+)  # fmt: skip
+def test_bad_input(run: Run, out: Path, arguments: list[str], code: int, message: str) -> None:
+    outcome = run("route", *arguments, "--json")
+    assert (outcome.code, outcome.err) == (code, f"Error: {message}\n")
+    assert json.loads(outcome.out) == {"error": {"message": message, "exit_code": code}}
+
+
+@pytest.mark.parametrize("name", ["router.json", "router.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_damaged_router(run: Run, out: Path, name: str, is_missing: bool) -> None:
+    path = out / "router" / name
+    path.unlink() if is_missing else path.write_bytes(path.read_bytes()[:40])
+    outcome = run("route", "out", PROMPT, "--ratio", "0.2")
+    assert outcome.code == 7
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith(f"Error: out/router/{name}: ")
+
+
+def test_a_variant_that_is_missing(run: Run, out: Path) -> None:
+    shutil.rmtree(out / "b-0.2")
+    outcome = run("route", "out", PROMPT, "--ratio", "0.2")
+    message = "Error: out/b-0.2: this variant is missing; export again, or copy its folder there\n"
+    assert (outcome.code, outcome.err) == (7, message)
+
+
+def test_help_has_an_example(run: Run) -> None:
+    outcome = run("route", "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("Usage: seap-export route [OPTIONS] DIR [PROMPT]\n")
+    assert re.search(r"Example:\n +seap-export route pruned ", outcome.out)

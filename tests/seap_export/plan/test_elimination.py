@@ -1,0 +1,239 @@
+"""What is eliminated first is what a refit for every candidate finds, and losses are those of the refits."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from refits import covariance_of, random_projection, refitted_loss
+from scored import small_spec
+
+from seap_export.errors import UsageError
+from seap_export.families import ModelSpec
+from seap_export.plan import elimination
+from seap_export.plan.elimination import eliminate_neurons, options_from_elimination
+from seap_export.plan.options import AttentionOption, LayerOptions
+
+RIDGE = 0.001
+
+
+def eliminated_by_hand(weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> tuple[list[int], list[float]]:
+    """The channels, last removed first, and the loss for every number kept; every candidate is refitted."""
+    left, order = list(range(weight.shape[1])), []
+    losses = [0.0]
+    while left:
+        tried = {
+            channel: refitted_loss(weight, covariance, [own for own in left if own != channel], ridge)
+            for channel in left
+        }
+        lowest = min(left, key=tried.__getitem__)
+        left.remove(lowest)
+        order.append(lowest)
+        losses.append(max(tried[lowest], losses[-1]))
+    return order[::-1], losses[::-1]
+
+
+def options_of(spec: ModelSpec, seed: int = 0, tokens: int = 60, ridge: float = RIDGE) -> LayerOptions:
+    o_proj, o_cov, down_proj, down_cov = statistics_of(spec, seed, tokens)
+    return options_from_elimination(spec, 0, o_proj, down_proj, o_cov, down_cov, ridge=ridge)
+
+
+def statistics_of(
+    spec: ModelSpec, seed: int = 0, tokens: int = 60
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    own = spec.layers[0]
+    heads = random_projection(own.num_attention_heads * spec.head_dim, tokens, spec.hidden_size, seed)
+    neurons = random_projection(own.intermediate_size, tokens, spec.hidden_size, seed + 1)
+    return *heads, *neurons
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("tokens", [50, 6])
+def test_one_at_a_time_is_the_greedy_loop_of_refits(tokens: int, seed: int) -> None:
+    weight, covariance = random_projection(12, tokens, seed=seed)
+    order, loss = eliminate_neurons(weight, covariance, RIDGE, 1)
+    expected_order, expected_loss = eliminated_by_hand(weight, covariance, RIDGE)
+    assert order.tolist() == expected_order
+    assert loss.tolist() == pytest.approx(expected_loss, rel=1e-8)
+
+
+@pytest.mark.parametrize("block", [1, 5, 16, 100])
+def test_the_loss_of_every_number_is_that_of_its_set_in_blocks_of_any_size(block: int) -> None:
+    weight, covariance = random_projection(40, 90)
+    order, loss = eliminate_neurons(weight, covariance, RIDGE, block)
+    assert sorted(order.tolist()) == list(range(40))
+    highest = 0.0
+    for kept in range(40, -1, -1):
+        highest = max(highest, refitted_loss(weight, covariance, order[:kept].tolist(), RIDGE))
+        assert loss[kept] == pytest.approx(highest, rel=1e-8)
+
+
+def test_a_block_holds_the_channels_that_cost_least_on_their_own() -> None:
+    weight, covariance = random_projection(20, 90)
+    order, _ = eliminate_neurons(weight, covariance, RIDGE, 6)
+    alone = [refitted_loss(weight, covariance, set(range(20)) - {channel}, RIDGE) for channel in range(20)]
+    assert order[::-1][:6].tolist() == sorted(range(20), key=alone.__getitem__)[:6]
+
+
+def test_blocks_of_one_lose_less_than_one_look_at_dependent_channels() -> None:
+    """Each channel has a twin: alone each costs nothing, both together much."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(200, 8, generator=generator, dtype=torch.float64)
+    covariance = covariance_of(torch.cat([inputs, inputs], 1))
+    weight = torch.randn(5, 16, generator=generator)
+    _, careful = eliminate_neurons(weight, covariance, 1e-9, 1)
+    _, careless = eliminate_neurons(weight, covariance, 1e-9, 16)
+    assert careful[8] < 1e-6 * careful[0]
+    assert careless[8] > 1e-2 * careless[0]
+
+
+def test_channels_that_others_make_up_for_go_first_and_at_no_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(300, 9, generator=generator, dtype=torch.float64)
+    inputs = torch.cat([base, base @ torch.randn(9, 5, generator=generator, dtype=torch.float64)], 1)
+    inputs[:, [2, 11]] = inputs[:, [11, 2]]
+    weight = torch.randn(20, 14, generator=generator)
+    covariance = covariance_of(inputs)
+    _, loss = eliminate_neurons(weight, covariance, 1e-10, 1)
+    assert loss[9] < 1e-7 * loss[0]
+    assert loss[8] > 1e-3 * loss[0]
+
+
+def test_channels_that_never_vary_go_first_however_large_their_weights() -> None:
+    weight, covariance = random_projection(12)
+    dead = [4, 7, 8]
+    covariance[dead], covariance[:, dead] = 0.0, 0.0
+    weight[:, dead] *= 1000.0
+    order, loss = eliminate_neurons(weight, covariance, RIDGE, 1)
+    assert sorted(order[-3:].tolist()) == dead
+    assert loss[9] < 1e-9 * loss[0] < loss[8]
+
+
+def test_inputs_that_never_vary_keep_their_order_and_lose_nothing() -> None:
+    spec = small_spec(6, 3, 20)
+    o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
+    options = options_from_elimination(spec, 0, o_proj, down_proj, o_cov * 0, down_cov * 0, ridge=RIDGE)
+    assert options.neuron_order.tolist() == list(range(20))
+    assert not options.neuron_loss.any()
+    assert {option.loss for option in options.attention} == {0.0}
+    assert options.attention[0].heads == (0,)
+    assert options.attention[-2].heads in {(0, 2, 4), (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2, 10.0])
+def test_fewer_tokens_than_channels_give_options_all_the_same(ridge: float) -> None:
+    options = options_of(small_spec(6, 3, 40), tokens=3, ridge=ridge)
+    assert options.neuron_loss[0] > 0.0
+    assert options.neuron_loss[37] < options.neuron_loss[0]
+
+
+def pair(option: AttentionOption) -> tuple[int, int]:
+    """Kept groups, and heads in each."""
+    return len(option.kv_groups), len(option.heads) // len(option.kv_groups)
+
+
+def sets_by_hand(heads: int, groups: int, kept_groups: int, kept_heads: int) -> list[tuple[int, ...]]:
+    """Of all subsets of heads, those that keep so many groups and as many heads in each of them."""
+    size = heads // groups
+    counts = [0] * (groups - kept_groups) + [kept_heads] * kept_groups
+    return [
+        subset
+        for subset in itertools.combinations(range(heads), kept_groups * kept_heads)
+        if sorted(sum(head // size == group for head in subset) for group in range(groups)) == counts
+    ]
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 3), (6, 2), (4, 1)])
+@pytest.mark.parametrize("seed", [0, 5])
+def test_attention_keeps_the_best_of_all_sets(heads: int, groups: int, seed: int) -> None:
+    spec = small_spec(heads, groups, 20)
+    o_proj, o_cov, _, _ = statistics_of(spec, seed)
+    options = options_of(spec, seed)
+    assert len(options.attention) == heads
+    for option in options.attention:
+        losses = {
+            subset: refitted_loss(o_proj, o_cov, [4 * head + i for head in subset for i in range(4)], RIDGE)
+            for subset in sets_by_hand(heads, groups, *pair(option))
+        }
+        assert option.heads == min(losses, key=losses.__getitem__)
+        assert option.loss == pytest.approx(losses[option.heads], rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 3), (6, 2), (8, 2), (4, 1)])
+def test_where_the_sets_are_many_the_elimination_is_greedy_and_its_losses_exact(
+    heads: int, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = small_spec(heads, groups, 20)
+    o_proj, o_cov, _, _ = statistics_of(spec)
+    best = {pair(option): option.loss for option in options_of(spec).attention}
+    monkeypatch.setattr(elimination, "_EXACT_SETS", 0)
+    greedy = options_of(spec).attention
+    assert len(greedy) == heads
+    for option in greedy:
+        kept = [4 * head + i for head in option.heads for i in range(4)]
+        assert option.loss == pytest.approx(refitted_loss(o_proj, o_cov, kept, RIDGE), rel=1e-8, abs=1e-12)
+        assert option.heads in sets_by_hand(heads, groups, *pair(option))
+        assert option.loss >= best[pair(option)] * (1.0 - 1e-9)
+    # One removal from the whole is as good as the best.
+    assert greedy[-2].loss == pytest.approx(best[pair(greedy[-2])], rel=1e-9)
+
+
+def test_the_greedy_elimination_removes_the_head_that_costs_least_each_time() -> None:
+    """Twelve groups of one head: 4095 sets, so the elimination is greedy."""
+    spec = small_spec(12, 12, 20, hidden_size=48)
+    o_proj, o_cov, _, _ = statistics_of(spec, tokens=100)
+    options = options_of(spec, tokens=100).attention
+    kept = set(range(12))
+    for option in options[-2::-1]:
+        losses = {
+            head: refitted_loss(o_proj, o_cov, [4 * own + i for own in kept - {head} for i in range(4)], RIDGE)
+            for head in kept
+        }
+        kept.remove(min(losses, key=losses.__getitem__))
+        assert option.heads == tuple(sorted(kept))
+
+
+def test_losses_scale_with_the_square_of_the_weights_in_both_halves() -> None:
+    spec = small_spec(6, 3, 20)
+    o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
+    once = options_of(spec)
+    twice = options_from_elimination(spec, 0, 2 * o_proj, 2 * down_proj, o_cov, down_cov, ridge=RIDGE)
+    assert twice.neuron_loss == pytest.approx(4 * once.neuron_loss, rel=1e-9)
+    assert [own.loss for own in twice.attention] == pytest.approx([4 * own.loss for own in once.attention], rel=1e-9)
+
+
+def test_wide_layers_are_eliminated_in_wider_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = small_spec(2, 1, 1920)
+    o_proj, o_cov = random_projection(8, 40, 24)
+    down_proj, variances = torch.randn(24, 1920), torch.rand(1920, dtype=torch.float64) + 0.1
+    blocks = []
+
+    def noted(*values: object) -> object:
+        blocks.append(values[-1])
+        return eliminate_neurons(*values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(elimination, "eliminate_neurons", noted)
+    options = options_from_elimination(spec, 0, o_proj, down_proj, o_cov, variances.diag(), ridge=RIDGE)
+    # Independent channels: the loss of each is its own, variance times squared weights.
+    scores = (variances * down_proj.double().square().sum(0)).numpy()
+    assert options.neuron_loss[0] == pytest.approx(scores.sum(), rel=1e-9)
+    assert scores[options.neuron_order].tolist() == sorted(scores.tolist(), reverse=True)
+    assert blocks == [20]
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0, math.nan, math.inf])
+def test_a_ridge_without_meaning_is_refused(ridge: float) -> None:
+    with pytest.raises(UsageError, match=r"ridge .* is out of range"):
+        options_of(small_spec(4, 2, 20), ridge=ridge)
+
+
+def test_covariances_that_do_not_fit_are_refused() -> None:
+    spec = small_spec(4, 2, 20)
+    o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
+    broken = down_cov.clone()
+    broken[0, 0] = math.nan
+    for covariance in (down_cov[:19, :19], broken):
+        with pytest.raises(ValueError, match="must be finite, and as wide"):
+            options_from_elimination(spec, 0, o_proj, down_proj, o_cov, covariance, ridge=RIDGE)

@@ -1,0 +1,45 @@
+"""Plans of a micro model, written down by hand: 3 layers of 6 heads in 3 KV groups and 80 neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from micro import micro_config
+
+from seap_export.families import model_spec
+from seap_export.plan.plan import LayerPlan, Plan
+from seap_export.plan.sparsity import Sparsity
+from seap_export.plots.data import Variant
+
+Layer = tuple[Iterable[int], Iterable[int], Iterable[int]]
+WHOLE: Layer = (range(3), range(6), range(80))
+
+
+@pytest.fixture
+def make_variant() -> Callable[..., Variant]:
+    """`make_variant("a", "a-0.2", layers)`, each layer as its kept KV groups, heads and neurons; the rest is whole."""
+
+    def make(task: str, name: str, layers: dict[int, Layer], **values: Any) -> Variant:
+        dense = model_spec(micro_config(model_type="llama"))
+        rows = [layers.get(index, WHOLE) for index in range(3)]
+        plan = Plan(
+            **{
+                "task": task,
+                "weights": {task: 1.0},
+                "source_name": "micro",
+                "source_sha256": "00",
+                "score": "wifv",
+                "sparsity": Sparsity(),
+                "align": 16,
+                "compensation": "bias",
+                "requested_ratio": 0.2,
+                "achieved_ratio": 0.2,
+                "layers": tuple(LayerPlan(2, tuple(g), tuple(h), tuple(n)) for g, h, n in rows),
+                **values,
+            }
+        )
+        return Variant(name, plan, dense)
+
+    return make

@@ -1,0 +1,180 @@
+"""Greedy decoding gives transformers' tokens, and ends where it should."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from micro import VARIATIONS, write_micro_model
+from tokenizers import Tokenizer, decoders, processors
+from transformers import AutoModelForCausalLM
+
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.pipeline.convert import convert_folder
+from seap_export.runtime import Generator
+
+PROMPT = "the cat sat on a mat and then it ran"
+
+
+def greedy(model_folder: Path, ids: list[int], number: int) -> list[int]:
+    """What transformers gives after `ids`."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        found = model.generate(torch.tensor([ids]), max_new_tokens=number, do_sample=False)
+    return found[0, len(ids) :].tolist()
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("name", ["llama-gqa", "llama-mqa", "llama-yarn", "mistral-window", "qwen2", "qwen3"])
+def test_dense_models_of_every_family_give_the_tokens_of_transformers(tmp_path: Path, name: str) -> None:
+    model = write_micro_model(tmp_path / "m", **VARIATIONS[name])
+    (tmp_path / "onnx").mkdir()
+    convert_folder(model, tmp_path / "onnx")
+    generator = Generator(tmp_path / "onnx")
+    ids = generator.token_ids(PROMPT)
+    assert generator.generate_ids(ids, 40) == greedy(model, ids, 40)
+
+
+@pytest.mark.parametrize("variant", ["a-0.2", "b-0.2"])
+@pytest.mark.parametrize("prompt", ["the", PROMPT, "home home home from far"])
+def test_pruned_variants_give_the_tokens_of_transformers(pristine: Path, variant: str, prompt: str) -> None:
+    generator = Generator(pristine / variant / "onnx", threads=1)
+    ids = generator.token_ids(prompt)
+    assert generator.generate_ids(ids, 50) == greedy(pristine / variant / "hf", ids, 50)
+
+
+def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
+    folder = done / "a-0.2" / "onnx"
+    ids = Generator(folder).token_ids(PROMPT)
+    long = Generator(folder).generate_ids(ids, 20)
+    third = long[2]
+    for eos in (third, [95, third]):
+        edit(folder / "genai_config.json", lambda values, eos=eos: values["model"].update(eos_token_id=eos))
+        assert Generator(folder).generate_ids(ids, 20) == long[: long.index(third) + 1]
+
+
+def test_a_full_context_ends_it(pristine: Path) -> None:
+    generator = Generator(pristine / "a-0.2" / "onnx")
+    ids = generator.token_ids(" ".join(["cat"] * 120))  # of 128
+    found = generator.generate_ids(ids, 50)
+    assert len(found) == 8 or found[-1] == 2
+    with pytest.raises(InputError, match="the prompt has 128 tokens, and the model's context is 128"):
+        generator.generate_ids(ids + ids[:8], 1)
+
+
+def test_the_text_goes_on_where_the_prompt_ends(pristine: Path) -> None:
+    generator = Generator(pristine / "a-0.2" / "onnx")
+    ids = generator.token_ids(PROMPT)
+    tokenizer = Tokenizer.from_file(str(pristine / "a-0.2" / "onnx" / "tokenizer.json"))
+    whole = tokenizer.decode(ids + generator.generate_ids(ids, 12))
+    text = generator.generate(PROMPT, 12)
+    assert text.startswith(" ")
+    assert tokenizer.decode(ids) + text == whole
+
+
+def test_text_that_changes_the_prompt_before_it_is_decoded_alone(done: Path) -> None:
+    folder = done / "a-0.2" / "onnx"
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Fuse(), decoders.Strip(" ", 0, 0), decoders.Replace("catdog", "x")]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    generator = Generator(folder)
+    cat, dog = generator.token_ids("cat dog")
+    assert generator._text_after([cat], [dog]) == "dog"
+
+
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_special_tokens_are_those_of_the_tokenizer_file(done: Path, has_bos: bool) -> None:
+    folder = done / "a-0.2" / "onnx"
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    plain = tokenizer.encode(PROMPT).ids
+    if has_bos:
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert Generator(folder).token_ids(PROMPT) == [1] * has_bos + plain
+
+
+def test_requests_that_mean_nothing(pristine: Path) -> None:
+    generator = Generator(pristine / "a-0.2" / "onnx")
+    with pytest.raises(UsageError, match="0 new tokens were asked for; ask for at least 1"):
+        generator.generate("the", 0)
+    with pytest.raises(InputError, match="the prompt has no token"):
+        generator.generate("  ", 1)
+    with pytest.raises(UsageError, match="provider 'tpu' is unknown; known providers: cpu, cuda"):
+        Generator(pristine / "a-0.2" / "onnx", provider="tpu")
+    with pytest.raises(UsageError, match="threads must be at least 1, not 0"):
+        Generator(pristine / "a-0.2" / "onnx", threads=0)
+
+
+def test_a_provider_that_is_not_there(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EnvironmentFailure, match="this onnxruntime has no CUDAExecutionProvider"):
+        Generator(pristine / "a-0.2" / "onnx", provider="cuda")
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing: bool) -> None:
+    path = done / "a-0.2" / "onnx" / name
+    path.unlink() if is_missing else path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ArtifactError) as caught:
+        Generator(done / "a-0.2" / "onnx")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{done}/a-0.2/onnx/{name.removesuffix('.data')}: ")
+
+
+@pytest.mark.parametrize(
+    "change", [{"eos_token_id": None}, {"eos_token_id": []}, {"eos_token_id": ["2"]}, {"context_length": "long"}]
+)
+def test_a_config_without_limits_is_refused(done: Path, change: dict[str, Any]) -> None:
+    folder = done / "a-0.2" / "onnx"
+    edit(folder / "genai_config.json", lambda values: values["model"].update(change))
+    with pytest.raises(ArtifactError, match="names no eos_token_id or no context_length"):
+        Generator(folder)
+    (folder / "genai_config.json").write_text('{"model": 1}')
+    with pytest.raises(ArtifactError, match="names no eos_token_id or no context_length"):
+        Generator(folder)
+
+
+def test_another_graph_is_refused(done: Path) -> None:
+    folder = done / "a-0.2" / "onnx"
+    graph = folder / "model.onnx"
+    (folder / "model.onnx").write_bytes((done / "router" / "router.onnx").read_bytes())
+    with pytest.raises(ArtifactError, match="its inputs are not those of a decoder with a KV cache"):
+        Generator(folder)
+    model = onnx.load(done / "b-0.2" / "onnx" / "model.onnx", load_external_data=False)
+    next(node for node in model.graph.node if "present.1.key" in node.output).output[1] = "another"
+    next(value for value in model.graph.output if value.name == "present.1.key").name = "another"
+    graph.write_bytes(model.SerializeToString())
+    (folder / "model.onnx.data").write_bytes((done / "b-0.2" / "onnx" / "model.onnx.data").read_bytes())
+    with pytest.raises(ArtifactError, match="its outputs are not those of a decoder with a KV cache"):
+        Generator(folder)
+
+
+def test_logits_that_are_not_finite_are_refused(done: Path) -> None:
+    path = done / "a-0.2" / "onnx" / "model.onnx.data"
+    weights = np.fromfile(path, np.float32)
+    weights[:] = np.nan
+    weights.tofile(path)
+    with pytest.raises(ArtifactError, match="its logits are NaN or infinite"):
+        Generator(path.parent).generate(PROMPT, 1)
+
+
+def test_a_token_without_an_embedding_is_one_line(pristine: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"model\.onnx: does not run: ") as caught:
+        Generator(pristine / "a-0.2" / "onnx").generate_ids([96], 1)
+    assert "\n" not in str(caught.value)

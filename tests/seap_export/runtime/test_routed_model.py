@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import weakref
+from pathlib import Path
+
+import pytest
+from routed import task_texts
+
+from seap_export.errors import ArtifactError, UsageError
+from seap_export.runtime import Generator, RoutedModel, routed_model
+
+OF_A, OF_B = task_texts("a", 1, seed=9)[0], task_texts("b", 1, seed=9)[0]
+
+
+def set_router(folder: Path, **changes: object) -> None:
+    path = folder / "router" / "router.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_prompt_goes_to_the_variant_of_its_task(pristine: Path) -> None:
+    model = RoutedModel(pristine)
+    for task, prompt in (("a", OF_A), ("b", OF_B)):
+        route = model.route(prompt)
+        assert (route.task, route.variant) == (task, pristine / f"{task}-0.2")
+        assert route.confidence == route.probabilities[task] == max(route.probabilities.values()) > 0.6
+        assert set(route.probabilities) == {"a", "b"}
+        assert not route.is_fallback
+        assert not route.is_uncertain
+
+
+def test_below_the_threshold_the_mixture_answers(pristine: Path) -> None:
+    route = RoutedModel(pristine, threshold=1.0).route(OF_B)
+    assert (route.task, route.variant) == ("b", pristine / "general-0.2")
+    assert route.is_fallback
+    assert route.is_uncertain
+    assert not RoutedModel(pristine, threshold=0.0).route(OF_B).is_uncertain
+
+
+def test_the_threshold_is_that_of_the_router(done: Path) -> None:
+    set_router(done, threshold=1.0)
+    assert RoutedModel(done).route(OF_A).is_fallback
+    set_router(done, threshold=0.0)
+    assert not RoutedModel(done).route(OF_A).is_fallback
+
+
+def test_without_a_mixture_the_most_likely_task_answers_and_says_so(done: Path) -> None:
+    set_router(done, fallback={"0.2": None})
+    route = RoutedModel(done, threshold=1.0).route(OF_B)
+    assert (route.task, route.variant, route.is_fallback) == ("b", done / "b-0.2", False)
+    assert route.is_uncertain
+
+
+def test_a_prompt_without_a_token_is_of_no_clear_task_whatever_the_threshold(pristine: Path) -> None:
+    route = RoutedModel(pristine, threshold=0.0).route("  ")
+    assert route.probabilities == {"a": 0.5, "b": 0.5}
+    assert (route.variant, route.is_fallback, route.is_uncertain) == (pristine / "general-0.2", True, True)
+
+
+def test_the_text_is_that_of_the_variant(pristine: Path) -> None:
+    model = RoutedModel(str(pristine), threads=1)
+    for task, prompt in (("a", OF_A), ("b", OF_B)):
+        expected = Generator(pristine / f"{task}-0.2" / "onnx", threads=1).generate(prompt, 9)
+        assert model.generate(prompt, max_new_tokens=9) == expected
+    assert model.generate(OF_A, 9) != model.generate(OF_B, 9)
+
+
+def test_one_variant_is_open_at_a_time(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[weakref.ref[Generator]] = []
+    alive: list[int] = []
+
+    def opening(*arguments: object) -> Generator:
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in opened))
+        generator = Generator(*arguments)  # type: ignore[arg-type]
+        opened.append(weakref.ref(generator))
+        return generator
+
+    monkeypatch.setattr(routed_model, "Generator", opening)
+    model = RoutedModel(pristine)
+    model.route(OF_A)
+    assert opened == []
+    for prompt in (OF_A, OF_A, OF_B, OF_A):
+        model.generate(prompt, 2)
+    assert alive == [0, 0, 0]
+
+
+def test_the_ratio_must_be_one_of_those_there_are(done: Path) -> None:
+    assert RoutedModel(done, ratio=0.2).route(OF_A).variant == done / "a-0.2"
+    with pytest.raises(UsageError, match=r"^ratio 0.5 is not in the router; there is 0.2$"):
+        RoutedModel(done, ratio=0.5)
+    names = {ratio: {"a": f"a-{ratio}", "b": f"b-{ratio}"} for ratio in ("0.2", "0.5")}
+    set_router(done, variants=names, fallback={"0.2": "general-0.2", "0.5": None})
+    shutil.copytree(done / "a-0.2", done / "a-0.5")
+    with pytest.raises(UsageError, match=r"several ratios; choose one of 0\.2, 0\.5 with --ratio$"):
+        RoutedModel(done)
+    assert RoutedModel(done, ratio=0.5).route(OF_A).variant == done / "a-0.5"
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_a_threshold_out_of_range_is_refused(pristine: Path, threshold: float) -> None:
+    with pytest.raises(UsageError, match="is out of range; give 0 to 1"):
+        RoutedModel(pristine, threshold=threshold)
+
+
+def test_what_is_missing_is_named(done: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"^{tmp_path}: no router here; export two tasks or more into one folder"):
+        RoutedModel(tmp_path)
+    shutil.rmtree(done / "a-0.2" / "onnx")
+    with pytest.raises(ArtifactError, match=r"a-0\.2/onnx/genai_config\.json: no such file"):
+        RoutedModel(done).generate(OF_A, 1)
+    shutil.rmtree(done / "a-0.2")
+    with pytest.raises(ArtifactError, match=r"a-0\.2: this variant is missing"):
+        RoutedModel(done).route(OF_A)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from routed import task_texts
+
+from seap_export.errors import ArtifactError
+from seap_export.runtime import Router
+
+
+def test_texts_that_were_never_seen_go_to_their_task(pristine: Path) -> None:
+    router = Router(pristine / "router")
+    for index, task in enumerate("ab"):
+        found = router.probabilities([router.token_ids(text) for text in task_texts(task, 50, seed=9)])
+        assert (found.shape, found.dtype) == ((50, 2), np.float32)
+        assert np.allclose(found.sum(axis=1), 1.0)
+        assert (found.argmax(axis=1) == index).mean() > 0.9
+
+
+def test_a_prompt_counts_alone_whatever_stands_beside_it(pristine: Path) -> None:
+    router = Router(pristine / "router", threads=1)
+    ids = [router.token_ids(text) for text in task_texts("a", 20)] + [[]]
+    together = router.probabilities(ids)
+    alone = np.concatenate([router.probabilities([row]) for row in ids])
+    assert np.abs(together - alone).max() < 1e-6
+    assert alone[-1].tolist() == [0.5, 0.5]
+
+
+def test_prompts_are_cut(done: Path) -> None:
+    path = done / "router" / "router.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 3}))
+    router = Router(done / "router")
+    assert router.token_ids("the a cat dog mat") == Router(done / "router").token_ids("the a cat")
+    assert len(router.token_ids("the a cat dog mat")) == 3
+
+
+@pytest.mark.parametrize("name", ["router.json", "router.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing: bool) -> None:
+    path = done / "router" / name
+    path.unlink() if is_missing else path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ArtifactError) as caught:
+        Router(done / "router")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_of_something_else_is_refused(done: Path) -> None:
+    path = done / "router" / "router.onnx"
+    model = onnx.load(path)
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="its inputs and outputs are not those of a router"):
+        Router(done / "router")
+
+
+def test_a_graph_of_other_classes_is_refused(done: Path) -> None:
+    path = done / "router" / "router.json"
+    values = json.loads(path.read_text())
+    values["classes"].append("c")
+    values["variants"]["0.2"]["c"] = "c-0.2"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ArtifactError, match=r"router\.onnx: it has other classes than router\.json"):
+        Router(done / "router")
+
+
+def test_a_table_that_is_not_finite_is_refused(done: Path) -> None:
+    path = done / "router" / "router.onnx"
+    model = onnx.load(path)
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == "logits_of_token")
+    table.raw_data = np.full(list(table.dims), np.nan, np.float32).tobytes()
+    path.write_bytes(model.SerializeToString())
+    router = Router(done / "router")
+    with pytest.raises(ArtifactError, match="what it gives are no probabilities"):
+        router.probabilities([[4, 5]])
+
+
+def test_a_token_of_another_tokenizer_is_one_line(pristine: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"router\.onnx: does not run: ") as caught:
+        Router(pristine / "router").probabilities([[96]])
+    assert "\n" not in str(caught.value)

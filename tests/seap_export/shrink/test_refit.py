@@ -1,0 +1,215 @@
+"""The refit is the least-squares solution, and lies between the bias and the exact reconstruction."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from seap_export.errors import UsageError
+from seap_export.shrink.refit import OutputFit, mean_fit, refit, refit_from_dense
+
+
+@dataclass
+class Case:
+    """Inputs of a projection, all channels, and its weight and bias."""
+
+    inputs: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    kept: torch.Tensor
+
+    @property
+    def outputs(self) -> torch.Tensor:
+        product = self.inputs @ self.weight.double().T
+        return product if self.bias is None else product + self.bias.double()
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        mean = self.inputs.mean(0)
+        return mean, (self.inputs - mean).T @ (self.inputs - mean) / len(self.inputs)
+
+    def fit(self, ridge: float) -> OutputFit:
+        mean, covariance = self.statistics()
+        return refit_from_dense(
+            self.weight, self.bias, mean, covariance, self.kept, ridge=ridge, tokens=len(self.inputs)
+        )
+
+    def mean_fit(self) -> OutputFit:
+        return mean_fit(self.weight, self.bias, self.statistics()[0], self.kept)
+
+    def error(self, fit: OutputFit) -> float:
+        """Mean square over the tokens."""
+        difference = self.outputs - self.inputs[:, self.kept] @ fit.weight.T - fit.bias
+        return float(difference.square().sum(1).mean())
+
+
+def some_case(
+    tokens: int = 60, channels: int = 12, kept: int = 7, out: int = 5, bias: bool = True, seed: int = 0
+) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    mean = 3.0 * torch.randn(channels, generator=generator, dtype=torch.float64)
+    return Case(
+        inputs=torch.randn(tokens, channels, generator=generator, dtype=torch.float64) @ mixing + mean,
+        weight=torch.randn(out, channels, generator=generator),
+        bias=torch.randn(out, generator=generator) if bias else None,
+        kept=torch.randperm(channels, generator=generator)[:kept].sort().values,
+    )
+
+
+def lstsq_fit(case: Case, ridge: float) -> OutputFit:
+    """The same by numpy: rows of tokens, and rows that hold the weights back, those of the ridge."""
+    x, y = case.inputs[:, case.kept].numpy(), case.outputs.numpy()
+    tokens, kept = x.shape
+    strength = ridge * float(((x - x.mean(0)) ** 2).mean(0).sum()) / tokens
+    rows = np.vstack(
+        [
+            np.hstack([x, np.ones((tokens, 1))]),
+            np.hstack([np.sqrt(strength * tokens) * np.eye(kept), np.zeros((kept, 1))]),
+        ]
+    )
+    wanted = np.vstack([y, np.sqrt(strength * tokens) * case.weight[:, case.kept].double().numpy().T])
+    solution = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    return OutputFit(torch.from_numpy(solution[:-1].T.copy()), torch.from_numpy(solution[-1].copy()))
+
+
+def assert_same(one: OutputFit, other: OutputFit, tolerance: float = 1e-8) -> None:
+    assert one.weight.dtype == one.bias.dtype == torch.float64
+    torch.testing.assert_close(one.weight, other.weight, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(one.bias, other.bias, rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.1, 5.0, 1e3])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tokens", [5, 60])
+def test_it_is_the_least_squares_solution(ridge: float, bias: bool, tokens: int) -> None:
+    """Of 5 tokens too, fewer than channels."""
+    case = some_case(tokens, bias=bias)
+    assert_same(case.fit(ridge), lstsq_fit(case, ridge))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_channels_that_are_linear_in_the_kept_ones_are_recovered(bias: bool) -> None:
+    case = some_case(bias=bias)
+    gone = [channel for channel in range(12) if channel not in case.kept.tolist()]
+    generator = torch.Generator().manual_seed(3)
+    dependence = torch.randn(7, len(gone), generator=generator, dtype=torch.float64)
+    case.inputs[:, gone] = case.inputs[:, case.kept] @ dependence + 2.0
+    whole = case.error(case.mean_fit())
+    assert case.error(case.fit(1e-12)) < 1e-18 * whole
+    exact = case.weight[:, case.kept].double() + case.weight[:, gone].double() @ dependence.T
+    torch.testing.assert_close(case.fit(1e-12).weight, exact, rtol=1e-8, atol=1e-8)
+
+
+def test_a_huge_ridge_gives_the_compensation_bias() -> None:
+    case = some_case()
+    assert_same(case.fit(1e14), case.mean_fit())
+
+
+@pytest.mark.parametrize("bias", [None, torch.tensor([0.5, -1.0])])
+def test_the_compensation_bias_is_the_mean_contribution_of_what_is_removed(bias: torch.Tensor | None) -> None:
+    weight = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    mean = torch.tensor([10.0, 100.0, 1000.0], dtype=torch.float64)
+    fit = mean_fit(weight, bias, mean, torch.tensor([1]))
+    expected = torch.tensor([3010.0, 6040.0], dtype=torch.float64)
+    assert torch.equal(fit.bias, expected if bias is None else expected + bias.double())
+    assert torch.equal(fit.weight, weight[:, [1]].double())
+
+
+def test_half_precision_contributions_are_summed_in_float64() -> None:
+    """1 + 4096 times 2^-12 is 2, which bfloat16 cannot reach by adding one after the other."""
+    weight = torch.full((1, 4098), 2.0**-12, dtype=torch.bfloat16)
+    weight[0, :2] = 1.0
+    fit = mean_fit(weight, None, torch.ones(4098, dtype=torch.float64), torch.tensor([0]))
+    assert fit.bias.item() == 2.0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_error_on_its_own_tokens_is_never_worse_than_with_a_bias(seed: int) -> None:
+    """Of any number of tokens and channels, with any ridge; and the mean output is always right."""
+    chance = np.random.default_rng(seed)
+    channels = int(chance.integers(2, 30))
+    case = some_case(
+        tokens=int(chance.integers(1, 40)),
+        channels=channels,
+        kept=int(chance.integers(1, channels + 1)),
+        out=int(chance.integers(1, 6)),
+        bias=bool(chance.integers(2)),
+        seed=seed,
+    )
+    errors = [case.error(case.fit(ridge)) for ridge in (1e-4, 1e-2, 1.0, 1e2, 1e6)]
+    allowed = 1e-9 * (1.0 + case.error(case.mean_fit()))
+    errors.append(case.error(case.mean_fit()))
+    assert all(one <= other + allowed for one, other in itertools.pairwise(errors))
+    fit = case.fit(0.1)
+    residual = case.outputs.mean(0) - fit.weight @ case.inputs[:, case.kept].mean(0) - fit.bias
+    assert float(residual.abs().max()) < 1e-8
+
+
+def test_the_refit_is_better_than_a_bias_where_channels_depend_on_each_other() -> None:
+    case = some_case()
+    assert case.error(case.fit(1e-2)) < 0.7 * case.error(case.mean_fit())
+
+
+def test_more_tokens_need_less_ridge() -> None:
+    """The ridge is divided by the number of tokens: twice the tokens with twice the ridge give the same."""
+    case = some_case()
+    mean, covariance = case.statistics()
+    arguments = (case.weight, case.bias, mean, covariance, case.kept)
+    assert_same(
+        refit_from_dense(*arguments, ridge=1.0, tokens=50), refit_from_dense(*arguments, ridge=2.0, tokens=100)
+    )
+
+
+def test_inputs_that_never_vary_get_a_bias_only() -> None:
+    case = some_case()
+    case.inputs[:] = case.inputs[0].clone()
+    mean, covariance = case.inputs[0], torch.zeros(12, 12, dtype=torch.float64)
+    fit = refit_from_dense(case.weight, case.bias, mean, covariance, case.kept, ridge=1.0, tokens=60)
+    assert_same(fit, mean_fit(case.weight, case.bias, mean, case.kept))
+    assert case.error(fit) < 1e-18
+
+
+def test_a_kept_channel_that_never_varies_keeps_its_weight() -> None:
+    case = some_case()
+    case.inputs[:, case.kept[2]] = 4.0
+    fit = case.fit(1e-3)
+    torch.testing.assert_close(fit.weight[:, 2], case.weight[:, case.kept[2]].double(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_fit_to_the_dense_output_is_the_fit_to_any_output(bias: bool) -> None:
+    """With y = W x + b computed for every token."""
+    case = some_case(bias=bias)
+    mean, covariance = case.statistics()
+    kept, y = case.kept, case.outputs
+    centred = case.inputs[:, kept] - mean[kept]
+    fit = refit(
+        case.weight[:, kept].double(),
+        mean[kept],
+        covariance[kept][:, kept],
+        y.mean(0),
+        (y - y.mean(0)).T @ centred / len(y),
+        ridge=0.3,
+        tokens=len(y),
+    )
+    assert_same(fit, case.fit(0.3))
+
+
+def test_all_channels_kept_change_nothing() -> None:
+    case = some_case(kept=12)
+    fit = case.fit(0.5)
+    assert case.bias is not None
+    assert_same(fit, OutputFit(case.weight.double(), case.bias.double()))
+
+
+def test_a_ridge_too_small_for_the_rounding_of_the_covariance_is_refused() -> None:
+    case = some_case(tokens=4)
+    mean, covariance = case.statistics()
+    covariance = covariance.float().double()  # as statistics come from disk: no longer quite positive
+    assert float(torch.linalg.eigvalsh(covariance[case.kept][:, case.kept])[0]) < 0.0
+    with pytest.raises(UsageError, match="the ridge is too small"):
+        refit_from_dense(case.weight, case.bias, mean, covariance, case.kept, ridge=1e-12, tokens=4)

@@ -1,0 +1,330 @@
+"""Fitting layer by layer is what a plain loop over transformers' model gives, and better than fitting each alone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from calibrated import (
+    PROJECTIONS,
+    calibrate,
+    layer_plan,
+    load,
+    micro_plan,
+    micro_source,
+    plan_of,
+    random_texts,
+    whole_layer,
+)
+from micro import VARIATIONS
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.activations.mixture import Mixture
+from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
+from seap_export.shrink import sequential
+from seap_export.shrink.layer import kept_channels
+from seap_export.shrink.sequential import sequential_layers
+from seap_export.shrink.write import pruned_config, write_shrunk_model
+from seap_export.sources.source import Source, open_source
+
+TEXTS = random_texts(8, longest=40)
+#: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.
+FITTED = ("llama-mha", "llama-biases", "mistral-window", "qwen2-window", "qwen3", "qwen3-biases")
+HALVES = tuple(PROJECTIONS)
+
+
+def fitted_layers(
+    source: Source, plan: Plan, statistics: Mixture, max_batch_tokens: int = 4096
+) -> list[dict[str, torch.Tensor]]:
+    config = pruned_config(source, plan.shrunk_spec(source.spec))
+    return list(sequential_layers(source, plan, statistics, config, max_batch_tokens))
+
+
+def written(folder: Path, source: Source, plan: Plan, statistics: Mixture) -> PreTrainedModel:
+    folder.mkdir()
+    write_shrunk_model(source, plan, statistics, folder)
+    return load(folder)
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, texts: Sequence[Sequence[int]] = TEXTS) -> torch.Tensor:
+    return torch.cat([model(torch.tensor([ids]), use_cache=False).logits[0] for ids in texts])
+
+
+@torch.no_grad()
+def last_stream(model: PreTrainedModel, texts: Sequence[Sequence[int]] = TEXTS) -> torch.Tensor:
+    """The residual stream behind the last layer, [tokens, hidden_size]."""
+    seen: list[torch.Tensor] = []
+    hook = model.model.norm.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].double()))
+    for ids in texts:
+        model(torch.tensor([ids]), use_cache=False)
+    hook.remove()
+    return torch.cat(seen)
+
+
+@torch.no_grad()
+def around_half(
+    model: PreTrainedModel, index: int, half: str, texts: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The stream before a half of a layer, its projection's input, and the stream behind it; float64 [tokens, ...]."""
+    layer = model.model.layers[index]
+    before: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
+    norm = layer.input_layernorm if half == "o_proj" else layer.post_attention_layernorm
+    projection = layer.get_submodule(PROJECTIONS[half])
+    hooks = [
+        norm.register_forward_pre_hook(lambda _, args: before.append(args[0][0].double())),
+        projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0][0].double())),
+        projection.register_forward_hook(lambda _, args, output: outputs.append(output[0].double())),
+    ]
+    for ids in texts:
+        model(torch.tensor([ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    stream = torch.cat(before)
+    return stream, torch.cat(inputs), stream + torch.cat(outputs)
+
+
+def ridge_fit(
+    x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, original: torch.Tensor, strength: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """min E|y - W' x - b'|^2 + strength |W' - W|^2, tokens counted by their weights, by numpy's least squares."""
+    root = (weights / weights.sum()).sqrt().unsqueeze(1).numpy()
+    tokens, kept = x.shape
+    ridge = np.hstack([np.sqrt(strength) * np.eye(kept), np.zeros((kept, 1))])
+    rows = np.vstack([root * np.hstack([x.numpy(), np.ones((tokens, 1))]), ridge])
+    wanted = np.vstack([root * y.numpy(), np.sqrt(strength) * original.numpy().T])
+    solution = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    return torch.from_numpy(solution[:-1].T.copy()), torch.from_numpy(solution[-1].copy())
+
+
+def plain_loop(
+    folder: Path, source: Source, plan: Plan, tasks: Mapping[str, Sequence[Sequence[int]]]
+) -> PreTrainedModel:
+    """The dense model in which what the plan removes has weights of 0, each projection fitted in turn."""
+    dense = load(folder)
+    model = copy.deepcopy(dense)
+    texts = [ids for own in tasks.values() for ids in own]
+    tokens = {task: sum(map(len, own)) for task, own in tasks.items()}
+    weights = torch.cat(
+        [torch.full((tokens[task],), plan.weights[task] / tokens[task], dtype=torch.float64) for task in tasks]
+    )
+    cut_before = False
+    for index, own in enumerate(plan.layers):
+        for half in HALVES:
+            linear: nn.Linear = model.model.layers[index].get_submodule(PROJECTIONS[half])
+            kept = kept_channels(own, source.spec, half)  # type: ignore[arg-type]
+            cut_before = cut_before or len(kept) < linear.in_features
+            if not cut_before:
+                continue
+            target = around_half(dense, index, half, texts)[2]
+            before, inputs, _ = around_half(model, index, half, texts)
+            x, y = inputs[:, kept], target - before
+            p = (weights / weights.sum()).unsqueeze(1)
+            spread = float((p * (x - (p * x).sum(0)).square()).sum())
+            original = linear.weight.detach()[:, kept].double()
+            weight, bias = ridge_fit(x, y, weights, original, plan.ridge * spread * float(p.square().sum()))
+            whole = torch.zeros(linear.weight.shape)
+            whole[:, kept] = weight.float()
+            linear.weight = nn.Parameter(whole)
+            linear.bias = nn.Parameter(bias.float())
+    return model
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    """Within a small part of the largest value."""
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("variation", "ridge"), [*((variation, 0.05) for variation in FITTED), ("llama-gqa", 5.0), ("llama-gqa", 100.0)]
+)
+def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: float) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    plan = micro_plan(source, "sequential", ridge=ridge)
+    expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
+    for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
+        for half in HALVES:
+            linear = expected.model.layers[index].get_submodule(PROJECTIONS[half])
+            kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
+            name = source.spec.family.tensor(half, index)  # type: ignore[arg-type]
+            assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
+            if linear.bias is not None:
+                assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
+    shrunk = written(tmp_path / "shrunk", source, plan, statistics)
+    assert_close(logits(shrunk), logits(expected), 1e-4)
+    assert_close(logits(shrunk, random_texts(4, 9)), logits(expected, random_texts(4, 9)), 1e-4)
+
+
+def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Path) -> None:
+    """One text is in both tasks; the tasks are of different sizes."""
+    source = micro_source(tmp_path / "model")
+    tasks = {"one": [TEXTS[3], *random_texts(4, 1)], "two": [TEXTS[3], *random_texts(14, 2)]}
+    weights = {"one": 5.0, "two": 0.5}
+    statistics = calibrate(source, tmp_path / "statistics", tasks, **weights)
+    plan = micro_plan(source, "sequential", weights=weights, ridge=0.3)
+    expected = plain_loop(tmp_path / "model", source, plan, tasks)
+    shrunk = written(tmp_path / "shrunk", source, plan, statistics)
+    assert_close(logits(shrunk), logits(expected), 1e-4)
+    even = plain_loop(tmp_path / "model", source, dataclasses.replace(plan, weights={"one": 1.0, "two": 1.0}), tasks)
+    assert (logits(even) - logits(expected)).abs().max() > 0.01 * logits(expected).abs().max()
+
+
+def test_a_task_of_nearly_no_weight_does_not_count(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model")
+    tasks = {"one": random_texts(16, 1), "two": random_texts(16, 2)}
+    name = "model.layers.2.mlp.down_proj.weight"
+
+    def fitted(ridge: float, **weights: float) -> torch.Tensor:
+        own = {task: tasks[task] for task in weights}
+        statistics = calibrate(source, tmp_path / "-".join(map(str, weights.values())), own, **weights)
+        plan = micro_plan(source, "sequential", weights=weights, ridge=ridge * 200)
+        return fitted_layers(source, plan, statistics)[2][name]
+
+    one, both = fitted(0.01, one=1.0), fitted(0.01, one=1.0, two=0.001)
+    assert (both - one).norm() < 0.02 * one.norm()
+    assert (fitted(0.01, one=0.001, two=1.0) - one).norm() > 0.1 * one.norm()
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})
+    plan = plan_of(source, [whole_layer(own) for own in source.spec.layers], "sequential")
+    for index, own in enumerate(fitted_layers(source, plan, statistics)):
+        dense = source.read_layer(index)
+        assert own.keys() == dense.keys()
+        assert all(torch.equal(own[name], dense[name]) for name in dense)
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "qwen2-window"])
+def test_what_comes_before_the_first_cut_is_exactly_the_dense_model_s(tmp_path: Path, variation: str) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    whole = [whole_layer(own) for own in source.spec.layers]
+    plan = plan_of(source, [whole[0], dataclasses.replace(whole[1], neurons=tuple(range(50))), whole[2]], "sequential")
+    layers = fitted_layers(source, plan, statistics)
+    family = source.spec.family
+    untouched = {family.weight("down_proj", 1), family.bias("down_proj", 1)}
+    for index in range(2):
+        dense = source.read_layer(index)
+        kept = [name for name in dense if "mlp" not in name or index == 0]
+        assert all(torch.equal(layers[index][name], dense[name]) for name in kept if name not in untouched)
+    last = source.read_layer(2)
+    for half in HALVES:  # whole, but its input has changed
+        assert not torch.equal(layers[2][family.weight(half, 2)].float(), last[family.weight(half, 2)])  # type: ignore[arg-type]
+
+
+def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerPlan, ...]]:
+    """A model whose removed heads have the attention pattern and values of kept ones, removed neurons multiples."""
+    source = micro_source(folder, variation)
+    own = source.spec.layers[0]
+    head_dim, size = source.spec.head_dim, own.heads_per_group
+    tensors = load_file(folder / "model.safetensors")
+    for index in (1, 2):
+        prefix = f"model.layers.{index}."
+        for part in ("weight", "bias"):
+            if f"{prefix}self_attn.q_proj.{part}" in tensors:
+                queries = tensors[f"{prefix}self_attn.q_proj.{part}"]
+                for group in range(own.num_key_value_heads):  # the second head of each group is the first
+                    start = group * size * head_dim
+                    queries[start + head_dim : start + 2 * head_dim] = queries[start : start + head_dim]
+            for name, factor in (("gate_proj", 1.0), ("up_proj", -2.0)):
+                if f"{prefix}mlp.{name}.{part}" in tensors:
+                    rows = tensors[f"{prefix}mlp.{name}.{part}"]
+                    rows[:20] = factor * rows[20:40]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    heads = tuple(head for head in range(own.num_attention_heads) if head % size != 1)
+    cut = LayerPlan(size, tuple(range(own.num_key_value_heads)), heads, tuple(range(20, 80)))
+    return open_source(str(folder)), (whole_layer(own), cut, cut)
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "mistral-window", "qwen2", "qwen3", "llama-mqa"])
+def test_what_can_be_made_up_for_exactly_is(tmp_path: Path, variation: str) -> None:
+    source, layers = redundant_source(tmp_path / "model", variation)
+    texts = random_texts(40)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": texts})
+    expected = logits(load(tmp_path / "model"))
+    errors = {}
+    for compensation in ("sequential", "one-shot", "bias"):
+        plan = plan_of(source, layers, compensation, ridge=1e-4)  # type: ignore[arg-type]
+        model = written(tmp_path / compensation, source, plan, statistics)
+        errors[compensation] = float((logits(model) - expected).abs().max() / expected.abs().max())
+    assert errors["sequential"] < 1e-3
+    assert errors["one-shot"] < 1e-3
+    assert errors["bias"] > 0.05
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen3-biases"])
+def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    plan = micro_plan(source, "sequential")
+    first = fitted_layers(source, plan, statistics, 1)
+    for size in (64, 4096):
+        for ours, theirs in zip(fitted_layers(source, plan, statistics, size), first, strict=True):
+            for name, tensor in theirs.items():
+                assert_close(ours[name], tensor, 1e-4)
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen2", "qwen3"])
+def test_the_error_is_less_than_that_of_fitting_each_layer_alone(tmp_path: Path, variation: str) -> None:
+    """Behind the last layer, on the calibration texts."""
+    source = micro_source(tmp_path / "model", variation)
+    texts = random_texts(40)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": texts})
+    own = source.spec.layers[0]
+    cut = [layer_plan(own, None, 0, range(index, 80, 2)) for index in range(3)]
+    dense = last_stream(load(tmp_path / "model"), texts)
+    errors: dict[Compensation, float] = {}
+    for compensation in COMPENSATIONS:
+        plan = plan_of(source, cut, compensation, ridge=1.0)
+        model = written(tmp_path / compensation, source, plan, statistics)
+        errors[compensation] = float((last_stream(model, texts) - dense).square().sum(1).mean())
+    assert all(errors["sequential"] < 0.9 * errors[other] for other in ("one-shot", "bias", "none"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    source = micro_source(tmp_path / "model", dtype=dtype)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    plan = micro_plan(source, "sequential")
+    layers = fitted_layers(source, plan, statistics)
+    fitted = [f"model.layers.1.{path}.{part}" for path in PROJECTIONS.values() for part in ("weight", "bias")]
+    assert {layers[1][name].dtype for name in fitted} == {getattr(torch, dtype)}
+    shrunk = written(tmp_path / "shrunk", source, plan, statistics)  # runs what is stored, in float32
+    stored = load_file(tmp_path / "shrunk" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
+    assert all(torch.equal(stored[name], layers[1][name]) for name in fitted)
+    streams: list[Any] = []
+    plain = sequential._Streams.layer
+
+    def noted(self: Any, index: int) -> dict[str, torch.Tensor]:
+        found = plain(self, index)
+        streams[:] = [hidden[real] for hidden, real in zip(self._hidden, [b.real for b in self._batches], strict=True)]
+        return found
+
+    monkeypatch.setattr(sequential._Streams, "layer", noted)
+    fitted_layers(source, plan, statistics)
+    own, expected = (
+        torch.cat([part.double() for part in parts]) for parts in (streams, [last_stream(shrunk, _in_order(TEXTS))])
+    )
+    assert_close(own, expected, 1e-5)
+
+
+def _in_order(texts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """As batches hold them."""
+    return sorted(texts, key=lambda ids: (len(ids), list(ids)))

@@ -1,0 +1,106 @@
+"""Compensation from the dense statistics: each projection's own refit or bias, wherever channels are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import calibrate, load, micro_plan, micro_source, projection_inputs, random_texts, single
+from micro import VARIATIONS
+
+from seap_export.activations.layers import HALVES
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration
+from seap_export.plan.plan import Compensation
+from seap_export.shrink.layer import kept_channels, shrink_layer
+from seap_export.shrink.refit import mean_fit, refit_from_dense
+from seap_export.shrink.single import single_layers
+from seap_export.sources.source import Source
+
+#: What `micro_plan` cuts.
+CUT = (set(), {"o_proj", "down_proj"}, {"o_proj"})
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "qwen3-biases"])
+@pytest.mark.parametrize("compensation", ["one-shot", "bias", "none"])
+def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
+    tmp_path: Path,
+    random_calibration: Callable[[Source], Calibration],
+    variation: str,
+    compensation: Compensation,
+) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    statistics, plan = single(random_calibration(source)), micro_plan(source, compensation)
+    family = source.spec.family
+    for index, own in enumerate(single_layers(source, plan, statistics)):
+        dense = source.read_layer(index)
+        expected = shrink_layer(dense, source.spec, index, plan.layers[index])
+        for half in HALVES:
+            if compensation == "none" or half not in CUT[index]:
+                continue
+            weight, bias = dense[family.weight(half, index)], dense.get(family.bias(half, index))
+            mean = getattr(statistics.layer(index), half).mean
+            kept = kept_channels(plan.layers[index], source.spec, half)
+            covariance = statistics.covariance(index, half)
+            fit = (
+                mean_fit(weight, bias, mean, kept)
+                if compensation == "bias"
+                else refit_from_dense(weight, bias, mean, covariance, kept, ridge=plan.ridge, tokens=40)
+            )
+            expected |= {family.weight(half, index): fit.weight, family.bias(half, index): fit.bias}
+        assert own.keys() == expected.keys()
+        assert all(torch.equal(own[name], expected[name]) for name in expected)
+    assert index == 2
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases"])
+@pytest.mark.parametrize("compensation", ["one-shot", "bias"])
+def test_a_compensated_projection_keeps_its_mean_output(
+    tmp_path: Path, variation: str, compensation: Compensation
+) -> None:
+    """Over the calibration texts, as the dense model runs them."""
+    source = micro_source(tmp_path / "model", variation)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": random_texts()})
+    plan = micro_plan(source, compensation)
+    seen = projection_inputs(load(tmp_path / "model"), random_texts())
+    family = source.spec.family
+    for index, own in enumerate(single_layers(source, plan, statistics)):
+        dense = source.read_layer(index)
+        for half in CUT[index]:
+            weight, bias = family.weight(half, index), family.bias(half, index)  # type: ignore[arg-type]
+            mean = seen[index][half].mean(0)
+            kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
+            expected = dense[weight].double() @ mean + dense.get(bias, torch.zeros(96)).double()
+            actual = own[weight].double() @ mean[kept] + own[bias].double()
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_weights_of_a_mixture_s_tasks_count(
+    tmp_path: Path, random_calibration: Callable[..., Calibration]
+) -> None:
+    source = micro_source(tmp_path / "model")
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
+    plan = micro_plan(source, "one-shot")
+    name = "model.layers.1.mlp.down_proj.weight"
+
+    def fitted(weight: float) -> torch.Tensor:
+        mixture = Mixture("mix", {"one": 1.0, "two": weight}, calibrations)
+        return list(single_layers(source, plan, mixture))[1][name]
+
+    assert (fitted(1.0) - fitted(1e-9)).abs().max() > 0.01
+    assert (fitted(1e-9) - fitted(1e-8)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(
+    tmp_path: Path, random_calibration: Callable[[Source], Calibration], variation: str
+) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    plan = micro_plan(source, "one-shot")
+    whole = type(plan)(**{**vars(plan), "layers": (plan.layers[0],) * 3})
+    for index, own in enumerate(single_layers(source, whole, single(random_calibration(source)))):
+        dense = source.read_layer(index)
+        assert own.keys() == dense.keys()
+        assert all(torch.equal(own[name], dense[name]) for name in dense)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from micro import write_micro_model
+
+from converters import write_onnx
+from seap_export.errors import ArtifactError, InputError
+from validation import quality
+from validation.quality import DivergenceFigures, dense_reference, measure_divergence
+
+TEXTS = [[4, 5, 6, 7, 8, 9], [10, 4, 11], [12], [5, 4, 4, 20, 19, 18, 17]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`dense`, a neighbour of it, `other`, and `onnx`, of the other."""
+    folder = tmp_path_factory.mktemp("quality")
+    write_micro_model(folder / "dense", model_type="llama")
+    shutil.copytree(folder / "dense", folder / "other")
+    _change_head(folder / "other", lambda head, noise: head + 0.3 * noise)
+    (folder / "onnx").mkdir()
+    write_onnx(folder / "other", folder / "onnx")
+    return folder
+
+
+def _change_head(folder: Path, change: Callable[[Any, Any], Any]) -> None:
+    """Replaces the LM head by a function of it and of noise of its scale."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    head = weights["lm_head.weight"]
+    noise = head.std() * torch.randn(head.shape, generator=torch.Generator().manual_seed(1))
+    weights["lm_head.weight"] = change(head, noise)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _by_hand(models: Path) -> tuple[np.ndarray, float, float, float]:
+    """KL of each token, perplexity of both, and top-1 agreement, by torch in float64."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kl, losses, agree = [], {"dense": [], "other": []}, []
+    loaded = {name: AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32).eval() for name in losses}
+    for ids in TEXTS:
+        with torch.no_grad():
+            p, q = (loaded[name](torch.tensor([ids])).logits[0].double().log_softmax(-1) for name in losses)
+        kl += (p.exp() * (p - q)).sum(-1).tolist()
+        agree += (p.argmax(-1) == q.argmax(-1)).tolist()
+        for name, log_p in (("dense", p), ("other", q)):
+            losses[name] += [-float(log_p[place, ids[place + 1]]) for place in range(len(ids) - 1)]
+    perplexity, dense = (math.exp(np.mean(losses[name])) for name in ("other", "dense"))
+    return np.array(kl), perplexity, dense, float(np.mean(agree))
+
+
+@pytest.mark.parametrize("form", ["hf", "onnx"])
+def test_the_figures_are_those_of_a_plain_loop(models: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "_CHUNK_ELEMENTS", 2 * 96)  # two tokens a block
+    kl, perplexity, dense, agreement = _by_hand(models)
+    with dense_reference(models / "dense", TEXTS, threads=1) as reference:
+        figures = measure_divergence(reference, models / {"hf": "other", "onnx": "onnx"}[form], form, threads=1)
+    assert figures.tokens == len(kl) == 17
+    assert figures.mean_kl == pytest.approx(kl.mean(), rel=1e-4)
+    assert figures.max_kl == pytest.approx(kl.max(), rel=1e-4)
+    assert figures.perplexity == pytest.approx(perplexity, rel=1e-4)
+    assert figures.dense_perplexity == pytest.approx(dense, rel=1e-4)
+    assert figures.top1_agreement == pytest.approx(agreement)
+    assert 0 < agreement < 1
+
+
+def test_a_model_does_not_diverge_from_itself_and_one_reference_serves_many(models: Path) -> None:
+    lines: list[str] = []
+    with dense_reference(models / "dense", TEXTS, threads=1, on_progress=lines.append) as reference:
+        itself = measure_divergence(reference, models / "dense", threads=1, on_progress=lines.append)
+        first, second = (measure_divergence(reference, models / "other", threads=1) for _ in range(2))
+    assert (itself.mean_kl, itself.max_kl, itself.top1_agreement) == (0.0, 0.0, 1.0)
+    assert itself.perplexity == itself.dense_perplexity
+    assert first == second
+    assert first.mean_kl > 0.01
+    assert lines[3:5] == ["dense: text 4 of 4", "hf: text 1 of 4"]
+
+
+def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
+    spoilt = Path(shutil.copytree(models / "other", tmp_path / "spoilt"))
+    _change_head(spoilt, lambda head, noise: head / 0.0)
+    with (
+        dense_reference(models / "dense", TEXTS, threads=1) as reference,
+        pytest.raises(ArtifactError, match=r"(NaN|infinite) logits for text 0"),
+    ):
+        measure_divergence(reference, spoilt, threads=1)
+    with (
+        pytest.raises(InputError, match="the dense model gives NaN or infinite logits for text 0"),
+        dense_reference(spoilt, TEXTS, threads=1),
+    ):
+        pass
+
+
+def test_another_vocabulary_is_refused(models: Path, tmp_path: Path) -> None:
+    write_micro_model(tmp_path / "larger", vocab_size=97, model_type="llama")
+    with (
+        dense_reference(models / "dense", TEXTS, threads=1) as reference,
+        pytest.raises(ArtifactError, match=r"logits of shape \[6, 97\], expected \[6, 96\] for text 0"),
+    ):
+        measure_divergence(reference, tmp_path / "larger", threads=1)
+
+
+@pytest.mark.parametrize("texts", [[], [[4]], [[4, 5], []]])
+def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[list[int]]) -> None:
+    with pytest.raises(InputError, match="no token to predict"), dense_reference(models / "dense", texts):
+        pass
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokens": 1}, {"mean_kl": -1.0}, {"mean_kl": math.nan}, {"top1_agreement": 1.1}, {"perplexity": 0.5}]
+)
+def test_impossible_figures_cannot_be_made(change: dict[str, float]) -> None:
+    figures = DivergenceFigures(0.1, 0.2, 0.9, 12.0, 10.0, 17)
+    replaced: Callable[..., DivergenceFigures] = replace
+    with pytest.raises(ValueError, match=r"divergence|perplexity"):
+        replaced(figures, **change)

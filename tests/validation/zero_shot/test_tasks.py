@@ -1,0 +1,91 @@
+"""What the harness is given for local questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from seap_export.errors import EnvironmentFailure, UsageError
+from validation.zero_shot import HarnessTask, Question, evaluate_zero_shot, hub_tasks, local_task
+from validation.zero_shot.tasks import quiet_harness
+
+
+def _requests(task: HarnessTask) -> list[Any]:
+    with quiet_harness():
+        task.task.build_all_requests()
+    return [instance.args for instance in task.task.instances]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [(" a mat", " it"), ("a mat", "it"), (" a", "it"), ("  a", "  it")],
+    ids=["spaces", "none", "one", "two"],
+)
+def test_prompts_and_choices_reach_the_model_unchanged(choices: tuple[str, ...]) -> None:
+    prompts = ("the cat\n{{ 1 + 1 }} sat:", "choices", " gold ")
+    task = local_task("t", [Question(prompt, choices, 1) for prompt in prompts])
+    assert _requests(task) == [(prompt, choice) for prompt in prompts for choice in choices]
+
+
+@pytest.mark.parametrize(("choices", "norm"), [((" abc", " abcdef"), 1.0), (("abc", "abcdef"), 1.0)])
+def test_the_space_in_front_does_not_count_in_acc_norm(choices: tuple[str, str], norm: float) -> None:
+    """-3 / 3 is less than -5.9 / 6, but -3 / 4 is more than -5.9 / 7."""
+    task = local_task("t", [Question("x", choices, 1)])
+    results = task.task.process_results(task.task.eval_docs[0], [(-3.0, False), (-5.9, False)])
+    assert results == {"acc": 0.0, "acc_norm": norm}
+
+
+class _Manager:
+    """Stands in for the harness's list of tasks: `yes_no` is multiple choice with an example, `prose` is not."""
+
+    all_tasks = ("yes_no", "prose", "gone")
+
+    def load(self, names: list[str]) -> dict[str, Any]:
+        from datasets import Dataset
+        from lm_eval.api.task import ConfigurableTask
+
+        if "gone" in names:
+            raise ConnectionError("no route\nto the hub")
+        documents = [{"q": f"the {word}", "gold": 0} for word in ("cat", "dog", "mat")]
+        config = {
+            "task": "yes_no",
+            "output_type": "multiple_choice",
+            "custom_dataset": lambda **_: {"validation": Dataset.from_list(documents)},
+            "validation_split": "validation",
+            "doc_to_text": "q",
+            "doc_to_choice": ["no", "yes"],
+            "doc_to_target": "gold",
+            "num_fewshot": 1,
+        }
+        tasks = {
+            "yes_no": ConfigurableTask(config=config),
+            "prose": SimpleNamespace(OUTPUT_TYPE="generate_until"),
+        }
+        return {"tasks": {name: tasks[name] for name in names}}
+
+
+def test_a_hub_task_is_asked_without_examples(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", _Manager)
+    (task,) = hub_tasks(["yes_no"])
+    assert (task.name, task.origin, task.split) == ("yes_no", "hub", "validation")
+    assert _requests(task)[:2] == [("the cat", " no"), ("the cat", " yes")]
+    figures = evaluate_zero_shot(model / "hf", [task], threads=1, limit=2)["yes_no"]
+    assert (figures.questions, figures.chance) == (2, 0.5)
+
+
+def test_hub_tasks_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", _Manager)
+    with pytest.raises(UsageError, match="'prose' is not multiple choice"):
+        hub_tasks(["prose"])
+    with pytest.raises(EnvironmentFailure, match=r"the data of gone cannot be had \(no route to the hub\)"):
+        hub_tasks(["gone"])
+
+
+def test_a_hub_task_has_a_split() -> None:
+    with pytest.raises(ValueError, match="split"):
+        HarnessTask("t", "hub", None, None)
+    with pytest.raises(ValueError, match="split"):
+        HarnessTask("t", "file", "test", None)

@@ -1,0 +1,48 @@
+"""Recipes as the benchmarks name them, and the shrunk models that they give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration
+from seap_export.plan.make import Ranking
+from seap_export.plan.planning import plan_variant, rank
+from seap_export.plan.recipes import PlanSettings, recipe
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source
+
+__all__ = ["Shrinker", "parse_recipe"]
+
+_SPARSITY = ("kind", "budget")
+
+
+def parse_recipe(text: str) -> PlanSettings:
+    """The settings of `METHOD NAME=VALUE ...`: score, kind (of sparsity), balance, compensation, ridge, budget."""
+    method, *changes = text.split()
+    values: dict[str, Any] = dict(change.split("=", 1) for change in changes)
+    if "ridge" in values:
+        values["ridge"] = float(values["ridge"])
+    sparsity = {name: values.pop(name) for name in _SPARSITY if name in values}
+    return recipe(method, sparsity, **values)
+
+
+class Shrinker:
+    """Writes shrunk models; a ranking serves all ratios."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._key: tuple[Any, ...] = ()
+        self._ranking: Ranking | None = None
+
+    def write(self, calibration: Calibration, settings: PlanSettings, ratio: float, folder: Path) -> float:
+        """Writes the model into `folder`, which exists; the achieved ratio."""
+        task = calibration.record.task
+        statistics = Mixture(task, {task: 1.0}, {task: calibration})
+        key = (task, settings.score, settings.square_heads, settings.ridge)
+        if self._ranking is None or key != self._key:
+            self._key, self._ranking = key, rank(self._source, statistics, settings)
+        plan = plan_variant(self._source, statistics, self._ranking, settings, ratio)
+        write_shrunk_model(self._source, plan, statistics, folder)
+        return plan.achieved_ratio

@@ -1,0 +1,110 @@
+"""Zero-shot accuracy of recipes beside each other and beside the dense model, as a Markdown table.
+
+    seap-export calibrate MODEL --task piqa=piqa.toml --task wikitext2=wikitext2.toml --samples 200 --out DIR
+    python -m validation.benchmarks.zero_shot_table MODEL --calibrations DIR/calibration \
+        --questions piqa=piqa_validation.toml --ratio 0.5 --limit 500 \
+        --recipe wanda-sp@wikitext2 --recipe flap@wikitext2 --recipe seap --recipe reconstruct --json figures.json
+
+A recipe is a method's name and what differs from it (`recipes.parse_recipe`); its statistics are of the questions'
+task, or after an `@` those of one task for all questions. MODEL is a model folder. Cells are acc / acc_norm in per
+cent. Figures are kept in the JSON file as they come; a second run goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seap_export.activations.statistics import Calibration
+from seap_export.corpus import check_disjoint, parse_tasks, text_digest
+from seap_export.sources.source import open_source
+from validation.benchmarks.recipes import Shrinker, parse_recipe
+from validation.zero_shot.evaluate import evaluate_zero_shot
+from validation.zero_shot.questions import Question, read_questions
+from validation.zero_shot.tasks import HarnessTask, local_task
+
+__all__ = ["zero_shot_table"]
+
+_BATCH = 16
+Figures = dict[str, dict[str, Any]]
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--calibrations", "folder", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--questions", multiple=True, required=True, metavar="TASK=FILE")
+@click.option("--ratio", "ratios", multiple=True, required=True, type=float)
+@click.option("--recipe", "recipes", multiple=True, required=True)
+@click.option("--limit", type=int, default=500, show_default=True, help="Questions of a task.")
+@click.option("--json", "json_file", required=True, type=click.Path(path_type=Path), help="Where figures are kept.")
+def zero_shot_table(
+    model: Path,
+    folder: Path,
+    questions: tuple[str, ...],
+    ratios: tuple[float, ...],
+    recipes: tuple[str, ...],
+    limit: int,
+    json_file: Path,
+) -> None:
+    """Print the table."""
+    asked = {task.name: read_questions(task, limit) for task in parse_tasks(questions)}
+    tasks = {name: local_task(name, own) for name, own in asked.items()}
+    figures: Figures = json.loads(json_file.read_text("utf-8")) if json_file.exists() else {}
+    _measure(figures, json_file, "dense", tasks, model)
+    shrinker = Shrinker(open_source(str(model)))
+    for ratio in sorted(ratios, reverse=True):
+        for text in recipes:
+            for group in _groups(text, tasks):
+                row = f"{text} {ratio:g}"
+                if all(name in figures.get(row, {}) for name in group):
+                    continue
+                settings, _, general = text.partition("@")
+                calibration = Calibration(folder / (general or next(iter(group))))
+                _refuse_overlap(calibration, [asked[name] for name in group])
+                with tempfile.TemporaryDirectory() as shrunk:
+                    achieved = shrinker.write(calibration, parse_recipe(settings), ratio, Path(shrunk))
+                    _measure(figures, json_file, row, group, Path(shrunk), achieved)
+    click.echo(_table(figures, list(tasks), [f"{text} {ratio:g}" for ratio in ratios for text in recipes]))
+
+
+def _groups(text: str, tasks: dict[str, HarnessTask]) -> list[dict[str, HarnessTask]]:
+    """The tasks that one shrunk model is asked."""
+    return [tasks] if "@" in text else [{name: task} for name, task in tasks.items()]
+
+
+def _refuse_overlap(calibration: Calibration, asked: Sequence[Sequence[Question]]) -> None:
+    digests = [text_digest(own.prompt + own.choices[own.gold]) for questions in asked for own in questions]
+    check_disjoint(calibration.record.calibration_texts, digests)
+
+
+def _measure(
+    figures: Figures, json_file: Path, row: str, tasks: dict[str, HarnessTask], folder: Path, achieved: float = 0.0
+) -> None:
+    for name, task in tasks.items():
+        if name in figures.setdefault(row, {}):
+            continue
+        found = evaluate_zero_shot(folder, [task], batch_size=_BATCH)[name]
+        figures[row][name] = {**vars(found), "achieved_ratio": achieved}
+        json_file.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        click.echo(f"{row} {name}: {found.acc:.3f} / {found.acc_norm or 0.0:.3f}", file=sys.stderr)
+
+
+def _table(figures: Figures, tasks: list[str], rows: list[str]) -> str:
+    def cells(row: str) -> str:
+        own = [figures[row][task] for task in tasks]
+        means = (sum(one[metric] for one in own) / len(own) for metric in ("acc", "acc_norm"))
+        parts = [f"{one['acc']:.1%} / {one['acc_norm']:.1%}" for one in own]
+        return " | ".join([*parts, " / ".join(f"{mean:.1%}" for mean in means)])
+
+    lines = ["| recipe, ratio | " + " | ".join([*tasks, "mean"]) + " |", "| --- " * (len(tasks) + 2) + "|"]
+    return "\n".join([*lines, *(f"| {row} | {cells(row)} |" for row in ["dense", *rows])])
+
+
+if __name__ == "__main__":
+    zero_shot_table()

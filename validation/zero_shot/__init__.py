@@ -1,0 +1,17 @@
+"""Zero-shot accuracy through EleutherAI's lm-evaluation-harness, of dense models and of a variant's artifacts."""
+
+from validation.zero_shot.evaluate import evaluate_zero_shot
+from validation.zero_shot.figures import ZeroShotFigures
+from validation.zero_shot.questions import Question, read_questions
+from validation.zero_shot.tasks import HarnessTask, hub_tasks, local_task, require_harness
+
+__all__ = [
+    "HarnessTask",
+    "Question",
+    "ZeroShotFigures",
+    "evaluate_zero_shot",
+    "hub_tasks",
+    "local_task",
+    "read_questions",
+    "require_harness",
+]

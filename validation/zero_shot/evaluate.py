@@ -1,0 +1,131 @@
+"""Asking a model's artifact the questions of several tasks through the lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import UsageError
+from seap_export.hashing import sha256_json
+from validation.quality import Form
+from validation.session import available_threads
+from validation.zero_shot.figures import ZeroShotFigures
+from validation.zero_shot.models import open_model
+from validation.zero_shot.tasks import HarnessTask, quiet_harness, require_harness
+
+__all__ = ["evaluate_zero_shot"]
+
+Progress = Callable[[str], None]
+_PERCENT = 10  # between two lines of progress
+
+
+def evaluate_zero_shot(
+    folder: Path,
+    tasks: Sequence[HarnessTask],
+    *,
+    limit: int | None = None,
+    form: Form = "hf",
+    batch_size: int = 8,
+    threads: int | None = None,
+    tokenizer_folder: Path | None = None,
+    on_progress: Progress | None = None,
+) -> dict[str, ZeroShotFigures]:
+    """The accuracy of one artifact on each task; float32 on the CPU, without examples.
+
+    Args:
+        folder: A model folder, dense or pruned, or with `form` "onnx" an ONNX folder.
+        tasks: At least one, of different names (`validation.zero_shot.local_task`, `hub_tasks`); they can be used
+            again for the next folder.
+        limit: Ask the first so many questions of each task; None: all.
+        form: What `folder` is.
+        batch_size: Sequences in a batch; only speed and memory depend on it.
+        threads: Threads of torch or ONNX Runtime; None: all cores this process may use.
+        tokenizer_folder: Whose tokenizer to use; None: the folder's.
+        on_progress: Called with a line now and then.
+
+    Returns:
+        Figures by task name.
+
+    Raises:
+        UsageError: An argument is out of range.
+        InputError: A choice has no token of its own, or more tokens than the model has positions.
+        ArtifactError: The folder or its tokenizer cannot be loaded.
+        EnvironmentFailure: The harness is not installed.
+        ParityFailure: The ONNX graph does not run.
+    """
+    if (limit is not None and limit < 1) or batch_size < 1 or (threads is not None and threads < 1):
+        raise UsageError("limit, batch size and threads must be at least 1")
+    if not tasks or len({task.name for task in tasks}) != len(tasks):
+        raise UsageError("give one or more tasks of different names")
+    require_harness()
+    on_sequences = _meter(on_progress)  # before stderr is out of reach
+    with (
+        quiet_harness(),
+        open_model(
+            folder,
+            form,
+            tokenizer_folder=tokenizer_folder or folder,
+            batch_size=batch_size,
+            threads=threads or available_threads(),
+            on_sequences=on_sequences,
+        ) as model,
+    ):
+        results = _ask(model, tasks, limit)
+        del model
+    gc.collect()  # the harness's model class may hold itself; the next model needs the memory
+    return {task.name: _figures(task.task, results[task.name]) for task in tasks}
+
+
+def _ask(model: Any, tasks: Sequence[HarnessTask], limit: int | None) -> dict[str, dict[str, Any]]:
+    import lm_eval
+
+    by_name = {task.name: task.task for task in tasks}
+    answers: Any = lm_eval.evaluate(
+        lm=model,
+        task_dict={"tasks": by_name, "groups": {}, "group_map": {}},
+        limit=limit,
+        log_samples=False,
+    )
+    results: dict[str, dict[str, Any]] = answers["results"]
+    return results
+
+
+def _meter(on_progress: Progress | None) -> Callable[[int, int], None]:
+    """Turns counts of sequences into a line every few per cent, on the stderr that the harness may not write to."""
+    stderr, done = sys.stderr, 0
+
+    def count(sequences: int, total: int) -> None:
+        nonlocal done
+        before, done = done, done + sequences
+        percent = 100 * done // total
+        if on_progress and percent // _PERCENT > 100 * before // total // _PERCENT:
+            with contextlib.redirect_stderr(stderr):
+                on_progress(f"{percent} % of {total} sequences")
+
+    return count
+
+
+def _figures(task: Any, results: dict[str, Any]) -> ZeroShotFigures:
+    by_question: dict[int, list[Any]] = defaultdict(list)
+    for instance in task.instances:
+        by_question[instance.doc_id].append(instance)
+    chances = [1.0 / len(task.doc_to_choice(instances[0].doc)) for instances in by_question.values()]
+    return ZeroShotFigures(
+        acc=float(results["acc,none"]),
+        acc_norm=_number(results.get("acc_norm,none")),
+        acc_stderr=_number(results.get("acc_stderr,none")),
+        acc_norm_stderr=_number(results.get("acc_norm_stderr,none")),
+        questions=len(by_question),
+        chance=sum(chances) / len(chances),
+        sha256=sha256_json([[list(instance.args) for instance in own] for own in by_question.values()]),
+    )
+
+
+def _number(value: Any) -> float | None:
+    """The harness writes "N/A" for the standard error of a single question."""
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,119 @@
+"""An exported ONNX decoder as a model of the lm-evaluation-harness.
+
+The harness's own ONNX class runs one sequence at a time; this one runs batches of similar length, padded on the
+right. Tokens are split and scored as `lm_eval.models.huggingface.HFLM` does.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from lm_eval.api.model import TemplateLM
+from numpy.typing import NDArray
+
+from validation.onnx_runner import OnnxRunner
+from validation.zero_shot.requests import Request, check_lengths
+
+__all__ = ["OnnxLM"]
+
+Answer = tuple[float, bool]
+
+
+class OnnxLM(TemplateLM):
+    """Log-likelihoods by ONNX Runtime; it generates nothing.
+
+    Args:
+        runner: The graph.
+        tokenizer: A transformers tokenizer.
+        max_length: Positions that the model knows.
+        batch_size: Sequences in a batch.
+        on_sequences: Called with the number of sequences of each batch that is done, and with their total.
+    """
+
+    def __init__(
+        self,
+        runner: OnnxRunner,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        batch_size: int,
+        on_sequences: Callable[[int, int], None],
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._runner = runner
+        self._batch_size = batch_size
+        self._on_sequences = on_sequences
+
+    @property
+    def eot_token_id(self) -> int:
+        """The tokenizer's end of text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a continuation without a prompt: the beginning of text, or else the end."""
+        beginning = self.tokenizer.bos_token_id
+        return self.eot_token_id if beginning is None else int(beginning)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids; by default with the special tokens that the tokenizer adds, unless the text has its own."""
+        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+            add_special_tokens = False
+        choice = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return list(self.tokenizer.encode(string, **choice))
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        """Not for multiple choice."""
+        raise NotImplementedError
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """Not for multiple choice."""
+        raise NotImplementedError
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Request], disable_tqdm: bool = False, **options: Any
+    ) -> list[Answer]:
+        """Sum of log P of each continuation's tokens, nats, and whether each of them is the most likely one.
+
+        Requests that differ in the last token only, such as one-token choices after one prompt, share a sequence.
+        """
+        check_lengths(requests, self.max_length)
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, (_, context, continuation) in enumerate(requests):
+            alike[tuple(self._model_input(context, continuation))].append(number)
+        sequences = sorted(alike, key=lambda ids: (-len(ids), ids))  # the longest first: memory runs out at once
+        answers: dict[int, Answer] = {}
+        for start in range(0, len(sequences), self._batch_size):
+            batch = sequences[start : start + self._batch_size]
+            logits = self._run(batch)
+            for row, ids in enumerate(batch):
+                for number in alike[ids]:
+                    answers[number] = _score(logits[row, : len(ids)], requests[number][2])
+            self._on_sequences(len(batch), len(sequences))
+        return [answers[number] for number in range(len(requests))]
+
+    def _model_input(self, context: list[int], continuation: list[int]) -> list[int]:
+        """All tokens but the last, which is only predicted, cut on the left to what the model can take."""
+        return (context + continuation)[-(self.max_length + 1) :][:-1]
+
+    def _run(self, batch: Sequence[tuple[int, ...]]) -> NDArray[np.floating]:
+        """Logits [B, longest, V] of sequences padded on the right; those at padding mean nothing."""
+        lengths = [len(ids) for ids in batch]
+        input_ids = np.zeros((len(batch), max(lengths)), np.int64)
+        for row, ids in enumerate(batch):
+            input_ids[row, : len(ids)] = ids
+        return self._runner.prefill(input_ids, lengths)
+
+
+def _score(logits: NDArray[np.floating], continuation: list[int]) -> Answer:
+    """Of a sequence's logits [T, V], whose last rows predict the continuation."""
+    own = np.asarray(logits[-len(continuation) :], np.float64)
+    largest = own.max(axis=1)
+    log_sum = largest + np.log(np.exp(own - largest[:, None]).sum(axis=1))
+    chosen = own[np.arange(len(continuation)), continuation]
+    return float((chosen - log_sum).sum()), bool((own.argmax(axis=1) == continuation).all())

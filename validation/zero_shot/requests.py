@@ -1,0 +1,26 @@
+"""Requests of the harness: how likely is a continuation after a prompt?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from seap_export.errors import InputError
+
+__all__ = ["Request", "check_lengths"]
+
+#: (prompt, continuation) or None, and the tokens of each.
+Request = tuple[tuple[str, str] | None, list[int], list[int]]
+
+
+def check_lengths(requests: Iterable[Request], max_length: int) -> None:
+    """Refuses continuations that no model of `max_length` positions can score.
+
+    Raises:
+        InputError: One has no token of its own, or more than there are positions.
+    """
+    for pair, _, continuation in requests:
+        if not 1 <= len(continuation) <= max_length:
+            which = "a choice" if pair is None else f"choice {pair[1]!r:.40}"
+            raise InputError(
+                f"{which} has {len(continuation)} tokens, the model takes 1 to {max_length}; drop the question"
+            )
