@@ -87,7 +87,7 @@ def _warn_of_coarse_shapes(console: Console, made: dict[str, Any]) -> None:
     for name, variant in made.items():
         achieved = variant["achieved_ratio"]
         if abs(achieved - variant["requested_ratio"]) > RATIO_TOLERANCE:
-            console.warn(f"{name}: achieved ratio {achieved:.4f} is all that the model's shapes allow")
+            console.warn(f"{name}: achieved ratio {achieved:.4f} is the nearest found for the model's shapes")
 
 
 def _summary(made: dict[str, Any], dense: int, out: Path) -> str:

@@ -97,7 +97,7 @@ class Plan:
         compensation: What makes up for what is removed: o_proj and down_proj refitted layer by layer behind each other
             (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
         ridge: Strength of the refit's ridge.
-        requested_ratio: Fraction of prunable weights (attention and MLP projections) asked to be removed.
+        requested_ratio: Fraction of the budget (of `sparsity`) asked to be removed.
         achieved_ratio: The fraction that this plan removes.
         layers: One `LayerPlan` a layer.
     """

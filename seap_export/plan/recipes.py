@@ -110,4 +110,18 @@ def recipe(method: str, sparsity: Mapping[str, Any], **changes: Any) -> PlanSett
             changes = {"balance": "loss", **changes}
     else:
         own = replace(base.sparsity, **sparsity)
-    return replace(base, sparsity=own, **changes)
+    settings = replace(base, sparsity=own, **changes)
+    _refuse_idle(settings, {*sparsity, *changes})
+    return settings
+
+
+def _refuse_idle(settings: PlanSettings, given: set[str]) -> None:
+    """Refuses what was asked for but would change nothing."""
+    if settings.sparsity.kind != "logistic" and given & {"k", "x0"}:
+        raise UsageError("--k and --x0 shape the logistic curve; use them with --sparsity logistic, or leave them out")
+    if settings.sparsity.budget == "weights" and "context" in given:
+        raise UsageError("--context counts for other budgets than weights; give --budget macs or bytes, too")
+    if settings.score == "elimination" and "mix" in given:
+        raise UsageError("--mix-scores is about scores; use it with --score wifv or wifn, or leave it out")
+    if settings.compensation in ("bias", "none") and "ridge" in given and settings.score != "elimination":
+        raise UsageError("--ridge is of the refit; use it with --compensate reconstruct, or leave it out")

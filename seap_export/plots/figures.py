@@ -17,6 +17,7 @@ from seap_export.plots.style import BLUE, GREY, LETTER, ORANGE, PALE, fitted, ne
 __all__ = ["head_states", "kept_figure", "neuron_states", "overlap_figure", "sparsity_figure"]
 
 _COLUMNS = 3
+_COUNTED = {"weights": "attention and MLP weights", "macs": "multiply-adds", "bytes": "bytes of weights and cache"}
 _LAYER = "layer (0 is next to the embedding)"
 _LINES = (("attention", ORANGE, "s", "-"), ("MLP", BLUE, "o", "-"), ("both", GREY, "", "--"))
 _ABSENT, _REMOVED, _GROUP_STAYS, _KEPT = range(4)
@@ -90,7 +91,8 @@ def kept_figure(variant: Variant) -> Figure:
         fitted(7.0 + 0.15 * heads.shape[1], 8.0, 14.0),
         fitted(1.6 + 0.15 * len(heads), 3.0, 12.0),
         f"Heads and neurons that {variant.name} keeps",
-        f"{plan.source_name}, task {plan.task}, {plan.achieved_ratio:.1%} of the attention and MLP weights removed",
+        f"{plan.source_name}, task {plan.task}, {plan.achieved_ratio:.1%} of the "
+        f"{_COUNTED[plan.sparsity.budget]} removed",
     )
     widths = (fitted(0.15 * heads.shape[1], 1.4, 5.5), 6.0, 0.9)
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=widths)

@@ -25,7 +25,7 @@ class QualityPoint:
         task: Its task.
         settings: How the plan was made: method, score, sparsity and compensation, in words.
         form: What was evaluated, `hf` or `onnx`; None if only benchmarks were run.
-        achieved_ratio: Fraction of the attention and MLP weights removed, 0 to below 1.
+        achieved_ratio: Fraction of the budget removed, 0 to below 1.
         mean_kl_nats: Mean KL divergence from the dense model, nats a token.
         perplexity: Of the variant on the task's held-out texts.
         dense_perplexity: Of the dense model on the same texts.

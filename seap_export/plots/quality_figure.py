@@ -52,7 +52,7 @@ def quality_figure(points: Sequence[QualityPoint]) -> Figure:
     for panel, task in zip(grid[0], tasks, strict=True):
         panel.set_title(task)
     for panel in grid[-1]:
-        panel.set_xlabel("attention and MLP weights removed")
+        panel.set_xlabel("fraction removed")
     grid[0][0].set_xlim(0.0, max(0.1, 1.06 * max(point.achieved_ratio for point in points)))  # shared by all
     entries = {
         label: handle for panel in grid.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)

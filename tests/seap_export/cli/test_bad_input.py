@@ -134,6 +134,22 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
             ["--budget", "bytes", "--context", "0"],
             "context 0 is out of range; give a positive number of positions",
         ),
+        (
+            ["--k", "2"],
+            "--k and --x0 shape the logistic curve; use them with --sparsity logistic, or leave them out",
+        ),
+        (
+            ["--sparsity", "adaptive", "--context", "512"],
+            "--context counts for other budgets than weights; give --budget macs or bytes, too",
+        ),
+        (
+            ["--mix-scores", "plain"],
+            "--mix-scores is about scores; use it with --score wifv or wifn, or leave it out",
+        ),
+        (
+            ["--method", "seap", "--ridge", "2"],
+            "--ridge is of the refit; use it with --compensate reconstruct, or leave it out",
+        ),
         (["--weight", "a=2"], "--weight is for the general variant; give --general too, or use --mix"),
         (["--general", "--weight", "c=2"], "weight 'c=2' names no task of this run; tasks: a"),
         (["--general", "--weight", "a=two"], "weight 'a=two' is malformed; write TASK=WEIGHT"),

@@ -130,7 +130,7 @@ def test_quiet_prints_warnings_only(run: Run, work: Path) -> None:
 
     assert outcome.code == 0
     assert outcome.out == ""
-    assert outcome.err == "Warning: a-0.05: achieved ratio 0.0606 is all that the model's shapes allow\n"
+    assert outcome.err == "Warning: a-0.05: achieved ratio 0.0606 is the nearest found for the model's shapes\n"
 
 
 def test_a_task_may_have_no_prompt(run: Run, work: Path) -> None:
