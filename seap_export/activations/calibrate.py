@@ -33,7 +33,7 @@ def collect_statistics(
     token_ids: Mapping[str, Sequence[Sequence[int]]],
     on_layer: Callable[[int, Mapping[str, LayerStatistics]], None],
     *,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 1024,
 ) -> dict[str, torch.Tensor]:
     """Runs all tasks' texts, hands over the statistics of each layer as it is done, returns the sensitivities.
 

@@ -49,7 +49,7 @@ class CovarianceAccumulator:
             self._add(
                 values[block],
                 None if targets is None else targets[block],
-                torch.ones(len(values[block])) if weights is None else weights[block],
+                None if weights is None else weights[block],
             )
 
     def _start(self, values: torch.Tensor, targets: torch.Tensor | None) -> None:
@@ -62,16 +62,17 @@ class CovarianceAccumulator:
             self._target_sum = torch.zeros(targets.shape[1], dtype=torch.float64)
             self._cross = torch.zeros(targets.shape[1], channels, dtype=torch.float64)
 
-    def _add(self, values: torch.Tensor, targets: torch.Tensor | None, weights: torch.Tensor) -> None:
+    def _add(self, values: torch.Tensor, targets: torch.Tensor | None, weights: torch.Tensor | None) -> None:
         shifted = values - self._shift
-        weighted = shifted * weights.unsqueeze(1)
-        self._weight += float(weights.double().sum())
+        weighted = shifted if weights is None else shifted * weights.unsqueeze(1)
+        self._weight += len(values) if weights is None else float(weights.double().sum())
         self._sum += weighted.sum(0, dtype=torch.float64)
         for strip in _strips(values.shape[1]):
             self._square[strip, strip.start :] += weighted[:, strip].T @ shifted[:, strip.start :]
         if targets is not None:
             own = targets - self._target_shift
-            self._target_sum += (own * weights.unsqueeze(1)).sum(0, dtype=torch.float64)
+            own_weighted = own if weights is None else own * weights.unsqueeze(1)
+            self._target_sum += own_weighted.sum(0, dtype=torch.float64)
             self._cross += own.T @ weighted
 
     @property

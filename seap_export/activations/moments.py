@@ -60,7 +60,7 @@ class MomentAccumulator:
         for block in values.split(_BLOCK):
             shifted = block.double().sub_(self._shift)
             self._sum = self._sum + shifted.sum(0)
-            self._sum_of_squares = self._sum_of_squares + shifted.square_().sum(0)
+            self._sum_of_squares = self._sum_of_squares + shifted.mul_(shifted).sum(0)
 
     def result(self) -> Moments:
         """The moments of all tokens seen.

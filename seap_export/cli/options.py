@@ -74,7 +74,7 @@ calibration_options = _chained(
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the split into the two."),
     click.option("--max-length", type=int, default=512, show_default=True, help="Tokens after which a text is cut."),
     click.option(
-        "--batch-tokens", type=int, default=4096, show_default=True, help="Tokens in a batch; only the speed depends."
+        "--batch-tokens", type=int, default=1024, show_default=True, help="Tokens in a batch; only the speed depends."
     ),
 )
 

@@ -25,7 +25,7 @@ class CalibrationSettings:
     held_out: int = 16
     seed: int = 0
     max_length: int = 512
-    batch_tokens: int = 4096
+    batch_tokens: int = 1024
 
     def __post_init__(self) -> None:
         _refuse_below(self, samples=1, held_out=1, max_length=2, batch_tokens=1)

@@ -32,7 +32,7 @@ def write_shrunk_model(
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
     *,
-    max_batch_tokens: int = 4096,
+    max_batch_tokens: int = 1024,
 ) -> None:
     """Writes safetensors, config, generation config, tokenizer and modelling code into `folder`, which exists.
 
