@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 
 from converters import operators as op
 from converters.graph import Dims, GraphBuilder
+from converters.linear import Linears
 from converters.rope import rotary_caches
 from converters.weights import LazyWeights, lazy_tensor
 from seap_export.families import LayerSpec, ModelSpec
 from seap_export.families.family import Projection
 
-__all__ = ["HEAD_DIM_MULTIPLE", "decoder_graph"]
+__all__ = ["HEAD_DIM_MULTIPLE", "Logits", "decoder_graph"]
+
+#: Which positions' logits a graph gives.
+Logits = Literal["all", "last"]
 
 #: GroupQueryAttention rotates heads whose width is a multiple of this.
 HEAD_DIM_MULTIPLE = 16
 _QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
 
 
-def decoder_graph(spec: ModelSpec, weights: LazyWeights) -> GraphBuilder:
+def decoder_graph(spec: ModelSpec, weights: LazyWeights, logits: Logits = "all") -> GraphBuilder:
     """The whole graph; `weights` are referred to, not read.
 
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
     total_sequence_length] (1 for cached and new tokens, padded on the right), and for each layer i
-    `past_key_values.{i}.key` and `.value` float32 [batch_size, KV heads of layer i, past_sequence_length,
-    head_dim]. Outputs are `logits` float32 [batch_size, sequence_length, vocab_size] and `present.{i}.key` and
-    `.value`, which hold total_sequence_length positions.
+    `past_key_values.{i}.key` and `.value` [batch_size, KV heads of layer i, past_sequence_length, head_dim] in the
+    precision's dtype. Outputs are `logits` float32 [batch_size, sequence_length, vocab_size], or with "last" those
+    that follow each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value`, which hold
+    total_sequence_length positions.
     """
-    return _Decoder(spec, weights).graph()
+    return _Decoder(spec, weights, logits).graph()
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,11 @@ class _Sublayer:
 class _Decoder:
     """Emits the nodes of one model, in the order they are computed."""
 
-    def __init__(self, spec: ModelSpec, weights: LazyWeights) -> None:
-        self._spec, self._weights = spec, weights
+    def __init__(self, spec: ModelSpec, weights: LazyWeights, logits: Logits) -> None:
+        self._spec, self._weights, self._logits = spec, weights, logits
         self._g = GraphBuilder("decoder")
+        self._linears = Linears(self._g, weights)
+        self._dtype = weights.precision.onnx_dtype
 
     def graph(self) -> GraphBuilder:
         """Embedding, layers, last norm and LM head."""
@@ -53,9 +61,8 @@ class _Decoder:
         ids = g.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
         mask = g.input("attention_mask", ir.DataType.INT64, ["batch_size", "total_sequence_length"])
         pasts = [self._past(index) for index in range(len(self._spec.layers))]
-        table = self._tensor(family.tensor("embed_tokens"))
         at = op.positions(g, mask, *self._caches())
-        stream = op.embedding(g, table, ids, "embed_tokens")
+        stream = self._linears.embedding(family.tensor("embed_tokens"), ids, "embed_tokens")
         gamma = self._tensor(family.tensor("input_layernorm", 0))
         normed = op.rms_norm(g, stream, gamma, self._spec.rms_norm_eps, "layers.0.input_layernorm")
         presents: list[op.KeyValues] = []
@@ -66,33 +73,32 @@ class _Decoder:
             mlp = self._mlp(index, normed)
             after = ("input_layernorm", index + 1) if index + 1 < len(pasts) else ("norm", None)
             normed, stream = self._add_and_norm(mlp, stream, *after)
-        self._outputs(self._lm_head(normed, table), presents)
+        self._outputs(self._lm_head(normed, at), presents)
         return g
 
     def _past(self, index: int) -> op.KeyValues:
         # Static head counts: ONNX Runtime GenAI sizes each layer's cache by them.
         kv_heads = self._layer(index).num_key_value_heads
         dims: Dims = ["batch_size", kv_heads, "past_sequence_length", self._spec.head_dim]
-        key, value = (
-            self._g.input(f"past_key_values.{index}.{part}", ir.DataType.FLOAT, dims) for part in ("key", "value")
-        )
+        key, value = (self._g.input(f"past_key_values.{index}.{part}", self._dtype, dims) for part in ("key", "value"))
         return op.KeyValues(key, value)
 
     def _outputs(self, logits: ir.Value, presents: list[op.KeyValues]) -> None:
-        float32 = ir.DataType.FLOAT
-        self._g.output(logits, "logits", float32, ["batch_size", "sequence_length", self._spec.vocab_size])
+        length: int | str = 1 if self._logits == "last" else "sequence_length"
+        self._g.output(logits, "logits", ir.DataType.FLOAT, ["batch_size", length, self._spec.vocab_size])
         for index, present in enumerate(presents):
             kv_heads = self._layer(index).num_key_value_heads
             dims: Dims = ["batch_size", kv_heads, "total_sequence_length", self._spec.head_dim]
-            self._g.output(present.key, f"present.{index}.key", float32, dims)
-            self._g.output(present.value, f"present.{index}.value", float32, dims)
+            self._g.output(present.key, f"present.{index}.key", self._dtype, dims)
+            self._g.output(present.value, f"present.{index}.value", self._dtype, dims)
 
     def _caches(self) -> tuple[ir.Value, ir.Value]:
         spec = self._spec
         arguments = (spec.rope, spec.head_dim, spec.max_position_embeddings)
         shape = (spec.max_position_embeddings, spec.head_dim // 2)
-        cos = lazy_tensor("cos_cache", shape, lambda: rotary_caches(*arguments)[0])
-        sin = lazy_tensor("sin_cache", shape, lambda: rotary_caches(*arguments)[1])
+        narrow = self._weights.precision.torch_dtype
+        cos = lazy_tensor("cos_cache", shape, lambda: rotary_caches(*arguments)[0].to(narrow), self._dtype)
+        sin = lazy_tensor("sin_cache", shape, lambda: rotary_caches(*arguments)[1].to(narrow), self._dtype)
         return self._g.initializer(cos), self._g.initializer(sin)
 
     def _attention(
@@ -110,7 +116,7 @@ class _Decoder:
             window=layer.sliding_window,
             name=f"{name}.attention",
         )
-        output = op.matmul(self._g, attended.output, self._weight("o_proj", index), f"{name}.o_proj")
+        output = self._product("o_proj", index, attended.output, f"{name}.o_proj")
         return _Sublayer(output, self._bias("o_proj", index)), attended.present
 
     def _qkv(self, index: int, x: ir.Value, name: str) -> list[ir.Value]:
@@ -125,14 +131,13 @@ class _Decoder:
 
     def _packed_qkv(self, index: int, x: ir.Value, name: str, biased: bool) -> ir.Value:
         """One product [batch_size, sequence_length, (H + 2 G) * head_dim]."""
-        family, g = self._spec.family, self._g
-        sources = [family.weight(p, index) for p in _QKV]
-        weight = g.initializer(self._weights.transposed(sources, f"{_packed(sources[0])}.transposed"))
+        family = self._spec.family
         bias = None
         if biased:
             sources = [family.bias(p, index) for p in _QKV]
-            bias = g.initializer(self._weights.joined(sources, _packed(sources[0])))
-        return op.matmul(g, x, weight, f"{name}.qkv_proj", bias)
+            bias = self._g.initializer(self._weights.joined(sources, _packed(sources[0])))
+        sources = [family.weight(p, index) for p in _QKV]
+        return self._linears.product(x, sources, f"{name}.qkv_proj", stored_as=_packed(sources[0]), bias=bias)
 
     def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
         g, head_dim = self._g, self._spec.head_dim
@@ -146,8 +151,7 @@ class _Decoder:
         gate = op.silu(g, self._projection("gate_proj", index, x, f"{name}.gate_proj"), f"{name}.silu")
         up = self._projection("up_proj", index, x, f"{name}.up_proj")
         gated = op.multiply(g, gate, up, f"{name}.gated")
-        output = op.matmul(g, gated, self._weight("down_proj", index), f"{name}.down_proj")
-        return _Sublayer(output, self._bias("down_proj", index))
+        return _Sublayer(self._product("down_proj", index, gated, f"{name}.down_proj"), self._bias("down_proj", index))
 
     def _add_and_norm(
         self, added: _Sublayer, stream: ir.Value, norm: str, index: int | None
@@ -156,25 +160,29 @@ class _Decoder:
         name = norm if index is None else f"layers.{index}.{norm}"
         return op.skip_rms_norm(self._g, added.output, stream, gamma, self._spec.rms_norm_eps, name, added.bias)
 
-    def _lm_head(self, x: ir.Value, table: ir.Value) -> ir.Value:
-        if self._spec.tie_word_embeddings:
-            return op.matmul_transposed(self._g, x, table, "lm_head")
-        name = self._spec.family.tensor("lm_head")
-        weight = self._g.initializer(self._weights.transposed([name], f"{name}.transposed"))
-        return op.matmul(self._g, x, weight, "lm_head")
+    def _lm_head(self, x: ir.Value, at: op.Positions) -> ir.Value:
+        if self._logits == "last":
+            x = op.last_token(self._g, x, at)
+        is_tied = self._spec.tie_word_embeddings
+        table = self._spec.family.tensor("embed_tokens" if is_tied else "lm_head")
+        logits = self._linears.head(x, table, is_tied=is_tied, name="lm_head")
+        is_float32 = self._dtype == ir.DataType.FLOAT
+        return logits if is_float32 else op.cast(self._g, logits, ir.DataType.FLOAT, "lm_head.float32")
 
     def _projection(self, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
-        return op.matmul(self._g, x, self._weight(projection, index), name, self._bias(projection, index))
+        return self._product(projection, index, x, name, self._bias(projection, index))
+
+    def _product(
+        self, projection: Projection, index: int, x: ir.Value, name: str, bias: ir.Value | None = None
+    ) -> ir.Value:
+        weight = self._spec.family.weight(projection, index)
+        return self._linears.product(x, [weight], name, stored_as=weight, bias=bias)
 
     def _layer(self, index: int) -> LayerSpec:
         return self._spec.layers[index]
 
     def _tensor(self, name: str) -> ir.Value:
         return self._g.initializer(self._weights.stored(name))
-
-    def _weight(self, projection: Projection, index: int) -> ir.Value:
-        name = self._spec.family.weight(projection, index)
-        return self._g.initializer(self._weights.transposed([name], f"{name}.transposed"))
 
     def _bias(self, projection: Projection, index: int) -> ir.Value | None:
         if projection not in self._layer(index).biases:

@@ -9,7 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from converters.decoder import HEAD_DIM_MULTIPLE, decoder_graph
+from converters.decoder import HEAD_DIM_MULTIPLE, Logits, decoder_graph
+from converters.precision import BLOCK_SIZES, Precision
 from converters.weights import INLINE_BYTES, open_weights
 from seap_export.errors import EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
@@ -20,10 +21,18 @@ __all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 _PRODUCER = "seap-export"
+_FLOAT32 = Precision()
 
 
-def write_onnx(model_folder: Path, out_folder: Path, *, on_layer: Callable[[int], None] | None = None) -> None:
-    """Writes a dense or pruned model as one float32 ONNX graph for prefill and decode.
+def write_onnx(
+    model_folder: Path,
+    out_folder: Path,
+    precision: Precision = _FLOAT32,
+    *,
+    logits: Logits = "all",
+    on_layer: Callable[[int], None] | None = None,
+) -> None:
+    """Writes a dense or pruned model as one ONNX graph for prefill and decode.
 
     Weights are read, checked and written tensor by tensor, so that memory holds about two copies of the
     largest one. The same input gives the same bytes. Inputs and outputs: see `converters.decoder`.
@@ -31,6 +40,8 @@ def write_onnx(model_folder: Path, out_folder: Path, *, on_layer: Callable[[int]
     Args:
         model_folder: Holds config.json and safetensors files.
         out_folder: An existing folder that receives model.onnx and model.onnx.data.
+        precision: What the graph computes in and stores.
+        logits: Whether the graph gives those of all positions or of each row's last token.
         on_layer: Called with a layer's index when the last of its weights is written.
 
     Raises:
@@ -39,12 +50,12 @@ def write_onnx(model_folder: Path, out_folder: Path, *, on_layer: Callable[[int]
         EnvironmentFailure: The output cannot be written.
     """
     spec = model_spec(read_json(model_folder / "config.json"))
-    refuse_unsupported(spec)
+    refuse_unsupported(spec, precision)
     files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
     for file in files:
         if file.exists():
             raise UsageError(f"{file} exists already; give another folder or remove it")
-    model = decoder_graph(spec, open_weights(model_folder, spec)).build(_PRODUCER)
+    model = decoder_graph(spec, open_weights(model_folder, spec, precision), logits).build(_PRODUCER)
     try:
         _save(model, files[0], _LayerProgress(spec, model, on_layer) if on_layer else None)
     except BaseException as error:
@@ -56,12 +67,21 @@ def write_onnx(model_folder: Path, out_folder: Path, *, on_layer: Callable[[int]
         raise
 
 
-def refuse_unsupported(spec: ModelSpec) -> None:
+def refuse_unsupported(spec: ModelSpec, precision: Precision = _FLOAT32) -> None:
     """Refuses a model that has no form as a graph.
 
     Raises:
         InputError: Its heads have a width that the attention operator cannot rotate.
+        UsageError: Blocks do not fill the rows of its embedding.
     """
+    how = precision.quantization
+    if how is not None and how.embeddings and spec.hidden_size % how.block_size:
+        fitting = [str(size) for size in BLOCK_SIZES if spec.hidden_size % size == 0]
+        smaller = f"use block size {' or '.join(fitting)}, or " if fitting else ""
+        raise UsageError(
+            f"blocks of {how.block_size} do not fill the embedding's rows of {spec.hidden_size}; "
+            f"{smaller}leave the embedding and LM head unquantised"
+        )
     if spec.head_dim % HEAD_DIM_MULTIPLE:
         raise InputError(
             f"head_dim {spec.head_dim} is not supported in ONNX; "

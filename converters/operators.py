@@ -15,10 +15,15 @@ __all__ = [
     "Attended",
     "KeyValues",
     "Positions",
+    "QuantizedWeight",
     "add",
     "attention",
+    "cast",
     "embedding",
+    "embedding_blocks",
+    "last_token",
     "matmul",
+    "matmul_blocks",
     "matmul_transposed",
     "multiply",
     "positions",
@@ -30,6 +35,9 @@ __all__ = [
 
 #: The node that fails on a left-padded batch; a runtime's error message quotes its name.
 LEFT_PADDING_GUARD = "left_padding_is_not_supported_pad_on_the_right"
+#: MatMulNBits' level at which the CPU multiplies in int8, each block of activations scaled on its own: what makes
+#: weight-only quantisation faster than float32 there. CUDA computes in the activations' dtype whatever it says.
+_INT8_ACTIVATIONS = 4
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class Positions:
     Attributes:
         last: int32 [batch_size], the position of each row's last real token.
         total: int32 scalar, the width of the attention mask.
-        cos_cache: float32 [max_position_embeddings, head_dim / 2].
-        sin_cache: float32 [max_position_embeddings, head_dim / 2].
+        cos_cache: [max_position_embeddings, head_dim / 2].
+        sin_cache: [max_position_embeddings, head_dim / 2].
     """
 
     last: ir.Value
@@ -50,8 +58,29 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class QuantizedWeight:
+    """A matrix quantised in blocks along its columns, as `converters.quantize` lays it out.
+
+    Attributes:
+        shape: Rows and columns.
+        bits: 4 or 8.
+        block_size: Columns that share a scale.
+        packed: uint8 [rows, blocks, block_size * bits / 8].
+        scales: [rows, blocks].
+        zero_points: uint8 [rows, ceil(blocks * bits / 8)], or None: 2^(bits - 1) everywhere.
+    """
+
+    shape: tuple[int, int]
+    bits: int
+    block_size: int
+    packed: ir.Value
+    scales: ir.Value
+    zero_points: ir.Value | None
+
+
+@dataclass(frozen=True)
 class KeyValues:
-    """A layer's cache: keys and values, float32 [batch_size, KV heads, positions, head_dim]."""
+    """A layer's cache: keys and values [batch_size, KV heads, positions, head_dim]."""
 
     key: ir.Value
     value: ir.Value
@@ -79,6 +108,58 @@ def matmul(g: GraphBuilder, x: ir.Value, weight: ir.Value, name: str, bias: ir.V
 def matmul_transposed(g: GraphBuilder, x: ir.Value, weight: ir.Value, name: str) -> ir.Value:
     """`x @ weight.T`, with `weight` stored [out, in]: an embedding table that is the LM head as well."""
     return g.node("FusedMatMul", [x, weight], name, domain=MS_DOMAIN, attributes={"transB": 1})
+
+
+def matmul_blocks(
+    g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, name: str, bias: ir.Value | None = None
+) -> ir.Value:
+    """`x @ weight.T + bias`, with `weight` quantised in blocks along its columns."""
+    rows, columns = weight.shape
+    attributes = {
+        "N": rows,
+        "K": columns,
+        "bits": weight.bits,
+        "block_size": weight.block_size,
+        "accuracy_level": _INT8_ACTIVATIONS,
+    }
+    inputs = [x, weight.packed, weight.scales, weight.zero_points, None, bias]
+    while inputs[-1] is None:
+        inputs.pop()
+    return g.node("MatMulNBits", inputs, name, domain=MS_DOMAIN, attributes=attributes)
+
+
+def embedding_blocks(g: GraphBuilder, table: QuantizedWeight, ids: ir.Value, name: str) -> ir.Value:
+    """The rows of a quantised table [vocab, hidden] that `ids` name; blocks fill its rows exactly."""
+    rows, columns = table.shape
+    flat = g.constant(f"{name}.shape", np.array([rows, columns * table.bits // 8], np.int64))
+    packed = g.node("Reshape", [table.packed, flat], f"{name}.rows")  # the same bytes as MatMulNBits reads
+    inputs = [packed, ids, table.scales, table.zero_points]
+    attributes = {"bits": table.bits, "block_size": table.block_size, "gather_axis": 0, "quantize_axis": 1}
+    return g.node(
+        "GatherBlockQuantized",
+        inputs if table.zero_points is not None else inputs[:-1],
+        name,
+        domain=MS_DOMAIN,
+        attributes=attributes,
+    )
+
+
+def last_token(g: GraphBuilder, x: ir.Value, at: Positions) -> ir.Value:
+    """Of [batch_size, sequence_length, width] each row's last real token, [batch_size, 1, width].
+
+    Its place in this call is its position in a prompt that may be padded, and the end of the call in all that follow.
+    """
+    one = g.constant("one", np.array([1], np.int64))
+    width = g.node("Shape", [x], "last_token.width", attributes={"start": 1, "end": 2})
+    end = g.node("Sub", [width, one], "last_token.end")
+    place = g.node("Min", [cast(g, at.last, ir.DataType.INT64, "last_token.position"), end], "last_token.place")
+    indices = g.node("Unsqueeze", [place, g.constant("axes_1_2", np.array([1, 2], np.int64))], "last_token.indices")
+    return g.node("GatherND", [x, indices], "last_token", attributes={"batch_dims": 1})
+
+
+def cast(g: GraphBuilder, x: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    """`x` in another dtype."""
+    return g.node("Cast", [x], name, attributes={"to": int(dtype)})
 
 
 def add(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
@@ -194,8 +275,7 @@ def positions(g: GraphBuilder, mask: ir.Value, cos_cache: ir.Value, sin_cache: i
     count = g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
     last = g.node("Sub", [count, guarded], "mask.last")
     total = g.node("Squeeze", [g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})], "mask.total")
-    return Positions(_as_int32(g, last, "last_position"), _as_int32(g, total, "total_length"), cos_cache, sin_cache)
-
-
-def _as_int32(g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
-    return g.node("Cast", [x], name, attributes={"to": int(ir.DataType.INT32)})
+    last_position, total_length = (
+        cast(g, value, ir.DataType.INT32, name) for value, name in ((last, "last_position"), (total, "total_length"))
+    )
+    return Positions(last_position, total_length, cos_cache, sin_cache)

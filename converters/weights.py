@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
+from onnx_ir.tensor_adapters import TorchTensor
 
+from converters.precision import Precision
+from converters.quantize import QuantizedMatrix, quantize
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 
-__all__ = ["INLINE_BYTES", "LazyWeights", "lazy_tensor", "open_weights"]
+__all__ = ["INLINE_BYTES", "LazyWeights", "QuantizedTensors", "lazy_tensor", "open_weights"]
 
 #: Tensors up to this size are stored in the graph itself: shapes and other constants of a few numbers.
 INLINE_BYTES = 32
 
 
+@dataclass(frozen=True)
+class QuantizedTensors:
+    """The parts of a `QuantizedMatrix` as tensors of a graph; scales have the precision's dtype."""
+
+    packed: ir.TensorProtocol
+    scales: ir.TensorProtocol
+    zero_points: ir.TensorProtocol | None
+
+
 class LazyWeights:
-    """Tensors of a model, given out in the layouts that the graph needs, without reading any data yet.
+    """Tensors of a model in the layouts and the precision that the graph needs, given out without reading data yet."""
 
-    A later precision plugs in here: what is given out is float32, whatever the source stores.
-    """
-
-    def __init__(self, reader: WeightReader) -> None:
+    def __init__(self, reader: WeightReader, precision: Precision) -> None:
         self._reader = reader
         self._shapes = reader.shapes()
+        self.precision = precision
+        self._latest: tuple[str, QuantizedMatrix] | None = None
+
+    def shape(self, names: Sequence[str]) -> tuple[int, int]:
+        """Rows and columns of weights [out, in] joined along `out`."""
+        return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
 
     def stored(self, name: str) -> ir.TensorProtocol:
         """A tensor in the layout it is stored in."""
@@ -39,9 +55,40 @@ class LazyWeights:
 
     def transposed(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
         """Weights [out, in] joined along `out` and transposed to [in, out], under a name of their own."""
-        shape = (self._shapes[names[0]][1], sum(self._shapes[part][0] for part in names))
         # Transposed before it is widened: a 16-bit weight is then never held twice in float32.
-        return self._lazy(names, name, shape, lambda parts: _join(parts).T.contiguous())
+        return self._lazy(names, name, self.shape(names)[::-1], lambda parts: _join(parts).T.contiguous())
+
+    def quantized(self, names: Sequence[str], name: str) -> QuantizedTensors:
+        """Weights [out, in] joined along `out` and quantised in blocks along `in`."""
+        how = self.precision.quantization
+        if how is None:
+            raise ValueError("this precision quantises nothing")
+        rows, columns = self.shape(names)
+        blocks = -(-columns // how.block_size)
+        points = (rows, -(-blocks * how.bits // 8))
+        uint8, dtype = ir.DataType.UINT8, self.precision.onnx_dtype
+
+        def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
+            def read() -> torch.Tensor:
+                found: torch.Tensor = getattr(self._quantize(names, name), label)
+                return found if kind == uint8 else _narrowed(found, self.precision, names)
+
+            return lazy_tensor(f"{name}.{label}", shape, read, kind)
+
+        return QuantizedTensors(
+            part("packed", uint8, (rows, blocks, how.block_size * how.bits // 8)),
+            part("scales", dtype, (rows, blocks)),
+            None if how.symmetric else part("zero_points", uint8, points),
+        )
+
+    def _quantize(self, names: Sequence[str], name: str) -> QuantizedMatrix:
+        """The latest one is kept: its parts are written one after the other."""
+        how = self.precision.quantization
+        if self._latest is None or self._latest[0] != name:
+            matrix = _join(list(self._reader.read(names).values()))
+            _refuse_not_finite(matrix, names)
+            self._latest = name, quantize(matrix, how)  # type: ignore[arg-type]
+        return self._latest[1]
 
     def _lazy(
         self,
@@ -51,14 +98,12 @@ class LazyWeights:
         lay_out: Callable[[list[torch.Tensor]], torch.Tensor],
     ) -> ir.TensorProtocol:
         def read() -> torch.Tensor:
-            tensor = lay_out(list(self._reader.read(names).values())).to(torch.float32)
-            _refuse_not_finite(tensor, names)
-            return tensor
+            return _narrowed(lay_out(list(self._reader.read(names).values())), self.precision, names)
 
-        return lazy_tensor(name, shape, read)
+        return lazy_tensor(name, shape, read, self.precision.onnx_dtype)
 
 
-def open_weights(model_folder: Path, spec: ModelSpec) -> LazyWeights:
+def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> LazyWeights:
     """The weights of a model folder, whose names and shapes are those of `spec`.
 
     Raises:
@@ -66,21 +111,23 @@ def open_weights(model_folder: Path, spec: ModelSpec) -> LazyWeights:
     """
     reader = SafetensorsReader(model_folder)
     check_weights(reader, spec.tensors(), str(model_folder))
-    return LazyWeights(reader)
+    return LazyWeights(reader, precision)
 
 
-def lazy_tensor(name: str, shape: tuple[int, ...], read: Callable[[], torch.Tensor]) -> ir.TensorProtocol:
-    """A float32 tensor that `read` gives when it is written; nothing is kept afterwards.
+def lazy_tensor(
+    name: str, shape: tuple[int, ...], read: Callable[[], torch.Tensor], dtype: ir.DataType
+) -> ir.TensorProtocol:
+    """A tensor that `read` gives, in `dtype`, when it is written; nothing is kept afterwards.
 
     One so small that it is stored in the graph itself is read now.
     """
 
-    def evaluate() -> ir.Tensor:
-        return ir.Tensor(read().numpy(), name=name)
+    def evaluate() -> ir.TensorProtocol:
+        return TorchTensor(read(), name=name)
 
-    if math.prod(shape) * torch.float32.itemsize <= INLINE_BYTES:
+    if math.prod(shape) * dtype.itemsize <= INLINE_BYTES:
         return evaluate()
-    return ir.LazyTensor(evaluate, ir.DataType.FLOAT, ir.Shape(shape), name=name, cache=False)
+    return ir.LazyTensor(evaluate, dtype, ir.Shape(shape), name=name, cache=False)
 
 
 def _join(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -88,9 +135,27 @@ def _join(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def _narrowed(tensor: torch.Tensor, precision: Precision, names: Sequence[str]) -> torch.Tensor:
+    """The tensor in the precision's dtype.
+
+    Raises:
+        InputError: It is not finite, or no longer is in that dtype.
+    """
+    narrow = tensor.to(precision.torch_dtype)
+    if not _is_finite(narrow):
+        _refuse_not_finite(tensor, names)
+        largest = tensor.float().abs().max().item()
+        raise InputError(f"weights: '{', '.join(names)}' reaches {largest:.3g}, beyond {precision.dtype}; use fp32")
+    return narrow
+
+
 def _refuse_not_finite(tensor: torch.Tensor, names: Sequence[str]) -> None:
+    if not _is_finite(tensor):
+        raise InputError(f"weights: '{', '.join(names)}' holds NaN or infinite values; download or convert it again")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
     # A NaN or an infinity shows in the extremes; a mask of the tensor's size would cost memory, and numpy's
     # reductions run on one thread, where torch's wait for each other on a busy machine.
-    array = tensor.numpy()
-    if not (math.isfinite(array.min()) and math.isfinite(array.max())):
-        raise InputError(f"weights: '{', '.join(names)}' holds NaN or infinite values; download or convert it again")
+    array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return math.isfinite(array.min()) and math.isfinite(array.max())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from converters import write_onnx
+from converters.decoder import Logits
+from converters.precision import Precision
 from seap_export.modeling import modeling_seap
 
 SHAPE: dict[str, Any] = {
@@ -30,6 +33,7 @@ SHAPE: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": None,
 }
+FLOAT32 = Precision()
 FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 
@@ -63,15 +67,13 @@ class Written:
     model: PreTrainedModel
     source: Path
     folder: Path
-    session: onnxruntime.InferenceSession = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def session(self) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            self.folder / "model.onnx", options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(self.folder / "model.onnx", options, providers=["CPUExecutionProvider"])
 
     def kv_dims(self) -> list[tuple[int, int]]:
         """KV heads and head_dim of each layer, as the inputs declare them."""
@@ -93,17 +95,27 @@ class Written:
 def written(tmp_path: Path) -> Callable[..., Written]:
     """Makes a micro model, saves it and writes it."""
 
-    def make(family: str = "llama", dtype: torch.dtype = torch.float32, **extra: Any) -> Written:
+    def make(
+        family: str = "llama",
+        dtype: torch.dtype = torch.float32,
+        *,
+        precision: Precision = FLOAT32,
+        logits: Logits = "all",
+        folder: str = "onnx",
+        change: Callable[[PreTrainedModel], None] = lambda model: None,
+        **extra: Any,
+    ) -> Written:
         model = micro_model(family, **extra)
-        source, folder = tmp_path / "model", tmp_path / "onnx"
+        change(model)
+        source, target = tmp_path / "model", tmp_path / folder
         if dtype != torch.float32:
             for parameter in model.parameters():  # not `model.to`: the rotation's frequencies stay float32
                 parameter.data = parameter.data.to(dtype)
         model.save_pretrained(source)
         for parameter in model.parameters():
             parameter.data = parameter.data.float()
-        folder.mkdir()
-        write_onnx(source, folder)
-        return Written(model, source, folder)
+        target.mkdir()
+        write_onnx(source, target, precision, logits=logits)
+        return Written(model, source, target)
 
     return make

@@ -268,3 +268,41 @@ def test_inspect_something_else(run: Run, work: Path) -> None:
     outcome = run("inspect", "a.jsonl")
     assert outcome.code == 8
     assert outcome.err == "Error: a.jsonl: neither an export, a variant, a model folder nor a .gguf file\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "smaller"),
+    [
+        (("--precision", "int8"), 0.5),
+        (("--precision", "int4", "--logits", "last"), 0.4),
+        (("--precision", "int4", "--block-size", "128", "--asymmetric", "--float-embeddings"), 0.6),
+        (("--precision", "fp16"), 0.55),
+        (("--provider", "cuda"), 0.55),
+        (("--provider", "cuda", "--precision", "bf16"), 0.55),
+    ],
+)
+def test_convert_to_another_precision(
+    run: Run, done: Path, work: Path, options: tuple[str, ...], smaller: float
+) -> None:
+    outcome = run("convert", "out/a-0.2/hf", *options, "--out", "new", "--json", "--quiet")
+    assert outcome.code == 0
+    data = (work / "new" / "model.onnx.data").stat().st_size
+    assert data < smaller * (done / "a-0.2" / "onnx" / "model.onnx.data").stat().st_size
+    assert json.loads(outcome.out)["bytes"] > data
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "bf16"), "the cpu provider cannot run bf16; use fp32, fp16, int8 or int4"),
+        (("--provider", "cuda", "--precision", "fp32"), "the cuda provider cannot run fp32; use fp16, bf16, int8 or"),
+        (("--asymmetric", "--block-size", "64"), "--block-size, --asymmetric: fp32 weights are not quantised; add"),
+        (("--precision", "int4", "--block-size", "64"), "blocks of 64 do not fill the embedding's rows of 96; use"),
+    ],
+)
+def test_convert_refuses_a_precision(run: Run, done: Path, work: Path, options: tuple[str, ...], message: str) -> None:
+    outcome = run("convert", "out/a-0.2/hf", *options, "--out", "new", "--quiet")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (work / "new").exists()

@@ -1,0 +1,70 @@
+"""Products with a model's weights, and rows of its embedding, in the precision that its weights are given out in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from converters import operators as op
+from converters.graph import GraphBuilder
+from converters.weights import LazyWeights
+
+__all__ = ["Linears"]
+
+
+class Linears:
+    """Emits linear layers; a weight used twice, such as a tied embedding, is stored once."""
+
+    def __init__(self, g: GraphBuilder, weights: LazyWeights) -> None:
+        self._g, self._weights = g, weights
+        self._quantization = weights.precision.quantization
+
+    def product(
+        self, x: ir.Value, weights: Sequence[str], name: str, *, stored_as: str, bias: ir.Value | None = None
+    ) -> ir.Value:
+        """`x @ W.T + bias` with the named weights [out, in] joined along `out`.
+
+        Args:
+            x: [batch_size, sequence_length, in].
+            weights: Names of the weights in the model.
+            name: Name of the node.
+            stored_as: Name that the joined weights get in the graph.
+            bias: [out].
+        """
+        if self._quantization is not None:
+            return op.matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
+        weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
+        return op.matmul(self._g, x, weight, name, bias)
+
+    def embedding(self, table: str, ids: ir.Value, name: str) -> ir.Value:
+        """Rows of the named table [vocab_size, hidden_size]."""
+        if self._quantizes_embeddings:
+            return op.embedding_blocks(self._g, self._quantized([table], table), ids, name)
+        return op.embedding(self._g, self._stored(table), ids, name)
+
+    def head(self, x: ir.Value, table: str, *, is_tied: bool, name: str) -> ir.Value:
+        """Logits: `x @ table.T`, where a tied table [vocab_size, hidden_size] is the embedding as well."""
+        if self._quantizes_embeddings:
+            return op.matmul_blocks(self._g, x, self._quantized([table], table), name)
+        if is_tied:
+            return op.matmul_transposed(self._g, x, self._stored(table), name)
+        return op.matmul(
+            self._g, x, self._g.initializer(self._weights.transposed([table], f"{table}.transposed")), name
+        )
+
+    @property
+    def _quantizes_embeddings(self) -> bool:
+        return self._quantization is not None and self._quantization.embeddings
+
+    def _stored(self, table: str) -> ir.Value:
+        return self._g.initializer(self._weights.stored(table))
+
+    def _quantized(self, weights: Sequence[str], name: str) -> op.QuantizedWeight:
+        how = self._quantization
+        if how is None:
+            raise ValueError("this precision quantises nothing")
+        tensors = self._weights.quantized(weights, name)
+        packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
+        points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
+        return op.QuantizedWeight(self._weights.shape(weights), how.bits, how.block_size, packed, scales, points)

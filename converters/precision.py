@@ -1,0 +1,113 @@
+"""In which precision a graph computes and stores its weights, and which of them an execution provider can run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import onnx_ir as ir
+import torch
+
+from seap_export.errors import UsageError
+
+__all__ = [
+    "BLOCK_SIZES",
+    "PRECISIONS",
+    "BlockQuantization",
+    "Dtype",
+    "Precision",
+    "PrecisionName",
+    "Provider",
+    "choose_precision",
+]
+
+Dtype = Literal["fp32", "fp16", "bf16"]
+Provider = Literal["cpu", "cuda"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
+BLOCK_SIZES = (32, 64, 128)
+
+_BITS: dict[str, int] = {"int8": 8, "int4": 4}
+_TORCH: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_ONNX: dict[Dtype, ir.DataType] = {
+    "fp32": ir.DataType.FLOAT,
+    "fp16": ir.DataType.FLOAT16,
+    "bf16": ir.DataType.BFLOAT16,
+}
+#: What each provider computes in, limited by its GroupQueryAttention; the first is what int8 and int4 take. The CPU
+#: multiplies fp16 matrices in float32, casting them: half the file, but no faster. It has no bf16 product at all.
+_COMPUTES: dict[Provider, tuple[Dtype, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "bf16")}
+
+
+@dataclass(frozen=True)
+class BlockQuantization:
+    """Weight-only quantisation of matrices [out, in], in blocks along `in`: weight = (q - zero point) * scale.
+
+    Attributes:
+        bits: 4 or 8.
+        block_size: Weights that share a scale: 32, 64 or 128.
+        symmetric: The zero point is 2^(bits - 1); else each block has its own.
+        embeddings: The embedding and the LM head are quantised, too.
+    """
+
+    bits: int
+    block_size: int = 32
+    symmetric: bool = True
+    embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in _BITS.values():
+            raise ValueError(f"bits must be 4 or 8, not {self.bits}")
+        if self.block_size not in BLOCK_SIZES:
+            raise ValueError(f"block size must be one of {BLOCK_SIZES}, not {self.block_size}")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a graph computes and what it stores.
+
+    Attributes:
+        dtype: Of activations, caches, and of the weights that are not quantised. Logits are always float32.
+        quantization: Of the weight matrices; None: they have `dtype`.
+    """
+
+    dtype: Dtype = "fp32"
+    quantization: BlockQuantization | None = None
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch names it."""
+        return _TORCH[self.dtype]
+
+    @property
+    def onnx_dtype(self) -> ir.DataType:
+        """`dtype` as ONNX names it."""
+        return _ONNX[self.dtype]
+
+
+def choose_precision(
+    name: PrecisionName,
+    provider: Provider = "cpu",
+    *,
+    block_size: int = 32,
+    symmetric: bool = True,
+    embeddings: bool = True,
+) -> Precision:
+    """The precision of a name, for the provider that is to run it.
+
+    Args:
+        name: A floating precision, or int8 or int4, whose activations are in the provider's first precision.
+        provider: Where the graph will run.
+        block_size: Of int8 and int4.
+        symmetric: Of int8 and int4.
+        embeddings: Of int8 and int4: embedding and LM head, too.
+
+    Raises:
+        UsageError: The provider cannot run it; the message names one that it can.
+    """
+    own = _COMPUTES[provider]
+    if name in _BITS:
+        return Precision(own[0], BlockQuantization(_BITS[name], block_size, symmetric, embeddings))
+    if name not in own:
+        raise UsageError(f"the {provider} provider cannot run {name}; use {', '.join(own)}, int8 or int4")
+    return Precision(name)  # type: ignore[arg-type]
