@@ -8,6 +8,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from converters import operators as op
+from converters.dialects import DialectName, open_dialect
 from converters.graph import Dims, GraphBuilder
 from converters.linear import Linears
 from converters.rope import rotary_caches
@@ -25,7 +26,9 @@ HEAD_DIM_MULTIPLE = 16
 _QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
 
 
-def decoder_graph(spec: ModelSpec, weights: LazyWeights, logits: Logits = "all") -> GraphBuilder:
+def decoder_graph(
+    spec: ModelSpec, weights: LazyWeights, dialect: DialectName = "fused", logits: Logits = "all"
+) -> GraphBuilder:
     """The whole graph; `weights` are referred to, not read.
 
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
@@ -35,7 +38,7 @@ def decoder_graph(spec: ModelSpec, weights: LazyWeights, logits: Logits = "all")
     that follow each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value`, which hold
     total_sequence_length positions.
     """
-    return _Decoder(spec, weights, logits).graph()
+    return _Decoder(spec, weights, dialect, logits).graph()
 
 
 @dataclass(frozen=True)
@@ -49,31 +52,33 @@ class _Sublayer:
 class _Decoder:
     """Emits the nodes of one model, in the order they are computed."""
 
-    def __init__(self, spec: ModelSpec, weights: LazyWeights, logits: Logits) -> None:
+    def __init__(self, spec: ModelSpec, weights: LazyWeights, dialect: DialectName, logits: Logits) -> None:
         self._spec, self._weights, self._logits = spec, weights, logits
         self._g = GraphBuilder("decoder")
-        self._linears = Linears(self._g, weights)
         self._dtype = weights.precision.onnx_dtype
+        dims = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
+        self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
+        mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
+        self._dialect = open_dialect(dialect, self._g, self._ids, mask, *self._caches())
+        self._linears = Linears(self._g, weights, self._dialect)
 
     def graph(self) -> GraphBuilder:
         """Embedding, layers, last norm and LM head."""
         g, family = self._g, self._spec.family
-        ids = g.input("input_ids", ir.DataType.INT64, ["batch_size", "sequence_length"])
-        mask = g.input("attention_mask", ir.DataType.INT64, ["batch_size", "total_sequence_length"])
+        g.note("seap_export.cache", self._dialect.cache)
         pasts = [self._past(index) for index in range(len(self._spec.layers))]
-        at = op.positions(g, mask, *self._caches())
-        stream = self._linears.embedding(family.tensor("embed_tokens"), ids, "embed_tokens")
+        stream = self._linears.embedding(family.tensor("embed_tokens"), self._ids, "embed_tokens")
         gamma = self._tensor(family.tensor("input_layernorm", 0))
         normed = op.rms_norm(g, stream, gamma, self._spec.rms_norm_eps, "layers.0.input_layernorm")
         presents: list[op.KeyValues] = []
         for index, past in enumerate(pasts):
-            attended, present = self._attention(index, normed, past, at)
+            attended, present = self._attention(index, normed, past)
             presents.append(present)
             normed, stream = self._add_and_norm(attended, stream, "post_attention_layernorm", index)
             mlp = self._mlp(index, normed)
             after = ("input_layernorm", index + 1) if index + 1 < len(pasts) else ("norm", None)
             normed, stream = self._add_and_norm(mlp, stream, *after)
-        self._outputs(self._lm_head(normed, at), presents)
+        self._outputs(self._lm_head(normed), presents)
         return g
 
     def _past(self, index: int) -> op.KeyValues:
@@ -101,15 +106,11 @@ class _Decoder:
         sin = lazy_tensor("sin_cache", shape, lambda: rotary_caches(*arguments)[1].to(narrow), self._dtype)
         return self._g.initializer(cos), self._g.initializer(sin)
 
-    def _attention(
-        self, index: int, x: ir.Value, past: op.KeyValues, at: op.Positions
-    ) -> tuple[_Sublayer, op.KeyValues]:
+    def _attention(self, index: int, x: ir.Value, past: op.KeyValues) -> tuple[_Sublayer, op.KeyValues]:
         layer, name = self._layer(index), f"layers.{index}.self_attn"
-        attended = op.attention(
-            self._g,
+        attended = self._dialect.attention(
             self._qkv(index, x, name),
             past,
-            at,
             heads=layer.num_attention_heads,
             kv_heads=layer.num_key_value_heads,
             head_dim=self._spec.head_dim,
@@ -148,7 +149,7 @@ class _Decoder:
 
     def _mlp(self, index: int, x: ir.Value) -> _Sublayer:
         g, name = self._g, f"layers.{index}.mlp"
-        gate = op.silu(g, self._projection("gate_proj", index, x, f"{name}.gate_proj"), f"{name}.silu")
+        gate = self._dialect.silu(self._projection("gate_proj", index, x, f"{name}.gate_proj"), f"{name}.silu")
         up = self._projection("up_proj", index, x, f"{name}.up_proj")
         gated = op.multiply(g, gate, up, f"{name}.gated")
         return _Sublayer(self._product("down_proj", index, gated, f"{name}.down_proj"), self._bias("down_proj", index))
@@ -158,11 +159,11 @@ class _Decoder:
     ) -> tuple[ir.Value, ir.Value]:
         gamma = self._tensor(self._spec.family.tensor(norm, index))
         name = norm if index is None else f"layers.{index}.{norm}"
-        return op.skip_rms_norm(self._g, added.output, stream, gamma, self._spec.rms_norm_eps, name, added.bias)
+        return self._dialect.add_and_norm(added.output, stream, gamma, self._spec.rms_norm_eps, name, added.bias)
 
-    def _lm_head(self, x: ir.Value, at: op.Positions) -> ir.Value:
+    def _lm_head(self, x: ir.Value) -> ir.Value:
         if self._logits == "last":
-            x = op.last_token(self._g, x, at)
+            x = op.rows_at(self._g, x, self._dialect.last_places(), "last_token")
         is_tied = self._spec.tie_word_embeddings
         table = self._spec.family.tensor("embed_tokens" if is_tied else "lm_head")
         logits = self._linears.head(x, table, is_tied=is_tied, name="lm_head")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from converters.dialects import DialectName
 from converters.onnx_writer import MODEL_FILE
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
@@ -26,7 +27,10 @@ _SEARCH_DEFAULTS: Mapping[str, Any] = {
 
 
 def genai_config(
-    spec: ModelSpec, config: Mapping[str, Any], generation_config: Mapping[str, Any] | None
+    spec: ModelSpec,
+    config: Mapping[str, Any],
+    generation_config: Mapping[str, Any] | None,
+    dialect: DialectName = "fused",
 ) -> dict[str, Any]:
     """Describes a model that `write_onnx` wrote to ONNX Runtime GenAI (0.15 and later).
 
@@ -38,6 +42,7 @@ def genai_config(
         spec: The model's shapes.
         config: Its config.json, for special tokens.
         generation_config: Its generation_config.json if it has one; wins over `config`.
+        dialect: That of the graph; only the fused one updates caches in place.
 
     Raises:
         InputError: Neither config names an end-of-sequence token.
@@ -57,7 +62,7 @@ def genai_config(
             "max_length": spec.max_position_embeddings,
             "num_beams": 1,
             "num_return_sequences": 1,
-            "past_present_share_buffer": True,
+            "past_present_share_buffer": dialect == "fused",
         },
     }
 

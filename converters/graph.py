@@ -30,6 +30,7 @@ class GraphBuilder:
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._notes: dict[str, str] = {}
 
     def input(self, name: str, dtype: ir.DataType, dims: Dims) -> ir.Value:
         """A graph input; a dimension given as a string is symbolic."""
@@ -92,14 +93,19 @@ class GraphBuilder:
         )
         return values
 
+    def note(self, key: str, text: str) -> None:
+        """Adds a text to the model's metadata, where a session finds it."""
+        self._notes[key] = text
+
     def build(self, producer: str) -> ir.Model:
-        """The finished model."""
+        """The finished model; it names the operator sets that it uses."""
+        domains = {node.domain for node in self._nodes} | {""}
         graph = ir.Graph(
             self._inputs,
             self._outputs,
             nodes=self._nodes,
             initializers=tuple(self._initializers.values()),
-            opset_imports=dict(OPSETS),
+            opset_imports={domain: version for domain, version in OPSETS.items() if domain in domains},
             name=self._name,
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name=producer)
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name=producer, metadata_props=self._notes)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from converters import operators as op
+from converters.blocks import QuantizedWeight, embedding_blocks, matmul_blocks
+from converters.dialects import Dialect
 from converters.graph import GraphBuilder
 from converters.weights import LazyWeights
 
@@ -16,8 +18,8 @@ __all__ = ["Linears"]
 class Linears:
     """Emits linear layers; a weight used twice, such as a tied embedding, is stored once."""
 
-    def __init__(self, g: GraphBuilder, weights: LazyWeights) -> None:
-        self._g, self._weights = g, weights
+    def __init__(self, g: GraphBuilder, weights: LazyWeights, dialect: Dialect) -> None:
+        self._g, self._weights, self._dialect = g, weights, dialect
         self._quantization = weights.precision.quantization
 
     def product(
@@ -33,22 +35,22 @@ class Linears:
             bias: [out].
         """
         if self._quantization is not None:
-            return op.matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
+            return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
         weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
         return op.matmul(self._g, x, weight, name, bias)
 
     def embedding(self, table: str, ids: ir.Value, name: str) -> ir.Value:
         """Rows of the named table [vocab_size, hidden_size]."""
         if self._quantizes_embeddings:
-            return op.embedding_blocks(self._g, self._quantized([table], table), ids, name)
+            return embedding_blocks(self._g, self._quantized([table], table), ids, name)
         return op.embedding(self._g, self._stored(table), ids, name)
 
     def head(self, x: ir.Value, table: str, *, is_tied: bool, name: str) -> ir.Value:
         """Logits: `x @ table.T`, where a tied table [vocab_size, hidden_size] is the embedding as well."""
         if self._quantizes_embeddings:
-            return op.matmul_blocks(self._g, x, self._quantized([table], table), name)
+            return matmul_blocks(self._g, x, self._quantized([table], table), name)
         if is_tied:
-            return op.matmul_transposed(self._g, x, self._stored(table), name)
+            return self._dialect.tied_head(x, self._stored(table), name)
         return op.matmul(
             self._g, x, self._g.initializer(self._weights.transposed([table], f"{table}.transposed")), name
         )
@@ -60,11 +62,11 @@ class Linears:
     def _stored(self, table: str) -> ir.Value:
         return self._g.initializer(self._weights.stored(table))
 
-    def _quantized(self, weights: Sequence[str], name: str) -> op.QuantizedWeight:
+    def _quantized(self, weights: Sequence[str], name: str) -> QuantizedWeight:
         how = self._quantization
         if how is None:
             raise ValueError("this precision quantises nothing")
         tensors = self._weights.quantized(weights, name)
         packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
         points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
-        return op.QuantizedWeight(self._weights.shape(weights), how.bits, how.block_size, packed, scales, points)
+        return QuantizedWeight(self._weights.shape(weights), how.bits, how.block_size, packed, scales, points)

@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from converters.decoder import HEAD_DIM_MULTIPLE, Logits, decoder_graph
+from converters.dialects import DialectName
 from converters.precision import BLOCK_SIZES, Precision
 from converters.weights import INLINE_BYTES, open_weights
 from seap_export.errors import EnvironmentFailure, InputError, UsageError
@@ -29,6 +30,7 @@ def write_onnx(
     out_folder: Path,
     precision: Precision = _FLOAT32,
     *,
+    dialect: DialectName = "fused",
     logits: Logits = "all",
     on_layer: Callable[[int], None] | None = None,
 ) -> None:
@@ -41,6 +43,7 @@ def write_onnx(
         model_folder: Holds config.json and safetensors files.
         out_folder: An existing folder that receives model.onnx and model.onnx.data.
         precision: What the graph computes in and stores.
+        dialect: The operators that it is written in.
         logits: Whether the graph gives those of all positions or of each row's last token.
         on_layer: Called with a layer's index when the last of its weights is written.
 
@@ -50,12 +53,12 @@ def write_onnx(
         EnvironmentFailure: The output cannot be written.
     """
     spec = model_spec(read_json(model_folder / "config.json"))
-    refuse_unsupported(spec, precision)
+    refuse_unsupported(spec, precision, dialect)
     files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
     for file in files:
         if file.exists():
             raise UsageError(f"{file} exists already; give another folder or remove it")
-    model = decoder_graph(spec, open_weights(model_folder, spec, precision), logits).build(_PRODUCER)
+    model = decoder_graph(spec, open_weights(model_folder, spec, precision), dialect, logits).build(_PRODUCER)
     try:
         _save(model, files[0], _LayerProgress(spec, model, on_layer) if on_layer else None)
     except BaseException as error:
@@ -67,14 +70,16 @@ def write_onnx(
         raise
 
 
-def refuse_unsupported(spec: ModelSpec, precision: Precision = _FLOAT32) -> None:
+def refuse_unsupported(spec: ModelSpec, precision: Precision = _FLOAT32, dialect: DialectName = "fused") -> None:
     """Refuses a model that has no form as a graph.
 
     Raises:
         InputError: Its heads have a width that the attention operator cannot rotate.
-        UsageError: Blocks do not fill the rows of its embedding.
+        UsageError: Blocks do not fill the rows of its embedding, or the dialect has no operators for them.
     """
     how = precision.quantization
+    if how is not None and dialect == "standard":
+        raise UsageError("the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16")
     if how is not None and how.embeddings and spec.hidden_size % how.block_size:
         fitting = [str(size) for size in BLOCK_SIZES if spec.hidden_size % size == 0]
         smaller = f"use block size {' or '.join(fitting)}, or " if fitting else ""

@@ -37,6 +37,13 @@ _BLOCK_SIZES = ("32", "64", "128")
 @click.option("--asymmetric", is_flag=True, help="int8 and int4: a zero point for each block.")
 @click.option("--float-embeddings", is_flag=True, help="int8 and int4: leave the embedding and LM head as they are.")
 @click.option(
+    "--dialect",
+    type=click.Choice(["fused", "standard"]),
+    default="fused",
+    show_default=True,
+    help="ONNX Runtime's fused operators, or those of the ONNX standard alone.",
+)
+@click.option(
     "--logits",
     type=click.Choice(["all", "last"]),
     default="all",
@@ -51,6 +58,7 @@ def convert_command(
     out: Path,
     provider: str,
     precision: str | None,
+    dialect: Any,
     logits: Any,
     force: bool,
     **quantization: Any,
@@ -73,7 +81,7 @@ def convert_command(
         write_whole(out, marker=GENAI_CONFIG, force=force) as target,
         console.bar("writing ONNX", len(spec.layers)) as advance,
     ):
-        convert_folder(folder, target, advance, precision=chosen, logits=logits)
+        convert_folder(folder, target, advance, precision=chosen, dialect=dialect, logits=logits)
     size = sum(path.stat().st_size for path in out.iterdir())
     console.result({"folder": str(out), "bytes": size}, f"{out}: {megabytes(size)}")
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from converters import write_onnx
 from converters.decoder import Logits
+from converters.dialects import DialectName
 from converters.precision import Precision
 from seap_export.modeling import modeling_seap
 
@@ -100,6 +101,7 @@ def written(tmp_path: Path) -> Callable[..., Written]:
         dtype: torch.dtype = torch.float32,
         *,
         precision: Precision = FLOAT32,
+        dialect: DialectName = "fused",
         logits: Logits = "all",
         folder: str = "onnx",
         change: Callable[[PreTrainedModel], None] = lambda model: None,
@@ -115,7 +117,7 @@ def written(tmp_path: Path) -> Callable[..., Written]:
         for parameter in model.parameters():
             parameter.data = parameter.data.float()
         target.mkdir()
-        write_onnx(source, target, precision, logits=logits)
+        write_onnx(source, target, precision, dialect=dialect, logits=logits)
         return Written(model, source, target)
 
     return make

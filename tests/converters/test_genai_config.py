@@ -111,3 +111,8 @@ def test_bos_falls_back_on_eos() -> None:
 def test_refuses_a_model_that_never_ends(eos: list[int] | None) -> None:
     with pytest.raises(InputError, match="eos_token_id"):
         made(eos_token_id=eos)
+
+
+def test_caches_of_the_standard_dialect_are_not_shared() -> None:
+    written = genai_config(model_spec(CONFIG), CONFIG, None, "standard")
+    assert written["search"]["past_present_share_buffer"] is False

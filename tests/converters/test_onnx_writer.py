@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converters import write_onnx
-from converters.operators import LEFT_PADDING_GUARD
+from converters.dialects import LEFT_PADDING_GUARD
 from seap_export.errors import EnvironmentFailure, InputError, UsageError
 
 TOLERANCE = 1e-4
@@ -76,10 +76,11 @@ def torch_logits(model: Any, ids: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(ids)).logits.numpy()
 
 
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("case", CASES)
-def test_equals_torch(case: str, written: Callable[..., Any]) -> None:
+def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> None:
     family, extra = CASES[case]
-    made = written(family, **extra)
+    made = written(family, dialect=dialect, **extra)
     onnx.checker.check_model(made.folder / "model.onnx", full_check=True)
 
     ids = tokens(1, 17)
@@ -101,10 +102,11 @@ def test_equals_torch(case: str, written: Callable[..., Any]) -> None:
         assert np.abs(logits[:, -1] - torch_logits(made.model, ids)[:, -1]).max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("case", CASES)
-def test_right_padded_batch(case: str, written: Callable[..., Any]) -> None:
+def test_right_padded_batch(case: str, dialect: str, written: Callable[..., Any]) -> None:
     family, extra = CASES[case]
-    made = written(family, **extra)
+    made = written(family, dialect=dialect, **extra)
     lengths = [11, 4, 8]
     ids = tokens(3, 11)
     mask = (np.arange(11)[None] < np.array(lengths)[:, None]).astype(np.int64)

@@ -1,0 +1,71 @@
+"""Operators on weights that are quantised in blocks: ONNX Runtime's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from converters.graph import MS_DOMAIN, GraphBuilder
+
+__all__ = ["QuantizedWeight", "embedding_blocks", "matmul_blocks"]
+
+#: MatMulNBits' level at which the CPU multiplies in int8, each block of activations scaled on its own: what makes
+#: weight-only quantisation faster than float32 there. CUDA computes in the activations' dtype whatever it says.
+_INT8_ACTIVATIONS = 4
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A matrix quantised in blocks along its columns, as `converters.quantize` lays it out.
+
+    Attributes:
+        shape: Rows and columns.
+        bits: 4 or 8.
+        block_size: Columns that share a scale.
+        packed: uint8 [rows, blocks, block_size * bits / 8].
+        scales: [rows, blocks].
+        zero_points: uint8 [rows, ceil(blocks * bits / 8)], or None: 2^(bits - 1) everywhere.
+    """
+
+    shape: tuple[int, int]
+    bits: int
+    block_size: int
+    packed: ir.Value
+    scales: ir.Value
+    zero_points: ir.Value | None
+
+
+def matmul_blocks(
+    g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, name: str, bias: ir.Value | None = None
+) -> ir.Value:
+    """`x @ weight.T + bias`, with `weight` quantised in blocks along its columns."""
+    rows, columns = weight.shape
+    attributes = {
+        "N": rows,
+        "K": columns,
+        "bits": weight.bits,
+        "block_size": weight.block_size,
+        "accuracy_level": _INT8_ACTIVATIONS,
+    }
+    inputs = [x, weight.packed, weight.scales, weight.zero_points, None, bias]
+    while inputs[-1] is None:
+        inputs.pop()
+    return g.node("MatMulNBits", inputs, name, domain=MS_DOMAIN, attributes=attributes)
+
+
+def embedding_blocks(g: GraphBuilder, table: QuantizedWeight, ids: ir.Value, name: str) -> ir.Value:
+    """The rows of a quantised table [vocab, hidden] that `ids` name; blocks fill its rows exactly."""
+    rows, columns = table.shape
+    flat = g.constant(f"{name}.shape", np.array([rows, columns * table.bits // 8], np.int64))
+    packed = g.node("Reshape", [table.packed, flat], f"{name}.rows")  # the same bytes as MatMulNBits reads
+    inputs = [packed, ids, table.scales, table.zero_points]
+    attributes = {"bits": table.bits, "block_size": table.block_size, "gather_axis": 0, "quantize_axis": 1}
+    return g.node(
+        "GatherBlockQuantized",
+        inputs if table.zero_points is not None else inputs[:-1],
+        name,
+        domain=MS_DOMAIN,
+        attributes=attributes,
+    )

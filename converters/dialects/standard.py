@@ -1,0 +1,173 @@
+"""Operators of the ONNX standard alone, opset 23: for every runtime that implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from converters.graph import GraphBuilder
+from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm
+
+__all__ = ["StandardDialect"]
+
+
+class StandardDialect:
+    """Attention-23, RotaryEmbedding-23, RMSNormalization-23; see `converters.dialects.Dialect`.
+
+    Keys are masked one by one, so that padding may stand anywhere. A decode step appends its token behind the
+    padding of the steps before, with a 1 at the end of each row of the mask.
+    """
+
+    cache = "appended"
+
+    def __init__(
+        self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, cos_cache: ir.Value, sin_cache: ir.Value
+    ) -> None:
+        self._g, self._mask = g, mask
+        self._rotary = (cos_cache, sin_cache)
+        self._total = self._length(mask, "mask.total")
+        self._past = g.node("Sub", [self._total, self._length(ids, "input_ids.length")], "past_length")
+        self._all_positions = self._positions()
+        self._position_ids = self._new_columns(self._all_positions, "position_ids")
+        self._visible = self._causal()
+        self._windows: dict[int, ir.Value] = {}
+
+    def silu(self, x: ir.Value, name: str) -> ir.Value:
+        """In two nodes; Swish is of opset 24."""
+        return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
+
+    def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
+        """By Gemm, which reads a matrix transposed without a copy, and takes two dimensions."""
+        g = self._g
+        vocab_size, hidden_size = (int(size) for size in table.shape.numpy())  # type: ignore[union-attr]
+        rows = g.node("Reshape", [x, g.constant("rows_shape", np.array([-1, hidden_size], np.int64))], f"{name}.rows")
+        logits = g.node("Gemm", [rows, table], f"{name}.gemm", attributes={"transB": 1})
+        outer = g.node("Shape", [x], f"{name}.outer", attributes={"end": 2})
+        width = g.constant("vocab_size", np.array([vocab_size], np.int64))
+        return g.node(
+            "Reshape", [logits, g.node("Concat", [outer, width], f"{name}.shape", attributes={"axis": 0})], name
+        )
+
+    def add_and_norm(
+        self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
+    ) -> tuple[ir.Value, ir.Value]:
+        """In as many nodes as there are operations."""
+        written = x if bias is None else add(self._g, x, bias, f"{name}.bias_add")
+        stream = add(self._g, residual, written, f"{name}.residual")
+        return rms_norm(self._g, stream, gamma, epsilon, name), stream
+
+    def attention(
+        self,
+        qkv: Sequence[ir.Value],
+        past: KeyValues,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        window: int | None,
+        name: str,
+    ) -> Attended:
+        """Queries and keys are rotated before they meet the cache, which holds rotated keys."""
+        query, key, value = qkv if len(qkv) == 3 else self._split(qkv[0], heads, kv_heads, head_dim, name)
+        query = self._rotated(query, heads, f"{name}.query")
+        key = self._rotated(key, kv_heads, f"{name}.key")
+        visible = self._visible if window is None else self._within(window)
+        output, present_key, present_value = self._g.node_with_outputs(
+            "Attention",
+            [query, key, value, visible, past.key, past.value],
+            name,
+            ["output", "present_key", "present_value"],
+            attributes={
+                "q_num_heads": heads,
+                "kv_num_heads": kv_heads,
+                "scale": head_dim**-0.5,
+                "softmax_precision": int(ir.DataType.FLOAT),
+            },
+        )
+        return Attended(output, KeyValues(present_key, present_value))
+
+    def last_places(self) -> ir.Value:
+        """The last 1 of each row's mask among the columns of this call."""
+        g = self._g
+        own = self._new_columns(self._mask, "last_token.mask")
+        zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        length = g.node("Sub", [self._total, self._past], "last_token.length")
+        places = g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
+        axis = g.constant("one", np.array([1], np.int64))
+        return g.node(
+            "ReduceMax",
+            [multiply(g, own, places, "last_token.real"), axis],
+            "last_token.place",
+            attributes={"keepdims": 0},
+        )
+
+    def _split(self, packed: ir.Value, heads: int, kv_heads: int, head_dim: int, name: str) -> tuple[ir.Value, ...]:
+        sizes = np.array([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], np.int64)
+        return self._g.node_with_outputs(
+            "Split",
+            [packed, self._g.constant(f"sizes_{heads}_{kv_heads}", sizes)],
+            f"{name}.split",
+            ["query", "key", "value"],
+            attributes={"axis": -1},
+        )
+
+    def _rotated(self, x: ir.Value, heads: int, name: str) -> ir.Value:
+        return self._g.node(
+            "RotaryEmbedding",
+            [x, *self._rotary, self._position_ids],
+            f"{name}.rotated",
+            attributes={"num_heads": heads},
+        )
+
+    def _positions(self) -> ir.Value:
+        """Of each column of the mask, how many real tokens of its row stand before it; int64 like the mask."""
+        g = self._g
+        one = g.constant("one", np.array([1], np.int64))
+        counted = g.node("CumSum", [self._mask, g.constant("step", np.array(1, np.int64))], "mask.counted")
+        before = g.node("Sub", [counted, one], "mask.before")
+        return g.node("Max", [before, g.constant("none", np.array([0], np.int64))], "mask.positions")
+
+    def _causal(self) -> ir.Value:
+        """Which keys each new token sees: bool [batch_size, 1, sequence_length, total_sequence_length].
+
+        Padding sees itself, or its softmax would be over nothing and NaN.
+        """
+        g = self._g
+        zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        end = self._scalar(self._total, "mask.end")
+        keys = g.node("Range", [zero, end, one], "keys")
+        own = g.node("Range", [self._scalar(self._past, "queries.start"), end, one], "queries.flat")
+        queries = g.node("Unsqueeze", [own, g.constant("one", np.array([1], np.int64))], "queries")
+        axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
+        real = g.node("Unsqueeze", [cast(g, self._mask, ir.DataType.BOOL, "mask.real"), axes], "keys.real")
+        before = g.node("LessOrEqual", [keys, queries], "keys.before")
+        itself = g.node("Equal", [keys, queries], "keys.itself")
+        return g.node("Or", [g.node("And", [real, before], "keys.real_before"), itself], "visible")
+
+    def _within(self, window: int) -> ir.Value:
+        """The keys that are seen and less than `window` positions back; one mask for all layers of a window."""
+        g = self._g
+        if window not in self._windows:
+            width = g.constant(f"window_{window}", np.array([window], np.int64))
+            start = g.node("Sub", [self._position_ids, width], f"queries.window_{window}")
+            axes_of_queries, axes_of_keys = (
+                g.constant(f"axes_{a}_{b}", np.array([a, b], np.int64)) for a, b in ((1, 3), (1, 2))
+            )
+            queries = g.node("Unsqueeze", [start, axes_of_queries], f"queries.start_{window}")
+            keys = g.node("Unsqueeze", [self._all_positions, axes_of_keys], f"keys.positions_{window}")
+            near = g.node("Greater", [keys, queries], f"keys.window_{window}")
+            self._windows[window] = g.node("And", [self._visible, near], f"visible.window_{window}")
+        return self._windows[window]
+
+    def _new_columns(self, x: ir.Value, name: str) -> ir.Value:
+        """Of [batch_size, total_sequence_length] the columns of this call."""
+        one = self._g.constant("one", np.array([1], np.int64))
+        return self._g.node("Slice", [x, self._past, self._total, one], name)
+
+    def _length(self, x: ir.Value, name: str) -> ir.Value:
+        return self._g.node("Shape", [x], name, attributes={"start": 1, "end": 2})
+
+    def _scalar(self, x: ir.Value, name: str) -> ir.Value:
+        return self._g.node("Squeeze", [x], name)
