@@ -1,8 +1,9 @@
 """Runs an exported decoder: a prompt, then one token at a time, with the KV cache the graph declares.
 
-The graph's GroupQueryAttention takes batches padded on the RIGHT. It derives everything from each row's
-number of ones in the mask: a decode step writes row b's new key and value at position sum(mask[b]) - 1, so
-a row's cache stays contiguous and what lies behind it is ignored.
+Batches are padded on the RIGHT; each decode step adds a 1 to the end of every row of the mask. GroupQueryAttention
+derives everything from each row's number of ones: a step writes row b's new key and value at position
+sum(mask[b]) - 1, so a row's cache stays contiguous and what lies behind it is ignored. Attention of the ONNX standard
+takes the mask as it is: the new key and value stand behind the padding, which stays hidden.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from validation.session import one_line, ort_errors
+from seap_export.runtime.providers import one_line
+from seap_export.runtime.session import ORT_ERRORS
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["OnnxRunner"]
 
 Logits = NDArray[np.floating]
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
 
 
@@ -51,7 +54,7 @@ class OnnxRunner:
         if missing:
             raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}")
         self._past: dict[str, NDArray[np.floating]] = {}
-        self._lengths: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._mask: NDArray[np.int64] = np.zeros((0, 0), np.int64)
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int]) -> Logits:
         """Runs the prompts from an empty cache.
@@ -67,11 +70,12 @@ class OnnxRunner:
             ParityFailure: The graph does not run, or returns logits of another shape.
         """
         rows, width = input_ids.shape
-        self._lengths = np.asarray(lengths, np.int64)
-        if self._lengths.shape != (rows,) or self._lengths.min() < 1 or self._lengths.max() > width:
+        real = np.asarray(lengths, np.int64)
+        if real.shape != (rows,) or real.min() < 1 or real.max() > width:
             raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        self._mask = (np.arange(width) < real[:, None]).astype(np.int64)
         self._past = {name: np.repeat(cache, rows, axis=0) for name, cache in self._empty.items()}
-        return self._run(input_ids, total=width, what="prefill")
+        return self._run(input_ids, what="prefill")
 
     def step(self, next_ids: Sequence[int]) -> Logits:
         """Appends one token to each row.
@@ -87,17 +91,15 @@ class OnnxRunner:
         """
         if not self._past:
             raise ValueError("step before prefill")
-        self._lengths = self._lengths + 1
-        past = next(iter(self._past.values())).shape[2]
         input_ids = np.asarray(next_ids, np.int64)[:, None]
-        return self._run(input_ids, total=past + 1, what="a decode step")[:, 0]
+        self._mask = np.concatenate([self._mask, np.ones_like(input_ids)], axis=1)
+        return self._run(input_ids, what="a decode step")[:, 0]
 
-    def _run(self, input_ids: NDArray[np.int64], total: int, what: str) -> Logits:
-        mask = (np.arange(total) < self._lengths[:, None]).astype(np.int64)
-        feeds = {"input_ids": input_ids, "attention_mask": mask, **self._past}
+    def _run(self, input_ids: NDArray[np.int64], what: str) -> Logits:
+        feeds = {"input_ids": input_ids, "attention_mask": self._mask, **self._past}
         try:
             logits, *present = self._session.run(self._outputs, feeds)
-        except ort_errors() as error:
+        except ORT_ERRORS as error:
             raise _run_failure(what, error) from error
         if logits.ndim != 3 or logits.shape[:2] != input_ids.shape:
             raise ParityFailure(
@@ -111,12 +113,12 @@ class OnnxRunner:
 def _empty_cache(item: Any) -> NDArray[np.floating]:
     """[1, KV heads, 0, head size] for one cache input of the graph."""
     _, heads, _, size = item.shape
-    if not isinstance(heads, int) or not isinstance(size, int) or item.type != "tensor(float)":
+    if not isinstance(heads, int) or not isinstance(size, int) or item.type not in _DTYPES:
         raise ArtifactError(
-            f"the ONNX graph's input {item.name} is {item.type} {item.shape}; expected a float32 tensor with a fixed "
-            "number of KV heads in dimension 1 and a fixed head size in dimension 3"
+            f"the ONNX graph's input {item.name} is {item.type} {item.shape}; expected a float32 or float16 tensor "
+            "with a fixed number of KV heads in dimension 1 and a fixed head size in dimension 3"
         )
-    return np.zeros((1, heads, 0, size), np.float32)
+    return np.zeros((1, heads, 0, size), _DTYPES[item.type])
 
 
 def _run_failure(what: str, error: Exception) -> Exception:

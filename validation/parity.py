@@ -14,13 +14,13 @@ import numpy as np
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
+from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 from seap_export.sources.config import read_json
 from validation.logit_store import LogitStore, StoredLogits
 from validation.metrics import LogitComparison
 from validation.onnx_runner import OnnxRunner
 from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
 from validation.report import ParityReport, StageResult
-from validation.session import available_threads, nodes_by_provider, open_session
 from validation.torch_runner import open_torch_runner
 
 __all__ = ["run_parity"]

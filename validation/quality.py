@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, InputError
+from seap_export.runtime.session import available_threads, open_session
 from validation.logit_store import LogitStore, StoredLogits
 from validation.metrics import Defect, LogitComparison
 from validation.onnx_runner import OnnxRunner
-from validation.session import available_threads, open_session
 from validation.torch_runner import open_torch_runner
 
 __all__ = ["FORMS", "DenseReference", "DivergenceFigures", "Form", "dense_reference", "measure_divergence"]

@@ -16,6 +16,9 @@ __all__ = ["Console", "difference", "megabytes", "print_json", "table"]
 class Console:
     """Output of one command.
 
+    Attributes:
+        as_json: Whether the result is printed as JSON.
+
     Args:
         quiet: Print errors and, with `as_json`, the result; nothing else.
         as_json: Print the result as JSON.
@@ -23,7 +26,7 @@ class Console:
 
     def __init__(self, quiet: bool, as_json: bool) -> None:
         self._quiet = quiet
-        self._as_json = as_json
+        self.as_json = as_json
 
     @contextmanager
     def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -45,14 +48,14 @@ class Console:
 
     def result(self, value: Any, text: str) -> None:
         """The result: as JSON, or as text."""
-        if self._as_json:
+        if self.as_json:
             print_json(value)
         else:
             self.text(text)
 
     def text(self, text: str) -> None:
         """A result that is for people only."""
-        if not self._as_json and not self._quiet:
+        if not self.as_json and not self._quiet:
             click.echo(text)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.options import PathType, output_options
+from seap_export.cli.prompt import read_prompt
 
 if TYPE_CHECKING:
     from seap_export.runtime import Route
@@ -63,19 +63,11 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
         UsageError: Both or neither are given.
         InputError: The file cannot be read.
     """
-    from seap_export.errors import InputError, UsageError
+    from seap_export.errors import UsageError
 
     if (prompt is None) == (file is None):
         raise UsageError("give either a prompt or --prompt-file")
-    if file is None:
-        return str(prompt)
-    try:
-        read = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return read.decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); give a text file") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not UTF-8 text; save it as UTF-8") from error
+    return str(prompt) if file is None else read_prompt(file)
 
 
 def _describe(route: Route) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, Texts, chosen_texts, local_questions, open_subject
 from seap_export.pipeline.progress import Progress, Silent
+from seap_export.runtime.session import available_threads
 from validation.prompts import tokenize_prompts
 from validation.quality import DivergenceFigures, dense_reference, measure_divergence
-from validation.session import available_threads
 from validation.zero_shot import (
     HarnessTask,
     ZeroShotFigures,

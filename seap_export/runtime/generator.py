@@ -1,121 +1,201 @@
-"""Greedy decoding of one variant's ONNX folder, with the KV cache."""
+"""Text from one variant's ONNX folder: greedy or sampled, whole or as it comes, one prompt or many."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.runtime.decoder import Decoder
 from seap_export.runtime.files import load_tokenizer, read_object
-from seap_export.runtime.session import OnnxModel
+from seap_export.runtime.sampling import GREEDY, Sampler, Sampling
+from seap_export.runtime.text import TextStream
 
-__all__ = ["Generator"]
+__all__ = ["Completion", "Generator", "Stop", "Stream"]
 
 _GRAPH, _CONFIG = "model.onnx", "genai_config.json"
-_CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
+#: What ended a text: an end-of-sequence token, the number of tokens asked for, or the model's context.
+Stop = Literal["end", "length", "context"]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What follows a prompt.
+
+    Attributes:
+        text: Without special tokens.
+        token_ids: With the end-of-sequence token if there is one.
+        stop: What ended it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    stop: Stop
+
+
+class Stream(Iterator[str]):
+    """The text after a prompt in pieces, as they come; no piece is empty or ends within a character.
+
+    Attributes:
+        token_ids: The tokens so far.
+        stop: What ended the text; None: it goes on.
+    """
+
+    def __init__(self, generator: Generator, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> None:
+        """Computes nothing before the first piece is asked for."""
+        self.token_ids: list[int] = []
+        self.stop: Stop | None = None
+        self._pieces = self._run(generator, prompt, max_new_tokens, sampling)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _run(
+        self, generator: Generator, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling
+    ) -> Iterator[str]:
+        text = TextStream(generator.tokenizer, prompt)
+        for step in generator.steps([prompt], max_new_tokens, sampling):
+            self.token_ids.append(step[0])
+            if piece := text.add(step[0]):
+                yield piece
+        self.stop = generator.stop(self.token_ids, max_new_tokens)
+        if piece := text.end():
+            yield piece
 
 
 class Generator:
-    """A variant's ONNX folder, opened; one prompt at a time."""
+    """A variant's ONNX folder, opened. Calls and streams may run side by side; each has a cache of its own.
 
-    def __init__(self, folder: Path, provider: str = "cpu", threads: int | None = None) -> None:
+    Attributes:
+        tokenizer: That of tokenizer.json, as `load_tokenizer` opens it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        provider: str = "cpu",
+        threads: int | None = None,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
         """Opens the folder: model.onnx with its data, genai_config.json, tokenizer.json.
 
         Args:
             folder: The variant's `onnx` folder.
-            provider: "cpu" or "cuda".
+            provider: "cpu", "cuda" or "tensorrt".
             threads: Threads of the session; None: all cores this process may use.
+            provider_options: Options of the execution provider, as ONNX Runtime documents them.
 
         Raises:
+            UsageError: The provider, the threads or a provider option cannot be.
             ArtifactError: A file is missing or damaged.
             EnvironmentFailure: There is no such provider here.
         """
-        self._path = folder / _GRAPH
-        self._eos, self._context_length = _limits(folder / _CONFIG)
-        self._tokenizer = load_tokenizer(folder)
-        self._model = OnnxModel(self._path, provider, threads)
-        inputs = self._model.inputs
-        self._empty = {name: self._empty_cache(item) for name, item in inputs.items() if _CACHE_INPUT.fullmatch(name)}
-        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in self._empty)]
-        if inputs.keys() - self._empty.keys() != {"input_ids", "attention_mask"} or not self._empty:
-            raise ArtifactError(f"{self._path}: its inputs are not those of a decoder with a KV cache; export again")
-        if not set(self._outputs) <= self._model.outputs.keys():
-            raise ArtifactError(f"{self._path}: its outputs are not those of a decoder with a KV cache; export again")
+        self._eos, context_length = _limits(folder / _CONFIG)
+        self.tokenizer = load_tokenizer(folder)
+        self._decoder = Decoder(folder / _GRAPH, context_length, provider, threads, provider_options)
 
-    def generate(self, prompt: str, max_new_tokens: int) -> str:
+    def generate(self, prompt: str, max_new_tokens: int, sampling: Sampling = GREEDY) -> str:
         """The text that follows the prompt, without special tokens.
 
         Raises:
             UsageError: `max_new_tokens` is not positive.
             InputError: The prompt has no token, or more than the model can read.
             ArtifactError: The graph does not run.
+            EnvironmentFailure: There is not enough memory.
+        """
+        return self.complete([prompt], max_new_tokens, sampling)[0].text
+
+    def generate_batch(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[str]:
+        """The text that follows each prompt, computed side by side; errors are those of `generate`."""
+        return [completion.text for completion in self.complete(prompts, max_new_tokens, sampling)]
+
+    def stream(self, prompt: str, max_new_tokens: int, sampling: Sampling = GREEDY) -> Stream:
+        """The text of `generate` in pieces, as they come.
+
+        Errors are those of `generate`; what can be told from the arguments is raised at once, not at the first piece.
         """
         ids = self.token_ids(prompt)
-        return self._text_after(ids, self.generate_ids(ids, max_new_tokens))
+        self._check(ids, max_new_tokens)
+        return Stream(self, ids, max_new_tokens, sampling)
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[Completion]:
+        """What follows each prompt, and what ended it; errors are those of `generate`."""
+        rows = [self.token_ids(prompt) for prompt in prompts]
+        return [
+            Completion(self._text_after(row, new), tuple(new), self.stop(new, max_new_tokens))
+            for row, new in zip(rows, self.generate_ids_batch(rows, max_new_tokens, sampling), strict=True)
+        ]
 
     def token_ids(self, prompt: str) -> list[int]:
         """The prompt's token ids, with those special tokens around it that tokenizer.json says (BOS)."""
-        return list(self._tokenizer.encode(prompt).ids)
+        return list(self.tokenizer.encode(prompt).ids)
 
-    def generate_ids(self, token_ids: list[int], max_new_tokens: int) -> list[int]:
-        """The most likely token again and again, until an end-of-sequence token, which is given too.
+    def generate_ids(self, token_ids: Sequence[int], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[int]:
+        """One token after another, until an end-of-sequence token, which is given too.
 
-        It also ends after `max_new_tokens`, and when the model's context is full.
-
-        Raises:
-            UsageError: `max_new_tokens` is not positive.
-            InputError: There is no token, or more than the model can read.
-            ArtifactError: The graph does not run.
+        It also ends after `max_new_tokens`, and when the model's context is full. Errors are those of `generate`.
         """
+        return self.generate_ids_batch([token_ids], max_new_tokens, sampling)[0]
+
+    def generate_ids_batch(
+        self, token_ids: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> list[list[int]]:
+        """As `generate_ids`, for several prompts side by side."""
+        for prompt in token_ids:
+            self._check(prompt, max_new_tokens)
+        new: list[list[int]] = [[] for _ in token_ids]
+        if token_ids:
+            for step in self.steps(token_ids, max_new_tokens, sampling):
+                for row, token in step.items():
+                    new[row].append(token)
+        return new
+
+    def steps(
+        self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
+    ) -> Iterator[dict[int, int]]:
+        """The next token of every row that goes on, step by step, for token ids that are known to fit."""
+        decoding = self._decoder.start(rows, max_new_tokens)
+        samplers = [Sampler(sampling, row) for row in rows]
+        room = [min(max_new_tokens, self._decoder.context_length - len(row)) for row in rows]
+        active = list(range(len(rows)))
+        for number in range(1, max(room) + 1):
+            if not np.isfinite(decoding.logits[active]).all():
+                raise ArtifactError(
+                    f"{self._decoder.path}: its logits are NaN or infinite; it is damaged, export again"
+                )
+            chosen = {row: samplers[row].choose(decoding.logits[row]) for row in active}
+            yield chosen
+            active = [row for row, token in chosen.items() if token not in self._eos and number < room[row]]
+            if not active:
+                return
+            every = range(len(rows))
+            decoding.step([chosen.get(row, 0) for row in every], [row in active for row in every])
+
+    def _text_after(self, prompt: Sequence[int], new: Sequence[int]) -> str:
+        """All pieces that `stream` gives."""
+        text = TextStream(self.tokenizer, prompt)
+        return "".join([*map(text.add, new), text.end()])
+
+    def stop(self, new: Sequence[int], max_new_tokens: int) -> Stop:
+        """What ended these new tokens, all there are."""
+        if new[-1] in self._eos:
+            return "end"
+        return "length" if len(new) == max_new_tokens else "context"
+
+    def _check(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
         if max_new_tokens < 1:
             raise UsageError(f"{max_new_tokens} new tokens were asked for; ask for at least 1")
         if not token_ids:
             raise InputError("the prompt has no token to go on from; give a longer prompt")
-        room = self._context_length - len(token_ids)
-        if room < 1:
+        context = self._decoder.context_length
+        if len(token_ids) >= context:
             raise InputError(
-                f"the prompt has {len(token_ids)} tokens, and the model's context is {self._context_length}; "
-                "give a shorter prompt"
+                f"the prompt has {len(token_ids)} tokens, and the model's context is {context}; give a shorter prompt"
             )
-        past, step, new = self._empty, token_ids, []
-        for _ in range(min(max_new_tokens, room)):
-            logits, past = self._run(step, past)
-            new.append(int(logits.argmax()))
-            if new[-1] in self._eos:
-                break
-            step = new[-1:]
-        return new
-
-    def _run(
-        self, token_ids: list[int], past: dict[str, NDArray[np.floating]]
-    ) -> tuple[NDArray[np.floating], dict[str, NDArray[np.floating]]]:
-        """The logits [vocabulary] after the last of `token_ids`, and the cache with them."""
-        input_ids = np.array([token_ids], np.int64)
-        total = next(iter(past.values())).shape[2] + len(token_ids)
-        feeds = {"input_ids": input_ids, "attention_mask": np.ones((1, total), np.int64), **past}
-        logits, *present = self._model.run(self._outputs, feeds)
-        last = logits[0, -1]
-        if not np.isfinite(last).all():
-            raise ArtifactError(f"{self._path}: its logits are NaN or infinite; it is damaged, export again")
-        return last, dict(zip(past, present, strict=True))
-
-    def _text_after(self, prompt: list[int], new: list[int]) -> str:
-        """The text of `new`; decoded behind the prompt, since some tokenizers drop a leading space."""
-        before, whole = self._tokenizer.decode(prompt), self._tokenizer.decode(prompt + new)
-        return whole[len(before) :] if whole.startswith(before) else self._tokenizer.decode(new)
-
-    def _empty_cache(self, item: Any) -> NDArray[np.floating]:
-        """[1, KV heads, 0, head size] for one cache input of the graph."""
-        shape = item.shape
-        dtypes = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-        is_fixed = len(shape) == 4 and isinstance(shape[1], int) and isinstance(shape[3], int)
-        if not is_fixed or item.type not in dtypes:
-            raise ArtifactError(f"{self._path}: input {item.name} is not a cache of fixed heads; export again")
-        return np.zeros((1, shape[1], 0, shape[3]), dtypes[item.type])
 
 
 def _limits(path: Path) -> tuple[frozenset[int], int]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.runtime.generator import Generator
 from seap_export.runtime.manifest import ROUTER_FOLDER, RouterManifest
+from seap_export.runtime.providers import check_session_options
 from seap_export.runtime.router import Router
-from seap_export.runtime.session import check_session_options
 
 __all__ = ["Route", "RoutedModel"]
 
@@ -53,21 +53,23 @@ class RoutedModel:
         provider: str = "cpu",
         threads: int | None = None,
         threshold: float | None = None,
+        provider_options: Mapping[str, str] | None = None,
     ) -> None:
         """Opens the router.
 
         Args:
             folder: An output folder of `seap-export export`, made from two tasks or more.
             ratio: Which variants; None: those of the only ratio there is.
-            provider: Execution provider of the variants, "cpu" or "cuda"; the router runs on the CPU.
+            provider: Execution provider of the variants, "cpu", "cuda" or "tensorrt"; the router runs on the CPU.
             threads: Threads of a session; None: all cores this process may use.
             threshold: Replaces the confidence threshold of router.json, 0 to 1.
+            provider_options: Options of the execution provider, as ONNX Runtime documents them.
 
         Raises:
             UsageError: A value is out of range, or `ratio` does not name one of the ratios.
             ArtifactError: There is no router in the folder, or it is damaged.
         """
-        check_session_options(provider, threads)
+        check_session_options(provider, threads, provider_options)
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"threshold {threshold:g} is out of range; give 0 to 1")
         self._folder = Path(folder)
@@ -80,7 +82,7 @@ class RoutedModel:
         self.manifest = self._router.manifest
         self._threshold = self.manifest.threshold if threshold is None else threshold
         self._ratio = _choose_ratio(self.manifest, ratio)
-        self._provider, self._threads = provider, threads
+        self._session_options = (provider, threads, provider_options)
         self._generator: tuple[Path, Generator] | None = None
 
     def route(self, prompt: str) -> Route:
@@ -117,7 +119,7 @@ class RoutedModel:
         """
         if self._generator is None or self._generator[0] != route.variant:
             self._generator = None  # its memory is given back before the next one is read
-            self._generator = (route.variant, Generator(route.variant / "onnx", self._provider, self._threads))
+            self._generator = (route.variant, Generator(route.variant / "onnx", *self._session_options))
         return self._generator[1]
 
 

@@ -1,11 +1,9 @@
-"""ONNX Runtime sessions for the runtime: on the provider that was asked for, or an error of one line."""
+"""ONNX Runtime sessions that run where they were asked to run, or fail in one line."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,49 +13,106 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
+from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
+from seap_export.runtime.providers import (
+    PROVIDERS,
+    check_session_options,
+    one_line,
+    prepare,
+    provider_failure,
+    provider_list,
+)
 
-__all__ = ["OnnxModel", "check_session_options"]
+__all__ = ["ORT_ERRORS", "OnnxModel", "available_threads", "nodes_by_provider", "open_session"]
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-#: Every failure reaches us as an exception too; the log would only repeat it on stderr.
-_LOG_NOTHING_BUT_FATAL = 4
-#: ONNX Runtime's exceptions share no base class of their own.
-_ERRORS: tuple[type[Exception], ...] = (
+#: The exceptions that ONNX Runtime raises; they share no base class of their own.
+ORT_ERRORS: tuple[type[Exception], ...] = (
     *(item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)),
     ValueError,
     RuntimeError,
 )
+#: Every failure reaches us as an exception too; the log would only repeat it on stderr.
+_LOG_NOTHING_BUT_FATAL = 4
+
+
+def available_threads() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_session(
+    model: Path,
+    provider: str = "cpu",
+    threads: int | None = None,
+    provider_options: Mapping[str, str] | None = None,
+) -> ort.InferenceSession:
+    """Opens an ONNX model on one execution provider.
+
+    A CUDA session also lists the CPU provider, which ONNX Runtime needs for shape arithmetic and falls back
+    to for operators that CUDA lacks, and a TensorRT session lists both; `nodes_by_provider` says how many.
+
+    Args:
+        model: The .onnx file; its external data lies beside it.
+        provider: "cpu", "cuda" or "tensorrt".
+        threads: Threads within an operator; None: all cores this process may use. Operators run one by one.
+        provider_options: Options of that provider, as ONNX Runtime documents them.
+
+    Returns:
+        The session; `get_session_options().intra_op_num_threads` is the thread count that was set.
+
+    Raises:
+        UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
+        EnvironmentFailure: The session does not run on that provider.
+        ArtifactError: ONNX Runtime cannot load the model.
+    """
+    check_session_options(provider, threads, provider_options)
+    if not model.is_file():
+        raise ArtifactError(f"{model}: no such file; export again")
+    complaint = prepare(provider)
+    session = _create(model, provider, threads or available_threads(), provider_options)
+    if session.get_providers()[0] != PROVIDERS[provider]:
+        raise provider_failure(provider, complaint)
+    return session
+
+
+def nodes_by_provider(session: ort.InferenceSession) -> dict[str, dict[str, int]] | None:
+    """How many nodes of each operator each execution provider runs; None where ONNX Runtime is too old to tell."""
+    assignments = getattr(session, "get_provider_graph_assignment_info", None)
+    if assignments is None:
+        return None
+    counts: dict[str, Counter[str]] = {}
+    for part in assignments():
+        counts.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+    return {provider: dict(sorted(counts[provider].items())) for provider in sorted(counts)}
 
 
 class OnnxModel:
     """A graph in a session of its own.
 
     Attributes:
+        path: The .onnx file.
         inputs: Name, and type and shape as ONNX Runtime gives them, of every input.
         outputs: The same of every output.
+        metadata: The model's `metadata_props`.
+        device: Where tensors that stay between calls belong: "cpu" or "cuda".
+        nodes: See `nodes_by_provider`.
     """
 
-    def __init__(self, path: Path, provider: str = "cpu", threads: int | None = None) -> None:
-        """Opens the graph.
-
-        Args:
-            path: The .onnx file; its external data lies beside it.
-            provider: "cpu" or "cuda".
-            threads: Threads within an operator; None: all cores this process may use.
-
-        Raises:
-            UsageError: The provider is unknown or `threads` is not positive.
-            ArtifactError: The file is missing or damaged.
-            EnvironmentFailure: There is no such provider here.
-        """
-        check_session_options(provider, threads)
-        if not path.is_file():
-            raise ArtifactError(f"{path}: no such file; export again")
-        self._path = path
-        self._session = _open(path, provider, threads)
+    def __init__(
+        self,
+        path: Path,
+        provider: str = "cpu",
+        threads: int | None = None,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Opens the graph; arguments and errors are those of `open_session`."""
+        self.path = path
+        self._session = open_session(path, provider, threads, provider_options)
         self.inputs: dict[str, Any] = {item.name: item for item in self._session.get_inputs()}
         self.outputs: dict[str, Any] = {item.name: item for item in self._session.get_outputs()}
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.device = "cpu" if provider == "cpu" else "cuda"
+        self.nodes = nodes_by_provider(self._session)
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.floating]]:
         """The named outputs.
@@ -68,56 +123,48 @@ class OnnxModel:
         """
         try:
             return self._session.run(list(outputs), dict(feeds))
-        except _ERRORS as error:
-            reason = _one_line(error)
-            if "alloc" in reason:
-                raise EnvironmentFailure(f"{self._path}: not enough memory to run it: {reason}") from error
-            raise ArtifactError(f"{self._path}: does not run: {reason}") from error
+        except ORT_ERRORS as error:
+            raise self._failure(error) from error
+
+    def binding(self) -> ort.IOBinding:
+        """A new, empty binding of inputs and outputs."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: ort.IOBinding) -> None:
+        """Runs on what is bound; errors are those of `run`."""
+        try:
+            self._session.run_with_iobinding(binding)
+        except ORT_ERRORS as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> SeapError:
+        reason = one_line(error)
+        if "alloc" in reason:
+            return EnvironmentFailure(f"{self.path}: not enough memory to run it: {reason}")
+        return ArtifactError(f"{self.path}: does not run: {reason}")
 
 
-def check_session_options(provider: str, threads: int | None) -> None:
-    """Refuses what no session could be opened with.
-
-    Raises:
-        UsageError: The provider is unknown or `threads` is not positive.
-    """
-    if provider not in _PROVIDERS:
-        raise UsageError(f"provider '{provider}' is unknown; known providers: {', '.join(_PROVIDERS)}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, not {threads}")
-
-
-def _open(path: Path, provider: str, threads: int | None) -> ort.InferenceSession:
-    wanted = _PROVIDERS[provider]
-    if wanted not in ort.get_available_providers():
-        raise EnvironmentFailure(f"this onnxruntime has no {wanted}; install onnxruntime-gpu, or use provider 'cpu'")
-    if provider == "cuda" and hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
-            ort.preload_dlls()
+def _create(
+    model: Path, provider: str, threads: int, provider_options: Mapping[str, str] | None
+) -> ort.InferenceSession:
     ort.set_default_logger_severity(_LOG_NOTHING_BUT_FATAL)
-    options = ort.SessionOptions()
-    options.log_severity_level = _LOG_NOTHING_BUT_FATAL
-    options.intra_op_num_threads = threads or _available_threads()
-    options.inter_op_num_threads = 1
-    providers = list(dict.fromkeys((wanted, _PROVIDERS["cpu"])))
+    providers = provider_list(provider, provider_options)
     try:
         # Without enable_fallback=False a failing provider is replaced by the CPU after a printed notice.
-        session = ort.InferenceSession(str(path), options, providers=providers, enable_fallback=False)
-    except _ERRORS as error:
-        reason = _one_line(error)
-        if provider == "cuda" and "CUDA" in reason:
-            raise EnvironmentFailure(f"{wanted} could not be created: {reason}; use provider 'cpu'") from error
-        raise ArtifactError(f"{path}: ONNX Runtime cannot load it: {reason}; it is damaged, export again") from error
-    if session.get_providers()[0] != wanted:
-        raise EnvironmentFailure(f"{wanted} could not be created; use provider 'cpu'")
-    return session
+        return ort.InferenceSession(str(model), _options(threads), providers=providers, enable_fallback=False)
+    except ORT_ERRORS as error:
+        reason = one_line(error)
+        if provider == "tensorrt" and "install TensorRT" in reason:
+            raise provider_failure(provider) from error  # the loader names the library
+        if provider != "cpu" and any(name in reason for name in ("CUDA", "TensorRT", "Tensorrt")):
+            raise provider_failure(provider, reason) from error
+        raise ArtifactError(f"{model}: ONNX Runtime cannot load it: {reason}; it is damaged, export again") from error
 
 
-def _available_threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _one_line(error: BaseException) -> str:
-    """ONNX Runtime's message without line breaks and without the source lines it starts with."""
-    text = re.sub(r"^.*\.(?:cc|h|cu):\d+ (?:\w+ )?", "", " ".join(str(error).split()))
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_NOTHING_BUT_FATAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from converters import write_onnx
+from converters.precision import Precision
 from seap_export.errors import ArtifactError
 from validation import run_parity
 
@@ -51,6 +52,23 @@ def test_a_pruned_model_passes(exported: Export, family: str) -> None:
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
     assert report.threads == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_standard_dialect_passes(micro_hf: Callable[[str], Path], tmp_path: Path, family: str) -> None:
+    write_onnx(micro_hf(family), tmp_path, dialect="standard")
+    report = run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-4
+
+
+def test_fp16_is_compared(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    write_onnx(micro_hf("Llama"), tmp_path, Precision("fp16"))
+    report = run_parity(micro_hf("Llama"), tmp_path, PROMPTS, threads=1, tolerance=0.1)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs > 1e-5
 
 
 def test_the_report_is_the_same_again_and_holds_no_paths(exported: Export) -> None:

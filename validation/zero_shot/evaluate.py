@@ -12,8 +12,8 @@ from typing import Any
 
 from seap_export.errors import UsageError
 from seap_export.hashing import sha256_json
+from seap_export.runtime.session import available_threads
 from validation.quality import Form
-from validation.session import available_threads
 from validation.zero_shot.figures import ZeroShotFigures
 from validation.zero_shot.models import open_model
 from validation.zero_shot.tasks import HarnessTask, quiet_harness, require_harness

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError, InputError
+from seap_export.runtime.session import open_session
 from seap_export.sources.config import read_json
 from validation.onnx_runner import OnnxRunner
 from validation.quality import Form
-from validation.session import open_session
 from validation.torch_runner import open_torch_model
 
 __all__ = ["open_model"]

@@ -1,12 +1,21 @@
-"""An export with a router, made once."""
+"""An export with a router, and ONNX folders of dense micro models, each made once."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
+from micro import VARIATIONS, write_micro_model
+from onnx import helper
 from routed import export_with_router
+
+from converters.precision import Precision
+from seap_export.pipeline.convert import convert_folder
+from seap_export.runtime.decoder import CACHE_KEY
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +28,38 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def done(pristine: Path, tmp_path: Path) -> Path:
     """A copy of `pristine`."""
     return Path(shutil.copytree(pristine, tmp_path / "out"))
+
+
+@pytest.fixture(scope="session")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`dense("qwen3", dtype="fp16", logits="last")`: the ONNX folder of that micro model; not to be changed.
+
+    Options are those of `convert_folder`.
+    """
+    made: dict[tuple[Any, ...], Path] = {}
+
+    def make(name: str, dtype: Any = "fp32", **options: Any) -> Path:
+        key = (name, dtype, *options.items())
+        if key not in made:
+            folder = tmp_path_factory.mktemp("dense")
+            model = write_micro_model(folder / "m", **VARIATIONS[name])
+            made[key] = folder / "onnx"
+            made[key].mkdir()
+            convert_folder(model, made[key], precision=Precision(dtype), **options)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def marked(tmp_path: Path) -> Callable[[Path, str], Path]:
+    """`marked(folder, "appended")`: a copy of an ONNX folder whose graph says that about its cache."""
+
+    def mark(folder: Path, cache: str) -> Path:
+        copy = Path(shutil.copytree(folder, tmp_path / f"{folder.parent.name}-{cache}"))
+        model = onnx.load(copy / "model.onnx", load_external_data=False)
+        helper.set_model_props(model, {CACHE_KEY: cache})
+        (copy / "model.onnx").write_bytes(model.SerializeToString())
+        return copy
+
+    return mark

@@ -1,4 +1,4 @@
-"""Greedy decoding gives transformers' tokens, and ends where it should."""
+"""Greedy decoding gives transformers' tokens, and ends where it should; damaged folders are refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from micro import VARIATIONS, write_micro_model
 from tokenizers import Tokenizer, decoders, processors
 from transformers import AutoModelForCausalLM
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
-from seap_export.pipeline.convert import convert_folder
 from seap_export.runtime import Generator
 
 PROMPT = "the cat sat on a mat and then it ran"
@@ -37,13 +35,10 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-mqa", "llama-yarn", "mistral-window", "qwen2", "qwen3"])
-def test_dense_models_of_every_family_give_the_tokens_of_transformers(tmp_path: Path, name: str) -> None:
-    model = write_micro_model(tmp_path / "m", **VARIATIONS[name])
-    (tmp_path / "onnx").mkdir()
-    convert_folder(model, tmp_path / "onnx")
-    generator = Generator(tmp_path / "onnx")
+def test_dense_models_of_every_family_give_the_tokens_of_transformers(dense: Callable[..., Path], name: str) -> None:
+    generator = Generator(dense(name))
     ids = generator.token_ids(PROMPT)
-    assert generator.generate_ids(ids, 40) == greedy(model, ids, 40)
+    assert generator.generate_ids(ids, 40) == greedy(dense(name).parent / "m", ids, 40)
 
 
 @pytest.mark.parametrize("variant", ["a-0.2", "b-0.2"])
@@ -93,6 +88,7 @@ def test_text_that_changes_the_prompt_before_it_is_decoded_alone(done: Path) -> 
     generator = Generator(folder)
     cat, dog = generator.token_ids("cat dog")
     assert generator._text_after([cat], [dog]) == "dog"
+    assert generator._text_after([cat], [cat]) == "cat"
 
 
 @pytest.mark.parametrize("has_bos", [True, False])
@@ -122,7 +118,7 @@ def test_requests_that_mean_nothing(pristine: Path) -> None:
 
 def test_a_provider_that_is_not_there(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(EnvironmentFailure, match="this onnxruntime has no CUDAExecutionProvider"):
+    with pytest.raises(EnvironmentFailure, match="CUDA execution provider could not be created: this onnxruntime"):
         Generator(pristine / "a-0.2" / "onnx", provider="cuda")
 
 

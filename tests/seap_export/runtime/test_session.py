@@ -1,3 +1,5 @@
+"""Sessions run where they were asked to run, or say in one line why not."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
-from validation import session
-from validation.onnx_runner import OnnxRunner
-from validation.session import available_threads, nodes_by_provider, one_line, open_session
+from seap_export.runtime import providers, session
+from seap_export.runtime.providers import one_line
+from seap_export.runtime.session import OnnxModel, available_threads, nodes_by_provider, open_session
 
 
 def _has_gpu() -> bool:
@@ -46,7 +48,7 @@ def test_all_usable_cores_by_default(model: Path) -> None:
 
 
 def test_unknown_provider_and_thread_count(model: Path) -> None:
-    with pytest.raises(UsageError, match="known providers: cpu, cuda"):
+    with pytest.raises(UsageError, match=r"known providers: cpu, cuda, tensorrt$"):
         open_session(model, "tpu")
     with pytest.raises(UsageError, match="at least 1"):
         open_session(model, threads=0)
@@ -90,32 +92,69 @@ def test_a_damaged_model_is_one_line_and_nothing_on_stderr(
 
 
 @pytest.mark.skipif(_has_gpu(), reason="has a GPU")
-def test_cuda_without_a_gpu_names_what_is_missing(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(EnvironmentFailure, match=r"^CUDA execution provider could not be created: .*--provider cpu$"):
-        open_session(model, "cuda")
+@pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
+def test_a_provider_without_a_gpu_names_what_is_missing(
+    model: Path, provider: str, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    message = rf"^{name} execution provider could not be created: .+; install onnxruntime-gpu .*--provider cpu$"
+    with pytest.raises(EnvironmentFailure, match=message) as caught:
+        open_session(model, provider)
+    assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_session_that_fell_back_to_the_cpu_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_session_that_fell_back_to_the_cpu_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
     fallen_back = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
-    monkeypatch.setattr(session, "_prepare_cuda", lambda: "")
+    monkeypatch.setattr(session, "prepare", lambda _: "")
     monkeypatch.setattr(session, "_create", lambda *_: fallen_back)
-    monkeypatch.setattr(session, "_why_no_cuda", lambda: "libcudnn.so.9 is missing")
+    monkeypatch.setattr(providers, "_missing_library", lambda _: "libcudnn.so.9 is missing")
     with pytest.raises(EnvironmentFailure, match=r"could not be created: libcudnn\.so\.9 is missing; install"):
-        open_session(model, "cuda")
+        open_session(model, provider)
 
 
-def test_an_onnxruntime_without_cuda_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onnxruntime
-
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_an_onnxruntime_without_the_provider_is_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(EnvironmentFailure, match="built without it; install onnxruntime-gpu"):
-        open_session(model, "cuda")
+        open_session(model, provider)
 
 
-def test_a_graph_that_is_no_decoder_is_refused(model: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"inputs are not those of a decoder with a KV cache: \['x'\]"):
-        OnnxRunner(open_session(model))
+def test_provider_options_reach_onnx_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(session, "prepare", lambda _: "")
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession",
+        lambda *_, providers, **__: (
+            asked.extend(providers) or SimpleNamespace(get_providers=lambda: [providers[0][0]])
+        ),
+    )
+    open_session(model, "cuda", provider_options={"device_id": "1"})
+    assert asked == [("CUDAExecutionProvider", {"device_id": "1"}), ("CPUExecutionProvider", {})]
+    asked.clear()
+    open_session(model, "tensorrt")
+    assert [name for name, _ in asked] == [
+        "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["enable_cuda_graph", "trt_cuda_graph_enable"])
+def test_a_captured_graph_is_refused(model: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"provider option {name} is not supported; leave it out"):
+        open_session(model, "cuda", provider_options={name: "1"})
+
+
+def test_a_model_tells_its_metadata_and_its_nodes(model: Path) -> None:
+    proto = onnx.load(model, load_external_data=False)
+    helper.set_model_props(proto, {"seap_export.cache": "appended"})
+    model.write_bytes(proto.SerializeToString())
+    opened = OnnxModel(model)
+    assert (opened.metadata, opened.device) == ({"seap_export.cache": "appended"}, "cpu")
+    assert opened.nodes in ({"CPUExecutionProvider": {"MatMul": 1}}, None)
 
 
 def test_one_line_drops_onnx_runtimes_own_source_lines() -> None:

@@ -1,0 +1,91 @@
+"""`seap-export generate`: the text that a variant gives after a prompt, as it comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.cli.console import Console
+from seap_export.cli.options import PathType, output_options
+from seap_export.cli.prompt import read_prompt
+
+if TYPE_CHECKING:
+    from seap_export.runtime import Completion
+
+__all__ = ["generate_command"]
+
+
+@click.command("generate")
+@click.argument("folder", type=PathType())
+@click.argument("prompt")
+@click.option("--max-new-tokens", type=int, default=64, show_default=True, help="Give that many tokens, or fewer.")
+@click.option(
+    "--temperature", type=float, default=0.0, show_default=True, help="Draw tokens at that temperature; 0: likeliest."
+)
+@click.option("--top-k", type=int, help="Draw from that many most likely tokens.  [default: all]")
+@click.option("--top-p", type=float, help="Draw from the most likely tokens that sum to that probability.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    default="cpu",
+    show_default=True,
+    help="Execution provider.",
+)
+@click.option("--threads", type=int, help="Threads of the session.  [default: all cores]")
+@output_options
+def generate_command(
+    console: Console,
+    folder: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    provider: str,
+    threads: int | None,
+) -> None:
+    """Print what the variant in FOLDER gives after PROMPT, as it comes; `-` reads the prompt from stdin.
+
+    FOLDER is a variant such as pruned/gsm8k-0.2, or its onnx folder. Special tokens are left out. With --quiet the
+    text is printed all the same, without the remark that the model's context is full.
+
+    \b
+    Example:
+      seap-export generate pruned/gsm8k-0.2 "Question: How many legs have 3 cats?" --max-new-tokens 32
+    """
+    from seap_export.runtime import Generator, Sampling
+
+    sampling = Sampling(temperature, top_k, 1.0 if top_p is None else top_p, seed)
+    text = read_prompt(Path("-")) if prompt == "-" else prompt
+    generator = Generator(_onnx_folder(folder), provider, threads)
+    if console.as_json:
+        console.result(_describe(generator.complete([text], max_new_tokens, sampling)[0]), "")
+        return
+    stream = generator.stream(text, max_new_tokens, sampling)
+    for piece in stream:
+        click.echo(piece, nl=False)
+    click.echo()
+    if stream.stop == "context":
+        console.say("the model's context is full")
+
+
+def _onnx_folder(folder: Path) -> Path:
+    """The folder itself, or the one of that name in it.
+
+    Raises:
+        ArtifactError: There is no graph in either.
+    """
+    from seap_export.errors import ArtifactError
+
+    for place in (folder, folder / "onnx"):
+        if (place / "model.onnx").is_file():
+            return place
+    raise ArtifactError(f"{folder}: no model.onnx here or in its folder onnx; give a variant's folder")
+
+
+def _describe(completion: Completion) -> dict[str, Any]:
+    return {"text": completion.text, "tokens": len(completion.token_ids), "stop": completion.stop}

@@ -1,0 +1,25 @@
+"""Prompts that a file or stdin holds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+__all__ = ["read_prompt"]
+
+
+def read_prompt(file: Path) -> str:
+    """What the file holds, stdin for `-`, without the line break at its end.
+
+    Raises:
+        InputError: The file cannot be read, or is not UTF-8.
+    """
+    from seap_export.errors import InputError
+
+    try:
+        read = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return read.decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give a text file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 text; save it as UTF-8") from error

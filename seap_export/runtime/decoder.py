@@ -1,0 +1,185 @@
+"""A decoder graph: prompts in, then a token a step, with the logits of the last position of each row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache
+from seap_export.runtime.providers import PROVIDERS
+from seap_export.runtime.session import OnnxModel
+from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
+
+__all__ = ["CACHE_KEY", "Decoder", "Decoding"]
+
+#: Key of `metadata_props` that says how the graph treats its cache: "shared" (also where it is missing) or "appended".
+CACHE_KEY = "seap_export.cache"
+_CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
+#: Capacities are multiples of this, so that few different sizes are asked of the allocator.
+_BLOCK = 64
+#: Operators that do the model's work; without them on the asked provider, caches would travel at every step.
+_WORKING_OPERATORS = frozenset({"Attention", "GroupQueryAttention", "MatMul", "MatMulNBits", "FusedMatMul"})
+
+
+class Decoder:
+    """A graph with a KV cache, opened; it holds no state, so any number of decodings may run side by side.
+
+    Attributes:
+        path: The .onnx file.
+        context_length: Positions the model knows.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        context_length: int,
+        provider: str = "cpu",
+        threads: int | None = None,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
+        """Opens the graph.
+
+        Args:
+            path: The .onnx file: inputs input_ids, attention_mask (padded on the right) and
+                past_key_values.{i}.key/.value, outputs logits and present.{i}.key/.value, caches and logits in
+                float32, float16 or bfloat16.
+            context_length: Positions the model knows.
+            provider: "cpu", "cuda" or "tensorrt".
+            threads: Threads of the session; None: all cores this process may use.
+            provider_options: Options of the execution provider.
+
+        Raises:
+            UsageError: The provider, the threads or a provider option cannot be.
+            ArtifactError: The file is missing, damaged, or no such graph.
+            EnvironmentFailure: There is no such provider here, or it has no operator for the graph's precision.
+        """
+        self.path, self.context_length = path, context_length
+        self._model = OnnxModel(path, provider, threads, provider_options)
+        names = [name for name in self._model.inputs if _CACHE_INPUT.fullmatch(name)]
+        self._layouts = [self._layout(self._model.inputs[name]) for name in names]
+        self._refuse_other_graphs()
+        self._refuse_work_on_the_cpu(provider)
+        self._logits = ELEMENTS[self._model.outputs["logits"].type]
+        cache = self._model.metadata.get(CACHE_KEY, "shared")
+        if cache not in ("shared", "appended"):
+            raise ArtifactError(f"{path}: its {CACHE_KEY} is '{cache}', not shared or appended; export again")
+        self._has_shared_cache = cache == "shared"
+
+    def start(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Decoding:
+        """Runs prompts, at least one, each of at least one token.
+
+        Args:
+            prompts: Token ids of each row, of any lengths.
+            max_new_tokens: Steps there must be room for, as far as the context reaches.
+
+        Raises:
+            ArtifactError: The graph does not run, or its logits are of another shape.
+            EnvironmentFailure: There is not enough memory.
+        """
+        return Decoding(self._model, self._logits, self._cache(prompts, max_new_tokens), prompts)
+
+    def capacity(self, length: int, max_new_tokens: int) -> int:
+        """Positions of a cache for a prompt of that length: rounded up, and no more than the context."""
+        blocks = -(-(length + max_new_tokens) // _BLOCK)
+        return min(self.context_length, blocks * _BLOCK)
+
+    def _cache(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Cache:
+        if not self._has_shared_cache:
+            return AppendedCache(self._layouts, len(prompts), self._model.device)
+        capacity = self.capacity(max(map(len, prompts)), max_new_tokens)
+        return SharedCache(self._layouts, len(prompts), capacity, self._model.device)
+
+    def _layout(self, item: Any) -> CacheLayout:
+        shape, element = item.shape, ELEMENTS.get(item.type)
+        is_fixed = len(shape) == 4 and isinstance(shape[1], int) and isinstance(shape[3], int)
+        if not is_fixed or element is None:
+            raise ArtifactError(f"{self.path}: input {item.name} is not a cache of fixed heads; export again")
+        return CacheLayout(item.name, shape[1], shape[3], element)
+
+    def _refuse_other_graphs(self) -> None:
+        pasts = {layout.past for layout in self._layouts}
+        if self._model.inputs.keys() - pasts != {"input_ids", "attention_mask"} or not pasts:
+            raise ArtifactError(f"{self.path}: its inputs are not those of a decoder with a KV cache; export again")
+        outputs = self._model.outputs
+        if not {"logits", *(layout.present for layout in self._layouts)} <= outputs.keys():
+            raise ArtifactError(f"{self.path}: its outputs are not those of a decoder with a KV cache; export again")
+        if outputs["logits"].type not in ELEMENTS:
+            raise ArtifactError(f"{self.path}: its logits are {outputs['logits'].type}; export again")
+
+    def _refuse_work_on_the_cpu(self, provider: str) -> None:
+        operators = (self._model.nodes or {}).get(PROVIDERS["cpu"], {}) if provider != "cpu" else {}
+        left = sorted(_WORKING_OPERATORS & operators.keys())
+        if left:
+            raise EnvironmentFailure(
+                f"{self.path}: {', '.join(left)} would run on the CPU, since provider '{provider}' has none in this "
+                "precision; convert the model in another, or use --provider cpu"
+            )
+
+
+class Decoding:
+    """Rows that grow together.
+
+    Attributes:
+        lengths: int64 [rows], the tokens of each row so far.
+        logits: float32 [rows, vocabulary], what follows them.
+    """
+
+    def __init__(self, model: OnnxModel, element: Element, cache: Cache, prompts: Sequence[Sequence[int]]) -> None:
+        """Runs the prompts; `element` is the type of the graph's logits."""
+        self._model, self._element, self._cache = model, element, cache
+        self._binding = model.binding()
+        self.lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+        is_real = (np.arange(self.lengths.max()) < self.lengths[:, None]).astype(np.int64)
+        input_ids = np.zeros_like(is_real)
+        for row, prompt in zip(input_ids, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        self.logits = self._run(input_ids, is_real, self.lengths - 1)
+
+    def step(self, tokens: Sequence[int], is_active: Sequence[bool] | None = None) -> None:
+        """Appends a token to each row and computes the logits after it.
+
+        Args:
+            tokens: One for each row.
+            is_active: Rows that grow; None: all. The others stay as they are, and their logits mean nothing.
+
+        Raises:
+            ArtifactError: The graph does not run, or its logits are of another shape.
+            EnvironmentFailure: There is not enough memory.
+        """
+        grows = np.ones(len(tokens), np.int64) if is_active is None else np.asarray(is_active, np.int64)
+        self.lengths = self.lengths + grows
+        self.logits = self._run(np.array(tokens, np.int64)[:, None], grows[:, None], np.zeros_like(grows))
+
+    def _run(
+        self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64], last: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Logits of the columns `last` of each row."""
+        binding = self._binding
+        # Inputs are bound anew at each call: a GPU session copies them when they are bound.
+        binding.bind_cpu_input("input_ids", input_ids)
+        binding.bind_cpu_input("attention_mask", self._cache.mask(is_real))
+        binding.bind_output("logits", "cpu")
+        self._cache.bind(binding)
+        self._model.run_bound(binding)
+        self._cache.advance(binding)
+        logits = ort.OrtValue(binding.get_outputs_as_ortvaluevector()[0])
+        return self._last_logits(logits, input_ids.shape, last)
+
+    def _last_logits(
+        self, value: ort.OrtValue, shape: tuple[int, ...], last: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """[rows, vocabulary], copied out of the call's output."""
+        found = view(value, self._element)
+        if found.ndim != 3 or found.shape[:2] not in (shape, (shape[0], 1)):
+            raise ArtifactError(
+                f"{self._model.path}: its logits are {list(found.shape)} for tokens {list(shape)}; export again"
+            )
+        column = last if found.shape[1] == shape[1] else np.zeros_like(last)  # some graphs give the last one alone
+        return float32_of(found[np.arange(shape[0]), column], self._element)

@@ -1,0 +1,47 @@
+"""Floating-point tensors between numpy and ONNX Runtime, bfloat16 included, which numpy does not know."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+__all__ = ["ELEMENTS", "Element", "float32_of", "view"]
+
+
+@dataclass(frozen=True)
+class Element:
+    """A type of floating-point numbers.
+
+    Attributes:
+        onnx: Its number in ONNX.
+        storage: The numpy type that holds its bits.
+    """
+
+    onnx: int
+    storage: type[np.generic]
+
+
+#: By the name that ONNX Runtime gives to tensors of it.
+ELEMENTS = {
+    "tensor(float)": Element(1, np.float32),
+    "tensor(float16)": Element(10, np.float16),
+    "tensor(bfloat16)": Element(16, np.uint16),
+}
+
+
+def view(value: ort.OrtValue, element: Element) -> NDArray[Any]:
+    """The tensor's own memory as an array of `element.storage`; it is on the CPU and must outlive the array."""
+    memory = (ctypes.c_ubyte * value.tensor_size_in_bytes()).from_address(value.data_ptr())
+    return np.frombuffer(memory, element.storage).reshape(value.shape())
+
+
+def float32_of(array: NDArray[Any], element: Element) -> NDArray[np.float32]:
+    """Numbers in storage as float32; `array` itself where it is that already."""
+    if element.storage is np.uint16:  # bfloat16 is the upper half of a float32
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32, copy=False)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wordy import name_all_tokens
+
+from seap_export.runtime import Generator, Sampling
+
+Run = Callable[..., Any]
+PROMPT = "the cat sat on a mat"
+
+
+@pytest.fixture
+def expected(done: Path) -> Generator:
+    return Generator(name_all_tokens(done / "a-0.2" / "onnx"))
+
+
+@pytest.mark.parametrize("folder", ["out/a-0.2", "out/a-0.2/onnx"])
+def test_it_prints_the_text(run: Run, expected: Generator, folder: str) -> None:
+    outcome = run("generate", folder, PROMPT, "--max-new-tokens", 9)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out == expected.generate(PROMPT, 9) + "\n"
+    assert run("generate", folder, PROMPT, "--max-new-tokens", 9, "--threads", 1, "--quiet").out == outcome.out
+    assert run("generate", folder, PROMPT).out == expected.generate(PROMPT, 64) + "\n"
+
+
+def test_it_samples(run: Run, expected: Generator) -> None:
+    command = ("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 12, "--temperature", 1.5, "--seed", 7)
+    assert run(*command).out == expected.generate(PROMPT, 12, Sampling(1.5, seed=7)) + "\n"
+    narrow = run(*command, "--top-k", 4, "--top-p", 0.8).out
+    assert narrow == expected.generate(PROMPT, 12, Sampling(1.5, 4, 0.8, 7)) + "\n"
+
+
+def test_in_json(run: Run, expected: Generator) -> None:
+    (whole,) = expected.complete([PROMPT], 9)
+    found = json.loads(run("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 9, "--json", "--quiet").out)
+    assert found == {"text": whole.text, "tokens": len(whole.token_ids), "stop": whole.stop}
+
+
+def test_a_prompt_from_stdin(run: Run, expected: Generator) -> None:
+    from click.testing import CliRunner
+
+    from seap_export.cli import main
+
+    piped = CliRunner().invoke(main, ["generate", "out/a-0.2", "-", "--max-new-tokens", "9"], input=PROMPT + "\n")
+    assert piped.stdout == expected.generate(PROMPT, 9) + "\n"
+    assert CliRunner().invoke(main, ["generate", "out/a-0.2", "-"], input=b"\xff").stderr == (
+        "Error: -: not UTF-8 text; save it as UTF-8\n"
+    )
+
+
+def test_it_prints_as_it_comes(run: Run, expected: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    import click
+
+    printed: list[str] = []
+    monkeypatch.setattr(click, "echo", lambda text="", nl=True, **_: printed.append(text))
+    run("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 9)
+    assert printed == [*expected.stream(PROMPT, 9), ""]
+    assert len(printed) > 3
+
+
+def test_a_full_context_is_told(run: Run, done: Path) -> None:
+    config = done / "a-0.2" / "onnx" / "genai_config.json"
+    values = json.loads(config.read_text())
+    values["model"].update(context_length=10, eos_token_id=96)
+    config.write_text(json.dumps(values))
+    outcome = run("generate", "out/a-0.2", PROMPT)
+    assert (outcome.code, outcome.err) == (0, "the model's context is full\n")
+    assert run("generate", "out/a-0.2", PROMPT, "--quiet").err == ""
+    assert json.loads(run("generate", "out/a-0.2", PROMPT, "--json").out)["stop"] == "context"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none", PROMPT], 7, "none: no model.onnx here or in its folder onnx; give a variant's folder"),
+        (["out", PROMPT], 7, "out: no model.onnx here or in its folder onnx; give a variant's folder"),
+        (["out/a-0.2", " "], 8, "the prompt has no token to go on from; give a longer prompt"),
+        (["out/a-0.2", PROMPT, "--max-new-tokens", 0], 2, "0 new tokens were asked for; ask for at least 1"),
+        (["out/a-0.2", PROMPT, "--threads", 0], 2, "threads must be at least 1, not 0"),
+        (["out/a-0.2", PROMPT, "--temperature", -1], 2, "temperature -1 is out of range; give 0 or more"),
+        (["out/a-0.2", PROMPT, "--top-k", 5], 2, "top-k and top-p change nothing at temperature 0; give a "
+         "temperature, too"),
+        (["out/a-0.2", PROMPT, "--temperature", 1, "--top-p", 2], 2, "top-p 2 is out of range; give more than 0 and "
+         "at most 1"),
+        (["out/a-0.2"], 2, "Missing argument 'PROMPT'; see 'seap-export generate --help'"),
+    ],
+)  # fmt: skip
+def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, message: str) -> None:
+    outcome = run("generate", *arguments, "--json")
+    assert (outcome.code, outcome.err) == (code, f"Error: {message}\n")
+    assert json.loads(outcome.out) == {"error": {"message": message, "exit_code": code}}
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_not_there(run: Run, done: Path, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    outcome = run("generate", "out/a-0.2", PROMPT, "--provider", provider)
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (6, "", 1)
+    assert "execution provider could not be created: this onnxruntime was built without it" in outcome.err
+
+
+def test_help_has_an_example(run: Run) -> None:
+    outcome = run("generate", "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("Usage: seap-export generate [OPTIONS] FOLDER PROMPT\n")
+    assert re.search(r"Example:\n +seap-export generate pruned/gsm8k-0\.2 ", outcome.out)

@@ -1,0 +1,257 @@
+"""Caches written in place give what copied ones give, for any batch, and never move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.runtime.cache import AppendedCache, SharedCache
+from seap_export.runtime.decoder import Decoder, Decoding
+from seap_export.runtime.session import open_session
+from seap_export.runtime.tensors import ELEMENTS, view
+from validation.onnx_runner import OnnxRunner
+
+CONTEXT, STEPS = 128, 10
+BATCHES = [[7], [1], [5, 5], [3, 9, 1, 6]]
+
+
+def prompts_of(lengths: Sequence[int]) -> list[list[int]]:
+    chance = np.random.default_rng(3)
+    return [chance.integers(4, 90, length).tolist() for length in lengths]
+
+
+def forced(rows: int) -> list[list[int]]:
+    """The tokens that are appended, step by step."""
+    return np.random.default_rng(4).integers(4, 90, (STEPS, rows)).tolist()
+
+
+def decoded(decoder: Decoder, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
+    """The logits of the prompts and of each step."""
+    decoding = decoder.start(prompts, STEPS)
+    found = [decoding.logits]
+    for tokens in forced(len(prompts)):
+        decoding.step(tokens)
+        found.append(decoding.logits)
+    return found
+
+
+def copied(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.floating]]:
+    """The same with caches that go in and out as arrays."""
+    runner = OnnxRunner(open_session(folder / "model.onnx", threads=1))
+    lengths = [len(prompt) for prompt in prompts]
+    padded = np.zeros((len(prompts), max(lengths)), np.int64)
+    for row, prompt in zip(padded, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    found = [runner.prefill(padded, lengths)[np.arange(len(prompts)), np.array(lengths) - 1]]
+    return [*found, *(runner.step(tokens) for tokens in forced(len(prompts)))]
+
+
+def addresses(decoding: Decoding) -> dict[str, int]:
+    return {name: buffer.data_ptr() for name, buffer in decoding._cache.buffers.items()}
+
+
+def contents(decoding: Decoding, element: str = "tensor(float)") -> dict[str, NDArray[Any]]:
+    return {name: view(buffer, ELEMENTS[element]) for name, buffer in decoding._cache.buffers.items()}
+
+
+@pytest.mark.parametrize("lengths", BATCHES)
+@pytest.mark.parametrize("name", ["llama-gqa", "mistral-window", "qwen3", "pruned"])
+def test_in_place_equals_copied(dense: Callable[..., Path], pristine: Path, name: str, lengths: list[int]) -> None:
+    folder = pristine / "a-0.2" / "onnx" if name == "pruned" else dense(name)
+    prompts = prompts_of(lengths)
+    decoder = Decoder(folder / "model.onnx", CONTEXT, threads=1)
+    for found, expected in zip(decoded(decoder, prompts), copied(folder, prompts), strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path]) -> None:
+    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    decoding = decoder.start(prompts_of([3, 9]), STEPS)
+    before, empty = addresses(decoding), contents(decoding)
+    assert all(cache.shape == (2, 3, 64, 16) for cache in empty.values())
+    for tokens in forced(2):
+        decoding.step(tokens)
+        assert addresses(decoding) == before
+        presents = decoding._binding.get_outputs()[1:]
+        assert [value.data_ptr() for value in presents] == list(before.values())
+    assert decoding.lengths.tolist() == [13, 19]
+    for cache in contents(decoding).values():
+        for row, length in enumerate(decoding.lengths):
+            assert np.abs(cache[row, :, :length]).min(axis=(0, 2)).all()
+        assert not cache[:, :, 19:].any()
+
+
+def test_each_row_writes_behind_its_own_tokens(dense: Callable[..., Path]) -> None:
+    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    prompts, tokens = prompts_of([3, 9]), forced(2)
+    together = decoder.start(prompts, STEPS)
+    for step in tokens:
+        together.step(step)
+    for row, prompt in enumerate(prompts):
+        alone = decoder.start([prompt], STEPS)
+        for step in tokens:
+            alone.step([step[row]])
+        length = int(alone.lengths[0])
+        for name, cache in contents(alone).items():
+            found = contents(together)[name][row, :, :length]
+            np.testing.assert_allclose(found, cache[0, :, :length], rtol=0, atol=1e-5)
+
+
+def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -> None:
+    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    prompts = prompts_of([9, 4])
+    alone, together = decoder.start(prompts[1:], STEPS), decoder.start(prompts, STEPS)
+    for step in forced(2):
+        alone.step(step[1:])
+        together.step(step, [False, True])
+        np.testing.assert_allclose(together.logits[1:], alone.logits, rtol=0, atol=1e-5)
+    assert together.lengths.tolist() == [9, 14]
+
+
+def test_decodings_do_not_disturb_each_other(dense: Callable[..., Path]) -> None:
+    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    first, second = prompts_of([5]), prompts_of([8])
+    expected = decoded(decoder, first)
+    one, other = decoder.start(first, STEPS), decoder.start(second, STEPS)
+    for step, logits in zip(forced(1), expected[1:], strict=True):
+        one.step(step)
+        other.step([17])
+        np.testing.assert_array_equal(one.logits, logits)
+
+
+@pytest.mark.parametrize("lengths", [[7], [5, 5]])
+def test_an_appended_cache_gives_the_same(
+    dense: Callable[..., Path], marked: Callable[[Path, str], Path], lengths: list[int]
+) -> None:
+    folder, prompts = dense("mistral-window"), prompts_of(lengths)
+    appended = Decoder(marked(folder, "appended") / "model.onnx", CONTEXT, threads=1)
+    expected = decoded(Decoder(folder / "model.onnx", CONTEXT, threads=1), prompts)
+    for found, other in zip(decoded(appended, prompts), expected, strict=True):
+        np.testing.assert_allclose(found, other, rtol=0, atol=1e-5)
+    decoding = appended.start(prompts, STEPS)
+    decoding.step(forced(len(prompts))[0])
+    assert {cache.shape[2] for cache in contents(decoding).values()} == {lengths[0] + 1}
+
+
+@pytest.mark.parametrize("lengths", BATCHES)
+@pytest.mark.parametrize("cache", ["shared", "appended"])
+def test_float16_caches(
+    dense: Callable[..., Path], marked: Callable[[Path, str], Path], lengths: list[int], cache: str
+) -> None:
+    if cache == "appended" and len(set(lengths)) > 1:
+        return
+    prompts = prompts_of(lengths)
+    decoder = Decoder(marked(dense("llama-gqa", dtype="fp16"), cache) / "model.onnx", CONTEXT, threads=1)
+    exact = copied(dense("llama-gqa"), prompts)
+    for found, expected in zip(decoded(decoder, prompts), exact, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.02 * np.abs(expected).max())
+    assert {cache.dtype for cache in contents(decoder.start(prompts, 1), "tensor(float16)").values()} == {
+        np.dtype(np.float16)
+    }
+
+
+@pytest.mark.parametrize("lengths", BATCHES)
+def test_graphs_that_give_the_last_logits_alone(dense: Callable[..., Path], lengths: list[int]) -> None:
+    prompts = prompts_of(lengths)
+    decoder = Decoder(dense("llama-gqa", logits="last") / "model.onnx", CONTEXT, threads=1)
+    for found, expected in zip(decoded(decoder, prompts), copied(dense("llama-gqa"), prompts), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", BATCHES)
+@pytest.mark.parametrize("logits", ["all", "last"])
+@pytest.mark.parametrize("name", ["llama-gqa", "mistral-window"])
+def test_graphs_of_standard_operators(dense: Callable[..., Path], name: str, logits: str, lengths: list[int]) -> None:
+    prompts = prompts_of(lengths)
+    decoder = Decoder(dense(name, dialect="standard", logits=logits) / "model.onnx", CONTEXT, threads=1)
+    for found, expected in zip(decoded(decoder, prompts), copied(dense(name), prompts), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert isinstance(decoder.start(prompts, 1)._cache, AppendedCache)
+
+
+def write_table_decoder(path: Path, element: int, cache: str = "appended", logits: str = "found") -> None:
+    """logits = table[token]; keys and values are rows of the same table: exact in every type of numbers."""
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["found"]),
+        helper.make_node("Unsqueeze", ["found", "one"], ["new"]),
+        helper.make_node("Concat", ["past_key_values.0.key", "new"], ["present.0.key"], axis=2),
+        helper.make_node("Concat", ["past_key_values.0.value", "new"], ["present.0.value"], axis=2),
+        helper.make_node("Identity", [logits], ["logits"]),
+    ]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["b", n]) for n in ("input_ids", "attention_mask")]
+    kinds = ("key", "value")
+    inputs += [helper.make_tensor_value_info(f"past_key_values.0.{k}", element, ["b", 1, "p", 4]) for k in kinds]
+    outputs = [helper.make_tensor_value_info("logits", element, None)]
+    outputs += [helper.make_tensor_value_info(f"present.0.{k}", element, ["b", 1, "t", 4]) for k in kinds]
+    table = helper.make_tensor("table", element, [8, 4], [value / 4 for value in range(32)])
+    initializers = [table, helper.make_tensor("one", TensorProto.INT64, [1], [1])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    helper.set_model_props(model, {"seap_export.cache": cache})
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+def test_caches_and_logits_of_every_type(tmp_path: Path, element: int) -> None:
+    write_table_decoder(tmp_path / "model.onnx", element)
+    decoding = Decoder(tmp_path / "model.onnx", CONTEXT, threads=1).start([[1, 2], [3, 4]], 4)
+    table = np.arange(32, dtype=np.float32).reshape(8, 4) / 4
+    np.testing.assert_array_equal(decoding.logits, table[[2, 4]])
+    decoding.step([7, 5])
+    np.testing.assert_array_equal(decoding.logits, table[[7, 5]])
+    assert decoding.logits.dtype == np.float32
+    for buffer in decoding._cache.buffers.values():
+        assert (buffer.element_type(), buffer.shape()) == (element, [2, 1, 3, 4])
+
+
+def test_graphs_of_another_make_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    write_table_decoder(path, TensorProto.FLOAT, cache="ring")
+    with pytest.raises(ArtifactError, match=r"its seap_export\.cache is 'ring', not shared or appended; export again"):
+        Decoder(path, CONTEXT)
+    write_table_decoder(path, TensorProto.DOUBLE)
+    with pytest.raises(ArtifactError, match=r"input past_key_values\.0\.key is not a cache of fixed heads"):
+        Decoder(path, CONTEXT)
+    write_table_decoder(path, TensorProto.FLOAT, logits="new")
+    with pytest.raises(ArtifactError, match=r"its logits are \[1, 1, 3, 4\] for tokens \[1, 3\]; export again"):
+        Decoder(path, CONTEXT).start([[1, 2, 3]], 1)
+
+
+def test_work_that_would_run_on_the_cpu_is_refused(dense: Callable[..., Path]) -> None:
+    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)
+    if decoder._model.nodes is None:
+        pytest.skip("this ONNX Runtime does not tell where a node runs")
+    with pytest.raises(EnvironmentFailure, match=r"model\.onnx: GroupQueryAttention, MatMul would run on the CPU"):
+        decoder._refuse_work_on_the_cpu("cuda")
+
+
+def test_capacity_is_rounded_up_and_within_the_context(dense: Callable[..., Path]) -> None:
+    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)
+    assert [decoder.capacity(*pair) for pair in ((1, 1), (60, 4), (60, 5), (100, 500))] == [64, 64, 128, 128]
+    assert Decoder(dense("llama-gqa") / "model.onnx", 50).capacity(10, 10) == 50
+    decoding = decoder.start([[5] * 63], 1)
+    decoding.step([5])
+    with pytest.raises(ValueError, match="a row of 65 tokens does not fit a cache of 64"):
+        decoding.step([5])
+
+
+def test_masks_of_both_caches(dense: Callable[..., Path]) -> None:
+    """Of rows of 3 tokens and 1, of which the first then ends."""
+    (layout, *_) = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)._layouts
+    calls = [[[1, 1, 1], [1, 0, 0]], [[1], [1]], [[0], [1]]]
+    shared, appended = SharedCache([layout], 2, 64, "cpu"), AppendedCache([layout], 2, "cpu")
+    masks = [(shared.mask(np.array(call)).tolist(), appended.mask(np.array(call)).tolist()) for call in calls]
+    assert masks == [
+        ([[1, 1, 1], [1, 0, 0]], [[1, 1, 1], [1, 0, 0]]),
+        ([[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 1, 1, 1], [1, 0, 0, 1]]),
+        ([[1, 1, 1, 1], [1, 1, 1, 0]], [[1, 1, 1, 1, 0], [1, 0, 0, 1, 1]]),
+    ]

@@ -1,0 +1,124 @@
+"""Batches, samples and streams of a generator agree with each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from wordy import name_all_tokens
+
+from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.runtime import Generator, Sampling
+
+PROMPTS = ["the cat", "a", "dog mat sat on and then it ran far from home", "the the cat sat"]
+WARM = Sampling(temperature=1.5, seed=3)
+
+
+@pytest.fixture
+def folder(done: Path) -> Path:
+    return name_all_tokens(done / "a-0.2" / "onnx")
+
+
+@pytest.fixture
+def generator(folder: Path) -> Generator:
+    return Generator(folder, threads=1)
+
+
+def set_limits(folder: Path, **changes: object) -> None:
+    path = folder / "genai_config.json"
+    values = json.loads(path.read_text())
+    values["model"].update(changes)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), WARM, Sampling(1.0, 5, 0.8)])
+def test_a_batch_gives_what_its_prompts_give_alone(generator: Generator, sampling: Sampling) -> None:
+    together = generator.generate_batch(PROMPTS, 30, sampling)
+    assert together == [generator.generate(prompt, 30, sampling) for prompt in PROMPTS]
+    assert together[::-1] == generator.generate_batch(PROMPTS[::-1], 30, sampling)
+    assert generator.generate_batch([], 5) == []
+
+
+def test_rows_end_one_by_one(folder: Path) -> None:
+    rows = [Generator(folder, threads=1).token_ids(prompt) for prompt in PROMPTS]
+    set_limits(folder, eos_token_id=96)  # no token
+    free = Generator(folder, threads=1).generate_ids_batch(rows, 30)
+    eos = [free[0][1], free[2][9]]
+    set_limits(folder, eos_token_id=eos)
+    generator = Generator(folder, threads=1)
+    ended = [next((n for n, token in enumerate(new, 1) if token in eos), 30) for new in free]
+    assert ended[0] == 2
+    assert max(ended) == 30
+    assert generator.generate_ids_batch(rows, 30) == [new[:n] for new, n in zip(free, ended, strict=True)]
+    stops = [completion.stop for completion in generator.complete(PROMPTS, 30)]
+    assert stops == ["end" if new[n - 1] in eos else "length" for new, n in zip(free, ended, strict=True)]
+
+
+def test_a_full_context_ends_each_row_at_its_own_length(folder: Path) -> None:
+    set_limits(folder, context_length=24, eos_token_id=96)
+    generator = Generator(folder, threads=1)
+    prompts = ["cat " * 23, "cat " * 20, "cat"]
+    found = generator.complete(prompts, 22)
+    assert [len(completion.token_ids) for completion in found] == [1, 4, 22]
+    assert [completion.stop for completion in found] == ["context", "context", "length"]
+    assert found == [generator.complete([prompt], 22)[0] for prompt in prompts]
+    with pytest.raises(InputError, match="the prompt has 24 tokens, and the model's context is 24"):
+        generator.generate_batch(["cat", "cat " * 24], 1)
+
+
+def test_samples_depend_on_the_seed_and_differ_from_the_likeliest(generator: Generator) -> None:
+    found = {seed: generator.generate(PROMPTS[0], 20, Sampling(1.5, seed=seed)) for seed in range(4)}
+    assert len({*found.values(), generator.generate(PROMPTS[0], 20)}) == 5
+    assert generator.generate(PROMPTS[0], 20, Sampling(1.5, seed=2)) == found[2]
+    assert generator.generate(PROMPTS[0], 20, Sampling(1.5, top_k=1)) == generator.generate(PROMPTS[0], 20)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), WARM])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_stream_is_the_text(generator: Generator, prompt: str, sampling: Sampling) -> None:
+    stream = generator.stream(prompt, 20, sampling)
+    assert (stream.token_ids, stream.stop) == ([], None)
+    pieces = list(stream)
+    (whole,) = generator.complete([prompt], 20, sampling)
+    assert "".join(pieces) == whole.text
+    assert (tuple(stream.token_ids), stream.stop) == (whole.token_ids, whole.stop)
+    assert len(pieces) == len(stream.token_ids) > 2
+    assert all(pieces)
+
+
+def test_streams_run_side_by_side_and_may_be_left(generator: Generator) -> None:
+    streams = [generator.stream(prompt, 12) for prompt in PROMPTS[:2]]
+    next(generator.stream(PROMPTS[2], 12))
+    found = ["".join(pieces) for pieces in zip(*zip(*streams, strict=False), strict=True)]
+    for text, prompt in zip(found, PROMPTS, strict=False):
+        assert generator.generate(prompt, 12).startswith(text)
+        assert text
+
+
+def test_a_stream_refuses_its_arguments_at_once(generator: Generator) -> None:
+    with pytest.raises(UsageError, match="0 new tokens were asked for"):
+        generator.stream("the", 0)
+    with pytest.raises(InputError, match="the prompt has no token"):
+        generator.stream(" ", 1)
+
+
+@pytest.mark.parametrize("options", [{"logits": "last"}, {"dialect": "standard"}])
+def test_every_kind_of_graph_generates(dense: Callable[..., Path], options: dict[str, str]) -> None:
+    expected = Generator(dense("llama-gqa"), threads=1).generate_batch(PROMPTS, 20)
+    assert Generator(dense("llama-gqa", **options), threads=1).generate_batch(PROMPTS, 20) == expected
+
+
+def test_a_row_that_is_not_finite_is_refused(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seap_export.runtime import decoder
+
+    def broken(array: object, element: object) -> object:
+        logits = original(array, element)
+        logits[-1, 3] = float("inf")
+        return logits
+
+    original = decoder.float32_of
+    monkeypatch.setattr(decoder, "float32_of", broken)
+    with pytest.raises(ArtifactError, match="its logits are NaN or infinite"):
+        generator.generate_batch(PROMPTS, 2)

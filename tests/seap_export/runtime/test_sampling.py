@@ -1,0 +1,91 @@
+"""Draws follow the distribution that a plain computation gives, and depend on seed and prompt alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seap_export.errors import UsageError
+from seap_export.runtime.sampling import GREEDY, Sampler, Sampling, distribution
+
+
+def plain(logits: list[float], temperature: float, top_k: int | None, top_p: float) -> dict[int, float]:
+    """Probabilities of the tokens that can be drawn, token by token, in Python."""
+    ranked = sorted(range(len(logits)), key=lambda token: (-logits[token], token))[:top_k]
+    weights = {token: math.exp((logits[token] - logits[ranked[0]]) / temperature) for token in ranked}
+    total = sum(weights.values())
+    kept: dict[int, float] = {}
+    for token in ranked:
+        kept[token] = weights[token] / total
+        if top_p < 1 and sum(kept.values()) >= top_p:
+            break
+    return {token: value / sum(kept.values()) for token, value in kept.items()}
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("top_k", [None, 1, 5, 49, 50, 1000])
+@pytest.mark.parametrize("top_p", [1e-9, 0.35, 0.9, 0.999, 1.0])
+def test_the_distribution_is_the_plain_one(temperature: float, top_k: int | None, top_p: float) -> None:
+    for seed in range(5):
+        logits = np.random.default_rng(seed).normal(0, 3, 50).astype(np.float32)
+        if seed % 2:
+            logits = np.round(logits)  # many are equal
+        tokens, probabilities = distribution(logits, Sampling(temperature, top_k, top_p))
+        expected = plain(logits.tolist(), temperature, top_k, top_p)
+        assert set(tokens.tolist()) == set(expected)
+        assert probabilities.tolist() == pytest.approx([expected[token] for token in tokens.tolist()], rel=1e-9)
+        assert probabilities.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0, seed=1), Sampling(0.7, 4, 0.9), Sampling(2.0, None, 0.6)])
+def test_draws_follow_the_distribution(sampling: Sampling) -> None:
+    logits = np.array([0.0, 2.0, 1.5, -1.0, 0.5, 1.0], np.float32)
+    number = 20_000
+    sampler = Sampler(sampling, [5, 6])
+    counts = np.bincount([sampler.choose(logits) for _ in range(number)], minlength=6)
+    tokens, probabilities = distribution(logits, sampling)
+    expected = np.zeros(6)
+    expected[tokens] = probabilities
+    assert not counts[expected == 0].any()
+    assert (np.abs(counts / number - expected) < 5 * np.sqrt(expected * (1 - expected) / number) + 1e-12).all()
+
+
+def test_draws_depend_on_seed_and_prompt_alone() -> None:
+    logits = np.zeros(1000, np.float32)
+
+    def draws(seed: int, prompt: list[int]) -> list[int]:
+        sampler = Sampler(Sampling(1.0, seed=seed), prompt)
+        return [sampler.choose(logits) for _ in range(8)]
+
+    assert draws(1, [2, 3]) == draws(1, [2, 3])
+    assert len({tuple(draws(seed, prompt)) for seed in (1, 2) for prompt in ([2, 3], [3, 2], [2])}) == 6
+
+
+def test_greedy_takes_the_first_of_the_most_likely() -> None:
+    assert Sampler(GREEDY, [1]).choose(np.array([0.0, 3.0, 3.0], np.float32)) == 1
+    tiny = Sampler(Sampling(1e-320), [1])
+    assert tiny.choose(np.array([0.0, 3.0, 2.0], np.float32)) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": -0.1}, "temperature -0.1 is out of range; give 0 or more"),
+        ({"temperature": math.nan}, "temperature nan is out of range; give 0 or more"),
+        ({"temperature": math.inf}, "temperature inf is out of range; give 0 or more"),
+        ({"temperature": 1.0, "top_k": 0}, "top-k 0 is out of range; give at least 1"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top-p 0 is out of range; give more than 0 and at most 1"),
+        ({"temperature": 1.0, "top_p": 1.1}, "top-p 1.1 is out of range; give more than 0 and at most 1"),
+        ({"temperature": 1.0, "top_p": math.nan}, "top-p nan is out of range; give more than 0 and at most 1"),
+        ({"seed": -1}, "seed -1 is out of range; give 0 or more"),
+        ({"top_k": 5}, "top-k and top-p change nothing at temperature 0; give a temperature, too"),
+        ({"top_p": 0.5}, "top-k and top-p change nothing at temperature 0; give a temperature, too"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Sampling(**values)
+    assert str(caught.value) == message

@@ -1,0 +1,88 @@
+"""Pieces are the text, whatever the tokenizer does with spaces and with the bytes of a character."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from seap_export.runtime.text import TextStream
+
+TEXTS = [
+    "the cat sat  on   a mat\n\n\tand it ran",
+    "Grüße aus Köln, 你好世界, 🙂🚀👩‍👩‍👧 done",
+    " leading and trailing ",
+    "a�b � c",
+    "�",
+]
+
+
+def byte_level() -> Tokenizer:
+    """A byte-level BPE with few merges: most characters beyond ASCII are several tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.add_special_tokens(["<s>"])
+    return tokenizer
+
+
+def byte_fallback() -> Tokenizer:
+    """As SentencePiece makes them: a mark for the space, which is dropped at the start, and tokens for bytes."""
+    characters = ["▁", "▁the", *"\n\tabcdefghijklmnopqrstuvwxyzGK,", "ü"]
+    vocabulary = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *characters]
+    tokens = {token: index for index, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.BPE(tokens, [], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    strip = decoders.Strip(" ", 1, 0)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
+    )
+    tokenizer.add_special_tokens(["<s>"])
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [byte_level, byte_fallback])
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("prompt", ["the", "ü", "<s>", "<s>the"])
+def test_pieces_are_the_text(make: Callable[[], Tokenizer], text: str, prompt: str) -> None:
+    tokenizer = make()
+    before, new = tokenizer.encode(prompt).ids, tokenizer.encode(text).ids
+    stream = TextStream(tokenizer, before)
+    pieces = [*map(stream.add, new), stream.end()]
+    start = tokenizer.decode(before)
+    assert start + "".join(pieces) == tokenizer.decode(before + new)
+    if "�" not in text:
+        assert not any("�" in piece for piece in pieces)
+    assert len([piece for piece in pieces if piece]) > 3 or len(text) < 5  # it does not wait for the end
+
+
+def test_a_character_that_never_gets_whole_comes_at_the_end() -> None:
+    tokenizer = byte_level()
+    new = tokenizer.encode("ok 🙂").ids[:-1]
+    stream = TextStream(tokenizer, tokenizer.encode("the").ids)
+    pieces = [*map(stream.add, new), stream.end()]
+    assert "".join(pieces[:-1]).strip() == "ok"
+    assert set(pieces[-1].strip()) == {"�"}
+
+
+def test_special_tokens_in_between_lose_no_space() -> None:
+    tokenizer = byte_fallback()
+    special = tokenizer.token_to_id("<s>")
+    the = tokenizer.token_to_id("▁the")
+    stream = TextStream(tokenizer, [the])
+    assert [stream.add(token) for token in (the, special, special, the)] == [" the", "", "", " the"]
+    assert stream.end() == ""
+
+
+def test_a_decoder_that_changes_what_stands_before() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"cat": 0, "dog": 1, "<unk>": 2}, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Fuse(), decoders.Strip(" ", 0, 0), decoders.Replace("catdog", "x")]
+    )
+    tokenizer.add_tokens([AddedToken("mouse")])
+    stream = TextStream(tokenizer, [0])
+    assert (stream.add(1), stream.end()) == ("", "dog")
