@@ -38,11 +38,11 @@ lint: .venv/installed
 	.venv/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# The oldest supported transformers, which many production stacks still use.
+# The oldest supported transformers, which many production stacks still use, and which optimum-onnx needs.
 .venv-transformers4/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-transformers4
 	.venv-transformers4/bin/python -m pip install --quiet --upgrade pip
-	.venv-transformers4/bin/python -m pip install --quiet --editable '.[dev]' 'transformers==4.57.*'
+	.venv-transformers4/bin/python -m pip install --quiet --editable '.[dev,optimum-onnx]' 'transformers==4.57.*'
 	@touch $@
 
 # ONNX Runtime GenAI brings its own onnxruntime, so it cannot share an environment with ours.

@@ -27,10 +27,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"seap_export", "converters", "validation"}
+    ours = {"seap_export", "converters", "validation"}
+    others = [name for name in names if name.split("/")[0] not in ours and ".dist-info/" not in name]
+    assert others == ["optimum/commands/register/register_seap.py"]
+    assert {name.split("/")[0] for name in names} > ours
+    assert not any(name.startswith("seap_export/optimum_plugin/optimum/") for name in names)
     for data in ("families/llama.toml", "modeling/modeling_seap.py", "modeling/configuration_seap.py", "py.typed"):
         assert f"seap_export/{data}" in names
 
@@ -57,4 +60,7 @@ def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None
     *files, families = json.loads(done.stdout)
     assert all(Path(file).is_relative_to(environment) for file in files)
     assert families == ["llama", "mistral", "qwen2", "qwen3"]
+    command = [python, "-m", "optimum.commands.optimum_cli", "export", "seap", "--help"]
+    done = subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("Usage: seap-export export [OPTIONS] MODEL\n")
     assert list(empty.iterdir()) == []

@@ -18,6 +18,7 @@ from tokenizers.models import BPE
 
 from seap_export.errors import InputError
 from seap_export.sources.gguf_file import GgufFile
+from seap_export.sources.tokenizer import MODEL_INPUTS
 
 __all__ = ["gguf_generation_config", "write_gguf_tokenizer"]
 
@@ -239,6 +240,7 @@ def _tokenizer_config(file: GgufFile) -> dict[str, Any]:
     return {
         # The class that takes tokenizer.json as it is; one named after a model would rebuild parts of it.
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": MODEL_INPUTS,
         "clean_up_tokenization_spaces": False,
         "model_max_length": file.whole("context_length"),
         # A token that is not there must be stated as null, or some classes add one of their own.

@@ -10,8 +10,11 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.sources.config import read_json
 
-__all__ = ["copy_tokenizer", "name_tokenizer_class", "pad_on_the_right", "tokenizer_files"]
+__all__ = ["MODEL_INPUTS", "copy_tokenizer", "name_tokenizer_class", "pad_on_the_right", "tokenizer_files"]
 
+#: What a decoder takes. `PreTrainedTokenizerFast` of transformers 4.57 would give token_type_ids too, and `generate`
+#: refuses them.
+MODEL_INPUTS = ["input_ids", "attention_mask"]
 _NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -60,7 +63,8 @@ def name_tokenizer_class(folder: Path, *, always: bool) -> None:
     """
     config = _read_config(folder)
     if always or not config.get("tokenizer_class"):
-        _write_config(folder, {**config, "tokenizer_class": "PreTrainedTokenizerFast"})
+        named = {"model_input_names": MODEL_INPUTS, **config, "tokenizer_class": "PreTrainedTokenizerFast"}
+        _write_config(folder, named)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def test_real_model_gives_the_ids_of_llama_cpp(smollm2: Any, index: int) -> None
 
 def test_real_model_adds_no_special_tokens_and_renders_its_chat_template(smollm2: Any) -> None:
     assert smollm2("Hello")["input_ids"] == ids(smollm2, "Hello")
+    assert set(smollm2("Hello")) == {"input_ids", "attention_mask"}  # what `generate` takes
     assert (smollm2.bos_token_id, smollm2.eos_token_id, smollm2.pad_token_id, smollm2.unk_token_id) == (1, 2, 2, 0)
     assert (len(smollm2), smollm2.model_max_length) == (49152, 8192)
     chat = smollm2.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)

@@ -1,0 +1,88 @@
+"""`optimum-cli export seap` is `seap-export export`: the same words, files and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from micro import write_corpus, write_micro_model
+
+ROOT = Path(__file__).parents[3]
+OURS = ("-c", "from seap_export.cli import main; main()", "export")
+OPTIMUM = ("-m", "optimum.commands.optimum_cli", "export")
+GOOD = ("m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--json")
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    write_micro_model(folder / "m", model_type="llama")
+    write_corpus(folder / "a.jsonl")
+    return folder
+
+
+def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--help",), 0),
+        (("-h",), 0),
+        ((), 2),
+        ((*GOOD, "--ratio", "2x"), 2),
+        ((*GOOD, "--unknown"), 2),
+        ((*GOOD, "--dry-run"), 0),
+        ((*GOOD[:-1], "-q", "--ratio=-0.5"), 2),
+        (("nowhere", *GOOD[1:]), 8),
+        (("--json", "--", "m", "--task"), 2),
+    ],
+    ids=str,
+)
+def test_every_argument_reaches_our_command(work: Path, arguments: tuple[str, ...], code: int) -> None:
+    found = call(work, *OPTIMUM, "seap", *arguments)
+    assert found == call(work, *OURS, *arguments)
+    assert found[0] == code
+
+
+def test_it_exports(work: Path) -> None:
+    code, out, err = call(work, *OPTIMUM, "seap", *GOOD)
+    assert code == 0, err
+    assert json.loads(out)["a-0.2"]["parity"]["verdict"] == "passed"
+    assert (work / "out" / "a-0.2" / "onnx" / "model.onnx").is_file()
+
+
+def test_optimum_lists_it_and_keeps_its_own_commands(work: Path) -> None:
+    _, out, _ = call(work, *OPTIMUM, "--help")
+    assert "seap" in out
+    assert "Prune a decoder model per task" in out
+    code, out, _ = call(work, "-m", "optimum.commands.optimum_cli", "env")
+    assert code == 0
+    assert "`optimum` version" in out
+
+
+def test_optimum_cli_loads_nothing_heavy_for_it(work: Path) -> None:
+    code = (
+        "import sys, optimum.commands.register.register_seap as plugin; assert plugin.REGISTER_COMMANDS;"
+        "heavy = ('torch', 'transformers', 'numpy', 'click');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    assert call(work, "-c", code) == (0, "[]\n", "")
+
+
+def test_nothing_hides_optimum_itself(work: Path) -> None:
+    code = (
+        "import optimum.commands.base, optimum.exporters.tasks, optimum.version;"
+        "print(getattr(optimum, '__file__', None), getattr(optimum.commands, '__file__', None))"
+    )
+    assert call(work, "-c", code)[:2] == (0, "None None\n")
