@@ -84,6 +84,20 @@ class Precision:
         """`dtype` as ONNX names it."""
         return _ONNX[self.dtype]
 
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of a number that is not quantised."""
+        return self.torch_dtype.itemsize
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of a linear layer's weight, with its share of scale and zero point."""
+        how = self.quantization
+        if how is None:
+            return float(self.dtype_bytes)
+        zero_point = 0 if how.symmetric else how.bits / 8
+        return how.bits / 8 + (self.dtype_bytes + zero_point) / how.block_size
+
 
 def choose_precision(
     name: PrecisionName,

@@ -13,12 +13,14 @@ from typing import Any
 import click
 
 import seap_export
+from seap_export.cli.bench import bench_command
 from seap_export.cli.calibrate import calibrate_command
 from seap_export.cli.console import print_json
 from seap_export.cli.convert import convert_command
 from seap_export.cli.errors import as_click_error
 from seap_export.cli.evaluate import evaluate_command
 from seap_export.cli.export import export_command
+from seap_export.cli.generate import generate_command
 from seap_export.cli.inspect import inspect_command
 from seap_export.cli.parity import parity_command
 from seap_export.cli.plan import plan_command
@@ -125,5 +127,7 @@ for command in (
     inspect_command,
     plot_command,
     route_command,
+    generate_command,
+    bench_command,
 ):
     main.add_command(command)

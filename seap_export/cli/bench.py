@@ -1,0 +1,134 @@
+"""`seap-export bench`: how fast variants are beside their dense model."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.options import PathType, force_option, output_options
+from seap_export.cli.precision import precision_of, precision_options
+
+if TYPE_CHECKING:
+    from validation.speed import SpeedReport
+    from validation.speed.report import Speedup
+
+__all__ = ["bench_command"]
+
+
+@click.command("bench")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--dense", required=True, metavar="MODEL", help="The dense model that the variants were made from.")
+@click.option("--depth", "depths", multiple=True, type=int, help="Tokens of a prompt.  [default: 128, 512, 2048]")
+@click.option(
+    "--batch",
+    "batches",
+    multiple=True,
+    type=int,
+    help="Prompts at once; more than one are timed at the smallest depth.  [default: 1, 4, 16]",
+)
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    type=click.Choice(["torch", "onnxruntime"]),
+    help="What runs the models; torch runs on the CPU, in fp32.  [default: both]",
+)
+@precision_options
+@click.option(
+    "--logits",
+    type=click.Choice(["all", "last"]),
+    default="last",
+    show_default=True,
+    help="Logits that the ONNX files give; torch computes the last ones.",
+)
+@click.option("--threads", type=int, help="Threads of each engine.  [default: all cores]")
+@click.option("--runs", type=int, default=5, show_default=True, help="Runs of each model, in turn.")
+@click.option("--steps", type=int, default=16, show_default=True, help="Decode steps of a run.")
+@click.option("--out", type=PathType(), help="Write the report there as JSON; nothing is written without it.")
+@force_option
+@output_options
+def bench_command(
+    console: Console, paths: tuple[str, ...], dense: str, out: Path | None, force: bool, **options: Any
+) -> None:
+    """Time the variants at PATH beside their dense model: time to the first token, and of each token after it.
+
+    PATH is an output folder of `export` or a variant's folder. All models are in memory at once and run in turn, with
+    the same prompts and threads, warmed up; times are medians. Beside each speed-up stands the ideal one: the ratio
+    of multiply-adds for the prefill, of bytes read for decoding. Says so where a variant is slower than the dense
+    model, or no smaller.
+
+    \b
+    Examples:
+      seap-export bench pruned --dense ./SmolLM2-135M
+      seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --engine onnxruntime --depth 512
+    """
+    from seap_export.pipeline.bench import BenchRequest, bench
+    from seap_export.pipeline.outputs import write_whole
+
+    precision = precision_of(options)
+    defaults = {name: value for name, value in options.items() if value not in ((), None)}
+    request = BenchRequest(precision=precision, **defaults)
+    with write_whole(out, force=force) if out else nullcontext() as target:
+        report = bench(paths, dense, request, console)
+        if target:
+            target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+    for complaint in report.complaints:
+        console.warn(complaint)
+    console.result(report.to_json(), _summary(report))
+
+
+def _summary(report: SpeedReport) -> str:
+    return "\n\n".join([_size_table(report), *(_time_table(report, engine) for engine in _engines(report))])
+
+
+def _engines(report: SpeedReport) -> list[Any]:
+    return list(dict.fromkeys(subject.engine for subject in report.subjects))
+
+
+def _size_table(report: SpeedReport) -> str:
+    rows = [
+        [
+            subject.model,
+            subject.engine,
+            megabytes(subject.disk_bytes),
+            f"{subject.disk_bytes / report.dense(subject.engine).disk_bytes:.1%}",
+            megabytes(subject.peak_bytes),
+        ]
+        for subject in report.subjects
+    ]
+    return table(["model", "engine", "on disk", "of dense", "peak memory"], rows)
+
+
+def _time_table(report: SpeedReport, engine: Any) -> str:
+    """A line for each model and cell of one engine."""
+    rows = []
+    for cell in report.cells:
+        for subject in report.subjects:
+            if subject.engine != engine:
+                continue
+            timing = subject.timings[cell]
+            rows.append(
+                [
+                    subject.model,
+                    str(cell.batch),
+                    str(cell.depth),
+                    f"{timing.prefill_s * 1e3:.0f} ms",
+                    f"{timing.prefill_p95_s * 1e3:.0f} ms",
+                    *_speedup(report.prefill(subject, cell)),
+                    f"{cell.batch / timing.step_s:.1f}",
+                    f"{timing.step_p95_s * 1e3:.1f} ms",
+                    *_speedup(report.decode(subject, cell)),
+                ]
+            )
+    ratio = ["x dense", "ideal", "reached"]
+    header = [engine, "batch", "tokens", "prefill", "p95", *ratio, "tokens/s", "step p95", *ratio]
+    return table(header, rows)
+
+
+def _speedup(speedup: Speedup) -> list[str]:
+    return [f"{speedup.measured:.2f}", f"{speedup.ideal:.2f}", f"{speedup.share:.0%}"]

@@ -1,0 +1,253 @@
+"""Timing variants beside their dense model, from the files of an export."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from converters.decoder import Logits
+from converters.precision import Precision
+from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.pipeline.convert import convert_folder
+from seap_export.pipeline.dense_folder import dense_folder
+from seap_export.pipeline.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.progress import Progress, Silent
+from seap_export.plan.plan import read_plan
+from seap_export.runtime.session import available_threads, check_session_options
+from seap_export.sources.config import read_json
+from seap_export.sources.source import open_source
+from validation.speed import Cell, Engine, SpeedReport, SubjectFigures, Work, measure_speed, model_work, open_engine
+from validation.speed.engines import EngineName
+from validation.speed.memory import peak_memory
+from validation.speed.report import DENSE
+
+__all__ = ["BenchRequest", "bench"]
+
+_PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-export")
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to time.
+
+    Attributes:
+        depths: Lengths of the prompts.
+        batches: Numbers of prompts; those above 1 are timed at the smallest depth only.
+        engines: What runs the models.
+        precision: Of the ONNX files.
+        logits: Of the ONNX files.
+        provider: ONNX Runtime's execution provider.
+        threads: Of each engine; None: all cores this process may use.
+        runs: Counted runs of each model in each cell.
+        steps: Decode steps of a run.
+    """
+
+    depths: tuple[int, ...] = (128, 512, 2048)
+    batches: tuple[int, ...] = (1, 4, 16)
+    engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
+    precision: Precision = Precision()
+    logits: Logits = "last"
+    provider: str = "cpu"
+    threads: int | None = None
+    runs: int = 5
+    steps: int = 16
+
+    def __post_init__(self) -> None:
+        check_session_options(self.provider, self.threads)
+        for name in ("depths", "batches"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise UsageError(f"{name} must be at least 1")
+        for name in ("runs", "steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every depth with one prompt, then every batch at the smallest depth."""
+        single = [Cell(1, depth) for depth in sorted(set(self.depths))]
+        return tuple(dict.fromkeys([*single, *(Cell(batch, min(self.depths)) for batch in sorted(set(self.batches)))]))
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model's folders, of torch and of ONNX Runtime."""
+
+    name: str
+    hf: Path
+    onnx: Path
+
+    def folder(self, engine: EngineName) -> Path:
+        return self.hf if engine == "torch" else self.onnx
+
+    @property
+    def spec(self) -> ModelSpec:
+        return model_spec(read_json(self.hf / "config.json"))
+
+
+def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:
+    """Times variants beside their dense model; all of them are in memory at once, and run in turn.
+
+    The ONNX files are written anew in the request's precision, into a temporary folder.
+
+    Args:
+        paths: Output folders of `export`, or variants' folders.
+        dense: The dense model that they were made from.
+        request: What to time.
+        progress: Told what happens.
+
+    Raises:
+        UsageError: A path is no variant, or a prompt is longer than the model's context.
+        InputError: A variant was made from another model.
+        ArtifactError: A variant is damaged.
+        EnvironmentFailure: There is no such provider here.
+    """
+    progress = progress or Silent()
+    variants = _variants(paths)
+    source = open_source(dense)
+    _refuse_other_models(variants, dense, source.digest)
+    _refuse_long_prompts(source.spec, request)
+    threads = request.threads or available_threads()
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        progress.say(f"opening {source.name}")
+        folders = {DENSE: stack.enter_context(dense_folder(source))}
+        folders |= {variant.name: variant / "hf" for variant in variants}
+        models = [_converted(name, folder, scratch, request, progress) for name, folder in folders.items()]
+        figures = _measure(models, request, threads, progress)
+    return SpeedReport(figures, request.cells, _setting(request, threads))
+
+
+def _variants(paths: Sequence[str]) -> list[Path]:
+    found = [variant for path in paths for variant in _variants_at(Path(os.path.expanduser(path)))]
+    names = [variant.name for variant in found]
+    twice = next((name for name in names if names.count(name) > 1 or name == DENSE), None)
+    if twice:
+        raise UsageError(f"there is more than one '{twice}' to time; give each once")
+    return found
+
+
+def _variants_at(path: Path) -> list[Path]:
+    if (path / MANIFEST).is_file():
+        return [path / name for name in read_manifest(path).variants]
+    if (path / "plan.json").is_file() and (path / "hf").is_dir():
+        return [path.resolve()]
+    raise UsageError(f"{path} is no variant; give an output folder of 'seap-export export' or a variant in it")
+
+
+def _refuse_other_models(variants: Sequence[Path], dense: str, digest: str) -> None:
+    for variant in variants:
+        if not (variant / "hf" / "config.json").is_file():
+            raise ArtifactError(f"{variant}: hf is missing; export the variant again")
+        plan = read_plan(variant / "plan.json")
+        if plan.source_sha256 != digest:
+            raise InputError(
+                f"'{dense}' is not the model that {variant.name} was made from ('{plan.source_name}'): the SHA-256 of "
+                "its files differs; give the right one as --dense"
+            )
+
+
+def _refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
+    longest = max(request.depths) + request.steps
+    if longest > spec.max_position_embeddings:
+        raise UsageError(
+            f"{max(request.depths)} tokens and {request.steps} steps are more than the model's context of "
+            f"{spec.max_position_embeddings}; give smaller depths"
+        )
+
+
+def _converted(name: str, hf: Path, scratch: Path, request: BenchRequest, progress: Progress) -> _Model:
+    folder = scratch / name
+    folder.mkdir()
+    if "onnxruntime" in request.engines:
+        progress.say(f"{name}: writing ONNX")
+        convert_folder(hf, folder, precision=request.precision, logits=request.logits)
+    return _Model(name, hf, folder)
+
+
+def _measure(
+    models: Sequence[_Model], request: BenchRequest, threads: int, progress: Progress
+) -> list[SubjectFigures]:
+    subjects = [(model, engine) for model in models for engine in request.engines]
+    with _engines(subjects, request, threads) as engines:
+        timings = measure_speed(
+            engines,
+            request.cells,
+            vocab_size=models[0].spec.vocab_size,
+            runs=request.runs,
+            steps=request.steps,
+            on_progress=progress.say,
+        )
+    peaks = []
+    for model, engine in subjects:
+        progress.say(f"{model.name}: peak memory on {engine}")
+        context = model.spec.max_position_embeddings
+        peaks.append(peak_memory(engine, model.folder(engine), context, request.provider, threads, request.cells[0]))
+    return [
+        SubjectFigures(
+            model=model.name,
+            engine=engine,
+            disk_bytes=_weights_and_graph(model.folder(engine)),
+            peak_bytes=peak,
+            timings=timings[f"{model.name} {engine}"],
+            works={cell: _work(model, engine, cell, request) for cell in request.cells},
+        )
+        for (model, engine), peak in zip(subjects, peaks, strict=True)
+    ]
+
+
+@contextmanager
+def _engines(
+    subjects: Sequence[tuple[_Model, EngineName]], request: BenchRequest, threads: int
+) -> Iterator[dict[str, Engine]]:
+    with ExitStack() as stack:
+        yield {
+            f"{model.name} {engine}": stack.enter_context(
+                open_engine(
+                    engine, model.folder(engine), model.spec.max_position_embeddings, request.provider, threads
+                )
+            )
+            for model, engine in subjects
+        }
+
+
+def _work(model: _Model, engine: EngineName, cell: Cell, request: BenchRequest) -> Work:
+    if engine == "torch":
+        return model_work(model.spec, Precision(), cell.batch, cell.depth, last_logits=True)
+    return model_work(model.spec, request.precision, cell.batch, cell.depth, last_logits=request.logits == "last")
+
+
+def _weights_and_graph(folder: Path) -> int:
+    suffixes = (".safetensors", ".onnx", ".data")
+    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in suffixes)
+
+
+def _setting(request: BenchRequest, threads: int) -> dict[str, object]:
+    installed = {name.metadata["Name"] for name in metadata.distributions()}
+    return {
+        "provider": request.provider,
+        "threads": threads,
+        "runs": request.runs,
+        "steps": request.steps,
+        "precision": asdict(request.precision),
+        "logits": request.logits,
+        "machine": {"processor": _processor(), "system": platform.platform(), "python": platform.python_version()},
+        "versions": {name: metadata.version(name) for name in _PACKAGES if name in installed},
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

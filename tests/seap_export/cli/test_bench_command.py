@@ -1,0 +1,90 @@
+"""`seap-export bench` on micro models: what is timed and said. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+QUICK = ("--depth", 8, "--depth", 16, "--batch", 1, "--batch", 2, "--runs", 1, "--steps", 2, "--threads", 1)
+
+
+def test_all_variants_of_an_export_on_both_engines(run: Run, done: Path, work: Path) -> None:
+    outcome = run("bench", "out", "--dense", "m", *QUICK, "--out", "bench.json")
+    assert outcome.code == 0
+    values = json.loads((work / "bench.json").read_text("utf-8"))
+    models = ["dense", "a-0.2", "a-0.4", "b-0.2", "b-0.4"]
+    assert [(own["model"], own["engine"]) for own in values["subjects"]] == [
+        (model, engine) for model in models for engine in ("torch", "onnxruntime")
+    ]
+    assert values["setting"]["threads"] == 1
+    for own in values["subjects"]:
+        assert [(cell["batch"], cell["depth"]) for cell in own["cells"]] == [(1, 8), (1, 16), (2, 8)]
+        assert all(cell["prefill_s"] > 0 and cell["decode_step_s"] > 0 for cell in own["cells"])
+        assert own["peak_bytes"] > 50e6
+    dense, small = values["subjects"][1], values["subjects"][5]
+    assert small["disk_bytes"] < dense["disk_bytes"]
+    assert small["cells"][0]["decode_ideal_speedup"] > 1.2
+    assert dense["cells"][0]["decode_speedup"] == 1.0
+    for text in ("on disk", "peak memory", "tokens/s", "a-0.4", "onnxruntime", "reached"):
+        assert text in outcome.out
+    assert "batch 2, 8 tokens" in outcome.err
+
+
+def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
+    options = ("--engine", "onnxruntime", "--precision", "int4", "--logits", "all", "--json", "--quiet")
+    outcome = run("bench", "out/a-0.4", "--dense", "m", *QUICK, *options)
+    assert outcome.code == 0
+    values = json.loads(outcome.out)
+    assert [own["model"] for own in values["subjects"]] == ["dense", "a-0.4"]
+    assert values["setting"]["precision"]["quantization"]["bits"] == 4
+    assert values["setting"]["logits"] == "all"
+    assert values["subjects"][0]["disk_bytes"] < 0.5 * (done / "a-0.4" / "onnx" / "model.onnx.data").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("bench", "out", "--dense", "m", "--depth", 120), 2, "120 tokens and 16 steps are more than the model's"),
+        (("bench", "out", "--dense", "m", "--depth", 0), 2, "depths must be at least 1"),
+        (("bench", "out", "--dense", "m", "--runs", 0), 2, "runs must be at least 1, not 0"),
+        (("bench", "m", "--dense", "m"), 2, "m is no variant; give an output folder of 'seap-export export'"),
+        (("bench", "out", "out/a-0.2", "--dense", "m"), 2, "there is more than one 'a-0.2' to time"),
+        (("bench", "out", "--dense", "m", "--precision", "bf16"), 2, "the cpu provider cannot run bf16"),
+        (("bench", "out", "--dense", "none"), 8, "none"),
+    ],
+)
+def test_what_cannot_be_timed(
+    run: Run, done: Path, work: Path, arguments: tuple[Any, ...], code: int, message: str
+) -> None:
+    outcome = run(*arguments, "--out", "bench.json", "--quiet")
+    assert outcome.code == code
+    assert message in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (work / "bench.json").exists()
+
+
+def test_another_dense_model_is_refused(run: Run, done: Path, work: Path) -> None:
+    from micro import write_micro_model
+
+    write_micro_model(work / "other", seed=1, model_type="llama")
+    outcome = run("bench", "out", "--dense", "other", "--quiet")
+    assert outcome.code == 8
+    assert "'other' is not the model that a-0.2 was made from" in outcome.err
+
+
+def test_a_variant_without_its_model(run: Run, done: Path) -> None:
+    shutil.rmtree(done / "a-0.2" / "hf")
+    outcome = run("bench", "out", "--dense", "m", "--quiet")
+    assert (outcome.code, outcome.err) == (7, "Error: out/a-0.2: hf is missing; export the variant again\n")
+
+
+def test_cuda_is_refused_where_there_is_none(run: Run, done: Path) -> None:
+    outcome = run("bench", "out/a-0.2", "--dense", "m", "--provider", "cuda", "--engine", "onnxruntime", *QUICK)
+    assert outcome.code == 6
+    assert "CUDA" in outcome.err

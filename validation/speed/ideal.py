@@ -1,0 +1,60 @@
+"""What a model has to do at least: the bytes that a decode step reads, the multiply-adds of a prefill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converters.precision import Precision
+from seap_export.families import ModelSpec
+
+__all__ = ["Work", "model_work"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of one batch at one depth.
+
+    Attributes:
+        decode_bytes: Weights of all linear layers and the LM head, read once, and the keys and values of all rows.
+        prefill_macs: Multiply-adds of the linear layers, of causal attention, and of the LM head.
+    """
+
+    decode_bytes: float
+    prefill_macs: float
+
+    def __post_init__(self) -> None:
+        if not (self.decode_bytes > 0 and self.prefill_macs > 0):
+            raise ValueError("a model has some work to do")
+
+
+def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *, last_logits: bool) -> Work:
+    """The least work for `batch` rows of `depth` tokens.
+
+    Args:
+        spec: The model's shapes.
+        precision: In which weights and caches are stored.
+        batch: Rows.
+        depth: Tokens of each row.
+        last_logits: Whether the LM head runs for the last token of each row only.
+    """
+    layers = range(len(spec.layers))
+    linear = sum(spec.prunable_weights(layer) for layer in layers)
+    head = spec.vocab_size * spec.hidden_size
+    cached = sum(2 * layer.num_key_value_heads * spec.head_dim for layer in spec.layers)
+    has_float_head = precision.quantization is not None and not precision.quantization.embeddings
+    return Work(
+        decode_bytes=linear * precision.weight_bytes
+        + head * (precision.dtype_bytes if has_float_head else precision.weight_bytes)
+        + batch * depth * cached * precision.dtype_bytes,
+        prefill_macs=batch
+        * (
+            depth * linear
+            + (1 if last_logits else depth) * head
+            + sum(_attention_macs(layer.num_attention_heads, spec.head_dim, depth) for layer in spec.layers)
+        ),
+    )
+
+
+def _attention_macs(heads: int, head_dim: int, depth: int) -> int:
+    """Scores and their sum over values, each token with those up to it."""
+    return 2 * heads * head_dim * (depth * (depth + 1) // 2)

@@ -1,0 +1,152 @@
+"""The figures of a speed run: speed-ups over the dense model, and the share of the ideal ones that they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from validation.speed.engines import EngineName
+from validation.speed.ideal import Work
+from validation.speed.measure import Cell, Timing
+
+__all__ = ["DENSE", "SCHEMA", "SpeedReport", "Speedup", "SubjectFigures"]
+
+SCHEMA = "seap-export/bench/1"
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """A variant against the dense model on the same engine.
+
+    Attributes:
+        measured: Dense median / own median.
+        ideal: Dense work / own work: bytes of a decode step, multiply-adds of a prefill.
+    """
+
+    measured: float
+    ideal: float
+
+    @property
+    def share(self) -> float:
+        """How much of the ideal speed-up is reached."""
+        return self.measured / self.ideal
+
+
+@dataclass(frozen=True)
+class SubjectFigures:
+    """One model on one engine.
+
+    Attributes:
+        model: Name of the variant, or `dense`.
+        engine: What ran it.
+        disk_bytes: Of its weights and graph.
+        peak_bytes: Peak memory of a process that runs it.
+        timings: For each cell.
+        works: For each cell the least work.
+    """
+
+    model: str
+    engine: EngineName
+    disk_bytes: int
+    peak_bytes: int
+    timings: Mapping[Cell, Timing]
+    works: Mapping[Cell, Work]
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """All figures of a run, and where they were measured.
+
+    Attributes:
+        subjects: The dense model first, on each engine.
+        cells: What was timed, in this order.
+        setting: Provider, threads, runs, steps, form of the ONNX files, machine, versions.
+    """
+
+    subjects: Sequence[SubjectFigures]
+    cells: Sequence[Cell]
+    setting: Mapping[str, Any]
+
+    def dense(self, engine: EngineName) -> SubjectFigures:
+        """The dense model on an engine."""
+        return next(own for own in self.subjects if own.model == DENSE and own.engine == engine)
+
+    def decode(self, subject: SubjectFigures, cell: Cell) -> Speedup:
+        """Speed-up of a decode step."""
+        dense = self.dense(subject.engine)
+        return Speedup(
+            dense.timings[cell].step_s / subject.timings[cell].step_s,
+            dense.works[cell].decode_bytes / subject.works[cell].decode_bytes,
+        )
+
+    def prefill(self, subject: SubjectFigures, cell: Cell) -> Speedup:
+        """Speed-up of the time to the first token."""
+        dense = self.dense(subject.engine)
+        return Speedup(
+            dense.timings[cell].prefill_s / subject.timings[cell].prefill_s,
+            dense.works[cell].prefill_macs / subject.works[cell].prefill_macs,
+        )
+
+    @property
+    def complaints(self) -> list[str]:
+        """Variants that are slower or no smaller than the dense model, in words."""
+        found = []
+        for subject in self.subjects:
+            if subject.model == DENSE:
+                continue
+            name = f"{subject.model} on {subject.engine}"
+            if subject.disk_bytes >= self.dense(subject.engine).disk_bytes:
+                found.append(f"{name} is no smaller than the dense model")
+            for cell in self.cells:
+                where = f"batch {cell.batch}, {cell.depth} tokens"
+                for what, speedup in (
+                    ("decode", self.decode(subject, cell)),
+                    ("prefill", self.prefill(subject, cell)),
+                ):
+                    if speedup.measured < 1:
+                        found.append(
+                            f"{name}: {what} is slower than the dense model ({where}: {speedup.measured:.2f}x)"
+                        )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values; times in seconds."""
+        return {
+            "schema": SCHEMA,
+            "setting": dict(self.setting),
+            "subjects": [self._subject(subject) for subject in self.subjects],
+            "complaints": self.complaints,
+        }
+
+    def _subject(self, subject: SubjectFigures) -> dict[str, Any]:
+        return {
+            "model": subject.model,
+            "engine": subject.engine,
+            "disk_bytes": subject.disk_bytes,
+            "peak_bytes": subject.peak_bytes,
+            "cells": [self._cell(subject, cell) for cell in self.cells],
+        }
+
+    def _cell(self, subject: SubjectFigures, cell: Cell) -> dict[str, Any]:
+        timing = subject.timings[cell]
+        speedups = {"prefill": self.prefill(subject, cell), "decode": self.decode(subject, cell)}
+        return {
+            "batch": cell.batch,
+            "depth": cell.depth,
+            "prefill_s": timing.prefill_s,
+            "prefill_p95_s": timing.prefill_p95_s,
+            "decode_step_s": timing.step_s,
+            "decode_step_p95_s": timing.step_p95_s,
+            "decode_tokens_per_s": cell.batch / timing.step_s,
+            **{
+                f"{what}_{label}": value
+                for what, speedup in speedups.items()
+                for label, value in (
+                    ("speedup", speedup.measured),
+                    ("ideal_speedup", speedup.ideal),
+                    ("share_of_ideal", speedup.share),
+                )
+            },
+        }
