@@ -144,9 +144,7 @@ mixture_options = _chained(
 
 router_options = _chained(
     click.option("--router/--no-router", default=True, show_default=True, help="With several tasks: make a router."),
-    click.option(
-        "--threshold", type=float, default=0.7, show_default=True, help="Confidence the router wants to pick a task."
-    ),
+    click.option("--threshold", type=float, help="Confidence the router wants to pick a task.  [default: 0.7]"),
 )
 
 parity_options = _chained(

@@ -56,11 +56,14 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     parsed = parse_tasks(tasks)
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
+    router, threshold = options.pop("router"), options.pop("threshold")
+    if threshold is not None and not router:
+        raise UsageError("--threshold is of the router; leave out --no-router, or the threshold")
     return ExportRequest(
         tasks=parsed,
         mixtures=parse_mixtures(names, **mixtures),
-        router=options.pop("router"),
-        threshold=options.pop("threshold"),
+        router=router,
+        **_given({"threshold": threshold}),
         ratios=ratios,
         calibration=calibration_settings(options),
         plan=plan_settings(options),

@@ -169,6 +169,10 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--mix", "x=a", "--mix", "x=a:2"], "the name 'x' is taken; rename the task or the mixture"),
         (["--general", "--mix", "General=a"], "the name 'General' is taken; rename the task or the mixture"),
         (["--general", "--task", "general=a.jsonl"], "the name 'general' is taken; rename the task or the mixture"),
+        (
+            ["--threshold", "0.9", "--no-router"],
+            "--threshold is of the router; leave out --no-router, or the threshold",
+        ),
         (["--threshold", "1.5"], "threshold 1.5 is out of range; give 0 to 1"),
         (["--zzzzzz"], "No such option '--zzzzzz'; see 'seap-export export --help'"),
     ],
