@@ -11,8 +11,10 @@ from converters import operators as op
 from converters.dialects import DialectName, open_dialect
 from converters.graph import Dims, GraphBuilder
 from converters.linear import Linears
+from converters.overflow import WideParts
 from converters.rope import rotary_caches
 from converters.weights import LazyWeights, lazy_tensor
+from seap_export.activations.layers import Half
 from seap_export.families import LayerSpec, ModelSpec
 from seap_export.families.family import Projection
 
@@ -23,11 +25,16 @@ Logits = Literal["all", "last"]
 
 #: GroupQueryAttention rotates heads whose width is a multiple of this.
 HEAD_DIM_MULTIPLE = 16
+_NOTHING_WIDE = WideParts()
 _QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
 
 
 def decoder_graph(
-    spec: ModelSpec, weights: LazyWeights, dialect: DialectName = "fused", logits: Logits = "all"
+    spec: ModelSpec,
+    weights: LazyWeights,
+    dialect: DialectName = "fused",
+    logits: Logits = "all",
+    wide: WideParts = _NOTHING_WIDE,
 ) -> GraphBuilder:
     """The whole graph; `weights` are referred to, not read.
 
@@ -38,7 +45,7 @@ def decoder_graph(
     that follow each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value`, which hold
     total_sequence_length positions.
     """
-    return _Decoder(spec, weights, dialect, logits).graph()
+    return _Decoder(spec, weights, dialect, logits, wide).graph()
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,10 @@ class _Sublayer:
 class _Decoder:
     """Emits the nodes of one model, in the order they are computed."""
 
-    def __init__(self, spec: ModelSpec, weights: LazyWeights, dialect: DialectName, logits: Logits) -> None:
-        self._spec, self._weights, self._logits = spec, weights, logits
+    def __init__(
+        self, spec: ModelSpec, weights: LazyWeights, dialect: DialectName, logits: Logits, wide: WideParts
+    ) -> None:
+        self._spec, self._weights, self._logits, self._wide = spec, weights, logits, wide
         self._g = GraphBuilder("decoder")
         self._dtype = weights.precision.onnx_dtype
         dims = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
@@ -67,9 +76,11 @@ class _Decoder:
         g, family = self._g, self._spec.family
         g.note("seap_export.cache", self._dialect.cache)
         pasts = [self._past(index) for index in range(len(self._spec.layers))]
-        stream = self._linears.embedding(family.tensor("embed_tokens"), self._ids, "embed_tokens")
-        gamma = self._tensor(family.tensor("input_layernorm", 0))
-        normed = op.rms_norm(g, stream, gamma, self._spec.rms_norm_eps, "layers.0.input_layernorm")
+        embedded = self._linears.embedding(family.tensor("embed_tokens"), self._ids, "embed_tokens")
+        stream = self._widened(embedded, "embed_tokens", is_needed=self._wide.stream)
+        gamma = self._tensor(family.tensor("input_layernorm", 0), wide=self._wide.stream)
+        name = "layers.0.input_layernorm"
+        normed = self._narrowed(op.rms_norm(g, stream, gamma, self._spec.rms_norm_eps, name), name)
         presents: list[op.KeyValues] = []
         for index, past in enumerate(pasts):
             attended, present = self._attention(index, normed, past)
@@ -117,8 +128,7 @@ class _Decoder:
             window=layer.sliding_window,
             name=f"{name}.attention",
         )
-        output = self._product("o_proj", index, attended.output, f"{name}.o_proj")
-        return _Sublayer(output, self._bias("o_proj", index)), attended.present
+        return self._write("o_proj", index, attended.output, f"{name}.o_proj"), attended.present
 
     def _qkv(self, index: int, x: ir.Value, name: str) -> list[ir.Value]:
         """Queries, keys and values: packed into one value where the family allows it, else three."""
@@ -151,15 +161,38 @@ class _Decoder:
         g, name = self._g, f"layers.{index}.mlp"
         gate = self._dialect.silu(self._projection("gate_proj", index, x, f"{name}.gate_proj"), f"{name}.silu")
         up = self._projection("up_proj", index, x, f"{name}.up_proj")
-        gated = op.multiply(g, gate, up, f"{name}.gated")
-        return _Sublayer(self._product("down_proj", index, gated, f"{name}.down_proj"), self._bias("down_proj", index))
+        is_wide = (index, "down_proj") in self._wide.halves
+        gate, up = (
+            self._widened(part, label, is_needed=is_wide)
+            for part, label in ((gate, f"{name}.silu"), (up, f"{name}.up_proj"))
+        )
+        return self._write("down_proj", index, op.multiply(g, gate, up, f"{name}.gated"), f"{name}.down_proj")
+
+    def _write(self, half: Half, index: int, x: ir.Value, name: str) -> _Sublayer:
+        """What o_proj or down_proj adds to the stream, in the stream's dtype."""
+        is_wide = (index, half) in self._wide.halves
+        if is_wide and half == "o_proj":
+            x = self._widened(x, f"{name}.input", is_needed=True)
+        weight = self._spec.family.weight(half, index)
+        product = self._linears.product(x, [weight], name, stored_as=weight, wide=is_wide)
+        product = self._widened(product, name, is_needed=self._wide.stream and not is_wide)
+        return _Sublayer(product, self._bias(half, index, wide=self._wide.stream))
+
+    def _widened(self, x: ir.Value, name: str, *, is_needed: bool) -> ir.Value:
+        return op.cast(self._g, x, ir.DataType.FLOAT, f"{name}.float32") if is_needed else x
+
+    def _narrowed(self, x: ir.Value, name: str) -> ir.Value:
+        """What a norm gives, in the dtype of the products that read it."""
+        return op.cast(self._g, x, self._dtype, f"{name}.narrow") if self._wide.stream else x
 
     def _add_and_norm(
         self, added: _Sublayer, stream: ir.Value, norm: str, index: int | None
     ) -> tuple[ir.Value, ir.Value]:
-        gamma = self._tensor(self._spec.family.tensor(norm, index))
+        gamma = self._tensor(self._spec.family.tensor(norm, index), wide=self._wide.stream)
         name = norm if index is None else f"layers.{index}.{norm}"
-        return self._dialect.add_and_norm(added.output, stream, gamma, self._spec.rms_norm_eps, name, added.bias)
+        epsilon = self._spec.rms_norm_eps
+        normed, stream = self._dialect.add_and_norm(added.output, stream, gamma, epsilon, name, added.bias)
+        return self._narrowed(normed, name), stream
 
     def _lm_head(self, x: ir.Value) -> ir.Value:
         if self._logits == "last":
@@ -171,24 +204,19 @@ class _Decoder:
         return logits if is_float32 else op.cast(self._g, logits, ir.DataType.FLOAT, "lm_head.float32")
 
     def _projection(self, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
-        return self._product(projection, index, x, name, self._bias(projection, index))
-
-    def _product(
-        self, projection: Projection, index: int, x: ir.Value, name: str, bias: ir.Value | None = None
-    ) -> ir.Value:
         weight = self._spec.family.weight(projection, index)
-        return self._linears.product(x, [weight], name, stored_as=weight, bias=bias)
+        return self._linears.product(x, [weight], name, stored_as=weight, bias=self._bias(projection, index))
 
     def _layer(self, index: int) -> LayerSpec:
         return self._spec.layers[index]
 
-    def _tensor(self, name: str) -> ir.Value:
-        return self._g.initializer(self._weights.stored(name))
+    def _tensor(self, name: str, *, wide: bool = False) -> ir.Value:
+        return self._g.initializer(self._weights.stored(name, wide=wide))
 
-    def _bias(self, projection: Projection, index: int) -> ir.Value | None:
+    def _bias(self, projection: Projection, index: int, *, wide: bool = False) -> ir.Value | None:
         if projection not in self._layer(index).biases:
             return None
-        return self._tensor(self._spec.family.bias(projection, index))
+        return self._tensor(self._spec.family.bias(projection, index), wide=wide)
 
 
 def _packed(query_name: str) -> str:

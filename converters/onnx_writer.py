@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from converters.decoder import HEAD_DIM_MULTIPLE, Logits, decoder_graph
 from converters.dialects import DialectName
+from converters.overflow import WideParts, find_wide_parts
 from converters.precision import BLOCK_SIZES, Precision
 from converters.weights import INLINE_BYTES, open_weights
 from seap_export.errors import EnvironmentFailure, InputError, UsageError
@@ -52,13 +53,16 @@ def write_onnx(
         UsageError: The output exists already.
         EnvironmentFailure: The output cannot be written.
     """
-    spec = model_spec(read_json(model_folder / "config.json"))
+    config = read_json(model_folder / "config.json")
+    spec = model_spec(config)
     refuse_unsupported(spec, precision, dialect)
     files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
     for file in files:
         if file.exists():
             raise UsageError(f"{file} exists already; give another folder or remove it")
-    model = decoder_graph(spec, open_weights(model_folder, spec, precision), dialect, logits).build(_PRODUCER)
+    weights = open_weights(model_folder, spec, precision)
+    wide = find_wide_parts(config, spec, weights.reader) if precision.dtype == "fp16" else WideParts()
+    model = decoder_graph(spec, weights, dialect, logits, wide).build(_PRODUCER)
     try:
         _save(model, files[0], _LayerProgress(spec, model, on_layer) if on_layer else None)
     except BaseException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -36,7 +36,7 @@ class LazyWeights:
     """Tensors of a model in the layouts and the precision that the graph needs, given out without reading data yet."""
 
     def __init__(self, reader: WeightReader, precision: Precision) -> None:
-        self._reader = reader
+        self.reader = reader
         self._shapes = reader.shapes()
         self.precision = precision
         self._latest: tuple[str, QuantizedMatrix] | None = None
@@ -45,20 +45,20 @@ class LazyWeights:
         """Rows and columns of weights [out, in] joined along `out`."""
         return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
 
-    def stored(self, name: str) -> ir.TensorProtocol:
-        """A tensor in the layout it is stored in."""
-        return self._lazy([name], name, self._shapes[name], _join)
+    def stored(self, name: str, *, wide: bool = False) -> ir.TensorProtocol:
+        """A tensor in the layout it is stored in; here and below, in float32 where it is to be `wide`."""
+        return self._lazy([name], name, self._shapes[name], _join, wide)
 
     def joined(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
         """Vectors (biases) one after the other, under a name of their own."""
-        return self._lazy(names, name, (sum(self._shapes[part][0] for part in names),), _join)
+        return self._lazy(names, name, (sum(self._shapes[part][0] for part in names),), _join, wide=False)
 
-    def transposed(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
+    def transposed(self, names: Sequence[str], name: str, *, wide: bool = False) -> ir.TensorProtocol:
         """Weights [out, in] joined along `out` and transposed to [in, out], under a name of their own."""
         # Transposed before it is widened: a 16-bit weight is then never held twice in float32.
-        return self._lazy(names, name, self.shape(names)[::-1], lambda parts: _join(parts).T.contiguous())
+        return self._lazy(names, name, self.shape(names)[::-1], lambda parts: _join(parts).T.contiguous(), wide)
 
-    def quantized(self, names: Sequence[str], name: str) -> QuantizedTensors:
+    def quantized(self, names: Sequence[str], name: str, *, wide: bool = False) -> QuantizedTensors:
         """Weights [out, in] joined along `out` and quantised in blocks along `in`."""
         how = self.precision.quantization
         if how is None:
@@ -66,12 +66,13 @@ class LazyWeights:
         rows, columns = self.shape(names)
         blocks = -(-columns // how.block_size)
         points = (rows, -(-blocks * how.bits // 8))
-        uint8, dtype = ir.DataType.UINT8, self.precision.onnx_dtype
+        precision = self._in(wide)
+        uint8, dtype = ir.DataType.UINT8, precision.onnx_dtype
 
         def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
             def read() -> torch.Tensor:
                 found: torch.Tensor = getattr(self._quantize(names, name), label)
-                return found if kind == uint8 else _narrowed(found, self.precision, names)
+                return found if kind == uint8 else _narrowed(found, precision, names)
 
             return lazy_tensor(f"{name}.{label}", shape, read, kind)
 
@@ -85,7 +86,7 @@ class LazyWeights:
         """The latest one is kept: its parts are written one after the other."""
         how = self.precision.quantization
         if self._latest is None or self._latest[0] != name:
-            matrix = _join(list(self._reader.read(names).values()))
+            matrix = _join(list(self.reader.read(names).values()))
             _refuse_not_finite(matrix, names)
             self._latest = name, quantize(matrix, how)  # type: ignore[arg-type]
         return self._latest[1]
@@ -96,11 +97,17 @@ class LazyWeights:
         name: str,
         shape: tuple[int, ...],
         lay_out: Callable[[list[torch.Tensor]], torch.Tensor],
+        wide: bool,
     ) -> ir.TensorProtocol:
-        def read() -> torch.Tensor:
-            return _narrowed(lay_out(list(self._reader.read(names).values())), self.precision, names)
+        precision = self._in(wide)
 
-        return lazy_tensor(name, shape, read, self.precision.onnx_dtype)
+        def read() -> torch.Tensor:
+            return _narrowed(lay_out(list(self.reader.read(names).values())), precision, names)
+
+        return lazy_tensor(name, shape, read, precision.onnx_dtype)
+
+    def _in(self, wide: bool) -> Precision:
+        return replace(self.precision, dtype="fp32") if wide else self.precision
 
 
 def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> LazyWeights:
