@@ -14,8 +14,7 @@ from seap_export.cli.options import PathType, force_option, output_options
 from seap_export.cli.precision import precision_of, precision_options
 
 if TYPE_CHECKING:
-    from validation.speed import SpeedReport
-    from validation.speed.report import Speedup
+    from validation.speed.report import SpeedReport, Speedup
 
 __all__ = ["bench_command"]
 

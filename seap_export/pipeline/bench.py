@@ -23,10 +23,11 @@ from seap_export.plan.plan import read_plan
 from seap_export.runtime.session import available_threads, check_session_options
 from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
-from validation.speed import Cell, Engine, SpeedReport, SubjectFigures, Work, measure_speed, model_work, open_engine
-from validation.speed.engines import EngineName
+from validation.speed.engines import Engine, EngineName, open_engine
+from validation.speed.ideal import Work, model_work
+from validation.speed.measure import Cell, measure_speed
 from validation.speed.memory import peak_memory
-from validation.speed.report import DENSE
+from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
 __all__ = ["BenchRequest", "bench"]
 

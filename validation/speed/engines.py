@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from seap_export.runtime.decoder import Decoder, Decoding
-from validation.torch_runner import open_torch_model
 
 __all__ = ["Engine", "EngineName", "open_engine"]
 
@@ -90,5 +89,7 @@ def open_engine(
     if engine == "onnxruntime":
         yield _OnnxEngine(Decoder(folder / "model.onnx", context_length, provider, threads))
         return
+    from validation.torch_runner import open_torch_model
+
     with open_torch_model(folder, threads, attention="sdpa") as model:
         yield _TorchEngine(model)

@@ -8,7 +8,7 @@ import pytest
 
 from converters.precision import BlockQuantization, Precision
 from seap_export.families import model_spec
-from validation.speed import Work, model_work
+from validation.speed.ideal import Work, model_work
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from validation.speed import Cell, Timing, measure_speed
+from validation.speed.measure import Cell, Timing, measure_speed
 
 
 class Recorder:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from validation.speed import Cell, SpeedReport, SubjectFigures, Timing, Work
+from validation.speed.ideal import Work
+from validation.speed.measure import Cell, Timing
+from validation.speed.report import SpeedReport, SubjectFigures
 
 CELL = Cell(2, 8)
 
