@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from converters.graph import MS_DOMAIN, GraphBuilder
 
-__all__ = ["QuantizedWeight", "embedding_blocks", "matmul_blocks"]
+__all__ = ["QuantizedWeight", "embedding_blocks", "in_float_activations", "matmul_blocks"]
 
 #: MatMulNBits' level at which the CPU multiplies in int8, each block of activations scaled on its own: what makes
 #: weight-only quantisation faster than float32 there. CUDA computes in the activations' dtype whatever it says.
@@ -69,3 +71,14 @@ def embedding_blocks(g: GraphBuilder, table: QuantizedWeight, ids: ir.Value, nam
         domain=MS_DOMAIN,
         attributes=attributes,
     )
+
+
+def in_float_activations(model: Path) -> bytes:
+    """The content of an .onnx file with products that do not round activations to int8; its data file is not read."""
+    proto = onnx.load(model, load_external_data=False)
+    for node in proto.graph.node:
+        for attribute in node.attribute if node.op_type == "MatMulNBits" else ():
+            if attribute.name == "accuracy_level":
+                attribute.i = 0
+    content: bytes = proto.SerializeToString()
+    return content

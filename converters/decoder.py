@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx_ir as ir
 
 from converters import operators as op
-from converters.dialects import DialectName, open_dialect
+from converters.dialects import open_dialect
+from converters.form import FORM_NOTE, OnnxForm
 from converters.graph import Dims, GraphBuilder
 from converters.linear import Linears
 from converters.overflow import WideParts
@@ -18,10 +19,7 @@ from seap_export.activations.layers import Half
 from seap_export.families import LayerSpec, ModelSpec
 from seap_export.families.family import Projection
 
-__all__ = ["HEAD_DIM_MULTIPLE", "Logits", "decoder_graph"]
-
-#: Which positions' logits a graph gives.
-Logits = Literal["all", "last"]
+__all__ = ["HEAD_DIM_MULTIPLE", "decoder_graph"]
 
 #: GroupQueryAttention rotates heads whose width is a multiple of this.
 HEAD_DIM_MULTIPLE = 16
@@ -30,13 +28,9 @@ _QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
 
 
 def decoder_graph(
-    spec: ModelSpec,
-    weights: LazyWeights,
-    dialect: DialectName = "fused",
-    logits: Logits = "all",
-    wide: WideParts = _NOTHING_WIDE,
+    spec: ModelSpec, weights: LazyWeights, form: OnnxForm, wide: WideParts = _NOTHING_WIDE
 ) -> GraphBuilder:
-    """The whole graph; `weights` are referred to, not read.
+    """The whole graph; `weights`, given out in the form's precision, are referred to, not read.
 
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
     total_sequence_length] (1 for cached and new tokens, padded on the right), and for each layer i
@@ -45,7 +39,7 @@ def decoder_graph(
     that follow each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value`, which hold
     total_sequence_length positions.
     """
-    return _Decoder(spec, weights, dialect, logits, wide).graph()
+    return _Decoder(spec, weights, form, wide).graph()
 
 
 @dataclass(frozen=True)
@@ -59,22 +53,21 @@ class _Sublayer:
 class _Decoder:
     """Emits the nodes of one model, in the order they are computed."""
 
-    def __init__(
-        self, spec: ModelSpec, weights: LazyWeights, dialect: DialectName, logits: Logits, wide: WideParts
-    ) -> None:
-        self._spec, self._weights, self._logits, self._wide = spec, weights, logits, wide
+    def __init__(self, spec: ModelSpec, weights: LazyWeights, form: OnnxForm, wide: WideParts) -> None:
+        self._spec, self._weights, self._form, self._wide = spec, weights, form, wide
         self._g = GraphBuilder("decoder")
         self._dtype = weights.precision.onnx_dtype
         dims = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
         self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
         mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
-        self._dialect = open_dialect(dialect, self._g, self._ids, mask, *self._caches())
+        self._dialect = open_dialect(form.dialect, self._g, self._ids, mask, *self._caches())
         self._linears = Linears(self._g, weights, self._dialect)
 
     def graph(self) -> GraphBuilder:
         """Embedding, layers, last norm and LM head."""
         g, family = self._g, self._spec.family
         g.note("seap_export.cache", self._dialect.cache)
+        g.note(FORM_NOTE, json.dumps(self._form.to_json()))
         pasts = [self._past(index) for index in range(len(self._spec.layers))]
         embedded = self._linears.embedding(family.tensor("embed_tokens"), self._ids, "embed_tokens")
         stream = self._widened(embedded, "embed_tokens", is_needed=self._wide.stream)
@@ -100,7 +93,7 @@ class _Decoder:
         return op.KeyValues(key, value)
 
     def _outputs(self, logits: ir.Value, presents: list[op.KeyValues]) -> None:
-        length: int | str = 1 if self._logits == "last" else "sequence_length"
+        length: int | str = 1 if self._form.logits == "last" else "sequence_length"
         self._g.output(logits, "logits", ir.DataType.FLOAT, ["batch_size", length, self._spec.vocab_size])
         for index, present in enumerate(presents):
             kv_heads = self._layer(index).num_key_value_heads
@@ -195,7 +188,7 @@ class _Decoder:
         return self._narrowed(normed, name), stream
 
     def _lm_head(self, x: ir.Value) -> ir.Value:
-        if self._logits == "last":
+        if self._form.logits == "last":
             x = op.rows_at(self._g, x, self._dialect.last_places(), "last_token")
         is_tied = self._spec.tie_word_embeddings
         table = self._spec.family.tensor("embed_tokens" if is_tied else "lm_head")

@@ -9,10 +9,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from converters.decoder import HEAD_DIM_MULTIPLE, Logits, decoder_graph
-from converters.dialects import DialectName
+from converters.decoder import HEAD_DIM_MULTIPLE, decoder_graph
+from converters.form import OnnxForm
 from converters.overflow import WideParts, find_wide_parts
-from converters.precision import BLOCK_SIZES, Precision
+from converters.precision import BLOCK_SIZES
 from converters.weights import INLINE_BYTES, open_weights
 from seap_export.errors import EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
@@ -23,16 +23,14 @@ __all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 _PRODUCER = "seap-export"
-_FLOAT32 = Precision()
+_DEFAULT = OnnxForm()
 
 
 def write_onnx(
     model_folder: Path,
     out_folder: Path,
-    precision: Precision = _FLOAT32,
+    form: OnnxForm = _DEFAULT,
     *,
-    dialect: DialectName = "fused",
-    logits: Logits = "all",
     on_layer: Callable[[int], None] | None = None,
 ) -> None:
     """Writes a dense or pruned model as one ONNX graph for prefill and decode.
@@ -43,9 +41,7 @@ def write_onnx(
     Args:
         model_folder: Holds config.json and safetensors files.
         out_folder: An existing folder that receives model.onnx and model.onnx.data.
-        precision: What the graph computes in and stores.
-        dialect: The operators that it is written in.
-        logits: Whether the graph gives those of all positions or of each row's last token.
+        form: Precision, dialect and logits; its metadata tell it.
         on_layer: Called with a layer's index when the last of its weights is written.
 
     Raises:
@@ -55,14 +51,14 @@ def write_onnx(
     """
     config = read_json(model_folder / "config.json")
     spec = model_spec(config)
-    refuse_unsupported(spec, precision, dialect)
+    refuse_unsupported(spec, form)
     files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
     for file in files:
         if file.exists():
             raise UsageError(f"{file} exists already; give another folder or remove it")
-    weights = open_weights(model_folder, spec, precision)
-    wide = find_wide_parts(config, spec, weights.reader) if precision.dtype == "fp16" else WideParts()
-    model = decoder_graph(spec, weights, dialect, logits, wide).build(_PRODUCER)
+    weights = open_weights(model_folder, spec, form.precision)
+    wide = find_wide_parts(config, spec, weights.reader) if form.precision.dtype == "fp16" else WideParts()
+    model = decoder_graph(spec, weights, form, wide).build(_PRODUCER)
     try:
         _save(model, files[0], _LayerProgress(spec, model, on_layer) if on_layer else None)
     except BaseException as error:
@@ -74,15 +70,15 @@ def write_onnx(
         raise
 
 
-def refuse_unsupported(spec: ModelSpec, precision: Precision = _FLOAT32, dialect: DialectName = "fused") -> None:
+def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
     """Refuses a model that has no form as a graph.
 
     Raises:
         InputError: Its heads have a width that the attention operator cannot rotate.
         UsageError: Blocks do not fill the rows of its embedding, or the dialect has no operators for them.
     """
-    how = precision.quantization
-    if how is not None and dialect == "standard":
+    how = form.precision.quantization
+    if how is not None and form.dialect == "standard":
         raise UsageError("the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16")
     if how is not None and how.embeddings and spec.hidden_size % how.block_size:
         fitting = [str(size) for size in BLOCK_SIZES if spec.hidden_size % size == 0]

@@ -28,6 +28,7 @@ PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 BLOCK_SIZES = (32, 64, 128)
 
 _BITS: dict[str, int] = {"int8": 8, "int4": 4}
+_NAMES: dict[int, PrecisionName] = {8: "int8", 4: "int4"}
 _TORCH: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _ONNX: dict[Dtype, ir.DataType] = {
     "fp32": ir.DataType.FLOAT,
@@ -73,6 +74,15 @@ class Precision:
 
     dtype: Dtype = "fp32"
     quantization: BlockQuantization | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _TORCH:
+            raise ValueError(f"dtype must be one of {', '.join(_TORCH)}, not {self.dtype}")
+
+    @property
+    def name(self) -> PrecisionName:
+        """As users name it: by its weights."""
+        return self.dtype if self.quantization is None else _NAMES[self.quantization.bits]
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -153,6 +153,20 @@ def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensat
     return Plan(**{**fields, **values}, layers=tuple(layers))
 
 
+def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
+    """All layers of one shape, half as wide, but each keeps other groups, heads and neurons."""
+    own = source.spec.layers[0]
+    size, all_groups = own.heads_per_group, own.num_key_value_heads
+    layers = []
+    for index in range(len(source.spec.layers)):
+        groups = sorted((index + offset) % all_groups for offset in range({6: 3, 3: 2, 1: 1}[all_groups]))
+        heads = [
+            group * size + (index + group + offset) % size for group in groups for offset in range(max(size // 2, 1))
+        ]
+        layers.append(LayerPlan(size, tuple(groups), tuple(sorted(heads)), tuple(range(index, index + 48))))
+    return plan_of(source, layers, compensation, layout="uniform", **values)
+
+
 def micro_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
     """The first layer stays whole, the second loses heads, a KV group and neurons, the last one heads only."""
     own = source.spec.layers[0]

@@ -10,27 +10,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.runtime.providers import one_line
 from seap_export.runtime.session import ORT_ERRORS
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
+from seap_export.runtime.tensors import ELEMENTS, Element
 
 __all__ = ["OnnxRunner"]
 
 Logits = NDArray[np.floating]
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
 
 
 class OnnxRunner:
-    """One generation after another with one session; `prefill` starts anew, `step` goes on."""
+    """One generation after another with one session; `prefill` starts anew, `step` goes on.
+
+    Attributes:
+        gives_last_only: Whether the graph gives the logits of each row's last token only.
+    """
 
     def __init__(self, session: ort.InferenceSession) -> None:
         """Reads each layer's KV heads from the session's inputs.
@@ -50,10 +53,12 @@ class OnnxRunner:
             raise ArtifactError(f"the ONNX graph's inputs are not those of a decoder with a KV cache: {list(inputs)}")
         self._empty = {name: _empty_cache(item) for name, item in caches.items()}
         self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in caches)]
-        missing = sorted(set(self._outputs) - {item.name for item in session.get_outputs()})
+        outputs = session.get_outputs()
+        missing = sorted(set(self._outputs) - {item.name for item in outputs})
         if missing:
             raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}")
-        self._past: dict[str, NDArray[np.floating]] = {}
+        self.gives_last_only = next(item.shape[1:2] == [1] for item in outputs if item.name == "logits")
+        self._past: dict[str, ort.OrtValue] = {}
         self._mask: NDArray[np.int64] = np.zeros((0, 0), np.int64)
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int]) -> Logits:
@@ -64,7 +69,7 @@ class OnnxRunner:
             lengths: The real tokens of each row, 1 to S; logits behind them mean nothing.
 
         Returns:
-            [B, S, V].
+            [B, S, V], or [B, 1, V] where the graph gives the logits of each row's last token only.
 
         Raises:
             ParityFailure: The graph does not run, or returns logits of another shape.
@@ -74,7 +79,7 @@ class OnnxRunner:
         if real.shape != (rows,) or real.min() < 1 or real.max() > width:
             raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
         self._mask = (np.arange(width) < real[:, None]).astype(np.int64)
-        self._past = {name: np.repeat(cache, rows, axis=0) for name, cache in self._empty.items()}
+        self._past = {name: cache.values(rows) for name, cache in self._empty.items()}
         return self._run(input_ids, what="prefill")
 
     def step(self, next_ids: Sequence[int]) -> Logits:
@@ -96,29 +101,45 @@ class OnnxRunner:
         return self._run(input_ids, what="a decode step")[:, 0]
 
     def _run(self, input_ids: NDArray[np.int64], what: str) -> Logits:
-        feeds = {"input_ids": input_ids, "attention_mask": self._mask, **self._past}
+        tokens = {"input_ids": input_ids, "attention_mask": self._mask}
+        feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in tokens.items()}
         try:
-            logits, *present = self._session.run(self._outputs, feeds)
+            found, *present = self._session.run_with_ort_values(self._outputs, feeds | self._past)
         except ORT_ERRORS as error:
             raise _run_failure(what, error) from error
-        if logits.ndim != 3 or logits.shape[:2] != input_ids.shape:
+        logits: Logits = found.numpy()
+        rows, length = input_ids.shape[0], 1 if self.gives_last_only else input_ids.shape[1]
+        if logits.ndim != 3 or logits.shape[:2] != (rows, length):
             raise ParityFailure(
                 f"the ONNX graph's logits of {what} have the shape {list(logits.shape)}; expected "
-                f"[{input_ids.shape[0]}, {input_ids.shape[1]}, vocabulary]"
+                f"[{rows}, {length}, vocabulary]"
             )
         self._past = dict(zip(self._past, present, strict=True))
         return logits
 
 
-def _empty_cache(item: Any) -> NDArray[np.floating]:
-    """[1, KV heads, 0, head size] for one cache input of the graph."""
+@dataclass(frozen=True)
+class _EmptyCache:
+    """A cache input of the graph before the first token."""
+
+    heads: int
+    size: int
+    element: Element
+
+    def values(self, rows: int) -> ort.OrtValue:
+        """[rows, KV heads, 0, head size]."""
+        nothing = np.zeros((rows, self.heads, 0, self.size), self.element.storage)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(nothing, self.element.onnx)
+
+
+def _empty_cache(item: Any) -> _EmptyCache:
     _, heads, _, size = item.shape
-    if not isinstance(heads, int) or not isinstance(size, int) or item.type not in _DTYPES:
+    if not isinstance(heads, int) or not isinstance(size, int) or item.type not in ELEMENTS:
         raise ArtifactError(
-            f"the ONNX graph's input {item.name} is {item.type} {item.shape}; expected a float32 or float16 tensor "
-            "with a fixed number of KV heads in dimension 1 and a fixed head size in dimension 3"
+            f"the ONNX graph's input {item.name} is {item.type} {item.shape}; expected a float32, float16 or bfloat16 "
+            "tensor with a fixed number of KV heads in dimension 1 and a fixed head size in dimension 3"
         )
-    return np.zeros((1, heads, 0, size), _DTYPES[item.type])
+    return _EmptyCache(heads, size, ELEMENTS[item.type])
 
 
 def _run_failure(what: str, error: Exception) -> Exception:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from converters.blocks import in_float_activations
+from converters.form import read_form
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
@@ -19,8 +23,10 @@ from seap_export.sources.config import read_json
 from validation.logit_store import LogitStore, StoredLogits
 from validation.metrics import LogitComparison
 from validation.onnx_runner import OnnxRunner
+from validation.profiles import TOLERANCE, Pass, passes
 from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
 from validation.report import ParityReport, StageResult
+from validation.rounding import round_weights
 from validation.torch_runner import open_torch_runner
 
 __all__ = ["run_parity"]
@@ -45,11 +51,16 @@ def run_parity(
     provider: str = "cpu",
     threads: int | None = None,
     decode_steps: int = 8,
-    tolerance: float = 1e-3,
+    tolerance: float = TOLERANCE,
+    kl_tolerance: float | None = None,
     max_prompt_tokens: int = 128,
     on_progress: Progress | None = None,
 ) -> ParityReport:
     """Compares every logit of `onnx_folder`/model.onnx with the float32 model in `hf_folder`.
+
+    The graph says in which form it was written. Where its weights are int8 or int4, the reference has the same
+    rounded weights, and on the CPU the graph also runs with activations that are not rounded: then nothing but the
+    order of sums differs. Limits: see `validation.profiles`.
 
     Each prompt is run alone, then three of different lengths as a batch padded on the right: the prompt, then
     `decode_steps` tokens one at a time. Both sides are fed the tokens that torch chooses greedily.
@@ -62,7 +73,9 @@ def run_parity(
         provider: "cpu" or "cuda", for ONNX Runtime; torch always runs on the CPU.
         threads: Threads of either; None: all cores this process may use.
         decode_steps: At least 1.
-        tolerance: Largest absolute difference of a logit that passes.
+        tolerance: Largest absolute difference of a logit that passes where the graph computes in float32.
+        kl_tolerance: Largest mean KL divergence, nats a token, that passes where it computes in less; None: by
+            precision.
         max_prompt_tokens: Longer prompts are cut; at least 3, and never more than the model's positions allow.
         on_progress: Called with a line about each sequence or case before it runs.
 
@@ -76,24 +89,27 @@ def run_parity(
         EnvironmentFailure: The execution provider cannot be had, or memory or disk space runs out.
         ParityFailure: The graph does not run at all.
     """
-    _check_arguments(decode_steps, tolerance, max_prompt_tokens)
+    _check_arguments(decode_steps, tolerance, kl_tolerance, max_prompt_tokens)
     say = on_progress or (lambda line: None)
     threads = threads if threads is not None else available_threads()
-    spec = _model_spec(hf_folder)
+    spec, model = _model_spec(hf_folder), onnx_folder / "model.onnx"
     limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
     sequences = tokenize_prompts(hf_folder, prompts, max_tokens=limit, vocab_size=spec.vocab_size)
-    cases = parity_cases(sequences)
+    cases, form = parity_cases(sequences), read_form(model)
     with LogitStore() as store:
-        references = _run_torch(hf_folder, cases, decode_steps, threads, store, say)
-        session = open_session(onnx_folder / "model.onnx", provider, threads)
-        runner = OnnxRunner(session)
+        prepare = partial(round_weights, spec=spec, precision=form.precision)
+        references = _run_torch(hf_folder, prepare, cases, decode_steps, threads, store, say)
         stages: list[StageResult] = []
-        for case in cases:
-            say(f"onnx: {case.name}")
-            stages += _compare(case, references, runner, store)
+        for own in passes(form.precision, provider, tolerance, kl_tolerance):
+            graph = in_float_activations(model) if own.in_float else None
+            session = open_session(model, provider, threads, graph=graph)
+            runner = OnnxRunner(session)
+            for case in cases:
+                say(f"onnx: {case.name}{own.suffix}")
+                stages += _compare(case, own, references, runner, store)
     return ParityReport(
         stages=tuple(stages),
-        tolerance=tolerance,
+        form=form,
         provider_asked=provider,
         provider_obtained=session.get_providers()[0],
         nodes=nodes_by_provider(session),
@@ -105,11 +121,12 @@ def run_parity(
     )
 
 
-def _check_arguments(decode_steps: int, tolerance: float, max_prompt_tokens: int) -> None:
+def _check_arguments(decode_steps: int, tolerance: float, kl_tolerance: float | None, max_prompt_tokens: int) -> None:
     if decode_steps < 1:
         raise UsageError(f"parity needs at least one decode step, not {decode_steps}")
-    if not 0 < tolerance < float("inf"):
-        raise UsageError(f"the tolerance must be a positive number, not {tolerance}")
+    for limit in (tolerance, kl_tolerance):
+        if limit is not None and not 0 < limit < float("inf"):
+            raise UsageError(f"a tolerance must be a positive number, not {limit}")
     if max_prompt_tokens < BATCH_ROWS:
         raise UsageError(f"prompts need at least {BATCH_ROWS} tokens, not {max_prompt_tokens}")
 
@@ -132,12 +149,18 @@ def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) ->
 
 
 def _run_torch(
-    folder: Path, cases: Sequence[Case], steps: int, threads: int, store: LogitStore, say: Progress
+    folder: Path,
+    prepare: Callable[[Any], None],
+    cases: Sequence[Case],
+    steps: int,
+    threads: int,
+    store: LogitStore,
+    say: Progress,
 ) -> dict[TokenIds, _Reference]:
-    """The reference of every different row; the model is gone when this returns."""
+    """The reference of every different row, once the model is prepared; it is gone when this returns."""
     rows = list(dict.fromkeys(row for case in cases for row in case.rows))
     references: dict[TokenIds, _Reference] = {}
-    with open_torch_runner(folder, threads) as runner:
+    with open_torch_runner(folder, threads, prepare) as runner:
         for index, row in enumerate(rows):
             say(f"torch: sequence {index + 1} of {len(rows)}")
             run = runner.run(row, steps)
@@ -146,23 +169,25 @@ def _run_torch(
 
 
 def _compare(
-    case: Case, references: dict[TokenIds, _Reference], runner: OnnxRunner, store: LogitStore
+    case: Case, own: Pass, references: dict[TokenIds, _Reference], runner: OnnxRunner, store: LogitStore
 ) -> tuple[StageResult, StageResult]:
     truths = [references[row] for row in case.rows]
     prefill, decode = LogitComparison(), LogitComparison()
     lengths = [len(row) for row in case.rows]
     logits = runner.prefill(_padded(case.rows), lengths)
     for row, (truth, length) in enumerate(zip(truths, lengths, strict=True)):
-        prefill.update(store.get(truth.prefill), logits[row, :length], row=row)
+        first = length - 1 if runner.gives_last_only else 0
+        found = logits[row] if runner.gives_last_only else logits[row, :length]
+        prefill.update(store.get(truth.prefill)[first:], found, row=row, first_position=first)
     expected = [store.get(truth.decode) for truth in truths]
     for step, next_ids in enumerate(zip(*(truth.forced for truth in truths), strict=True)):
         logits = runner.step(next_ids)
         for row in range(len(truths)):
             decode.update(expected[row][step : step + 1], logits[row : row + 1], row=row, first_position=step)
-    rows = len(case.rows)
+    name, rows = f"{case.name}{own.suffix}", len(case.rows)
     return (
-        StageResult(case.name, "prefill", rows, prefill.figures()),
-        StageResult(case.name, "decode", rows, decode.figures()),
+        StageResult(name, "prefill", rows, prefill.figures(), own.limit),
+        StageResult(name, "decode", rows, decode.figures(), own.limit),
     )
 
 

@@ -7,14 +7,26 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, Literal
 
+from converters.form import OnnxForm
 from validation.metrics import Defect, LogitFigures, Place
+from validation.profiles import Figure, Limit
 
 __all__ = ["SCHEMA", "ParityReport", "StageResult", "round_up"]
 
-SCHEMA = "seap-export/parity/1"
+SCHEMA = "seap-export/parity/2"
 _WORKING_OPERATORS = frozenset(
-    {"FusedMatMul", "GroupQueryAttention", "MatMul", "RMSNormalization", "SkipSimplifiedLayerNormalization"}
+    {
+        "Attention",
+        "FusedMatMul",
+        "GroupQueryAttention",
+        "MatMul",
+        "MatMulNBits",
+        "RMSNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }
 )
+_FIGURE_WORDS: dict[Figure, str] = {"max_abs": "max abs", "mean_kl": "mean KL"}
+_OPTIONS: dict[Figure, str] = {"max_abs": "--tolerance", "mean_kl": "--kl-tolerance"}
 _DEFECT_WORDS = {"nan": "NaN", "inf": "Inf"}
 
 
@@ -34,24 +46,29 @@ class StageResult:
     stage: Literal["prefill", "decode"]
     rows: int
     figures: LogitFigures
+    limit: Limit
 
     def at(self, place: Place) -> str:
         """The place in words."""
         position = "position" if self.stage == "prefill" else "decode step"
         return f"case '{self.case}', row {place.row}, {position} {place.position}, token id {place.token_id}"
 
-    def reasons(self, tolerance: float) -> list[str]:
+    @property
+    def reasons(self) -> list[str]:
         """Why this stage fails; empty if it passes."""
         reasons = [self._defect(defect) for defect in self.figures.defects]
-        if self.exceeds(tolerance) and self.figures.max_abs is not None and self.figures.worst is not None:
-            reasons.append(
-                f"max abs {round_up(self.figures.max_abs, 3):g} > {tolerance:g} at {self.at(self.figures.worst)}"
-            )
+        found = self.limit.found(self.figures)
+        if self.limit.is_exceeded(self.figures) and found is not None and self.figures.worst is not None:
+            figure = _FIGURE_WORDS[self.limit.figure]
+            largest = "" if self.limit.figure == "max_abs" else "the largest difference of a logit "
+            where = f"{largest}at {self.at(self.figures.worst)}"
+            reasons.append(f"{figure} {round_up(found, 3):g} > {self.limit.value:g}{';' if largest else ''} {where}")
         return reasons
 
-    def exceeds(self, tolerance: float) -> bool:
-        """Whether a finite logit differs by more than `tolerance`."""
-        return self.figures.max_abs is not None and self.figures.max_abs > tolerance
+    @property
+    def excess(self) -> float:
+        """How many times its limit the figure is; 0 where nothing is finite."""
+        return (self.limit.found(self.figures) or 0.0) / self.limit.value
 
     def _defect(self, defect: Defect) -> str:
         if defect.kind == "shape":
@@ -68,7 +85,7 @@ class ParityReport:
 
     Attributes:
         stages: Prefill and decode of every case.
-        tolerance: Largest |reference - candidate| of a logit that passes.
+        form: In which the graph was written.
         provider_asked: "cpu" or "cuda".
         provider_obtained: The execution provider that the session named first.
         nodes: Nodes of each operator that each execution provider ran, or None if ONNX Runtime does not tell.
@@ -80,7 +97,7 @@ class ParityReport:
     """
 
     stages: tuple[StageResult, ...]
-    tolerance: float
+    form: OnnxForm
     provider_asked: str
     provider_obtained: str
     nodes: Mapping[str, Mapping[str, int]] | None
@@ -91,21 +108,19 @@ class ParityReport:
     prompt_sha256: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.tolerance > 0:
-            raise ValueError("the tolerance must be positive")
         if {result.stage for result in self.stages} != {"prefill", "decode"}:
             raise ValueError("a parity report needs both prefill and decode")
 
     @property
     def passed(self) -> bool:
-        """Whether every logit is finite and within the tolerance."""
+        """Whether every logit is finite and every figure within its limit."""
         return not self.reasons
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the run fails, what no tolerance excuses first, then the largest differences; empty if it passes."""
-        ranked = sorted(self.stages, key=lambda result: (not result.figures.defects, -(result.figures.max_abs or 0.0)))
-        return (*self._misplaced(), *(reason for result in ranked for reason in result.reasons(self.tolerance)))
+        ranked = sorted(self.stages, key=lambda result: (not result.figures.defects, -result.excess))
+        return (*self._misplaced(), *(reason for result in ranked for reason in result.reasons))
 
     def _misplaced(self) -> list[str]:
         """Operators that do the model's work on another provider; arithmetic on shapes may run anywhere."""
@@ -133,22 +148,32 @@ class ParityReport:
         return max((r.figures.mean_kl for r in self.stages if r.figures.mean_kl is not None), default=None)
 
     @property
-    def smallest_passing_tolerance(self) -> float | None:
-        """`max_abs` rounded up to two significant digits; None if no tolerance would pass."""
-        if self.max_abs is None or self._misplaced() or any(result.figures.defects for result in self.stages):
+    def limits(self) -> dict[Figure, float]:
+        """The figures that were judged, and the largest value of each that passes."""
+        return {result.limit.figure: result.limit.value for result in self.stages}
+
+    @property
+    def smallest_passing_limits(self) -> dict[Figure, float] | None:
+        """The largest value found of each figure judged, to two digits rounded up; None if no limits would pass."""
+        found: dict[Figure, float] = dict.fromkeys(self.limits, 0.0)
+        if self._misplaced() or any(result.figures.defects for result in self.stages):
             return None
-        return round_up(self.max_abs)
+        for result in self.stages:
+            own = result.limit.found(result.figures)
+            if own is None:
+                return None
+            found[result.limit.figure] = max(found[result.limit.figure], own)
+        return {figure: round_up(value) for figure, value in found.items()}
 
     def summary(self) -> str:
         """The verdict in one line; for a failed run, the worst reason and a tolerance in a second one."""
         tokens = sum(result.figures.tokens for result in self.stages)
         prompts = _counted(len(self.prompt_sha256), "prompt")
         divergence = max((r.figures.max_kl or 0.0 for r in self.stages), default=0.0)
-        largest = "no finite logits" if self.max_abs is None else f"max abs {self.max_abs:.2g}"
         line = (
-            f"parity {'passed' if self.passed else 'FAILED'}: {largest} (tolerance {self.tolerance:g}), max KL "
+            f"parity {'passed' if self.passed else 'FAILED'}: {', '.join(self._judged())}, max KL "
             f"{divergence:.1e} nats, top-1 {self.top1_agreement:.1%} over {tokens} tokens of {prompts} "
-            f"on {self.provider_obtained}"
+            f"in {self.form.precision.name} on {self.provider_obtained}"
         )
         return line if self.passed else f"{line}\n{self.failure()}"
 
@@ -157,9 +182,26 @@ class ParityReport:
         if self.passed:
             return ""
         more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
-        tolerance = self.smallest_passing_tolerance
-        hint = "no tolerance would pass" if tolerance is None else f"a tolerance of {tolerance:g} would pass"
-        return f"{self.reasons[0]}{more}; {hint}"
+        return f"{self.reasons[0]}{more}; {self._hint()}"
+
+    def _judged(self) -> list[str]:
+        """Each figure that was judged, and its limit."""
+        parts = []
+        for figure, limit in self.limits.items():
+            own = [r.limit.found(r.figures) for r in self.stages if r.limit.figure == figure]
+            finite = [value for value in own if value is not None]
+            found = f"{_FIGURE_WORDS[figure]} {max(finite):.2g}" if finite else "no finite logits"
+            parts.append(f"{found} (tolerance {limit:g})")
+        return parts
+
+    def _hint(self) -> str:
+        """The options that would have let it pass."""
+        smallest = self.smallest_passing_limits
+        if smallest is None:
+            return "no tolerance would pass"
+        exceeded = [figure for figure, limit in self.limits.items() if smallest[figure] > limit]
+        options = " ".join(f"{_OPTIONS[figure]} {smallest[figure]:g}" for figure in exceeded)
+        return f"{options} would pass"
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; the same run gives the same text, without times and paths."""
@@ -171,8 +213,9 @@ class ParityReport:
             "max_abs": self.max_abs,
             "top1_agreement": self.top1_agreement,
             "mean_kl_nats": self.mean_kl,
-            "tolerance": self.tolerance,
-            "smallest_passing_tolerance": self.smallest_passing_tolerance,
+            "form": self.form.to_json(),
+            "limits": self.limits,
+            "smallest_passing_limits": self.smallest_passing_limits,
             "provider": {
                 "asked": self.provider_asked,
                 "obtained": self.provider_obtained,
@@ -184,7 +227,14 @@ class ParityReport:
             "max_prompt_tokens": self.max_prompt_tokens,
             "decode_steps": self.decode_steps,
             "cases": [
-                {"case": r.case, "stage": r.stage, "rows": r.rows, **_figures_json(r.figures)} for r in self.stages
+                {
+                    "case": r.case,
+                    "stage": r.stage,
+                    "rows": r.rows,
+                    "judged_by": r.limit.figure,
+                    **_figures_json(r.figures),
+                }
+                for r in self.stages
             ],
         }
 

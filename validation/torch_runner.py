@@ -10,7 +10,7 @@ import contextlib
 import gc
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,21 @@ class TorchRunner:
 
 
 @contextlib.contextmanager
-def open_torch_runner(folder: Path, threads: int) -> Iterator[TorchRunner]:
+def open_torch_runner(
+    folder: Path, threads: int, prepare: Callable[[Any], None] = lambda model: None
+) -> Iterator[TorchRunner]:
     """Loads a model folder; its memory is given back when the context ends.
 
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
         threads: torch's threads while the context lasts.
+        prepare: Called with the model before it runs.
 
     Raises:
         ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
     """
     with open_torch_model(folder, threads, attention="eager") as model:
+        prepare(model)
         yield TorchRunner(model)
 
 

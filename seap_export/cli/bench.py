@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.form import form_of, form_options
 from seap_export.cli.options import PathType, force_option, output_options
-from seap_export.cli.precision import precision_of, precision_options
 
 if TYPE_CHECKING:
     from validation.speed.report import SpeedReport, Speedup
@@ -37,22 +37,22 @@ __all__ = ["bench_command"]
     type=click.Choice(["torch", "onnxruntime"]),
     help="What runs the models; torch runs on the CPU, in fp32.  [default: both]",
 )
-@precision_options
-@click.option(
-    "--logits",
-    type=click.Choice(["all", "last"]),
-    default="last",
-    show_default=True,
-    help="Logits that the ONNX files give; torch computes the last ones.",
-)
+@form_options(logits="last")
 @click.option("--threads", type=int, help="Threads of each engine.  [default: all cores]")
 @click.option("--runs", type=int, default=5, show_default=True, help="Runs of each model, in turn.")
 @click.option("--steps", type=int, default=16, show_default=True, help="Decode steps of a run.")
 @click.option("--out", type=PathType(), help="Write the report there as JSON; nothing is written without it.")
+@click.option("--chart", type=PathType(), help="Draw the speed-ups there, a .svg or .png file.")
 @force_option
 @output_options
 def bench_command(
-    console: Console, paths: tuple[str, ...], dense: str, out: Path | None, force: bool, **options: Any
+    console: Console,
+    paths: tuple[str, ...],
+    dense: str,
+    out: Path | None,
+    chart: Path | None,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Time the variants at PATH beside their dense model: time to the first token, and of each token after it.
 
@@ -63,19 +63,25 @@ def bench_command(
 
     \b
     Examples:
-      seap-export bench pruned --dense ./SmolLM2-135M
+      seap-export bench pruned --dense ./SmolLM2-135M --out bench.json --chart bench.svg
       seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --engine onnxruntime --depth 512
     """
     from seap_export.pipeline.bench import BenchRequest, bench
     from seap_export.pipeline.outputs import write_whole
+    from seap_export.pipeline.speed_chart import check_chart, write_speed_chart
 
-    precision = precision_of(options)
+    form = form_of(options)
     defaults = {name: value for name, value in options.items() if value not in ((), None)}
-    request = BenchRequest(precision=precision, **defaults)
-    with write_whole(out, force=force) if out else nullcontext() as target:
+    request = BenchRequest(form=form, **defaults)
+    if chart:
+        check_chart(chart)
+    files = [write_whole(path, force=force) if path else nullcontext() for path in (out, chart)]
+    with files[0] as target, files[1] as picture:
         report = bench(paths, dense, request, console)
         if target:
             target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+        if picture:
+            write_speed_chart(report, picture)
     for complaint in report.complaints:
         console.warn(complaint)
     console.result(report.to_json(), _summary(report))

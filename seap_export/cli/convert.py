@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, megabytes
+from seap_export.cli.form import form_of, form_options
 from seap_export.cli.options import PathType, force_option, out_option, output_options
-from seap_export.cli.precision import precision_of, precision_options
 
 __all__ = ["convert_command"]
 
@@ -17,32 +17,10 @@ __all__ = ["convert_command"]
 @click.command("convert")
 @click.argument("folder", type=PathType())
 @out_option("Folder for model.onnx, its data, the tokenizer and genai_config.json.")
-@precision_options
-@click.option(
-    "--dialect",
-    type=click.Choice(["fused", "standard"]),
-    default="fused",
-    show_default=True,
-    help="ONNX Runtime's fused operators, or those of the ONNX standard alone.",
-)
-@click.option(
-    "--logits",
-    type=click.Choice(["all", "last"]),
-    default="all",
-    show_default=True,
-    help="Of all positions, or of each prompt's last token: faster to generate with.",
-)
+@form_options(logits="all")
 @force_option
 @output_options
-def convert_command(
-    console: Console,
-    folder: Path,
-    out: Path,
-    dialect: Any,
-    logits: Any,
-    force: bool,
-    **options: Any,
-) -> None:
+def convert_command(console: Console, folder: Path, out: Path, force: bool, **options: Any) -> None:
     """Write the model in FOLDER, pruned by this tool or dense, as an ONNX graph for ONNX Runtime.
 
     \b
@@ -55,12 +33,12 @@ def convert_command(
     from seap_export.pipeline.outputs import write_whole
     from seap_export.sources.config import read_json
 
-    precision = precision_of(options)
+    form = form_of(options)
     spec = model_spec(read_json(folder / "config.json"))
     with (
         write_whole(out, marker=GENAI_CONFIG, force=force) as target,
         console.bar("writing ONNX", len(spec.layers)) as advance,
     ):
-        convert_folder(folder, target, advance, precision=precision, dialect=dialect, logits=logits)
+        convert_folder(folder, target, form, advance)
     size = sum(path.stat().st_size for path in out.iterdir())
     console.result({"folder": str(out), "bytes": size}, f"{out}: {megabytes(size)}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, difference, megabytes, table
+from seap_export.cli.form import form_options
 from seap_export.cli.options import (
     calibration_options,
     force_option,
@@ -34,6 +35,7 @@ __all__ = ["export_command"]
 @calibration_options
 @plan_options
 @router_options
+@form_options(logits="all")
 @parity_options
 @click.option("--dry-run", is_flag=True, help="Check the inputs, say what would be made, write nothing.")
 @force_option
@@ -57,6 +59,7 @@ def export_command(
       seap-export export ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --ratio 0.2 --out pruned
       seap-export export model.gguf --task a=a.txt --task b=b.toml --general --ratio 0.2 --ratio 0.5 --out pruned
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --method flap --ratio 0.5 --out baseline
+      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
     """
     from seap_export.cli.settings import export_request
     from seap_export.errors import ParityFailure
@@ -101,11 +104,12 @@ def _summary(made: dict[str, Any], dense: int, out: Path) -> str:
             megabytes(variant["bytes"]["hf"]),
             megabytes(variant["bytes"]["onnx"]),
             difference(variant["parity"]["max_abs"]),
+            difference(variant["parity"]["mean_kl_nats"]),
             variant["parity"]["verdict"],
         ]
         for name, variant in made.items()
     ]
-    header = ["variant", "ratio", "achieved", "parameters", "of dense", "hf", "onnx", "max abs", "parity"]
+    header = ["variant", "ratio", "achieved", "parameters", "of dense", "hf", "onnx", "max abs", "mean KL", "parity"]
     return f"{table(header, rows)}\nwritten to {out}"
 
 

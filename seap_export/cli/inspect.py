@@ -84,7 +84,7 @@ def _variant_text(result: dict[str, Any]) -> str:
         [
             f"{result['task']}, made for {_weights(result['weights'])}",
             f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
-            f"compensation {result['compensation']}",
+            f"compensation {result['compensation']}, layout {result['layout']}",
             f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
             "parity: "
             + (f"{parity['verdict']}, max abs {difference(parity['max_abs'])}" if parity else "not checked yet"),

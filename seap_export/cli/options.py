@@ -116,6 +116,13 @@ plan_options = _chained(
     click.option("--x0", type=float, help="Midpoint of the logistic curve.  [default: 0.3]"),
     click.option("--protect-first", type=int, help="First layers left whole.  [default: 2 on a curve, else 0]"),
     click.option("--protect-last", type=int, help="Last layers left whole.  [default: 2 on a curve, else 0]"),
+    click.option(
+        "--layout",
+        type=click.Choice(["per-layer", "uniform"]),
+        default="per-layer",
+        show_default=True,
+        help="Each layer its own shape, or all the same, for programs that know only such models.",
+    ),
     click.option("--align", type=int, help="Neuron counts are multiples of this.  [default: 16]"),
     click.option(
         "--mix-scores",
@@ -149,9 +156,11 @@ router_options = _chained(
 
 parity_options = _chained(
     click.option(
-        "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Execution provider."
+        "--tolerance", type=float, default=1e-3, show_default=True, help="Largest difference of a logit, in fp32."
     ),
-    click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Largest difference of a logit."),
+    click.option(
+        "--kl-tolerance", type=float, help="Largest mean KL divergence in less, nats a token.  [default: by precision]"
+    ),
     click.option("--decode-steps", type=int, default=8, show_default=True, help="Tokens decoded with the cache."),
     click.option("--prompts", type=int, default=4, show_default=True, help="Held-out prompts compared."),
     click.option("--threads", type=int, help="Threads of the comparison.  [default: all cores]"),

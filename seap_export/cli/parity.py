@@ -22,6 +22,9 @@ __all__ = ["parity_command"]
     help="A corpus of prompts (JSONL, Parquet, text; no task file).  [default: the held-out texts of the export]",
 )
 @click.option("--out", type=PathType(), help="Write the report there; nothing is written without it.")
+@click.option(
+    "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Execution provider."
+)
 @parity_options
 @force_option
 @output_options

@@ -29,7 +29,7 @@ __all__ = ["prune_command"]
 def prune_command(
     console: Console, model: str, plan_file: Path, calibrations: tuple[Path, ...], out: Path, force: bool
 ) -> None:
-    """Write MODEL shrunk as a plan says: safetensors, config, tokenizer and the code that loads it.
+    """Write MODEL shrunk as a plan says: safetensors, config, tokenizer, and code where its layers differ in shape.
 
     \b
     Example:
@@ -38,16 +38,26 @@ def prune_command(
     from seap_export.pipeline.mixtures import open_mixture_of
     from seap_export.pipeline.outputs import write_whole
     from seap_export.plan.plan import read_plan
-    from seap_export.shrink.write import MODELING_FILES, write_shrunk_model
+    from seap_export.shrink.write import write_shrunk_model
     from seap_export.sources.source import open_source
 
     plan, source = read_plan(plan_file), open_source(model)
     statistics = open_mixture_of(plan, calibrations)
     console.say(f"hashing {source.name}")
     with (
-        write_whole(out, marker=MODELING_FILES[0], force=force) as folder,
+        write_whole(out, marker=_marker(out), force=force) as folder,
         console.bar("shrinking", len(plan.layers)) as advance,
     ):
         write_shrunk_model(source, plan, statistics, folder, advance)
     parameters = plan.shrunk_spec(source.spec).num_parameters()
     console.result({"folder": str(out), "num_parameters": parameters}, f"{out}: {parameters:,} parameters")
+
+
+def _marker(out: Path) -> str:
+    """The file by which --force knows a pruned model, and no other, at `out`."""
+    from seap_export.families import is_pruned
+    from seap_export.shrink.write import MODELING_FILES
+    from seap_export.sources.config import read_json
+
+    config = out / "config.json"
+    return config.name if config.is_file() and is_pruned(read_json(config)) else MODELING_FILES[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from seap_export.cli.form import form_of
 from seap_export.corpus import parse_tasks
 from seap_export.errors import UsageError
 from seap_export.pipeline.export import ExportRequest
@@ -29,7 +30,7 @@ def plan_settings(options: dict[str, Any]) -> PlanSettings:
         UsageError: They contradict each other, or a value is out of range.
     """
     method, reconstruction = options.pop("method"), options.pop("reconstruction")
-    changes = {name: options.pop(name) for name in ("score", "align", "balance", "ridge")}
+    changes = {name: options.pop(name) for name in ("score", "align", "balance", "ridge", "layout")}
     changes |= {"mix": options.pop("mix_scores"), "compensation": options.pop("compensate")}
     sparsity = {"kind": options.pop("sparsity")}
     sparsity |= {name: options.pop(name) for name in ("k", "x0", "protect_first", "protect_last", "budget", "context")}
@@ -46,9 +47,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def parity_settings(options: dict[str, Any]) -> ParitySettings:
     """Takes its own options out of `options`."""
-    return ParitySettings(
-        **{name: options.pop(name) for name in ("provider", "tolerance", "decode_steps", "prompts", "threads")}
-    )
+    names = ("provider", "tolerance", "kl_tolerance", "decode_steps", "prompts", "threads")
+    return ParitySettings(**{name: options.pop(name) for name in names})
 
 
 def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dict[str, Any]) -> ExportRequest:
@@ -56,6 +56,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     parsed = parse_tasks(tasks)
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
+    form = form_of(options)
     router, threshold = options.pop("router"), options.pop("threshold")
     if threshold is not None and not router:
         raise UsageError("--threshold is of the router; leave out --no-router, or the threshold")
@@ -67,5 +68,6 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         ratios=ratios,
         calibration=calibration_settings(options),
         plan=plan_settings(options),
+        form=form,
         parity=parity_settings(options),
     )

@@ -1,15 +1,17 @@
 """The model families, each described by one small TOML file beside this module."""
 
-from seap_export.families.family import Family, family_of_gguf, family_of_model_type, supported_families
-from seap_export.families.spec import LayerSpec, ModelSpec, RopeSpec, model_spec
+from seap_export.families.family import Family, family_of_gguf, family_of_model_type, is_pruned, supported_families
+from seap_export.families.spec import LayerSpec, ModelSpec, RopeSpec, dense_config, model_spec
 
 __all__ = [
     "Family",
     "LayerSpec",
     "ModelSpec",
     "RopeSpec",
+    "dense_config",
     "family_of_gguf",
     "family_of_model_type",
+    "is_pruned",
     "model_spec",
     "supported_families",
 ]

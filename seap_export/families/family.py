@@ -14,18 +14,23 @@ from seap_export.errors import InputError
 
 __all__ = [
     "PROJECTIONS",
+    "PRUNED_FROM",
     "PRUNED_PREFIX",
     "Family",
     "Projection",
     "family_of_gguf",
     "family_of_model_type",
+    "is_pruned",
     "supported_families",
 ]
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
-#: A pruned model's `model_type` is its family's with this prefix.
+#: The `model_type` of a pruned model whose layers differ is its family's with this prefix.
 PRUNED_PREFIX = "seap_"
+#: Key of a pruned model whose layers are alike, with its family's own `model_type`: what the dense model has for the
+#: keys of config.json that pruning changed.
+PRUNED_FROM = "pruned_from"
 _WINDOWS = ("never", "every_layer", "layer_types")
 
 
@@ -41,6 +46,8 @@ class Family:
         sliding_window: Which layers attend within `config.sliding_window`.
         tokenizer_json_as_it_is: Whether transformers 5 reads tokenizer.json unchanged for this `model_type`, whatever
             class tokenizer_config.json names.
+        heads_divide_hidden_size: Whether transformers 5 refuses a plain config of this `model_type` whose number of
+            query heads does not divide its hidden size, although the size of a head is given.
         names: Tensor names; those of a layer are relative to `names["layer"]`, projections lack the suffix.
         biases: For each projection True, or the config key that switches its bias on.
         defaults: What transformers takes for keys that a config.json leaves out.
@@ -55,6 +62,7 @@ class Family:
     gguf_architecture: str | None = None
     gguf_rotary_rows_permuted: bool = False
     tokenizer_json_as_it_is: bool = False
+    heads_divide_hidden_size: bool = False
 
     def __post_init__(self) -> None:
         if self.sliding_window not in _WINDOWS:
@@ -72,6 +80,23 @@ class Family:
         """Whether `projection` has a bias in a dense model with this config.json."""
         switch = self.biases.get(projection, False)
         return bool(config.get(switch, False)) if isinstance(switch, str) else switch
+
+    def can_have_bias(self, projection: Projection) -> bool:
+        """Whether `projection` has a bias in the family's transformers class, always or by a switch."""
+        return bool(self.biases.get(projection, False))
+
+    def switched_with(self, projection: Projection) -> frozenset[Projection]:
+        """The projections that have a bias wherever this one has: all that share its switch.
+
+        Raises:
+            ValueError: The family has no bias there.
+        """
+        if not self.can_have_bias(projection):
+            raise ValueError(f"{projection} has no bias in {self.architecture}")
+        switch = self.biases[projection]
+        if switch is True:
+            return frozenset({projection})
+        return frozenset(name for name in PROJECTIONS if self.biases.get(name) == switch)
 
     def tensor(self, name: str, layer: int | None = None) -> str:
         """The full name of a norm or embedding tensor, as stored in a safetensors file."""
@@ -103,6 +128,11 @@ def _parse(table: dict[str, Any]) -> Family:
 def supported_families() -> tuple[str, ...]:
     """The `model_type` of every family, sorted."""
     return tuple(family.model_type for family in _families())
+
+
+def is_pruned(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of a model that this package wrote."""
+    return str(config.get("model_type")).startswith(PRUNED_PREFIX) or PRUNED_FROM in config
 
 
 def family_of_model_type(model_type: str | None) -> Family:

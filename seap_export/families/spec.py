@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from seap_export.errors import InputError
-from seap_export.families.family import PROJECTIONS, Family, Projection, family_of_model_type
+from seap_export.families.family import PROJECTIONS, PRUNED_FROM, Family, Projection, family_of_model_type
 
-__all__ = ["ROPE_TYPES", "LayerSpec", "ModelSpec", "RopeSpec", "model_spec"]
+__all__ = ["ROPE_TYPES", "LayerSpec", "ModelSpec", "RopeSpec", "dense_config", "model_spec"]
 
 #: Rotary variants whose frequencies do not depend on the length of the input.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -161,7 +161,7 @@ def model_spec(config: Mapping[str, Any]) -> ModelSpec:
     """
     family = family_of_model_type(config.get("model_type"))
     config = {**family.defaults, **config}
-    for key in ("rope_parameters", "rope_scaling", "per_layer_config"):
+    for key in ("rope_parameters", "rope_scaling", "per_layer_config", PRUNED_FROM):
         if not isinstance(config.get(key) or {}, Mapping):
             raise InputError(f"config.json: '{key}' must be an object, not {config[key]!r}")
     _refuse_unsupported(config)
@@ -180,6 +180,12 @@ def model_spec(config: Mapping[str, Any]) -> ModelSpec:
         rope=RopeSpec(theta, rope_type, MappingProxyType(parameters)),
         layers=tuple(_layer(family, config, index) for index in range(_positive(config, "num_hidden_layers"))),
     )
+
+
+def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of the dense model that a pruned one was made from, as far as shapes go."""
+    dense = {**config, **(config.get(PRUNED_FROM) or {})}
+    return {key: value for key, value in dense.items() if key not in ("per_layer_config", PRUNED_FROM)}
 
 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:

@@ -7,11 +7,11 @@ import platform
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from converters.decoder import Logits
+from converters.form import OnnxForm
 from converters.precision import Precision
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
@@ -42,8 +42,7 @@ class BenchRequest:
         depths: Lengths of the prompts.
         batches: Numbers of prompts; those above 1 are timed at the smallest depth only.
         engines: What runs the models.
-        precision: Of the ONNX files.
-        logits: Of the ONNX files.
+        form: Of the ONNX files.
         provider: ONNX Runtime's execution provider.
         threads: Of each engine; None: all cores this process may use.
         runs: Counted runs of each model in each cell.
@@ -53,8 +52,7 @@ class BenchRequest:
     depths: tuple[int, ...] = (128, 512, 2048)
     batches: tuple[int, ...] = (1, 4, 16)
     engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
-    precision: Precision = Precision()
-    logits: Logits = "last"
+    form: OnnxForm = OnnxForm(logits="last")
     provider: str = "cpu"
     threads: int | None = None
     runs: int = 5
@@ -96,7 +94,7 @@ class _Model:
 def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:
     """Times variants beside their dense model; all of them are in memory at once, and run in turn.
 
-    The ONNX files are written anew in the request's precision, into a temporary folder.
+    The ONNX files are written anew in the request's form, into a temporary folder.
 
     Args:
         paths: Output folders of `export`, or variants' folders.
@@ -169,7 +167,7 @@ def _converted(name: str, hf: Path, scratch: Path, request: BenchRequest, progre
     folder.mkdir()
     if "onnxruntime" in request.engines:
         progress.say(f"{name}: writing ONNX")
-        convert_folder(hf, folder, precision=request.precision, logits=request.logits)
+        convert_folder(hf, folder, request.form)
     return _Model(name, hf, folder)
 
 
@@ -222,7 +220,8 @@ def _engines(
 def _work(model: _Model, engine: EngineName, cell: Cell, request: BenchRequest) -> Work:
     if engine == "torch":
         return model_work(model.spec, Precision(), cell.batch, cell.depth, last_logits=True)
-    return model_work(model.spec, request.precision, cell.batch, cell.depth, last_logits=request.logits == "last")
+    form = request.form
+    return model_work(model.spec, form.precision, cell.batch, cell.depth, last_logits=form.logits == "last")
 
 
 def _weights_and_graph(folder: Path) -> int:
@@ -237,8 +236,7 @@ def _setting(request: BenchRequest, threads: int) -> dict[str, object]:
         "threads": threads,
         "runs": request.runs,
         "steps": request.steps,
-        "precision": asdict(request.precision),
-        "logits": request.logits,
+        "form": request.form.to_json(),
         "machine": {"processor": _processor(), "system": platform.platform(), "python": platform.python_version()},
         "versions": {name: metadata.version(name) for name in _PACKAGES if name in installed},
     }

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from converters.precision import Precision
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.pipeline.settings import calibration_step
 from seap_export.pipeline.workspace import Workspace
+from seap_export.runtime.session import probe
 from seap_export.sources.source import Source
 
-__all__ = ["claim_folder", "refuse_full_disk", "variant_bytes"]
-
-#: Bytes of a weight in the ONNX data file (float32).
-_ONNX_ITEMSIZE = 4
+__all__ = ["claim_folder", "refuse_full_disk", "refuse_missing_provider", "variant_bytes"]
 
 
 def claim_folder(
@@ -66,10 +66,27 @@ def _prunable_weights(source: Source) -> int:
     return sum(source.spec.prunable_weights(layer) for layer in range(len(source.spec.layers)))
 
 
-def variant_bytes(source: Source, ratio: float) -> int:
+def variant_bytes(source: Source, ratio: float, precision: Precision) -> int:
     """About how many bytes a variant takes, if the requested ratio is the achieved one."""
     weights = source.spec.num_parameters() - ratio * _prunable_weights(source)
-    return round(weights * (source.reader.dtype.itemsize + _ONNX_ITEMSIZE))
+    whole = 0  # of the weights that stay as they are in ONNX
+    if precision.quantization is not None and not precision.quantization.embeddings:
+        whole = sum(math.prod(shape) for shape in source.spec.outer_tensors().values())
+    onnx = (weights - whole) * precision.weight_bytes + whole * precision.dtype_bytes
+    return round(weights * source.reader.dtype.itemsize + onnx)
+
+
+def refuse_missing_provider(provider: str) -> None:
+    """Refuses before the work begins what could not be checked after it.
+
+    Raises:
+        EnvironmentFailure: No session runs on the provider here.
+    """
+    try:
+        probe(provider)
+    except EnvironmentFailure as error:
+        by_hand = f"'seap-export convert --provider {provider}' writes files unchecked"
+        raise EnvironmentFailure(f"{error}; {by_hand}") from error
 
 
 def refuse_full_disk(needed: int, out: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from converters.form import OnnxForm
 from converters.genai_config import genai_config
 from converters.onnx_writer import refuse_unsupported
 from seap_export.activations.mixture import Mixture
@@ -14,7 +15,7 @@ from seap_export.activations.statistics import Calibration, covariance_bytes
 from seap_export.corpus import Split, Task
 from seap_export.errors import ParityFailure, UsageError
 from seap_export.pipeline.calibration import calibrate_tasks, split_tasks
-from seap_export.pipeline.checks import refuse_full_disk, variant_bytes
+from seap_export.pipeline.checks import refuse_full_disk, refuse_missing_provider, variant_bytes
 from seap_export.pipeline.keys import calibration_key, plan_key
 from seap_export.pipeline.mixtures import GENERAL, MixtureSpec
 from seap_export.pipeline.progress import Progress, Silent
@@ -39,7 +40,8 @@ class ExportRequest:
         mixtures: Variants for several tasks.
         calibration: How texts are sampled and run.
         plan: How what is kept is chosen and compensated.
-        parity: How ONNX and torch are compared.
+        form: Precision, dialect and logits of the ONNX files.
+        parity: How ONNX and torch are compared, and on which execution provider.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
     """
@@ -49,6 +51,7 @@ class ExportRequest:
     mixtures: tuple[MixtureSpec, ...] = ()
     calibration: CalibrationSettings = CalibrationSettings()
     plan: PlanSettings = PlanSettings()
+    form: OnnxForm = OnnxForm()
     parity: ParitySettings = ParitySettings()
     router: bool = True
     threshold: float = 0.7
@@ -108,9 +111,8 @@ def export(
         )
         for task, calibration in calibrations.items():
             workspace.manifest.tasks[task] = _describe_task(splits[task], calibration, request.calibration)
-        maker = VariantMaker(
-            source, request.plan, request.parity, request.calibration.batch_tokens, workspace, progress
-        )
+        batch_tokens = request.calibration.batch_tokens
+        maker = VariantMaker(source, request.plan, request.form, request.parity, batch_tokens, workspace, progress)
         made: dict[str, Any] = {}
         for mixture in request.all_mixtures:
             statistics = Mixture(mixture.name, mixture.weights, calibrations)
@@ -148,7 +150,7 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
             "variant": name,
             "calibration_texts": sum(len(splits[task].calibration) for task in mixture.weights),
             "held_out_texts": sum(len(splits[task].held_out) for task in mixture.weights),
-            "bytes_about": variant_bytes(source, ratio),
+            "bytes_about": variant_bytes(source, ratio, request.form.precision),
             "exists": name in done,
         }
         for name, (mixture, ratio) in request.variants.items()
@@ -159,11 +161,8 @@ def _check(
     source: Source, request: ExportRequest, out: Path, force: bool
 ) -> tuple[Workspace, dict[str, Split], set[str]]:
     """Refuses what can be refused before any work; the folder, each task's split, and the variants already planned."""
-    if request.parity.provider != "cpu":
-        raise UsageError(
-            "export writes float32 graphs, whose attention ONNX Runtime runs on the CPU only; use --provider cpu"
-        )
-    refuse_unsupported(source.spec)
+    refuse_missing_provider(request.parity.provider)
+    refuse_unsupported(source.spec, request.form)
     genai_config(source.spec, source.config, source.generation_config)  # refuses a model that names no EOS token
     for ratio in request.ratios:
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align)
@@ -181,7 +180,7 @@ def _check(
         refuse_lost_tasks(workspace, list(splits))
     missing = [ratio for name, (_, ratio) in request.variants.items() if name not in done]
     calibrations = [task for task in splits if not (out / calibration_step(task)).exists()]
-    needed = sum(variant_bytes(source, ratio) for ratio in missing)
+    needed = sum(variant_bytes(source, ratio, request.form.precision) for ratio in missing)
     refuse_full_disk(needed + len(calibrations) * covariance_bytes(source.spec), out)
     return workspace, splits, done
 

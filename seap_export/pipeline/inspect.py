@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import model_spec
-from seap_export.families.family import PRUNED_PREFIX
+from seap_export.families import is_pruned, model_spec
 from seap_export.pipeline.manifest import MANIFEST, read_artifact, read_manifest
 from seap_export.pipeline.settings import calibration_step
 from seap_export.plan.plan import read_plan
@@ -67,6 +66,7 @@ def _variant(folder: Path) -> dict[str, Any]:
         "method": plan.method,
         "score": plan.score,
         "sparsity": vars(plan.sparsity),
+        "layout": plan.layout,
         "align": plan.align,
         "balance": plan.balance,
         "compensation": plan.compensation,
@@ -83,7 +83,7 @@ def _model(folder: Path) -> dict[str, Any]:
     spec = model_spec(config)
     reader = SafetensorsReader(folder)
     check_weights(reader, spec.tensors(), str(folder))
-    return {"pruned": config["model_type"].startswith(PRUNED_PREFIX), **_shapes(folder.resolve().name, spec, reader)}
+    return {"pruned": is_pruned(config), **_shapes(folder.resolve().name, spec, reader)}
 
 
 def _gguf(path: Path) -> dict[str, Any]:

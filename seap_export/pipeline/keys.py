@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 
+from converters.form import OnnxForm
 from seap_export.activations.statistics import CALIBRATION_SCHEMA
 from seap_export.corpus import Split
 from seap_export.hashing import sha256_json
@@ -58,12 +59,12 @@ def hf_key(plan: str) -> str:
     return sha256_json(["hf", _HF, plan, code])
 
 
-def onnx_key(hf: str) -> str:
+def onnx_key(hf: str, form: OnnxForm) -> str:
     """The key of a converted model."""
-    return sha256_json(["onnx", _ONNX, hf])
+    return sha256_json(["onnx", _ONNX, hf, form.to_json()])
 
 
 def parity_key(onnx: str, settings: ParitySettings, prompts: Sequence[str]) -> str:
     """The key of a parity report."""
-    values = [settings.provider, settings.decode_steps, settings.tolerance, settings.threads]
+    values = [settings.provider, settings.decode_steps, settings.tolerance, settings.kl_tolerance, settings.threads]
     return sha256_json([PARITY_SCHEMA, _PARITY, onnx, values, list(prompts)])

@@ -71,6 +71,7 @@ def check_parity(
         threads=settings.threads,
         decode_steps=settings.decode_steps,
         tolerance=settings.tolerance,
+        kl_tolerance=settings.kl_tolerance,
         on_progress=on_progress,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec, dense_config, model_spec
 from seap_export.pipeline.manifest import MANIFEST, read_artifact, read_manifest
 from seap_export.pipeline.outputs import write_whole
 from seap_export.plan.cost import layer_shape
@@ -104,7 +104,7 @@ def _read_variant(folder: Path) -> Variant:
     config = read_artifact(folder / _CONFIG)
     try:
         pruned = model_spec(config)
-        dense = model_spec({key: value for key, value in config.items() if key != "per_layer_config"})
+        dense = model_spec(dense_config(config))
     except InputError as error:
         raise ArtifactError(f"{folder / _CONFIG}: {error}") from error
     if _shapes(plan.shrunk_spec(dense)) != _shapes(pruned):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seap_export.errors import UsageError
+from validation.profiles import TOLERANCE
 
 __all__ = ["CalibrationSettings", "ParitySettings", "calibration_step", "variant_name"]
 
@@ -38,21 +39,25 @@ class ParitySettings:
     Attributes:
         provider: Execution provider of ONNX Runtime, `cpu` or `cuda`.
         decode_steps: Tokens decoded with the cache after each prompt.
-        tolerance: Largest absolute difference of a logit that passes.
+        tolerance: Largest absolute difference of a logit that passes, where the graph computes in float32.
+        kl_tolerance: Largest mean KL divergence, nats a token, that passes where it computes in less; None: by
+            precision.
         prompts: Held-out prompts compared.
         threads: Threads of torch and of ONNX Runtime; None: all cores.
     """
 
     provider: str = "cpu"
     decode_steps: int = 8
-    tolerance: float = 1e-3
+    tolerance: float = TOLERANCE
+    kl_tolerance: float | None = None
     prompts: int = 4
     threads: int | None = None
 
     def __post_init__(self) -> None:
         _refuse_below(self, decode_steps=1, prompts=1, threads=1)
-        if not 0.0 < self.tolerance < float("inf"):
-            raise UsageError(f"--tolerance {self.tolerance:g} is out of range; give a positive number")
+        for option, value in (("--tolerance", self.tolerance), ("--kl-tolerance", self.kl_tolerance)):
+            if value is not None and not 0.0 < value < float("inf"):
+                raise UsageError(f"{option} {value:g} is out of range; give a positive number")
 
 
 def _refuse_below(settings: object, **least: int) -> None:

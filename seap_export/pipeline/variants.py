@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from converters.form import OnnxForm
 from seap_export.activations.mixture import Mixture
 from seap_export.families import ModelSpec
 from seap_export.pipeline.convert import convert_folder
@@ -34,6 +34,7 @@ class VariantMaker:
         self,
         source: Source,
         settings: PlanSettings,
+        form: OnnxForm,
         parity: ParitySettings,
         batch_tokens: int,
         workspace: Workspace,
@@ -41,6 +42,7 @@ class VariantMaker:
     ) -> None:
         self._source = source
         self._settings = settings
+        self._form = form
         self._parity_settings = parity
         self._batch_tokens = batch_tokens
         self._workspace = workspace
@@ -76,7 +78,7 @@ class VariantMaker:
         plan = read_plan(folder / "plan.json")
         self._warn_of_few_tokens(name, plan, statistics)
         key_of_hf = hf_key(key)
-        key_of_onnx = onnx_key(key_of_hf)
+        key_of_onnx = onnx_key(key_of_hf, self._form)
         shrink = partial(
             write_shrunk_model,
             self._source,
@@ -85,9 +87,8 @@ class VariantMaker:
             max_batch_tokens=self._batch_tokens,
         )
         self._layer_by_layer(f"{name}/hf", key_of_hf, f"{name}: shrinking", shrink)
-        self._layer_by_layer(
-            f"{name}/onnx", key_of_onnx, f"{name}: writing ONNX", partial(convert_folder, folder / "hf")
-        )
+        convert = partial(convert_folder, folder / "hf", form=self._form)
+        self._layer_by_layer(f"{name}/onnx", key_of_onnx, f"{name}: writing ONNX", convert)
         return self._describe(name, plan, self._parity(name, key_of_onnx, statistics))
 
     def _warn_of_few_tokens(self, name: str, plan: Plan, statistics: Mixture) -> None:
@@ -98,16 +99,14 @@ class VariantMaker:
                 "the refit leans on its ridge, use more --samples"
             )
 
-    def _layer_by_layer(
-        self, step: str, key: str, label: str, make: Callable[[Path, Callable[[int], None]], None]
-    ) -> None:
+    def _layer_by_layer(self, step: str, key: str, label: str, make: Callable[..., None]) -> None:
         if self._workspace.is_done(step, key):
             return
         with (
             self._progress.bar(label, len(self._source.spec.layers)) as advance,
             self._workspace.writing(step, key, folder=True) as folder,
         ):
-            make(folder, advance)
+            make(folder, on_layer=advance)
 
     def _parity(self, name: str, key_of_onnx: str, statistics: Mixture) -> dict[str, Any]:
         settings = self._parity_settings
@@ -133,6 +132,7 @@ class VariantMaker:
             "requested_ratio": plan.requested_ratio,
             "achieved_ratio": plan.achieved_ratio,
             "num_parameters": spec.num_parameters(),
+            "precision": self._form.precision.name,
             "bytes": {
                 part: sum(entry["bytes"] for path, entry in files.items() if path.startswith(f"{name}/{part}/"))
                 for part in ("hf", "onnx")

@@ -13,9 +13,10 @@ from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.options import LayerOptions, options_from_scores
-from seap_export.plan.plan import Balance, Compensation, Plan
+from seap_export.plan.plan import Balance, Compensation, Layout, Plan
 from seap_export.plan.solve import solve_layers
 from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import ChannelScore, LayerScores, Score, layer_scores
 from seap_export.sources.source import Source
 
@@ -148,18 +149,19 @@ def make_plan(
     balance: Balance,
     compensation: Compensation,
     ridge: float,
+    layout: Layout,
 ) -> Plan:
-    """The plan of one variant; `ranking` is `rank_layers` of the same statistics and score."""
-    layers, achieved = solve_layers(
-        source.spec,
-        ranking.options,
-        ratio,
-        sparsity,
-        align,
-        balance,
-        scores=ranking.scores,
-        sensitivity=ranking.sensitivity.numpy(),
-    )
+    """The plan of one variant; `ranking` is `rank_layers` of the same statistics and score.
+
+    In the uniform layout `sparsity` is `EVEN`.
+    """
+    spec, options, sensitivity = source.spec, ranking.options, ranking.sensitivity.numpy()
+    if layout == "uniform":
+        layers, achieved = solve_uniform(spec, options, ratio, align, balance, sensitivity)
+    else:
+        layers, achieved = solve_layers(
+            spec, options, ratio, sparsity, align, balance, scores=ranking.scores, sensitivity=sensitivity
+        )
     return Plan(
         task=statistics.name,
         weights=statistics.weights,
@@ -175,4 +177,5 @@ def make_plan(
         requested_ratio=ratio,
         achieved_ratio=achieved,
         layers=layers,
+        layout=layout,
     )

@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 
 from seap_export.activations.layers import HALVES, Half
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import LayerSpec, ModelSpec
+from seap_export.families import Family, LayerSpec, ModelSpec
+from seap_export.families.family import Projection
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import SCORES, Score
 from seap_export.sources.config import read_json
@@ -20,20 +21,24 @@ from seap_export.sources.config import read_json
 __all__ = [
     "BALANCES",
     "COMPENSATIONS",
+    "LAYOUTS",
     "PLAN_SCHEMA",
     "Balance",
     "Compensation",
     "LayerPlan",
+    "Layout",
     "Plan",
     "read_plan",
     "write_plan",
 ]
 
-PLAN_SCHEMA = "seap-export/plan/2"
+PLAN_SCHEMA = "seap-export/plan/3"
 Compensation = Literal["sequential", "one-shot", "bias", "none"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
 Balance = Literal["loss", "alike"]
 BALANCES: tuple[Balance, ...] = get_args(Balance)
+Layout = Literal["per-layer", "uniform"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,18 @@ class LayerPlan:
             return len(self.heads) < dense.num_attention_heads
         return len(self.neurons) < dense.intermediate_size
 
-    def spec(self, dense: LayerSpec, compensated: frozenset[Half]) -> LayerSpec:
-        """The shape of the shrunk layer; compensated projections have a bias."""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """How many KV groups, query heads and neurons the layer keeps."""
+        return len(self.kv_groups), len(self.heads), len(self.neurons)
+
+    def spec(self, dense: LayerSpec, biases: frozenset[Projection]) -> LayerSpec:
+        """The shape of the shrunk layer, whose projections in `biases` have a bias whatever the dense layer has."""
         return LayerSpec(
             num_attention_heads=len(self.heads),
             num_key_value_heads=len(self.kv_groups),
             intermediate_size=len(self.neurons),
-            biases=dense.biases | compensated,
+            biases=dense.biases | biases,
             sliding_window=dense.sliding_window,
         )
 
@@ -100,6 +110,8 @@ class Plan:
         requested_ratio: Fraction of the budget (of `sparsity`) asked to be removed.
         achieved_ratio: The fraction that this plan removes.
         layers: One `LayerPlan` a layer.
+        layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, and biases only where the
+            family's transformers class can have them.
     """
 
     task: str
@@ -116,13 +128,22 @@ class Plan:
     requested_ratio: float
     achieved_ratio: float
     layers: tuple[LayerPlan, ...]
+    layout: Layout = "per-layer"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
             raise ValueError("requested_ratio must be at least 0 and below 1")
-        for name, known in (("score", SCORES), ("balance", BALANCES), ("compensation", COMPENSATIONS)):
+        choices: dict[str, tuple[str, ...]] = {
+            "score": SCORES,
+            "balance": BALANCES,
+            "compensation": COMPENSATIONS,
+            "layout": LAYOUTS,
+        }
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}")
+        if self.layout == "uniform" and len({layer.shape for layer in self.layers}) != 1:
+            raise ValueError("a uniform layout needs layers that keep as much as each other")
         if not 0.0 < self.ridge < math.inf:
             raise ValueError("ridge must be positive")
         if not self.weights or not all(0.0 < weight < math.inf for weight in self.weights.values()):
@@ -146,15 +167,29 @@ class Plan:
                 raise ArtifactError(f"the plan does not fit the model: layer {index} has another shape")
         return dense.with_layers(
             tuple(
-                own.spec(whole, compensated)
-                for own, whole, compensated in zip(self.layers, dense.layers, self.compensated(dense), strict=True)
+                own.spec(whole, biases)
+                for own, whole, biases in zip(self.layers, dense.layers, self._biases(dense), strict=True)
             )
         )
+
+    def has_intercept(self, half: Half, family: Family) -> bool:
+        """Whether compensation may give o_proj or down_proj a bias."""
+        return self.layout == "per-layer" or family.can_have_bias(half)
+
+    def _biases(self, dense: ModelSpec) -> tuple[frozenset[Projection], ...]:
+        """For each layer the projections to which compensation gives a bias, or a place for one."""
+        family, compensated = dense.family, self.compensated(dense)
+        if self.layout == "per-layer":
+            return tuple(frozenset[Projection](halves) for halves in compensated)
+        halves = frozenset[Half]().union(*compensated)
+        switched = [family.switched_with(half) for half in halves if self.has_intercept(half, family)]
+        return (frozenset[Projection]().union(*switched),) * len(self.layers)
 
     def compensated(self, dense: ModelSpec) -> tuple[frozenset[Half], ...]:
         """For each layer the projections that get new weights or a bias: those whose input is cut.
 
-        In the sequential mode all that follow the first of them too, since their input has changed.
+        In the sequential mode all that follow the first of them too, since their input has changed. A `bias` alone
+        only where the layout has a place for it.
         """
         cut = [
             (half, own.is_cut(half, whole))
@@ -165,6 +200,8 @@ class Plan:
             cut = [(half, False) for half, _ in cut]
         elif self.compensation == "sequential":
             cut = [(half, any(before for _, before in cut[: place + 1])) for place, (half, _) in enumerate(cut)]
+        elif self.compensation == "bias":
+            cut = [(half, changes and self.has_intercept(half, dense.family)) for half, changes in cut]
         chosen = [
             frozenset(half for half, changes in cut[place : place + 2] if changes) for place in range(0, len(cut), 2)
         ]

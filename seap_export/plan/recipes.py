@@ -10,8 +10,8 @@ from typing import Any
 
 from seap_export.errors import UsageError
 from seap_export.plan.make import SCORE_MIXES, ScoreMix
-from seap_export.plan.plan import BALANCES, COMPENSATIONS, Balance, Compensation
-from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.plan import BALANCES, COMPENSATIONS, LAYOUTS, Balance, Compensation, Layout
+from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.scores import SCORES, Score
 
 __all__ = ["CUSTOM", "DEFAULT_METHOD", "METHODS", "PlanSettings", "recipe"]
@@ -34,6 +34,7 @@ class PlanSettings:
     compensation: Compensation = "sequential"
     ridge: float = 5.0
     mix: ScoreMix = "scaled"
+    layout: Layout = "per-layer"
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[str, ...]] = {
@@ -41,10 +42,15 @@ class PlanSettings:
             "balance": BALANCES,
             "compensation": COMPENSATIONS,
             "mix": SCORE_MIXES,
+            "layout": LAYOUTS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} '{getattr(self, name)}' is not known; known: {', '.join(known)}")
+        if self.layout == "uniform" and self.sparsity != EVEN:
+            raise UsageError(
+                "--layout uniform shrinks all layers alike; use it with --sparsity uniform, none protected"
+            )
         if not 0.0 < self.ridge < math.inf:
             raise UsageError(f"--ridge {self.ridge:g} is out of range; give a positive number")
         if self.sparsity.kind == "global" and self.score == "elimination":
@@ -63,15 +69,21 @@ class PlanSettings:
         """The same settings with the protection spelled out for a model of this depth."""
         return replace(self, sparsity=self.sparsity.resolved(num_hidden_layers))
 
+    def in_layout(self, layout: Layout) -> PlanSettings:
+        """The same settings in a layout; the uniform one has its own sparsity, the same in every layer."""
+        return replace(self, layout=layout, sparsity=EVEN if layout == "uniform" else self.sparsity)
+
     def method(self, num_hidden_layers: int) -> str:
         """The name of the recipe with these settings, whatever the alignment, the ridge and the mix; or `custom`.
+
+        In the uniform layout it is the recipe whose other settings are these, since sparsity is not free there.
 
         Args:
             num_hidden_layers: Of the model, on which the default protection depends.
         """
         own = self.resolved(num_hidden_layers)
         for name, settings in METHODS.items():
-            known = settings.resolved(num_hidden_layers)
+            known = settings.in_layout(self.layout).resolved(num_hidden_layers)
             if replace(own, align=known.align, ridge=known.ridge, mix=known.mix) == known:
                 return name
         return CUSTOM
@@ -103,7 +115,9 @@ def recipe(method: str, sparsity: Mapping[str, Any], **changes: Any) -> PlanSett
     """
     if method not in METHODS:
         raise UsageError(f"method '{method}' is not known; known: {', '.join(METHODS)}")
-    base = METHODS[method]
+    base = METHODS[method].in_layout(changes.get("layout", "per-layer"))
+    if base.layout == "uniform":
+        _refuse_uneven(sparsity)
     if "kind" in sparsity and sparsity["kind"] != base.sparsity.kind:
         own = Sparsity(**sparsity)  # another kind has another default protection
         if own.kind in _SELF_BALANCED:
@@ -113,6 +127,20 @@ def recipe(method: str, sparsity: Mapping[str, Any], **changes: Any) -> PlanSett
     settings = replace(base, sparsity=own, **changes)
     _refuse_idle(settings, {*sparsity, *changes})
     return settings
+
+
+#: The options that the uniform layout leaves no choice of.
+_OF_DEPTH = {"kind": "--sparsity", "budget": "--budget", "context": "--context", "k": "--k", "x0": "--x0"}
+_OF_DEPTH |= {"protect_first": "--protect-first", "protect_last": "--protect-last"}
+
+
+def _refuse_uneven(sparsity: Mapping[str, Any]) -> None:
+    """Refuses a sparsity setting that would not shrink all layers alike."""
+    idle = [name for name in ("k", "x0", "context") if name in sparsity]
+    uneven = [name for name, value in sparsity.items() if name not in idle and value != getattr(EVEN, name)]
+    if idle or uneven:
+        options = " and ".join(option for name, option in _OF_DEPTH.items() if name in (*idle, *uneven))
+        raise UsageError(f"--layout uniform shrinks all layers alike, and counts weights; leave out {options}")
 
 
 def _refuse_idle(settings: PlanSettings, given: set[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from seap_export.errors import UsageError
 from seap_export.plan.cost import BUDGETS, Budget, CostModel
 
-__all__ = ["SPARSITY_KINDS", "Sparsity", "SparsityKind", "default_protection"]
+__all__ = ["EVEN", "SPARSITY_KINDS", "Sparsity", "SparsityKind", "default_protection"]
 
 SparsityKind = Literal["logistic", "uniform", "adaptive", "global"]
 SPARSITY_KINDS: tuple[SparsityKind, ...] = get_args(SparsityKind)
@@ -95,3 +95,7 @@ class Sparsity:
     def _at(self, x: float) -> float:
         # A logistic curve in the form that cannot overflow.
         return 0.5 * (1.0 + math.tanh(0.5 * self.k * (x - self.x0))) if self.kind == "logistic" else 1.0
+
+
+#: All layers alike, none protected.
+EVEN = Sparsity("uniform", protect_first=0, protect_last=0)

@@ -23,7 +23,7 @@ from seap_export.runtime.providers import (
     provider_list,
 )
 
-__all__ = ["ORT_ERRORS", "OnnxModel", "available_threads", "nodes_by_provider", "open_session"]
+__all__ = ["ORT_ERRORS", "OnnxModel", "available_threads", "nodes_by_provider", "open_session", "probe"]
 
 #: The exceptions that ONNX Runtime raises; they share no base class of their own.
 ORT_ERRORS: tuple[type[Exception], ...] = (
@@ -33,6 +33,13 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 #: Every failure reaches us as an exception too; the log would only repeat it on stderr.
 _LOG_NOTHING_BUT_FATAL = 4
+#: An ONNX model whose only node is y = -x, of one float32.
+_PROBE = bytes.fromhex(
+    "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a080801"
+    "12040a02080142040a001011"
+)
+#: Where the external data of a model lie that is given as bytes.
+_DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def available_threads() -> int:
@@ -45,6 +52,8 @@ def open_session(
     provider: str = "cpu",
     threads: int | None = None,
     provider_options: Mapping[str, str] | None = None,
+    *,
+    graph: bytes | None = None,
 ) -> ort.InferenceSession:
     """Opens an ONNX model on one execution provider.
 
@@ -56,6 +65,7 @@ def open_session(
         provider: "cpu", "cuda" or "tensorrt".
         threads: Threads within an operator; None: all cores this process may use. Operators run one by one.
         provider_options: Options of that provider, as ONNX Runtime documents them.
+        graph: A changed copy of the file's content to run instead; the external data stay where they are.
 
     Returns:
         The session; `get_session_options().intra_op_num_threads` is the thread count that was set.
@@ -69,10 +79,26 @@ def open_session(
     if not model.is_file():
         raise ArtifactError(f"{model}: no such file; export again")
     complaint = prepare(provider)
-    session = _create(model, provider, threads or available_threads(), provider_options)
+    session = _create(model, provider, threads or available_threads(), provider_options, graph)
     if session.get_providers()[0] != PROVIDERS[provider]:
         raise provider_failure(provider, complaint)
     return session
+
+
+def probe(provider: str) -> None:
+    """Opens a session of one node on the provider.
+
+    Raises:
+        UsageError: The provider is unknown.
+        EnvironmentFailure: It cannot be had here.
+    """
+    check_session_options(provider, None)
+    if provider == "cpu":
+        return
+    complaint = prepare(provider)
+    session = _create(Path("probe.onnx"), provider, 1, None, _PROBE)
+    if session.get_providers()[0] != PROVIDERS[provider]:
+        raise provider_failure(provider, complaint)
 
 
 def nodes_by_provider(session: ort.InferenceSession) -> dict[str, dict[str, int]] | None:
@@ -145,13 +171,15 @@ class OnnxModel:
 
 
 def _create(
-    model: Path, provider: str, threads: int, provider_options: Mapping[str, str] | None
+    model: Path, provider: str, threads: int, provider_options: Mapping[str, str] | None, graph: bytes | None
 ) -> ort.InferenceSession:
     ort.set_default_logger_severity(_LOG_NOTHING_BUT_FATAL)
-    providers = provider_list(provider, provider_options)
+    providers, options = provider_list(provider, provider_options), _options(threads)
+    if graph is not None:
+        options.add_session_config_entry(_DATA_FOLDER, str(model.parent.absolute()))
     try:
         # Without enable_fallback=False a failing provider is replaced by the CPU after a printed notice.
-        return ort.InferenceSession(str(model), _options(threads), providers=providers, enable_fallback=False)
+        return ort.InferenceSession(graph or str(model), options, providers=providers, enable_fallback=False)
     except ORT_ERRORS as error:
         reason = one_line(error)
         if provider == "tensorrt" and "install TensorRT" in reason:

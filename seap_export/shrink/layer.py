@@ -10,7 +10,7 @@ from seap_export.activations.layers import Half
 from seap_export.families import ModelSpec
 from seap_export.plan.plan import LayerPlan
 
-__all__ = ["kept_channels", "shrink_layer"]
+__all__ = ["kept_channels", "shrink_layer", "with_all_biases"]
 
 
 def shrink_layer(
@@ -42,6 +42,15 @@ def shrink_layer(
         weight = f"{family.tensor(projection, layer)}.weight"
         shrunk[weight] = tensors[weight].index_select(1, kept)
     return shrunk
+
+
+def with_all_biases(tensors: Mapping[str, torch.Tensor], shrunk: ModelSpec, layer: int) -> dict[str, torch.Tensor]:
+    """The layer's tensors, and zeros for each bias that the shrunk model has a place for and they lack; float32."""
+    zeros = {
+        shrunk.family.bias(projection, layer): torch.zeros(shrunk.projection_shape(projection, layer)[0])
+        for projection in shrunk.layers[layer].biases
+    }
+    return {**zeros, **tensors}
 
 
 def kept_channels(plan: LayerPlan, dense: ModelSpec, half: Half) -> torch.Tensor:

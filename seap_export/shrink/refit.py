@@ -9,6 +9,12 @@ minimise
 with S the covariances: least squares with a ridge towards the original weights (Hoerl and Kennard 1970). For r to
 infinity, W' is W_K and b' the compensation bias of SEAP and FLAP. So r interpolates between the two, and has to grow
 where the data are few: r = ridge x tr(S_xx) / tokens.
+
+Where the projection can have no bias, b' is 0 and the second moments take the place of the covariances:
+
+    W' = W_K + (M_yx - W_K M_xx) (M_xx + r I)⁻¹,   M_xx = S_xx + E[x] E[x]ᵀ,   M_yx = S_yx + E[y] E[x]ᵀ,
+
+which minimises E |y - W' x|² + r |W' - W_K|²_F, with r = ridge x tr(M_xx) / tokens.
 """
 
 from __future__ import annotations
@@ -24,10 +30,10 @@ __all__ = ["OutputFit", "mean_fit", "refit", "refit_from_dense"]
 
 @dataclass(frozen=True)
 class OutputFit:
-    """New weights [out, kept channels] and bias [out] of an output projection, float64."""
+    """New weights [out, kept channels] of an output projection, and its bias [out] if it may have one; float64."""
 
     weight: torch.Tensor
-    bias: torch.Tensor
+    bias: torch.Tensor | None
 
 
 def mean_fit(weight: torch.Tensor, bias: torch.Tensor | None, mean: torch.Tensor, kept: torch.Tensor) -> OutputFit:
@@ -56,6 +62,7 @@ def refit_from_dense(
     *,
     ridge: float,
     tokens: float,
+    intercept: bool = True,
 ) -> OutputFit:
     """The fit to the dense layer's own output, from the covariance of all its channels.
 
@@ -67,7 +74,10 @@ def refit_from_dense(
         kept: Indices of the kept channels.
         ridge: Strength of the ridge.
         tokens: How many the covariance was taken from.
+        intercept: Whether the fit may have a bias; it may where the dense layer has one.
     """
+    if bias is not None and not intercept:
+        raise ValueError("a projection that has a bias has a place for the fit's")
     output_mean = weight.double() @ mean
     return refit(
         weight[:, kept].double(),
@@ -77,6 +87,7 @@ def refit_from_dense(
         weight.double() @ covariance[:, kept],
         ridge=ridge,
         tokens=tokens,
+        intercept=intercept,
     )
 
 
@@ -89,6 +100,7 @@ def refit(
     *,
     ridge: float,
     tokens: float,
+    intercept: bool = True,
 ) -> OutputFit:
     """The fit to any output y.
 
@@ -100,10 +112,14 @@ def refit(
         cross_covariance: S_yx, float64 [out, kept].
         ridge: Strength of the ridge, positive.
         tokens: How many the covariances were taken from.
+        intercept: Whether the fit may have a bias.
 
     Raises:
         UsageError: The covariance plus the ridge is not positive definite: by rounding, of fewer tokens than channels.
     """
+    if not intercept:
+        covariance = torch.addr(covariance, mean, mean)
+        cross_covariance = torch.addr(cross_covariance, output_mean, mean)
     strength = ridge * float(covariance.trace()) / tokens
     if strength > 0.0:
         regular = covariance + strength * torch.eye(len(mean), dtype=torch.float64)
@@ -112,4 +128,4 @@ def refit(
         if failed:
             raise UsageError("the ridge is too small for the covariance of these statistics; give a larger one")
         weight = weight + torch.cholesky_solve(gap.T, factor).T
-    return OutputFit(weight, output_mean - weight @ mean)
+    return OutputFit(weight, output_mean - weight @ mean if intercept else None)

@@ -19,7 +19,7 @@ from seap_export.activations.layers import HALVES, DecoderLayer, Half, LayerRunn
 from seap_export.activations.mixture import Mixture
 from seap_export.families import ModelSpec
 from seap_export.plan.plan import Plan
-from seap_export.shrink.layer import shrink_layer
+from seap_export.shrink.layer import shrink_layer, with_all_biases
 from seap_export.shrink.refit import refit
 from seap_export.sources.source import Source
 
@@ -70,9 +70,7 @@ class _Streams:
         """Shrinks and fits one layer, and takes both streams behind it."""
         tensors = self._source.read_layer(index)
         shrunk = shrink_layer(tensors, self._source.spec, index, self._plan.layers[index])
-        for half in self._fitted[index]:  # a place for the bias that the fit will give
-            bias = self._spec.family.bias(half, index)
-            shrunk.setdefault(bias, torch.zeros(self._spec.hidden_size))
+        shrunk = with_all_biases(shrunk, self._spec, index)
         with self._dense_runner.layer(index, tensors) as dense, self._runner.layer(index, shrunk) as layer:
             for half in HALVES:
                 if half in self._fitted[index]:
@@ -113,12 +111,16 @@ class _Streams:
             sums.cross_covariance(),
             ridge=self._plan.ridge,
             tokens=self._tokens,
+            intercept=self._plan.has_intercept(half, family),
         )
         dtype = self._source.reader.dtype  # what is stored is what the later layers correct
-        weight, bias = fit.weight.to(dtype), fit.bias.to(dtype)
+        stored = {family.weight(half, index): fit.weight.to(dtype)}
+        if fit.bias is not None:
+            stored[family.bias(half, index)] = fit.bias.to(dtype)
+        operands = [tensor.float() for tensor in stored.values()]
         for hidden, channels in zip(self._hidden, inputs, strict=True):
-            hidden += functional.linear(channels, weight.float(), bias.float())
-        return {family.weight(half, index): weight, family.bias(half, index): bias}
+            hidden += functional.linear(channels, *operands)
+        return stored
 
 
 def _token_weights(batches: Sequence[Batch], texts: Sequence[tuple[Sequence[int], float]]) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 from seap_export.activations.layers import HALVES, Half
 from seap_export.activations.mixture import Mixture
 from seap_export.plan.plan import Plan
-from seap_export.shrink.layer import kept_channels, shrink_layer
+from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biases
 from seap_export.shrink.refit import OutputFit, mean_fit, refit_from_dense
 from seap_export.sources.source import Source
 
@@ -24,8 +24,9 @@ def single_layers(source: Source, plan: Plan, statistics: Mixture) -> Iterator[d
         plan: What is kept, and how it is compensated: `one-shot`, `bias` or `none`.
         statistics: Of the plan's tasks.
     """
+    spec = plan.shrunk_spec(source.spec)
     for index, compensated in enumerate(plan.compensated(source.spec)):
-        yield _layer(source, plan, statistics, index, compensated)
+        yield with_all_biases(_layer(source, plan, statistics, index, compensated), spec, index)
 
 
 def _layer(
@@ -47,7 +48,16 @@ def _layer(
         else:
             covariance = statistics.covariance(index, half)
             fit = refit_from_dense(
-                weight, bias, mean, covariance, kept, ridge=plan.ridge, tokens=statistics.effective_tokens
+                weight,
+                bias,
+                mean,
+                covariance,
+                kept,
+                ridge=plan.ridge,
+                tokens=statistics.effective_tokens,
+                intercept=plan.has_intercept(half, family),
             )
-        shrunk |= {family.weight(half, index): fit.weight, family.bias(half, index): fit.bias}
+        shrunk[family.weight(half, index)] = fit.weight
+        if fit.bias is not None:
+            shrunk[family.bias(half, index)] = fit.bias
     return shrunk

@@ -11,17 +11,16 @@ from typing import Any
 
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
-from seap_export.families.family import PRUNED_PREFIX
 from seap_export.plan.plan import Plan
+from seap_export.shrink.config import shrunk_config
 from seap_export.shrink.sequential import sequential_layers
 from seap_export.shrink.single import single_layers
 from seap_export.sources.source import Source
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
-__all__ = ["MODELING_FILES", "pruned_config", "write_shrunk_model"]
+__all__ = ["MODELING_FILES", "write_shrunk_model"]
 
-#: The code that travels with every artifact, for environments without this package.
+#: The code that travels with a model whose layers differ, for environments without this package.
 MODELING_FILES = ("configuration_seap.py", "modeling_seap.py")
 
 
@@ -34,9 +33,9 @@ def write_shrunk_model(
     *,
     max_batch_tokens: int = 1024,
 ) -> None:
-    """Writes safetensors, config, generation config, tokenizer and modelling code into `folder`, which exists.
+    """Writes safetensors, config, generation config and tokenizer into `folder`, which exists.
 
-    One layer of the dense model is in memory at a time.
+    In the layout per layer the modelling code too. One layer of the dense model is in memory at a time.
 
     Raises:
         InputError: The plan or the statistics are of another model, or a weight is not finite.
@@ -50,12 +49,12 @@ def write_shrunk_model(
             "give those, with the same weights"
         )
     spec = plan.shrunk_spec(source.spec)
-    config = pruned_config(source, spec)
+    config = shrunk_config(source, spec, plan.layout)
     _write_json(config, folder / "config.json")
     if source.generation_config is not None:
         _write_json(dict(source.generation_config), folder / "generation_config.json")
     source.write_tokenizer(folder)
-    for name in MODELING_FILES:
+    for name in MODELING_FILES if plan.layout == "per-layer" else ():
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
             shutil.copyfile(file, folder / name)
     if plan.compensation == "sequential":
@@ -73,36 +72,6 @@ def write_shrunk_model(
 
 def _listed(weights: Mapping[str, float]) -> str:
     return ", ".join(f"{task}:{weight:g}" for task, weight in weights.items())
-
-
-def pruned_config(source: Source, spec: ModelSpec) -> dict[str, Any]:
-    """The config.json of a shrunk model: the dense one, and what each layer has of its own."""
-    family = spec.family
-    stem = family.architecture.removesuffix("ForCausalLM")
-    per_layer = {}
-    for index, (own, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
-        values = {
-            name: getattr(own, name)
-            for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size")
-            if getattr(own, name) != getattr(dense, name)
-        }
-        values |= {f"{name}_bias": True for name in ("o_proj", "down_proj") if name in own.biases - dense.biases}
-        if values:
-            per_layer[str(index)] = values
-    return {
-        **source.config,
-        "architectures": [f"Seap{stem}ForCausalLM"],
-        "auto_map": {
-            "AutoConfig": f"configuration_seap.Seap{stem}Config",
-            "AutoModelForCausalLM": f"modeling_seap.Seap{stem}ForCausalLM",
-        },
-        "model_type": PRUNED_PREFIX + family.model_type,
-        "head_dim": spec.head_dim,
-        "dtype": str(source.reader.dtype).removeprefix("torch."),
-        "o_proj_bias": False,  # what a layer has unless per_layer_config says otherwise
-        "down_proj_bias": False,
-        "per_layer_config": per_layer,
-    }
 
 
 def _write_json(value: dict[str, Any], path: Path) -> None:

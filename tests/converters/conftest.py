@@ -16,8 +16,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from converters import write_onnx
-from converters.decoder import Logits
 from converters.dialects import DialectName
+from converters.form import Logits, OnnxForm
 from converters.precision import Precision
 from seap_export.modeling import modeling_seap
 
@@ -117,7 +117,7 @@ def written(tmp_path: Path) -> Callable[..., Written]:
         for parameter in model.parameters():
             parameter.data = parameter.data.float()
         target.mkdir()
-        write_onnx(source, target, precision, dialect=dialect, logits=logits)
+        write_onnx(source, target, OnnxForm(precision, dialect, logits))
         return Written(model, source, target)
 
     return make

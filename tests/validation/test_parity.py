@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converters.form import OnnxForm
 from seap_export.errors import ArtifactError, InputError, UsageError
-from validation import parity, run_parity
+from validation import parity
+from validation.parity import run_parity
 from validation.prompts import parity_cases
 from validation.report import ParityReport, round_up
 from validation.torch_runner import ReferenceRun
@@ -49,6 +51,7 @@ class FakeOnnx:
     """Computes the same from padded input; `spoil(stage, row, position or step, logits)` may change a token's."""
 
     spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
+    gives_last_only = False
 
     def __init__(self, session: Any) -> None: ...
 
@@ -75,14 +78,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     """`run(spoil, **arguments)`: a parity run of two fake models."""
 
     @contextlib.contextmanager
-    def torch_runner(folder: Path, threads: int) -> Iterator[FakeTorch]:
+    def torch_runner(folder: Path, threads: int, prepare: Any) -> Iterator[FakeTorch]:
         yield FakeTorch()
 
+    form = OnnxForm()
     options = SimpleNamespace(intra_op_num_threads=2)
     session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"], get_session_options=lambda: options)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
     monkeypatch.setattr(parity, "open_torch_runner", torch_runner)
-    monkeypatch.setattr(parity, "open_session", lambda *_: session)
+    monkeypatch.setattr(parity, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(parity, "read_form", lambda _: form)
     monkeypatch.setattr(
         parity,
         "tokenize_prompts",
@@ -115,7 +120,7 @@ def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityRepo
     assert said[-1] == "onnx: batch of 3"
     assert report.summary() == (
         "parity passed: max abs 0 (tolerance 0.001), max KL 0.0e+00 nats, top-1 100.0% over 68 tokens of 3 prompts "
-        "on CPUExecutionProvider"
+        "in fp32 on CPUExecutionProvider"
     )
 
 
@@ -127,10 +132,9 @@ def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[...
     report = run(spoil)
     assert not report.passed
     assert report.reasons == ("max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7",)
-    assert report.smallest_passing_tolerance == 0.0033
+    assert report.smallest_passing_limits == {"max_abs": 0.0033}
     assert report.failure() == (
-        "max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7; "
-        "a tolerance of 0.0033 would pass"
+        "max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7; --tolerance 0.0033 would pass"
     )
     assert report.summary().startswith("parity FAILED: max abs 0.0032")
     assert run(spoil, tolerance=0.0033).passed
@@ -157,7 +161,7 @@ def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], val
     assert report.reasons[0] == (
         f"{word} in the candidate's logits (1 token), first at case 'prompt 0', row 0, position 1, token id 5"
     )
-    assert report.smallest_passing_tolerance is None
+    assert report.smallest_passing_limits is None
     assert report.failure().endswith("no tolerance would pass")
     json.dumps(report.to_json(), allow_nan=False)
 
@@ -187,11 +191,11 @@ def test_a_tie_in_the_reference_is_no_disagreement(
 def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     report = run(decode_steps=2).to_json()
     assert list(report) == [
-        "schema", "verdict", "failure", "reasons", "max_abs", "top1_agreement", "mean_kl_nats", "tolerance",
-        "smallest_passing_tolerance", "provider", "threads", "versions", "prompts", "max_prompt_tokens",
+        "schema", "verdict", "failure", "reasons", "max_abs", "top1_agreement", "mean_kl_nats", "form",
+        "limits", "smallest_passing_limits", "provider", "threads", "versions", "prompts", "max_prompt_tokens",
         "decode_steps", "cases",
     ]  # fmt: skip
-    assert report["schema"] == "seap-export/parity/1"
+    assert report["schema"] == "seap-export/parity/2"
     assert report["verdict"] == "passed"
     assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "nodes": None}
     assert report["prompts"]["count"] == 3

@@ -14,9 +14,10 @@ import onnx
 import pytest
 
 from converters import write_onnx
-from converters.precision import Precision
+from converters.form import OnnxForm
+from converters.precision import Precision, choose_precision
 from seap_export.errors import ArtifactError
-from validation import run_parity
+from validation.parity import run_parity
 
 PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the mat and a cat sat on a dog")
 _UP_PROJ = "model.layers.1.mlp.up_proj.weight"
@@ -56,16 +57,68 @@ def test_a_pruned_model_passes(exported: Export, family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_standard_dialect_passes(micro_hf: Callable[[str], Path], tmp_path: Path, family: str) -> None:
-    write_onnx(micro_hf(family), tmp_path, dialect="standard")
+    write_onnx(micro_hf(family), tmp_path, OnnxForm(dialect="standard"))
     report = run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1)
     assert report.passed, report.reasons
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
 
 
+@pytest.mark.parametrize("logits", ["all", "last"])
+@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quantised_weights_are_compared_in_float32_too(
+    micro_hf: Callable[[str], Path], tmp_path: Path, family: str, name: Any, logits: Any
+) -> None:
+    form = OnnxForm(choose_precision(name, block_size=32), logits=logits)
+    write_onnx(micro_hf(family), tmp_path, form)
+    report = run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.form == form
+    assert report.limits == {"max_abs": 1e-3, "mean_kl": 0.02}
+    exact = [stage for stage in report.stages if stage.case.endswith(", in float32")]
+    assert len(exact) == len(report.stages) / 2
+    assert all(stage.figures.max_abs < 1e-4 for stage in exact if stage.figures.max_abs is not None)
+    tokens = {stage.figures.tokens for stage in report.stages if (stage.case, stage.stage) == ("prompt 0", "prefill")}
+    assert tokens == {1} if logits == "last" else tokens.isdisjoint({1})
+    assert not run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1, kl_tolerance=1e-9).passed
+
+
+@pytest.mark.parametrize("part", ["packed", "scales", "zero_points"])
+def test_one_wrong_row_of_a_quantised_weight_fails(micro_hf: Callable[[str], Path], tmp_path: Path, part: str) -> None:
+    hf = micro_hf("Llama")
+    write_onnx(hf, tmp_path, OnnxForm(choose_precision("int4", symmetric=part != "zero_points")))
+    model = onnx.load(tmp_path / "model.onnx")
+    name = f"{_UP_PROJ}.{part}"
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[3] = values[3] * np.float32(1.05) if part == "scales" else values[3] ^ 1
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    onnx.save(model, tmp_path / "model.onnx")
+    report = run_parity(hf, tmp_path, PROMPTS, threads=1)
+    assert not report.passed
+    assert "in float32" in report.reasons[0]
+    assert re.search(r"--tolerance \S+ would pass$|--kl-tolerance \S+ would pass$", report.failure())
+
+
+def test_a_graph_that_does_not_tell_its_form_is_refused(copied: tuple[Path, Path]) -> None:
+    hf, folder = copied
+    path = folder / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError, match="its metadata do not tell how it was written; convert again"):
+        run_parity(hf, folder, PROMPTS, threads=1)
+    path.write_bytes(b"no protobuf")
+    with pytest.raises(ArtifactError, match="cannot be read as ONNX"):
+        run_parity(hf, folder, PROMPTS, threads=1)
+
+
 def test_fp16_is_compared(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    write_onnx(micro_hf("Llama"), tmp_path, Precision("fp16"))
-    report = run_parity(micro_hf("Llama"), tmp_path, PROMPTS, threads=1, tolerance=0.1)
+    write_onnx(micro_hf("Llama"), tmp_path, OnnxForm(Precision("fp16")))
+    report = run_parity(micro_hf("Llama"), tmp_path, PROMPTS, threads=1)
     assert report.passed, report.reasons
     assert report.max_abs is not None
     assert report.max_abs > 1e-5
@@ -103,8 +156,8 @@ def test_one_weight_of_the_other_sign_fails(copied: tuple[Path, Path]) -> None:
         file.write(np.float32(-value).tobytes())
     report = run_parity(hf, folder, PROMPTS, threads=1)
     assert not report.passed
-    assert report.smallest_passing_tolerance is not None
-    assert run_parity(hf, folder, PROMPTS, threads=1, tolerance=report.smallest_passing_tolerance).passed
+    assert report.smallest_passing_limits is not None
+    assert run_parity(hf, folder, PROMPTS, threads=1, tolerance=report.smallest_passing_limits["max_abs"]).passed
 
 
 def test_two_layers_that_read_each_others_cache_fail_in_decode_only(copied: tuple[Path, Path]) -> None:
@@ -118,7 +171,7 @@ def test_two_layers_that_read_each_others_cache_fail_in_decode_only(copied: tupl
         node.input[:] = [swapped.get(name, name) for name in node.input]
     onnx.save(proto, folder / "model.onnx")
     report = run_parity(hf, folder, PROMPTS, threads=1)
-    failed = {result.stage for result in report.stages if result.reasons(report.tolerance)}
+    failed = {result.stage for result in report.stages if result.reasons}
     assert failed == {"decode"}
 
 

@@ -15,8 +15,8 @@ from torch import nn
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.batches import length_buckets
 from seap_export.activations.layers import HALVES, LayerRunner, embed
+from seap_export.shrink.config import shrunk_config
 from seap_export.shrink.layer import shrink_layer
-from seap_export.shrink.write import pruned_config
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variatio
     source = micro_source(tmp_path / "model", variation)
     plan = micro_plan(source, "none")
     spec = plan.shrunk_spec(source.spec)
-    runner = LayerRunner(pruned_config(source, spec), spec)
+    runner = LayerRunner(shrunk_config(source, spec, "per-layer"), spec)
     hidden = torch.randn(2, 7, 96, generator=torch.Generator().manual_seed(0))
     for index in range(3):
         shrunk = shrink_layer(source.read_layer(index), source.spec, index, plan.layers[index])

@@ -423,5 +423,16 @@ def test_export_module_is_what_the_command_uses() -> None:
 
 
 def test_export_for_cuda_is_refused_before_any_work(run: Run, work: Path) -> None:
-    message = "export writes float32 graphs, whose attention ONNX Runtime runs on the CPU only; use --provider cpu"
-    refuse(run, work, "--provider", "cuda", code=2, message=message)
+    before = sorted(path.name for path in work.iterdir())
+    outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--provider", "cuda")
+    assert outcome.code == 6
+    assert outcome.err.startswith("Error: CUDA execution provider could not be created: ")
+    assert outcome.err.endswith("; 'seap-export convert --provider cuda' writes files unchecked\n")
+    assert sorted(path.name for path in work.iterdir()) == before
+
+
+def test_a_form_that_cannot_be_written_is_refused_before_any_work(run: Run, work: Path) -> None:
+    message = "the cpu provider cannot run bf16; use fp32, fp16, int8 or int4"
+    refuse(run, work, "--precision", "bf16", code=2, message=message)
+    message = "the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16"
+    refuse(run, work, "--precision", "int8", "--dialect", "standard", code=2, message=message)

@@ -15,8 +15,9 @@ QUICK = ("--depth", 8, "--depth", 16, "--batch", 1, "--batch", 2, "--runs", 1, "
 
 
 def test_a_variant_on_both_engines(run: Run, done: Path, work: Path) -> None:
-    outcome = run("bench", "out/a-0.4", "--dense", "m", *QUICK, "--out", "bench.json")
+    outcome = run("bench", "out/a-0.4", "--dense", "m", *QUICK, "--out", "bench.json", "--chart", "b.svg")
     assert outcome.code == 0
+    assert "Speed-up over the dense model" in (work / "b.svg").read_text("utf-8")
     values = json.loads((work / "bench.json").read_text("utf-8"))
     assert [(own["model"], own["engine"]) for own in values["subjects"]] == [
         (model, engine) for model in ("dense", "a-0.4") for engine in ("torch", "onnxruntime")
@@ -48,8 +49,8 @@ def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
     assert outcome.code == 0
     values = json.loads(outcome.out)
     assert [own["model"] for own in values["subjects"]] == ["dense", "a-0.4"]
-    assert values["setting"]["precision"]["quantization"]["bits"] == 4
-    assert values["setting"]["logits"] == "all"
+    assert values["setting"]["form"]["precision"]["quantization"]["bits"] == 4
+    assert values["setting"]["form"]["logits"] == "all"
     assert values["subjects"][0]["disk_bytes"] < 0.5 * (done / "a-0.4" / "onnx" / "model.onnx.data").stat().st_size
 
 
@@ -58,6 +59,7 @@ def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
     [
         (("bench", "out", "--dense", "m", "--depth", 120), 2, "120 tokens and 16 steps are more than the model's"),
         (("bench", "out", "--dense", "m", "--depth", 0), 2, "depths must be at least 1"),
+        (("bench", "out", "--dense", "m", "--chart", "b.pdf"), 2, "--chart b.pdf: give a name that ends in .svg or"),
         (("bench", "out", "--dense", "m", "--runs", 0), 2, "runs must be at least 1, not 0"),
         (("bench", "m", "--dense", "m"), 2, "m is no variant; give an output folder of 'seap-export export'"),
         (("bench", "out", "out/a-0.2", "--dense", "m"), 2, "there is more than one 'a-0.2' to time"),

@@ -14,11 +14,11 @@ Run = Callable[..., Any]
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
 TABLE = """\
-variant  ratio  achieved  parameters  of dense      hf    onnx  max abs  parity
-a-0.2      0.2    0.2020       0.1 M     82.2%  0.6 MB  0.6 MB  #  passed
-a-0.4      0.4    0.4040       0.1 M     64.3%  0.5 MB  0.5 MB  #  passed
-b-0.2      0.2    0.2020       0.1 M     82.2%  0.6 MB  0.6 MB  #  passed
-b-0.4      0.4    0.4040       0.1 M     64.3%  0.5 MB  0.5 MB  #  passed
+variant  ratio  achieved  parameters  of dense      hf    onnx  max abs  mean KL  parity
+a-0.2      0.2    0.2020       0.1 M     82.2%  0.6 MB  0.6 MB  #  #  passed
+a-0.4      0.4    0.4040       0.1 M     64.3%  0.5 MB  0.5 MB  #  #  passed
+b-0.2      0.2    0.2020       0.1 M     82.2%  0.6 MB  0.6 MB  #  #  passed
+b-0.4      0.4    0.4040       0.1 M     64.3%  0.5 MB  0.5 MB  #  #  passed
 written to out
 """
 ROUTED = "router: 43.8% of 32 held-out prompts go to their task\n"
@@ -33,7 +33,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def without_figures(text: str) -> str:
-    return re.sub(r"\d\.\de-\d\d", "#", text)
+    return re.sub(r"\d\.\de-\d\d|0\.0e\+00", "#", text)
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
@@ -175,8 +175,8 @@ def test_a_dry_run_says_what_is_there_already(run: Run, done: Path) -> None:
 def test_an_interrupted_export_goes_on(run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert, calls = variants.convert_folder, iter([False, True])
 
-    def interrupted(*args: Any) -> None:
-        convert(*args)
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        convert(*args, **kwargs)
         if next(calls):
             raise KeyboardInterrupt
 
@@ -225,13 +225,40 @@ def test_force_replaces_what_changed_and_no_more(run: Run, done: Path, work: Pat
         assert tree(done / name) == tree(work / "fresh" / name)
 
 
+def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
+    hf = stamps(done / "a-0.2" / "hf")
+    size = (done / "a-0.2" / "onnx" / "model.onnx.data").stat().st_size
+    form = ("--precision", "int4", "--logits", "last")
+    assert run(*ONE, *form).code == 2
+    planned = json.loads(run(*ONE, *form, "--force", "--dry-run", "--json").out)
+    assert planned[0]["bytes_about"] < json.loads(run(*ONE, "--dry-run", "--json").out)[0]["bytes_about"]
+
+    outcome = run(*ONE, *form, "--force", "--quiet", "--json")
+    assert outcome.code == 0
+    variant = json.loads(outcome.out)["a-0.2"]
+    assert (variant["precision"], variant["parity"]["verdict"]) == ("int4", "passed")
+    assert stamps(done / "a-0.2" / "hf") == hf
+    assert (done / "a-0.2" / "onnx" / "model.onnx.data").stat().st_size < 0.3 * size
+    report = json.loads((done / "a-0.2" / "parity.json").read_text())
+    assert report["form"] == {
+        "precision": {
+            "dtype": "fp32",
+            "quantization": {"bits": 4, "block_size": 32, "symmetric": True, "embeddings": True},
+        },
+        "dialect": "fused",
+        "logits": "last",
+    }
+    assert report["limits"] == {"max_abs": 1e-3, "mean_kl": 0.02}
+    assert run("parity", "out/a-0.2", "--quiet").code == 0
+
+
 def test_another_tolerance_redoes_only_parity(run: Run, done: Path) -> None:
     before = stamps(done / "a-0.2" / "onnx")
     assert run(*ONE, "--tolerance", "1e-2").code == 2
 
     assert run(*ONE, "--tolerance", "1e-2", "--force", "--quiet").code == 0
     assert stamps(done / "a-0.2" / "onnx") == before
-    assert json.loads((done / "a-0.2" / "parity.json").read_text())["tolerance"] == 1e-2
+    assert json.loads((done / "a-0.2" / "parity.json").read_text())["limits"] == {"max_abs": 1e-2}
 
 
 def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: Path) -> None:
@@ -320,7 +347,7 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
     message = outcome.err.splitlines()[-1]
     assert re.fullmatch(
         r"Error: a-0\.2: max abs \S+ > 1e-09 at case '(prompt \d|batch of 3)', row \d, (position|decode step) \d+, "
-        r"token id \d+ \(and \d+ more\); a tolerance of \S+ would pass",
+        r"token id \d+ \(and \d+ more\); --tolerance \S+ would pass",
         message,
     )
     report = json.loads((work / "out" / "a-0.2" / "parity.json").read_text())
@@ -333,7 +360,7 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
     assert json.loads(again.out) == {"error": {"message": message.removeprefix("Error: "), "exit_code": 3}}
     assert tree(work / "out") == before
 
-    tolerance = report["smallest_passing_tolerance"]
+    tolerance = report["smallest_passing_limits"]["max_abs"]
     assert run(*ONE, "--tolerance", tolerance, "--force").code == 0
 
 

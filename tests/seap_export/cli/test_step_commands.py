@@ -221,7 +221,7 @@ def test_inspect_a_variant(run: Run, done: Path) -> None:
     lines = run("inspect", "out/a-0.2").out.splitlines()
     assert lines[:3] == [
         "a, made for a",
-        "method reconstruct: score elimination, adaptive sparsity, compensation sequential",
+        "method reconstruct: score elimination, adaptive sparsity, compensation sequential, layout per-layer",
         "ratio requested 0.2, achieved 0.2020",
     ]
     assert re.fullmatch(r"parity: passed, max abs \d\.\de-\d\d", lines[3])

@@ -9,7 +9,7 @@ import pytest
 from micro import FAMILIES
 
 from seap_export.errors import InputError
-from seap_export.families import family_of_gguf, family_of_model_type, supported_families
+from seap_export.families import family_of_gguf, family_of_model_type, is_pruned, supported_families
 from seap_export.families.family import PROJECTIONS
 
 
@@ -85,3 +85,34 @@ def test_a_family_without_a_tensor_name_cannot_be_described() -> None:
     names = {key: value for key, value in family.names.items() if key != "o_proj"}
     with pytest.raises(ValueError, match="o_proj"):
         dataclasses.replace(family, names=names)
+
+
+def test_projections_share_switches_as_in_transformers() -> None:
+    attention = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
+    llama, qwen2, qwen3 = (family_of_model_type(name) for name in ("llama", "qwen2", "qwen3"))
+    assert llama.switched_with("o_proj") == qwen3.switched_with("o_proj") == attention
+    assert llama.switched_with("down_proj") == frozenset(PROJECTIONS) - attention
+    assert qwen2.switched_with("q_proj") == {"q_proj"}
+    assert [family.can_have_bias("o_proj") for family in (llama, qwen2, qwen3)] == [True, False, True]
+    with pytest.raises(ValueError, match="down_proj has no bias in Qwen3ForCausalLM"):
+        qwen3.switched_with("down_proj")
+
+
+def test_a_pruned_model_is_known_by_its_type_or_by_what_it_was_made_from() -> None:
+    assert is_pruned({"model_type": "seap_qwen2"})
+    assert is_pruned({"model_type": "qwen2", "pruned_from": {"intermediate_size": 80}})
+    assert not is_pruned({"model_type": "qwen2"})
+    assert not is_pruned({})
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_heads_must_divide_the_hidden_size_where_transformers_5_wants_it(name: str) -> None:
+    import transformers
+
+    refused = False
+    try:
+        transformers.AutoConfig.for_model(name, hidden_size=96, num_attention_heads=5, head_dim=16)
+    except Exception:  # of huggingface_hub, which has its own for each of its releases
+        refused = True
+    is_new = int(transformers.__version__.split(".")[0]) >= 5
+    assert refused is (is_new and family_of_model_type(name).heads_divide_hidden_size)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
-from seap_export.families import LayerSpec, model_spec
+from seap_export.families import LayerSpec, dense_config, model_spec
 
 PER_LAYER = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7, "o_proj_bias": True},
@@ -63,6 +63,18 @@ def test_per_layer_config_overrides_only_what_it_names() -> None:
 def test_per_layer_config_may_have_whole_numbers_as_keys() -> None:
     config = micro_config(model_type="seap_llama", per_layer_config={int(key): PER_LAYER[key] for key in PER_LAYER})
     assert model_spec(config) == model_spec({**config, "per_layer_config": PER_LAYER})
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen2", "qwen3"])
+def test_the_dense_model_is_read_from_a_pruned_one_s_config(variation: str) -> None:
+    dense = micro_config(**VARIATIONS[variation])
+    per_layer = {**dense, "model_type": f"seap_{dense['model_type']}", "per_layer_config": PER_LAYER}
+    sizes = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 80}
+    plain = {**dense, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48}
+    plain |= {"attention_bias": True, "pruned_from": {**sizes, "attention_bias": False}}
+    for pruned in (per_layer, plain):
+        assert model_spec(dense_config(pruned)) == model_spec(dense) != model_spec(pruned)
+    assert dense_config(dense) == dense
 
 
 def test_head_dim_is_the_dense_one_where_layers_have_fewer_heads() -> None:

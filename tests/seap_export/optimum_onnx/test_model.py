@@ -17,6 +17,7 @@ if int(transformers.__version__.split(".")[0]) >= 5:
 
 from optimum.onnxruntime import ORTModelForCausalLM
 
+from converters.form import OnnxForm
 from converters.precision import choose_precision
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.optimum_onnx import SeapORTModelForCausalLM
@@ -76,7 +77,7 @@ def test_graphs_written_elsewhere_and_otherwise(pristine: Pristine, tmp_path: Pa
     wanted = torch_model(folder)
     for name, tolerance in (("fp32", 1e-4), ("fp16", 0.05), ("int8", 1.0)):
         (tmp_path / name).mkdir()
-        convert_folder(folder / "hf", tmp_path / name, precision=choose_precision(name), logits="last")
+        convert_folder(folder / "hf", tmp_path / name, OnnxForm(choose_precision(name), logits="last"))
         ours = SeapORTModelForCausalLM.from_pretrained(tmp_path / name, config=folder / "hf")
         logits = ours(BATCH).logits
         assert logits.shape == (3, 1, 96)

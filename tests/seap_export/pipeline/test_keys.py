@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from micro import micro_texts, write_micro_model
 
+from converters.form import OnnxForm
+from converters.precision import choose_precision
 from seap_export.corpus import Sample, Split
 from seap_export.errors import UsageError
 from seap_export.pipeline.keys import calibration_key, hf_key, onnx_key, parity_key, plan_key
 from seap_export.pipeline.mixtures import MixtureSpec
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings
-from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.sources.source import Source, open_source
 
 TEXTS = micro_texts(6)
@@ -68,7 +70,8 @@ def test_the_plan_key() -> None:
         {"score": "wifn"}, {"align": 8}, {"compensation": "none"}, {"sparsity": Sparsity("uniform")},
         {"sparsity": Sparsity(k=0.9)}, {"sparsity": Sparsity(x0=0.4)}, {"sparsity": Sparsity(protect_first=3)},
         {"balance": "alike"}, {"ridge": 1.0}, {"mix": "plain"}, {"sparsity": Sparsity("adaptive", budget="macs")},
-        {"sparsity": Sparsity("adaptive", budget="macs", context=9)},
+        {"sparsity": Sparsity("adaptive", budget="macs", context=9)}, {"sparsity": EVEN},
+        {"sparsity": EVEN, "layout": "uniform"},
     ]  # fmt: skip
     others = [plan_key(STATISTICS, MIXTURE, replace(settings, **change), 0.2, 12) for change in changes]
     others += [
@@ -86,10 +89,14 @@ def test_the_plan_key() -> None:
 
 
 def test_the_keys_of_a_variant_follow_from_each_other() -> None:
-    assert len({"plan", hf_key("plan"), onnx_key("plan"), onnx_key(hf_key("plan"))}) == 4
+    form = OnnxForm()
+    keys = {"plan", hf_key("plan"), onnx_key("plan", form), onnx_key(hf_key("plan"), form)}
+    keys |= {onnx_key("plan", OnnxForm(logits="last")), onnx_key("plan", OnnxForm(choose_precision("int4")))}
+    assert len(keys) == 6
     settings = ParitySettings()
     key = parity_key("onnx", settings, ["prompt"])
     changes: list[dict[str, Any]] = [{"provider": "cuda"}, {"decode_steps": 9}, {"tolerance": 1.0}, {"threads": 1}]
+    changes.append({"kl_tolerance": 1.0})
     others = [parity_key("onnx", replace(settings, **change), ["prompt"]) for change in changes]
     others += [parity_key("other", settings, ["prompt"]), parity_key("onnx", settings, ["prompt", "another"])]
     assert len({key, *others}) == 1 + len(others)
@@ -103,3 +110,5 @@ def test_settings_refuse_values_that_mean_nothing() -> None:
         PlanSettings(compensation="all")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--tolerance inf is out of range; give a positive number"):
         ParitySettings(tolerance=float("inf"))
+    with pytest.raises(UsageError, match="--kl-tolerance 0 is out of range; give a positive number"):
+        ParitySettings(kl_tolerance=0.0)

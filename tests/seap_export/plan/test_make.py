@@ -53,6 +53,7 @@ def planned(source: Source, statistics: Mixture, ranking: Ranking, **changes: An
         "balance": "loss",
         "compensation": "none",
         "ridge": 1.0,
+        "layout": "per-layer",
     }
     return make_plan(source, statistics, ranking, **{**options, **changes})
 

@@ -12,6 +12,7 @@ from micro import micro_config
 
 from seap_export.errors import ArtifactError
 from seap_export.families import LayerSpec, ModelSpec, model_spec
+from seap_export.families.family import PROJECTIONS
 from seap_export.plan.plan import COMPENSATIONS, PLAN_SCHEMA, Compensation, LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.sparsity import Sparsity
 
@@ -76,12 +77,12 @@ def test_every_compensation_comes_back(tmp_path: Path, compensation: Compensatio
 
 
 def test_the_schema_is_that_of_plans_with_a_method() -> None:
-    assert PLAN_SCHEMA == "seap-export/plan/2"
+    assert PLAN_SCHEMA == "seap-export/plan/3"
 
 
-@pytest.mark.parametrize("schema", ["seap-export/plan/1", "seap-export/calibration/2", None])
+@pytest.mark.parametrize("schema", ["seap-export/plan/2", "seap-export/calibration/2", None])
 def test_another_schema_is_refused(tmp_path: Path, schema: str | None) -> None:
-    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/2'"):
+    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/3'"):
         read_plan(changed_file(tmp_path / "plan.json", schema=schema))
 
 
@@ -210,3 +211,56 @@ def test_biases_and_windows_of_the_dense_model_stay() -> None:
 def test_a_plan_of_a_model_of_another_shape_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         PLAN.shrunk_spec(dense_spec(**values))
+
+
+EVEN_LAYERS = tuple(LayerPlan(2, (0, 2), (0, 5), tuple(range(start, start + 48))) for start in (0, 7, 30))
+UNIFORM = dataclasses.replace(PLAN, layers=EVEN_LAYERS, layout="uniform")
+HALVES = ("o_proj", "down_proj")
+
+
+def test_a_uniform_plan_comes_back_as_it_was(tmp_path: Path) -> None:
+    write_plan(UNIFORM, tmp_path / "plan.json")
+    assert json.loads((tmp_path / "plan.json").read_text("utf-8"))["layout"] == "uniform"
+    assert read_plan(tmp_path / "plan.json") == UNIFORM
+
+
+def test_layers_that_differ_are_no_uniform_plan(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"not a valid plan.*a uniform layout needs layers that keep as much"):
+        read_plan(changed_file(tmp_path / "plan.json", layout="uniform"))
+    with pytest.raises(ArtifactError, match="layout must be one of"):
+        read_plan(changed_file(tmp_path / "plan.json", layout="even"))
+
+
+@pytest.mark.parametrize(
+    ("model", "fitted", "biases"),
+    [
+        ({"model_type": "llama"}, HALVES, PROJECTIONS),
+        ({"model_type": "llama", "attention_bias": True}, HALVES, PROJECTIONS),
+        ({"model_type": "mistral"}, (), ()),
+        ({"model_type": "qwen2"}, (), ("q_proj", "k_proj", "v_proj")),
+        ({"model_type": "qwen3"}, ("o_proj",), ("q_proj", "k_proj", "v_proj", "o_proj")),
+    ],
+    ids=str,
+)
+def test_biases_of_a_uniform_plan_are_those_of_the_family_s_class(
+    model: dict[str, Any], fitted: tuple[str, ...], biases: tuple[str, ...]
+) -> None:
+    dense = dense_spec(**model)
+    assert UNIFORM.compensated(dense) == (frozenset(fitted),) * 3
+    assert {own.biases for own in UNIFORM.shrunk_spec(dense).layers} == {frozenset(biases)}
+    assert {half for half in HALVES if UNIFORM.has_intercept(half, dense.family)} == set(fitted)  # type: ignore[arg-type]
+    refitted = dataclasses.replace(UNIFORM, compensation="one-shot")
+    assert refitted.compensated(dense) == (frozenset(HALVES),) * 3
+    assert {own.biases for own in refitted.shrunk_spec(dense).layers} == {frozenset(biases)}
+    per_layer = dataclasses.replace(UNIFORM, layout="per-layer")
+    assert per_layer.compensated(dense) == (frozenset(HALVES),) * 3
+    assert all(frozenset(HALVES) <= own.biases for own in per_layer.shrunk_spec(dense).layers)
+
+
+def test_only_halves_that_are_compensated_have_their_switch_turned_on() -> None:
+    layers = tuple(dataclasses.replace(own, kv_groups=(0, 1, 2), heads=tuple(range(6))) for own in EVEN_LAYERS)
+    plan = dataclasses.replace(UNIFORM, layers=layers)
+    mlp = frozenset({"gate_proj", "up_proj", "down_proj"})
+    assert {own.biases for own in plan.shrunk_spec(dense_spec()).layers} == {mlp}
+    nothing = dataclasses.replace(plan, compensation="none")
+    assert {own.biases for own in nothing.shrunk_spec(dense_spec()).layers} == {frozenset()}

@@ -13,6 +13,7 @@ from micro import VARIATIONS, write_micro_model
 from onnx import helper
 from routed import export_with_router
 
+from converters.form import OnnxForm
 from converters.precision import Precision
 from seap_export.pipeline.convert import convert_folder
 from seap_export.runtime.decoder import CACHE_KEY
@@ -45,7 +46,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             model = write_micro_model(folder / "m", **VARIATIONS[name])
             made[key] = folder / "onnx"
             made[key].mkdir()
-            convert_folder(model, made[key], precision=Precision(dtype), **options)
+            convert_folder(model, made[key], OnnxForm(Precision(dtype), **options))
         return made[key]
 
     return make

@@ -8,9 +8,9 @@ import pytest
 import torch
 from micro import micro_config
 
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import LayerSpec, ModelSpec, model_spec
 from seap_export.plan.plan import LayerPlan
-from seap_export.shrink.layer import kept_channels, shrink_layer
+from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biases
 
 LAYER = 1
 #: Of 6 query heads in 3 groups of 2: group 1 goes, group 0 keeps its second head, group 2 its first.
@@ -94,3 +94,16 @@ def test_kept_channels_are_the_inputs_of_the_projections() -> None:
     spec = biased_spec()
     assert kept_channels(PLAN, spec, "o_proj").tolist() == QUERIES
     assert kept_channels(PLAN, spec, "down_proj").tolist() == [0, 3, 79]
+
+
+def test_places_for_biases_are_filled_with_zeros_and_what_is_there_stays() -> None:
+    own = LayerSpec(4, 2, 48, frozenset({"q_proj", "o_proj", "gate_proj"}))
+    spec = model_spec(micro_config(model_type="qwen2")).with_layers((own,) * 3)
+    tensors = {"model.layers.1.self_attn.q_proj.bias": torch.ones(64), "other": torch.ones(1)}
+    filled = with_all_biases(tensors, spec, 1)
+    assert {name: (tuple(own.shape), float(own.sum())) for name, own in filled.items()} == {
+        "other": ((1,), 1.0),
+        "model.layers.1.self_attn.q_proj.bias": ((64,), 64.0),
+        "model.layers.1.self_attn.o_proj.bias": ((96,), 0.0),
+        "model.layers.1.mlp.gate_proj.bias": ((48,), 0.0),
+    }

@@ -31,10 +31,11 @@ class Case:
         mean = self.inputs.mean(0)
         return mean, (self.inputs - mean).T @ (self.inputs - mean) / len(self.inputs)
 
-    def fit(self, ridge: float) -> OutputFit:
+    def fit(self, ridge: float, intercept: bool = True) -> OutputFit:
         mean, covariance = self.statistics()
+        tokens = len(self.inputs)
         return refit_from_dense(
-            self.weight, self.bias, mean, covariance, self.kept, ridge=ridge, tokens=len(self.inputs)
+            self.weight, self.bias, mean, covariance, self.kept, ridge=ridge, tokens=tokens, intercept=intercept
         )
 
     def mean_fit(self) -> OutputFit:
@@ -42,7 +43,7 @@ class Case:
 
     def error(self, fit: OutputFit) -> float:
         """Mean square over the tokens."""
-        difference = self.outputs - self.inputs[:, self.kept] @ fit.weight.T - fit.bias
+        difference = self.outputs - self.inputs[:, self.kept] @ fit.weight.T - (0.0 if fit.bias is None else fit.bias)
         return float(difference.square().sum(1).mean())
 
 
@@ -77,6 +78,7 @@ def lstsq_fit(case: Case, ridge: float) -> OutputFit:
 
 
 def assert_same(one: OutputFit, other: OutputFit, tolerance: float = 1e-8) -> None:
+    assert one.bias is not None
     assert one.weight.dtype == one.bias.dtype == torch.float64
     torch.testing.assert_close(one.weight, other.weight, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(one.bias, other.bias, rtol=tolerance, atol=10 * tolerance)
@@ -213,3 +215,46 @@ def test_a_ridge_too_small_for_the_rounding_of_the_covariance_is_refused() -> No
     assert float(torch.linalg.eigvalsh(covariance[case.kept][:, case.kept])[0]) < 0.0
     with pytest.raises(UsageError, match="the ridge is too small"):
         refit_from_dense(case.weight, case.bias, mean, covariance, case.kept, ridge=1e-12, tokens=4)
+
+
+def lstsq_without_intercept(case: Case, ridge: float) -> torch.Tensor:
+    """min E|y - W' x|^2 + r |W' - W_K|^2 by numpy, r relative to the mean square of all kept channels."""
+    x, y = case.inputs[:, case.kept].numpy(), case.outputs.numpy()
+    kept = x.shape[1]
+    held = np.sqrt(ridge * (x**2).mean(0).sum()) * np.eye(kept)  # a row a channel stands beside one a token
+    wanted = np.vstack([y, held @ case.weight[:, case.kept].double().numpy().T])
+    return torch.from_numpy(np.linalg.lstsq(np.vstack([x, held]), wanted, rcond=None)[0].T.copy())
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.1, 5.0, 1e3])
+@pytest.mark.parametrize("tokens", [5, 60])
+def test_without_an_intercept_it_is_the_least_squares_solution_too(ridge: float, tokens: int) -> None:
+    case = some_case(tokens, bias=False)
+    fit = case.fit(ridge, intercept=False)
+    assert fit.bias is None
+    torch.testing.assert_close(fit.weight, lstsq_without_intercept(case, ridge), rtol=1e-7, atol=1e-7)
+
+
+def test_without_an_intercept_what_is_linear_in_the_kept_channels_is_recovered() -> None:
+    """And nothing else is: a constant in what is removed needs the intercept."""
+    case = some_case(bias=False)
+    gone = [channel for channel in range(12) if channel not in case.kept.tolist()]
+    generator = torch.Generator().manual_seed(3)
+    dependence = torch.randn(7, len(gone), generator=generator, dtype=torch.float64)
+    case.inputs[:, gone] = case.inputs[:, case.kept] @ dependence
+    exact = case.weight[:, case.kept].double() + case.weight[:, gone].double() @ dependence.T
+    torch.testing.assert_close(case.fit(1e-12, intercept=False).weight, exact, rtol=1e-8, atol=1e-8)
+    case.inputs[:, gone] += 2.0
+    assert case.error(case.fit(1e-12, intercept=False)) > 1e6 * case.error(case.fit(1e-12))
+
+
+def test_without_an_intercept_the_error_is_less_than_leaving_the_weights_and_more_than_with_one() -> None:
+    case = some_case(bias=False)
+    kept = OutputFit(case.weight[:, case.kept].double(), None)
+    assert case.error(case.fit(1e-3)) < case.error(case.fit(1e-3, intercept=False)) < 0.7 * case.error(kept)
+    torch.testing.assert_close(case.fit(1e14, intercept=False).weight, kept.weight, rtol=1e-8, atol=1e-8)
+
+
+def test_a_bias_that_is_there_cannot_be_fitted_without_an_intercept() -> None:
+    with pytest.raises(ValueError, match="has a place for"):
+        some_case(bias=True).fit(0.1, intercept=False)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from calibrated import (
@@ -20,32 +18,33 @@ from calibrated import (
     micro_source,
     plan_of,
     random_texts,
+    uniform_plan,
     whole_layer,
 )
 from micro import VARIATIONS
+from plain_loop import HALVES, WITHOUT_BIAS, plain_loop
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
 from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
 from seap_export.shrink import sequential
+from seap_export.shrink.config import shrunk_config
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.sequential import sequential_layers
-from seap_export.shrink.write import pruned_config, write_shrunk_model
+from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source, open_source
 
 TEXTS = random_texts(8, longest=40)
 #: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.
 FITTED = ("llama-mha", "llama-biases", "mistral-window", "qwen2-window", "qwen3", "qwen3-biases")
-HALVES = tuple(PROJECTIONS)
 
 
 def fitted_layers(
     source: Source, plan: Plan, statistics: Mixture, max_batch_tokens: int = 4096
 ) -> list[dict[str, torch.Tensor]]:
-    config = pruned_config(source, plan.shrunk_spec(source.spec))
+    config = shrunk_config(source, plan.shrunk_spec(source.spec), plan.layout)
     return list(sequential_layers(source, plan, statistics, config, max_batch_tokens))
 
 
@@ -71,76 +70,6 @@ def last_stream(model: PreTrainedModel, texts: Sequence[Sequence[int]] = TEXTS) 
     return torch.cat(seen)
 
 
-@torch.no_grad()
-def around_half(
-    model: PreTrainedModel, index: int, half: str, texts: Sequence[Sequence[int]]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The stream before a half of a layer, its projection's input, and the stream behind it; float64 [tokens, ...]."""
-    layer = model.model.layers[index]
-    before: list[torch.Tensor] = []
-    inputs: list[torch.Tensor] = []
-    outputs: list[torch.Tensor] = []
-    norm = layer.input_layernorm if half == "o_proj" else layer.post_attention_layernorm
-    projection = layer.get_submodule(PROJECTIONS[half])
-    hooks = [
-        norm.register_forward_pre_hook(lambda _, args: before.append(args[0][0].double())),
-        projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0][0].double())),
-        projection.register_forward_hook(lambda _, args, output: outputs.append(output[0].double())),
-    ]
-    for ids in texts:
-        model(torch.tensor([ids]), use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    stream = torch.cat(before)
-    return stream, torch.cat(inputs), stream + torch.cat(outputs)
-
-
-def ridge_fit(
-    x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, original: torch.Tensor, strength: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """min E|y - W' x - b'|^2 + strength |W' - W|^2, tokens counted by their weights, by numpy's least squares."""
-    root = (weights / weights.sum()).sqrt().unsqueeze(1).numpy()
-    tokens, kept = x.shape
-    ridge = np.hstack([np.sqrt(strength) * np.eye(kept), np.zeros((kept, 1))])
-    rows = np.vstack([root * np.hstack([x.numpy(), np.ones((tokens, 1))]), ridge])
-    wanted = np.vstack([root * y.numpy(), np.sqrt(strength) * original.numpy().T])
-    solution = np.linalg.lstsq(rows, wanted, rcond=None)[0]
-    return torch.from_numpy(solution[:-1].T.copy()), torch.from_numpy(solution[-1].copy())
-
-
-def plain_loop(
-    folder: Path, source: Source, plan: Plan, tasks: Mapping[str, Sequence[Sequence[int]]]
-) -> PreTrainedModel:
-    """The dense model in which what the plan removes has weights of 0, each projection fitted in turn."""
-    dense = load(folder)
-    model = copy.deepcopy(dense)
-    texts = [ids for own in tasks.values() for ids in own]
-    tokens = {task: sum(map(len, own)) for task, own in tasks.items()}
-    weights = torch.cat(
-        [torch.full((tokens[task],), plan.weights[task] / tokens[task], dtype=torch.float64) for task in tasks]
-    )
-    cut_before = False
-    for index, own in enumerate(plan.layers):
-        for half in HALVES:
-            linear: nn.Linear = model.model.layers[index].get_submodule(PROJECTIONS[half])
-            kept = kept_channels(own, source.spec, half)  # type: ignore[arg-type]
-            cut_before = cut_before or len(kept) < linear.in_features
-            if not cut_before:
-                continue
-            target = around_half(dense, index, half, texts)[2]
-            before, inputs, _ = around_half(model, index, half, texts)
-            x, y = inputs[:, kept], target - before
-            p = (weights / weights.sum()).unsqueeze(1)
-            spread = float((p * (x - (p * x).sum(0)).square()).sum())
-            original = linear.weight.detach()[:, kept].double()
-            weight, bias = ridge_fit(x, y, weights, original, plan.ridge * spread * float(p.square().sum()))
-            whole = torch.zeros(linear.weight.shape)
-            whole[:, kept] = weight.float()
-            linear.weight = nn.Parameter(whole)
-            linear.bias = nn.Parameter(bias.float())
-    return model
-
-
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
     """Within a small part of the largest value."""
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance * float(expected.abs().max()))
@@ -164,6 +93,28 @@ def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: fl
                 assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)
     assert_close(logits(shrunk), logits(expected), 1e-4)
+    assert_close(logits(shrunk, random_texts(4, 9)), logits(expected, random_texts(4, 9)), 1e-4)
+
+
+@pytest.mark.parametrize("variation", ["llama-mqa", "llama-biases", "mistral-window", "qwen2-window", "qwen3"])
+@pytest.mark.parametrize("ridge", [0.05, 5.0])
+def test_in_the_uniform_layout_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: float) -> None:
+    """Without an intercept where the family's class has no bias."""
+    source = micro_source(tmp_path / "model", variation)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    plan = uniform_plan(source, "sequential", ridge=ridge)
+    expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
+    without = WITHOUT_BIAS[source.spec.family.model_type]
+    for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
+        for half in HALVES:
+            linear = expected.model.layers[index].get_submodule(PROJECTIONS[half])
+            kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
+            name = source.spec.family.tensor(half, index)  # type: ignore[arg-type]
+            assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
+            assert (f"{name}.bias" in own) is (linear.bias is not None) is (half not in without)
+            if linear.bias is not None:
+                assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
+    shrunk = written(tmp_path / "shrunk", source, plan, statistics)
     assert_close(logits(shrunk, random_texts(4, 9)), logits(expected, random_texts(4, 9)), 1e-4)
 
 

@@ -1,0 +1,34 @@
+"""The picture of a speed run as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seap_export.errors import UsageError
+from seap_export.pipeline.plots import require_matplotlib
+from validation.speed.report import SpeedReport
+
+__all__ = ["check_chart", "write_speed_chart"]
+
+_SUFFIXES = (".svg", ".png")
+
+
+def check_chart(path: Path) -> None:
+    """Refuses, before anything is timed, what could not be drawn after it.
+
+    Raises:
+        UsageError: The name does not say in which format.
+        EnvironmentFailure: The drawing library is missing.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(f"--chart {path}: give a name that ends in {' or '.join(_SUFFIXES)}")
+    require_matplotlib()
+
+
+def write_speed_chart(report: SpeedReport, path: Path) -> None:
+    """Draws the speed-ups of all variants into a file, as its suffix says."""
+    from seap_export.plots.speed_figure import speed_figure
+    from seap_export.plots.style import house_style, save
+
+    with house_style():
+        save(speed_figure(report), path)

@@ -1,0 +1,61 @@
+"""The config.json of a shrunk model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seap_export.families import ModelSpec
+from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX
+from seap_export.plan.plan import Layout
+from seap_export.sources.source import Source
+
+__all__ = ["shrunk_config"]
+
+_SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+
+
+def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, Any]:
+    """The config.json of a shrunk model of these shapes: the dense one with what pruning changed."""
+    return {
+        **{key: value for key, value in source.config.items() if key not in ("auto_map", PRUNED_FROM)},
+        "head_dim": spec.head_dim,
+        "dtype": str(source.reader.dtype).removeprefix("torch."),
+        **(_plain(source, spec) if layout == "uniform" else _per_layer(source, spec)),
+    }
+
+
+def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
+    """What the family's own class reads, and what the dense model has in its place."""
+    family, own = spec.family, spec.layers[0]
+    dense = source.spec.layers[0]
+    switches = {str(family.biases[projection]) for projection in own.biases - dense.biases}
+    return {
+        **{name: getattr(own, name) for name in _SIZES},
+        **dict.fromkeys(switches, True),
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        PRUNED_FROM: {**{name: getattr(dense, name) for name in _SIZES}, **dict.fromkeys(switches, False)},
+    }
+
+
+def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
+    """What the classes that travel with the model read: each layer's own shape."""
+    family = spec.family
+    stem = family.architecture.removesuffix("ForCausalLM")
+    per_layer = {}
+    for index, (own, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
+        values = {name: getattr(own, name) for name in _SIZES if getattr(own, name) != getattr(dense, name)}
+        values |= {f"{name}_bias": True for name in ("o_proj", "down_proj") if name in own.biases - dense.biases}
+        if values:
+            per_layer[str(index)] = values
+    return {
+        "architectures": [f"Seap{stem}ForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"configuration_seap.Seap{stem}Config",
+            "AutoModelForCausalLM": f"modeling_seap.Seap{stem}ForCausalLM",
+        },
+        "model_type": PRUNED_PREFIX + family.model_type,
+        "o_proj_bias": False,  # what a layer has unless per_layer_config says otherwise
+        "down_proj_bias": False,
+        "per_layer_config": per_layer,
+    }

@@ -1,0 +1,51 @@
+"""SmolLM2-135M with layers all alike: a plain llama, and the tokens of its ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from seap_export.runtime import Generator
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "Question: Is water wet?\nAnswer:"
+
+
+def test_a_uniform_variant_is_a_plain_llama(smollm2_gguf: Path, run: Callable[..., Any], tmp_path: Path) -> None:
+    task = f"reading={ROOT}/samples/tasks/reading.txt"
+    few = (
+        "--score",
+        "wifv",
+        "--samples",
+        "8",
+        "--held-out",
+        "1",
+        "--max-length",
+        "64",
+        "--prompts",
+        "1",
+        "--decode-steps",
+        "2",
+    )
+    done = run(
+        "export", smollm2_gguf, "--task", task, "--ratio", "0.2", "--layout", "uniform", *few,
+        "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    made = json.loads(done.stdout)["reading-0.2"]
+    assert (made["method"], made["parity"]["verdict"]) == ("custom", "passed")
+    assert abs(made["achieved_ratio"] - 0.2) <= 0.005
+    folder = tmp_path / "out" / "reading-0.2"
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder / "hf", dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    assert type(model) is LlamaForCausalLM
+    assert not any(info.values())
+    ids = AutoTokenizer.from_pretrained(folder / "hf")(PROMPT, return_tensors="pt")
+    expected = model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids.input_ids.shape[1] :].tolist()
+    assert len(expected) >= 4
+    assert Generator(folder / "onnx").generate_ids(ids.input_ids[0].tolist(), 12) == expected

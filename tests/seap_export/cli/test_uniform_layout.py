@@ -1,0 +1,162 @@
+"""`--layout uniform` through every command: variants that are plain models of their family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro import VARIATIONS, WORDS, one_thread, write_corpus, write_micro_model
+from transformers import AutoModelForCausalLM
+
+from seap_export.families import family_of_model_type
+from seap_export.plan.plan import read_plan
+
+Run = Callable[..., Any]
+UNIFORM = ("--layout", "uniform")
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *UNIFORM, "--out", "out")
+
+
+def write_byte_tokenizer(folder: Path) -> None:
+    """A byte-level BPE, the kind that transformers 5 makes of any plain qwen2 model's tokenizer."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(("<pad>", "<s>", "</s>", "<unk>", *alphabet))}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(r" ?\p{L}+|\s+"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture
+def uniform(run: Run, work: Path) -> Path:
+    """An export of task a at ratio 0.4."""
+    with one_thread():
+        outcome = run(*EXPORT, "--quiet")
+    assert outcome.code == 0, outcome.err
+    return work / "out" / "a-0.4"
+
+
+@pytest.mark.parametrize("variation", [name for name in VARIATIONS if name not in ("llama-linear", "llama-llama3")])
+def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
+    run: Run, tmp_path: Path, variation: str
+) -> None:
+    dense = write_micro_model(tmp_path / "dense", vocab_size=288, **VARIATIONS[variation])
+    if VARIATIONS[variation]["model_type"] == "qwen2":
+        write_byte_tokenizer(dense)
+    task = f"a={write_corpus(tmp_path / 'a.jsonl')}"
+    arguments = ("--task", task, "--ratio", 0.4, "--align", 1, *UNIFORM, "--out", tmp_path / "out", "--json", "-q")
+    outcome = run("export", dense, *arguments)
+    assert (outcome.code, outcome.err) == (0, "")
+    made = json.loads(outcome.out)["a-0.4"]
+    assert (made["method"], made["parity"]["verdict"]) == ("reconstruct", "passed")
+    assert abs(made["achieved_ratio"] - 0.4) <= 0.005
+    folder = tmp_path / "out" / "a-0.4"
+    plan = read_plan(folder / "plan.json")
+    assert (plan.layout, plan.sparsity.kind, plan.sparsity.protect_first) == ("uniform", "uniform", 0)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder / "hf", dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    assert type(model).__name__ == family_of_model_type(VARIATIONS[variation]["model_type"]).architecture
+    assert not any(info.values())
+    assert not list((folder / "hf").glob("*.py"))
+
+
+@pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap"])
+def test_every_recipe_keeps_its_name(run: Run, work: Path, method: str) -> None:
+    outcome = run(*EXPORT, "--method", method, "--json", "-q")
+    assert outcome.code == 0, outcome.err
+    made = json.loads(outcome.out)["a-0.4"]
+    assert (made["method"], made["parity"]["verdict"]) == (method, "passed")
+    switches = json.loads((work / "out" / "a-0.4" / "hf" / "config.json").read_text("utf-8"))
+    assert switches.get("mlp_bias", False) is (method != "wanda-sp")
+
+
+def test_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
+    assert run(*EXPORT[:4], "--ratio", 0, *UNIFORM, "--out", "out", "-q").code == 0
+    dense, own = (AutoModelForCausalLM.from_pretrained(folder) for folder in ("m", "out/a-0/hf"))
+    assert type(own) is type(dense)
+    weights = dense.state_dict()
+    assert own.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in own.state_dict().items())
+
+
+def test_inspect_knows_a_plain_pruned_model(run: Run, uniform: Path) -> None:
+    variant = json.loads(run("inspect", uniform, "--json").out)
+    assert variant["layout"] == "uniform"
+    assert variant["model"]["pruned"] is True
+    assert len({tuple(layer.values()) for layer in variant["model"]["layers"]}) == 1
+    text = run("inspect", uniform).out
+    assert "method reconstruct: score elimination, uniform sparsity, compensation sequential, layout uniform" in text
+    assert "hf: llama, pruned, " in run("inspect", uniform / "hf").out
+    assert "m: llama, dense, " in run("inspect", "m").out
+
+
+def test_plan_and_plot(run: Run, uniform: Path) -> None:
+    statistics = ("--calibration", "out/calibration/a")
+    outcome = run("plan", "m", *statistics, "--ratio", 0.4, *UNIFORM, "--out", "plan.json", "--json", "-q")
+    assert outcome.code == 0, outcome.err
+    assert Path("plan.json").read_bytes() == (uniform / "plan.json").read_bytes()
+    assert len({layer["removed"] for layer in json.loads(outcome.out)["layers"]}) == 1
+    outcome = run("plot", "out", "--out", "pictures", "--json")
+    assert outcome.code == 0, outcome.err
+    assert (Path("pictures") / "sparsity-0.4.svg").is_file()
+
+
+def test_the_steps_by_hand_give_what_export_gives(run: Run, uniform: Path) -> None:
+    """`prune --force` replaces a plain pruned model, and no dense one."""
+    before = {path.name: path.read_bytes() for path in (uniform / "hf").iterdir()}
+    prune = ("prune", "m", "--plan", uniform / "plan.json", "--calibration", "out/calibration/a", "-q", "--out")
+    outcome = run(*prune, uniform / "hf")
+    assert (outcome.code, outcome.err.split(";")[0]) == (2, f"Error: {uniform / 'hf'} exists already")
+    assert run(*prune, uniform / "hf", "--force").code == 0
+    assert {path.name: path.read_bytes() for path in (uniform / "hf").iterdir()} == before
+    outcome = run(*prune, "m", "--force")
+    assert (outcome.code, outcome.err.split(" (")[0]) == (2, "Error: m holds something else")
+    assert run("convert", uniform / "hf", "--out", "onnx", "-q").code == 0
+    assert Path("onnx/model.onnx.data").read_bytes() == (uniform / "onnx" / "model.onnx.data").read_bytes()
+    assert run("parity", uniform, "-q").code == 0
+
+
+def test_evaluate_and_generate(run: Run, uniform: Path) -> None:
+    outcome = run("evaluate", uniform, "--dense", "m", "--form", "hf", "--form", "onnx", "--json", "-q")
+    assert outcome.code == 0, outcome.err
+    divergence = json.loads(outcome.out)["divergence"]
+    assert divergence["hf"]["mean_kl_nats"] > 1e-3
+    assert divergence["onnx"] == pytest.approx(divergence["hf"], rel=1e-3)
+    outcome = run("generate", uniform, "the cat sat", "--max-new-tokens", 5)
+    assert outcome.code == 0, outcome.err
+    assert set(outcome.out.split()) <= {*WORDS, "the", "cat", "sat"}
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [
+        (("--sparsity", "adaptive"), "--sparsity"),
+        (("--protect-first", "1"), "--protect-first"),
+        (("--protect-last", "2", "--k", "1.0"), "--k and --protect-last"),
+        (("--budget", "bytes"), "--budget"),
+    ],
+)
+def test_what_would_shrink_layers_unlike_each_other_is_refused(
+    run: Run, work: Path, options: tuple[str, ...], left_out: str
+) -> None:
+    outcome = run(*EXPORT, *options)
+    message = f"--layout uniform shrinks all layers alike, and counts weights; leave out {left_out}"
+    assert (outcome.code, outcome.err) == (2, f"Error: {message}\n")
+    assert not (work / "out").exists()
+
+
+def test_a_ratio_out_of_reach_is_refused_before_any_work(run: Run, work: Path) -> None:
+    outcome = run(*EXPORT, "--ratio", "0.95", "--align", "64", "-q")
+    assert outcome.code == 2
+    assert "ratio 0.95 cannot be reached: with 0 protected layers and --align 64" in outcome.err
+    assert not (work / "out").exists()

@@ -1,0 +1,261 @@
+"""In the uniform layout a shrunk model is a plain one of its family, as transformers' own classes load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from calibrated import PROJECTIONS, load, micro_source, plan_of, single, uniform_plan, whole_layer
+from micro import VARIATIONS, write_micro_model
+from plain_loop import WITHOUT_BIAS
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration
+from seap_export.families import dense_config, model_spec
+from seap_export.plan.plan import COMPENSATIONS, LAYOUTS, Compensation, Plan
+from seap_export.shrink.layer import kept_channels
+from seap_export.shrink.refit import mean_fit, refit_from_dense
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source, open_source
+
+CLASSES = {
+    "llama": transformers.LlamaForCausalLM,
+    "mistral": transformers.MistralForCausalLM,
+    "qwen2": transformers.Qwen2ForCausalLM,
+    "qwen3": transformers.Qwen3ForCausalLM,
+}
+INPUT_IDS = torch.randint(3, 96, (2, 20), generator=torch.Generator().manual_seed(5))
+ATTENTION_MASK = torch.ones_like(INPUT_IDS)
+ATTENTION_MASK[1, :7] = 0
+#: Config keys that give projections a bias, and the projections.
+SWITCHES = {
+    "attention_bias": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "mlp_bias": ("gate_proj", "up_proj", "down_proj"),
+}
+
+
+@dataclass
+class Shrunk:
+    """A dense micro model, the plan, and the folder written from them."""
+
+    dense: Path
+    source: Source
+    plan: Plan
+    statistics: Mixture
+    folder: Path
+
+    @property
+    def family(self) -> str:
+        return self.source.spec.family.model_type
+
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.folder / "config.json").read_text("utf-8"))
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / "model.safetensors")
+
+
+@pytest.fixture
+def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) -> Callable[..., Shrunk]:
+    def make(
+        variation: str = "llama-gqa",
+        compensation: Compensation = "one-shot",
+        plan: Callable[[Source, Compensation], Plan] = uniform_plan,
+    ) -> Shrunk:
+        dense, folder = tmp_path / "dense", tmp_path / "shrunk"
+        source = micro_source(dense, variation)
+        statistics = single(random_calibration(source))
+        folder.mkdir()
+        own = plan(source, compensation)
+        write_shrunk_model(source, own, statistics, folder)
+        return Shrunk(dense, source, own, statistics, folder)
+
+    return make
+
+
+def whole_plan(source: Source, compensation: Compensation) -> Plan:
+    return plan_of(source, [whole_layer(own) for own in source.spec.layers], compensation, layout="uniform")
+
+
+def neurons_only(source: Source, compensation: Compensation) -> Plan:
+    """All heads stay."""
+    layers = [replace(whole_layer(own), neurons=tuple(range(40))) for own in source.spec.layers]
+    return plan_of(source, layers, compensation, layout="uniform")
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    """Logits of all real tokens, [tokens, vocabulary]."""
+    return model(INPUT_IDS, attention_mask=ATTENTION_MASK).logits[ATTENTION_MASK.bool()]
+
+
+def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
+    """The dense model whose o_proj and down_proj see only what is kept, with the weights and biases stored."""
+    model, stored = load(shrunk.dense), shrunk.stored()
+    for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
+        for name, path in PROJECTIONS.items():
+            linear = layer.get_submodule(path)
+            kept = kept_channels(plan, shrunk.source.spec, name)  # type: ignore[arg-type]
+            linear.weight.data.zero_()
+            linear.weight.data[:, kept] = stored[f"model.layers.{index}.{path}.weight"]
+            bias = stored.get(f"model.layers.{index}.{path}.bias")
+            linear.bias = None if bias is None else nn.Parameter(bias)
+    return model
+
+
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_model_does(
+    shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
+) -> None:
+    shrunk = shrink(variation, compensation)
+    model, info = AutoModelForCausalLM.from_pretrained(
+        shrunk.folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
+    assert type(model) is CLASSES[shrunk.family]
+    assert not any(info.values())
+    actual, expected = logits(model.eval()), logits(masked_dense_model(shrunk))
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
+    assert (actual - logits(load(shrunk.dense))).abs().max() > 0.1  # the plan matters
+    spec = shrunk.plan.shrunk_spec(shrunk.source.spec)
+    assert {name: tuple(tensor.shape) for name, tensor in shrunk.stored().items()} == spec.tensors()
+    assert model_spec(shrunk.config()) == spec
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
+    shrink: Callable[..., Shrunk], variation: str
+) -> None:
+    shrunk = shrink(variation)
+    config, dense = shrunk.config(), dict(shrunk.source.config)
+    groups, heads, neurons = shrunk.plan.layers[0].shape
+    changed = {"num_attention_heads": heads, "num_key_value_heads": groups, "intermediate_size": neurons}
+    if shrunk.family == "llama":
+        changed |= {"attention_bias": True, "mlp_bias": True}
+    if shrunk.family == "qwen3":
+        changed |= {"attention_bias": True}
+    assert config.pop("pruned_from").keys() <= changed.keys()
+    assert config == dense | changed | {"head_dim": shrunk.source.spec.head_dim}
+    assert model_spec(dense_config(shrunk.config())) == shrunk.source.spec
+
+
+def test_the_folder_holds_no_code(shrink: Callable[..., Shrunk]) -> None:
+    names = {path.name for path in shrink().folder.iterdir()}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    assert names == {"config.json", "generation_config.json", "model.safetensors", *tokenizer}
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "mistral", "qwen2", "qwen3", "qwen3-biases"])
+@pytest.mark.parametrize("compensation", ["one-shot", "bias"])
+def test_a_projection_has_its_fit_and_the_others_behind_a_switch_have_zeros(
+    shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
+) -> None:
+    shrunk = shrink(variation, compensation)
+    stored, plan, family = shrunk.stored(), shrunk.plan, shrunk.source.spec.family
+    for index, own in enumerate(plan.layers):
+        dense = shrunk.source.read_layer(index)
+        fitted = set()
+        for half in PROJECTIONS:
+            weight, bias = family.weight(half, index), family.bias(half, index)  # type: ignore[arg-type]
+            kept = kept_channels(own, shrunk.source.spec, half)  # type: ignore[arg-type]
+            mean = getattr(shrunk.statistics.layer(index), half).mean
+            intercept = half not in WITHOUT_BIAS[shrunk.family]
+            expected = dense[weight][:, kept].double()
+            if compensation == "one-shot":
+                fit = refit_from_dense(
+                    dense[weight],
+                    dense.get(bias),
+                    mean,
+                    shrunk.statistics.covariance(index, half),  # type: ignore[arg-type]
+                    kept,
+                    ridge=plan.ridge,
+                    tokens=40,
+                    intercept=intercept,
+                )
+                expected = fit.weight
+            elif intercept:
+                fit = mean_fit(dense[weight], dense.get(bias), mean, kept)
+            assert torch.equal(stored[weight], expected.float())
+            assert (bias in stored) is intercept
+            if intercept:
+                assert fit.bias is not None
+                assert torch.equal(stored[bias], fit.bias.float())
+                fitted.add(bias)
+        biases = {name for name in stored if name.endswith(".bias") and f"layers.{index}." in name}
+        zeros = {name for name in biases if not stored[name].any()}
+        assert zeros == biases - fitted - dense.keys()
+        switched = {name for switch, names in SWITCHES.items() if shrunk.config().get(switch) for name in names}
+        always = {"q_proj", "k_proj", "v_proj"} if variation == "qwen2" else set()
+        assert {name.split(".")[-2] for name in biases} == switched | always
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    ("compensation", "plan"), [("none", uniform_plan), ("one-shot", whole_plan), ("sequential", whole_plan)]
+)
+def test_where_nothing_is_compensated_no_switch_is_turned_on(
+    shrink: Callable[..., Shrunk], variation: str, compensation: Compensation, plan: Any
+) -> None:
+    shrunk = shrink(variation, compensation, plan)
+    assert not any(shrunk.config().get(switch) for switch in SWITCHES)
+    biases = {name.split(".")[-2] for name in shrunk.stored() if name.endswith(".bias")}
+    assert biases == ({"q_proj", "k_proj", "v_proj"} if variation == "qwen2" else set())
+    if plan is whole_plan:
+        dense = load_file(shrunk.dense / "model.safetensors")
+        stored = shrunk.stored()
+        assert all(torch.equal(stored[name], dense[name]) for name in stored)
+
+
+def test_only_the_switch_of_a_half_that_is_compensated_is_turned_on(shrink: Callable[..., Shrunk]) -> None:
+    shrunk = shrink("llama-gqa", "one-shot", neurons_only)
+    assert [shrunk.config().get(switch) for switch in SWITCHES] == [None, True]
+
+
+def test_a_half_that_is_not_cut_has_zeros_where_a_later_one_is_fitted(shrink: Callable[..., Shrunk]) -> None:
+    """Sequential: attention of the first layer comes before anything is cut."""
+    stored = shrink("llama-gqa", "sequential", neurons_only).stored()
+    fitted = [bool(stored[f"model.layers.{index}.self_attn.o_proj.bias"].any()) for index in range(3)]
+    assert fitted == [False, True, True]
+
+
+@pytest.mark.parametrize("variation", ["mistral", "qwen2", "qwen3"])
+def test_where_there_is_no_bias_to_give_a_bias_compensates_nothing(
+    shrink: Callable[..., Shrunk], variation: str
+) -> None:
+    shrunk = shrink(variation, "bias")
+    halves = set(PROJECTIONS) - set(WITHOUT_BIAS[shrunk.family])
+    assert shrunk.plan.compensated(shrunk.source.spec) == (frozenset(halves),) * 3
+
+
+def test_a_uniform_variant_can_be_pruned_again(
+    shrink: Callable[..., Shrunk], random_calibration: Callable[[Source], Calibration], tmp_path: Path
+) -> None:
+    """It is a plain model; what is written then is of the model that it was made from."""
+    source = open_source(str(shrink("mistral").folder))
+    plan = whole_plan(source, "none")
+    for layout in LAYOUTS:
+        (tmp_path / layout).mkdir()
+        statistics = single(random_calibration(source))
+        write_shrunk_model(source, replace(plan, layout=layout), statistics, tmp_path / layout)
+        config = json.loads((tmp_path / layout / "config.json").read_text("utf-8"))
+        dense = {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 48}
+        assert config.get("pruned_from") == (dense if layout == "uniform" else None)
+
+
+def test_code_that_a_source_names_is_not_named_again(
+    tmp_path: Path, random_calibration: Callable[[Source], Calibration]
+) -> None:
+    dense = write_micro_model(tmp_path / "dense", model_type="llama", auto_map={"AutoConfig": "other.Config"})
+    source = open_source(str(dense))
+    (tmp_path / "out").mkdir()
+    write_shrunk_model(source, uniform_plan(source, "none"), single(random_calibration(source)), tmp_path / "out")
+    assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))

@@ -1,0 +1,50 @@
+"""A dense micro model and its graphs, in a folder as `--work` leaves them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from micro import write_micro_model
+
+from seap_export.cli import main
+from validation.benchmarks.peers.artifacts import Written
+
+#: `convert(model, home, *options)` writes home/onnx and the record that it was written; gives the graph.
+Convert = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_micro_model(tmp_path_factory.mktemp("dense"), model_type="llama")
+
+
+@pytest.fixture(scope="session")
+def convert() -> Convert:
+    def run(model: Path, home: Path, *options: str) -> Path:
+        home.mkdir(parents=True)
+        out = home / "onnx"
+        done = CliRunner().invoke(main, ["convert", str(model), "--out", str(out), *options], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        written = Written(str(model.resolve()), 1.0, 2_000_000, 3_000_000, is_reused=False)
+        (home / "written.json").write_text(json.dumps(asdict(written)), "utf-8")
+        return out / "model.onnx"
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def graphs(dense: Path, convert: Convert, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same model written in three ways, and another one in the place of a wrong export."""
+    work = tmp_path_factory.mktemp("graphs")
+    other = write_micro_model(work / "model", seed=1, model_type="llama")
+    return {
+        "ours": convert(dense, work / "ours"),
+        "last": convert(dense, work / "last", "--logits", "last"),
+        "standard": convert(dense, work / "standard", "--dialect", "standard"),
+        "wrong": convert(other, work / "wrong"),
+    }

@@ -1,0 +1,70 @@
+"""Each exporter's command, what is measured of it, and what is used again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from seap_export.errors import ArtifactError
+from validation.benchmarks.peers.artifacts import Artifact, Environments, all_artifacts, write
+from validation.benchmarks.peers.contest import choose_passage, compare
+
+PEERS = Environments(Path(sys.executable), Path("/genai"), Path("/dynamo"), Path("/optimum"))
+
+
+def _by_name(dense: Path, work: Path) -> dict[str, Artifact]:
+    return {artifact.name: artifact for artifact in all_artifacts(dense, work, PEERS)}
+
+
+def test_every_exporter_and_precision(tmp_path: Path) -> None:
+    found = all_artifacts(Path("/model"), tmp_path, PEERS)
+    assert [artifact.name for artifact in found] == [
+        *("genai-fp32", "genai-fp32-last", "dynamo-fp32", "optimum-fp32"),
+        *("ours-fp32", "ours-fp32-last", "ours-fp32-standard"),
+        *("genai-int8", "genai-int8-last", "ours-int8", "ours-int8-last"),
+        *("genai-int4", "genai-int4-last", "ours-int4", "ours-int4-last"),
+    ]
+    for artifact in found:
+        assert str(artifact.folder) in artifact.command
+        assert "OUT" not in artifact.command
+        assert artifact.is_ours == (artifact.command[0] == sys.executable)
+
+
+def test_our_writer(dense: Path, graphs: dict[str, Path], tmp_path: Path) -> None:
+    artifact = _by_name(dense, tmp_path)["ours-fp32-last"]
+    written = write(artifact, dense)
+    assert not written.is_reused
+    assert written.wall_s > 0
+    assert written.peak_bytes > 50e6  # of the writer: the process that starts it is far smaller
+    assert written.onnx_bytes == sum(path.stat().st_size for path in artifact.folder.glob("*.onnx*"))
+    assert write(artifact, dense) == replace(written, is_reused=True)
+
+    passage = choose_passage(graphs["ours"], 1, vocabulary=96, prompt_tokens=8, steps=2)
+    compare({"new": artifact.graph}, graphs["ours"], passage, threads=1, rounds=1, is_exact=True)
+
+
+def test_memory_is_that_of_the_writer_alone(tmp_path: Path) -> None:
+    ballast = bytearray(300_000_000)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    written = write(Artifact("small", "fp32", tmp_path / "small" / "onnx", (sys.executable, "-S", "-c", "")), tmp_path)
+    assert 1e6 < written.peak_bytes < 100e6 < len(ballast)
+
+
+def test_a_writer_that_fails_leaves_no_record(tmp_path: Path) -> None:
+    artifact = Artifact("bad", "fp32", tmp_path / "bad" / "onnx", (sys.executable, "-c", "raise SystemExit(3)"))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="ended with an error"):
+            write(artifact, tmp_path)
+    assert not (tmp_path / "bad" / "written.json").exists()
+
+
+def test_what_was_made_from_another_model_is_refused(dense: Path, tmp_path: Path) -> None:
+    artifact = _by_name(dense, tmp_path)["ours-fp32"]
+    artifact.folder.parent.mkdir()
+    (artifact.folder.parent / "written.json").write_text(json.dumps({"model": "/another"}), "utf-8")
+    with pytest.raises(ArtifactError, match="was made from /another; give another folder as --work"):
+        write(artifact, dense)

@@ -1,0 +1,32 @@
+"""The table of precisions holds every model in every precision, the largest file first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+from micro import micro_texts
+
+from seap_export.cli import main
+from validation.benchmarks.precision_table import precision_table
+
+
+def test_rows_by_size(dense: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "a.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in micro_texts(24)), "utf-8")
+    options = ["--task", f"a={corpus}", "--samples", "16", "--held-out", "4", "--out", str(tmp_path / "out"), "-q"]
+    assert CliRunner().invoke(main, ["calibrate", str(dense), *options]).exit_code == 0
+
+    arguments = [str(dense), "--calibration", str(tmp_path / "out" / "calibration" / "a"), "--ratio", "0.4"]
+    arguments += ["--precision", "fp32", "--precision", "int4", "--json", str(tmp_path / "rows.json")]
+    done = CliRunner().invoke(precision_table, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    table = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert [(line[0].strip("| "), line[1]) for line in table] == [
+        ("dense", "fp32"), ("a-0.4", "fp32"), ("dense", "int4"), ("a-0.4", "int4"),
+    ]  # fmt: skip
+    rows = {(row["model"], row["precision"]): row for row in json.loads((tmp_path / "rows.json").read_text())}
+    assert rows["dense", "fp32"]["mean_kl_nats"] < 1e-6 < rows["dense", "int4"]["mean_kl_nats"]
+    assert rows["a-0.4", "fp32"]["mean_kl_nats"] > 1e-6
+    assert rows["dense", "fp32"]["perplexity"] > 1.0

@@ -1,0 +1,175 @@
+"""What each exporter writes, by a process of its own, and what that took."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import ArtifactError
+from validation.benchmarks import process
+from validation.benchmarks.process import ProcessFigures
+
+__all__ = ["Artifact", "Environments", "Written", "all_artifacts", "write"]
+
+_RECORD = "written.json"
+_SCRIPTS = Path(__file__).parent
+#: A process counts the memory of the one that starts it as its own, so a small one starts and measures the exporters.
+_MEASURE = (
+    "import json, runpy, sys; figures = runpy.run_path(sys.argv[1])['measure'](sys.argv[2:]); "
+    "print(json.dumps([figures.wall_s, figures.peak_bytes]))"
+)
+#: Without its comparison with torch afterwards, which no other writer makes.
+_OPTIMUM = (
+    "import sys; from optimum.exporters.onnx import main_export; "
+    "main_export(sys.argv[1], sys.argv[2], task='text-generation-with-past', do_validation=False)"
+)
+
+
+@dataclass(frozen=True)
+class Environments:
+    """The interpreters that run the exporters.
+
+    Attributes:
+        main: Has this package.
+        genai: Has onnxruntime-genai, onnx-ir, torch and transformers.
+        dynamo: Has torch, transformers and onnxscript.
+        optimum: Has optimum-onnx.
+    """
+
+    main: Path
+    genai: Path
+    dynamo: Path
+    optimum: Path
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One exporter's ONNX form of the model.
+
+    Attributes:
+        name: Unique, and the name of its folder.
+        precision: Of its weights: fp32, int8 or int4.
+        folder: Where its files belong; model.onnx among them.
+        command: Writes them.
+    """
+
+    name: str
+    precision: str
+    folder: Path
+    command: tuple[str, ...]
+
+    @property
+    def is_ours(self) -> bool:
+        """This package wrote it."""
+        return self.name.startswith("ours")
+
+    @property
+    def graph(self) -> Path:
+        """The .onnx file."""
+        return self.folder / "model.onnx"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What writing an artifact took.
+
+    Attributes:
+        model: The folder that it was made from.
+        wall_s: Seconds of the whole process.
+        peak_bytes: Its peak resident memory.
+        onnx_bytes: Graph and data on disk.
+        is_reused: It was there already; the other figures are of the run that wrote it.
+    """
+
+    model: str
+    wall_s: float
+    peak_bytes: int
+    onnx_bytes: int
+    is_reused: bool
+
+
+def all_artifacts(model: Path, work: Path, environments: Environments) -> list[Artifact]:
+    """Every artifact, precision by precision; the first of each precision is the builder's."""
+    found = []
+    for precision in ("fp32", "int8", "int4"):
+        commands = _builder(model, environments.genai, precision, work / "cache")
+        if precision == "fp32":
+            commands |= _exporters(model, environments)
+        commands |= _ours(model, environments.main, precision)
+        found += [_artifact(name, precision, work, command) for name, command in commands.items()]
+    return found
+
+
+def write(artifact: Artifact, model: Path) -> Written:
+    """Writes an artifact, or finds it written; what the exporter prints goes to stderr.
+
+    Raises:
+        ArtifactError: What is there was made from another model.
+        RuntimeError: The exporter failed.
+    """
+    home = artifact.folder.parent
+    record = home / _RECORD
+    if record.is_file():
+        return _reused(record, model)
+    shutil.rmtree(home, ignore_errors=True)  # left behind by a run that was stopped
+    home.mkdir(parents=True)
+    print(f"writing {artifact.name}", file=sys.stderr)
+    figures = _measure(artifact.command)
+    size = sum(path.stat().st_size for path in artifact.folder.glob("model.onnx*"))
+    written = Written(str(model.resolve()), figures.wall_s, figures.peak_bytes, size, is_reused=False)
+    record.write_text(json.dumps(asdict(written), indent=1) + "\n", "utf-8")
+    return written
+
+
+def _measure(command: Sequence[str]) -> ProcessFigures:
+    words = [sys.executable, "-I", "-S", "-c", _MEASURE, process.__file__, *command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: ended with an error; see above")
+    return ProcessFigures(*json.loads(done.stdout))
+
+
+def _reused(record: Path, model: Path) -> Written:
+    values: dict[str, Any] = json.loads(record.read_text("utf-8"))
+    if values["model"] != str(model.resolve()):
+        raise ArtifactError(f"{record.parent} was made from {values['model']}; give another folder as --work")
+    print(f"reusing {record.parent.name}", file=sys.stderr)
+    return Written(**{**values, "is_reused": True})
+
+
+def _artifact(name: str, precision: str, work: Path, command: tuple[str, ...]) -> Artifact:
+    folder = work / name / "onnx"
+    return Artifact(name, precision, folder, tuple(str(folder) if word == "OUT" else word for word in command))
+
+
+def _builder(model: Path, python: Path, precision: str, cache: Path) -> dict[str, tuple[str, ...]]:
+    """onnxruntime-genai's, with logits of all positions and of the last; int8 and int4 in blocks of 32, as ours."""
+    command = [str(python), "-I", "-m", "onnxruntime_genai.models.builder", "-p", precision, "-e", "cpu"]
+    command += ["-i", str(model), "-o", "OUT", "-c", str(cache)]
+    return {
+        f"genai-{precision}": tuple(command),
+        f"genai-{precision}-last": (*command, "--extra_options", "prune_lm_head=true"),
+    }
+
+
+def _exporters(model: Path, environments: Environments) -> dict[str, tuple[str, ...]]:
+    writer = str(_SCRIPTS / "dynamo_writer.py")
+    return {
+        "dynamo-fp32": (str(environments.dynamo), "-I", writer, str(model), "OUT"),
+        "optimum-fp32": (str(environments.optimum), "-I", "-c", _OPTIMUM, str(model), "OUT"),
+    }
+
+
+def _ours(model: Path, python: Path, precision: str) -> dict[str, tuple[str, ...]]:
+    command = [str(python), "-c", "from seap_export.cli import main; main()", "convert", "--quiet", str(model)]
+    command += ["--precision", precision, "--out", "OUT"]
+    forms = {"": ("--logits", "all"), "-last": ("--logits", "last")}
+    if precision == "fp32":
+        forms["-standard"] = ("--dialect", "standard")
+    return {f"ours-{precision}{form}": (*command, *options) for form, options in forms.items()}

@@ -1,0 +1,155 @@
+"""Graphs beside each other in one process: first whether they say the same, then how long they take, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seap_export.errors import ArtifactError
+from validation.benchmarks.peers.sessions import PlainGraph
+from validation.speed.measure import Timing
+
+__all__ = [
+    "Agreement",
+    "Passage",
+    "Result",
+    "choose_passage",
+    "compare",
+    "refuse_disagreement",
+    "rotated",
+    "take_times",
+]
+
+#: Idle threads of the session before spin for some milliseconds; the next one should not meet them.
+_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What every graph reads: a prompt, and the tokens that the reference finds most likely, one after the other.
+
+    Attributes:
+        prompt: Token ids.
+        tokens: The token after the prompt, then one after each decode step: one more than there are steps.
+        unlikely: A token that the reference finds unlikely everywhere behind the prompt.
+    """
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    unlikely: int
+
+    @property
+    def fed(self) -> tuple[int, ...]:
+        """The tokens that the decode steps read; the last one is only predicted."""
+        return self.tokens[:-1]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A graph against the reference, over the logits after the prompt and after each decode step.
+
+    Attributes:
+        max_abs: Largest difference of a logit.
+        same_tokens: Share of the positions whose most likely token is the same.
+    """
+
+    max_abs: float
+    same_tokens: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found about one graph."""
+
+    agreement: Agreement
+    timing: Timing
+
+
+def choose_passage(reference: Path, threads: int, vocabulary: int, prompt_tokens: int, steps: int) -> Passage:
+    """A prompt of random tokens, the same at every call, and what the reference graph says after it."""
+    graph = PlainGraph(reference, threads)
+    prompt = np.random.default_rng(0).integers(0, vocabulary, prompt_tokens).tolist()
+    tokens = graph.continue_greedily(prompt, steps)
+    unlikely = graph.follow(prompt, tokens[:-1]).max(axis=0).argmin()
+    return Passage(tuple(prompt), tuple(tokens), int(unlikely))
+
+
+def compare(
+    graphs: Mapping[str, Path], reference: Path, passage: Passage, *, threads: int, rounds: int, is_exact: bool
+) -> dict[str, Result]:
+    """Opens all graphs in this process and runs them in turn on the same tokens.
+
+    Args:
+        graphs: By name.
+        reference: The graph whose logits the others' are compared with.
+        passage: What they read.
+        threads: Threads of each session.
+        rounds: Counted runs of each graph.
+        is_exact: Every graph must find the passage's tokens most likely; else it is only told how many are.
+
+    Raises:
+        ArtifactError: A graph cannot be run, or is refused.
+    """
+    opened = {name: PlainGraph(path, threads) for name, path in graphs.items()}
+    agreements = _agreements(opened, reference, passage, threads)
+    if is_exact:
+        refuse_disagreement(agreements)
+    timings = take_times(opened, passage, rounds)
+    return {name: Result(agreements[name], timings[name]) for name in opened}
+
+
+def _agreements(
+    graphs: Mapping[str, PlainGraph], reference: Path, passage: Passage, threads: int
+) -> dict[str, Agreement]:
+    expected = PlainGraph(reference, threads).follow(passage.prompt, passage.fed)
+    agreements = {}
+    for name, graph in graphs.items():
+        logits = graph.follow(passage.prompt, passage.fed)
+        same = logits.argmax(axis=1) == np.array(passage.tokens)
+        agreements[name] = Agreement(float(np.abs(logits - expected).max()), float(same.mean()))
+    return agreements
+
+
+def refuse_disagreement(agreements: Mapping[str, Agreement]) -> None:
+    """Graphs that compute something else are not compared.
+
+    Raises:
+        ArtifactError: One finds another token most likely, or its logits are not finite.
+    """
+    for name, own in agreements.items():
+        if own.same_tokens < 1 or not np.isfinite(own.max_abs):
+            raise ArtifactError(
+                f"{name} does not compute what the reference does: {own.same_tokens:.0%} of its tokens are the same, "
+                f"a logit differs by {own.max_abs:.1e}"
+            )
+
+
+def rotated(names: Iterable[str], turn: int) -> list[str]:
+    """The names from another one on in each turn, so that none always follows the same one first."""
+    every = list(names)
+    start = turn % len(every)
+    return every[start:] + every[:start]
+
+
+def take_times(graphs: Mapping[str, PlainGraph], passage: Passage, rounds: int, warm_up: int = 1) -> dict[str, Timing]:
+    """Every graph reads the passage once a round, and `warm_up` times before that."""
+    timings = {name: Timing() for name in graphs}
+    for turn in range(warm_up + rounds):
+        for name in rotated(graphs, turn):
+            time.sleep(_PAUSE_SECONDS)
+            _time(graphs[name], passage.prompt, passage.fed, timings[name] if turn >= warm_up else Timing())
+    return timings
+
+
+def _time(graph: PlainGraph, prompt: Sequence[int], tokens: Sequence[int], timing: Timing) -> None:
+    start = time.perf_counter()
+    graph.prefill(prompt)
+    timing.prefills.append(time.perf_counter() - start)
+    for token in tokens:
+        start = time.perf_counter()
+        graph.step(token)
+        timing.steps.append(time.perf_counter() - start)

@@ -1,0 +1,126 @@
+"""Whole generation loops beside each other: this package's runner and ONNX Runtime GenAI, processes in turn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import ArtifactError
+from validation.benchmarks.peers.artifacts import Environments
+from validation.benchmarks.peers.contest import Passage, rotated
+from validation.speed.measure import Timing
+
+__all__ = ["Loop", "LoopResult", "all_loops", "prepare", "run_loops"]
+
+_WARM_UP = 1
+_RUNS_A_PROCESS = 3
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop with an artifact.
+
+    Attributes:
+        name: "artifact, loop".
+        precision: Of the artifact.
+        folder: Of the artifact.
+        command: Times it; folder and request file follow.
+    """
+
+    name: str
+    precision: str
+    folder: Path
+    command: tuple[str, ...]
+
+
+@dataclass
+class LoopResult:
+    """Times of all processes of a loop, and the tokens of the last one."""
+
+    timing: Timing = field(default_factory=Timing)
+    tokens: list[int] = field(default_factory=list)
+
+
+def all_loops(folders: Mapping[str, Path], environments: Environments) -> list[Loop]:
+    """For each precision: our artifact in our runner, the builder's in GenAI, ours in GenAI."""
+    runner = (str(environments.main), "-m", "validation.benchmarks.peers.runner_loop")
+    genai = (str(environments.genai), "-I", str(Path(__file__).parent / "genai_loop.py"))
+    loops = []
+    for precision in ("fp32", "int8", "int4"):
+        ours, theirs = f"ours-{precision}-last", f"genai-{precision}"
+        loops += [
+            Loop(f"{artifact}, {name}", precision, folders[artifact], command)
+            for artifact, name, command in (
+                (ours, "runner", runner),
+                (theirs, "GenAI", genai),
+                (f"{theirs}-last", "GenAI", genai),
+                (ours, "GenAI", genai),
+            )
+        ]
+    return loops
+
+
+def prepare(folder: Path, threads: int, end: int) -> None:
+    """Edits an artifact's genai_config.json: so many threads, and texts end at the token `end` alone.
+
+    A text that ended early would have fewer tokens to time, and GenAI wants a token that exists.
+    """
+    path = folder / "genai_config.json"
+    config: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
+    config["model"]["eos_token_id"] = end
+    path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def run_loops(
+    loops: Sequence[Loop], passage: Passage, scratch: Path, *, threads: int, rounds: int
+) -> dict[str, LoopResult]:
+    """Runs every loop once a round, in a process of its own.
+
+    Args:
+        loops: Their folders are prepared.
+        passage: The prompt, and what has to follow it in fp32.
+        scratch: A folder for the request.
+        threads: Threads of the runner; GenAI's are in the folder.
+        rounds: Processes of each loop.
+
+    Raises:
+        ArtifactError: A loop failed, ended early, or in fp32 gave other tokens.
+    """
+    request = scratch / "request.json"
+    asked = {
+        "prompt": list(passage.prompt),
+        "new_tokens": len(passage.tokens),
+        "threads": threads,
+        "warm_up": _WARM_UP,
+        "runs": _RUNS_A_PROCESS,
+    }
+    request.write_text(json.dumps(asked), "utf-8")
+    results = {loop.name: LoopResult() for loop in loops}
+    by_name = {loop.name: loop for loop in loops}
+    for turn in range(rounds):
+        for name in rotated(by_name, turn):
+            _add(results[name], by_name[name], request, passage)
+    return results
+
+
+def _add(result: LoopResult, loop: Loop, request: Path, passage: Passage) -> None:
+    print(f"running {loop.name}", file=sys.stderr)
+    command = [*loop.command, str(loop.folder), str(request)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ArtifactError(f"{loop.name} failed: {reason}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if len(found["tokens"]) != len(passage.tokens):
+        raise ArtifactError(f"{loop.name} gave {len(found['tokens'])} tokens, not {len(passage.tokens)}")
+    if loop.precision == "fp32" and found["tokens"] != list(passage.tokens):
+        raise ArtifactError(f"{loop.name} gave {found['tokens']}, not {list(passage.tokens)}")
+    result.timing.prefills.extend(found["prefills"])
+    result.timing.steps.extend(found["steps"])
+    result.tokens = found["tokens"]

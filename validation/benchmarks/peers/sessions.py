@@ -1,0 +1,88 @@
+"""Any exporter's decoder graph in a session, run the plain way: numpy arrays in, numpy arrays out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.errors import ArtifactError
+from seap_export.runtime.session import open_session
+
+__all__ = ["PlainGraph"]
+
+_PAST = re.compile(r"past_key_values\.\d+\.(key|value)")
+_FED = {"input_ids", "attention_mask", "position_ids"}
+#: In place of the size of a head, which GenAI's builder tells its genai_config.json alone.
+_UNTOLD_SIZE = "kv_cache_dim"
+_DTYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class PlainGraph:
+    """One row that grows: what a call gives as present is the next call's past, without IO binding."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Opens the graph on the CPU.
+
+        Raises:
+            ArtifactError: It cannot be loaded, or has an input or output that is not known here.
+        """
+        self._session = open_session(path, "cpu", threads)
+        inputs = {item.name: item for item in self._session.get_inputs()}
+        pasts = {name: _empty(item, path) for name, item in inputs.items() if _PAST.fullmatch(name)}
+        strange = inputs.keys() - pasts.keys() - _FED
+        if strange or not pasts:
+            raise ArtifactError(f"{path}: not a decoder with a cache that can be fed: {sorted(strange) or 'no cache'}")
+        self._empty_cache, self._fed = pasts, inputs.keys() & _FED
+        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in pasts)]
+        missing = set(self._outputs) - {item.name for item in self._session.get_outputs()}
+        if missing:
+            raise ArtifactError(f"{path}: it has no output {sorted(missing)[0]}")
+        self._cache, self._length = pasts, 0
+
+    def prefill(self, prompt: Sequence[int]) -> NDArray[np.float32]:
+        """Runs a prompt from an empty cache; the logits after it, [vocabulary]."""
+        self._cache, self._length = self._empty_cache, 0
+        return self._run(prompt)
+
+    def step(self, token: int) -> NDArray[np.float32]:
+        """Appends a token; the logits after it, [vocabulary]."""
+        return self._run([token])
+
+    def follow(self, prompt: Sequence[int], tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after the prompt and after each of the tokens that follow it, [1 + tokens, vocabulary]."""
+        return np.stack([self.prefill(prompt), *map(self.step, tokens)])
+
+    def continue_greedily(self, prompt: Sequence[int], steps: int) -> list[int]:
+        """The most likely token after the prompt, and after each of `steps` steps: 1 + `steps` tokens."""
+        tokens = [int(self.prefill(prompt).argmax())]
+        for _ in range(steps):
+            tokens.append(int(self.step(tokens[-1]).argmax()))
+        return tokens
+
+    def _run(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        length = self._length + len(tokens)
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": np.array([tokens], np.int64),
+            "attention_mask": np.ones((1, length), np.int64),
+            "position_ids": np.arange(self._length, length)[None],
+        }
+        fed = {name: feeds[name] for name in self._fed}
+        logits, *presents = self._session.run(self._outputs, {**fed, **self._cache})
+        self._cache, self._length = dict(zip(self._cache, presents, strict=True)), length
+        return logits[0, -1]
+
+
+def _empty(item: Any, path: Path) -> NDArray[Any]:
+    """[1, heads, 0, size], as the graph declares them."""
+    shape, dtype = list(item.shape), _DTYPES.get(item.type)
+    if shape[3:] == [_UNTOLD_SIZE]:
+        shape[3] = json.loads((path.parent / "genai_config.json").read_text("utf-8"))["model"]["decoder"]["head_size"]
+    if dtype is None or len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
+        raise ArtifactError(f"{path}: its input {item.name} is no cache of fixed heads in float32 or float16")
+    return np.zeros((1, shape[1], 0, shape[3]), dtype)

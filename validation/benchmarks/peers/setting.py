@@ -1,0 +1,56 @@
+"""Where figures were measured: the processor, and the versions in each environment."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+from validation.benchmarks.peers.artifacts import Environments
+
+__all__ = ["processor", "versions"]
+
+_PACKAGES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-genai",
+    "optimum-onnx",
+    "onnxscript",
+    "torch",
+    "transformers",
+    "seap-export",
+)
+_PROGRAM = """
+import json, platform, sys
+from importlib import metadata
+found = {"python": platform.python_version()}
+for name in sys.argv[1:]:
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def versions(environments: Environments) -> dict[str, dict[str, str]]:
+    """Versions of Python and of the packages that matter, for each environment."""
+    return {name: _versions(Path(python)) for name, python in asdict(environments).items()}
+
+
+def _versions(python: Path) -> dict[str, str]:
+    command = [str(python), "-I", "-c", _PROGRAM, *_PACKAGES]
+    found: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found

@@ -1,0 +1,80 @@
+"""The Markdown tables of `peers_table`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from validation.benchmarks.peers.artifacts import Written
+from validation.benchmarks.peers.contest import Result
+from validation.benchmarks.peers.loops import LoopResult
+from validation.speed.measure import Timing
+
+__all__ = ["loops_table", "markdown", "ratios_table", "sessions_table", "writers_table"]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; every row has as many cells as the header."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def writers_table(written: Mapping[str, Written]) -> str:
+    """What writing each artifact took."""
+    return markdown(
+        ("artifact", "wall", "peak memory", "ONNX on disk", "written"),
+        [
+            (
+                name,
+                f"{own.wall_s:.2f} s",
+                f"{own.peak_bytes / 1e6:.0f} MB",
+                f"{own.onnx_bytes / 1e6:.1f} MB",
+                "in an earlier run" if own.is_reused else "now",
+            )
+            for name, own in written.items()
+        ],
+    )
+
+
+def sessions_table(results: Mapping[str, Result]) -> str:
+    """Agreement and times of graphs in plain sessions."""
+    return markdown(
+        ("artifact", "max abs", "same tokens", "prefill", "p95", "decode step"),
+        [
+            (name, f"{own.agreement.max_abs:.1e}", f"{own.agreement.same_tokens:.0%}", *_times(own.timing))
+            for name, own in results.items()
+        ],
+    )
+
+
+def loops_table(results: Mapping[str, LoopResult], tokens: Sequence[int]) -> str:
+    """Times of generation loops, and how many of their tokens are the fp32 reference's."""
+    return markdown(
+        ("artifact, loop", "same tokens", "first token", "p95", "each later token"),
+        [(name, f"{_same(own.tokens, tokens):.0%}", *_times(own.timing)) for name, own in results.items()],
+    )
+
+
+def ratios_table(timings: Mapping[str, Timing], ours: Sequence[str]) -> str:
+    """The time of each of ours over that of each other: prefill / decode step; below 1, ours is faster."""
+    rows = []
+    for name, peer in timings.items():
+        if name not in ours:
+            cells = [_ratio(timings[own], peer) for own in ours]
+            rows.append([name, *cells])
+    return markdown(("ours / peer: prefill / decode", *ours), rows)
+
+
+def _ratio(own: Timing, peer: Timing) -> str:
+    return f"{own.prefill_s / peer.prefill_s:.2f} / {own.step_s / peer.step_s:.2f}"
+
+
+def _times(timing: Timing) -> tuple[str, str, str]:
+    return (
+        f"{timing.prefill_s * 1e3:.1f} ms",
+        f"{timing.prefill_p95_s * 1e3:.1f} ms",
+        f"{timing.step_s * 1e3:.2f} ms",
+    )
+
+
+def _same(tokens: Sequence[int], expected: Sequence[int]) -> float:
+    return sum(one == other for one, other in zip(tokens, expected, strict=True)) / len(expected)

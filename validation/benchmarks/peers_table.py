@@ -1,0 +1,195 @@
+"""This package's ONNX beside that of other exporters: writing it, running it, generating with it, as Markdown tables.
+
+    python -m validation.benchmarks.peers_table MODEL_FOLDER --genai-python GENAI/bin/python \\
+        --optimum-python .venv-transformers4/bin/python --dynamo-python DYNAMO/bin/python --json peers.json
+
+MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir, torch and transformers; DYNAMO needs
+torch, transformers and onnxscript. The exporters:
+
+- genai: the model builder of onnxruntime-genai; int8 and int4 are its `-p int8` and `-p int4`, symmetric, in blocks of
+  32, with int8 activations, as ours are; `-last` is its `prune_lm_head`;
+- dynamo: `torch.onnx.export(dynamo=True)` of transformers' model, opset 23;
+- optimum: optimum-onnx, `text-generation-with-past`, without its validation;
+- ours: `seap-export convert`; `-last` is `--logits last`, `-standard` is `--dialect standard`.
+
+Each writes once, in a process of its own. Then the graphs of a precision are opened in one process, with this
+environment's onnxruntime: a prompt and decode steps, numpy arrays in and out, the same token ids for all. In fp32 all
+must find the same tokens most likely as genai-fp32 does. Last, generation loops run in turn, each in processes of its
+own environment. All on the CPU. With --work, artifacts are kept and found again by the next run, which then tells
+what writing took in the run that wrote them; delete a folder there to write it anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from validation.benchmarks.peers.artifacts import Artifact, Environments, Written, all_artifacts, write
+from validation.benchmarks.peers.contest import Passage, Result, choose_passage, compare
+from validation.benchmarks.peers.loops import LoopResult, all_loops, prepare, run_loops
+from validation.benchmarks.peers.setting import processor, versions
+from validation.benchmarks.peers.tables import loops_table, ratios_table, sessions_table, writers_table
+from validation.speed.measure import Timing
+
+__all__ = ["peers_table"]
+
+SCHEMA = "seap-export/peers/1"
+_PYTHON = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much is run."""
+
+    prompt_tokens: int
+    steps: int
+    rounds: int
+    threads: int
+
+
+@click.command()
+@click.argument("model", metavar="MODEL_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--genai-python", required=True, type=_PYTHON)
+@click.option("--optimum-python", required=True, type=_PYTHON)
+@click.option("--dynamo-python", default=sys.executable, type=_PYTHON, help="[default: this one]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there, too.")
+@click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
+@click.option("--steps", type=click.IntRange(1), default=24, show_default=True, help="Decode steps after a prompt.")
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Runs, and processes of a loop.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of each session.")
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep the artifacts there.")
+def peers_table(
+    model: Path,
+    genai_python: Path,
+    optimum_python: Path,
+    dynamo_python: Path,
+    json_file: Path | None,
+    work: Path | None,
+    **size: int,
+) -> None:
+    """Print the tables; MODEL_FOLDER is a dense model."""
+    # Not resolved: an environment's python is a link, and where it lies says which environment it is.
+    pythons = (python.absolute() for python in (Path(sys.executable), genai_python, dynamo_python, optimum_python))
+    environments, sizes = Environments(*pythons), _Size(**size)
+    with _folder(work) as folder:
+        artifacts = all_artifacts(model.absolute(), folder, environments)
+        written = {artifact.name: write(artifact, model) for artifact in artifacts}
+        _show("Writing", writers_table(written))
+        vocabulary = int(json.loads((model / "config.json").read_text("utf-8"))["vocab_size"])
+        reference = artifacts[0].graph
+        passage = choose_passage(reference, sizes.threads, vocabulary, sizes.prompt_tokens, sizes.steps)
+        sessions = _sessions(artifacts, reference, passage, sizes)
+        loops = _loops(artifacts, environments, passage, folder, sizes)
+    if json_file:
+        setting = _setting(model, environments, sizes)
+        text = json.dumps(_report(setting, passage, written, sessions, loops), indent=1)
+        json_file.write_text(text + "\n", "utf-8")
+
+
+@contextlib.contextmanager
+def _folder(work: Path | None) -> Iterator[Path]:
+    """The folder to work in, absolute; a temporary one where none is given."""
+    if work:
+        work.mkdir(parents=True, exist_ok=True)
+        yield work.absolute()
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+def _sessions(
+    artifacts: Sequence[Artifact], reference: Path, passage: Passage, sizes: _Size
+) -> dict[str, dict[str, Result]]:
+    """For each precision, the results of its artifacts."""
+    found = {}
+    for precision in dict.fromkeys(artifact.precision for artifact in artifacts):
+        own = [artifact for artifact in artifacts if artifact.precision == precision]
+        found[precision] = compare(
+            {artifact.name: artifact.graph for artifact in own},
+            reference,
+            passage,
+            threads=sizes.threads,
+            rounds=sizes.rounds,
+            is_exact=precision == "fp32",
+        )
+        timings = {name: result.timing for name, result in found[precision].items()}
+        ours = [artifact.name for artifact in own if artifact.is_ours]
+        _show(f"Sessions, {precision}", sessions_table(found[precision]), ratios_table(timings, ours))
+    return found
+
+
+def _loops(
+    artifacts: Sequence[Artifact],
+    environments: Environments,
+    passage: Passage,
+    scratch: Path,
+    sizes: _Size,
+) -> dict[str, dict[str, LoopResult]]:
+    """For each precision, the results of its generation loops."""
+    loops = all_loops({artifact.name: artifact.folder for artifact in artifacts}, environments)
+    for folder in {loop.folder for loop in loops}:
+        prepare(folder, sizes.threads, passage.unlikely)
+    found = {}
+    for precision in dict.fromkeys(loop.precision for loop in loops):
+        own = [loop for loop in loops if loop.precision == precision]
+        found[precision] = run_loops(own, passage, scratch, threads=sizes.threads, rounds=sizes.rounds)
+        timings = {name: result.timing for name, result in found[precision].items()}
+        table = loops_table(found[precision], passage.tokens)
+        _show(f"Generation loops, {precision}", table, ratios_table(timings, [own[0].name]))
+    return found
+
+
+def _show(title: str, *tables: str) -> None:
+    click.echo("\n\n".join([f"## {title}", *tables]) + "\n")
+
+
+def _setting(model: Path, environments: Environments, sizes: _Size) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        **asdict(sizes),
+        "processor": processor(),
+        "system": platform.platform(),
+        "versions": versions(environments),
+    }
+
+
+def _report(
+    setting: Mapping[str, Any],
+    passage: Passage,
+    written: Mapping[str, Written],
+    sessions: Mapping[str, Mapping[str, Result]],
+    loops: Mapping[str, Mapping[str, LoopResult]],
+) -> dict[str, Any]:
+    """Everything as plain values; times in seconds."""
+    return {
+        "schema": SCHEMA,
+        "setting": dict(setting),
+        "tokens": list(passage.tokens),
+        "artifacts": {name: asdict(own) for name, own in written.items()},
+        "sessions": {
+            precision: {name: {**asdict(own.agreement), **_times(own.timing)} for name, own in results.items()}
+            for precision, results in sessions.items()
+        },
+        "loops": {
+            precision: {name: {"tokens": own.tokens, **_times(own.timing)} for name, own in results.items()}
+            for precision, results in loops.items()
+        },
+    }
+
+
+def _times(timing: Timing) -> dict[str, Any]:
+    medians = {"prefill_s": timing.prefill_s, "prefill_p95_s": timing.prefill_p95_s, "step_s": timing.step_s}
+    return {**medians, **asdict(timing)}
+
+
+if __name__ == "__main__":
+    peers_table()

@@ -1,0 +1,100 @@
+"""Quality and size of a dense model and its variants in several precisions, as a Markdown table.
+
+    seap-export calibrate MODEL --task gsm8k=gsm8k.toml --samples 200 --held-out 32 --out DIR
+    python -m validation.benchmarks.precision_table MODEL --calibration DIR/calibration/gsm8k \
+        --ratio 0.2 --ratio 0.5 --precision fp32 --precision int8 --precision int4
+
+All are compared with the dense model in float32, in torch, on the held-out texts of the calibration; they run as ONNX
+files on the CPU. Rows stand by size, so that a pruned model stands beside a dense one of about the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from converters import write_onnx
+from converters.form import OnnxForm
+from converters.precision import PRECISIONS, choose_precision
+from seap_export.activations.statistics import Calibration
+from seap_export.sources.source import open_source
+from validation.benchmarks.recipes import Shrinker, parse_recipe
+from validation.prompts import tokenize_prompts
+from validation.quality import DenseReference, dense_reference, measure_divergence
+
+__all__ = ["precision_table"]
+
+
+@dataclass(frozen=True)
+class _Row:
+    model: str
+    precision: str
+    onnx_bytes: int
+    mean_kl_nats: float
+    perplexity: float
+    top1_agreement: float
+
+    def __str__(self) -> str:
+        size, perplexity = f"{self.onnx_bytes / 1e6:.1f} MB", f"{self.perplexity:.1f}"
+        quality = (f"{self.mean_kl_nats:.3f}", perplexity, f"{self.top1_agreement:.1%}")
+        return f"| {' | '.join((self.model, self.precision, size, *quality))} |"
+
+
+@click.command()
+@click.argument("model")
+@click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path))
+@click.option("--ratio", "ratios", multiple=True, required=True, type=float)
+@click.option("--precision", "precisions", multiple=True, required=True, type=click.Choice(PRECISIONS))
+@click.option("--recipe", default="reconstruct", show_default=True)
+@click.option("--number", type=int, default=32, show_default=True, help="Texts that are evaluated.")
+@click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there, too.")
+def precision_table(
+    model: str,
+    folder: Path,
+    ratios: tuple[float, ...],
+    precisions: tuple[Any, ...],
+    recipe: str,
+    number: int,
+    max_length: int,
+    json_file: Path | None,
+) -> None:
+    """Print the table, the largest file first."""
+    source, calibration = open_source(model), Calibration(folder)
+    shrinker, rows = Shrinker(source), []
+    held_out = [sample["prompt"] + sample["completion"] for sample in calibration.record.held_out[:number]]
+    with tempfile.TemporaryDirectory() as scratch:
+        for ratio in (0.0, *ratios):
+            name = f"{calibration.record.task}-{ratio:g}" if ratio else "dense"
+            (Path(scratch) / name).mkdir()
+            shrinker.write(calibration, parse_recipe(recipe), ratio, Path(scratch) / name)
+        dense = Path(scratch) / "dense"
+        token_ids = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=source.spec.vocab_size)
+        with dense_reference(dense, token_ids) as reference:
+            for path in sorted(Path(scratch).iterdir()):
+                for precision in precisions:
+                    rows.append(_row(reference, path, precision))
+                    click.echo(str(rows[-1]), file=sys.stderr)
+    click.echo("| model | precision | ONNX | mean KL | perplexity | top-1 |\n| --- | --- | --- | --- | --- | --- |")
+    for row in sorted(rows, key=lambda own: -own.onnx_bytes):
+        click.echo(str(row))
+    if json_file:
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
+
+
+def _row(reference: DenseReference, hf: Path, precision: Any) -> _Row:
+    with tempfile.TemporaryDirectory() as folder:
+        write_onnx(hf, Path(folder), OnnxForm(choose_precision(precision)))
+        size = sum(path.stat().st_size for path in Path(folder).glob("model.onnx*"))
+        own = measure_divergence(reference, Path(folder), "onnx")
+    return _Row(hf.name, precision, size, own.mean_kl, own.perplexity, own.top1_agreement)
+
+
+if __name__ == "__main__":
+    precision_table()
