@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from converters.blocks import in_float_activations
 from converters.form import read_form
@@ -41,6 +42,20 @@ class _Reference:
     forced: tuple[int, ...]
     prefill: StoredLogits
     decode: StoredLogits
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a session ran; see `ParityReport`."""
+
+    provider: str
+    nodes: dict[str, dict[str, int]] | None
+    threads: int
+
+    @classmethod
+    def of(cls, session: ort.InferenceSession) -> _Place:
+        threads = session.get_session_options().intra_op_num_threads
+        return cls(session.get_providers()[0], nodes_by_provider(session), threads)
 
 
 def run_parity(
@@ -103,17 +118,19 @@ def run_parity(
         for own in passes(form.precision, provider, tolerance, kl_tolerance):
             graph = in_float_activations(model) if own.in_float else None
             session = open_session(model, provider, threads, graph=graph)
+            place = _Place.of(session)  # of the last one: of the graph as it is
             runner = OnnxRunner(session)
             for case in cases:
                 say(f"onnx: {case.name}{own.suffix}")
                 stages += _compare(case, own, references, runner, store)
+            del runner, session  # before the next one opens: the weights are in memory once
     return ParityReport(
         stages=tuple(stages),
         form=form,
         provider_asked=provider,
-        provider_obtained=session.get_providers()[0],
-        nodes=nodes_by_provider(session),
-        threads=session.get_session_options().intra_op_num_threads,
+        provider_obtained=place.provider,
+        nodes=place.nodes,
+        threads=place.threads,
         versions=_versions(),
         decode_steps=decode_steps,
         max_prompt_tokens=limit,
