@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Generator:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | os.PathLike[str],
         provider: str = "cpu",
         threads: int | None = None,
         provider_options: Mapping[str, str] | None = None,
@@ -94,6 +95,7 @@ class Generator:
             ArtifactError: A file is missing or damaged.
             EnvironmentFailure: There is no such provider here.
         """
+        folder = Path(folder)
         self._eos, context_length = _limits(folder / _CONFIG)
         self.tokenizer = load_tokenizer(folder)
         self._decoder = Decoder(folder / _GRAPH, context_length, provider, threads, provider_options)

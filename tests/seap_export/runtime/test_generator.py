@@ -49,6 +49,11 @@ def test_pruned_variants_give_the_tokens_of_transformers(pristine: Path, variant
     assert generator.generate_ids(ids, 50) == greedy(pristine / variant / "hf", ids, 50)
 
 
+def test_a_folder_may_be_given_as_text(pristine: Path) -> None:
+    folder = pristine / "a-0.2" / "onnx"
+    assert Generator(str(folder)).generate(PROMPT, 4) == Generator(folder).generate(PROMPT, 4)
+
+
 def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
     folder = done / "a-0.2" / "onnx"
     ids = Generator(folder).token_ids(PROMPT)
