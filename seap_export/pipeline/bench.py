@@ -23,6 +23,7 @@ from seap_export.plan.plan import read_plan
 from seap_export.runtime.session import available_threads, check_session_options
 from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
+from validation.machine import processor
 from validation.speed.engines import Engine, EngineName, open_engine
 from validation.speed.ideal import Work, model_work
 from validation.speed.measure import Cell, measure_speed
@@ -237,16 +238,6 @@ def _setting(request: BenchRequest, threads: int) -> dict[str, object]:
         "runs": request.runs,
         "steps": request.steps,
         "form": request.form.to_json(),
-        "machine": {"processor": _processor(), "system": platform.platform(), "python": platform.python_version()},
+        "machine": {"processor": processor(), "system": platform.platform(), "python": platform.python_version()},
         "versions": {name: metadata.version(name) for name in _PACKAGES if name in installed},
     }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

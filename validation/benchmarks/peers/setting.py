@@ -1,16 +1,15 @@
-"""Where figures were measured: the processor, and the versions in each environment."""
+"""What figures were measured with: the versions in each environment."""
 
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 from validation.benchmarks.peers.artifacts import Environments
 
-__all__ = ["processor", "versions"]
+__all__ = ["versions"]
 
 _PACKAGES = (
     "onnxruntime",
@@ -33,16 +32,6 @@ for name in sys.argv[1:]:
         pass
 print(json.dumps(found))
 """
-
-
-def processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())
 
 
 def versions(environments: Environments) -> dict[str, dict[str, str]]:
