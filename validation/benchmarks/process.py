@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ProcessFigures", "interleaved", "measure"]
+__all__ = ["ProcessFigures", "measure"]
 
 
 @dataclass(frozen=True)
@@ -24,34 +24,29 @@ class ProcessFigures:
 def measure(command: Sequence[str]) -> ProcessFigures:
     """Runs a command to its end; what it prints goes to stderr.
 
+    A process counts the memory of the one that starts it as its own, so a small one starts and measures the command.
+
     Raises:
         RuntimeError: It failed.
     """
+    words = [sys.executable, "-I", "-S", __file__, *command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: ended with exit code {done.returncode}; see above")
+    return ProcessFigures(*json.loads(done.stdout))
+
+
+def _main(command: Sequence[str]) -> int:
+    """Prints wall time and peak memory of a command, as JSON, and gives its exit code."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=sys.stderr)
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - begin
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise RuntimeError(f"{command[0]} ended with exit code {process.returncode}")
     scale = 1 if sys.platform == "darwin" else 1024  # Linux counts ru_maxrss in KiB
-    return ProcessFigures(wall, usage.ru_maxrss * scale)
+    print(json.dumps([wall, usage.ru_maxrss * scale]))
+    return process.returncode
 
 
-def interleaved(
-    commands: dict[str, Callable[[], ProcessFigures]], runs: int, warm_up: int = 1
-) -> dict[str, ProcessFigures]:
-    """Runs every command in turn, several times over, and gives the medians of the counted runs."""
-    seen: dict[str, list[ProcessFigures]] = {name: [] for name in commands}
-    for run in range(warm_up + runs):
-        for name, command in commands.items():
-            figures = command()
-            if run >= warm_up:
-                seen[name].append(figures)
-    return {
-        name: ProcessFigures(
-            statistics.median(f.wall_s for f in all_figures),
-            int(statistics.median(f.peak_bytes for f in all_figures)),
-        )
-        for name, all_figures in seen.items()
-    }
+if __name__ == "__main__":
+    sys.exit(_main(sys.argv[1:]))

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError
-from validation.benchmarks import process
-from validation.benchmarks.process import ProcessFigures
+from validation.benchmarks.process import measure
 
 __all__ = ["Artifact", "Environments", "Written", "all_artifacts", "write"]
 
 _RECORD = "written.json"
 _SCRIPTS = Path(__file__).parent
-#: A process counts the memory of the one that starts it as its own, so a small one starts and measures the exporters.
-_MEASURE = (
-    "import json, runpy, sys; figures = runpy.run_path(sys.argv[1])['measure'](sys.argv[2:]); "
-    "print(json.dumps([figures.wall_s, figures.peak_bytes]))"
-)
 #: Without its comparison with torch afterwards, which no other writer makes.
 _OPTIMUM = (
     "import sys; from optimum.exporters.onnx import main_export; "
@@ -120,19 +112,11 @@ def write(artifact: Artifact, model: Path) -> Written:
     shutil.rmtree(home, ignore_errors=True)  # left behind by a run that was stopped
     home.mkdir(parents=True)
     print(f"writing {artifact.name}", file=sys.stderr)
-    figures = _measure(artifact.command)
+    figures = measure(artifact.command)
     size = sum(path.stat().st_size for path in artifact.folder.glob("model.onnx*"))
     written = Written(str(model.resolve()), figures.wall_s, figures.peak_bytes, size, is_reused=False)
     record.write_text(json.dumps(asdict(written), indent=1) + "\n", "utf-8")
     return written
-
-
-def _measure(command: Sequence[str]) -> ProcessFigures:
-    words = [sys.executable, "-I", "-S", "-c", _MEASURE, process.__file__, *command]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: ended with an error; see above")
-    return ProcessFigures(*json.loads(done.stdout))
 
 
 def _reused(record: Path, model: Path) -> Written:

@@ -1,8 +1,9 @@
-"""Times ONNX Runtime GenAI's own generation loop; runs where seap_export is not installed.
+"""Times a generation loop, this package's or ONNX Runtime GenAI's; imports no more than the loop that it runs.
 
-    python genai_loop.py FOLDER REQUEST.json
+    python loop.py runner|genai FOLDER REQUEST.json
 
-prints what `runner_loop` prints. Threads are those of the folder's genai_config.json.
+prints, as JSON, the seconds to the first token of each counted run, those of each later token, and the tokens. GenAI's
+threads are those of the folder's genai_config.json.
 """
 
 from __future__ import annotations
@@ -10,39 +11,59 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import onnxruntime_genai as og
-
 __all__: list[str] = []
 
+#: From a prompt and a number of new tokens to these, one by one.
+_Loop = Callable[[list[int], int], Iterator[int]]
 
-def _generate(model: Any, prompt: list[int], new_tokens: int) -> tuple[list[int], list[float]]:
-    """The new tokens, and the seconds until each of them since the one before, or since the start."""
-    tokens, seconds = [], []
+
+def _runner(folder: Path, threads: int) -> _Loop:
+    from seap_export.runtime import GREEDY, Generator
+
+    generator = Generator(folder, threads=threads)
+    return lambda prompt, new_tokens: (step[0] for step in generator.steps([prompt], new_tokens, GREEDY))
+
+
+def _genai(folder: Path, threads: int) -> _Loop:
+    import onnxruntime_genai as og
+
+    model = og.Model(str(folder))
+
+    def tokens(prompt: list[int], new_tokens: int) -> Iterator[int]:
+        parameters = og.GeneratorParams(model)
+        parameters.set_search_options(do_sample=False, max_length=len(prompt) + new_tokens)
+        generator = og.Generator(model, parameters)
+        generator.append_tokens(prompt)
+        while not generator.is_done():
+            generator.generate_next_token()
+            yield int(generator.get_next_tokens()[0])
+
+    return tokens
+
+
+def _timed(tokens: Iterator[int]) -> tuple[list[int], list[float]]:
+    """The tokens, and the seconds until each of them since the one before, or since the start."""
+    found, seconds = [], []
     begin = time.perf_counter()
-    parameters = og.GeneratorParams(model)
-    parameters.set_search_options(do_sample=False, max_length=len(prompt) + new_tokens)
-    generator = og.Generator(model, parameters)
-    generator.append_tokens(prompt)
-    while not generator.is_done():
-        generator.generate_next_token()
-        tokens.append(int(generator.get_next_tokens()[0]))
+    for token in tokens:
         end = time.perf_counter()
+        found.append(token)
         seconds.append(end - begin)
         begin = end
-    return tokens, seconds
+    return found, seconds
 
 
-def _main(folder: Path, request: Path) -> None:
-    asked = json.loads(request.read_text("utf-8"))
-    model = og.Model(str(folder))
+def _main(kind: str, folder: Path, asked: dict[str, Any]) -> None:
+    loop = {"runner": _runner, "genai": _genai}[kind](folder, asked["threads"])
     prefills: list[float] = []
     steps: list[float] = []
     tokens: list[int] = []
     for run in range(asked["warm_up"] + asked["runs"]):
-        tokens, seconds = _generate(model, asked["prompt"], asked["new_tokens"])
+        tokens, seconds = _timed(loop(asked["prompt"], asked["new_tokens"]))
         if run >= asked["warm_up"]:
             prefills.append(seconds[0])
             steps.extend(seconds[1:])
@@ -50,4 +71,4 @@ def _main(folder: Path, request: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), Path(sys.argv[2]))
+    _main(sys.argv[1], Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text("utf-8")))

@@ -48,8 +48,9 @@ class LoopResult:
 
 def all_loops(folders: Mapping[str, Path], environments: Environments) -> list[Loop]:
     """For each precision: our artifact in our runner, the builder's in GenAI, ours in GenAI."""
-    runner = (str(environments.main), "-m", "validation.benchmarks.peers.runner_loop")
-    genai = (str(environments.genai), "-I", str(Path(__file__).parent / "genai_loop.py"))
+    script = str(Path(__file__).parent / "loop.py")
+    runner = (str(environments.main), "-I", script, "runner")
+    genai = (str(environments.genai), "-I", script, "genai")
     loops = []
     for precision in ("fp32", "int8", "int4"):
         ours, theirs = f"ours-{precision}-last", f"genai-{precision}"

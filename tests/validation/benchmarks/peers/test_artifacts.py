@@ -57,7 +57,7 @@ def test_memory_is_that_of_the_writer_alone(tmp_path: Path) -> None:
 def test_a_writer_that_fails_leaves_no_record(tmp_path: Path) -> None:
     artifact = Artifact("bad", "fp32", tmp_path / "bad" / "onnx", (sys.executable, "-c", "raise SystemExit(3)"))
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="ended with an error"):
+        with pytest.raises(RuntimeError, match="ended with exit code 3"):
             write(artifact, tmp_path)
     assert not (tmp_path / "bad" / "written.json").exists()
 
