@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from written import WRITTEN
 
 from converters.precision import (
     PRECISIONS,
@@ -22,19 +23,7 @@ from converters.precision import (
 from converters.quantize import dequantize, quantize
 from seap_export.errors import InputError, UsageError
 
-PRUNED: dict[str, Any] = {
-    "per_layer_config": {
-        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
-        1: {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 1, "down_proj_bias": True},
-    }
-}
-MODELS: list[tuple[str, dict[str, Any]]] = [
-    ("llama", {"tie_word_embeddings": True}),
-    ("llama", {**PRUNED, "attention_bias": True, "mlp_bias": True}),
-    ("mistral", {"sliding_window": 5}),
-    ("qwen2", {**PRUNED, "tie_word_embeddings": True}),
-    ("qwen3", {}),
-]
+MODELS = [*WRITTEN, ("qwen3", {})]
 IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
 QUANTIZATIONS = [
     BlockQuantization(bits, size, symmetric, embeddings)

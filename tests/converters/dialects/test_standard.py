@@ -11,23 +11,12 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+from written import PRUNED, WRITTEN
 
 from converters.precision import BlockQuantization, Precision
 from seap_export.errors import UsageError
 
-PRUNED: dict[str, Any] = {
-    "per_layer_config": {
-        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
-        1: {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 1, "down_proj_bias": True},
-    }
-}
-MODELS: list[tuple[str, dict[str, Any]]] = [
-    ("llama", {"tie_word_embeddings": True}),
-    ("llama", {**PRUNED, "attention_bias": True, "mlp_bias": True}),
-    ("mistral", {"sliding_window": 5}),
-    ("qwen2", {**PRUNED, "tie_word_embeddings": True}),
-    ("qwen3", PRUNED),
-]
+MODELS = [*WRITTEN, ("qwen3", PRUNED)]
 NAMES = [f"{family}-{index}" for index, (family, _) in enumerate(MODELS)]
 IDS = np.random.default_rng(1).integers(3, 128, (3, 13))
 
