@@ -111,16 +111,9 @@ class _Decoder:
         return self._g.initializer(cos), self._g.initializer(sin)
 
     def _attention(self, index: int, x: ir.Value, past: op.KeyValues) -> tuple[_Sublayer, op.KeyValues]:
-        layer, name = self._layer(index), f"layers.{index}.self_attn"
-        attended = self._dialect.attention(
-            self._qkv(index, x, name),
-            past,
-            heads=layer.num_attention_heads,
-            kv_heads=layer.num_key_value_heads,
-            head_dim=self._spec.head_dim,
-            window=layer.sliding_window,
-            name=f"{name}.attention",
-        )
+        name = f"layers.{index}.self_attn"
+        qkv, layer = self._qkv(index, x, name), self._layer(index)
+        attended = self._dialect.attention(qkv, past, layer, self._spec.head_dim, f"{name}.attention")
         return self._write("o_proj", index, attended.output, f"{name}.o_proj"), attended.present
 
     def _qkv(self, index: int, x: ir.Value, name: str) -> list[ir.Value]:

@@ -11,6 +11,7 @@ from converters.dialects.fused import FusedDialect
 from converters.dialects.standard import StandardDialect
 from converters.graph import GraphBuilder
 from converters.operators import Attended, KeyValues
+from seap_export.families import LayerSpec
 
 __all__ = ["Dialect", "DialectName", "open_dialect"]
 
@@ -36,25 +37,15 @@ class Dialect(Protocol):
         """The RMS norm of `x + residual + bias`, and that sum: the residual stream from here on."""
 
     def attention(
-        self,
-        qkv: Sequence[ir.Value],
-        past: KeyValues,
-        *,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        window: int | None,
-        name: str,
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, head_dim: int, name: str
     ) -> Attended:
         """Causal attention with rotation and cache.
 
         Args:
             qkv: Queries, keys and values side by side in one value, or as three, [batch_size, sequence_length, ...].
             past: The cache of the tokens before.
-            heads: Query heads.
-            kv_heads: Key/value heads.
+            layer: Its heads and its sliding window.
             head_dim: Width of a head.
-            window: Positions a query sees, itself included; None: all before it.
             name: Name of the node.
         """
 

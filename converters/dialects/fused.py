@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from converters.graph import MS_DOMAIN, GraphBuilder
 from converters.operators import Attended, KeyValues, cast
+from seap_export.families import LayerSpec
 
 __all__ = ["LEFT_PADDING_GUARD", "FusedDialect"]
 
@@ -52,27 +53,19 @@ class FusedDialect:
         return normed, stream
 
     def attention(
-        self,
-        qkv: Sequence[ir.Value],
-        past: KeyValues,
-        *,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        window: int | None,
-        name: str,
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, head_dim: int, name: str
     ) -> Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; from 1.24 on it is exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
         attributes = {
-            "num_heads": heads,
-            "kv_num_heads": kv_heads,
+            "num_heads": layer.num_attention_heads,
+            "kv_num_heads": layer.num_key_value_heads,
             "do_rotary": 1,
             "rotary_interleaved": 0,
             "scale": head_dim**-0.5,
         }
-        if window is not None:
-            attributes["local_window_size"] = window
+        if layer.sliding_window is not None:
+            attributes["local_window_size"] = layer.sliding_window
         output, present_key, present_value = self._g.node_with_outputs(
             "GroupQueryAttention",
             [query, key, value, past.key, past.value, self._last, self._total, *self._rotary],

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from converters.graph import GraphBuilder
 from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm
+from seap_export.families import LayerSpec
 
 __all__ = ["StandardDialect"]
 
@@ -59,17 +60,10 @@ class StandardDialect:
         return rms_norm(self._g, stream, gamma, epsilon, name), stream
 
     def attention(
-        self,
-        qkv: Sequence[ir.Value],
-        past: KeyValues,
-        *,
-        heads: int,
-        kv_heads: int,
-        head_dim: int,
-        window: int | None,
-        name: str,
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, head_dim: int, name: str
     ) -> Attended:
         """Queries and keys are rotated before they meet the cache, which holds rotated keys."""
+        heads, kv_heads, window = layer.num_attention_heads, layer.num_key_value_heads, layer.sliding_window
         query, key, value = qkv if len(qkv) == 3 else self._split(qkv[0], heads, kv_heads, head_dim, name)
         query = self._rotated(query, heads, f"{name}.query")
         key = self._rotated(key, kv_heads, f"{name}.key")
