@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from calibrated import PROJECTIONS, load, micro_source, plan_of, single, uniform
 from micro import VARIATIONS, write_micro_model
 from plain_loop import WITHOUT_BIAS
 from safetensors.torch import load_file
+from shrunk import Shrunk, logits
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.families import dense_config, model_spec
 from seap_export.plan.plan import COMPENSATIONS, LAYOUTS, Compensation, Plan
@@ -33,35 +33,11 @@ CLASSES = {
     "qwen2": transformers.Qwen2ForCausalLM,
     "qwen3": transformers.Qwen3ForCausalLM,
 }
-INPUT_IDS = torch.randint(3, 96, (2, 20), generator=torch.Generator().manual_seed(5))
-ATTENTION_MASK = torch.ones_like(INPUT_IDS)
-ATTENTION_MASK[1, :7] = 0
 #: Config keys that give projections a bias, and the projections.
 SWITCHES = {
     "attention_bias": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp_bias": ("gate_proj", "up_proj", "down_proj"),
 }
-
-
-@dataclass
-class Shrunk:
-    """A dense micro model, the plan, and the folder written from them."""
-
-    dense: Path
-    source: Source
-    plan: Plan
-    statistics: Mixture
-    folder: Path
-
-    @property
-    def family(self) -> str:
-        return self.source.spec.family.model_type
-
-    def config(self) -> dict[str, Any]:
-        return json.loads((self.folder / "config.json").read_text("utf-8"))
-
-    def stored(self) -> dict[str, torch.Tensor]:
-        return load_file(self.folder / "model.safetensors")
 
 
 @pytest.fixture
@@ -90,12 +66,6 @@ def neurons_only(source: Source, compensation: Compensation) -> Plan:
     """All heads stay."""
     layers = [replace(whole_layer(own), neurons=tuple(range(40))) for own in source.spec.layers]
     return plan_of(source, layers, compensation, layout="uniform")
-
-
-@torch.no_grad()
-def logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits of all real tokens, [tokens, vocabulary]."""
-    return model(INPUT_IDS, attention_mask=ATTENTION_MASK).logits[ATTENTION_MASK.bool()]
 
 
 def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:

@@ -11,15 +11,14 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from calibrated import PROJECTIONS, load, micro_plan, micro_source, single
 from micro import VARIATIONS, write_micro_model
 from safetensors.torch import load_file, save_file
+from shrunk import ATTENTION_MASK, INPUT_IDS, Shrunk, logits
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
@@ -27,31 +26,13 @@ import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
-from seap_export.plan.plan import COMPENSATIONS, Compensation, Plan
+from seap_export.plan.plan import COMPENSATIONS, Compensation
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source, open_source
 
 #: One variation of each family, with a window where the family has one.
 ONE_OF_EACH = ("llama-gqa", "mistral-window", "qwen2-window", "qwen3-biases")
-#: Longer than the windows, and padded on the left in the second row.
-INPUT_IDS = torch.randint(3, 96, (2, 20), generator=torch.Generator().manual_seed(5))
-ATTENTION_MASK = torch.ones_like(INPUT_IDS)
-ATTENTION_MASK[1, :7] = 0
-
-
-@dataclass
-class Shrunk:
-    """A dense micro model, the plan, and the folder written from them."""
-
-    dense: Path
-    source: Source
-    plan: Plan
-    statistics: Mixture
-    folder: Path
-
-    def config(self) -> dict[str, Any]:
-        return json.loads((self.folder / "config.json").read_text("utf-8"))
 
 
 @pytest.fixture
@@ -70,12 +51,6 @@ def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) 
         return Shrunk(dense, source, plan, statistics, folder)
 
     return make
-
-
-@torch.no_grad()
-def logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits of all real tokens, [tokens, vocabulary]."""
-    return model(INPUT_IDS, attention_mask=ATTENTION_MASK).logits[ATTENTION_MASK.bool()]
 
 
 def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
