@@ -1,10 +1,9 @@
 """This package's ONNX beside that of other exporters: writing it, running it, generating with it, as Markdown tables.
 
     python -m validation.benchmarks.peers_table MODEL_FOLDER --genai-python GENAI/bin/python \\
-        --optimum-python .venv-transformers4/bin/python --dynamo-python DYNAMO/bin/python --json peers.json
+        --optimum-python .venv-transformers4/bin/python --json peers.json
 
-MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir, torch and transformers; DYNAMO needs
-torch, transformers and onnxscript. The exporters:
+MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir, torch and transformers. Exporters:
 
 - genai: the model builder of onnxruntime-genai; int8 and int4 are its `-p int8` and `-p int4`, symmetric, in blocks of
   32, with int8 activations, as ours are; `-last` is its `prune_lm_head`;
@@ -61,7 +60,6 @@ class _Size:
 @click.argument("model", metavar="MODEL_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--genai-python", required=True, type=_PYTHON)
 @click.option("--optimum-python", required=True, type=_PYTHON)
-@click.option("--dynamo-python", default=sys.executable, type=_PYTHON, help="[default: this one]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there, too.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=24, show_default=True, help="Decode steps after a prompt.")
@@ -72,14 +70,13 @@ def peers_table(
     model: Path,
     genai_python: Path,
     optimum_python: Path,
-    dynamo_python: Path,
     json_file: Path | None,
     work: Path | None,
     **size: int,
 ) -> None:
     """Print the tables; MODEL_FOLDER is a dense model."""
     # Not resolved: an environment's python is a link, and where it lies says which environment it is.
-    pythons = (python.absolute() for python in (Path(sys.executable), genai_python, dynamo_python, optimum_python))
+    pythons = (python.absolute() for python in (Path(sys.executable), genai_python, optimum_python))
     environments, sizes = Environments(*pythons), _Size(**size)
     with _folder(work) as folder:
         artifacts = all_artifacts(model.absolute(), folder, environments)

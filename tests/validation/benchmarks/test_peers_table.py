@@ -20,7 +20,7 @@ def work(dense: Path, convert: Callable[..., Path], tmp_path: Path) -> Path:
     """A folder with every artifact, none of which has to be written."""
     folder = tmp_path / "work"
     here = Path(sys.executable)
-    for artifact in all_artifacts(dense, folder, Environments(here, here, here, here)):
+    for artifact in all_artifacts(dense, folder, Environments(here, here, here)):
         convert(dense, artifact.folder.parent)
     return folder
 

@@ -28,15 +28,13 @@ class Environments:
     """The interpreters that run the exporters.
 
     Attributes:
-        main: Has this package.
+        main: Has this package and onnxscript.
         genai: Has onnxruntime-genai, onnx-ir, torch and transformers.
-        dynamo: Has torch, transformers and onnxscript.
         optimum: Has optimum-onnx.
     """
 
     main: Path
     genai: Path
-    dynamo: Path
     optimum: Path
 
 
@@ -145,7 +143,7 @@ def _builder(model: Path, python: Path, precision: str, cache: Path) -> dict[str
 def _exporters(model: Path, environments: Environments) -> dict[str, tuple[str, ...]]:
     writer = str(_SCRIPTS / "dynamo_writer.py")
     return {
-        "dynamo-fp32": (str(environments.dynamo), "-I", writer, str(model), "OUT"),
+        "dynamo-fp32": (str(environments.main), "-I", writer, str(model), "OUT"),
         "optimum-fp32": (str(environments.optimum), "-I", "-c", _OPTIMUM, str(model), "OUT"),
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -27,7 +26,6 @@ def test_the_trace_reads_any_sizes(dense: Path) -> None:
 
 
 def test_the_graph_agrees_with_ours(dense: Path, graphs: dict[str, Path], tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript", reason="torch's ONNX exporter needs onnxscript")
     write_dynamo(dense, tmp_path)
     passage = choose_passage(graphs["ours"], 1, vocabulary=96, prompt_tokens=8, steps=2)
     compare({"dynamo": tmp_path / "model.onnx"}, graphs["ours"], passage, threads=1, rounds=1, is_exact=True)
