@@ -63,29 +63,38 @@ class SharedCache:
     """Buffers of a fixed capacity, each bound as past and as present.
 
     GroupQueryAttention sees that both are the same memory and writes only the new positions: row b's go to
-    sum(mask[b]) - 1. Nothing is copied, and nothing is allocated after the start.
+    sum(mask[b]) - 1. Nothing is copied, and nothing is allocated after the start. The mask of the steps is as wide as
+    the capacity, so that every step has the same shapes, for which ONNX Runtime has all buffers at hand.
     """
 
     def __init__(self, layouts: Sequence[CacheLayout], rows: int, capacity: int, device: str) -> None:
         """Allocates it, filled with zeros."""
         self._layouts, self._rows, self._capacity, self._device = layouts, rows, capacity, device
         self._lengths = np.zeros(rows, np.int64)
+        self._mask = np.zeros((rows, capacity), np.int64)
         self.buffers = {layout.past: layout.zeros(rows, capacity, device) for layout in layouts}
         self._is_bound = False
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ones for each row's tokens, then zeros; as wide as the longest row, since what lies behind is never read.
+        """Ones for each row's tokens, then zeros.
 
-        A row without a real token in the call overwrites its last position.
+        That of the prompts is as wide as the longest: a wider one would tell GroupQueryAttention that something lies
+        before them. That of a step is one array for all steps, changed in place. A row without a real token in the
+        call overwrites its last position.
 
         Raises:
             ValueError: The cache has no such position.
         """
+        is_prompt = not self._lengths.any()
         self._lengths += is_real.sum(axis=1)
         longest = int(self._lengths.max())
         if longest > self._capacity:
             raise ValueError(f"a row of {longest} tokens does not fit a cache of {self._capacity}")
-        return (np.arange(longest) < self._lengths[:, None]).astype(np.int64)
+        if is_prompt:
+            self._mask[:] = np.arange(self._capacity) < self._lengths[:, None]
+            return self._mask[:, :longest].copy()
+        self._mask[np.arange(self._rows), self._lengths - 1] = 1
+        return self._mask
 
     def bind(self, binding: ort.IOBinding) -> None:
         """Binds all buffers once; they never move. A decoding has one binding for all its calls."""

@@ -128,19 +128,25 @@ class Decoding:
 
     Attributes:
         lengths: int64 [rows], the tokens of each row so far.
-        logits: float32 [rows, vocabulary], what follows them.
+        logits: float32 [rows, vocabulary], what follows them; the next step may overwrite it.
     """
 
     def __init__(self, model: OnnxModel, element: Element, cache: Cache, prompts: Sequence[Sequence[int]]) -> None:
         """Runs the prompts; `element` is the type of the graph's logits."""
         self._model, self._element, self._cache = model, element, cache
         self._binding = model.binding()
+        self._bound: dict[str, NDArray[np.int64]] = {}
         self.lengths = np.array([len(prompt) for prompt in prompts], np.int64)
         is_real = (np.arange(self.lengths.max()) < self.lengths[:, None]).astype(np.int64)
         input_ids = np.zeros_like(is_real)
         for row, prompt in zip(input_ids, prompts, strict=True):
             row[: len(prompt)] = prompt
-        self.logits = self._run(input_ids, is_real, self.lengths - 1)
+        self._binding.bind_output("logits", "cpu")
+        self._run(input_ids, is_real)
+        logits = ort.OrtValue(self._binding.get_outputs_as_ortvaluevector()[0])
+        self.logits = self._last_logits(logits, input_ids.shape)
+        self._next = np.zeros((len(prompts), 1), np.int64)
+        self._step_logits: NDArray[Any] | None = None
 
     def step(self, tokens: Sequence[int], is_active: Sequence[bool] | None = None) -> None:
         """Appends a token to each row and computes the logits after it.
@@ -153,33 +159,41 @@ class Decoding:
             ArtifactError: The graph does not run, or its logits are of another shape.
             EnvironmentFailure: There is not enough memory.
         """
+        if self._step_logits is None:
+            self._step_logits = self._bind_step_logits()
         grows = np.ones(len(tokens), np.int64) if is_active is None else np.asarray(is_active, np.int64)
         self.lengths = self.lengths + grows
-        self.logits = self._run(np.array(tokens, np.int64)[:, None], grows[:, None], np.zeros_like(grows))
+        self._next[:, 0] = tokens
+        self._run(self._next, grows[:, None])
+        self.logits = float32_of(self._step_logits, self._element)
 
-    def _run(
-        self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64], last: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """Logits of the columns `last` of each row."""
-        binding = self._binding
-        # Inputs are bound anew at each call: a GPU session copies them when they are bound.
-        binding.bind_cpu_input("input_ids", input_ids)
-        binding.bind_cpu_input("attention_mask", self._cache.mask(is_real))
-        binding.bind_output("logits", "cpu")
-        self._cache.bind(binding)
-        self._model.run_bound(binding)
-        self._cache.advance(binding)
-        logits = ort.OrtValue(binding.get_outputs_as_ortvaluevector()[0])
-        return self._last_logits(logits, input_ids.shape, last)
+    def _run(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> None:
+        self._bind("input_ids", input_ids)
+        self._bind("attention_mask", self._cache.mask(is_real))
+        self._cache.bind(self._binding)
+        self._model.run_bound(self._binding)
+        self._cache.advance(self._binding)
 
-    def _last_logits(
-        self, value: ort.OrtValue, shape: tuple[int, ...], last: NDArray[np.int64]
-    ) -> NDArray[np.float32]:
-        """[rows, vocabulary], copied out of the call's output."""
+    def _bind(self, name: str, array: NDArray[np.int64]) -> None:
+        """An array that is bound already is read where it is, but a GPU session copies it when it is bound."""
+        if self._bound.get(name) is not array or self._model.device != "cpu":
+            self._binding.bind_cpu_input(name, array)
+            self._bound[name] = array
+
+    def _bind_step_logits(self) -> NDArray[Any]:
+        """One buffer for the logits of all steps, [rows, vocabulary]."""
+        rows, vocabulary = self.logits.shape
+        buffer = np.empty((rows, 1, vocabulary), self._element.storage)
+        self._binding.bind_output("logits", "cpu", 0, self._element.onnx, list(buffer.shape), buffer.ctypes.data)
+        return buffer[:, 0]
+
+    def _last_logits(self, value: ort.OrtValue, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Those of each row's last token, [rows, vocabulary], copied out of the output for prompts."""
         found = view(value, self._element)
         if found.ndim != 3 or found.shape[:2] not in (shape, (shape[0], 1)):
             raise ArtifactError(
                 f"{self._model.path}: its logits are {list(found.shape)} for tokens {list(shape)}; export again"
             )
-        column = last if found.shape[1] == shape[1] else np.zeros_like(last)  # some graphs give the last one alone
+        # Some graphs give the last one alone.
+        column = self.lengths - 1 if found.shape[1] == shape[1] else np.zeros_like(self.lengths)
         return float32_of(found[np.arange(shape[0]), column], self._element)

@@ -165,7 +165,8 @@ class Generator:
         room = [min(max_new_tokens, self._decoder.context_length - len(row)) for row in rows]
         active = list(range(len(rows)))
         for number in range(1, max(room) + 1):
-            if not np.isfinite(decoding.logits[active]).all():
+            found = decoding.logits if len(active) == len(rows) else decoding.logits[active]
+            if not np.isfinite(found).all():
                 raise ArtifactError(
                     f"{self._decoder.path}: its logits are NaN or infinite; it is damaged, export again"
                 )

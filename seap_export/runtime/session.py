@@ -194,5 +194,6 @@ def _options(threads: int) -> ort.SessionOptions:
     options.log_severity_level = _LOG_NOTHING_BUT_FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # plans made anew for each new shape cost more than they save
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options

@@ -39,7 +39,7 @@ def decoded(decoder: Decoder, prompts: list[list[int]]) -> list[NDArray[np.float
     found = [decoding.logits]
     for tokens in forced(len(prompts)):
         decoding.step(tokens)
-        found.append(decoding.logits)
+        found.append(decoding.logits.copy())
     return found
 
 
@@ -245,13 +245,13 @@ def test_capacity_is_rounded_up_and_within_the_context(dense: Callable[..., Path
 
 
 def test_masks_of_both_caches(dense: Callable[..., Path]) -> None:
-    """Of rows of 3 tokens and 1, of which the first then ends."""
+    """Of rows of 3 tokens and 1, of which the first then ends; one is as wide as the prompts, then as the cache."""
     (layout, *_) = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)._layouts
     calls = [[[1, 1, 1], [1, 0, 0]], [[1], [1]], [[0], [1]]]
-    shared, appended = SharedCache([layout], 2, 64, "cpu"), AppendedCache([layout], 2, "cpu")
+    shared, appended = SharedCache([layout], 2, 5, "cpu"), AppendedCache([layout], 2, "cpu")
     masks = [(shared.mask(np.array(call)).tolist(), appended.mask(np.array(call)).tolist()) for call in calls]
     assert masks == [
         ([[1, 1, 1], [1, 0, 0]], [[1, 1, 1], [1, 0, 0]]),
-        ([[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 1, 1, 1], [1, 0, 0, 1]]),
-        ([[1, 1, 1, 1], [1, 1, 1, 0]], [[1, 1, 1, 1, 0], [1, 0, 0, 1, 1]]),
+        ([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], [[1, 1, 1, 1], [1, 0, 0, 1]]),
+        ([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]], [[1, 1, 1, 1, 0], [1, 0, 0, 1, 1]]),
     ]
