@@ -1,0 +1,192 @@
+"""What this machine can do, found by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnxruntime as ort
+
+from seap_export.errors import EnvironmentFailure
+from seap_export.runtime.doctor.driver import Driver, Gpu
+from seap_export.runtime.doctor.isolated import Answer, ask
+from seap_export.runtime.doctor.libraries import Library
+from seap_export.runtime.doctor.machine import Machine, read_machine
+from seap_export.runtime.doctor.packages import Packages, missing_remedy, read_packages, reinstall_remedy
+from seap_export.runtime.providers import PROVIDERS
+
+__all__ = ["SCHEMA", "Check", "Diagnosis", "ProviderState", "diagnose"]
+
+SCHEMA = "seap-export/doctor/1"
+#: A first start of CUDA can compile kernels, and TensorRT always does.
+_TIMEOUT_SECONDS = 120.0
+_PROBE = "seap_export.runtime.doctor.probe"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One model run on one provider.
+
+    Attributes:
+        reason: Why it does not work; "" where it does.
+        difference: Largest difference of its output from float64; None where it gave none.
+    """
+
+    reason: str = ""
+    difference: float | None = None
+
+    @property
+    def works(self) -> bool:
+        """Whether it ran where it should, and gave what it should."""
+        return not self.reason
+
+
+@dataclass(frozen=True)
+class ProviderState:
+    """One execution provider.
+
+    Attributes:
+        name: "cpu", "cuda" or "tensorrt".
+        built_in: Whether this ONNX Runtime has it.
+        session: A matrix product in float16.
+        attention: GroupQueryAttention in float16.
+        libraries: NVIDIA's libraries that it is linked with; none where that cannot be told.
+        libraries_failure: What went wrong when they were loaded; "" where nothing did.
+    """
+
+    name: str
+    built_in: bool
+    session: Check
+    attention: Check
+    libraries: tuple[Library, ...] = ()
+    libraries_failure: str = ""
+
+    @property
+    def works(self) -> bool:
+        """Whether variants run on it."""
+        return self.session.works and self.attention.works
+
+    @property
+    def missing(self) -> list[str]:
+        """Libraries that it needs and that cannot be loaded."""
+        return [own.name for own in self.libraries if own.needed and not own.found]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that was found."""
+
+    machine: Machine
+    packages: Packages
+    driver: Driver
+    providers: tuple[ProviderState, ...]
+
+    def provider(self, name: str) -> ProviderState:
+        """The state of "cpu", "cuda" or "tensorrt"."""
+        return next(own for own in self.providers if own.name == name)
+
+    def failure(self, name: str) -> str:
+        """Why a provider does not work, and how to mend it, in one line; "" where it works."""
+        own = self.provider(name)
+        if own.works:
+            return ""
+        reason, remedy = self._reason_and_remedy(own)
+        return f"{name} does not work here: {reason}; {remedy}"
+
+    def require(self, name: str) -> None:
+        """Insists on a provider.
+
+        Raises:
+            EnvironmentFailure: It does not work here.
+        """
+        if failure := self.failure(name):
+            raise EnvironmentFailure(failure)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What should be mended, each in one line; a machine without a GPU needs no CUDA."""
+        expected = ["cpu", *(["cuda"] if self.driver.gpus else [])]
+        return [*self.packages.warnings, *(failure for name in expected if (failure := self.failure(name)))]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "schema": SCHEMA,
+            "machine": asdict(self.machine),
+            "packages": dict(self.packages.versions),
+            "onnxruntime": {
+                "distributions": dict(self.packages.onnxruntime),
+                "cuda_version": self.packages.cuda_version,
+                "providers": [PROVIDERS[own.name] for own in self.providers if own.built_in],
+            },
+            "driver": {**asdict(self.driver), "gpus": [asdict(gpu) for gpu in self.driver.gpus]},
+            "providers": {own.name: self._provider_json(own) for own in self.providers},
+            "warnings": self.warnings,
+        }
+
+    def _provider_json(self, own: ProviderState) -> dict[str, Any]:
+        checks = {"session": own.session, "attention": own.attention}
+        return {
+            "works": own.works,
+            "built_in": own.built_in,
+            **{name: {"works": check.works, **asdict(check)} for name, check in checks.items()},
+            "libraries": [asdict(library) for library in own.libraries],
+            "failure": self.failure(own.name) or None,
+        }
+
+    def _reason_and_remedy(self, own: ProviderState) -> tuple[str, str]:
+        failed = own.libraries_failure or own.session.reason or own.attention.reason
+        if own.name == "cpu":
+            return failed, reinstall_remedy(self.packages)
+        if not own.built_in:
+            return "this onnxruntime was built without it", missing_remedy([], self.packages)
+        if own.missing:
+            return f"missing {', '.join(own.missing)}", missing_remedy(own.missing, self.packages)
+        if not self.driver.gpus:
+            return self.driver.reason, "run it on a machine with an NVIDIA GPU and its driver"
+        if self._driver_is_too_old:
+            built, runs = self.packages.cuda_version, self.driver.cuda_version
+            return f"onnxruntime was built for CUDA {built}, the driver runs {runs}", "install a newer NVIDIA driver"
+        return failed, reinstall_remedy(self.packages)
+
+    @property
+    def _driver_is_too_old(self) -> bool:
+        """A driver runs what was built for an older release of CUDA, and for any minor release of its own."""
+        built, runs = self.packages.cuda_version, self.driver.cuda_version
+        return bool(built and runs) and int(str(built).partition(".")[0]) > int(str(runs).partition(".")[0])
+
+
+def diagnose(timeout: float = _TIMEOUT_SECONDS, on_progress: Callable[[str], None] = lambda line: None) -> Diagnosis:
+    """Tries everything, each thing in a process of its own.
+
+    Args:
+        timeout: Seconds after which one of them has failed.
+        on_progress: Called with a line about each thing before it is tried.
+    """
+    on_progress("asking the NVIDIA driver")
+    driver = _driver(ask(_PROBE, ["driver"], timeout))
+    providers = tuple(_provider(name, timeout, on_progress) for name in PROVIDERS)
+    return Diagnosis(read_machine(), read_packages(), driver, providers)
+
+
+def _driver(answer: Answer) -> Driver:
+    if answer.failure:
+        return Driver(None, reason=f"the NVIDIA driver cannot be asked: {answer.failure}")
+    gpus = tuple(Gpu(**gpu) for gpu in answer.value["gpus"])
+    return Driver(answer.value["cuda_version"], gpus, answer.value["reason"])
+
+
+def _provider(name: str, timeout: float, on_progress: Callable[[str], None]) -> ProviderState:
+    if PROVIDERS[name] not in ort.get_available_providers():
+        without = Check("this onnxruntime was built without it")
+        return ProviderState(name, False, without, without)
+    on_progress(f"trying {name}")
+    libraries = ask(_PROBE, ["libraries", name], timeout) if name != "cpu" else Answer()
+    session, attention = (_check(ask(_PROBE, [what, name], timeout)) for what in ("session", "attention"))
+    found = tuple(Library(**own) for own in libraries.value.get("libraries", []))
+    return ProviderState(name, True, session, attention, found, libraries.failure)
+
+
+def _check(answer: Answer) -> Check:
+    return Check(answer.failure) if answer.failure else Check(**answer.value)

@@ -1,0 +1,84 @@
+"""The NVIDIA driver and its GPUs, asked through the driver's own library."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from seap_export.runtime.doctor.libraries import DRIVER_LIBRARY
+
+__all__ = ["Driver", "Gpu", "read_driver"]
+
+_NAME_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU: its name, and its memory in bytes."""
+
+    name: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What the driver says.
+
+    Attributes:
+        cuda_version: The newest CUDA that it runs, such as "13.0"; None: there is no driver.
+        gpus: Those that this process may use.
+        reason: Why there are none; "" where there are some.
+    """
+
+    cuda_version: str | None
+    gpus: tuple[Gpu, ...] = ()
+    reason: str = ""
+
+
+class _Refused(Exception):
+    """A call of the driver that gave an error."""
+
+
+def read_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
+    """Asks the driver, if there is one."""
+    try:
+        library = load("nvcuda.dll" if sys.platform == "win32" else DRIVER_LIBRARY)
+    except OSError as error:
+        return Driver(None, reason=f"there is no NVIDIA driver ({' '.join(str(error).split())})")
+    version = None
+    try:
+        version = _version(library)
+        _call(library, "cuInit", 0)
+        gpus = _gpus(library)
+    except (_Refused, AttributeError) as error:
+        return Driver(version, reason=f"the NVIDIA driver finds no GPU that it can use ({error})")
+    return Driver(version, gpus, "" if gpus else "the NVIDIA driver finds no GPU")
+
+
+def _version(library: Any) -> str:
+    number = ctypes.c_int()
+    _call(library, "cuDriverGetVersion", ctypes.byref(number))
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def _gpus(library: Any) -> tuple[Gpu, ...]:
+    count = ctypes.c_int()
+    _call(library, "cuDeviceGetCount", ctypes.byref(count))
+    return tuple(_gpu(library, index) for index in range(count.value))
+
+
+def _gpu(library: Any, index: int) -> Gpu:
+    device, name, size = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES), ctypes.c_size_t()
+    _call(library, "cuDeviceGet", ctypes.byref(device), index)
+    _call(library, "cuDeviceGetName", name, _NAME_BYTES, device)
+    _call(library, "cuDeviceTotalMem_v2", ctypes.byref(size), device)
+    return Gpu(name.value.decode("utf-8", "replace"), size.value)
+
+
+def _call(library: Any, function: str, *arguments: Any) -> None:
+    code = getattr(library, function)(*arguments)
+    if code:
+        raise _Refused(f"{function} gave error {code}")

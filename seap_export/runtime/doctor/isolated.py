@@ -1,0 +1,75 @@
+"""Questions asked in a process of their own, so that one which dies or hangs is an answer, too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Answer", "ask"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        value: The JSON object; empty where there was none.
+        failure: Why there was none; "" where there was one.
+    """
+
+    value: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+
+def ask(module: str, arguments: Sequence[str], timeout: float) -> Answer:
+    """Runs `python -m module arguments`, which prints a JSON object as its last line.
+
+    Args:
+        module: Found where this process would find it.
+        arguments: Of its command line.
+        timeout: Seconds after which the process is killed.
+    """
+    # -P, and the path handed on: the current folder counts no more than it does here.
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    try:
+        done = subprocess.run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(failure=f"no answer within {timeout:g} seconds")
+    except OSError as error:
+        return Answer(failure=f"no process could be started ({error.strerror})")
+    if done.returncode < 0:
+        return Answer(failure=f"the process died of {_signal(-done.returncode)}")
+    if done.returncode:
+        return Answer(failure=f"the process failed: {_last_line(done.stderr) or f'exit code {done.returncode}'}")
+    try:
+        value = json.loads(_last_line(done.stdout))
+    except ValueError:
+        value = None
+    return Answer(value) if isinstance(value, dict) else Answer(failure="the process gave no answer")
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1].strip()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,94 @@
+"""The machine: system, processor, cores, memory, disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from seap_export.runtime.session import available_threads
+
+__all__ = ["Machine", "read_machine"]
+
+_KIB = 1024
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where this process runs; sizes are in bytes, and None where the system does not tell.
+
+    Attributes:
+        system: Name and release of the system.
+        processor: Its name.
+        cores: Those that this process may use.
+        all_cores: Those of the machine.
+        memory_bytes: Memory of the machine, or of the container if that is less.
+        free_memory_bytes: What of it can be had without swapping.
+        python: Version of Python.
+        temp_folder: Where temporary files go.
+        free_disk_bytes: What is free there.
+    """
+
+    system: str
+    processor: str
+    cores: int
+    all_cores: int
+    memory_bytes: int | None
+    free_memory_bytes: int | None
+    python: str
+    temp_folder: str
+    free_disk_bytes: int | None
+
+
+def read_machine(root: Path = Path("/")) -> Machine:
+    """Asks the system.
+
+    Args:
+        root: Where proc and sys lie.
+    """
+    memory, free = _memory(root)
+    folder, disk = _temporary()
+    return Machine(
+        system=platform.platform(),
+        processor=_processor(root),
+        cores=available_threads(),
+        all_cores=os.cpu_count() or 1,
+        memory_bytes=memory,
+        free_memory_bytes=free,
+        python=platform.python_version(),
+        temp_folder=folder,
+        free_disk_bytes=disk,
+    )
+
+
+def _processor(root: Path) -> str:
+    found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _memory(root: Path) -> tuple[int | None, int | None]:
+    values = dict(re.findall(r"^(\w+):\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE))
+    total, free = (int(values[name]) * _KIB if name in values else None for name in ("MemTotal", "MemAvailable"))
+    limit, used = (_text(root / "sys/fs/cgroup" / name).strip() for name in ("memory.max", "memory.current"))
+    if total is None or free is None or not (limit.isdecimal() and used.isdecimal()) or int(limit) >= total:
+        return total, free
+    return int(limit), min(free, max(int(limit) - int(used), 0))
+
+
+def _temporary() -> tuple[str, int | None]:
+    try:
+        folder = tempfile.gettempdir()
+        return folder, shutil.disk_usage(folder).free
+    except OSError as error:  # no folder can be written to, or it is gone
+        return f"none ({error.strerror or error})", None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,113 @@
+"""The packages that seap-export uses, and what to install."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+import onnxruntime as ort
+
+from seap_export.runtime.doctor.libraries import DRIVER_LIBRARY
+
+__all__ = ["EXPORT", "RUNTIME", "Packages", "missing_remedy", "read_packages", "reinstall_remedy"]
+
+#: What running a variant takes, beside ONNX Runtime, which has several distributions.
+RUNTIME = ("click", "numpy", "tokenizers")
+#: What making one takes, too.
+EXPORT = (
+    "filelock", "gguf", "ml_dtypes", "onnx", "onnx-ir", "optimum", "pyarrow", "safetensors", "scikit-learn", "torch",
+    "transformers",
+)  # fmt: skip
+_TENSORRT = re.compile(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)")
+_CPU_ONLY, _GPU = "onnxruntime", "onnxruntime-gpu"
+
+
+@dataclass(frozen=True)
+class Packages:
+    """Installed versions.
+
+    Attributes:
+        versions: Of each package of `RUNTIME` and `EXPORT`; None: not installed.
+        onnxruntime: Of each distribution that brings the package `onnxruntime`; there should be one.
+        cuda_version: The CUDA that ONNX Runtime was built for, such as "13.0"; None: for none.
+    """
+
+    versions: Mapping[str, str | None]
+    onnxruntime: Mapping[str, str]
+    cuda_version: str | None
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [name for name, version in self.versions.items() if version is None]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is wrong with them, each in one line with its remedy. Missing packages of `EXPORT` are no fault."""
+        found = []
+        if len(self.onnxruntime) > 1:
+            names = " and ".join(sorted(self.onnxruntime))
+            found.append(f"{names} overwrite each other's files; {reinstall_remedy(self)}")
+        lacking = [name for name in RUNTIME if self.versions[name] is None]
+        if lacking:
+            found.append(f"{', '.join(lacking)} not installed; run: pip install {' '.join(lacking)}")
+        return found
+
+
+def read_packages() -> Packages:
+    """Asks the metadata of what is installed; imports nothing."""
+    return Packages(
+        {name: _version(name) for name in sorted((*RUNTIME, *EXPORT))},
+        _onnxruntime_distributions(),
+        getattr(ort, "cuda_version", "") or None,
+    )
+
+
+def missing_remedy(missing: Sequence[str], packages: Packages) -> str:
+    """How to get libraries that cannot be loaded; with none given, how to get ONNX Runtime with CUDA.
+
+    Returns:
+        Commands, in the order in which they are to be followed, without a full stop.
+    """
+    steps = ["install the NVIDIA driver"] if DRIVER_LIBRARY in missing else []
+    tensorrt = next((found[1] for name in missing if (found := _TENSORRT.match(name))), None)
+    if not missing or any(name != DRIVER_LIBRARY and not _TENSORRT.match(name) for name in missing):
+        steps.append(f"run: {_cuda_command(packages)}")
+    if tensorrt:
+        cuda = (packages.cuda_version or "13").partition(".")[0]
+        steps.append(f'run: pip install "tensorrt-cu{cuda}=={tensorrt}.*"')
+        steps.append("put its folder tensorrt_libs on LD_LIBRARY_PATH")
+    return ", then ".join(steps)
+
+
+def reinstall_remedy(packages: Packages) -> str:
+    """How to put the files of ONNX Runtime right."""
+    names = sorted(packages.onnxruntime) or [_CPU_ONLY]
+    keep = _GPU if _GPU in names else names[0]
+    pin = f"=={packages.onnxruntime[keep]}" if keep in packages.onnxruntime else ""
+    return f"run: pip uninstall -y {' '.join(names)} && pip install {keep}{pin}"
+
+
+def _cuda_command(packages: Packages) -> str:
+    """ONNX Runtime's extras name the releases that fit it; cuBLAS comes with cuDNN, which needs it."""
+    others = [name for name in sorted(packages.onnxruntime) if name != _GPU]
+    uninstall = f"pip uninstall -y {' '.join(others)} && " if others else ""
+    pin = f"=={packages.onnxruntime[_GPU]}" if _GPU in packages.onnxruntime else ""
+    return f'{uninstall}pip install "{_GPU}[cuda,cudnn]{pin}"'
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _onnxruntime_distributions() -> dict[str, str]:
+    return {
+        own.metadata["Name"]: own.version
+        for own in metadata.distributions()
+        if _CPU_ONLY in (own.read_text("top_level.txt") or "").split()
+    }

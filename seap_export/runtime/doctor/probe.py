@@ -1,0 +1,93 @@
+"""The process that tries one thing and tells how it went, as JSON on its last line.
+
+python -m seap_export.runtime.doctor.probe driver|libraries|session|attention [cpu|cuda|tensorrt]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seap_export.errors import SeapError
+from seap_export.runtime.doctor.driver import read_driver
+from seap_export.runtime.doctor.libraries import library_names, load_libraries
+from seap_export.runtime.doctor.models import TRIALS, Trial
+from seap_export.runtime.providers import PROVIDERS, one_line, prepare
+from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_session
+
+__all__ = ["TOLERANCE", "answer", "try_model"]
+
+#: Largest difference from float64; numbers are of the order of 1, and float16 has steps of 0.001 there.
+TOLERANCE = 0.01
+#: The advice behind this in a session's error is for other commands.
+_ADVICE = "; install onnxruntime-gpu with"
+_FAILURES: tuple[type[Exception], ...] = (SeapError, OSError, *ORT_ERRORS)
+
+
+def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
+    """Tries one thing.
+
+    Args:
+        what: "driver", "libraries" or a key of `TRIALS`.
+        provider: For all but the driver.
+
+    Raises:
+        ValueError: There is no such thing to try.
+    """
+    if what == "driver":
+        return asdict(read_driver())
+    if what == "libraries":
+        return {"libraries": [asdict(own) for own in _libraries(provider)]}
+    if what not in TRIALS:
+        raise ValueError(f"nothing is called {what}")
+    return try_model(TRIALS[what], provider)
+
+
+def try_model(trial: Trial, provider: str) -> dict[str, Any]:
+    """Runs a model on a provider and compares its output.
+
+    Returns:
+        reason: Why it does not work; "" where it does.
+        difference: The largest difference from what is expected; None where there is no number.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(trial.model)
+            session = open_session(path, provider, 1)
+            found = session.run(None, trial.feeds())[0]
+            nodes = nodes_by_provider(session) or {}
+    except _FAILURES as error:
+        return {"reason": one_line(error).partition(_ADVICE)[0], "difference": None}
+    difference = float(np.abs(found.astype(np.float64) - trial.expected()).max())
+    if not np.isfinite(difference):
+        return {"reason": f"{trial.name} gives numbers that are not finite", "difference": None}
+    reason = ""
+    if difference > TOLERANCE:
+        reason = f"{trial.name} is wrong by {difference:.2g}"
+    elif provider != "cpu" and trial.node in nodes.get(PROVIDERS["cpu"], {}):
+        reason = f"{trial.name} runs on the CPU instead"
+    return {"reason": reason, "difference": difference}
+
+
+def _libraries(provider: str) -> list[Any]:
+    try:
+        prepare(provider)
+    except SeapError:  # not built in: then its libraries do not matter
+        return []
+    return load_libraries(library_names(provider))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    print(json.dumps(answer(*arguments)))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

@@ -1,0 +1,162 @@
+"""`seap-export doctor`: exit codes, what is printed, and that it works without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diagnosed import ONE_GPU, WORKS, diagnosis, failing, libraries, packages
+
+from seap_export.runtime.doctor import Diagnosis, ProviderState
+
+Run = Callable[..., Any]
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "doctor.md").read_text("utf-8")
+#: Python runs this at the start of every process, of those that the command starts, too.
+BLOCK = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Blocked(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+HEAVY = {"torch", "transformers", "sklearn", "safetensors", "onnx", "onnx_ir", "scipy", "optimum", "gguf"}
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[Diagnosis], None]:
+    """`found(diagnosis)`: that is what the command finds."""
+
+    def find(own: Diagnosis) -> None:
+        monkeypatch.setattr("seap_export.runtime.doctor.diagnose", lambda on_progress: own)
+
+    return find
+
+
+def process(folder: Path, blocked: set[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, where some packages cannot be imported."""
+    (folder / "sitecustomize.py").write_text(BLOCK.format(names=blocked), "utf-8")
+    return subprocess.run(
+        [sys.executable, "-c", "from seap_export.cli import main; main()", "doctor", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+def test_this_machine_without_torch(tmp_path: Path) -> None:
+    done = process(tmp_path, HEAVY, "--json", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    values = json.loads(done.stdout)
+    assert values["schema"] == "seap-export/doctor/1"
+    assert values["providers"]["cpu"]["works"] is True
+    assert (values["providers"]["cuda"]["works"], values["driver"]["gpus"]) == (False, [])
+
+
+@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+def test_cuda_is_required_of_this_machine(run: Run) -> None:
+    outcome = run("doctor", "--require", "cuda", "--quiet")
+    assert (outcome.code, outcome.out) == (6, "")
+    assert outcome.err.startswith("Error: cuda does not work here: ")
+    assert outcome.err.count("\n") == 1
+    assert re.search(r"missing .*libcuda\.so\.1; install the NVIDIA driver", outcome.err)
+
+
+def test_a_machine_without_a_gpu(run: Run, found: Callable[[Diagnosis], None]) -> None:
+    own = diagnosis(
+        own=packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))
+    )
+    found(own)
+    outcome = run("doctor")
+    assert (outcome.code, outcome.err) == (0, "")
+    for line in (
+        "machine        Some processor, 2 of 64 cores, Linux-6",
+        "memory         24.0 GB, 20.0 GB of it free",
+        "disk           5.0 GB free in /tmp",
+        "Python         3.12.1",
+        "not installed  torch",
+        "ONNX Runtime   onnxruntime-gpu 1.31.1, built for CUDA 13.0",
+        "NVIDIA GPU     none: there is no NVIDIA driver (libcuda.so.1: cannot open shared object file)",
+        "cpu                works         works    2.0e-04",
+        "cuda               fails         fails          -",
+        "tensorrt    not built in  not built in          -",
+        own.failure("cuda"),
+        "Without a GPU, variants run on the CPU.",
+        "Without all packages, `generate`, `route` and the Python runner work; making variants does not.",
+    ):
+        assert line in outcome.out.splitlines()
+    assert "numpy 1.0" in outcome.out
+    outcome = run("doctor", "--require", "cpu", "--quiet")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+
+
+def test_a_machine_with_a_gpu(run: Run, found: Callable[[Diagnosis], None]) -> None:
+    states = {name: ProviderState(name, True, WORKS, WORKS, libraries()) for name in ("cuda", "tensorrt")}
+    found(diagnosis(ONE_GPU, **states))
+    outcome = run("doctor", "--require", "tensorrt")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "NVIDIA GPU    NVIDIA H100 with 80.0 GB; the driver runs CUDA 13.1" in outcome.out
+    assert outcome.out.endswith("\n\nEverything works.\n")
+
+
+def test_a_provider_that_is_required_and_fails(run: Run, found: Callable[[Diagnosis], None]) -> None:
+    own = diagnosis(ONE_GPU, cuda=failing("cuda", "it fails", ("libcublas.so.13",)))
+    found(own)
+    outcome = run("doctor", "--require", "cuda")
+    assert (outcome.code, outcome.err) == (6, f"Error: {own.failure('cuda')}\n")
+    assert "NVIDIA H100" in outcome.out
+    outcome = run("doctor", "--require", "cuda", "--json")
+    assert outcome.code == 6
+    assert json.loads(outcome.out) == {"error": {"message": own.failure("cuda"), "exit_code": 6}}
+
+
+def test_warnings_are_shown_even_when_quiet(run: Run, found: Callable[[Diagnosis], None]) -> None:
+    both = packages(onnxruntime={"onnxruntime": "1.24.4", "onnxruntime-gpu": "1.31.1"})
+    own = diagnosis(ONE_GPU, both, cuda=failing("cuda", "it fails"))
+    found(own)
+    outcome = run("doctor", "--quiet")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err.splitlines() == [f"Warning: {line}" for line in own.warnings]
+    assert len(own.warnings) == 2
+
+
+def test_an_unknown_provider(run: Run) -> None:
+    outcome = run("doctor", "--require", "tpu")
+    assert outcome.code == 2
+    assert "'tpu' is not one of" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "tokenizers"])
+def test_a_runtime_that_cannot_be_imported(tmp_path: Path, name: str) -> None:
+    done = process(tmp_path, {name})
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr.startswith("Error: ")
+    assert (done.stderr.count("\n"), name in done.stderr) == (1, True)
+    assert ("pip uninstall -y onnxruntime onnxruntime-gpu &&" in done.stderr) == (name == "onnxruntime")
+
+
+def test_the_page_shows_a_program_that_runs() -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("True ")

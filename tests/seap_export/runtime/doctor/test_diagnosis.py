@@ -1,0 +1,177 @@
+"""The diagnosis: of this machine, of processes that die or hang, and of machines that are made up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+from diagnosed import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
+
+from seap_export.errors import EnvironmentFailure
+from seap_export.runtime.doctor import Check, Diagnosis, ProviderState, diagnose
+from seap_export.runtime.doctor import diagnosis as module
+from seap_export.runtime.doctor.driver import Driver
+
+#: Answers at once, but for one question.
+FAKE = """
+import json, os, signal, sys, time
+what = sys.argv[1:]
+if what == {question}:
+    {deed}
+answers = {{
+    "driver": {{"cuda_version": "13.0", "gpus": [{{"name": "NVIDIA T4", "memory_bytes": 16}}], "reason": ""}},
+    "libraries": {{"libraries": [{{"name": "libcublas.so.13", "found": True, "needed": True}}]}},
+}}
+print(json.dumps(answers.get(what[0], {{"reason": "", "difference": 0.001}})))
+"""
+DIES, HANGS = "os.kill(os.getpid(), signal.SIGSEGV)", "time.sleep(3600)"
+CUDA_ADVICE = 'run: pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"'
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def faked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, question: list[str], deed: str, timeout: float = 120.0
+) -> Diagnosis:
+    """The diagnosis of a machine with a GPU on which one question goes wrong."""
+    (folder / "fake_probe.py").write_text(FAKE.format(question=question, deed=deed), "utf-8")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(module, "_PROBE", "fake_probe")
+    every = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: every)
+    return diagnose(timeout)
+
+
+@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+def test_this_machine() -> None:
+    lines: list[str] = []
+    found = diagnose(on_progress=lines.append)
+    cpu, cuda = found.provider("cpu"), found.provider("cuda")
+    assert (cpu.works, cuda.works, found.driver.gpus, found.warnings) == (True, False, (), [])
+    assert 0 < cpu.attention.difference < 0.002  # type: ignore[operator]
+    assert found.driver.reason
+    assert lines[:2] == ["asking the NVIDIA driver", "trying cpu"]
+    if cuda.built_in:
+        assert "libcuda.so.1" in cuda.missing
+        names = ", ".join(cuda.missing)
+        with pytest.raises(EnvironmentFailure, match=rf"missing {names}; install the NVIDIA driver"):
+            found.require("cuda")
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_all_is_well_where_nothing_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = faked(tmp_path, monkeypatch, [], "pass")
+    assert [(own.name, own.works, own.missing) for own in found.providers] == [
+        ("cpu", True, []), ("cuda", True, []), ("tensorrt", True, [])
+    ]  # fmt: skip
+    assert found.provider("cuda").session == Check("", 0.001)
+    assert (found.driver.gpus[0].name, found.driver.cuda_version, found.warnings) == ("NVIDIA T4", "13.0", [])
+
+
+def test_a_session_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = faked(tmp_path, monkeypatch, ["session", "cuda"], DIES)
+    cuda = found.provider("cuda")
+    assert (cuda.session, cuda.attention.works, cuda.works) == (Check("the process died of SIGSEGV"), True, False)
+    assert found.provider("cpu").works
+    assert found.failure("cuda").startswith("cuda does not work here: the process died of SIGSEGV; run: pip uninstall")
+
+
+def test_a_session_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quick").mkdir()
+    monkeypatch.setattr(module, "PROVIDERS", {"cpu": "CPUExecutionProvider"})
+    found = faked(tmp_path / "quick", monkeypatch, ["attention", "cpu"], HANGS, timeout=1.0)
+    assert found.provider("cpu").attention == Check("no answer within 1 seconds")
+    assert not found.provider("cpu").works
+
+
+def test_a_library_that_cannot_even_be_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = faked(tmp_path, monkeypatch, ["libraries", "cuda"], DIES).provider("cuda")
+    assert (found.libraries, found.libraries_failure) == ((), "the process died of SIGSEGV")
+    assert found.works  # since sessions do
+
+
+def test_a_driver_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = faked(tmp_path, monkeypatch, ["driver"], DIES)
+    assert found.driver == Driver(None, (), "the NVIDIA driver cannot be asked: the process died of SIGSEGV")
+
+
+def test_a_provider_that_works_has_no_failure() -> None:
+    own = diagnosis(ONE_GPU, cuda=ProviderState("cuda", True, WORKS, WORKS, libraries(("libcudnn.so.9",))))
+    assert (own.failure("cuda"), own.warnings) == ("", [])
+    assert own.provider("cuda").missing == []  # it can do without cuDNN
+    own.require("cuda")
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (
+            diagnosis(cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))),
+            f"missing libcublas.so.13, libcuda.so.1; install the NVIDIA driver, then {CUDA_ADVICE}",
+        ),
+        (diagnosis(ONE_GPU), f"this onnxruntime was built without it; {CUDA_ADVICE}"),
+        (
+            diagnosis(NO_DRIVER, cuda=failing("cuda", "it fails")),
+            "there is no NVIDIA driver (libcuda.so.1: cannot open shared object file); run it on a machine with an "
+            "NVIDIA GPU and its driver",
+        ),
+        (
+            diagnosis(Driver("12.4", ONE_GPU.gpus), cuda=failing("cuda", "it fails")),
+            "onnxruntime was built for CUDA 13.0, the driver runs 12.4; install a newer NVIDIA driver",
+        ),
+        (
+            diagnosis(ONE_GPU, cuda=failing("cuda", "it fails")),
+            "it fails; run: pip uninstall -y onnxruntime-gpu && pip install onnxruntime-gpu==1.31.1",
+        ),
+    ],
+    ids=["libraries", "not built in", "no driver", "old driver", "unknown"],
+)
+def test_why_a_provider_does_not_work(own: Diagnosis, message: str) -> None:
+    with pytest.raises(EnvironmentFailure) as caught:
+        own.require("cuda")
+    assert str(caught.value) == f"cuda does not work here: {message}"
+
+
+def test_a_driver_of_another_minor_release_is_new_enough() -> None:
+    own = diagnosis(Driver("12.4", ONE_GPU.gpus), packages(cuda_version="12.8"), cuda=failing("cuda", "it fails"))
+    assert "it fails" in own.failure("cuda")
+
+
+def test_what_is_warned_about() -> None:
+    """CUDA only where there is a GPU, TensorRT never, the CPU always."""
+    states = {"cuda": failing("cuda", "it fails"), "tensorrt": failing("tensorrt", "it fails")}
+    assert diagnosis(NO_DRIVER, **states).warnings == []
+    (warning,) = diagnosis(ONE_GPU, **states).warnings
+    assert warning.startswith("cuda does not work here: it fails")
+    broken = diagnosis(cpu=ProviderState("cpu", True, WORKS, Check("attention in float16 is wrong by 0.3")))
+    (warning,) = broken.warnings
+    assert warning.startswith("cpu does not work here: attention in float16 is wrong by 0.3; run: pip uninstall")
+    both = packages(onnxruntime={"onnxruntime": "1.24.4", "onnxruntime-gpu": "1.31.1"})
+    (warning,) = diagnosis(own=both).warnings
+    assert "overwrite each other's files" in warning
+
+
+def test_in_json() -> None:
+    own = diagnosis(ONE_GPU, packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13",)))
+    values = json.loads(json.dumps(own.to_json(), allow_nan=False))
+    assert list(values) == ["schema", "machine", "packages", "onnxruntime", "driver", "providers", "warnings"]
+    assert values["schema"] == "seap-export/doctor/1"
+    assert (values["machine"]["cores"], values["machine"]["all_cores"]) == (2, 64)
+    assert (values["packages"]["torch"], values["packages"]["numpy"]) == (None, "1.0")
+    assert values["onnxruntime"] == {
+        "distributions": {"onnxruntime-gpu": "1.31.1"},
+        "cuda_version": "13.0",
+        "providers": ["CPUExecutionProvider", "CUDAExecutionProvider"],
+    }
+    assert values["driver"]["gpus"] == [{"name": "NVIDIA H100", "memory_bytes": 80_000_000_000}]
+    cuda = values["providers"]["cuda"]
+    assert cuda["session"] == {"works": False, "reason": "it fails", "difference": None}
+    assert cuda["libraries"][0] == {"name": "libcublas.so.13", "found": False, "needed": True}
+    assert values["warnings"] == [cuda["failure"]] == [own.failure("cuda")]
+    assert values["providers"]["cpu"]["failure"] is None

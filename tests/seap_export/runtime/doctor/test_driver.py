@@ -1,0 +1,81 @@
+"""The NVIDIA driver, played by Python functions."""
+
+from __future__ import annotations
+
+import ctypes
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from seap_export.runtime.doctor.driver import Driver, Gpu, read_driver
+
+
+def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
+    """Functions of libcuda that give these GPUs and, where named, errors."""
+    names = list(gpus)
+
+    def give(pointer: Any, value: int) -> None:
+        pointer._obj.value = value
+
+    def name(buffer: Any, size: int, device: Any) -> None:
+        buffer.value = names[device.value].encode()[: size - 1]
+
+    functions = {
+        "cuInit": lambda flags: None,
+        "cuDriverGetVersion": lambda pointer: give(pointer, 12040),
+        "cuDeviceGetCount": lambda pointer: give(pointer, len(gpus)),
+        "cuDeviceGet": lambda pointer, index: give(pointer, index),
+        "cuDeviceGetName": name,
+        "cuDeviceTotalMem_v2": lambda pointer, device: give(pointer, gpus[names[device.value]]),
+    }
+
+    def function(own: str) -> Any:
+        def call(*arguments: Any) -> int:
+            if own not in errors:
+                functions[own](*arguments)
+            return errors.get(own, 0)
+
+        return call
+
+    return SimpleNamespace(**{own: function(own) for own in functions})
+
+
+def test_gpus_with_their_memory() -> None:
+    gpus = {"NVIDIA H100": 80 << 30, "NVIDIA T4": 16 << 30}
+    found = read_driver(lambda _: fake_driver(gpus))
+    assert found == Driver("12.4", (Gpu("NVIDIA H100", 80 << 30), Gpu("NVIDIA T4", 16 << 30)))
+
+
+def test_the_library_of_the_driver_is_asked_for() -> None:
+    asked: list[str] = []
+    read_driver(lambda name: asked.append(name) or fake_driver({}))
+    assert asked == ["libcuda.so.1"]
+
+
+def test_no_driver() -> None:
+    def missing(name: str) -> Any:
+        return ctypes.CDLL(name.replace("libcuda", "libnodriver"))
+
+    found = read_driver(missing)
+    assert (found.cuda_version, found.gpus) == (None, ())
+    assert found.reason.startswith("there is no NVIDIA driver (libnodriver.so.1: cannot open shared object file")
+
+
+@pytest.mark.parametrize(
+    ("errors", "version", "reason"),
+    [
+        ({"cuInit": 100}, "12.4", "finds no GPU that it can use (cuInit gave error 100)"),
+        ({"cuDriverGetVersion": 999}, None, "(cuDriverGetVersion gave error 999)"),
+        ({"cuDeviceGetName": 1}, "12.4", "(cuDeviceGetName gave error 1)"),
+    ],
+)
+def test_a_driver_that_gives_an_error(errors: dict[str, int], version: str | None, reason: str) -> None:
+    found = read_driver(lambda _: fake_driver({"NVIDIA T4": 1}, **errors))
+    assert (found.cuda_version, found.gpus) == (version, ())
+    assert reason in found.reason
+
+
+def test_a_driver_without_gpus_or_functions() -> None:
+    assert read_driver(lambda _: fake_driver({})).reason == "the NVIDIA driver finds no GPU"
+    assert "cuDriverGetVersion" in read_driver(lambda _: SimpleNamespace()).reason

@@ -1,0 +1,109 @@
+"""Versions of packages, two distributions of ONNX Runtime, and what to install for what is missing."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from diagnosed import packages
+
+from seap_export.runtime.doctor.packages import EXPORT, RUNTIME, missing_remedy, read_packages, reinstall_remedy
+
+PYPROJECT = Path(__file__).parents[4] / "pyproject.toml"
+
+
+@pytest.fixture
+def second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a distribution of ONNX Runtime that is installed beside the real one."""
+    name = "onnxruntime" if "onnxruntime-gpu" in read_packages().onnxruntime else "onnxruntime-gpu"
+    folder = tmp_path / f"{name.replace('-', '_')}-1.20.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.20.0\n", "utf-8")
+    (folder / "top_level.txt").write_text("onnxruntime\n", "utf-8")
+    genai = tmp_path / "onnxruntime_genai-0.9.0.dist-info"  # brings another package, and does no harm
+    genai.mkdir()
+    (genai / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-genai\nVersion: 0.9.0\n", "utf-8")
+    (genai / "top_level.txt").write_text("onnxruntime_genai\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_every_dependency_is_listed() -> None:
+    declared = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["dependencies"]
+    names = {re.match(r"[\w.-]+", own)[0] for own in declared}  # type: ignore[index]
+    assert names - {"onnxruntime", "onnxruntime-gpu"} == {*RUNTIME, *EXPORT}
+
+
+def test_what_is_installed() -> None:
+    found = read_packages()
+    assert found.versions["numpy"] == np.__version__
+    assert (found.missing, found.warnings) == ([], [])
+    (version,) = found.onnxruntime.values()
+    assert version == __import__("onnxruntime").__version__
+
+
+def test_two_distributions_are_a_warning(second: str) -> None:
+    found = read_packages()
+    assert set(found.onnxruntime) == {"onnxruntime", "onnxruntime-gpu"}
+    assert found.onnxruntime[second] == "1.20.0"
+    (warning,) = found.warnings
+    assert warning == (
+        "onnxruntime and onnxruntime-gpu overwrite each other's files; run: pip uninstall -y onnxruntime "
+        f"onnxruntime-gpu && pip install onnxruntime-gpu=={found.onnxruntime['onnxruntime-gpu']}"
+    )
+
+
+def test_only_what_the_runtime_needs_is_missed() -> None:
+    found = packages(missing=("torch", "transformers"))
+    assert (found.missing, found.warnings) == (["torch", "transformers"], [])
+    found = packages(missing=("torch", "tokenizers"))
+    assert found.warnings == ["tokenizers not installed; run: pip install tokenizers"]
+
+
+def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seap_export.runtime.doctor.packages.EXPORT", ("seap-export-nothing",))
+    assert read_packages().missing == ["seap-export-nothing"]
+
+
+CUDA = 'run: pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"'
+TENSORRT = 'run: pip install "tensorrt-cu13==10.*", then put its folder tensorrt_libs on LD_LIBRARY_PATH'
+
+
+@pytest.mark.parametrize(
+    ("missing", "remedy"),
+    [
+        (["libcublas.so.13", "libcudart.so.13"], CUDA),
+        (["libcuda.so.1"], "install the NVIDIA driver"),
+        (["libcublas.so.13", "libcuda.so.1"], f"install the NVIDIA driver, then {CUDA}"),
+        (["libnvinfer.so.10", "libnvonnxparser.so.10"], TENSORRT),
+        (
+            ["libnvinfer.so.10", "libcudart.so.13", "libcuda.so.1"],
+            f"install the NVIDIA driver, then {CUDA}, then {TENSORRT}",
+        ),
+        ([], CUDA),
+    ],
+)
+def test_remedies(missing: list[str], remedy: str) -> None:
+    assert missing_remedy(missing, packages()) == remedy
+
+
+def test_remedies_for_other_distributions() -> None:
+    cpu_only = packages(onnxruntime={"onnxruntime": "1.24.4"}, cuda_version=None)
+    assert missing_remedy([], cpu_only) == (
+        'run: pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"'
+    )
+    assert reinstall_remedy(cpu_only) == "run: pip uninstall -y onnxruntime && pip install onnxruntime==1.24.4"
+    cuda12 = packages(cuda_version="12.8")
+    assert '"tensorrt-cu12==10.*"' in missing_remedy(["libnvinfer.so.10"], cuda12)
+    unknown = packages(onnxruntime={})
+    assert reinstall_remedy(unknown) == "run: pip uninstall -y onnxruntime && pip install onnxruntime"
+
+
+def test_the_installed_onnx_runtime_has_the_extras_that_remedies_name() -> None:
+    if "onnxruntime-gpu" not in read_packages().onnxruntime:
+        pytest.skip("this onnxruntime has no CUDA provider")
+    assert {"cuda", "cudnn"} <= set(metadata.metadata("onnxruntime-gpu").get_all("Provides-Extra") or [])

@@ -1,0 +1,89 @@
+"""Models that are really run, and what is said of those that do not work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seap_export.runtime.doctor import probe
+from seap_export.runtime.doctor.models import TRIALS
+from seap_export.runtime.doctor.probe import TOLERANCE, answer, try_model
+from seap_export.runtime.providers import PROVIDERS
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("what", list(TRIALS))
+def test_the_cpu_computes_what_numpy_does(what: str) -> None:
+    found = answer(what, "cpu")
+    assert found["reason"] == ""
+    assert 0 < found["difference"] < 0.002
+
+
+@pytest.mark.parametrize("what", list(TRIALS))
+def test_wrong_numbers_are_noticed(what: str) -> None:
+    trial = TRIALS[what]
+    expected = trial.expected()
+    expected[-1, -1] += 2 * TOLERANCE
+    found = try_model(replace(trial, expected=lambda: expected), "cpu")
+    assert found["reason"] == f"{trial.name} is wrong by 0.02"
+    assert found["difference"] == pytest.approx(2 * TOLERANCE, rel=0.1)
+
+
+def test_numbers_that_are_not_finite_are_noticed() -> None:
+    trial = TRIALS["session"]
+    feeds = {**trial.feeds(), "a": np.full((4, 8), np.inf, np.float16)}
+    found = try_model(replace(trial, feeds=lambda: feeds), "cpu")
+    assert found == {"reason": "matrix product in float16 gives numbers that are not finite", "difference": None}
+
+
+def test_a_model_that_cannot_be_loaded_or_run() -> None:
+    trial = TRIALS["session"]
+    found = try_model(replace(trial, model=b"nothing"), "cpu")
+    assert "cannot load it" in found["reason"]
+    found = try_model(replace(trial, feeds=dict), "cpu")
+    assert found["difference"] is None
+    assert "a" in found["reason"]
+
+
+def test_work_that_fell_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = TRIALS["attention"]
+    given = trial.expected().astype(np.float16)
+    monkeypatch.setattr(probe, "open_session", lambda *_: SimpleNamespace(run=lambda *_: [given]))
+
+    def nodes(provider: str, node: str) -> Any:
+        return lambda _: {PROVIDERS[provider]: {node: 1}}
+
+    monkeypatch.setattr(probe, "nodes_by_provider", nodes("cpu", "GroupQueryAttention"))
+    assert try_model(trial, "cuda")["reason"] == "attention in float16 runs on the CPU instead"
+    for others in (nodes("cuda", "GroupQueryAttention"), nodes("cpu", "Shape"), lambda _: None):
+        monkeypatch.setattr(probe, "nodes_by_provider", others)
+        assert try_model(trial, "cuda")["reason"] == ""
+
+
+@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_without_a_gpu(provider: str) -> None:
+    found = answer("session", provider)
+    assert "execution provider could not be created" in found["reason"]
+    assert "--provider cpu" not in found["reason"]  # no such option here
+
+
+def test_the_driver_and_the_libraries_are_asked_for() -> None:
+    assert set(answer("driver")) == {"cuda_version", "gpus", "reason"}
+    assert answer("libraries", "cpu") == {"libraries": []}
+    for own in answer("libraries", "cuda")["libraries"]:
+        assert set(own) == {"name", "found", "needed"}
+
+
+def test_anything_else_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing is called fan"):
+        answer("fan")
