@@ -31,7 +31,10 @@ class Cell:
 
 @dataclass
 class Timing:
-    """Seconds of every prefill and of every decode step of one engine in one cell."""
+    """Seconds of every prefill and of every decode step of one engine in one cell.
+
+    A run is one prefill and the steps behind it, as many in every run.
+    """
 
     prefills: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
@@ -45,6 +48,18 @@ class Timing:
     def step_s(self) -> float:
         """Median time of a decode step."""
         return statistics.median(self.steps)
+
+    @property
+    def run_steps(self) -> list[float]:
+        """Median time of a decode step in each run.
+
+        Raises:
+            ValueError: There are no runs, or their steps cannot be told apart.
+        """
+        if not self.prefills or not self.steps or len(self.steps) % len(self.prefills):
+            raise ValueError(f"{len(self.steps)} steps do not make {len(self.prefills)} runs")
+        count = len(self.steps) // len(self.prefills)
+        return [statistics.median(self.steps[at : at + count]) for at in range(0, len(self.steps), count)]
 
     @property
     def prefill_p95_s(self) -> float:

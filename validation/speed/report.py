@@ -8,11 +8,12 @@ from typing import Any
 
 from validation.speed.engines import EngineName
 from validation.speed.ideal import Work
+from validation.speed.interval import Interval, median_interval
 from validation.speed.measure import Cell, Timing
 
 __all__ = ["DENSE", "SCHEMA", "SpeedReport", "Speedup", "SubjectFigures"]
 
-SCHEMA = "seap-export/bench/1"
+SCHEMA = "seap-export/bench/2"
 DENSE = "dense"
 
 
@@ -23,10 +24,13 @@ class Speedup:
     Attributes:
         measured: Dense median / own median.
         ideal: Dense work / own work: bytes of a decode step, multiply-adds of a prefill.
+        interval: Around `measured`, from the speed-ups of single runs; None where these are too few. Both models run
+            in turn, so what slows a whole run down slows both and leaves its speed-up as it is.
     """
 
     measured: float
     ideal: float
+    interval: Interval | None
 
     @property
     def share(self) -> float:
@@ -76,17 +80,21 @@ class SpeedReport:
     def decode(self, subject: SubjectFigures, cell: Cell) -> Speedup:
         """Speed-up of a decode step."""
         dense = self.dense(subject.engine)
-        return Speedup(
+        return _speedup(
             dense.timings[cell].step_s / subject.timings[cell].step_s,
             dense.works[cell].decode_bytes / subject.works[cell].decode_bytes,
+            dense.timings[cell].run_steps,
+            subject.timings[cell].run_steps,
         )
 
     def prefill(self, subject: SubjectFigures, cell: Cell) -> Speedup:
         """Speed-up of the time to the first token."""
         dense = self.dense(subject.engine)
-        return Speedup(
+        return _speedup(
             dense.timings[cell].prefill_s / subject.timings[cell].prefill_s,
             dense.works[cell].prefill_macs / subject.works[cell].prefill_macs,
+            dense.timings[cell].prefills,
+            subject.timings[cell].prefills,
         )
 
     @property
@@ -145,8 +153,16 @@ class SpeedReport:
                 for what, speedup in speedups.items()
                 for label, value in (
                     ("speedup", speedup.measured),
+                    ("speedup_low", speedup.interval.low if speedup.interval else None),
+                    ("speedup_high", speedup.interval.high if speedup.interval else None),
                     ("ideal_speedup", speedup.ideal),
                     ("share_of_ideal", speedup.share),
                 )
             },
         }
+
+
+def _speedup(measured: float, ideal: float, dense: Sequence[float], own: Sequence[float]) -> Speedup:
+    """The speed-up of two models from one figure of each run, in the order of the runs."""
+    interval = median_interval([before / after for before, after in zip(dense, own, strict=True)])
+    return Speedup(measured, ideal, interval and interval.including(measured))

@@ -46,6 +46,17 @@ def test_medians_and_percentiles() -> None:
     assert timing.prefill_p95_s == pytest.approx(2.9)
 
 
+def test_the_steps_of_each_run() -> None:
+    timing = Timing([1.0, 1.0], [1.0, 2.0, 9.0, 4.0, 5.0, 6.0])
+    assert timing.run_steps == [2.0, 5.0]
+
+
+@pytest.mark.parametrize("steps", [[], [1.0, 2.0, 3.0]])
+def test_steps_that_belong_to_no_run(steps: list[float]) -> None:
+    with pytest.raises(ValueError, match="do not make 2 runs"):
+        _ = Timing([1.0, 1.0], steps).run_steps
+
+
 @pytest.mark.parametrize("values", [(0, 1), (1, 0)])
 def test_an_empty_cell_is_refused(values: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least one"):

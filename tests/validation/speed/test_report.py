@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from validation.speed.ideal import Work
+from validation.speed.interval import Interval
 from validation.speed.measure import Cell, Timing
 from validation.speed.report import SpeedReport, SubjectFigures
 
@@ -41,6 +42,36 @@ def test_speedups(report: SpeedReport) -> None:
     assert report.prefill(on_onnx, CELL).share == pytest.approx(0.8)
 
 
+def test_a_speedup_has_an_interval_of_paired_runs_that_holds_it() -> None:
+    dense, own = subject("dense", "torch", 9, 1.0, 1.0, 1.0), subject("a-0.5", "torch", 9, 1.0, 1.0, 1.0)
+    # two steps a run: medians of 4, 6, 4, 4, 8 and of 2, 2, 4, 2, 2
+    dense.timings[CELL].prefills[:] = [2.0, 2.0, 2.0, 4.0, 2.0]
+    dense.timings[CELL].steps[:] = [3.0, 5.0, 6.0, 6.0, 4.0, 4.0, 4.0, 4.0, 8.0, 8.0]
+    own.timings[CELL].prefills[:] = [1.0, 1.0, 1.0, 1.0, 2.0]
+    own.timings[CELL].steps[:] = [2.0, 2.0, 2.0, 2.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0]
+    report = SpeedReport([dense, own], [CELL], {})
+    assert report.decode(own, CELL).interval == Interval(1.0, 4.0)
+    assert report.prefill(own, CELL).interval == Interval(1.0, 4.0)
+    cell = report.to_json()["subjects"][1]["cells"][0]
+    assert (cell["decode_speedup_low"], cell["decode_speedup"], cell["decode_speedup_high"]) == (1.0, 2.25, 4.0)
+    assert (cell["prefill_speedup_low"], cell["prefill_speedup"], cell["prefill_speedup_high"]) == (1.0, 2.0, 4.0)
+
+
+def test_the_interval_reaches_to_the_speedup_of_all_steps_together() -> None:
+    """Each run has the same median in both models, but the other steps are faster in one and slower in the other."""
+    dense, own = subject("dense", "torch", 9, 1.0, 1.0, 1.0), subject("a-0.5", "torch", 9, 1.0, 1.0, 1.0)
+    for timing, other in ((dense.timings[CELL], 0.1), (own.timings[CELL], 99.0)):
+        timing.prefills[:] = [1.0] * 5
+        timing.steps[:] = [step for median in (1.0, 2.0, 3.0, 4.0, 5.0) for step in (median, other, median)]
+    speedup = SpeedReport([dense, own], [CELL], {}).decode(own, CELL)
+    assert (speedup.measured, speedup.interval) == (0.5, Interval(0.5, 1.0))
+
+
+def test_three_runs_have_no_interval(report: SpeedReport) -> None:
+    cell = report.to_json()["subjects"][3]["cells"][0]
+    assert (cell["decode_speedup_low"], cell["decode_speedup_high"]) == (None, None)
+
+
 def test_what_is_no_better_is_said(report: SpeedReport) -> None:
     assert report.complaints == [
         "a-0.5 on torch: decode is slower than the dense model (batch 2, 8 tokens: 0.80x)",
@@ -50,7 +81,7 @@ def test_what_is_no_better_is_said(report: SpeedReport) -> None:
 
 def test_in_json(report: SpeedReport) -> None:
     values = report.to_json()
-    assert (values["schema"], values["setting"]) == ("seap-export/bench/1", {"threads": 2})
+    assert (values["schema"], values["setting"]) == ("seap-export/bench/2", {"threads": 2})
     assert values["complaints"] == report.complaints
     own = values["subjects"][3]
     assert {key: own[key] for key in ("model", "engine", "disk_bytes", "peak_bytes")} == {

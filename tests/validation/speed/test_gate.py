@@ -1,0 +1,208 @@
+"""The speed gate passes and fails only what the runs support. All times are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from seap_export.errors import UsageError
+from validation.speed.gate import SpeedLimits, SpeedVerdict, judge_speed, reason
+from validation.speed.ideal import Work
+from validation.speed.measure import Cell, Timing
+from validation.speed.report import SpeedReport, SubjectFigures
+
+CELL, DEEP = Cell(1, 128), Cell(1, 512)
+STEADY = (1.0, 1.01, 0.99, 1.0, 1.005)
+
+
+def subject(
+    model: str, runs: Sequence[float], *, size: int = 100, engine: str = "onnxruntime", cells: Sequence[Cell] = (CELL,)
+) -> SubjectFigures:
+    """A model whose runs have steps around these medians, and prefills ten times as long."""
+    steps = [own * factor for own in runs for factor in (0.98, 1.0, 1.5)]
+    timings = {cell: Timing([10 * own for own in runs], list(steps)) for cell in cells}
+    return SubjectFigures(model, engine, size, 1, timings, dict.fromkeys(cells, Work(1.0, 1.0)))  # type: ignore[arg-type]
+
+
+def report(*variants: SubjectFigures, dense: Sequence[float] = STEADY) -> SpeedReport:
+    cells = tuple(variants[0].timings) if variants else (CELL,)
+    return SpeedReport([subject("dense", dense, cells=cells), *variants], cells, {})
+
+
+def faster(factor: float, dense: Sequence[float] = STEADY, noise: float = 0.02) -> list[float]:
+    """The runs of a model that is `factor` times as fast, give or take `noise`."""
+    return [own / factor * (1 + noise * sign) for own, sign in zip(dense, (1, -1, 0, 0.5, -0.5), strict=True)]
+
+
+def decode(variants: SpeedReport, limit: float) -> SpeedVerdict:
+    (verdict,) = judge_speed(variants, SpeedLimits(min_decode_speedup=limit))
+    return verdict
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(1.5, "passed"), (1.6, "too noisy"), (1.7, "failed")])
+def test_a_speedup_is_judged_where_its_interval_is_on_one_side(limit: float, verdict: str) -> None:
+    own = decode(report(subject("a-0.5", faster(1.6))), limit)
+    assert (own.variant, own.figure, own.cell, own.limit, own.runs) == ("a-0.5", "decode_speedup", CELL, limit, 5)
+    assert (own.low, own.high) == (pytest.approx(1.6 / 1.02), pytest.approx(1.6 / 0.98))
+    assert own.low < own.found < own.high
+    assert own.verdict == verdict
+
+
+def test_a_limit_at_the_end_of_the_interval() -> None:
+    variants = report(subject("a-0.5", [0.5] * 5), dense=[1.0, 1.0, 1.0, 1.0, 1.125])
+    own = decode(variants, 2.0)
+    assert (own.low, own.high, own.verdict) == (2.0, 2.25, "passed")
+    assert decode(variants, 2.25).verdict == "too noisy"
+    assert decode(variants, 2.2501).verdict == "failed"
+
+
+def test_runs_are_paired_so_that_what_slows_both_models_cancels() -> None:
+    drifting = (1.0, 1.05, 1.1, 1.15, 1.2)
+    own = decode(report(subject("a-0.5", faster(1.5, drifting, 0.0)), dense=drifting), 1.45)
+    assert (own.low, own.high, own.verdict) == (pytest.approx(1.5), pytest.approx(1.5), "passed")
+    shuffled = decode(report(subject("a-0.5", faster(1.5, drifting[::-1], 0.0)), dense=drifting), 1.45)
+    assert shuffled.verdict == "too noisy"
+
+
+@pytest.mark.parametrize("limit", [1.0, 4.0])
+def test_a_machine_that_is_too_busy_judges_nothing(limit: float) -> None:
+    """Although all paired speed-ups are 2."""
+    busy = (1.0, 1.3, 1.0, 1.1, 1.0)
+    own = decode(report(subject("a-0.5", faster(2.0, busy, 0.0)), dense=busy), limit)
+    assert (own.low, own.high) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert own.spread == pytest.approx(0.3 / 1.15)
+    assert own.verdict == "too noisy"
+    assert reason(own) == (
+        "a-0.5: too noisy to tell: decode at batch 1, depth 128 is 2.00x (2.00 to 2.00), and runs of one model "
+        "differ by 26%, more than 25%; close other programs, or give more --runs"
+    )
+
+
+def test_either_model_can_be_the_noisy_one() -> None:
+    noisy = [1.0, 1.3, 1.0, 1.1, 1.0]
+    for variants in (report(subject("a-0.5", STEADY), dense=noisy), report(subject("a-0.5", noisy))):
+        assert decode(variants, 0.1).verdict == "too noisy"
+
+
+def test_each_figure_has_its_own_noise() -> None:
+    """Steady steps behind prefills that are not, and the other way round."""
+    variants = report(subject("a-0.5", faster(2.0)))
+    variants.subjects[1].timings[CELL].prefills[:] = [5.0, 5.0, 7.0, 5.0, 5.0]
+    limits = SpeedLimits(min_decode_speedup=1.2, min_prefill_speedup=1.2)
+    assert [own.verdict for own in judge_speed(variants, limits)] == ["passed", "too noisy"]
+    variants = report(subject("a-0.5", [0.5, 0.5, 0.7, 0.5, 0.5]))
+    variants.subjects[1].timings[CELL].prefills[:] = [5.0] * 5
+    assert [own.verdict for own in judge_speed(variants, limits)] == ["too noisy", "passed"]
+
+
+@pytest.mark.parametrize("runs", [1, 4])
+def test_few_runs_judge_nothing(runs: int) -> None:
+    own = decode(report(subject("a-0.5", [0.5] * runs), dense=[1.0] * runs), 1.5)
+    assert (own.found, own.low, own.high, own.verdict) == (2.0, 2.0, 2.0, "too noisy")
+    assert reason(own) == (
+        f"a-0.5: too noisy to tell: decode at batch 1, depth 128 is 2.00x in {runs} runs, which are too few; "
+        "give --runs 5 or more"
+    )
+
+
+def test_bytes_have_no_noise() -> None:
+    noisy = subject("a-0.5", [1.0, 9.0], size=60)
+    variants = report(noisy, dense=[1.0, 9.0])
+    for limit, verdict in ((0.6, "passed"), (0.59, "failed")):
+        (own,) = judge_speed(variants, SpeedLimits(max_bytes_ratio=limit))
+        assert (own.figure, own.cell, own.found, own.low, own.high) == ("bytes_ratio", None, 0.6, 0.6, 0.6)
+        assert own.verdict == verdict
+
+
+def test_one_verdict_for_each_variant_limit_and_cell() -> None:
+    cells = (CELL, DEEP)
+    variants = [subject(name, faster(2.0), cells=cells) for name in ("a-0.5", "b-0.5")]
+    found = judge_speed(report(*variants), SpeedLimits(1.5, 2.5, 0.5))
+    each = [
+        ("bytes_ratio", None, "failed"),
+        ("decode_speedup", CELL, "passed"),
+        ("prefill_speedup", CELL, "failed"),
+        ("decode_speedup", DEEP, "passed"),
+        ("prefill_speedup", DEEP, "failed"),
+    ]
+    assert [(own.variant, own.figure, own.cell, own.verdict) for own in found] == [
+        (name, *rest) for name in ("a-0.5", "b-0.5") for rest in each
+    ]
+
+
+def test_only_the_engine_that_was_asked_for_is_judged() -> None:
+    variants = SpeedReport(
+        [
+            subject("dense", STEADY, engine="torch"),
+            subject("dense", STEADY),
+            subject("a-0.5", faster(1.0), engine="torch"),
+            subject("a-0.5", faster(2.0)),
+        ],
+        [CELL],
+        {},
+    )
+    limits = SpeedLimits(min_decode_speedup=1.5)
+    assert [own.verdict for own in judge_speed(variants, limits)] == ["passed"]
+    assert [own.verdict for own in judge_speed(variants, limits, "torch")] == ["failed"]
+
+
+def test_nothing_to_judge_is_no_pass() -> None:
+    limits = SpeedLimits(max_bytes_ratio=1.0)
+    with pytest.raises(UsageError, match="no variant was timed on onnxruntime"):
+        judge_speed(report(), limits)
+    with pytest.raises(UsageError, match="no variant was timed on torch"):
+        judge_speed(report(subject("a-0.5", STEADY)), limits, "torch")
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio"])
+def test_illegal_limits(name: str, limit: float) -> None:
+    with pytest.raises(UsageError, match=f"{name} must be a number above 0"):
+        SpeedLimits(**{name: limit})
+
+
+def test_no_limit_at_all_is_refused() -> None:
+    with pytest.raises(UsageError, match="give one of min_decode_speedup, min_prefill_speedup, max_bytes_ratio"):
+        SpeedLimits()
+
+
+@pytest.mark.parametrize(
+    ("found", "ends", "limit", "line"),
+    [
+        (1.42, (1.38, 1.45), 1.5, "decode at batch 1, depth 128 is 1.42x (1.38 to 1.45), below 1.5x"),
+        (1.62, (1.6, 1.7), 1.5, "decode at batch 1, depth 128 is 1.62x (1.60 to 1.70), at least 1.5x"),
+        (1.49, (1.48, 1.4996), 1.5, "decode at batch 1, depth 128 is 1.49x (1.48 to 1.4996), below 1.5x"),
+        (
+            1.48,
+            (1.4, 1.55),
+            1.5,
+            "too noisy to tell: decode at batch 1, depth 128 is 1.48x (1.40 to 1.55), around the limit of 1.5x; "
+            "close other programs, or give more --runs",
+        ),
+    ],
+)
+def test_reasons(found: float, ends: tuple[float, float], limit: float, line: str) -> None:
+    assert reason(SpeedVerdict("a-0.5", "decode_speedup", CELL, limit, found, *ends, runs=5)) == f"a-0.5: {line}"
+
+
+def test_reasons_of_prefill_and_bytes() -> None:
+    own = SpeedVerdict("a-0.5", "prefill_speedup", DEEP, 1.5, 1.6, 1.6, 1.6, runs=5)
+    assert reason(own) == "a-0.5: prefill at batch 1, depth 512 is 1.60x (1.60 to 1.60), at least 1.5x"
+    own = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5004, 0.5004, 0.5004)
+    assert reason(own) == "a-0.5: 0.5004 of the dense model's size on disk, above 0.5"
+    own = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5, 0.5, 0.5)
+    assert reason(own) == "a-0.5: 0.50 of the dense model's size on disk, at most 0.5"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("decode_speedup", CELL, 1.5, 1.4, 1.5, 1.6, 5),
+        ("decode_speedup", None, 1.5, 1.5, 1.5, 1.5, 0),
+        ("bytes_ratio", CELL, 1.5, 1.5, 1.5, 1.5, 5),
+    ],
+)
+def test_illegal_verdicts(values: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=r"does not lie|has neither"):
+        SpeedVerdict("a-0.5", *values)  # type: ignore[arg-type]

@@ -1,0 +1,52 @@
+"""Intervals of a median from the order of the runs: which runs they end at, and how often they hold the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from validation.speed.interval import COVERAGE, FEWEST_RUNS, Interval, median_interval, spread
+
+
+@pytest.mark.parametrize(
+    ("count", "ends"),
+    [(5, (1, 5)), (6, (1, 6)), (8, (1, 8)), (9, (2, 8)), (15, (4, 12)), (50, (18, 33))],
+)
+def test_which_runs_it_ends_at(count: int, ends: tuple[int, int]) -> None:
+    """As in tables of the sign test, for a coverage of 15/16."""
+    runs = np.random.default_rng(0).permutation(np.arange(1.0, count + 1)).tolist()
+    assert median_interval(runs) == Interval(*ends)
+
+
+def test_four_runs_are_too_few() -> None:
+    assert FEWEST_RUNS == 5
+    assert median_interval([1.0] * 4) is None
+    assert spread([1.0] * 4) is None
+
+
+@pytest.mark.parametrize("count", [5, 9, 20])
+def test_it_holds_the_true_median_as_often_as_it_says(count: int) -> None:
+    """Of skewed numbers, as times are."""
+    draws = np.random.default_rng(1).lognormal(size=(4000, count))  # with a median of 1
+    intervals = [median_interval(runs.tolist()) for runs in draws]
+    held = np.mean([own is not None and own.low <= 1 <= own.high for own in intervals])
+    assert COVERAGE - 0.012 < held < 1  # three standard errors
+
+
+def test_one_run_in_many_that_went_wrong_does_not_widen_it() -> None:
+    runs = [1.0 + 0.001 * number for number in range(9)]
+    assert median_interval([*runs[:-1], 90.0]) == median_interval(runs)
+
+
+def test_the_spread_is_a_share_of_the_middle() -> None:
+    assert spread([8.0, 9.0, 10.0, 11.0, 12.0]) == pytest.approx(0.4)
+    assert spread([3.0] * 5) == 0
+
+
+def test_an_interval_can_be_widened_but_not_turned() -> None:
+    own = Interval(1.0, 2.0)
+    assert own.including(1.5) == own
+    assert (own.including(0.5), own.including(3.0)) == (Interval(0.5, 2.0), Interval(1.0, 3.0))
+    for ends in ((2.0, 1.0), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match="no interval"):
+            Interval(*ends)

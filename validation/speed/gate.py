@@ -1,0 +1,181 @@
+"""The speed gate: whether variants are as much faster and smaller than the dense model as was asked.
+
+A limit is passed or failed only where the whole interval of the speed-up (`Speedup.interval`) lies on one side of it.
+One such verdict on a limit that the true speed-up just meets is wrong in one case of 32, when there are five runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from seap_export.errors import UsageError
+from validation.speed.engines import EngineName
+from validation.speed.interval import FEWEST_RUNS, spread
+from validation.speed.measure import Cell
+from validation.speed.report import DENSE, SpeedReport, Speedup, SubjectFigures
+
+__all__ = ["MAX_SPREAD", "Figure", "SpeedLimits", "SpeedVerdict", "Verdict", "judge_speed", "reason"]
+
+Figure = Literal["decode_speedup", "prefill_speedup", "bytes_ratio"]
+Verdict = Literal["passed", "failed", "too noisy"]
+
+#: Where one model's own median is known no better than this share of it, something else used the machine too, and
+#: nothing says that it slowed both models alike.
+MAX_SPREAD = 0.25
+_NOUNS = {"decode_speedup": "decode", "prefill_speedup": "prefill"}
+_MOST_DECIMALS = 9
+
+
+@dataclass(frozen=True)
+class SpeedLimits:
+    """What is asked of every variant; None: not asked.
+
+    Attributes:
+        min_decode_speedup: Least speed-up of a decode step over the dense model, in every cell.
+        min_prefill_speedup: Least speed-up of the time to the first token, in every cell.
+        max_bytes_ratio: Largest size on disk, as a share of the dense model's in the same form.
+    """
+
+    min_decode_speedup: float | None = None
+    min_prefill_speedup: float | None = None
+    max_bytes_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = {own.name: getattr(self, own.name) for own in fields(self)}
+        if all(limit is None for limit in limits.values()):
+            raise UsageError(f"the speed gate has no limit; give one of {', '.join(limits)}")
+        for name, limit in limits.items():
+            if limit is not None and not (math.isfinite(limit) and limit > 0):
+                raise UsageError(f"{name} must be a number above 0, not {limit}")
+
+
+@dataclass(frozen=True)
+class SpeedVerdict:
+    """One figure of one variant against its limit.
+
+    Attributes:
+        variant: Its name.
+        figure: What is limited: the speed-ups from below, the ratio of bytes from above.
+        cell: Where a speed-up was measured; None for the ratio of bytes.
+        limit: What was asked.
+        found: What was measured.
+        low: The least that the true figure can be taken for.
+        high: The most; with fewer than `FEWEST_RUNS` runs both are `found`.
+        runs: Of each model; 0 for the ratio of bytes, which is known exactly.
+        spread: The width of the interval of one model's own median as a share of it, the larger of both models'.
+    """
+
+    variant: str
+    figure: Figure
+    cell: Cell | None
+    limit: float
+    found: float
+    low: float
+    high: float
+    runs: int = 0
+    spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.found <= self.high:
+            raise ValueError(f"{self.found} does not lie from {self.low} to {self.high}")
+        if (self.figure == "bytes_ratio") != (self.cell is None) or (self.cell is None) != (self.runs == 0):
+            raise ValueError("a speed-up has a cell and runs, and the ratio of bytes has neither")
+
+    @property
+    def verdict(self) -> Verdict:
+        """Passed or failed, or too noisy where the figures support neither."""
+        if self.cell is None:
+            return "passed" if self.found <= self.limit else "failed"
+        if self.runs < FEWEST_RUNS or self.spread > MAX_SPREAD:
+            return "too noisy"
+        if self.low >= self.limit:
+            return "passed"
+        return "failed" if self.high < self.limit else "too noisy"
+
+
+def judge_speed(
+    report: SpeedReport, limits: SpeedLimits, engine: EngineName = "onnxruntime"
+) -> tuple[SpeedVerdict, ...]:
+    """Holds every variant against every limit.
+
+    Args:
+        report: Of a run with `FEWEST_RUNS` runs or more; with fewer no speed-up can be judged.
+        limits: What is asked.
+        engine: Whose figures are judged.
+
+    Returns:
+        For each variant the ratio of bytes, then the speed-ups of each cell, as far as they are limited.
+
+    Raises:
+        UsageError: The report has no variant on that engine.
+    """
+    variants = [own for own in report.subjects if own.engine == engine and own.model != DENSE]
+    if not variants or not report.cells:
+        raise UsageError(f"no variant was timed on {engine}; nothing can be judged")
+    return tuple(verdict for own in variants for verdict in _verdicts(report, own, limits))
+
+
+def reason(verdict: SpeedVerdict) -> str:
+    """What was found, in one line for the user."""
+    return f"{verdict.variant}: {_bytes(verdict) if verdict.cell is None else _speed(verdict, verdict.cell)}"
+
+
+def _verdicts(report: SpeedReport, variant: SubjectFigures, limits: SpeedLimits) -> Iterator[SpeedVerdict]:
+    dense = report.dense(variant.engine)
+    if limits.max_bytes_ratio is not None:
+        ratio = variant.disk_bytes / dense.disk_bytes
+        yield SpeedVerdict(variant.model, "bytes_ratio", None, limits.max_bytes_ratio, ratio, ratio, ratio)
+    for cell in report.cells:
+        timings = dense.timings[cell], variant.timings[cell]
+        if limits.min_decode_speedup is not None:
+            runs = [timing.run_steps for timing in timings]
+            speedup = report.decode(variant, cell)
+            yield _speed_verdict(variant.model, "decode_speedup", cell, limits.min_decode_speedup, speedup, runs)
+        if limits.min_prefill_speedup is not None:
+            runs = [timing.prefills for timing in timings]
+            speedup = report.prefill(variant, cell)
+            yield _speed_verdict(variant.model, "prefill_speedup", cell, limits.min_prefill_speedup, speedup, runs)
+
+
+def _speed_verdict(
+    variant: str, figure: Figure, cell: Cell, limit: float, speedup: Speedup, runs: Sequence[Sequence[float]]
+) -> SpeedVerdict:
+    found, interval = speedup.measured, speedup.interval
+    low, high = (interval.low, interval.high) if interval else (found, found)
+    widest = max(spread(own) or 0.0 for own in runs)
+    return SpeedVerdict(variant, figure, cell, limit, found, low, high, len(runs[0]), widest)
+
+
+def _bytes(verdict: SpeedVerdict) -> str:
+    passed = verdict.verdict == "passed"
+    found = _number(verdict.found, verdict.limit)
+    return f"{found} of the dense model's size on disk, {'at most' if passed else 'above'} {verdict.limit:g}"
+
+
+def _speed(verdict: SpeedVerdict, cell: Cell) -> str:
+    limit = f"{verdict.limit:g}x"
+    found, low, high = (_number(value, verdict.limit) for value in (verdict.found, verdict.low, verdict.high))
+    what = f"{_NOUNS[verdict.figure]} at batch {cell.batch}, depth {cell.depth} is {found}x"
+    if verdict.runs < FEWEST_RUNS:
+        return (
+            f"too noisy to tell: {what} in {verdict.runs} runs, which are too few; give --runs {FEWEST_RUNS} or more"
+        )
+    what = f"{what} ({low} to {high})"
+    mend = "close other programs, or give more --runs"
+    if verdict.spread > MAX_SPREAD:
+        doubt = f"runs of one model differ by {verdict.spread:.0%}, more than {MAX_SPREAD:.0%}"
+        return f"too noisy to tell: {what}, and {doubt}; {mend}"
+    if verdict.verdict == "too noisy":
+        return f"too noisy to tell: {what}, around the limit of {limit}; {mend}"
+    return f"{what}, {'at least' if verdict.verdict == 'passed' else 'below'} {limit}"
+
+
+def _number(value: float, limit: float) -> str:
+    """With two decimals, or as many more as tell it from the limit."""
+    decimals = 2
+    while value != limit and decimals < _MOST_DECIMALS and round(value, decimals) == round(limit, decimals):
+        decimals += 1
+    return f"{value:.{decimals}f}"
