@@ -1,0 +1,314 @@
+"""Two reports as `seap-export validate` writes them: one that passes, one with failures of every kind."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+LAYERS, DENSE_PARAMETERS = 30, 134_515_008
+#: The failing report carries these as names and in reasons.
+HOSTILE = 'a|b <script>alert("x")</script> `*_[x](y)'
+CONTROL = "\x00\x1b[31m\x08\ud800"
+
+
+EXACT = ("max_abs", "cache_error")
+
+
+def _case(case: str, stage: str, scale: float, judged_by: tuple[str, ...] = EXACT, **changes: Any) -> dict[str, Any]:
+    return {
+        "case": case,
+        "stage": stage,
+        "rows": 3 if "batch" in case else 1,
+        "judged_by": list(judged_by),
+        "verdict": "passed",
+        "tokens": 120 if stage == "prefill" else 8,
+        "max_abs": 1.1e-4 * scale,
+        "mean_abs": 9e-6 * scale,
+        "worst": {"row": 0, "position": 8, "token_id": 63},
+        "top1_agreement": 1.0 if scale < 10 else 0.9583,
+        "top1_agreement_margin": 1.0 if stage == "prefill" else None,
+        "mean_kl_nats": 2.2e-11 * scale,
+        "p999_kl_nats": 4.1e-11 * scale,
+        "max_kl_nats": 4.5e-11 * scale,
+        "perplexity_ratio": 1.0000123 if stage == "prefill" else None,
+        "cache_error": 2.4e-5 * scale,
+        "cache_max_abs": 3.2e-5 * scale,
+        "cache_defect": "",
+        "defects": [],
+        **changes,
+    }
+
+
+def _parity(scale: float = 1.0, **changes: Any) -> dict[str, Any]:
+    names = [*(f"prompt {index}" for index in range(4)), "batch of 3"]
+    return {
+        "schema": "seap-export/parity/3",
+        "verdict": "passed",
+        "failure": "",
+        "reasons": [],
+        "max_abs": 1.1e-4 * scale,
+        "top1_agreement": 1.0,
+        "mean_kl_nats": 2.2e-11 * scale,
+        "form": {"precision": {"dtype": "fp32", "quantization": None}, "dialect": "fused", "logits": "all"},
+        "limits": {"max_abs": 1e-3, "cache_error": 1e-3},
+        "looser_limits": [],
+        "smallest_passing_limits": {"max_abs": 1.2e-4},
+        "cases": [_case(name, stage, scale) for name in names for stage in ("prefill", "decode")],
+        **changes,
+    }
+
+
+def _divergence(mean_kl: float) -> dict[str, Any]:
+    return {
+        "mean_kl_nats": mean_kl,
+        "max_kl_nats": 41 * mean_kl,
+        "top1_agreement": 1 - mean_kl,
+        "perplexity": 14.21 * math.exp(mean_kl),
+        "dense_perplexity": 14.21,
+        "tokens": 3012,
+    }
+
+
+def _quality(mean_kl: float, max_kl: float | None = 0.1, **changes: Any) -> dict[str, Any]:
+    return {
+        "schema": "seap-export/evaluation/1",
+        "verdict": None if max_kl is None else "passed" if mean_kl <= max_kl else "failed",
+        "reasons": [],
+        "limits": {"max_kl_nats": max_kl, "min_accuracy_retained": None},
+        "divergence": {"hf": _divergence(mean_kl), "onnx": _divergence(mean_kl * 1.02)},
+        "zero_shot": {},
+        "accuracy_retained": {},
+        **changes,
+    }
+
+
+def _speed(decode: float, prefill: float, verdict: str = "passed") -> dict[str, Any]:
+    cells = [(1, 128, 210.4, 21.9), (1, 512, 911.0, 24.2), (4, 128, 805.5, 40.3)]
+    verdicts = [
+        {
+            "figure": figure,
+            "batch": batch,
+            "depth": depth,
+            "limit": 1.1,
+            "found": found,
+            "low": found - 0.04 * batch,
+            "high": found + 0.05 * batch,
+            "verdict": verdict,
+        }
+        for batch, depth, *_ in cells
+        for figure, found in (("decode_speedup", decode), ("prefill_speedup", prefill))
+    ]
+    size = {"figure": "bytes_ratio", "batch": None, "depth": None, "limit": 1.0, "found": 0.82}
+    return {
+        "limits": {"min_decode_speedup": 1.1, "min_prefill_speedup": 1.1, "max_bytes_ratio": 1.0},
+        "verdicts": [*verdicts, {**size, "low": None, "high": None, "verdict": "passed"}],
+        "dense": [{"batch": b, "depth": d, "prefill_ms": p, "decode_ms_per_token": s} for b, d, p, s in cells],
+        "variant": [
+            {"batch": b, "depth": d, "prefill_ms": p / prefill, "decode_ms_per_token": s / decode}
+            for b, d, p, s in cells
+        ],
+    }
+
+
+def _layers(ratio: float) -> list[dict[str, Any]]:
+    kept = [1.0 if i in (0, LAYERS - 1) else 1 - ratio * (0.6 + 0.8 * i / LAYERS) for i in range(LAYERS)]
+    return [
+        {
+            "num_attention_heads": max(3, round(9 * share / 3) * 3),
+            "num_key_value_heads": max(1, round(3 * share)),
+            "intermediate_size": round(1536 * share / 16) * 16,
+            "kept": share,
+        }
+        for share in kept
+    ]
+
+
+def _variant(task: str | None, ratio: float, **changes: Any) -> dict[str, Any]:
+    parameters = round(DENSE_PARAMETERS * (1 - 0.79 * ratio))
+    return {
+        "task": task,
+        "method": "reconstruct",
+        "requested_ratio": ratio,
+        "achieved_ratio": ratio + 0.0013,
+        "num_parameters": parameters,
+        "dense_parameters": DENSE_PARAMETERS,
+        "precision": "fp32",
+        "dialect": "fused",
+        "bytes": {"hf": parameters * 4, "onnx": parameters * 4 + 812_345},
+        "dense_bytes": {"hf": DENSE_PARAMETERS * 4, "onnx": DENSE_PARAMETERS * 4 + 901_234},
+        "layers": _layers(ratio),
+        "parity": _parity(),
+        "bisect": None,
+        "quality": _quality(0.12 * ratio),
+        "speed": _speed(1.24, 1.18),
+        **changes,
+    }
+
+
+def check(variant: str | None, name: str, verdict: str = "passed", exit_code: int = 0, **told: Any) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "check": name,
+        "verdict": verdict,
+        "exit_code": exit_code,
+        "reasons": told.get("reasons", []),
+        "notes": told.get("notes", []),
+    }
+
+
+def _passing() -> dict[str, Any]:
+    accuracy = {"acc": 0.5421, "acc_norm": None, "acc_stderr": 0.02, "acc_norm_stderr": None}
+    zero_shot = {
+        form: {
+            "piqa": {**accuracy, "questions": 500, "chance": 0.5},
+            "boolq": {**accuracy, "questions": 64, "chance": 0.5},
+        }
+        for form in ("dense", "onnx")
+    }
+    # float32 and rounded activations: the second pass is judged by its divergence, not by single logits
+    limits = {"max_abs": 0.01, "cache_error": 1e-3, "mean_kl": 0.02}
+    looser = ["int4 max_abs 0.01 is looser than the default 0.001"]
+    int4 = _parity(limits=limits, looser_limits=looser, mean_kl_nats=0.006)
+    int4["cases"] += [_case("prompt 0, as it is", "prefill", 900, ("mean_kl",), mean_kl_nats=0.006)]
+    variants = {
+        "arithmetic-0.2": _variant("arithmetic", 0.2),
+        "everyday-0.35": _variant("everyday", 0.35, quality=_quality(0.061, zero_shot=zero_shot)),
+        "general-0.5": _variant(
+            None,
+            0.5,
+            precision="int4",
+            parity=int4,
+            quality=None,
+            speed=None,
+            bytes={"hf": 325_500_112, "onnx": 58_210_330},
+            dense_bytes={"hf": 538_060_032, "onnx": None},
+        ),
+    }
+    checks = [check(None, "integrity"), check(None, "router")]
+    checks += [check(name, "parity") for name in variants]
+    checks += [check(name, part) for name in list(variants)[:2] for part in ("quality", "speed")]
+    checks += [
+        check("general-0.5", "quality", "skipped", notes=["no dense model was given"]),
+        check("general-0.5", "speed", "skipped", notes=["no dense model was given"]),
+    ]
+    return {
+        "schema": "seap-export/validation/1",
+        "verdict": "passed",
+        "exit_code": 0,
+        "failure": "",
+        "name": "demo-output",
+        "source": {"name": "SmolLM2-135M-Instruct.Q4_1.gguf", "sha256": "5f" * 32},
+        "checks": checks,
+        "variants": variants,
+        "tasks": {
+            name: {
+                "seed": 0,
+                "max_length": 512,
+                "calibration_texts": 200,
+                "calibration_tokens": 24_117,
+                "held_out_texts": 16,
+                "corpus": f"{name}.jsonl",
+            }
+            for name in ("arithmetic", "everyday")
+        },
+        "files": {
+            f"{name}/{path}": {"bytes": size, "sha256": f"{index:02x}" * 32}
+            for index, name in enumerate(variants)
+            for path, size in (("hf/model.safetensors", 453_000_000), ("onnx/model.onnx", 812_345), ("plan.json", 812))
+        },
+        "versions": {"seap-export": "0.1.0", "onnxruntime": "1.31.1", "torch": "2.13.0+cpu", "transformers": "5.24.0"},
+        "machine": {
+            "processor": "Example CPU @ 2.10GHz",
+            "system": "Linux 6.1 x86_64",
+            "python": "3.13.5",
+            "threads": 2,
+        },
+    }
+
+
+def _bisect() -> dict[str, Any]:
+    taps = [{"name": "embedding", "layer": None, "sublayer": "embedding", "error": 0.0}]
+    for layer in range(LAYERS):
+        error = 2e-7 * 1.3**layer if layer < 12 else 0.04 * 1.2 ** (layer - 12)
+        for part, more in (("attention", 1.0), ("mlp", 1.1)):
+            taps.append(
+                {
+                    "name": f"/model/layers.{layer}/{part}/output",
+                    "layer": layer,
+                    "sublayer": part,
+                    "error": error * more,
+                }
+            )
+    taps.append({"name": "logits", "layer": None, "sublayer": "head", "error": None})
+    taps[-2]["error"] = None
+    overflows = [
+        {"name": "/model/layers.29/mlp/output", "kind": "inf", "reference_max_abs": 71_204.0},
+        {"name": "/model/layers.28/mlp/gate", "kind": "near", "reference_max_abs": 61_350.5},
+    ]
+    return {"case": "prompt 1", "stage": "decode", "first": dict(taps[25]), "taps": taps, "overflows": overflows}
+
+
+def _failing() -> dict[str, Any]:
+    report = _passing()
+    reason = "max abs 0.412 > 0.001 at case 'prompt 1', row 0, decode step 3, token id 63"
+    parity = _parity(verdict="failed", max_abs=0.412, mean_kl_nats=0.031)
+    parity["reasons"], parity["top1_agreement"] = [reason], 0.875
+    parity["cases"][3] = _case("prompt 1", "decode", 3745.0, max_abs=0.412, mean_kl_nats=0.031, verdict="failed")
+    defect = {"kind": "nan", "side": "candidate", "tokens": 2, "detail": "", "place": parity["cases"][5]["worst"]}
+    lost = ("max_abs", "mean_abs", "worst", "mean_kl_nats", "p999_kl_nats", "max_kl_nats", "top1_agreement")
+    told = {"verdict": "failed", "defects": [defect], "cache_defect": "NaN in the keys of layer 29"}
+    parity["cases"][5] = _case("prompt 2", "decode", 1.0, **dict.fromkeys(lost), **told)
+    slow = _speed(0.97, 1.31)
+    for verdict in slow["verdicts"]:
+        if verdict["figure"] == "decode_speedup":
+            verdict["verdict"] = "too noisy" if verdict["batch"] == 4 else "failed"
+    del report["variants"]["everyday-0.35"]["quality"]["limits"]["max_kl_nats"]
+    empty = _variant(
+        None,
+        0.0,
+        **dict.fromkeys(("method", "requested_ratio", "achieved_ratio", "num_parameters", "dense_parameters")),
+        **dict.fromkeys(("parity", "quality", "speed")),
+        layers=[],
+        bytes={"hf": 0, "onnx": 0},
+        dense_bytes={"hf": None, "onnx": None},
+    )
+    report["variants"] = {
+        "everyday-0.35": report["variants"]["everyday-0.35"],
+        "arithmetic-0.5": _variant(
+            "arithmetic", 0.5, parity=parity, bisect=_bisect(), quality=_quality(0.31), speed=slow
+        ),
+        HOSTILE: empty,
+    }
+    report["checks"] = [
+        check(None, "integrity", "failed", 7, reasons=[f"file {index} is missing" for index in range(7)]),
+        check("everyday-0.35", "parity"),
+        check("everyday-0.35", "quality", notes=["the calibration is not beside the variant"]),
+        check("arithmetic-0.5", "parity", "failed", 3, reasons=[reason, "NaN in the candidate's logits (2 tokens)"]),
+        check("arithmetic-0.5", "quality", "failed", 4, reasons=["onnx: mean KL 0.3162 nats is above 0.1"]),
+        check("arithmetic-0.5", "speed", "failed", 5, reasons=["decode, batch 1, 128 tokens: 0.97 is below 1.1"]),
+        check("arithmetic-0.5", "golden", "failed", 3, reasons=["greedy text of prompt 0 changed at token 4"]),
+        check(HOSTILE, "parity", "failed", 6, reasons=[f"no session for {HOSTILE}{CONTROL}\nsecond line"]),
+        check("lost-0.2", "integrity", "failed", 7, reasons=["lost-0.2/onnx/model.onnx is damaged"]),
+        check("lost-0.2", "speed", "skipped", notes=["lost-0.2 is damaged"]),
+    ]
+    return report | {"verdict": "failed", "exit_code": 7, "failure": "file 0 is missing", "name": f"out {HOSTILE}"}
+
+
+@pytest.fixture(scope="session")
+def samples() -> dict[str, dict[str, Any]]:
+    """Both reports, for readers that change nothing."""
+    return {"passing": _passing(), "failing": _failing()}
+
+
+@pytest.fixture
+def passing() -> dict[str, Any]:
+    """Three variants, two of them with everything measured."""
+    return _passing()
+
+
+@pytest.fixture
+def failing() -> dict[str, Any]:
+    """Failures of integrity, parity, quality, speed, golden and environment; names that try to break out."""
+    return _failing()

@@ -1,0 +1,135 @@
+"""The page in a real browser, at the widths of a phone and of a desktop, light and dark."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from validation.reports import html_page
+
+MEASURE = Path(__file__).with_name("measure.js")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",  # as root there is none
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # small in containers
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WIDTHS, HEIGHT = (390, 1280), 844
+SCHEMES = ("light", "dark")
+# WCAG 2 AA: text, and what is needed to understand a chart
+TEXT_CONTRAST, SHAPE_CONTRAST, LEAST_SIZE = 4.5, 3.0, 11.0
+Measured = dict[str, Any]
+
+
+def _browser() -> str:
+    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if found is None:
+        pytest.fail("no browser on PATH; install one with: apt-get install -y --no-install-recommends chromium")
+    return found
+
+
+def _measure(page: str, folder: Path) -> dict[str, Measured]:
+    """Shows the page in a frame for each width and scheme; what the frames look like, by `<width>-<scheme>`."""
+    frames = "".join(
+        f'<iframe id="{width}-{scheme}" style="width:{width}px;height:{HEIGHT}px;border:0;color-scheme:{scheme}" '
+        f'srcdoc="{html.escape(page)}"></iframe>'
+        for width in WIDTHS
+        for scheme in SCHEMES
+    )
+    script = f"<script>{MEASURE.read_text('utf-8')}</script>"
+    wrapper = folder / "wrapper.html"
+    wrapper.write_text(f'<!doctype html><meta charset="utf-8">{script}{frames}<pre id="measured"></pre>', "utf-8")
+    command = [_browser(), *OPTIONS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", wrapper.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    found = re.search(r'<pre id="measured">(\{.*\})</pre>', done.stdout, re.DOTALL)
+    assert found is not None, f"the browser measured nothing: {done.stderr[-2000:]}"
+    measured: dict[str, Measured] = json.loads(html.unescape(found[1]))
+    return measured
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, samples: dict[str, Any]) -> dict[str, Measured]:
+    """What was measured, by `<sample>-<width>-<scheme>`."""
+    return {
+        f"{name}-{frame}": figures
+        for name, report in samples.items()
+        for frame, figures in _measure(html_page(report), tmp_path_factory.mktemp(name)).items()
+    }
+
+
+@pytest.fixture(params=[f"{name}-{w}-{s}" for name in ("passing", "failing") for w in WIDTHS for s in SCHEMES])
+def page(request: pytest.FixtureRequest, pages: dict[str, Measured]) -> Measured:
+    """One sample at one width in one scheme."""
+    _, width, scheme = request.param.split("-")
+    figures = pages[request.param]
+    assert figures["width"] == int(width)
+    assert figures["dark"] == (scheme == "dark")
+    return figures
+
+
+def test_verdict_is_seen_first(page: Measured) -> None:
+    verdict = page["verdict"]
+    assert verdict["visible"]
+    assert 0 <= verdict["top"] < verdict["bottom"] < HEIGHT / 2
+    assert verdict["text"].startswith(("✓ Passed: demo-output", "✗ Failed: out a|b"))
+
+
+def test_nothing_is_wider_than_the_screen(page: Measured) -> None:
+    assert page["scrollWidth"] <= page["width"]
+    assert page["beyond"] == []
+
+
+def test_text_can_be_read(page: Measured) -> None:
+    assert len(page["texts"]) > 500
+    assert [text for text in page["texts"] if text["contrast"] < TEXT_CONTRAST] == []
+    assert [text for text in page["texts"] if text["size"] < LEAST_SIZE] == []
+
+
+def test_charts_can_be_read(page: Measured) -> None:
+    assert len(page["charts"]) >= 8
+    assert all(width > 240 and height > 60 for width, height in page["charts"])
+    assert len(page["shapes"]) > 100
+    assert [shape for shape in page["shapes"] if shape["contrast"] < SHAPE_CONTRAST] == []
+    assert page["overlaps"] == []
+
+
+def test_nothing_is_loaded(page: Measured) -> None:
+    assert page["requests"] == []
+
+
+def test_schemes_differ(pages: dict[str, Measured]) -> None:
+    light, dark = pages["passing-390-light"]["texts"], pages["passing-390-dark"]["texts"]
+    assert [text["words"] for text in light] == [text["words"] for text in dark]
+    assert [text["contrast"] for text in light] != [text["contrast"] for text in dark]
+
+
+def test_measuring_finds_what_is_wrong(tmp_path: Path) -> None:
+    """A page that breaks every rule: the measure must be able to tell."""
+    page = (
+        '<!doctype html><body style="margin:0;background:#fff"><header id="verdict"><h1>x</h1></header>'
+        '<p style="width:500px">wide</p><p style="color:#aaa;font-size:8px">pale</p><figure><svg width="100">'
+        '<text y="20">one</text><text y="20">two</text>'
+        '<rect y="50" width="9" height="9" style="fill:#eee"></rect></svg>'
+        "</figure></body>"
+    )
+    found = _measure(page, tmp_path)["390-light"]
+    assert found["scrollWidth"] == 500
+    assert any(line.startswith("P wide") for line in found["beyond"])
+    (pale,) = (text for text in found["texts"] if text["words"] == "pale")
+    assert pale["size"] == 8
+    assert pale["contrast"] == pytest.approx(2.32, abs=0.01)
+    assert found["overlaps"] == ["one / two"]
+    assert found["shapes"][0]["contrast"] < SHAPE_CONTRAST

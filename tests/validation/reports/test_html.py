@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from validation.reports import html_page
+
+Report = dict[str, Any]
+_VOID = {"meta", "link"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are nested rightly, and gathers texts, attributes and links."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def attributes(self, name: str) -> list[str | None]:
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
+
+
+@pytest.fixture(params=["passing", "failing"])
+def page(request: pytest.FixtureRequest) -> Page:
+    return Page(html_page(request.getfixturevalue(request.param)))
+
+
+def test_page_needs_nothing_else(page: Page) -> None:
+    tags = {tag for tag, _ in page.tags}
+    assert not tags & {"script", "img", "iframe", "object", "embed", "video", "audio", "base", "form", "image", "use"}
+    assert page.attributes("src") == []
+    assert all((link or "").startswith(("#", "data:,")) for link in page.attributes("href"))
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+
+
+@pytest.mark.parametrize("sample", ["passing", "failing"])
+def test_text_names_no_address_to_load(sample: str, request: pytest.FixtureRequest) -> None:
+    text = html_page(request.getfixturevalue(sample))
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", text)
+    assert "Content-Security-Policy" in text
+    assert "default-src 'none'" in text
+
+
+def test_links_lead_to_places_on_the_page(page: Page) -> None:
+    targets = page.attributes("id")
+    assert len(set(targets)) == len(targets)
+    links = [link for link in page.attributes("href") if link and link.startswith("#")]
+    assert links
+    assert {link[1:] for link in links} <= set(targets)
+
+
+def test_verdict_comes_first(passing: Report, failing: Report) -> None:
+    for report, words in ((passing, "✓ Passed: demo-output"), (failing, "✗ Failed: out a|b <script>")):
+        page = Page(html_page(report))
+        first = next(tag for tag, _ in page.tags if tag in ("header", "section"))
+        assert first == "header"
+        assert page.text.count(words) == 2  # in the title, too
+    text = Page(html_page(failing)).text
+    assert "file 0 is missing 3 variants of SmolLM2-135M-Instruct.Q4_1.gguf" in text
+    assert "Exit code 7: an artifact is damaged or incomplete." in text
+
+
+def test_failures_say_where_why_and_what_to_do(failing: Report) -> None:
+    text = Page(html_page(failing)).text
+    assert text.count("What to do:") == 7
+    assert "arithmetic-0.5 : parity max abs 0.412 > 0.001 at case 'prompt 1'" in text
+    assert "The error starts at layer 12, attention (relative error 0.04) ." in text
+    assert "2 more file 5 is missing file 6 is missing" in text
+    assert "lost-0.2: integrity lost-0.2/onnx/model.onnx is damaged" in text.replace(" : ", ": ")
+    assert text.index("What failed") < text.index("Beside the dense model")
+
+
+def test_bisection_is_advised_where_it_was_not_done(failing: Report) -> None:
+    hint = "With --bisect, validate shows where the error starts."
+    assert hint not in Page(html_page(failing)).text
+    failing["variants"]["arithmetic-0.5"]["bisect"] = None
+    assert Page(html_page(failing)).text.count(hint) == 1
+
+
+def test_only_what_was_checked_has_a_row(failing: Report) -> None:
+    assert '<th scope="row">the folder as a whole</th>' in html_page(failing)
+    failing["checks"] = failing["checks"][1:]
+    assert '<th scope="row">the folder as a whole</th>' not in html_page(failing)
+
+
+def test_passing_report_has_no_list_of_failures(passing: Report) -> None:
+    text = Page(html_page(passing)).text
+    assert "What failed" not in text
+    assert "What to do" not in text
+    assert "✗" not in text
+
+
+def test_sections_hold_the_figures(passing: Report) -> None:
+    text = Page(html_page(passing)).text
+    for words in (
+        "general-0.5 : quality was skipped: no dense model was given",
+        "general-0.5 : parity: int4 max_abs 0.01 is looser than the default 0.001",
+        "Limits: max abs ≤ 0.001, cache error ≤ 0.001.",
+        "batch of 3 decode ✓ passed 8 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% – – 2.4e-5 3.2e-5",
+        "prompt 3 prefill ✓ passed 120 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% 100% 1.0000 2.4e-5",
+        "everyday-0.35, onnx: 0.0622 nats a token",
+        "onnx 0.0622 2.55 93.8% 15.1 14.2 3,012",
+        "piqa onnx 54.2% – 50% 500",
+        "0 100% 9 3 1536",
+        "decode batch 1, 128 tokens ✓ passed 1.24× 1.2 to 1.29 ≥ 1.1×",
+        "size on disk – ✓ passed 0.82× – ≤ 1×",
+        "batch 1, 512 tokens 911 ms 772 ms 24.2 ms 19.5 ms",
+        "Speed was skipped: no dense model was given.",
+        "Dense model: SmolLM2-135M-Instruct.Q4_1.gguf , SHA-256 " + "5f" * 32,
+        "arithmetic 0 512 200 24117 16 arithmetic.jsonl",
+        "onnxruntime 1.31.1",
+        "Processor Example CPU @ 2.10GHz",
+        "9 files with their SHA-256",
+        "arithmetic-0.2/hf/model.safetensors 453 MB " + "00" * 32,
+    ):
+        assert words in text, words
+
+
+def test_error_by_layer_names_the_first_and_what_overflows(failing: Report) -> None:
+    text = Page(html_page(failing)).text
+    for words in (
+        "First to diverge in decode of case 'prompt 1': layer 12, attention (relative error 0.04) , tensor",
+        "/model/layers.12/attention/output",
+        "/model/layers.29/mlp/output Inf 7.1e4",
+        "/model/layers.28/mlp/gate near the largest number of its type 6.1e4",
+        "62 tensors in the order of computation. The first to diverge: layer 12, attention.",
+    ):
+        assert words in text, words
+
+
+@pytest.mark.parametrize("key", ["parity", "quality", "speed"])
+def test_what_was_not_measured_is_left_out(passing: Report, key: str) -> None:
+    heads = {"parity": "Parity by case and stage", "quality": "Divergence", "speed": "Speed and size"}
+    before = html_page(passing).count(f"<caption>{heads[key]}")
+    passing["variants"]["arithmetic-0.2"][key] = None
+    assert html_page(passing).count(f"<caption>{heads[key]}") == before - 1
+
+
+def test_names_from_outside_are_text(failing: Report) -> None:
+    name = "<img src=x onerror=alert(1)>\x00\ud800"
+    tap = {"name": name, "layer": None, "sublayer": name, "error": 1.0}
+    failing["variants"]["arithmetic-0.5"]["bisect"] |= {"case": name, "first": tap, "taps": [tap], "overflows": []}
+    failing["source"]["name"] = failing["failure"] = name
+    failing["tasks"][name] = {"seed": name, name: [name]}
+    failing["files"][name] = {"bytes": 1, "sha256": name}
+    failing["versions"][name] = failing["machine"]["processor"] = name
+    failing["checks"][1]["notes"] = [name]
+    text = html_page(failing)
+    text.encode("utf-8")
+    assert "\x00" not in text
+    page = Page(text)
+    assert not {tag for tag, _ in page.tags} & {"img", "script"}
+    assert page.text.count("<img src=x onerror=alert(1)>") > 15
+
+
+def test_charts_are_described(page: Page) -> None:
+    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert len(charts) >= 8
+    assert all(attributes["role"] == "img" for attributes in charts)
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("desc") == len(charts)
+
+
+def test_report_of_nothing_still_makes_a_page(passing: Report) -> None:
+    empty = {"source": None, "checks": [], "variants": {}, "tasks": {}, "files": {}, "versions": {}}
+    text = Page(html_page(passing | empty)).text
+    assert "0 variants. Nothing was checked." in text
+
+
+def test_same_report_gives_the_same_text(failing: Report) -> None:
+    assert html_page(failing) == html_page(failing)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from typing import Any
+from xml.etree import ElementTree
+
+from validation.reports import junit_xml
+
+Report = dict[str, Any]
+
+
+def _suites(report: Report) -> dict[str, ElementTree.Element]:
+    root = ElementTree.fromstring(junit_xml(report).encode("utf-8"))
+    assert root.tag == "testsuites"
+    return {suite.attrib["name"]: suite for suite in root}
+
+
+def _cases(suite: ElementTree.Element) -> dict[str, ElementTree.Element]:
+    return {case.attrib["name"]: case for case in suite}
+
+
+def test_suite_for_the_folder_and_each_variant_with_a_case_for_each_check(passing: Report) -> None:
+    suites = _suites(passing)
+    assert list(suites) == ["the folder as a whole", *passing["variants"]]
+    assert list(_cases(suites["the folder as a whole"])) == ["integrity", "router"]
+    names = list(_cases(suites["arithmetic-0.2"]))
+    assert names[:3] == ["parity", "quality", "speed"]
+    assert names[3:5] == ["parity: prompt 0, prefill", "parity: prompt 0, decode"]
+    assert len(names) == 3 + 10
+    assert not any(list(case) for suite in list(suites.values())[:3] for case in suite)
+
+
+def test_skipped_checks_say_why(passing: Report) -> None:
+    case = _cases(_suites(passing)["general-0.5"])["speed"]
+    assert [(child.tag, child.attrib["message"]) for child in case] == [("skipped", "no dense model was given")]
+
+
+def test_failures_carry_every_reason(failing: Report) -> None:
+    suites = _suites(failing)
+    (failure,) = _cases(suites["the folder as a whole"])["integrity"]
+    assert (failure.tag, failure.attrib["message"], failure.attrib["type"]) == (
+        "failure",
+        "file 0 is missing",
+        "integrity",
+    )
+    assert (failure.text or "").splitlines() == [f"file {index} is missing" for index in range(7)]
+    failed = [name for name, case in _cases(suites["arithmetic-0.5"]).items() if case.find("failure") is not None]
+    stages = ["parity: prompt 1, decode", "parity: prompt 2, decode"]
+    assert failed == ["parity", "quality", "speed", "golden", *stages]
+
+
+def test_parity_stages_say_what_is_beyond_its_limit(failing: Report) -> None:
+    case = failing["variants"]["arithmetic-0.5"]["parity"]["cases"][7]
+    case |= {"verdict": "failed", "judged_by": ["mean_kl", "clear_top1_agreement"], "top1_agreement_margin": 0.9}
+    failing["variants"]["arithmetic-0.5"]["parity"]["limits"] |= {"mean_kl": 0.002, "clear_top1_agreement": 0.99}
+    cases = _cases(_suites(failing)["arithmetic-0.5"])
+    beyond = "max abs 0.412 > 0.001\ncache error 0.0899 > 0.001"
+    assert cases["parity: prompt 1, decode"].findtext("failure") == beyond
+    nan = "NaN in the candidate's logits (2 tokens)\nNaN in the keys of layer 29"
+    assert cases["parity: prompt 2, decode"].findtext("failure") == nan
+    assert cases["parity: prompt 3, decode"].findtext("failure") == "top-1 of clear choices 0.9 < 0.99"
+
+
+def test_variant_that_could_not_be_read_has_its_suite(failing: Report) -> None:
+    suites = _suites(failing)
+    assert {name: len(case) for name, case in _cases(suites["lost-0.2"]).items()} == {"integrity": 1, "speed": 1}
+
+
+def test_counts_add_up(failing: Report) -> None:
+    root = ElementTree.fromstring(junit_xml(failing).encode("utf-8"))
+    for element in (root, *root):
+        counted = {
+            "tests": len(element.findall(".//testcase")),
+            "failures": len(element.findall(".//failure")),
+            "errors": 0,
+            "skipped": len(element.findall(".//skipped")),
+        }
+        assert {key: int(element.attrib[key]) for key in counted} == counted
+    assert int(root.attrib["failures"]) == 7 + 2
+
+
+def test_names_are_escaped_and_control_characters_removed(failing: Report) -> None:
+    text = junit_xml(failing)
+    assert "<script>" not in text
+    assert not any(ord(letter) < 32 and letter not in "\n\r\t" for letter in text)
+    name = 'a|b <script>alert("x")</script> `*_[x](y)'
+    (failure,) = _cases(_suites(failing)[name])["parity"]
+    assert failure.text == f"no session for {name}[31m\nsecond line"
+
+
+def test_notes_of_passed_checks_are_kept(failing: Report) -> None:
+    case = _cases(_suites(failing)["everyday-0.35"])["quality"]
+    assert case.findtext("system-out") == "the calibration is not beside the variant"
+
+
+def test_failed_report_never_reads_as_passed(failing: Report) -> None:
+    failing["checks"] = []
+    failing["variants"] = {}
+    (case,) = _suites(failing)["the folder as a whole"]
+    assert case.findtext("failure") == "file 0 is missing"
+
+
+def test_same_report_gives_the_same_text(failing: Report) -> None:
+    assert junit_xml(failing) == junit_xml(failing)

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from validation.reports import numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (math.inf, "not finite"),
+        (0.0, "0"),
+        (0.012345, "0.0123"),
+        (1.5, "1.5"),
+        (123.456, "123"),
+        (9999.0, "10000"),
+        (9994.0, "9990"),
+        (61350.5, "6.1e4"),
+        (2.2e-11, "2.2e-11"),
+        (1e-5, "1e-5"),
+        (-0.5, "-0.5"),
+    ],
+)
+def test_figure(value: float | None, text: str) -> None:
+    assert numbers.figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.2, "20%"), (0.2013, "20.1%"), (1.0, "100%"), (0.99999, ">99.9%"), (0.9996, ">99.9%"), (0, "0%")],
+)
+def test_percent_is_whole_only_where_it_is(value: float | None, text: str) -> None:
+    assert numbers.percent(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0, "0 B"),
+        (812, "812 B"),
+        (812_345, "812 kB"),
+        (9_996_000, "10.0 MB"),
+        (53_806_000, "53.8 MB"),
+        (999_999_999, "1000 MB"),
+        (1_340_000_000, "1.34 GB"),
+    ],
+)
+def test_megabytes(value: int | None, text: str) -> None:
+    assert numbers.megabytes(value) == text
+
+
+def test_counts_shares_times() -> None:
+    assert [numbers.count(n) for n in (None, 12, 1200, 134_515_008, 7_240_000_000)] == [
+        "–",
+        "12",
+        "1.20 k",
+        "135 M",
+        "7.24 B",
+    ]
+    assert numbers.share(1, 4) == "25%"
+    assert numbers.share(1, 0) == numbers.share(None, 4) == numbers.share(1, None) == "–"
+    assert numbers.times([]) == "–"
+    assert numbers.times([1.2401, 1.2399]) == "1.24×"
+    assert numbers.times([1.3, 0.97]) == "0.97–1.3×"
+    assert (numbers.ratio(None), numbers.ratio(1.00704)) == ("–", "1.0070")
+    assert numbers.milliseconds(21.94) == "21.9 ms"

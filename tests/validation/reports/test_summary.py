@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from typing import Any
+
+from validation.reports import job_summary
+
+Report = dict[str, Any]
+
+
+def _table(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+
+
+def test_verdict_comes_first(passing: Report, failing: Report) -> None:
+    lines = job_summary(passing).splitlines()
+    assert lines[0] == "## ✅ Passed: demo-output"
+    assert lines[2] == "11 checks: 9 passed, 2 skipped. Exit code 0: passed."
+    assert job_summary(failing).startswith("## ❌ Failed: out a&#124;b ")
+    assert "10 checks: 7 failed, 2 passed, 1 skipped. Exit code 7: an artifact is damaged" in job_summary(failing)
+
+
+def test_table_has_a_line_for_each_variant(passing: Report) -> None:
+    head, rule, *rows = _table(job_summary(passing))
+    assert {len(row) for row in (head, rule, *rows)} == {11}
+    assert [row[0] for row in rows] == list(passing["variants"])
+    first = dict(zip(head, rows[0], strict=True))
+    assert first == {
+        "Variant": "arithmetic-0.2",
+        "Result": "✅ passed",
+        "Task": "arithmetic (reconstruct)",
+        "Removed": "20.1% (20% asked)",
+        "Parameters": "113 M (84.2% of 135 M)",
+        "safetensors": "453 MB (84.2% of 538 MB)",
+        "ONNX": "454 MB (fp32, 84.2% of 539 MB)",
+        "Parity": "✅ passed (max abs 1.1e-4, KL 2.2e-11, top-1 100%)",
+        "KL to dense": "0.0245 (onnx, limit 0.1)",
+        "Decode": "1.24×",
+        "Prefill": "1.18×",
+    }
+    assert rows[2][-3:] == ["–", "–", "–"]
+
+
+def test_failures_say_why_and_what_to_do(failing: Report) -> None:
+    lines = job_summary(failing).splitlines()
+    at = lines.index("- **arithmetic-0.5: quality** onnx: mean KL 0.3162 nats is above 0.1  ")
+    assert lines[at + 1].startswith("  What to do: ")
+    assert "--ratio" in lines[at + 1]
+    assert sum(line.startswith("  What to do: ") for line in lines) == 7
+
+
+def test_skipped_checks_and_looser_limits_are_told(passing: Report) -> None:
+    text = job_summary(passing)
+    assert "- general-0.5: quality was skipped: no dense model was given" in text
+    assert "- general-0.5: parity: int4 max\\_abs 0.01 is looser than the default 0.001" in text
+
+
+def test_what_was_too_noisy_to_tell_asks_for_a_quiet_machine(failing: Report) -> None:
+    (speed,) = (check for check in failing["checks"] if check["check"] == "speed" and check["verdict"] == "failed")
+    assert "close other programs" not in job_summary(failing)
+    speed["exit_code"] = 6
+    assert "close other programs" in job_summary(failing)
+
+
+def test_remarks_are_told_once(passing: Report) -> None:
+    (parity,) = (c for c in passing["checks"] if (c["variant"], c["check"]) == ("general-0.5", "parity"))
+    parity["notes"] = passing["variants"]["general-0.5"]["parity"]["looser_limits"]
+    assert job_summary(passing).count("looser than the default") == 1
+    where = ["diverges first at lm_head"]
+    parity |= {"verdict": "failed", "exit_code": 3, "reasons": where, "notes": where}
+    assert job_summary(passing).count("diverges first at lm") == 1
+
+
+def test_nothing_in_a_name_is_markup(failing: Report) -> None:
+    text = job_summary(failing)
+    assert "<script" not in text
+    assert "\\`\\*\\_\\[x\\](y)" in text
+    assert all(len(row) == 11 for row in _table(text))
+    assert not any(ord(letter) < 32 and letter != "\n" for letter in text)
+    assert "\nsecond line" not in text
+
+
+def test_long_lists_are_cut(failing: Report) -> None:
+    failing["checks"][0]["reasons"] = [f"file {index} is missing" for index in range(500)]
+    assert "file 9 is missing; and 490 more" in job_summary(failing)
+    failing["checks"] = failing["checks"][:1] * 30
+    assert "- and 20 more" in job_summary(failing).splitlines()
+
+
+def test_same_report_gives_the_same_text(passing: Report) -> None:
+    assert job_summary(passing) == job_summary(passing)

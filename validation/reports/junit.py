@@ -1,0 +1,79 @@
+"""A report as JUnit XML, which CI systems show test by test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from validation.reports.reading import Json, case_failures, clean, failed_checks, label, subjects
+
+__all__ = ["junit_xml"]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A testcase: its name, why it fails, why it was skipped, and what else is to be said."""
+
+    name: str
+    kind: str
+    reasons: tuple[str, ...] = ()
+    skipped: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def junit_xml(report: Json) -> str:
+    """A testsuite for the folder and for each variant; a testcase for each check, and for parity's cases and stages.
+
+    Args:
+        report: The JSON object of a validation report.
+
+    Returns:
+        A document in UTF-8 without control characters and times; the same report gives the same text.
+    """
+    root = ElementTree.Element("testsuites", name=clean(f"seap-export validate {report['name']}"))
+    for subject in subjects(report):
+        cases = list(_cases(report, subject))
+        suite = ElementTree.SubElement(root, "testsuite", name=clean(label(subject)))
+        _count(suite, cases)
+        for case in cases:
+            _write(suite, case, f"{report['name']}.{label(subject)}")
+    _count(root, [case for subject in subjects(report) for case in _cases(report, subject)])
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{ElementTree.tostring(root, encoding="unicode")}\n'
+
+
+def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
+    """The checks of the folder (None) or a variant, then what parity compared."""
+    if subject is None and report["verdict"] == "failed" and not failed_checks(report):
+        yield _Case("verdict", "verdict", (report["failure"] or "failed",))
+    for check in report["checks"]:
+        if check["variant"] == subject:
+            notes = tuple(check["notes"])
+            skipped = "; ".join(notes) if check["verdict"] == "skipped" else None
+            reasons = (tuple(check["reasons"]) or ("failed",)) if check["verdict"] == "failed" else ()
+            yield _Case(check["check"], check["check"], reasons, skipped, () if skipped is not None else notes)
+    parity: Json | None = report["variants"][subject]["parity"] if subject in report["variants"] else None
+    if parity is not None:
+        for case in parity["cases"]:
+            name = f"parity: {case['case']}, {case['stage']}"
+            yield _Case(name, "parity", tuple(case_failures(parity, case)))
+
+
+def _count(element: ElementTree.Element, cases: list[_Case]) -> None:
+    element.set("tests", str(len(cases)))
+    element.set("failures", str(sum(bool(case.reasons) for case in cases)))
+    element.set("errors", "0")
+    element.set("skipped", str(sum(case.skipped is not None for case in cases)))
+
+
+def _write(suite: ElementTree.Element, case: _Case, owner: str) -> None:
+    """Adds a testcase; a failure's message is its first reason, its text all of them."""
+    element = ElementTree.SubElement(suite, "testcase", name=clean(case.name), classname=clean(owner))
+    if case.skipped is not None:
+        ElementTree.SubElement(element, "skipped", message=clean(case.skipped))
+    if case.reasons:
+        failure = ElementTree.SubElement(element, "failure", message=clean(case.reasons[0]), type=case.kind)
+        failure.text = clean("\n".join(case.reasons))
+    if case.notes:
+        ElementTree.SubElement(element, "system-out").text = clean("\n".join(case.notes))

@@ -1,0 +1,57 @@
+"""HTML and SVG as text that escapes whatever is not markup already."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+from validation.reports.reading import clean
+
+__all__ = ["Markup", "join", "pill", "table", "tag"]
+
+_WORDS = {"passed": "✓ passed", "failed": "✗ failed", "skipped": "– skipped", "too noisy": "≈ too noisy"}
+_TAGS = re.compile("<[^>]*>")
+_LONG = 24  # letters
+
+
+class Markup(str):
+    """Text that is HTML; any other string is escaped on its way into a page."""
+
+    __slots__ = ()
+
+
+def join(parts: Iterable[str]) -> Markup:
+    """Parts one after another, those that are not markup escaped."""
+    return Markup("".join(part if isinstance(part, Markup) else html.escape(clean(part)) for part in parts))
+
+
+def tag(name: str, *children: str, **attributes: str | float) -> Markup:
+    """An element: `class_` stands for class, other underscores for hyphens; numbers get two decimals at most."""
+    written = "".join(f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items())
+    return Markup(f"<{name}{written}>{join(children)}</{name}>")
+
+
+def pill(verdict: str) -> Markup:
+    """A verdict: sign, word and colour."""
+    return tag("span", _WORDS.get(verdict, verdict), class_=f"pill {verdict.split()[0]}")
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    """A table that scrolls on its own where it is wider than the screen; the first column names the rows."""
+    lines = [tag("tr", _row_name(first), *(tag("td", cell) for cell in others)) for first, *others in rows]
+    header = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
+    inner = tag("table", tag("caption", caption), header, tag("tbody", *lines))
+    return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def _row_name(name: str) -> Markup:
+    """The first cell of a row; a long one is broken into lines."""
+    words = _TAGS.sub("", name) if isinstance(name, Markup) else name
+    return tag("th", name, scope="row", **({"class_": "long"} if len(words) > _LONG else {}))
+
+
+def _value(value: str | float) -> str:
+    if isinstance(value, str):
+        return html.escape(clean(value))
+    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,78 @@
+"""Numbers as people read them: two or three digits, a unit, a dash where there is none."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["NOTHING", "count", "figure", "megabytes", "milliseconds", "percent", "ratio", "share", "times"]
+
+#: Stands where a value is missing.
+NOTHING = "–"
+
+
+def figure(value: float | None) -> str:
+    """Three digits, or two and an exponent for what is very small or large: 0.0123, 1.2e-5."""
+    if value is None:
+        return NOTHING
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{float(f'{value:.3g}'):g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one digit; what is not the whole never reads as 100%."""
+    if value is None:
+        return NOTHING
+    text = f"{value:.1%}".replace(".0%", "%")
+    return ">99.9%" if text == "100%" and value < 1 else text
+
+
+def ratio(value: float | None) -> str:
+    """A ratio that is close to 1 where all is well, with four decimals."""
+    return NOTHING if value is None else f"{value:.4f}"
+
+
+def share(part: float | None, whole: float | None) -> str:
+    """A part of a whole as a percentage."""
+    return NOTHING if part is None or not whole else percent(part / whole)
+
+
+def megabytes(number: int | None) -> str:
+    """A size in bytes, in kB, MB or GB (powers of 1000)."""
+    if number is None:
+        return NOTHING
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{_three(number / size)} {unit}"
+    return f"{number} B"
+
+
+def count(number: int | None) -> str:
+    """A number of parameters, in thousands (k), millions (M) or billions (B)."""
+    if number is None:
+        return NOTHING
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{_three(number / size)} {unit}"
+    return str(number)
+
+
+def times(values: list[float]) -> str:
+    """A speed-up, or the span of several: 1.24×, 1.1–1.24×."""
+    if not values:
+        return NOTHING
+    low, high = figure(min(values)), figure(max(values))
+    return f"{low}×" if low == high else f"{low}–{high}×"
+
+
+def milliseconds(value: float | None) -> str:
+    """A time in ms."""
+    return NOTHING if value is None else f"{figure(value)} ms"
+
+
+def _three(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -1,0 +1,66 @@
+"""The speed and size of a variant beside their limits, and the times behind them."""
+
+from __future__ import annotations
+
+from validation.reports.charts import Interval, intervals
+from validation.reports.markup import Markup, join, pill, table, tag
+from validation.reports.numbers import NOTHING, figure, milliseconds
+from validation.reports.reading import Json
+
+__all__ = ["speed_section"]
+
+_WORDS = {"decode_speedup": "decode", "prefill_speedup": "prefill", "bytes_ratio": "size on disk"}
+_SIZE = "bytes_ratio"  # the one figure that is limited from above, and no speed-up
+_LIMITS = ("Figure", "At", "Result", "Found", "Interval", "Limit")
+_TIMES = ("At", "Prefill, dense", "Prefill", "Decode a token, dense", "Decode a token")
+
+
+def speed_section(speed: Json | None) -> Markup:
+    """The part of a variant's section on speed; empty where it was not measured."""
+    if speed is None:
+        return Markup()
+    spans = [_interval(own) for own in speed["verdicts"] if own["figure"] != _SIZE]
+    rows, times = [_row(own) for own in speed["verdicts"]], _times(speed)
+    parts: list[Markup] = [tag("h3", "Speed and size, against the dense model in ONNX Runtime")]
+    if spans:
+        parts.append(intervals("Speed-up over the dense model", "times as fast", spans))
+    if rows:
+        parts.append(table("Speed and size beside limits", _LIMITS, rows))
+    if times:
+        parts.append(table("Times", _TIMES, times))
+    return join(parts)
+
+
+def _interval(own: Json) -> Interval:
+    where = ", ".join(part for part in (_WORDS[own["figure"]], _cell(own["batch"], own["depth"])) if part)
+    words = f"{where}: {figure(own['found'])}×"
+    return Interval(words, own["found"], own["low"], own["high"], own["limit"], own["verdict"])
+
+
+def _row(own: Json) -> tuple[str, ...]:
+    """A figure beside its limit; one that is known exactly has no interval."""
+    known = own["low"] is not None and own["high"] is not None and own["low"] < own["high"]
+    interval = f"{figure(own['low'])} to {figure(own['high'])}" if known else NOTHING
+    limit = f"{'≤' if own['figure'] == _SIZE else '≥'} {figure(own['limit'])}×"
+    where = _cell(own["batch"], own["depth"]) or NOTHING
+    return _WORDS[own["figure"]], where, pill(own["verdict"]), f"{figure(own['found'])}×", interval, limit
+
+
+def _times(speed: Json) -> list[tuple[str, ...]]:
+    """The times of each case that both models ran."""
+    dense = {(cell["batch"], cell["depth"]): cell for cell in speed["dense"]}
+    pairs = [(dense.get((own["batch"], own["depth"])), own) for own in speed["variant"]]
+    return [
+        (
+            _cell(own["batch"], own["depth"]),
+            *(milliseconds(cell[key]) for key in ("prefill_ms", "decode_ms_per_token") for cell in (other, own)),
+        )
+        for other, own in pairs
+        if other is not None
+    ]
+
+
+def _cell(batch: int | None, depth: int | None) -> str:
+    """A case of a speed run, in words."""
+    parts = ["" if batch is None else f"batch {batch}", "" if depth is None else f"{depth} tokens"]
+    return ", ".join(part for part in parts if part)

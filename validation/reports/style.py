@@ -1,0 +1,85 @@
+"""The look of the page: light and dark, from the width of a phone up."""
+
+from __future__ import annotations
+
+__all__ = ["STYLE"]
+
+# Blue and orange are told apart by colour-blind readers, so are green and red of this lightness, and every verdict
+# has a sign and a word besides. The SVG's margin is the room for the labels of the vertical axis.
+STYLE = """
+:root { color-scheme: light dark;
+  --page: #f6f7f9; --card: #ffffff; --text: #1c2126; --quiet: #57606a; --rule: #d5dae0; --grid: #e4e8ec;
+  --a: #0067b1; --b: #d07a00; --link: #0757a8;
+  --good: #00614a; --good-back: #dff3ec; --bad: #a3220b; --bad-back: #fde7e2; --mid: #594a00; --mid-back: #f6edc8; }
+@media (prefers-color-scheme: dark) { :root {
+  --page: #14171b; --card: #1d2227; --text: #e8ebee; --quiet: #a4adb6; --rule: #3a424a; --grid: #2d343b;
+  --a: #58b0f0; --b: #f2a541; --link: #86c5ff;
+  --good: #74dcb7; --good-back: #12342a; --bad: #ffa18d; --bad-back: #431c14; --mid: #e9d27a; --mid-back: #38300f; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--page); color: var(--text); overflow-wrap: anywhere;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif; }
+main { max-width: 1240px; margin: 0 auto; padding: 16px; }
+header, section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px;
+  padding: 16px; margin: 0 0 16px; }
+header { border-left: 10px solid var(--mid); }
+header.passed { border-left-color: var(--good); }
+header.failed { border-left-color: var(--bad); }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 8px; }
+header.passed h1 { color: var(--good); }
+header.failed h1 { color: var(--bad); }
+h2 { font-size: 1.2rem; line-height: 1.3; margin: 0 0 8px; }
+h3 { font-size: 1rem; margin: 20px 0 4px; }
+p { margin: 0 0 8px; }
+p.failure { font-weight: 600; }
+.quiet, small, caption { color: var(--quiet); }
+small { display: block; font-size: .8rem; }
+a { color: var(--link); }
+code { font: .85em ui-monospace, "DejaVu Sans Mono", monospace; }
+ol, ul { margin: 0 0 8px; padding-left: 22px; }
+li { margin: 0 0 8px; }
+li li { margin: 0; }
+.pill { display: inline-block; white-space: nowrap; padding: 0 8px; border-radius: 10px; font-size: .8rem;
+  font-weight: 600; line-height: 1.5; vertical-align: middle; color: var(--mid); background: var(--mid-back); }
+.pill.passed { color: var(--good); background: var(--good-back); }
+.pill.failed { color: var(--bad); background: var(--bad-back); }
+.scroll { overflow-x: auto; max-width: 100%; margin: 8px 0; }
+.scroll:focus-visible, a:focus-visible, summary:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+caption { text-align: left; font-size: .8rem; padding-bottom: 4px; }
+th, td { text-align: left; vertical-align: top; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--grid);
+  white-space: nowrap; }
+thead th { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
+tbody th { font-weight: 600; position: sticky; left: 0; background: var(--card); }
+tbody th.long { white-space: normal; min-width: 20ch; }
+details { margin: 8px 0; }
+summary { cursor: pointer; color: var(--link); }
+.charts { display: grid; gap: 8px 32px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 310px), 1fr));
+  align-items: end; }
+figure { margin: 12px 0; max-width: 620px; }
+figcaption { font-size: .88rem; margin-bottom: 6px; }
+figcaption span { white-space: nowrap; margin-left: 14px; color: var(--quiet); }
+.key { display: inline-block; width: 12px; height: 12px; margin-right: 5px; border-radius: 2px; vertical-align: -1px; }
+.key.a { background: var(--a); }
+.key.b { background: var(--b); }
+.key.dash { width: 0; border-left: 2px dashed var(--text); border-radius: 0; }
+.plot svg { display: block; width: 100%; overflow: visible; }
+.plot.inset svg { margin-left: 52px; width: calc(100% - 56px); }
+svg text { fill: var(--quiet); font-size: 12px; }
+svg text.first { fill: var(--bad); font-weight: 600; }
+.a { fill: var(--a); }
+.b { fill: var(--b); }
+.axis { stroke: var(--quiet); }
+.grid { stroke: var(--grid); }
+.path { stroke: var(--a); stroke-opacity: .45; }
+.limit { stroke: var(--text); stroke-width: 2; stroke-dasharray: 4 3; }
+.pointer { stroke: var(--bad); stroke-dasharray: 3 3; }
+circle.first { fill: var(--card); stroke: var(--bad); stroke-width: 3; }
+circle.lost { fill: var(--bad); }
+.range { stroke-width: 4; stroke-linecap: round; stroke: var(--a); stroke-opacity: .5; }
+.dot { fill: var(--a); }
+.range.failed { stroke: var(--bad); }
+.dot.failed { fill: var(--bad); }
+@media (max-width: 480px) { main { padding: 8px; } header, section { padding: 12px; } }
+@media print { body { background: none; } section { break-inside: avoid-page; } }
+"""

@@ -1,0 +1,67 @@
+"""A report as a few lines of Markdown, for the summary of a CI job."""
+
+from __future__ import annotations
+
+import re
+
+from validation.reports.reading import EXIT_WORDS, Json, advice, clean, failed_checks, headline, label, remarks
+from validation.reports.variants import HEAD, Cell, cells
+
+__all__ = ["job_summary"]
+
+_TITLES = {"passed": "✅ Passed", "failed": "❌ Failed"}
+_SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "skipped": "⏭ skipped"}
+#: What would be HTML, or end a cell, whatever stands before it.
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
+_PUNCTUATION = re.compile(r"([\\`*_\[\]~#])")
+_MOST = 10
+
+
+def job_summary(report: Json) -> str:
+    """The verdict, what failed and what to do, the table of variants and remarks, for $GITHUB_STEP_SUMMARY.
+
+    Args:
+        report: The JSON object of a validation report.
+
+    Returns:
+        Markdown without control characters; the same report gives the same text.
+    """
+    code = report["exit_code"]
+    parts = [f"## {_TITLES[report['verdict']]}: {_plain(report['name'])}"]
+    parts.append(f"{_plain(headline(report))}. Exit code {code}: {EXIT_WORDS[code]}.")
+    failures = [
+        f"- **{_plain(label(check['variant']))}: {check['check']}** {_plain('; '.join(_first(check['reasons'])))}  \n"
+        f"  What to do: {_plain(advice(report, check))}"
+        for check in failed_checks(report)
+    ]
+    if failures:
+        parts.append("\n".join(_first(failures, "- ")))
+    if report["variants"]:
+        parts.append(_table(report))
+    told = [f"- {_plain(who)}: {_plain(words)}" for who, words in remarks(report)]
+    if told:
+        parts.append("\n".join(_first(told, "- ")))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(report: Json) -> str:
+    """One line a variant."""
+    rows = [("Variant", *HEAD), ("---",) * (len(HEAD) + 1)]
+    rows += [(_plain(name), *(_cell(cell) for cell in cells(report, name))) for name in report["variants"]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(cell: Cell) -> str:
+    main = _SIGNS.get(cell.main, _plain(cell.main))
+    return f"{main} ({_plain(', '.join(cell.details))})" if cell.details else main
+
+
+def _first(lines: list[str], sign: str = "") -> list[str]:
+    """The first lines, and how many more there are."""
+    more = len(lines) - _MOST
+    return lines if more <= 0 else [*lines[:_MOST], f"{sign}and {more} more"]
+
+
+def _plain(text: str) -> str:
+    """The text on one line, so that nothing in it is read as Markdown or HTML."""
+    return _PUNCTUATION.sub(r"\\\1", " ".join(clean(text).split())).translate(_ENTITIES)

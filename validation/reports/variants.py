@@ -1,0 +1,90 @@
+"""The table of variants, as cells of text: one line a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from validation.reports.numbers import NOTHING, count, figure, megabytes, percent, share, times
+from validation.reports.reading import Json, speedups
+
+__all__ = ["HEAD", "Cell", "cells", "verdict_of"]
+
+HEAD = (
+    "Result",
+    "Task",
+    "Removed",
+    "Parameters",
+    "safetensors",
+    "ONNX",
+    "Parity",
+    "KL to dense",
+    "Decode",
+    "Prefill",
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell says, and smaller print that goes with it."""
+
+    main: str
+    details: tuple[str, ...] = ()
+
+
+def verdict_of(report: Json, variant: str | None) -> str:
+    """A variant's verdict, or the folder's own: failed if one check failed, skipped if all were."""
+    verdicts = {check["verdict"] for check in report["checks"] if check["variant"] == variant}
+    return next((verdict for verdict in ("failed", "passed") if verdict in verdicts), "skipped")
+
+
+def cells(report: Json, name: str) -> list[Cell]:
+    """A variant's line, under `HEAD`."""
+    variant = report["variants"][name]
+    removed, asked = percent(variant["achieved_ratio"]), variant["requested_ratio"]
+    parameters = variant["num_parameters"]
+    return [
+        Cell(verdict_of(report, name)),
+        Cell(variant["task"] or NOTHING, _known(variant["method"])),
+        Cell(removed, () if asked is None else (f"{percent(asked)} asked",)),
+        Cell(count(parameters), _known(_of(parameters, variant["dense_parameters"], count))),
+        *(_size(variant, form) for form in ("hf", "onnx")),
+        _parity(variant["parity"]),
+        _divergence(variant["quality"]),
+        *(Cell(times(speedups(variant["speed"], what))) for what in ("decode", "prefill")),
+    ]
+
+
+def _size(variant: Json, form: str) -> Cell:
+    own, dense = variant["bytes"][form], variant["dense_bytes"][form]
+    precision = variant["precision"] if form == "onnx" else None
+    return Cell(megabytes(own), _known(precision, _of(own, dense, megabytes)))
+
+
+def _known(*details: str | None) -> tuple[str, ...]:
+    """Those that there are."""
+    return tuple(detail for detail in details if detail)
+
+
+def _of(part: int | None, whole: int | None, written: Callable[[int], str]) -> str:
+    """The share of the dense model's; "" where one of the two is not known."""
+    return "" if part is None or not whole else f"{share(part, whole)} of {written(whole)}"
+
+
+def _parity(parity: Json | None) -> Cell:
+    if parity is None:
+        return Cell(NOTHING)
+    max_abs, mean_kl = figure(parity["max_abs"]), figure(parity["mean_kl_nats"])
+    details = f"max abs {max_abs}", f"KL {mean_kl}", f"top-1 {percent(parity['top1_agreement'])}"
+    return Cell(parity["verdict"], details)
+
+
+def _divergence(quality: Json | None) -> Cell:
+    """The mean KL of the ONNX file if it was measured, or else that of the model in hf/."""
+    divergence = (quality or {}).get("divergence") or {}
+    form = next((form for form in ("onnx", "hf") if form in divergence), None)
+    if quality is None or form is None:
+        return Cell(NOTHING)
+    limit = (quality.get("limits") or {}).get("max_kl_nats")
+    told = None if limit is None else f"limit {figure(limit)}"
+    return Cell(figure(divergence[form]["mean_kl_nats"]), _known(form, told))
