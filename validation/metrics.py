@@ -6,17 +6,21 @@ vocabulary costs no more memory than a small one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ParityFailure
 
-__all__ = ["Defect", "LogitComparison", "LogitFigures", "Place", "kl_divergence"]
+__all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "Place", "kl_divergence"]
 
 Floats = NDArray[np.floating]
+#: Nats by which a token's largest logit must lead for its choice to be clear: rounding to 16 bits moves logits of real
+#: models by less, and a smaller lead is a tie that any order of sums may turn.
+CLEAR_MARGIN = 0.1
 #: Logits held in float64 at once; a handful of temporaries of 8 bytes each.
 _CHUNK_ELEMENTS = 2**20
 
@@ -59,9 +63,14 @@ class LogitFigures:
         mean_abs: Mean of |reference - candidate| over all logits.
         worst: Where `max_abs` is.
         mean_kl: Mean KL(reference || candidate), nats a token.
+        p999_kl: 99.9th percentile of KL(reference || candidate) over the tokens, nats.
         max_kl: Largest KL(reference || candidate) of any token, nats.
         top1_agreement: Share of tokens, 0 to 1, for which both have the same largest logit; a tie agrees
             if either's choice is among the other's largest.
+        clear_top1_agreement: The same over tokens whose largest logit in the reference is `CLEAR_MARGIN` or more
+            above the next; None: there are none.
+        perplexity_ratio: exp of the candidate's mean negative log-likelihood of the tokens that follow, less the
+            reference's; None: no token that follows is known.
         defects: NaN, infinities and wrong shapes.
     """
 
@@ -72,6 +81,9 @@ class LogitFigures:
     mean_kl: float | None
     max_kl: float | None
     top1_agreement: float | None
+    p999_kl: float | None = None
+    clear_top1_agreement: float | None = None
+    perplexity_ratio: float | None = None
     defects: tuple[Defect, ...] = ()
 
     def __post_init__(self) -> None:
@@ -104,12 +116,21 @@ def _log_softmax(logits: Floats) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _agrees(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _is_clear(logits: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each token's largest logit leads by `CLEAR_MARGIN` or more; [T]."""
+    if logits.shape[1] < 2:
+        return np.ones(len(logits), np.bool_)
+    two = np.partition(logits, -2, axis=1)[:, -2:]
+    clear: NDArray[np.bool_] = two[:, 1] - two[:, 0] >= CLEAR_MARGIN
+    return clear
+
+
+def _agrees(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[Any]:
     """Whether each token's largest logit is at the same place, ties counted as agreement."""
     token = np.arange(len(reference))
     chosen_by_candidate = reference[token, candidate.argmax(axis=1)] == reference.max(axis=1)
     chosen_by_reference = candidate[token, reference.argmax(axis=1)] == candidate.max(axis=1)
-    return chosen_by_candidate | chosen_by_reference
+    return np.logical_or(chosen_by_candidate, chosen_by_reference)
 
 
 class LogitComparison:
@@ -117,15 +138,26 @@ class LogitComparison:
 
     def __init__(self) -> None:
         self._tokens = self._finite_tokens = self._elements = self._agreeing = 0
-        self._sum_abs = self._sum_kl = self._max_kl = 0.0
+        self._clear = self._clear_agreeing = self._followed = 0
+        self._sum_abs = self._sum_log_ratio = 0.0
+        self._kl: list[NDArray[np.float64]] = []  # a number a token
         self._max_abs: float | None = None
         self._worst: Place | None = None
         self._defects: dict[tuple[str, str], Defect] = {}
 
-    def update(self, reference: Floats, candidate: Floats, *, row: int = 0, first_position: int = 0) -> None:
+    def update(
+        self,
+        reference: Floats,
+        candidate: Floats,
+        *,
+        row: int = 0,
+        first_position: int = 0,
+        following: Sequence[int] = (),
+    ) -> None:
         """Adds the logits [T, V] of T tokens of one batch row, the first of them at `first_position`.
 
-        Logits of another shape than the reference's are recorded as a defect, not raised.
+        `following` are the tokens that come after each of them, as far as they are known. Logits of another shape
+        than the reference's are recorded as a defect, not raised.
         """
         if reference.ndim != 2 or reference.shape != candidate.shape:
             detail = f"logits of shape {list(candidate.shape)}, expected {list(reference.shape)}"
@@ -139,6 +171,7 @@ class LogitComparison:
                 np.asarray(candidate[block], np.float64),
                 row,
                 first_position + start,
+                following[block],
             )
 
     def figures(self) -> LogitFigures:
@@ -149,27 +182,39 @@ class LogitComparison:
         """
         if not self._tokens and not self._defects:
             raise ParityFailure("nothing was compared: no logits were given to the parity gate")
-        finite = self._finite_tokens
+        finite, divergence = self._finite_tokens, np.concatenate(self._kl) if self._kl else np.zeros(1)
         return LogitFigures(
             tokens=self._tokens,
             max_abs=self._max_abs,
             mean_abs=self._sum_abs / self._elements if finite else None,
             worst=self._worst,
-            mean_kl=self._sum_kl / finite if finite else None,
-            max_kl=self._max_kl if finite else None,
+            mean_kl=float(divergence.mean()) if finite else None,
+            p999_kl=float(np.quantile(divergence, 0.999)) if finite else None,
+            max_kl=float(divergence.max()) if finite else None,
             top1_agreement=self._agreeing / finite if finite else None,
+            clear_top1_agreement=self._clear_agreeing / self._clear if self._clear else None,
+            perplexity_ratio=float(np.exp(self._sum_log_ratio / self._followed)) if self._followed else None,
             defects=tuple(self._defects.values()),
         )
 
-    def _add(self, reference: NDArray[np.float64], candidate: NDArray[np.float64], row: int, first: int) -> None:
+    def _add(
+        self,
+        reference: NDArray[np.float64],
+        candidate: NDArray[np.float64],
+        row: int,
+        first: int,
+        following: Sequence[int],
+    ) -> None:
         self._tokens += len(reference)
         self._note_non_finite("reference", reference, row, first)
         self._note_non_finite("candidate", candidate, row, first)
-        finite = np.isfinite(reference).all(axis=1) & np.isfinite(candidate).all(axis=1)
+        finite = np.logical_and(np.isfinite(reference).all(axis=1), np.isfinite(candidate).all(axis=1))
         if not finite.any() or not reference.shape[1]:
             return
         positions = first + np.flatnonzero(finite)
         self._add_finite(reference[finite], candidate[finite], row, positions)
+        followed = np.flatnonzero(finite[: len(following)])
+        self._add_following(reference[followed], candidate[followed], np.asarray(following, np.int64)[followed])
 
     def _add_finite(
         self, reference: NDArray[np.float64], candidate: NDArray[np.float64], row: int, positions: NDArray[np.intp]
@@ -183,9 +228,21 @@ class LogitComparison:
         self._finite_tokens += len(reference)
         self._elements += difference.size
         self._sum_abs += float(difference.sum())
-        self._sum_kl += float(divergence.sum())
-        self._max_kl = max(self._max_kl, float(divergence.max()))
-        self._agreeing += int(_agrees(reference, candidate).sum())
+        self._kl.append(divergence)
+        agreeing, clear = _agrees(reference, candidate), _is_clear(reference)
+        self._agreeing += int(agreeing.sum())
+        self._clear += int(clear.sum())
+        self._clear_agreeing += int((agreeing & clear).sum())
+
+    def _add_following(
+        self, reference: NDArray[np.float64], candidate: NDArray[np.float64], following: NDArray[np.int64]
+    ) -> None:
+        if not len(following):
+            return
+        token = np.arange(len(following))
+        log_p, log_q = _log_softmax(reference)[token, following], _log_softmax(candidate)[token, following]
+        self._followed += len(following)
+        self._sum_log_ratio += float((log_p - log_q).sum())
 
     def _note_non_finite(
         self, side: Literal["reference", "candidate"], logits: NDArray[np.float64], row: int, first: int

@@ -1,4 +1,4 @@
-"""Runs an exported decoder: a prompt, then one token at a time, with the KV cache the graph declares.
+"""Runs an exported decoder: a prompt, then more tokens, with the KV cache the graph declares.
 
 Batches are padded on the RIGHT; each decode step adds a 1 to the end of every row of the mask. GroupQueryAttention
 derives everything from each row's number of ones: a step writes row b's new key and value at position
@@ -9,7 +9,7 @@ takes the mask as it is: the new key and value stand behind the padding, which s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from seap_export.runtime.decoder import CACHE_KEY
 from seap_export.runtime.providers import one_line
 from seap_export.runtime.session import ORT_ERRORS
-from seap_export.runtime.tensors import ELEMENTS, Element
+from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
 
 __all__ = ["OnnxRunner"]
 
@@ -33,14 +34,16 @@ class OnnxRunner:
 
     Attributes:
         gives_last_only: Whether the graph gives the logits of each row's last token only.
+        tapped: The further outputs of the latest call, by name, in float32.
     """
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, taps: Sequence[str] = ()) -> None:
         """Reads each layer's KV heads from the session's inputs.
 
         Args:
             session: A graph with the inputs input_ids, attention_mask and past_key_values.{i}.key/.value, and
                 the outputs logits and present.{i}.key/.value.
+            taps: Further outputs that calls give, too.
 
         Raises:
             ArtifactError: The graph has other inputs or outputs, or does not fix a layer's KV heads and head size.
@@ -52,12 +55,15 @@ class OnnxRunner:
         if unknown or not caches or not {"input_ids", "attention_mask"} <= inputs.keys():
             raise ArtifactError(f"the ONNX graph's inputs are not those of a decoder with a KV cache: {list(inputs)}")
         self._empty = {name: _empty_cache(item) for name, item in caches.items()}
-        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in caches)]
+        self._taps = list(taps)
+        self.tapped: dict[str, NDArray[np.float32]] = {}
+        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in caches), *self._taps]
         outputs = session.get_outputs()
         missing = sorted(set(self._outputs) - {item.name for item in outputs})
         if missing:
             raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}")
         self.gives_last_only = next(item.shape[1:2] == [1] for item in outputs if item.name == "logits")
+        self._is_contiguous = session.get_modelmeta().custom_metadata_map.get(CACHE_KEY, "shared") == "shared"
         self._past: dict[str, ort.OrtValue] = {}
         self._mask: NDArray[np.int64] = np.zeros((0, 0), np.int64)
 
@@ -82,29 +88,46 @@ class OnnxRunner:
         self._past = {name: cache.values(rows) for name, cache in self._empty.items()}
         return self._run(input_ids, what="prefill")
 
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row.
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens to each row.
 
         Args:
-            next_ids: The token of each row [B].
+            input_ids: int64 [B, S], all of them real. GroupQueryAttention on the CPU takes more than one token behind
+                a cache for a single row only.
 
         Returns:
-            [B, V], the logits that follow the new tokens.
+            [B, S, V], or [B, 1, V] where the graph gives the logits of each row's last token only.
 
         Raises:
             ParityFailure: The graph does not run, or returns logits of another shape.
         """
         if not self._past:
-            raise ValueError("step before prefill")
-        input_ids = np.asarray(next_ids, np.int64)[:, None]
+            raise ValueError("tokens are appended before there is a prompt")
         self._mask = np.concatenate([self._mask, np.ones_like(input_ids)], axis=1)
-        return self._run(input_ids, what="a decode step")[:, 0]
+        return self._run(input_ids, what="a decode step")
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B], and gives the logits [B, V] that follow; errors are those of `append`."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
+
+    def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
+        real = self._mask[row]
+        places = np.arange(real.sum()) if self._is_contiguous else np.flatnonzero(real)
+        names = list(self._empty)
+        for key, value in zip(names[::2], names[1::2], strict=True):
+            yield self._positions(key, row, places), self._positions(value, row, places)
+
+    def _positions(self, name: str, row: int, places: NDArray[np.intp]) -> NDArray[np.float32]:
+        element = self._empty[name].element
+        stored = view(self._past[name], element)[row]
+        return float32_of(stored[:, places[places < stored.shape[1]]], element)
 
     def _run(self, input_ids: NDArray[np.int64], what: str) -> Logits:
         tokens = {"input_ids": input_ids, "attention_mask": self._mask}
         feeds = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in tokens.items()}
         try:
-            found, *present = self._session.run_with_ort_values(self._outputs, feeds | self._past)
+            found, *others = self._session.run_with_ort_values(self._outputs, feeds | self._past)
         except ORT_ERRORS as error:
             raise _run_failure(what, error) from error
         logits: Logits = found.numpy()
@@ -114,7 +137,9 @@ class OnnxRunner:
                 f"the ONNX graph's logits of {what} have the shape {list(logits.shape)}; expected "
                 f"[{rows}, {length}, vocabulary]"
             )
-        self._past = dict(zip(self._past, present, strict=True))
+        self._past = dict(zip(self._past, others, strict=False))
+        tapped = others[len(self._past) :]
+        self.tapped = {name: _float32(value) for name, value in zip(self._taps, tapped, strict=True)}
         return logits
 
 
@@ -140,6 +165,11 @@ def _empty_cache(item: Any) -> _EmptyCache:
             "tensor with a fixed number of KV heads in dimension 1 and a fixed head size in dimension 3"
         )
     return _EmptyCache(heads, size, ELEMENTS[item.type])
+
+
+def _float32(value: ort.OrtValue) -> NDArray[np.float32]:
+    element = ELEMENTS[value.data_type()]
+    return np.array(float32_of(view(value, element), element))
 
 
 def _run_failure(what: str, error: Exception) -> Exception:

@@ -7,41 +7,52 @@ logits wait in a temporary file. The truth for a row of a padded batch is the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from converters.blocks import in_float_activations
 from converters.form import read_form
+from converters.precision import Precision
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 from seap_export.sources.config import read_json
-from validation.logit_store import LogitStore, StoredLogits
+from validation.array_store import ArrayStore, StoredArray
+from validation.caches import CacheComparison
 from validation.metrics import LogitComparison
 from validation.onnx_runner import OnnxRunner
-from validation.profiles import TOLERANCE, Pass, passes
+from validation.profiles import ExactNoise, Limits, Pass, passes
 from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
 from validation.report import ParityReport, StageResult
 from validation.rounding import round_weights
-from validation.torch_runner import open_torch_runner
+from validation.torch_runner import TorchRunner, open_torch_runner
 
-__all__ = ["run_parity"]
+__all__ = ["DECODE_STEPS", "LONG_TOKENS", "plan_cases", "run_parity"]
 
 Progress = Callable[[str], None]
+_DEFAULT = Limits()
+#: Of the long prompt, whose attention takes the square of its tokens, and of the others.
+LONG_TOKENS, MAX_PROMPT_TOKENS = 2048, 128
+DECODE_STEPS = 16
+#: A sequence, and how many of its logits are kept.
+_Key = tuple[TokenIds, int | None]
 
 
 @dataclass(frozen=True)
 class _Reference:
-    """A sequence's greedy continuation, and where its logits are kept."""
+    """A sequence's greedy continuation, where its logits and its cache are kept, and torch's own noise in them."""
 
     forced: tuple[int, ...]
-    prefill: StoredLogits
-    decode: StoredLogits
+    prefill: StoredArray
+    decode: StoredArray
+    cache: tuple[tuple[StoredArray, StoredArray], ...]
+    noise: ExactNoise = ExactNoise()
 
 
 @dataclass(frozen=True)
@@ -65,33 +76,31 @@ def run_parity(
     *,
     provider: str = "cpu",
     threads: int | None = None,
-    decode_steps: int = 8,
-    tolerance: float = TOLERANCE,
-    kl_tolerance: float | None = None,
-    max_prompt_tokens: int = 128,
+    decode_steps: int = DECODE_STEPS,
+    limits: Limits = _DEFAULT,
+    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+    long_tokens: int = LONG_TOKENS,
     on_progress: Progress | None = None,
 ) -> ParityReport:
-    """Compares every logit of `onnx_folder`/model.onnx with the float32 model in `hf_folder`.
+    """Compares every logit of `onnx_folder`/model.onnx with the float32 model in `hf_folder`, and the caches.
 
     The graph says in which form it was written. Where its weights are int8 or int4, the reference has the same
     rounded weights, and on the CPU the graph also runs with activations that are not rounded: then nothing but the
-    order of sums differs. Limits: see `validation.profiles`.
+    order of sums differs. Limits: see `validation.profiles`; cases: `validation.prompts.parity_cases`.
 
-    Each prompt is run alone, then three of different lengths as a batch padded on the right: the prompt, then
-    `decode_steps` tokens one at a time. Both sides are fed the tokens that torch chooses greedily.
+    Each case is a prompt, or several, and then `decode_steps` tokens one at a time. Both sides are fed the tokens that
+    torch chooses greedily. After the last, all keys and values are compared.
 
     Args:
         hf_folder: config.json, safetensors files and tokenizer.
         onnx_folder: model.onnx and model.onnx.data.
-        prompts: At least one; with fewer than three different lengths the batch repeats and cuts them
-            (`validation.prompts.parity_cases`).
+        prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
         provider: "cpu" or "cuda", for ONNX Runtime; torch always runs on the CPU.
         threads: Threads of either; None: all cores this process may use.
         decode_steps: At least 1.
-        tolerance: Largest absolute difference of a logit that passes where the graph computes in float32.
-        kl_tolerance: Largest mean KL divergence, nats a token, that passes where it computes in less; None: by
-            precision.
+        limits: What passes.
         max_prompt_tokens: Longer prompts are cut; at least 3, and never more than the model's positions allow.
+        long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.
         on_progress: Called with a line about each sequence or case before it runs.
 
     Returns:
@@ -104,18 +113,21 @@ def run_parity(
         EnvironmentFailure: The execution provider cannot be had, or memory or disk space runs out.
         ParityFailure: The graph does not run at all.
     """
-    _check_arguments(decode_steps, tolerance, kl_tolerance, max_prompt_tokens)
     say = on_progress or (lambda line: None)
     threads = threads if threads is not None else available_threads()
     spec, model = _model_spec(hf_folder), onnx_folder / "model.onnx"
     limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
-    sequences = tokenize_prompts(hf_folder, prompts, max_tokens=limit, vocab_size=spec.vocab_size)
-    cases, form = parity_cases(sequences), read_form(model)
-    with LogitStore() as store:
+    cases = plan_cases(
+        hf_folder, prompts, decode_steps=decode_steps, max_prompt_tokens=max_prompt_tokens, long_tokens=long_tokens
+    )
+    form = read_form(model)
+    with ArrayStore() as store:
         prepare = partial(round_weights, spec=spec, precision=form.precision)
-        references = _run_torch(hf_folder, prepare, cases, decode_steps, threads, store, say)
+        with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
+            references = _run_torch(torch_runner, cases, decode_steps, store, say)
+            noise = _noise(torch_runner, form.precision, cases, references, store, say)
         stages: list[StageResult] = []
-        for own in passes(form.precision, provider, tolerance, kl_tolerance):
+        for own in passes(form.precision, provider, limits, noise):
             graph = in_float_activations(model) if own.in_float else None
             session = open_session(model, provider, threads, graph=graph)
             place = _Place.of(session)  # of the last one: of the graph as it is
@@ -135,17 +147,35 @@ def run_parity(
         decode_steps=decode_steps,
         max_prompt_tokens=limit,
         prompt_sha256=prompt_digests(prompts),
+        longest_tokens=max(len(row) for case in cases for row in case.rows) + decode_steps,
+        context_length=spec.max_position_embeddings,
+        noise_kl=noise,
+        looser_limits=limits.looser(form.precision.name),
     )
 
 
-def _check_arguments(decode_steps: int, tolerance: float, kl_tolerance: float | None, max_prompt_tokens: int) -> None:
+def plan_cases(
+    hf_folder: Path,
+    prompts: Sequence[str],
+    *,
+    decode_steps: int = DECODE_STEPS,
+    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+    long_tokens: int = LONG_TOKENS,
+) -> tuple[Case, ...]:
+    """The cases that `run_parity` runs for these arguments, which are its own, as are the errors."""
+    _check_arguments(decode_steps, max_prompt_tokens, long_tokens)
+    spec = _model_spec(hf_folder)
+    limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
+    longest = max(limit, min(long_tokens, spec.max_position_embeddings) - decode_steps)
+    sequences = tokenize_prompts(hf_folder, prompts, max_tokens=limit, vocab_size=spec.vocab_size)
+    return parity_cases(sequences, vocab_size=spec.vocab_size, long_tokens=longest)
+
+
+def _check_arguments(decode_steps: int, max_prompt_tokens: int, long_tokens: int) -> None:
     if decode_steps < 1:
         raise UsageError(f"parity needs at least one decode step, not {decode_steps}")
-    for limit in (tolerance, kl_tolerance):
-        if limit is not None and not 0 < limit < float("inf"):
-            raise UsageError(f"a tolerance must be a positive number, not {limit}")
-    if max_prompt_tokens < BATCH_ROWS:
-        raise UsageError(f"prompts need at least {BATCH_ROWS} tokens, not {max_prompt_tokens}")
+    if max_prompt_tokens < BATCH_ROWS or long_tokens < 1:
+        raise UsageError(f"prompts need at least {BATCH_ROWS} tokens, not {min(max_prompt_tokens, long_tokens)}")
 
 
 def _model_spec(folder: Path) -> ModelSpec:
@@ -166,46 +196,103 @@ def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) ->
 
 
 def _run_torch(
-    folder: Path,
-    prepare: Callable[[Any], None],
+    runner: TorchRunner, cases: Sequence[Case], steps: int, store: ArrayStore, say: Progress
+) -> dict[_Key, _Reference]:
+    """The reference of every different row."""
+    keys = list(dict.fromkeys(_key(case, row) for case in cases for row in case.rows))
+    references: dict[_Key, _Reference] = {}
+    for index, (row, kept) in enumerate(keys):
+        say(f"torch: sequence {index + 1} of {len(keys)}")
+        run = runner.run(row, steps, kept or 0)
+        cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
+        references[row, kept] = _Reference(run.forced, store.put(run.prefill), store.put(run.decode), cache)
+    say("torch: noise of another attention kernel")
+    runner.use_attention("sdpa")
+    return {
+        (row, kept): replace(reference, noise=_exact_noise(runner, row, reference, store))
+        for (row, kept), reference in references.items()
+    }
+
+
+def _exact_noise(runner: TorchRunner, row: TokenIds, reference: _Reference, store: ArrayStore) -> ExactNoise:
+    """The whole sequence in one call, against the prompt and then a token at a time."""
+    kept, steps = reference.prefill.shape[0], reference.decode.shape[0]
+    again = runner.run((*row, *reference.forced), 0, kept + steps)
+    wanted = np.concatenate([store.get(reference.prefill), store.get(reference.decode)])
+    difference = np.abs(wanted - again.prefill)
+    caches = CacheComparison()
+    caches.update(((store.get(key), store.get(value)) for key, value in reference.cache), again.cache, 0)
+    finite = difference[np.isfinite(difference)]
+    return ExactNoise(float(finite.max(initial=0.0)), caches.figures().error)
+
+
+def _noise(
+    runner: TorchRunner,
+    precision: Precision,
     cases: Sequence[Case],
-    steps: int,
-    threads: int,
-    store: LogitStore,
+    references: dict[_Key, _Reference],
+    store: ArrayStore,
     say: Progress,
-) -> dict[TokenIds, _Reference]:
-    """The reference of every different row, once the model is prepared; it is gone when this returns."""
-    rows = list(dict.fromkeys(row for case in cases for row in case.rows))
-    references: dict[TokenIds, _Reference] = {}
-    with open_torch_runner(folder, threads, prepare) as runner:
-        for index, row in enumerate(rows):
-            say(f"torch: sequence {index + 1} of {len(rows)}")
-            run = runner.run(row, steps)
-            references[row] = _Reference(run.forced, store.put(run.prefill), store.put(run.decode))
-    return references
+) -> float | None:
+    """Mean KL divergence of torch in a precision of 16 bits, on the prompts; the model is left in that precision."""
+    if precision.quantization is not None or precision.dtype == "fp32":
+        return None
+    say(f"torch: noise of {precision.name}")
+    runner.narrow(precision.torch_dtype)
+    comparison = LogitComparison()
+    for case in (case for case in cases if len(case.rows) == 1 and case.kept is None):
+        reference = references[_key(case, case.rows[0])]
+        comparison.update(store.get(reference.prefill), runner.run(case.rows[0], 0).prefill)
+    return comparison.figures().mean_kl
+
+
+def _key(case: Case, row: TokenIds) -> _Key:
+    return row, case.kept
 
 
 def _compare(
-    case: Case, own: Pass, references: dict[TokenIds, _Reference], runner: OnnxRunner, store: LogitStore
+    case: Case, own: Pass, references: dict[_Key, _Reference], runner: OnnxRunner, store: ArrayStore
 ) -> tuple[StageResult, StageResult]:
-    truths = [references[row] for row in case.rows]
-    prefill, decode = LogitComparison(), LogitComparison()
-    lengths = [len(row) for row in case.rows]
-    logits = runner.prefill(_padded(case.rows), lengths)
-    for row, (truth, length) in enumerate(zip(truths, lengths, strict=True)):
-        first = length - 1 if runner.gives_last_only else 0
-        found = logits[row] if runner.gives_last_only else logits[row, :length]
-        prefill.update(store.get(truth.prefill)[first:], found, row=row, first_position=first)
+    truths = [references[_key(case, row)] for row in case.rows]
+    prefill, decode, caches = LogitComparison(), LogitComparison(), CacheComparison()
+    last = _last_call(case, runner)
+    for row, (truth, ids) in enumerate(zip(truths, case.rows, strict=True)):
+        wanted = store.get(truth.prefill)
+        count = 1 if runner.gives_last_only else len(wanted)
+        found = last[row] if runner.gives_last_only else last[row, : len(ids)][-count:]
+        first = len(ids) - count
+        following = (*ids[first + 1 :], *truth.forced[:1])
+        prefill.update(wanted[-count:], found, row=row, first_position=first, following=following)
     expected = [store.get(truth.decode) for truth in truths]
     for step, next_ids in enumerate(zip(*(truth.forced for truth in truths), strict=True)):
         logits = runner.step(next_ids)
-        for row in range(len(truths)):
-            decode.update(expected[row][step : step + 1], logits[row : row + 1], row=row, first_position=step)
+        for row, truth in enumerate(truths):
+            following = truth.forced[step + 1 : step + 2]
+            block = slice(step, step + 1)
+            decode.update(
+                expected[row][block], logits[row : row + 1], row=row, first_position=step, following=following
+            )
+    for row, truth in enumerate(truths):
+        kept = ((store.get(key), store.get(value)) for key, value in truth.cache)
+        caches.update(kept, runner.cache(row), row)
     name, rows = f"{case.name}{own.suffix}", len(case.rows)
+    noise = reduce(or_, (truth.noise for truth in truths))
+    limits = own.limits_for(noise)
     return (
-        StageResult(name, "prefill", rows, prefill.figures(), own.limit),
-        StageResult(name, "decode", rows, decode.figures(), own.limit),
+        StageResult(name, "prefill", rows, prefill.figures(), limits, noise),
+        StageResult(name, "decode", rows, decode.figures(), limits, noise, caches.figures()),
     )
+
+
+def _last_call(case: Case, runner: OnnxRunner) -> NDArray[np.floating]:
+    """The logits of the prompts' only call, or of the last one of a prompt that is run in several."""
+    if case.call_tokens is None:
+        return runner.prefill(_padded(case.rows), [len(row) for row in case.rows])
+    first, *others = (np.array([part], np.int64) for part in case.calls)
+    logits = runner.prefill(first, [first.shape[1]])
+    for part in others:
+        logits = runner.append(part)
+    return logits
 
 
 def _padded(rows: Sequence[TokenIds]) -> np.ndarray:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.session import available_threads, open_session
-from validation.logit_store import LogitStore, StoredLogits
+from validation.array_store import ArrayStore, StoredArray
 from validation.metrics import Defect, LogitComparison
 from validation.onnx_runner import OnnxRunner
 from validation.torch_runner import open_torch_runner
@@ -79,8 +79,8 @@ class DenseReference:
 
     token_ids: tuple[tuple[int, ...], ...]
     perplexity: float
-    _store: LogitStore
-    _stored: tuple[StoredLogits, ...]
+    _store: ArrayStore
+    _stored: tuple[StoredArray, ...]
 
     def logits(self, index: int) -> NDArray[np.float32]:
         """float32 [T, V], the dense model's logits after each of a text's T tokens."""
@@ -109,7 +109,7 @@ def dense_reference(
         raise InputError("the evaluated texts have no token to predict; give longer texts")
     say = on_progress or (lambda line: None)
     loss, stored = _Loss(), []
-    with LogitStore() as store:
+    with ArrayStore() as store:
         with open_torch_runner(folder, threads or available_threads()) as runner:
             for index, ids in enumerate(texts):
                 say(f"dense: text {index + 1} of {len(texts)}")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Literal
 
 from converters.form import OnnxForm
+from validation.caches import CacheFigures
 from validation.metrics import Defect, LogitFigures, Place
-from validation.profiles import Figure, Limit
+from validation.profiles import ExactNoise, Figure, Limit
 
-__all__ = ["SCHEMA", "ParityReport", "StageResult", "round_up"]
+__all__ = ["SCHEMA", "ParityReport", "StageResult", "round_beyond"]
 
-SCHEMA = "seap-export/parity/2"
+SCHEMA = "seap-export/parity/3"
 _WORKING_OPERATORS = frozenset(
     {
         "Attention",
@@ -25,50 +26,82 @@ _WORKING_OPERATORS = frozenset(
         "SkipSimplifiedLayerNormalization",
     }
 )
-_FIGURE_WORDS: dict[Figure, str] = {"max_abs": "max abs", "mean_kl": "mean KL"}
-_OPTIONS: dict[Figure, str] = {"max_abs": "--tolerance", "mean_kl": "--kl-tolerance"}
+_FIGURE_WORDS: dict[Figure, str] = {
+    "max_abs": "max abs",
+    "cache_error": "cache error",
+    "mean_kl": "mean KL",
+    "clear_top1_agreement": "top-1 of clear choices",
+}
 _DEFECT_WORDS = {"nan": "NaN", "inf": "Inf"}
 
 
-def round_up(value: float, digits: int = 2) -> float:
-    """The smallest float with that many significant digits that is not below `value` (positive or 0)."""
+def round_beyond(value: float, digits: int = 2, *, down: bool = False) -> float:
+    """The smallest float with that many significant digits that is not below `value` (positive or 0).
+
+    With `down`, the largest that is not above it.
+    """
     exact = Decimal(repr(value))
     if not exact:
         return 0.0
-    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=ROUND_CEILING))
+    rounding = ROUND_FLOOR if down else ROUND_CEILING
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=rounding))
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """The figures of one case's prefill or decode; in decode, a place's position is the step, from 0."""
+    """The figures of one case's prefill or decode, and what they are judged by.
+
+    In decode, a place's position is the step, from 0; the cache is that after the last step.
+    """
 
     case: str
     stage: Literal["prefill", "decode"]
     rows: int
     figures: LogitFigures
-    limit: Limit
+    limits: tuple[Limit, ...]
+    noise: ExactNoise = ExactNoise()
+    cache: CacheFigures | None = None
 
     def at(self, place: Place) -> str:
         """The place in words."""
         position = "position" if self.stage == "prefill" else "decode step"
         return f"case '{self.case}', row {place.row}, {position} {place.position}, token id {place.token_id}"
 
+    def found(self, figure: Figure) -> float | None:
+        """A figure's value; None where it could not be measured."""
+        if figure == "cache_error":
+            return None if self.cache is None else self.cache.error
+        value: float | None = getattr(self.figures, figure)
+        return value
+
+    @property
+    def has_defect(self) -> bool:
+        """Whether something is wrong that no limit excuses."""
+        return bool(self.figures.defects) or (self.cache is not None and bool(self.cache.defect))
+
     @property
     def reasons(self) -> list[str]:
         """Why this stage fails; empty if it passes."""
         reasons = [self._defect(defect) for defect in self.figures.defects]
-        found = self.limit.found(self.figures)
-        if self.limit.is_exceeded(self.figures) and found is not None and self.figures.worst is not None:
-            figure = _FIGURE_WORDS[self.limit.figure]
-            largest = "" if self.limit.figure == "max_abs" else "the largest difference of a logit "
-            where = f"{largest}at {self.at(self.figures.worst)}"
-            reasons.append(f"{figure} {round_up(found, 3):g} > {self.limit.value:g}{';' if largest else ''} {where}")
-        return reasons
+        if self.cache is not None and self.cache.defect:
+            reasons.append(f"{self.cache.defect}, after case '{self.case}'")
+        exceeded = [limit for limit in self.limits if limit.is_exceeded(self.found(limit.figure))]
+        return [*reasons, *(self._beyond(limit) for limit in exceeded)]
 
     @property
     def excess(self) -> float:
-        """How many times its limit the figure is; 0 where nothing is finite."""
-        return (self.limit.found(self.figures) or 0.0) / self.limit.value
+        """How many times its limit the worst figure is; 0 where nothing is finite."""
+        return max((limit.excess(self.found(limit.figure)) for limit in self.limits), default=0.0)
+
+    def _beyond(self, limit: Limit) -> str:
+        found = round_beyond(self.found(limit.figure) or 0.0, 3, down=limit.is_least)
+        what = f"{_FIGURE_WORDS[limit.figure]} {found:g} {'<' if limit.is_least else '>'} {limit.value:g}"
+        if limit.figure == "cache_error" and self.cache is not None:
+            return f"{what} in the {self.cache.part}s of layer {self.cache.layer}, after case '{self.case}'"
+        if self.figures.worst is None:
+            return what
+        largest = "" if limit.figure == "max_abs" else "; the largest difference of a logit"
+        return f"{what}{largest} at {self.at(self.figures.worst)}"
 
     def _defect(self, defect: Defect) -> str:
         if defect.kind == "shape":
@@ -94,6 +127,10 @@ class ParityReport:
         decode_steps: Decode steps of each case.
         max_prompt_tokens: Tokens that prompts were cut to.
         prompt_sha256: Of each prompt's text.
+        longest_tokens: Positions that the longest case reached.
+        context_length: Positions that the model knows.
+        noise_kl: Mean KL divergence of torch in the graph's precision of 16 bits; None: not measured.
+        looser_limits: Limits that let more pass than the defaults, in words.
     """
 
     stages: tuple[StageResult, ...]
@@ -106,6 +143,10 @@ class ParityReport:
     decode_steps: int
     max_prompt_tokens: int
     prompt_sha256: tuple[str, ...]
+    longest_tokens: int
+    context_length: int
+    noise_kl: float | None = None
+    looser_limits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if {result.stage for result in self.stages} != {"prefill", "decode"}:
@@ -119,7 +160,7 @@ class ParityReport:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the run fails, what no tolerance excuses first, then the largest differences; empty if it passes."""
-        ranked = sorted(self.stages, key=lambda result: (not result.figures.defects, -result.excess))
+        ranked = sorted(self.stages, key=lambda result: (not result.has_defect, -result.excess))
         return (*self._misplaced(), *(reason for result in ranked for reason in result.reasons))
 
     def _misplaced(self) -> list[str]:
@@ -148,22 +189,35 @@ class ParityReport:
         return max((r.figures.mean_kl for r in self.stages if r.figures.mean_kl is not None), default=None)
 
     @property
+    def cache_error(self) -> float | None:
+        """The largest difference of keys or values over their root mean square, or None if none was compared."""
+        return max((r.cache.error for r in self.stages if r.cache is not None), default=None)
+
+    @property
     def limits(self) -> dict[Figure, float]:
-        """The figures that were judged, and the largest value of each that passes."""
-        return {result.limit.figure: result.limit.value for result in self.stages}
+        """The figures that were judged, and the last value of each that passes in all cases."""
+        found: dict[Figure, float] = {}
+        for limit in (limit for result in self.stages for limit in result.limits):
+            strictest = max if limit.is_least else min
+            found[limit.figure] = strictest(limit.value, found.get(limit.figure, limit.value))
+        return found
 
     @property
     def smallest_passing_limits(self) -> dict[Figure, float] | None:
-        """The largest value found of each figure judged, to two digits rounded up; None if no limits would pass."""
-        found: dict[Figure, float] = dict.fromkeys(self.limits, 0.0)
-        if self._misplaced() or any(result.figures.defects for result in self.stages):
+        """For each figure judged, the tightest limit that would pass, to two digits; None if no limits would."""
+        if self._misplaced() or any(result.has_defect for result in self.stages):
             return None
+        worst: dict[Figure, float] = {}
         for result in self.stages:
-            own = result.limit.found(result.figures)
-            if own is None:
-                return None
-            found[result.limit.figure] = max(found[result.limit.figure], own)
-        return {figure: round_up(value) for figure, value in found.items()}
+            for limit in result.limits:
+                found = result.found(limit.figure)
+                if found is not None:
+                    looser = min if limit.is_least else max
+                    worst[limit.figure] = looser(found, worst.get(limit.figure, found))
+        return {
+            figure: round_beyond(found, 4, down=True) if Limit(figure, 1.0).is_least else round_beyond(found)
+            for figure, found in worst.items()
+        }
 
     def summary(self) -> str:
         """The verdict in one line; for a failed run, the worst reason and a tolerance in a second one."""
@@ -182,26 +236,36 @@ class ParityReport:
         if self.passed:
             return ""
         more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
-        return f"{self.reasons[0]}{more}; {self._hint()}"
+        return f"{self.reasons[0]}{more}; {self.hint}"
 
     def _judged(self) -> list[str]:
-        """Each figure that was judged, and its limit."""
+        """Each figure that was judged, its worst value, and its limit."""
         parts = []
         for figure, limit in self.limits.items():
-            own = [r.limit.found(r.figures) for r in self.stages if r.limit.figure == figure]
-            finite = [value for value in own if value is not None]
-            found = f"{_FIGURE_WORDS[figure]} {max(finite):.2g}" if finite else "no finite logits"
-            parts.append(f"{found} (tolerance {limit:g})")
+            judged = [r for r in self.stages if figure in {own.figure for own in r.limits}]
+            finite = [value for value in (r.found(figure) for r in judged) if value is not None]
+            worst = min if Limit(figure, limit).is_least else max
+            found = f"{_FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {_FIGURE_WORDS[figure]}"
+            parts.append(f"{found} (limit {limit:g})")
         return parts
 
-    def _hint(self) -> str:
-        """The options that would have let it pass."""
+    @property
+    def hint(self) -> str:
+        """The limits that would have let it pass; "" if it passed."""
+        if self.passed:
+            return ""
         smallest = self.smallest_passing_limits
         if smallest is None:
-            return "no tolerance would pass"
-        exceeded = [figure for figure, limit in self.limits.items() if smallest[figure] > limit]
-        options = " ".join(f"{_OPTIONS[figure]} {smallest[figure]:g}" for figure in exceeded)
-        return f"{options} would pass"
+            return "no limit would pass"
+        failed = {
+            limit.figure
+            for result in self.stages
+            for limit in result.limits
+            if limit.is_exceeded(result.found(limit.figure))
+        }
+        exceeded = [figure for figure in self.limits if figure in failed]
+        wanted = ", ".join(f"{figure} = {smallest[figure]:g}" for figure in exceeded)
+        return f"{wanted} under [{self.form.precision.name}] in a --limits file would pass"
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; the same run gives the same text, without times and paths."""
@@ -210,12 +274,16 @@ class ParityReport:
             "verdict": "passed" if self.passed else "failed",
             "failure": self.failure(),
             "reasons": list(self.reasons),
+            "hint": self.hint,
             "max_abs": self.max_abs,
             "top1_agreement": self.top1_agreement,
             "mean_kl_nats": self.mean_kl,
+            "cache_error": self.cache_error,
             "form": self.form.to_json(),
             "limits": self.limits,
             "smallest_passing_limits": self.smallest_passing_limits,
+            "looser_limits": list(self.looser_limits),
+            "noise_kl_nats": self.noise_kl,
             "provider": {
                 "asked": self.provider_asked,
                 "obtained": self.provider_obtained,
@@ -226,16 +294,9 @@ class ParityReport:
             "prompts": {"count": len(self.prompt_sha256), "sha256": list(self.prompt_sha256)},
             "max_prompt_tokens": self.max_prompt_tokens,
             "decode_steps": self.decode_steps,
-            "cases": [
-                {
-                    "case": r.case,
-                    "stage": r.stage,
-                    "rows": r.rows,
-                    "judged_by": r.limit.figure,
-                    **_figures_json(r.figures),
-                }
-                for r in self.stages
-            ],
+            "longest_tokens": self.longest_tokens,
+            "context_length": self.context_length,
+            "cases": [_stage_json(result) for result in self.stages],
         }
 
 
@@ -243,8 +304,23 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _figures_json(figures: LogitFigures) -> dict[str, Any]:
-    values = asdict(figures)
-    values["mean_kl_nats"], values["max_kl_nats"] = values.pop("mean_kl"), values.pop("max_kl")
+def _stage_json(result: StageResult) -> dict[str, Any]:
+    values = asdict(result.figures)
+    for name in ("mean_kl", "p999_kl", "max_kl"):
+        values[f"{name}_nats"] = values.pop(name)
+    values["top1_agreement_margin"] = values.pop("clear_top1_agreement")
     values["defects"] = list(values.pop("defects"))
-    return values
+    cache = result.cache
+    return {
+        "case": result.case,
+        "stage": result.stage,
+        "rows": result.rows,
+        "judged_by": [limit.figure for limit in result.limits],
+        "limits": {limit.figure: limit.value for limit in result.limits},
+        "noise": asdict(result.noise),
+        "verdict": "failed" if result.reasons else "passed",
+        **values,
+        "cache_error": None if cache is None else cache.error,
+        "cache_max_abs": None if cache is None else cache.max_abs,
+        "cache_defect": "" if cache is None else cache.defect,
+    }

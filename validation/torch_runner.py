@@ -29,46 +29,74 @@ class ReferenceRun:
 
     Attributes:
         forced: The tokens fed in the decode steps: the largest logit after the prompt, and after each step.
-        prefill: float32 [T, V], the logits of the prompt's T tokens.
+        prefill: float32 [T, V], the logits of the prompt's T tokens, or of the last of them.
         decode: float32 [steps, V]; row i follows `forced[i]`.
+        cache: Of each layer keys and values, float32 [KV heads, T + steps, head_dim].
     """
 
     forced: tuple[int, ...]
     prefill: NDArray[np.float32]
     decode: NDArray[np.float32]
+    cache: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 
 
 class TorchRunner:
-    """A torch model that continues one prompt at a time."""
+    """A torch model that continues one prompt at a time.
+
+    Attributes:
+        model: A transformers causal language model in evaluation mode.
+    """
 
     def __init__(self, model: Any) -> None:
-        """Takes a transformers causal language model in evaluation mode."""
-        self._model = model
+        self.model = model
         # transformers 5.24 renames the argument and announces the end of the old name.
         new_name = "cache" in inspect.signature(type(model).forward).parameters
         self._cache_argument = "cache" if new_name else "past_key_values"
 
-    def run(self, token_ids: Sequence[int], steps: int) -> ReferenceRun:
-        """Runs a prompt [T] and `steps` greedy decode steps with a `DynamicCache`."""
+    def run(self, token_ids: Sequence[int], steps: int, kept: int = 0) -> ReferenceRun:
+        """Runs a prompt [T] and `steps` greedy decode steps with a `DynamicCache`.
+
+        Args:
+            token_ids: The prompt.
+            steps: Tokens that follow it.
+            kept: The logits of so many tokens at the prompt's end are computed; 0: of all.
+        """
         from transformers import DynamicCache
 
         # Made without the config, so that layers with a sliding window keep all keys and rely on the mask.
         cache = DynamicCache()
-        prefill = self._logits(token_ids, cache)
+        prefill = self._logits(token_ids, cache, kept)
         forced, decode, last = [], [], prefill[-1]
         for _ in range(steps):
             forced.append(int(last.argmax()))
             last = self._logits(forced[-1:], cache)[-1]
             decode.append(last)
-        return ReferenceRun(tuple(forced), prefill, np.stack(decode) if decode else prefill[:0])
+        kept_cache = tuple((_float32(layer.keys[0]), _float32(layer.values[0])) for layer in cache.layers)
+        return ReferenceRun(tuple(forced), prefill, np.stack(decode) if decode else prefill[:0], kept_cache)
 
-    def _logits(self, token_ids: Sequence[int], cache: Any) -> NDArray[np.float32]:
+    def use_attention(self, name: str) -> None:
+        """From now on another attention implementation of transformers runs."""
+        self.model.set_attn_implementation(name)
+
+    def narrow(self, dtype: Any) -> None:
+        """From now on the weights are in a torch dtype of 16 bits, and with them what is computed."""
+        for parameter in self.model.parameters():  # not `model.to`: the rotation's frequencies stay float32
+            parameter.data = parameter.data.to(dtype)
+
+    def _logits(self, token_ids: Sequence[int], cache: Any, kept: int = 0) -> NDArray[np.float32]:
         import torch
 
         input_ids = torch.tensor([list(token_ids)], dtype=torch.int64)
         with torch.inference_mode():
-            output = self._model(input_ids=input_ids, use_cache=True, **{self._cache_argument: cache})
-        return output.logits[0].float().numpy()
+            output = self.model(
+                input_ids=input_ids, use_cache=True, logits_to_keep=kept, **{self._cache_argument: cache}
+            )
+        return _float32(output.logits[0])
+
+
+def _float32(tensor: Any) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().numpy()
+    return array
 
 
 @contextlib.contextmanager

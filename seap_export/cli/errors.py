@@ -6,14 +6,15 @@ import errno
 
 import click
 
-from seap_export.errors import SeapError
+from seap_export.errors import InputError, SeapError
 
-__all__ = ["as_click_error"]
+__all__ = ["Failure", "as_click_error"]
 
 _FULL = "the disk is full; free some space and run the same command again to go on"
 _OS_ERRORS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
+    errno.EFBIG: "larger than the file system or 'ulimit -f' allows; raise that, or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "permission denied; choose another folder or mend its permissions",
     errno.EPERM: "not permitted; choose another folder or mend its permissions",
@@ -22,7 +23,7 @@ _OS_ERRORS = {
 _ENVIRONMENT, _INTERRUPTED = 6, 130
 
 
-class _Failure(click.ClickException):
+class Failure(click.ClickException):
     """A message and the exit code that goes with it."""
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -33,18 +34,20 @@ class _Failure(click.ClickException):
 def as_click_error(error: BaseException) -> click.ClickException:
     """What to tell the user about an exception, in one line, and the exit code."""
     if isinstance(error, SeapError):
-        return _Failure(str(error), error.exit_code)
+        return Failure(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return _Failure("interrupted; run the same command again to go on", _INTERRUPTED)
+        return Failure("interrupted; run the same command again to go on", _INTERRUPTED)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None:
         what = _OS_ERRORS.get(error.errno, error.strerror or text)
-        return _Failure(f"{error.filename}: {what}" if error.filename else what, _ENVIRONMENT)
+        return Failure(f"{error.filename}: {what}" if error.filename else what, _ENVIRONMENT)
     if "No space left on device" in text:  # safetensors and others report a failed write in words only
-        return _Failure(_FULL, _ENVIRONMENT)
+        return Failure(_FULL, _ENVIRONMENT)
     if isinstance(error, MemoryError) or "allocate memory" in text:  # torch raises a RuntimeError
-        return _Failure("out of memory; close other programs, or give a smaller --batch-tokens", _ENVIRONMENT)
+        return Failure("out of memory; close other programs, or give a smaller --batch-tokens", _ENVIRONMENT)
     if isinstance(error, ImportError):
-        return _Failure(f"a library is missing or broken: {text}; install seap-export again", _ENVIRONMENT)
+        return Failure(f"a library is missing or broken: {text}; install seap-export again", _ENVIRONMENT)
+    if type(error) is Exception:  # no class of its own: the tokenizers library, for a text that it cannot encode
+        return Failure(f"the model's tokenizer does not work ({text}); download the model again", InputError.exit_code)
     hint = "set SEAP_EXPORT_TRACEBACK=1 to see where, and report it"
-    return _Failure(f"internal error: {type(error).__name__}: {text}; {hint}", SeapError.exit_code)
+    return Failure(f"internal error: {type(error).__name__}: {text}; {hint}", SeapError.exit_code)

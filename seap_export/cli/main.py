@@ -17,26 +17,28 @@ from seap_export.cli.bench import bench_command
 from seap_export.cli.calibrate import calibrate_command
 from seap_export.cli.console import print_json
 from seap_export.cli.convert import convert_command
+from seap_export.cli.doctor import doctor_command
 from seap_export.cli.errors import as_click_error
 from seap_export.cli.evaluate import evaluate_command
 from seap_export.cli.export import export_command
 from seap_export.cli.generate import generate_command
 from seap_export.cli.inspect import inspect_command
-from seap_export.cli.parity import parity_command
 from seap_export.cli.plan import plan_command
 from seap_export.cli.plot import plot_command
 from seap_export.cli.prune import prune_command
 from seap_export.cli.route import route_command
+from seap_export.cli.validate import validate_command
 
 __all__ = ["main"]
 
 _EPILOG = """\b
 Exit codes:
-  0  done, parity passed
+  0  done, all checks passed
   1  internal error
   2  usage: options, or a file that would be overwritten
   3  parity failed
   4  quality gate failed
+  5  speed gate failed
   6  environment: execution provider, library, disk or download
   7  an artifact is damaged or incomplete
   8  bad model or corpus
@@ -122,12 +124,13 @@ for command in (
     plan_command,
     prune_command,
     convert_command,
-    parity_command,
+    validate_command,
     evaluate_command,
     inspect_command,
     plot_command,
     route_command,
     generate_command,
     bench_command,
+    doctor_command,
 ):
     main.add_command(command)

@@ -156,13 +156,19 @@ router_options = _chained(
 
 parity_options = _chained(
     click.option(
-        "--tolerance", type=float, default=1e-3, show_default=True, help="Largest difference of a logit, in fp32."
+        "--limits",
+        type=PathType(),
+        help="A TOML file of limits that replace the defaults of docs/validation.md: [fp32], then max_abs = 0.0005.",
     ),
-    click.option(
-        "--kl-tolerance", type=float, help="Largest mean KL divergence in less, nats a token.  [default: by precision]"
-    ),
-    click.option("--decode-steps", type=int, default=8, show_default=True, help="Tokens decoded with the cache."),
+    click.option("--decode-steps", type=int, default=16, show_default=True, help="Tokens decoded with the cache."),
     click.option("--prompts", type=int, default=4, show_default=True, help="Held-out prompts compared."),
+    click.option(
+        "--long-tokens",
+        type=int,
+        default=2048,
+        show_default=True,
+        help="Positions that the longest prompt reaches, as far as the model's go.",
+    ),
     click.option("--threads", type=int, help="Threads of the comparison.  [default: all cores]"),
 )
 

@@ -12,6 +12,7 @@ from seap_export.pipeline.export import ExportRequest
 from seap_export.pipeline.mixtures import parse_mixtures
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings, recipe
+from validation.profiles import Limits, read_limits
 
 __all__ = ["calibration_settings", "export_request", "parity_settings", "plan_settings"]
 
@@ -47,8 +48,10 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def parity_settings(options: dict[str, Any]) -> ParitySettings:
     """Takes its own options out of `options`."""
-    names = ("provider", "tolerance", "kl_tolerance", "decode_steps", "prompts", "threads")
-    return ParitySettings(**{name: options.pop(name) for name in names})
+    file = options.pop("limits")
+    names = ("provider", "decode_steps", "prompts", "long_tokens", "threads")
+    values = {name: options.pop(name) for name in names}
+    return ParitySettings(**values, limits=Limits() if file is None else read_limits(file))
 
 
 def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dict[str, Any]) -> ExportRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,24 @@ from converters.onnx_writer import refuse_unsupported
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, covariance_bytes
 from seap_export.corpus import Split, Task
-from seap_export.errors import ParityFailure, UsageError
+from seap_export.errors import ArtifactError, ParityFailure, UsageError
 from seap_export.pipeline.calibration import calibrate_tasks, split_tasks
 from seap_export.pipeline.checks import refuse_full_disk, refuse_missing_provider, variant_bytes
 from seap_export.pipeline.keys import calibration_key, plan_key
+from seap_export.pipeline.manifest import read_artifact
 from seap_export.pipeline.mixtures import GENERAL, MixtureSpec
+from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.router import RouterSettings, make_router, refuse_lost_tasks
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, calibration_step, variant_name
+from seap_export.pipeline.validate import ValidationRequest, validate
+from seap_export.pipeline.validation_report import ValidationReport
 from seap_export.pipeline.variants import VariantMaker
 from seap_export.pipeline.workspace import Workspace
 from seap_export.plan.recipes import PlanSettings
 from seap_export.plan.solve import check_ratio
 from seap_export.sources.source import Source
+from validation.reports import html_page
 
 __all__ = ["ExportRequest", "export", "preview"]
 
@@ -95,13 +101,13 @@ def _router_settings(request: ExportRequest) -> RouterSettings:
 def export(
     source: Source, request: ExportRequest, out: Path, *, force: bool = False, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Makes every variant that is not in `out` yet, checks its parity and returns the variants of the manifest.
+    """Makes every variant that is not in `out` yet, validates them and returns the variants of the manifest.
 
     All inputs are checked before anything is written. Each step is written whole; a later run with the same
     inputs goes on where an earlier one stopped.
 
     Raises:
-        SeapError: Of the kind that fits; a `ParityFailure` comes after all variants are done.
+        SeapError: Of the kind that fits; a failed validation comes after all variants are done.
     """
     progress = progress or Silent()
     workspace, splits, _ = _check(source, request, out, force)
@@ -121,11 +127,27 @@ def export(
         _route(source, request, splits, workspace, progress)
         workspace.manifest.complete = True
         workspace.manifest.write(workspace.folder)
-    failed = [name for name, variant in made.items() if variant["parity"]["verdict"] != "passed"]
-    if failed:
-        more = f" (failed too: {', '.join(failed[1:])})" if len(failed) > 1 else ""
-        raise ParityFailure(f"{failed[0]}: {made[failed[0]]['parity']['failure']}{more}")
+        report = _validate(workspace.folder, request, made, progress)
+    if not report.passed:
+        failure = ParityFailure if report.exit_code == ParityFailure.exit_code else ArtifactError
+        raise failure(report.failure)
     return made
+
+
+def _validate(folder: Path, request: ExportRequest, made: Mapping[str, Any], progress: Progress) -> ValidationReport:
+    """Checks what was made as `seap-export validate` does, and writes the report beside it."""
+    known = {name: read_artifact(folder / name / "parity.json") for name in made}
+    asked = ValidationRequest(tuple(made), ("integrity", "parity", "router"), request.parity)
+    progress.say("validating what was made")
+    report = validate(folder, asked, known_parity=known)
+    values = report.to_json()
+    texts = {"json": json.dumps(values, indent=1, ensure_ascii=False) + "\n", "html": html_page(values)}
+    for suffix, text in texts.items():
+        path = folder / f"validation.{suffix}"
+        if not path.is_file() or path.read_text("utf-8") != text:
+            with write_whole(path, force=True) as place:
+                place.write_text(text, "utf-8")
+    return report
 
 
 def _route(

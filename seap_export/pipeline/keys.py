@@ -66,5 +66,6 @@ def onnx_key(hf: str, form: OnnxForm) -> str:
 
 def parity_key(onnx: str, settings: ParitySettings, prompts: Sequence[str]) -> str:
     """The key of a parity report."""
-    values = [settings.provider, settings.decode_steps, settings.tolerance, settings.kl_tolerance, settings.threads]
+    limits = [list(limit) for limit in settings.limits.given]
+    values = [settings.provider, settings.decode_steps, settings.long_tokens, limits, settings.threads]
     return sha256_json([PARITY_SCHEMA, _PARITY, onnx, values, list(prompts)])

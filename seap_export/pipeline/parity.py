@@ -70,8 +70,8 @@ def check_parity(
         provider=settings.provider,
         threads=settings.threads,
         decode_steps=settings.decode_steps,
-        tolerance=settings.tolerance,
-        kl_tolerance=settings.kl_tolerance,
+        limits=settings.limits,
+        long_tokens=settings.long_tokens,
         on_progress=on_progress,
     )
 

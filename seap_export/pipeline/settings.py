@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seap_export.errors import UsageError
-from validation.profiles import TOLERANCE
+from validation.parity import DECODE_STEPS, LONG_TOKENS
+from validation.profiles import Limits
 
 __all__ = ["CalibrationSettings", "ParitySettings", "calibration_step", "variant_name"]
 
@@ -39,25 +40,21 @@ class ParitySettings:
     Attributes:
         provider: Execution provider of ONNX Runtime, `cpu` or `cuda`.
         decode_steps: Tokens decoded with the cache after each prompt.
-        tolerance: Largest absolute difference of a logit that passes, where the graph computes in float32.
-        kl_tolerance: Largest mean KL divergence, nats a token, that passes where it computes in less; None: by
-            precision.
+        limits: What passes.
         prompts: Held-out prompts compared.
+        long_tokens: Positions that the longest prompt reaches, as far as the model's go.
         threads: Threads of torch and of ONNX Runtime; None: all cores.
     """
 
     provider: str = "cpu"
-    decode_steps: int = 8
-    tolerance: float = TOLERANCE
-    kl_tolerance: float | None = None
+    decode_steps: int = DECODE_STEPS
+    limits: Limits = Limits()
     prompts: int = 4
+    long_tokens: int = LONG_TOKENS
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        _refuse_below(self, decode_steps=1, prompts=1, threads=1)
-        for option, value in (("--tolerance", self.tolerance), ("--kl-tolerance", self.kl_tolerance)):
-            if value is not None and not 0.0 < value < float("inf"):
-                raise UsageError(f"{option} {value:g} is out of range; give a positive number")
+        _refuse_below(self, decode_steps=1, prompts=1, long_tokens=1, threads=1)
 
 
 def _refuse_below(settings: object, **least: int) -> None:

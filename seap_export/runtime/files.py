@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,20 @@ from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError
 
-__all__ = ["load_tokenizer", "read_object"]
+__all__ = ["load_tokenizer", "model_limits", "read_object"]
+
+_MAX_BYTES = 256 * 2**20
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        ArtifactError: The file is missing, cannot be read, or holds something else.
+        ArtifactError: The file is missing, cannot be read, is larger than 256 MiB, or holds something else.
     """
     try:
+        if os.path.exists(path) and (not os.path.isfile(path) or path.stat().st_size > _MAX_BYTES):
+            raise ValueError("it is no file, or far too large")
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file; export again") from error
@@ -49,3 +54,18 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def model_limits(path: Path) -> tuple[frozenset[int], int]:
+    """The end-of-sequence tokens and the context length that a genai_config.json names.
+
+    Raises:
+        ArtifactError: The file is missing, or names none.
+    """
+    model = read_object(path).get("model")
+    values = model if isinstance(model, dict) else {}
+    eos, context = values.get("eos_token_id"), values.get("context_length")
+    ids = eos if isinstance(eos, list) else [eos]
+    if not ids or not all(isinstance(token, int) for token in ids) or not isinstance(context, int):
+        raise ArtifactError(f"{path}: it names no eos_token_id or no context_length; it is damaged, export again")
+    return frozenset(ids), context

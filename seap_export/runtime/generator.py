@@ -12,7 +12,7 @@ import numpy as np
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.decoder import Decoder
-from seap_export.runtime.files import load_tokenizer, read_object
+from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.runtime.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.text import TextStream
 
@@ -96,7 +96,7 @@ class Generator:
             EnvironmentFailure: There is no such provider here.
         """
         folder = Path(folder)
-        self._eos, context_length = _limits(folder / _CONFIG)
+        self._eos, context_length = model_limits(folder / _CONFIG)
         self.tokenizer = load_tokenizer(folder)
         self._decoder = Decoder(folder / _GRAPH, context_length, provider, threads, provider_options)
 
@@ -199,14 +199,3 @@ class Generator:
             raise InputError(
                 f"the prompt has {len(token_ids)} tokens, and the model's context is {context}; give a shorter prompt"
             )
-
-
-def _limits(path: Path) -> tuple[frozenset[int], int]:
-    """The end-of-sequence tokens and the context length that genai_config.json names."""
-    model = read_object(path).get("model")
-    values = model if isinstance(model, dict) else {}
-    eos, context = values.get("eos_token_id"), values.get("context_length")
-    ids = eos if isinstance(eos, list) else [eos]
-    if not ids or not all(isinstance(token, int) for token in ids) or not isinstance(context, int):
-        raise ArtifactError(f"{path}: it names no eos_token_id or no context_length; it is damaged, export again")
-    return frozenset(ids), context

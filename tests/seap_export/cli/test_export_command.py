@@ -22,6 +22,7 @@ b-0.4      0.4    0.4040       0.1 M     64.3%  0.5 MB  0.5 MB  #  #  passed
 written to out
 """
 ROUTED = "router: 43.8% of 32 held-out prompts go to their task\n"
+CHECKED = "validating what was made\n"
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -54,7 +55,7 @@ def test_export_says_what_it_does_and_what_came_of_it(run: Run, work: Path, pris
         "a-0.4: shrinking\na-0.4: writing ONNX\na-0.4: comparing ONNX Runtime with torch\n"
         "ranking b\nb-0.2: shrinking\nb-0.2: writing ONNX\nb-0.2: comparing ONNX Runtime with torch\n"
         "b-0.4: shrinking\nb-0.4: writing ONNX\nb-0.4: comparing ONNX Runtime with torch\n"
-        "router: fitting a, b\n" + ROUTED
+        "router: fitting a, b\n" + ROUTED + CHECKED
     )
     assert tree(work / "out") == tree(pristine)
 
@@ -63,7 +64,7 @@ def test_an_export_holds_these_files_and_no_others(pristine: Path) -> None:
     hf = {"config.json", "configuration_seap.py", "generation_config.json", "model.safetensors", "modeling_seap.py"}
     onnx = {"genai_config.json", "model.onnx", "model.onnx.data"}
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
-    expected = {".seap-export.lock", "manifest.json"}
+    expected = {".seap-export.lock", "manifest.json", "validation.json", "validation.html"}
     expected |= {f"router/{name}" for name in {"router.json", "router.onnx"} | tokenizer}
     for task in "ab":
         statistics = {f"{name}.safetensors" for name in ("covariance", "moments", "tokens")}
@@ -89,7 +90,7 @@ def test_a_second_export_reuses_everything(run: Run, done: Path, monkeypatch: py
     assert without_figures(outcome.out) == TABLE
     reused = "a-0.2: reused\na-0.4: reused\nb-0.2: reused\nb-0.4: reused\n"
     calibrated = "calibration of a: reused\ncalibration of b: reused\n"
-    assert outcome.err == "hashing m\n" + calibrated + reused + "router: reused\n" + ROUTED
+    assert outcome.err == "hashing m\n" + calibrated + reused + "router: reused\n" + ROUTED + CHECKED
     lock = str(done / ".seap-export.lock")
     assert {path: stamp for path, stamp in stamps(done).items() if path != lock} == {
         path: stamp for path, stamp in before.items() if path != lock
@@ -248,17 +249,24 @@ def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
         "dialect": "fused",
         "logits": "last",
     }
-    assert report["limits"] == {"max_abs": 1e-3, "mean_kl": 0.02}
-    assert run("parity", "out/a-0.2", "--quiet").code == 0
+    assert report["limits"] == {"max_abs": 1e-3, "cache_error": 1e-3, "mean_kl": 0.02}
+    assert run("validate", "out/a-0.2", "--quiet").code == 0
 
 
-def test_another_tolerance_redoes_only_parity(run: Run, done: Path) -> None:
+def limits(work: Path, max_abs: float) -> tuple[str, str]:
+    (work / "limits.toml").write_text(f"[fp32]\nmax_abs = {max_abs}\n")
+    return "--limits", "limits.toml"
+
+
+def test_another_limit_redoes_only_parity(run: Run, done: Path, work: Path) -> None:
     before = stamps(done / "a-0.2" / "onnx")
-    assert run(*ONE, "--tolerance", "1e-2").code == 2
+    assert run(*ONE, *limits(work, 1e-2)).code == 2
 
-    assert run(*ONE, "--tolerance", "1e-2", "--force", "--quiet").code == 0
+    assert run(*ONE, *limits(work, 1e-2), "--force", "--quiet").code == 0
     assert stamps(done / "a-0.2" / "onnx") == before
-    assert json.loads((done / "a-0.2" / "parity.json").read_text())["limits"] == {"max_abs": 1e-2}
+    assert json.loads((done / "a-0.2" / "parity.json").read_text())["limits"]["max_abs"] == 1e-2
+    (check,) = (c for c in json.loads((done / "validation.json").read_text())["checks"] if c["check"] == "parity")
+    assert check["notes"] == ["fp32 max_abs 0.01 is looser than the default 0.001"]
 
 
 def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: Path) -> None:
@@ -340,28 +348,30 @@ def test_a_damaged_manifest_is_noticed(run: Run, done: Path) -> None:
 
 
 def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
-    outcome = run(*ONE, "--tolerance", "1e-9")
+    outcome = run(*ONE, *limits(work, 1e-9))
 
     assert outcome.code == 3
     assert without_figures(outcome.out).splitlines()[1].endswith("#  failed")
     message = outcome.err.splitlines()[-1]
     assert re.fullmatch(
-        r"Error: a-0\.2: max abs \S+ > 1e-09 at case '(prompt \d|batch of 3)', row \d, (position|decode step) \d+, "
-        r"token id \d+ \(and \d+ more\); --tolerance \S+ would pass",
+        r"Error: a-0\.2: parity: max abs \S+ > 1e-09 at case '[a-z0-9 ]+', row \d, (position|decode step) \d+, "
+        r"token id \d+; max_abs = \S+ under \[fp32\] in a --limits file would pass \(and \d+ more\)",
         message,
     )
     report = json.loads((work / "out" / "a-0.2" / "parity.json").read_text())
     assert report["verdict"] == "failed"
-    assert message == "Error: a-0.2: " + report["failure"]
+    told = json.loads((work / "out" / "validation.json").read_text())
+    assert (told["verdict"], told["exit_code"], "Error: " + told["failure"]) == ("failed", 3, message)
+    assert told["variants"]["a-0.2"]["parity"] == report
     before = tree(work / "out")
 
-    again = run(*ONE, "--tolerance", "1e-9", "--quiet", "--json")
+    again = run(*ONE, *limits(work, 1e-9), "--quiet", "--json")
     assert again.code == 3
     assert json.loads(again.out) == {"error": {"message": message.removeprefix("Error: "), "exit_code": 3}}
     assert tree(work / "out") == before
 
-    tolerance = report["smallest_passing_limits"]["max_abs"]
-    assert run(*ONE, "--tolerance", tolerance, "--force").code == 0
+    smallest = report["smallest_passing_limits"]["max_abs"]
+    assert run(*ONE, *limits(work, smallest), "--force").code == 0
 
 
 def test_two_exports_into_one_folder_do_not_meet(run: Run, done: Path) -> None:

@@ -162,7 +162,7 @@ def test_the_order_of_tasks_and_parts_is_no_other_input(run: Run, place: Path) -
 def test_same_inputs_same_bytes_in_another_folder(run: Run, place: Path) -> None:
     assert run(*MIXED[:-1], "again", "-q").code == 0
     found = digests(place / "again")
-    assert len(found) == 70
+    assert len(found) == 72
     assert found == digests(place / "out")
 
 
@@ -192,7 +192,9 @@ def test_other_weights_need_force_and_replace_one_mixture(run: Run, place: Path)
 
     assert run(*changed, "--force").code == 0
     after = digests(place / "out")
-    assert {name.split("/")[0] for name in before if after[name] != before[name]} == {"general-0.3", "manifest.json"}
+    assert {name.split("/")[0] for name in before if after[name] != before[name]} == {
+        "general-0.3", "manifest.json", "validation.html", "validation.json",
+    }  # fmt: skip
     assert manifest_of(place / "out")["variants"]["general-0.3"]["weights"] == {"a": 1.0, "b": 1.0}
 
 
@@ -251,7 +253,7 @@ def test_a_router_that_no_held_out_prompt_can_test(run: Run, bare: Path) -> None
     tasks = ("--task", "a=a.toml", "--task", "b=b.toml")
     outcome = run("export", "m", *tasks, "--ratio", "0.3", "--out", "out")
     assert outcome.code == 0, outcome.err
-    assert outcome.err.endswith("router: fitting a, b\n")
+    assert outcome.err.endswith("router: fitting a, b\nvalidating what was made\n")
     assert router_of(bare / "out")["held_out"]["prompts"] == 0
 
 
@@ -322,8 +324,9 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, place: Path) -> None:
     outcome = run("prune", "m", "--plan", f"{folder}/plan.json", *statistics, "--out", f"{folder}/hf", "-q")
     assert (outcome.code, outcome.err) == (0, "")
     assert run("convert", f"{folder}/hf", "--out", f"{folder}/onnx", "-q").code == 0
-    assert run("parity", folder, "--out", f"{folder}/parity.json", "-q").code == 0
-    assert digests(place / folder) == digests(place / "out" / "general-0.3")
+    expected = digests(place / "out" / "general-0.3")
+    expected.pop("parity.json")
+    assert digests(place / folder) == expected
 
 
 @pytest.mark.parametrize(

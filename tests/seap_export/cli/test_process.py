@@ -86,7 +86,7 @@ def test_a_kill_between_record_and_move_is_made_good(work: Path, pristine: Path,
     assert process.returncode == 0, err
     assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
     assert sorted(path.name for path in (work / "out").iterdir()) == [
-        ".seap-export.lock", "a-0.2", "calibration", "manifest.json",
+        ".seap-export.lock", "a-0.2", "calibration", "manifest.json", "validation.html", "validation.json",
     ]  # fmt: skip
 
 

@@ -123,7 +123,7 @@ def test_the_steps_by_hand_give_what_export_gives(run: Run, uniform: Path) -> No
     assert (outcome.code, outcome.err.split(" (")[0]) == (2, "Error: m holds something else")
     assert run("convert", uniform / "hf", "--out", "onnx", "-q").code == 0
     assert Path("onnx/model.onnx.data").read_bytes() == (uniform / "onnx" / "model.onnx.data").read_bytes()
-    assert run("parity", uniform, "-q").code == 0
+    assert run("validate", uniform, "-q").code == 0
 
 
 def test_evaluate_and_generate(run: Run, uniform: Path) -> None:

@@ -19,6 +19,7 @@ from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.sources.source import Source, open_source
+from validation.profiles import Limits
 
 TEXTS = micro_texts(6)
 SPLIT = Split(tuple(Sample(text, "") for text in TEXTS[:4]), tuple(Sample(text, "") for text in TEXTS[4:]))
@@ -95,8 +96,8 @@ def test_the_keys_of_a_variant_follow_from_each_other() -> None:
     assert len(keys) == 6
     settings = ParitySettings()
     key = parity_key("onnx", settings, ["prompt"])
-    changes: list[dict[str, Any]] = [{"provider": "cuda"}, {"decode_steps": 9}, {"tolerance": 1.0}, {"threads": 1}]
-    changes.append({"kl_tolerance": 1.0})
+    changes: list[dict[str, Any]] = [{"provider": "cuda"}, {"decode_steps": 9}, {"long_tokens": 9}, {"threads": 1}]
+    changes.append({"limits": Limits((("fp32", "max_abs", 1.0),))})
     others = [parity_key("onnx", replace(settings, **change), ["prompt"]) for change in changes]
     others += [parity_key("other", settings, ["prompt"]), parity_key("onnx", settings, ["prompt", "another"])]
     assert len({key, *others}) == 1 + len(others)
@@ -108,7 +109,5 @@ def test_settings_refuse_values_that_mean_nothing() -> None:
         PlanSettings(score="magnitude")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="compensation 'all' is not known; known: sequential, one-shot, bias, none"):
         PlanSettings(compensation="all")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="--tolerance inf is out of range; give a positive number"):
-        ParitySettings(tolerance=float("inf"))
-    with pytest.raises(UsageError, match="--kl-tolerance 0 is out of range; give a positive number"):
-        ParitySettings(kl_tolerance=0.0)
+    with pytest.raises(UsageError, match="--long-tokens 0 is out of range; give at least 1"):
+        ParitySettings(long_tokens=0)

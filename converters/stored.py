@@ -1,0 +1,172 @@
+"""The weights that a graph stores, beside those of the model that it was written from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from converters.decoder import decoder_graph
+from converters.form import OnnxForm
+from converters.onnx_writer import MODEL_FILE
+from converters.overflow import WideParts, find_wide_parts
+from converters.precision import Precision
+from converters.quantize import QuantizedMatrix, dequantize
+from converters.weights import open_weights
+from seap_export.errors import ArtifactError
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+
+__all__ = ["interface_differences", "refuse_bad_data", "weight_differences"]
+
+#: Largest difference of a stored number over the largest of its tensor: a unit or two in the last place, which another
+#: machine's rounding may turn.
+_ROUNDING = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
+#: A row of int8 or int4 weights may be so many times as far from the model's as if it were quantised now: where two
+#: scales of a block are equally good, another machine may take the other.
+_ERROR_RATIO = 1.01
+_PARTS = (".packed", ".scales", ".zero_points")
+
+
+def refuse_bad_data(folder: Path) -> None:
+    """Refuses a graph whose data file is not the one it was written with, as far as places in it tell.
+
+    Raises:
+        ArtifactError: The graph cannot be read, names another file or a place beyond its end, or a byte of the file
+            belongs to no tensor.
+    """
+    size, end = 0, 0
+    for value in _open(folder / MODEL_FILE).graph.initializers.values():
+        tensor = value.const_value
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        file = folder / tensor.location
+        if Path(tensor.location).name != str(tensor.location) or not file.is_file():
+            raise ArtifactError(f"{folder / MODEL_FILE}: its data file '{tensor.location!s:.80}' is not beside it")
+        size = file.stat().st_size
+        end = max(end, (tensor.offset or 0) + (tensor.length or 0))
+    if end != size:
+        raise ArtifactError(f"{folder}: the data file has {size} bytes, and model.onnx needs {end}; export again")
+
+
+def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
+    """What is stored otherwise than the model says, a line for each tensor; NaN and infinities are, too.
+
+    Tensors are told by their names, one at a time is in memory, and rounding is let pass. Float tensors must be the
+    model's own, int8 and int4 ones as near to it as quantising gets.
+
+    Args:
+        model_folder: config.json and safetensors files.
+        onnx_folder: model.onnx and its data.
+        form: Of the graph.
+
+    Raises:
+        ArtifactError: The graph cannot be read.
+        InputError: The model folder is damaged.
+    """
+    config = read_json(model_folder / "config.json")
+    spec = model_spec(config)
+    weights = open_weights(model_folder, spec, form.precision)
+    wide = find_wide_parts(config, spec, weights.reader) if form.precision.dtype == "fp16" else WideParts()
+    expected = decoder_graph(spec, weights, form, wide).build("").graph.initializers
+    stored = _open(onnx_folder / MODEL_FILE).graph.initializers
+    for name, value in expected.items():
+        wanted = value.const_value
+        if name not in stored or wanted is None:
+            yield f"'{name}' is not stored"
+            continue
+        found = stored[name].const_value
+        if found is None or list(found.shape.numpy()) != list(wanted.shape.numpy()) or found.dtype != wanted.dtype:
+            yield f"'{name}' is stored in another shape or type"
+        elif name.endswith(_PARTS):
+            if name.endswith(_PARTS[0]):
+                yield from _worse_rows(name.removesuffix(_PARTS[0]), expected, stored, form.precision)
+        else:
+            yield from _other_numbers(name, _numbers(wanted), _numbers(found), form.precision)
+
+
+def _open(path: Path) -> ir.Model:
+    try:
+        return ir.load(path)
+    except Exception as error:  # of several packages: the file system's, protobuf's
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: cannot be read as ONNX ({reason:.200}); export again") from error
+
+
+def _numbers(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """Its numbers; 16-bit floats as float32."""
+    array: NDArray[Any] = np.asarray(tensor.numpy())
+    return array.astype(np.float32) if tensor.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) else array
+
+
+def _other_numbers(name: str, wanted: NDArray[Any], found: NDArray[Any], precision: Precision) -> Iterator[str]:
+    if not np.issubdtype(wanted.dtype, np.floating):
+        if not np.array_equal(wanted, found):
+            yield f"'{name}' differs from the model's"
+        return
+    if not np.isfinite(found).all():
+        yield f"'{name}' holds NaN or infinite values"
+        return
+    largest = float(np.abs(wanted).max(initial=0.0)) or 1.0
+    difference = float(np.abs(wanted - found).max(initial=0.0)) / largest
+    if difference > _ROUNDING[precision.dtype]:
+        yield f"'{name}' differs from the model's by {difference:.1e} of its largest number"
+
+
+def _worse_rows(
+    name: str, expected: Mapping[str, ir.Value], stored: Mapping[str, ir.Value], precision: Precision
+) -> Iterator[str]:
+    """Whether a quantised matrix is as near to the model's weights as quantising them now gets, row by row."""
+    how = precision.quantization
+    if how is None:
+        return
+    own, given = (_matrix(name, tensors) for tensors in (expected, stored))
+    if not torch.isfinite(given.scales).all():
+        yield f"'{name}' holds NaN or infinite scales"
+        return
+    columns = own.scales.shape[1] * how.block_size
+    wanted, found = (dequantize(matrix, how, columns) for matrix in (own, given))
+    # What lies between the two is at most what quantising costs, where both are equally good.
+    apart = (wanted - found).square().sum(1)
+    step = own.scales.abs().square().sum(1) * how.block_size / 12
+    rows = torch.nonzero(apart > (_ERROR_RATIO - 1) * step).flatten()
+    if len(rows):
+        yield f"'{name}' differs from the model's in {len(rows)} rows, such as row {int(rows[0])}"
+
+
+def _matrix(name: str, tensors: Mapping[str, ir.Value]) -> QuantizedMatrix:
+    packed, scales, points = (_part(name + part, tensors) for part in _PARTS)
+    if packed is None or scales is None:
+        raise ArtifactError(f"model.onnx: '{name}' is stored in part only; export again")
+    return QuantizedMatrix(packed, scales.float(), points)
+
+
+def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
+    value = tensors.get(name)
+    if value is None or value.const_value is None:
+        return None
+    return torch.from_numpy(np.array(_numbers(value.const_value)))
+
+
+def interface_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
+    """The inputs and outputs that are not those of the model, a line for each; arguments and errors as above."""
+    spec = model_spec(read_json(model_folder / "config.json"))
+    expected = decoder_graph(spec, open_weights(model_folder, spec, form.precision), form).build("").graph
+    stored = _open(onnx_folder / MODEL_FILE).graph
+    for kind in ("inputs", "outputs"):
+        wanted, found = ({str(v.name): _described(v) for v in getattr(graph, kind)} for graph in (expected, stored))
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                yield (
+                    f"{kind[:-1]} '{name:.60}' is {found.get(name, 'missing')} in model.onnx, "
+                    f"{wanted.get(name, 'unknown')} by config.json"
+                )
+
+
+def _described(value: ir.Value) -> str:
+    return f"{value.dtype} {value.shape}"

@@ -1,0 +1,49 @@
+"""Keeping what a validated variant computes, for machines without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converters.form import read_form
+from seap_export.errors import UsageError
+from seap_export.pipeline.manifest import MANIFEST
+from seap_export.pipeline.parity import prompts_of
+from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.settings import ParitySettings
+from seap_export.runtime.golden import write_golden
+
+__all__ = ["save_golden"]
+
+
+def save_golden(
+    variant: Path, target: Path, settings: ParitySettings, prompt_file: Path | None, progress: Progress
+) -> None:
+    """Writes the golden of a variant that has passed.
+
+    Another machine's sums are in another order, as torch's are: the limits are those of parity with torch.
+
+    Args:
+        variant: Its folder.
+        target: The .npz file to write.
+        settings: Prompts, steps, provider and limits.
+        prompt_file: Prompts; None: the held-out texts of the export.
+        progress: Told what happens.
+
+    Raises:
+        UsageError: The path is not a single variant.
+    """
+    if (variant / MANIFEST).is_file():
+        raise UsageError(f"a golden is of one variant; give one of those in {variant} with --save-golden")
+    progress.say(f"{variant.name}: writing its golden")
+    limits = settings.limits.of(read_form(variant / "onnx" / "model.onnx").precision.name)
+    figure = "mean_kl" if "mean_kl" in limits else "max_abs"
+    prompts = prompts_of(variant, prompt_file, settings.prompts)
+    write_golden(
+        variant / "onnx",
+        target,
+        prompts,
+        settings.decode_steps,
+        (figure, limits[figure]),  # type: ignore[index]
+        settings.provider,
+        settings.threads,
+    )

@@ -1,0 +1,147 @@
+"""Whether the files of an export are whole and say the same of one another; nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from converters.form import read_form
+from converters.genai_config import genai_config
+from converters.stored import interface_differences, refuse_bad_data
+from seap_export.errors import ArtifactError, InputError, SeapError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.pipeline.convert import GENAI_CONFIG
+from seap_export.pipeline.manifest import MANIFEST, Manifest, read_artifact
+from seap_export.plan.plan import Plan, read_plan
+from seap_export.sources.config import read_json
+from seap_export.sources.tokenizer import TOKENIZER_FILES
+from seap_export.sources.weights import SafetensorsReader, check_weights
+
+__all__ = ["PARTS", "folder_damages", "variant_damages"]
+
+#: What a variant consists of.
+PARTS = ("plan.json", "hf", "onnx")
+#: A copied tokenizer differs in it alone: a graph wants padding on the right.
+_PADDING = "padding_side"
+
+
+def folder_damages(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with an output folder as a whole, in words."""
+    found = []
+    if not manifest.complete:
+        found.append(f"{folder}: its last export did not end; run the same command again")
+    if not manifest.variants:
+        found.append(f"{folder}: {MANIFEST} names no variant")
+    made = {step.split("/")[0] for step in manifest.steps if step.endswith("/onnx")}
+    found += [
+        f"{folder / name}: made, but {MANIFEST} names no such variant"
+        for name in sorted(made - manifest.variants.keys())
+    ]
+    others = [step for step in manifest.steps if step.split("/")[0] not in made]
+    found += [damage for step in others for damage in manifest.damages(folder, step)]
+    return found
+
+
+def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
+    """What is wrong with a variant's files, in words.
+
+    Args:
+        folder: The variant's.
+        manifest: Of the output folder; None: there is none, and hashes are not compared.
+    """
+    missing = [f"{folder / part} is missing" for part in PARTS if not (folder / part).exists()]
+    hashes = [] if manifest is None else list(_against_manifest(folder, manifest))
+    if missing or hashes:
+        return [*missing, *(line for line in hashes if line not in missing)]
+    checks: tuple[Callable[[Path], Iterable[str]], ...] = (_plan_and_weights, _graph, _settings, _tokenizer)
+    found: list[str] = []
+    for check in checks:
+        try:
+            found += check(folder)
+        except (ArtifactError, InputError) as error:
+            found.append(str(error))
+        if found:  # what follows is told by what is wrong already
+            return found
+    return found
+
+
+def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[str]:
+    for step in (f"{folder.name}/{part}" for part in PARTS):
+        if step not in manifest.steps:
+            yield f"{MANIFEST} knows no {step}"
+        yield from manifest.damages(folder.parent, step)
+    for part in PARTS[1:]:
+        for path in sorted((folder / part).rglob("*")):
+            name = path.relative_to(folder.parent).as_posix()
+            if path.is_file() and name not in manifest.files and "__pycache__" not in path.parts:
+                yield f"{path} is not in {MANIFEST}; remove it"
+
+
+def _plan_and_weights(folder: Path) -> Iterator[str]:
+    spec, plan = _spec(folder), read_plan(folder / "plan.json")
+    check_weights(SafetensorsReader(folder / "hf"), spec.tensors(), str(folder / "hf"))
+    planned, found = _planned_shapes(plan), _shapes(spec)
+    if plan.layout == "per-layer" and planned != found:
+        layer = next((i for i, pair in enumerate(zip(planned, found, strict=False)) if pair[0] != pair[1]), 0)
+        yield f"{folder}: plan.json and hf/config.json disagree from layer {layer} on"
+
+
+def _planned_shapes(plan: Plan) -> list[tuple[int, int, int]]:
+    return [(len(layer.heads), len(layer.kv_groups), len(layer.neurons)) for layer in plan.layers]
+
+
+def _shapes(spec: ModelSpec) -> list[tuple[int, int, int]]:
+    return [(own.num_attention_heads, own.num_key_value_heads, own.intermediate_size) for own in spec.layers]
+
+
+def _graph(folder: Path) -> Iterator[str]:
+    refuse_bad_data(folder / "onnx")
+    form = read_form(folder / "onnx" / "model.onnx")
+    yield from (f"{folder}: {line}" for line in interface_differences(folder / "hf", folder / "onnx", form))
+
+
+def _settings(folder: Path) -> Iterator[str]:
+    """genai_config.json is what follows from the model."""
+    config = read_json(folder / "hf" / "config.json")
+    generation = folder / "hf" / "generation_config.json"
+    defaults = read_json(generation) if generation.is_file() else None
+    form = read_form(folder / "onnx" / "model.onnx")
+    expected = genai_config(model_spec(config), config, defaults, form.dialect)
+    found = read_artifact(folder / "onnx" / GENAI_CONFIG)
+    for section in expected.keys() | found.keys():
+        wanted, own = expected.get(section), found.get(section)
+        if wanted != own:
+            yield f"{folder / 'onnx' / GENAI_CONFIG}: its '{section:.40}' is not that of hf/{_difference(wanted, own)}"
+
+
+def _difference(wanted: Any, found: Any) -> str:
+    if not isinstance(wanted, dict) or not isinstance(found, dict):
+        return ""
+    keys = [key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)]
+    return f" ({', '.join(sorted(map(str, keys)))})"
+
+
+def _tokenizer(folder: Path) -> Iterator[str]:
+    """The graph's tokenizer and chat template are the model's."""
+    for name in TOKENIZER_FILES:
+        model, graph = (folder / part / name for part in ("hf", "onnx"))
+        if model.is_file() != graph.is_file():
+            if name != "tokenizer_config.json":
+                yield f"{folder}: {name} is in {'hf' if model.is_file() else 'onnx'} only"
+        elif model.is_file() and model.read_bytes() != graph.read_bytes() and not _is_same_config(name, model, graph):
+            yield f"{folder}: {name} of onnx is not that of hf"
+
+
+def _is_same_config(name: str, model: Path, graph: Path) -> bool:
+    if name != "tokenizer_config.json":
+        return False
+    own, other = ({k: v for k, v in read_artifact(path).items() if k != _PADDING} for path in (model, graph))
+    return own == other
+
+
+def _spec(folder: Path) -> ModelSpec:
+    try:
+        return model_spec(read_json(folder / "hf" / "config.json"))
+    except SeapError as error:
+        raise ArtifactError(str(error)) from error

@@ -1,0 +1,327 @@
+"""The whole gate: every check that is asked for, of an output folder or of one variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from converters.form import read_form
+from converters.stored import weight_differences
+from seap_export.errors import ArtifactError, ParityFailure, UsageError
+from seap_export.pipeline.bench import BenchRequest, bench
+from seap_export.pipeline.evaluate import evaluate
+from seap_export.pipeline.evaluation_request import EvaluationRequest
+from seap_export.pipeline.integrity import folder_damages, variant_damages
+from seap_export.pipeline.manifest import MANIFEST, Manifest, read_manifest
+from seap_export.pipeline.parity import check_parity, prompts_of
+from seap_export.pipeline.progress import Progress, Silent
+from seap_export.pipeline.router_check import router_damages
+from seap_export.pipeline.settings import ParitySettings
+from seap_export.pipeline.validation_report import Check, CheckName, ValidationReport, describe_variant
+from seap_export.runtime.manifest import ROUTER_FOLDER
+from seap_export.runtime.session import available_threads
+from validation.bisect import Bisection, bisect
+from validation.parity import plan_cases
+from validation.speed.gate import SpeedLimits, judge_speed, reason
+
+__all__ = ["ValidationRequest", "validate"]
+
+#: Weights that differ are named up to here; one wrong file differs in all of them.
+_MOST_WEIGHTS = 5
+
+
+@dataclass(frozen=True)
+class ValidationRequest:
+    """What is to be checked.
+
+    Attributes:
+        variants: Their names; None: all there are.
+        checks: Of these, the ones that apply: quality and speed need the dense model and a limit.
+        parity: How ONNX and torch are compared.
+        prompt_file: Prompts for parity; None: the held-out texts of the export.
+        bisect: Whether a failed parity is followed to the sublayer that diverges first.
+        dense: The dense model, for quality and speed.
+        quality: Texts, tasks and limits of the quality gate; None: no gate.
+        speed: Limits of the speed gate; None: no gate.
+        bench: How speed is measured.
+    """
+
+    variants: tuple[str, ...] | None = None
+    checks: tuple[CheckName, ...] = ("integrity", "parity", "router", "quality", "speed")
+    parity: ParitySettings = ParitySettings()
+    prompt_file: Path | None = None
+    bisect: bool = False
+    dense: str | None = None
+    quality: EvaluationRequest | None = None
+    speed: SpeedLimits | None = None
+    bench: BenchRequest = field(default_factory=BenchRequest)
+
+    def __post_init__(self) -> None:
+        if not self.checks:
+            raise UsageError("nothing is to be checked; give at least one --check")
+        if (self.quality or self.speed) and self.dense is None:
+            raise UsageError("the limits of quality and speed are against the dense model; give it as --dense")
+        for name, gate in (("quality", self.quality), ("speed", self.speed)):
+            if gate is None and name in self.checks and self.checks == (name,):
+                raise UsageError(f"--check {name} needs a limit; see 'seap-export validate --help'")
+
+
+def validate(
+    path: Path,
+    request: ValidationRequest,
+    progress: Progress | None = None,
+    known_parity: Mapping[str, Mapping[str, Any]] | None = None,
+) -> ValidationReport:
+    """Checks an output folder of `export`, or one variant in it.
+
+    A variant whose files are damaged is not run. One model is in memory at a time, but for the speed check.
+
+    Args:
+        path: The folder.
+        request: What to check.
+        progress: Told what happens.
+        known_parity: The parity reports of variants that were compared just now, by name.
+
+    Returns:
+        The report; a failed check is a verdict in it, not an exception.
+
+    Raises:
+        UsageError: There is nothing to check at the path, or the request does not fit.
+        InputError: The dense model or a corpus cannot be used.
+        EnvironmentFailure: The execution provider cannot be had, or memory or disk space runs out.
+    """
+    return _Validation(path, request, progress or Silent(), known_parity or {}).report()
+
+
+class _Validation:
+    def __init__(
+        self, path: Path, request: ValidationRequest, progress: Progress, known: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self._path, self._request, self._progress, self._known = path, request, progress, known
+        self._checks: list[Check] = []
+        self._results: dict[str, dict[str, Any]] = {}
+        self._is_whole = (path / MANIFEST).is_file()
+        self._manifest, self._variants = self._found()
+
+    def report(self) -> ValidationReport:
+        """Runs all checks."""
+        if self._is_whole and self._asks("integrity") and self._manifest is not None:
+            self._add(Check.of(None, "integrity", folder_damages(self._path, self._manifest), 7))
+        for folder in self._variants:
+            self._results[folder.name] = {}
+            is_sound = self._integrity(folder)
+            if self._asks("parity"):
+                self._parity(folder, is_sound)
+            if self._request.quality is not None and self._asks("quality"):
+                self._quality(folder, is_sound)
+        self._router()
+        self._speed()
+        return ValidationReport(
+            name=self._name(),
+            checks=tuple(self._checks),
+            variants={
+                folder.name: describe_variant(folder, self._manifest, self._results[folder.name])
+                for folder in self._variants
+            },
+            manifest=self._manifest,
+            threads=self._request.parity.threads or available_threads(),
+        )
+
+    def _name(self) -> str:
+        """Of the variant, or of the dense model: an output folder may have any name."""
+        source = self._manifest.source if self._is_whole and self._manifest else {}
+        return str(source.get("name") or self._path.resolve().name)
+
+    def _found(self) -> tuple[Manifest | None, list[Path]]:
+        path = self._path
+        if self._is_whole:
+            manifest = read_manifest(path)
+            asked = self._request.variants
+            return manifest, [path / name for name in sorted(manifest.variants) if asked is None or name in asked]
+        if not any((path / part).exists() for part in ("plan.json", "hf", "onnx")):
+            raise UsageError(f"{path} is no export and no variant; give OUT, or OUT/TASK-0.2")
+        path = path.resolve()  # "." has a parent and a name, too
+        manifest = read_manifest(path.parent)
+        is_known = any(step.startswith(f"{path.name}/") for step in manifest.steps)
+        return manifest if is_known else None, [path]
+
+    def _asks(self, check: CheckName) -> bool:
+        return check in self._request.checks
+
+    def _add(self, check: Check) -> None:
+        self._checks.append(check)
+        if check.verdict == "failed":
+            self._progress.say(check.line)
+
+    def _skip(self, variant: str | None, check: CheckName, why: str) -> None:
+        self._add(Check(variant, check, "skipped", notes=(why,)))
+
+    def _integrity(self, folder: Path) -> bool:
+        if not self._asks("integrity"):
+            return True
+        self._progress.say(f"{folder.name}: checking files")
+        reasons = variant_damages(folder, self._manifest)
+        notes = [] if self._manifest else [f"no {MANIFEST} beside it knows it: hashes were not compared"]
+        self._add(Check.of(folder.name, "integrity", reasons, ArtifactError.exit_code, notes))
+        return not reasons
+
+    def _parity(self, folder: Path, is_sound: bool) -> None:
+        if not is_sound:
+            self._skip(folder.name, "parity", "its files are damaged")
+            return
+        reasons, code = [], ParityFailure.exit_code
+        try:
+            reasons += self._logits(folder)
+            reasons += self._weights(folder)
+        except ParityFailure as error:
+            reasons.append(str(error))
+        except ArtifactError as error:
+            reasons, code = [str(error)], ArtifactError.exit_code
+        notes = (self._results[folder.name].get("parity") or {}).get("looser_limits", [])
+        self._add(Check.of(folder.name, "parity", reasons, code, notes))
+        if reasons and code == ParityFailure.exit_code and self._request.bisect:
+            self._bisect(folder, reasons)
+
+    def _logits(self, folder: Path) -> list[str]:
+        report = self._known.get(folder.name)
+        if report is None:
+            self._progress.say(f"{folder.name}: comparing ONNX Runtime with torch")
+            settings = self._request.parity
+            prompts = prompts_of(folder, self._request.prompt_file, settings.prompts)
+            report = check_parity(folder, prompts, settings, on_progress=None).to_json()
+        self._results[folder.name]["parity"] = report
+        first, *others = report["reasons"] or [""]
+        return [f"{first}; {report['hint']}", *others] if first else []
+
+    def _weights(self, folder: Path) -> Iterator[str]:
+        self._progress.say(f"{folder.name}: comparing weights")
+        form = read_form(folder / "onnx" / "model.onnx")
+        found = list(weight_differences(folder / "hf", folder / "onnx", form))
+        yield from (f"weights: {line}" for line in found[:_MOST_WEIGHTS])
+        if len(found) > _MOST_WEIGHTS:
+            yield f"weights: {len(found) - _MOST_WEIGHTS} more differ"
+
+    def _bisect(self, folder: Path, reasons: Sequence[str]) -> None:
+        found = _bisection(folder, self._request, self._results[folder.name].get("parity"), self._progress)
+        if found is None:
+            return
+        self._results[folder.name]["bisect"] = found.to_json()
+        if found.first is not None:
+            where = f"diverges first at {found.first.name}"
+            check = self._checks[-1]
+            self._checks[-1] = replace(check, reasons=(*check.reasons, where), notes=(*check.notes, where))
+            self._progress.say(f"{folder.name}: {where}")
+
+    def _quality(self, folder: Path, is_sound: bool) -> None:
+        if not is_sound or self._request.quality is None:
+            self._skip(folder.name, "quality", "its files are damaged")
+            return
+        self._progress.say(f"{folder.name}: comparing with the dense model")
+        try:
+            report = evaluate(str(folder), self._request.dense, self._request.quality, self._progress)
+        except ArtifactError as error:
+            self._add(Check.of(folder.name, "quality", [str(error)], ArtifactError.exit_code))
+            return
+        self._results[folder.name]["quality"] = report.to_json()
+        self._add(Check.of(folder.name, "quality", report.reasons, 4, report.notes))
+
+    def _router(self) -> None:
+        is_there = self._manifest is not None and ROUTER_FOLDER in self._manifest.steps
+        if self._asks("router") and self._is_whole and is_there and self._manifest is not None:
+            self._progress.say("router: checking")
+            self._add(Check.of(None, "router", router_damages(self._path, self._manifest), ArtifactError.exit_code))
+
+    def _speed(self) -> None:
+        limits = self._request.speed
+        if limits is None or not self._asks("speed") or self._request.dense is None:
+            return
+        sound = [folder for folder in self._variants if self._is_sound(folder)]
+        if not sound:
+            self._skip(None, "speed", "no variant is whole")
+            return
+        report = bench([str(folder) for folder in sound], self._request.dense, self._request.bench, self._progress)
+        verdicts = judge_speed(report, limits)
+        for folder in sound:
+            own = [verdict for verdict in verdicts if verdict.variant == folder.name]
+            self._results[folder.name]["speed"] = _speed_json(report, folder.name, limits, own)
+            failed, noisy = (
+                [reason(verdict).removeprefix(f"{folder.name}: ") for verdict in own if verdict.verdict == kind]
+                for kind in ("failed", "too noisy")
+            )
+            # What is surely too slow fails; where nothing is, a machine too noisy to tell is what failed.
+            self._add(Check.of(folder.name, "speed", failed or noisy, 5 if failed else 6, noisy if failed else ()))
+
+    def _is_sound(self, folder: Path) -> bool:
+        return not any(check.variant == folder.name and check.exit_code == 7 for check in self._checks)
+
+
+def _bisection(
+    folder: Path, request: ValidationRequest, parity: Mapping[str, Any] | None, progress: Progress
+) -> Bisection | None:
+    """Follows the stage that failed first, or the first case where only weights or nothing that ran differ."""
+    failed = [case for case in (parity or {}).get("cases", ()) if case["verdict"] == "failed"]
+    # A single prompt that is run at once is the cheapest to follow.
+    failed.sort(key=lambda case: (case["rows"] > 1, case["case"].startswith("long")))
+    stage: Mapping[str, Any] = failed[0] if failed else {"case": "prompt 0", "stage": "prefill", "worst": None}
+    name, _, label = stage["case"].partition(", ")
+    settings = request.parity
+    prompts = prompts_of(folder, request.prompt_file, settings.prompts)
+    cases = plan_cases(folder / "hf", prompts, decode_steps=settings.decode_steps, long_tokens=settings.long_tokens)
+    case = next(case for case in cases if case.name == name)
+    steps = 0 if stage["stage"] == "prefill" else min(settings.decode_steps, _step(stage) + 1)
+    progress.say(f"{folder.name}: bisecting {stage['stage']} of {stage['case']}")
+    try:
+        return bisect(
+            folder / "hf",
+            folder / "onnx",
+            case,
+            stage["stage"],
+            steps,
+            in_float=bool(label) or _is_quantized(folder),
+            provider=settings.provider,
+            threads=settings.threads,
+        )
+    except ParityFailure as error:
+        progress.say(f"{folder.name}: cannot be bisected: {error}")
+        return None
+
+
+def _step(stage: Mapping[str, Any]) -> int:
+    places = [stage["worst"], *(defect["place"] for defect in stage.get("defects", ()))]
+    return max((place["position"] for place in places if place is not None), default=1)
+
+
+def _is_quantized(folder: Path) -> bool:
+    return read_form(folder / "onnx" / "model.onnx").precision.quantization is not None
+
+
+def _speed_json(report: Any, name: str, limits: SpeedLimits, verdicts: Sequence[Any]) -> dict[str, Any]:
+    own = next(s for s in report.subjects if s.model == name and s.engine == "onnxruntime")
+
+    def cells(subject: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "batch": cell.batch,
+                "depth": cell.depth,
+                "prefill_ms": 1e3 * subject.timings[cell].prefill_s,
+                "decode_ms_per_token": 1e3 * subject.timings[cell].step_s,
+            }
+            for cell in report.cells
+        ]
+
+    return {
+        "limits": vars(limits),
+        "verdicts": [
+            {
+                "figure": verdict.figure,
+                "batch": None if verdict.cell is None else verdict.cell.batch,
+                "depth": None if verdict.cell is None else verdict.cell.depth,
+                **{key: getattr(verdict, key) for key in ("limit", "found", "low", "high", "verdict")},
+            }
+            for verdict in verdicts
+        ],
+        "dense": cells(report.dense("onnxruntime")),
+        "variant": cells(own),
+    }

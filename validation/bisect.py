@@ -1,0 +1,312 @@
+"""Where a graph and its torch model part: intermediate values of both, in the order they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converters.blocks import in_float_activations
+from converters.form import read_form
+from converters.precision import Precision
+from seap_export.families import ModelSpec, model_spec
+from seap_export.runtime.session import available_threads, open_session
+from seap_export.sources.config import read_json
+from validation.array_store import ArrayStore, StoredArray
+from validation.onnx_runner import OnnxRunner
+from validation.prompts import Case, TokenIds
+from validation.rounding import round_weights
+from validation.taps import Tap, decoder_taps, tapped
+from validation.torch_runner import TorchRunner, open_torch_runner
+
+__all__ = ["Bisection", "Overflow", "TapError", "bisect"]
+
+#: The relative error that tells a fault from rounding, by what the graph computes in.
+_FAULT: dict[str, float] = {"fp32": 1e-3, "fp16": 5e-2, "bf16": 0.4}
+_ROUNDED_ACTIVATIONS = 0.4
+#: A smaller fault is one that is so many times as large as all errors before it.
+_JUMP, _SMALLEST = 10.0, 1e-5
+#: Beyond it, half of the largest fp16 number, another text may overflow.
+_NEAR_OVERFLOW = 32752.0
+
+
+@dataclass(frozen=True)
+class TapError:
+    """The error at one place.
+
+    Attributes:
+        name: Of the place.
+        layer: Its layer; None: before or behind all layers.
+        sublayer: Of the layer, or what stands before or behind them.
+        error: The largest difference of a token's values over their root mean square in torch, over all tokens and
+            calls; None: not finite.
+    """
+
+    name: str
+    layer: int | None
+    sublayer: str
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A place where the graph leaves its numbers' range, or comes near."""
+
+    name: str
+    kind: Literal["nan", "inf", "near"]
+    reference_max_abs: float
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """What a bisection found.
+
+    Attributes:
+        case: The case that was run.
+        stage: Its stage that had failed.
+        first: The first place that diverges; None: none does.
+        taps: All places, in the order they are computed.
+        overflows: Places that overflow or nearly do.
+    """
+
+    case: str
+    stage: str
+    first: TapError | None
+    taps: tuple[TapError, ...]
+    overflows: tuple[Overflow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {name: [asdict(item) for item in getattr(self, name)] for name in ("taps", "overflows")}
+
+
+def bisect(
+    hf_folder: Path,
+    onnx_folder: Path,
+    case: Case,
+    stage: str,
+    steps: int,
+    *,
+    in_float: bool = False,
+    provider: str = "cpu",
+    threads: int | None = None,
+) -> Bisection:
+    """Runs a case on both sides and compares what every sublayer computes.
+
+    Args:
+        hf_folder: config.json and safetensors files.
+        onnx_folder: model.onnx and its data.
+        case: That failed.
+        stage: The stage that failed.
+        steps: Decode steps to run behind the prompt.
+        in_float: MatMulNBits does not round activations.
+        provider: ONNX Runtime's.
+        threads: Of both sides; None: all cores.
+
+    Raises:
+        SeapError: As `validation.parity.run_parity`.
+    """
+    model, threads = onnx_folder / "model.onnx", threads or available_threads()
+    spec = model_spec(read_json(hf_folder / "config.json"))
+    precision = read_form(model).precision
+    with ArrayStore() as store:
+        prepare = partial(round_weights, spec=spec, precision=precision)
+        with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
+            references = [_reference(torch_runner, spec, row, steps, store) for row in case.rows]
+        graph, places = _with_outputs(model, spec, in_float)
+        session = open_session(model, provider, threads, graph=graph)
+        runner = OnnxRunner(session, [value for _, value in places])
+        comparison = _Comparison(places, precision)
+        for call in _calls(case, runner, references):
+            comparison.add_call(call, runner, references, store)
+        comparison.add_caches(runner, references, store)
+    return comparison.bisection(case, stage, in_float)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What torch computes for one row: for each call its values by tap, its logits, and in the end its cache."""
+
+    forced: tuple[int, ...]
+    calls: tuple[dict[str, StoredArray], ...]
+    logits: tuple[StoredArray, ...]
+    cache: tuple[tuple[StoredArray, StoredArray], ...]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of the graph: for each row the torch call it belongs to, and which of its columns are its tokens."""
+
+    logits: NDArray[np.floating]
+    number: int
+    columns: tuple[slice, ...]  # of the graph's values
+    tokens: tuple[slice, ...]  # of torch's
+
+
+def _reference(runner: TorchRunner, spec: ModelSpec, row: TokenIds, steps: int, store: ArrayStore) -> _Reference:
+    with _recorded(runner, spec, store) as calls:
+        run = runner.run(row, steps)
+    logits = (run.prefill, *(run.decode[step : step + 1] for step in range(steps)))
+    cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
+    return _Reference(run.forced, tuple(calls), tuple(map(store.put, logits)), cache)
+
+
+@contextmanager
+def _recorded(runner: TorchRunner, spec: ModelSpec, store: ArrayStore) -> Iterator[list[dict[str, StoredArray]]]:
+    """What torch's modules give in each call that is made within the block."""
+    calls: list[dict[str, StoredArray]] = []
+    parts: dict[str, NDArray[np.float32]] = {}
+    model, handles = runner.model, []
+
+    def record(tap: Tap, module: Any, inputs: Any, output: Any) -> None:
+        value = inputs[0] if tap.side == "input" else output
+        if tap.side == "output without bias" and getattr(module, "bias", None) is not None:
+            value = value - module.bias
+        own = value[0].float().numpy()  # [tokens, ...]
+        parts[tap.name] = own.reshape(len(own), -1)
+
+    for tap in decoder_taps(spec):
+        for number, name in enumerate(tap.modules):
+            single = Tap(tap.layer, f"{tap.sublayer}#{number}", (), (name,), tap.side)
+            handles.append(model.get_submodule(name).register_forward_hook(partial(record, single)))
+
+    def collect(module: Any, inputs: Any, output: Any) -> None:
+        found = {}
+        for tap in decoder_taps(spec):
+            own = [parts[f"{tap.name}#{number}"] for number in range(len(tap.modules))]
+            found[tap.name] = store.put(np.concatenate(own, axis=1))
+        calls.append(found)
+
+    handles.append(model.register_forward_hook(collect))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, list[tuple[Tap, str]]]:
+    """The graph with the values of all taps among its outputs."""
+    content = in_float_activations(model) if in_float else model.read_bytes()
+    proto = onnx.load_from_string(content)
+    places = tapped(decoder_taps(spec), frozenset(name for node in proto.graph.node for name in node.output))
+    known = {item.name for item in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=value) for _, value in places if value not in known)
+    return proto.SerializeToString(), places
+
+
+def _calls(case: Case, runner: OnnxRunner, references: Sequence[_Reference]) -> Iterator[_Call]:
+    """The prompt, in one call or in several, then the steps."""
+    lengths = [len(row) for row in case.rows]
+    if case.call_tokens is None:
+        ids = np.zeros((len(lengths), max(lengths)), np.int64)
+        for own, row in zip(ids, case.rows, strict=True):
+            own[: len(row)] = row
+        whole = tuple(slice(0, length) for length in lengths)
+        yield _Call(runner.prefill(ids, lengths), 0, whole, whole)
+    else:
+        start = 0
+        for part in case.calls:
+            ids = np.array([part], np.int64)
+            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)])
+            yield _Call(logits, 0, (slice(0, len(part)),), (slice(start, start + len(part)),))
+            start += len(part)
+    one = (slice(0, 1),) * len(lengths)
+    for step, tokens in enumerate(zip(*(reference.forced for reference in references), strict=True)):
+        yield _Call(runner.step(tokens)[:, None], step + 1, one, one)
+
+
+class _Comparison:
+    """Gathers the errors of all taps over calls and rows."""
+
+    def __init__(self, places: Sequence[tuple[Tap, str]], precision: Precision) -> None:
+        self._places, self._precision = places, precision
+        self._errors: dict[str, float | None] = {}
+        self._order: list[tuple[str, int | None, str]] = []
+        self._sequence: list[tuple[str, float | None]] = []  # in the order of computation, call by call
+        self._overflows: dict[str, Overflow] = {}
+
+    def add_call(self, call: _Call, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
+        for tap, value in self._places:
+            for row, reference in enumerate(references):
+                wanted = store.get(reference.calls[call.number][tap.name])[call.tokens[row]]
+                found = runner.tapped[value][row, call.columns[row]]
+                found = found.reshape(len(found), -1)
+                if len(found) != len(wanted):  # `--logits last` norms the last token alone
+                    wanted, found = wanted[-1:], runner.tapped[value][row, -1:].reshape(1, -1)
+                self._add(tap.name, tap.layer, tap.sublayer, wanted, found)
+                self._note_overflow(tap.name, wanted, found)
+        for row, reference in enumerate(references):
+            wanted = store.get(reference.logits[call.number])[call.tokens[row]]
+            found = call.logits[row]
+            found = found[call.columns[row]] if not runner.gives_last_only else found[-1:]
+            self._add("lm_head", None, "lm_head", wanted[-len(found) :], found.astype(np.float32))
+
+    def add_caches(self, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
+        for row, reference in enumerate(references):
+            for layer, (wanted, found) in enumerate(zip(reference.cache, runner.cache(row), strict=True)):
+                for part, stored, own in zip(("key", "value"), wanted, found, strict=True):
+                    values = store.get(stored).swapaxes(0, 1)
+                    name = f"layers.{layer}.self_attn.{part}_cache"
+                    both = (array.reshape(len(array), -1) for array in (values, own.swapaxes(0, 1)))
+                    self._add(name, layer, f"self_attn.{part}_cache", *both)
+
+    def bisection(self, case: Case, stage: str, in_float: bool) -> Bisection:
+        """The outcome."""
+        taps = tuple(TapError(name, layer, sublayer, self._errors[name]) for name, layer, sublayer in self._order)
+        first = self._first(in_float)
+        by_name = {tap.name: tap for tap in taps}
+        return Bisection(
+            case.name, stage, None if first is None else by_name[first], taps, tuple(self._overflows.values())
+        )
+
+    def _first(self, in_float: bool) -> str | None:
+        rounds = self._precision.quantization is not None and not in_float
+        fault = _ROUNDED_ACTIVATIONS if rounds else _FAULT[self._precision.dtype]
+        for name, error in self._sequence:
+            if error is None or error > fault:
+                return name
+        largest = 0.0
+        for name, error in self._sequence:
+            if error is not None and error > max(_JUMP * largest, _SMALLEST) and largest:
+                return name
+            largest = max(largest, error or 0.0)
+        return None
+
+    def _add(
+        self, name: str, layer: int | None, sublayer: str, wanted: NDArray[np.float32], found: NDArray[np.float32]
+    ) -> None:
+        error = _error(wanted, found)
+        if name not in self._errors:
+            self._order.append((name, layer, sublayer))
+            self._errors[name] = error
+        known = self._errors[name]
+        self._errors[name] = None if known is None or error is None else max(known, error)
+        self._sequence.append((name, error))
+
+    def _note_overflow(self, name: str, wanted: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+        kind: Literal["nan", "inf", "near"] | None = None
+        if np.isnan(found).any():
+            kind = "nan"
+        elif np.isinf(found).any():
+            kind = "inf"
+        elif self._precision.dtype == "fp16" and np.abs(found).max(initial=0.0) > _NEAR_OVERFLOW:
+            kind = "near"
+        if kind is not None and name not in self._overflows:
+            self._overflows[name] = Overflow(name, kind, float(np.abs(wanted).max(initial=0.0)))
+
+
+def _error(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:
+    """The largest difference of a token's values over their root mean square, [tokens, width] each."""
+    if wanted.shape != found.shape or not np.isfinite(found).all():
+        return None
+    scale = np.sqrt(np.square(wanted, dtype=np.float64).mean(axis=1))
+    difference = np.abs(wanted - found).max(axis=1, initial=0.0)
+    return float((difference / np.maximum(scale, 1e-30)).max(initial=0.0))
