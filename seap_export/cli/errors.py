@@ -8,7 +8,7 @@ import click
 
 from seap_export.errors import InputError, SeapError
 
-__all__ = ["Failure", "as_click_error"]
+__all__ = ["Failure", "as_click_error", "is_panic"]
 
 _FULL = "the disk is full; free some space and run the same command again to go on"
 _OS_ERRORS = {
@@ -31,6 +31,11 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # a class variable in click's eyes
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether the tokenizers library has panicked, which it raises as no `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
 def as_click_error(error: BaseException) -> click.ClickException:
     """What to tell the user about an exception, in one line, and the exit code."""
     if isinstance(error, SeapError):
@@ -47,7 +52,8 @@ def as_click_error(error: BaseException) -> click.ClickException:
         return Failure("out of memory; close other programs, or give a smaller --batch-tokens", _ENVIRONMENT)
     if isinstance(error, ImportError):
         return Failure(f"a library is missing or broken: {text}; install seap-export again", _ENVIRONMENT)
-    if type(error) is Exception:  # no class of its own: the tokenizers library, for a text that it cannot encode
+    # Without a class of its own: the tokenizers library, for a text that it cannot encode.
+    if type(error) is Exception or is_panic(error):
         return Failure(f"the model's tokenizer does not work ({text}); download the model again", InputError.exit_code)
     hint = "set SEAP_EXPORT_TRACEBACK=1 to see where, and report it"
     return Failure(f"internal error: {type(error).__name__}: {text}; {hint}", SeapError.exit_code)

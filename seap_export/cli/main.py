@@ -18,7 +18,7 @@ from seap_export.cli.calibrate import calibrate_command
 from seap_export.cli.console import print_json
 from seap_export.cli.convert import convert_command
 from seap_export.cli.doctor import doctor_command
-from seap_export.cli.errors import as_click_error
+from seap_export.cli.errors import as_click_error, is_panic
 from seap_export.cli.evaluate import evaluate_command
 from seap_export.cli.export import export_command
 from seap_export.cli.generate import generate_command
@@ -70,8 +70,9 @@ class _Commands(click.Group):
             except BrokenPipeError:
                 _forget_stdout()
                 sys.exit(128 + _SIGPIPE)
-            except (Exception, KeyboardInterrupt) as error:
-                if os.environ.get("SEAP_EXPORT_TRACEBACK"):
+            except BaseException as error:
+                is_told = isinstance(error, Exception | KeyboardInterrupt) or is_panic(error)
+                if not is_told or os.environ.get("SEAP_EXPORT_TRACEBACK"):
                     raise
                 raise as_click_error(error) from error
 

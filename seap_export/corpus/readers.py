@@ -146,9 +146,12 @@ def _decode(where: str, line: bytes, *, is_first: bool) -> str:
     if len(content) > MAX_LINE_BYTES:
         raise InputError(f"{where}: {_too_long('line')}; split it into shorter texts")
     try:
-        return content.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8; save the file as UTF-8 text") from error
+    if "\0" in text:  # UTF-16 without a byte order mark, or no text at all
+        raise InputError(f"{where}: a NUL character; save the file as UTF-8 text")
+    return text
 
 
 def _too_long(what: str) -> str:

@@ -17,6 +17,8 @@ from seap_export.errors import InputError, UsageError
 __all__ = ["ChoiceCompletion", "Completion", "Sample", "Task", "TemplateCompletion", "parse_task", "parse_tasks"]
 
 _TEXT_PROMPT = "{text}"  # of a corpus that is given without a task file
+#: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
+_MAX_TASK_BYTES = 16 * 2**10
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 
@@ -201,7 +203,7 @@ def parse_task(spec: str) -> Task:
 
 def _read_task_file(name: str, path: Path) -> Task:
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(_small_text(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a task file") from error
     except (ValueError, RecursionError) as error:
@@ -212,6 +214,14 @@ def _read_task_file(name: str, path: Path) -> Task:
         return Task(name, path.parent / _string(table, "corpus"), _string(table, "prompt"), completion)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _small_text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_MAX_TASK_BYTES + 1)
+    if len(content) > _MAX_TASK_BYTES:
+        raise ValueError(f"it is longer than {_MAX_TASK_BYTES // 2**10} KiB")
+    return content.decode("utf-8")
 
 
 def _completion(value: object) -> Completion:

@@ -7,6 +7,7 @@ stand for braces.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -27,7 +28,7 @@ def render(template: str, record: Mapping[str, Any]) -> str:
     """The template with each `{field}` replaced by its value in the record.
 
     Raises:
-        InputError: The template is malformed, or a field is missing, null, or not a text or number.
+        InputError: The template is malformed, or a field is missing, null, NaN, or not a text or number.
     """
     return "".join(
         literal + ("" if path is None else _as_text(path, look_up(path, record)))
@@ -114,6 +115,8 @@ def _what_is_there(value: object) -> str:
 def _as_text(path: str, value: object) -> str:
     if value is None:
         raise InputError(f"field {path!r} is null; drop the record or give it a value")
+    if isinstance(value, float) and not math.isfinite(value):  # how many tables spell a value that is missing
+        raise InputError(f"field {path!r} is {value}; drop the record or give it a value")
     if isinstance(value, (Mapping, list, tuple, bytes)):
         raise InputError(f"field {path!r} is neither a text nor a number; name one of its items or another field")
     return str(value)

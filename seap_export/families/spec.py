@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from seap_export.errors import InputError
+from seap_export.families.check import check_rope, check_sizes, check_window
 from seap_export.families.family import PROJECTIONS, PRUNED_FROM, Family, Projection, family_of_model_type
 
 __all__ = ["ROPE_TYPES", "LayerSpec", "ModelSpec", "RopeSpec", "dense_config", "model_spec"]
@@ -41,6 +42,7 @@ class RopeSpec:
             raise InputError(f"config.json: rope type '{self.rope_type}' needs {', '.join(missing)}")
         if not self.theta > 0:
             raise InputError(f"config.json: rope_theta must be positive, not {self.theta}")
+        check_rope(self.rope_type, self.parameters)
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,18 @@ def model_spec(config: Mapping[str, Any]) -> ModelSpec:
     """Reads the shapes of a model from its config.json, dense or written by this package.
 
     Raises:
-        InputError: The family, the activation or the rope type is not supported, or a value is missing.
+        InputError: The family, the activation or the rope type is not supported, or a value is missing, out of range
+            or of another kind than it should be.
     """
+    check_sizes(config)
+    try:
+        return _spec(config)
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"config.json: it holds a value of a wrong kind ({reason}); download it again") from error
+
+
+def _spec(config: Mapping[str, Any]) -> ModelSpec:
     family = family_of_model_type(config.get("model_type"))
     config = {**family.defaults, **config}
     for key in ("rope_parameters", "rope_scaling", "per_layer_config", PRUNED_FROM):
@@ -223,12 +235,14 @@ def _layer(family: Family, config: Mapping[str, Any], index: int) -> LayerSpec:
         for projection in PROJECTIONS
         if family.has_bias(projection, config) or values.get(f"{projection}_bias", False)
     )
+    window = _sliding_window(family, config, index)
+    check_window(window)
     return LayerSpec(
         num_attention_heads=_positive(values, "num_attention_heads"),
         num_key_value_heads=_positive(values, "num_key_value_heads"),
         intermediate_size=_positive(values, "intermediate_size"),
         biases=biases,
-        sliding_window=_sliding_window(family, config, index),
+        sliding_window=window,
     )
 
 

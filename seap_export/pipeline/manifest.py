@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,19 @@ __all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "seap-export/manifest/2"
+#: What every finished variant says, and of which kind it is.
+_VARIANT: dict[str, Any] = {
+    "task": str,
+    "weights": dict,
+    "method": str,
+    "requested_ratio": int | float,
+    "achieved_ratio": int | float,
+    "num_parameters": int,
+    "bytes": dict,
+    "parity": dict,
+}
+#: A name of its own, not a path that leads out of the folder.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _PACKAGES = ("torch", "transformers", "safetensors", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -130,7 +144,30 @@ def _is_manifest(values: dict[str, Any]) -> bool:
     kinds = {item.name: bool if item.name == "complete" else dict for item in fields(Manifest)}
     if values.keys() != kinds.keys() or not all(isinstance(values[name], kind) for name, kind in kinds.items()):
         return False
-    entries = [*values["tasks"].values(), *values["variants"].values(), *values["files"].values()]
-    return all(isinstance(entry, dict) for entry in entries) and all(
-        entry.keys() == {"bytes", "sha256"} for entry in values["files"].values()
+    steps, files, source = values["steps"], values["files"], values["source"]
+    entries = [*values["tasks"].values(), *values["variants"].values(), *files.values()]
+    return (
+        all(map(_is_path_inside, [*steps, *files]))
+        and all(map(_NAME.fullmatch, [*values["tasks"], *values["variants"]]))
+        and all(isinstance(key, str) for key in steps.values())
+        and all(isinstance(entry, dict) for entry in entries)
+        and all(map(_is_file_entry, files.values()))
+        and all(map(_is_variant, values["variants"].values()))
+        and (not source or all(isinstance(source.get(key), str) for key in ("name", "sha256")))
     )
+
+
+def _is_path_inside(name: str) -> bool:
+    return all(map(_NAME.fullmatch, name.split("/")))
+
+
+def _is_variant(entry: dict[str, Any]) -> bool:
+    return (
+        all(isinstance(entry.get(key), kind) for key, kind in _VARIANT.items())
+        and all(isinstance(entry["bytes"].get(part), int) for part in ("hf", "onnx"))
+        and isinstance(entry["parity"].get("verdict"), str)
+    )
+
+
+def _is_file_entry(entry: dict[str, Any]) -> bool:
+    return entry.keys() == {"bytes", "sha256"} and type(entry["bytes"]) is int and isinstance(entry["sha256"], str)

@@ -17,6 +17,7 @@ __all__ = [
     "refuse_foreign_folder",
     "remove_leftovers",
     "scratch_folder",
+    "set_aside",
     "write_whole",
 ]
 
@@ -105,6 +106,20 @@ def move_into_place(temporary: Path, target: Path) -> None:
     if temporary.is_dir() and target.exists():
         target.rename(temporary.with_name(f"{target.name}.replaced"))
     temporary.replace(target)
+
+
+@contextmanager
+def set_aside(target: Path, scratch: Path) -> Iterator[None]:
+    """Moves what stands at `target`, if anything, into a scratch folder; back again if the block fails."""
+    aside = scratch / f"{target.name}.replaced"
+    if target.exists():
+        target.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if aside.exists():
+            aside.rename(target)
+        raise
 
 
 def remove_leftovers(folder: Path) -> None:

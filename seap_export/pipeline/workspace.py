@@ -16,6 +16,7 @@ from seap_export.pipeline.outputs import (
     refuse_foreign_folder,
     remove_leftovers,
     scratch_folder,
+    set_aside,
 )
 
 __all__ = ["Workspace"]
@@ -91,8 +92,8 @@ class Workspace:
     def writing(self, step: str, key: str, *, folder: bool) -> Iterator[Path]:
         """Gives a temporary path to make the step in; when the block ends well it is recorded and moved.
 
-        The record comes first: a run killed between the two leaves a step that is recorded but not there,
-        which the next run makes again.
+        What stood in its place goes first, then comes the record: a run killed before the move leaves a step that is
+        recorded but not there, which the next run makes again.
         """
         target = self.folder / step
         with scratch_folder(self.folder) as scratch:
@@ -101,6 +102,7 @@ class Workspace:
                 path.mkdir()
             yield path
             self.manifest.record(step, key, path)
-            self.manifest.write(self.folder)
+            with set_aside(target, scratch):
+                self.manifest.write(self.folder)
             with make_folders(target.parent):
                 move_into_place(path, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 PLAN_SCHEMA = "seap-export/plan/3"
+#: Names of tasks lead to folders: none may lead out of the export.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 Compensation = Literal["sequential", "one-shot", "bias", "none"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
 Balance = Literal["loss", "alike"]
@@ -146,6 +149,9 @@ class Plan:
             raise ValueError("a uniform layout needs layers that keep as much as each other")
         if not 0.0 < self.ridge < math.inf:
             raise ValueError("ridge must be positive")
+        for name in (self.task, *self.weights):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"'{name:.40}' is no name of a task")
         if not self.weights or not all(0.0 < weight < math.inf for weight in self.weights.values()):
             raise ValueError("weights must name at least one task, each with a positive weight")
 

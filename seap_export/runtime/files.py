@@ -48,7 +48,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise ArtifactError(f"{path}: no such file; export again")
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # `tokenizers` raises a bare Exception
+        tokenizer.encode("")  # panics if its template uses a token that it does not define
+    except BaseException as error:  # `tokenizers` raises a bare Exception, and its panics are not even that
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{path}: cannot be loaded ({reason}); it is damaged, export again") from error
     tokenizer.no_padding()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +16,19 @@ from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.hashing import sha256_file, sha256_json
 from seap_export.sources.config import portable_config, read_json
-from seap_export.sources.tokenizer import copy_tokenizer, name_tokenizer_class, tokenizer_files
+from seap_export.sources.config_check import check_token_ids
+from seap_export.sources.tokenizer import (
+    copy_tokenizer,
+    drop_tokenizer_code,
+    name_tokenizer_class,
+    tokenizer_files,
+)
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 
 __all__ = ["Source", "open_source"]
+
+#: Owner and name of a model of the hub.
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 
 @dataclass(frozen=True)
@@ -79,13 +89,14 @@ def open_source(model: str) -> Source:
         EnvironmentFailure: A hub model cannot be downloaded.
     """
     path = Path(os.path.expanduser(model))
-    if path.is_file():
+    # os.path, since Path.is_file raises on a name that is too long
+    if os.path.isfile(path):
         if path.suffix != ".gguf":
             raise InputError(f"{model}: not a model; give a Hugging Face folder, a .gguf file or a hub id")
         return _gguf_source(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder_source(path, path.resolve().name)
-    if model.startswith((".", "/", "~")) or model.count("/") != 1 or path.suffix == ".gguf":
+    if not _HUB_ID.fullmatch(model) or ".." in model or path.suffix == ".gguf":
         raise InputError(f"{model}: no such folder or file")
     return _folder_source(_download(model), model.replace("/", "--"))
 
@@ -114,11 +125,13 @@ def _folder_source(folder: Path, name: str) -> Source:
     reader = SafetensorsReader(folder)
     check_weights(reader, spec.tensors(), str(folder))
     generation = folder / "generation_config.json"
+    defaults = read_json(generation) if generation.is_file() else None
+    check_token_ids({str(folder / "config.json"): config, str(generation): defaults or {}}, spec.vocab_size)
     extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
     return Source(
         name=name,
         config=portable_config({**spec.family.defaults, **config}),
-        generation_config=read_json(generation) if generation.is_file() else None,
+        generation_config=defaults,
         spec=spec,
         reader=reader,
         files=(folder / "config.json", *extras, *reader.files, *tokenizer_files(folder)),
@@ -128,7 +141,8 @@ def _folder_source(folder: Path, name: str) -> Source:
 
 def _carry_tokenizer(folder: Path, target: Path, as_it_is: bool) -> None:
     copy_tokenizer(folder, target)
-    name_tokenizer_class(target, always=as_it_is)
+    named_code = drop_tokenizer_code(target)  # its class is not known without it
+    name_tokenizer_class(target, always=as_it_is or named_code)
 
 
 def _gguf_source(path: Path) -> Source:
@@ -139,7 +153,10 @@ def _gguf_source(path: Path) -> Source:
 
     file = GgufFile.open(path)
     config = portable_config(gguf_config(file))
-    spec = model_spec(config)
+    try:
+        spec = model_spec(config)
+    except InputError as error:  # the file has no config.json
+        raise InputError(f"{path}: {str(error).removeprefix('config.json: ')}") from error
     reader = GgufReader(file)
     check_weights(reader, spec.tensors(), str(path))
     return Source(

@@ -9,13 +9,22 @@ from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.sources.config import read_json
+from seap_export.sources.tokenizer_check import check_tokenizer, check_tokenizer_config
 
-__all__ = ["MODEL_INPUTS", "copy_tokenizer", "name_tokenizer_class", "pad_on_the_right", "tokenizer_files"]
+__all__ = [
+    "MODEL_INPUTS",
+    "TOKENIZER_FILES",
+    "copy_tokenizer",
+    "drop_tokenizer_code",
+    "name_tokenizer_class",
+    "pad_on_the_right",
+    "tokenizer_files",
+]
 
 #: What a decoder takes. `PreTrainedTokenizerFast` of transformers 4.57 would give token_type_ids too, and `generate`
 #: refuses them.
 MODEL_INPUTS = ["input_ids", "attention_mask"]
-_NAMES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -32,16 +41,32 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The tokenizer's files in a model folder.
 
     Raises:
-        InputError: There is no tokenizer.json, the form that every runtime reads.
+        InputError: There is no tokenizer.json, the form that every runtime reads; it or tokenizer_config.json is
+            damaged; or a file is a link out of the folder.
     """
-    files = tuple(folder / name for name in _NAMES if (folder / name).is_file())
+    files = tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
     if folder / "tokenizer.json" not in files:
         raise InputError(
             f"{folder}: no tokenizer.json; save a fast tokenizer there first: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
-    read_json(folder / "tokenizer.json")
+    for file in files:
+        _refuse_stray_link(file)
+    check_tokenizer(folder / "tokenizer.json")
+    check_tokenizer_config(folder / "tokenizer_config.json", _read_config(folder))
     return files
+
+
+def _refuse_stray_link(file: Path) -> None:
+    """Refuses a link that would carry some other file of this machine into the artifacts.
+
+    Links within the folder are let pass, and those of the hub's cache, where snapshots/REVISION/NAME leads to
+    blobs/HASH. A folder that is itself a link is where it leads to.
+    """
+    folder, target = file.parent.resolve(), file.resolve()
+    homes = [folder, *([folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
+    if not any(target.is_relative_to(home) for home in homes):
+        raise InputError(f"{file}: a link that leads out of the model folder; put the file itself there")
 
 
 def copy_tokenizer(folder: Path, target: Path) -> None:
@@ -65,6 +90,19 @@ def name_tokenizer_class(folder: Path, *, always: bool) -> None:
     if always or not config.get("tokenizer_class"):
         named = {"model_input_names": MODEL_INPUTS, **config, "tokenizer_class": "PreTrainedTokenizerFast"}
         _write_config(folder, named)
+
+
+def drop_tokenizer_code(folder: Path) -> bool:
+    """Makes a copied tokenizer name no code of its own; whether it did.
+
+    `auto_map` may name any repository of the hub, whose code would run where an artifact is loaded with the trust
+    that the modelling code beside it needs.
+    """
+    config = _read_config(folder)
+    if "auto_map" not in config:
+        return False
+    _write_config(folder, {key: value for key, value in config.items() if key != "auto_map"})
+    return True
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

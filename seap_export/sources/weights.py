@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -11,10 +10,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from seap_export.errors import InputError
+from seap_export.sources.config import read_json
 
 __all__ = ["SafetensorsReader", "WeightReader", "check_weights"]
 
 _FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
+#: The longest header that is parsed (16 MiB); a hundred thousand tensors come to it.
+_MAX_HEADER_BYTES = 16 * 2**20
 
 
 class WeightReader(Protocol):
@@ -85,13 +87,16 @@ def _storage_dtype(dtypes: set[str]) -> torch.dtype:
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
+    # A name must be one in the folder, but a file there may be a link to anywhere: the hub's cache consists of links
+    # to its blobs, and large weights are often linked from another disk. What a link leads to is only read, as
+    # tensors of the announced names and shapes.
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return (folder / "model.safetensors",)
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name or name == ".."]
+    except (InputError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{index}: not a valid weight index; download the model again") from error
     if outside:
         raise InputError(f"{index}: '{outside[0]}' points outside the model folder")
@@ -102,6 +107,10 @@ def _open(file: Path) -> safe_open:
     if not file.is_file():
         raise InputError(f"{file}: weights are missing; a model folder needs safetensors files")
     try:
+        with file.open("rb") as stream:
+            header = int.from_bytes(stream.read(8), "little")
+        if header > _MAX_HEADER_BYTES:
+            raise SafetensorError(f"it announces a header of {header} bytes")
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: truncated or not a safetensors file ({error}); download it again") from error

@@ -1,0 +1,62 @@
+"""Values of a config.json that no model has, refused before they cost time or memory, or end in a library's error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from seap_export.errors import InputError
+
+__all__ = ["check_rope", "check_sizes", "check_window"]
+
+#: More than any model has. Each layer gets a description of its own, each position a row in tables of the graph.
+_MAX_SIZES = {"num_hidden_layers": 10_000, "max_position_embeddings": 2**24}
+_MAX_WINDOW = 2**31 - 1  # of the attention operators
+#: What the variants of rotary embedding compute with, and whether 0 is one of its values.
+_ROPE_NUMBERS = {
+    "factor": False,
+    "low_freq_factor": False,
+    "high_freq_factor": False,
+    "original_max_position_embeddings": False,
+    "beta_fast": False,
+    "beta_slow": False,
+    "attention_factor": False,
+    "mscale": True,
+    "mscale_all_dim": True,
+}
+
+
+def check_sizes(config: Mapping[str, Any]) -> None:
+    """Refuses counts that would take all memory.
+
+    Raises:
+        InputError: One is out of range.
+    """
+    for key, most in _MAX_SIZES.items():
+        value = config.get(key)
+        if isinstance(value, int) and value > most:
+            raise InputError(f"config.json: {key} {value!r:.40} is out of range; supported are up to {most}")
+
+
+def check_rope(rope_type: str, parameters: Mapping[str, Any]) -> None:
+    """Refuses parameters that no rotation can be computed with.
+
+    Raises:
+        InputError: One is no number, or out of range.
+    """
+    for key, may_be_zero in _ROPE_NUMBERS.items():
+        value = parameters.get(key)
+        if value is not None and not (isinstance(value, int | float) and (value > 0 or (may_be_zero and value == 0))):
+            raise InputError(f"config.json: rope parameter '{key}' must be a positive number, not {value!r:.40}")
+    if rope_type == "llama3" and parameters["low_freq_factor"] >= parameters["high_freq_factor"]:
+        raise InputError("config.json: rope parameter 'low_freq_factor' must be less than 'high_freq_factor'")
+
+
+def check_window(window: int | None) -> None:
+    """Refuses a sliding window that attention cannot have.
+
+    Raises:
+        InputError: It is out of range.
+    """
+    if window is not None and not 1 <= window <= _MAX_WINDOW:
+        raise InputError(f"config.json: sliding_window {window!r:.40} is out of range; give null for none")

@@ -1,0 +1,157 @@
+"""Reading the header of a GGUF file (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+
+The gguf library's own reader trusts the counts and lengths that it finds and makes an array object of every item, so
+that a hostile file of a few megabytes costs it minutes and gigabytes. Here each step is checked against the end of
+the file and against limits that no model comes near, before anything is built.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO, TypeVar
+
+import gguf
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT
+
+__all__ = ["GgufTensor", "read_header"]
+
+_STRING, _ARRAY = int(gguf.GGUFValueType.STRING), int(gguf.GGUFValueType.ARRAY)
+#: The numpy type of each scalar metadata type.
+_SCALARS: Mapping[int, np.dtype[Any]] = MappingProxyType(
+    {
+        0: np.dtype("u1"),
+        1: np.dtype("i1"),
+        2: np.dtype("<u2"),
+        3: np.dtype("<i2"),
+        4: np.dtype("<u4"),
+        5: np.dtype("<i4"),
+        6: np.dtype("<f4"),
+        7: np.dtype("?"),
+        10: np.dtype("<u8"),
+        11: np.dtype("<i8"),
+        12: np.dtype("<f8"),
+    }
+)
+#: Entries, items of all arrays together, dimensions of a tensor, and bytes. The largest vocabularies come to a million
+#: items (tokens, scores, types, merges) and 20 MB.
+_MAX_ENTRIES, _MAX_ITEMS, _MAX_DIMENSIONS, _MAX_BYTES = 100_000, 4_000_000, 4, 256 * 2**20
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class GgufTensor:
+    """Where a tensor lies: its encoding, its shape (out x in), its first byte in the file and its bytes."""
+
+    kind: gguf.GGMLQuantizationType
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+def read_header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, GgufTensor]]:
+    """The metadata, arrays as lists, and the tensors, each by its name; every tensor lies within the file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is truncated, or not a GGUF file.
+    """
+    with path.open("rb") as file:
+        metadata, tensors = _Header(file).read()
+    return MappingProxyType(metadata), MappingProxyType(tensors)
+
+
+class _Header:
+    """A place in the header, which moves on with everything that is read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        self._at = 0
+        self._items = 0
+
+    def read(self) -> tuple[dict[str, Any], dict[str, GgufTensor]]:
+        if self._bytes(4) != b"GGUF":
+            raise ValueError("it does not begin with 'GGUF'")
+        version = self._number(4)
+        if version not in (2, 3):
+            raise ValueError(f"version {version}, supported are 2 and 3 in little-endian order")
+        tensors, entries = self._number(8), self._number(8)
+        if max(tensors, entries) > _MAX_ENTRIES:
+            raise ValueError(f"it announces {tensors} tensors and {entries} metadata entries")
+        metadata = self._named(entries, lambda: self._value(self._number(4)))
+        places = self._named(tensors, self._place)
+        start = self._start_of_data(metadata)
+        return metadata, {name: self._tensor(name, start, *place) for name, place in places.items()}
+
+    def _bytes(self, size: int) -> bytes:
+        if size > self._size - self._at:
+            raise ValueError(f"{size} bytes announced at byte {self._at} of {self._size}")
+        if size > _MAX_BYTES - self._at:
+            raise ValueError(f"its header is longer than {_MAX_BYTES // 2**20} MiB")
+        self._at += size
+        return self._file.read(size)
+
+    def _number(self, size: int) -> int:
+        return int.from_bytes(self._bytes(size), "little")
+
+    def _text(self) -> str:
+        return self._bytes(self._number(8)).decode("utf-8")
+
+    def _named(self, count: int, read: Callable[[], _Value]) -> dict[str, _Value]:
+        found: dict[str, _Value] = {}
+        for _ in range(count):
+            name = self._text()
+            if name in found:
+                raise ValueError(f"it has '{name:.80}' twice")
+            found[name] = read()
+        return found
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._text()
+        if kind != _ARRAY:
+            return self._scalars(kind, 1)[0]
+        item, count = self._number(4), self._number(8)
+        self._items += count
+        if self._items > _MAX_ITEMS:
+            raise ValueError(f"it announces an array of {count} items")
+        return [self._text() for _ in range(count)] if item == _STRING else self._scalars(item, count)
+
+    def _scalars(self, kind: int, count: int) -> list[Any]:
+        dtype = _SCALARS.get(kind)
+        if dtype is None:  # arrays of arrays among them, which no supported model has
+            raise ValueError(f"metadata of unknown type {kind}")
+        values: list[Any] = np.frombuffer(self._bytes(count * dtype.itemsize), dtype).tolist()
+        return values
+
+    def _place(self) -> tuple[tuple[int, ...], int, int]:
+        """A tensor's shape, encoding and distance from the start of the data."""
+        dimensions = self._number(4)
+        if not 1 <= dimensions <= _MAX_DIMENSIONS:
+            raise ValueError(f"it announces a tensor of {dimensions} dimensions")
+        shape = [self._number(8) for _ in range(dimensions)]
+        return tuple(reversed(shape)), self._number(4), self._number(8)
+
+    def _start_of_data(self, metadata: Mapping[str, Any]) -> int:
+        alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"alignment {alignment!r:.40} is no power of two")
+        return -(-self._at // alignment) * alignment
+
+    def _tensor(self, name: str, start: int, shape: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
+        if kind not in GGML_QUANT_SIZES:
+            raise ValueError(f"tensor '{name:.80}' is of unknown type {kind}")
+        encoding = gguf.GGMLQuantizationType(kind)
+        block, block_bytes = GGML_QUANT_SIZES[encoding]
+        size = math.prod(shape) // block * block_bytes
+        if not size or shape[-1] % block:
+            raise ValueError(f"tensor '{name:.80}' of shape {list(shape)} is no whole number of blocks")
+        if start + offset + size > self._size:
+            raise ValueError(f"tensor '{name:.80}' ends after the file")
+        return GgufTensor(encoding, shape, start + offset, size)

@@ -1,0 +1,98 @@
+"""The command line in this process, in processes that are limited or killed, and what it must leave behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from faults.tool import ALL, Outcome, Tool
+from micro import write_corpus, write_micro_model
+
+from seap_export.cli import main
+from seap_export.pipeline.manifest import read_manifest
+
+Tree = dict[str, bytes | None]
+
+
+@pytest.fixture(scope="session")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
+    server = Tool(tmp_path_factory.mktemp("tool"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model `m` and corpora `a.jsonl` and `b.jsonl`; not to be changed."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_micro_model(folder / "m", model_type="llama")
+    write_corpus(folder / "a.jsonl")
+    write_corpus(folder / "b.jsonl", seed=5)
+    return folder
+
+
+@pytest.fixture
+def work(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with its own copy of the inputs."""
+    folder = tmp_path / "work"
+    shutil.copytree(inputs, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tool: Tool, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of `ALL` that nothing disturbed; not to be changed."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "work"
+    shutil.copytree(inputs, folder)
+    outcome = tool(folder, *ALL)
+    assert (outcome.code, outcome.err) == (0, "")
+    return folder / "out"
+
+
+@pytest.fixture
+def done(undisturbed: Path, work: Path) -> Path:
+    """A copy of `undisturbed` at ./out."""
+    return Path(shutil.copytree(undisturbed, work / "out"))
+
+
+@pytest.fixture
+def run() -> Callable[..., Outcome]:
+    """`run("export", ...)` in this process."""
+
+    def call(*arguments: object) -> Outcome:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return call
+
+
+@pytest.fixture
+def tree() -> Callable[[Path], Tree]:
+    """`tree(folder)`: the content of every file under it; None for a folder."""
+
+    def read(folder: Path) -> Tree:
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+            for path in folder.rglob("*")
+        }
+
+    return read
+
+
+@pytest.fixture
+def assert_whole() -> Callable[[Path], None]:
+    """`assert_whole(out)`: whatever stands at its place in an output folder is as the manifest says."""
+
+    def check(out: Path) -> None:
+        manifest = read_manifest(out)
+        made = {path.relative_to(out).as_posix() for path in out.glob("*/**/*") if path.is_file()}
+        assert {name for name in made if not name.startswith(".seap-export")} <= manifest.files.keys()
+        for step in manifest.steps:
+            assert not (out / step).exists() or manifest.damages(out, step) == []
+
+    return check

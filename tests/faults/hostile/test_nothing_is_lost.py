@@ -1,0 +1,58 @@
+"""A finished export stays as it is, byte for byte, whatever it is asked to be replaced with."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.tool import ALL, Outcome
+from safetensors.torch import load_file, save_file
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+
+
+def last_weight_is_none(work: Path) -> None:
+    tensors = load_file(work / "m" / "model.safetensors")
+    tensors["model.layers.2.mlp.down_proj.weight"][-1, -1] = float("nan")
+    save_file(tensors, work / "m" / "model.safetensors")
+
+
+HARM: dict[str, Callable[[Path], object]] = {
+    "a pickle": lambda work: (work / "m" / "model.safetensors").write_bytes(pickle.dumps({})),
+    "a weight that is no number": last_weight_is_none,
+    "a nested config": lambda work: (work / "m" / "config.json").write_bytes(b"[" * 100_000),
+    "a config of another family": lambda work: change(work / "m" / "config.json", model_type="evil"),
+    "a tokenizer that cannot encode": lambda work: change(
+        work / "m" / "tokenizer.json", model={"type": "WordLevel", "unk_token": "?", "vocab": {"the": 4}}
+    ),
+    "a tokenizer of other tokens": lambda work: change(
+        work / "m" / "tokenizer.json", model={"type": "WordLevel", "unk_token": "?", "vocab": {"?": 96}}
+    ),
+    "a corpus that ends badly": lambda work: (work / "b.jsonl").open("ab").write(b'{"text": '),
+    "a corpus of one text": lambda work: (work / "b.jsonl").write_bytes(b'{"text": "the"}\n'),
+}
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["as it is", "forced"])
+@pytest.mark.parametrize("name", HARM)
+def test_a_finished_export_survives(
+    run: Callable[..., Outcome],
+    done: Path,
+    work: Path,
+    tree: Callable[[Path], Any],
+    name: str,
+    force: tuple[str, ...],
+) -> None:
+    HARM[name](work)
+    before = tree(done)
+    outcome = run(*ALL, *force)
+    # a model that is another one by its hash alone is refused before it is read
+    assert outcome.code == 8 or (outcome.code == 2 and not force), outcome
+    outcome.refused(outcome.code or 0)
+    assert tree(done) == before

@@ -1,0 +1,111 @@
+"""A tokenizer.json that makes its library panic, abort or fail as it encodes, and a config that names odd things."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.tool import Tool
+
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", "--quiet")
+SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
+SPECIAL = {"SpecialToken": {"id": "[X]", "type_id": 0}}
+
+
+def template(**values: Any) -> dict[str, Any]:
+    pieces = {"single": [SPECIAL, SEQUENCE], "pair": [SEQUENCE, SPECIAL], "special_tokens": {}}
+    return {"post_processor": {"type": "TemplateProcessing", **pieces, **values}}
+
+
+def table(content: bytes) -> dict[str, Any]:
+    return {"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}}
+
+
+def model(kind: str, **values: Any) -> dict[str, Any]:
+    return {"model": {"type": kind, **values}}
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "no model": {"model": None},
+    "a model of no kind": model("Evil"),
+    "an empty unigram model": model("Unigram", unk_id=0, vocab=[]),
+    "an unknown token that is out of range": model("Unigram", unk_id=99, vocab=[["a", 0.0]]),
+    "a unigram model without unknown token": model("Unigram", vocab=[["a", 0.0], ["b", -1.0]]),
+    "words without unknown token": model("WordLevel", unk_token="zzz", vocab={"the": 4}),
+    "pieces of words without unknown token": model(
+        "WordPiece", unk_token="zzz", continuing_subword_prefix="#", max_input_chars_per_word=9, vocab={"a": 0}
+    ),
+    "pairs without unknown token": model("BPE", unk_token="zzz", vocab={"a": 0}, merges=[]),
+    "a merge of tokens that are not there": model("BPE", vocab={"a": 0}, merges=["a b"]),
+    "a merge of one": model("BPE", vocab={"a": 0}, merges=["a"]),
+    "ids beyond the vocabulary": model("WordLevel", unk_token="the", vocab={"the": 2**32 - 1}),
+    "negative ids": model("WordLevel", unk_token="the", vocab={"the": -1}),
+    "a template with a token that is not there": template(),
+    "a template in a sequence": {"post_processor": {"type": "Sequence", "processors": [template()["post_processor"]]}},
+    "a template with no list of tokens": template(special_tokens=None),
+    "a template of nothing": template(single=[], pair=[]),
+    "a table of 8 GB": table(b"\xff" * 4 + bytes(28)),
+    "a table of 2 bytes": table(b"ab"),
+    "no table": table(b""),
+    "a table that is not base64": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}},
+    "a table that is a number": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": 5}},
+    "a table in a sequence": {"normalizer": {"type": "Sequence", "normalizers": [table(b"")["normalizer"]]}},
+    "a pattern that is none": {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}},
+    "a stride longer than texts": {
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 5}
+    },
+    "another version": {"version": "9.9"},
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_tokenizer_that_does_not_work(tool: Tool, work: Path, name: str) -> None:
+    path = work / "m" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | PARTS[name]), "utf-8")
+    message = tool(work, *EXPORT, memory=2**30, timeout=20).refused(8)
+    assert "tokenizer" in message
+    assert not (work / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["a table of 2 bytes", "a template with a token that is not there"])
+def test_a_tokenizer_of_an_artifact_at_which_the_library_panics(tool: Tool, done: Path, work: Path, name: str) -> None:
+    path = done / "a-0.2" / "onnx" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | PARTS[name]), "utf-8")
+    outcome = tool(work, "generate", "out/a-0.2", "the cat", timeout=20)
+    assert outcome.code == 7, outcome
+    *panic, message = outcome.err.splitlines()  # Rust prints where it was, whatever is made of it
+    assert message.startswith("Error: out/a-0.2/onnx/")
+    assert not any("Traceback" in line for line in panic)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_max_length": "x"}, {"tokenizer_class": 5}, {"eos_token": 5}, {"padding_side": "up"},
+        {"added_tokens_decoder": {"x": 5}}, {"model_input_names": 5},
+    ],
+    ids=lambda values: next(iter(values)),
+)  # fmt: skip
+def test_a_config_of_a_tokenizer_that_does_not_work(tool: Tool, work: Path, values: dict[str, Any]) -> None:
+    path = work / "m" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+    assert "tokenizer" in tool(work, *EXPORT, memory=2**30, timeout=20).refused(8)
+    assert not (work / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"vocab_file": "/etc/passwd"}, {"name_or_path": "attacker/x"}, {"subfolder": "../.."}, {"gguf_file": "x.gguf"}],
+    ids=lambda values: next(iter(values)),
+)
+def test_what_a_config_points_to_is_not_read(
+    tool: Tool, work: Path, values: dict[str, Any], undisturbed: Path
+) -> None:
+    path = work / "m" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+    assert tool(work, "calibrate", "m", "--task", "a=a.jsonl", "--out", "new", "--quiet").code == 0
+    tokens = "calibration/a/tokens.safetensors"
+    assert (work / "new" / tokens).read_bytes() == (undisturbed / tokens).read_bytes()

@@ -1,0 +1,99 @@
+"""A run that is killed anywhere leaves nothing half done, and the same command finishes what it began."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+from faults.tool import ALL, COMMON, Run, Tool
+
+from seap_export.pipeline.manifest import read_manifest
+
+KILLS = 30
+TreeOf = Callable[[Path], object]
+
+
+def watched(tool: Tool, work: Path, *arguments: str) -> tuple[Run, Iterator[str]]:
+    """A run, and each change that it makes to its output folder as it comes."""
+    pipe = work / "events"
+    if not pipe.exists():
+        os.mkfifo(pipe)
+    run = tool.start(work, *arguments, events=str(pipe))
+    return run, (line.rstrip("\n") for line in pipe.open(encoding="utf-8"))
+
+
+def is_record(change: str) -> bool:
+    """Whether manifest.json is replaced."""
+    return change.startswith("os.rename ") and change.endswith("/out/manifest.json")
+
+
+def steps_done(out: Path) -> int:
+    return sum((out / step).exists() for step in read_manifest(out).steps)
+
+
+def test_thirty_kills_change_nothing_in_the_end(
+    tool: Tool, work: Path, undisturbed: Path, tree: TreeOf, assert_whole: Callable[[Path], None]
+) -> None:
+    run, events = watched(tool, work, *ALL)
+    changes = list(events)
+    assert run.wait().code == 0
+    assert tree(work / "out") == tree(undisturbed)
+    shutil.rmtree(work / "out")
+    begins = [0, *(index for index, change in enumerate(changes) if is_record(change))]  # of each step
+
+    chance, stages, num_halves, left = random.Random(0), [], 0, KILLS
+    share = 0.0  # of the work, after which the next kill comes
+    while left:
+        done = steps_done(work / "out")
+        target = len(changes) * share
+        number = max(round(target) - begins[done], chance.randint(1, 4))
+        run, events = watched(tool, work, *ALL)
+        if all(next(events, None) is not None for _ in range(number)):
+            time.sleep(chance.choice((0.0, chance.uniform(0.0, 0.02))))
+            os.kill(run.process, signal.SIGKILL)
+        code = run.wait().code
+        assert code in (0, -signal.SIGKILL)
+        assert_whole(work / "out")
+        if code == 0:  # it was done before its turn came
+            assert tree(work / "out") == tree(undisturbed)
+            shutil.rmtree(work / "out")
+            share = chance.random()
+            continue
+        stages.append(done)
+        num_halves += any((work / "out").glob(".seap-export-tmp-*"))
+        left -= 1
+        share = (KILLS - left + chance.random()) / KILLS
+
+    assert num_halves > KILLS / 3  # most kills interrupt something
+    assert len(set(stages)) > len(begins) / 2  # at all stages of the work
+    outcome = tool(work, *ALL)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert tree(work / "out") == tree(undisturbed)
+
+
+def test_a_kill_before_any_change_while_the_router_is_replaced(
+    tool: Tool, work: Path, tree: TreeOf, assert_whole: Callable[[Path], None]
+) -> None:
+    """The one step that replaces another unasked: what is half replaced must not look like a user's change."""
+    out, before = work / "out", work / "before"
+    assert tool(work, *COMMON, "--ratio", "0.2").code == 0
+    shutil.copytree(out, before)
+    again = (*COMMON, "--ratio", "0.2", "--threshold", "0.6")
+    assert tool(work, *again).code == 0
+    expected = tree(out)
+    assert expected != tree(before)
+    for number in count(1):
+        shutil.rmtree(out)
+        shutil.copytree(before, out)
+        if tool(work, *again, kill_at=number).code == 0:
+            break
+        assert_whole(out)
+        assert tool(work, *again).code == 0
+        assert tree(out) == expected
+    assert number > 10  # each change was once the first that was not made

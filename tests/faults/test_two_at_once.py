@@ -1,0 +1,56 @@
+"""Two runs into one folder at the same time: one makes it, the other says why it does not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.tool import ALL, COMMON, Tool
+
+TreeOf = Callable[[Path], Any]
+CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--quiet")
+TAKEN = "another run is writing to out; wait for it, or use another --out"
+
+
+@pytest.mark.parametrize("after", [2, 20], ids=["before the first step", "between steps"])
+def test_the_second_is_refused_and_the_first_is_not_disturbed(
+    tool: Tool, work: Path, undisturbed: Path, tree: TreeOf, after: int
+) -> None:
+    os.mkfifo(work / "events")
+    first = tool.start(work, *ALL, events=str(work / "events"))
+    with (work / "events").open(encoding="utf-8") as events:
+        for _ in range(after):
+            assert next(events)
+        others = [
+            tool(work, *ALL),
+            tool(work, *ALL, "--force"),
+            tool(work, *COMMON, "--ratio", "0.5", "--seed", "1"),
+            tool(work, *CALIBRATE),
+        ]
+        for _ in events:
+            pass  # a full pipe would stop it
+    assert {other.refused(2) for other in others} == {TAKEN}
+    outcome = first.wait()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert tree(work / "out") == tree(undisturbed)
+
+
+def test_of_several_that_start_together_one_wins(tool: Tool, work: Path, undisturbed: Path, tree: TreeOf) -> None:
+    """Whoever is refused may come again, or so late that everything is done."""
+    num_refused = 0
+    for _ in range(3):
+        runs = [tool.start(work, *CALIBRATE) for _ in range(3)]
+        outcomes = [run.wait() for run in runs]
+        refused = [outcome.refused(2) for outcome in outcomes if outcome.code]
+        assert set(refused) <= {TAKEN}
+        assert len(refused) < len(outcomes)
+        num_refused += len(refused)
+        assert tool(work, *CALIBRATE).code == 0
+        assert tree(work / "out" / "calibration") == tree(undisturbed / "calibration")
+        assert not list((work / "out").glob(".seap-export-tmp-*"))
+        shutil.rmtree(work / "out")
+    assert num_refused > 0

@@ -1,0 +1,119 @@
+"""`seap-export` as processes of their own, which start at once, may be limited and may be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ALL", "COMMON", "Outcome", "Run", "Tool"]
+
+ROOT = Path(__file__).parents[2]
+#: Where it may be had, the runs see mounts of their own.
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+COMMON = (
+    "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--prompts", "1",
+    "--decode-steps", "2", "--quiet",
+)  # fmt: skip
+#: Two tasks, two ratios, a router.
+ALL = (*COMMON, "--ratio", "0.2", "--ratio", "0.4")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of a run; `code` is negative after a signal and None after a timeout."""
+
+    code: int | None
+    out: str
+    err: str
+
+    def refused(self, code: int) -> str:
+        """The message of a run that must have ended with that code and a line that says why."""
+        assert self.code == code, self
+        assert self.err.startswith("Error: "), self
+        assert self.err.count("\n") == 1, self
+        return self.err.removeprefix("Error: ").removesuffix("\n")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that goes on; `process` is its id."""
+
+    tool: Tool
+    process: int
+    out: Path
+    err: Path
+
+    def wait(self, timeout: float = 60) -> Outcome:
+        """Waits for its end; after the timeout it is killed."""
+        code = self.tool.ask("wait", process=self.process, timeout=timeout)
+        # a run that was killed at once has not made its files
+        texts = [path.read_text("utf-8") if path.exists() else "" for path in (self.out, self.err)]
+        return Outcome(code, *texts)
+
+
+class Tool:
+    """A server that forks a process for every run (`warm_server.py`).
+
+    Attributes:
+        can_mount: Whether file systems can be mounted for the runs, with `shell`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Starts it; `folder` receives what the runs print."""
+        mount = ("mount", "-t", "tmpfs", "tmpfs", str(folder))
+        self.can_mount = shutil.which("unshare") is not None and _succeeds(*NAMESPACE, *mount)
+        self._folder = folder
+        self._runs = 0
+        variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        self._server = subprocess.Popen(
+            [*(NAMESPACE if self.can_mount else ()), sys.executable, str(Path(__file__).with_name("warm_server.py"))],
+            env={**os.environ, **variables},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._answer() == "ready"
+
+    def close(self) -> None:
+        """Ends it."""
+        self._server.communicate()
+
+    def start(self, cwd: Path, *arguments: object, **options: Any) -> Run:
+        """Starts a run; the options are those of `warm_server.start`."""
+        self._runs += 1
+        out, err = (self._folder / f"{self._runs}.{name}" for name in ("out", "err"))
+        given = [str(argument) for argument in arguments]
+        process = self.ask("start", arguments=given, cwd=str(cwd), out=str(out), err=str(err), **options)
+        return Run(self, process, out, err)
+
+    def __call__(self, cwd: Path, *arguments: object, timeout: float = 60, **options: Any) -> Outcome:
+        """Runs a command to its end."""
+        return self.start(cwd, *arguments, **options).wait(timeout)
+
+    def shell(self, *command: object) -> None:
+        """Runs another command where the mounts of the runs are seen."""
+        failure = self.ask("shell", command=[str(part) for part in command])
+        assert not failure, failure
+
+    def ask(self, operation: str, **request: Any) -> Any:
+        """What an operation of the server returns."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps({"operation": operation, **request}) + "\n")
+        self._server.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        assert line, "the server has ended"
+        return json.loads(line)
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

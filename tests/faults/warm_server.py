@@ -1,0 +1,143 @@
+"""A process that has imported everything once and runs the command line in forks of itself, one request a line.
+
+A start of Python with torch takes seconds, so that thirty killed runs, or fifty runs with limited memory, need this.
+Requests and answers are JSON. What a run prints goes to the files `out` and `err`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+#: What an export imports on its way.
+MODULES = (
+    "gguf", "onnx", "onnx_ir", "onnxruntime", "pyarrow.parquet", "safetensors.torch", "sklearn.linear_model",
+    "transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
+    "seap_export.cli", "seap_export.modeling.modeling_seap", "seap_export.pipeline.export",
+    "seap_export.pipeline.inspect", "seap_export.sources.gguf_tokenizer", "validation.parity",
+)  # fmt: skip
+#: What the file system is changed by, as Python announces it (sys.addaudithook).
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
+
+
+def start(
+    arguments: list[str],
+    cwd: str,
+    out: str,
+    err: str,
+    memory: int | None = None,
+    environment: dict[str, str] | None = None,
+    before: str = "",
+    events: str | None = None,
+    kill_at: int | None = None,
+) -> int:
+    """Runs `seap-export ARGUMENTS` in a fork; its process id.
+
+    Args:
+        arguments: Of the command line.
+        cwd: Its current folder.
+        out: File for stdout.
+        err: File for stderr.
+        memory: Bytes of address space that it may use beyond what is there.
+        environment: Variables of its own.
+        before: Python that runs first.
+        events: A pipe that gets a line for every change of the file system under `cwd`/out, before it is made.
+        kill_at: The number of the change, from 1, before which it kills itself.
+    """
+    process = os.fork()
+    if process:
+        return process
+    code = 99
+    try:
+        os.chdir(cwd)
+        for number, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.environ.update(environment or {})
+        tempfile.tempdir = None  # TMPDIR may be another
+        if memory is not None:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most = pages * resource.getpagesize() + memory
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        exec(before, {})
+        watch(None if events is None else os.open(events, os.O_WRONLY), kill_at)
+        run_command(arguments)
+    except SystemExit as status:
+        code = status.code if isinstance(status.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def run_command(arguments: list[str]) -> None:
+    from seap_export.cli import main
+
+    main(arguments)
+
+
+def watch(pipe: int | None, kill_at: int | None) -> None:
+    """Announces or counts the changes of the output folder."""
+    seen = 0
+
+    def hook(event: str, details: tuple[Any, ...]) -> None:
+        nonlocal seen
+        opened = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if not (opened or event in CHANGES) or not str(details[0]).startswith(("out", f"{os.getcwd()}/out")):
+            return
+        seen += 1
+        if seen == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if pipe is not None:
+            os.write(pipe, f"{event} {details[1 if event == 'os.rename' else 0]}\n".encode())
+
+    if pipe is not None or kill_at is not None:
+        sys.addaudithook(hook)
+
+
+def wait(process: int, timeout: float) -> int | None:
+    """The exit code, negative for a signal; None: it did not end in time and was killed."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    return None
+
+
+def shell(command: list[str]) -> str:
+    """Runs a command beside the runs, where their mounts are seen; what it said if it failed."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stderr or f"exit code {done.returncode}"
+
+
+def serve() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    for name in MODULES:
+        importlib.import_module(name)
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        operation = {"start": start, "wait": wait, "shell": shell}[request.pop("operation")]
+        print(json.dumps(operation(**request)), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
