@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.decoder import decoder_graph
+from converters.dialects.fused import LEFT_PADDING_GUARD
 from converters.form import OnnxForm
 from converters.onnx_writer import MODEL_FILE
 from converters.overflow import WideParts, find_wide_parts
@@ -55,7 +56,7 @@ def refuse_bad_data(folder: Path) -> None:
 
 
 def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
-    """What is stored otherwise than the model says, a line for each tensor; NaN and infinities are, too.
+    """What is stored otherwise than the model says, a line for each tensor or node; NaN and infinities are, too.
 
     Tensors are told by their names, one at a time is in memory, and rounding is let pass. Float tensors must be the
     model's own, int8 and int4 ones as near to it as quantising gets.
@@ -73,8 +74,9 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) ->
     spec = model_spec(config)
     weights = open_weights(model_folder, spec, form.precision)
     wide = find_wide_parts(config, spec, weights.reader) if form.precision.dtype == "fp16" else WideParts()
-    expected = decoder_graph(spec, weights, form, wide).build("").graph.initializers
-    stored = _open(onnx_folder / MODEL_FILE).graph.initializers
+    graph, other = decoder_graph(spec, weights, form, wide).build("").graph, _open(onnx_folder / MODEL_FILE).graph
+    yield from _other_attributes(graph, other)
+    expected, stored = graph.initializers, other.initializers
     for name, value in expected.items():
         wanted = value.const_value
         if name not in stored or wanted is None:
@@ -88,6 +90,26 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) ->
                 yield from _worse_rows(name.removesuffix(_PARTS[0]), expected, stored, form.precision)
         else:
             yield from _other_numbers(name, _numbers(wanted), _numbers(found), form.precision)
+
+
+def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
+    """Numbers that nodes of the same name and operator compute with, and the guard against padding on the left."""
+    nodes = {node.name: node for node in stored}
+    for node in expected:
+        own = nodes.get(node.name)
+        if own is None:
+            if node.name == LEFT_PADDING_GUARD:
+                yield f"node '{node.name}' is missing: rows padded on the left would be computed wrongly"
+            continue
+        for name, attribute in node.attributes.items():
+            other = own.attributes.get(name)
+            if own.op_type == node.op_type and (other is None or not _is_same(attribute.value, other.value)):
+                yield f"node '{node.name}' has another {name} than the model"
+
+
+def _is_same(expected: Any, stored: Any) -> bool:
+    """Files hold floats in 32 bits."""
+    return bool(np.float32(expected) == np.float32(stored) if isinstance(expected, float) else expected == stored)
 
 
 def _open(path: Path) -> ir.Model:

@@ -18,8 +18,7 @@ from seap_export.errors import ParityFailure
 __all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "Place", "kl_divergence"]
 
 Floats = NDArray[np.floating]
-#: Nats by which a token's largest logit must lead for its choice to be clear: rounding to 16 bits moves logits of real
-#: models by less, and a smaller lead is a tie that any order of sums may turn.
+#: Nats by which a token's largest logit must lead for its choice to be clear, where no noise asks for more.
 CLEAR_MARGIN = 0.1
 #: Logits held in float64 at once; a handful of temporaries of 8 bytes each.
 _CHUNK_ELEMENTS = 2**20
@@ -67,8 +66,8 @@ class LogitFigures:
         max_kl: Largest KL(reference || candidate) of any token, nats.
         top1_agreement: Share of tokens, 0 to 1, for which both have the same largest logit; a tie agrees
             if either's choice is among the other's largest.
-        clear_top1_agreement: The same over tokens whose largest logit in the reference is `CLEAR_MARGIN` or more
-            above the next; None: there are none.
+        clear_top1_agreement: The same over tokens whose largest logit in the reference leads by the comparison's
+            margin or more; None: there are none.
         perplexity_ratio: exp of the candidate's mean negative log-likelihood of the tokens that follow, less the
             reference's; None: no token that follows is known.
         defects: NaN, infinities and wrong shapes.
@@ -116,12 +115,12 @@ def _log_softmax(logits: Floats) -> NDArray[np.float64]:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def _is_clear(logits: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether each token's largest logit leads by `CLEAR_MARGIN` or more; [T]."""
+def _is_clear(logits: NDArray[np.float64], margin: float) -> NDArray[np.bool_]:
+    """Whether each token's largest logit leads by the margin or more; [T]."""
     if logits.shape[1] < 2:
         return np.ones(len(logits), np.bool_)
     two = np.partition(logits, -2, axis=1)[:, -2:]
-    clear: NDArray[np.bool_] = two[:, 1] - two[:, 0] >= CLEAR_MARGIN
+    clear: NDArray[np.bool_] = two[:, 1] - two[:, 0] >= margin
     return clear
 
 
@@ -136,7 +135,9 @@ def _agrees(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> N
 class LogitComparison:
     """Gathers figures over many blocks of logits; ask for `figures()` at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, clear_margin: float = CLEAR_MARGIN) -> None:
+        """`clear_margin`: nats by which a token's largest logit must lead for its choice to be clear."""
+        self._clear_margin = clear_margin
         self._tokens = self._finite_tokens = self._elements = self._agreeing = 0
         self._clear = self._clear_agreeing = self._followed = 0
         self._sum_abs = self._sum_log_ratio = 0.0
@@ -229,7 +230,7 @@ class LogitComparison:
         self._elements += difference.size
         self._sum_abs += float(difference.sum())
         self._kl.append(divergence)
-        agreeing, clear = _agrees(reference, candidate), _is_clear(reference)
+        agreeing, clear = _agrees(reference, candidate), _is_clear(reference, self._clear_margin)
         self._agreeing += int(agreeing.sum())
         self._clear += int(clear.sum())
         self._clear_agreeing += int((agreeing & clear).sum())

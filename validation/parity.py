@@ -24,13 +24,13 @@ from seap_export.families import ModelSpec, model_spec
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore, StoredArray
-from validation.caches import CacheComparison
-from validation.metrics import LogitComparison
+from validation.caches import CacheComparison, CacheFigures
+from validation.metrics import CLEAR_MARGIN, LogitComparison, LogitFigures
 from validation.onnx_runner import OnnxRunner
-from validation.profiles import ExactNoise, Limits, Pass, passes
+from validation.profiles import Limits, Noise, Pass, passes
 from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
-from validation.report import ParityReport, StageResult
-from validation.rounding import round_weights
+from validation.report import ParityReport, Stage, StageResult
+from validation.rounding import round_activations, round_weights
 from validation.torch_runner import TorchRunner, open_torch_runner
 
 __all__ = ["DECODE_STEPS", "LONG_TOKENS", "plan_cases", "run_parity"]
@@ -52,7 +52,8 @@ class _Reference:
     prefill: StoredArray
     decode: StoredArray
     cache: tuple[tuple[StoredArray, StoredArray], ...]
-    noise: ExactNoise = ExactNoise()
+    noise: Noise = Noise()
+    rounded_max_abs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,21 @@ def run_parity(
         prepare = partial(round_weights, spec=spec, precision=form.precision)
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
             references = _run_torch(torch_runner, cases, decode_steps, store, say)
-            noise = _noise(torch_runner, form.precision, cases, references, store, say)
+            if round_alike := _rounding(torch_runner, spec, form.precision, provider):
+                say(f"torch: noise of {form.precision.name}")
+                round_alike()
+                references = _with_rounding_noise(torch_runner, references, store)
+        noise = reduce(or_, (reference.noise for reference in references.values()))
+        margin = max(CLEAR_MARGIN, 2 * max(reference.rounded_max_abs for reference in references.values()))
         stages: list[StageResult] = []
-        for own in passes(form.precision, provider, limits, noise):
+        for own in passes(form.precision, provider, limits):
             graph = in_float_activations(model) if own.in_float else None
             session = open_session(model, provider, threads, graph=graph)
             place = _Place.of(session)  # of the last one: of the graph as it is
             runner = OnnxRunner(session)
             for case in cases:
                 say(f"onnx: {case.name}{own.suffix}")
-                stages += _compare(case, own, references, runner, store)
+                stages += _compare(case, own, references, runner, store, margin)
             del runner, session  # before the next one opens: the weights are in memory once
     return ParityReport(
         stages=tuple(stages),
@@ -149,7 +155,7 @@ def run_parity(
         prompt_sha256=prompt_digests(prompts),
         longest_tokens=max(len(row) for case in cases for row in case.rows) + decode_steps,
         context_length=spec.max_position_embeddings,
-        noise_kl=noise,
+        noise_kl=noise.mean_kl or None,
         looser_limits=limits.looser(form.precision.name),
     )
 
@@ -214,7 +220,7 @@ def _run_torch(
     }
 
 
-def _exact_noise(runner: TorchRunner, row: TokenIds, reference: _Reference, store: ArrayStore) -> ExactNoise:
+def _exact_noise(runner: TorchRunner, row: TokenIds, reference: _Reference, store: ArrayStore) -> Noise:
     """The whole sequence in one call, against the prompt and then a token at a time."""
     kept, steps = reference.prefill.shape[0], reference.decode.shape[0]
     again = runner.run((*row, *reference.forced), 0, kept + steps)
@@ -223,27 +229,40 @@ def _exact_noise(runner: TorchRunner, row: TokenIds, reference: _Reference, stor
     caches = CacheComparison()
     caches.update(((store.get(key), store.get(value)) for key, value in reference.cache), again.cache, 0)
     finite = difference[np.isfinite(difference)]
-    return ExactNoise(float(finite.max(initial=0.0)), caches.figures().error)
+    return Noise(float(finite.max(initial=0.0)), caches.figures().error)
 
 
-def _noise(
-    runner: TorchRunner,
-    precision: Precision,
-    cases: Sequence[Case],
-    references: dict[_Key, _Reference],
-    store: ArrayStore,
-    say: Progress,
-) -> float | None:
-    """Mean KL divergence of torch in a precision of 16 bits, on the prompts; the model is left in that precision."""
-    if precision.quantization is not None or precision.dtype == "fp32":
-        return None
-    say(f"torch: noise of {precision.name}")
-    runner.narrow(precision.torch_dtype)
-    comparison = LogitComparison()
-    for case in (case for case in cases if len(case.rows) == 1 and case.kept is None):
-        reference = references[_key(case, case.rows[0])]
-        comparison.update(store.get(reference.prefill), runner.run(case.rows[0], 0).prefill)
-    return comparison.figures().mean_kl
+def _rounding(runner: TorchRunner, spec: ModelSpec, precision: Precision, provider: str) -> Callable[[], None] | None:
+    """Makes torch round what the graph rounds; None where it rounds nothing."""
+    if precision.dtype != "fp32":
+        return partial(runner.narrow, precision.torch_dtype)
+    if precision.quantization is not None and provider == "cpu":
+        return partial(round_activations, runner.model, spec, precision.quantization)
+    return None
+
+
+def _with_rounding_noise(
+    runner: TorchRunner, references: dict[_Key, _Reference], store: ArrayStore
+) -> dict[_Key, _Reference]:
+    """What torch's own rounding makes of every sequence, each at least as noisy as all of them together."""
+    whole = LogitComparison()
+    found = {}
+    for (row, kept), reference in references.items():
+        wanted = np.concatenate([store.get(reference.prefill), store.get(reference.decode)])
+        again = runner.run((*row, *reference.forced), 0, len(wanted)).prefill
+        own = LogitComparison()
+        for comparison in (own, whole):
+            comparison.update(wanted, again)
+        found[row, kept] = own.figures()
+    overall = whole.figures().mean_kl or 0.0
+    return {
+        key: replace(
+            reference,
+            noise=replace(reference.noise, mean_kl=max(found[key].mean_kl or 0.0, overall)),
+            rounded_max_abs=found[key].max_abs or 0.0,
+        )
+        for key, reference in references.items()
+    }
 
 
 def _key(case: Case, row: TokenIds) -> _Key:
@@ -251,10 +270,15 @@ def _key(case: Case, row: TokenIds) -> _Key:
 
 
 def _compare(
-    case: Case, own: Pass, references: dict[_Key, _Reference], runner: OnnxRunner, store: ArrayStore
+    case: Case,
+    own: Pass,
+    references: dict[_Key, _Reference],
+    runner: OnnxRunner,
+    store: ArrayStore,
+    margin: float,
 ) -> tuple[StageResult, StageResult]:
     truths = [references[_key(case, row)] for row in case.rows]
-    prefill, decode, caches = LogitComparison(), LogitComparison(), CacheComparison()
+    prefill, decode, caches = LogitComparison(margin), LogitComparison(margin), CacheComparison()
     last = _last_call(case, runner)
     for row, (truth, ids) in enumerate(zip(truths, case.rows, strict=True)):
         wanted = store.get(truth.prefill)
@@ -277,11 +301,12 @@ def _compare(
         caches.update(kept, runner.cache(row), row)
     name, rows = f"{case.name}{own.suffix}", len(case.rows)
     noise = reduce(or_, (truth.noise for truth in truths))
-    limits = own.limits_for(noise)
-    return (
-        StageResult(name, "prefill", rows, prefill.figures(), limits, noise),
-        StageResult(name, "decode", rows, decode.figures(), limits, noise, caches.figures()),
-    )
+
+    def result(stage: Stage, logits: LogitFigures, cache: CacheFigures | None = None) -> StageResult:
+        limits = own.limits_for(noise, max(logits.tokens, 1))
+        return StageResult(name, stage, rows, logits, limits, noise, cache)
+
+    return result("prefill", prefill.figures()), result("decode", decode.figures(), caches.figures())
 
 
 def _last_call(case: Case, runner: OnnxRunner) -> NDArray[np.floating]:

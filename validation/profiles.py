@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,10 +14,10 @@ from seap_export.errors import UsageError
 __all__ = [
     "DEFAULT_LIMITS",
     "FIGURES",
-    "ExactNoise",
     "Figure",
     "Limit",
     "Limits",
+    "Noise",
     "Pass",
     "passes",
     "read_limits",
@@ -35,19 +35,20 @@ _AT_LEAST: frozenset[str] = frozenset({"clear_top1_agreement"})
 #: (`EXACT_NOISE_FACTOR`) its own noise passes.
 _EXACT: dict[Figure, float] = {"max_abs": 1e-3, "cache_error": 1e-3}
 #: By precision. Where the graph rounds what it computes (to 16 bits, or activations to 8 bits in the products with
-#: int8 and int4 weights), differences of single logits say little, and what counts is what the model would say. On
-#: the CPU, SmolLM2-135M shows a mean KL of 0.006 at most for int8 and int4. fp16 and bf16 (whose mantissa has three
-#: bits less) are also held to `NOISE_FACTOR` times the noise of torch in that precision, if that is less.
+#: int8 and int4 weights), differences of single logits say little, and what counts is what the model would say. There
+#: torch rounds alike, and what passes is `NOISE_FACTOR` times its own divergence from float32, or what stands here if
+#: that is more: less no text of a useful length could tell from nothing.
 DEFAULT_LIMITS: dict[PrecisionName, dict[Figure, float]] = {
     "fp32": _EXACT,
-    "fp16": {"mean_kl": 2e-3, "clear_top1_agreement": 0.99},
-    "bf16": {"mean_kl": 2e-2, "clear_top1_agreement": 0.95},
-    "int8": {**_EXACT, "mean_kl": 2e-2},
-    "int4": {**_EXACT, "mean_kl": 2e-2},
+    "fp16": {"mean_kl": 1e-4, "clear_top1_agreement": 0.99},
+    "bf16": {"mean_kl": 1e-3, "clear_top1_agreement": 0.99},
+    "int8": {**_EXACT, "mean_kl": 1e-3},
+    "int4": {**_EXACT, "mean_kl": 1e-3},
 }
-#: A graph may be so many times as far from float32 as torch in the same precision; and at least so far, in nats a
-#: token, since few tokens of a small model tell the noise badly.
-NOISE_FACTOR, _NOISE_FLOOR = 3.0, 1e-4
+#: Two ways to round alike differ by a small factor. A token's divergence varies by about its mean from token to token,
+#: so that a mean over n tokens gets `_ERRORS` standard errors, `_ERRORS` / sqrt(n) of it, on top.
+NOISE_FACTOR, _ERRORS = 3.0, 3.0
+#: The same for largest differences in float32, which vary more.
 EXACT_NOISE_FACTOR = 10.0
 
 
@@ -144,14 +145,21 @@ def _checked(path: Path, precision: PrecisionName, figure: str, value: object) -
 
 
 @dataclass(frozen=True)
-class ExactNoise:
-    """How far torch in float32 is from itself with another attention kernel: largest differences, as of a `Figure`."""
+class Noise:
+    """How far torch is from itself in a case.
+
+    Attributes:
+        max_abs: In float32, with another attention kernel: the largest difference of a logit.
+        cache_error: The same of the cache, as the `Figure`.
+        mean_kl: With its own rounding, as the graph rounds, from float32; 0 where nothing is rounded.
+    """
 
     max_abs: float = 0.0
     cache_error: float = 0.0
+    mean_kl: float = 0.0
 
-    def __or__(self, other: ExactNoise) -> ExactNoise:
-        return ExactNoise(max(self.max_abs, other.max_abs), max(self.cache_error, other.cache_error))
+    def __or__(self, other: Noise) -> Noise:
+        return Noise(*(max(getattr(self, own.name), getattr(other, own.name)) for own in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -171,11 +179,16 @@ class Pass:
     limits: tuple[Limit, ...]
     given: frozenset[Figure] = frozenset()
 
-    def limits_for(self, noise: ExactNoise) -> tuple[Limit, ...]:
-        """What passes in a case where torch has this noise."""
+    def limits_for(self, noise: Noise, tokens: int) -> tuple[Limit, ...]:
+        """What passes in a stage of so many tokens of a case where torch has this noise."""
+        passing = {
+            "max_abs": EXACT_NOISE_FACTOR * noise.max_abs,
+            "cache_error": EXACT_NOISE_FACTOR * noise.cache_error,
+            "mean_kl": NOISE_FACTOR * (1.0 + _ERRORS / math.sqrt(tokens)) * noise.mean_kl,
+        }
         return tuple(
-            Limit(own.figure, max(own.value, EXACT_NOISE_FACTOR * getattr(noise, own.figure)))
-            if own.figure in _EXACT and own.figure not in self.given
+            Limit(own.figure, max(own.value, passing[own.figure]))
+            if own.figure in passing and own.figure not in self.given
             else own
             for own in self.limits
         )
@@ -186,18 +199,15 @@ class Pass:
         return f", {self.label}" if self.label else ""
 
 
-def passes(precision: Precision, provider: str, limits: Limits, noise_kl: float | None = None) -> tuple[Pass, ...]:
+def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, ...]:
     """The runs that a graph of this precision is judged by; the reference has the graph's own, rounded weights.
 
     Args:
         precision: The graph's.
         provider: Where it runs; only the CPU rounds the activations of int8 and int4 products.
         limits: What passes.
-        noise_kl: Mean KL divergence of torch in the same precision from torch in float32; None: not measured.
     """
     values = limits.of(precision.name)
-    if noise_kl is not None and "mean_kl" in values and not limits.is_given(precision.name, "mean_kl"):
-        values["mean_kl"] = min(values["mean_kl"], max(NOISE_FACTOR * noise_kl, _NOISE_FLOOR))
     exact = tuple(Limit(figure, value) for figure, value in values.items() if figure in _EXACT)
     rounded = tuple(Limit(figure, value) for figure, value in values.items() if figure not in _EXACT)
     given = frozenset(figure for figure in values if limits.is_given(precision.name, figure))

@@ -77,7 +77,8 @@ def tokenize_prompts(
     if not prompts:
         raise InputError("parity needs at least one prompt")
     tokenizer = _load_tokenizer(folder)
-    sequences = tuple(tuple(tokenizer(prompt).input_ids[:max_tokens]) for prompt in prompts)
+    with quiet_transformers():  # prompts longer than the tokenizer's own limit are cut here
+        sequences = tuple(tuple(tokenizer(prompt).input_ids[:max_tokens]) for prompt in prompts)
     for index, sequence in enumerate(sequences):
         if not sequence:
             raise InputError(f"prompt {index} has no tokens; remove it")

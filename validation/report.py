@@ -10,9 +10,11 @@ from typing import Any, Literal
 from converters.form import OnnxForm
 from validation.caches import CacheFigures
 from validation.metrics import Defect, LogitFigures, Place
-from validation.profiles import ExactNoise, Figure, Limit
+from validation.profiles import Figure, Limit, Noise
 
-__all__ = ["SCHEMA", "ParityReport", "StageResult", "round_beyond"]
+__all__ = ["SCHEMA", "ParityReport", "Stage", "StageResult", "round_beyond"]
+
+Stage = Literal["prefill", "decode"]
 
 SCHEMA = "seap-export/parity/3"
 _WORKING_OPERATORS = frozenset(
@@ -55,11 +57,11 @@ class StageResult:
     """
 
     case: str
-    stage: Literal["prefill", "decode"]
+    stage: Stage
     rows: int
     figures: LogitFigures
     limits: tuple[Limit, ...]
-    noise: ExactNoise = ExactNoise()
+    noise: Noise = Noise()
     cache: CacheFigures | None = None
 
     def at(self, place: Place) -> str:
@@ -129,7 +131,7 @@ class ParityReport:
         prompt_sha256: Of each prompt's text.
         longest_tokens: Positions that the longest case reached.
         context_length: Positions that the model knows.
-        noise_kl: Mean KL divergence of torch in the graph's precision of 16 bits; None: not measured.
+        noise_kl: Largest mean KL divergence of torch that rounds as the graph does; None: it rounds nothing.
         looser_limits: Limits that let more pass than the defaults, in words.
     """
 
@@ -315,7 +317,6 @@ def _stage_json(result: StageResult) -> dict[str, Any]:
         "case": result.case,
         "stage": result.stage,
         "rows": result.rows,
-        "judged_by": [limit.figure for limit in result.limits],
         "limits": {limit.figure: limit.value for limit in result.limits},
         "noise": asdict(result.noise),
         "verdict": "failed" if result.reasons else "passed",

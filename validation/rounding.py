@@ -1,4 +1,4 @@
-"""The reference's weights as a graph stores them, so that a comparison is of the arithmetic alone."""
+"""Torch rounding what a graph rounds: weights, so that the arithmetic alone is compared, and activations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from converters.quantize import QuantizedMatrix, dequantize, quantize
 from seap_export.families import ModelSpec
 from seap_export.families.family import PROJECTIONS
 
-__all__ = ["round_weights"]
+__all__ = ["round_activations", "round_weights"]
 
 
 def round_weights(model: Any, spec: ModelSpec, precision: Precision) -> None:
@@ -47,3 +47,28 @@ def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -
     matrix = quantize(weight, how)
     scales = matrix.scales.to(dtype).float()  # stored in the activations' dtype
     return dequantize(QuantizedMatrix(matrix.packed, scales, matrix.zero_points), how, weight.shape[1])
+
+
+def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> None:
+    """From now on the inputs of products with quantised weights are rounded to 8 bits, block by block.
+
+    As the CPU's kernels do for MatMulNBits at accuracy level 4: a scale for each block, its largest value / 127.
+
+    Args:
+        model: A transformers causal language model, float32.
+        spec: Its shapes.
+        how: Of the graph.
+    """
+    names = [spec.family.tensor(projection, layer) for layer in range(len(spec.layers)) for projection in PROJECTIONS]
+    modules = [model.get_submodule(name) for name in names]
+    if how.embeddings:
+        modules.append(model.get_output_embeddings())
+    for module in modules:
+        module.register_forward_pre_hook(lambda _, inputs: (_to_8_bits(inputs[0], how.block_size),))
+
+
+def _to_8_bits(x: torch.Tensor, block_size: int) -> torch.Tensor:
+    width = x.shape[-1]
+    blocks = torch.nn.functional.pad(x, (0, -width % block_size)).unflatten(-1, (-1, block_size))
+    scales = blocks.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / 127
+    return ((blocks / scales).round() * scales).flatten(-2)[..., :width]

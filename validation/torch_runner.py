@@ -155,6 +155,7 @@ def _load(folder: Path, attention: str) -> Any:
                 dtype=torch.float32,
                 attn_implementation=attention,
                 local_files_only=True,
+                use_safetensors=True,  # a pickle may run anything
                 trust_remote_code=False,  # the folder's own copy of the code is not run; ours is registered
                 ignore_mismatched_sizes=True,  # reported below, by name
                 output_loading_info=True,

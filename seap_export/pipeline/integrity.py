@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from seap_export.errors import ArtifactError, InputError, SeapError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.pipeline.convert import GENAI_CONFIG
 from seap_export.pipeline.manifest import MANIFEST, Manifest, read_artifact
+from seap_export.pipeline.settings import variant_name
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.sources.config import read_json
 from seap_export.sources.tokenizer import TOKENIZER_FILES
@@ -22,6 +24,7 @@ __all__ = ["PARTS", "folder_damages", "variant_damages"]
 
 #: What a variant consists of.
 PARTS = ("plan.json", "hf", "onnx")
+_STEPS = (*PARTS, "parity.json")
 #: A copied tokenizer differs in it alone: a graph wants padding on the right.
 _PADDING = "padding_side"
 
@@ -54,7 +57,9 @@ def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
     hashes = [] if manifest is None else list(_against_manifest(folder, manifest))
     if missing or hashes:
         return [*missing, *(line for line in hashes if line not in missing)]
-    checks: tuple[Callable[[Path], Iterable[str]], ...] = (_plan_and_weights, _graph, _settings, _tokenizer)
+    checks: list[Callable[[Path], Iterable[str]]] = [_plan_and_weights, _graph, _settings, _tokenizer]
+    if manifest is not None:
+        checks.append(partial(_entry, manifest=manifest))
     found: list[str] = []
     for check in checks:
         try:
@@ -67,7 +72,7 @@ def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
 
 
 def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[str]:
-    for step in (f"{folder.name}/{part}" for part in PARTS):
+    for step in (f"{folder.name}/{part}" for part in _STEPS):
         if step not in manifest.steps:
             yield f"{MANIFEST} knows no {step}"
         yield from manifest.damages(folder.parent, step)
@@ -80,7 +85,10 @@ def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _plan_and_weights(folder: Path) -> Iterator[str]:
     spec, plan = _spec(folder), read_plan(folder / "plan.json")
-    check_weights(SafetensorsReader(folder / "hf"), spec.tensors(), str(folder / "hf"))
+    reader = SafetensorsReader(folder / "hf")
+    check_weights(reader, spec.tensors(), str(folder / "hf"))
+    for name in sorted(reader.shapes().keys() - spec.tensors().keys()):
+        yield f"{folder / 'hf'}: config.json has no place for the tensor '{name:.80}'"
     planned, found = _planned_shapes(plan), _shapes(spec)
     if plan.layout == "per-layer" and planned != found:
         layer = next((i for i, pair in enumerate(zip(planned, found, strict=False)) if pair[0] != pair[1]), 0)
@@ -133,11 +141,36 @@ def _tokenizer(folder: Path) -> Iterator[str]:
             yield f"{folder}: {name} of onnx is not that of hf"
 
 
+def _entry(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """What the manifest says of the variant is what its files say."""
+    plan, spec = read_plan(folder / "plan.json"), _spec(folder)
+    parity = read_artifact(folder / "parity.json")
+    entry = manifest.variants.get(folder.name)
+    if entry is None:
+        yield f"{MANIFEST} names no variant {folder.name}"
+        return
+    found = {
+        "task": plan.task,
+        "requested_ratio": plan.requested_ratio,
+        "achieved_ratio": plan.achieved_ratio,
+        "num_parameters": spec.num_parameters(),
+        "precision": read_form(folder / "onnx" / "model.onnx").precision.name,
+        "parity": {key: parity.get(key) for key in entry.get("parity", {})},
+    }
+    for key, value in found.items():
+        if entry.get(key) != value:
+            yield f"{MANIFEST} gives another {key} of {folder.name} than its files"
+    if manifest.source.get("sha256") != plan.source_sha256:
+        yield f"{folder}: plan.json is of another dense model than {MANIFEST}"
+    if folder.name != variant_name(plan.task, plan.requested_ratio):
+        yield f"{folder}: plan.json is of {plan.task} at {plan.requested_ratio:g}"
+
+
 def _is_same_config(name: str, model: Path, graph: Path) -> bool:
     if name != "tokenizer_config.json":
         return False
-    own, other = ({k: v for k, v in read_artifact(path).items() if k != _PADDING} for path in (model, graph))
-    return own == other
+    own, other = read_artifact(model), read_artifact(graph)
+    return {**own, _PADDING: "right"} == other
 
 
 def _spec(folder: Path) -> ModelSpec:

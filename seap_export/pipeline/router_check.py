@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
 
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import SeapError
 from seap_export.pipeline.manifest import Manifest
 from seap_export.pipeline.settings import calibration_step
-from seap_export.runtime.manifest import ROUTER_FOLDER, RouterManifest
+from seap_export.runtime.files import read_object
+from seap_export.runtime.manifest import ROUTER_FOLDER, ROUTER_GRAPH, RouterManifest
 from seap_export.runtime.router import Router
 
 __all__ = ["router_damages"]
@@ -25,7 +30,11 @@ def router_damages(folder: Path, manifest: Manifest) -> list[str]:
         return found
     try:
         router = Router(folder / ROUTER_FOLDER)
-        return [*_lost_targets(router.manifest, folder, manifest), *_wrong_answers(router, folder)]
+        return [
+            *_lost_targets(router.manifest, folder, manifest),
+            *_other_model(router.manifest, folder, manifest),
+            *_wrong_answers(router, folder),
+        ]
     except SeapError as error:
         return [str(error)]
 
@@ -46,6 +55,38 @@ def _lost_targets(router: RouterManifest, folder: Path, manifest: Manifest) -> l
         *(f"router.json knows a task '{task}', which {folder} does not" for task in unknown),
         *(f"router.json leads to '{name}' for another task than it was made for" for name in sorted(swapped)),
     ]
+
+
+def _other_model(router: RouterManifest, folder: Path, manifest: Manifest) -> list[str]:
+    """The model whose embeddings and tokenizer it has is the variants'."""
+    found = []
+    if router.source.get("sha256") != manifest.source.get("sha256"):
+        found.append("router.json is of another dense model than manifest.json")
+    own = _tokenizer(folder / ROUTER_FOLDER)
+    for name in manifest.variants:
+        hf = folder / name / "hf"
+        if (hf / "tokenizer.json").is_file() and _tokenizer(hf) != own:
+            found.append(f"the router's tokenizer or chat template is not that of {name}")
+    if not all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in _floats(folder)):
+        found.append("router.onnx holds NaN or infinite values")
+    return found
+
+
+def _tokenizer(folder: Path) -> list[Any]:
+    """What a tokenizer and its chat template are; class and padding may differ."""
+    config = folder / "tokenizer_config.json"
+    templates = [folder / name for name in ("chat_template.jinja", "chat_template.json")]
+    return [
+        read_object(folder / "tokenizer.json"),
+        read_object(config).get("chat_template") if config.is_file() else None,
+        *(template.read_bytes() if template.is_file() else None for template in templates),
+    ]
+
+
+def _floats(folder: Path) -> list[onnx.TensorProto]:
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    graph = onnx.load(folder / ROUTER_FOLDER / ROUTER_GRAPH).graph
+    return [tensor for tensor in graph.initializer if tensor.data_type in kinds]
 
 
 def _wrong_answers(router: Router, folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from converters.form import read_form
 from converters.stored import weight_differences
-from seap_export.errors import ArtifactError, ParityFailure, UsageError
+from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.pipeline.bench import BenchRequest, bench
 from seap_export.pipeline.evaluate import evaluate
 from seap_export.pipeline.evaluation_request import EvaluationRequest
@@ -22,7 +23,7 @@ from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.validation_report import Check, CheckName, ValidationReport, describe_variant
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads
-from validation.bisect import Bisection, bisect
+from validation.bisect import Bisection, TapError, bisect
 from validation.parity import plan_cases
 from validation.speed.gate import SpeedLimits, judge_speed, reason
 
@@ -89,6 +90,7 @@ def validate(
 
     Raises:
         UsageError: There is nothing to check at the path, or the request does not fit.
+        ArtifactError: An output folder's manifest is missing or damaged.
         InputError: The dense model or a corpus cannot be used.
         EnvironmentFailure: The execution provider cannot be had, or memory or disk space runs out.
     """
@@ -141,6 +143,8 @@ class _Validation:
             asked = self._request.variants
             return manifest, [path / name for name in sorted(manifest.variants) if asked is None or name in asked]
         if not any((path / part).exists() for part in ("plan.json", "hf", "onnx")):
+            if (path / "calibration").is_dir() or any(path.glob("*/plan.json")):
+                raise ArtifactError(f"{path}: {MANIFEST} is missing; export again, or copy the whole folder")
             raise UsageError(f"{path} is no export and no variant; give OUT, or OUT/TASK-0.2")
         path = path.resolve()  # "." has a parent and a name, too
         manifest = read_manifest(path.parent)
@@ -198,7 +202,10 @@ class _Validation:
     def _weights(self, folder: Path) -> Iterator[str]:
         self._progress.say(f"{folder.name}: comparing weights")
         form = read_form(folder / "onnx" / "model.onnx")
-        found = list(weight_differences(folder / "hf", folder / "onnx", form))
+        try:
+            found = list(weight_differences(folder / "hf", folder / "onnx", form))
+        except InputError as error:  # the model is a part of the artifact here
+            raise ArtifactError(str(error)) from error
         yield from (f"weights: {line}" for line in found[:_MOST_WEIGHTS])
         if len(found) > _MOST_WEIGHTS:
             yield f"weights: {len(found) - _MOST_WEIGHTS} more differ"
@@ -207,11 +214,14 @@ class _Validation:
         found = _bisection(folder, self._request, self._results[folder.name].get("parity"), self._progress)
         if found is None:
             return
+        if found.first is None:  # what is stored wrongly and moves nothing in this case
+            found = replace(found, first=_stored_wrongly(reasons))
         self._results[folder.name]["bisect"] = found.to_json()
         if found.first is not None:
-            where = f"diverges first at {found.first.name}"
+            where = f"it diverges first at {found.first.name}"
             check = self._checks[-1]
-            self._checks[-1] = replace(check, reasons=(*check.reasons, where), notes=(*check.notes, where))
+            first, *others = check.reasons
+            self._checks[-1] = replace(check, reasons=(f"{first}; {where}", *others))
             self._progress.say(f"{folder.name}: {where}")
 
     def _quality(self, folder: Path, is_sound: bool) -> None:
@@ -286,6 +296,17 @@ def _bisection(
     except ParityFailure as error:
         progress.say(f"{folder.name}: cannot be bisected: {error}")
         return None
+
+
+def _stored_wrongly(reasons: Sequence[str]) -> TapError | None:
+    """The first tensor or node that the comparison of weights names."""
+    names = (re.match(r"weights: (?:node )?'(?:model\.)?([^']+)'", reason) for reason in reasons)
+    name = next((found[1] for found in names if found), None)
+    if name is None:
+        return None
+    layer = re.match(r"layers\.(\d+)\.", name)
+    sublayer = name[layer.end() :] if layer else name
+    return TapError(name, int(layer[1]) if layer else None, sublayer, None)
 
 
 def _step(stage: Mapping[str, Any]) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from converters.precision import Precision, choose_precision
 from seap_export.errors import UsageError
-from validation.profiles import DEFAULT_LIMITS, ExactNoise, Limit, Limits, passes, read_limits
+from validation.profiles import DEFAULT_LIMITS, Limit, Limits, Noise, passes, read_limits
 
 DEFAULT = Limits()
 
@@ -23,7 +23,7 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     limits = read_limits(written(tmp_path, "[fp32]\nmax_abs = 0.01\n[fp16]\nclear_top1_agreement = 1\n"))
     assert limits.of("fp32") == {"max_abs": 0.01, "cache_error": 1e-3}
-    assert limits.of("fp16") == {"mean_kl": 2e-3, "clear_top1_agreement": 1.0}
+    assert limits.of("fp16") == {"mean_kl": 1e-4, "clear_top1_agreement": 1.0}
     assert limits.of("int4") == DEFAULT_LIMITS["int4"]
     assert limits.looser("fp32") == ("fp32 max_abs 0.01 is looser than the default 0.001",)
     assert limits.looser("fp16") == limits.looser("int4") == ()
@@ -78,21 +78,23 @@ def test_what_each_precision_is_judged_by(precision: Precision, provider: str, f
     assert [(own.label, own.in_float, {limit.figure for limit in own.limits}) for own in found] == figures
 
 
-def test_sixteen_bits_are_held_to_torchs_own_noise() -> None:
-    def limit(noise: float | None, limits: Limits = DEFAULT) -> float:
-        (own,) = passes(Precision("fp16"), "cpu", limits, noise)
-        return next(limit.value for limit in own.limits if limit.figure == "mean_kl")
+def limits_for(precision: Precision, noise: Noise, tokens: int, limits: Limits = DEFAULT) -> dict[str, float]:
+    own = passes(precision, "cpu", limits)[-1]
+    return {limit.figure: limit.value for limit in own.limits_for(noise, tokens)}
 
-    assert limit(None) == 2e-3
-    assert limit(2e-4) == pytest.approx(6e-4)
-    assert limit(1e-9) == 1e-4  # too little was measured to ask for less
-    assert limit(1.0) == 2e-3
-    assert limit(1e-9, Limits((("fp16", "mean_kl", 0.5),))) == 0.5
+
+def test_what_rounds_is_held_to_torchs_own_noise() -> None:
+    """Three times, and three standard errors on top."""
+    fp16 = Precision("fp16")
+    assert limits_for(fp16, Noise(), 16)["mean_kl"] == 1e-4
+    assert limits_for(fp16, Noise(mean_kl=0.01), 9)["mean_kl"] == pytest.approx(0.06)
+    assert limits_for(fp16, Noise(mean_kl=0.01), 9 * 10**8)["mean_kl"] == pytest.approx(0.03, rel=1e-3)
+    assert limits_for(choose_precision("int4"), Noise(mean_kl=0.01), 1)["mean_kl"] == pytest.approx(0.12)
+    assert limits_for(fp16, Noise(mean_kl=0.01), 9, Limits((("fp16", "mean_kl", 0.5),)))["mean_kl"] == 0.5
+    assert limits_for(fp16, Noise(max_abs=9.0), 9)["clear_top1_agreement"] == 0.99
 
 
 def test_noise_in_float32_widens_the_default_and_no_given_limit() -> None:
-    noise = ExactNoise(max_abs=5e-4) | ExactNoise(max_abs=1e-4, cache_error=1e-5)
-    (own,) = passes(Precision(), "cpu", Limits())
-    assert {limit.figure: limit.value for limit in own.limits_for(noise)} == {"max_abs": 5e-3, "cache_error": 1e-3}
-    (given,) = passes(Precision(), "cpu", Limits((("fp32", "max_abs", 1e-3),)))
-    assert {limit.value for limit in given.limits_for(noise)} == {1e-3}
+    noise = Noise(max_abs=5e-4) | Noise(max_abs=1e-4, cache_error=1e-5)
+    assert limits_for(Precision(), noise, 1) == {"max_abs": 5e-3, "cache_error": 1e-3}
+    assert limits_for(Precision(), noise, 1, Limits((("fp32", "max_abs", 1e-3),)))["max_abs"] == 1e-3

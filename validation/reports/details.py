@@ -45,7 +45,7 @@ def _parity(parity: Json | None) -> Markup:
     more = ("Top-1, clear margin", "Perplexity ratio", "KV cache error", "KV cache, max abs")
     rows = []
     for case in parity["cases"]:
-        failures = case_failures(parity, case)
+        failures = case_failures(case)
         result = join([pill(case["verdict"]), *(tag("small", words) for words in failures)])
         kl = (figure(case[key]) for key in ("mean_kl_nats", "p999_kl_nats", "max_kl_nats"))
         agreement = (percent(case[key]) for key in ("top1_agreement", "top1_agreement_margin"))

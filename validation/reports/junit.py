@@ -57,7 +57,7 @@ def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
     if parity is not None:
         for case in parity["cases"]:
             name = f"parity: {case['case']}, {case['stage']}"
-            yield _Case(name, "parity", tuple(case_failures(parity, case)))
+            yield _Case(name, "parity", tuple(case_failures(case)))
 
 
 def _count(element: ElementTree.Element, cases: list[_Case]) -> None:

@@ -193,3 +193,12 @@ def test_report_of_nothing_still_makes_a_page(passing: Report) -> None:
 
 def test_same_report_gives_the_same_text(failing: Report) -> None:
     assert html_page(failing) == html_page(failing)
+
+
+def test_limits_that_noise_widened_are_told(passing: Report) -> None:
+    name = next(iter(passing["variants"]))
+    case = passing["variants"][name]["parity"]["cases"][0]
+    assert "torch's own noise" not in html_page(passing)
+    case["limits"]["max_abs"] = 0.021
+    page = html_page(passing).replace("&#x27;", "'").replace("&#39;", "'")
+    assert "ten times torch's own noise where that is more: max abs ≤ 0.021 in prompt 0" in page

@@ -1,0 +1,59 @@
+"""Artifacts that are right pass: every family in its variations, each precision, dialect and ratio, other seeds."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from micro import VARIATIONS, write_corpus, write_micro_model
+
+from converters.form import OnnxForm
+from converters.precision import Precision, choose_precision
+from seap_export.cli import main
+from seap_export.pipeline.convert import convert_folder
+from seap_export.pipeline.settings import ParitySettings
+from seap_export.pipeline.validate import ValidationRequest, validate
+
+RATIOS = ("0", "0.2", "0.5")
+#: All that the CPU runs, but for fp32 in the fused dialect, which `export` writes.
+OTHER_FORMS = (
+    OnnxForm(dialect="standard"),
+    OnnxForm(Precision("fp16")),
+    OnnxForm(Precision("fp16"), dialect="standard"),
+    OnnxForm(choose_precision("int8"), logits="last"),
+    OnnxForm(choose_precision("int4", symmetric=False)),
+)
+ARTIFACTS = len(VARIATIONS) * len(RATIOS) * (1 + len(OTHER_FORMS))
+
+
+def test_there_are_two_hundred() -> None:
+    assert ARTIFACTS >= 200
+
+
+@pytest.mark.parametrize("name", list(VARIATIONS))
+def test_good_artifacts_pass(tmp_path: Path, name: str) -> None:
+    seed = list(VARIATIONS).index(name)
+    model = write_micro_model(tmp_path / "m", seed=seed, **VARIATIONS[name])
+    corpus = write_corpus(tmp_path / "a.jsonl", seed=seed)
+    ratios = [argument for ratio in RATIOS for argument in ("--ratio", ratio)]
+    arguments = ["export", model, "--task", f"a={corpus}", *ratios, "--out", tmp_path / "out", "--threads", "1", "-q"]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr
+
+    request = ValidationRequest(parity=ParitySettings(threads=1, prompts=2))
+    alarms = {}
+    for ratio in RATIOS:
+        for number, form in enumerate(OTHER_FORMS):
+            variant = tmp_path / f"form-{number}" / f"a-{ratio}"
+            (variant / "onnx").mkdir(parents=True)
+            for part in ("hf", "plan.json"):
+                (variant / part).symlink_to(tmp_path / "out" / f"a-{ratio}" / part)
+            if not (variant.parent / "calibration").exists():
+                shutil.copytree(tmp_path / "out" / "calibration", variant.parent / "calibration")
+            convert_folder(variant / "hf", variant / "onnx", form)
+            report = validate(variant, request)
+            if not report.passed:
+                alarms[form, ratio] = report.failure
+    assert alarms == {}

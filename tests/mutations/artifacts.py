@@ -1,0 +1,93 @@
+"""Good artifacts to plant faults in, made by the command line: all families, dialects and precisions of the CPU."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from micro import one_thread, write_micro_model
+from mutations.editing import Artifact
+from routed import write_task_corpora
+
+from seap_export.cli import main
+
+__all__ = ["BASES", "CHAT_TEMPLATE", "Base", "make"]
+
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+_FEW = ("--samples", "24", "--held-out", "6", "--prompts", "1", "--decode-steps", "16")
+_WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A good artifact: a model's config, and the options of its export.
+
+    Attributes:
+        config: What differs from a micro model's.
+        ratios: Of the variants, of which the first is tampered with; 0 leaves all layers alike.
+        options: Of the export.
+        tasks: One, or two and with them a router.
+    """
+
+    config: dict[str, Any] = field(hash=False)
+    ratios: tuple[str, ...] = ("0.2",)
+    options: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("a",)
+
+    @property
+    def variant(self) -> str:
+        return f"{self.tasks[0]}-{self.ratios[0]}"
+
+
+BASES: dict[str, Base] = {
+    # Layers that are all alike, so that what belongs to one fits another.
+    "whole": Base({"model_type": "llama", "rope_scaling": _LLAMA3}, ratios=("0",)),
+    "routed": Base({"model_type": "llama", "attention_bias": True, "mlp_bias": True}, tasks=("a", "b")),
+    "tied": Base(
+        {"model_type": "llama", "tie_word_embeddings": True}, ratios=("0.2", "0.4"), options=("--logits", "last")
+    ),
+    "standard": Base(
+        {"model_type": "mistral", "sliding_window": 5},
+        options=("--dialect", "standard", "--layout", "uniform"),
+    ),
+    "qwen3": Base({"model_type": "qwen3", "head_dim": 32}),
+    "window": Base(
+        {"model_type": "mistral", "sliding_window": 5}, options=("--precision", "int8", "--logits", "last")
+    ),
+    "half": Base({"model_type": "llama"}, options=("--precision", "fp16", "--dialect", "standard")),
+    "int4": Base({"model_type": "llama"}, options=("--precision", "int4")),
+    "points": Base(
+        {"model_type": "qwen2", **_WINDOW},
+        options=("--precision", "int4", "--asymmetric"),
+    ),
+}
+
+
+def make(name: str, folder: Path) -> Artifact:
+    """Exports a base into `folder`/out; its dense model stands at `folder`/m."""
+    base = BASES[name]
+    model = write_micro_model(folder / "m", **base.config)
+    _add_chat_template(model)
+    write_task_corpora(folder)
+    tasks = [part for task in base.tasks for part in ("--task", f"{task}={folder / task}.jsonl")]
+    ratios = [part for ratio in base.ratios for part in ("--ratio", ratio)]
+    arguments = ["export", str(model), *tasks, *ratios, *_FEW, *base.options]
+    with one_thread():
+        result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--quiet", "--out", str(folder / "out")])
+    assert result.exit_code == 0, result.stderr
+    return Artifact(folder / "out", base.variant)
+
+
+def _add_chat_template(model: Path) -> None:
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "chat_template": CHAT_TEMPLATE}), "utf-8")

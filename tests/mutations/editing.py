@@ -1,0 +1,96 @@
+"""Changing a copied artifact: its JSON files, its safetensors file, its manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from seap_export.families import ModelSpec, model_spec
+from seap_export.hashing import sha256_file
+
+__all__ = ["Artifact", "edit_json", "edit_weights", "flip_byte", "re_record", "tree"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An export's output folder, and the variant in it that is tampered with."""
+
+    out: Path
+    name: str
+
+    @property
+    def variant(self) -> Path:
+        return self.out / self.name
+
+    @property
+    def hf(self) -> Path:
+        return self.variant / "hf"
+
+    @property
+    def onnx(self) -> Path:
+        return self.variant / "onnx"
+
+    @property
+    def router(self) -> Path:
+        return self.out / "router"
+
+    @property
+    def manifest(self) -> Path:
+        return self.out / "manifest.json"
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        return model_spec(json.loads((self.hf / "config.json").read_text("utf-8")))
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """The content of every file under a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Rewrites a JSON file after `change` has had its object."""
+    values = json.loads(path.read_text("utf-8"))
+    change(values)
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Rewrites the safetensors file of a model folder after `change` has had its tensors."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def flip_byte(path: Path, place: float) -> None:
+    """Flips a bit of the byte that stands at this fraction of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 0x40
+    path.write_bytes(content)
+
+
+def re_record(artifact: Artifact) -> None:
+    """Writes the sizes and hashes of the files as they are now into the manifest, so that these give nothing away."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        paths = (artifact.out / step for step in manifest["steps"])
+        files = sorted(file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
+        manifest["files"] = {
+            file.relative_to(artifact.out).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256_file(file)}
+            for file in files
+            if file.is_file()
+        }
+        for name, variant in manifest["variants"].items():
+            for part in variant["bytes"]:
+                sizes = (path.stat().st_size for path in (artifact.out / name / part).rglob("*") if path.is_file())
+                variant["bytes"][part] = sum(sizes)
+
+    edit_json(artifact.manifest, change)

@@ -1,0 +1,254 @@
+"""`validate`: what it says, writes and exits with, for exports that are right, damaged or wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+
+from seap_export.hashing import sha256_file
+from validation.reports import schema
+
+Run = Callable[..., Any]
+QUICK = ("--prompts", "1", "--threads", "1")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def record_again(out: Path) -> None:
+    """Makes the manifest agree with the files, as if they had been made so."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    for name, entry in manifest["files"].items():
+        path = out / name
+        entry |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    (out / "manifest.json").write_text(json.dumps(manifest))
+
+
+def flip_a_weight(variant: Path, name: str) -> None:
+    """The largest weight of a tensor in model.onnx.data gets the other sign."""
+    proto = onnx.load(variant / "onnx" / "model.onnx", load_external_data=False)
+    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    with (variant / "onnx" / "model.onnx.data").open("r+b") as file:
+        file.seek(int(place["offset"]))
+        values = np.frombuffer(file.read(int(place["length"])), np.float32).copy()
+        values[np.abs(values).argmax()] *= -1
+        file.seek(int(place["offset"]))
+        file.write(values.tobytes())
+
+
+def test_a_good_export_passes_and_is_left_as_it_was(run: Run, done: Path, work: Path) -> None:
+    before = tree(done)
+    outcome = run("validate", "out", *QUICK, "--out", "v.json", "--junit", "v.xml", "--html", "v.html")
+    assert outcome.code == 0
+    lines = [line.split() for line in outcome.out.splitlines()]
+    checks = [
+        [name, check, "passed"] for name in ("a-0.2", "a-0.4", "b-0.2", "b-0.4") for check in ("integrity", "parity")
+    ]
+    assert lines == [
+        ["variant", "check", "verdict"],
+        ["m", "integrity", "passed"],
+        *checks,
+        ["m", "router", "passed"],
+        ["passed"],
+    ]
+    assert tree(done) == before
+
+    report = json.loads((work / "v.json").read_text())
+    jsonschema.validate(report, schema())
+    assert (report["verdict"], report["exit_code"], report["failure"]) == ("passed", 0, "")
+    variant = report["variants"]["a-0.2"]
+    assert variant["parity"]["verdict"] == "passed"
+    assert {case["case"] for case in variant["parity"]["cases"]} == {
+        "prompt 0", "batch of 3", "one token", "random tokens", "long prompt",
+    }  # fmt: skip
+    assert [layer["kept"] for layer in variant["layers"]] == [1.0, 1.0, pytest.approx(13 / 33)]
+    assert ElementTree.parse(work / "v.xml").getroot().get("failures") == "0"
+    assert (work / "v.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_export_itself_ends_with_it(pristine: Path) -> None:
+    report = json.loads((pristine / "validation.json").read_text())
+    jsonschema.validate(report, schema())
+    assert {(check["check"], check["verdict"]) for check in report["checks"]} == {
+        ("integrity", "passed"), ("parity", "passed"), ("router", "passed"),
+    }  # fmt: skip
+    assert report["variants"].keys() == {"a-0.2", "a-0.4", "b-0.2", "b-0.4"}
+
+
+def test_one_wrong_weight_is_stopped_named_and_followed_to_its_layer(run: Run, done: Path, work: Path) -> None:
+    flip_a_weight(done / "a-0.2", "model.layers.1.mlp.up_proj.weight.transposed")
+    record_again(done)
+    outcome = run("validate", "out/a-0.2", *QUICK, "--bisect", "--quiet", "--out", "v.json", "--junit", "v.xml")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert outcome.err.count("\n") == 1
+    assert "; it diverges first at layers.1.mlp.up_proj (and " in outcome.err
+    report = json.loads((work / "v.json").read_text())
+    jsonschema.validate(report, schema())
+    first = report["variants"]["a-0.2"]["bisect"]["first"]
+    assert (first["layer"], first["sublayer"]) == (1, "mlp.up_proj")
+    (parity,) = (check for check in report["checks"] if check["check"] == "parity")
+    assert "weights: 'model.layers.1.mlp.up_proj.weight.transposed' differs from the model's" in " ".join(
+        parity["reasons"]
+    )
+    assert int(ElementTree.parse(work / "v.xml").getroot().get("failures", "0")) >= 1
+
+
+def test_a_rare_token_is_found_by_its_weights(run: Run, done: Path, work: Path) -> None:
+    """Whether or not a text has the token: what is stored is compared with what the model says."""
+    path = done / "a-0.2" / "onnx"
+    proto = onnx.load(path / "model.onnx", load_external_data=False)
+    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == "model.embed_tokens.weight")
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    with (path / "model.onnx.data").open("r+b") as file:
+        file.seek(int(place["offset"]) + 95 * 96 * 4)  # the last row
+        file.write(np.float32(3.0).tobytes())
+    record_again(done)
+    outcome = run("validate", "out/a-0.2", *QUICK, "--quiet", "--out", "v.json")
+    assert outcome.code == 3
+    (parity,) = (c for c in json.loads((work / "v.json").read_text())["checks"] if c["check"] == "parity")
+    assert "weights: 'model.embed_tokens.weight' differs from the model's by" in " ".join(parity["reasons"])
+
+
+def test_what_is_damaged_is_told_and_not_run(run: Run, done: Path) -> None:
+    data = done / "a-0.2" / "onnx" / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    (done / "b-0.4" / "hf" / "config.json").unlink()
+    outcome = run("validate", "out", *QUICK, "--json", "--quiet")
+    assert outcome.code == 7
+    message = "a-0.2: integrity: out/a-0.2/onnx/model.onnx.data differs from its SHA-256 in manifest.json"
+    assert outcome.err == f"Error: {message}; 1 more check failed\n"
+    assert json.loads(outcome.out)["error"] == {"message": f"{message}; 1 more check failed", "exit_code": 7}
+
+
+def test_a_stale_file_is_stopped(run: Run, done: Path) -> None:
+    shutil.copy(done / "a-0.4" / "onnx" / "model.onnx.data", done / "a-0.2" / "onnx" / "old.onnx.data")
+    outcome = run("validate", "out/a-0.2", *QUICK, "--check", "integrity", "--quiet")
+    assert outcome.code == 7
+    assert "out/a-0.2/onnx/old.onnx.data is not in manifest.json; remove it" in outcome.err.replace(
+        str(done.parent) + "/", ""
+    )
+
+
+def test_only_what_is_asked_for_is_checked(run: Run, done: Path) -> None:
+    outcome = run("validate", "out", "--check", "router")
+    assert (outcome.code, outcome.out.split()) == (
+        0,
+        ["variant", "check", "verdict", "m", "router", "passed", "passed"],
+    )
+
+
+def test_a_router_that_leads_nowhere(run: Run, done: Path) -> None:
+    path = done / "router" / "router.json"
+    values = json.loads(path.read_text())
+    values["variants"]["0.2"]["a"] = "c-0.2"
+    path.write_text(json.dumps(values))
+    record_again(done)
+    outcome = run("validate", "out", "--check", "router", "--quiet")
+    assert outcome.code == 7
+    assert outcome.err == "Error: router: router.json leads to 'c-0.2', which is no variant of out\n"
+
+
+def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: Path) -> None:
+    speed = ("--max-bytes-ratio", "0.99", "--depth", "8", "--runs", "5")
+    outcome = run("validate", "out/a-0.4", *QUICK, "--dense", "m", "--max-kl", "99", *speed, "--out", "v.json")
+    assert outcome.code == 0, outcome.err
+    report = json.loads((work / "v.json").read_text())
+    jsonschema.validate(report, schema())
+    variant = report["variants"]["a-0.4"]
+    assert variant["quality"]["divergence"]["onnx"]["mean_kl_nats"] > 0
+    (verdict,) = variant["speed"]["verdicts"]
+    assert (verdict["figure"], verdict["verdict"]) == ("bytes_ratio", "passed")
+
+    outcome = run("validate", "out/a-0.4", *QUICK, "--dense", "m", "--max-kl", "1e-9", "--quiet")
+    assert outcome.code == 4
+    outcome = run("validate", "out/a-0.4", *QUICK, "--dense", "m", "--max-bytes-ratio", "0.01", *speed[2:], "--quiet")
+    assert outcome.code == 5
+    assert outcome.err.startswith("Error: a-0.4: speed: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("validate", "nothing"), 2, "nothing is no export and no variant; give OUT, or OUT/TASK-0.2"),
+        (
+            ("validate", "out", "--max-kl", "1"),
+            2,
+            "the limits of quality and speed are against the dense model; give it as --dense",
+        ),
+        (("validate", "out", "--check", "speed"), 2, "--check speed needs a limit; see 'seap-export validate --help'"),
+        (("validate", "out", "--limits", "m"), 2, "m: cannot be read as TOML ([Errno 21] Is a directory: 'm')"),
+        (
+            ("validate", "out", "--check", "integrity", "--save-golden", "g"),
+            2,
+            "a golden is of one variant; give one of those in out with --save-golden",
+        ),
+        (
+            ("validate", "out/a-0.2", "--out", "a.jsonl"),
+            2,
+            "a.jsonl exists already; use --force to replace it, or another --out",
+        ),
+    ],
+)
+def test_requests_that_cannot_be(run: Run, done: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    outcome = run(*arguments, "--quiet")
+    assert (outcome.code, outcome.err) == (code, f"Error: {message}\n")
+
+
+def test_a_job_summary_is_written_where_github_says(
+    run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(work / "summary.md"))
+    (work / "summary.md").write_text("before\n")
+    assert run("validate", "out/a-0.2", "--check", "integrity", "--quiet").code == 0
+    text = (work / "summary.md").read_text()
+    assert text.startswith("before\n")
+    assert "a-0.2" in text
+
+
+def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path) -> None:
+    (work / "prompts.txt").write_text("the cat sat\n\na dog ran far\n")
+    shutil.copytree(done / "a-0.2", work / "alone")
+    outcome = run("validate", "alone", "--check", "parity", "--quiet")
+    assert outcome.code == 7
+    assert "give some with --prompt-file" in outcome.err
+    outcome = run("validate", "alone", *QUICK[2:], "--prompt-file", "prompts.txt", "--json", "--quiet")
+    assert outcome.code == 0, outcome.err
+    report = json.loads(outcome.out)
+    assert report["variants"]["alone"]["parity"]["prompts"]["count"] == 2
+    assert report["checks"][0]["notes"] == ["no manifest.json beside it knows it: hashes were not compared"]
+
+
+def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None:
+    outcome = run("validate", "out/a-0.2", *QUICK, "--save-golden", "a.npz", "--quiet")
+    assert outcome.code == 0, outcome.err
+    again = run("validate", "out/a-0.2", *QUICK, "--save-golden", "b.npz", "--quiet")
+    assert again.code == 0
+    assert (work / "a.npz").read_bytes() == (work / "b.npz").read_bytes()
+    for path in ("out/a-0.2", "out/a-0.2/onnx"):
+        outcome = run("validate", path, "--against-golden", "a.npz")
+        assert outcome.code == 0, outcome.err
+        assert outcome.out.startswith("golden passed: max abs ")
+    flip_a_weight(done / "a-0.2", "model.layers.1.mlp.up_proj.weight.transposed")
+    outcome = run("validate", "out/a-0.2", "--against-golden", "a.npz", "--quiet")
+    assert outcome.code == 7
+    assert "not the file that a.npz was made of; copy it again" in outcome.err
+    outcome = run("validate", "out/a-0.2", "--against-golden", "a.jsonl", "--quiet")
+    assert outcome.code == 2
+    assert "a.jsonl: no golden (" in outcome.err
+
+
+def test_no_golden_of_what_fails(run: Run, done: Path, work: Path) -> None:
+    (done / "a-0.2" / "onnx" / "genai_config.json").unlink()
+    assert run("validate", "out/a-0.2", *QUICK, "--save-golden", "a.npz", "--quiet").code == 7
+    assert not (work / "a.npz").exists()
