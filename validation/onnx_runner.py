@@ -110,6 +110,16 @@ class OnnxRunner:
         """Appends one token to each row [B], and gives the logits [B, V] that follow; errors are those of `append`."""
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
+    def takes_left_padding(self) -> bool:
+        """Whether a row that is padded on the left runs; what was decoded before is forgotten."""
+        self._mask = np.array([[1, 1, 1], [0, 1, 1]], np.int64)
+        self._past = {name: cache.values(2) for name, cache in self._empty.items()}
+        try:
+            self._run(np.zeros((2, 3), np.int64), what="a row padded on the left")
+        except ParityFailure:
+            return False
+        return True
+
     def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
         real = self._mask[row]

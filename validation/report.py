@@ -133,6 +133,7 @@ class ParityReport:
         context_length: Positions that the model knows.
         noise_kl: Largest mean KL divergence of torch that rounds as the graph does; None: it rounds nothing.
         looser_limits: Limits that let more pass than the defaults, in words.
+        is_unguarded: Whether rows padded on the left run, though the graph's attention does not know them.
     """
 
     stages: tuple[StageResult, ...]
@@ -149,6 +150,7 @@ class ParityReport:
     context_length: int
     noise_kl: float | None = None
     looser_limits: tuple[str, ...] = ()
+    is_unguarded: bool = False
 
     def __post_init__(self) -> None:
         if {result.stage for result in self.stages} != {"prefill", "decode"}:
@@ -163,7 +165,8 @@ class ParityReport:
     def reasons(self) -> tuple[str, ...]:
         """Why the run fails, what no tolerance excuses first, then the largest differences; empty if it passes."""
         ranked = sorted(self.stages, key=lambda result: (not result.has_defect, -result.excess))
-        return (*self._misplaced(), *(reason for result in ranked for reason in result.reasons))
+        unguarded = ["rows padded on the left run, and are computed wrongly"] if self.is_unguarded else []
+        return (*unguarded, *self._misplaced(), *(reason for result in ranked for reason in result.reasons))
 
     def _misplaced(self) -> list[str]:
         """Operators that do the model's work on another provider; arithmetic on shapes may run anywhere."""
@@ -207,7 +210,7 @@ class ParityReport:
     @property
     def smallest_passing_limits(self) -> dict[Figure, float] | None:
         """For each figure judged, the tightest limit that would pass, to two digits; None if no limits would."""
-        if self._misplaced() or any(result.has_defect for result in self.stages):
+        if self.is_unguarded or self._misplaced() or any(result.has_defect for result in self.stages):
             return None
         worst: dict[Figure, float] = {}
         for result in self.stages:

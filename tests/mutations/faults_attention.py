@@ -157,6 +157,8 @@ def _counts_padding(graph: Graph) -> None:
 def _left_padding_unguarded(graph: Graph) -> None:
     """A batch padded on the left gets numbers instead of an error."""
     graph.rename_inputs({"left_padding_is_not_supported_pad_on_the_right.output": "one"})
+    # Unread it would run, and fail, all the same.
+    graph.proto.graph.node.remove(graph.node("left_padding_is_not_supported_pad_on_the_right"))
 
 
 FAULTS: tuple[Fault, ...] = (

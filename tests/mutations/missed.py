@@ -7,8 +7,7 @@ from collections.abc import Mapping
 __all__ = ["MISSED"]
 
 MISSED: Mapping[str, str] = {
-    "padding on the left is not refused": "no check tries padding on the left",
-    "modelling code changed, recorded": "the code is not compared with this package's, which may be of another version",
+    "modelling code changed, recorded": "the code may be that of another version of this package",
     "two ids of both swapped, without a router": "only the dense model's own tokenizer could tell",
     "plan of another layout": "both layouts may have the same shapes",
     "plan keeps other neurons": "only the dense model's own weights could tell",

@@ -68,9 +68,12 @@ class FakeOnnx:
     """Computes the same from padded input; `spoil(stage, row, position or step, logits)` may change a token's."""
 
     spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
-    gives_last_only = False
+    gives_last_only = runs_left_padding = False
 
     def __init__(self, session: Any) -> None: ...
+
+    def takes_left_padding(self) -> bool:
+        return type(self).runs_left_padding
 
     def append(self, input_ids: np.ndarray) -> np.ndarray:
         (start,) = self.lengths
@@ -219,6 +222,15 @@ def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport])
     report = run(spoil)
     assert report.reasons[0] == "max abs 0.5 > 0.001 at case 'prompt 0', row 0, decode step 2, token id 3"
     assert "(and 13 more)" in report.failure()
+
+
+def test_a_graph_that_takes_padding_on_the_left_fails(
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeOnnx, "runs_left_padding", True)
+    report = run()
+    assert report.reasons == ("rows padded on the left run, and are computed wrongly",)
+    assert report.failure().endswith("no limit would pass")
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "Inf")])

@@ -76,7 +76,12 @@ def test_quantised_weights_are_compared_in_float32_too(
     report = run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1)
     assert report.passed, report.reasons
     assert report.form == form
-    assert report.limits == {"max_abs": 1e-3, "cache_error": 1e-3, "mean_kl": 0.02}
+    assert report.limits.keys() == {"max_abs", "cache_error", "mean_kl"}
+    assert (report.limits["max_abs"], report.limits["cache_error"]) == (1e-3, 1e-3)
+    assert report.noise_kl is not None
+    assert (
+        1e-3 <= report.limits["mean_kl"] <= max(1e-3, 12 * report.noise_kl)
+    )  # torch, rounding activations alike, is as far off
     exact = [stage for stage in report.stages if stage.case.endswith(", in float32")]
     assert len(exact) == len(report.stages) / 2
     assert all(stage.figures.max_abs < 1e-4 for stage in exact if stage.figures.max_abs is not None)
