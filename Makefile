@@ -4,6 +4,8 @@ PYTHON ?= python3
 MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 OUT ?= demo-output
 PARALLEL := --numprocesses 2
+# What takes minutes and does not depend on transformers' release.
+ONCE := tests/faults tests/good tests/mutations tests/validation/reports tests/validation/speed
 
 .PHONY: demo test test-fast lint clean
 
@@ -19,7 +21,7 @@ demo: .venv/installed $(MODEL)
 test: lint .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL)
 	.venv/bin/python -m pytest $(PARALLEL) -m "not real"
 	.venv/bin/python -m pytest -m real
-	.venv-transformers4/bin/python -m pytest $(PARALLEL) -m "not real"
+	.venv-transformers4/bin/python -m pytest $(PARALLEL) -m "not real" $(ONCE:%=--ignore %)
 
 # The tests on micro models only, in the main environment.
 test-fast: .venv/installed
