@@ -35,7 +35,7 @@ __all__ = [
 
 PLAN_SCHEMA = "seap-export/plan/3"
 #: Names of tasks lead to folders: none may lead out of the export.
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 Compensation = Literal["sequential", "one-shot", "bias", "none"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
 Balance = Literal["loss", "alike"]
