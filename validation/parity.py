@@ -7,7 +7,7 @@ logits wait in a temporary file. The truth for a row of a padded batch is the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
@@ -18,20 +18,20 @@ from numpy.typing import NDArray
 
 from converters.blocks import in_float_activations
 from converters.form import read_form
-from converters.precision import Precision
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 from seap_export.sources.config import read_json
-from validation.array_store import ArrayStore, StoredArray
+from validation.array_store import ArrayStore
 from validation.caches import CacheComparison, CacheFigures
 from validation.metrics import CLEAR_MARGIN, LogitComparison, LogitFigures
 from validation.onnx_runner import OnnxRunner
-from validation.profiles import Limits, Noise, Pass, passes
+from validation.profiles import Limits, Pass, passes
 from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
+from validation.references import References, run_references
 from validation.report import ParityReport, Stage, StageResult
-from validation.rounding import round_activations, round_weights
-from validation.torch_runner import TorchRunner, open_torch_runner
+from validation.rounding import round_weights
+from validation.torch_runner import open_torch_runner
 
 __all__ = ["DECODE_STEPS", "LONG_TOKENS", "plan_cases", "run_parity"]
 
@@ -40,20 +40,6 @@ _DEFAULT = Limits()
 #: Of the long prompt, whose attention takes the square of its tokens, and of the others.
 LONG_TOKENS, MAX_PROMPT_TOKENS = 2048, 128
 DECODE_STEPS = 16
-#: A sequence, and how many of its logits are kept.
-_Key = tuple[TokenIds, int | None]
-
-
-@dataclass(frozen=True)
-class _Reference:
-    """A sequence's greedy continuation, where its logits and its cache are kept, and torch's own noise in them."""
-
-    forced: tuple[int, ...]
-    prefill: StoredArray
-    decode: StoredArray
-    cache: tuple[tuple[StoredArray, StoredArray], ...]
-    noise: Noise = Noise()
-    rounded_max_abs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,13 +111,9 @@ def run_parity(
     with ArrayStore() as store:
         prepare = partial(round_weights, spec=spec, precision=form.precision)
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
-            references = _run_torch(torch_runner, cases, decode_steps, store, say)
-            if round_alike := _rounding(torch_runner, spec, form.precision, provider):
-                say(f"torch: noise of {form.precision.name}")
-                round_alike()
-                references = _with_rounding_noise(torch_runner, references, store)
-        noise = reduce(or_, (reference.noise for reference in references.values()))
-        margin = max(CLEAR_MARGIN, 2 * max(reference.rounded_max_abs for reference in references.values()))
+            references = run_references(torch_runner, cases, decode_steps, store, spec, form.precision, provider, say)
+        noise = reduce(or_, (reference.noise for reference in references.all()))
+        margin = max(CLEAR_MARGIN, 2 * max(reference.rounded_max_abs for reference in references.all()))
         stages: list[StageResult] = []
         for own in passes(form.precision, provider, limits):
             graph = in_float_activations(model) if own.in_float else None
@@ -204,83 +186,15 @@ def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) ->
     return limit
 
 
-def _run_torch(
-    runner: TorchRunner, cases: Sequence[Case], steps: int, store: ArrayStore, say: Progress
-) -> dict[_Key, _Reference]:
-    """The reference of every different row."""
-    keys = list(dict.fromkeys(_key(case, row) for case in cases for row in case.rows))
-    references: dict[_Key, _Reference] = {}
-    for index, (row, kept) in enumerate(keys):
-        say(f"torch: sequence {index + 1} of {len(keys)}")
-        run = runner.run(row, steps, kept or 0)
-        cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
-        references[row, kept] = _Reference(run.forced, store.put(run.prefill), store.put(run.decode), cache)
-    say("torch: noise of another attention kernel")
-    runner.use_attention("sdpa")
-    return {
-        (row, kept): replace(reference, noise=_exact_noise(runner, row, reference, store))
-        for (row, kept), reference in references.items()
-    }
-
-
-def _exact_noise(runner: TorchRunner, row: TokenIds, reference: _Reference, store: ArrayStore) -> Noise:
-    """The whole sequence in one call, against the prompt and then a token at a time."""
-    kept, steps = reference.prefill.shape[0], reference.decode.shape[0]
-    again = runner.run((*row, *reference.forced), 0, kept + steps)
-    wanted = np.concatenate([store.get(reference.prefill), store.get(reference.decode)])
-    difference = np.abs(wanted - again.prefill)
-    caches = CacheComparison()
-    caches.update(((store.get(key), store.get(value)) for key, value in reference.cache), again.cache, 0)
-    finite = difference[np.isfinite(difference)]
-    return Noise(float(finite.max(initial=0.0)), caches.figures().error)
-
-
-def _rounding(runner: TorchRunner, spec: ModelSpec, precision: Precision, provider: str) -> Callable[[], None] | None:
-    """Makes torch round what the graph rounds; None where it rounds nothing."""
-    if precision.dtype != "fp32":
-        return partial(runner.narrow, precision.torch_dtype)
-    if precision.quantization is not None and provider == "cpu":
-        return partial(round_activations, runner.model, spec, precision.quantization)
-    return None
-
-
-def _with_rounding_noise(
-    runner: TorchRunner, references: dict[_Key, _Reference], store: ArrayStore
-) -> dict[_Key, _Reference]:
-    """What torch's own rounding makes of every sequence, each at least as noisy as all of them together."""
-    whole = LogitComparison()
-    found = {}
-    for (row, kept), reference in references.items():
-        wanted = np.concatenate([store.get(reference.prefill), store.get(reference.decode)])
-        again = runner.run((*row, *reference.forced), 0, len(wanted)).prefill
-        own = LogitComparison()
-        for comparison in (own, whole):
-            comparison.update(wanted, again)
-        found[row, kept] = own.figures()
-    overall = whole.figures().mean_kl or 0.0
-    return {
-        key: replace(
-            reference,
-            noise=replace(reference.noise, mean_kl=max(found[key].mean_kl or 0.0, overall)),
-            rounded_max_abs=found[key].max_abs or 0.0,
-        )
-        for key, reference in references.items()
-    }
-
-
-def _key(case: Case, row: TokenIds) -> _Key:
-    return row, case.kept
-
-
 def _compare(
     case: Case,
     own: Pass,
-    references: dict[_Key, _Reference],
+    references: References,
     runner: OnnxRunner,
     store: ArrayStore,
     margin: float,
 ) -> tuple[StageResult, StageResult]:
-    truths = [references[_key(case, row)] for row in case.rows]
+    truths = references.of(case)
     prefill, decode, caches = LogitComparison(margin), LogitComparison(margin), CacheComparison()
     last = _last_call(case, runner)
     for row, (truth, ids) in enumerate(zip(truths, case.rows, strict=True)):

@@ -73,11 +73,14 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
     if golden is not None:
         _against_golden(console, path, golden, options)
         return
+    from seap_export.pipeline.golden import refuse_golden
     from seap_export.pipeline.outputs import write_whole
     from seap_export.pipeline.validate import validate
 
     saved, targets = options.pop("save_golden"), {name: options.pop(name) for name in ("out", "junit", "html")}
     request = _request(options)
+    if saved is not None:
+        refuse_golden(path, saved, force=force)
     with ExitStack() as stack:
         places = {
             name: stack.enter_context(write_whole(target, force=force))

@@ -12,7 +12,19 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import ParitySettings
 from seap_export.runtime.golden import write_golden
 
-__all__ = ["save_golden"]
+__all__ = ["refuse_golden", "save_golden"]
+
+
+def refuse_golden(variant: Path, target: Path, *, force: bool) -> None:
+    """Refuses before any check what could not be written after it.
+
+    Raises:
+        UsageError: The path is not a single variant, or the target is there already and there is no `force`.
+    """
+    if (variant / MANIFEST).is_file():
+        raise UsageError(f"a golden is of one variant; give one of those in {variant} with --save-golden")
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists already; use --force to replace it, or another --save-golden")
 
 
 def save_golden(
@@ -29,11 +41,7 @@ def save_golden(
         prompt_file: Prompts; None: the held-out texts of the export.
         progress: Told what happens.
 
-    Raises:
-        UsageError: The path is not a single variant.
     """
-    if (variant / MANIFEST).is_file():
-        raise UsageError(f"a golden is of one variant; give one of those in {variant} with --save-golden")
     progress.say(f"{variant.name}: writing its golden")
     limits = settings.limits.of(read_form(variant / "onnx" / "model.onnx").precision.name)
     figure = "mean_kl" if "mean_kl" in limits else "max_abs"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from converters.form import read_form
 from converters.stored import weight_differences
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.pipeline.bench import BenchRequest, bench
+from seap_export.pipeline.bisection import bisect_variant
 from seap_export.pipeline.evaluate import evaluate
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.integrity import folder_damages, variant_damages
@@ -23,8 +23,6 @@ from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.validation_report import Check, CheckName, ValidationReport, describe_variant
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads
-from validation.bisect import Bisection, TapError, bisect
-from validation.parity import plan_cases
 from validation.speed.gate import SpeedLimits, judge_speed, reason
 
 __all__ = ["ValidationRequest", "validate"]
@@ -120,6 +118,8 @@ class _Validation:
                 self._quality(folder, is_sound)
         self._router()
         self._speed()
+        if not any(check.verdict != "skipped" for check in self._checks):
+            raise UsageError(f"{self._path}: there is nothing of {', '.join(self._request.checks)} to check")
         return ValidationReport(
             name=self._name(),
             checks=tuple(self._checks),
@@ -194,7 +194,7 @@ class _Validation:
             self._progress.say(f"{folder.name}: comparing ONNX Runtime with torch")
             settings = self._request.parity
             prompts = prompts_of(folder, self._request.prompt_file, settings.prompts)
-            report = check_parity(folder, prompts, settings, on_progress=None).to_json()
+            report = check_parity(folder, prompts, settings, self._progress.say).to_json()
         self._results[folder.name]["parity"] = report
         first, *others = report["reasons"] or [""]
         return [f"{first}; {report['hint']}", *others] if first else []
@@ -211,11 +211,10 @@ class _Validation:
             yield f"weights: {len(found) - _MOST_WEIGHTS} more differ"
 
     def _bisect(self, folder: Path, reasons: Sequence[str]) -> None:
-        found = _bisection(folder, self._request, self._results[folder.name].get("parity"), self._progress)
+        parity, request = self._results[folder.name].get("parity"), self._request
+        found = bisect_variant(folder, request.parity, request.prompt_file, parity, reasons, self._progress)
         if found is None:
             return
-        if found.first is None:  # what is stored wrongly and moves nothing in this case
-            found = replace(found, first=_stored_wrongly(reasons))
         self._results[folder.name]["bisect"] = found.to_json()
         if found.first is not None:
             where = f"it diverges first at {found.first.name}"
@@ -265,57 +264,6 @@ class _Validation:
 
     def _is_sound(self, folder: Path) -> bool:
         return not any(check.variant == folder.name and check.exit_code == 7 for check in self._checks)
-
-
-def _bisection(
-    folder: Path, request: ValidationRequest, parity: Mapping[str, Any] | None, progress: Progress
-) -> Bisection | None:
-    """Follows the stage that failed first, or the first case where only weights or nothing that ran differ."""
-    failed = [case for case in (parity or {}).get("cases", ()) if case["verdict"] == "failed"]
-    # A single prompt that is run at once is the cheapest to follow.
-    failed.sort(key=lambda case: (case["rows"] > 1, case["case"].startswith("long")))
-    stage: Mapping[str, Any] = failed[0] if failed else {"case": "prompt 0", "stage": "prefill", "worst": None}
-    name, _, label = stage["case"].partition(", ")
-    settings = request.parity
-    prompts = prompts_of(folder, request.prompt_file, settings.prompts)
-    cases = plan_cases(folder / "hf", prompts, decode_steps=settings.decode_steps, long_tokens=settings.long_tokens)
-    case = next(case for case in cases if case.name == name)
-    steps = 0 if stage["stage"] == "prefill" else min(settings.decode_steps, _step(stage) + 1)
-    progress.say(f"{folder.name}: bisecting {stage['stage']} of {stage['case']}")
-    try:
-        return bisect(
-            folder / "hf",
-            folder / "onnx",
-            case,
-            stage["stage"],
-            steps,
-            in_float=bool(label) or _is_quantized(folder),
-            provider=settings.provider,
-            threads=settings.threads,
-        )
-    except ParityFailure as error:
-        progress.say(f"{folder.name}: cannot be bisected: {error}")
-        return None
-
-
-def _stored_wrongly(reasons: Sequence[str]) -> TapError | None:
-    """The first tensor or node that the comparison of weights names."""
-    names = (re.match(r"weights: (?:node )?'(?:model\.)?([^']+)'", reason) for reason in reasons)
-    name = next((found[1] for found in names if found), None)
-    if name is None:
-        return None
-    layer = re.match(r"layers\.(\d+)\.", name)
-    sublayer = name[layer.end() :] if layer else name
-    return TapError(name, int(layer[1]) if layer else None, sublayer, None)
-
-
-def _step(stage: Mapping[str, Any]) -> int:
-    places = [stage["worst"], *(defect["place"] for defect in stage.get("defects", ()))]
-    return max((place["position"] for place in places if place is not None), default=1)
-
-
-def _is_quantized(folder: Path) -> bool:
-    return read_form(folder / "onnx" / "model.onnx").precision.quantization is not None
 
 
 def _speed_json(report: Any, name: str, limits: SpeedLimits, verdicts: Sequence[Any]) -> dict[str, Any]:

@@ -194,6 +194,11 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
             "a golden is of one variant; give one of those in out with --save-golden",
         ),
         (
+            ("validate", "out/a-0.2", "--save-golden", "a.jsonl"),
+            2,
+            "a.jsonl exists already; use --force to replace it, or another --save-golden",
+        ),
+        (
             ("validate", "out/a-0.2", "--out", "a.jsonl"),
             2,
             "a.jsonl exists already; use --force to replace it, or another --out",
@@ -252,3 +257,15 @@ def test_no_golden_of_what_fails(run: Run, done: Path, work: Path) -> None:
     (done / "a-0.2" / "onnx" / "genai_config.json").unlink()
     assert run("validate", "out/a-0.2", *QUICK, "--save-golden", "a.npz", "--quiet").code == 7
     assert not (work / "a.npz").exists()
+
+
+def test_a_validation_that_checks_nothing_proves_nothing(run: Run, done: Path) -> None:
+    outcome = run("validate", "out/a-0.2", "--check", "router", "--quiet")
+    assert (outcome.code, outcome.err) == (2, "Error: out/a-0.2: there is nothing of router to check\n")
+
+
+def test_progress_is_told(run: Run, done: Path) -> None:
+    outcome = run("validate", "out/a-0.2", *QUICK)
+    said = outcome.err.splitlines()
+    assert said[:3] == ["a-0.2: checking files", "a-0.2: comparing ONNX Runtime with torch", "torch: sequence 1 of 6"]
+    assert said[-2:] == ["onnx: long prompt", "a-0.2: comparing weights"]

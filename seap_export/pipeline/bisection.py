@@ -1,0 +1,87 @@
+"""Following a failed parity to the sublayer that diverges first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from converters.form import read_form
+from seap_export.errors import ParityFailure
+from seap_export.pipeline.parity import prompts_of
+from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.settings import ParitySettings
+from validation.bisect import Bisection, TapError, bisect
+from validation.parity import plan_cases
+
+__all__ = ["bisect_variant"]
+
+
+def bisect_variant(
+    folder: Path,
+    settings: ParitySettings,
+    prompt_file: Path | None,
+    parity: Mapping[str, Any] | None,
+    reasons: Sequence[str],
+    progress: Progress,
+) -> Bisection | None:
+    """Follows the cheapest stage that failed, or the first case where nothing that ran differs.
+
+    Args:
+        folder: The variant's.
+        settings: How it was compared.
+        prompt_file: On which prompts; None: the held-out texts of the export.
+        parity: The report of the comparison; None: there is none.
+        reasons: Why parity failed; where no value diverges, the first weight that they name is the place.
+        progress: Told what happens.
+
+    Returns:
+        None if the graph does not run with the values as outputs.
+    """
+    failed = [case for case in (parity or {}).get("cases", ()) if case["verdict"] == "failed"]
+    # A single prompt that is run at once is the cheapest to follow.
+    failed.sort(key=lambda case: (case["rows"] > 1, case["case"].startswith("long")))
+    stage: Mapping[str, Any] = failed[0] if failed else {"case": "prompt 0", "stage": "prefill", "worst": None}
+    name, _, label = stage["case"].partition(", ")
+    prompts = prompts_of(folder, prompt_file, settings.prompts)
+    cases = plan_cases(folder / "hf", prompts, decode_steps=settings.decode_steps, long_tokens=settings.long_tokens)
+    case = next(case for case in cases if case.name == name)
+    steps = 0 if stage["stage"] == "prefill" else min(settings.decode_steps, _step(stage) + 1)
+    progress.say(f"{folder.name}: bisecting {stage['stage']} of {stage['case']}")
+    try:
+        found = bisect(
+            folder / "hf",
+            folder / "onnx",
+            case,
+            stage["stage"],
+            steps,
+            in_float=bool(label) or _is_quantized(folder),
+            provider=settings.provider,
+            threads=settings.threads,
+        )
+    except ParityFailure as error:
+        progress.say(f"{folder.name}: cannot be bisected: {error}")
+        return None
+    return found if found.first is not None else replace(found, first=_stored_wrongly(reasons))
+
+
+def _stored_wrongly(reasons: Sequence[str]) -> TapError | None:
+    """The first tensor or node that the comparison of weights names."""
+    names = (re.match(r"weights: (?:node )?'(?:model\.)?([^']+)'", reason) for reason in reasons)
+    name = next((found[1] for found in names if found), None)
+    if name is None:
+        return None
+    layer = re.match(r"layers\.(\d+)\.", name)
+    sublayer = name[layer.end() :] if layer else name
+    return TapError(name, int(layer[1]) if layer else None, sublayer, None)
+
+
+def _step(stage: Mapping[str, Any]) -> int:
+    places = [stage["worst"], *(defect["place"] for defect in stage.get("defects", ()))]
+    return max((place["position"] for place in places if place is not None), default=1)
+
+
+def _is_quantized(folder: Path) -> bool:
+    return read_form(folder / "onnx" / "model.onnx").precision.quantization is not None
