@@ -30,13 +30,15 @@ from seap_export.sources.config import read_json
 __all__ = ["packing_table"]
 
 _LAYERS = 8
+#: Idle threads of the session before spin for some milliseconds; the next one should not meet them.
+_PAUSE_SECONDS, _RUNS_A_TURN = 0.05, 3
 
 
 @click.command()
 @click.argument("model", metavar="MODEL_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8", "int4"]))
 @click.option("--rows", multiple=True, type=click.IntRange(1), default=(1, 128, 512), show_default=True)
-@click.option("--runs", type=click.IntRange(1), default=25, show_default=True)
+@click.option("--runs", type=click.IntRange(1), default=9, show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 def packing_table(
     model: Path, precisions: tuple[PrecisionName, ...], rows: tuple[int, ...], runs: int, threads: int
@@ -79,19 +81,21 @@ def _session(model: Path, precision: PrecisionName, packed: bool, folder: Path, 
 
 
 def _medians(sessions: list[Any], rows: int, runs: int) -> list[float]:
-    """Milliseconds of a run of each session, the first run not counted."""
+    """Milliseconds of a run of each session; in each turn the first run is not counted."""
     size = next(item.shape[2] for item in sessions[0].get_inputs() if item.name == "x")
     feeds = {
         "x": np.random.default_rng(0).standard_normal((1, rows, size)).astype(np.float32),
         **{name: np.ones((1, rows), np.int64) for name in ("ids", "mask")},
     }
     seconds: list[list[float]] = [[] for _ in sessions]
-    for run in range(runs + 1):
+    for _ in range(runs):
         for own, session in zip(seconds, sessions, strict=True):
-            start = time.perf_counter()
-            session.run(["y"], feeds)
-            if run:
-                own.append(time.perf_counter() - start)
+            time.sleep(_PAUSE_SECONDS)
+            for run in range(1 + _RUNS_A_TURN):
+                start = time.perf_counter()
+                session.run(["y"], feeds)
+                if run:
+                    own.append(time.perf_counter() - start)
     return [1e3 * statistics.median(own) for own in seconds]
 
 
