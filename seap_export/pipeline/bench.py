@@ -20,10 +20,10 @@ from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.plan.plan import read_plan
+from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import available_threads, check_session_options
 from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
-from validation.machine import processor
 from validation.speed.engines import Engine, EngineName, open_engine
 from validation.speed.ideal import Work, model_work
 from validation.speed.measure import Cell, measure_speed

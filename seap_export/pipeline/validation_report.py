@@ -13,8 +13,8 @@ from seap_export.errors import SeapError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.pipeline.manifest import Manifest, package_versions
 from seap_export.plan.plan import Plan, read_plan
+from seap_export.runtime.doctor.machine import processor
 from seap_export.sources.config import read_json
-from validation.machine import processor
 
 __all__ = ["CHECKS", "VALIDATION_SCHEMA", "Check", "CheckName", "ValidationReport", "Verdict", "describe_variant"]
 

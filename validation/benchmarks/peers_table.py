@@ -32,12 +32,12 @@ from typing import Any
 
 import click
 
+from seap_export.runtime.doctor.machine import processor
 from validation.benchmarks.peers.artifacts import Artifact, Environments, Written, all_artifacts, write
 from validation.benchmarks.peers.contest import Passage, Result, choose_passage, compare
 from validation.benchmarks.peers.loops import LoopResult, all_loops, prepare, run_loops
 from validation.benchmarks.peers.setting import versions
 from validation.benchmarks.peers.tables import loops_table, ratios_table, sessions_table, writers_table
-from validation.machine import processor
 from validation.speed.measure import Timing
 
 __all__ = ["peers_table"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from seap_export.runtime.session import available_threads
 
-__all__ = ["Machine", "read_machine"]
+__all__ = ["Machine", "processor", "read_machine"]
 
 _KIB = 1024
 
@@ -54,7 +54,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
     folder, disk = _temporary()
     return Machine(
         system=platform.platform(),
-        processor=_processor(root),
+        processor=processor(root),
         cores=available_threads(),
         all_cores=os.cpu_count() or 1,
         memory_bytes=memory,
@@ -65,7 +65,8 @@ def read_machine(root: Path = Path("/")) -> Machine:
     )
 
 
-def _processor(root: Path) -> str:
+def processor(root: Path = Path("/")) -> str:
+    """The processor's name where the system tells it; `root` is where proc lies."""
     found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
 
