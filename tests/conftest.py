@@ -24,6 +24,18 @@ def smollm2_gguf() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model `m` and corpora `a.jsonl` and `b.jsonl`; not to be changed."""
+    from micro import write_corpus, write_micro_model
+
+    folder = tmp_path_factory.mktemp("inputs")
+    write_micro_model(folder / "m", model_type="llama")
+    write_corpus(folder / "a.jsonl")
+    write_corpus(folder / "b.jsonl", seed=5)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     """One torch thread for micro models, whose threads mostly wait for each other; all of them for the real one."""

@@ -20,7 +20,7 @@ from seap_export.pipeline.parity import check_parity, prompts_of
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.router_check import router_damages
 from seap_export.pipeline.settings import ParitySettings
-from seap_export.pipeline.validation_report import Check, CheckName, ValidationReport, describe_variant
+from seap_export.pipeline.validation_report import CHECKS, Check, CheckName, ValidationReport, describe_variant
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads
 from validation.speed.gate import SpeedLimits, judge_speed, reason
@@ -48,7 +48,7 @@ class ValidationRequest:
     """
 
     variants: tuple[str, ...] | None = None
-    checks: tuple[CheckName, ...] = ("integrity", "parity", "router", "quality", "speed")
+    checks: tuple[CheckName, ...] = CHECKS
     parity: ParitySettings = ParitySettings()
     prompt_file: Path | None = None
     bisect: bool = False

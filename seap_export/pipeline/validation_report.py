@@ -19,7 +19,7 @@ from seap_export.sources.config import read_json
 __all__ = ["CHECKS", "VALIDATION_SCHEMA", "Check", "CheckName", "ValidationReport", "Verdict", "describe_variant"]
 
 VALIDATION_SCHEMA = "seap-export/validation/1"
-CheckName = Literal["integrity", "parity", "router", "quality", "speed", "golden"]
+CheckName = Literal["integrity", "parity", "router", "quality", "speed"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 Verdict = Literal["passed", "failed", "skipped"]
 #: Of several failures the first of these codes is the whole's: what is damaged is told before what it leads to.

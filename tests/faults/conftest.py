@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from faults.tool import ALL, Outcome, Tool
-from micro import write_corpus, write_micro_model
 
 from seap_export.cli import main
 from seap_export.pipeline.manifest import read_manifest
@@ -22,16 +21,6 @@ def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
     server = Tool(tmp_path_factory.mktemp("tool"))
     yield server
     server.close()
-
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model `m` and corpora `a.jsonl` and `b.jsonl`; not to be changed."""
-    folder = tmp_path_factory.mktemp("inputs")
-    write_micro_model(folder / "m", model_type="llama")
-    write_corpus(folder / "a.jsonl")
-    write_corpus(folder / "b.jsonl", seed=5)
-    return folder
 
 
 @pytest.fixture

@@ -50,8 +50,6 @@ _ADVICE = {
     "or allow more.",
     "speed": "Measure again on a machine that does nothing else; if it stays, export at a higher --ratio "
     "or in another --precision.",
-    "golden": "The variant no longer answers as it did when the answers were stored: compare the versions of the "
-    "libraries, and store them anew only if the change is wanted.",
     "router": "The router does not lead to the variants as it should: export them again into this folder.",
 }
 _LACKING = "The machine lacks something: seap-export doctor says what, and how to mend it."

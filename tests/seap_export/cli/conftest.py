@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from micro import one_thread, write_corpus, write_micro_model
+from micro import one_thread
 
 from seap_export.cli import main
 
@@ -34,16 +34,6 @@ def run() -> Run:
         return Outcome(result.exit_code, result.stdout, result.stderr)
 
     return call
-
-
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model `m` and corpora `a.jsonl` and `b.jsonl`; not to be changed."""
-    folder = tmp_path_factory.mktemp("inputs")
-    write_micro_model(folder / "m", model_type="llama")
-    write_corpus(folder / "a.jsonl")
-    write_corpus(folder / "b.jsonl", seed=5)
-    return folder
 
 
 @pytest.fixture

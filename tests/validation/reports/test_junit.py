@@ -45,7 +45,7 @@ def test_failures_carry_every_reason(failing: Report) -> None:
     assert (failure.text or "").splitlines() == [f"file {index} is missing" for index in range(7)]
     failed = [name for name, case in _cases(suites["arithmetic-0.5"]).items() if case.find("failure") is not None]
     stages = ["parity: prompt 1, decode", "parity: prompt 2, decode"]
-    assert failed == ["parity", "quality", "speed", "golden", *stages]
+    assert failed == ["parity", "quality", "speed", *stages]
 
 
 def test_parity_stages_say_what_is_beyond_its_limit(failing: Report) -> None:
