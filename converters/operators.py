@@ -20,6 +20,7 @@ __all__ = [
     "multiply",
     "rms_norm",
     "rows_at",
+    "split",
     "split_heads",
 ]
 
@@ -70,6 +71,14 @@ def rms_norm(g: GraphBuilder, x: ir.Value, gamma: ir.Value, epsilon: float, name
     """RMS norm over the last axis."""
     attributes = {"axis": -1, "epsilon": epsilon, "stash_type": int(ir.DataType.FLOAT)}
     return g.node("RMSNormalization", [x, gamma], name, attributes=attributes)
+
+
+def split(
+    g: GraphBuilder, x: ir.Value, sizes: Sequence[int], name: str, outputs: Sequence[str]
+) -> tuple[ir.Value, ...]:
+    """Cuts the last axis into parts of these sizes, named `{name}.{output}`."""
+    constant = g.constant("sizes_" + "_".join(map(str, sizes)), np.array(sizes, np.int64))
+    return g.node_with_outputs("Split", [x, constant], name, outputs, attributes={"axis": -1})
 
 
 def split_heads(g: GraphBuilder, x: ir.Value, shape: Sequence[int], name: str) -> ir.Value:

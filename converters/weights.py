@@ -72,7 +72,7 @@ class LazyWeights:
         def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
             def read() -> torch.Tensor:
                 found: torch.Tensor = getattr(self._quantize(names, name), label)
-                return found if kind == uint8 else _narrowed(found, precision, names)
+                return found if kind == uint8 else self._narrowed(found, precision, names)
 
             return lazy_tensor(f"{name}.{label}", shape, read, kind)
 
@@ -87,7 +87,8 @@ class LazyWeights:
         how = self.precision.quantization
         if self._latest is None or self._latest[0] != name:
             matrix = _join(list(self.reader.read(names).values()))
-            _refuse_not_finite(matrix, names)
+            if not _is_finite(matrix):
+                raise self._refusal(names, self.precision)
             self._latest = name, quantize(matrix, how)  # type: ignore[arg-type]
         return self._latest[1]
 
@@ -102,9 +103,30 @@ class LazyWeights:
         precision = self._in(wide)
 
         def read() -> torch.Tensor:
-            return _narrowed(lay_out(list(self.reader.read(names).values())), precision, names)
+            return self._narrowed(lay_out(list(self.reader.read(names).values())), precision, names)
 
         return lazy_tensor(name, shape, read, precision.onnx_dtype)
+
+    def _narrowed(self, tensor: torch.Tensor, precision: Precision, names: Sequence[str]) -> torch.Tensor:
+        """What was made of the named weights, in the precision's dtype.
+
+        Raises:
+            InputError: It is not finite, or no longer is in that dtype.
+        """
+        narrow = tensor.to(precision.torch_dtype)
+        if not _is_finite(narrow):
+            raise self._refusal(names, precision)
+        return narrow
+
+    def _refusal(self, names: Sequence[str], precision: Precision) -> InputError:
+        """Names the one among weights that is not finite, or else the largest."""
+        largest = {}
+        for name, part in self.reader.read(names).items():
+            if not _is_finite(part):
+                return InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
+            largest[name] = part.float().abs().max().item()
+        name = max(largest, key=largest.__getitem__)
+        return InputError(f"weights: '{name}' reaches {largest[name]:.3g}, beyond {precision.dtype}; use fp32")
 
     def _in(self, wide: bool) -> Precision:
         return replace(self.precision, dtype="fp32") if wide else self.precision
@@ -140,25 +162,6 @@ def lazy_tensor(
 def _join(parts: list[torch.Tensor]) -> torch.Tensor:
     """One below the other; a single part stays where it is mapped."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _narrowed(tensor: torch.Tensor, precision: Precision, names: Sequence[str]) -> torch.Tensor:
-    """The tensor in the precision's dtype.
-
-    Raises:
-        InputError: It is not finite, or no longer is in that dtype.
-    """
-    narrow = tensor.to(precision.torch_dtype)
-    if not _is_finite(narrow):
-        _refuse_not_finite(tensor, names)
-        largest = tensor.float().abs().max().item()
-        raise InputError(f"weights: '{', '.join(names)}' reaches {largest:.3g}, beyond {precision.dtype}; use fp32")
-    return narrow
-
-
-def _refuse_not_finite(tensor: torch.Tensor, names: Sequence[str]) -> None:
-    if not _is_finite(tensor):
-        raise InputError(f"weights: '{', '.join(names)}' holds NaN or infinite values; download or convert it again")
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

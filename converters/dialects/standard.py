@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.graph import GraphBuilder
-from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm
+from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm, split
 from seap_export.families import LayerSpec
 
 __all__ = ["StandardDialect"]
@@ -64,7 +64,10 @@ class StandardDialect:
     ) -> Attended:
         """Queries and keys are rotated before they meet the cache, which holds rotated keys."""
         heads, kv_heads, window = layer.num_attention_heads, layer.num_key_value_heads, layer.sliding_window
-        query, key, value = qkv if len(qkv) == 3 else self._split(qkv[0], heads, kv_heads, head_dim, name)
+        if len(qkv) == 1:
+            sizes = heads * head_dim, kv_heads * head_dim, kv_heads * head_dim
+            qkv = split(self._g, qkv[0], sizes, f"{name}.split", ["query", "key", "value"])
+        query, key, value = qkv
         query = self._rotated(query, heads, f"{name}.query")
         key = self._rotated(key, kv_heads, f"{name}.key")
         visible = self._visible if window is None else self._within(window)
@@ -95,16 +98,6 @@ class StandardDialect:
             [multiply(g, own, places, "last_token.real"), axis],
             "last_token.place",
             attributes={"keepdims": 0},
-        )
-
-    def _split(self, packed: ir.Value, heads: int, kv_heads: int, head_dim: int, name: str) -> tuple[ir.Value, ...]:
-        sizes = np.array([heads * head_dim, kv_heads * head_dim, kv_heads * head_dim], np.int64)
-        return self._g.node_with_outputs(
-            "Split",
-            [packed, self._g.constant(f"sizes_{heads}_{kv_heads}", sizes)],
-            f"{name}.split",
-            ["query", "key", "value"],
-            attributes={"axis": -1},
         )
 
     def _rotated(self, x: ir.Value, heads: int, name: str) -> ir.Value:

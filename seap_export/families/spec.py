@@ -10,7 +10,14 @@ from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families.check import check_rope, check_sizes, check_window
-from seap_export.families.family import PROJECTIONS, PRUNED_FROM, Family, Projection, family_of_model_type
+from seap_export.families.family import (
+    JOINT_PROJECTIONS,
+    PROJECTIONS,
+    PRUNED_FROM,
+    Family,
+    Projection,
+    family_of_model_type,
+)
 
 __all__ = ["ROPE_TYPES", "LayerSpec", "ModelSpec", "RopeSpec", "dense_config", "model_spec"]
 
@@ -71,6 +78,9 @@ class LayerSpec:
                 f"config.json: {self.num_attention_heads} query heads are not a multiple of "
                 f"{self.num_key_value_heads} key/value heads"
             )
+        for projections in JOINT_PROJECTIONS.values():
+            if len(self.biases & set(projections)) not in (0, len(projections)):
+                raise InputError(f"{', '.join(projections)} must all have a bias, or none")
 
     @property
     def heads_per_group(self) -> int:
@@ -230,11 +240,8 @@ def _layer(family: Family, config: Mapping[str, Any], index: int) -> LayerSpec:
     overrides = {int(key): value for key, value in (config.get("per_layer_config") or {}).items()}.get(index, {})
     values = {**config, **overrides}
     values["num_key_value_heads"] = values.get("num_key_value_heads") or values.get("num_attention_heads")
-    biases = frozenset(
-        projection
-        for projection in PROJECTIONS
-        if family.has_bias(projection, config) or values.get(f"{projection}_bias", False)
-    )
+    compensated = {name for name in ("o_proj", "down_proj") if values.get(f"{name}_bias", False)}
+    biases = frozenset(name for name in PROJECTIONS if name in compensated or family.has_bias(name, config))
     window = _sliding_window(family, config, index)
     check_window(window)
     return LayerSpec(

@@ -25,7 +25,7 @@ from validation.report import SCHEMA as PARITY_SCHEMA
 __all__ = ["calibration_key", "hf_key", "onnx_key", "parity_key", "plan_key"]
 
 #: Raised when the same inputs give other bytes than before, so that older steps are not reused.
-_CALIBRATION, _PLAN, _HF, _ONNX, _PARITY = 1, 1, 1, 1, 1
+_CALIBRATION, _PLAN, _HF, _ONNX, _PARITY = 1, 1, 1, 2, 1
 
 
 def calibration_key(source: Source, split: Split, settings: CalibrationSettings) -> str:

@@ -65,10 +65,7 @@ def _session(model: Path, precision: PrecisionName, packed: bool, folder: Path, 
         sources = [family.weight(half, layer) for half in ("gate_proj", "up_proj")]
         if packed:
             both = linears.product(x, sources, f"{name}.gate_up", stored_as=f"{name}.gate_up")
-            sizes = g.constant(f"{name}.sizes", np.array([size, size], np.int64))
-            gate, up = g.node_with_outputs(
-                "Split", [both, sizes], f"{name}.split", ["gate", "up"], attributes={"axis": -1}
-            )
+            gate, up = op.split(g, both, (size, size), f"{name}.split", ["gate", "up"])
         else:
             gate, up = (linears.product(x, [source], source, stored_as=source) for source in sources)
         gated = op.multiply(g, dialect.silu(gate, f"{name}.silu"), up, f"{name}.gated")

@@ -92,6 +92,17 @@ def test_absent_key_value_heads_are_as_many_as_query_heads() -> None:
     assert {layer.num_key_value_heads for layer in model_spec(config).layers} == {6}
 
 
+@pytest.mark.parametrize("biases", [{"q_proj"}, {"q_proj", "v_proj", "o_proj"}, {"up_proj"}])
+def test_projections_of_one_input_have_biases_together(biases: set[Any]) -> None:
+    with pytest.raises(InputError, match="must all have a bias, or none"):
+        LayerSpec(6, 3, 80, frozenset(biases))
+
+
+def test_a_config_gives_other_biases_than_the_compensation_to_no_layer() -> None:
+    config = micro_config(model_type="seap_llama", per_layer_config={"1": {"q_proj_bias": True, "o_proj_bias": True}})
+    assert model_spec(config).layers[1].biases == {"o_proj"}
+
+
 @pytest.mark.parametrize("model_type", ["mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("key", ["num_key_value_heads", "head_dim"])
 def test_an_absent_shape_means_what_transformers_takes_it_for_or_is_refused(model_type: str, key: str) -> None:

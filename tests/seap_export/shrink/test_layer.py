@@ -97,13 +97,14 @@ def test_kept_channels_are_the_inputs_of_the_projections() -> None:
 
 
 def test_places_for_biases_are_filled_with_zeros_and_what_is_there_stays() -> None:
-    own = LayerSpec(4, 2, 48, frozenset({"q_proj", "o_proj", "gate_proj"}))
+    own = LayerSpec(4, 2, 48, frozenset({"q_proj", "k_proj", "v_proj", "o_proj"}))
     spec = model_spec(micro_config(model_type="qwen2")).with_layers((own,) * 3)
     tensors = {"model.layers.1.self_attn.q_proj.bias": torch.ones(64), "other": torch.ones(1)}
     filled = with_all_biases(tensors, spec, 1)
     assert {name: (tuple(own.shape), float(own.sum())) for name, own in filled.items()} == {
         "other": ((1,), 1.0),
         "model.layers.1.self_attn.q_proj.bias": ((64,), 64.0),
+        "model.layers.1.self_attn.k_proj.bias": ((32,), 0.0),
+        "model.layers.1.self_attn.v_proj.bias": ((32,), 0.0),
         "model.layers.1.self_attn.o_proj.bias": ((96,), 0.0),
-        "model.layers.1.mlp.gate_proj.bias": ((48,), 0.0),
     }
