@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seap_export.families import ModelSpec
-from seap_export.families.family import JOINT_PROJECTIONS
+from seap_export.families.family import QKV
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
 
@@ -53,7 +53,8 @@ def _attention_taps(spec: ModelSpec, index: int) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}"
     norm = _module(family.tensor("input_layernorm", index))
     yield Tap(index, "input_layernorm", _norm(f"{here}.input_layernorm"), (norm,))
-    yield _joint_tap(spec, index, "self_attn", "qkv_proj")
+    projections = tuple(family.tensor(name, index) for name in QKV)
+    yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.self_attn.qkv_proj"), projections)
     for name in ("q_norm", "k_norm") if family.has_qk_norm else ():
         module = _module(family.tensor(name, index))
         yield Tap(index, f"self_attn.{name}", _node(f"{here}.self_attn.{name}.join"), (module,))
@@ -67,17 +68,13 @@ def _attention_taps(spec: ModelSpec, index: int) -> Iterator[Tap]:
 
 def _mlp_taps(spec: ModelSpec, index: int, after: str) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.mlp"
-    yield _joint_tap(spec, index, "mlp", "gate_up_proj")
+    for name in ("gate_proj", "up_proj"):
+        yield Tap(index, f"mlp.{name}", _node(f"{here}.{name}"), (family.tensor(name, index),))
     down = family.tensor("down_proj", index)
     yield Tap(index, "mlp.gated", _node(f"{here}.gated"), (down,), "input")
     yield Tap(index, "mlp.down_proj", _node(f"{here}.down_proj"), (down,), "output without bias")
     following = ("norm", None) if after == "norm" else ("input_layernorm", index + 1)
     yield Tap(index, "mlp.residual", _residual(after), (_module(family.tensor(*following)),), "input")
-
-
-def _joint_tap(spec: ModelSpec, index: int, half: str, joint: str) -> Tap:
-    modules = tuple(spec.family.tensor(name, index) for name in JOINT_PROJECTIONS[joint])
-    return Tap(index, f"{half}.{joint}", _node(f"layers.{index}.{half}.{joint}"), modules)
 
 
 def _node(name: str) -> tuple[str, ...]:

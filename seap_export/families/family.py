@@ -13,10 +13,10 @@ from typing import Any, Literal, get_args
 from seap_export.errors import InputError
 
 __all__ = [
-    "JOINT_PROJECTIONS",
     "PROJECTIONS",
     "PRUNED_FROM",
     "PRUNED_PREFIX",
+    "QKV",
     "Family",
     "Projection",
     "family_of_gguf",
@@ -27,11 +27,8 @@ __all__ = [
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
-#: Projections of one input, under the name of a product that stands for them side by side. All have a bias, or none.
-JOINT_PROJECTIONS: dict[str, tuple[Projection, ...]] = {
-    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
-    "gate_up_proj": ("gate_proj", "up_proj"),
-}
+#: What attention reads; all three have a bias, or none.
+QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
 #: The `model_type` of a pruned model whose layers differ is its family's with this prefix.
 PRUNED_PREFIX = "seap_"
 #: Key of a pruned model whose layers are alike, with its family's own `model_type`: what the dense model has for the

@@ -11,9 +11,9 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.families.check import check_rope, check_sizes, check_window
 from seap_export.families.family import (
-    JOINT_PROJECTIONS,
     PROJECTIONS,
     PRUNED_FROM,
+    QKV,
     Family,
     Projection,
     family_of_model_type,
@@ -78,9 +78,8 @@ class LayerSpec:
                 f"config.json: {self.num_attention_heads} query heads are not a multiple of "
                 f"{self.num_key_value_heads} key/value heads"
             )
-        for projections in JOINT_PROJECTIONS.values():
-            if len(self.biases & set(projections)) not in (0, len(projections)):
-                raise InputError(f"{', '.join(projections)} must all have a bias, or none")
+        if len(self.biases & set(QKV)) not in (0, len(QKV)):
+            raise InputError(f"{', '.join(QKV)} must all have a bias, or none")
 
     @property
     def heads_per_group(self) -> int:

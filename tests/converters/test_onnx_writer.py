@@ -104,12 +104,12 @@ def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> N
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("case", ["llama-mha", "llama-biases", "qwen2", "qwen3-pruned"])
-def test_projections_of_one_input_are_one_product(case: str, dialect: str, written: Callable[..., Any]) -> None:
+def test_queries_keys_and_values_are_one_product(case: str, dialect: str, written: Callable[..., Any]) -> None:
     family, extra = CASES[case]
     graph = onnx.load(written(family, dialect=dialect, **extra).folder / "model.onnx", load_external_data=False).graph
     products = [node.name for node in graph.node if node.op_type == "MatMul" and node.name != "lm_head"]
-    halves = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-    assert products == [f"layers.{index}.{half}" for index in range(3) for half in halves]
+    parts = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    assert products == [f"layers.{index}.{part}" for index in range(3) for part in parts]
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])

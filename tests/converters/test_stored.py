@@ -52,7 +52,7 @@ def test_what_was_written_does_not_differ(written: Callable[..., Any], family: s
 
 
 def test_one_number_that_differs_is_named(written: Callable[..., Any]) -> None:
-    own, name = written("llama"), "model.layers.1.mlp.gate_up_proj.weight.transposed"
+    own, name = written("llama"), "model.layers.1.mlp.up_proj.weight.transposed"
     change(own, name, lambda values: values.__setitem__((3, 5), values[3, 5] + 1.0))
     (line,) = differences(own, OnnxForm())
     assert line.startswith(f"'{name}' differs from the model's by ")
@@ -63,7 +63,7 @@ def test_one_number_that_differs_is_named(written: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("part", ["packed", "scales", "zero_points"])
 def test_one_row_of_a_quantised_weight_is_named(written: Callable[..., Any], part: str) -> None:
     form = FORMS[-1]
-    own, name = written("llama", precision=form.precision), "model.layers.1.mlp.gate_up_proj.weight"
+    own, name = written("llama", precision=form.precision), "model.layers.1.mlp.up_proj.weight"
 
     def edit(values: np.ndarray) -> None:
         values[7] = values[7] * 1.1 if part == "scales" else values[7] ^ 1

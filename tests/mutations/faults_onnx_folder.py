@@ -76,7 +76,7 @@ def _outside(artifact: Artifact) -> None:
 
 def _offsets_moved(proto: onnx.ModelProto) -> None:
     """One tensor reads what lies four bytes further."""
-    tensor = next(t for t in proto.graph.initializer if t.name.endswith("layers.1.mlp.gate_up_proj.weight.transposed"))
+    tensor = next(t for t in proto.graph.initializer if t.name.endswith("layers.1.mlp.up_proj.weight.transposed"))
     for entry in tensor.external_data:
         if entry.key == "offset":
             entry.value = str(int(entry.value) + 4)

@@ -87,10 +87,10 @@ def _a_level_up(packed: Array) -> Array:
 
 def _gate_and_up_swapped(layer: int) -> Edit:
     def edit(graph: Graph) -> None:
-        for part in ("packed", "scales"):
-            name = f"{layer_name(layer, 'gate_up_proj')}.weight.{part}"
-            gate, up = np.split(graph[name], 2)
-            graph[name] = np.concatenate([up, gate])
+        names = [f"{layer_name(layer, projection)}.weight" for projection in ("gate_proj", "up_proj")]
+        gate, up = names
+        parts = ("packed", "scales", "zero_points")
+        graph.rename_inputs({f"{a}.{part}": f"{b}.{part}" for a, b in ((gate, up), (up, gate)) for part in parts})
 
     return edit
 

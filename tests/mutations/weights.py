@@ -1,4 +1,4 @@
-"""Where the float weights of a layer stand in a graph, however projections are packed."""
+"""Where the float weights of a layer stand in a graph, where queries, keys and values are packed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from mutations.graph import Edit, Graph
 from numpy.typing import NDArray
 
-from seap_export.families.family import JOINT_PROJECTIONS, Projection
+from seap_export.families.family import QKV, Projection
 
 __all__ = ["change_bias", "change_weight", "columns_of", "heads_of", "layer_name", "with_bias", "with_weight"]
 
@@ -17,20 +17,19 @@ Array = NDArray[Any]
 
 
 def layer_name(layer: int, projection: str) -> str:
-    """The name that a projection's parts begin with, packed or not."""
-    half = "mlp" if projection.startswith(("gate", "up", "down")) else "self_attn"
+    """The name that a projection's parts begin with."""
+    half = "mlp" if projection in ("gate_proj", "up_proj", "down_proj") else "self_attn"
     return f"model.layers.{layer}.{half}.{projection}"
 
 
 def columns_of(graph: Graph, layer: int, projection: Projection) -> tuple[str, slice]:
     """The stem of a projection's name in the graph, and which of its outputs are the projection's own."""
-    for packed, projections in JOINT_PROJECTIONS.items():
-        stem = layer_name(layer, packed)
-        if projection in projections and any(name in graph for name in _weights(stem)):
-            sizes = [graph.spec.projection_shape(name, layer)[0] for name in projections]
-            start = sum(sizes[: projections.index(projection)])
-            return stem, slice(start, start + sizes[projections.index(projection)])
-    return layer_name(layer, projection), slice(None)
+    packed = layer_name(layer, "qkv_proj")
+    if projection not in QKV or not any(name in graph for name in _weights(packed)):
+        return layer_name(layer, projection), slice(None)
+    sizes = [graph.spec.projection_shape(name, layer)[0] for name in QKV]
+    start = sum(sizes[: QKV.index(projection)])
+    return packed, slice(start, start + sizes[QKV.index(projection)])
 
 
 def _weights(stem: str) -> tuple[str, ...]:

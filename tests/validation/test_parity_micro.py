@@ -97,7 +97,7 @@ def test_one_wrong_row_of_a_quantised_weight_fails(micro_hf: Callable[[str], Pat
     hf = micro_hf("Llama")
     write_onnx(hf, tmp_path, OnnxForm(choose_precision("int4", symmetric=part != "zero_points")))
     model = onnx.load(tmp_path / "model.onnx")
-    name = f"model.layers.1.mlp.gate_up_proj.weight.{part}"
+    name = f"{_UP_PROJ}.{part}"
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
     values = onnx.numpy_helper.to_array(tensor).copy()
     values[3] = values[3] * np.float32(1.05) if part == "scales" else values[3] ^ 1

@@ -1,15 +1,20 @@
-"""Whether gate and up are faster as one product than as two, as a Markdown table.
+"""Whether projections of one input are faster as one product, cut afterwards, than as a product each.
 
     python -m validation.benchmarks.packing_table MODEL_FOLDER
 
-The MLPs of the first layers behind each other, with the model's weights, in ONNX Runtime on the CPU, both in turn.
+A Markdown table of gate and up, and of queries, keys and values where they must be cut (qwen3 normalises heads; other
+families hand one product to attention as it is). MLPs, or projections of attention, of the first layers behind each
+other, with the model's weights, in ONNX Runtime on the CPU, both ways in turn. How fast a session is depends by up to
+a tenth on where its memory lies: each round opens both anew.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +28,15 @@ from converters.graph import GraphBuilder
 from converters.linear import Linears
 from converters.precision import PrecisionName, choose_precision
 from converters.weights import open_weights
-from seap_export.families import model_spec
+from seap_export.families import ModelSpec, model_spec
+from seap_export.families.family import QKV, Projection
 from seap_export.runtime.session import open_session
 from seap_export.sources.config import read_json
 
 __all__ = ["packing_table"]
 
 _LAYERS = 8
+_JOINT: dict[str, tuple[Projection, ...]] = {"mlp": ("gate_proj", "up_proj"), "attention": QKV}
 #: Idle threads of the session before spin for some milliseconds; the next one should not meet them.
 _PAUSE_SECONDS, _RUNS_A_TURN = 0.05, 3
 
@@ -37,44 +44,81 @@ _PAUSE_SECONDS, _RUNS_A_TURN = 0.05, 3
 @click.command()
 @click.argument("model", metavar="MODEL_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8", "int4"]))
+@click.option("--half", "halves", multiple=True, type=click.Choice(["mlp", "attention"]))
 @click.option("--rows", multiple=True, type=click.IntRange(1), default=(1, 128, 512), show_default=True)
-@click.option("--runs", type=click.IntRange(1), default=9, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=9, show_default=True)
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Turns of a round.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 def packing_table(
-    model: Path, precisions: tuple[PrecisionName, ...], rows: tuple[int, ...], runs: int, threads: int
+    model: Path,
+    precisions: tuple[PrecisionName, ...],
+    halves: tuple[str, ...],
+    rows: tuple[int, ...],
+    rounds: int,
+    runs: int,
+    threads: int,
 ) -> None:
     """Print the table."""
-    click.echo("| precision | tokens | two products | one | one / two |\n| --- | --- | --- | --- | --- |")
-    for precision in precisions or ("fp32", "int8", "int4"):
+    click.echo("| products | precision | tokens | apart | as one | one / apart | in each round |\n|" + " --- |" * 7)
+    for half, precision in itertools.product(halves or ("mlp", "attention"), precisions or ("fp32", "int8", "int4")):
         with tempfile.TemporaryDirectory() as folder:
-            sessions = [_session(model, precision, packed, Path(folder), threads) for packed in (False, True)]
-            for number in rows:
-                two, one = _medians(sessions, number, runs)
-                click.echo(f"| {precision} | {number} | {two:.2f} ms | {one:.2f} ms | {one / two:.2f} |")
+            paths = [_graph(model, half, precision, packed, Path(folder)) for packed in (False, True)]
+            times: dict[int, list[list[float]]] = {number: [] for number in rows}
+            for _ in range(rounds):
+                sessions = [open_session(path, threads=threads) for path in paths]
+                for number in rows:
+                    times[number].append(_medians(sessions, number, runs))
+        for number in rows:
+            click.echo(f"| {', '.join(_JOINT[half])} | {precision} | {number} | {_figures(times[number])} |")
 
 
-def _session(model: Path, precision: PrecisionName, packed: bool, folder: Path, threads: int) -> Any:
+def _figures(times: list[list[float]]) -> str:
+    apart, one = (statistics.median(column) for column in zip(*times, strict=True))
+    ratios = sorted(packed / alone for alone, packed in times)
+    ratio = f"{statistics.median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f}"
+    return f"{apart:.2f} ms | {one:.2f} ms | {ratio}"
+
+
+def _graph(model: Path, half: str, precision: PrecisionName, packed: bool, folder: Path) -> Path:
     spec = model_spec(read_json(model / "config.json"))
-    family, weights, g = spec.family, open_weights(model, spec, choose_precision(precision)), GraphBuilder("mlps")
+    weights, g = open_weights(model, spec, choose_precision(precision)), GraphBuilder("halves")
     x = g.input("x", ir.DataType.FLOAT, ["batch_size", "sequence_length", spec.hidden_size])
     ids, mask = (g.input(name, ir.DataType.INT64, ["batch_size", "sequence_length"]) for name in ("ids", "mask"))
     dialect = open_dialect("fused", g, ids, mask, x, x)
     linears = Linears(g, weights, dialect)
     for layer in range(min(_LAYERS, len(spec.layers))):
-        name, size = f"layers.{layer}", spec.layers[layer].intermediate_size
-        sources = [family.weight(half, layer) for half in ("gate_proj", "up_proj")]
-        if packed:
-            both = linears.product(x, sources, f"{name}.gate_up", stored_as=f"{name}.gate_up")
-            gate, up = op.split(g, both, (size, size), f"{name}.split", ["gate", "up"])
+        parts = _projections(g, linears, spec, layer, _JOINT[half], x, packed)
+        if half == "mlp":
+            x = op.multiply(g, dialect.silu(parts[0], f"layers.{layer}.silu"), parts[1], f"layers.{layer}.gated")
         else:
-            gate, up = (linears.product(x, [source], source, stored_as=source) for source in sources)
-        gated = op.multiply(g, dialect.silu(gate, f"{name}.silu"), up, f"{name}.gated")
-        down = family.weight("down_proj", layer)
-        x = linears.product(gated, [down], down, stored_as=down)
+            x, *others = parts
+            for name, value in zip(("keys", "values"), others, strict=True):
+                g.output(
+                    value, f"layers.{layer}.{name}", ir.DataType.FLOAT, ["batch_size", "sequence_length", "width"]
+                )
+        last = spec.family.weight("down_proj" if half == "mlp" else "o_proj", layer)
+        x = linears.product(x, [last], last, stored_as=last)
     g.output(x, "y", ir.DataType.FLOAT, ["batch_size", "sequence_length", spec.hidden_size])
     path = folder / f"{packed}.onnx"
     ir.save(g.build("packing_table"), path, external_data=f"{packed}.data")
-    return open_session(path, threads=threads)
+    return path
+
+
+def _projections(
+    g: GraphBuilder,
+    linears: Linears,
+    spec: ModelSpec,
+    layer: int,
+    projections: Sequence[Projection],
+    x: ir.Value,
+    packed: bool,
+) -> Sequence[ir.Value]:
+    sources = [spec.family.weight(projection, layer) for projection in projections]
+    if not packed:
+        return [linears.product(x, [source], source, stored_as=source) for source in sources]
+    both = linears.product(x, sources, f"layers.{layer}.joint", stored_as=f"layers.{layer}.joint")
+    sizes = [spec.projection_shape(projection, layer)[0] for projection in projections]
+    return op.split(g, both, sizes, f"layers.{layer}.split", projections)
 
 
 def _medians(sessions: list[Any], rows: int, runs: int) -> list[float]:
@@ -90,7 +134,7 @@ def _medians(sessions: list[Any], rows: int, runs: int) -> list[float]:
             time.sleep(_PAUSE_SECONDS)
             for run in range(1 + _RUNS_A_TURN):
                 start = time.perf_counter()
-                session.run(["y"], feeds)
+                session.run(None, feeds)
                 if run:
                     own.append(time.perf_counter() - start)
     return [1e3 * statistics.median(own) for own in seconds]

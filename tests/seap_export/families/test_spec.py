@@ -92,8 +92,8 @@ def test_absent_key_value_heads_are_as_many_as_query_heads() -> None:
     assert {layer.num_key_value_heads for layer in model_spec(config).layers} == {6}
 
 
-@pytest.mark.parametrize("biases", [{"q_proj"}, {"q_proj", "v_proj", "o_proj"}, {"up_proj"}])
-def test_projections_of_one_input_have_biases_together(biases: set[Any]) -> None:
+@pytest.mark.parametrize("biases", [{"q_proj"}, {"q_proj", "v_proj", "o_proj"}])
+def test_queries_keys_and_values_have_biases_together(biases: set[Any]) -> None:
     with pytest.raises(InputError, match="must all have a bias, or none"):
         LayerSpec(6, 3, 80, frozenset(biases))
 

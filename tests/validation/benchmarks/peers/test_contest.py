@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,13 @@ def test_each_turn_begins_with_another_one() -> None:
     assert [rotated("abc", turn) for turn in range(4)] == [list("abc"), list("bca"), list("cab"), list("abc")]
 
 
-def test_graphs_run_in_turn_and_the_warm_up_is_not_counted() -> None:
+def test_each_graph_is_opened_anew_each_round_and_the_warm_up_is_not_counted() -> None:
     log: list[tuple[str, str]] = []
 
     class Recorder:
         def __init__(self, name: str) -> None:
             self.name = name
+            log.append((name, "opened"))
 
         def prefill(self, prompt: Any) -> None:
             log.append((self.name, f"prefill {prompt}"))
@@ -74,10 +76,10 @@ def test_graphs_run_in_turn_and_the_warm_up_is_not_counted() -> None:
         def step(self, token: int) -> None:
             log.append((self.name, f"step {token}"))
 
-    recorders: dict[str, Any] = {name: Recorder(name) for name in ("one", "two")}
-    timings = take_times(recorders, Passage((4, 5), (6, 7, 8), 0), rounds=2)
-    turns = ("one", "two", "two", "one", "one", "two")  # a warm-up and two rounds
-    assert log == [(name, what) for name in turns for what in ("prefill (4, 5)", "step 6", "step 7")]
+    openers: dict[str, Any] = {name: partial(Recorder, name) for name in ("one", "two")}
+    timings = take_times(openers, Passage((4, 5), (6, 7, 8), 0), rounds=2)
+    reading = ["prefill (4, 5)", "step 6", "step 7"]
+    assert log == [(name, what) for name in ("one", "two", "two", "one") for what in ("opened", *reading, *reading)]
     assert {name: (len(own.prefills), len(own.steps)) for name, own in timings.items()} == {
         "one": (2, 4),
         "two": (2, 4),
