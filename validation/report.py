@@ -8,6 +8,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Literal
 
 from converters.form import OnnxForm
+from seap_export.runtime.session import WORKING_OPERATORS
 from validation.caches import CacheFigures
 from validation.metrics import Defect, LogitFigures, Place
 from validation.profiles import Figure, Limit, Noise
@@ -17,17 +18,6 @@ __all__ = ["SCHEMA", "ParityReport", "Stage", "StageResult", "round_beyond"]
 Stage = Literal["prefill", "decode"]
 
 SCHEMA = "seap-export/parity/3"
-_WORKING_OPERATORS = frozenset(
-    {
-        "Attention",
-        "FusedMatMul",
-        "GroupQueryAttention",
-        "MatMul",
-        "MatMulNBits",
-        "RMSNormalization",
-        "SkipSimplifiedLayerNormalization",
-    }
-)
 _FIGURE_WORDS: dict[Figure, str] = {
     "max_abs": "max abs",
     "cache_error": "cache error",
@@ -175,7 +165,7 @@ class ParityReport:
             for provider, operators in (self.nodes or {}).items()
             if provider != self.provider_obtained
             for operator, count in operators.items()
-            if operator in _WORKING_OPERATORS
+            if operator in WORKING_OPERATORS
         ]
 
     @property

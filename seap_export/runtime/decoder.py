@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache
 from seap_export.runtime.providers import PROVIDERS
-from seap_export.runtime.session import OnnxModel
+from seap_export.runtime.session import WORKING_OPERATORS, OnnxModel
 from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
 
 __all__ = ["CACHE_KEY", "Decoder", "Decoding"]
@@ -24,8 +24,6 @@ CACHE_KEY = "seap_export.cache"
 _CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
 #: Capacities are multiples of this, so that few different sizes are asked of the allocator.
 _BLOCK = 64
-#: Operators that do the model's work; without them on the asked provider, caches would travel at every step.
-_WORKING_OPERATORS = frozenset({"Attention", "GroupQueryAttention", "MatMul", "MatMulNBits", "FusedMatMul"})
 
 
 class Decoder:
@@ -115,7 +113,7 @@ class Decoder:
 
     def _refuse_work_on_the_cpu(self, provider: str) -> None:
         operators = (self._model.nodes or {}).get(PROVIDERS["cpu"], {}) if provider != "cpu" else {}
-        left = sorted(_WORKING_OPERATORS & operators.keys())
+        left = sorted(WORKING_OPERATORS & operators.keys())
         if left:
             raise EnvironmentFailure(
                 f"{self.path}: {', '.join(left)} would run on the CPU, since provider '{provider}' has none in this "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,10 +164,12 @@ class Generator:
         decoding = self._decoder.start(rows, max_new_tokens)
         samplers = [Sampler(sampling, row) for row in rows]
         room = [min(max_new_tokens, self._decoder.context_length - len(row)) for row in rows]
-        active = list(range(len(rows)))
+        every = range(len(rows))
+        active = list(every)
         for number in range(1, max(room) + 1):
             found = decoding.logits if len(active) == len(rows) else decoding.logits[active]
-            if not np.isfinite(found).all():
+            # The sum tells in one pass; where it overflows, each number is asked.
+            if not math.isfinite(found.sum()) and not np.isfinite(found).all():
                 raise ArtifactError(
                     f"{self._decoder.path}: its logits are NaN or infinite; it is damaged, export again"
                 )
@@ -175,7 +178,6 @@ class Generator:
             active = [row for row, token in chosen.items() if token not in self._eos and number < room[row]]
             if not active:
                 return
-            every = range(len(rows))
             decoding.step([chosen.get(row, 0) for row in every], [row in active for row in every])
 
     def _text_after(self, prompt: Sequence[int], new: Sequence[int]) -> str:

@@ -36,7 +36,7 @@ def check_session_options(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     for name, value in (provider_options or {}).items():
-        # A captured graph is replayed as it is, although lengths and addresses differ from call to call.
+        # A captured graph is replayed on the buffers it was captured with, and each decoding has its own.
         if "cuda_graph" in name and str(value).lower() not in ("0", "false"):
             raise UsageError(f"provider option {name} is not supported; leave it out")
 

@@ -23,13 +23,33 @@ from seap_export.runtime.providers import (
     provider_list,
 )
 
-__all__ = ["ORT_ERRORS", "OnnxModel", "available_threads", "nodes_by_provider", "open_session", "probe"]
+__all__ = [
+    "ORT_ERRORS",
+    "WORKING_OPERATORS",
+    "OnnxModel",
+    "available_threads",
+    "nodes_by_provider",
+    "open_session",
+    "probe",
+]
 
 #: The exceptions that ONNX Runtime raises; they share no base class of their own.
 ORT_ERRORS: tuple[type[Exception], ...] = (
     *(item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)),
     ValueError,
     RuntimeError,
+)
+#: Operators of a decoder that do its work; what they read would travel at every step if one ran elsewhere.
+WORKING_OPERATORS = frozenset(
+    {
+        "Attention",
+        "FusedMatMul",
+        "GroupQueryAttention",
+        "MatMul",
+        "MatMulNBits",
+        "RMSNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }
 )
 #: Every failure reaches us as an exception too; the log would only repeat it on stderr.
 _LOG_NOTHING_BUT_FATAL = 4
