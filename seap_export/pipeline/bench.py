@@ -13,11 +13,12 @@ from pathlib import Path
 
 from converters.form import OnnxForm
 from converters.precision import Precision
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.pipeline.convert import convert_folder
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.plan.plan import read_plan
 from seap_export.runtime.doctor.machine import processor
@@ -30,7 +31,7 @@ from validation.speed.measure import Cell, measure_speed
 from validation.speed.memory import peak_memory
 from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
-__all__ = ["BenchRequest", "bench"]
+__all__ = ["BenchRequest", "bench", "refuse_long_prompts"]
 
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-export")
 
@@ -112,8 +113,11 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
     progress = progress or Silent()
     variants = _variants(paths)
     source = open_source(dense)
-    _refuse_other_models(variants, dense, source.digest)
-    _refuse_long_prompts(source.spec, request)
+    for variant in variants:
+        if not (variant / "hf" / "config.json").is_file():
+            raise ArtifactError(f"{variant}: hf is missing; export the variant again")
+        refuse_another_model(source, read_plan(variant / "plan.json"), variant.name)
+    refuse_long_prompts(source.spec, request)
     threads = request.threads or available_threads()
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -142,19 +146,12 @@ def _variants_at(path: Path) -> list[Path]:
     raise UsageError(f"{path} is no variant; give an output folder of 'seap-export export' or a variant in it")
 
 
-def _refuse_other_models(variants: Sequence[Path], dense: str, digest: str) -> None:
-    for variant in variants:
-        if not (variant / "hf" / "config.json").is_file():
-            raise ArtifactError(f"{variant}: hf is missing; export the variant again")
-        plan = read_plan(variant / "plan.json")
-        if plan.source_sha256 != digest:
-            raise InputError(
-                f"'{dense}' is not the model that {variant.name} was made from ('{plan.source_name}'): the SHA-256 of "
-                "its files differs; give the right one as --dense"
-            )
+def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
+    """Prompts and steps must fit the model's context.
 
-
-def _refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
+    Raises:
+        UsageError: They do not.
+    """
     longest = max(request.depths) + request.steps
     if longest > spec.max_position_embeddings:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from converters.precision import Precision
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.pipeline.settings import calibration_step
+from seap_export.pipeline.sizes import weight_bytes
 from seap_export.pipeline.workspace import Workspace
 from seap_export.runtime.session import probe
 from seap_export.sources.source import Source
@@ -68,12 +68,8 @@ def _prunable_weights(source: Source) -> int:
 
 def variant_bytes(source: Source, ratio: float, precision: Precision) -> int:
     """About how many bytes a variant takes, if the requested ratio is the achieved one."""
-    weights = source.spec.num_parameters() - ratio * _prunable_weights(source)
-    whole = 0  # of the weights that stay as they are in ONNX
-    if precision.quantization is not None and not precision.quantization.embeddings:
-        whole = sum(math.prod(shape) for shape in source.spec.outer_tensors().values())
-    onnx = (weights - whole) * precision.weight_bytes + whole * precision.dtype_bytes
-    return round(weights * source.reader.dtype.itemsize + onnx)
+    removed = ratio * _prunable_weights(source)
+    return sum(weight_bytes(source.spec, source.reader.dtype, precision, removed).values())
 
 
 def refuse_missing_provider(provider: str) -> None:

@@ -14,6 +14,7 @@ from seap_export.corpus import Task, check_disjoint, text_digest
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.manifest import MANIFEST
+from seap_export.pipeline.origin import refuse_another_model
 from seap_export.pipeline.parity import calibrations_of
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import calibration_step
@@ -161,11 +162,7 @@ def _records(variant: Path, plan: Plan) -> tuple[CalibrationRecord, ...] | None:
 def _dense_of(plan: Plan, dense: str, progress: Progress) -> Source:
     source = open_source(dense)
     progress.say(f"hashing {source.name}")
-    if source.digest != plan.source_sha256:
-        raise InputError(
-            f"'{source.name}' is not the model that the variant was made from ('{plan.source_name}'): the SHA-256 "
-            "of its files differs; give the right one as --dense"
-        )
+    refuse_another_model(source, plan, "the variant")
     return source
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,22 @@ from typing import Any
 from converters.form import read_form
 from converters.stored import weight_differences
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
-from seap_export.pipeline.bench import BenchRequest, bench
+from seap_export.pipeline.bench import BenchRequest, bench, refuse_long_prompts
 from seap_export.pipeline.bisection import bisect_variant
 from seap_export.pipeline.evaluate import evaluate
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.integrity import folder_damages, variant_damages
 from seap_export.pipeline.manifest import MANIFEST, Manifest, read_manifest
+from seap_export.pipeline.origin import refuse_another_model
 from seap_export.pipeline.parity import check_parity, prompts_of
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.router_check import router_damages
 from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.validation_report import CHECKS, Check, CheckName, ValidationReport, describe_variant
+from seap_export.plan.plan import read_plan
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads
+from seap_export.sources.source import open_source
 from validation.speed.gate import SpeedLimits, judge_speed, reason
 
 __all__ = ["ValidationRequest", "validate"]
@@ -107,6 +111,7 @@ class _Validation:
 
     def report(self) -> ValidationReport:
         """Runs all checks."""
+        self._refuse_unusable_dense()
         if self._is_whole and self._asks("integrity") and self._manifest is not None:
             self._add(Check.of(None, "integrity", folder_damages(self._path, self._manifest), 7))
         for folder in self._variants:
@@ -130,6 +135,18 @@ class _Validation:
             manifest=self._manifest,
             threads=self._request.parity.threads or available_threads(),
         )
+
+    def _refuse_unusable_dense(self) -> None:
+        """What quality and speed would refuse after the other checks have taken their time."""
+        if self._request.dense is None:
+            return
+        source = open_source(self._request.dense)
+        if self._request.speed is not None:
+            refuse_long_prompts(source.spec, self._request.bench)
+        self._progress.say(f"hashing {source.name}")
+        for folder in self._variants:
+            with suppress(ArtifactError):  # of the plan, which the integrity check tells
+                refuse_another_model(source, read_plan(folder / "plan.json"), folder.name)
 
     def _name(self) -> str:
         """Of the variant, or of the dense model: an output folder may have any name."""

@@ -10,11 +10,13 @@ from typing import Any, Literal, get_args
 
 from converters.form import read_form
 from seap_export.errors import SeapError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec, dense_config, model_spec
 from seap_export.pipeline.manifest import Manifest, package_versions
+from seap_export.pipeline.sizes import weight_bytes
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.runtime.doctor.machine import processor
 from seap_export.sources.config import read_json
+from seap_export.sources.weights import SafetensorsReader
 
 __all__ = ["CHECKS", "VALIDATION_SCHEMA", "Check", "CheckName", "ValidationReport", "Verdict", "describe_variant"]
 
@@ -158,7 +160,7 @@ def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[s
         "precision": "unknown" if form is None else form.precision.name,
         "dialect": "unknown" if form is None else form.dialect,
         "bytes": {part: _bytes(folder / part) for part in ("hf", "onnx")},
-        "dense_bytes": {"hf": None, "onnx": None},
+        "dense_bytes": _read(folder, _dense_bytes) or {"hf": None, "onnx": None},
         "layers": [] if spec is None else _layers(spec, source.get("prunable_weights")),
         **{name: results.get(name) for name in ("parity", "bisect", "quality", "speed")},
     }
@@ -200,3 +202,9 @@ def _spec(folder: Path) -> ModelSpec:
 
 def _form(folder: Path) -> Any:
     return read_form(folder / "onnx" / "model.onnx")
+
+
+def _dense_bytes(folder: Path) -> dict[str, int]:
+    """Of the model that the variant was made from, in the variant's own forms."""
+    dense = model_spec(dense_config(read_json(folder / "hf" / "config.json")))
+    return weight_bytes(dense, SafetensorsReader(folder / "hf").dtype, _form(folder).precision)

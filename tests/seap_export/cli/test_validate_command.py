@@ -73,6 +73,9 @@ def test_a_good_export_passes_and_is_left_as_it_was(run: Run, done: Path, work: 
         "prompt 0", "batch of 3", "one token", "random tokens", "long prompt",
     }  # fmt: skip
     assert [layer["kept"] for layer in variant["layers"]] == [1.0, 1.0, pytest.approx(13 / 33)]
+    dense = (work / "m" / "model.safetensors").stat().st_size
+    assert variant["dense_bytes"]["hf"] == pytest.approx(dense, rel=0.05)  # a header and metadata
+    assert variant["dense_bytes"]["onnx"] == variant["dense_bytes"]["hf"] > variant["bytes"]["onnx"] / 2
     assert ElementTree.parse(work / "v.xml").getroot().get("failures") == "0"
     assert (work / "v.html").read_text().startswith("<!doctype html>")
 
@@ -157,6 +160,22 @@ def test_a_router_that_leads_nowhere(run: Run, done: Path) -> None:
     outcome = run("validate", "out", "--check", "router", "--quiet")
     assert outcome.code == 7
     assert outcome.err == "Error: router: router.json leads to 'c-0.2', which is no variant of out\n"
+
+
+def test_a_dense_model_that_cannot_serve_is_refused_before_anything_is_run(run: Run, done: Path, work: Path) -> None:
+    from micro import write_micro_model
+
+    write_micro_model(work / "other", seed=1, model_type="llama")
+    gate = ("validate", "out", *QUICK, "--dense")
+    for arguments, code, message in (
+        (("other", "--max-kl", "1"), 8, "'other' is not the model that a-0.2 was made from ('m')"),
+        (("m", "--max-bytes-ratio", "1", "--depth", "4000"), 2, "more than the model's context of"),
+        (("nowhere", "--max-kl", "1"), 8, "nowhere"),
+    ):
+        outcome = run(*gate, *arguments)
+        assert (outcome.code, outcome.out) == (code, "")
+        assert message in outcome.err
+        assert "comparing" not in outcome.err
 
 
 def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: Path) -> None:
