@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 
@@ -13,17 +12,14 @@ from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.options import LayerOptions, options_from_scores
-from seap_export.plan.plan import Balance, Compensation, Layout, Plan
+from seap_export.plan.plan import Balance, Compensation, Layout, Plan, ScoreMix
 from seap_export.plan.solve import solve_layers
 from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import ChannelScore, LayerScores, Score, layer_scores
 from seap_export.sources.source import Source
 
-__all__ = ["SCORE_MIXES", "Ranking", "ScoreMix", "make_plan", "rank_layers"]
-
-ScoreMix = Literal["scaled", "plain"]
-SCORE_MIXES: tuple[ScoreMix, ...] = get_args(ScoreMix)
+__all__ = ["Ranking", "make_plan", "rank_layers"]
 
 
 @dataclass(frozen=True)
@@ -150,8 +146,9 @@ def make_plan(
     compensation: Compensation,
     ridge: float,
     layout: Layout,
+    mix: ScoreMix,
 ) -> Plan:
-    """The plan of one variant; `ranking` is `rank_layers` of the same statistics and score.
+    """The plan of one variant; `ranking` is `rank_layers` of the same statistics, score and mix.
 
     In the uniform layout `sparsity` is `EVEN`.
     """
@@ -178,4 +175,5 @@ def make_plan(
         achieved_ratio=achieved,
         layers=layers,
         layout=layout,
+        mix=mix,
     )

@@ -24,16 +24,18 @@ __all__ = [
     "COMPENSATIONS",
     "LAYOUTS",
     "PLAN_SCHEMA",
+    "SCORE_MIXES",
     "Balance",
     "Compensation",
     "LayerPlan",
     "Layout",
     "Plan",
+    "ScoreMix",
     "read_plan",
     "write_plan",
 ]
 
-PLAN_SCHEMA = "seap-export/plan/3"
+PLAN_SCHEMA = "seap-export/plan/4"
 #: Names of tasks lead to folders: none may lead out of the export.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 Compensation = Literal["sequential", "one-shot", "bias", "none"]
@@ -42,6 +44,8 @@ Balance = Literal["loss", "alike"]
 BALANCES: tuple[Balance, ...] = get_args(Balance)
 Layout = Literal["per-layer", "uniform"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+ScoreMix = Literal["scaled", "plain"]
+SCORE_MIXES: tuple[ScoreMix, ...] = get_args(ScoreMix)
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ class Plan:
         layers: One `LayerPlan` a layer.
         layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, and biases only where the
             family's transformers class can have them.
+        mix: Whether the scores of several tasks were brought to one scale before they were added.
     """
 
     task: str
@@ -132,6 +137,7 @@ class Plan:
     achieved_ratio: float
     layers: tuple[LayerPlan, ...]
     layout: Layout = "per-layer"
+    mix: ScoreMix = "scaled"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
@@ -141,6 +147,7 @@ class Plan:
             "balance": BALANCES,
             "compensation": COMPENSATIONS,
             "layout": LAYOUTS,
+            "mix": SCORE_MIXES,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:

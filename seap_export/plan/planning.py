@@ -32,5 +32,5 @@ def rank(
 def plan_variant(source: Source, statistics: Mixture, ranking: Ranking, settings: PlanSettings, ratio: float) -> Plan:
     """The plan of one variant; `ranking` is `rank` of the same statistics and settings."""
     method = settings.method(len(source.spec.layers))
-    values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.name != "mix"}
+    values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     return make_plan(source, statistics, ranking, ratio=ratio, method=method, **values)

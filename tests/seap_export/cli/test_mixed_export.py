@@ -424,3 +424,5 @@ def test_scores_of_several_tasks_are_mixed_as_asked(run: Run, bare: Path) -> Non
     assert run(*mixed, "--mix-scores", "scaled", "--out", "scaled").code == 0
     assert run(*mixed, "--mix-scores", "plain", "--out", "scaled").code == 2
     assert manifest_of(bare / "plain")["variants"]["general-0.3"]["method"] == "seap"
+    for mix in ("scaled", "plain"):
+        assert json.loads((bare / mix / "general-0.3" / "plan.json").read_text())["mix"] == mix

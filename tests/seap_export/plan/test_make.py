@@ -17,9 +17,9 @@ from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 from seap_export.plan.elimination import options_from_elimination
-from seap_export.plan.make import Ranking, ScoreMix, make_plan, rank_layers
+from seap_export.plan.make import Ranking, make_plan, rank_layers
 from seap_export.plan.options import LayerOptions, options_from_scores
-from seap_export.plan.plan import Plan
+from seap_export.plan.plan import Plan, ScoreMix
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import CHANNEL_SCORES, ChannelScore, LayerScores, channel_scores, layer_scores
 from seap_export.sources.source import Source, open_source
@@ -54,6 +54,7 @@ def planned(source: Source, statistics: Mixture, ranking: Ranking, **changes: An
         "compensation": "none",
         "ridge": 1.0,
         "layout": "per-layer",
+        "mix": "scaled",
     }
     return make_plan(source, statistics, ranking, **{**options, **changes})
 

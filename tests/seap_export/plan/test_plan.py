@@ -37,6 +37,7 @@ PLAN = Plan(
     requested_ratio=0.3,
     achieved_ratio=0.1 + 0.2,
     layers=LAYERS,
+    mix="plain",
 )
 
 
@@ -77,12 +78,12 @@ def test_every_compensation_comes_back(tmp_path: Path, compensation: Compensatio
 
 
 def test_the_schema_is_that_of_plans_with_a_method() -> None:
-    assert PLAN_SCHEMA == "seap-export/plan/3"
+    assert PLAN_SCHEMA == "seap-export/plan/4"
 
 
-@pytest.mark.parametrize("schema", ["seap-export/plan/2", "seap-export/calibration/2", None])
+@pytest.mark.parametrize("schema", ["seap-export/plan/3", "seap-export/calibration/2", None])
 def test_another_schema_is_refused(tmp_path: Path, schema: str | None) -> None:
-    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/3'"):
+    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/4'"):
         read_plan(changed_file(tmp_path / "plan.json", schema=schema))
 
 
