@@ -123,7 +123,7 @@ plan_options = _chained(
         show_default=True,
         help="Each layer its own shape, or all the same, for programs that know only such models.",
     ),
-    click.option("--align", type=int, help="Neuron counts are multiples of this.  [default: 16]"),
+    click.option("--align", type=int, help="Neuron counts are multiples of this.  [default: 16, for CUDA 64]"),
     click.option(
         "--mix-scores",
         type=click.Choice(["scaled", "plain"]),

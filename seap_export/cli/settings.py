@@ -11,7 +11,7 @@ from seap_export.errors import UsageError
 from seap_export.pipeline.export import ExportRequest
 from seap_export.pipeline.mixtures import parse_mixtures
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
-from seap_export.plan.recipes import PlanSettings, recipe
+from seap_export.plan.recipes import ALIGN, PlanSettings, recipe
 from validation.profiles import Limits, read_limits
 
 __all__ = ["calibration_settings", "export_request", "parity_settings", "plan_settings"]
@@ -25,13 +25,15 @@ def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
 
 
 def plan_settings(options: dict[str, Any]) -> PlanSettings:
-    """Takes its own options out of `options`; those that are None leave the recipe as it is.
+    """Takes its own options out of `options`, except `provider`; those that are None leave the recipe as it is.
 
     Raises:
         UsageError: They contradict each other, or a value is out of range.
     """
     method, reconstruction = options.pop("method"), options.pop("reconstruction")
     changes = {name: options.pop(name) for name in ("score", "align", "balance", "ridge", "layout")}
+    if changes["align"] is None:
+        changes["align"] = ALIGN[options.get("provider", "cpu")]
     changes |= {"mix": options.pop("mix_scores"), "compensation": options.pop("compensate")}
     sparsity = {"kind": options.pop("sparsity")}
     sparsity |= {name: options.pop(name) for name in ("k", "x0", "protect_first", "protect_last", "budget", "context")}

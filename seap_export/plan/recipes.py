@@ -9,16 +9,28 @@ from types import MappingProxyType
 from typing import Any
 
 from seap_export.errors import UsageError
-from seap_export.plan.make import SCORE_MIXES, ScoreMix
-from seap_export.plan.plan import BALANCES, COMPENSATIONS, LAYOUTS, Balance, Compensation, Layout
+from seap_export.plan.plan import (
+    BALANCES,
+    COMPENSATIONS,
+    LAYOUTS,
+    SCORE_MIXES,
+    Balance,
+    Compensation,
+    Layout,
+    ScoreMix,
+)
 from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.scores import SCORES, Score
 
-__all__ = ["CUSTOM", "DEFAULT_METHOD", "METHODS", "PlanSettings", "recipe"]
+__all__ = ["ALIGN", "CUSTOM", "DEFAULT_METHOD", "METHODS", "PlanSettings", "recipe"]
 
 DEFAULT_METHOD = "reconstruct"
 #: The name of settings that are no recipe's.
 CUSTOM = "custom"
+#: What neuron counts are multiples of, by the execution provider that a variant is made for. On the CPU: measured, see
+#: docs/measurements.md. For CUDA: 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's Guide"
+#: advises for the A100; not measured.
+ALIGN: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 64})
 #: The kinds of sparsity that decide between heads and neurons themselves.
 _SELF_BALANCED = ("adaptive", "global")
 
@@ -29,7 +41,7 @@ class PlanSettings:
 
     score: Score = "elimination"
     sparsity: Sparsity = Sparsity("adaptive")
-    align: int = 16
+    align: int = ALIGN["cpu"]
     balance: Balance = "loss"
     compensation: Compensation = "sequential"
     ridge: float = 5.0
