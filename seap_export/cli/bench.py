@@ -56,10 +56,10 @@ def bench_command(
 ) -> None:
     """Time the variants at PATH beside their dense model: time to the first token, and of each token after it.
 
-    PATH is an output folder of `export` or a variant's folder. All models are in memory at once and run in turn, with
-    the same prompts and threads, warmed up; times are medians. Beside each speed-up stands the ideal one: the ratio
-    of multiply-adds for the prefill, of bytes read for decoding. Says so where a variant is slower than the dense
-    model, or no smaller.
+    PATH is an output folder of `export` or a variant's folder. In each run every model is opened anew, alone in
+    memory, and runs the same prompts with the same threads, warmed up; times are medians. Beside each speed-up stands
+    the ideal one: the ratio of multiply-adds for the prefill, of bytes read for decoding. Says so where a variant is
+    slower than the dense model, or no smaller.
 
     \b
     Examples:

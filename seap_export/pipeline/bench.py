@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import available_threads, check_session_options
 from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
-from validation.speed.engines import Engine, EngineName, open_engine
+from validation.speed.engines import EngineName, open_engine
 from validation.speed.ideal import Work, model_work
 from validation.speed.measure import Cell, measure_speed
 from validation.speed.memory import peak_memory
@@ -94,7 +95,7 @@ class _Model:
 
 
 def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:
-    """Times variants beside their dense model; all of them are in memory at once, and run in turn.
+    """Times variants and their dense model in turn; one of them is in memory at a time.
 
     The ONNX files are written anew in the request's form, into a temporary folder.
 
@@ -173,15 +174,25 @@ def _measure(
     models: Sequence[_Model], request: BenchRequest, threads: int, progress: Progress
 ) -> list[SubjectFigures]:
     subjects = [(model, engine) for model in models for engine in request.engines]
-    with _engines(subjects, request, threads) as engines:
-        timings = measure_speed(
-            engines,
-            request.cells,
-            vocab_size=models[0].spec.vocab_size,
-            runs=request.runs,
-            steps=request.steps,
-            on_progress=progress.say,
+    openers = {
+        f"{model.name} {engine}": partial(
+            open_engine,
+            engine,
+            model.folder(engine),
+            model.spec.max_position_embeddings,
+            request.provider,
+            threads,
         )
+        for model, engine in subjects
+    }
+    timings = measure_speed(
+        openers,
+        request.cells,
+        vocab_size=models[0].spec.vocab_size,
+        runs=request.runs,
+        steps=request.steps,
+        on_progress=progress.say,
+    )
     peaks = []
     for model, engine in subjects:
         progress.say(f"{model.name}: peak memory on {engine}")
@@ -198,21 +209,6 @@ def _measure(
         )
         for (model, engine), peak in zip(subjects, peaks, strict=True)
     ]
-
-
-@contextmanager
-def _engines(
-    subjects: Sequence[tuple[_Model, EngineName]], request: BenchRequest, threads: int
-) -> Iterator[dict[str, Engine]]:
-    with ExitStack() as stack:
-        yield {
-            f"{model.name} {engine}": stack.enter_context(
-                open_engine(
-                    engine, model.folder(engine), model.spec.max_position_embeddings, request.provider, threads
-                )
-            )
-            for model, engine in subjects
-        }
 
 
 def _work(model: _Model, engine: EngineName, cell: Cell, request: BenchRequest) -> Work:

@@ -79,7 +79,7 @@ def validate(
 ) -> ValidationReport:
     """Checks an output folder of `export`, or one variant in it.
 
-    A variant whose files are damaged is not run. One model is in memory at a time, but for the speed check.
+    A variant whose files are damaged is not run. One model is in memory at a time.
 
     Args:
         path: The folder.

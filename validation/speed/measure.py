@@ -1,10 +1,11 @@
-"""Timing engines in turn: the same prompts, warmed up, one after the other in every run."""
+"""Timing engines in turn: the same prompts, warmed up, one engine at a time."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +14,7 @@ from validation.speed.engines import Engine
 
 __all__ = ["Cell", "Timing", "measure_speed"]
 
-#: Idle threads of the engine before spin for some milliseconds; the next one should not meet them.
+#: Threads that wait for work spin for some milliseconds.
 _PAUSE_SECONDS = 0.05
 
 
@@ -73,37 +74,40 @@ class Timing:
 
 
 def measure_speed(
-    engines: Mapping[str, Engine],
+    openers: Mapping[str, Callable[[], AbstractContextManager[Engine]]],
     cells: Sequence[Cell],
     *,
     vocab_size: int,
     runs: int,
     steps: int,
-    warm_up: int = 1,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, dict[Cell, Timing]]:
-    """Times every engine in every cell.
+    """Opens every engine anew in each run, alone, and times it in every cell, warmed up there.
+
+    Where an engine's memory comes to lie makes it faster or slower by up to a tenth, for as long as it is open; so the
+    runs tell how far such luck goes, too.
 
     Args:
-        engines: By name; all of them stay open.
+        openers: What opens an engine, by its name.
         cells: What to time.
         vocab_size: Prompts are random tokens below it, the same for all engines.
-        runs: Counted runs of each engine in each cell.
+        runs: Of each engine.
         steps: Decode steps of a run, each timed.
-        warm_up: Runs that are not counted.
-        on_progress: Called with a line about each cell before it is timed.
+        on_progress: Called with a line about each engine before it is opened.
     """
-    timings: dict[str, dict[Cell, Timing]] = {name: {} for name in engines}
-    for cell in cells:
-        on_progress(f"batch {cell.batch}, {cell.depth} tokens")
-        prompts = np.random.default_rng(0).integers(0, vocab_size, (cell.batch, cell.depth)).tolist()
-        for own in timings.values():
-            own[cell] = Timing()
-        for run in range(warm_up + runs):
-            for name, engine in engines.items():
-                time.sleep(_PAUSE_SECONDS)
-                timing = timings[name][cell] if run >= warm_up else Timing()
-                _time(engine, prompts, steps, timing)
+    timings = {name: {cell: Timing() for cell in cells} for name in openers}
+    prompts = {
+        cell: np.random.default_rng(0).integers(0, vocab_size, (cell.batch, cell.depth)).tolist() for cell in cells
+    }
+    for run in range(runs):
+        for name, opened in openers.items():
+            on_progress(f"run {run + 1} of {runs}: {name}")
+            with opened() as engine:
+                for cell in cells:
+                    _time(engine, prompts[cell], 1, Timing())
+                    time.sleep(_PAUSE_SECONDS)
+                    _time(engine, prompts[cell], steps, timings[name][cell])
+            del engine  # it may hold the model
     return timings
 
 

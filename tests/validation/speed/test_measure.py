@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -10,11 +12,17 @@ from validation.speed.measure import Cell, Timing, measure_speed
 
 
 class Recorder:
-    """An engine that notes what it is asked."""
+    """An engine that notes what it is asked, and when it is open."""
 
-    def __init__(self, name: str, log: list[tuple[str, str]]) -> None:
-        self.name, self.log = name, log
-        self.prompts: list[Sequence[Sequence[int]]] = []
+    def __init__(self, name: str, log: list[tuple[str, str]], prompts: list[Any]) -> None:
+        self.name, self.log, self.prompts = name, log, prompts
+
+    def __enter__(self) -> Recorder:
+        self.log.append((self.name, "opened"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.append((self.name, "closed"))
 
     def prefill(self, prompts: Sequence[Sequence[int]], steps: int) -> None:
         self.log.append((self.name, f"prefill {len(prompts)}x{len(prompts[0])}"))
@@ -24,18 +32,19 @@ class Recorder:
         self.log.append((self.name, "step"))
 
 
-def test_engines_run_in_turn_on_the_same_prompts() -> None:
+def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
     log: list[tuple[str, str]] = []
-    engines = {name: Recorder(name, log) for name in ("one", "two")}
+    prompts: dict[str, list[Any]] = {"one": [], "two": []}
+    openers = {name: partial(Recorder, name, log, own) for name, own in prompts.items()}
     cells = [Cell(1, 4), Cell(2, 3)]
     lines: list[str] = []
-    timings = measure_speed(engines, cells, vocab_size=50, runs=2, steps=3, on_progress=lines.append)
-    turn = [(name, what) for name in engines for what in ("prefill 1x4", "step", "step", "step")]
-    assert log[: 3 * len(turn)] == turn * 3  # a warm-up and two runs
-    assert len(log) == 2 * 3 * len(turn)
-    assert engines["one"].prompts == engines["two"].prompts
-    assert all(0 <= token < 50 for prompts in engines["one"].prompts for row in prompts for token in row)
-    assert lines == ["batch 1, 4 tokens", "batch 2, 3 tokens"]
+    timings = measure_speed(openers, cells, vocab_size=50, runs=2, steps=3, on_progress=lines.append)
+    cell = ["{}", "step", "{}", "step", "step", "step"]  # warmed up by a prompt and a step
+    turn = ["opened", *(what.format(f"prefill {size}") for size in ("1x4", "2x3") for what in cell), "closed"]
+    assert log == [(name, what) for name in ("one", "two", "one", "two") for what in turn]
+    assert prompts["one"] == prompts["two"]
+    assert all(0 <= token < 50 for rows in prompts["one"] for row in rows for token in row)
+    assert lines == ["run 1 of 2: one", "run 1 of 2: two", "run 2 of 2: one", "run 2 of 2: two"]
     for own in timings.values():
         assert {cell: (len(t.prefills), len(t.steps)) for cell, t in own.items()} == dict.fromkeys(cells, (2, 6))
 
