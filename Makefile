@@ -5,7 +5,9 @@ MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 OUT ?= demo-output
 PARALLEL := --numprocesses 2
 # What takes minutes and does not depend on transformers' release.
-ONCE := tests/faults tests/good tests/mutations tests/validation/reports tests/validation/speed
+ONCE := tests/faults tests/good tests/mutations tests/validation/reports tests/validation/speed \
+	tests/seap_export/corpus tests/seap_export/plan tests/seap_export/plots \
+	$(patsubst %,tests/seap_export/cli/test_%.py,bad_input mixed_export plot_command process)
 
 .PHONY: demo test test-fast lint clean
 
@@ -20,7 +22,7 @@ demo: .venv/installed $(MODEL)
 # All checks and all tests, with current transformers and with 4.57.
 test: lint .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL)
 	.venv/bin/python -m pytest $(PARALLEL) -m "not real"
-	.venv/bin/python -m pytest -m real
+	.venv/bin/python -m pytest -m real --durations 15
 	.venv-transformers4/bin/python -m pytest $(PARALLEL) -m "not real" $(ONCE:%=--ignore %)
 
 # The tests on micro models only, in the main environment.
