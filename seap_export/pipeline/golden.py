@@ -40,7 +40,6 @@ def save_golden(
         settings: Prompts, steps, provider and limits.
         prompt_file: Prompts; None: the held-out texts of the export.
         progress: Told what happens.
-
     """
     progress.say(f"{variant.name}: writing its golden")
     limits = settings.limits.of(read_form(variant / "onnx" / "model.onnx").precision.name)

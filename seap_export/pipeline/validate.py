@@ -138,7 +138,7 @@ class _Validation:
 
     def _refuse_unusable_dense(self) -> None:
         """What quality and speed would refuse after the other checks have taken their time."""
-        if self._request.dense is None:
+        if self._request.dense is None or not (self._request.quality or self._request.speed):
             return
         source = open_source(self._request.dense)
         if self._request.speed is not None:

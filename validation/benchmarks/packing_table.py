@@ -116,9 +116,9 @@ def _projections(
     sources = [spec.family.weight(projection, layer) for projection in projections]
     if not packed:
         return [linears.product(x, [source], source, stored_as=source) for source in sources]
-    both = linears.product(x, sources, f"layers.{layer}.joint", stored_as=f"layers.{layer}.joint")
+    joint = linears.product(x, sources, f"layers.{layer}.joint", stored_as=f"layers.{layer}.joint")
     sizes = [spec.projection_shape(projection, layer)[0] for projection in projections]
-    return op.split(g, both, sizes, f"layers.{layer}.split", projections)
+    return op.split(g, joint, sizes, f"layers.{layer}.split", projections)
 
 
 def _medians(sessions: list[Any], rows: int, runs: int) -> list[float]:

@@ -14,9 +14,8 @@ MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir
 Each writes once, in a process of its own. Then the graphs of a precision are run in turn in one process, with this
 environment's onnxruntime, each in a new session each round: a prompt and decode steps, numpy arrays in and out, the
 same token ids for all. In fp32 all must find the same tokens most likely as genai-fp32 does. Last, generation loops
-run in turn, each in processes of its own environment. All on the CPU. With --work,
-artifacts are kept and found again by the next run, which then tells what writing took in the run that wrote them;
-delete a folder there to write it anew.
+run in turn, each in processes of its own environment. All on the CPU. With --work, artifacts are kept and found again
+by the next run, which then tells what writing took in the run that wrote them; delete a folder there to write it anew.
 """
 
 from __future__ import annotations
