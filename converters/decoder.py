@@ -20,7 +20,10 @@ from seap_export.activations.layers import Half
 from seap_export.families import LayerSpec, ModelSpec
 from seap_export.families.family import QKV, Projection
 
-__all__ = ["HEAD_DIM_MULTIPLE", "decoder_graph"]
+__all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
+
+#: The node that selects each row's last token, in graphs that return the logits of that token only.
+LAST_TOKEN = "last_token"
 
 #: GroupQueryAttention rotates heads whose width is a multiple of this.
 HEAD_DIM_MULTIPLE = 16
@@ -184,7 +187,7 @@ class _Decoder:
 
     def _lm_head(self, x: ir.Value) -> ir.Value:
         if self._form.logits == "last":
-            x = op.rows_at(self._g, x, self._dialect.last_places(), "last_token")
+            x = op.rows_at(self._g, x, self._dialect.last_places(), LAST_TOKEN)
         is_tied = self._spec.tie_word_embeddings
         table = self._spec.family.tensor("embed_tokens" if is_tied else "lm_head")
         logits = self._linears.head(x, table, is_tied=is_tied, name="lm_head")

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.all_logits import with_all_logits
 from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.session import available_threads, open_session
 from validation.array_store import ArrayStore, StoredArray
@@ -27,13 +29,21 @@ from validation.metrics import Defect, LogitComparison
 from validation.onnx_runner import OnnxRunner
 from validation.torch_runner import open_torch_runner
 
-__all__ = ["FORMS", "DenseReference", "DivergenceFigures", "Form", "dense_reference", "measure_divergence"]
+__all__ = [
+    "FORMS",
+    "DenseAnswers",
+    "DenseReference",
+    "DivergenceFigures",
+    "Form",
+    "continue_prompts",
+    "measure_divergence",
+]
 
 #: A variant's two artifacts: `hf`, run by torch, and `onnx`, run by ONNX Runtime.
 Form = Literal["hf", "onnx"]
 FORMS: tuple[Form, ...] = get_args(Form)
-TokenIds = Sequence[int]
-Progress = Callable[[str], None]
+TokenIds = tuple[int, ...]
+Progress = Callable[[str], object]
 _Run = Callable[[TokenIds], NDArray[np.floating]]
 #: Logits held in float64 at once.
 _CHUNK_ELEMENTS = 2**20
@@ -70,14 +80,14 @@ class DivergenceFigures:
 
 @dataclass(frozen=True)
 class DenseReference:
-    """What the dense model predicts for some texts; valid while `dense_reference` is open.
+    """What the dense model predicts for some texts; valid while its `DenseAnswers` are open.
 
     Attributes:
         token_ids: The tokens of each text.
-        perplexity: Of the dense model on them.
+        perplexity: The dense model's perplexity on them.
     """
 
-    token_ids: tuple[tuple[int, ...], ...]
+    token_ids: tuple[TokenIds, ...]
     perplexity: float
     _store: ArrayStore
     _stored: tuple[StoredArray, ...]
@@ -87,38 +97,92 @@ class DenseReference:
         return self._store.get(self._stored[index])
 
 
-@contextmanager
-def dense_reference(
-    folder: Path, token_ids: Sequence[TokenIds], *, threads: int | None = None, on_progress: Progress | None = None
-) -> Iterator[DenseReference]:
-    """Runs the dense model over every text and keeps its logits, 4 bytes each, in the temporary folder.
+@dataclass(frozen=True)
+class _Answer:
+    """The dense model's logits of one text, and the sum of -log P(next token) over it, nats."""
+
+    logits: StoredArray
+    loss: float
+
+
+class DenseAnswers:
+    """What the dense model says about texts and prompts. Each is computed once, for any number of variants.
+
+    Logits wait in the temporary folder, 4 bytes each; the model is in memory only while `run` is running.
 
     Args:
         folder: config.json and safetensors files of the dense model.
-        token_ids: The tokens of each text, at least one; some text needs a second.
         threads: Threads of torch; None: all cores this process may use.
-        on_progress: Called with a line about each text before it runs.
-
-    Raises:
-        InputError: No text has a token to predict, or the dense model gives NaN or infinite logits.
-        ArtifactError: The folder cannot be loaded.
-        EnvironmentFailure: The temporary folder is full.
     """
-    texts = tuple(tuple(ids) for ids in token_ids)
-    if not all(texts) or not any(len(ids) > 1 for ids in texts):
-        raise InputError("the evaluated texts have no token to predict; give longer texts")
-    say = on_progress or (lambda line: None)
-    loss, stored = _Loss(), []
-    with ArrayStore() as store:
-        with open_torch_runner(folder, threads or available_threads()) as runner:
-            for index, ids in enumerate(texts):
-                say(f"dense: text {index + 1} of {len(texts)}")
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        self._folder, self._threads = folder, threads or available_threads()
+        self._store = ArrayStore()
+        self._texts: dict[TokenIds, _Answer] = {}
+        self._continued: dict[tuple[TokenIds, int], TokenIds] = {}
+
+    def __enter__(self) -> DenseAnswers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store.__exit__(kind, error, trace)
+
+    def run(
+        self,
+        texts: Sequence[TokenIds] = (),
+        prompts: Sequence[TokenIds] = (),
+        steps: int = 0,
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Runs the dense model over what it has not seen yet.
+
+        Args:
+            texts: The tokens of each text, for `reference`.
+            prompts: The tokens of each prompt, for `continuation`.
+            steps: The tokens that follow a prompt, greedily.
+            on_progress: Called with a line about each text when it is done.
+
+        Raises:
+            InputError: The dense model gives NaN or infinite logits.
+            ArtifactError: The folder cannot be loaded.
+            EnvironmentFailure: The temporary folder is full.
+        """
+        say = on_progress or (lambda line: None)
+        new_texts = [ids for ids in dict.fromkeys(texts) if ids not in self._texts]
+        new_prompts = [ids for ids in dict.fromkeys(prompts) if (ids, steps) not in self._continued]
+        if not new_texts and not new_prompts:
+            return
+        with open_torch_runner(self._folder, self._threads) as runner:
+            for index, ids in enumerate(new_texts):
                 logits = runner.run(ids, 0).prefill
                 if not np.isfinite(logits).all():
                     raise InputError(f"the dense model gives NaN or infinite logits for text {index}")
+                loss = _Loss()
                 loss.add(logits, ids)
-                stored.append(store.put(logits))
-        yield DenseReference(texts, loss.perplexity, store, tuple(stored))
+                self._texts[ids] = _Answer(self._store.put(logits), loss.sum)
+                say(f"dense: text {index + 1} of {len(new_texts)}")
+            for ids in new_prompts:
+                self._continued[ids, steps] = runner.run(ids, steps, 1).forced
+
+    def reference(self, texts: Sequence[TokenIds]) -> DenseReference:
+        """The answers for texts that were run.
+
+        Raises:
+            InputError: No text has a token to predict.
+        """
+        own = tuple(texts)
+        predicted = sum(len(ids) - 1 for ids in own)
+        if not all(own) or not predicted:
+            raise InputError("the evaluated texts have no token to predict; give longer texts")
+        answers = [self._texts[ids] for ids in own]
+        perplexity = _perplexity(sum(answer.loss for answer in answers), predicted)
+        return DenseReference(own, perplexity, self._store, tuple(answer.logits for answer in answers))
+
+    def continuation(self, prompt: TokenIds, steps: int) -> TokenIds:
+        """The tokens with which the dense model continues a prompt that was run."""
+        return self._continued[prompt, steps]
 
 
 def measure_divergence(
@@ -127,6 +191,7 @@ def measure_divergence(
     form: Form = "hf",
     *,
     threads: int | None = None,
+    provider: str = "cpu",
     on_progress: Progress | None = None,
 ) -> DivergenceFigures:
     """Runs a variant over the reference's texts and compares what it predicts.
@@ -136,7 +201,8 @@ def measure_divergence(
         folder: The variant's `hf` or `onnx` folder.
         form: Which of the two it is.
         threads: Threads of torch or of ONNX Runtime; None: all cores this process may use.
-        on_progress: Called with a line about each text before it runs.
+        provider: ONNX Runtime's execution provider; torch runs on the CPU.
+        on_progress: Called with a line about each text when it is done.
 
     Raises:
         ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of another shape.
@@ -144,15 +210,15 @@ def measure_divergence(
     """
     say = on_progress or (lambda line: None)
     comparison, loss = LogitComparison(), _Loss()
-    with _open_runner(folder, form, threads or available_threads()) as run:
+    with _open_runner(folder, form, threads or available_threads(), provider) as run:
         for index, ids in enumerate(reference.token_ids):
-            say(f"{form}: text {index + 1} of {len(reference.token_ids)}")
             logits = run(ids)
             comparison.update(reference.logits(index), logits, row=index)
             defects = comparison.figures().defects
             if defects:
                 raise ArtifactError(f"{folder}: {_in_words(defects[0])} for text {index}; make the variant again")
             loss.add(logits, ids)
+            say(f"{form}: text {index + 1} of {len(reference.token_ids)}")
     figures = comparison.figures()
     if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
         raise ValueError("figures without a finite token, but without a defect")
@@ -160,20 +226,44 @@ def measure_divergence(
         mean_kl=figures.mean_kl,
         max_kl=figures.max_kl,
         top1_agreement=figures.top1_agreement,
-        perplexity=loss.perplexity,
+        perplexity=_perplexity(loss.sum, loss.tokens),
         dense_perplexity=reference.perplexity,
         tokens=figures.tokens,
     )
 
 
+def continue_prompts(
+    folder: Path, prompts: Sequence[TokenIds], steps: int, *, threads: int | None = None, provider: str = "cpu"
+) -> list[TokenIds]:
+    """The tokens with which a variant's `onnx` folder continues each prompt, greedily.
+
+    Raises:
+        ArtifactError: The folder cannot be loaded.
+        ParityFailure: The ONNX graph does not run.
+    """
+    runner = OnnxRunner(open_session(folder / "model.onnx", provider, threads or available_threads()))
+    found = []
+    for ids in prompts:
+        last = runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0, -1]
+        following: list[int] = []
+        for step in range(steps):
+            following.append(int(last.argmax()))
+            if step + 1 < steps:
+                last = runner.step(following[-1:])[0]
+        found.append(tuple(following))
+    return found
+
+
 @contextmanager
-def _open_runner(folder: Path, form: Form, threads: int) -> Iterator[_Run]:
+def _open_runner(folder: Path, form: Form, threads: int, provider: str) -> Iterator[_Run]:
     """A function from a text's tokens [T] to logits [T, V]."""
     if form == "hf":
         with open_torch_runner(folder, threads) as torch_runner:
             yield lambda ids: torch_runner.run(ids, 0).prefill
     else:
-        onnx_runner = OnnxRunner(open_session(folder / "model.onnx", "cpu", threads))
+        model = folder / "model.onnx"
+        session = open_session(model, provider, threads, graph=with_all_logits(model) if model.is_file() else None)
+        onnx_runner = OnnxRunner(session)
         yield lambda ids: onnx_runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0]
 
 
@@ -185,7 +275,7 @@ class _Loss:
     """Gathers -log P(next token), nats, in float64."""
 
     def __init__(self) -> None:
-        self._sum, self._tokens = 0.0, 0
+        self.sum, self.tokens = 0.0, 0
 
     def add(self, logits: NDArray[np.floating], ids: TokenIds) -> None:
         """Adds a text of T tokens with its logits [T, V]; those after the last token predict nothing known."""
@@ -195,10 +285,10 @@ class _Loss:
             block = np.asarray(logits[start : start + len(targets)], np.float64)
             largest = block.max(axis=1)
             log_sum = largest + np.log(np.exp(block - largest[:, None]).sum(axis=1))
-            self._sum += float((log_sum - block[np.arange(len(targets)), targets]).sum())
-            self._tokens += len(targets)
+            self.sum += float((log_sum - block[np.arange(len(targets)), targets]).sum())
+            self.tokens += len(targets)
 
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean loss of a token, which is taken as 700 where exp would leave the floats."""
-        return math.exp(min(self._sum / self._tokens, 700.0))
+
+def _perplexity(loss: float, tokens: int) -> float:
+    """exp of the mean loss of a token, which is capped at 700 so that exp stays finite."""
+    return math.exp(min(loss / tokens, 700.0))

@@ -102,7 +102,7 @@ def _size_table(report: SpeedReport) -> str:
             subject.engine,
             megabytes(subject.disk_bytes),
             f"{subject.disk_bytes / report.dense(subject.engine).disk_bytes:.1%}",
-            megabytes(subject.peak_bytes),
+            "-" if subject.peak_bytes is None else megabytes(subject.peak_bytes),
         ]
         for subject in report.subjects
     ]

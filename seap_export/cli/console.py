@@ -1,16 +1,22 @@
-"""What the commands print: progress and remarks on stderr, results on stdout."""
+"""What commands print: progress and remarks on stderr, results on stdout."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-__all__ = ["Console", "difference", "megabytes", "print_json", "table"]
+__all__ = ["Console", "difference", "duration", "megabytes", "print_json", "progress_line", "table"]
+
+#: Seconds between two progress lines where there is no terminal.
+_HEARTBEAT_SECONDS = 30.0
 
 
 class Console:
@@ -29,13 +35,19 @@ class Console:
         self.as_json = as_json
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar; the function it gives is called once for every unit done."""
+    def step(
+        self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
+    ) -> Iterator[Callable[[object], None]]:
+        """A progress bar on a terminal; elsewhere a line when the step begins and one every half minute after that."""
         if self._quiet:
-            yield lambda unit: None
-            return
-        with click.progressbar(length=total, label=label, file=sys.stderr) as progress:
-            yield lambda unit: progress.update(1)
+            yield lambda done: None
+        elif total is not None and sys.stderr.isatty():
+            with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+                yield lambda done: bar.update(1)
+        else:
+            click.echo(label, err=True)
+            with _heartbeat(label, total, unit) as advance:
+                yield advance
 
     def say(self, message: str) -> None:
         """A remark."""
@@ -57,6 +69,49 @@ class Console:
         """A result that is for people only."""
         if not self.as_json and not self._quiet:
             click.echo(text)
+
+
+@contextmanager
+def _heartbeat(label: str, total: int | None, unit: str) -> Iterator[Callable[[object], None]]:
+    """Prints how far a step has come every `_HEARTBEAT_SECONDS`, from a thread, until the block ends."""
+    start, done, ended = time.monotonic(), itertools.count(1), threading.Event()
+    latest = [0]
+
+    def advance(_: object) -> None:
+        latest[0] = next(done)
+
+    def report() -> None:
+        while not ended.wait(_HEARTBEAT_SECONDS):
+            click.echo(f"{label}: {progress_line(latest[0], total, unit, time.monotonic() - start)}", err=True)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()
+
+
+def progress_line(done: int, total: int | None, unit: str, seconds: float) -> str:
+    """How far a step has come: the share that is done, the rate and the time left, as far as they are known."""
+    if total is None:
+        return f"{duration(seconds)} so far"
+    parts = [f"{done} of {total} {unit}"]
+    if done:
+        rate = done / seconds
+        parts += [f"{rate:.2g} {unit}/s", f"about {duration((total - done) / rate)} left"]
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time span as people read it: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def print_json(value: Any) -> None:

@@ -37,7 +37,7 @@ def convert_command(console: Console, folder: Path, out: Path, force: bool, **op
     spec = model_spec(read_json(folder / "config.json"))
     with (
         write_whole(out, marker=GENAI_CONFIG, force=force) as target,
-        console.bar("writing ONNX", len(spec.layers)) as advance,
+        console.step("writing ONNX", len(spec.layers)) as advance,
     ):
         convert_folder(folder, target, form, advance)
     size = sum(path.stat().st_size for path in out.iterdir())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from seap_export.cli.console import Console, difference, megabytes, table
+from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import form_options
 from seap_export.cli.options import (
     calibration_options,
@@ -37,6 +38,10 @@ __all__ = ["export_command"]
 @router_options
 @form_options(logits="all")
 @parity_options
+@click.option(
+    "--quality/--no-quality", default=True, show_default=True, help="Compare each variant with the dense model."
+)
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Time each variant beside the dense model.")
 @click.option("--dry-run", is_flag=True, help="Check the inputs, say what would be made, write nothing.")
 @force_option
 @output_options
@@ -61,10 +66,10 @@ def export_command(
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --method flap --ratio 0.5 --out baseline
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
     """
+    from seap_export.cli.errors import Failure
+    from seap_export.cli.exported import export_json, export_text, step_table
     from seap_export.cli.settings import export_request
-    from seap_export.errors import ParityFailure
     from seap_export.pipeline.export import export, preview
-    from seap_export.pipeline.manifest import read_manifest
     from seap_export.sources.source import open_source
 
     request = export_request(tasks, ratios, options)
@@ -73,44 +78,22 @@ def export_command(
         rows = preview(source, request, out, force=force)
         console.result(rows, _preview_table(rows))
         return
-    dense = source.spec.num_parameters()
-    try:
-        made = export(source, request, out, force=force, progress=console)
-    except ParityFailure:
-        variants = read_manifest(out).variants
-        console.text(_summary({name: variants[name] for name in request.variants}, dense, out))
-        raise
-    _warn_of_coarse_shapes(console, made)
-    console.result(made, _summary(made, dense, out))
+    exported = export(source, request, out, force=force, progress=console)
+    _warn_of_coarse_shapes(console, exported.variants)
+    console.say(step_table(exported.steps))
+    if not exported.report.passed:
+        console.text(export_text(exported, out))
+        raise Failure(exported.report.failure, exported.report.exit_code)
+    console.result(export_json(exported), export_text(exported, out))
 
 
-def _warn_of_coarse_shapes(console: Console, made: dict[str, Any]) -> None:
+def _warn_of_coarse_shapes(console: Console, made: Mapping[str, Any]) -> None:
     from seap_export.plan.solve import RATIO_TOLERANCE
 
     for name, variant in made.items():
         achieved = variant["achieved_ratio"]
         if abs(achieved - variant["requested_ratio"]) > RATIO_TOLERANCE:
             console.warn(f"{name}: achieved ratio {achieved:.4f} is the nearest found for the model's shapes")
-
-
-def _summary(made: dict[str, Any], dense: int, out: Path) -> str:
-    rows = [
-        [
-            name,
-            f"{variant['requested_ratio']:g}",
-            f"{variant['achieved_ratio']:.4f}",
-            f"{variant['num_parameters'] / 1e6:.1f} M",
-            f"{variant['num_parameters'] / dense:.1%}",
-            megabytes(variant["bytes"]["hf"]),
-            megabytes(variant["bytes"]["onnx"]),
-            difference(variant["parity"]["max_abs"]),
-            difference(variant["parity"]["mean_kl_nats"]),
-            variant["parity"]["verdict"],
-        ]
-        for name, variant in made.items()
-    ]
-    header = ["variant", "ratio", "achieved", "parameters", "of dense", "hf", "onnx", "max abs", "mean KL", "parity"]
-    return f"{table(header, rows)}\nwritten to {out}"
 
 
 def _preview_table(rows: list[dict[str, Any]]) -> str:

@@ -70,7 +70,7 @@ def plan_command(
     statistics = open_mixture(calibrations, weights)
     with write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")
-        with console.bar(f"ranking {statistics.name}", len(source.spec.layers)) as advance:
+        with console.step(f"ranking {statistics.name}", len(source.spec.layers)) as advance:
             ranking = rank(source, statistics, settings, advance)
         plan = plan_variant(source, statistics, ranking, settings, ratio)
         if path:

@@ -46,7 +46,7 @@ def prune_command(
     console.say(f"hashing {source.name}")
     with (
         write_whole(out, marker=_marker(out), force=force) as folder,
-        console.bar("shrinking", len(plan.layers)) as advance,
+        console.step("shrinking", len(plan.layers)) as advance,
     ):
         write_shrunk_model(source, plan, statistics, folder, advance)
     parameters = plan.shrunk_spec(source.spec).num_parameters()

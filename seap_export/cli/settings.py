@@ -75,4 +75,6 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         plan=plan_settings(options),
         form=form,
         parity=parity_settings(options),
+        quality=options.pop("quality"),
+        speed=options.pop("speed"),
     )

@@ -6,13 +6,13 @@ import os
 import platform
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from converters.form import OnnxForm
+from converters.form import OnnxForm, read_form
 from converters.precision import Precision
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import ModelSpec, model_spec
@@ -32,7 +32,7 @@ from validation.speed.measure import Cell, measure_speed
 from validation.speed.memory import peak_memory
 from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
-__all__ = ["BenchRequest", "bench", "refuse_long_prompts"]
+__all__ = ["BenchRequest", "bench", "refuse_long_prompts", "time_variants"]
 
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-export")
 
@@ -50,6 +50,7 @@ class BenchRequest:
         threads: Of each engine; None: all cores this process may use.
         runs: Counted runs of each model in each cell.
         steps: Decode steps of a run.
+        memory: Whether the peak memory of each model is measured too, in a process of its own.
     """
 
     depths: tuple[int, ...] = (128, 512, 2048)
@@ -60,6 +61,7 @@ class BenchRequest:
     threads: int | None = None
     runs: int = 5
     steps: int = 16
+    memory: bool = True
 
     def __post_init__(self) -> None:
         check_session_options(self.provider, self.threads)
@@ -119,13 +121,26 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
             raise ArtifactError(f"{variant}: hf is missing; export the variant again")
         refuse_another_model(source, read_plan(variant / "plan.json"), variant.name)
     refuse_long_prompts(source.spec, request)
+    progress.say(f"opening {source.name}")
+    with dense_folder(source) as folder:
+        return time_variants(variants, folder, request, progress)
+
+
+def time_variants(variants: Sequence[Path], dense: Path, request: BenchRequest, progress: Progress) -> SpeedReport:
+    """Times variants and their dense model in turn, after all checks.
+
+    A variant's ONNX file is timed as it is if it has the request's form; other files are written to a temporary folder.
+
+    Args:
+        variants: The variants' folders.
+        dense: The dense model, as a folder that transformers loads.
+        request: What to time.
+        progress: Reports what happens.
+    """
     threads = request.threads or available_threads()
-    with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        progress.say(f"opening {source.name}")
-        folders = {DENSE: stack.enter_context(dense_folder(source))}
-        folders |= {variant.name: variant / "hf" for variant in variants}
-        models = [_converted(name, folder, scratch, request, progress) for name, folder in folders.items()]
+    with tempfile.TemporaryDirectory() as scratch:
+        models = [_converted(DENSE, dense, Path(scratch), request, progress)]
+        models += [_as_exported(variant, Path(scratch), request, progress) for variant in variants]
         figures = _measure(models, request, threads, progress)
     return SpeedReport(figures, request.cells, _setting(request, threads))
 
@@ -161,6 +176,16 @@ def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
         )
 
 
+def _as_exported(variant: Path, scratch: Path, request: BenchRequest, progress: Progress) -> _Model:
+    """The variant's own ONNX file where it has the right form."""
+    hf, onnx = variant / "hf", variant / "onnx"
+    if "onnxruntime" in request.engines and (onnx / "model.onnx").is_file():
+        with suppress(ArtifactError):
+            if read_form(onnx / "model.onnx") == request.form:
+                return _Model(variant.name, hf, onnx)
+    return _converted(variant.name, hf, scratch, request, progress)
+
+
 def _converted(name: str, hf: Path, scratch: Path, request: BenchRequest, progress: Progress) -> _Model:
     folder = scratch / name
     folder.mkdir()
@@ -185,30 +210,33 @@ def _measure(
         )
         for model, engine in subjects
     }
-    timings = measure_speed(
-        openers,
-        request.cells,
-        vocab_size=models[0].spec.vocab_size,
-        runs=request.runs,
-        steps=request.steps,
-        on_progress=progress.say,
-    )
-    peaks = []
-    for model, engine in subjects:
-        progress.say(f"{model.name}: peak memory on {engine}")
-        context = model.spec.max_position_embeddings
-        peaks.append(peak_memory(engine, model.folder(engine), context, request.provider, threads, request.cells[0]))
+    label = f"timing {', '.join(model.name for model in models)}"
+    with progress.step(label, request.runs * len(openers), "runs", name="speed") as advance:
+        timings = measure_speed(
+            openers,
+            request.cells,
+            vocab_size=models[0].spec.vocab_size,
+            runs=request.runs,
+            steps=request.steps,
+            on_progress=advance,
+        )
     return [
         SubjectFigures(
             model=model.name,
             engine=engine,
             disk_bytes=_weights_and_graph(model.folder(engine)),
-            peak_bytes=peak,
+            peak_bytes=_peak(model, engine, request, threads, progress) if request.memory else None,
             timings=timings[f"{model.name} {engine}"],
             works={cell: _work(model, engine, cell, request) for cell in request.cells},
         )
-        for (model, engine), peak in zip(subjects, peaks, strict=True)
+        for model, engine in subjects
     ]
+
+
+def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int, progress: Progress) -> int:
+    progress.say(f"{model.name}: peak memory on {engine}")
+    context = model.spec.max_position_embeddings
+    return peak_memory(engine, model.folder(engine), context, request.provider, threads, request.cells[0])
 
 
 def _work(model: _Model, engine: EngineName, cell: Cell, request: BenchRequest) -> Work:

@@ -59,8 +59,8 @@ def calibrate_tasks(
     Raises:
         SeapError: Of the kind that fits; nothing was written then.
     """
-    progress.say(f"hashing {source.name}")
-    keys = {task: calibration_key(source, split, settings) for task, split in splits.items()}
+    with progress.step(f"hashing {source.name}", name="hashing"):
+        keys = {task: calibration_key(source, split, settings) for task, split in splits.items()}
     claim_folder(workspace, source, keys, variants)
     missing = [task for task in splits if not workspace.is_done(calibration_step(task), keys[task])]
     for task in splits:
@@ -84,7 +84,7 @@ def _calibrate(
     for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
         source.read_outer(name)  # not used here, but if its weights are NaN, now is the time to say so
     token_ids = _tokenize(source, {task: split.calibration for task, split in splits.items()}, settings.max_length)
-    bar = progress.bar("calibrating " + ", ".join(splits), len(source.spec.layers))
+    bar = progress.step("calibrating " + ", ".join(splits), len(source.spec.layers), name="calibration")
     with ExitStack() as stack:
         writers = {
             task: stack.enter_context(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation_request import EvaluationRequest
-from seap_export.pipeline.evaluation_subject import Subject, Texts, chosen_texts, local_questions, open_subject
+from seap_export.pipeline.evaluation_subject import Subject, chosen_texts, local_questions, open_subject
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.session import available_threads
 from validation.prompts import tokenize_prompts
-from validation.quality import DivergenceFigures, dense_reference, measure_divergence
+from validation.quality import DenseAnswers, DivergenceFigures, measure_divergence
 from validation.zero_shot import (
     HarnessTask,
     ZeroShotFigures,
@@ -25,7 +26,7 @@ from validation.zero_shot import (
     require_harness,
 )
 
-__all__ = ["evaluate", "preview", "write_evaluation"]
+__all__ = ["divergence_report", "divergence_texts", "evaluate", "preview", "write_evaluation"]
 
 
 def evaluate(
@@ -63,7 +64,7 @@ def evaluate(
             progress.say(f"opening {subject.dense.name}")
             folder = stack.enter_context(dense_folder(subject.dense))
         if texts is not None and folder is not None:
-            divergence = _divergence(subject, folder, texts, request, progress)
+            divergence = _divergence(subject, folder, request, progress)
         if tasks:
             zero_shot = _zero_shot(subject, folder, tasks, request, progress)
     return EvaluationReport(
@@ -120,20 +121,65 @@ def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTa
     return tasks, {task.name: TaskOrigin(task.origin, task.split, disjoint.get(task.name)) for task in tasks}
 
 
-def _divergence(
-    subject: Subject, folder: Path, texts: Texts, request: EvaluationRequest, progress: Progress
-) -> dict[str, DivergenceFigures]:
-    assert subject.dense is not None
+def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[tuple[int, ...], ...]:
+    """The token ids of the texts that a variant and its dense model are compared on.
+
+    Raises:
+        ArtifactError: The variant's held-out texts are not beside it, or its tokenizer cannot be loaded.
+        InputError: A corpus cannot be read, or a text was calibrated on.
+    """
+    texts = chosen_texts(subject, request)
+    if texts is None or subject.dense is None:
+        raise ValueError("a divergence needs a variant and its dense model")
     spec = subject.dense.spec
-    token_ids = tokenize_prompts(
+    return tokenize_prompts(
         subject.artifact(request.forms[0]),  # all models are given the variant's tokens
         texts.texts,
         max_tokens=min(request.max_length, spec.max_position_embeddings),
         vocab_size=spec.vocab_size,
     )
-    options: Any = {"threads": request.threads, "on_progress": progress.say}
-    with dense_reference(folder, token_ids, **options) as reference:
-        return {form: measure_divergence(reference, subject.artifact(form), form, **options) for form in request.forms}
+
+
+def divergence_report(
+    subject: Subject,
+    request: EvaluationRequest,
+    answers: DenseAnswers,
+    *,
+    provider: str = "cpu",
+    on_progress: Callable[[str], object] | None = None,
+) -> EvaluationReport:
+    """The divergence of a variant alone, from answers of the dense model that may serve other variants too.
+
+    Args:
+        subject: The variant and its dense model.
+        request: What to measure; it asks no questions.
+        answers: Those of the dense model, which have seen `divergence_texts`.
+        provider: ONNX Runtime's execution provider.
+        on_progress: Called with a line about each text when it is done.
+    """
+    texts = chosen_texts(subject, request)
+    reference = answers.reference(divergence_texts(subject, request))
+    options: Any = {"threads": request.threads, "provider": provider, "on_progress": on_progress}
+    return EvaluationReport(
+        subject=subject,
+        request=request,
+        texts=texts,
+        divergence={
+            form: measure_divergence(reference, subject.artifact(form), form, **options) for form in request.forms
+        },
+        tasks={},
+        zero_shot={},
+        threads=request.threads or available_threads(),
+        versions=_versions(request),
+    )
+
+
+def _divergence(
+    subject: Subject, folder: Path, request: EvaluationRequest, progress: Progress
+) -> dict[str, DivergenceFigures]:
+    with DenseAnswers(folder, request.threads) as answers:
+        answers.run(divergence_texts(subject, request), on_progress=progress.say)
+        return dict(divergence_report(subject, request, answers, on_progress=progress.say).divergence)
 
 
 def _zero_shot(

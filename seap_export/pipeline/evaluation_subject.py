@@ -23,7 +23,7 @@ from seap_export.sources.source import Source, open_source
 from validation.quality import Form
 from validation.zero_shot import Question, read_questions
 
-__all__ = ["Subject", "Texts", "chosen_texts", "local_questions", "open_subject"]
+__all__ = ["Subject", "Texts", "chosen_texts", "local_questions", "open_subject", "variant_subject"]
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,18 @@ def open_subject(path: str, dense: str | None, request: EvaluationRequest, progr
     for part in ("plan.json", *request.forms):
         if not (place / part).exists():
             raise ArtifactError(f"{path}: {part} is missing; export the variant again")
-    plan = read_plan(place / "plan.json")
     _refuse_useless(dense, request)
-    return Subject(
-        name=place.resolve().name,
-        variant=place,
-        plan=plan,
-        records=_records(place, plan),
-        dense=None if dense is None else _dense_of(plan, dense, progress),
-    )
+    return variant_subject(place, None if dense is None else _dense_of(place, dense, progress))
+
+
+def variant_subject(folder: Path, dense: Source | None) -> Subject:
+    """A variant's folder, and the dense model that it was made from.
+
+    Raises:
+        ArtifactError: The plan or the statistics are damaged.
+    """
+    plan = read_plan(folder / "plan.json")
+    return Subject(folder.resolve().name, folder, plan, _records(folder, plan), dense)
 
 
 def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Subject:
@@ -159,10 +162,10 @@ def _records(variant: Path, plan: Plan) -> tuple[CalibrationRecord, ...] | None:
     return tuple(calibration.record for calibration in calibrations_of(variant))
 
 
-def _dense_of(plan: Plan, dense: str, progress: Progress) -> Source:
+def _dense_of(variant: Path, dense: str, progress: Progress) -> Source:
     source = open_source(dense)
     progress.say(f"hashing {source.name}")
-    refuse_another_model(source, plan, "the variant")
+    refuse_another_model(source, read_plan(variant / "plan.json"), "the variant")
     return source
 
 

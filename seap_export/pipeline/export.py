@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,46 @@ from converters.onnx_writer import refuse_unsupported
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, covariance_bytes
 from seap_export.corpus import Split, Task
-from seap_export.errors import ArtifactError, ParityFailure, UsageError
+from seap_export.errors import UsageError
 from seap_export.pipeline.calibration import calibrate_tasks, split_tasks
 from seap_export.pipeline.checks import refuse_full_disk, refuse_missing_provider, variant_bytes
+from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.keys import calibration_key, plan_key
-from seap_export.pipeline.manifest import read_artifact
+from seap_export.pipeline.manifest import MANIFEST, read_artifact
 from seap_export.pipeline.mixtures import GENERAL, MixtureSpec
 from seap_export.pipeline.outputs import write_whole
+from seap_export.pipeline.performance import Performance, StepFigures, Timed, read_performance
 from seap_export.pipeline.progress import Progress, Silent
+from seap_export.pipeline.quality import DENSE_TEXTS, QUALITY, QualityRequest, measure_quality, settled_quality
 from seap_export.pipeline.router import RouterSettings, make_router, refuse_lost_tasks
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, calibration_step, variant_name
+from seap_export.pipeline.speed import measure_speed, speed_request
 from seap_export.pipeline.validate import ValidationRequest, validate
 from seap_export.pipeline.validation_report import ValidationReport
 from seap_export.pipeline.variants import VariantMaker
 from seap_export.pipeline.workspace import Workspace
 from seap_export.plan.recipes import PlanSettings
 from seap_export.plan.solve import check_ratio
+from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.sources.source import Source
 from validation.reports import html_page
 
-__all__ = ["ExportRequest", "export", "preview"]
+__all__ = ["ExportRequest", "Exported", "export", "preview"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of an export.
+
+    Attributes:
+        variants: The variants that were asked for, as the manifest describes them.
+        report: The validation of them, which may have failed.
+        steps: What each step of this run cost, in the order in which they ended.
+    """
+
+    variants: Mapping[str, Any]
+    report: ValidationReport
+    steps: Mapping[str, StepFigures]
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,8 @@ class ExportRequest:
         parity: How ONNX and torch are compared, and on which execution provider.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
+        quality: Whether variants are compared with the dense model.
+        speed: Whether variants are timed beside the dense model.
     """
 
     tasks: tuple[Task, ...]
@@ -61,6 +84,8 @@ class ExportRequest:
     parity: ParitySettings = ParitySettings()
     router: bool = True
     threshold: float = 0.7
+    quality: bool = True
+    speed: bool = True
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -100,46 +125,98 @@ def _router_settings(request: ExportRequest) -> RouterSettings:
 
 def export(
     source: Source, request: ExportRequest, out: Path, *, force: bool = False, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Makes every variant that is not in `out` yet, validates them and returns the variants of the manifest.
+) -> Exported:
+    """Makes every variant that is not in `out` yet, measures and validates them.
+
+    A variant that fails the validation is in the report, and not an exception: the others are finished all the same.
 
     All inputs are checked before anything is written. Each step is written whole; a later run with the same
     inputs goes on where an earlier one stopped.
 
     Raises:
-        SeapError: Of the kind that fits; a failed validation comes after all variants are done.
+        UsageError: The request contradicts itself, or would replace something without --force.
+        InputError: The model or a corpus cannot be used.
+        EnvironmentFailure: The execution provider, memory or disk space is missing.
+        ArtifactError: A file in `out` is damaged.
     """
-    progress = progress or Silent()
     workspace, splits, _ = _check(source, request, out, force)
+    timed = Timed(progress or Silent(), _planned(request))
     with workspace.locked():
-        calibrations = calibrate_tasks(
-            source, splits, request.calibration, workspace, progress, request.variants.keys()
-        )
-        for task, calibration in calibrations.items():
-            workspace.manifest.tasks[task] = _describe_task(splits[task], calibration, request.calibration)
-        batch_tokens = request.calibration.batch_tokens
-        maker = VariantMaker(source, request.plan, request.form, request.parity, batch_tokens, workspace, progress)
-        made: dict[str, Any] = {}
-        for mixture in request.all_mixtures:
-            statistics = Mixture(mixture.name, mixture.weights, calibrations)
-            made |= maker.variants(mixture, statistics, request.ratios)
-        workspace.manifest.write(workspace.folder)  # the variants are finished, even if the router fails
-        _route(source, request, splits, workspace, progress)
-        workspace.manifest.complete = True
-        workspace.manifest.write(workspace.folder)
-        report = _validate(workspace.folder, request, made, progress)
-    if not report.passed:
-        failure = ParityFailure if report.exit_code == ParityFailure.exit_code else ArtifactError
-        raise failure(report.failure)
+        performance = read_performance(workspace.folder)
+        try:
+            made = _make(source, request, splits, workspace, timed)
+            _route(source, request, splits, workspace, timed)
+            _measure(source, request, made, workspace, performance, timed)
+            workspace.manifest.complete = True
+            workspace.manifest.write(workspace.folder)
+            performance.write(workspace.folder)
+            report = _validate(workspace.folder, request, made, timed)
+        finally:  # what the finished steps cost is kept when a later one fails
+            performance.steps |= timed.steps
+            if (workspace.folder / MANIFEST).is_file():
+                performance.write(workspace.folder)
+    return Exported(made, report, timed.steps)
+
+
+def _planned(request: ExportRequest) -> list[str]:
+    """The names of all steps, in order."""
+    steps = ["hashing", "calibration"]
+    for mixture in request.all_mixtures:
+        steps.append(f"ranking/{mixture.name}")
+        names = [variant_name(mixture.name, ratio) for ratio in request.ratios]
+        steps += [f"{name}/{part}" for name in names for part in ("hf", "onnx", "parity.json")]
+    steps += [ROUTER_FOLDER] if request.router_settings else []
+    steps += [DENSE_TEXTS, *(f"{name}/{QUALITY}" for name in request.variants)] if request.quality else []
+    steps += ["speed"] if request.speed else []
+    return [*steps, "validation"]
+
+
+def _make(
+    source: Source, request: ExportRequest, splits: Mapping[str, Split], workspace: Workspace, progress: Progress
+) -> dict[str, Any]:
+    """The variants, as the manifest describes them."""
+    calibrations = calibrate_tasks(source, splits, request.calibration, workspace, progress, request.variants.keys())
+    for task, calibration in calibrations.items():
+        workspace.manifest.tasks[task] = _describe_task(splits[task], calibration, request.calibration)
+    batch_tokens = request.calibration.batch_tokens
+    maker = VariantMaker(source, request.plan, request.form, request.parity, batch_tokens, workspace, progress)
+    made: dict[str, Any] = {}
+    for mixture in request.all_mixtures:
+        statistics = Mixture(mixture.name, mixture.weights, calibrations)
+        made |= maker.variants(mixture, statistics, request.ratios)
+    workspace.manifest.write(workspace.folder)  # the variants are finished, even if what follows fails
     return made
+
+
+def _measure(
+    source: Source,
+    request: ExportRequest,
+    made: dict[str, Any],
+    workspace: Workspace,
+    performance: Performance,
+    progress: Progress,
+) -> None:
+    """Compares the variants with the dense model: first what they predict, then how fast they are."""
+    keys = {name: workspace.manifest.steps[f"{name}/onnx"] for name in made}
+    with dense_folder(source) if request.quality or request.speed else nullcontext(Path()) as dense:
+        if request.quality:
+            settings = QualityRequest(request.parity.provider, request.parity.threads)
+            measure_quality(source, dense, keys, settings, workspace, progress)
+        for name in made:
+            made[name]["quality"] = settled_quality(workspace, name, keys[name])
+            workspace.manifest.variants[name] = made[name]
+        if request.speed:
+            bench = speed_request(source.spec, request.form, request.parity)
+            folders = {workspace.folder / name: key for name, key in keys.items()}
+            measure_speed(dense, folders, bench, performance, progress)
 
 
 def _validate(folder: Path, request: ExportRequest, made: Mapping[str, Any], progress: Progress) -> ValidationReport:
     """Checks what was made as `seap-export validate` does, and writes the report beside it."""
     known = {name: read_artifact(folder / name / "parity.json") for name in made}
     asked = ValidationRequest(tuple(made), ("integrity", "parity", "router"), request.parity)
-    progress.say("validating what was made")
-    report = validate(folder, asked, known_parity=known)
+    with progress.step("validating what was made", name="validation"):
+        report = validate(folder, asked, known_parity=known)
     values = report.to_json()
     texts = {"json": json.dumps(values, indent=1, ensure_ascii=False) + "\n", "html": html_page(values)}
     for suffix, text in texts.items():

@@ -14,6 +14,7 @@ from seap_export.errors import ArtifactError, InputError, SeapError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.pipeline.convert import GENAI_CONFIG
 from seap_export.pipeline.manifest import MANIFEST, Manifest, read_artifact
+from seap_export.pipeline.quality import QUALITY, quality_figures, recorded_quality
 from seap_export.pipeline.settings import variant_name
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.sources.config import read_json
@@ -76,6 +77,7 @@ def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[str]:
         if step not in manifest.steps:
             yield f"{MANIFEST} knows no {step}"
         yield from manifest.damages(folder.parent, step)
+    yield from manifest.damages(folder.parent, f"{folder.name}/{QUALITY}")
     for part in PARTS[1:]:
         for path in sorted((folder / part).rglob("*")):
             name = path.relative_to(folder.parent).as_posix()
@@ -156,6 +158,7 @@ def _entry(folder: Path, manifest: Manifest) -> Iterator[str]:
         "num_parameters": spec.num_parameters(),
         "precision": read_form(folder / "onnx" / "model.onnx").precision.name,
         "parity": {key: parity.get(key) for key in entry.get("parity", {})},
+        "quality": None if (quality := recorded_quality(folder)) is None else quality_figures(quality),
     }
     for key, value in found.items():
         if entry.get(key) != value:

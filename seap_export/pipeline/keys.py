@@ -22,10 +22,10 @@ from seap_export.shrink.write import MODELING_FILES
 from seap_export.sources.source import Source
 from validation.report import SCHEMA as PARITY_SCHEMA
 
-__all__ = ["calibration_key", "hf_key", "onnx_key", "parity_key", "plan_key"]
+__all__ = ["calibration_key", "hf_key", "onnx_key", "parity_key", "plan_key", "quality_key"]
 
 #: Raised when the same inputs give other bytes than before, so that older steps are not reused.
-_CALIBRATION, _PLAN, _HF, _ONNX, _PARITY = 1, 1, 1, 2, 1
+_CALIBRATION, _PLAN, _HF, _ONNX, _PARITY, _QUALITY = 1, 1, 1, 2, 1, 1
 
 
 def calibration_key(source: Source, split: Split, settings: CalibrationSettings) -> str:
@@ -69,3 +69,8 @@ def parity_key(onnx: str, settings: ParitySettings, prompts: Sequence[str]) -> s
     limits = [list(limit) for limit in settings.limits.given]
     values = [settings.provider, settings.decode_steps, settings.long_tokens, limits, settings.threads]
     return sha256_json([PARITY_SCHEMA, _PARITY, onnx, values, list(prompts)])
+
+
+def quality_key(onnx: str, max_length: int) -> str:
+    """The key of a quality report; the variant's key stands for its held-out texts and its dense model, too."""
+    return sha256_json(["quality", _QUALITY, onnx, max_length])

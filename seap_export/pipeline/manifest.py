@@ -71,8 +71,7 @@ class Manifest:
 
     def record(self, step: str, key: str, made: Path) -> None:
         """Notes a step and the files it made, which lie at `made`; its variant is no longer finished."""
-        for name in self._files_of(step):
-            del self.files[name]
+        self.forget(step)
         paths = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
         for path in paths:
             name = "/".join((step, *path.relative_to(made).parts))
@@ -81,6 +80,12 @@ class Manifest:
         self.complete = False
         self.variants.pop(step.split("/")[0], None)
         self.versions = package_versions()
+
+    def forget(self, step: str) -> None:
+        """Drops a step and its files, if there are any."""
+        for name in self._files_of(step):
+            del self.files[name]
+        self.steps.pop(step, None)
 
     def damages(self, folder: Path, step: str) -> list[str]:
         """What is wrong with the files of a step, in words."""

@@ -1,4 +1,4 @@
-"""How long work tells how far it is."""
+"""How long-running work reports its progress."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Advance", "Progress", "Silent"]
+
+#: Called once for each unit of work that is done; the argument is ignored.
+Advance = Callable[[object], None]
 
 
 class Progress(Protocol):
-    """Where the pipeline reports to; the command line shows it, a library user may not want it."""
+    """Where the pipeline reports to. The command line shows it; library users may ignore it."""
 
-    def bar(self, label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """A context manager that gives a function to call once for every unit done."""
+    def step(
+        self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
+    ) -> AbstractContextManager[Advance]:
+        """Shows a step while the block runs.
+
+        Args:
+            label: What is being done.
+            total: The number of units; None if it is not known in advance.
+            unit: What is counted, in the plural.
+            name: Records the step's time and memory under this name; see `pipeline.performance`.
+        """
         ...
 
     def say(self, message: str) -> None:
-        """One line about what happens."""
+        """Prints one line about what happens."""
         ...
 
     def warn(self, message: str) -> None:
-        """One line about what the user should know, however quiet."""
+        """Prints one line that the user should read even when other output is off."""
         ...
 
 
@@ -29,12 +41,14 @@ class Silent:
     """Reports nothing."""
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar that shows nothing."""
-        yield lambda unit: None
+    def step(
+        self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
+    ) -> Iterator[Advance]:
+        """Shows nothing."""
+        yield lambda unit_done: None
 
     def say(self, message: str) -> None:
-        """Says nothing."""
+        """Prints nothing."""
 
     def warn(self, message: str) -> None:
-        """Warns of nothing."""
+        """Prints nothing."""

@@ -110,8 +110,11 @@ def make_router(
     if _is_made(workspace, key, splits):
         progress.say("router: reused")
     else:
-        progress.say(f"router: fitting {', '.join(sorted(splits))}")
-        with workspace.writing(ROUTER_FOLDER, key, folder=True) as folder:
+        label = f"router: fitting {', '.join(sorted(splits))}"
+        with (
+            progress.step(label, name=ROUTER_FOLDER),
+            workspace.writing(ROUTER_FOLDER, key, folder=True) as folder,
+        ):
             _write(folder, source, splits, settings, targets)
     return _describe(read_router(workspace.folder / ROUTER_FOLDER))
 

@@ -19,9 +19,12 @@ from seap_export.pipeline.integrity import folder_damages, variant_damages
 from seap_export.pipeline.manifest import MANIFEST, Manifest, read_manifest
 from seap_export.pipeline.origin import refuse_another_model
 from seap_export.pipeline.parity import check_parity, prompts_of
+from seap_export.pipeline.performance import read_performance
 from seap_export.pipeline.progress import Progress, Silent
+from seap_export.pipeline.quality import recorded_quality
 from seap_export.pipeline.router_check import router_damages
 from seap_export.pipeline.settings import ParitySettings
+from seap_export.pipeline.speed import recorded_speed, speed_json
 from seap_export.pipeline.validation_report import CHECKS, Check, CheckName, ValidationReport, describe_variant
 from seap_export.plan.plan import read_plan
 from seap_export.runtime.manifest import ROUTER_FOLDER
@@ -129,12 +132,21 @@ class _Validation:
             name=self._name(),
             checks=tuple(self._checks),
             variants={
-                folder.name: describe_variant(folder, self._manifest, self._results[folder.name])
+                folder.name: describe_variant(
+                    folder, self._manifest, self._recorded(folder) | self._results[folder.name]
+                )
                 for folder in self._variants
             },
             manifest=self._manifest,
             threads=self._request.parity.threads or available_threads(),
         )
+
+    def _recorded(self, folder: Path) -> dict[str, Any]:
+        """Quality and speed as the export measured them, where its files are as they were."""
+        if self._manifest is None or not self._is_sound(folder):
+            return {}
+        speed = recorded_speed(read_performance(folder.parent), self._manifest, folder.name)
+        return {"quality": recorded_quality(folder), "speed": speed}
 
     def _refuse_unusable_dense(self) -> None:
         """What quality and speed would refuse after the other checks have taken their time."""
@@ -271,7 +283,7 @@ class _Validation:
         verdicts = judge_speed(report, limits)
         for folder in sound:
             own = [verdict for verdict in verdicts if verdict.variant == folder.name]
-            self._results[folder.name]["speed"] = _speed_json(report, folder.name, limits, own)
+            self._results[folder.name]["speed"] = speed_json(report, folder.name, limits, own)
             failed, noisy = (
                 [reason(verdict).removeprefix(f"{folder.name}: ") for verdict in own if verdict.verdict == kind]
                 for kind in ("failed", "too noisy")
@@ -281,33 +293,3 @@ class _Validation:
 
     def _is_sound(self, folder: Path) -> bool:
         return not any(check.variant == folder.name and check.exit_code == 7 for check in self._checks)
-
-
-def _speed_json(report: Any, name: str, limits: SpeedLimits, verdicts: Sequence[Any]) -> dict[str, Any]:
-    own = next(s for s in report.subjects if s.model == name and s.engine == "onnxruntime")
-
-    def cells(subject: Any) -> list[dict[str, Any]]:
-        return [
-            {
-                "batch": cell.batch,
-                "depth": cell.depth,
-                "prefill_ms": 1e3 * subject.timings[cell].prefill_s,
-                "decode_ms_per_token": 1e3 * subject.timings[cell].step_s,
-            }
-            for cell in report.cells
-        ]
-
-    return {
-        "limits": vars(limits),
-        "verdicts": [
-            {
-                "figure": verdict.figure,
-                "batch": None if verdict.cell is None else verdict.cell.batch,
-                "depth": None if verdict.cell is None else verdict.cell.depth,
-                **{key: getattr(verdict, key) for key in ("limit", "found", "low", "high", "verdict")},
-            }
-            for verdict in verdicts
-        ],
-        "dense": cells(report.dense("onnxruntime")),
-        "variant": cells(own),
-    }

@@ -146,7 +146,8 @@ def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[s
     Args:
         folder: The variant's.
         manifest: Of the output folder, for the dense model's size.
-        results: The reports of its checks: `parity`, `bisect`, `quality`, `speed`.
+        results: The reports of its checks: `parity`, `bisect`, `quality`, `speed`. Quality and speed that were not
+            checked are those that the export recorded.
     """
     plan, spec, form = (_read(folder, read) for read in (_plan, _spec, _form))
     source = manifest.source if manifest else {}

@@ -65,7 +65,8 @@ class VariantMaker:
         return made
 
     def _rank(self, statistics: Mixture) -> Ranking:
-        with self._progress.bar(f"ranking {statistics.name}", len(self._source.spec.layers)) as advance:
+        label, layers = f"ranking {statistics.name}", len(self._source.spec.layers)
+        with self._progress.step(label, layers, name=f"ranking/{statistics.name}") as advance:
             return rank(self._source, statistics, self._settings, advance)
 
     def _plan(self, name: str, key: str, statistics: Mixture, ranking: Ranking, ratio: float) -> None:
@@ -103,7 +104,7 @@ class VariantMaker:
         if self._workspace.is_done(step, key):
             return
         with (
-            self._progress.bar(label, len(self._source.spec.layers)) as advance,
+            self._progress.step(label, len(self._source.spec.layers), name=step) as advance,
             self._workspace.writing(step, key, folder=True) as folder,
         ):
             make(folder, on_layer=advance)
@@ -116,8 +117,9 @@ class VariantMaker:
         if self._workspace.is_done(f"{name}/parity.json", key):
             self._progress.say(f"{name}: reused")
         else:
-            self._progress.say(f"{name}: comparing ONNX Runtime with torch")
-            report = check_parity(folder, prompts, settings)
+            label = f"{name}: comparing ONNX Runtime with torch"
+            with self._progress.step(label, name=f"{name}/parity.json") as advance:
+                report = check_parity(folder, prompts, settings, advance)
             with self._workspace.writing(f"{name}/parity.json", key, folder=False) as path:
                 write_report(report, path)
         return read_artifact(folder / "parity.json")

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import pytest
 from micro import write_micro_model
 
 from converters import write_onnx
+from converters.form import OnnxForm
 from seap_export.errors import ArtifactError, InputError
 from validation import quality
-from validation.quality import DivergenceFigures, dense_reference, measure_divergence
+from validation.quality import DenseAnswers, DenseReference, DivergenceFigures, continue_prompts, measure_divergence
 
-TEXTS = [[4, 5, 6, 7, 8, 9], [10, 4, 11], [12], [5, 4, 4, 20, 19, 18, 17]]
+TEXTS = [(4, 5, 6, 7, 8, 9), (10, 4, 11), (12,), (5, 4, 4, 20, 19, 18, 17)]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "onnx").mkdir()
     write_onnx(folder / "other", folder / "onnx")
     return folder
+
+
+@contextmanager
+def dense_reference(folder: Path, **options: Any) -> Iterator[DenseReference]:
+    with DenseAnswers(folder, 1) as answers:
+        answers.run(TEXTS, **options)
+        yield answers.reference(TEXTS)
 
 
 def _change_head(folder: Path, change: Callable[[Any, Any], Any]) -> None:
@@ -65,7 +74,7 @@ def _by_hand(models: Path) -> tuple[np.ndarray, float, float, float]:
 def test_the_figures_are_those_of_a_plain_loop(models: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "_CHUNK_ELEMENTS", 2 * 96)  # two tokens a block
     kl, perplexity, dense, agreement = _by_hand(models)
-    with dense_reference(models / "dense", TEXTS, threads=1) as reference:
+    with dense_reference(models / "dense") as reference:
         figures = measure_divergence(reference, models / {"hf": "other", "onnx": "onnx"}[form], form, threads=1)
     assert figures.tokens == len(kl) == 17
     assert figures.mean_kl == pytest.approx(kl.mean(), rel=1e-4)
@@ -78,7 +87,7 @@ def test_the_figures_are_those_of_a_plain_loop(models: Path, form: str, monkeypa
 
 def test_a_model_does_not_diverge_from_itself_and_one_reference_serves_many(models: Path) -> None:
     lines: list[str] = []
-    with dense_reference(models / "dense", TEXTS, threads=1, on_progress=lines.append) as reference:
+    with dense_reference(models / "dense", on_progress=lines.append) as reference:
         itself = measure_divergence(reference, models / "dense", threads=1, on_progress=lines.append)
         first, second = (measure_divergence(reference, models / "other", threads=1) for _ in range(2))
     assert (itself.mean_kl, itself.max_kl, itself.top1_agreement) == (0.0, 0.0, 1.0)
@@ -92,13 +101,13 @@ def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
     spoilt = Path(shutil.copytree(models / "other", tmp_path / "spoilt"))
     _change_head(spoilt, lambda head, noise: head / 0.0)
     with (
-        dense_reference(models / "dense", TEXTS, threads=1) as reference,
+        dense_reference(models / "dense") as reference,
         pytest.raises(ArtifactError, match=r"(NaN|infinite) logits for text 0"),
     ):
         measure_divergence(reference, spoilt, threads=1)
     with (
         pytest.raises(InputError, match="the dense model gives NaN or infinite logits for text 0"),
-        dense_reference(spoilt, TEXTS, threads=1),
+        dense_reference(spoilt),
     ):
         pass
 
@@ -106,16 +115,47 @@ def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
 def test_another_vocabulary_is_refused(models: Path, tmp_path: Path) -> None:
     write_micro_model(tmp_path / "larger", vocab_size=97, model_type="llama")
     with (
-        dense_reference(models / "dense", TEXTS, threads=1) as reference,
+        dense_reference(models / "dense") as reference,
         pytest.raises(ArtifactError, match=r"logits of shape \[6, 97\], expected \[6, 96\] for text 0"),
     ):
         measure_divergence(reference, tmp_path / "larger", threads=1)
 
 
-@pytest.mark.parametrize("texts", [[], [[4]], [[4, 5], []]])
-def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[list[int]]) -> None:
-    with pytest.raises(InputError, match="no token to predict"), dense_reference(models / "dense", texts):
-        pass
+@pytest.mark.parametrize("texts", [[], [(4,)]])
+def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[tuple[int, ...]]) -> None:
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run(texts)
+        with pytest.raises(InputError, match="no token to predict"):
+            answers.reference(texts)
+
+
+def test_the_dense_model_runs_once_for_each_text(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run(TEXTS[:2], [TEXTS[0]], 3)
+        monkeypatch.setattr(quality, "open_torch_runner", None)  # nothing is left to run
+        answers.run(TEXTS[:2], [TEXTS[0]], 3)
+        assert answers.reference(TEXTS[1:2]).token_ids == (TEXTS[1],)
+
+
+def test_prompts_are_continued_greedily(models: Path) -> None:
+    """The dense model in torch and the same model as ONNX give the same tokens."""
+    with DenseAnswers(models / "other", 1) as answers:
+        answers.run(prompts=TEXTS, steps=5)
+        wanted = [answers.continuation(ids, 5) for ids in TEXTS]
+    assert continue_prompts(models / "onnx", TEXTS, 5, threads=1) == wanted
+    assert all(len(ids) == 5 for ids in wanted)
+
+
+def test_a_file_that_returns_the_last_logits_only_is_measured_at_every_position(models: Path, tmp_path: Path) -> None:
+    with dense_reference(models / "dense") as reference:
+        whole = measure_divergence(reference, models / "onnx", "onnx", threads=1)
+        for dialect in ("fused", "standard"):
+            folder = tmp_path / dialect
+            folder.mkdir()
+            write_onnx(models / "other", folder, OnnxForm(dialect=dialect, logits="last"))
+            last = measure_divergence(reference, folder, "onnx", threads=1)
+            assert last.tokens == whole.tokens
+            assert last.mean_kl == pytest.approx(whole.mean_kl, rel=1e-4)
 
 
 @pytest.mark.parametrize(

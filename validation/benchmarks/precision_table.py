@@ -26,7 +26,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.sources.source import open_source
 from validation.benchmarks.recipes import Shrinker, parse_recipe
 from validation.prompts import tokenize_prompts
-from validation.quality import DenseReference, dense_reference, measure_divergence
+from validation.quality import DenseAnswers, DenseReference, measure_divergence
 
 __all__ = ["precision_table"]
 
@@ -76,7 +76,9 @@ def precision_table(
             shrinker.write(calibration, parse_recipe(recipe), ratio, Path(scratch) / name)
         dense = Path(scratch) / "dense"
         token_ids = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=source.spec.vocab_size)
-        with dense_reference(dense, token_ids) as reference:
+        with DenseAnswers(dense) as answers:
+            answers.run(token_ids)
+            reference = answers.reference(token_ids)
             for path in sorted(Path(scratch).iterdir()):
                 for precision in precisions:
                     rows.append(_row(reference, path, precision))

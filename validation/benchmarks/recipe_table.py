@@ -24,7 +24,7 @@ from seap_export.corpus import Task, parse_tasks, split_samples
 from seap_export.sources.source import open_source
 from validation.benchmarks.recipes import Shrinker, parse_recipe
 from validation.prompts import tokenize_prompts
-from validation.quality import DenseReference, dense_reference, measure_divergence
+from validation.quality import DenseAnswers, DenseReference, measure_divergence
 
 __all__ = ["recipe_table"]
 
@@ -72,7 +72,9 @@ def recipe_table(
         for calibration in calibrations:
             held_out = _texts(calibration, others.get(calibration.record.task), number)
             token_ids = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=source.spec.vocab_size)
-            with dense_reference(dense, token_ids) as reference:
+            with DenseAnswers(dense) as answers:
+                answers.run(token_ids)
+                reference = answers.reference(token_ids)
                 for text in recipes:
                     cells[text] |= _cells(shrinker, calibration, text, ratios, reference)
     click.echo(_table(cells))

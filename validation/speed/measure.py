@@ -80,7 +80,7 @@ def measure_speed(
     vocab_size: int,
     runs: int,
     steps: int,
-    on_progress: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, dict[Cell, Timing]]:
     """Opens every engine anew in each run, alone, and times it in every cell, warmed up there.
 
@@ -93,7 +93,7 @@ def measure_speed(
         vocab_size: Prompts are random tokens below it, the same for all engines.
         runs: Of each engine.
         steps: Decode steps of a run, each timed.
-        on_progress: Called with a line about each engine before it is opened.
+        on_progress: Called with a line about each run when it is done.
     """
     timings = {name: {cell: Timing() for cell in cells} for name in openers}
     prompts = {
@@ -101,13 +101,13 @@ def measure_speed(
     }
     for run in range(runs):
         for name, opened in openers.items():
-            on_progress(f"run {run + 1} of {runs}: {name}")
             with opened() as engine:
                 for cell in cells:
                     _time(engine, prompts[cell], 1, Timing())
                     time.sleep(_PAUSE_SECONDS)
                     _time(engine, prompts[cell], steps, timings[name][cell])
             del engine  # it may hold the model
+            on_progress(f"run {run + 1} of {runs}: {name}")
     return timings
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from seap_export.errors import ArtifactError
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.measure import Cell
 
-__all__ = ["peak_memory"]
+__all__ = ["own_peak", "peak_memory", "reset_own_peak"]
 
 _STEPS = 4
 
@@ -58,19 +59,27 @@ def _main(engine: Any, folder: Path, context_length: int, provider: str, threads
         model.prefill([[5] * depth] * batch, _STEPS)
         for _ in range(_STEPS):
             model.step()
-    click.echo(json.dumps({"peak_bytes": _own_peak()}))
+    click.echo(json.dumps({"peak_bytes": own_peak()}))
 
 
-def _own_peak() -> int:
-    """Peak resident bytes of this process."""
+def own_peak() -> int | None:
+    """Peak resident bytes of this process; None where the system does not say."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux's ru_maxrss counts the process that started this one, too
-        line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
+        line = next((line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM")), None)
+        return None if line is None else int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def reset_own_peak() -> None:
+    """Starts a new peak, where the system can; elsewhere `own_peak` stays that of the whole process."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", "utf-8")
 
 
 if __name__ == "__main__":

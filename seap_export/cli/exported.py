@@ -1,0 +1,143 @@
+"""What `export` prints when it is done: how much smaller, how much faster, how much worse, and what to do next."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seap_export.cli.console import difference, duration, megabytes, table
+
+if TYPE_CHECKING:
+    from seap_export.pipeline.export import Exported
+    from seap_export.pipeline.performance import StepFigures
+
+__all__ = ["export_json", "export_text", "step_table"]
+
+_HEADER = ("variant", "removed", "parameters", "onnx", "of dense", "KL", "perplexity", "top-1", "decode", "prefill")
+#: Letters of a prompt or an answer that are shown.
+_LETTERS = 88
+_MOST_ANSWERS = 6
+
+
+def export_json(exported: Exported) -> dict[str, Any]:
+    """The manifest's entries of the variants, each with its speed figures, or null."""
+    reported = exported.report.variants
+    return {name: {**variant, "speed": reported[name]["speed"]} for name, variant in exported.variants.items()}
+
+
+def export_text(exported: Exported, out: Path) -> str:
+    """The table of variants, what its columns mean, an answer of each variant, and what to do next."""
+    variants = exported.report.variants
+    rows = [_row(name, variants[name]) for name in exported.variants]
+    parts = [table([*_HEADER, "parity"], rows), "\n".join(_legend(variants.values()))]
+    answers = [line for name in list(exported.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
+    if answers:
+        parts.append("\n".join(["The first held-out prompt, continued by both models:", *answers]))
+    parts.append("\n".join(_next_steps(exported, out)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _row(name: str, variant: Mapping[str, Any]) -> list[str]:
+    onnx, dense = variant["bytes"]["onnx"], variant["dense_bytes"]["onnx"]
+    return [
+        name,
+        f"{variant['achieved_ratio']:.1%}",
+        f"{variant['num_parameters'] / 1e6:.1f} M",
+        megabytes(onnx),
+        f"{onnx / dense:.0%}" if dense else "-",
+        *_quality(variant["quality"]),
+        *(_speedup(variant["speed"], what) for what in ("decode", "prefill")),
+        _parity(variant["parity"]),
+    ]
+
+
+def _quality(quality: Mapping[str, Any] | None) -> list[str]:
+    if quality is None:
+        return ["-"] * 3
+    figures = quality["divergence"]["onnx"]
+    return [
+        f"{figures['mean_kl_nats']:.3f}",
+        f"{figures['dense_perplexity']:.1f} -> {figures['perplexity']:.1f}",
+        f"{figures['top1_agreement']:.1%}",
+    ]
+
+
+def _speedup(speed: Mapping[str, Any] | None, what: str) -> str:
+    if speed is None:
+        return "-"
+    cell = speed["variant"][0]
+    return f"{cell[f'{what}_speedup']:.2f}x ({cell[f'{what}_share_of_ideal']:.0%})"
+
+
+def _parity(parity: Mapping[str, Any] | None) -> str:
+    if parity is None:
+        return "not compared"
+    return parity["verdict"] if parity["max_abs"] is None else f"{parity['verdict']} ({difference(parity['max_abs'])})"
+
+
+def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """What the columns mean, as far as they were measured."""
+    found = list(variants)
+    if any(variant["quality"] for variant in found):
+        yield "KL (nats a token), perplexity and top-1 agreement: the ONNX file against the dense model, held-out texts."
+    timed = [variant["speed"] for variant in found if variant["speed"]]
+    if timed:
+        cell = timed[0]["dense"][0]
+        yield (
+            f"Decode and prefill: speed-up over the dense ONNX file ({cell['decode_ms_per_token']:.1f} ms a token, "
+            f"{cell['prefill_ms']:.0f} ms for {cell['depth']} tokens); in brackets the share of the ideal speed-up."
+        )
+    yield "Parity: the ONNX file against its own model in torch; in brackets the largest difference of a logit."
+
+
+def _answer(name: str, variant: Mapping[str, Any]) -> Iterator[str]:
+    sample = (variant["quality"] or {}).get("sample")
+    if sample:
+        yield f"  {name}"
+        for what in ("prompt", "dense", "variant"):
+            yield f"    {what:8}{_short(sample[what], from_end=what == 'prompt')}"
+
+
+def _short(text: str, *, from_end: bool) -> str:
+    line = " ".join(text.split())
+    if len(line) <= _LETTERS:
+        return line
+    return f"... {line[-_LETTERS:]}" if from_end else f"{line[:_LETTERS]} ..."
+
+
+def _next_steps(exported: Exported, out: Path) -> Iterator[str]:
+    yield f"Written to {out}. The whole report: {out / 'validation.html'}"
+    if not exported.report.passed:
+        return
+    name = next(iter(exported.variants))
+    yield "Next:"
+    yield f"  seap-export generate {out / name} PROMPT     let a variant answer"
+    if (out / "router").is_dir():
+        yield f"  seap-export route {out} PROMPT     find the variant for a prompt"
+    yield f"  seap-export validate {out}     check the files again, where you ship them"
+
+
+def step_table(steps: Mapping[str, StepFigures]) -> str:
+    """Wall time and peak memory by kind of step, and of all."""
+    kinds: dict[str, list[StepFigures]] = defaultdict(list)
+    for name, figures in steps.items():
+        kinds[_kind(name)].append(figures)
+    rows = [[kind, str(len(own)), *_cost(own)] for kind, own in kinds.items()]
+    return table(
+        ["step", "runs", "time", "peak memory"], [*rows, ["all", str(len(steps)), *_cost(list(steps.values()))]]
+    )
+
+
+def _cost(figures: list[StepFigures]) -> list[str]:
+    peaks = [own.peak_bytes for own in figures if own.peak_bytes is not None]
+    return [duration(sum(own.seconds for own in figures)), megabytes(max(peaks)) if peaks else "-"]
+
+
+def _kind(step: str) -> str:
+    first, _, last = step.partition("/")
+    return _KINDS.get(last, first)
+
+
+_KINDS = {"hf": "shrinking", "onnx": "ONNX", "parity.json": "parity", "quality.json": "quality"}

@@ -1,0 +1,115 @@
+"""performance.json: how long each step of an export took, how much memory it used, and how fast the variants run.
+
+It lies beside the manifest and is not part of it, because these figures differ from run to run while the artifacts
+do not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import ArtifactError
+from seap_export.pipeline.manifest import read_artifact
+from seap_export.pipeline.outputs import write_whole
+from seap_export.pipeline.progress import Advance, Progress
+from validation.speed.memory import own_peak, reset_own_peak
+
+__all__ = ["PERFORMANCE", "Performance", "StepFigures", "Timed", "read_performance"]
+
+PERFORMANCE = "performance.json"
+PERFORMANCE_SCHEMA = "seap-export/performance/1"
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What one step cost.
+
+    Attributes:
+        seconds: Wall time.
+        peak_bytes: Peak resident memory of the process during the step, or up to its end where the system keeps only
+            one peak for the whole process; None where it cannot be measured.
+    """
+
+    seconds: float
+    peak_bytes: int | None
+
+
+@dataclass
+class Performance:
+    """The figures of an output folder.
+
+    Attributes:
+        steps: The latest figures of each step, by name.
+        speed: The latest speed figures of each variant, by name; see `pipeline.speed`.
+    """
+
+    steps: dict[str, StepFigures] = field(default_factory=dict)
+    speed: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Replaces the folder's file in one move."""
+        values = {
+            "schema": PERFORMANCE_SCHEMA,
+            "steps": {name: asdict(figures) for name, figures in sorted(self.steps.items())},
+            "speed": dict(sorted(self.speed.items())),
+        }
+        with write_whole(folder / PERFORMANCE, force=True) as path:
+            path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_performance(folder: Path) -> Performance:
+    """The figures of a folder; none if the file is missing, damaged or of another version: they are only reported."""
+    if not (folder / PERFORMANCE).is_file():
+        return Performance()
+    with suppress(ArtifactError, KeyError, TypeError, AttributeError):
+        values = read_artifact(folder / PERFORMANCE)
+        if values["schema"] == PERFORMANCE_SCHEMA:
+            steps = {name: StepFigures(**figures) for name, figures in values["steps"].items()}
+            return Performance(steps, {name: dict(figures) for name, figures in values["speed"].items()})
+    return Performance()
+
+
+class Timed:
+    """A `Progress` that numbers the steps of a run and records what each one costs.
+
+    Args:
+        progress: Shows the steps.
+        planned: The names of the steps, in order; steps that are reused are skipped.
+
+    Attributes:
+        steps: What each named step of this run cost.
+    """
+
+    def __init__(self, progress: Progress, planned: Sequence[str]) -> None:
+        self._progress, self._planned = progress, list(planned)
+        self.steps: dict[str, StepFigures] = {}
+
+    @contextmanager
+    def step(
+        self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
+    ) -> Iterator[Advance]:
+        """Shows the step, with its number if it was planned, and records it if it has a name."""
+        if name is None:
+            with self._progress.step(label, total, unit) as advance:
+                yield advance
+            return
+        number = f"[{self._planned.index(name) + 1}/{len(self._planned)}] " if name in self._planned else ""
+        reset_own_peak()
+        start = time.perf_counter()
+        with self._progress.step(f"{number}{label}", total, unit) as advance:
+            yield advance
+        self.steps[name] = StepFigures(round(time.perf_counter() - start, 3), own_peak())
+
+    def say(self, message: str) -> None:
+        """Prints one line."""
+        self._progress.say(message)
+
+    def warn(self, message: str) -> None:
+        """Prints one line that the user should read."""
+        self._progress.warn(message)

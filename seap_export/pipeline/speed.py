@@ -1,0 +1,139 @@
+"""The speed step of an export: each variant beside the dense model, both in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converters.form import OnnxForm
+from seap_export.families import ModelSpec
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.bench import BenchRequest, time_variants
+from seap_export.pipeline.manifest import Manifest
+from seap_export.pipeline.performance import Performance
+from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.settings import ParitySettings
+from seap_export.runtime.doctor.machine import processor
+from seap_export.runtime.session import available_threads
+from validation.speed.gate import SpeedLimits, SpeedVerdict
+from validation.speed.interval import FEWEST_RUNS
+from validation.speed.measure import Cell
+from validation.speed.report import SpeedReport, Speedup, SubjectFigures
+
+__all__ = ["measure_speed", "recorded_speed", "speed_json", "speed_request"]
+
+_DEPTH, _STEPS = 128, 16
+
+
+def speed_request(spec: ModelSpec, form: OnnxForm, settings: ParitySettings) -> BenchRequest:
+    """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps."""
+    steps = max(1, min(_STEPS, spec.max_position_embeddings // 2))
+    return BenchRequest(
+        depths=(max(1, min(_DEPTH, spec.max_position_embeddings - steps)),),
+        batches=(1,),
+        engines=("onnxruntime",),
+        form=form,
+        provider=settings.provider,
+        threads=settings.threads,
+        runs=FEWEST_RUNS,
+        steps=steps,
+        memory=False,
+    )
+
+
+def measure_speed(
+    dense: Path,
+    variants: Mapping[Path, str],
+    request: BenchRequest,
+    performance: Performance,
+    progress: Progress,
+) -> None:
+    """Times the variants that were not timed on this machine yet, in turn with the dense model.
+
+    Args:
+        dense: The dense model, as a folder that transformers loads.
+        variants: The keys of the variants' ONNX files, by the variants' folders.
+        request: What to time.
+        performance: Receives the figures, with the key that says what they belong to.
+        progress: Reports what happens.
+
+    Raises:
+        EnvironmentFailure: There is no such provider here.
+        ArtifactError: A variant cannot be loaded.
+    """
+    setting = sha256_json([processor(), available_threads(), repr(request)])
+    missing = []
+    for folder, key in variants.items():
+        known = performance.speed.get(folder.name, {})
+        if (known.get("onnx"), known.get("setting")) != (key, setting):
+            missing.append(folder)
+    if not missing:
+        return
+    report = time_variants(missing, dense, request, progress)
+    for folder in missing:
+        figures = speed_json(report, folder.name)
+        performance.speed[folder.name] = {"onnx": variants[folder], "setting": setting, "figures": figures}
+
+
+def recorded_speed(performance: Performance, manifest: Manifest, name: str) -> dict[str, Any] | None:
+    """The speed figures of a variant; None where its ONNX file, as the manifest records it, was not timed."""
+    known = performance.speed.get(name, {})
+    figures: dict[str, Any] | None = known.get("figures")
+    return figures if known.get("onnx") == manifest.steps.get(f"{name}/onnx") else None
+
+
+def speed_json(
+    report: SpeedReport, name: str, limits: SpeedLimits | None = None, verdicts: Sequence[SpeedVerdict] = ()
+) -> dict[str, Any]:
+    """What a validation report says about the speed of a variant in ONNX Runtime.
+
+    Args:
+        report: The figures.
+        name: The variant.
+        limits: What was asked for; None: nothing, the figures are only reported.
+        verdicts: What came of the limits.
+    """
+    variant = next(own for own in report.subjects if own.model == name and own.engine == "onnxruntime")
+    return {
+        "limits": {} if limits is None else vars(limits),
+        "verdicts": [
+            {
+                "figure": verdict.figure,
+                "batch": None if verdict.cell is None else verdict.cell.batch,
+                "depth": None if verdict.cell is None else verdict.cell.depth,
+                **{key: getattr(verdict, key) for key in ("limit", "found", "low", "high", "verdict")},
+            }
+            for verdict in verdicts
+        ],
+        "dense": [_times(report.dense("onnxruntime"), cell) for cell in report.cells],
+        "variant": [
+            {
+                **_times(variant, cell),
+                **_speedup("prefill", report.prefill(variant, cell)),
+                **_speedup("decode", report.decode(variant, cell)),
+            }
+            for cell in report.cells
+        ],
+    }
+
+
+def _times(subject: SubjectFigures, cell: Cell) -> dict[str, Any]:
+    timing = subject.timings[cell]
+    return {
+        "batch": cell.batch,
+        "depth": cell.depth,
+        "prefill_ms": 1e3 * timing.prefill_s,
+        "decode_ms_per_token": 1e3 * timing.step_s,
+    }
+
+
+def _speedup(what: str, speedup: Speedup) -> dict[str, Any]:
+    interval = speedup.interval
+    return {
+        f"{what}_speedup": speedup.measured,
+        f"{what}_speedup_low": None if interval is None else interval.low,
+        f"{what}_speedup_high": None if interval is None else interval.high,
+        f"{what}_ideal_speedup": speedup.ideal,
+        f"{what}_share_of_ideal": speedup.share,
+    }
