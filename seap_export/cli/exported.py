@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from seap_export.pipeline.export import Exported
     from seap_export.pipeline.performance import StepFigures
 
-__all__ = ["export_json", "export_text", "step_table"]
+__all__ = ["export_json", "export_text", "quality_cells", "speedup_cell", "step_table"]
 
 _HEADER = ("variant", "removed", "parameters", "onnx", "of dense", "KL", "perplexity", "top-1", "decode", "prefill")
 #: Letters of a prompt or an answer that are shown.
@@ -47,16 +47,16 @@ def _row(name: str, variant: Mapping[str, Any]) -> list[str]:
         f"{variant['num_parameters'] / 1e6:.1f} M",
         megabytes(onnx),
         f"{onnx / dense:.0%}" if dense else "-",
-        *_quality(variant["quality"]),
-        *(_speedup(variant["speed"], what) for what in ("decode", "prefill")),
+        *quality_cells((variant["quality"] or {}).get("divergence", {}).get("onnx")),
+        *(speedup_cell(variant["speed"], what) for what in ("decode", "prefill")),
         _parity(variant["parity"]),
     ]
 
 
-def _quality(quality: Mapping[str, Any] | None) -> list[str]:
-    if quality is None:
+def quality_cells(figures: Mapping[str, Any] | None) -> list[str]:
+    """KL, perplexity of the dense model and of the variant, and top-1 agreement; dashes if they were not measured."""
+    if figures is None:
         return ["-"] * 3
-    figures = quality["divergence"]["onnx"]
     return [
         f"{figures['mean_kl_nats']:.3f}",
         f"{figures['dense_perplexity']:.1f} -> {figures['perplexity']:.1f}",
@@ -64,7 +64,8 @@ def _quality(quality: Mapping[str, Any] | None) -> list[str]:
     ]
 
 
-def _speedup(speed: Mapping[str, Any] | None, what: str) -> str:
+def speedup_cell(speed: Mapping[str, Any] | None, what: str) -> str:
+    """The speed-up of `decode` or `prefill`, and the share of the ideal one; a dash if it was not measured."""
     if speed is None:
         return "-"
     cell = speed["variant"][0]

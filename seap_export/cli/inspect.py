@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, difference, megabytes, table
+from seap_export.cli.exported import quality_cells, speedup_cell
 from seap_export.cli.options import output_options
 
 __all__ = ["inspect_command"]
@@ -42,11 +43,14 @@ def _export_text(result: dict[str, Any]) -> str:
             f"{variant['num_parameters'] / 1e6:.1f} M",
             megabytes(variant["bytes"]["hf"]),
             megabytes(variant["bytes"]["onnx"]),
+            *quality_cells(variant.get("quality")),
+            *(speedup_cell(variant["speed"], what) for what in ("decode", "prefill")),
             variant["parity"]["verdict"],
         ]
         for name, variant in result["variants"].items()
     ]
-    header = ["variant", "method", "tasks", "removed", "parameters", "hf", "onnx", "parity"]
+    measured = ["KL", "perplexity", "top-1", "decode", "prefill"]
+    header = ["variant", "method", "tasks", "removed", "parameters", "hf", "onnx", *measured, "parity"]
     lines = [table(header, rows)] if rows else []
     return "\n".join(
         [
@@ -88,9 +92,17 @@ def _variant_text(result: dict[str, Any]) -> str:
             f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
             "parity: "
             + (f"{parity['verdict']}, max abs {difference(parity['max_abs'])}" if parity else "not checked yet"),
+            _quality_text(result["quality"]),
             _model_text(result["model"]) if result["model"] else "not pruned yet",
         ]
     )
+
+
+def _quality_text(quality: dict[str, Any] | None) -> str:
+    if quality is None:
+        return "quality: not compared with the dense model"
+    kl, perplexity, agreement = quality_cells(quality)
+    return f"quality: KL {kl} nats a token, perplexity {perplexity}, top-1 agreement {agreement}"
 
 
 def _weights(weights: dict[str, float]) -> str:

@@ -9,7 +9,10 @@ from typing import Any
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import is_pruned, model_spec
 from seap_export.pipeline.manifest import MANIFEST, read_artifact, read_manifest
+from seap_export.pipeline.performance import read_performance
+from seap_export.pipeline.quality import quality_figures, recorded_quality
 from seap_export.pipeline.settings import calibration_step
+from seap_export.pipeline.speed import recorded_speed
 from seap_export.plan.plan import read_plan
 from seap_export.sources.config import read_json
 from seap_export.sources.weights import SafetensorsReader, check_weights
@@ -41,6 +44,7 @@ def _export(folder: Path) -> dict[str, Any]:
     damages = [damage for step in manifest.steps for damage in manifest.damages(folder, step)]
     if damages:
         raise ArtifactError("; ".join(damages) + "; export again with --force")
+    performance = read_performance(folder)
     return {
         "kind": "export",
         "complete": manifest.complete,
@@ -49,7 +53,10 @@ def _export(folder: Path) -> dict[str, Any]:
             step.split("/")[1] for step in manifest.steps if step == calibration_step(step.split("/")[-1])
         ],
         "tasks": manifest.tasks,
-        "variants": manifest.variants,
+        "variants": {
+            name: {**variant, "speed": recorded_speed(performance, manifest, name)}
+            for name, variant in manifest.variants.items()
+        },
         "files": len(manifest.files),
         "bytes": sum(entry["bytes"] for entry in manifest.files.values()),
     }
@@ -74,6 +81,7 @@ def _variant(folder: Path) -> dict[str, Any]:
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
         "parity": parity,
+        "quality": None if (quality := recorded_quality(folder)) is None else quality_figures(quality),
         "model": _model(folder / "hf") if (folder / "hf").is_dir() else None,
     }
 

@@ -115,6 +115,10 @@ def _quality(quality: Json | None) -> Markup:
             for form, own in divergence.items()
         ]
         parts.append(table("Divergence", _DIVERGENCE, rows))
+    sample = quality.get("sample")
+    if sample:
+        rows = [("Prompt", sample["prompt"]), ("Dense model", sample["dense"]), ("This variant", sample["variant"])]
+        parts.append(table("A held-out prompt, continued by both models", ("", "Text"), rows))
     scores = [
         (task, form, percent(own["acc"]), percent(own["acc_norm"]), percent(own["chance"]), f"{own['questions']:,}")
         for form, by_task in (quality.get("zero_shot") or {}).items()

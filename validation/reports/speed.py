@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from validation.reports.charts import Interval, intervals
 from validation.reports.markup import Markup, join, pill, table, tag
-from validation.reports.numbers import NOTHING, figure, milliseconds
+from validation.reports.numbers import NOTHING, figure, milliseconds, percent
 from validation.reports.reading import Json
 
 __all__ = ["speed_section"]
@@ -12,6 +12,7 @@ __all__ = ["speed_section"]
 _WORDS = {"decode_speedup": "decode", "prefill_speedup": "prefill", "bytes_ratio": "size on disk"}
 _SIZE = "bytes_ratio"  # the one figure that is limited from above, and no speed-up
 _LIMITS = ("Figure", "At", "Result", "Found", "Interval", "Limit")
+_SPEEDUPS = ("At", "Figure", "Speed-up", "Interval", "Ideal", "Reached")
 _TIMES = ("At", "Prefill, dense", "Prefill", "Decode a token, dense", "Decode a token")
 
 
@@ -28,6 +29,9 @@ def speed_section(speed: Json | None) -> Markup:
         parts.append(table("Speed and size beside limits", _LIMITS, rows))
     if times:
         parts.append(table("Times", _TIMES, times))
+    speedups = _speedups(speed)
+    if speedups:
+        parts.append(table("Speed-ups, and what the smaller shapes would allow at best", _SPEEDUPS, speedups))
     return join(parts)
 
 
@@ -58,6 +62,27 @@ def _times(speed: Json) -> list[tuple[str, ...]]:
         for other, own in pairs
         if other is not None
     ]
+
+
+def _speedups(speed: Json) -> list[tuple[str, ...]]:
+    """A row for each case and figure whose ideal is known."""
+    return [
+        (
+            _cell(own["batch"], own["depth"]),
+            what,
+            f"{figure(own[f'{what}_speedup'])}×",
+            _span(own[f"{what}_speedup_low"], own[f"{what}_speedup_high"]),
+            f"{figure(own[f'{what}_ideal_speedup'])}×",
+            percent(own[f"{what}_share_of_ideal"]),
+        )
+        for own in speed["variant"]
+        for what in ("decode", "prefill")
+        if f"{what}_ideal_speedup" in own
+    ]
+
+
+def _span(low: float | None, high: float | None) -> str:
+    return NOTHING if low is None or high is None else f"{figure(low)} to {figure(high)}"
 
 
 def _cell(batch: int | None, depth: int | None) -> str:

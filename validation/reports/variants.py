@@ -51,7 +51,7 @@ def cells(report: Json, name: str) -> list[Cell]:
         *(_size(variant, form) for form in ("hf", "onnx")),
         _parity(variant["parity"]),
         _divergence(variant["quality"]),
-        *(Cell(times(speedups(variant["speed"], what))) for what in ("decode", "prefill")),
+        *(_speedup(variant["speed"], what) for what in ("decode", "prefill")),
     ]
 
 
@@ -85,6 +85,14 @@ def _divergence(quality: Json | None) -> Cell:
     form = next((form for form in ("onnx", "hf") if form in divergence), None)
     if quality is None or form is None:
         return Cell(NOTHING)
-    limit = (quality.get("limits") or {}).get("max_kl_nats")
-    told = None if limit is None else f"limit {figure(limit)}"
-    return Cell(figure(divergence[form]["mean_kl_nats"]), _known(form, told))
+    own, limit = divergence[form], (quality.get("limits") or {}).get("max_kl_nats")
+    perplexity = f"perplexity {figure(own['perplexity'])}, dense {figure(own['dense_perplexity'])}"
+    bound = None if limit is None else f"limit {figure(limit)}"
+    return Cell(figure(own["mean_kl_nats"]), _known(form, f"top-1 {percent(own['top1_agreement'])}", perplexity, bound))
+
+
+def _speedup(speed: Json | None, what: str) -> Cell:
+    """The speed-up over the dense model, and the share of the ideal one that it reaches, where that is known."""
+    found = [] if speed is None else [cell.get(f"{what}_share_of_ideal") for cell in speed["variant"]]
+    shares = [percent(value) for value in found if value is not None]
+    return Cell(times(speedups(speed, what)), (f"{', '.join(shares)} of the ideal",) if shares else ())
