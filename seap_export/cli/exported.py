@@ -82,7 +82,7 @@ def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What the columns mean, as far as they were measured."""
     found = list(variants)
     if any(variant["quality"] for variant in found):
-        yield "KL (nats a token), perplexity and top-1 agreement: the ONNX file against the dense model, held-out texts."
+        yield "KL (nats a token), perplexity, top-1: the ONNX file against the dense model, on held-out texts."
     timed = [variant["speed"] for variant in found if variant["speed"]]
     if timed:
         cell = timed[0]["dense"][0]

@@ -129,7 +129,7 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
 def time_variants(variants: Sequence[Path], dense: Path, request: BenchRequest, progress: Progress) -> SpeedReport:
     """Times variants and their dense model in turn, after all checks.
 
-    A variant's ONNX file is timed as it is if it has the request's form; other files are written to a temporary folder.
+    A variant's ONNX file that has the request's form is timed as it is; others are written to a temporary folder.
 
     Args:
         variants: The variants' folders.

@@ -76,7 +76,7 @@ def measure_quality(
 ) -> None:
     """Writes quality.json for every variant that has none yet, and notes its figures in the manifest.
 
-    The dense model runs once, over the texts of all these variants, and is released before the first variant is opened.
+    The dense model runs once, over the texts of all these variants, and is released before a variant is opened.
 
     Args:
         source: The dense model.

@@ -117,8 +117,8 @@ def _quality(quality: Json | None) -> Markup:
         parts.append(table("Divergence", _DIVERGENCE, rows))
     sample = quality.get("sample")
     if sample:
-        rows = [("Prompt", sample["prompt"]), ("Dense model", sample["dense"]), ("This variant", sample["variant"])]
-        parts.append(table("A held-out prompt, continued by both models", ("", "Text"), rows))
+        texts = [("Prompt", sample["prompt"]), ("Dense model", sample["dense"]), ("This variant", sample["variant"])]
+        parts.append(table("A held-out prompt, continued by both models", ("", "Text"), texts))
     scores = [
         (task, form, percent(own["acc"]), percent(own["acc_norm"]), percent(own["chance"]), f"{own['questions']:,}")
         for form, by_task in (quality.get("zero_shot") or {}).items()

@@ -87,8 +87,9 @@ def _divergence(quality: Json | None) -> Cell:
         return Cell(NOTHING)
     own, limit = divergence[form], (quality.get("limits") or {}).get("max_kl_nats")
     perplexity = f"perplexity {figure(own['perplexity'])}, dense {figure(own['dense_perplexity'])}"
+    agreement = f"top-1 {percent(own['top1_agreement'])}"
     bound = None if limit is None else f"limit {figure(limit)}"
-    return Cell(figure(own["mean_kl_nats"]), _known(form, f"top-1 {percent(own['top1_agreement'])}", perplexity, bound))
+    return Cell(figure(own["mean_kl_nats"]), _known(form, agreement, perplexity, bound))
 
 
 def _speedup(speed: Json | None, what: str) -> Cell:

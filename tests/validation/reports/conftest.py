@@ -61,6 +61,9 @@ def _parity(scale: float = 1.0, **changes: Any) -> dict[str, Any]:
     }
 
 
+SAMPLE = {"prompt": "How do I boil an egg?", "dense": " Put it in water.", "variant": " Put it in <hot> water."}
+
+
 def _divergence(mean_kl: float) -> dict[str, Any]:
     return {
         "mean_kl_nats": mean_kl,
@@ -111,6 +114,25 @@ def _speed(decode: float, prefill: float, verdict: str = "passed") -> dict[str, 
             for b, d, p, s in cells
         ],
     }
+
+
+def recorded_speed(decode: float, prefill: float) -> dict[str, Any]:
+    """What an export records: figures without limits, and the share of the ideal speed-up that they reach."""
+    known = {"decode": decode, "prefill": prefill}
+    figures = {
+        f"{what}_{key}": value
+        for what, found in known.items()
+        for key, value in (
+            ("speedup", found),
+            ("speedup_low", found - 0.02),
+            ("speedup_high", found + 0.02),
+            ("ideal_speedup", found / 0.96),
+            ("share_of_ideal", 0.96),
+        )
+    }
+    dense = {"batch": 1, "depth": 128, "prefill_ms": 200.0, "decode_ms_per_token": 20.0}
+    own = {**dense, "prefill_ms": 200.0 / prefill, "decode_ms_per_token": 20.0 / decode}
+    return {"limits": {}, "verdicts": [], "dense": [dense], "variant": [{**own, **figures}]}
 
 
 def _layers(ratio: float) -> list[dict[str, Any]]:
@@ -175,7 +197,12 @@ def _passing() -> dict[str, Any]:
     int4["cases"] += [_case("prompt 0, as it is", "prefill", 900, ("mean_kl",), mean_kl_nats=0.006)]
     variants = {
         "arithmetic-0.2": _variant("arithmetic", 0.2),
-        "everyday-0.35": _variant("everyday", 0.35, quality=_quality(0.061, zero_shot=zero_shot)),
+        "everyday-0.35": _variant(
+            "everyday",
+            0.35,
+            quality=_quality(0.061, zero_shot=zero_shot, sample=SAMPLE),
+            speed=recorded_speed(1.25, 1.5),
+        ),
         "general-0.5": _variant(
             None,
             0.5,

@@ -19,6 +19,12 @@ def test_verdict_comes_first(passing: Report, failing: Report) -> None:
     assert "10 checks: 7 failed, 2 passed, 1 skipped. Exit code 7: an artifact is damaged" in job_summary(failing)
 
 
+def test_recorded_speed_has_its_share_of_the_ideal(passing: Report) -> None:
+    head, _, *rows = _table(job_summary(passing))
+    cells = next(dict(zip(head, row, strict=True)) for row in rows if row[0] == "everyday-0.35")
+    assert (cells["Decode"], cells["Prefill"]) == ("1.25× (96% of the ideal)", "1.5× (96% of the ideal)")
+
+
 def test_table_has_a_line_for_each_variant(passing: Report) -> None:
     head, rule, *rows = _table(job_summary(passing))
     assert {len(row) for row in (head, rule, *rows)} == {11}
@@ -33,7 +39,7 @@ def test_table_has_a_line_for_each_variant(passing: Report) -> None:
         "safetensors": "453 MB (84.2% of 538 MB)",
         "ONNX": "454 MB (fp32, 84.2% of 539 MB)",
         "Parity": "✅ passed (max abs 1.1e-4, KL 2.2e-11, top-1 100%)",
-        "KL to dense": "0.0245 (onnx, limit 0.1)",
+        "KL to dense": "0.0245 (onnx, top-1 97.6%, perplexity 14.6, dense 14.2, limit 0.1)",
         "Decode": "1.24×",
         "Prefill": "1.18×",
     }
