@@ -1,0 +1,141 @@
+"""What an export measures beside the dense model: quality, speed, and what its own steps cost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from seap_export.pipeline import quality, speed
+from validation.reports import schema
+
+Run = Callable[..., Any]
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", "--out", "out")
+
+
+@pytest.fixture(scope="module")
+def measured_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `EXPORT`; not to be changed."""
+    from click.testing import CliRunner
+    from micro import one_thread
+
+    from seap_export.cli import main
+
+    out = tmp_path_factory.mktemp("measured") / "out"
+    arguments = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.4", "--out", out]
+    with one_thread():
+        result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert result.exit_code == 0, result.stderr
+    return out
+
+
+@pytest.fixture
+def measured(measured_once: Path, work: Path) -> Path:
+    return Path(shutil.copytree(measured_once, work / "out"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return values
+
+
+def test_quality_is_what_evaluate_measures(run: Run, measured: Path) -> None:
+    outcome = run("evaluate", measured / "a-0.4", "--dense", "m", "--form", "onnx", "--json")
+    evaluated = json.loads(outcome.out)["divergence"]["onnx"]
+    recorded = _json(measured / "a-0.4" / "quality.json")
+    assert recorded["divergence"]["onnx"] == pytest.approx(evaluated, rel=1e-6)
+    assert recorded["texts"]["disjoint"] is True
+    assert _json(measured / "manifest.json")["variants"]["a-0.4"]["quality"].items() <= evaluated.items()
+    assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
+
+
+def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) -> None:
+    report = _json(measured / "validation.json")
+    Draft202012Validator(schema()).validate(report)
+    variant = report["variants"]["a-0.4"]
+    (cell,) = variant["speed"]["variant"]
+    assert cell["decode_share_of_ideal"] == pytest.approx(cell["decode_speedup"] / cell["decode_ideal_speedup"])
+    assert "of the ideal" in (measured / "validation.html").read_text("utf-8")
+    kl = f"{variant['quality']['divergence']['onnx']['mean_kl_nats']:.3f}"
+    for shown in (run("inspect", measured), run("inspect", measured / "a-0.4"), run(*EXPORT)):
+        assert kl in shown.out
+    assert f"{cell['decode_speedup']:.2f}x" in run("inspect", measured).out
+    as_json = json.loads(run(*EXPORT, "--json").out)["a-0.4"]
+    assert as_json["speed"] == variant["speed"]
+
+
+def test_validate_reports_what_the_export_recorded(run: Run, measured: Path) -> None:
+    found = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
+    assert found["quality"] == _json(measured / "a-0.4" / "quality.json")
+    assert found["speed"]["dense"]
+
+
+def test_a_second_export_measures_nothing_again(run: Run, measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _json(measured / "performance.json")
+    monkeypatch.setattr(quality, "measure_divergence", None, raising=False)
+    monkeypatch.setattr(quality, "divergence_report", None)
+    monkeypatch.setattr(speed, "time_variants", None)
+    assert run(*EXPORT).code == 0
+    after = _json(measured / "performance.json")
+    assert after["speed"] == before["speed"]
+    assert after["steps"]["a-0.4/hf"] == before["steps"]["a-0.4/hf"]
+
+
+def test_every_step_is_timed(measured: Path) -> None:
+    steps = _json(measured / "performance.json")["steps"]
+    assert steps.keys() == {
+        "hashing", "calibration", "ranking/a", "a-0.4/hf", "a-0.4/onnx", "a-0.4/parity.json", "dense texts",
+        "a-0.4/quality.json", "speed", "validation",
+    }  # fmt: skip
+    assert "performance.json" not in _json(measured / "manifest.json")["files"]
+
+
+def test_measurements_can_be_left_out(run: Run, work: Path) -> None:
+    outcome = run(*EXPORT, "--no-quality", "--no-speed")
+    assert outcome.code == 0
+    assert not (work / "out" / "a-0.4" / "quality.json").exists()
+    variant = _json(work / "out" / "validation.json")["variants"]["a-0.4"]
+    assert (variant["quality"], variant["speed"]) == (None, None)
+    assert _json(work / "out" / "manifest.json")["variants"]["a-0.4"]["quality"] is None
+    assert "dense" not in _json(work / "out" / "performance.json")["steps"]
+
+    assert run(*EXPORT, "--no-speed").code == 0  # and are made up for later
+    assert (work / "out" / "a-0.4" / "quality.json").is_file()
+
+
+def test_a_replaced_variant_loses_its_old_figures(run: Run, measured: Path) -> None:
+    outcome = run(*EXPORT, "--seed", 1, "--force", "--no-quality", "--no-speed")
+    assert outcome.code == 0, outcome.err
+    assert not (measured / "a-0.4" / "quality.json").exists()
+    variant = _json(measured / "validation.json")["variants"]["a-0.4"]
+    assert (variant["quality"], variant["speed"]) == (None, None)
+
+
+def test_changed_figures_are_damage(run: Run, measured: Path) -> None:
+    path = measured / "a-0.4" / "quality.json"
+    path.write_text(path.read_text("utf-8").replace('"passed"', '"x"').replace("mean_kl", "mean_kI"), "utf-8")
+    outcome = run("validate", measured, "--check", "integrity")
+    assert outcome.code == 7
+    assert "quality.json" in outcome.err
+
+
+def test_int4_that_returns_the_last_logits_is_measured_as_it_serves(run: Run, work: Path) -> None:
+    outcome = run(*EXPORT, "--precision", "int4", "--logits", "last", "--json", "--quiet")
+    assert outcome.code == 0, outcome.err
+    figures = json.loads(outcome.out)["a-0.4"]
+    assert figures["quality"]["tokens"] > 100
+    assert figures["speed"]["variant"][0]["depth"] > 1
+
+
+def test_the_result_names_report_answers_and_next_steps(run: Run, measured: Path) -> None:
+    outcome = run(*EXPORT)
+    assert "validation.html" in outcome.out
+    for word in ("prompt", "dense", "variant"):
+        assert f"\n    {word:8}" in outcome.out
+    assert "seap-export generate out/a-0.4" in outcome.out
+    assert "peak memory" in outcome.err
