@@ -59,7 +59,7 @@ class TomlFile:
             UsageError: There is such a key.
         """
         names, prefix = list(known), f"{table}." if table else ""
-        for key in self.values[table] if table else self.values:
+        for key in self.values.get(table, {}) if table else self.values:
             if key not in names:
                 raise self.error(prefix + key, unknown_key(key, names))
 

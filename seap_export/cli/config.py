@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ class ConfigurableCommand(GroupedCommand):
         except click.NoSuchOption as error:
             for key, own in settings_of(self).items():
                 if error.option_name in (*own.opts, *own.secondary_opts):
-                    error.message = f"'{error.option_name}' is a setting; use --set {key}=... or a --config file"
+                    example = f"{key}={'false' if error.option_name in own.secondary_opts else '...'}"
+                    error.message = f"'{error.option_name}' is a setting; use --set {example} or a --config file"
                     error.possibilities = None
             raise
 
@@ -74,7 +75,7 @@ def _load(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
 
 
 def _set(ctx: click.Context, _: click.Parameter, lines: tuple[str, ...]) -> None:
-    """Settings on the command line, which win over those of a file; repeated ones add up where several may be given."""
+    """Settings on the command line, which win over those of a file; where several may be given, they add up."""
     known, found = settings_of(ctx.command), dict[str, Any]()
     for line in lines:
         for key, value in _parsed(line).items():
@@ -94,9 +95,9 @@ def _set(ctx: click.Context, _: click.Parameter, lines: tuple[str, ...]) -> None
 def _parsed(line: str) -> dict[str, Any]:
     """A line of TOML, in which strings need no quotes."""
     key, equals, value = line.partition("=")
-    for text in (value, json.dumps(value)):
+    for text in (value, json.dumps(value)) if equals else ():
         try:
-            return tomllib.loads(f"{key} = {text}") if equals else {}
+            return tomllib.loads(f"{key} = {text}")
         except tomllib.TOMLDecodeError:
             continue
     raise UsageError(f"--set {line}: malformed; write KEY=VALUE, such as --set seed=1")

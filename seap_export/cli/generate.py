@@ -59,10 +59,10 @@ def generate_command(
     provider: str,
     threads: int | None,
 ) -> None:
-    """Print the text that the variant in FOLDER generates after PROMPT, token by token; `-` reads the prompt from stdin.
+    """Print the text that the variant in FOLDER generates after PROMPT, token by token.
 
-    FOLDER is a variant such as pruned/gsm8k-0.2, or its onnx folder. Special tokens are left out. With --quiet the
-    text is still printed, without the remark that the model's context is full.
+    FOLDER is a variant such as pruned/gsm8k-0.2, or its onnx folder. If PROMPT is `-`, it is read from stdin. Special
+    tokens are left out. With --quiet the text is still printed, without the remark that the model's context is full.
 
     \b
     Example:

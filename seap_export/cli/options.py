@@ -95,7 +95,9 @@ calibration_options = (
         show_default=True,
         help="Number of texts per task that are set aside for the checks.",
     ),
-    option("--seed", type=int, default=0, show_default=True, help="Seed of the split into the two."),
+    option(
+        "--seed", type=int, default=0, show_default=True, help="Seed of the split into calibration and held-out texts."
+    ),
     option(
         "--max-length",
         type=click.IntRange(min=2),

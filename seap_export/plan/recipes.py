@@ -177,11 +177,8 @@ def _recipe(file: TomlFile, align: int) -> Recipe:
     values = _typed(file, file.values, {"summary": str, "source": str, "sparsity": dict, **_types(PlanSettings)})
     about = {name: values.pop(name, "") for name in ("summary", "source")}
     sparsity = _typed(file, values.pop("sparsity", {}), _types(Sparsity), "sparsity")
-    kind = {} if sparsity else {"kind": PlanSettings().sparsity.kind}
     try:
-        if sparsity and "kind" not in sparsity:
-            raise SettingError("sparsity", "this table needs the key kind")
-        settings = PlanSettings(sparsity=Sparsity(**sparsity, **kind), **{"align": align, **values})
+        settings = PlanSettings(sparsity=Sparsity(**{"kind": "adaptive", **sparsity}), **{"align": align, **values})
         _refuse_idle(settings, {*values, *(f"sparsity.{name}" for name in sparsity)})
     except SettingError as error:
         raise file.error(error.key, error.problem) from error

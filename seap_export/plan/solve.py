@@ -123,7 +123,7 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int) -
     if ratio > most + RATIO_TOLERANCE:
         counted = "" if sparsity.budget == "weights" else f" of the {sparsity.budget}"
         raise UsageError(
-            f"ratio {ratio} cannot be reached: with {curve.count(0.0)} protected layers and neuron counts that are "
-            f"multiples of {align}, at most {most:.3f}{counted} can be removed; lower the ratio, or align, protect_first "
+            f"ratio {ratio} cannot be reached: with {curve.count(0.0)} protected layers and multiples of "
+            f"{align} neurons, at most {most:.3f}{counted} can be removed; lower the ratio, or align, protect_first "
             "or protect_last in the recipe"
         )

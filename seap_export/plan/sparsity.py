@@ -96,7 +96,7 @@ class Sparsity:
         last = default if self.protect_last is None else self.protect_last
         if first + last >= num_hidden_layers:
             raise UsageError(
-                f"all {num_hidden_layers} layers would be protected; lower protect_first and protect_last in the recipe"
+                f"all {num_hidden_layers} layers would be protected; lower protect_first or protect_last in the recipe"
             )
         return replace(self, protect_first=first, protect_last=last)
 
