@@ -92,8 +92,8 @@ def parse_toml(name: str, text: str) -> TomlFile:
         return TomlFile(name, text, tomllib.loads(text))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         position = _POSITION.search(str(error))
-        where = f"{name}:{position[1]}" if position else name
-        raise UsageError(f"{where}: not valid TOML ({_POSITION.sub('', str(error))})") from error
+        line = position[1] if position else len(text.splitlines())  # "at end of document"
+        raise UsageError(f"{name}:{line}: not valid TOML ({_POSITION.sub('', str(error))})") from error
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

@@ -49,9 +49,7 @@ def as_click_error(error: BaseException) -> click.ClickException:
     if "No space left on device" in text:  # safetensors and others report a failed write in words only
         return Failure(_FULL, _ENVIRONMENT)
     if isinstance(error, MemoryError) or "allocate memory" in text:  # torch raises a RuntimeError
-        return Failure(
-            "out of memory; close other programs, or use a smaller model or fewer tokens at once", _ENVIRONMENT
-        )
+        return Failure("out of memory; close other programs, or use fewer batch tokens", _ENVIRONMENT)
     if isinstance(error, ImportError):
         return Failure(f"a library is missing or broken: {text}; install seap-export again", _ENVIRONMENT)
     # Without a class of its own: the tokenizers library, for a text that it cannot encode.

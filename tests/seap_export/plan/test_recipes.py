@@ -132,7 +132,7 @@ def test_settings_refuse_what_means_nothing(values: dict[str, Any], key: str) ->
         ("\nmethod = 1", 2, ["method", "unknown", "score"]),
         ("\n\nscroe = 1", 3, ["scroe", "did you mean 'score'"]),
         ('layout = "uniform"', 1, ["layout", "unknown"]),
-        ('\nscore = "magic"', 2, ["score", "'magic'", "elimination, wifv or wifn"]),
+        ('\nscore = "magic"', 2, ["score", "'magic'", "wifv, wifn or elimination"]),
         ("score = 3", 1, ["score", "string"]),
         ('ridge = 1\nalign = "8"', 2, ["align", "whole number"]),
         ("align = 8.5", 1, ["align", "whole number"]),
