@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.form import form_of, form_options
-from seap_export.cli.options import PathType, force_option, output_options
+from seap_export.cli.form import form_of, logits_option, precision_option, rare_form_options
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import PathType, force_option, output_options, provider_option, threads_option
 
 if TYPE_CHECKING:
     from validation.speed.report import SpeedReport, Speedup
@@ -19,32 +20,48 @@ if TYPE_CHECKING:
 __all__ = ["bench_command"]
 
 
-@click.command("bench")
+@click.command("bench", cls=GroupedCommand)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--dense", required=True, metavar="MODEL", help="The dense model that the variants were made from.")
-@click.option("--depth", "depths", multiple=True, type=int, help="Tokens of a prompt.  [default: 128, 512, 2048]")
-@click.option(
-    "--batch",
-    "batches",
-    multiple=True,
-    type=int,
-    help="Prompts at once; more than one are timed at the smallest depth.  [default: 1, 4, 16]",
+@titled(
+    "What to time",
+    option("--dense", required=True, metavar="MODEL", help="The dense model that the variants were made from."),
+    option(
+        "--depth",
+        "depths",
+        multiple=True,
+        type=int,
+        help="Number of tokens in a prompt. Repeatable.  [default: 128, 512, 2048]",
+    ),
+    option(
+        "--batch",
+        "batches",
+        multiple=True,
+        type=int,
+        help="Number of prompts at once; more than one are timed at the smallest depth. Repeatable.  "
+        "[default: 1, 4, 16]",
+    ),
+    option("--runs", type=int, default=5, show_default=True, help="Number of runs of each model, in turn."),
+    option("--steps", type=int, default=16, show_default=True, help="Number of decode steps in a run."),
 )
-@click.option(
-    "--engine",
-    "engines",
-    multiple=True,
-    type=click.Choice(["torch", "onnxruntime"]),
-    help="What runs the models; torch runs on the CPU, in fp32.  [default: both]",
+@titled("Form of the graph", provider_option, precision_option, *rare_form_options, logits_option("last"))
+@titled(
+    "What to write",
+    option("--out", type=PathType(), help="Write the report to this file as JSON; without it nothing is written."),
+    option("--chart", type=PathType(), help="Draw the speed-ups into this file, .svg or .png."),
+    force_option,
 )
-@form_options(logits="last")
-@click.option("--threads", type=int, help="Threads of each engine.  [default: all cores]")
-@click.option("--runs", type=int, default=5, show_default=True, help="Runs of each model, in turn.")
-@click.option("--steps", type=int, default=16, show_default=True, help="Decode steps of a run.")
-@click.option("--out", type=PathType(), help="Write the report there as JSON; nothing is written without it.")
-@click.option("--chart", type=PathType(), help="Draw the speed-ups there, a .svg or .png file.")
-@force_option
-@output_options
+@titled(
+    "Machine",
+    option(
+        "--engine",
+        "engines",
+        multiple=True,
+        type=click.Choice(["torch", "onnxruntime"]),
+        help="What runs the models; torch runs on the CPU, in fp32. Repeatable.  [default: both]",
+    ),
+    threads_option,
+    output_options,
+)
 def bench_command(
     console: Console,
     paths: tuple[str, ...],
@@ -54,12 +71,12 @@ def bench_command(
     force: bool,
     **options: Any,
 ) -> None:
-    """Time the variants at PATH beside their dense model: time to the first token, and of each token after it.
+    """Time the variants at PATH and their dense model: the time to the first token and the time per later token.
 
     PATH is an output folder of `export` or a variant's folder. In each run every model is opened anew, alone in
-    memory, and runs the same prompts with the same threads, warmed up; times are medians. Beside each speed-up stands
-    the ideal one: the ratio of multiply-adds for the prefill, of bytes read for decoding. Says so where a variant is
-    slower than the dense model, or no smaller.
+    memory, warmed up, and given the same prompts and threads; times are medians. Each speed-up is shown with the ideal
+    one: the ratio of multiply-adds for the prefill, of bytes read for decoding. A warning names variants that are
+    slower than the dense model, or not smaller.
 
     \b
     Examples:

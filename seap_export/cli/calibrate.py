@@ -8,25 +8,29 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, table
+from seap_export.cli.groups import GroupedCommand, titled
 from seap_export.cli.options import (
     calibration_options,
     force_option,
     model_argument,
     out_option,
     output_options,
+    samples_option,
     task_option,
 )
 
 __all__ = ["calibrate_command"]
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=GroupedCommand)
 @model_argument
-@task_option
-@out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them.")
-@calibration_options
-@force_option
-@output_options
+@titled("Tasks", task_option, samples_option, *calibration_options)
+@titled(
+    "What to write",
+    out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),
+    force_option,
+)
+@titled("Output", output_options)
 def calibrate_command(
     console: Console, model: str, tasks: tuple[str, ...], out: Path, force: bool, **options: Any
 ) -> None:

@@ -8,18 +8,22 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, megabytes
-from seap_export.cli.form import form_of, form_options
-from seap_export.cli.options import PathType, force_option, out_option, output_options
+from seap_export.cli.form import form_of, logits_option, precision_option, rare_form_options
+from seap_export.cli.groups import GroupedCommand, titled
+from seap_export.cli.options import PathType, force_option, out_option, output_options, provider_option
 
 __all__ = ["convert_command"]
 
 
-@click.command("convert")
+@click.command("convert", cls=GroupedCommand)
 @click.argument("folder", type=PathType())
-@out_option("Folder for model.onnx, its data, the tokenizer and genai_config.json.")
-@form_options(logits="all")
-@force_option
-@output_options
+@titled(
+    "What to write",
+    out_option("Folder for model.onnx, its data, the tokenizer and genai_config.json."),
+    force_option,
+)
+@titled("Form of the graph", provider_option, precision_option, *rare_form_options, logits_option("all"))
+@titled("Output", output_options)
 def convert_command(console: Console, folder: Path, out: Path, force: bool, **options: Any) -> None:
     """Write the model in FOLDER, pruned by this tool or dense, as an ONNX graph for ONNX Runtime.
 

@@ -1,4 +1,4 @@
-"""From any exception to one line and an exit code."""
+"""Any exception as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _OS_ERRORS = {
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
     errno.EFBIG: "larger than the file system or 'ulimit -f' allows; raise that, or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
-    errno.EACCES: "permission denied; choose another folder or mend its permissions",
-    errno.EPERM: "not permitted; choose another folder or mend its permissions",
+    errno.EACCES: "permission denied; choose another folder, or change its permissions",
+    errno.EPERM: "not permitted; choose another folder, or change its permissions",
     errno.ENOTDIR: "a part of this path is a file; choose another folder",
 }
 _ENVIRONMENT, _INTERRUPTED = 6, 130
@@ -37,7 +37,7 @@ def is_panic(error: BaseException) -> bool:
 
 
 def as_click_error(error: BaseException) -> click.ClickException:
-    """What to tell the user about an exception, in one line, and the exit code."""
+    """The line that a user sees for an exception, and the exit code."""
     if isinstance(error, SeapError):
         return Failure(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | click.Abort):
@@ -49,7 +49,7 @@ def as_click_error(error: BaseException) -> click.ClickException:
     if "No space left on device" in text:  # safetensors and others report a failed write in words only
         return Failure(_FULL, _ENVIRONMENT)
     if isinstance(error, MemoryError) or "allocate memory" in text:  # torch raises a RuntimeError
-        return Failure("out of memory; close other programs, or give a smaller --batch-tokens", _ENVIRONMENT)
+        return Failure("out of memory; close other programs, or use fewer batch tokens", _ENVIRONMENT)
     if isinstance(error, ImportError):
         return Failure(f"a library is missing or broken: {text}; install seap-export again", _ENVIRONMENT)
     # Without a class of its own: the tokenizers library, for a text that it cannot encode.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console, table
-from seap_export.cli.options import PathType, force_option, output_options
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import PathType, force_option, output_options, threads_option
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation_report import EvaluationReport
@@ -18,64 +19,78 @@ if TYPE_CHECKING:
 __all__ = ["evaluate_command"]
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=GroupedCommand)
 @click.argument("path")
-@click.option("--dense", metavar="MODEL", help="The dense model of a variant: a folder, a .gguf file or a hub id.")
-@click.option(
-    "--form",
-    "forms",
-    multiple=True,
-    type=click.Choice(["hf", "onnx"]),
-    help="Which artifact of the variant to run. Repeatable.  [default: hf]",
+@titled(
+    "What to measure",
+    option("--dense", metavar="MODEL", help="The dense model of a variant: a folder, a .gguf file or a hub id."),
+    option(
+        "--form",
+        "forms",
+        multiple=True,
+        type=click.Choice(["hf", "onnx"]),
+        help="Which artifact of the variant to run. Repeatable.  [default: hf]",
+    ),
+    option(
+        "--text",
+        "texts",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="A corpus for the divergence. Repeatable.  [default: the held-out texts of the export]",
+    ),
+    option(
+        "--zero-shot",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="A task file (.toml) with choices, for zero-shot accuracy. Repeatable.",
+    ),
+    option(
+        "--harness-task",
+        "harness_tasks",
+        multiple=True,
+        metavar="NAME",
+        help="A task of the lm-evaluation-harness, such as piqa; its data are fetched from the hub. Repeatable.",
+    ),
+    option("--limit", type=int, help="Use only the first texts and questions of each task.  [default: all]"),
+    option(
+        "--max-length", type=int, default=256, show_default=True, help="Number of tokens after which a text is cut."
+    ),
 )
-@click.option(
-    "--text",
-    "texts",
-    multiple=True,
-    metavar="NAME=FILE",
-    help="A corpus for the divergence. Repeatable.  [default: the held-out texts of the export]",
+@titled(
+    "Quality gate",
+    option("--max-kl", type=float, help="Largest mean KL divergence from the dense model, in nats per token."),
+    option(
+        "--min-accuracy-retained",
+        type=float,
+        help="Smallest accuracy of any task, as a fraction of the dense model's.",
+    ),
 )
-@click.option(
-    "--zero-shot",
-    multiple=True,
-    metavar="NAME=FILE",
-    help="A task file (.toml) with choices, for zero-shot accuracy. Repeatable.",
+@titled(
+    "What to write",
+    option("--out", type=PathType(), help="Write the report to this file; without it nothing is written."),
+    option("--dry-run", is_flag=True, help="Check the inputs, show what would be measured, and measure nothing."),
+    force_option,
 )
-@click.option(
-    "--harness-task",
-    "harness_tasks",
-    multiple=True,
-    metavar="NAME",
-    help="A task of the lm-evaluation-harness, such as piqa; its data come from the hub. Repeatable.",
+@titled(
+    "Machine",
+    option(
+        "--batch-size",
+        type=int,
+        default=8,
+        show_default=True,
+        help="Number of sequences in a zero-shot batch; fewer need less memory.",
+    ),
+    threads_option,
+    output_options,
 )
-@click.option("--limit", type=int, help="Only the first so many texts and questions of each task.  [default: all]")
-@click.option("--max-length", type=int, default=256, show_default=True, help="Tokens after which a text is cut.")
-@click.option(
-    "--batch-size",
-    type=int,
-    default=8,
-    show_default=True,
-    help="Sequences in a zero-shot batch; less needs less memory.",
-)
-@click.option("--threads", type=int, help="Threads of torch and ONNX Runtime.  [default: all cores]")
-@click.option("--max-kl", type=float, help="Quality gate: largest mean KL divergence, in nats a token.")
-@click.option(
-    "--min-accuracy-retained",
-    type=float,
-    help="Quality gate: smallest acc of any task, as a share of the dense model's.",
-)
-@click.option("--out", type=PathType(), help="Write the report there; nothing is written without it.")
-@click.option("--dry-run", is_flag=True, help="Check the inputs, say what would be measured, measure nothing.")
-@force_option
-@output_options
 def evaluate_command(
     console: Console, path: str, dense: str | None, out: Path | None, dry_run: bool, force: bool, **options: Any
 ) -> None:
-    """Measure a variant at PATH against its dense model; exit code 4 if it fails a quality gate.
+    """Measure how much of the dense model's quality the variant at PATH keeps.
 
-    Divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or names of harness tasks, and
-    `pip install 'seap-export[evaluate]'`; it works on a dense model at PATH too. Texts that the variant was
-    calibrated on are refused.
+    The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or names of harness tasks, and
+    `pip install 'seap-export[evaluate]'`; it can also be measured of a dense model at PATH. Texts that the variant was
+    calibrated on are refused. The exit code is 4 if a quality gate fails.
 
     \b
     Examples:

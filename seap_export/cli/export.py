@@ -8,43 +8,59 @@ from typing import Any
 
 import click
 
+from seap_export.cli.config import ConfigurableCommand, config_option, set_option
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.form import form_options
+from seap_export.cli.form import logits_option, precision_option, rare_form_options
+from seap_export.cli.groups import option, settings, titled
 from seap_export.cli.options import (
     calibration_options,
     force_option,
+    general_option,
+    layout_option,
     mixture_options,
     model_argument,
     out_option,
     output_options,
     parity_options,
-    plan_options,
+    provider_option,
     ratio_option,
+    recipe_option,
     router_options,
+    samples_option,
     task_option,
+    threads_option,
 )
 
 __all__ = ["export_command"]
 
 
-@click.command("export")
+@click.command("export", cls=ConfigurableCommand)
 @model_argument
-@task_option
-@ratio_option
-@out_option("Folder for the artifacts; a second run goes on where the first stopped.")
-@mixture_options
-@calibration_options
-@plan_options
-@router_options
-@form_options(logits="all")
-@parity_options
-@click.option(
-    "--quality/--no-quality", default=True, show_default=True, help="Compare each variant with the dense model."
+@titled("Model and tasks", task_option, general_option, config_option, set_option)
+@titled(
+    "How much",
+    ratio_option(multiple=True),
+    recipe_option,
+    layout_option,
+    samples_option,
 )
-@click.option("--speed/--no-speed", default=True, show_default=True, help="Time each variant beside the dense model.")
-@click.option("--dry-run", is_flag=True, help="Check the inputs, say what would be made, write nothing.")
-@force_option
-@output_options
+@titled(
+    "What to write",
+    out_option("Folder for the artifacts; a second run goes on where the first one stopped."),
+    precision_option,
+    logits_option("all"),
+    force_option,
+)
+@titled(
+    "Checks",
+    option(
+        "--quality/--no-quality", default=True, show_default=True, help="Compare each variant with the dense model."
+    ),
+    option("--speed/--no-speed", default=True, show_default=True, help="Time each variant beside the dense model."),
+    option("--dry-run", is_flag=True, help="Check the inputs, show what would be made, and write nothing."),
+)
+@titled("Machine", provider_option, threads_option, output_options)
+@settings(*calibration_options, *mixture_options, *router_options, *rare_form_options, *parity_options)
 def export_command(
     console: Console,
     model: str,
@@ -63,8 +79,9 @@ def export_command(
     Examples:
       seap-export export ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --ratio 0.2 --out pruned
       seap-export export model.gguf --task a=a.txt --task b=b.toml --general --ratio 0.2 --ratio 0.5 --out pruned
-      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --method flap --ratio 0.5 --out baseline
+      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --recipe flap --ratio 0.5 --out baseline
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
+      seap-export export --config export.toml
     """
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, step_table

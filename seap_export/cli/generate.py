@@ -1,4 +1,4 @@
-"""`seap-export generate`: the text that a variant gives after a prompt, as it comes."""
+"""`seap-export generate`: the text that a variant generates after a prompt, token by token."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.options import PathType, output_options
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import PathType, output_options, threads_option
 from seap_export.cli.prompt import read_prompt
 
 if TYPE_CHECKING:
@@ -17,25 +18,35 @@ if TYPE_CHECKING:
 __all__ = ["generate_command"]
 
 
-@click.command("generate")
+@click.command("generate", cls=GroupedCommand)
 @click.argument("folder", type=PathType())
 @click.argument("prompt")
-@click.option("--max-new-tokens", type=int, default=64, show_default=True, help="Give that many tokens, or fewer.")
-@click.option(
-    "--temperature", type=float, default=0.0, show_default=True, help="Draw tokens at that temperature; 0: likeliest."
+@titled(
+    "What to generate",
+    option("--max-new-tokens", type=int, default=64, show_default=True, help="Largest number of tokens to generate."),
+    option(
+        "--temperature",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Temperature at which tokens are sampled; 0 takes the most likely one.",
+    ),
+    option("--top-k", type=int, help="Sample from the K most likely tokens.  [default: all]"),
+    option("--top-p", type=float, help="Sample from the most likely tokens whose probabilities add up to P."),
+    option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling."),
 )
-@click.option("--top-k", type=int, help="Draw from that many most likely tokens.  [default: all]")
-@click.option("--top-p", type=float, help="Draw from the most likely tokens that sum to that probability.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-@click.option(
-    "--provider",
-    type=click.Choice(["cpu", "cuda", "tensorrt"]),
-    default="cpu",
-    show_default=True,
-    help="Execution provider.",
+@titled(
+    "Machine",
+    option(
+        "--provider",
+        type=click.Choice(["cpu", "cuda", "tensorrt"]),
+        default="cpu",
+        show_default=True,
+        help="Execution provider of ONNX Runtime.",
+    ),
+    threads_option,
+    output_options,
 )
-@click.option("--threads", type=int, help="Threads of the session.  [default: all cores]")
-@output_options
 def generate_command(
     console: Console,
     folder: Path,
@@ -48,10 +59,10 @@ def generate_command(
     provider: str,
     threads: int | None,
 ) -> None:
-    """Print what the variant in FOLDER gives after PROMPT, as it comes; `-` reads the prompt from stdin.
+    """Print the text that the variant in FOLDER generates after PROMPT, token by token.
 
-    FOLDER is a variant such as pruned/gsm8k-0.2, or its onnx folder. Special tokens are left out. With --quiet the
-    text is printed all the same, without the remark that the model's context is full.
+    FOLDER is a variant such as pruned/gsm8k-0.2, or its onnx folder. If PROMPT is `-`, it is read from stdin. Special
+    tokens are left out. With --quiet the text is still printed, without the remark that the model's context is full.
 
     \b
     Example:

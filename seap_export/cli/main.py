@@ -26,6 +26,7 @@ from seap_export.cli.inspect import inspect_command
 from seap_export.cli.plan import plan_command
 from seap_export.cli.plot import plot_command
 from seap_export.cli.prune import prune_command
+from seap_export.cli.recipes import recipes_command
 from seap_export.cli.route import route_command
 from seap_export.cli.validate import validate_command
 
@@ -35,14 +36,14 @@ _EPILOG = """\b
 Exit codes:
   0  done, all checks passed
   1  internal error
-  2  usage: options, or a file that would be overwritten
+  2  wrong usage: an option, or a file that would be overwritten
   3  parity failed
   4  quality gate failed
   5  speed gate failed
-  6  environment: execution provider, library, disk or download
+  6  environment: execution provider, library, disk, download or noise
   7  an artifact is damaged or incomplete
-  8  bad model or corpus
-130  interrupted (141: nobody reads the output, 143: terminated)
+  8  a model or a corpus cannot be used
+130  interrupted (141: the output pipe was closed, 143: terminated)
 """
 _SIGPIPE = 13
 
@@ -71,8 +72,8 @@ class _Commands(click.Group):
                 _forget_stdout()
                 sys.exit(128 + _SIGPIPE)
             except BaseException as error:
-                is_told = isinstance(error, Exception | KeyboardInterrupt) or is_panic(error)
-                if not is_told or os.environ.get("SEAP_EXPORT_TRACEBACK"):
+                is_shown = isinstance(error, Exception | KeyboardInterrupt) or is_panic(error)
+                if not is_shown or os.environ.get("SEAP_EXPORT_TRACEBACK"):
                     raise
                 raise as_click_error(error) from error
 
@@ -91,7 +92,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _forget_stdout() -> None:
-    """Nobody reads any more: keeps the interpreter from complaining when it flushes at exit."""
+    """Keeps the interpreter from complaining about the closed pipe when it flushes at exit."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -113,14 +114,15 @@ def _print_error(message: str, code: int, as_json: bool) -> None:
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(seap_export.__version__, prog_name="seap-export")
 def main() -> None:
-    """Prune a language model per task, write each variant as safetensors and ONNX, prove that they agree.
+    """Prune a language model for each task, write the variants as safetensors and ONNX, and check that both agree.
 
-    `export` does everything; the other commands are its steps.
+    `export` does everything; most other commands are one of its steps.
     """
 
 
 for command in (
     export_command,
+    recipes_command,
     calibrate_command,
     plan_command,
     prune_command,

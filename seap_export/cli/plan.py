@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.options import PathType, force_option, model_argument, output_options, plan_options
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import (
+    PathType,
+    force_option,
+    layout_option,
+    model_argument,
+    output_options,
+    provider_option,
+    ratio_option,
+    recipe_option,
+    weight_option,
+)
 
 if TYPE_CHECKING:
     from seap_export.plan.plan import Plan
@@ -18,28 +29,33 @@ if TYPE_CHECKING:
 __all__ = ["plan_command"]
 
 
-@click.command("plan")
+@click.command("plan", cls=GroupedCommand)
 @model_argument
-@click.option(
-    "--calibration",
-    "calibrations",
-    multiple=True,
-    required=True,
-    type=PathType(),
-    help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`. Repeatable, for a mixture.",
+@titled(
+    "Tasks",
+    option(
+        "--calibration",
+        "calibrations",
+        multiple=True,
+        required=True,
+        type=PathType(),
+        help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`. Repeatable.",
+    ),
+    weight_option,
 )
-@click.option(
-    "--weight",
-    "weights",
-    multiple=True,
-    metavar="TASK=W",
-    help="Of a mixture: a task's weight.  [default: 1]  Repeatable.",
+@titled(
+    "How much",
+    ratio_option(multiple=False),
+    recipe_option,
+    layout_option,
+    provider_option,
 )
-@click.option("--ratio", required=True, type=float, help="Fraction of all attention and MLP weights to remove.")
-@click.option("--out", type=PathType(), help="Write the plan there; nothing is written without it.")
-@plan_options
-@force_option
-@output_options
+@titled(
+    "What to write",
+    option("--out", type=PathType(), help="Write the plan to this file; without it nothing is written."),
+    force_option,
+)
+@titled("Output", output_options)
 def plan_command(
     console: Console,
     model: str,

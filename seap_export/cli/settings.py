@@ -11,7 +11,7 @@ from seap_export.errors import UsageError
 from seap_export.pipeline.export import ExportRequest
 from seap_export.pipeline.mixtures import parse_mixtures
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
-from seap_export.plan.recipes import ALIGN, PlanSettings, recipe
+from seap_export.plan.recipes import PlanSettings, open_recipe
 from validation.profiles import Limits, read_limits
 
 __all__ = ["calibration_settings", "export_request", "parity_settings", "plan_settings"]
@@ -25,23 +25,12 @@ def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
 
 
 def plan_settings(options: dict[str, Any]) -> PlanSettings:
-    """Takes its own options out of `options`, except `provider`; those that are None leave the recipe as it is.
+    """Takes its own options out of `options`, except `provider`.
 
     Raises:
-        UsageError: They contradict each other, or a value is out of range.
+        UsageError: There is no such recipe, or it holds what cannot be.
     """
-    method, reconstruction = options.pop("method"), options.pop("reconstruction")
-    changes = {name: options.pop(name) for name in ("score", "align", "balance", "ridge", "layout")}
-    if changes["align"] is None:
-        changes["align"] = ALIGN[options.get("provider", "cpu")]
-    changes |= {"mix": options.pop("mix_scores"), "compensation": options.pop("compensate")}
-    sparsity = {"kind": options.pop("sparsity")}
-    sparsity |= {name: options.pop(name) for name in ("k", "x0", "protect_first", "protect_last", "budget", "context")}
-    if reconstruction and changes["compensation"] not in (None, "reconstruct"):
-        raise UsageError("--reconstruction is a way to --compensate reconstruct; leave one of them out")
-    if reconstruction or changes["compensation"] == "reconstruct":
-        changes["compensation"] = reconstruction or "sequential"
-    return recipe(method, _given(sparsity), **_given(changes))
+    return open_recipe(options.pop("recipe"), layout=options.pop("layout"), provider=options["provider"])
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +53,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     form = form_of(options)
     router, threshold = options.pop("router"), options.pop("threshold")
     if threshold is not None and not router:
-        raise UsageError("--threshold is of the router; leave out --no-router, or the threshold")
+        raise UsageError("the threshold has no effect without a router; set router to true, or remove the threshold")
     return ExportRequest(
         tasks=parsed,
         mixtures=parse_mixtures(names, **mixtures),

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console, table
-from seap_export.cli.options import PathType, force_option, output_options, parity_options
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import (
+    PathType,
+    force_option,
+    output_options,
+    parity_options,
+    provider_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from seap_export.pipeline.validate import ValidationRequest
@@ -21,45 +29,62 @@ __all__ = ["validate_command"]
 _CHECKS = ("integrity", "parity", "router", "quality", "speed")
 
 
-@click.command("validate")
+@click.command("validate", cls=GroupedCommand)
 @click.argument("path", type=PathType())
-@click.option("--check", "checks", multiple=True, type=click.Choice(_CHECKS), help="Only this check. Repeatable.")
-@click.option(
-    "--prompt-file",
-    type=PathType(),
-    help="A corpus of prompts (JSONL, Parquet, text; no task file).  [default: the held-out texts of the export]",
+@titled(
+    "What to check",
+    option("--check", "checks", multiple=True, type=click.Choice(_CHECKS), help="Run only this check. Repeatable."),
+    option("--dense", metavar="MODEL", help="The dense model, which the quality and the speed gate need."),
+    option(
+        "--prompt-file",
+        type=PathType(),
+        help="A corpus of prompts: JSONL, Parquet or text.  [default: the held-out texts of the export]",
+    ),
+    option("--bisect", is_flag=True, help="After a failed parity, find the sublayer that diverges first."),
+    option("--save-golden", type=PathType(), help="Write what a passing variant computes, for --against-golden."),
+    option(
+        "--against-golden",
+        type=PathType(),
+        help="Compare a variant, or its onnx folder, with such a file; torch is not needed.",
+    ),
 )
-@click.option("--bisect", is_flag=True, help="Follow a failed parity to the sublayer that diverges first.")
-@click.option(
-    "--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Execution provider."
+@titled("Parity", *parity_options)
+@titled(
+    "Quality and speed gates",
+    option("--max-kl", type=float, help="Largest mean KL divergence from the dense model, in nats per token."),
+    option("--min-decode-speedup", type=float, help="Smallest speed-up of a decode step over the dense model."),
+    option("--min-prefill-speedup", type=float, help="Smallest speed-up of the time to the first token."),
+    option("--max-bytes-ratio", type=float, help="Largest size on disk, as a fraction of the dense model's."),
+    option(
+        "--depth",
+        "depths",
+        multiple=True,
+        type=int,
+        help="Number of tokens in a timed prompt. Repeatable.  [default: 128]",
+    ),
+    option("--runs", type=int, default=7, show_default=True, help="Number of timed runs of each model, in turn."),
 )
-@parity_options
-@click.option("--dense", metavar="MODEL", help="The dense model, for the limits of quality and speed.")
-@click.option("--max-kl", type=float, help="Quality: largest mean KL divergence from the dense model, nats a token.")
-@click.option("--min-decode-speedup", type=float, help="Speed: least speed-up of a decode step over the dense model.")
-@click.option("--min-prefill-speedup", type=float, help="Speed: least speed-up of the time to the first token.")
-@click.option("--max-bytes-ratio", type=float, help="Speed: largest share of the dense model's bytes on disk.")
-@click.option(
-    "--depth", "depths", multiple=True, type=int, help="Speed: tokens of a prompt. Repeatable. [default: 128]"
+@titled(
+    "What to write",
+    option("--out", type=PathType(), help="Write the report to this file as JSON."),
+    option("--junit", type=PathType(), help="Write it to this file as JUnit XML."),
+    option("--html", type=PathType(), help="Write it to this file as an HTML page."),
+    force_option,
 )
-@click.option("--runs", type=int, default=7, show_default=True, help="Speed: runs of each model, in turn.")
-@click.option("--save-golden", type=PathType(), help="Write what a passing variant computes, for --against-golden.")
-@click.option(
-    "--against-golden", type=PathType(), help="Compare a variant, or its onnx folder, with that; torch is not needed."
-)
-@click.option("--out", type=PathType(), help="Write the report there as JSON.")
-@click.option("--junit", type=PathType(), help="Write it there as JUnit XML.")
-@click.option("--html", type=PathType(), help="Write it there as a page.")
-@force_option
-@output_options
+@titled("Machine", provider_option, threads_option, output_options)
 def validate_command(console: Console, path: Path, force: bool, **options: Any) -> None:
-    """Check all variants of an export at PATH, or one variant; the exit code says what failed.
-
-    Integrity: every file is there, has its hash, and agrees with the others. Parity: ONNX against hf in torch.
-    Router: it leads to the variants. Quality and speed: against --dense, where a limit is given.
+    """Check all variants of an export at PATH, or one variant; the exit code shows what failed.
 
     \b
-    Exit codes: 3 parity, 4 quality, 5 speed, 6 environment or too noisy, 7 damaged.
+    integrity  every file exists, has its hash and agrees with the others
+    parity     the ONNX file computes what the model in hf computes in torch
+    router     it leads to the variants
+    quality    the divergence from --dense is within --max-kl
+    speed      the speed and the size, compared with --dense, are within their limits
+
+    \b
+    Exit codes: 3 parity failed, 4 quality failed, 5 speed failed, 7 files are damaged,
+    6 the environment lacks something, or the machine is too noisy to decide about the speed.
 
     \b
     Examples:

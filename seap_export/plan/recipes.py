@@ -1,10 +1,13 @@
-"""How a variant is chosen and made: the settings, and the named recipes."""
+"""How a variant is chosen and made: the settings, and recipes as TOML files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -19,13 +22,14 @@ from seap_export.plan.plan import (
     Layout,
     ScoreMix,
 )
-from seap_export.plan.sparsity import EVEN, Sparsity
+from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 from seap_export.scores import SCORES, Score
+from seap_export.toml_file import TomlFile, either, parse_toml, read_toml
 
-__all__ = ["ALIGN", "CUSTOM", "DEFAULT_METHOD", "METHODS", "PlanSettings", "recipe"]
+__all__ = ["ALIGN", "CUSTOM", "DEFAULT_RECIPE", "PlanSettings", "Recipe", "open_recipe", "shipped_recipes"]
 
-DEFAULT_METHOD = "reconstruct"
-#: The name of settings that are no recipe's.
+DEFAULT_RECIPE = "reconstruct"
+#: The name of settings that are no shipped recipe's.
 CUSTOM = "custom"
 #: What neuron counts are multiples of, by the execution provider that a variant is made for. On the CPU: measured, see
 #: docs/measurements.md. For CUDA: 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's Guide"
@@ -33,11 +37,16 @@ CUSTOM = "custom"
 ALIGN: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 64})
 #: The kinds of sparsity that decide between heads and neurons themselves.
 _SELF_BALANCED = ("adaptive", "global")
+#: The shipped recipes, one file each in `seap_export/recipes`.
+_SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap")
 
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """How what is kept is chosen, and what makes up for what is not; see `Plan` for the fields."""
+    """How what is kept is chosen, and what makes up for what is not; see `Plan` for the fields.
+
+    A recipe file holds these fields, except `layout`.
+    """
 
     score: Score = "elimination"
     sparsity: Sparsity = Sparsity("adaptive")
@@ -58,19 +67,18 @@ class PlanSettings:
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise UsageError(f"{name} '{getattr(self, name)}' is not known; known: {', '.join(known)}")
+                raise SettingError(name, f"'{getattr(self, name)}' is not known; use {either(known)}")
         if self.layout == "uniform" and self.sparsity != EVEN:
-            raise UsageError(
-                "--layout uniform shrinks all layers alike; use it with --sparsity uniform, none protected"
-            )
+            raise SettingError("sparsity", "the uniform layout prunes all layers alike and protects none")
+        if self.align < 1:
+            raise SettingError("align", f"{self.align} is out of range; give at least 1")
         if not 0.0 < self.ridge < math.inf:
-            raise UsageError(f"--ridge {self.ridge:g} is out of range; give a positive number")
+            raise SettingError("ridge", f"{self.ridge:g} is out of range; give a positive number")
         if self.sparsity.kind == "global" and self.score == "elimination":
-            raise UsageError("--sparsity global ranks scores; use it with --score wifv or wifn")
+            raise SettingError("sparsity.kind", "'global' ranks scores; use it with the score wifv or wifn")
         if self.sparsity.kind in _SELF_BALANCED and self.balance == "alike":
-            raise UsageError(
-                f"--sparsity {self.sparsity.kind} weighs heads against neurons itself; leave --balance alike out"
-            )
+            problem = f"{self.sparsity.kind} sparsity weighs heads against neurons itself; remove this key"
+            raise SettingError("balance", problem)
 
     @property
     def square_heads(self) -> bool:
@@ -82,86 +90,138 @@ class PlanSettings:
         return replace(self, sparsity=self.sparsity.resolved(num_hidden_layers))
 
     def in_layout(self, layout: Layout) -> PlanSettings:
-        """The same settings in a layout; the uniform one has its own sparsity, the same in every layer."""
-        return replace(self, layout=layout, sparsity=EVEN if layout == "uniform" else self.sparsity)
+        """The same settings in a layout; the uniform one replaces the sparsity, since all layers lose the same.
+
+        Raises:
+            SettingError: The layout is uniform and the sparsity is not that of a shipped recipe, so that replacing it
+                would ignore what somebody has set.
+        """
+        if layout == "per-layer":
+            return replace(self, layout=layout)
+        if self.sparsity not in (EVEN, *(own.settings.sparsity for own in shipped_recipes().values())):
+            problem = "--layout uniform prunes all layers alike; remove this table, or use another layout"
+            raise SettingError("sparsity", problem)
+        return replace(self, layout=layout, sparsity=EVEN)
 
     def method(self, num_hidden_layers: int) -> str:
-        """The name of the recipe with these settings, whatever the alignment, the ridge and the mix; or `custom`.
+        """The name of the shipped recipe with these settings, whatever `align`, `ridge` and `mix` are, or `custom`.
 
         In the uniform layout it is the recipe whose other settings are these, since sparsity is not free there.
 
         Args:
-            num_hidden_layers: Of the model, on which the default protection depends.
+            num_hidden_layers: Layers of the model, on which the default protection depends.
         """
         own = self.resolved(num_hidden_layers)
-        for name, settings in METHODS.items():
-            known = settings.in_layout(self.layout).resolved(num_hidden_layers)
+        for name, recipe in shipped_recipes().items():
+            known = recipe.settings.in_layout(self.layout).resolved(num_hidden_layers)
             if replace(own, align=known.align, ridge=known.ridge, mix=known.mix) == known:
                 return name
         return CUSTOM
 
 
-#: The recipes: ours, the paper's (arXiv 2503.07605), and the two that it compares itself with.
-METHODS: Mapping[str, PlanSettings] = MappingProxyType(
-    {
-        "reconstruct": PlanSettings(),
-        "seap": PlanSettings("wifv", Sparsity("logistic"), balance="alike", compensation="bias"),
-        "wanda-sp": PlanSettings(
-            "wifn", Sparsity("uniform", protect_first=0, protect_last=0), balance="alike", compensation="none"
-        ),
-        "flap": PlanSettings("wifv", Sparsity("global"), compensation="bias"),
-    }
-)
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file.
+
+    Attributes:
+        summary: What it does, in one line.
+        source: Where the method comes from.
+        settings: The settings in it, in the layout `per-layer`.
+        text: The whole file.
+    """
+
+    summary: str
+    source: str
+    settings: PlanSettings
+    text: str
 
 
-def recipe(method: str, sparsity: Mapping[str, Any], **changes: Any) -> PlanSettings:
-    """A recipe with some settings changed.
+@cache
+def shipped_recipes() -> Mapping[str, Recipe]:
+    """The recipes that come with this package, by name; the default first."""
+    return MappingProxyType({name: _recipe(_shipped_file(name), ALIGN["cpu"]) for name in _SHIPPED})
+
+
+def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", provider: str = "cpu") -> PlanSettings:
+    """The settings of a shipped recipe or of a recipe file.
 
     Args:
-        method: Name of the recipe.
-        sparsity: Fields of its sparsity setting to change.
-        **changes: Other fields to change.
+        recipe: Name of a shipped recipe, or path of a TOML file.
+        layout: Whether layers may differ in shape.
+        provider: Execution provider, which decides `align` where the recipe does not.
 
     Raises:
-        UsageError: There is no such recipe, or a value is out of range.
+        UsageError: There is no such recipe, or the file holds what cannot be; the message names file, line and key.
     """
-    if method not in METHODS:
-        raise UsageError(f"method '{method}' is not known; known: {', '.join(METHODS)}")
-    base = METHODS[method].in_layout(changes.get("layout", "per-layer"))
-    if base.layout == "uniform":
-        _refuse_uneven(sparsity)
-    if "kind" in sparsity and sparsity["kind"] != base.sparsity.kind:
-        own = Sparsity(**sparsity)  # another kind has another default protection
-        if own.kind in _SELF_BALANCED:
-            changes = {"balance": "loss", **changes}
+    if recipe in _SHIPPED:
+        file = _shipped_file(recipe)
     else:
-        own = replace(base.sparsity, **sparsity)
-    settings = replace(base, sparsity=own, **changes)
-    _refuse_idle(settings, {*sparsity, *changes})
-    return settings
+        path = Path(recipe).expanduser()
+        if not path.is_file():
+            raise UsageError(f"recipe '{recipe}' is not known; use {either(_SHIPPED)}, or the path of a TOML file")
+        file = read_toml(path)
+    settings = _recipe(file, ALIGN[provider]).settings
+    try:
+        return settings.in_layout(layout)
+    except SettingError as error:
+        raise file.error(error.key, error.problem) from error
 
 
-#: The options that the uniform layout leaves no choice of.
-_OF_DEPTH = {"kind": "--sparsity", "budget": "--budget", "context": "--context", "k": "--k", "x0": "--x0"}
-_OF_DEPTH |= {"protect_first": "--protect-first", "protect_last": "--protect-last"}
+def _shipped_file(name: str) -> TomlFile:
+    file = resources.files("seap_export") / "recipes" / f"{name}.toml"
+    return parse_toml(file.name, file.read_text("utf-8"))
 
 
-def _refuse_uneven(sparsity: Mapping[str, Any]) -> None:
-    """Refuses a sparsity setting that would not shrink all layers alike."""
-    idle = [name for name in ("k", "x0", "context") if name in sparsity]
-    uneven = [name for name, value in sparsity.items() if name not in idle and value != getattr(EVEN, name)]
-    if idle or uneven:
-        options = " and ".join(option for name, option in _OF_DEPTH.items() if name in (*idle, *uneven))
-        raise UsageError(f"--layout uniform shrinks all layers alike, and counts weights; leave out {options}")
+def _recipe(file: TomlFile, align: int) -> Recipe:
+    """The recipe in a file that may leave out any key; `align` is that of a file without one."""
+    values = _typed(file, file.values, {"summary": str, "source": str, "sparsity": dict, **_types(PlanSettings)})
+    about = {name: values.pop(name, "") for name in ("summary", "source")}
+    sparsity = _typed(file, values.pop("sparsity", {}), _types(Sparsity), "sparsity")
+    try:
+        settings = PlanSettings(sparsity=Sparsity(**{"kind": "adaptive", **sparsity}), **{"align": align, **values})
+        _refuse_idle(settings, {*values, *(f"sparsity.{name}" for name in sparsity)})
+    except SettingError as error:
+        raise file.error(error.key, error.problem) from error
+    return Recipe(**about, settings=settings, text=file.text)
+
+
+def _types(settings: type[PlanSettings | Sparsity]) -> dict[str, type]:
+    """The type of each key, from the annotations; a choice among names is a string."""
+    known = {"int": int, "int | None": int, "float": float}
+    return {
+        own.name: known.get(str(own.type), str) for own in fields(settings) if own.name not in ("sparsity", "layout")
+    }
+
+
+_ARTICLES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", dict: "a table"}
+
+
+def _typed(file: TomlFile, table: Mapping[str, Any], types: Mapping[str, type], name: str = "") -> dict[str, Any]:
+    """The values of a table, each of its type."""
+    file.refuse_unknown(types, name)
+    found = {}
+    for key, value in table.items():
+        wanted = types[key]
+        accepted = (int, float) if wanted is float else wanted
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            place = f"{name}.{key}" if name else key
+            raise file.error(place, f"must be {_ARTICLES[wanted]}, not {value!r:.40}")
+        found[key] = wanted(value)
+    return found
 
 
 def _refuse_idle(settings: PlanSettings, given: set[str]) -> None:
-    """Refuses what was asked for but would change nothing."""
-    if settings.sparsity.kind != "logistic" and given & {"k", "x0"}:
-        raise UsageError("--k and --x0 shape the logistic curve; use them with --sparsity logistic, or leave them out")
-    if settings.sparsity.budget == "weights" and "context" in given:
-        raise UsageError("--context counts for other budgets than weights; give --budget macs or bytes, too")
-    if settings.score == "elimination" and "mix" in given:
-        raise UsageError("--mix-scores is about scores; use it with --score wifv or wifn, or leave it out")
-    if settings.compensation in ("bias", "none") and "ridge" in given and settings.score != "elimination":
-        raise UsageError("--ridge is of the refit; use it with --compensate reconstruct, or leave it out")
+    """Refuses keys that are given and would change nothing."""
+    sparsity = settings.sparsity
+    idle = {
+        ("sparsity.k", "sparsity.x0"): sparsity.kind != "logistic" and f'kind = "{sparsity.kind}"',
+        ("sparsity.context",): sparsity.budget == "weights" and 'budget = "weights"',
+        ("mix",): settings.score == "elimination" and 'score = "elimination"',
+        ("ridge",): settings.score != "elimination"
+        and settings.compensation in ("bias", "none")
+        and f'score = "{settings.score}" and compensation = "{settings.compensation}"',
+    }
+    for keys, cause in idle.items():
+        for key in keys:
+            if cause and key in given:
+                raise SettingError(key, f"has no effect with {cause}; remove it")

@@ -59,7 +59,7 @@ def solve_layers(
     """
     check_ratio(spec, ratio, sparsity, align)
     if balance == "alike" and sparsity.kind in ("adaptive", "global"):
-        raise UsageError(f"--sparsity {sparsity.kind} weighs heads against neurons itself; leave --balance alike out")
+        raise UsageError(f"{sparsity.kind} sparsity weighs heads against neurons itself; it needs the balance 'loss'")
     choices = [LayerChoices(own, align, balance) for own in options]
     cost, total = sparsity.cost, sum(sparsity.cost.dense(own.shape) for own in options)
     if ratio == 0.0:
@@ -68,11 +68,11 @@ def solve_layers(
     free = [value > 0.0 for value in curve]
     if sparsity.kind == "adaptive":
         if sensitivity is None:
-            raise UsageError("--sparsity adaptive needs the layers' sensitivity, which these statistics lack")
+            raise UsageError("adaptive sparsity needs the sensitivity of the layers, which these statistics lack")
         kept = spend(choices, free, budget, sensitivity, cost)
     elif sparsity.kind == "global":
         if scores is None:
-            raise UsageError("--sparsity global ranks the scores of heads and neurons; use --score wifv or wifn")
+            raise UsageError("global sparsity ranks the scores of heads and neurons; use the score wifv or wifn")
         kept = rank(choices, scores, free, budget)
     else:
         kept = _on_curve(choices, curve, ratio)
@@ -112,7 +112,7 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int) -
     if not 0.0 <= ratio < 1.0:
         raise UsageError(f"ratio {ratio} is out of range; give at least 0 and less than 1, e.g. --ratio 0.2")
     if align < 1:
-        raise UsageError(f"align {align} is out of range; give a positive multiple, e.g. --align 16")
+        raise UsageError(f"align {align} is out of range; give a positive multiple, such as 16")
     curve, cost = sparsity.curve(len(spec.layers)), sparsity.cost
     shapes = [layer_shape(spec, layer) for layer in range(len(curve))]
     least = sum(
@@ -123,6 +123,7 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int) -
     if ratio > most + RATIO_TOLERANCE:
         counted = "" if sparsity.budget == "weights" else f" of the {sparsity.budget}"
         raise UsageError(
-            f"ratio {ratio} cannot be reached: with {curve.count(0.0)} protected layers and --align {align} at most "
-            f"{most:.3f}{counted} can be removed; lower the ratio, --align, --protect-first or --protect-last"
+            f"ratio {ratio} cannot be reached: with {curve.count(0.0)} protected layers and multiples of "
+            f"{align} neurons, at most {most:.3f}{counted} can be removed; lower the ratio, or align, protect_first "
+            "or protect_last in the recipe"
         )

@@ -8,12 +8,27 @@ from typing import Literal, get_args
 
 from seap_export.errors import UsageError
 from seap_export.plan.cost import BUDGETS, Budget, CostModel
+from seap_export.toml_file import either
 
-__all__ = ["EVEN", "SPARSITY_KINDS", "Sparsity", "SparsityKind", "default_protection"]
+__all__ = ["EVEN", "SPARSITY_KINDS", "SettingError", "Sparsity", "SparsityKind", "default_protection"]
 
 SparsityKind = Literal["logistic", "uniform", "adaptive", "global"]
 SPARSITY_KINDS: tuple[SparsityKind, ...] = get_args(SparsityKind)
 _CURVES = ("logistic", "uniform")
+
+
+class SettingError(UsageError):
+    """A setting of a recipe that is out of range or contradicts another one.
+
+    Attributes:
+        key: The setting, as a recipe file names it, such as `sparsity.k`.
+        problem: What is wrong with it, and how to fix it.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+        self.problem = problem
 
 
 def default_protection(kind: SparsityKind, num_hidden_layers: int) -> int:
@@ -48,17 +63,22 @@ class Sparsity:
 
     def __post_init__(self) -> None:
         if self.kind not in SPARSITY_KINDS:
-            raise UsageError(f"sparsity '{self.kind}' is not known; known: {', '.join(SPARSITY_KINDS)}")
-        if not (math.isfinite(self.k) and math.isfinite(self.x0)):
-            raise UsageError("the logistic curve needs finite k and x0")
-        if min(self.protect_first or 0, self.protect_last or 0) < 0:
-            raise UsageError("the number of protected layers cannot be negative")
+            raise SettingError("sparsity.kind", f"'{self.kind}' is not known; use {either(SPARSITY_KINDS)}")
+        for name in ("k", "x0"):
+            if not math.isfinite(getattr(self, name)):
+                raise SettingError(
+                    f"sparsity.{name}", f"{getattr(self, name):g} is out of range; give a finite number"
+                )
+        for name in ("protect_first", "protect_last"):
+            if (getattr(self, name) or 0) < 0:
+                raise SettingError(f"sparsity.{name}", f"{getattr(self, name)} is out of range; give at least 0")
         if self.budget not in BUDGETS:
-            raise UsageError(f"budget '{self.budget}' is not known; known: {', '.join(BUDGETS)}")
+            raise SettingError("sparsity.budget", f"'{self.budget}' is not known; use {either(BUDGETS)}")
         if self.budget != "weights" and self.kind != "adaptive":
-            raise UsageError(f"budget '{self.budget}' needs --sparsity adaptive; {self.kind} counts weights only")
+            problem = f"'{self.budget}' needs kind = \"adaptive\"; {self.kind} sparsity counts weights only"
+            raise SettingError("sparsity.budget", problem)
         if self.context < 1:
-            raise UsageError(f"context {self.context} is out of range; give a positive number of positions")
+            raise SettingError("sparsity.context", f"{self.context} is out of range; give at least 1 position")
 
     @property
     def cost(self) -> CostModel:
@@ -76,7 +96,7 @@ class Sparsity:
         last = default if self.protect_last is None else self.protect_last
         if first + last >= num_hidden_layers:
             raise UsageError(
-                f"all {num_hidden_layers} layers would be protected; lower --protect-first and --protect-last"
+                f"all {num_hidden_layers} layers would be protected; lower protect_first or protect_last in the recipe"
             )
         return replace(self, protect_first=first, protect_last=last)
 

@@ -137,7 +137,7 @@ def test_no_room_for_the_manifest(run: RunIt, done: Path, tree: TreeOf, monkeypa
     """The steps that are there and the manifest stay as they are, and so does a step that was to be replaced."""
     before = tree(done)
     monkeypatch.setattr(Manifest, "write", full)
-    replaced = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--compensate", "none")
+    replaced = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--recipe", "wanda-sp")
     assert run(*replaced, "--force", "--quiet").refused(6) == FULL
     assert tree(done) == before
     monkeypatch.undo()

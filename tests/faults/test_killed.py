@@ -84,7 +84,7 @@ def test_a_kill_before_any_change_while_the_router_is_replaced(
     out, before = work / "out", work / "before"
     assert tool(work, *COMMON, "--ratio", "0.2").code == 0
     shutil.copytree(out, before)
-    again = (*COMMON, "--ratio", "0.2", "--threshold", "0.6")
+    again = (*COMMON, "--ratio", "0.2", "--set", "threshold=0.6")
     assert tool(work, *again).code == 0
     expected = tree(out)
     assert expected != tree(before)

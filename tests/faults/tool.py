@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 #: Where it may be had, the runs see mounts of their own.
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 COMMON = (
-    "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--prompts", "1",
-    "--decode-steps", "2", "--quiet",
+    "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--set", "prompts=1",
+    "--set", "decode_steps=2", "--quiet",
 )  # fmt: skip
 #: Two tasks, two ratios, a router.
 ALL = (*COMMON, "--ratio", "0.2", "--ratio", "0.4")

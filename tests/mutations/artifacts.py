@@ -17,7 +17,7 @@ from seap_export.cli import main
 __all__ = ["BASES", "CHAT_TEMPLATE", "Base", "make"]
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-_FEW = ("--samples", "24", "--held-out", "6", "--prompts", "1", "--decode-steps", "16")
+_FEW = ("--samples", "24", "--set", "held_out=6", "--set", "prompts=1")
 _WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 _LLAMA3 = {
     "rope_type": "llama3",
@@ -58,17 +58,17 @@ BASES: dict[str, Base] = {
     ),
     "standard": Base(
         {"model_type": "mistral", "sliding_window": 5},
-        options=("--dialect", "standard", "--layout", "uniform"),
+        options=("--set", "dialect=standard", "--layout", "uniform"),
     ),
     "qwen3": Base({"model_type": "qwen3", "head_dim": 32}),
     "window": Base(
         {"model_type": "mistral", "sliding_window": 5}, options=("--precision", "int8", "--logits", "last")
     ),
-    "half": Base({"model_type": "llama"}, options=("--precision", "fp16", "--dialect", "standard")),
+    "half": Base({"model_type": "llama"}, options=("--precision", "fp16", "--set", "dialect=standard")),
     "int4": Base({"model_type": "llama"}, options=("--precision", "int4")),
     "points": Base(
         {"model_type": "qwen2", **_WINDOW},
-        options=("--precision", "int4", "--asymmetric"),
+        options=("--precision", "int4", "--set", "asymmetric=true"),
     ),
 }
 

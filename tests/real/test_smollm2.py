@@ -81,7 +81,7 @@ def paper(demo: Path, smollm2_gguf: Path, run: Run, tmp_path_factory: pytest.Tem
     folder = tmp_path_factory.mktemp("paper")
     statistics = ("--calibration", demo / "calibration" / "arithmetic")
     plan = folder / "plan.json"
-    run("plan", smollm2_gguf, *statistics, "--method", "seap", "--ratio", "0.5", "--out", plan)
+    run("plan", smollm2_gguf, *statistics, "--recipe", "seap", "--ratio", "0.5", "--out", plan)
     run("prune", smollm2_gguf, "--plan", plan, *statistics, "--out", folder / "hf")
     return folder
 

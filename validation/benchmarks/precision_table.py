@@ -23,8 +23,9 @@ from converters import write_onnx
 from converters.form import OnnxForm
 from converters.precision import PRECISIONS, choose_precision
 from seap_export.activations.statistics import Calibration
+from seap_export.plan.recipes import DEFAULT_RECIPE, open_recipe
 from seap_export.sources.source import open_source
-from validation.benchmarks.recipes import Shrinker, parse_recipe
+from validation.benchmarks.shrinker import Shrinker
 from validation.prompts import tokenize_prompts
 from validation.quality import DenseAnswers, DenseReference, measure_divergence
 
@@ -51,7 +52,7 @@ class _Row:
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path))
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)
 @click.option("--precision", "precisions", multiple=True, required=True, type=click.Choice(PRECISIONS))
-@click.option("--recipe", default="reconstruct", show_default=True)
+@click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, metavar="NAME|FILE")
 @click.option("--number", type=int, default=32, show_default=True, help="Texts that are evaluated.")
 @click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there, too.")
@@ -73,7 +74,7 @@ def precision_table(
         for ratio in (0.0, *ratios):
             name = f"{calibration.record.task}-{ratio:g}" if ratio else "dense"
             (Path(scratch) / name).mkdir()
-            shrinker.write(calibration, parse_recipe(recipe), ratio, Path(scratch) / name)
+            shrinker.write(calibration, open_recipe(recipe), ratio, Path(scratch) / name)
         dense = Path(scratch) / "dense"
         token_ids = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=source.spec.vocab_size)
         with DenseAnswers(dense) as answers:

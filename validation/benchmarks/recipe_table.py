@@ -2,9 +2,9 @@
 
     seap-export calibrate MODEL --task gsm8k=gsm8k.toml --samples 200 --held-out 32 --out DIR
     python -m validation.benchmarks.recipe_table MODEL --calibration DIR/calibration/gsm8k --ratio 0.2 --ratio 0.5 \
-        --recipe seap --recipe reconstruct --recipe "reconstruct compensation=one-shot"
+        --recipe seap --recipe reconstruct --recipe mine.toml
 
-A recipe is a method's name and what differs from it (`recipes.parse_recipe`). Each cell is KL(dense || shrunk) in
+A recipe is the name of a shipped one or a TOML file. Each cell is KL(dense || shrunk) in
 nats a token / perplexity, on the task's held-out texts, or on those of `--text TASK=CORPUS` instead.
 """
 
@@ -21,8 +21,9 @@ import click
 
 from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task, parse_tasks, split_samples
+from seap_export.plan.recipes import open_recipe
 from seap_export.sources.source import open_source
-from validation.benchmarks.recipes import Shrinker, parse_recipe
+from validation.benchmarks.shrinker import Shrinker
 from validation.prompts import tokenize_prompts
 from validation.quality import DenseAnswers, DenseReference, measure_divergence
 
@@ -45,7 +46,7 @@ class _Cell:
 @click.argument("model")
 @click.option("--calibration", "folders", multiple=True, required=True, type=click.Path(path_type=Path))
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)
-@click.option("--recipe", "recipes", multiple=True, required=True)
+@click.option("--recipe", "recipes", multiple=True, required=True, metavar="NAME|FILE")
 @click.option("--text", "texts", multiple=True, metavar="TASK=CORPUS", help="Evaluate a task on other texts.")
 @click.option("--number", type=int, default=32, show_default=True, help="Texts of a task that are evaluated.")
 @click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
@@ -68,7 +69,7 @@ def recipe_table(
     with tempfile.TemporaryDirectory() as scratch:
         dense = Path(scratch)
         calibrations = [Calibration(folder) for folder in folders]
-        shrinker.write(calibrations[0], parse_recipe(recipes[0]), 0.0, dense)
+        shrinker.write(calibrations[0], open_recipe(recipes[0]), 0.0, dense)
         for calibration in calibrations:
             held_out = _texts(calibration, others.get(calibration.record.task), number)
             token_ids = tokenize_prompts(dense, held_out, max_tokens=max_length, vocab_size=source.spec.vocab_size)
@@ -96,7 +97,7 @@ def _cells(
     cells = {}
     for ratio in ratios:
         with tempfile.TemporaryDirectory() as folder:
-            achieved = shrinker.write(calibration, parse_recipe(text), ratio, Path(folder))
+            achieved = shrinker.write(calibration, open_recipe(text), ratio, Path(folder))
             own = measure_divergence(reference, Path(folder))
         place = f"{calibration.record.task} {ratio:g}"
         cells[place] = _Cell(own.mean_kl, own.perplexity, own.dense_perplexity, own.top1_agreement, achieved)

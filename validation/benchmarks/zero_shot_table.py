@@ -5,9 +5,9 @@
         --questions piqa=piqa_validation.toml --ratio 0.5 --limit 500 \
         --recipe wanda-sp@wikitext2 --recipe flap@wikitext2 --recipe seap --recipe reconstruct --json figures.json
 
-A recipe is a method's name and what differs from it (`recipes.parse_recipe`); its statistics are of the questions'
-task, or after an `@` those of one task for all questions. MODEL is a model folder. Cells are acc / acc_norm in per
-cent. Figures are kept in the JSON file as they come; a second run goes on where the first one stopped.
+A recipe is the name of a shipped one or a TOML file; its statistics are of the questions' task, or after an `@` those
+of one task for all questions. MODEL is a model folder. Cells are acc / acc_norm in per cent. Figures are kept in the
+JSON file as they come; a second run goes on where the first one stopped.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import click
 
 from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task, parse_tasks, text_digest
+from seap_export.plan.recipes import open_recipe
 from seap_export.sources.source import open_source
-from validation.benchmarks.recipes import Shrinker, parse_recipe
+from validation.benchmarks.shrinker import Shrinker
 from validation.zero_shot.evaluate import evaluate_zero_shot
 from validation.zero_shot.questions import Question, read_questions
 from validation.zero_shot.tasks import HarnessTask, local_task
@@ -39,7 +40,7 @@ Figures = dict[str, dict[str, Any]]
 @click.option("--calibrations", "folder", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--questions", multiple=True, required=True, metavar="TASK=FILE")
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)
-@click.option("--recipe", "recipes", multiple=True, required=True)
+@click.option("--recipe", "recipes", multiple=True, required=True, metavar="NAME|FILE[@TASK]")
 @click.option("--limit", type=int, default=500, show_default=True, help="Questions of a task.")
 @click.option("--json", "json_file", required=True, type=click.Path(path_type=Path), help="Where figures are kept.")
 def zero_shot_table(
@@ -65,7 +66,7 @@ def zero_shot_table(
                 settings, _, general = text.partition("@")
                 calibration = Calibration(folder / (general or next(iter(group))))
                 with tempfile.TemporaryDirectory() as shrunk:
-                    achieved = shrinker.write(calibration, parse_recipe(settings), ratio, Path(shrunk))
+                    achieved = shrinker.write(calibration, open_recipe(settings), ratio, Path(shrunk))
                     _measure(figures, json_file, row, group, Path(shrunk), achieved)
     click.echo(_table(figures, list(tasks), [f"{text} {ratio:g}" for ratio in ratios for text in recipes]))
 

@@ -105,13 +105,14 @@ def test_a_model_folder_may_be_renamed(run: Run, done: Path, work: Path) -> None
     assert tree(done) == before
 
 
-def test_the_default_protection_spelled_out_is_the_same_input(run: Run, done: Path) -> None:
-    assert run(*ALL, "--protect-first", 0, "--protect-last", 0).code == 0
+def test_the_default_protection_spelled_out_is_the_same_input(run: Run, done: Path, work: Path) -> None:
+    (work / "mine.toml").write_text("[sparsity]\nprotect_first = 0\nprotect_last = 0\n")
+    assert run(*ALL, "--recipe", "mine.toml").code == 0
 
 
 def test_other_batches_are_the_same_input(run: Run, done: Path, pristine: Path) -> None:
     """They change the speed, and the last bits of what a run makes, but no key."""
-    assert run(*ALL, "--batch-tokens", 64).code == 0
+    assert run(*ALL, "--set", "batch_tokens=64").code == 0
     assert tree(done) == tree(pristine)
 
 
@@ -203,7 +204,7 @@ def test_an_interrupted_export_goes_on(run: Run, work: Path, pristine: Path, mon
 
 def test_other_inputs_need_force(run: Run, done: Path) -> None:
     before = tree(done)
-    outcome = run(*ALL, "--quiet", "--seed", 1)
+    outcome = run(*ALL, "--quiet", "--set", "seed=1")
 
     assert outcome.code == 2
     assert outcome.err == (
@@ -214,9 +215,10 @@ def test_other_inputs_need_force(run: Run, done: Path) -> None:
 
 
 def test_force_replaces_what_changed_and_no_more(run: Run, done: Path, work: Path) -> None:
+    (work / "mine.toml").write_text('compensation = "none"\n')
     kept = [done / "calibration", done / "b-0.2", done / "b-0.4"]
     before = [stamps(folder) for folder in kept]
-    arguments = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--compensate", "none")
+    arguments = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--recipe", "mine.toml")
 
     assert run(*arguments, "--out", "out", "--force", "--quiet").code == 0
 
@@ -256,7 +258,7 @@ def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
 
 def limits(work: Path, max_abs: float) -> tuple[str, str]:
     (work / "limits.toml").write_text(f"[fp32]\nmax_abs = {max_abs}\n")
-    return "--limits", "limits.toml"
+    return "--set", "limits=limits.toml"
 
 
 def test_another_limit_redoes_only_parity(run: Run, done: Path, work: Path) -> None:
@@ -272,7 +274,7 @@ def test_another_limit_redoes_only_parity(run: Run, done: Path, work: Path) -> N
 
 def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: Path) -> None:
     before = tree(done)
-    outcome = run(*ONE, "--seed", 1, "--force", "--quiet")
+    outcome = run(*ONE, "--set", "seed=1", "--force", "--quiet")
 
     assert outcome.code == 2
     assert outcome.err == (

@@ -20,7 +20,7 @@ from seap_export.pipeline import calibration, router, variants
 
 Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
-MIXTURES = ("--general", "--weight", "b=3", "--mix", "x=a:2,b")
+MIXTURES = ("--general", "--set", "weight.b=3", "--set", "mix.x=a:2,b")
 MIXED = ("export", "m", *TASKS, *MIXTURES, "--ratio", "0.3", "--out", "out")
 NAMES = ["a-0.3", "b-0.3", "general-0.3", "x-0.3"]
 
@@ -139,7 +139,7 @@ def test_a_second_run_writes_nothing(run: Run, place: Path, monkeypatch: pytest.
     forbid(monkeypatch, variants, "rank", "plan_variant", "write_shrunk_model", "convert_folder", "check_parity")
     forbid(monkeypatch, router, "fit_classifier")
 
-    outcome = run(*MIXED, "--batch-tokens", "100")
+    outcome = run(*MIXED, "--set", "batch_tokens=100")
 
     assert outcome.code == 0
     lines = outcome.err.splitlines()
@@ -153,7 +153,7 @@ def test_a_second_run_writes_nothing(run: Run, place: Path, monkeypatch: pytest.
 
 def test_the_order_of_tasks_and_parts_is_no_other_input(run: Run, place: Path) -> None:
     before = stamps(place / "out")
-    mixtures = ("--mix", "x=b:1,a:2", "--general", "--weight", "b=3")
+    mixtures = ("--set", "mix.x=b:1,a:2", "--general", "--set", "weight.b=3")
     outcome = run("export", "m", *TASKS[2:], *TASKS[:2], *mixtures, "--ratio", "0.3", "--out", "out", "-q")
     assert (outcome.code, outcome.err) == (0, "")
     assert stamps(place / "out") == before
@@ -170,7 +170,7 @@ def test_a_ratio_and_a_mixture_can_be_added(run: Run, place: Path, monkeypatch: 
     before = {name: stamps(place / "out" / name) for name in [*NAMES, "calibration"]}
     forbid(monkeypatch, calibration, "_calibrate")
 
-    assert run(*MIXED, "--ratio", "0.2", "--mix", "y=a,b:5", "-q").code == 0
+    assert run(*MIXED, "--ratio", "0.2", "--set", "mix.y=a,b:5", "-q").code == 0
 
     assert {name: stamps(place / "out" / name) for name in before} == before
     values = router_of(place / "out")
@@ -200,14 +200,14 @@ def test_other_weights_need_force_and_replace_one_mixture(run: Run, place: Path)
 
 def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, place: Path) -> None:
     before = digests(place / "out")
-    outcome = run("export", "m", *TASKS, "--ratio", "0.3", "--seed", "1", "--out", "out", "--force", "-q")
+    outcome = run("export", "m", *TASKS, "--ratio", "0.3", "--set", "seed=1", "--out", "out", "--force", "-q")
     assert outcome.code == 2
     assert outcome.err == (
         "Error: --force would replace what out/general-0.3 was made from, and leave it behind; export it again too, "
         "or use another --out\n"
     )
     assert digests(place / "out") == before
-    assert run(*MIXED, "--seed", "1", "--force", "-q").code == 0
+    assert run(*MIXED, "--set", "seed=1", "--force", "-q").code == 0
     assert router_of(place / "out")["seed"] == 1
 
 
@@ -226,11 +226,11 @@ def test_a_router_is_not_made_to_forget_a_task(run: Run, place: Path) -> None:
         "Error: out/router leads to a too; give all the tasks together, use another --out, or --force to replace it\n"
     )
     assert digests(place / "out") == before
-    assert run(*other, "--no-router").code == 0
+    assert run(*other, "--set", "router=false").code == 0
     assert router_of(place / "out")["classes"] == ["a", "b"]
 
 
-@pytest.mark.parametrize("options", [(*TASKS, "--no-router"), TASKS[:2]])
+@pytest.mark.parametrize("options", [(*TASKS, "--set", "router=false"), TASKS[:2]])
 def test_without_a_router(run: Run, bare: Path, options: tuple[str, ...]) -> None:
     outcome = run("export", "m", *options, "--ratio", "0.3", "--out", "out")
     assert outcome.code == 0
@@ -239,7 +239,7 @@ def test_without_a_router(run: Run, bare: Path, options: tuple[str, ...]) -> Non
 
 
 def test_without_a_general_variant_there_is_no_fallback(run: Run, bare: Path) -> None:
-    assert run("export", "m", *TASKS, "--threshold", "0.9", "--ratio", "0.3", "--out", "out", "-q").code == 0
+    assert run("export", "m", *TASKS, "--set", "threshold=0.9", "--ratio", "0.3", "--out", "out", "-q").code == 0
     values = router_of(bare / "out")
     assert (values["fallback"], values["threshold"]) == ({"0.3": None}, 0.9)
 
@@ -388,7 +388,7 @@ def test_evaluate_and_plot_know_mixtures(run: Run, place: Path) -> None:
 
 @pytest.mark.parametrize("method", ["reconstruct", "seap", "wanda-sp", "flap"])
 def test_every_method_is_proven(run: Run, bare: Path, method: str) -> None:
-    outcome = run("export", "m", *TASKS, "--general", "--method", method, "--ratio", "0.3", "--out", "out", "--json")
+    outcome = run("export", "m", *TASKS, "--general", "--recipe", method, "--ratio", "0.3", "--out", "out", "--json")
     assert outcome.code == 0, outcome.err
     for name, variant in json.loads(outcome.out).items():
         plan = json.loads((bare / "out" / name / "plan.json").read_text("utf-8"))
@@ -398,19 +398,21 @@ def test_every_method_is_proven(run: Run, bare: Path, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    "recipe",
     [
-        ("--reconstruction", "one-shot"),
-        ("--score", "wifv"),
-        ("--compensate", "none"),
-        ("--method", "seap", "--score", "elimination", "--compensate", "reconstruct"),
-        ("--method", "seap", "--sparsity", "adaptive"),
-        ("--budget", "macs", "--context", "512"),
-        ("--budget", "bytes"),
+        'compensation = "one-shot"',
+        'score = "wifv"',
+        'compensation = "none"',
+        'score = "elimination"\nbalance = "alike"\n[sparsity]\nkind = "logistic"',
+        'score = "wifv"\ncompensation = "bias"',
+        '[sparsity]\nbudget = "macs"\ncontext = 512',
+        '[sparsity]\nbudget = "bytes"',
     ],
 )
-def test_a_changed_method_is_custom_and_proven(run: Run, bare: Path, options: tuple[str, ...]) -> None:
-    outcome = run("export", "m", *TASKS[:2], *options, "--ratio", "0.3", "--out", "out", "--json")
+def test_a_changed_recipe_is_custom_and_proven(run: Run, bare: Path, recipe: str) -> None:
+    (bare / "mine.toml").write_text(recipe)
+    arguments = ("export", "m", *TASKS[:2], "--recipe", "mine.toml", "--ratio", "0.3", "--out", "out", "--json")
+    outcome = run(*arguments)
     assert outcome.code == 0, outcome.err
     variant = json.loads(outcome.out)["a-0.3"]
     assert (variant["method"], variant["parity"]["verdict"]) == ("custom", "passed")
@@ -418,11 +420,14 @@ def test_a_changed_method_is_custom_and_proven(run: Run, bare: Path, options: tu
 
 
 def test_scores_of_several_tasks_are_mixed_as_asked(run: Run, bare: Path) -> None:
-    mixed = ("export", "m", *TASKS, "--general", "--method", "seap", "--no-router", "--ratio", "0.3", "-q")
-    assert run(*mixed, "--out", "scaled").code == 0
-    assert run(*mixed, "--mix-scores", "plain", "--out", "plain").code == 0
-    assert run(*mixed, "--mix-scores", "scaled", "--out", "scaled").code == 0
-    assert run(*mixed, "--mix-scores", "plain", "--out", "scaled").code == 2
+    mixed = ("export", "m", *TASKS, "--general", "--set", "router=false", "--ratio", "0.3", "-q")
+    printed = run("recipes", "seap").out
+    for mix in ("scaled", "plain"):
+        (bare / f"{mix}.toml").write_text(printed.replace('mix = "scaled"', f'mix = "{mix}"'))
+    assert run(*mixed, "--recipe", "seap", "--out", "scaled").code == 0
+    assert run(*mixed, "--recipe", "plain.toml", "--out", "plain").code == 0
+    assert run(*mixed, "--recipe", "scaled.toml", "--out", "scaled").code == 0
+    assert run(*mixed, "--recipe", "plain.toml", "--out", "scaled").code == 2
     assert manifest_of(bare / "plain")["variants"]["general-0.3"]["method"] == "seap"
     for mix in ("scaled", "plain"):
         assert json.loads((bare / mix / "general-0.3" / "plan.json").read_text())["mix"] == mix

@@ -1,33 +1,205 @@
-"""Defaults that depend on other options."""
+"""Settings files: a whole export in one file, what wins over what, and what is refused."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from seap_export.cli.config import settings_of
 from seap_export.cli.main import main
-from seap_export.cli.settings import plan_settings
+from seap_export.cli.settings import export_request, plan_settings
+from seap_export.plan.recipes import open_recipe
+
+ROOT = Path(__file__).parents[3]
+Run = Callable[..., Any]
+REQUIRED = ("m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
+#: Every setting in a file, each with another value than its default.
+FILE = """\
+model = "m"
+ratio = [0.3, 0.4]
+general = true
+recipe = "mine.toml"
+layout = "uniform"
+samples = 20
+out = "made"
+precision = "int4"
+logits = "last"
+provider = "cpu"
+threads = 1
+held_out = 6
+seed = 3
+max_length = 64
+batch_tokens = 256
+router = false
+block_size = 64
+asymmetric = true
+float_embeddings = true
+dialect = "fused"
+limits = "limits.toml"
+decode_steps = 3
+prompts = 2
+long_tokens = 100
+task = { a = "a.jsonl", b = "b.jsonl" }
+weight = { b = 3 }
+
+[mix]
+x = { a = 2, b = 1 }
+y = "a:1,b:5"
+"""
+SAME = (
+    "m", "--ratio", "0.3", "--ratio", "0.4", "--general", "--recipe", "mine.toml", "--layout", "uniform",
+    "--samples", "20", "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
+    "--task", "a=a.jsonl", "--task", "b=b.jsonl",
+    *(word for setting in (
+        "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "block_size=64",
+        "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml", "decode_steps=3",
+        "prompts=2", "long_tokens=100", "weight.b=3", "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
+    ) for word in ("--set", setting)),
+)  # fmt: skip
 
 
-def settings_of(command: str, *arguments: str) -> Any:
-    """The plan settings of a command line."""
-    own = main.get_command(click.Context(main), command)
-    assert own is not None
-    return plan_settings(own.make_context(command, list(arguments)).params)
+@pytest.fixture
+def place(work: Path) -> Path:
+    """The current folder, with a recipe and limits beside the inputs."""
+    (work / "mine.toml").write_text('score = "wifv"\ncompensation = "none"\nalign = 8\n')
+    (work / "limits.toml").write_text("[int4]\nmean_kl = 0.5\n")
+    return work
+
+
+def values_of(*arguments: object) -> dict[str, Any]:
+    """The values of all parameters of an export."""
+    command = main.get_command(click.Context(main), "export")
+    assert command is not None
+    return dict(command.make_context("export", [str(argument) for argument in arguments]).params)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "align"),
+    ("command", "arguments", "align"),
     [
-        ([], 16),
-        (["--provider", "cuda"], 64),
-        (["--provider", "cuda", "--precision", "int4"], 64),
-        (["--provider", "cuda", "--align", "8"], 8),
-        (["--align", "32"], 32),
+        ("export", [], 16),
+        ("export", ["--provider", "cuda"], 64),
+        ("export", ["--provider", "cuda", "--recipe", "mine.toml"], 8),
+        ("plan", [], 16),
+        ("plan", ["--provider", "cuda"], 64),
     ],
 )
-def test_the_alignment_is_that_of_the_provider_unless_it_is_given(arguments: list[str], align: int) -> None:
-    required = ["model", "--task", "piqa=data.parquet", "--ratio", "0.2", "--out", "out"]
-    assert settings_of("export", *required, *arguments).align == align
+def test_the_alignment_is_that_of_the_provider_unless_the_recipe_has_one(
+    place: Path, command: str, arguments: list[str], align: int
+) -> None:
+    required = REQUIRED if command == "export" else ("m", "--calibration", "c", "--ratio", "0.2")
+    own = main.get_command(click.Context(main), command)
+    assert own is not None
+    assert plan_settings(own.make_context(command, [*required, *arguments]).params).align == align
+
+
+def test_a_file_gives_what_the_command_line_gives(place: Path) -> None:
+    (place / "export.toml").write_text(FILE)
+    found, expected = values_of("--config", "export.toml"), values_of(*SAME)
+    assert found == expected
+    assert found["mixes"] == ("x=a:2,b:1", "y=a:1,b:5")
+    names = ("tasks", "ratios")
+    requests = [
+        export_request(*(values[name] for name in names), {k: v for k, v in values.items() if k not in names})
+        for values in (found, expected)
+    ]
+    assert requests[0] == requests[1]
+    assert requests[0].plan == open_recipe("mine.toml", layout="uniform")
+    assert (requests[0].calibration.held_out, requests[0].parity.prompts, requests[0].router) == (6, 2, False)
+
+
+def test_the_file_above_has_every_setting(place: Path) -> None:
+    defaults = values_of(*REQUIRED)
+    given = values_of("--config", (place / "export.toml", (place / "export.toml").write_text(FILE))[0])
+    of_a_run = {"as_json", "quiet", "force", "dry_run"}
+    only_one_value = {"provider", "dialect", "model"}  # others than the defaults contradict the rest of the file
+    assert {name for name in given if given[name] == defaults[name]} - of_a_run - only_one_value == {"threshold"}
+
+
+def test_the_command_line_wins_and_replaces_lists(place: Path) -> None:
+    (place / "export.toml").write_text(FILE)
+    found = values_of(
+        "n", "--config", "export.toml", "--task", "c=c.txt", "--ratio", "0.1", "--samples", "9", "--out", "there",
+        "--set", "seed=7", "--set", "mix.z=a",
+    )  # fmt: skip
+    assert (found["model"], found["tasks"], found["ratios"]) == ("n", ("c=c.txt",), (0.1,))
+    assert (found["samples"], found["out"], found["seed"], found["mixes"]) == (9, Path("there"), 7, ("z=a",))
+    assert (found["held_out"], found["precision"]) == (6, "int4")
+    assert values_of("--set", "seed=7", "--config", "export.toml")["seed"] == 7
+
+
+def test_paths_are_relative_to_the_file_and_names_stay(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "export.toml").write_text(FILE)
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    found = values_of("--config", "../export.toml")
+    assert (found["model"], found["recipe"], found["out"]) == ("../m", "../mine.toml", Path("../made"))
+    assert (found["tasks"], found["limits"]) == (("a=../a.jsonl", "b=../b.jsonl"), Path("../limits.toml"))
+    names = 'model = "org/model"\nrecipe = "seap"\ntask = ["a=/x/a.txt", "b=~/b.txt"]\nratio = 0.2\nout = "/out"\n'
+    (place / "names.toml").write_text(names)
+    found = values_of("--config", "../names.toml")
+    assert (found["model"], found["recipe"], found["out"]) == ("org/model", "seap", Path("/out"))
+    assert found["tasks"] == ("a=/x/a.txt", f"b={Path.home() / 'b.txt'}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("ratio = 0.2\nratio = 0.3", 2, ["TOML"]),
+        ("ratio = 0.2\n\nrato = 0.3", 3, ["rato", "unknown", "did you mean 'ratio'", "held_out"]),
+        ("force = true", 1, ["force", "unknown"]),
+        ("ratio = [0.2, 1.0]", 1, ["ratio", "not in the range"]),
+        ('ratio = "0.2"', 1, ["ratio", "a number"]),
+        ("\n\nsamples = 2.5", 3, ["samples", "whole number"]),
+        ("samples = [1, 2]", 1, ["samples", "not a list"]),
+        ("prompts = 0", 1, ["prompts", "not in the range"]),
+        ('# layout = "uniform"\nlayout = "even"', 2, ["layout", "even"]),
+        ('general = "yes"', 1, ["general", "true or false"]),
+        ("model = 3", 1, ["model", "string"]),
+        ("seed = 1\n[samples]\na = 1", 2, ["samples", "table"]),
+        ("block_size = 48", 1, ["block_size", "48"]),
+    ],
+)
+def test_errors_name_file_line_and_key(run: Run, work: Path, text: str, line: int, words: list[str]) -> None:
+    (work / "export.toml").write_text(text)
+    outcome = run("export", *REQUIRED, "--config", "export.toml")
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"Error: export.toml:{line}: ")
+    assert outcome.err.count("\n") == 1
+    assert [word for word in words if word not in outcome.err] == []
+    assert not (work / "out").exists()
+
+
+def test_every_setting_is_documented() -> None:
+    table = (ROOT / "docs" / "usage.md").read_text("utf-8").partition("## Settings of an export")[2]
+    rows = [line.split("|")[1] for line in table.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    assert {key.strip(" `") for key in rows} == set(settings_of(main.commands["export"]))
+
+
+def test_the_help_of_export_is_short(run: Run) -> None:
+    lines = run("export", "--help").out.splitlines()
+    shown = [line.split()[0] for line in lines if line.startswith("  -")]
+    assert len(shown) <= 20
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Model and tasks:", "How much:", "What to write:", "Checks:", "Machine:"]
+    assert len(shown) + len(settings_of(main.commands["export"])) == len(main.commands["export"].params)  # less MODEL
+
+
+def test_the_sample_exports(run: Run, work: Path) -> None:
+    """The shipped file, on the micro model and in a folder that is not its own."""
+    sample = ROOT / "samples" / "export.toml"
+    outcome = run("export", "m", "--config", sample, "--out", "out", "--json", "--quiet")
+    assert outcome.code == 0, outcome.err
+    assert {name.rpartition("-")[0] for name in json.loads(outcome.out)} == {
+        "arithmetic", "everyday", "reading", "general",
+    }  # fmt: skip
+
+
+def test_the_sample_names_the_model_that_the_demo_fetches(run: Run, work: Path, smollm2_gguf: Path) -> None:
+    outcome = run("export", "--config", ROOT / "samples" / "export.toml", "--dry-run", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "general-0.2" in [row["variant"] for row in json.loads(outcome.out)]

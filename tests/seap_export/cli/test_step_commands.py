@@ -262,7 +262,7 @@ def test_convert_to_another_precision(
         (("--precision", "bf16"), "the cpu provider cannot run bf16; use fp32, fp16, int8 or int4"),
         (("--provider", "cuda", "--precision", "fp32"), "the cuda provider cannot run fp32; use fp16, bf16, int8 or"),
         (("--precision", "int8", "--dialect", "standard"), "the standard dialect has no quantised weights; use the"),
-        (("--asymmetric", "--block-size", "64"), "--block-size, --asymmetric: fp32 weights are not quantised; add"),
+        (("--asymmetric", "--block-size", "64"), "fp32 weights, which are not quantised: block size, asymmetric"),
         (("--precision", "int4", "--block-size", "64"), "blocks of 64 do not fill the embedding's rows of 96; use"),
     ],
 )

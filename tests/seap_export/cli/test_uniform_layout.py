@@ -53,7 +53,9 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     if VARIATIONS[variation]["model_type"] == "qwen2":
         write_byte_tokenizer(dense)
     task = f"a={write_corpus(tmp_path / 'a.jsonl')}"
-    arguments = ("--task", task, "--ratio", 0.4, "--align", 1, *UNIFORM, "--out", tmp_path / "out", "--json", "-q")
+    (tmp_path / "mine.toml").write_text("align = 1\n")
+    chosen = ("--ratio", 0.4, "--recipe", tmp_path / "mine.toml", *UNIFORM)
+    arguments = ("--task", task, *chosen, "--out", tmp_path / "out", "--json", "-q")
     outcome = run("export", dense, *arguments)
     assert (outcome.code, outcome.err) == (0, "")
     made = json.loads(outcome.out)["a-0.4"]
@@ -72,7 +74,7 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
 
 @pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap"])
 def test_every_recipe_keeps_its_name(run: Run, work: Path, method: str) -> None:
-    outcome = run(*EXPORT, "--method", method, "--json", "-q")
+    outcome = run(*EXPORT, "--recipe", method, "--json", "-q")
     assert outcome.code == 0, outcome.err
     made = json.loads(outcome.out)["a-0.4"]
     assert (made["method"], made["parity"]["verdict"]) == (method, "passed")
@@ -137,26 +139,17 @@ def test_evaluate_and_generate(run: Run, uniform: Path) -> None:
     assert set(outcome.out.split()) <= {*WORDS, "the", "cat", "sat"}
 
 
-@pytest.mark.parametrize(
-    ("options", "left_out"),
-    [
-        (("--sparsity", "adaptive"), "--sparsity"),
-        (("--protect-first", "1"), "--protect-first"),
-        (("--protect-last", "2", "--k", "1.0"), "--k and --protect-last"),
-        (("--budget", "bytes"), "--budget"),
-    ],
-)
-def test_what_would_shrink_layers_unlike_each_other_is_refused(
-    run: Run, work: Path, options: tuple[str, ...], left_out: str
-) -> None:
-    outcome = run(*EXPORT, *options)
-    message = f"--layout uniform shrinks all layers alike, and counts weights; leave out {left_out}"
-    assert (outcome.code, outcome.err) == (2, f"Error: {message}\n")
+def test_what_would_shrink_layers_unlike_each_other_is_refused(run: Run, work: Path) -> None:
+    (work / "mine.toml").write_text("[sparsity]\nprotect_first = 1\n")
+    outcome = run(*EXPORT, "--recipe", "mine.toml")
+    assert outcome.code == 2
+    assert outcome.err.startswith("Error: mine.toml:1: sparsity: ")
     assert not (work / "out").exists()
 
 
 def test_a_ratio_out_of_reach_is_refused_before_any_work(run: Run, work: Path) -> None:
-    outcome = run(*EXPORT, "--ratio", "0.95", "--align", "64", "-q")
+    (work / "mine.toml").write_text("align = 64\n")
+    outcome = run(*EXPORT, "--ratio", "0.95", "--recipe", "mine.toml", "-q")
     assert outcome.code == 2
-    assert "ratio 0.95 cannot be reached: with 0 protected layers and --align 64" in outcome.err
+    assert "ratio 0.95 cannot be reached: with 0 protected layers and multiples of 64" in outcome.err
     assert not (work / "out").exists()

@@ -12,7 +12,7 @@ from seap_export.corpus import parse_tasks
 from seap_export.pipeline.export import ExportRequest, export
 from seap_export.pipeline.progress import Silent
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
-from seap_export.plan.recipes import METHODS, PlanSettings
+from seap_export.plan.recipes import PlanSettings, open_recipe
 from seap_export.sources.source import Source, open_source
 
 
@@ -73,7 +73,7 @@ def test_enough_tokens_are_not(source: Source, request_few: ExportRequest, tmp_p
 def test_nor_does_it_matter_where_nothing_is_refitted(
     source: Source, request_few: ExportRequest, tmp_path: Path, method: str
 ) -> None:
-    assert warnings(source, replace(request_few, plan=METHODS[method]), tmp_path / "out") == []
+    assert warnings(source, replace(request_few, plan=open_recipe(method)), tmp_path / "out") == []
 
 
 def test_a_variant_that_is_whole_is_not_refitted(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:

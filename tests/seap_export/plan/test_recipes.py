@@ -1,134 +1,202 @@
-"""Recipes know their names, and refuse what makes no sense."""
+"""Recipes: the shipped files, files of a user's own, and what is refused in them."""
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seap_export.errors import UsageError
-from seap_export.plan.recipes import DEFAULT_METHOD, METHODS, PlanSettings, recipe
-from seap_export.plan.sparsity import EVEN, Sparsity
+from seap_export.plan.recipes import (
+    ALIGN,
+    DEFAULT_RECIPE,
+    PlanSettings,
+    open_recipe,
+    shipped_recipes,
+)
+from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
+
+NAMES = ("reconstruct", "seap", "wanda-sp", "flap")
+#: The recipes as the papers and docs/method.md describe them.
+EXPECTED = {
+    "reconstruct": PlanSettings(),
+    "seap": PlanSettings("wifv", Sparsity("logistic"), balance="alike", compensation="bias"),
+    "wanda-sp": PlanSettings(
+        "wifn", Sparsity("uniform", protect_first=0, protect_last=0), balance="alike", compensation="none"
+    ),
+    "flap": PlanSettings("wifv", Sparsity("global"), compensation="bias"),
+}
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / "mine.toml").write_text(text, "utf-8")
+    return str(folder / "mine.toml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_file_holds_the_settings_of_its_source(name: str) -> None:
+    assert tuple(shipped_recipes()) == NAMES
+    assert shipped_recipes()[name].settings == open_recipe(name) == EXPECTED[name]
 
 
 def test_the_default_settings_are_the_default_recipe() -> None:
-    assert recipe(DEFAULT_METHOD, {}) == PlanSettings() == METHODS["reconstruct"]
+    assert open_recipe() == open_recipe(DEFAULT_RECIPE) == PlanSettings()
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_printed_recipe_is_that_recipe(name: str, tmp_path: Path) -> None:
+    assert open_recipe(write(tmp_path, shipped_recipes()[name].text)) == open_recipe(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None:
+    text = shipped_recipes()[name].text
+    has_effect = {"score", "compensation", "align", "kind", "protect_first", "protect_last"}
+    has_effect |= {"k", "x0"} if name == "seap" else set()
+    has_effect |= {"ridge", "budget", "context"} if name == "reconstruct" else {"mix"}
+    has_effect |= {"balance"} if name in ("seap", "wanda-sp") else set()
+    spelled_out = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
+    assert {*spelled_out, *spelled_out["sparsity"]} == has_effect | {"summary", "source", "sparsity"}
+
+
+def test_a_file_may_leave_out_any_key(tmp_path: Path) -> None:
+    assert open_recipe(write(tmp_path, "")) == PlanSettings()
+    found = open_recipe(write(tmp_path, 'score = "wifv"\nridge = 2\nsparsity.protect_last = 1\n'))
+    assert found == PlanSettings("wifv", Sparsity("adaptive", protect_last=1), ridge=2.0)
+
+
+@pytest.mark.parametrize("provider", ALIGN)
+def test_the_alignment_is_that_of_the_provider_unless_the_recipe_has_one(provider: str, tmp_path: Path) -> None:
+    assert open_recipe("seap", provider=provider).align == ALIGN[provider]
+    assert open_recipe(write(tmp_path, "align = 8"), provider=provider).align == 8
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_layers", [3, 12, 30])
-def test_a_recipe_knows_its_name_whatever_the_ridge_and_the_alignment(name: str, num_layers: int) -> None:
-    assert replace(recipe(name, {}, align=8), ridge=0.5, mix="plain").method(num_layers) == name
+def test_a_recipe_knows_its_name_whatever_the_ridge_the_mix_and_the_alignment(name: str, num_layers: int) -> None:
+    assert replace(open_recipe(name), ridge=0.5, mix="plain", align=8).method(num_layers) == name
 
 
 def test_the_default_protection_spelled_out_is_still_the_recipe() -> None:
-    assert recipe("reconstruct", {"protect_first": 0, "protect_last": 0}).method(30) == "reconstruct"
-    spelled_out = recipe("seap", {"protect_first": 2, "protect_last": 2})
+    spelled_out = replace(EXPECTED["seap"], sparsity=Sparsity("logistic", protect_first=2, protect_last=2))
     assert (spelled_out.method(30), spelled_out.method(12)) == ("seap", "custom")  # of 12 layers 1 is protected
 
 
 @pytest.mark.parametrize(
-    ("name", "sparsity", "changes"),
+    ("name", "changes"),
     [
-        ("reconstruct", {}, {"compensation": "one-shot"}),
-        ("reconstruct", {}, {"score": "wifv"}),
-        ("reconstruct", {"budget": "macs"}, {}),
-        ("reconstruct", {"protect_first": 1}, {}),
-        ("seap", {"k": 0.9}, {}),
-        ("seap", {}, {"balance": "loss"}),
-        ("wanda-sp", {"protect_first": 2, "protect_last": 2}, {}),
-        ("flap", {}, {"compensation": "none"}),
+        ("reconstruct", {"compensation": "one-shot"}),
+        ("reconstruct", {"score": "wifv"}),
+        ("reconstruct", {"sparsity": Sparsity("adaptive", budget="macs")}),
+        ("reconstruct", {"sparsity": EVEN}),
+        ("seap", {"sparsity": Sparsity("logistic", k=0.9)}),
+        ("seap", {"balance": "loss"}),
+        ("wanda-sp", {"sparsity": Sparsity("uniform", protect_first=2, protect_last=2)}),
+        ("flap", {"compensation": "none"}),
     ],
 )
-def test_changed_settings_are_custom(name: str, sparsity: dict[str, Any], changes: dict[str, Any]) -> None:
-    assert recipe(name, sparsity, **changes).method(30) == "custom"
-
-
-def test_changes_can_lead_to_another_recipe() -> None:
-    changed = recipe(
-        "seap", {"kind": "uniform", "protect_first": 0, "protect_last": 0}, score="wifn", compensation="none"
-    )
-    assert changed.method(30) == "wanda-sp"
-
-
-def test_another_kind_of_sparsity_has_its_own_protection() -> None:
-    assert recipe("wanda-sp", {"kind": "logistic"}).sparsity == Sparsity("logistic")
-    assert recipe("seap", {"k": 1.5}).sparsity == Sparsity("logistic", k=1.5)
-
-
-@pytest.mark.parametrize("kind", ["adaptive", "global"])
-def test_sparsity_that_weighs_heads_against_neurons_takes_over_the_balance(kind: str) -> None:
-    assert recipe("seap", {"kind": kind}).balance == "loss"
-    message = f"--sparsity {kind} weighs heads against neurons itself; leave --balance alike out"
-    with pytest.raises(UsageError, match=message):
-        recipe("seap", {"kind": kind}, balance="alike")
+def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None:
+    assert replace(open_recipe(name), **changes).method(30) == "custom"
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("values", "key"),
     [
-        ({"ridge": 0.0}, "--ridge 0 is out of range; give a positive number"),
-        ({"ridge": float("nan")}, "--ridge nan is out of range"),
-        ({"sparsity": Sparsity("global")}, "--sparsity global ranks scores; use it with --score wifv or wifn"),
-        ({"balance": "even"}, "balance 'even' is not known; known: loss, alike"),
-        ({"mix": "max"}, "mix 'max' is not known; known: scaled, plain"),
-        ({"layout": "even"}, "layout 'even' is not known; known: per-layer, uniform"),
+        ({"ridge": 0.0}, "ridge"),
+        ({"ridge": float("nan")}, "ridge"),
+        ({"align": 0}, "align"),
+        ({"sparsity": Sparsity("global")}, "sparsity.kind"),
+        ({"balance": "even"}, "balance"),
+        ({"balance": "alike"}, "balance"),
+        ({"mix": "max"}, "mix"),
+        ({"layout": "even"}, "layout"),
+        ({"layout": "uniform"}, "sparsity"),
+        ({"layout": "uniform", "sparsity": Sparsity("uniform")}, "sparsity"),
+        ({"layout": "uniform", "sparsity": replace(EVEN, protect_last=1)}, "sparsity"),
     ],
 )
-def test_settings_refuse_what_means_nothing(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_settings_refuse_what_means_nothing(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(SettingError) as caught:
         PlanSettings(**values)
+    assert caught.value.key == key
 
 
-def test_a_method_that_is_not_known() -> None:
-    with pytest.raises(UsageError, match="method 'magic' is not known; known: reconstruct, seap, wanda-sp, flap"):
-        recipe("magic", {})
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("score = ", 1, ["TOML"]),
+        ("\nmethod = 1", 2, ["method", "unknown", "score"]),
+        ("\n\nscroe = 1", 3, ["scroe", "did you mean 'score'"]),
+        ('layout = "uniform"', 1, ["layout", "unknown"]),
+        ('\nscore = "magic"', 2, ["score", "'magic'", "wifv, wifn or elimination"]),
+        ("score = 3", 1, ["score", "string"]),
+        ('ridge = 1\nalign = "8"', 2, ["align", "whole number"]),
+        ("align = 8.5", 1, ["align", "whole number"]),
+        ("align = true", 1, ["align", "whole number"]),
+        ("ridge = true", 1, ["ridge", "number"]),
+        ("ridge = -1", 1, ["ridge", "out of range"]),
+        ("ridge = inf", 1, ["ridge", "out of range"]),
+        ('sparsity = "uniform"', 1, ["sparsity", "table"]),
+        ('[sparsity]\nkind = "all"', 2, ["sparsity.kind", "'all'", "logistic"]),
+        ('[sparsity]\nkind = "uniform"\nx = 1', 3, ["sparsity.x", "unknown", "x0"]),
+        ('[sparsity]\nkind = "logistic"\n\n# the curve\nk = nan', 5, ["sparsity.k", "finite"]),
+        ("sparsity.protect_first = -1", 1, ["sparsity.protect_first", "at least 0"]),
+        ('sparsity = { kind = "adaptive", budget = "bits" }', 1, ["sparsity.budget", "'bits'"]),
+        ('[sparsity]\nbudget = "macs"\ncontext = 0', 3, ["sparsity.context", "out of range"]),
+        ('score = "wifv"\n[sparsity]\nkind = "uniform"\nbudget = "macs"', 4, ["sparsity.budget", "adaptive"]),
+        ('[sparsity]\nkind = "global"', 2, ["sparsity.kind", "wifv or wifn"]),
+        ('balance = "alike"', 1, ["balance", "itself"]),
+        ('score = "wifv"\nbalance = "alike"\n[sparsity]\nkind = "global"', 2, ["balance", "itself"]),
+        ("[sparsity]\nk = 0.8", 2, ["sparsity.k", "no effect", "adaptive"]),
+        ("[sparsity]\ncontext = 512", 2, ["sparsity.context", "no effect", "weights"]),
+        ('mix = "plain"', 1, ["mix", "no effect", "elimination"]),
+        ('score = "wifv"\ncompensation = "bias"\nridge = 2.0', 3, ["ridge", "no effect", "bias"]),
+    ],
+)
+def test_errors_name_file_line_and_key(text: str, line: int, words: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_recipe(write(tmp_path, text))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'mine.toml'}:{line}: ")
+    assert [word for word in words if word not in message] == []
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("content", "word"), [(b"\xff", "UTF-8"), (b"# " + b"x" * 20_000, "longer"), (b"[" * 5_000, "TOML")]
+)
+def test_a_file_that_is_no_recipe_at_all(content: bytes, word: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(UsageError, match=word):
+        open_recipe(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize("name", ["magic", "magic.toml", "."])
+def test_a_recipe_that_is_not_there(name: str) -> None:
+    with pytest.raises(UsageError, match="reconstruct, seap, wanda-sp or flap"):
+        open_recipe(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_layers", [3, 30])
-def test_a_recipe_in_the_uniform_layout_keeps_its_name(name: str, num_layers: int) -> None:
-    settings = recipe(name, {}, layout="uniform")
-    assert settings == replace(METHODS[name], layout="uniform", sparsity=EVEN)
+def test_a_recipe_in_the_uniform_layout_keeps_its_name(name: str, num_layers: int, tmp_path: Path) -> None:
+    settings = open_recipe(name, layout="uniform")
+    assert settings == replace(EXPECTED[name], layout="uniform", sparsity=EVEN)
+    assert settings == open_recipe(write(tmp_path, shipped_recipes()[name].text), layout="uniform")
     assert settings.method(num_layers) == name
     assert replace(settings, compensation="one-shot").method(num_layers) == "custom"
     assert not settings.square_heads
 
 
-def test_uniform_sparsity_alone_is_another_recipe() -> None:
-    """Layers that lose the same fraction may still differ in shape."""
-    even = {"kind": "uniform", "protect_first": 0, "protect_last": 0}
-    assert recipe("reconstruct", even).method(30) == "custom"
-
-
-def test_the_uniform_layout_may_be_asked_for_with_what_it_is_anyway() -> None:
-    even = {"kind": "uniform", "protect_first": 0, "protect_last": 0, "budget": "weights"}
-    assert recipe("seap", even, layout="uniform", balance="loss") == recipe(
-        "seap", {}, layout="uniform", balance="loss"
-    )
-
-
 @pytest.mark.parametrize(
-    ("sparsity", "options"),
-    [
-        ({"kind": "adaptive"}, "--sparsity"),
-        ({"kind": "global", "protect_last": 1}, "--sparsity and --protect-last"),
-        ({"protect_first": 2, "protect_last": 0}, "--protect-first"),
-        ({"k": 0.8}, "--k"),
-        ({"x0": 0.5, "kind": "uniform"}, "--x0"),
-        ({"budget": "macs", "context": 64}, "--budget and --context"),
-        ({"context": 1024}, "--context"),
-    ],
+    "table",
+    ['kind = "uniform"', "protect_first = 1", 'kind = "logistic"\nk = 1.0', 'budget = "bytes"'],
 )
-@pytest.mark.parametrize("name", METHODS)
-def test_the_uniform_layout_leaves_no_choice_of_sparsity(name: str, sparsity: dict[str, Any], options: str) -> None:
-    message = f"^--layout uniform shrinks all layers alike, and counts weights; leave out {options}$"
-    with pytest.raises(UsageError, match=message):
-        recipe(name, sparsity, layout="uniform")
-
-
-@pytest.mark.parametrize("sparsity", [Sparsity("adaptive"), Sparsity("uniform"), replace(EVEN, protect_last=1)])
-def test_uniform_settings_refuse_another_sparsity(sparsity: Sparsity) -> None:
-    with pytest.raises(UsageError, match="--layout uniform shrinks all layers alike"):
-        PlanSettings(layout="uniform", sparsity=sparsity)
+def test_the_uniform_layout_does_not_ignore_a_sparsity_that_somebody_chose(table: str, tmp_path: Path) -> None:
+    file = write(tmp_path, f'score = "wifv"\n[sparsity]\n{table}\n')
+    assert open_recipe(file).layout == "per-layer"
+    with pytest.raises(UsageError, match=r"mine\.toml:2: sparsity: .*uniform"):
+        open_recipe(file, layout="uniform")

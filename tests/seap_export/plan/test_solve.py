@@ -119,7 +119,7 @@ def test_a_ratio_out_of_reach_is_refused_with_the_most_that_can_be_removed(prote
     sparsity = Sparsity(protect_first=protected, protect_last=protected)
     most = most_by_hand(2 * protected, align)
     check_ratio(spec, most, sparsity, align)
-    message = rf"{2 * protected} protected layers and --align {align} at most {most:.3f} can be removed"
+    message = rf"{2 * protected} protected layers and multiples of {align} neurons, at most {most:.3f} can be removed"
     with pytest.raises(UsageError, match=message):
         solve(spec, most + 0.01, sparsity, align)
 
@@ -232,10 +232,10 @@ def test_scores_that_are_all_alike_still_meet_the_ratio() -> None:
 @pytest.mark.parametrize(
     ("kind", "balance", "message"),
     [
-        ("adaptive", "loss", "--sparsity adaptive needs the layers' sensitivity"),
-        ("global", "loss", "--sparsity global ranks the scores .* --score wifv or wifn"),
-        ("adaptive", "alike", "adaptive weighs heads against neurons itself; leave --balance alike out"),
-        ("global", "alike", "global weighs heads against neurons itself; leave --balance alike out"),
+        ("adaptive", "loss", "adaptive sparsity needs the sensitivity"),
+        ("global", "loss", "global sparsity ranks the scores"),
+        ("adaptive", "alike", "adaptive sparsity weighs heads against neurons itself"),
+        ("global", "alike", "global sparsity weighs heads against neurons itself"),
     ],
 )
 def test_what_a_kind_of_sparsity_needs_is_asked_for(kind: Any, balance: Any, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Recipes as the benchmarks name them, and the shrunk models that they give."""
+"""Shrunk models for the benchmarks."""
 
 from __future__ import annotations
 
@@ -9,23 +9,11 @@ from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.plan.make import Ranking
 from seap_export.plan.planning import plan_variant, rank
-from seap_export.plan.recipes import PlanSettings, recipe
+from seap_export.plan.recipes import PlanSettings
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
 
-__all__ = ["Shrinker", "parse_recipe"]
-
-_SPARSITY = ("kind", "budget")
-
-
-def parse_recipe(text: str) -> PlanSettings:
-    """The settings of `METHOD NAME=VALUE ...`: score, kind (of sparsity), balance, compensation, ridge, budget."""
-    method, *changes = text.split()
-    values: dict[str, Any] = dict(change.split("=", 1) for change in changes)
-    if "ridge" in values:
-        values["ridge"] = float(values["ridge"])
-    sparsity = {name: values.pop(name) for name in _SPARSITY if name in values}
-    return recipe(method, sparsity, **values)
+__all__ = ["Shrinker"]
 
 
 class Shrinker:

@@ -1,0 +1,173 @@
+"""Settings files: a whole export in one TOML file, and single settings on the command line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seap_export.cli.groups import GroupedCommand, Option, option
+from seap_export.cli.options import PathType
+from seap_export.errors import UsageError
+from seap_export.toml_file import read_toml, unknown_key
+
+__all__ = ["ConfigurableCommand", "config_option", "set_option", "settings_of"]
+
+#: Options of a single run; the others describe an export and may stand in a file.
+_OF_A_RUN = frozenset({"config", "set", "force", "dry_run", "as_json", "quiet", "help"})
+#: Parameters that hold a path or a name; a path is relative to the file.
+_PATHS_OR_NAMES = frozenset({"model", "tasks", "recipe"})
+_FILES = frozenset({".gguf", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".toml", ".txt"})
+_TYPES: Mapping[type, tuple[type | tuple[type, ...], str]] = {
+    click.types.BoolParamType: (bool, "true or false"),
+    click.types.IntParamType: (int, "a whole number"),
+    click.types.FloatParamType: ((int, float), "a number"),
+}
+
+
+class ConfigurableCommand(GroupedCommand):
+    """A command with --config and --set; it says where a setting belongs that is given as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parses the command line."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            for key, own in settings_of(self).items():
+                if error.option_name in (*own.opts, *own.secondary_opts):
+                    example = f"{key}={'false' if error.option_name in own.secondary_opts else '...'}"
+                    error.message = f"'{error.option_name}' is a setting; use --set {example} or a --config file"
+                    error.possibilities = None
+            raise
+
+
+def settings_of(command: click.Command) -> dict[str, Option]:
+    """The settings of a command that are no options, by the key that a file gives them."""
+    return {key: own for key, own in _known(command).items() if isinstance(own, Option) and own.is_setting}
+
+
+def _known(command: click.Command) -> dict[str, click.Parameter]:
+    """All that a file may hold: parameters by their long names, with underscores."""
+    return {
+        max(own.opts, key=len).lstrip("-").replace("-", "_"): own
+        for own in command.params
+        if own.name not in _OF_A_RUN
+    }
+
+
+def _load(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """The values of a file are defaults, so that what the command line gives replaces them."""
+    if path is None:
+        return
+    file, known = read_toml(path), _known(ctx.command)
+    file.refuse_unknown(known)
+    found = {}
+    for key, value in file.values.items():
+        try:
+            found[str(known[key].name)] = _value(ctx, known[key], value, path.parent)
+        except ValueError as error:
+            raise file.error(key, str(error)) from error
+    ctx.default_map = {**found, **(ctx.default_map or {})}
+
+
+def _set(ctx: click.Context, _: click.Parameter, lines: tuple[str, ...]) -> None:
+    """Settings on the command line, which win over those of a file; where several may be given, they add up."""
+    known, found = settings_of(ctx.command), dict[str, Any]()
+    for line in lines:
+        for key, value in _parsed(line).items():
+            if key not in known:
+                shown = key in _known(ctx.command)
+                problem = f"use the option --{key.replace('_', '-')}" if shown else unknown_key(key, known)
+                raise UsageError(f"--set {line}: {problem}")
+            own = known[key]
+            try:
+                given = _value(ctx, own, value, Path())
+            except ValueError as error:
+                raise UsageError(f"--set {line}: {error}") from error
+            found[str(own.name)] = [*found.get(str(own.name), []), *given] if own.multiple else given
+    ctx.default_map = {**(ctx.default_map or {}), **found}
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A line of TOML, in which strings need no quotes."""
+    key, equals, value = line.partition("=")
+    for text in (value, json.dumps(value)) if equals else ():
+        try:
+            return tomllib.loads(f"{key} = {text}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise UsageError(f"--set {line}: malformed; write KEY=VALUE, such as --set seed=1")
+
+
+def _value(ctx: click.Context, param: click.Parameter, value: Any, base: Path) -> Any:
+    """What the parameter gets for a value of a TOML file in the folder `base`.
+
+    Raises:
+        ValueError: It is of another type than the parameter, or out of its range.
+    """
+    if isinstance(value, dict):
+        if not param.multiple or "=" not in (param.metavar or ""):
+            raise ValueError("a table is not possible here")
+        value = [f"{name}={_joined(own)}" for name, own in value.items()]
+    values = value if isinstance(value, list) else [value]
+    if isinstance(value, list) and not param.multiple:
+        raise ValueError("give one value, not a list")
+    found = [_one(param, own, base) for own in values]
+    try:
+        param.type_cast_value(ctx, found if param.multiple else found[0])
+    except click.BadParameter as error:
+        raise ValueError(error.message.rstrip(".")) from error
+    return found if param.multiple else found[0]
+
+
+def _joined(value: Any) -> str:
+    """`{ a = 2, b = 1 }` as `a:2,b:1`."""
+    return ",".join(f"{key}:{own}" for key, own in value.items()) if isinstance(value, dict) else str(value)
+
+
+def _one(param: click.Parameter, value: Any, base: Path) -> Any:
+    if isinstance(param.type, click.Choice) and type(value) is int:
+        value = str(value)  # such as block_size = 64
+    for kind, (accepted, name) in _TYPES.items():
+        if isinstance(param.type, kind):
+            if not isinstance(value, accepted) or (isinstance(value, bool) and accepted is not bool):
+                raise ValueError(f"must be {name}, not {value!r:.40}")
+            return value
+    if not isinstance(value, str):
+        raise ValueError(f"must be a string, not {value!r:.40}")
+    if isinstance(param.type, PathType):
+        return str(base / Path(value).expanduser())
+    if param.name in _PATHS_OR_NAMES:
+        name, equals, place = value.rpartition("=")
+        return f"{name}{equals}{_beside(base, place)}"
+    return value
+
+
+def _beside(base: Path, text: str) -> str:
+    """A path relative to `base`, or a name, such as that of a model on the hub, as it is."""
+    path = base / Path(text).expanduser()
+    is_path = text.startswith((".", "~")) or path.suffix.lower() in _FILES or path.exists()
+    return str(path) if is_path else text
+
+
+config_option = option(
+    "--config",
+    type=PathType(),
+    is_eager=True,
+    expose_value=False,
+    callback=_load,
+    help="A TOML file with MODEL, these options and further settings; options given here win over it.",
+)
+set_option = option(
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    is_eager=True,
+    expose_value=False,
+    callback=_set,
+    help="A setting that has no option here, such as seed=1; docs/usage.md lists them. Repeatable.",
+)

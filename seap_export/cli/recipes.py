@@ -1,0 +1,52 @@
+"""`seap-export recipes`: the recipes that come with this package."""
+
+from __future__ import annotations
+
+import click
+
+from seap_export.cli.console import Console
+from seap_export.cli.options import output_options
+
+__all__ = ["recipes_command"]
+
+
+@click.command("recipes")
+@click.argument("name", required=False)
+@output_options
+def recipes_command(console: Console, name: str | None) -> None:
+    """List the recipes, or print the one called NAME as a TOML file to change and to give to --recipe.
+
+    \b
+    Examples:
+      seap-export recipes
+      seap-export recipes reconstruct > mine.toml
+      seap-export export ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --recipe mine.toml --ratio 0.2 --out pruned
+    """
+    from dataclasses import asdict
+
+    from seap_export.errors import UsageError
+    from seap_export.plan.recipes import DEFAULT_RECIPE, shipped_recipes
+    from seap_export.toml_file import either
+
+    recipes = shipped_recipes()
+    if name is not None and name not in recipes:
+        raise UsageError(f"recipe '{name}' is not known; use {either(recipes)}")
+    values = [
+        {
+            "name": own,
+            "default": own == DEFAULT_RECIPE,
+            "summary": recipe.summary,
+            "source": recipe.source,
+            "settings": asdict(recipe.settings),
+        }
+        for own, recipe in recipes.items()
+        if name in (None, own)
+    ]
+    if name is not None:
+        console.result(values[0], recipes[name].text.rstrip("\n"))
+        return
+    lines = [
+        f"{row['name']}{' (default)' if row['default'] else ''}: {row['summary']}\n  source: {row['source']}"
+        for row in values
+    ]
+    console.result(values, "\n".join(lines))
