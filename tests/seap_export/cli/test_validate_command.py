@@ -269,7 +269,7 @@ def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None
     assert "not the file that a.npz was made of; copy it again" in outcome.err
     outcome = run("validate", "out/a-0.2", "--against-golden", "a.jsonl", "--quiet")
     assert outcome.code == 2
-    assert "a.jsonl: no golden (" in outcome.err
+    assert "a.jsonl: not a golden file (" in outcome.err
 
 
 def test_no_golden_of_what_fails(run: Run, done: Path, work: Path) -> None:
