@@ -245,7 +245,7 @@ def test_config_and_weights_disagree(run: Run, work: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(run: Run, work: Path, name: str, value: float) -> None:
     change_weights(work / "m", lambda tensors: tensors[name].view(-1)[3:4].fill_(value))
-    refuse(run, work, code=8, message=f"m: tensor '{name}' holds NaN or infinite weights; the model is damaged")
+    refuse(run, work, code=8, message=f"m: tensor '{name}' holds NaN or infinite weights; download the model again")
 
 
 def test_a_model_that_names_no_end_of_sequence(run: Run, work: Path) -> None:
