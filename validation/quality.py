@@ -1,11 +1,11 @@
-"""How far a variant's predictions are from the dense model's, on texts that neither was calibrated on.
+"""Measures how far a variant's predictions are from the dense model's, on texts not used in calibration.
 
-KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), of the distribution after every token of a
-text, in nats. Perplexity is exp of the mean -log P(next token | tokens before it), over all tokens of all texts
-but the first of each. Both models are given the same tokens, one text at a time, in float32 on the CPU.
+KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
+text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
+but the first of each. Both models get the same tokens, one text at a time, in float32 on the CPU.
 
-The dense model runs first and is released; its logits wait in a temporary file, so that two models are never in
-memory at once, and serve any number of variants.
+The dense model runs first and is released. Its logits are kept in a temporary file for any number of variants, so that
+two models are never in memory at once.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from validation.torch_runner import open_torch_runner
 
 __all__ = ["FORMS", "DenseReference", "DivergenceFigures", "Form", "dense_reference", "measure_divergence"]
 
-#: A variant's two artifacts: `hf`, run by torch, and `onnx`, run by ONNX Runtime.
+#: A variant's two artifacts: `hf` runs in torch, `onnx` in ONNX Runtime.
 Form = Literal["hf", "onnx"]
 FORMS: tuple[Form, ...] = get_args(Form)
 TokenIds = Sequence[int]
 Progress = Callable[[str], None]
 _Run = Callable[[TokenIds], NDArray[np.floating]]
-#: Logits held in float64 at once.
+#: Number of logits held in float64 at once.
 _CHUNK_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
 class DivergenceFigures:
-    """How far one artifact of a variant is from the dense model.
+    """How far a variant's predictions are from the dense model's.
 
     Attributes:
-        mean_kl: Mean KL(dense || variant) of a token, nats.
+        mean_kl: Mean KL(dense || variant) per token, nats.
         max_kl: The largest KL(dense || variant) of any token, nats.
-        top1_agreement: Share of tokens, 0 to 1, after which both find the same next token most likely.
-        perplexity: Of the variant.
-        dense_perplexity: Of the dense model.
-        tokens: Tokens after which the distributions were compared.
+        top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
+        perplexity: Perplexity of the variant.
+        dense_perplexity: Perplexity of the dense model.
+        tokens: Number of tokens after which the distributions were compared.
     """
 
     mean_kl: float
@@ -63,18 +63,18 @@ class DivergenceFigures:
         if self.tokens < 2:
             raise ValueError("a divergence needs at least two tokens")
         if not min(self.mean_kl, self.max_kl) >= 0.0 or not 0.0 <= self.top1_agreement <= 1.0:
-            raise ValueError("a divergence is at least 0, an agreement from 0 to 1")
+            raise ValueError("a divergence must be at least 0, an agreement from 0 to 1")
         if not self.perplexity >= 1.0 or not self.dense_perplexity >= 1.0:
-            raise ValueError("a perplexity is at least 1")
+            raise ValueError("a perplexity must be at least 1")
 
 
 @dataclass(frozen=True)
 class DenseReference:
-    """What the dense model predicts for some texts; valid while `dense_reference` is open.
+    """The dense model's predictions for some texts; valid while `dense_reference` is open.
 
     Attributes:
         token_ids: The tokens of each text.
-        perplexity: Of the dense model on them.
+        perplexity: Perplexity of the dense model on the texts.
     """
 
     token_ids: tuple[tuple[int, ...], ...]
@@ -83,7 +83,7 @@ class DenseReference:
     _stored: tuple[StoredArray, ...]
 
     def logits(self, index: int) -> NDArray[np.float32]:
-        """float32 [T, V], the dense model's logits after each of a text's T tokens."""
+        """The dense model's logits after each of a text's T tokens, float32 [T, V]."""
         return self._store.get(self._stored[index])
 
 
@@ -91,13 +91,13 @@ class DenseReference:
 def dense_reference(
     folder: Path, token_ids: Sequence[TokenIds], *, threads: int | None = None, on_progress: Progress | None = None
 ) -> Iterator[DenseReference]:
-    """Runs the dense model over every text and keeps its logits, 4 bytes each, in the temporary folder.
+    """Runs the dense model on every text and keeps its logits, 4 bytes each, in the temporary folder.
 
     Args:
-        folder: config.json and safetensors files of the dense model.
-        token_ids: The tokens of each text, at least one; some text needs a second.
-        threads: Threads of torch; None: all cores this process may use.
-        on_progress: Called with a line about each text before it runs.
+        folder: Folder with config.json and the safetensors files of the dense model.
+        token_ids: The tokens of each text; none is empty, and at least one has two tokens.
+        threads: Threads of torch; None: all cores available to this process.
+        on_progress: Called with one line before each text.
 
     Raises:
         InputError: No text has a token to predict, or the dense model gives NaN or infinite logits.
@@ -115,7 +115,10 @@ def dense_reference(
                 say(f"dense: text {index + 1} of {len(texts)}")
                 logits = runner.run(ids, 0).prefill
                 if not np.isfinite(logits).all():
-                    raise InputError(f"the dense model gives NaN or infinite logits for text {index}")
+                    raise InputError(
+                        f"the dense model gives NaN or infinite logits for text {index}; "
+                        "use another model or other texts"
+                    )
                 loss.add(logits, ids)
                 stored.append(store.put(logits))
         yield DenseReference(texts, loss.perplexity, store, tuple(stored))
@@ -129,17 +132,17 @@ def measure_divergence(
     threads: int | None = None,
     on_progress: Progress | None = None,
 ) -> DivergenceFigures:
-    """Runs a variant over the reference's texts and compares what it predicts.
+    """Runs a variant on the reference's texts and compares its predictions.
 
     Args:
         reference: The dense model's predictions.
         folder: The variant's `hf` or `onnx` folder.
-        form: Which of the two it is.
-        threads: Threads of torch or of ONNX Runtime; None: all cores this process may use.
-        on_progress: Called with a line about each text before it runs.
+        form: Type of the folder.
+        threads: Threads of torch or ONNX Runtime; None: all cores available to this process.
+        on_progress: Called with one line before each text.
 
     Raises:
-        ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of another shape.
+        ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of the wrong shape.
         ParityFailure: The ONNX graph does not run.
     """
     say = on_progress or (lambda line: None)
@@ -151,11 +154,11 @@ def measure_divergence(
             comparison.update(reference.logits(index), logits, row=index)
             defects = comparison.figures().defects
             if defects:
-                raise ArtifactError(f"{folder}: {_in_words(defects[0])} for text {index}; make the variant again")
+                raise ArtifactError(f"{folder}: {_in_words(defects[0])} for text {index}; export the variant again")
             loss.add(logits, ids)
     figures = comparison.figures()
     if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
-        raise ValueError("figures without a finite token, but without a defect")
+        raise ValueError("no finite token although no defect was found")
     return DivergenceFigures(
         mean_kl=figures.mean_kl,
         max_kl=figures.max_kl,
@@ -168,7 +171,7 @@ def measure_divergence(
 
 @contextmanager
 def _open_runner(folder: Path, form: Form, threads: int) -> Iterator[_Run]:
-    """A function from a text's tokens [T] to logits [T, V]."""
+    """Opens a function that maps a text's tokens [T] to logits [T, V]."""
     if form == "hf":
         with open_torch_runner(folder, threads) as torch_runner:
             yield lambda ids: torch_runner.run(ids, 0).prefill
@@ -182,13 +185,13 @@ def _in_words(defect: Defect) -> str:
 
 
 class _Loss:
-    """Gathers -log P(next token), nats, in float64."""
+    """Accumulates -log P(next token), nats, in float64."""
 
     def __init__(self) -> None:
         self._sum, self._tokens = 0.0, 0
 
     def add(self, logits: NDArray[np.floating], ids: TokenIds) -> None:
-        """Adds a text of T tokens with its logits [T, V]; those after the last token predict nothing known."""
+        """Adds a text of T tokens with its logits [T, V]; those after the last token are not used."""
         step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
         for start in range(0, len(ids) - 1, step):
             targets = np.asarray(ids[start + 1 : start + 1 + step])
@@ -200,5 +203,5 @@ class _Loss:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss of a token, which is taken as 700 where exp would leave the floats."""
+        """exp of the mean loss per token, limited to exp(700) to avoid overflow."""
         return math.exp(min(self._sum / self._tokens, 700.0))
