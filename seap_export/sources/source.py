@@ -103,7 +103,7 @@ def open_source(model: str) -> Source:
     if os.path.isdir(path):
         return _folder_source(path, path.resolve().name)
     if not _HUB_ID.fullmatch(model) or ".." in model or path.suffix == ".gguf":
-        raise InputError(f"{model}: no such folder or file")
+        raise InputError(f"{model}: no such folder or file; give a model folder, a .gguf file or a hub id")
     return _folder_source(_download(model), model.replace("/", "--"))
 
 

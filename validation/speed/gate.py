@@ -164,12 +164,12 @@ def _speed(verdict: SpeedVerdict, cell: Cell) -> str:
             f"too noisy to tell: {what} in {verdict.runs} runs, which are too few; give --runs {FEWEST_RUNS} or more"
         )
     what = f"{what} ({low} to {high})"
-    mend = "close other programs, or use more --runs"
+    remedy = "close other programs, or use more --runs"
     if verdict.spread > MAX_SPREAD:
         doubt = f"runs of one model differ by {verdict.spread:.0%}, more than {MAX_SPREAD:.0%}"
-        return f"too noisy to tell: {what}, and {doubt}; {mend}"
+        return f"too noisy to tell: {what}, and {doubt}; {remedy}"
     if verdict.verdict == "too noisy":
-        return f"too noisy to tell: {what}, around the limit of {limit}; {mend}"
+        return f"too noisy to tell: {what}, around the limit of {limit}; {remedy}"
     return f"{what}, {'at least' if verdict.verdict == 'passed' else 'below'} {limit}"
 
 
