@@ -1,4 +1,4 @@
-"""From a model folder to the files that runtimes load: the ONNX graph and what describes it."""
+"""Converts a model folder to the files that runtimes load: an ONNX graph and its description."""
 
 from converters.genai_config import genai_config
 from converters.onnx_writer import DATA_FILE, MODEL_FILE, write_onnx

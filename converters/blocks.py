@@ -1,4 +1,4 @@
-"""Operators on weights that are quantised in blocks: ONNX Runtime's own."""
+"""ONNX Runtime's operators on block-quantised weights."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from converters.graph import MS_DOMAIN, GraphBuilder
 
 __all__ = ["QuantizedWeight", "embedding_blocks", "in_float_activations", "matmul_blocks"]
 
-#: MatMulNBits' level at which the CPU multiplies in int8, each block of activations scaled on its own: what makes
-#: weight-only quantisation faster than float32 there. CUDA computes in the activations' dtype whatever it says.
+#: The accuracy level at which MatMulNBits on the CPU multiplies in int8, scaling each block of activations; only this
+#: makes weight-only quantisation faster than float32 there. CUDA ignores it and computes in the activations' dtype.
 _INT8_ACTIVATIONS = 4
 
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A matrix quantised in blocks along its columns, as `converters.quantize` lays it out.
+    """A matrix quantised in blocks along its columns, in the layout of `converters.quantize`.
 
     Attributes:
         shape: Rows and columns.
         bits: 4 or 8.
-        block_size: Columns that share a scale.
+        block_size: Number of columns that share a scale.
         packed: uint8 [rows, blocks, block_size * bits / 8].
         scales: [rows, blocks].
-        zero_points: uint8 [rows, ceil(blocks * bits / 8)], or None: 2^(bits - 1) everywhere.
+        zero_points: uint8 [rows, ceil(blocks * bits / 8)]; None: 2^(bits - 1) for every block.
     """
 
     shape: tuple[int, int]
@@ -58,10 +58,10 @@ def matmul_blocks(
 
 
 def embedding_blocks(g: GraphBuilder, table: QuantizedWeight, ids: ir.Value, name: str) -> ir.Value:
-    """The rows of a quantised table [vocab, hidden] that `ids` name; blocks fill its rows exactly."""
+    """Looks up the rows `ids` of a quantised table [vocab, hidden], whose rows are whole numbers of blocks."""
     rows, columns = table.shape
     flat = g.constant(f"{name}.shape", np.array([rows, columns * table.bits // 8], np.int64))
-    packed = g.node("Reshape", [table.packed, flat], f"{name}.rows")  # the same bytes as MatMulNBits reads
+    packed = g.node("Reshape", [table.packed, flat], f"{name}.rows")  # the same bytes that MatMulNBits reads
     inputs = [packed, ids, table.scales, table.zero_points]
     attributes = {"bits": table.bits, "block_size": table.block_size, "gather_axis": 0, "quantize_axis": 1}
     return g.node(
@@ -74,7 +74,7 @@ def embedding_blocks(g: GraphBuilder, table: QuantizedWeight, ids: ir.Value, nam
 
 
 def in_float_activations(model: Path) -> bytes:
-    """The content of an .onnx file with products that do not round activations to int8; its data file is not read."""
+    """An .onnx file's content, with products that do not round activations to int8; its data file is not read."""
     proto = onnx.load(model, load_external_data=False)
     for node in proto.graph.node:
         for attribute in node.attribute if node.op_type == "MatMulNBits" else ():

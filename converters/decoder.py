@@ -1,4 +1,4 @@
-"""A decoder model as one ONNX graph for prefill and decode, written layer by layer from its `ModelSpec`."""
+"""Writes a decoder model as one ONNX graph for prefill and decode, layer by layer from its `ModelSpec`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
 #: The node that selects each row's last token, in graphs that return the logits of that token only.
 LAST_TOKEN = "last_token"
 
-#: GroupQueryAttention rotates heads whose width is a multiple of this.
+#: GroupQueryAttention rotates only heads whose size is a multiple of this.
 HEAD_DIM_MULTIPLE = 16
 _NOTHING_WIDE = WideParts()
 
@@ -33,13 +33,13 @@ _NOTHING_WIDE = WideParts()
 def decoder_graph(
     spec: ModelSpec, weights: LazyWeights, form: OnnxForm, wide: WideParts = _NOTHING_WIDE
 ) -> GraphBuilder:
-    """The whole graph; `weights`, given out in the form's precision, are referred to, not read.
+    """Builds the whole graph; it refers to `weights`, in the precision of the form, without reading them.
 
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
     total_sequence_length] (1 for cached and new tokens, padded on the right), and for each layer i
     `past_key_values.{i}.key` and `.value` [batch_size, KV heads of layer i, past_sequence_length, head_dim] in the
-    precision's dtype. Outputs are `logits` float32 [batch_size, sequence_length, vocab_size], or with "last" those
-    that follow each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value`, which hold
+    dtype of the precision. Outputs are `logits` float32 [batch_size, sequence_length, vocab_size], or with "last" only
+    those of each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value` with
     total_sequence_length positions.
     """
     return _Decoder(spec, weights, form, wide).graph()
@@ -47,14 +47,14 @@ def decoder_graph(
 
 @dataclass(frozen=True)
 class _Sublayer:
-    """What attention or MLP adds to the residual stream: an output, and a bias still to be added to it."""
+    """An attention or MLP output for the residual stream, and a bias that still has to be added to it."""
 
     output: ir.Value
     bias: ir.Value | None
 
 
 class _Decoder:
-    """Emits the nodes of one model, in the order they are computed."""
+    """Emits the nodes of one model in the order of computation."""
 
     def __init__(self, spec: ModelSpec, weights: LazyWeights, form: OnnxForm, wide: WideParts) -> None:
         self._spec, self._weights, self._form, self._wide = spec, weights, form, wide
@@ -67,7 +67,7 @@ class _Decoder:
         self._linears = Linears(self._g, weights, self._dialect)
 
     def graph(self) -> GraphBuilder:
-        """Embedding, layers, last norm and LM head."""
+        """Emits embedding, layers, final norm and LM head."""
         g, family = self._g, self._spec.family
         g.note("seap_export.cache", self._dialect.cache)
         g.note(FORM_NOTE, json.dumps(self._form.to_json()))
@@ -89,7 +89,7 @@ class _Decoder:
         return g
 
     def _past(self, index: int) -> op.KeyValues:
-        # Static head counts: ONNX Runtime GenAI sizes each layer's cache by them.
+        # Static head counts, because ONNX Runtime GenAI derives each layer's cache size from them.
         kv_heads = self._layer(index).num_key_value_heads
         dims: Dims = ["batch_size", kv_heads, "past_sequence_length", self._spec.head_dim]
         key, value = (self._g.input(f"past_key_values.{index}.{part}", self._dtype, dims) for part in ("key", "value"))
@@ -120,7 +120,7 @@ class _Decoder:
         return self._write("o_proj", index, attended.output, f"{name}.o_proj"), attended.present
 
     def _qkv(self, index: int, x: ir.Value, name: str) -> Sequence[ir.Value]:
-        """Queries, keys and values: side by side in one value, or three where heads are normalised."""
+        """Queries, keys and values: packed into one value, or as three if heads are normalised."""
         packed = self._packed_qkv(index, x, f"{name}.qkv_proj")
         if not self._spec.family.has_qk_norm:
             return [packed]
@@ -131,7 +131,7 @@ class _Decoder:
     def _packed_qkv(self, index: int, x: ir.Value, name: str) -> ir.Value:
         """One product [batch_size, sequence_length, (H + 2 G) * head_dim].
 
-        Even if it is cut in three afterwards, it is as fast as three or faster; gate and up are not.
+        Even if the product is split afterwards, this is at least as fast as three products; for gate and up it is not.
         """
         family = self._spec.family
         weights, biases = ([named(p, index) for p in QKV] for named in (family.weight, family.bias))
@@ -160,7 +160,7 @@ class _Decoder:
         return self._write("down_proj", index, op.multiply(g, gate, up, f"{name}.gated"), f"{name}.down_proj")
 
     def _write(self, half: Half, index: int, x: ir.Value, name: str) -> _Sublayer:
-        """What o_proj or down_proj adds to the stream, in the stream's dtype."""
+        """The output of o_proj or down_proj, in the dtype of the residual stream."""
         is_wide = (index, half) in self._wide.halves
         if is_wide and half == "o_proj":
             x = self._widened(x, f"{name}.input", is_needed=True)
@@ -173,7 +173,7 @@ class _Decoder:
         return op.cast(self._g, x, ir.DataType.FLOAT, f"{name}.float32") if is_needed else x
 
     def _narrowed(self, x: ir.Value, name: str) -> ir.Value:
-        """What a norm gives, in the dtype of the products that read it."""
+        """The output of a norm, in the dtype of the products that read it."""
         return op.cast(self._g, x, self._dtype, f"{name}.narrow") if self._wide.stream else x
 
     def _add_and_norm(

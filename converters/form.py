@@ -1,4 +1,4 @@
-"""The form of an ONNX file: its precision, its dialect and the logits that it gives; a file's metadata tell it."""
+"""The form of an ONNX file: precision, dialect and logits, as recorded in the file's metadata."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from seap_export.errors import ArtifactError
 
 __all__ = ["FORM_NOTE", "Logits", "OnnxForm", "read_form"]
 
-#: Which positions' logits a graph gives.
+#: The positions for which a graph returns logits.
 Logits = Literal["all", "last"]
-#: Where a graph's metadata tell its form.
+#: Metadata key under which a graph records its form.
 FORM_NOTE = "seap_export.form"
 
 
@@ -26,9 +26,9 @@ class OnnxForm:
     """How a model is written as a graph.
 
     Attributes:
-        precision: What it computes in and stores.
-        dialect: The operators that it is written in.
-        logits: Whether it gives those of all positions or of each row's last token.
+        precision: Dtype of the computation and storage of the weights.
+        dialect: Set of operators.
+        logits: Whether logits are returned for all positions or only for each row's last token.
     """
 
     precision: Precision = Precision()
@@ -41,21 +41,21 @@ class OnnxForm:
                 raise ValueError(f"{name} must be one of {known}")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The form as JSON values."""
         return asdict(self)
 
 
 def read_form(model: Path) -> OnnxForm:
-    """The form of an .onnx file that `write_onnx` wrote; its data file is not read.
+    """Reads the form of an .onnx file written by `write_onnx`; does not read its data file.
 
     Raises:
-        ArtifactError: It is no ONNX file, or its metadata do not tell a form.
+        ArtifactError: The file is missing or not an ONNX file, or its metadata record no form.
     """
     if not model.is_file():
         raise ArtifactError(f"{model}: no such file; export again")
     try:
         properties = onnx.load(model, load_external_data=False).metadata_props
-    except Exception as error:  # of several packages: the file system's, protobuf's
+    except Exception as error:  # errors of several packages: file system, protobuf
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{model}: cannot be read as ONNX ({reason}); convert again") from error
     noted = {entry.key: entry.value for entry in properties}
@@ -66,4 +66,4 @@ def read_form(model: Path) -> OnnxForm:
         quantization = None if how is None else BlockQuantization(**how)
         return OnnxForm(Precision(precision["dtype"], quantization), **values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{model}: its metadata do not tell how it was written; convert again") from error
+        raise ArtifactError(f"{model}: its metadata do not record its form; convert it again") from error

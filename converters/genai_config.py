@@ -1,4 +1,4 @@
-"""The genai_config.json that ONNX Runtime GenAI reads beside model.onnx."""
+"""The genai_config.json that ONNX Runtime GenAI reads next to model.onnx."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seap_export.families import ModelSpec
 
 __all__ = ["genai_config"]
 
-#: Search options that a generation_config.json may set, and what holds where it does not.
+#: Search options that a generation_config.json may set, with their defaults.
 _SEARCH_DEFAULTS: Mapping[str, Any] = {
     "diversity_penalty": 0.0,
     "do_sample": False,
@@ -32,20 +32,20 @@ def genai_config(
     generation_config: Mapping[str, Any] | None,
     dialect: DialectName = "fused",
 ) -> dict[str, Any]:
-    """Describes a model that `write_onnx` wrote to ONNX Runtime GenAI (0.15 and later).
+    """Describes a model written by `write_onnx` for ONNX Runtime GenAI (0.15 or later).
 
-    Head counts are the largest of any layer; they are defaults, since GenAI reads each layer's own from the
-    static dimensions of the graph's inputs. A sliding window is not mentioned: attention applies it within a
-    cache of full length, and GenAI's setting is for caches as short as the window.
+    Head counts are the largest of any layer. They are only defaults, because GenAI reads the head count of each layer
+    from the static dimensions of the graph's inputs. A sliding window is left out: attention applies it to a cache of
+    full length, whereas GenAI's setting is for caches as short as the window.
 
     Args:
         spec: The model's shapes.
-        config: Its config.json, for special tokens.
-        generation_config: Its generation_config.json if it has one; wins over `config`.
-        dialect: That of the graph; only the fused one updates caches in place.
+        config: The model's config.json, for special tokens.
+        generation_config: The model's generation_config.json, if any; takes precedence over `config`.
+        dialect: The dialect of the graph; only the fused one updates caches in place.
 
     Raises:
-        InputError: Neither config names an end-of-sequence token.
+        InputError: Neither config has an end-of-sequence token.
     """
     generation = {key: value for key, value in (generation_config or {}).items() if value is not None}
     return {
@@ -91,14 +91,14 @@ def _decoder(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _special_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
-    """EOS, one or many; padding and BOS fall back on the first EOS, since GenAI wants all three."""
+    """EOS (one or many), padding and BOS; GenAI needs all three, so the last two default to the first EOS."""
 
     def token(name: str) -> Any:
         return generation[name] if name in generation else config.get(name)
 
     eos = token("eos_token_id")
     if eos is None or eos == []:
-        raise InputError("config.json and generation_config.json name no eos_token_id; add one for ONNX Runtime GenAI")
+        raise InputError("config.json and generation_config.json have no eos_token_id; add one for ONNX Runtime GenAI")
     first = eos[0] if isinstance(eos, list) else eos
     bos, pad = (first if token(name) is None else token(name) for name in ("bos_token_id", "pad_token_id"))
     return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}

@@ -1,4 +1,4 @@
-"""A thin builder over onnx_ir: one graph, its named values, nodes and initializers, in order of use."""
+"""A thin builder on top of onnx_ir: one graph with its named values, nodes and initializers, in order of use."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 __all__ = ["IR_VERSION", "MS_DOMAIN", "OPSETS", "Dims", "GraphBuilder"]
 
-#: The domain of ONNX Runtime's own operators.
+#: The domain of ONNX Runtime's custom operators.
 MS_DOMAIN = "com.microsoft"
-#: Opset 23 brought RMSNormalization; ONNX Runtime reads it from 1.23 on.
+#: Opset 23 introduced RMSNormalization; ONNX Runtime supports it from 1.23 on.
 OPSETS: Mapping[str, int] = {"": 23, MS_DOMAIN: 1}
 #: The file format version that belongs to opset 23.
 IR_VERSION = 11
@@ -22,7 +22,7 @@ Dims = Sequence[int | str]
 
 
 class GraphBuilder:
-    """Collects a graph front to back; a node's outputs are named after the node."""
+    """Builds a graph from front to back; a node's outputs are named after the node."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -33,18 +33,18 @@ class GraphBuilder:
         self._notes: dict[str, str] = {}
 
     def input(self, name: str, dtype: ir.DataType, dims: Dims) -> ir.Value:
-        """A graph input; a dimension given as a string is symbolic."""
+        """Adds a graph input; a dimension given as a string is symbolic."""
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(dims))
         self._inputs.append(value)
         return value
 
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, dims: Dims) -> None:
-        """Makes a node's output a graph output under its own name."""
+        """Makes a node's output a graph output of the given name."""
         value.name, value.type, value.shape = name, ir.TensorType(dtype), ir.Shape(dims)
         self._outputs.append(value)
 
     def initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """The value of a named tensor; naming it again gives the same value, so that it is stored once."""
+        """The value of a named tensor; the same name always returns the same value, so that it is stored once."""
         name = str(tensor.name)
         if name not in self._initializers:
             shape = ir.Shape(tensor.shape.numpy())
@@ -54,7 +54,7 @@ class GraphBuilder:
         return self._initializers[name]
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """A small initializer that holds `array`."""
+        """A small initializer with the content of `array`."""
         return self.initializer(ir.Tensor(np.asarray(array), name=name))
 
     def node(
@@ -66,7 +66,7 @@ class GraphBuilder:
         domain: str = "",
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
-        """Adds a node with one output; an input that is None is left out."""
+        """Adds a node with one output; inputs that are None are omitted."""
         return self.node_with_outputs(op_type, inputs, name, ["output"], domain=domain, attributes=attributes)[0]
 
     def node_with_outputs(
@@ -94,11 +94,11 @@ class GraphBuilder:
         return values
 
     def note(self, key: str, text: str) -> None:
-        """Adds a text to the model's metadata, where a session finds it."""
+        """Adds a text to the model's metadata, where an ONNX Runtime session can read it."""
         self._notes[key] = text
 
     def build(self, producer: str) -> ir.Model:
-        """The finished model; it names the operator sets that it uses."""
+        """The finished model, with the operator sets that it uses."""
         domains = {node.domain for node in self._nodes} | {""}
         graph = ir.Graph(
             self._inputs,

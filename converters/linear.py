@@ -1,4 +1,4 @@
-"""Products with a model's weights, and rows of its embedding, in the precision that its weights are given out in."""
+"""Products with a model's weights and lookups in its embedding, in the precision of the weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Linears"]
 
 
 class Linears:
-    """Emits linear layers; a weight used twice, such as a tied embedding, is stored once."""
+    """Emits linear layers; a weight that is used twice, such as a tied embedding, is stored once."""
 
     def __init__(self, g: GraphBuilder, weights: LazyWeights, dialect: Dialect) -> None:
         self._g, self._weights, self._dialect = g, weights, dialect
@@ -38,9 +38,9 @@ class Linears:
             x: [batch_size, sequence_length, in].
             weights: Names of the weights in the model.
             name: Name of the node.
-            stored_as: Name that the joined weights get in the graph.
+            stored_as: Name of the joined weights in the graph.
             bias: [out].
-            wide: Whether `x` and the product are float32, whatever the precision.
+            wide: Whether `x` and the product are float32 whatever the precision.
         """
         if self._quantization is not None:
             return matmul_blocks(self._g, x, self._quantized(weights, stored_as, wide=wide), name, bias)
@@ -54,7 +54,7 @@ class Linears:
         return op.embedding(self._g, self._stored(table), ids, name)
 
     def head(self, x: ir.Value, table: str, *, is_tied: bool, name: str) -> ir.Value:
-        """Logits: `x @ table.T`, where a tied table [vocab_size, hidden_size] is the embedding as well."""
+        """Logits: `x @ table.T`; a tied table [vocab_size, hidden_size] is the embedding as well."""
         if self._quantizes_embeddings:
             return matmul_blocks(self._g, x, self._quantized([table], table), name)
         if is_tied:
@@ -73,7 +73,7 @@ class Linears:
     def _quantized(self, weights: Sequence[str], name: str, *, wide: bool = False) -> QuantizedWeight:
         how = self._quantization
         if how is None:
-            raise ValueError("this precision quantises nothing")
+            raise ValueError("this precision does not quantise weights")
         tensors = self._weights.quantized(weights, name, wide=wide)
         packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
         points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)

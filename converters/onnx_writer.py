@@ -1,4 +1,4 @@
-"""Writes a model folder as model.onnx and model.onnx.data, straight from the safetensors files."""
+"""Writes a model folder as model.onnx and model.onnx.data, directly from the safetensors files."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def write_onnx(
 ) -> None:
     """Writes a dense or pruned model as one ONNX graph for prefill and decode.
 
-    Weights are read, checked and written tensor by tensor, so that memory holds about two copies of the
-    largest one. The same input gives the same bytes. Inputs and outputs: see `converters.decoder`.
+    Weights are read, checked and written tensor by tensor, so that memory holds about two copies of the largest one.
+    The same input gives the same bytes. For inputs and outputs, see `converters.decoder`.
 
     Args:
-        model_folder: Holds config.json and safetensors files.
-        out_folder: An existing folder that receives model.onnx and model.onnx.data.
-        form: Precision, dialect and logits; its metadata tell it.
-        on_layer: Called with a layer's index when the last of its weights is written.
+        model_folder: Contains config.json and safetensors files.
+        out_folder: An existing folder for model.onnx and model.onnx.data.
+        form: Precision, dialect and logits; recorded in the metadata.
+        on_layer: Called with a layer's index once all its weights are written.
 
     Raises:
-        InputError: The model is not supported, is damaged, or holds NaN or infinite weights.
-        UsageError: The output exists already.
+        InputError: The model is not supported, is damaged, or has NaN or infinite weights.
+        UsageError: The output already exists.
         EnvironmentFailure: The output cannot be written.
     """
     config = read_json(model_folder / "config.json")
@@ -55,27 +55,27 @@ def write_onnx(
     files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
     for file in files:
         if file.exists():
-            raise UsageError(f"{file} exists already; give another folder or remove it")
+            raise UsageError(f"{file} already exists; give another folder or remove it")
     weights = open_weights(model_folder, spec, form.precision)
     wide = find_wide_parts(config, spec, weights.reader) if form.precision.dtype == "fp16" else WideParts()
     model = decoder_graph(spec, weights, form, wide).build(_PRODUCER)
     try:
         _save(model, files[0], _LayerProgress(spec, model, on_layer) if on_layer else None)
     except BaseException as error:
-        for file in files:  # half a model is worse than none
+        for file in files:  # an incomplete model is worse than none
             file.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            message = f"{out_folder}: cannot write the model ({error}); free space or mend access"
+            message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
             raise EnvironmentFailure(message) from error
         raise
 
 
 def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
-    """Refuses a model that has no form as a graph.
+    """Rejects a model that cannot be written as a graph of this form.
 
     Raises:
-        InputError: Its heads have a width that the attention operator cannot rotate.
-        UsageError: Blocks do not fill the rows of its embedding, or the dialect has no operators for them.
+        InputError: The attention operator cannot rotate heads of this size.
+        UsageError: The rows of the embedding are not whole blocks, or the dialect has no operators for blocks.
     """
     how = form.precision.quantization
     if how is not None and form.dialect == "standard":
@@ -84,23 +84,23 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
         fitting = [str(size) for size in BLOCK_SIZES if spec.hidden_size % size == 0]
         smaller = f"use block size {' or '.join(fitting)}, or " if fitting else ""
         raise UsageError(
-            f"blocks of {how.block_size} do not fill the embedding's rows of {spec.hidden_size}; "
+            f"the embedding's rows of {spec.hidden_size} are not whole blocks of {how.block_size}; "
             f"{smaller}leave the embedding and LM head unquantised"
         )
     if spec.head_dim % HEAD_DIM_MULTIPLE:
         raise InputError(
-            f"head_dim {spec.head_dim} is not supported in ONNX; "
-            f"GroupQueryAttention rotates heads whose width is a multiple of {HEAD_DIM_MULTIPLE}"
+            f"head_dim {spec.head_dim} is not supported in ONNX; GroupQueryAttention needs a multiple of "
+            f"{HEAD_DIM_MULTIPLE}"
         )
 
 
 def _save(model: ir.Model, path: Path, callback: Callable[..., None] | None) -> None:
-    # One thread: threads would hold several tensors at once and gain little where the disk is the limit.
+    # A single thread: more would hold several tensors in memory and gain little, since the disk is the bottleneck.
     ir.save(model, path, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES, callback=callback)
 
 
 class _LayerProgress:
-    """Counts each layer's tensors as they are written, in whatever order."""
+    """Counts each layer's tensors as they are written, in any order."""
 
     def __init__(self, spec: ModelSpec, model: ir.Model, on_layer: Callable[[int], None]) -> None:
         prefixes = [spec.family.names["layer"].format(layer=index) for index in range(len(spec.layers))]

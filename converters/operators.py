@@ -1,4 +1,4 @@
-"""Operators that every dialect writes alike, each emitted in one place."""
+"""Operators that all dialects write the same way, each emitted in one place."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class KeyValues:
 
 @dataclass(frozen=True)
 class Attended:
-    """What attention gives: the heads' output [batch_size, sequence_length, H * head_dim] and the new cache."""
+    """The output of attention, [batch_size, sequence_length, H * head_dim], and the new cache."""
 
     output: ir.Value
     present: KeyValues
 
 
 def embedding(g: GraphBuilder, table: ir.Value, ids: ir.Value, name: str) -> ir.Value:
-    """The rows of `table` [vocab, hidden] that `ids` name."""
+    """Looks up the rows `ids` of `table` [vocab, hidden]."""
     return g.node("Gather", [table, ids], name, attributes={"axis": 0})
 
 
@@ -76,24 +76,24 @@ def rms_norm(g: GraphBuilder, x: ir.Value, gamma: ir.Value, epsilon: float, name
 def split(
     g: GraphBuilder, x: ir.Value, sizes: Sequence[int], name: str, outputs: Sequence[str]
 ) -> tuple[ir.Value, ...]:
-    """Cuts the last axis into parts of these sizes, named `{name}.{output}`."""
+    """Splits the last axis into parts of these sizes, named `{name}.{output}`."""
     constant = g.constant("sizes_" + "_".join(map(str, sizes)), np.array(sizes, np.int64))
     return g.node_with_outputs("Split", [x, constant], name, outputs, attributes={"axis": -1})
 
 
 def split_heads(g: GraphBuilder, x: ir.Value, shape: Sequence[int], name: str) -> ir.Value:
-    """Reshapes [batch_size, sequence_length, width]; a 0 in `shape` keeps the dimension that stands there."""
+    """Reshapes [batch_size, sequence_length, width]; a 0 in `shape` keeps the dimension at that place."""
     label = "shape_" + "_".join(map(str, shape)).replace("-", "minus")
     return g.node("Reshape", [x, g.constant(label, np.array(shape, np.int64))], name)
 
 
 def rows_at(g: GraphBuilder, x: ir.Value, places: ir.Value, name: str) -> ir.Value:
-    """Of [batch_size, sequence_length, width] one position of each row, [batch_size, 1, width].
+    """Selects one position of each row of [batch_size, sequence_length, width]: [batch_size, 1, width].
 
     Args:
         g: The graph.
-        x: Values.
-        places: int64 [batch_size], positions in this call.
+        x: The values to select from.
+        places: Positions in this call, int64 [batch_size].
         name: Name of the node.
     """
     indices = g.node("Unsqueeze", [places, g.constant("axes_1_2", np.array([1, 2], np.int64))], f"{name}.indices")

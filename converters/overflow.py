@@ -1,4 +1,4 @@
-"""Which parts of a model fp16 cannot hold: found by running it, a layer at a time, in float32."""
+"""Finds the parts of a model that overflow in fp16 by running it layer by layer in float32."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from seap_export.sources.weights import WeightReader
 
 __all__ = ["WideParts", "find_wide_parts"]
 
-#: Beyond this a value is not trusted to fp16, which ends at 65,504: other tokens may reach further than those tried.
+#: Larger values are kept out of fp16, which ends at 65,504: other tokens may reach further than those tried.
 _LIMIT = 65504 / 4
-#: Rows and tokens of the trial.
+#: Rows and tokens per row of the trial.
 _TRIAL = (8, 48)
 
 
 @dataclass(frozen=True)
 class WideParts:
-    """What a graph of fp16 computes in float32.
+    """The parts that an fp16 graph computes in float32.
 
     Attributes:
-        stream: The residual stream and the norms that read it.
-        halves: Layers and projections (o_proj, down_proj) whose product, with what leads to it, is float32.
+        stream: Whether the residual stream and the norms that read it are float32.
+        halves: Layers and projections (o_proj, down_proj) whose product, including its inputs, is float32.
     """
 
     stream: bool = False
@@ -35,12 +35,12 @@ class WideParts:
 
     def __post_init__(self) -> None:
         if self.halves and not self.stream:
-            raise ValueError("what is written in float32 is added to a stream of float32")
+            raise ValueError("products in float32 need a residual stream of float32")
 
 
 @torch.no_grad()
 def find_wide_parts(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReader) -> WideParts:
-    """Runs random tokens, each row behind the BOS token if the model has one, where the largest activations stand.
+    """Runs random tokens after the BOS token, if there is one; the largest activations are at the start of a text.
 
     Args:
         config: The model's config.json.

@@ -1,4 +1,4 @@
-"""In which precision a graph computes and stores its weights, and which of them an execution provider can run."""
+"""Precisions in which a graph computes and stores its weights, and the providers that can run them."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ _ONNX: dict[Dtype, ir.DataType] = {
     "fp16": ir.DataType.FLOAT16,
     "bf16": ir.DataType.BFLOAT16,
 }
-#: What each provider computes in, limited by its GroupQueryAttention; the first is what int8 and int4 take. The CPU
-#: multiplies fp16 matrices in float32, casting them: half the file, but no faster. It has no bf16 product at all.
+#: The dtypes each provider computes in, limited by its GroupQueryAttention; int8 and int4 use the first. The CPU casts
+#: fp16 matrices to float32: half the file size, but no faster. It has no bf16 product at all.
 _COMPUTES: dict[Provider, tuple[Dtype, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "bf16")}
 
 
 @dataclass(frozen=True)
 class BlockQuantization:
-    """Weight-only quantisation of matrices [out, in], in blocks along `in`: weight = (q - zero point) * scale.
+    """Weight-only quantisation of matrices [out, in] in blocks along `in`: weight = (q - zero point) * scale.
 
     Attributes:
         bits: 4 or 8.
-        block_size: Weights that share a scale: 32, 64 or 128.
-        symmetric: The zero point is 2^(bits - 1); else each block has its own.
-        embeddings: The embedding and the LM head are quantised, too.
+        block_size: Number of weights that share a scale: 32, 64 or 128.
+        symmetric: Whether the zero point is always 2^(bits - 1); otherwise each block has one.
+        embeddings: Whether the embedding and the LM head are quantised, too.
     """
 
     bits: int
@@ -68,8 +68,8 @@ class Precision:
     """How a graph computes and what it stores.
 
     Attributes:
-        dtype: Of activations, caches, and of the weights that are not quantised. Logits are always float32.
-        quantization: Of the weight matrices; None: they have `dtype`.
+        dtype: Dtype of activations, caches and unquantised weights. Logits are always float32.
+        quantization: Quantisation of the weight matrices; None: they are stored in `dtype`.
     """
 
     dtype: Dtype = "fp32"
@@ -81,27 +81,27 @@ class Precision:
 
     @property
     def name(self) -> PrecisionName:
-        """As users name it: by its weights."""
+        """The name that users give it, which describes the weights."""
         return self.dtype if self.quantization is None else _NAMES[self.quantization.bits]
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch names it."""
+        """`dtype` in torch."""
         return _TORCH[self.dtype]
 
     @property
     def onnx_dtype(self) -> ir.DataType:
-        """`dtype` as ONNX names it."""
+        """`dtype` in ONNX."""
         return _ONNX[self.dtype]
 
     @property
     def dtype_bytes(self) -> int:
-        """Bytes of a number that is not quantised."""
+        """Bytes of an unquantised number."""
         return self.torch_dtype.itemsize
 
     @property
     def weight_bytes(self) -> float:
-        """Bytes of a linear layer's weight, with its share of scale and zero point."""
+        """Bytes of a weight in a linear layer, including its share of scale and zero point."""
         how = self.quantization
         if how is None:
             return float(self.dtype_bytes)
@@ -117,17 +117,17 @@ def choose_precision(
     symmetric: bool = True,
     embeddings: bool = True,
 ) -> Precision:
-    """The precision of a name, for the provider that is to run it.
+    """The precision of the given name for a provider.
 
     Args:
-        name: A floating precision, or int8 or int4, whose activations are in the provider's first precision.
-        provider: Where the graph will run.
-        block_size: Of int8 and int4.
-        symmetric: Of int8 and int4.
-        embeddings: Of int8 and int4: embedding and LM head, too.
+        name: A floating-point precision, or int8 or int4, which take the provider's first dtype for activations.
+        provider: The provider that will run the graph.
+        block_size: Block size of int8 and int4.
+        symmetric: Whether int8 and int4 are symmetric.
+        embeddings: Whether int8 and int4 include the embedding and the LM head.
 
     Raises:
-        UsageError: The provider cannot run it; the message names one that it can.
+        UsageError: The provider cannot run this precision; the message lists those that it can.
     """
     own = _COMPUTES[provider]
     if name in _BITS:

@@ -1,4 +1,4 @@
-"""Block-wise weight quantisation, in the layout of ONNX Runtime's MatMulNBits and GatherBlockQuantized."""
+"""Block-wise weight quantisation in the layout of ONNX Runtime's MatMulNBits and GatherBlockQuantized."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from converters.precision import BlockQuantization
 
 __all__ = ["QuantizedMatrix", "dequantize", "quantize"]
 
-#: Scales that are tried for a block of 4-bit weights, as fractions of the one that clips nothing.
+#: Candidate scales for a block of 4-bit weights, as fractions of the scale that clips nothing.
 _SHRINK = tuple(1 - 0.04 * step for step in range(9))
-#: Elements that are quantised at a time.
+#: Number of elements to quantise at a time.
 _ELEMENTS = 1 << 22
 
 
 @dataclass(frozen=True)
 class QuantizedMatrix:
-    """A matrix [N, K] in blocks along K, the last one filled up with zeros.
+    """A matrix [N, K] quantised in blocks along K; the last block is padded with zeros.
 
     Attributes:
-        packed: uint8 [N, blocks, block_size * bits / 8]; of two 4-bit values in a byte the first is the lower.
+        packed: uint8 [N, blocks, block_size * bits / 8]; the first of two 4-bit values is in the lower half of a byte.
         scales: float32 [N, blocks].
-        zero_points: uint8 [N, ceil(blocks * bits / 8)], packed alike; None: 2^(bits - 1) everywhere.
+        zero_points: uint8 [N, ceil(blocks * bits / 8)], packed likewise; None: 2^(bits - 1) for every block.
     """
 
     packed: torch.Tensor
@@ -34,12 +34,12 @@ class QuantizedMatrix:
 def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
     """Rounds each weight to the nearest level of its block.
 
-    A block's scale is chosen by its squared error: clipping the largest weights of a 4-bit block often costs less
-    than the coarser steps that they would ask for.
+    A block's scale minimises its squared error: clipping the largest weights of a 4-bit block often costs less than
+    the coarser steps that they would require.
 
     Args:
-        matrix: [N, K], finite, of any float dtype.
-        how: Bits, block size, symmetry.
+        matrix: [N, K], finite, any float dtype.
+        how: Bits, block size and symmetry.
     """
     rows = max(1, _ELEMENTS // matrix.shape[1])
     parts = [_quantize_rows(part.float(), how) for part in matrix.split(rows)]
@@ -48,7 +48,7 @@ def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
 
 
 def dequantize(matrix: QuantizedMatrix, how: BlockQuantization, columns: int) -> torch.Tensor:
-    """The weights that a runtime computes with, float32 [N, columns]."""
+    """The weights as a runtime reconstructs them, float32 [N, columns]."""
     n, blocks, _ = matrix.packed.shape
     values = _unpack(matrix.packed, how.bits).reshape(n, blocks, how.block_size).float()
     if matrix.zero_points is None:
@@ -68,7 +68,7 @@ def _quantize_rows(matrix: torch.Tensor, how: BlockQuantization) -> tuple[torch.
 
 
 def _best_scales(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point of each block, each [N, blocks, 1]."""
+    """Scale and zero point of each block, both [N, blocks, 1]."""
     full, zero_points = _symmetric(blocks, how.bits) if how.symmetric else _asymmetric(blocks, how.bits)
     if how.bits == 8:
         return full, zero_points
@@ -81,14 +81,14 @@ def _best_scales(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Te
 
 
 def _symmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest weight falls on the lowest level, of which there is one more than above zero."""
+    """Maps the largest weight to the lowest level, because there is one more level below zero than above."""
     middle = 1 << (bits - 1)
     largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
     return _not_zero(largest / -middle), torch.full_like(largest, float(middle))
 
 
 def _asymmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The levels span the block's weights and zero, which is a level itself."""
+    """Makes the levels span the block's weights and zero, which is always a level."""
     top = (1 << bits) - 1
     lowest = blocks.amin(-1, keepdim=True).clamp_(max=0.0)
     highest = blocks.amax(-1, keepdim=True).clamp_(min=0.0)
@@ -111,7 +111,7 @@ def _levels(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tenso
 
 
 def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Values in bytes along the last axis; an odd number of 4-bit values is filled up with a zero."""
+    """Packs values into bytes along the last axis; an odd number of 4-bit values is padded with a zero."""
     if bits == 8:
         return values
     even = torch.nn.functional.pad(values, (0, values.shape[-1] % 2))

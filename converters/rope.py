@@ -1,6 +1,6 @@
-"""Rotary position embedding: the frequencies of each variant and the cos/sin caches the graph looks up.
+"""Rotary position embedding: the frequencies of each variant, and the cos/sin caches that the graph looks up.
 
-The arithmetic follows transformers' step by step and in float32, so that the caches are equal bit for bit.
+The computation follows transformers step by step in float32, so that the caches are bitwise equal.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["inverse_frequencies", "rotary_caches"]
 
 
 def inverse_frequencies(rope: RopeSpec, head_dim: int, max_position_embeddings: int) -> tuple[torch.Tensor, float]:
-    """The rotation's angular frequencies and the factor on its cosines and sines.
+    """The angular frequencies of the rotation, and the factor on its cosines and sines.
 
     Args:
         rope: Variant and parameters.
-        head_dim: Width of a head.
-        max_position_embeddings: Stands in for yarn's `original_max_position_embeddings` where that is missing.
+        head_dim: Size of a head.
+        max_position_embeddings: Default for yarn's `original_max_position_embeddings`.
 
     Returns:
         float32 [head_dim / 2] and the attention factor, 1.0 except for yarn.
@@ -47,7 +47,7 @@ def rotary_caches(rope: RopeSpec, head_dim: int, max_position_embeddings: int) -
 
 
 def _llama3(frequencies: torch.Tensor, parameters: Mapping[str, Any]) -> torch.Tensor:
-    """Slows long waves by `factor`, leaves short ones, and blends in between."""
+    """Divides low frequencies by `factor`, keeps high ones, and interpolates in between."""
     factor, low, high = (parameters[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
     context = parameters["original_max_position_embeddings"]
     wavelength = 2 * math.pi / frequencies
@@ -59,12 +59,12 @@ def _llama3(frequencies: torch.Tensor, parameters: Mapping[str, Any]) -> torch.T
 
 
 def _yarn(powers: torch.Tensor, rope: RopeSpec, max_position_embeddings: int) -> torch.Tensor:
-    """Interpolates slow rotations by `factor`, keeps fast ones, and ramps from one to the other."""
+    """Interpolates low frequencies by `factor`, keeps high ones, and ramps from one to the other."""
     parameters, half = rope.parameters, powers.numel()
     context = parameters.get("original_max_position_embeddings") or max_position_embeddings
 
     def dimension(rotations: float) -> float:
-        """The dimension that makes so many rotations within the original context."""
+        """The dimension that makes this many rotations within the original context."""
         return (2 * half * math.log(context / (rotations * 2 * math.pi))) / (2 * math.log(rope.theta))
 
     low: float = dimension(parameters.get("beta_fast") or 32)
@@ -73,13 +73,13 @@ def _yarn(powers: torch.Tensor, rope: RopeSpec, max_position_embeddings: int) ->
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, 2 * half - 1)
     if low == high:
-        high += 0.001  # a ramp needs a width
+        high += 0.001  # the ramp must not be empty
     keep = 1 - torch.clamp((torch.arange(half, dtype=torch.float32) - low) / (high - low), 0, 1)
     return 1.0 / (parameters["factor"] * powers) * (1 - keep) + 1.0 / powers * keep
 
 
 def _yarn_attention_factor(parameters: Mapping[str, Any]) -> float:
-    """The factor given, or the one that the scaling implies."""
+    """The given factor, or the one implied by the scaling."""
     if parameters.get("attention_factor") is not None:
         return float(parameters["attention_factor"])
 

@@ -1,7 +1,7 @@
-"""The router as an ONNX graph: a table of logits a token, their mean over the prompt, softmax.
+"""The router as an ONNX graph: a table with the logits of each token, their mean over the prompt, softmax.
 
-The classifier is affine in the mean of the embeddings, and the mean of affine values is the affine value of the
-mean. So the graph needs a row of [classes] for each token instead of one of [hidden]:
+The classifier is affine in the mean embedding, and an affine map of a mean is the mean of the mapped values. So the
+graph stores a row of [classes] for each token instead of one of [hidden]:
 
     table[v] = weight @ embedding[v] + bias,    probabilities = softmax(mean of table[ids] over the real tokens)
 """
@@ -22,18 +22,18 @@ from converters.operators import multiply
 __all__ = ["fold_table", "router_graph", "write_router_graph"]
 
 _PRODUCER = "seap-export"
-#: Rows of the embedding that are widened to float64 at a time.
+#: Number of embedding rows to widen to float64 at a time.
 _BLOCK_ROWS = 4096
 
 
 def write_router_graph(
     path: Path, embedding: torch.Tensor, weight: NDArray[np.float64], bias: NDArray[np.float64]
 ) -> None:
-    """Writes the graph with its table inside; the same input gives the same bytes.
+    """Writes the graph, including its table; the same input gives the same bytes.
 
     Args:
-        path: The .onnx file to make.
-        embedding: [vocabulary, hidden], of any float dtype.
+        path: The .onnx file to write.
+        embedding: [vocabulary, hidden], any float dtype.
         weight: float64 [classes, hidden].
         bias: float64 [classes].
     """
@@ -41,10 +41,10 @@ def write_router_graph(
 
 
 def fold_table(embedding: torch.Tensor, weight: NDArray[np.float64], bias: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Each token's logits, computed in float64 a block of rows at a time.
+    """Computes each token's logits in float64, a block of rows at a time.
 
     Args:
-        embedding: [vocabulary, hidden], of any float dtype.
+        embedding: [vocabulary, hidden], any float dtype.
         weight: float64 [classes, hidden].
         bias: float64 [classes].
 
@@ -59,10 +59,10 @@ def fold_table(embedding: torch.Tensor, weight: NDArray[np.float64], bias: NDArr
 
 
 def router_graph(table: NDArray[np.float32]) -> GraphBuilder:
-    """The graph of a table of logits, float32 [vocabulary, classes].
+    """Builds the graph for a table of logits, float32 [vocabulary, classes].
 
-    Inputs: `input_ids` and `attention_mask`, int64 [batch_size, length]; a mask of 1 means a real token, 0 padding,
-    wherever it stands. Output: `probabilities`, float32 [batch_size, classes]; without a real token all the same.
+    Inputs: `input_ids` and `attention_mask`, int64 [batch_size, length]; the mask is 1 for real tokens and 0 for
+    padding, which may be anywhere. Output: `probabilities`, float32 [batch_size, classes]; uniform without tokens.
     """
     g = GraphBuilder("router")
     dims = ("batch_size", "length")
@@ -75,7 +75,7 @@ def router_graph(table: NDArray[np.float32]) -> GraphBuilder:
         "ReduceSum", [multiply(g, logits, weights, "masked"), along_length], "sum", attributes={"keepdims": 0}
     )
     count = g.node("ReduceSum", [real, along_length], "count", attributes={"keepdims": 1})
-    # A count of 0 would make 0 / 0; with 1 in its place the logits are 0, which makes all classes equally likely.
+    # Dividing by at least 1 avoids 0 / 0: without tokens the logits are 0 and all classes equally likely.
     at_least_one = g.node("Max", [count, g.constant("one", np.array(1, np.float32))], "count.at_least_one")
     mean = g.node("Div", [total, at_least_one], "mean")
     probabilities = g.node("Softmax", [mean], "softmax", attributes={"axis": -1})

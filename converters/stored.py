@@ -1,4 +1,4 @@
-"""The weights that a graph stores, beside those of the model that it was written from."""
+"""Compares the weights that a graph stores with those of the model it was written from."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from seap_export.sources.config import read_json
 
 __all__ = ["interface_differences", "refuse_bad_data", "weight_differences"]
 
-#: Largest difference of a stored number over the largest of its tensor: a unit or two in the last place, which another
-#: machine's rounding may turn.
+#: Largest accepted difference of a stored number relative to the largest of its tensor: a unit or two in the last
+#: place, because another machine may round differently.
 _ROUNDING = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
-#: A row of int8 or int4 weights may be so many times as far from the model's as if it were quantised now: where two
-#: scales of a block are equally good, another machine may take the other.
+#: Largest accepted ratio of the error of a row of int8 or int4 weights to that of quantising it now: of two equally
+#: good scales for a block, another machine may choose the other.
 _ERROR_RATIO = 1.01
 _PARTS = (".packed", ".scales", ".zero_points")
 
 
 def refuse_bad_data(folder: Path) -> None:
-    """Refuses a graph whose data file is not the one it was written with, as far as places in it tell.
+    """Rejects a graph whose data file is obviously not the one it was written with.
 
     Raises:
-        ArtifactError: The graph cannot be read, names another file or a place beyond its end, or a byte of the file
-            belongs to no tensor.
+        ArtifactError: The graph cannot be read, refers to another file or to a place beyond its end, or leaves bytes
+            of the file unused.
     """
     size, end = 0, 0
     for value in _open(folder / MODEL_FILE).graph.initializers.values():
@@ -48,23 +48,25 @@ def refuse_bad_data(folder: Path) -> None:
             continue
         file = folder / tensor.location
         if Path(tensor.location).name != str(tensor.location) or not file.is_file():
-            raise ArtifactError(f"{folder / MODEL_FILE}: its data file '{tensor.location!s:.80}' is not beside it")
+            raise ArtifactError(
+                f"{folder / MODEL_FILE}: its data file '{tensor.location!s:.80}' is not next to it; export again"
+            )
         size = file.stat().st_size
         end = max(end, (tensor.offset or 0) + (tensor.length or 0))
     if end != size:
-        raise ArtifactError(f"{folder}: the data file has {size} bytes, and model.onnx needs {end}; export again")
+        raise ArtifactError(f"{folder}: the data file has {size} bytes, but model.onnx needs {end}; export again")
 
 
 def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
-    """What is stored otherwise than the model says, a line for each tensor or node; NaN and infinities are, too.
+    """Yields one line for each tensor or node that differs from the model, or contains NaN or infinite values.
 
-    Tensors are told by their names, one at a time is in memory, and rounding is let pass. Float tensors must be the
-    model's own, int8 and int4 ones as near to it as quantising gets.
+    Tensors are matched by name, one at a time, with a tolerance for rounding. Float tensors must equal the model's;
+    int8 and int4 ones must be as close to them as quantisation allows.
 
     Args:
-        model_folder: config.json and safetensors files.
-        onnx_folder: model.onnx and its data.
-        form: Of the graph.
+        model_folder: Contains config.json and safetensors files.
+        onnx_folder: Contains model.onnx and its data.
+        form: The form of the graph.
 
     Raises:
         ArtifactError: The graph cannot be read.
@@ -84,7 +86,7 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) ->
             continue
         found = stored[name].const_value
         if found is None or list(found.shape.numpy()) != list(wanted.shape.numpy()) or found.dtype != wanted.dtype:
-            yield f"'{name}' is stored in another shape or type"
+            yield f"'{name}' is stored with another shape or type"
         elif name.endswith(_PARTS):
             if name.endswith(_PARTS[0]):
                 yield from _worse_rows(name.removesuffix(_PARTS[0]), expected, stored, form.precision)
@@ -93,7 +95,7 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) ->
 
 
 def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
-    """Numbers that nodes of the same name and operator compute with, and the guard against padding on the left."""
+    """Attributes that differ between nodes of the same name and operator, and a missing guard against left padding."""
     nodes = {node.name: node for node in stored}
     for node in expected:
         own = nodes.get(node.name)
@@ -104,24 +106,24 @@ def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
         for name, attribute in node.attributes.items():
             other = own.attributes.get(name)
             if own.op_type == node.op_type and (other is None or not _is_same(attribute.value, other.value)):
-                yield f"node '{node.name}' has another {name} than the model"
+                yield f"node '{node.name}' has a different {name} than the model"
 
 
 def _is_same(expected: Any, stored: Any) -> bool:
-    """Files hold floats in 32 bits."""
+    """Compares in 32 bits, as files store floats."""
     return bool(np.float32(expected) == np.float32(stored) if isinstance(expected, float) else expected == stored)
 
 
 def _open(path: Path) -> ir.Model:
     try:
         return ir.load(path)
-    except Exception as error:  # of several packages: the file system's, protobuf's
+    except Exception as error:  # errors of several packages: file system, protobuf
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{path}: cannot be read as ONNX ({reason:.200}); export again") from error
 
 
 def _numbers(tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """Its numbers; 16-bit floats as float32."""
+    """The numbers of a tensor, 16-bit floats as float32."""
     array: NDArray[Any] = np.asarray(tensor.numpy())
     return array.astype(np.float32) if tensor.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) else array
 
@@ -143,7 +145,7 @@ def _other_numbers(name: str, wanted: NDArray[Any], found: NDArray[Any], precisi
 def _worse_rows(
     name: str, expected: Mapping[str, ir.Value], stored: Mapping[str, ir.Value], precision: Precision
 ) -> Iterator[str]:
-    """Whether a quantised matrix is as near to the model's weights as quantising them now gets, row by row."""
+    """Checks row by row that a quantised matrix is as close to the model's weights as quantising them now."""
     how = precision.quantization
     if how is None:
         return
@@ -153,18 +155,18 @@ def _worse_rows(
         return
     columns = own.scales.shape[1] * how.block_size
     wanted, found = (dequantize(matrix, how, columns) for matrix in (own, given))
-    # What lies between the two is at most what quantising costs, where both are equally good.
+    # If both are equally good, they differ by no more than the quantisation error.
     apart = (wanted - found).square().sum(1)
     step = own.scales.abs().square().sum(1) * how.block_size / 12
     rows = torch.nonzero(apart > (_ERROR_RATIO - 1) * step).flatten()
     if len(rows):
-        yield f"'{name}' differs from the model's in {len(rows)} rows, such as row {int(rows[0])}"
+        yield f"'{name}' differs from the model's in {len(rows)} rows, for example row {int(rows[0])}"
 
 
 def _matrix(name: str, tensors: Mapping[str, ir.Value]) -> QuantizedMatrix:
     packed, scales, points = (_part(name + part, tensors) for part in _PARTS)
     if packed is None or scales is None:
-        raise ArtifactError(f"model.onnx: '{name}' is stored in part only; export again")
+        raise ArtifactError(f"model.onnx: '{name}' is stored only in part; export again")
     return QuantizedMatrix(packed, scales.float(), points)
 
 
@@ -176,7 +178,7 @@ def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
 
 
 def interface_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
-    """The inputs and outputs that are not those of the model, a line for each; arguments and errors as above."""
+    """Yields one line for each input or output that does not match the model; see `weight_differences`."""
     spec = model_spec(read_json(model_folder / "config.json"))
     expected = decoder_graph(spec, open_weights(model_folder, spec, form.precision), form).build("").graph
     stored = _open(onnx_folder / MODEL_FILE).graph
@@ -186,7 +188,7 @@ def interface_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm)
             if wanted.get(name) != found.get(name):
                 yield (
                     f"{kind[:-1]} '{name:.60}' is {found.get(name, 'missing')} in model.onnx, "
-                    f"{wanted.get(name, 'unknown')} by config.json"
+                    f"{wanted.get(name, 'unknown')} according to config.json"
                 )
 
 

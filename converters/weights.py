@@ -19,13 +19,13 @@ from seap_export.sources.weights import SafetensorsReader, WeightReader, check_w
 
 __all__ = ["INLINE_BYTES", "LazyWeights", "QuantizedTensors", "lazy_tensor", "open_weights"]
 
-#: Tensors up to this size are stored in the graph itself: shapes and other constants of a few numbers.
+#: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
 INLINE_BYTES = 32
 
 
 @dataclass(frozen=True)
 class QuantizedTensors:
-    """The parts of a `QuantizedMatrix` as tensors of a graph; scales have the precision's dtype."""
+    """The parts of a `QuantizedMatrix` as tensors of a graph; scales have the dtype of the precision."""
 
     packed: ir.TensorProtocol
     scales: ir.TensorProtocol
@@ -33,7 +33,7 @@ class QuantizedTensors:
 
 
 class LazyWeights:
-    """Tensors of a model in the layouts and the precision that the graph needs, given out without reading data yet."""
+    """Tensors of a model in the layout and precision of the graph, without reading any data yet."""
 
     def __init__(self, reader: WeightReader, precision: Precision) -> None:
         self.reader = reader
@@ -46,23 +46,23 @@ class LazyWeights:
         return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
 
     def stored(self, name: str, *, wide: bool = False) -> ir.TensorProtocol:
-        """A tensor in the layout it is stored in; here and below, in float32 where it is to be `wide`."""
+        """A tensor in its stored layout; here and below, `wide` means float32."""
         return self._lazy([name], name, self._shapes[name], _join, wide)
 
     def joined(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
-        """Vectors (biases) one after the other, under a name of their own."""
+        """Vectors (biases) concatenated under a new name."""
         return self._lazy(names, name, (sum(self._shapes[part][0] for part in names),), _join, wide=False)
 
     def transposed(self, names: Sequence[str], name: str, *, wide: bool = False) -> ir.TensorProtocol:
-        """Weights [out, in] joined along `out` and transposed to [in, out], under a name of their own."""
-        # Transposed before it is widened: a 16-bit weight is then never held twice in float32.
+        """Weights [out, in] joined along `out` and transposed to [in, out], under a new name."""
+        # Transposed before widening, so that a 16-bit weight is never held twice in float32.
         return self._lazy(names, name, self.shape(names)[::-1], lambda parts: _join(parts).T.contiguous(), wide)
 
     def quantized(self, names: Sequence[str], name: str, *, wide: bool = False) -> QuantizedTensors:
         """Weights [out, in] joined along `out` and quantised in blocks along `in`."""
         how = self.precision.quantization
         if how is None:
-            raise ValueError("this precision quantises nothing")
+            raise ValueError("this precision does not quantise weights")
         rows, columns = self.shape(names)
         blocks = -(-columns // how.block_size)
         points = (rows, -(-blocks * how.bits // 8))
@@ -83,7 +83,7 @@ class LazyWeights:
         )
 
     def _quantize(self, names: Sequence[str], name: str) -> QuantizedMatrix:
-        """The latest one is kept: its parts are written one after the other."""
+        """Keeps the latest result, because its parts are written one after the other."""
         how = self.precision.quantization
         if self._latest is None or self._latest[0] != name:
             matrix = _join(list(self.reader.read(names).values()))
@@ -108,10 +108,10 @@ class LazyWeights:
         return lazy_tensor(name, shape, read, precision.onnx_dtype)
 
     def _narrowed(self, tensor: torch.Tensor, precision: Precision, names: Sequence[str]) -> torch.Tensor:
-        """What was made of the named weights, in the precision's dtype.
+        """Converts what was made of the named weights to the dtype of the precision.
 
         Raises:
-            InputError: It is not finite, or no longer is in that dtype.
+            InputError: A value is not finite, or overflows in that dtype.
         """
         narrow = tensor.to(precision.torch_dtype)
         if not _is_finite(narrow):
@@ -119,21 +119,21 @@ class LazyWeights:
         return narrow
 
     def _refusal(self, names: Sequence[str], precision: Precision) -> InputError:
-        """Names the one among weights that is not finite, or else the largest."""
+        """Names the weight that is not finite, or else the largest."""
         largest = {}
         for name, part in self.reader.read(names).items():
             if not _is_finite(part):
                 return InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
             largest[name] = part.float().abs().max().item()
         name = max(largest, key=largest.__getitem__)
-        return InputError(f"weights: '{name}' reaches {largest[name]:.3g}, beyond {precision.dtype}; use fp32")
+        return InputError(f"weights: '{name}' reaches {largest[name]:.3g}, too large for {precision.dtype}; use fp32")
 
     def _in(self, wide: bool) -> Precision:
         return replace(self.precision, dtype="fp32") if wide else self.precision
 
 
 def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> LazyWeights:
-    """The weights of a model folder, whose names and shapes are those of `spec`.
+    """Opens the weights of a model folder, whose names and shapes must match `spec`.
 
     Raises:
         InputError: A file is missing or damaged, or config and weights disagree.
@@ -146,9 +146,9 @@ def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> L
 def lazy_tensor(
     name: str, shape: tuple[int, ...], read: Callable[[], torch.Tensor], dtype: ir.DataType
 ) -> ir.TensorProtocol:
-    """A tensor that `read` gives, in `dtype`, when it is written; nothing is kept afterwards.
+    """A tensor whose values come from `read` when it is written, converted to `dtype`; they are not kept.
 
-    One so small that it is stored in the graph itself is read now.
+    A tensor small enough to be stored in the graph itself is read at once.
     """
 
     def evaluate() -> ir.TensorProtocol:
@@ -160,12 +160,12 @@ def lazy_tensor(
 
 
 def _join(parts: list[torch.Tensor]) -> torch.Tensor:
-    """One below the other; a single part stays where it is mapped."""
+    """Concatenates the parts; a single part stays mapped from its file."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    # A NaN or an infinity shows in the extremes; a mask of the tensor's size would cost memory, and numpy's
-    # reductions run on one thread, where torch's wait for each other on a busy machine.
+    # NaN and infinity show in the minimum and maximum. A boolean mask would cost memory, and numpy reduces on one
+    # thread, whereas torch's threads wait for each other on a busy machine.
     array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     return math.isfinite(array.min()) and math.isfinite(array.max())

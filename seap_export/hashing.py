@@ -1,4 +1,4 @@
-"""Hashes that tie an artifact to what it was made from."""
+"""Hashes that link an artifact to what it was made from."""
 
 from __future__ import annotations
 

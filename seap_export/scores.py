@@ -12,10 +12,10 @@ from seap_export.activations.statistics import LayerMoments
 
 __all__ = ["CHANNEL_SCORES", "SCORES", "ChannelScore", "LayerScores", "Score", "channel_scores", "layer_scores"]
 
-#: Scores that look at each channel alone.
+#: Scores computed for each channel independently.
 ChannelScore = Literal["wifv", "wifn"]
 CHANNEL_SCORES: tuple[ChannelScore, ...] = get_args(ChannelScore)
-#: All scores; `elimination` has no scores but losses of sets of channels (`seap_export.plan.elimination`).
+#: All scores; `elimination` ranks by the loss of whole sets of channels instead (`seap_export.plan.elimination`).
 Score = Literal["wifv", "wifn", "elimination"]
 SCORES: tuple[Score, ...] = get_args(Score)
 
@@ -25,8 +25,8 @@ class LayerScores:
     """Importance scores of one layer.
 
     Attributes:
-        head_channels: Of o_proj's input, float64 [num_attention_heads, head_dim].
-        neurons: Of down_proj's input, float64 [intermediate_size].
+        head_channels: Scores of the inputs of o_proj, float64 [num_attention_heads, head_dim].
+        neurons: Scores of the inputs of down_proj, float64 [intermediate_size].
     """
 
     head_channels: torch.Tensor
@@ -38,7 +38,7 @@ class LayerScores:
 
     @property
     def heads(self) -> torch.Tensor:
-        """A head's score is the mean of its channels', float64 [num_attention_heads]."""
+        """The score of each head, the mean over its channels; float64 [num_attention_heads]."""
         return self.head_channels.mean(1)
 
 
@@ -49,9 +49,9 @@ def channel_scores(score: ChannelScore, weight: torch.Tensor, moments: Moments) 
     `wifn` is mean_i |W_ij| * sqrt(E[x_j^2]), Wanda's weight-times-norm (arXiv 2306.11695) for whole channels.
 
     Args:
-        score: Which of the two.
+        score: The score to compute.
         weight: The projection's weight, [out, channels].
-        moments: The moments of its input.
+        moments: The moments of the projection's input.
     """
     weight = weight.double()
     if score == "wifv":
@@ -71,11 +71,11 @@ def layer_scores(
     """Scores of a layer's query heads (mean over their head_dim channels) and neurons.
 
     Args:
-        score: Which score.
+        score: The score to compute.
         o_proj: Weight, [hidden_size, num_attention_heads * head_dim].
         down_proj: Weight, [hidden_size, intermediate_size].
-        moments: The moments of both inputs.
-        head_dim: Channels of a head.
+        moments: The moments of the inputs of both projections.
+        head_dim: Channels per head.
         square_heads: Square the channel scores of o_proj before the mean, as FLAP's code does.
     """
     channels = channel_scores(score, o_proj, moments.o_proj)

@@ -1,4 +1,4 @@
-"""What passes as parity in each precision, and why: the one place where a limit of parity stands."""
+"""The limits of parity for each precision, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ __all__ = [
     "read_limits",
 ]
 
-#: A largest difference of a logit; a largest difference of keys or values over the root mean square of their layer's;
-#: a mean KL divergence, nats a token; a share of the tokens whose choice is clear.
+#: Largest difference of a logit; largest difference of keys or values relative to the root mean square of their layer;
+#: mean KL divergence in nats per token; share of clear choices that agree.
 Figure = Literal["max_abs", "cache_error", "mean_kl", "clear_top1_agreement"]
 FIGURES: tuple[Figure, ...] = get_args(Figure)
-#: Of these the limit is the least value that passes, of the others the largest.
+#: Figures whose limit is the smallest value that passes; for the others it is the largest.
 _AT_LEAST: frozenset[str] = frozenset({"clear_top1_agreement"})
-#: Where both sides compute in float32 with the same weights, sums are in another order only. SmolLM2-135M shows a
-#: tenth of these; a wrong weight, position or mask causes far more. Some texts drive a model to where it is all but
-#: discontinuous: where torch with another attention kernel is further off than a tenth of these, so many times
-#: (`EXACT_NOISE_FACTOR`) its own noise passes.
+#: If both sides compute in float32 with the same weights, they differ only in the order of summation. SmolLM2-135M
+#: shows a tenth of these values; a wrong weight, position or mask causes far more. Some inputs make a model
+#: numerically unstable: if torch with another attention kernel differs by more than a tenth of these values, the limit
+#: is `EXACT_NOISE_FACTOR` times that difference.
 _EXACT: dict[Figure, float] = {"max_abs": 1e-3, "cache_error": 1e-3}
-#: By precision. Where the graph rounds what it computes (to 16 bits, or activations to 8 bits in the products with
-#: int8 and int4 weights), differences of single logits say little, and what counts is what the model would say. There
-#: torch rounds alike, and what passes is `NOISE_FACTOR` times its own divergence from float32, or what stands here if
-#: that is more: less no text of a useful length could tell from nothing.
+#: Limits by precision. If the graph rounds what it computes (to 16 bits, or activations to 8 bits in products with
+#: int8 and int4 weights), single logits say little and the predicted distribution counts. torch is then run with the
+#: same rounding; the limit is `NOISE_FACTOR` times its divergence from float32, but no less than the value here, which
+#: is too small to matter in a text of useful length.
 DEFAULT_LIMITS: dict[PrecisionName, dict[Figure, float]] = {
     "fp32": _EXACT,
     "fp16": {"mean_kl": 1e-4, "clear_top1_agreement": 0.99},
@@ -45,16 +45,16 @@ DEFAULT_LIMITS: dict[PrecisionName, dict[Figure, float]] = {
     "int8": {**_EXACT, "mean_kl": 1e-3},
     "int4": {**_EXACT, "mean_kl": 1e-3},
 }
-#: Two ways to round alike differ by a small factor. A token's divergence varies by about its mean from token to token,
-#: so that a mean over n tokens gets `_ERRORS` standard errors, `_ERRORS` / sqrt(n) of it, on top.
+#: Two implementations of the same rounding differ by a small factor. A token's divergence varies by about its mean, so
+#: the limit of a mean over n tokens is `_ERRORS` standard errors higher, which is `_ERRORS` / sqrt(n) of it.
 NOISE_FACTOR, _ERRORS = 3.0, 3.0
-#: The same for largest differences in float32, which vary more.
+#: The same for the largest differences in float32, which vary more.
 EXACT_NOISE_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A figure of a comparison and the last value of it that passes."""
+    """The limit of a figure: the last value that passes."""
 
     figure: Figure
     value: float
@@ -65,17 +65,17 @@ class Limit:
 
     @property
     def is_least(self) -> bool:
-        """Whether more is better."""
+        """Whether higher values are better."""
         return self.figure in _AT_LEAST
 
     def is_exceeded(self, found: float | None) -> bool:
-        """Whether a value is beyond the limit; one that could not be measured is not."""
+        """Whether a value exceeds the limit; a missing value does not."""
         if found is None:
             return False
         return found < self.value if self.is_least else not found <= self.value
 
     def excess(self, found: float | None) -> float:
-        """How many times its limit a value is, beyond 1 if it fails; 0 where there is none."""
+        """How many times its limit a value is: above 1 if it fails, 0 if it is missing."""
         if found is None:
             return 0.0
         return (1.0 - found) / max(1.0 - self.value, 1e-9) if self.is_least else found / self.value
@@ -83,7 +83,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of every precision: the defaults, but for those that are given here.
+    """The limits of every precision: the defaults, or the values given instead.
 
     Attributes:
         given: Precision, figure and value of each limit that replaces a default.
@@ -107,7 +107,7 @@ class Limits:
         return any((name, of) == (precision, figure) for name, of, _ in self.given)
 
     def looser(self, precision: PrecisionName) -> tuple[str, ...]:
-        """The limits that let more pass than the defaults, in words."""
+        """The limits that are looser than the defaults, in words."""
         found = []
         for name, figure, value in self.given:
             default = DEFAULT_LIMITS[name][figure]
@@ -117,10 +117,10 @@ class Limits:
 
 
 def read_limits(path: Path) -> Limits:
-    """Limits from a TOML file, a table for each precision: `[int4]`, then `mean_kl = 0.01`.
+    """Reads limits from a TOML file with a table for each precision: `[int4]`, then `mean_kl = 0.01`.
 
     Raises:
-        UsageError: The file cannot be read, or names a precision, a figure or a value that cannot be.
+        UsageError: The file cannot be read, or a precision, a figure or a value in it is invalid.
     """
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
@@ -129,7 +129,7 @@ def read_limits(path: Path) -> Limits:
     given: list[tuple[PrecisionName, Figure, float]] = []
     for precision, values in tables.items():
         if precision not in PRECISIONS or not isinstance(values, dict):
-            raise UsageError(f"{path}: '{precision}' is no precision; tables are {', '.join(PRECISIONS)}")
+            raise UsageError(f"{path}: '{precision}' is not a precision; tables are {', '.join(PRECISIONS)}")
         for figure, value in values.items():
             given.append((precision, *_checked(path, precision, figure, value)))
     return Limits(tuple(sorted(given)))
@@ -146,12 +146,12 @@ def _checked(path: Path, precision: PrecisionName, figure: str, value: object) -
 
 @dataclass(frozen=True)
 class Noise:
-    """How far torch is from itself in a case.
+    """How far torch differs from itself in a case.
 
     Attributes:
-        max_abs: In float32, with another attention kernel: the largest difference of a logit.
-        cache_error: The same of the cache, as the `Figure`.
-        mean_kl: With its own rounding, as the graph rounds, from float32; 0 where nothing is rounded.
+        max_abs: Largest difference of a logit in float32 with another attention kernel.
+        cache_error: The difference of the cache, as defined for `Figure`.
+        mean_kl: Divergence from float32 if torch rounds as the graph does; 0 if nothing is rounded.
     """
 
     max_abs: float = 0.0
@@ -164,14 +164,14 @@ class Noise:
 
 @dataclass(frozen=True)
 class Pass:
-    """One way to run a graph, and what it must keep to.
+    """One way to run a graph, and its limits.
 
     Attributes:
         label: Added to the names of cases; "" for the graph as it is.
-        in_float: MatMulNBits is told not to round activations, so that the weights alone are rounded: as they are in
-            the reference.
-        limits: What passes.
-        given: The figures whose limits were given, so that no noise widens them.
+        in_float: Whether MatMulNBits must not round activations, so that only the weights are rounded, as in the
+            reference.
+        limits: The limits.
+        given: Figures whose limits were given by the user; noise does not widen them.
     """
 
     label: str
@@ -180,7 +180,7 @@ class Pass:
     given: frozenset[Figure] = frozenset()
 
     def limits_for(self, noise: Noise, tokens: int) -> tuple[Limit, ...]:
-        """What passes in a stage of so many tokens of a case where torch has this noise."""
+        """The limits for a stage of `tokens` tokens, given torch's noise in its case."""
         passing = {
             "max_abs": EXACT_NOISE_FACTOR * noise.max_abs,
             "cache_error": EXACT_NOISE_FACTOR * noise.cache_error,
@@ -195,17 +195,17 @@ class Pass:
 
     @property
     def suffix(self) -> str:
-        """Behind the name of a case."""
+        """The suffix of a case's name."""
         return f", {self.label}" if self.label else ""
 
 
 def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, ...]:
-    """The runs that a graph of this precision is judged by; the reference has the graph's own, rounded weights.
+    """The runs that a graph of this precision is judged by; the reference has the graph's rounded weights.
 
     Args:
-        precision: The graph's.
-        provider: Where it runs; only the CPU rounds the activations of int8 and int4 products.
-        limits: What passes.
+        precision: Precision of the graph.
+        provider: Execution provider; only the CPU rounds the activations of int8 and int4 products.
+        limits: The limits.
     """
     values = limits.of(precision.name)
     exact = tuple(Limit(figure, value) for figure, value in values.items() if figure in _EXACT)

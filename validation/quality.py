@@ -1,11 +1,11 @@
-"""How far a variant's predictions are from the dense model's, on texts that neither was calibrated on.
+"""Measures how far a variant's predictions are from the dense model's, on texts not used in calibration.
 
-KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), of the distribution after every token of a
-text, in nats. Perplexity is exp of the mean -log P(next token | tokens before it), over all tokens of all texts
-but the first of each. Both models are given the same tokens, one text at a time, in float32 on the CPU.
+KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
+text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
+but the first of each. Both models get the same tokens, one text at a time, in float32 on the CPU.
 
-The dense model runs first and is released; its logits wait in a temporary file, so that two models are never in
-memory at once, and serve any number of variants.
+The dense model runs first and is released. Its logits are kept in a temporary file for any number of variants, so that
+two models are never in memory at once.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ __all__ = [
     "measure_divergence",
 ]
 
-#: A variant's two artifacts: `hf`, run by torch, and `onnx`, run by ONNX Runtime.
+#: A variant's two artifacts: `hf` runs in torch, `onnx` in ONNX Runtime.
 Form = Literal["hf", "onnx"]
 FORMS: tuple[Form, ...] = get_args(Form)
 TokenIds = tuple[int, ...]
 Progress = Callable[[str], object]
 _Run = Callable[[TokenIds], NDArray[np.floating]]
-#: Logits held in float64 at once.
+#: Number of logits held in float64 at once.
 _CHUNK_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
 class DivergenceFigures:
-    """How far one artifact of a variant is from the dense model.
+    """How far a variant's predictions are from the dense model's.
 
     Attributes:
-        mean_kl: Mean KL(dense || variant) of a token, nats.
+        mean_kl: Mean KL(dense || variant) per token, nats.
         max_kl: The largest KL(dense || variant) of any token, nats.
-        top1_agreement: Share of tokens, 0 to 1, after which both find the same next token most likely.
-        perplexity: Of the variant.
-        dense_perplexity: Of the dense model.
-        tokens: Tokens after which the distributions were compared.
+        top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
+        perplexity: Perplexity of the variant.
+        dense_perplexity: Perplexity of the dense model.
+        tokens: Number of tokens after which the distributions were compared.
     """
 
     mean_kl: float
@@ -73,9 +73,9 @@ class DivergenceFigures:
         if self.tokens < 2:
             raise ValueError("a divergence needs at least two tokens")
         if not min(self.mean_kl, self.max_kl) >= 0.0 or not 0.0 <= self.top1_agreement <= 1.0:
-            raise ValueError("a divergence is at least 0, an agreement from 0 to 1")
+            raise ValueError("a divergence must be at least 0, an agreement from 0 to 1")
         if not self.perplexity >= 1.0 or not self.dense_perplexity >= 1.0:
-            raise ValueError("a perplexity is at least 1")
+            raise ValueError("a perplexity must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class DenseReference:
     _stored: tuple[StoredArray, ...]
 
     def logits(self, index: int) -> NDArray[np.float32]:
-        """float32 [T, V], the dense model's logits after each of a text's T tokens."""
+        """The dense model's logits after each of a text's T tokens, float32 [T, V]."""
         return self._store.get(self._stored[index])
 
 
@@ -194,7 +194,7 @@ def measure_divergence(
     provider: str = "cpu",
     on_progress: Progress | None = None,
 ) -> DivergenceFigures:
-    """Runs a variant over the reference's texts and compares what it predicts.
+    """Runs a variant on the reference's texts and compares its predictions.
 
     Args:
         reference: The dense model's predictions.
@@ -205,7 +205,7 @@ def measure_divergence(
         on_progress: Called with a line about each text when it is done.
 
     Raises:
-        ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of another shape.
+        ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of the wrong shape.
         ParityFailure: The ONNX graph does not run.
     """
     say = on_progress or (lambda line: None)
@@ -216,12 +216,12 @@ def measure_divergence(
             comparison.update(reference.logits(index), logits, row=index)
             defects = comparison.figures().defects
             if defects:
-                raise ArtifactError(f"{folder}: {_in_words(defects[0])} for text {index}; make the variant again")
+                raise ArtifactError(f"{folder}: {_in_words(defects[0])} for text {index}; export the variant again")
             loss.add(logits, ids)
             say(f"{form}: text {index + 1} of {len(reference.token_ids)}")
     figures = comparison.figures()
     if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
-        raise ValueError("figures without a finite token, but without a defect")
+        raise ValueError("no finite token although no defect was found")
     return DivergenceFigures(
         mean_kl=figures.mean_kl,
         max_kl=figures.max_kl,
@@ -272,13 +272,13 @@ def _in_words(defect: Defect) -> str:
 
 
 class _Loss:
-    """Gathers -log P(next token), nats, in float64."""
+    """Accumulates -log P(next token), nats, in float64."""
 
     def __init__(self) -> None:
         self.sum, self.tokens = 0.0, 0
 
     def add(self, logits: NDArray[np.floating], ids: TokenIds) -> None:
-        """Adds a text of T tokens with its logits [T, V]; those after the last token predict nothing known."""
+        """Adds a text of T tokens with its logits [T, V]; those after the last token are not used."""
         step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
         for start in range(0, len(ids) - 1, step):
             targets = np.asarray(ids[start + 1 : start + 1 + step])

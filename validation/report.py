@@ -1,4 +1,4 @@
-"""The outcome of a parity run: figures, verdict, and all that is needed to judge or repeat it."""
+"""The result of a parity run: figures, verdict, and everything needed to judge or repeat it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _DEFECT_WORDS = {"nan": "NaN", "inf": "Inf"}
 
 
 def round_beyond(value: float, digits: int = 2, *, down: bool = False) -> float:
-    """The smallest float with that many significant digits that is not below `value` (positive or 0).
+    """The smallest float with that many significant digits that is at least `value` (positive or 0).
 
-    With `down`, the largest that is not above it.
+    With `down`, the largest that is at most `value`.
     """
     exact = Decimal(repr(value))
     if not exact:
@@ -41,9 +41,9 @@ def round_beyond(value: float, digits: int = 2, *, down: bool = False) -> float:
 
 @dataclass(frozen=True)
 class StageResult:
-    """The figures of one case's prefill or decode, and what they are judged by.
+    """The figures of a case's prefill or decode, with their limits.
 
-    In decode, a place's position is the step, from 0; the cache is that after the last step.
+    In decode, a place's position is the step, counted from 0; the cache is compared after the last step.
     """
 
     case: str
@@ -60,7 +60,7 @@ class StageResult:
         return f"case '{self.case}', row {place.row}, {position} {place.position}, token id {place.token_id}"
 
     def found(self, figure: Figure) -> float | None:
-        """A figure's value; None where it could not be measured."""
+        """The value of a figure; None if it could not be measured."""
         if figure == "cache_error":
             return None if self.cache is None else self.cache.error
         value: float | None = getattr(self.figures, figure)
@@ -68,12 +68,12 @@ class StageResult:
 
     @property
     def has_defect(self) -> bool:
-        """Whether something is wrong that no limit excuses."""
+        """Whether there is a defect that no limit excuses."""
         return bool(self.figures.defects) or (self.cache is not None and bool(self.cache.defect))
 
     @property
     def reasons(self) -> list[str]:
-        """Why this stage fails; empty if it passes."""
+        """Why this stage failed; empty if it passed."""
         reasons = [self._defect(defect) for defect in self.figures.defects]
         if self.cache is not None and self.cache.defect:
             reasons.append(f"{self.cache.defect}, after case '{self.case}'")
@@ -82,7 +82,7 @@ class StageResult:
 
     @property
     def excess(self) -> float:
-        """How many times its limit the worst figure is; 0 where nothing is finite."""
+        """How many times its limit the worst figure is; 0 if nothing is finite."""
         return max((limit.excess(self.found(limit.figure)) for limit in self.limits), default=0.0)
 
     def _beyond(self, limit: Limit) -> str:
@@ -104,26 +104,26 @@ class StageResult:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What a parity run compared, with what, and its verdict.
+    """The subject, the conditions and the verdict of a parity run.
 
     Rows, positions, decode steps, prompts and token ids (vocabulary indices) count from 0.
 
     Attributes:
         stages: Prefill and decode of every case.
-        form: In which the graph was written.
+        form: The form of the graph.
         provider_asked: "cpu" or "cuda".
-        provider_obtained: The execution provider that the session named first.
-        nodes: Nodes of each operator that each execution provider ran, or None if ONNX Runtime does not tell.
+        provider_obtained: The first execution provider of the session.
+        nodes: Nodes of each operator that each execution provider ran; None if ONNX Runtime does not report them.
         threads: Threads of both torch and ONNX Runtime.
-        versions: Of onnxruntime, torch and transformers.
+        versions: Versions of onnxruntime, torch and transformers.
         decode_steps: Decode steps of each case.
-        max_prompt_tokens: Tokens that prompts were cut to.
-        prompt_sha256: Of each prompt's text.
-        longest_tokens: Positions that the longest case reached.
-        context_length: Positions that the model knows.
-        noise_kl: Largest mean KL divergence of torch that rounds as the graph does; None: it rounds nothing.
-        looser_limits: Limits that let more pass than the defaults, in words.
-        is_unguarded: Whether rows padded on the left run, though the graph's attention does not know them.
+        max_prompt_tokens: Longer prompts were truncated to this many tokens.
+        prompt_sha256: Hash of each prompt's text.
+        longest_tokens: Number of positions in the longest case.
+        context_length: Maximum number of positions of the model.
+        noise_kl: Largest mean KL divergence of torch with the graph's rounding; None if the graph does not round.
+        looser_limits: Limits that are looser than the defaults, in words.
+        is_unguarded: Whether the graph runs rows padded on the left although its attention does not support them.
     """
 
     stages: tuple[StageResult, ...]
@@ -153,13 +153,13 @@ class ParityReport:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the run fails, what no tolerance excuses first, then the largest differences; empty if it passes."""
+        """Why the run failed: first what no limit excuses, then the largest differences; empty if it passed."""
         ranked = sorted(self.stages, key=lambda result: (not result.has_defect, -result.excess))
-        unguarded = ["rows padded on the left run, and are computed wrongly"] if self.is_unguarded else []
+        unguarded = ["rows padded on the left are accepted and computed wrongly"] if self.is_unguarded else []
         return (*unguarded, *self._misplaced(), *(reason for result in ranked for reason in result.reasons))
 
     def _misplaced(self) -> list[str]:
-        """Operators that do the model's work on another provider; arithmetic on shapes may run anywhere."""
+        """Operators that do the model's work on another provider; shape arithmetic may run anywhere."""
         return [
             f"{count} {operator} nodes ran on {provider} instead of {self.provider_obtained}"
             for provider, operators in (self.nodes or {}).items()
@@ -170,7 +170,7 @@ class ParityReport:
 
     @property
     def max_abs(self) -> float | None:
-        """The largest difference of any finite logit, or None if none is finite."""
+        """The largest difference of any finite logit; None if none is finite."""
         return max((r.figures.max_abs for r in self.stages if r.figures.max_abs is not None), default=None)
 
     @property
@@ -180,17 +180,17 @@ class ParityReport:
 
     @property
     def mean_kl(self) -> float | None:
-        """The largest mean KL divergence of any stage, in nats a token, or None if no token is finite."""
+        """The largest mean KL divergence of any stage, in nats per token; None if no token is finite."""
         return max((r.figures.mean_kl for r in self.stages if r.figures.mean_kl is not None), default=None)
 
     @property
     def cache_error(self) -> float | None:
-        """The largest difference of keys or values over their root mean square, or None if none was compared."""
+        """The largest difference of keys or values relative to their root mean square; None if none was compared."""
         return max((r.cache.error for r in self.stages if r.cache is not None), default=None)
 
     @property
     def limits(self) -> dict[Figure, float]:
-        """The figures that were judged, and the last value of each that passes in all cases."""
+        """The judged figures, each with the strictest limit used in any case."""
         found: dict[Figure, float] = {}
         for limit in (limit for result in self.stages for limit in result.limits):
             strictest = max if limit.is_least else min
@@ -199,7 +199,7 @@ class ParityReport:
 
     @property
     def smallest_passing_limits(self) -> dict[Figure, float] | None:
-        """For each figure judged, the tightest limit that would pass, to two digits; None if no limits would."""
+        """The tightest limit of each judged figure that would pass, to two digits; None if no limit would."""
         if self.is_unguarded or self._misplaced() or any(result.has_defect for result in self.stages):
             return None
         worst: dict[Figure, float] = {}
@@ -215,7 +215,7 @@ class ParityReport:
         }
 
     def summary(self) -> str:
-        """The verdict in one line; for a failed run, the worst reason and a tolerance in a second one."""
+        """The verdict in one line; for a failed run, a second line gives the worst reason and a limit."""
         tokens = sum(result.figures.tokens for result in self.stages)
         prompts = _counted(len(self.prompt_sha256), "prompt")
         divergence = max((r.figures.max_kl or 0.0 for r in self.stages), default=0.0)
@@ -227,14 +227,14 @@ class ParityReport:
         return line if self.passed else f"{line}\n{self.failure()}"
 
     def failure(self) -> str:
-        """What differs most, where, and the tolerance that would have passed, in one line; "" if it passed."""
+        """The largest difference, its place and the limit that would have passed, in one line; "" if it passed."""
         if self.passed:
             return ""
         more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
         return f"{self.reasons[0]}{more}; {self.hint}"
 
     def _judged(self) -> list[str]:
-        """Each figure that was judged, its worst value, and its limit."""
+        """Each judged figure with its worst value and its limit."""
         parts = []
         for figure, limit in self.limits.items():
             judged = [r for r in self.stages if figure in {own.figure for own in r.limits}]
@@ -246,7 +246,7 @@ class ParityReport:
 
     @property
     def hint(self) -> str:
-        """The limits that would have let it pass; "" if it passed."""
+        """The limits that would have passed; "" if the run passed."""
         if self.passed:
             return ""
         smallest = self.smallest_passing_limits
@@ -263,7 +263,7 @@ class ParityReport:
         return f"{wanted} under [{self.form.precision.name}] in a --limits file would pass"
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values; the same run gives the same text, without times and paths."""
+        """The report as JSON values; equal runs give equal values, without times and paths."""
         return {
             "schema": SCHEMA,
             "verdict": "passed" if self.passed else "failed",

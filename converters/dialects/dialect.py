@@ -1,4 +1,4 @@
-"""What a dialect gives the decoder: the operators that dialects write differently."""
+"""The interface of a dialect: the operators that dialects write differently."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ DialectName = Literal["fused", "standard"]
 
 
 class Dialect(Protocol):
-    """The operators of one graph, whose inputs and rotary caches it was opened with."""
+    """The operators of one graph, bound to its inputs and rotary caches."""
 
     @property
     def cache(self) -> str:
-        """How a cache grows: "shared" in the buffer that it came in, "appended" as a new, longer one."""
+        """How the cache grows: "shared" (in its buffer) or "appended" (as a new, longer tensor)."""
 
     def silu(self, x: ir.Value, name: str) -> ir.Value:
         """`x * sigmoid(x)`."""
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
-        """`x @ table.T`, with `table` [vocab_size, hidden_size] stored once for embedding and LM head."""
+        """`x @ table.T`, where `table` [vocab_size, hidden_size] is stored once for the embedding and the LM head."""
 
     def add_and_norm(
         self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
-        """The RMS norm of `x + residual + bias`, and that sum: the residual stream from here on."""
+        """The RMS norm of `x + residual + bias`, and that sum, which is the new residual stream."""
 
     def attention(
         self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, head_dim: int, name: str
     ) -> Attended:
-        """Causal attention with rotation and cache.
+        """Causal attention with rotary embedding and KV cache.
 
         Args:
-            qkv: Queries, keys and values side by side in one value, or as three, [batch_size, sequence_length, ...].
-            past: The cache of the tokens before.
-            layer: Its heads and its sliding window.
-            head_dim: Width of a head.
+            qkv: Queries, keys and values, [batch_size, sequence_length, ...]; packed into one value, or three values.
+            past: The cache of the previous tokens.
+            layer: Gives the head counts and the sliding window.
+            head_dim: Size of a head.
             name: Name of the node.
         """
 
     def last_places(self) -> ir.Value:
-        """Where in this call each row's last real token stands, int64 [batch_size]."""
+        """Position of each row's last real token in this call, int64 [batch_size]."""
 
 
 def open_dialect(
@@ -61,10 +61,10 @@ def open_dialect(
     cos_cache: ir.Value,
     sin_cache: ir.Value,
 ) -> Dialect:
-    """A dialect for one graph.
+    """Creates a dialect for one graph.
 
     Args:
-        name: Which.
+        name: Name of the dialect.
         g: The graph.
         ids: int64 [batch_size, sequence_length].
         mask: int64 [batch_size, total_sequence_length], 1 for real tokens, cached and new.

@@ -1,4 +1,4 @@
-"""ONNX Runtime's fused operators: the fewest nodes, and caches that grow in place."""
+"""ONNX Runtime's fused operators: the fewest nodes, and caches updated in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seap_export.families import LayerSpec
 
 __all__ = ["LEFT_PADDING_GUARD", "FusedDialect"]
 
-#: The node that fails on a left-padded batch; a runtime's error message quotes its name.
+#: Name of the node that fails on a left-padded batch; the runtime's error message quotes it.
 LEFT_PADDING_GUARD = "left_padding_is_not_supported_pad_on_the_right"
 
 
@@ -30,17 +30,17 @@ class FusedDialect:
         self._last, self._total = _positions(g, mask)
 
     def silu(self, x: ir.Value, name: str) -> ir.Value:
-        """In one node: QuickGelu is `x * sigmoid(alpha * x)`."""
+        """A single node: QuickGelu is `x * sigmoid(alpha * x)`."""
         return self._g.node("QuickGelu", [x], name, domain=MS_DOMAIN, attributes={"alpha": 1.0})
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
-        """Without a transposed copy."""
+        """A product without a transposed copy of the table."""
         return self._g.node("FusedMatMul", [x, table], name, domain=MS_DOMAIN, attributes={"transB": 1})
 
     def add_and_norm(
         self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
-        """In one node."""
+        """A single node."""
         inputs = [x, residual, gamma] if bias is None else [x, residual, gamma, bias]
         normed, _, _, stream = self._g.node_with_outputs(
             "SkipSimplifiedLayerNormalization",
@@ -55,7 +55,7 @@ class FusedDialect:
     def attention(
         self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, head_dim: int, name: str
     ) -> Attended:
-        """ONNX Runtime 1.23 lets a query see one position more than the window; from 1.24 on it is exact."""
+        """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
         attributes = {
             "num_heads": layer.num_attention_heads,
@@ -77,7 +77,7 @@ class FusedDialect:
         return Attended(output, KeyValues(present_key, present_value))
 
     def last_places(self) -> ir.Value:
-        """A token's position in a prompt, which may be padded; the end of the call in all that follow."""
+        """The last real token's position in a prompt, which may be padded; the end of the call in later calls."""
         g = self._g
         width = g.node("Shape", [self._ids], "last_token.width", attributes={"start": 1, "end": 2})
         end = g.node("Sub", [width, g.constant("one", np.array([1], np.int64))], "last_token.end")
@@ -88,10 +88,10 @@ class FusedDialect:
 def _positions(g: GraphBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
     """Each row's last position, int32 [batch_size], and the width of the mask, an int32 scalar.
 
-    GroupQueryAttention takes from each row only how many tokens are real, so a row padded on the left would
-    be computed wrongly without a word. A guard therefore stands in the way of the count: the 1 that is
-    subtracted from it is reshaped to [2 - min(mask[:, 0])], which no runtime can do unless that is [1]. (An
-    out-of-range Gather would not do: on a GPU it gives 0.)
+    GroupQueryAttention uses only the number of real tokens in each row, so a row padded on the left would be computed
+    wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is reshaped to
+    [2 - min(mask[:, 0])], which fails in every runtime unless that is [1]. (An out-of-range Gather would not do: on a
+    GPU it returns 0.)
     """
     one, two = (g.constant(name, np.array([value], np.int64)) for name, value in (("one", 1), ("two", 2)))
     first = g.node("Gather", [mask, g.constant("first", np.array(0, np.int64))], "mask.first", attributes={"axis": 1})

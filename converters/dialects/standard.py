@@ -1,4 +1,4 @@
-"""Operators of the ONNX standard alone, opset 23: for every runtime that implements it."""
+"""Only operators of the ONNX standard, opset 23, for every runtime that implements it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["StandardDialect"]
 class StandardDialect:
     """Attention-23, RotaryEmbedding-23, RMSNormalization-23; see `converters.dialects.Dialect`.
 
-    Keys are masked one by one, so that padding may stand anywhere. A decode step appends its token behind the
-    padding of the steps before, with a 1 at the end of each row of the mask.
+    Keys are masked individually, so padding may be anywhere. A decode step appends its token after all earlier
+    positions, padding included, with a 1 at the end of each row of the mask.
     """
 
     cache = "appended"
@@ -36,11 +36,11 @@ class StandardDialect:
         self._windows: dict[int, ir.Value] = {}
 
     def silu(self, x: ir.Value, name: str) -> ir.Value:
-        """In two nodes; Swish is of opset 24."""
+        """Two nodes, because Swish needs opset 24."""
         return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
-        """By Gemm, which reads a matrix transposed without a copy, and takes two dimensions."""
+        """Gemm, which reads a matrix transposed without a copy but accepts only two dimensions."""
         g = self._g
         vocab_size, hidden_size = (int(size) for size in table.shape.numpy())  # type: ignore[union-attr]
         rows = g.node("Reshape", [x, g.constant("rows_shape", np.array([-1, hidden_size], np.int64))], f"{name}.rows")
@@ -54,7 +54,7 @@ class StandardDialect:
     def add_and_norm(
         self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
-        """In as many nodes as there are operations."""
+        """One node per operation."""
         written = x if bias is None else add(self._g, x, bias, f"{name}.bias_add")
         stream = add(self._g, residual, written, f"{name}.residual")
         return rms_norm(self._g, stream, gamma, epsilon, name), stream
@@ -62,7 +62,7 @@ class StandardDialect:
     def attention(
         self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, head_dim: int, name: str
     ) -> Attended:
-        """Queries and keys are rotated before they meet the cache, which holds rotated keys."""
+        """Rotates queries and keys before the cache, which holds rotated keys."""
         heads, kv_heads, window = layer.num_attention_heads, layer.num_key_value_heads, layer.sliding_window
         if len(qkv) == 1:
             sizes = heads * head_dim, kv_heads * head_dim, kv_heads * head_dim
@@ -86,7 +86,7 @@ class StandardDialect:
         return Attended(output, KeyValues(present_key, present_value))
 
     def last_places(self) -> ir.Value:
-        """The last 1 of each row's mask among the columns of this call."""
+        """The position of the last 1 in each row's mask, within the columns of this call."""
         g = self._g
         own = self._new_columns(self._mask, "last_token.mask")
         zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
@@ -109,7 +109,7 @@ class StandardDialect:
         )
 
     def _positions(self) -> ir.Value:
-        """Of each column of the mask, how many real tokens of its row stand before it; int64 like the mask."""
+        """Number of real tokens before each column of the mask, per row; int64 like the mask."""
         g = self._g
         one = g.constant("one", np.array([1], np.int64))
         counted = g.node("CumSum", [self._mask, g.constant("step", np.array(1, np.int64))], "mask.counted")
@@ -117,9 +117,9 @@ class StandardDialect:
         return g.node("Max", [before, g.constant("none", np.array([0], np.int64))], "mask.positions")
 
     def _causal(self) -> ir.Value:
-        """Which keys each new token sees: bool [batch_size, 1, sequence_length, total_sequence_length].
+        """The keys that each new token sees: bool [batch_size, 1, sequence_length, total_sequence_length].
 
-        Padding sees itself, or its softmax would be over nothing and NaN.
+        Padding sees itself; otherwise its softmax would be empty and give NaN.
         """
         g = self._g
         zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
@@ -134,7 +134,7 @@ class StandardDialect:
         return g.node("Or", [g.node("And", [real, before], "keys.real_before"), itself], "visible")
 
     def _within(self, window: int) -> ir.Value:
-        """The keys that are seen and less than `window` positions back; one mask for all layers of a window."""
+        """The visible keys less than `window` positions back; layers with the same window share one mask."""
         g = self._g
         if window not in self._windows:
             width = g.constant(f"window_{window}", np.array([window], np.int64))
@@ -149,7 +149,7 @@ class StandardDialect:
         return self._windows[window]
 
     def _new_columns(self, x: ir.Value, name: str) -> ir.Value:
-        """Of [batch_size, total_sequence_length] the columns of this call."""
+        """The columns of this call, out of [batch_size, total_sequence_length]."""
         one = self._g.constant("one", np.array([1], np.int64))
         return self._g.node("Slice", [x, self._past, self._total, one], name)
 

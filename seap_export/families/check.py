@@ -1,4 +1,4 @@
-"""Values of a config.json that no model has, refused before they cost time or memory, or end in a library's error."""
+"""Rejects impossible values in config.json before they cost time or memory, or raise an obscure library error."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from seap_export.errors import InputError
 
 __all__ = ["check_rope", "check_sizes", "check_window"]
 
-#: More than any model has. Each layer gets a description of its own, each position a row in tables of the graph.
+#: More than any model has. Every layer gets a description, and every position a row in the graph's rotary tables.
 _MAX_SIZES = {"num_hidden_layers": 10_000, "max_position_embeddings": 2**24}
-_MAX_WINDOW = 2**31 - 1  # of the attention operators
-#: What the variants of rotary embedding compute with, and whether 0 is one of its values.
+_MAX_WINDOW = 2**31 - 1  # limit of the attention operators
+#: Parameters of the rotary embedding variants, and whether they may be 0.
 _ROPE_NUMBERS = {
     "factor": False,
     "low_freq_factor": False,
@@ -27,22 +27,22 @@ _ROPE_NUMBERS = {
 
 
 def check_sizes(config: Mapping[str, Any]) -> None:
-    """Refuses counts that would take all memory.
+    """Rejects counts that would exhaust the memory.
 
     Raises:
-        InputError: One is out of range.
+        InputError: A count is out of range.
     """
     for key, most in _MAX_SIZES.items():
         value = config.get(key)
         if isinstance(value, int) and value > most:
-            raise InputError(f"config.json: {key} {value!r:.40} is out of range; supported are up to {most}")
+            raise InputError(f"config.json: {key} {value!r:.40} is out of range; at most {most} is supported")
 
 
 def check_rope(rope_type: str, parameters: Mapping[str, Any]) -> None:
-    """Refuses parameters that no rotation can be computed with.
+    """Rejects invalid rotary parameters.
 
     Raises:
-        InputError: One is no number, or out of range.
+        InputError: A parameter is not a number or is out of range.
     """
     for key, may_be_zero in _ROPE_NUMBERS.items():
         value = parameters.get(key)
@@ -53,10 +53,10 @@ def check_rope(rope_type: str, parameters: Mapping[str, Any]) -> None:
 
 
 def check_window(window: int | None) -> None:
-    """Refuses a sliding window that attention cannot have.
+    """Rejects an impossible sliding window.
 
     Raises:
-        InputError: It is out of range.
+        InputError: The window is out of range.
     """
     if window is not None and not 1 <= window <= _MAX_WINDOW:
         raise InputError(f"config.json: sliding_window {window!r:.40} is out of range; give null for none")

@@ -1,4 +1,4 @@
-"""What tells one family from another: the names of its tensors, its biases and its attention windows."""
+"""What distinguishes the model families: tensor names, biases and attention windows."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
-#: What attention reads; all three have a bias, or none.
+#: The projections that attention reads; either all three have a bias or none has.
 QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
-#: The `model_type` of a pruned model whose layers differ is its family's with this prefix.
+#: Prefix of the `model_type` of a pruned model whose layers differ in shape.
 PRUNED_PREFIX = "seap_"
-#: Key of a pruned model whose layers are alike, with its family's own `model_type`: what the dense model has for the
-#: keys of config.json that pruning changed.
+#: Key in the config.json of a pruned model with uniform layers, which keeps the `model_type` of its family: the dense
+#: model's values of the keys that pruning changed.
 PRUNED_FROM = "pruned_from"
 _WINDOWS = ("never", "every_layer", "layer_types")
 
@@ -44,16 +44,16 @@ class Family:
     Attributes:
         model_type: The `model_type` of the family's config.json.
         architecture: The transformers class of the causal language model.
-        gguf_architecture: `general.architecture` of its GGUF files, or None where another family's is used.
-        gguf_rotary_rows_permuted: Whether q and k rows of a GGUF file are stored for interleaved rotation.
-        sliding_window: Which layers attend within `config.sliding_window`.
-        tokenizer_json_as_it_is: Whether transformers 5 reads tokenizer.json unchanged for this `model_type`, whatever
+        gguf_architecture: `general.architecture` of its GGUF files; None if they use that of another family.
+        gguf_rotary_rows_permuted: Whether GGUF files store the q and k rows for interleaved rotation.
+        sliding_window: Which layers use `config.sliding_window`.
+        tokenizer_json_as_it_is: Whether transformers 5 loads tokenizer.json unchanged for this `model_type`, whatever
             class tokenizer_config.json names.
-        heads_divide_hidden_size: Whether transformers 5 refuses a plain config of this `model_type` whose number of
-            query heads does not divide its hidden size, although the size of a head is given.
-        names: Tensor names; those of a layer are relative to `names["layer"]`, projections lack the suffix.
-        biases: For each projection True, or the config key that switches its bias on.
-        defaults: What transformers takes for keys that a config.json leaves out.
+        heads_divide_hidden_size: Whether transformers 5 rejects a config of this `model_type` if the number of query
+            heads does not divide the hidden size, even though it has a head_dim.
+        names: Tensor names. Those in a layer are relative to `names["layer"]`; projections have no suffix.
+        biases: True or the config key that enables the bias, for each projection that can have one.
+        defaults: Values that transformers assumes for keys missing in config.json.
     """
 
     model_type: str
@@ -76,7 +76,7 @@ class Family:
 
     @property
     def has_qk_norm(self) -> bool:
-        """Whether every query and key head is normalised before the rotation."""
+        """Whether every query and key head is normalised before the rotary embedding."""
         return "q_norm" in self.names
 
     def has_bias(self, projection: Projection, config: Mapping[str, Any]) -> bool:
@@ -85,14 +85,14 @@ class Family:
         return bool(config.get(switch, False)) if isinstance(switch, str) else switch
 
     def can_have_bias(self, projection: Projection) -> bool:
-        """Whether `projection` has a bias in the family's transformers class, always or by a switch."""
+        """Whether the transformers class of the family can have a bias at `projection`."""
         return bool(self.biases.get(projection, False))
 
     def switched_with(self, projection: Projection) -> frozenset[Projection]:
-        """The projections that have a bias wherever this one has: all that share its switch.
+        """All projections whose bias is enabled by the same config key, including this one.
 
         Raises:
-            ValueError: The family has no bias there.
+            ValueError: The family has no bias at `projection`.
         """
         if not self.can_have_bias(projection):
             raise ValueError(f"{projection} has no bias in {self.architecture}")
@@ -134,12 +134,12 @@ def supported_families() -> tuple[str, ...]:
 
 
 def is_pruned(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is of a model that this package wrote."""
+    """Whether this config.json belongs to a model written by seap-export."""
     return str(config.get("model_type")).startswith(PRUNED_PREFIX) or PRUNED_FROM in config
 
 
 def family_of_model_type(model_type: str | None) -> Family:
-    """The family of a config.json's `model_type`, of a dense model or of one pruned by this package.
+    """The family of a `model_type`, of a dense model or of one pruned by seap-export.
 
     Raises:
         InputError: The family is not supported.
@@ -154,7 +154,7 @@ def family_of_model_type(model_type: str | None) -> Family:
 
 
 def family_of_gguf(architecture: str) -> Family:
-    """The family that a GGUF file's `general.architecture` names.
+    """The family of a GGUF file's `general.architecture`.
 
     Raises:
         InputError: The architecture is not supported.

@@ -1,4 +1,4 @@
-"""The shapes of one model, dense or pruned, read from its config.json."""
+"""The shapes of a dense or pruned model, read from its config.json."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class LayerSpec:
     """The shape of one decoder layer.
 
     Attributes:
-        num_attention_heads: Query heads.
-        num_key_value_heads: Key/value heads (KV groups).
-        intermediate_size: MLP neurons.
+        num_attention_heads: Number of query heads.
+        num_key_value_heads: Number of key/value heads (KV groups).
+        intermediate_size: Number of MLP neurons.
         biases: The projections that have a bias.
-        sliding_window: Positions a query sees, itself included; None: all before it.
+        sliding_window: Number of positions a query attends to, including its own; None: all earlier ones.
     """
 
     num_attention_heads: int
@@ -79,17 +79,17 @@ class LayerSpec:
                 f"{self.num_key_value_heads} key/value heads"
             )
         if len(self.biases & set(QKV)) not in (0, len(QKV)):
-            raise InputError(f"{', '.join(QKV)} must all have a bias, or none")
+            raise InputError(f"config.json: either all of {', '.join(QKV)} must have a bias, or none")
 
     @property
     def heads_per_group(self) -> int:
-        """Query heads that share one key/value head."""
+        """Number of query heads that share a key/value head."""
         return self.num_attention_heads // self.num_key_value_heads
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The shape of a whole decoder model; `layers` holds one `LayerSpec` a layer."""
+    """The shape of a whole decoder model; `layers` holds one `LayerSpec` per layer."""
 
     family: Family
     vocab_size: int
@@ -118,7 +118,7 @@ class ModelSpec:
         return shapes[projection]
 
     def layer_tensors(self, layer: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor of a layer, in the order the layer uses them."""
+        """Name and shape of every tensor of a layer, in the order of use."""
         family, spec = self.family, self.layers[layer]
         shapes: dict[str, tuple[int, ...]] = {family.tensor("input_layernorm", layer): (self.hidden_size,)}
         for projection in PROJECTIONS:
@@ -134,7 +134,7 @@ class ModelSpec:
         return shapes
 
     def outer_tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of the tensors outside the layers: embedding, last norm, LM head unless tied."""
+        """Name and shape of the tensors outside the layers: embedding, final norm and, unless tied, LM head."""
         family = self.family
         shapes: dict[str, tuple[int, ...]] = {
             family.tensor("embed_tokens"): (self.vocab_size, self.hidden_size),
@@ -152,31 +152,31 @@ class ModelSpec:
         return shapes
 
     def num_parameters(self) -> int:
-        """All parameters, a tied LM head counted once."""
+        """Number of parameters; a tied LM head counts once."""
         return sum(math.prod(shape) for shape in self.tensors().values())
 
     def prunable_weights(self, layer: int) -> int:
-        """Weights of a layer's attention and MLP projections; norms and biases do not count."""
+        """Number of weights in a layer's attention and MLP projections, without norms and biases."""
         return sum(math.prod(self.projection_shape(projection, layer)) for projection in PROJECTIONS)
 
     def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelSpec:
-        """The same model with other layer shapes."""
+        """A copy of this model with other layer shapes."""
         return replace(self, layers=layers)
 
 
 def model_spec(config: Mapping[str, Any]) -> ModelSpec:
-    """Reads the shapes of a model from its config.json, dense or written by this package.
+    """Reads the shapes of a model, dense or pruned by seap-export, from its config.json.
 
     Raises:
         InputError: The family, the activation or the rope type is not supported, or a value is missing, out of range
-            or of another kind than it should be.
+            or of the wrong type.
     """
     check_sizes(config)
     try:
         return _spec(config)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"config.json: it holds a value of a wrong kind ({reason}); download it again") from error
+        raise InputError(f"config.json: a value has the wrong type ({reason}); download it again") from error
 
 
 def _spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -204,7 +204,7 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
 
 
 def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of the dense model that a pruned one was made from, as far as shapes go."""
+    """The config.json of the dense model that a pruned one was made from, as far as shapes are concerned."""
     dense = {**config, **(config.get(PRUNED_FROM) or {})}
     return {key: value for key, value in dense.items() if key not in ("per_layer_config", PRUNED_FROM)}
 
@@ -212,14 +212,14 @@ def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
-        raise InputError(f"activation '{activation}' is not supported; supported activation: silu")
+        raise InputError(f"activation '{activation}' is not supported; the only supported activation is silu")
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     partial = config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
-        raise InputError(f"partial_rotary_factor {partial} is not supported; only full rotation is")
+        raise InputError(f"partial_rotary_factor {partial} is not supported; it must be 1")
 
 
 def _positive(config: Mapping[str, Any], key: str) -> int:
@@ -266,7 +266,7 @@ def _sliding_window(family: Family, config: Mapping[str, Any], index: int) -> in
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
-    """Theta, variant and parameters, in the spelling of transformers 4 (`rope_scaling`) or 5 (`rope_parameters`)."""
+    """Base, variant and parameters, from `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5)."""
     parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     theta = parameters.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
     rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"

@@ -1,9 +1,9 @@
-"""Configurations of pruned models. This file travels with every artifact and imports nothing of seap_export.
+"""Configurations of pruned models. This file is copied into every artifact and imports nothing from seap_export.
 
-A pruned model's config.json is its family's, plus `per_layer_config`: for each layer that differs, its
-`num_attention_heads`, `num_key_value_heads` and `intermediate_size`, and whether compensation gave its
-`o_proj` and `down_proj` a bias. transformers 5.14 and later know `per_layer_config`; for earlier releases it is
-a plain dictionary, and `layer_config` resolves both.
+A pruned model's config.json is that of its family plus `per_layer_config`. For each layer that differs, it holds
+`num_attention_heads`, `num_key_value_heads` and `intermediate_size`, and whether compensation added a bias to `o_proj`
+and `down_proj`. transformers 5.14 and later support `per_layer_config`; for earlier releases it is a plain dictionary.
+`layer_config` resolves both.
 """
 
 import copy
@@ -16,7 +16,7 @@ __all__ = ["SeapLlamaConfig", "SeapMistralConfig", "SeapQwen2Config", "SeapQwen3
 
 
 def layer_config(config: PretrainedConfig, layer_idx: int) -> PretrainedConfig:
-    """The config of one layer: a copy whose head counts and neuron count are that layer's own."""
+    """The config of one layer: a copy with the head and neuron counts of that layer."""
     per_layer = getattr(config, "per_layer_config", None)
     if per_layer is not None and not isinstance(per_layer, dict):
         return per_layer[layer_idx]
@@ -29,13 +29,13 @@ def layer_config(config: PretrainedConfig, layer_idx: int) -> PretrainedConfig:
 
 
 class _PrunedConfig:
-    """Mixed into a family's config: what compensation adds, and the check of shapes layer by layer."""
+    """Mixin for the config of a family: the compensation biases, and a check of each layer's shape."""
 
     o_proj_bias: bool = False
     down_proj_bias: bool = False
 
     def validate_architecture(self) -> None:
-        """Refuses a layer whose query heads cannot share its key/value heads evenly (transformers 5 calls it)."""
+        """Rejects a layer whose query heads cannot share its key/value heads evenly (called by transformers 5)."""
         for layer_idx in range(self.num_hidden_layers):
             layer = layer_config(self, layer_idx)
             if layer.num_attention_heads % layer.num_key_value_heads:
@@ -46,7 +46,7 @@ class _PrunedConfig:
 
 
 def _validated(config_class: type) -> type:
-    """Configs of transformers 5 are dataclasses, whose checks are inherited only through `strict`."""
+    """Wraps a config of transformers 5 in `strict`; without it, the checks of these dataclasses are not inherited."""
     return strict(config_class) if is_dataclass(config_class) else config_class
 
 

@@ -1,7 +1,7 @@
-"""Pruned decoder models. This file travels with every artifact and imports nothing of seap_export.
+"""Pruned decoder models. This file is copied into every artifact and imports nothing from seap_export.
 
-Each class is its family's transformers class with layers of their own shape: every decoder layer is the
-stock one, built from that layer's config, so attention backends, caches and generation are the stock ones.
+Each class is its family's transformers class with layers of different shapes. Every decoder layer is a stock layer
+built from that layer's config, so attention backends, caches and generation are those of transformers.
 """
 
 import copy
@@ -25,7 +25,7 @@ __all__ = ["SeapLlamaForCausalLM", "SeapMistralForCausalLM", "SeapQwen2ForCausal
 
 
 def _with_bias(linear: nn.Linear, bias: bool) -> nn.Linear:
-    """The projection itself, or one like it with a bias; families switch the biases of several at once."""
+    """The projection itself, or a copy of its shape with a bias; a family enables the biases of several at once."""
     if not bias or linear.bias is not None:
         return linear
     return nn.Linear(linear.in_features, linear.out_features, bias=True)
@@ -36,19 +36,19 @@ def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_i
     layer = layer_class(own, layer_idx)
     layer.self_attn.o_proj = _with_bias(layer.self_attn.o_proj, own.o_proj_bias)
     layer.mlp.down_proj = _with_bias(layer.mlp.down_proj, own.down_proj_bias)
-    layer.self_attn.config = config  # the attention backend is chosen on the model's config at each call
+    layer.self_attn.config = config  # at each call, the attention backend is chosen from the model's config
     return layer
 
 
 def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
-    """A config from which a stock constructor builds everything around the layers, and one stock layer."""
+    """A config from which a stock constructor builds everything around the layers, and a single stock layer."""
     single = copy.copy(layer_config(config, 0))
     single.num_hidden_layers = 1
     return single
 
 
 class _PrunedModel:
-    """Mixed into a family's base model: the layers become those of the config."""
+    """Mixin for a family's base model: replaces its layers by those of the config."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(_one_layer(config))
@@ -62,7 +62,7 @@ class _PrunedModel:
 
 
 class _PrunedForCausalLM:
-    """Mixed into a family's causal language model: the base model becomes the pruned one."""
+    """Mixin for a family's causal language model: replaces its base model by the pruned one."""
 
     pruned_model: type[nn.Module]
 

@@ -1,8 +1,8 @@
-"""Makes transformers' auto classes know the pruned families, without importing transformers.
+"""Registers the pruned families with transformers' auto classes without importing transformers.
 
-Importing the modelling code takes seconds that `seap-export --help` and the writing of an ONNX file do not
-need. So a finder on `sys.meta_path` waits for the program itself to import the auto classes, and registers
-stand-ins there; a stand-in imports the real classes when a pruned model's config is first read.
+Importing the modelling code takes seconds, which `seap-export --help` and writing an ONNX file do not need. So a
+finder on `sys.meta_path` waits until the program itself imports the auto classes and registers stand-ins there; a
+stand-in imports the real classes when the config of a pruned model is first read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _register(auto: ModuleType) -> None:
 
 
 def _real_config(model_type: str) -> Any:
-    """The config class; its model class is registered beside it."""
+    """Imports the config class and registers its model class as well."""
     from transformers import AutoModelForCausalLM
 
     modeling = importlib.import_module("seap_export.modeling.modeling_seap")
@@ -47,7 +47,7 @@ def _real_config(model_type: str) -> Any:
 
 def _stand_in(name: str) -> type:
     class LazyConfig:
-        """Turns into the real config class when a config is read or made."""
+        """Becomes the real config class when a config is read or created."""
 
         model_type = name
 
@@ -62,7 +62,7 @@ def _stand_in(name: str) -> type:
 
 
 class _RegisterAfterImport(MetaPathFinder):
-    """Lets `configuration_auto` be imported the ordinary way, then registers the families in it."""
+    """Imports `configuration_auto` in the ordinary way, then registers the families in it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None

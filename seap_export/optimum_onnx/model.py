@@ -1,4 +1,4 @@
-"""A pruned variant as an `ORTModelForCausalLM`: every layer has a KV cache of its own shape."""
+"""A pruned variant as an `ORTModelForCausalLM`, in which the shape of the KV cache differs by layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, Us
 __all__ = ["SeapORTModelForCausalLM"]
 
 _GRAPH, _CONFIG, _GENERATION_CONFIG = "model.onnx", "config.json", "generation_config.json"
-#: What ONNX Runtime raises for a file that it cannot load; these share no base class of their own.
+#: The exceptions of ONNX Runtime for a file that it cannot load; they share no specific base class.
 _DAMAGED = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.RuntimeException)
 
 LayerCaches = tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -26,8 +26,8 @@ LayerCaches = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 class SeapORTModelForCausalLM(ORTModelForCausalLM):
     """`ORTModelForCausalLM` for the ONNX graphs of this package.
 
-    The stock class takes one number of KV heads for all layers from the config; here each layer's comes from the
-    graph. All else is the stock class's: `generate`, `save_pretrained`, `to`.
+    The stock class takes a single number of KV heads from the config; this one takes each layer's from the graph.
+    Everything else comes from the stock class: `generate`, `save_pretrained`, `to`.
     """
 
     @classmethod
@@ -37,21 +37,21 @@ class SeapORTModelForCausalLM(ORTModelForCausalLM):
         """Opens a variant.
 
         Args:
-            model_id: The variant's folder, which holds `onnx/` with the graph and `hf/` with config.json and
-                generation_config.json; its `onnx` folder with `hf` beside it; or a folder with all of these files,
-                as `save_pretrained` writes it. Not a hub id.
-            config: The folder of config.json and generation_config.json where they lie elsewhere.
-            export: Only to be refused.
-            **options: Those of `ORTModelForCausalLM.from_pretrained`: `provider`, `session_options`, `use_cache`,
+            model_id: The variant's folder, which contains `onnx/` with the graph and `hf/` with config.json and
+                generation_config.json; its `onnx` folder with `hf` next to it; or a folder with all of these files,
+                as written by `save_pretrained`. Not a hub id.
+            config: The folder of config.json and generation_config.json if they are elsewhere.
+            export: Must not be set.
+            **options: Options of `ORTModelForCausalLM.from_pretrained`: `provider`, `session_options`, `use_cache`,
                 `use_io_binding`, `generation_config` ...
 
         Raises:
             UsageError: `export` is set.
             ArtifactError: A file is missing or damaged.
-            EnvironmentFailure: The execution provider asked for could not be created.
+            EnvironmentFailure: The execution provider could not be created.
         """
         if export:
-            raise UsageError("a variant is exported already; leave out export=True, or run: optimum-cli export seap")
+            raise UsageError("a variant is already exported; leave out export=True, or run: optimum-cli export seap")
         files = _locate(Path(model_id), config)
         options.setdefault("generation_config", files.generation_config())
         try:
@@ -73,14 +73,15 @@ class SeapORTModelForCausalLM(ORTModelForCausalLM):
     ) -> CausalLMOutputWithPast:
         """Logits [batch, length, vocabulary] and, with `use_cache`, each layer's keys and values.
 
-        A graph of `convert --logits last` gives those of each row's last token only, [batch, 1, vocabulary].
+        A graph written with `convert --logits last` returns logits only for each row's last token,
+        [batch, 1, vocabulary].
 
         Args:
             input_ids: int64 [batch, length].
-            attention_mask: int64 [batch, past + length], padded on the right; None: nothing is padding.
+            attention_mask: int64 [batch, past + length], padded on the right; None: no padding.
             past_key_values: Keys and values of each layer, float [batch, KV heads of the layer, past, head size].
-            use_cache: Give them back, longer by `length`; None: as the config says.
-            **ignored: What `generate` passes to every model; positions come from the mask.
+            use_cache: Whether to return the extended keys and values; None: as in the config.
+            **ignored: Arguments that `generate` passes to every model; positions are derived from the mask.
 
         Raises:
             InputError: The mask is padded on the left.
@@ -90,7 +91,7 @@ class SeapORTModelForCausalLM(ORTModelForCausalLM):
             total = past[0][0].shape[2] + input_ids.shape[1]
             attention_mask = torch.ones((len(input_ids), total), dtype=torch.int64)
         if not attention_mask[:, 0].all():
-            raise InputError("attention_mask is padded on the left, which the graph does not read; pad on the right")
+            raise InputError("attention_mask is padded on the left, which the graph cannot read; pad on the right")
         return super().forward(input_ids, attention_mask, past, use_cache=use_cache)
 
     def prepare_inputs_for_generation(
@@ -106,17 +107,17 @@ class SeapORTModelForCausalLM(ORTModelForCausalLM):
             InputError: Some of the prompts are padded.
         """
         if past_key_values is None and attention_mask is not None and not attention_mask.all():
-            # `generate` takes the next token from the last column, where a prompt padded on the right has none.
+            # `generate` reads the next token from the last column, which is padding in a prompt padded on the right.
             raise InputError(
-                "generate() takes prompts of one length, and some of these are padded; the graph reads no padding on "
-                "the left, and generate() none on the right: call it once for each length"
+                "some of the prompts given to generate() are padded; the graph does not support padding on the left, "
+                "nor generate() padding on the right: call it once for each prompt length"
             )
         return super().prepare_inputs_for_generation(
             input_ids, past_key_values=past_key_values, attention_mask=attention_mask, **others
         )
 
     def _empty_cache(self, batch: int) -> LayerCaches:
-        """Caches of length 0, with the heads that the graph declares for each layer."""
+        """Caches of length 0, with the head counts that the graph declares for each layer."""
         caches = [
             torch.zeros((batch, heads, 0, head_size), dtype=self.dtype, device=self.device)
             for _, heads, _, head_size in map(self.input_shapes.get, self.key_value_input_names)
@@ -126,13 +127,13 @@ class SeapORTModelForCausalLM(ORTModelForCausalLM):
     def _prepare_io_binding(
         self, model_inputs: dict[str, torch.Tensor], outputs_to_not_bind: set[str] | None = None, **_: Any
     ) -> Any:
-        """Leaves out the shapes that the stock class knows, of caches alike; the graph's own tell them all."""
+        """Leaves out the stock class's shapes, which are the same for all caches; the graph declares them all."""
         return super()._prepare_io_binding(model_inputs, outputs_to_not_bind)
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Where a variant's files are."""
+    """The locations of a variant's files."""
 
     onnx: Path
     hf: Path

@@ -1,4 +1,4 @@
-"""`optimum-cli export seap`, which is `seap-export export` under another name."""
+"""`optimum-cli export seap`, another name for `seap-export export`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["SeapExportCommand"]
 
 
 class SeapExportCommand(BaseOptimumCLICommand):
-    """Hands every argument on to `seap-export export`, whose options, help, output and exit codes it has."""
+    """Passes all arguments to `seap-export export`, with the same options, help, output and exit codes."""
 
     COMMAND = CommandInfo(
         name="seap",
@@ -19,12 +19,12 @@ class SeapExportCommand(BaseOptimumCLICommand):
 
     @staticmethod
     def parse_args(parser: ArgumentParser) -> None:
-        """Declares one argument that takes all there is, options and `--help` included."""
-        parser.prefix_chars = ""  # nothing is an option to argparse: click knows the options
+        """Declares a single argument that takes everything, including options and `--help`."""
+        parser.prefix_chars = ""  # argparse must not recognise options; click does
         parser.add_argument("arguments", nargs=REMAINDER)
 
     def run(self) -> None:
         """Runs the command and exits with its exit code."""
-        from seap_export.cli import main  # optimum-cli loads this module whatever the command is
+        from seap_export.cli import main  # not at the top: optimum-cli loads this module for every command
 
         main(["export", *self.args.arguments])

@@ -1,4 +1,4 @@
-"""Timing variants beside their dense model, from the files of an export."""
+"""Times variants and their dense model, starting from the files of an export."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class BenchRequest:
     """What to time.
 
     Attributes:
-        depths: Lengths of the prompts.
-        batches: Numbers of prompts; those above 1 are timed at the smallest depth only.
-        engines: What runs the models.
-        form: Of the ONNX files.
+        depths: Prompt lengths.
+        batches: Batch sizes; those above 1 are timed only at the smallest depth.
+        engines: Engines that run the models.
+        form: Form of the ONNX files.
         provider: ONNX Runtime's execution provider.
-        threads: Of each engine; None: all cores this process may use.
-        runs: Counted runs of each model in each cell.
+        threads: Threads of each engine; None: all cores available to this process.
+        runs: Runs of each model in each cell, without the warm-up.
         steps: Decode steps of a run.
         memory: Whether the peak memory of each model is measured too, in a process of its own.
     """
@@ -75,14 +75,14 @@ class BenchRequest:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Every depth with one prompt, then every batch at the smallest depth."""
+        """Every depth with one prompt, then every other batch size at the smallest depth."""
         single = [Cell(1, depth) for depth in sorted(set(self.depths))]
         return tuple(dict.fromkeys([*single, *(Cell(batch, min(self.depths)) for batch in sorted(set(self.batches)))]))
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A model's folders, of torch and of ONNX Runtime."""
+    """The folders of a model for torch and for ONNX Runtime."""
 
     name: str
     hf: Path
@@ -97,21 +97,21 @@ class _Model:
 
 
 def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:
-    """Times variants and their dense model in turn; one of them is in memory at a time.
+    """Times variants and their dense model in turn, one model in memory at a time.
 
-    The ONNX files are written anew in the request's form, into a temporary folder.
+    The ONNX files are written again in the requested form, into a temporary folder.
 
     Args:
         paths: Output folders of `export`, or variants' folders.
-        dense: The dense model that they were made from.
+        dense: The dense model of the variants.
         request: What to time.
-        progress: Told what happens.
+        progress: Receives progress messages.
 
     Raises:
-        UsageError: A path is no variant, or a prompt is longer than the model's context.
+        UsageError: A path is not a variant, or a prompt is longer than the model's context.
         InputError: A variant was made from another model.
         ArtifactError: A variant is damaged.
-        EnvironmentFailure: There is no such provider here.
+        EnvironmentFailure: The provider is not available on this machine.
     """
     progress = progress or Silent()
     variants = _variants(paths)
@@ -150,7 +150,7 @@ def _variants(paths: Sequence[str]) -> list[Path]:
     names = [variant.name for variant in found]
     twice = next((name for name in names if names.count(name) > 1 or name == DENSE), None)
     if twice:
-        raise UsageError(f"there is more than one '{twice}' to time; give each once")
+        raise UsageError(f"'{twice}' is given more than once; give each variant once")
     return found
 
 
@@ -159,19 +159,19 @@ def _variants_at(path: Path) -> list[Path]:
         return [path / name for name in read_manifest(path).variants]
     if (path / "plan.json").is_file() and (path / "hf").is_dir():
         return [path.resolve()]
-    raise UsageError(f"{path} is no variant; give an output folder of 'seap-export export' or a variant in it")
+    raise UsageError(f"{path} is not a variant; give an output folder of 'seap-export export' or a variant in it")
 
 
 def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
-    """Prompts and steps must fit the model's context.
+    """Checks that prompts and decode steps fit into the model's context.
 
     Raises:
-        UsageError: They do not.
+        UsageError: They do not fit.
     """
     longest = max(request.depths) + request.steps
     if longest > spec.max_position_embeddings:
         raise UsageError(
-            f"{max(request.depths)} tokens and {request.steps} steps are more than the model's context of "
+            f"{max(request.depths)} tokens and {request.steps} steps exceed the model's context of "
             f"{spec.max_position_embeddings}; give smaller depths"
         )
 

@@ -1,4 +1,4 @@
-"""Following a failed parity to the sublayer that diverges first."""
+"""Traces a failed parity check to the sublayer that diverges first."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def bisect_variant(
     reasons: Sequence[str],
     progress: Progress,
 ) -> Bisection | None:
-    """Follows the cheapest stage that failed, or the first case where nothing that ran differs.
+    """Traces the cheapest failed stage, or the first case if no stage failed.
 
     Args:
-        folder: The variant's.
-        settings: How it was compared.
-        prompt_file: On which prompts; None: the held-out texts of the export.
-        parity: The report of the comparison; None: there is none.
-        reasons: Why parity failed; where no value diverges, the first weight that they name is the place.
-        progress: Told what happens.
+        folder: The variant's folder.
+        settings: The settings of the comparison.
+        prompt_file: The prompts of the comparison; None: the held-out texts of the export.
+        parity: The report of the comparison, if there is one.
+        reasons: Why parity failed; if no value diverges, the first weight named here is returned.
+        progress: Receives progress messages.
 
     Returns:
-        None if the graph does not run with the values as outputs.
+        None if the graph does not run with intermediate values as outputs.
     """
     failed = [case for case in (parity or {}).get("cases", ()) if case["verdict"] == "failed"]
-    # A single prompt that is run at once is the cheapest to follow.
+    # A single prompt in a single call is the cheapest to trace.
     failed.sort(key=lambda case: (case["rows"] > 1, case["case"].startswith("long")))
     stage: Mapping[str, Any] = failed[0] if failed else {"case": "prompt 0", "stage": "prefill", "worst": None}
     name, _, label = stage["case"].partition(", ")
@@ -68,7 +68,7 @@ def bisect_variant(
 
 
 def _stored_wrongly(reasons: Sequence[str]) -> TapError | None:
-    """The first tensor or node that the comparison of weights names."""
+    """The first tensor or node named by the comparison of weights."""
     names = (re.match(r"weights: (?:node )?'(?:model\.)?([^']+)'", reason) for reason in reasons)
     name = next((found[1] for found in names if found), None)
     if name is None:

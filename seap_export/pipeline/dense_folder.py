@@ -1,4 +1,4 @@
-"""A dense model as a folder that transformers loads, whatever it came as."""
+"""Provides a dense model as a folder that transformers can load, whatever its original form."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["dense_folder"]
 
 @contextmanager
 def dense_folder(source: Source) -> Iterator[Path]:
-    """The folder of a model's files; for a GGUF file, a temporary one with the weights written out.
+    """The folder of a model's files; for a GGUF file, a temporary one with the converted weights.
 
     Raises:
-        InputError: A weight is not finite.
+        InputError: A weight is NaN or infinite.
     """
     if source.files[0].name == "config.json":
         yield source.files[0].parent
@@ -30,7 +30,7 @@ def dense_folder(source: Source) -> Iterator[Path]:
 
 
 def _write(source: Source, folder: Path) -> None:
-    """Config, tokenizer and weights; one layer is in memory at a time."""
+    """Writes config, tokenizer and weights, with one layer in memory at a time."""
     spec = source.spec
     (folder / "config.json").write_text(json.dumps(dict(source.config)), "utf-8")
     source.write_tokenizer(folder)

@@ -1,4 +1,4 @@
-"""Measuring the quality of a variant against its dense model, or the accuracy of a dense model alone."""
+"""Measures the quality of a variant compared with its dense model, or the accuracy of a dense model alone."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ __all__ = ["divergence_report", "divergence_texts", "evaluate", "preview", "writ
 def evaluate(
     path: str, dense: str | None, request: EvaluationRequest, progress: Progress | None = None
 ) -> EvaluationReport:
-    """Measures what a request asks for; one model is in memory at a time.
+    """Measures what is requested, with one model in memory at a time.
 
     Args:
         path: A variant's folder, or a dense model.
-        dense: The dense model that a variant was made from; None: zero-shot accuracy of the variant alone.
+        dense: The dense model of the variant; None: measure only the zero-shot accuracy of the variant.
         request: What to measure.
-        progress: Told what happens.
+        progress: Receives progress messages.
 
     Returns:
         The report; a failed quality gate is a verdict in it, not an exception.
 
     Raises:
-        UsageError: The request does not fit what is there.
-        InputError: A model or corpus cannot be used, or a text or question was calibrated on.
+        UsageError: The request does not match the subject.
+        InputError: A model or corpus cannot be used, or a text or question was used in calibration.
         ArtifactError: The variant is damaged or incomplete.
-        EnvironmentFailure: The lm-evaluation-harness, the hub or disk space is lacking.
+        EnvironmentFailure: The lm-evaluation-harness, the hub or disk space is not available.
         ParityFailure: The ONNX graph does not run.
     """
     progress = progress or Silent()
@@ -82,14 +82,17 @@ def evaluate(
 def preview(
     path: str, dense: str | None, request: EvaluationRequest, progress: Progress | None = None
 ) -> list[dict[str, Any]]:
-    """What `evaluate` would measure, after all checks that need neither a model in memory nor a download.
+    """Lists what `evaluate` would measure, after all checks that need neither a model in memory nor a download.
 
     Returns:
-        One row a measurement: `measurement`, `name`, `items` (texts or questions; None: known to the harness
-        only), `disjoint` and `models`.
+        One row per measurement: `measurement`, `name`, `items` (texts or questions; None if only the harness knows
+        their number), `disjoint` and `models`.
 
     Raises:
-        SeapError: As `evaluate`.
+        UsageError: The request does not match the subject.
+        InputError: A model or corpus cannot be used, or a text or question was used in calibration.
+        ArtifactError: The variant is damaged or incomplete.
+        EnvironmentFailure: The lm-evaluation-harness or the hub is not available.
     """
     if request.asks_questions:
         require_harness()
@@ -113,7 +116,7 @@ def write_evaluation(report: EvaluationReport, path: Path) -> None:
 
 
 def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTask], dict[str, TaskOrigin]]:
-    """The tasks, ready to be asked, and where they come from."""
+    """The tasks, ready to run, and their origins."""
     local = local_questions(subject, request)
     tasks = [local_task(name, questions) for name, (questions, _) in local.items()]
     tasks += hub_tasks(request.harness_tasks) if request.harness_tasks else []
@@ -203,7 +206,7 @@ def _zero_shot(
 
 
 def _versions(request: EvaluationRequest) -> dict[str, str]:
-    """Of the libraries that computed."""
+    """Versions of the libraries used."""
     import onnxruntime
     import torch
     import transformers

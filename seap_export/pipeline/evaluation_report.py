@@ -1,4 +1,4 @@
-"""The outcome of an evaluation: figures, the quality gate's verdict, and what is needed to repeat it."""
+"""The result of an evaluation: figures, the verdict of the quality gate, and what is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ EVALUATION_SCHEMA = "seap-export/evaluation/1"
 
 @dataclass(frozen=True)
 class TaskOrigin:
-    """Where the questions of a zero-shot task come from.
+    """The origin of a zero-shot task's questions.
 
     Attributes:
         origin: `file`, or `hub` for a task of the lm-evaluation-harness.
         split: The split of a hub task's data set; None for a file.
-        disjoint: True: no question was calibrated on; None: that could not be checked.
+        disjoint: True: no question was used in calibration; None: this could not be checked.
     """
 
     origin: Literal["file", "hub"]
@@ -34,17 +34,17 @@ class TaskOrigin:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What an evaluation measured.
+    """The results of an evaluation.
 
     Attributes:
-        subject: What was evaluated.
-        request: What was asked for.
-        texts: The texts of the divergence; None: it was not measured.
-        divergence: By form, empty if it was not measured.
-        tasks: By name of the zero-shot task.
-        zero_shot: By form or "dense", then by task; empty if nothing was asked.
+        subject: The evaluated model.
+        request: The request.
+        texts: The texts of the divergence; None if it was not measured.
+        divergence: Results by form; empty if divergence was not measured.
+        tasks: Origins by name of the zero-shot task.
+        zero_shot: Results by form or "dense", then by task; empty if there were no tasks.
         threads: Threads of torch and ONNX Runtime.
-        versions: Of the libraries that computed.
+        versions: Versions of the libraries used.
     """
 
     subject: Subject
@@ -60,19 +60,19 @@ class EvaluationReport:
         if bool(self.divergence) != (self.texts is not None):
             raise ValueError("a divergence and its texts belong together")
         if not self.divergence and not self.zero_shot:
-            raise ValueError("an evaluation measures something")
+            raise ValueError("an evaluation must measure something")
         for name in self.tasks:
             if len({by_task[name].sha256 for by_task in self.zero_shot.values()}) != 1:
-                raise ValueError(f"all models must be asked the same questions of {name}")
+                raise ValueError(f"all models must get the same questions of {name}")
 
     @property
     def passed(self) -> bool:
-        """Whether every limit that was given is kept."""
+        """Whether every given limit is met."""
         return not self.reasons
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the quality gate fails; empty if it passes or no limit was given."""
+        """Why the quality gate failed; empty if it passed or there is no limit."""
         return (*self._divergence_reasons(), *self._accuracy_reasons())
 
     def _divergence_reasons(self) -> list[str]:
@@ -96,7 +96,7 @@ class EvaluationReport:
 
     @property
     def accuracy_retained(self) -> dict[str, dict[str, float | None]]:
-        """By form and task, acc of the variant / acc of the dense model; None where the dense model's is 0."""
+        """Accuracy of the variant / accuracy of the dense model, by form and task; None if the latter is 0."""
         dense = self.zero_shot.get("dense", {})
         return {
             form: {
@@ -108,20 +108,20 @@ class EvaluationReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the figures do not prove."""
+        """What limits the meaning of the results."""
         unchecked = [name for name, task in self.tasks.items() if task.origin == "file" and task.disjoint is None]
         hub = [f"{name} ({task.split} split)" for name, task in self.tasks.items() if task.origin == "hub"]
         if self.texts is not None and self.texts.disjoint is None:
             unchecked.append("the texts")
         notes = []
         if hub and self.subject.variant is not None:
-            notes.append(f"texts of the hub cannot be compared with the calibration's by digest: {', '.join(hub)}")
+            notes.append(f"hub data cannot be checked for overlap with the calibration texts: {', '.join(hub)}")
         if unchecked and self.subject.variant is not None:
-            notes.append(f"the calibration is not beside the variant, so it may overlap with: {', '.join(unchecked)}")
+            notes.append(f"calibration records are missing next to the variant; may overlap: {', '.join(unchecked)}")
         return tuple(notes)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values; the same run gives the same text, without times and paths."""
+        """The report as JSON values; equal runs give equal values, without times and paths."""
         gated = self.request.max_kl is not None or self.request.min_accuracy_retained is not None
         return {
             "schema": EVALUATION_SCHEMA,

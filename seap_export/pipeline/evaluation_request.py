@@ -1,4 +1,4 @@
-"""What of a variant's quality is to be measured, checked before any work begins."""
+"""What to measure of a variant's quality, checked before any work begins."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["EvaluationRequest"]
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """How a variant is compared with its dense model.
+    """How to compare a variant with its dense model.
 
     Attributes:
-        forms: The artifacts of the variant that are run: `hf`, `onnx` or both.
+        forms: The artifacts of the variant to run: `hf`, `onnx` or both.
         texts: Corpora for the divergence; empty: the held-out texts of the variant's tasks.
         zero_shot: Task files with choices, for zero-shot accuracy.
-        harness_tasks: Names of tasks of the lm-evaluation-harness.
-        limit: Texts of each corpus and questions of each task, the first ones; None: all.
-        max_length: Tokens after which a text is cut.
+        harness_tasks: Names of lm-evaluation-harness tasks.
+        limit: Use only the first `limit` texts of each corpus and questions of each task; None: all.
+        max_length: Longer texts are truncated to this many tokens.
         batch_size: Sequences in a zero-shot batch.
         threads: Threads of torch and ONNX Runtime; None: all cores.
-        max_kl: Largest mean KL divergence, nats a token, that passes; None: any.
-        min_accuracy_retained: Smallest share of the dense model's accuracy that passes; None: any.
+        max_kl: Largest mean KL divergence, nats per token, that passes; None: no limit.
+        min_accuracy_retained: Smallest share of the dense model's accuracy that passes; None: no limit.
     """
 
     forms: tuple[Form, ...] = ("hf",)
@@ -49,14 +49,14 @@ class EvaluationRequest:
                 raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give at least {least}")
         for name, limit in (("max_kl", self.max_kl), ("min_accuracy_retained", self.min_accuracy_retained)):
             if limit is not None and not (0.0 <= limit < math.inf):
-                raise UsageError(f"--{name.replace('_', '-')} {limit:g} is out of range; give a number from 0")
+                raise UsageError(f"--{name.replace('_', '-')} {limit:g} is out of range; give 0 or more")
         names = [*(task.name for task in self.zero_shot), *self.harness_tasks]
         if len(set(names)) != len(names):
-            raise UsageError("two zero-shot tasks have the same name; rename or drop one")
+            raise UsageError("two zero-shot tasks have the same name; rename or remove one")
         if self.min_accuracy_retained is not None and not names:
-            raise UsageError("--min-accuracy-retained needs a task: --zero-shot or --harness-task")
+            raise UsageError("--min-accuracy-retained needs a task; add --zero-shot or --harness-task")
 
     @property
     def asks_questions(self) -> bool:
-        """Whether zero-shot accuracy is measured at all."""
+        """Whether zero-shot accuracy is measured."""
         return bool(self.zero_shot or self.harness_tasks)

@@ -1,4 +1,4 @@
-"""What is evaluated, on which texts and questions, and that none of them was calibrated on."""
+"""The model, texts and questions of an evaluation, and the check that none of them was used in calibration."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Subject:
 
     Attributes:
         name: Name of the variant's folder, or of the model.
-        variant: The variant's folder; None: a dense model is evaluated.
+        variant: The variant's folder; None if a dense model is evaluated.
         plan: The variant's plan.
-        records: What the variant was calibrated on; None: not known, or nothing.
-        dense: The dense model; None: the variant is not compared with any.
+        records: The variant's calibration records; None if unknown.
+        dense: The dense model; None if the variant is not compared with one.
     """
 
     name: str
@@ -46,21 +46,21 @@ class Subject:
 
     def __post_init__(self) -> None:
         if (self.variant is None) != (self.plan is None):
-            raise ValueError("a variant has a plan")
+            raise ValueError("a variant needs a plan")
         if self.variant is None and self.dense is None:
             raise ValueError("there is nothing to evaluate")
 
     def artifact(self, form: Form) -> Path:
-        """The variant's folder of that form."""
+        """The folder of the variant in the given form."""
         if self.variant is None:
             raise ValueError("a dense model has no artifacts")
         return self.variant / form
 
     def is_disjoint(self, what: str, texts: Iterable[str]) -> bool | None:
-        """True if no text was calibrated on, None where nobody can tell.
+        """Checks that no text was used in calibration; returns None if this is unknown.
 
         Raises:
-            InputError: Some were.
+            InputError: Some texts were used.
         """
         if self.records is None:
             return None
@@ -74,14 +74,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts that divergence is measured on.
+    """The texts for measuring divergence.
 
     Attributes:
-        origin: `held-out`, of the variant's tasks, or `file`.
-        tasks: Names of their tasks.
-        texts: Prompt and completion of each, no text twice.
-        seeds: Seeds of the splits that held them out, one a task; empty for texts of files.
-        disjoint: True: none was calibrated on; None: that could not be checked.
+        origin: `held-out` (texts of the variant's tasks) or `file`.
+        tasks: Names of the tasks.
+        texts: Prompt and completion of each text, without duplicates.
+        seeds: Seed of the split by task; empty for texts from files.
+        disjoint: True: no text was used in calibration; None: this could not be checked.
     """
 
     origin: Literal["held-out", "file"]
@@ -92,23 +92,23 @@ class Texts:
 
     def __post_init__(self) -> None:
         if not self.texts or len(set(self.texts)) != len(self.texts):
-            raise ValueError("a divergence needs texts, each once")
+            raise ValueError("a divergence needs distinct texts")
 
 
 def open_subject(path: str, dense: str | None, request: EvaluationRequest, progress: Progress) -> Subject:
-    """Finds what is at a path, and what the request needs of it.
+    """Opens what is at a path, as far as the request needs it.
 
     Raises:
-        UsageError: The request does not fit what is there.
+        UsageError: The request does not match what is there.
         ArtifactError: A part of the variant is missing or damaged.
         InputError: There is no model, or the variant was made from another one.
-        EnvironmentFailure: A hub model cannot be downloaded.
+        EnvironmentFailure: A model on the hub cannot be downloaded.
     """
     place = Path(os.path.expanduser(path))
     if (place / MANIFEST).is_file():
-        raise UsageError(f"{path} holds several variants; give one of them, such as {path}/TASK-0.2")
+        raise UsageError(f"{path} contains several variants; give one of them, such as {path}/TASK-0.2")
     if (place.parent / "plan.json").is_file() and place.is_dir():
-        raise UsageError(f"{path} is a part of a variant; give the variant's folder, {place.parent}")
+        raise UsageError(f"{path} is part of a variant; give the variant's folder, {place.parent}")
     if not (place / "plan.json").is_file() and not any((place / form).is_dir() for form in request.forms):
         return _dense_alone(path, dense, request)
     for part in ("plan.json", *request.forms):
@@ -131,14 +131,15 @@ def variant_subject(folder: Path, dense: Source | None) -> Subject:
 def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Subject:
     if dense is not None or request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
         raise UsageError(
-            f"{path} is no variant: there is nothing to compare; give a variant's folder, such as OUT/TASK-0.2"
+            f"{path} is not a variant, so --dense has no effect; give a variant's folder, such as OUT/TASK-0.2"
         )
     if request.forms != ("hf",):
-        raise UsageError(f"--form chooses an artifact of a variant, and {path} is none; leave it out")
+        raise UsageError(f"--form selects an artifact of a variant, and {path} is not one; leave it out")
     source = open_source(path)
     if not request.asks_questions:
         raise UsageError(
-            "a dense model has zero-shot accuracy only; give --zero-shot NAME=FILE or --harness-task NAME"
+            "only zero-shot accuracy can be measured for a dense model; give --zero-shot NAME=FILE or "
+            "--harness-task NAME"
         )
     return Subject(source.name, None, None, None, source)
 
@@ -149,13 +150,11 @@ def _refuse_useless(dense: str | None, request: EvaluationRequest) -> None:
     if not request.asks_questions:
         raise UsageError("nothing to evaluate; give --dense MODEL for the divergence, or a zero-shot task")
     if request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
-        raise UsageError(
-            "--text, --max-kl and --min-accuracy-retained compare with the dense model; give --dense MODEL"
-        )
+        raise UsageError("--text, --max-kl and --min-accuracy-retained need a baseline; give --dense MODEL")
 
 
 def _records(variant: Path, plan: Plan) -> tuple[CalibrationRecord, ...] | None:
-    """What the variant's tasks were calibrated on; None where an export's statistics are not beside it."""
+    """The calibration records of the variant's tasks; None if the export's statistics are not next to it."""
     beside = variant.absolute().parent
     if not all((beside / calibration_step(task)).is_dir() for task in plan.weights):
         return None
@@ -170,11 +169,11 @@ def _dense_of(variant: Path, dense: str, progress: Progress) -> Source:
 
 
 def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
-    """The texts for the divergence; None where a model is not compared with another.
+    """Chooses the texts for the divergence; None without a dense model to compare with.
 
     Raises:
-        ArtifactError: The variant's held-out texts are not beside it, and no others were given.
-        InputError: A corpus cannot be read, or a text was calibrated on.
+        ArtifactError: The variant's held-out texts are not next to it, and no others were given.
+        InputError: A corpus cannot be read, or a text was used in calibration.
     """
     if subject.variant is None or subject.dense is None:
         return None
@@ -184,7 +183,7 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
         return Texts("file", tuple(by_task), _distinct(by_task.values()), (), None if None in disjoint else True)
     if subject.records is None:
         raise ArtifactError(
-            f"{subject.variant}: its held-out texts are not beside it; give texts with --text NAME=FILE"
+            f"{subject.variant}: its held-out texts are missing next to it; give texts with --text NAME=FILE"
         )
     held_out = [
         [sample["prompt"] + sample["completion"] for sample in record.held_out[: request.limit]]
@@ -192,7 +191,7 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
     ]
     texts = _distinct(held_out)
     if not texts:
-        raise ArtifactError(f"{subject.variant}: no text was held out; give texts with --text NAME=FILE")
+        raise ArtifactError(f"{subject.variant}: no texts were held out; give texts with --text NAME=FILE")
     return Texts(
         origin="held-out",
         tasks=tuple(record.task for record in subject.records),
@@ -205,7 +204,7 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
 def _texts_of(task: Task, limit: int | None) -> list[str]:
     texts = list(islice(dict.fromkeys(sample.text for sample in task.texts()), limit))
     if not texts:
-        raise InputError(f"task '{task.name}': {task.corpus} holds no text")
+        raise InputError(f"task '{task.name}': {task.corpus} contains no text; use another corpus")
     return texts
 
 
@@ -216,10 +215,10 @@ def _distinct(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
 def local_questions(
     subject: Subject, request: EvaluationRequest
 ) -> dict[str, tuple[tuple[Question, ...], bool | None]]:
-    """The questions of each task file, and whether none of them was calibrated on (None: could not be checked).
+    """The questions of each task file, and whether they are disjoint from calibration (None: could not be checked).
 
     Raises:
-        InputError: A task file or its corpus cannot be used, or a question was calibrated on.
+        InputError: A task file or its corpus cannot be used, or a question was used in calibration.
     """
     questions = {task.name: read_questions(task, request.limit) for task in request.zero_shot}
     return {

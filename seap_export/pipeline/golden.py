@@ -1,4 +1,4 @@
-"""Keeping what a validated variant computes, for machines without torch."""
+"""Records what a validated variant computes, for machines without torch."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ __all__ = ["refuse_golden", "save_golden"]
 
 
 def refuse_golden(variant: Path, target: Path, *, force: bool) -> None:
-    """Refuses before any check what could not be written after it.
+    """Checks before validation that the golden file can be written afterwards.
 
     Raises:
-        UsageError: The path is not a single variant, or the target is there already and there is no `force`.
+        UsageError: The path is not a single variant, or the target already exists and `force` is not set.
     """
     if (variant / MANIFEST).is_file():
-        raise UsageError(f"a golden is of one variant; give one of those in {variant} with --save-golden")
+        raise UsageError(f"--save-golden records a single variant; give one of those in {variant}")
     if target.exists() and not force:
-        raise UsageError(f"{target} exists already; use --force to replace it, or another --save-golden")
+        raise UsageError(f"{target} already exists; use --force to replace it, or another --save-golden")
 
 
 def save_golden(
     variant: Path, target: Path, settings: ParitySettings, prompt_file: Path | None, progress: Progress
 ) -> None:
-    """Writes the golden of a variant that has passed.
+    """Writes the golden file of a variant that has passed validation.
 
-    Another machine's sums are in another order, as torch's are: the limits are those of parity with torch.
+    Another machine adds in another order, as torch does, so the limits are those of parity with torch.
 
     Args:
-        variant: Its folder.
+        variant: The variant's folder.
         target: The .npz file to write.
         settings: Prompts, steps, provider and limits.
         prompt_file: Prompts; None: the held-out texts of the export.
-        progress: Told what happens.
+        progress: Receives progress messages.
     """
-    progress.say(f"{variant.name}: writing its golden")
+    progress.say(f"{variant.name}: writing the golden file")
     limits = settings.limits.of(read_form(variant / "onnx" / "model.onnx").precision.name)
     figure = "mean_kl" if "mean_kl" in limits else "max_abs"
     prompts = prompts_of(variant, prompt_file, settings.prompts)

@@ -1,4 +1,4 @@
-"""Which tasks a variant is made for, and with what weights."""
+"""The tasks that a variant is made for, and their weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 @dataclass(frozen=True)
 class MixtureSpec:
-    """A name and the weight of each task, in the order of their names; a single task's own has the weight 1."""
+    """A name and the weight of each task, sorted by task name; a single task has the weight 1."""
 
     name: str
     weights: Mapping[str, float]
@@ -32,14 +32,14 @@ class MixtureSpec:
         for task, weight in self.weights.items():
             if not 0.0 < weight < math.inf:
                 raise UsageError(f"weight {weight:g} of task '{task}' is out of range; give a positive number")
-        object.__setattr__(self, "weights", dict(sorted(self.weights.items())))  # whatever order they were given in
+        object.__setattr__(self, "weights", dict(sorted(self.weights.items())))  # independent of the given order
 
 
 def parse_weights(values: Sequence[str], tasks: Sequence[str], separator: str = "=") -> dict[str, float]:
-    """The weights of several `TASK=WEIGHT`.
+    """Parses values of the form `TASK=WEIGHT`.
 
     Raises:
-        UsageError: One is malformed, names no task of this run, or a task is named twice.
+        UsageError: A value is malformed or names an unknown task, or a task is named twice.
     """
     weights: dict[str, float] = {}
     for value in values:
@@ -49,7 +49,7 @@ def parse_weights(values: Sequence[str], tasks: Sequence[str], separator: str = 
         except ValueError as error:
             raise UsageError(f"weight {value!r} is malformed; write TASK{separator}WEIGHT") from error
         if task not in tasks:
-            raise UsageError(f"weight {value!r} names no task of this run; tasks: {', '.join(tasks)}")
+            raise UsageError(f"weight {value!r} does not name a task of this run; use one of: {', '.join(tasks)}")
         if task in weights:
             raise UsageError(f"task '{task}' has two weights; give one")
         weights[task] = weight
@@ -59,19 +59,19 @@ def parse_weights(values: Sequence[str], tasks: Sequence[str], separator: str = 
 def parse_mixtures(
     tasks: Sequence[str], *, general: bool, weights: Sequence[str], mixes: Sequence[str]
 ) -> tuple[MixtureSpec, ...]:
-    """The mixtures of a run, beside its single tasks.
+    """The mixtures of a run, in addition to its single tasks.
 
     Args:
         tasks: Names of the tasks.
         general: Whether to make a variant for all of them.
-        weights: `TASK=WEIGHT` of the general variant; a task without one has the weight 1.
-        mixes: `NAME=TASK:WEIGHT,TASK:WEIGHT...`; a weight left out is 1.
+        weights: `TASK=WEIGHT` for the general variant; the default weight is 1.
+        mixes: `NAME=TASK:WEIGHT,TASK:WEIGHT...`; the default weight is 1.
 
     Raises:
-        UsageError: One is malformed, or a name is taken.
+        UsageError: A value is malformed, or a name is already used.
     """
     if weights and not general:
-        raise UsageError("--weight is for the general variant; give --general too, or use --mix")
+        raise UsageError("--weight has no effect without --general; add --general or use --mix")
     found = []
     if general:
         found.append(MixtureSpec(GENERAL, dict.fromkeys(tasks, 1.0) | parse_weights(weights, tasks)))
@@ -83,18 +83,18 @@ def parse_mixtures(
     taken = {task.lower() for task in tasks}
     for mixture in found:
         if mixture.name.lower() in taken:
-            raise UsageError(f"the name '{mixture.name}' is taken; rename the task or the mixture")
+            raise UsageError(f"the name '{mixture.name}' is already used; rename the task or the mixture")
         taken.add(mixture.name.lower())
     return tuple(found)
 
 
 def open_mixture(folders: Sequence[Path], weights: Sequence[str]) -> Mixture:
-    """The statistics of one task, or of several with `TASK=WEIGHT` each, which are named `general` together.
+    """Opens the statistics of one task, or of several weighted by `TASK=WEIGHT`, together named `general`.
 
     Raises:
         UsageError: A weight is malformed, or a task is given twice.
-        ArtifactError: A folder holds no statistics.
-        InputError: The statistics are of different models.
+        ArtifactError: A folder has no statistics.
+        InputError: The statistics belong to different models.
     """
     calibrations = _open(folders)
     own = dict.fromkeys(calibrations, 1.0) | parse_weights(weights, list(calibrations))
@@ -103,12 +103,12 @@ def open_mixture(folders: Sequence[Path], weights: Sequence[str]) -> Mixture:
 
 
 def open_mixture_of(plan: Plan, folders: Sequence[Path]) -> Mixture:
-    """The statistics that a plan was made from.
+    """Opens the statistics that a plan was made from.
 
     Raises:
-        UsageError: They are of other tasks than the plan.
-        ArtifactError: A folder holds no statistics.
-        InputError: The statistics are of different models.
+        UsageError: They belong to other tasks than the plan.
+        ArtifactError: A folder has no statistics.
+        InputError: The statistics belong to different models.
     """
     calibrations = _open(folders)
     if set(calibrations) != set(plan.weights):

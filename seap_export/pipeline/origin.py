@@ -1,4 +1,4 @@
-"""Whether a dense model is the one that a variant was made from."""
+"""Checks that a dense model is the one that a variant was made from."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["refuse_another_model"]
 
 
 def refuse_another_model(source: Source, plan: Plan, variant: str) -> None:
-    """Compares hashes; the model's takes a pass over its files, once.
+    """Compares the hashes of the two models; hashing reads all files of the dense model once.
 
     Args:
-        source: The dense model that the user gives.
-        plan: The variant's.
-        variant: What the message calls it.
+        source: The dense model given by the user.
+        plan: The variant's plan.
+        variant: How the error message refers to the variant.
 
     Raises:
         InputError: The variant was made from another model.
@@ -23,5 +23,5 @@ def refuse_another_model(source: Source, plan: Plan, variant: str) -> None:
     if source.digest != plan.source_sha256:
         raise InputError(
             f"'{source.name}' is not the model that {variant} was made from ('{plan.source_name}'): the SHA-256 "
-            "of its files differs; give the right one as --dense"
+            "of its files differs; give the right model as --dense"
         )

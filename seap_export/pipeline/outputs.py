@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Writes files and folders atomically: they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _TEMPORARY_PREFIX = ".seap-export-tmp-"
 
 @contextmanager
 def write_whole(target: Path, *, marker: str | None = None, force: bool = False) -> Iterator[Path]:
-    """Gives a temporary path beside `target` to write to, and moves it into place when the block ends well.
+    """Yields a temporary path next to `target`, and moves it into place if the block succeeds.
 
-    On an error nothing is left behind, and what stood at `target` still stands there. A symbolic link is followed.
+    On an error nothing is left behind, and `target` stays as it was. A symbolic link is followed.
 
     Args:
-        target: The file or folder to make.
-        marker: None for a file. For a folder, which is created empty, a file that every such folder holds.
-        force: Replace what is there: a file, or a folder that holds the marker.
+        target: The file or folder to write.
+        marker: None for a file. For a folder, which is created empty, the name of a file that every such folder has.
+        force: Replace an existing file, or a folder that contains the marker.
 
     Raises:
-        UsageError: Something is there that must not be replaced.
+        UsageError: `target` exists and must not be replaced.
     """
     _refuse_existing(target, marker, force)
     place = Path(os.path.realpath(target))
@@ -59,14 +59,14 @@ def _refuse_existing(target: Path, marker: str | None, force: bool) -> None:
         if not any(target.iterdir()):
             return
     if not force:
-        raise UsageError(f"{target} exists already; use --force to replace it, or another --out")
+        raise UsageError(f"{target} already exists; use --force to replace it, or another --out")
 
 
 def refuse_foreign_folder(folder: Path, marker: str) -> None:
-    """Refuses a path that is there but is neither an empty folder nor one that holds the marker.
+    """Rejects an existing path that is neither an empty folder nor one with the marker.
 
     Raises:
-        UsageError: It holds something else.
+        UsageError: The path is a file, or a folder with other contents.
     """
     if not os.path.lexists(folder):
         return
@@ -74,12 +74,12 @@ def refuse_foreign_folder(folder: Path, marker: str) -> None:
         raise UsageError(f"{folder} is not a folder; give a folder as --out")
     others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".seap-export"))
     if others and marker not in others:
-        raise UsageError(f"{folder} holds something else ('{others[0]}'); give an empty or a new folder as --out")
+        raise UsageError(f"{folder} is not empty (it contains '{others[0]}'); give an empty or a new folder as --out")
 
 
 @contextmanager
 def make_folders(folder: Path) -> Iterator[None]:
-    """Creates the missing folders of a path; those that are still empty when the block ends go again."""
+    """Creates the missing folders of a path; those that are empty when the block ends are removed again."""
     missing = [path for path in (*reversed(folder.parents), folder) if not path.exists()]
     try:
         for path in missing:
@@ -87,13 +87,13 @@ def make_folders(folder: Path) -> Iterator[None]:
         yield
     finally:
         for path in reversed(missing):
-            with suppress(OSError):  # not empty, or never made
+            with suppress(OSError):  # it is not empty, or was never created
                 path.rmdir()
 
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder on the same disk as `parent`, gone when the block ends."""
+    """A temporary folder on the same disk as `parent`, removed when the block ends."""
     scratch = Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=parent))
     try:
         yield scratch
@@ -102,7 +102,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def move_into_place(temporary: Path, target: Path) -> None:
-    """Moves what was made in a scratch folder to `target`; what stood there goes with the scratch folder."""
+    """Moves a result from a scratch folder to `target`; the previous content is removed with the scratch folder."""
     if temporary.is_dir() and target.exists():
         target.rename(temporary.with_name(f"{target.name}.replaced"))
     temporary.replace(target)
@@ -110,7 +110,7 @@ def move_into_place(temporary: Path, target: Path) -> None:
 
 @contextmanager
 def set_aside(target: Path, scratch: Path) -> Iterator[None]:
-    """Moves what stands at `target`, if anything, into a scratch folder; back again if the block fails."""
+    """Moves the content of `target`, if any, into a scratch folder, and back if the block fails."""
     aside = scratch / f"{target.name}.replaced"
     if target.exists():
         target.rename(aside)
@@ -123,6 +123,6 @@ def set_aside(target: Path, scratch: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the scratch folders in `folder` that a killed run left."""
+    """Removes the scratch folders that an interrupted run left in `folder`."""
     for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)

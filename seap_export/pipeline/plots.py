@@ -1,4 +1,4 @@
-"""Pictures of an export: reading what they need, and writing them with their numbers into one folder."""
+"""Figures of an export: reads the inputs, and writes the figures and their numbers into one folder."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ _PLAN, _CONFIG = "plan.json", Path("hf", "config.json")
 
 
 def require_matplotlib() -> None:
-    """Refuses to go on without the drawing library, before any work is done.
+    """Checks, before any work, that matplotlib is installed.
 
     Raises:
-        EnvironmentFailure: It is not installed, or does not load.
+        EnvironmentFailure: It is not installed or cannot be imported.
     """
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise EnvironmentFailure(
-            "matplotlib, which draws the pictures, is missing; install it with: pip install 'seap-export[plots]'"
+            "matplotlib, which draws the figures, is missing; install it with: pip install 'seap-export[plots]'"
         ) from error
 
 
 def read_variants(paths: Sequence[Path]) -> tuple[Variant, ...]:
-    """The variants at some paths, each once.
+    """Reads the variants at some paths, each once.
 
     Args:
-        paths: Export folders (all their finished variants, in the manifest's order), variant folders, plan.json files.
+        paths: Export folders (all finished variants in the order of the manifest), variant folders, plan.json files.
 
     Raises:
-        ArtifactError: A plan or the config.json of the pruned model beside it is missing, damaged or of another model.
-        InputError: A path is none of the three.
-        UsageError: Two variants have one name, or they are of different models.
+        ArtifactError: A plan or the config.json of its pruned model is missing, damaged or belongs to another model.
+        InputError: A path is none of these.
+        UsageError: Two variants have the same name, or belong to different models.
     """
     folders = {folder.resolve(): folder for path in paths for folder in _variant_folders(path)}
     variants = tuple(_read_variant(folder) for folder in folders.values())
@@ -71,7 +71,7 @@ def read_variants(paths: Sequence[Path]) -> tuple[Variant, ...]:
     for variant in variants[1:]:
         if variant.plan.source_sha256 != variants[0].plan.source_sha256 or variant.dense != variants[0].dense:
             raise UsageError(
-                f"{variants[0].name} and {variant.name} are of different models "
+                f"{variants[0].name} and {variant.name} belong to different models "
                 f"('{variants[0].plan.source_name}', '{variant.plan.source_name}'); plot them into two folders"
             )
     return variants
@@ -81,7 +81,7 @@ def _variant_folders(path: Path) -> Iterator[Path]:
     if (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         if not manifest.variants:
-            raise ArtifactError(f"{path}: no variant is finished yet; run the export again to go on")
+            raise ArtifactError(f"{path}: no variant is finished yet; run the export again to continue it")
         for name in manifest.variants:
             for file in (f"{name}/{_PLAN}", f"{name}/{_CONFIG.as_posix()}"):
                 for damage in manifest.damages(path, file):
@@ -92,14 +92,16 @@ def _variant_folders(path: Path) -> Iterator[Path]:
     elif path.is_file() and path.name == _PLAN:
         yield path.parent
     else:
-        raise InputError(f"{path}: neither an export, a variant's folder nor a {_PLAN}")
+        raise InputError(
+            f"{path}: not an export, a variant's folder or a {_PLAN}; give an output folder of 'seap-export export'"
+        )
 
 
 def _read_variant(folder: Path) -> Variant:
     plan = read_plan(folder / _PLAN)
     if not (folder / _CONFIG).is_file():
         raise ArtifactError(
-            f"{folder / _CONFIG} is missing, which tells how large dense layers are; make it with 'seap-export prune'"
+            f"{folder / _CONFIG}, which describes the dense layers, is missing; make it with 'seap-export prune'"
         )
     config = read_artifact(folder / _CONFIG)
     try:
@@ -108,9 +110,13 @@ def _read_variant(folder: Path) -> Variant:
     except InputError as error:
         raise ArtifactError(f"{folder / _CONFIG}: {error}") from error
     if _shapes(plan.shrunk_spec(dense)) != _shapes(pruned):
-        raise ArtifactError(f"{folder}: {_PLAN} and {_CONFIG} are of different variants; make the model again")
+        raise ArtifactError(
+            f"{folder}: {_PLAN} and {_CONFIG} belong to different variants; run 'seap-export prune' again"
+        )
     if not _achieves(plan, dense):
-        raise ArtifactError(f"{folder / _PLAN}: achieved_ratio is not what its layers remove; make the plan again")
+        raise ArtifactError(
+            f"{folder / _PLAN}: achieved_ratio does not match its layers; run 'seap-export plan' again"
+        )
     return Variant(folder.resolve().name, plan, dense)
 
 
@@ -128,11 +134,11 @@ def _achieves(plan: Plan, dense: ModelSpec) -> bool:
 
 
 def read_evaluations(paths: Sequence[Path]) -> tuple[QualityPoint, ...]:
-    """The points of evaluation reports, each file once.
+    """Reads evaluation reports, each file once.
 
     Raises:
         ArtifactError: A file is missing or not an evaluation report.
-        UsageError: Reports of one task do not agree on the dense model's level.
+        UsageError: Reports of one task have different results for the dense model.
     """
     files = {path.resolve(): path for path in paths}
     points = tuple(_read_evaluation(path) for path in files.values())
@@ -159,17 +165,17 @@ def write_plots(
     """Draws everything that the inputs allow into a new folder, with the numbers in plots.json.
 
     Args:
-        variants: Of one model.
-        points: Evaluations.
-        out: Folder to make.
-        picture_format: Of every picture.
-        force: Replace a folder that this made before.
+        variants: Variants of one model.
+        points: Results of evaluations.
+        out: Folder to create.
+        picture_format: Format of the figures.
+        force: Replace a folder written by an earlier call.
 
     Returns:
-        What plots.json holds.
+        The content of plots.json.
 
     Raises:
-        UsageError: `out` holds something that must not be replaced.
+        UsageError: `out` exists and must not be replaced.
     """
     from seap_export.plots.figures import kept_figure, overlap_figure, sparsity_figure
     from seap_export.plots.quality_figure import quality_figure

@@ -1,7 +1,7 @@
-"""The router step: a classifier over the tasks of an export, and the variants that it leads to.
+"""The router step: a classifier for the tasks of an export, which selects variants.
 
-Like manifest.json the router speaks of the whole folder. A run that adds ratios or tasks therefore replaces it
-unasked; one that would make it forget a task does not.
+Like manifest.json, the router covers the whole folder. So a run that adds ratios or tasks replaces it without asking;
+a run that would drop a task does not.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from seap_export.sources.source import Source
 
 __all__ = ["RouterSettings", "Targets", "make_router", "refuse_lost_tasks", "router_key", "router_targets"]
 
-#: Raised when the same inputs give other bytes than before, so that an older router is not reused.
+#: Increase this when the same inputs give other bytes than before, so that an older router is not reused.
 _ROUTER = 1
-#: Largest difference between a probability of the float32 graph and of the float64 classifier.
+#: Largest accepted difference between a probability of the float32 graph and of the float64 classifier.
 _TOLERANCE = 1e-4
 
 
@@ -48,8 +48,8 @@ class RouterSettings:
 
     Attributes:
         seed: Seed of the split into calibration and held-out texts.
-        max_length: Tokens after which a prompt is cut.
-        threshold: A largest probability below it is not trusted.
+        max_length: Longer prompts are truncated to this many tokens.
+        threshold: Predictions with a lower probability are uncertain.
     """
 
     seed: int = 0
@@ -65,11 +65,11 @@ class RouterSettings:
 
 @dataclass(frozen=True)
 class Targets:
-    """Where a router leads.
+    """The variants that a router selects.
 
     Attributes:
-        variants: For each ratio, as in the folders' names, the variant of each task.
-        fallback: For each of these ratios the variant for prompts of no clear task, or None.
+        variants: The variant of each task at each ratio; ratios are written as in folder names.
+        fallback: The variant for uncertain prompts at each of these ratios, or None.
     """
 
     variants: Mapping[str, Mapping[str, str]]
@@ -85,24 +85,24 @@ def make_router(
     progress: Progress,
     fallback: str | None = None,
 ) -> dict[str, Any]:
-    """Makes the router of an output folder, or finds it there already.
+    """Makes the router of an output folder, or reuses the existing one.
 
     Args:
         source: The dense model.
-        splits: The texts of each task to tell apart, two tasks or more.
-        variants: The finished variants of the folder as its manifest has them: `task` and `requested_ratio` of each.
-        settings: How it is made.
+        splits: The texts of each task, for at least two tasks.
+        variants: The folder's finished variants as in its manifest, with `task` and `requested_ratio`.
+        settings: The router's settings.
         workspace: The output folder, locked.
-        progress: Told what happens.
-        fallback: Name of the mixture of tasks whose variants answer prompts of no clear task.
+        progress: Receives progress messages.
+        fallback: Name of the mixture of tasks whose variants answer uncertain prompts.
 
     Returns:
-        Its classes, threshold, ratios and fallback, and the figures on held-out prompts.
+        Classes, threshold, ratios, fallback and the results on held-out prompts.
 
     Raises:
         InputError: No prompt of a task has a token.
-        UsageError: The folder's router knows tasks that are not among `splits`, and there is no --force.
-        ArtifactError: The files of the folder's router were changed, and there is no --force.
+        UsageError: The existing router has tasks that are not in `splits`, and --force is not given.
+        ArtifactError: The files of the existing router were changed, and --force is not given.
         ParityFailure: The ONNX graph does not compute what the classifier computes.
     """
     targets = router_targets(variants, splits, fallback)
@@ -120,11 +120,11 @@ def make_router(
 
 
 def refuse_lost_tasks(workspace: Workspace, tasks: Collection[str]) -> None:
-    """Refuses, before any work, an export of several tasks whose router would forget others.
+    """Rejects, before any work, an export of several tasks whose router would drop others.
 
     Raises:
-        UsageError: The folder's router knows other tasks than `tasks`, and there is no --force.
-        ArtifactError: The folder's router is damaged, and there is no --force.
+        UsageError: The existing router has tasks that are not in `tasks`, and --force is not given.
+        ArtifactError: The existing router is damaged, and --force is not given.
     """
     folder = workspace.folder / ROUTER_FOLDER
     if workspace.force or len(tasks) < 2 or ROUTER_FOLDER not in workspace.manifest.steps or not folder.exists():
@@ -132,13 +132,13 @@ def refuse_lost_tasks(workspace: Workspace, tasks: Collection[str]) -> None:
     lost = sorted(set(read_router(folder).classes) - set(tasks))
     if lost:
         raise UsageError(
-            f"{folder} leads to {', '.join(lost)} too; give all the tasks together, use another --out, "
-            "or --force to replace it"
+            f"{folder} also covers {', '.join(lost)}; give all the tasks together, use another --out, or use --force "
+            "to replace it"
         )
 
 
 def router_targets(variants: Mapping[str, Mapping[str, Any]], tasks: Collection[str], fallback: str | None) -> Targets:
-    """The ratios at which every task has a variant, in order, and what there is at these.
+    """The ratios at which every task has a variant, in order, and their variants.
 
     Raises:
         ValueError: There is no such ratio.
@@ -153,7 +153,7 @@ def router_targets(variants: Mapping[str, Mapping[str, Any]], tasks: Collection[
 
 
 def router_key(source: Source, splits: Mapping[str, Split], settings: RouterSettings, targets: Targets) -> str:
-    """The key of the step: it changes with the model, any prompt, a setting or a target."""
+    """The key of the step, which changes with the model, the prompts, the settings and the targets."""
 
     def digests(samples: tuple[Sample, ...]) -> list[str]:
         return sorted(text_digest(prompt_of(sample)) for sample in samples)
@@ -163,11 +163,11 @@ def router_key(source: Source, splits: Mapping[str, Split], settings: RouterSett
 
 
 def _is_made(workspace: Workspace, key: str, tasks: Collection[str]) -> bool:
-    """Whether the folder's router is the one that is asked for; False if one may be made in its place."""
+    """Whether the existing router is the requested one; False if a new one may replace it."""
     recorded = workspace.manifest.steps.get(ROUTER_FOLDER)
     if recorded in (None, key):
         return workspace.is_done(ROUTER_FOLDER, key)
-    if workspace.is_done(ROUTER_FOLDER, str(recorded)):  # whole as it was made: no change of a user's gets lost
+    if workspace.is_done(ROUTER_FOLDER, str(recorded)):  # unchanged since it was made, so no edits get lost
         refuse_lost_tasks(workspace, tasks)
     return False
 
@@ -200,7 +200,7 @@ def _write(
 def _refuse_difference(
     router: Router, prompts: RouterPrompts, classifier: LinearClassifier, held_out: Mapping[str, np.ndarray]
 ) -> None:
-    """Compares the graph, as the runtime runs it, with the classifier on every held-out prompt.
+    """Compares the graph, run by the runtime, with the classifier on every held-out prompt.
 
     Raises:
         ParityFailure: A probability differs by more than `_TOLERANCE`.
@@ -211,8 +211,8 @@ def _refuse_difference(
         difference = np.abs(router.probabilities(token_ids) - classifier.probabilities(held_out[task])).max()
         if not difference <= _TOLERANCE:
             raise ParityFailure(
-                f"router: a probability of the ONNX graph is off by {difference:.1e} on prompts of '{task}', "
-                f"more than {_TOLERANCE:g}; report it"
+                f"router: a probability of the ONNX graph differs by {difference:.1e} on prompts of '{task}', "
+                f"more than {_TOLERANCE:g}; please report this as a bug"
             )
 
 

@@ -1,4 +1,4 @@
-"""Whether an output folder's router leads where it should."""
+"""Checks that an output folder's router selects the right variants."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from seap_export.runtime.router import Router
 
 __all__ = ["router_damages"]
 
-#: Prompts that are also calibration prompts do not count in router.json, and do here, so that the two shares of right
-#: answers differ a little; classes that were mistaken for one another make them differ by far.
+#: router.json leaves out held-out prompts that also occur in calibration, and this check does not, so the two
+#: accuracies differ a little; swapped classes make them differ by far more.
 _TOLERANCE = 0.25
 
 
@@ -51,29 +51,29 @@ def _lost_targets(router: RouterManifest, folder: Path, manifest: Manifest) -> l
         if name in manifest.variants and manifest.variants[name].get("task") != task
     ]
     return [
-        *(f"router.json leads to '{name}', which is no variant of {folder}" for name in lost),
-        *(f"router.json knows a task '{task}', which {folder} does not" for task in unknown),
-        *(f"router.json leads to '{name}' for another task than it was made for" for name in sorted(swapped)),
+        *(f"router.json refers to '{name}', which is not a variant in {folder}" for name in lost),
+        *(f"router.json has a task '{task}' that {folder} does not have" for task in unknown),
+        *(f"router.json uses '{name}' for a task that it was not made for" for name in sorted(swapped)),
     ]
 
 
 def _other_model(router: RouterManifest, folder: Path, manifest: Manifest) -> list[str]:
-    """The model whose embeddings and tokenizer it has is the variants'."""
+    """Checks that its dense model, tokenizer and values match those of the variants."""
     found = []
     if router.source.get("sha256") != manifest.source.get("sha256"):
-        found.append("router.json is of another dense model than manifest.json")
+        found.append("router.json belongs to another dense model than manifest.json")
     own = _tokenizer(folder / ROUTER_FOLDER)
     for name in manifest.variants:
         hf = folder / name / "hf"
         if (hf / "tokenizer.json").is_file() and _tokenizer(hf) != own:
-            found.append(f"the router's tokenizer or chat template is not that of {name}")
+            found.append(f"the router's tokenizer or chat template differs from that of {name}")
     if not all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in _floats(folder)):
         found.append("router.onnx holds NaN or infinite values")
     return found
 
 
 def _tokenizer(folder: Path) -> list[Any]:
-    """What a tokenizer and its chat template are; class and padding may differ."""
+    """The parts of a tokenizer and its chat template that must agree; class and padding may differ."""
     config = folder / "tokenizer_config.json"
     templates = [folder / name for name in ("chat_template.jinja", "chat_template.json")]
     return [

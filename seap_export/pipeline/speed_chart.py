@@ -1,4 +1,4 @@
-"""The picture of a speed run as a file."""
+"""Draws a speed run to a file."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _SUFFIXES = (".svg", ".png")
 
 
 def check_chart(path: Path) -> None:
-    """Refuses, before anything is timed, what could not be drawn after it.
+    """Checks before any timing that the chart can be drawn afterwards.
 
     Raises:
-        UsageError: The name does not say in which format.
-        EnvironmentFailure: The drawing library is missing.
+        UsageError: The suffix of the name is not a supported format.
+        EnvironmentFailure: matplotlib is missing.
     """
     if path.suffix not in _SUFFIXES:
-        raise UsageError(f"--chart {path}: give a name that ends in {' or '.join(_SUFFIXES)}")
+        raise UsageError(f"--chart {path}: unknown format; give a name that ends in {' or '.join(_SUFFIXES)}")
     require_matplotlib()
 
 
 def write_speed_chart(report: SpeedReport, path: Path) -> None:
-    """Draws the speed-ups of all variants into a file, as its suffix says."""
+    """Draws the speed-ups of all variants to a file in the format given by its suffix."""
     from seap_export.plots.speed_figure import speed_figure
     from seap_export.plots.style import house_style, save
 

@@ -1,1 +1,1 @@
-"""What variants keep, how much they share and what they cost in quality: the numbers, and pictures of them."""
+"""Numbers and figures: what variants keep, how much they share, and what they cost in quality."""

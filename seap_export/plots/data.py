@@ -1,4 +1,4 @@
-"""The numbers behind the pictures of plans: what is removed where, and how much variants share."""
+"""The data of the figures of plans: what is removed where, and how much variants share."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Matrix = tuple[tuple[float | None, ...], ...]
 
 @dataclass(frozen=True)
 class Variant:
-    """A plan beside the model that it prunes.
+    """A plan and the model that it prunes.
 
     Attributes:
         name: The variant's name, which becomes part of file names.
-        plan: What it keeps.
+        plan: The plan.
         dense: The shapes of the model before pruning.
 
     Raises:
@@ -57,12 +57,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class Removed:
-    """Fractions, 0 to 1, of each layer's projection weights that are removed; one value a layer.
+    """The removed fraction, 0 to 1, of each layer's projection weights; one value per layer.
 
     Attributes:
-        attention: Of q, k, v and o together.
-        mlp: Of gate, up and down together.
-        total: Of all seven.
+        attention: Fraction of q, k, v and o together.
+        mlp: Fraction of gate, up and down together.
+        total: Fraction of all seven.
     """
 
     attention: tuple[float, ...]
@@ -71,19 +71,19 @@ class Removed:
 
     def __post_init__(self) -> None:
         if len({len(self.attention), len(self.mlp), len(self.total)}) != 1:
-            raise ValueError("attention, mlp and total must have one value a layer each")
+            raise ValueError("attention, mlp and total must each have one value per layer")
         if not all(0.0 <= value < 1.0 for value in (*self.attention, *self.mlp, *self.total)):
-            raise ValueError("a removed fraction is at least 0 and below 1")
+            raise ValueError("a removed fraction must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of the kept heads or neurons each two variants share; matrices in the order of `names`.
+    """How much of the kept heads or neurons each pair of variants shares; matrices in the order of `names`.
 
     Attributes:
         names: The variants.
-        jaccard: Jaccard index; None where neither variant cuts a layer.
-        chance: The index to expect if both chose at random, each as many in each layer as it does.
+        jaccard: Jaccard index; None if neither variant cuts a layer.
+        chance: Expected index if both chose at random, keeping the same numbers in each layer.
     """
 
     names: tuple[str, ...]
@@ -93,13 +93,13 @@ class Overlap:
     def __post_init__(self) -> None:
         for matrix in (self.jaccard, self.chance):
             if len(matrix) != len(self.names) or any(len(row) != len(self.names) for row in matrix):
-                raise ValueError("an overlap needs one row and one column a variant")
+                raise ValueError("an overlap needs one row and one column per variant")
             if not all(value is None or 0.0 <= value <= 1.0 for row in matrix for value in row):
-                raise ValueError("a Jaccard index lies between 0 and 1")
+                raise ValueError("a Jaccard index must be from 0 to 1")
 
 
 def by_ratio(variants: Sequence[Variant]) -> dict[float, tuple[Variant, ...]]:
-    """The variants of each requested ratio, ratios ascending and as long as in names; variants in the order given."""
+    """Groups the variants by requested ratio, in ascending order; within a group, variants keep their order."""
     groups: dict[float, list[Variant]] = {}
     for variant in variants:
         groups.setdefault(float(f"{variant.plan.requested_ratio:g}"), []).append(variant)
@@ -107,13 +107,13 @@ def by_ratio(variants: Sequence[Variant]) -> dict[float, tuple[Variant, ...]]:
 
 
 def short_names(variants: Sequence[Variant]) -> tuple[str, ...]:
-    """The variants' tasks where these tell them apart, their names otherwise."""
+    """The variants' tasks if these are distinct, otherwise their names."""
     tasks = tuple(variant.plan.task for variant in variants)
     return tasks if len(set(tasks)) == len(tasks) else tuple(variant.name for variant in variants)
 
 
 def removed_by_layer(variant: Variant) -> Removed:
-    """The fraction of each layer's weights that a variant removes; norms and biases do not count."""
+    """The fraction of each layer's weights that a variant removes, without norms and biases."""
     shrunk = variant.plan.shrunk_spec(variant.dense)
 
     def fractions(projections: Sequence[Projection]) -> tuple[float, ...]:
@@ -130,16 +130,16 @@ def _weights(spec: ModelSpec, projections: Sequence[Projection], layer: int) -> 
 
 
 def overlap(variants: Sequence[Variant], part: Part) -> Overlap:
-    """The Jaccard index of each two variants' kept heads or neurons, over the layers that are cut.
+    """The Jaccard index of the kept heads or neurons of each pair of variants, over the layers that are cut.
 
-    With A_l and B_l what the two keep of layer l, and l over the layers where at least one of them cuts heads
-    (or neurons): J = sum_l |A_l & B_l| / sum_l |A_l | B_l|. Layers that both leave whole would only push J towards 1.
-    With a_l, b_l the numbers kept and n_l the dense number, random choices share a_l b_l / n_l on average, so
-    `chance` is sum_l a_l b_l / n_l over sum_l (a_l + b_l - a_l b_l / n_l), the ratio of the expected sums.
+    Let A_l and B_l be what the two keep of layer l, where l runs over the layers in which at least one of them cuts
+    heads (or neurons): J = sum_l |A_l & B_l| / sum_l |A_l | B_l|. Layers left whole by both would only push J towards
+    1. If they keep a_l and b_l of n_l, random choices share a_l b_l / n_l on average. `chance` is the ratio of the
+    expected sums, sum_l a_l b_l / n_l over sum_l (a_l + b_l - a_l b_l / n_l).
 
     Args:
-        variants: Of one model.
-        part: What to compare.
+        variants: Variants of one model.
+        part: What to compare: heads or neurons.
     """
     pairs = [[_pair(first, second, part) for second in variants] for first in variants]
     return Overlap(
@@ -164,7 +164,7 @@ def _pair(first: Variant, second: Variant, part: Part) -> tuple[float | None, fl
     if not united:
         return None, None
     if first is second:
-        return 1.0, 1.0  # one and the same choice, random or not
+        return 1.0, 1.0  # only one choice is possible
     return shared / united, expected_shared / expected_united
 
 

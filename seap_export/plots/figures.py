@@ -1,4 +1,4 @@
-"""Pictures of plans: what is removed by layer, what is kept, and how much variants share."""
+"""Figures of plans: what is removed in each layer, what is kept, and how much variants share."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _STATES = ListedColormap(["#ffffff", PALE, ORANGE, BLUE])
 
 
 def sparsity_figure(variants: Sequence[Variant], removed: Sequence[Removed]) -> Figure:
-    """One panel a variant: the fraction of weights removed by layer, in attention, in the MLP and in both.
+    """One panel per variant: the fraction of weights removed in each layer, in attention, in the MLP and in both.
 
     Args:
-        variants: Of one requested ratio.
-        removed: What each of them removes.
+        variants: Variants with the same requested ratio.
+        removed: The fractions that each of them removes.
     """
     columns = min(_COLUMNS, len(variants))
     rows = -(-len(variants) // columns)
@@ -61,7 +61,7 @@ def sparsity_figure(variants: Sequence[Variant], removed: Sequence[Removed]) -> 
 def head_states(variant: Variant) -> np.ndarray:
     """The state of each query head: uint8, layers x heads; 1 removed, 2 removed from a kept KV group, 3 kept.
 
-    0 stands where a layer has fewer heads than the widest.
+    0 fills up layers with fewer heads than the widest.
     """
     layers = variant.dense.layers
     states = np.full((len(layers), max(layer.num_attention_heads for layer in layers)), _ABSENT, dtype=np.uint8)
@@ -74,7 +74,7 @@ def head_states(variant: Variant) -> np.ndarray:
 
 
 def neuron_states(variant: Variant) -> np.ndarray:
-    """The state of each neuron: uint8, layers x neurons; 1 removed, 3 kept, 0 where a layer has fewer."""
+    """The state of each neuron: uint8, layers x neurons; 1 removed, 3 kept, 0 fills up layers with fewer."""
     layers = variant.dense.layers
     states = np.full((len(layers), max(layer.intermediate_size for layer in layers)), _ABSENT, dtype=np.uint8)
     for row, dense, kept in zip(states, layers, variant.plan.layers, strict=True):
@@ -84,13 +84,13 @@ def neuron_states(variant: Variant) -> np.ndarray:
 
 
 def kept_figure(variant: Variant) -> Figure:
-    """Which heads and neurons a variant keeps: a row a layer, heads grouped by KV group."""
+    """The heads and neurons that a variant keeps: one row per layer, with heads grouped by KV group."""
     heads, neurons = head_states(variant), neuron_states(variant)
     plan = variant.plan
     figure = new_figure(
         fitted(7.0 + 0.15 * heads.shape[1], 8.0, 14.0),
         fitted(1.6 + 0.15 * len(heads), 3.0, 12.0),
-        f"Heads and neurons that {variant.name} keeps",
+        f"Heads and neurons kept by {variant.name}",
         f"{plan.source_name}, task {plan.task}, {plan.achieved_ratio:.1%} of the "
         f"{_COUNTED[plan.sparsity.budget]} removed",
     )
@@ -116,15 +116,15 @@ def kept_figure(variant: Variant) -> Figure:
     right.set_xlabel("share of the layer")
     legend = [
         Patch(color=BLUE, label="kept"),
-        Patch(color=ORANGE, label="query head removed, its KV group kept"),
-        Patch(color=PALE, label="removed; a head together with its KV group"),
+        Patch(color=ORANGE, label="query head removed from a kept KV group"),
+        Patch(color=PALE, label="removed; heads together with their KV group"),
     ]
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend))
     return figure
 
 
 def _raster(panel: Axes, states: np.ndarray, title: str) -> None:
-    """One embedded image, whatever the number of cells."""
+    """Embeds one image, whatever the number of cells."""
     panel.imshow(states, cmap=_STATES, vmin=_ABSENT, vmax=_KEPT, aspect="auto", interpolation="none")
     panel.set_title(title)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -133,12 +133,12 @@ def _raster(panel: Axes, states: np.ndarray, title: str) -> None:
 
 
 def overlap_figure(variants: Sequence[Variant], heads: Overlap, neurons: Overlap) -> Figure:
-    """Two matrices of Jaccard indices, annotated, with what random choices would share in brackets.
+    """Two annotated matrices of Jaccard indices, with the expected index of random choices in brackets.
 
     Args:
-        variants: Of one requested ratio, at least two.
-        heads: Their overlap in heads.
-        neurons: Their overlap in neurons.
+        variants: Variants with the same requested ratio, at least two.
+        heads: Overlap of the heads.
+        neurons: Overlap of the neurons.
     """
     names = short_names(variants)
     side = fitted(0.75 * len(names), 2.0, 8.0)
@@ -148,7 +148,7 @@ def overlap_figure(variants: Sequence[Variant], heads: Overlap, neurons: Overlap
         side + 2.1,
         f"Overlap of what the variants keep at ratio {plan.requested_ratio:g}",
         plan.source_name,
-        "over the layers that are cut; in brackets: expected of random choices",
+        "over the layers that are cut; in brackets: expected for random choices",
     )
     panels = figure.subplots(1, 2)
     fits = LETTER * max(map(len, names)) < side / len(names)

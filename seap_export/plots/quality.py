@@ -12,26 +12,26 @@ from seap_export.errors import ArtifactError, UsageError
 __all__ = ["EVALUATION_SCHEMA", "QualityPoint", "parse_evaluation", "refuse_incomparable", "series_names"]
 
 EVALUATION_SCHEMA = "seap-export/evaluation/1"
-#: Of one dense model on the same texts; rounding differs between machines by less than this fraction.
+#: Largest relative difference of one dense model's results on the same texts, due to rounding on different machines.
 _DENSE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class QualityPoint:
-    """What one evaluation says about a variant.
+    """What one evaluation measured for a variant.
 
     Attributes:
         variant: The variant's name.
-        task: Its task.
-        settings: How the plan was made: method, score, sparsity and compensation, in words.
-        form: What was evaluated, `hf` or `onnx`; None if only benchmarks were run.
-        achieved_ratio: Fraction of the budget removed, 0 to below 1.
-        mean_kl_nats: Mean KL divergence from the dense model, nats a token.
-        perplexity: Of the variant on the task's held-out texts.
-        dense_perplexity: Of the dense model on the same texts.
-        accuracy: Of the variant in each benchmark, 0 to 1.
-        dense_accuracy: Of the dense model in each benchmark, as far as it was run.
-        digests: SHA-256 of the texts and of each benchmark's questions, as far as the report has them.
+        task: The variant's task.
+        settings: How the plan was made, in words: method, score, sparsity and compensation.
+        form: The evaluated form, `hf` or `onnx`; None if only benchmarks were run.
+        achieved_ratio: Fraction of the budget removed, at least 0 and below 1.
+        mean_kl_nats: Mean KL divergence from the dense model, nats per token.
+        perplexity: Perplexity of the variant on the task's held-out texts.
+        dense_perplexity: Perplexity of the dense model on the same texts.
+        accuracy: Accuracy of the variant in each benchmark, 0 to 1.
+        dense_accuracy: Accuracy of the dense model in each benchmark that it was run on.
+        digests: SHA-256 of the texts and of each benchmark's questions, if the report has them.
     """
 
     variant: str
@@ -54,30 +54,28 @@ class QualityPoint:
         if any(value is not None and not value > 0.0 for value in (self.perplexity, self.dense_perplexity)):
             raise ValueError("a perplexity must be positive")
         if not all(0.0 <= value <= 1.0 for value in (*self.accuracy.values(), *self.dense_accuracy.values())):
-            raise ValueError("an accuracy must lie between 0 and 1")
+            raise ValueError("an accuracy must be from 0 to 1")
 
 
 def parse_evaluation(report: Mapping[str, Any], name: str) -> QualityPoint:
-    """The point of an evaluation report: that of the safetensors form (`hf`), or of ONNX where it alone was run.
+    """Reads an evaluation report: the results of the safetensors form (`hf`), or of ONNX if only that was run.
 
     Args:
-        report: A report of schema `EVALUATION_SCHEMA`.
-        name: What to call it in an error.
+        report: A report with schema `EVALUATION_SCHEMA`.
+        name: Name of the report in error messages.
 
     Raises:
-        ArtifactError: It has another schema, or a value is missing or impossible.
+        ArtifactError: The report has another schema, or a value is missing or impossible.
     """
     if report.get("schema") != EVALUATION_SCHEMA:
         raise ArtifactError(f"{name}: evaluation schema is {report.get('schema')!r}, expected {EVALUATION_SCHEMA!r}")
     if report.get("variant", "") is None:
-        raise ArtifactError(f"{name}: it is of a model without a plan; evaluate a variant's folder")
+        raise ArtifactError(f"{name}: the evaluated model has no plan; evaluate a variant's folder")
     try:
         return _parse(report)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ArtifactError(
-            f"{name}: not a valid evaluation ({what}); make it again with 'seap-export evaluate'"
-        ) from error
+        raise ArtifactError(f"{name}: not a valid evaluation ({what}); run 'seap-export evaluate' again") from error
 
 
 def _parse(report: Mapping[str, Any]) -> QualityPoint:
@@ -117,7 +115,7 @@ def _accuracies(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _finite(perplexity: Any) -> float | None:
-    """A perplexity too large for a float is null or Infinity in a report."""
+    """Converts a perplexity; one too large for a float is null or Infinity in a report."""
     return None if perplexity is None or perplexity == math.inf else _number(perplexity)
 
 
@@ -128,23 +126,25 @@ def _number(value: Any) -> float:
 
 
 def refuse_incomparable(points: Sequence[QualityPoint]) -> None:
-    """Refuses points that do not belong in one picture: those of a task must share texts and dense level.
+    """Rejects points that cannot share a figure: those of a task must have the same texts and dense results.
 
     Raises:
-        UsageError: Two reports of a task have other texts or questions, or dense levels that differ.
+        UsageError: Two reports of a task have different texts, questions or dense results.
     """
     digests: dict[tuple[str, str], str] = {}
     levels: dict[tuple[str, str], float] = {}
     for point in points:
         for what, digest in point.digests.items():
             if digests.setdefault((point.task, what), digest) != digest:
-                raise UsageError(f"the evaluations of task '{point.task}' have different {what}; evaluate all alike")
+                raise UsageError(
+                    f"the evaluations of task '{point.task}' have different {what}; evaluate all of them alike"
+                )
         for what, level in _dense_levels(point).items():
             first = levels.setdefault((point.task, what), level)
             if not math.isclose(first, level, rel_tol=_DENSE_TOLERANCE):
                 raise UsageError(
                     f"the evaluations of task '{point.task}' cannot be compared: the dense model's {what} is "
-                    f"{first:g} in one and {level:g} in another; evaluate all alike"
+                    f"{first:g} in one and {level:g} in another; evaluate all of them alike"
                 )
 
 

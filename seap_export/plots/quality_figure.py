@@ -1,4 +1,4 @@
-"""The picture of quality against ratio."""
+"""The figure of quality against ratio."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from seap_export.plots.style import GREY, LETTER, line_style, new_figure
 __all__ = ["quality_figure"]
 
 _DENSE = "dense model"
-_LEGEND_LINE = 0.7  # inches: the line beside a name, and the gap after it
+_LEGEND_LINE = 0.7  # inches for the line next to a name and the gap after it
 
 
 @dataclass(frozen=True)
 class _Measure:
-    """A row of panels: its axis label, a point's value, and the dense model's."""
+    """A row of panels: its axis label, and how to read a point's value and the dense model's."""
 
     label: str
     value: Callable[[QualityPoint], float | None]
@@ -30,9 +30,9 @@ class _Measure:
 
 
 def quality_figure(points: Sequence[QualityPoint]) -> Figure:
-    """A column a task; rows: mean KL divergence, perplexity (log scale), accuracy in each benchmark; a line a series.
+    """One column per task; rows for mean KL divergence, perplexity (log) and each benchmark; one line per series.
 
-    Rows of which no report has a value are left out. The dense model is a dashed level.
+    Rows without any value are left out. A dashed line shows the dense model.
     """
     names = series_names(points)
     series = sorted(set(names))
@@ -74,7 +74,7 @@ def _measures(points: Sequence[QualityPoint]) -> list[_Measure]:
         )
 
     return [
-        _Measure("mean KL divergence\n(nats a token)", lambda point: point.mean_kl_nats, lambda point: 0.0),
+        _Measure("mean KL divergence\n(nats per token)", lambda point: point.mean_kl_nats, lambda point: 0.0),
         _Measure("perplexity (log)", lambda p: p.perplexity, lambda p: p.dense_perplexity, logarithmic=True),
         *map(accuracy, sorted({benchmark for point in points for benchmark in point.accuracy})),
     ]

@@ -1,4 +1,4 @@
-"""The picture of a speed run: each variant's speed-up, beside the ideal one."""
+"""The figure of a speed run: the speed-up of each variant and the ideal one."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from validation.speed.report import DENSE, SpeedReport, Speedup, SubjectFigures
 
 __all__ = ["speed_figure"]
 
-_BAR = 0.24  # inches a bar takes, with the gap below it
+_BAR = 0.24  # inches for a bar and the gap below it
 _LABELS = {"torch": "torch", "onnxruntime": "ONNX Runtime"}
 Of = Callable[[SubjectFigures, Cell], Speedup]
 
 
 def speed_figure(report: SpeedReport) -> Figure:
-    """A row an engine, a column for prefill and one for decoding; a bar a variant and case, the ideal as a mark.
+    """One row per engine, columns for prefill and decoding, a bar per variant and case, and a mark for the ideal.
 
     Args:
-        report: With at least one variant beside the dense model.
+        report: A run with at least one variant besides the dense model.
     """
     engines = list(dict.fromkeys(subject.engine for subject in report.subjects))
     variants = {

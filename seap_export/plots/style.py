@@ -1,4 +1,4 @@
-"""How every picture looks, and how it becomes a file: the same picture gives the same bytes."""
+"""The common style of all figures, and how they are saved: equal figures give equal bytes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ __all__ = [
     "save",
 ]
 
-#: Colours of Okabe and Ito (2008), told apart by colour-blind readers too.
+#: Colours of Okabe and Ito (2008), which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
 GREY, PALE = "#666666", "#dddddd"
-#: Inches, about, that a letter takes in the size of labels; rather too much than too little.
+#: Approximate width of a letter in a label, in inches; rather too large than too small.
 LETTER = 0.09
 _COLOURS, _MARKERS = (BLUE, ORANGE, GREEN, PURPLE, SKY, "#d55e00"), "osD^vP"
 _PNG_DPI = 200
 _STYLE = {
-    "svg.fonttype": "path",  # looks the same where the font is not installed; the texts stay as comments
-    "svg.hashsalt": "seap-export",  # ids are random otherwise
-    "text.parse_math": False,  # a '$' in a name is a '$'
+    "svg.fonttype": "path",  # looks the same without the font; texts are kept as comments
+    "svg.hashsalt": "seap-export",  # otherwise ids are random
+    "text.parse_math": False,  # a '$' in a name stays a '$'
     "font.family": ["DejaVu Sans"],  # comes with matplotlib
     "font.size": 9.0,
     "axes.titlesize": 9.0,
@@ -54,19 +54,19 @@ _STYLE = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Within the block, pictures look alike whatever the user's matplotlibrc says; draw and save inside it."""
+    """Makes figures look alike whatever the user's matplotlibrc says; draw and save them within the block."""
     own: dict[str, Any] = {
         key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith(("backend", "interactive"))
     }
     with mpl.rc_context(cast(Any, {**own, **_STYLE})), warnings.catch_warnings():
-        # A letter that the font lacks becomes a box; whoever reads the picture sees that.
+        # A letter missing from the font becomes a box, which is visible in the figure.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def new_figure(width: float, height: float, title: str, *notes: str) -> Figure:
-    """An empty figure, sizes in inches, laid out so that nothing overlaps; notes are lines below the title."""
-    letters = int(10 * width)  # that fit on a line
+    """An empty figure; sizes are in inches, the layout prevents overlaps, and notes are lines below the title."""
+    letters = int(10 * width)  # fit on a line
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle("\n".join(textwrap.fill(line, letters) for line in (title, *notes)))
@@ -74,25 +74,25 @@ def new_figure(width: float, height: float, title: str, *notes: str) -> Figure:
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and marker of one of many lines side by side: 36 pairs, the first six told apart by either."""
+    """Colour and marker of a line: 36 pairs, the first six of which differ in both."""
     turn, place = divmod(index, len(_COLOURS))
     return {"color": _COLOURS[place], "marker": _MARKERS[(place + turn) % len(_MARKERS)]}
 
 
 def fitted(size: float, least: float, most: float) -> float:
-    """A length in inches, kept within limits."""
+    """A length in inches, clamped to the given range."""
     return min(max(size, least), most)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as the suffix of `path` says, without a date or a version in it."""
+    """Writes a figure in the format given by the suffix of `path`, without a date or version."""
     _fix_layout(figure)
     plain = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(path, format=path.suffix.removeprefix("."), dpi=_PNG_DPI, metadata=plain)
 
 
 def _fix_layout(figure: Figure) -> None:
-    """Lays the figure out once and rounds the panels' places, whose last bits the layout's solver leaves to chance."""
+    """Computes the layout once and rounds the positions of the panels, whose last bits vary between runs."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:

@@ -1,1 +1,1 @@
-"""The router: a linear classifier over mean token embeddings that tells a prompt's task."""
+"""The router: a linear classifier over mean token embeddings that predicts a prompt's task."""

@@ -16,16 +16,16 @@ __all__ = ["LinearClassifier", "evaluate", "fit_classifier", "mean_embeddings"]
 
 Floats = NDArray[np.float64]
 
-#: Inverse strength of the L2 penalty on standardised features. There are about as many features as prompts, so that
-#: with a weak penalty even a wrong class gets a probability near 1, and no threshold tells it from a right one.
+#: Inverse strength of the L2 penalty on standardised features. There are about as many features as prompts: with a
+#: weak penalty even wrong predictions get a probability near 1, and no threshold separates them from right ones.
 _INVERSE_PENALTY = 0.1
-#: Far above what the solver takes to converge.
+#: Far more iterations than the solver needs to converge.
 _MAX_ITERATIONS = 10_000
 
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """softmax(weight @ x + bias), on features as they are: the scaling is in the weights.
+    """softmax(weight @ x + bias) on unscaled features; the weights include the scaling.
 
     Attributes:
         classes: The tasks, sorted.
@@ -57,37 +57,37 @@ class LinearClassifier:
 
 
 def mean_embeddings(embedding: torch.Tensor, token_ids: Sequence[Sequence[int]]) -> Floats:
-    """The mean over a text's tokens of their rows in the embedding table.
+    """The mean embedding of each text's tokens.
 
     Args:
-        embedding: [vocabulary, hidden], of any float dtype; only the rows of one text at a time are widened.
-        token_ids: One sequence a text, none empty.
+        embedding: [vocabulary, hidden], any float dtype; widened for one text at a time to save memory.
+        token_ids: One sequence per text, none of them empty.
 
     Returns:
         float64 [texts, hidden].
 
     Raises:
-        InputError: The table has no row for a token.
+        InputError: A token id is outside the vocabulary.
     """
     rows, width = embedding.shape
     features = np.empty((len(token_ids), width), np.float64)
     for index, ids in enumerate(token_ids):
         if max(ids) >= rows:
             raise InputError(
-                f"the tokenizer gives token id {max(ids)}, the model has a vocabulary of {rows}; "
-                "give the model its own tokenizer"
+                f"the tokenizer returns token id {max(ids)}, but the model has a vocabulary of {rows}; "
+                "use the tokenizer that belongs to the model"
             )
         features[index] = embedding[torch.tensor(ids)].double().mean(dim=0).numpy()
     return features
 
 
 def fit_classifier(features: Mapping[str, Floats]) -> LinearClassifier:
-    """Multinomial logistic regression with an L2 penalty, each class of the same weight.
+    """Multinomial logistic regression with an L2 penalty; every class has the same total weight.
 
-    The result depends neither on the order of the classes nor on that of the texts.
+    The result depends on neither the order of the classes nor the order of the texts.
 
     Args:
-        features: For each class float64 [texts, features], at least two classes and one text of each.
+        features: float64 [texts, features] for each class; at least two classes and one text per class.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -99,28 +99,28 @@ def fit_classifier(features: Mapping[str, Floats]) -> LinearClassifier:
     model = LogisticRegression(C=_INVERSE_PENALTY, class_weight="balanced", max_iter=_MAX_ITERATIONS)
     model.fit(scaler.transform(rows), labels)
     coefficients, intercepts = model.coef_, model.intercept_
-    if len(classes) == 2:  # one row then, the logit of the second class over the first
+    if len(classes) == 2:  # scikit-learn gives one row then: the logit of the second class relative to the first
         coefficients, intercepts = (np.concatenate([-half, half]) for half in (coefficients / 2, intercepts / 2))
     weight = coefficients / scaler.scale_
     return LinearClassifier(classes, weight, intercepts - weight @ scaler.mean_)
 
 
 def _in_order(rows: Floats) -> Floats:
-    """The rows sorted by value, so that sums over them round the same, however the texts came."""
+    """The rows sorted by value, so that sums over them round the same whatever the order of the texts."""
     return rows[np.lexsort(rows.T)]
 
 
 def evaluate(classifier: LinearClassifier, features: Mapping[str, Floats], threshold: float) -> dict[str, Any]:
-    """How often the most likely class is the right one, and how often its probability is below the threshold.
+    """Measures how often the most likely class is correct and how often its probability is below the threshold.
 
     Args:
         classifier: The classifier.
-        features: For each class float64 [texts, features]; there may be none.
+        features: float64 [texts, features] for each class; a class may have no texts.
         threshold: The confidence threshold.
 
     Returns:
-        JSON values: `prompts`, `accuracy`, `below_threshold` (shares; null where there is no prompt), the same for
-        each class under `classes`, and under `confusion` for each class how often which class was most likely.
+        JSON values: `prompts`, `accuracy` and `below_threshold` (shares; null without prompts), the same for each
+        class under `classes`, and the counts of predicted classes for each true class under `confusion`.
     """
     names = classifier.classes
     probabilities = {name: classifier.probabilities(features[name]) for name in names}

@@ -1,4 +1,4 @@
-"""Which prompts a router is fitted on, and on which it is measured."""
+"""The prompts that a router is fitted and measured on."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ TokenIds = list[list[int]]
 
 @dataclass(frozen=True)
 class RouterPrompts:
-    """The token ids of each task's prompts, none empty.
+    """The token ids of each task's prompts; no prompt is empty.
 
     Attributes:
-        calibration: What the router is fitted on.
-        held_out: What it is measured on; no prompt is among those of `calibration`, whatever the task.
-        num_seen: Held-out prompts left out because they are: texts may differ in the completion alone.
+        calibration: Prompts to fit the router on.
+        held_out: Prompts to measure it on; none of them is among the calibration prompts of any task.
+        num_seen: Held-out prompts left out because they also occur in calibration (two texts may differ only in
+            their completion).
     """
 
     calibration: Mapping[str, TokenIds]
@@ -29,7 +30,7 @@ class RouterPrompts:
 
     def __post_init__(self) -> None:
         if len(self.calibration) < 2:
-            raise InputError("a router needs at least two tasks; give another --task")
+            raise InputError("a router needs at least two tasks; add another --task")
         if self.calibration.keys() != self.held_out.keys():
             raise InputError("a router needs calibration and held-out texts of the same tasks")
         for task, sequences in self.calibration.items():
@@ -38,19 +39,19 @@ class RouterPrompts:
 
 
 def prompt_of(sample: Sample) -> str:
-    """What a model would be given of a sample: its prompt, or its completion where the prompt is empty."""
+    """The text that a model would be given: the sample's prompt, or its completion if the prompt is empty."""
     return sample.prompt or sample.completion
 
 
 def router_prompts(splits: Mapping[str, Split], token_ids: Callable[[str], list[int]]) -> RouterPrompts:
-    """The prompts of every task's split.
+    """Collects the prompts of every task.
 
     Args:
         splits: The texts of each task.
-        token_ids: Gives a prompt's token ids, cut to the length that the router reads.
+        token_ids: Returns a prompt's token ids, truncated to the length that the router reads.
 
     Raises:
-        InputError: There are fewer than two tasks, or no prompt of a task has a token.
+        InputError: There are fewer than two tasks, or none of a task's prompts has a token.
     """
 
     def tokenized(samples: tuple[Sample, ...]) -> TokenIds:

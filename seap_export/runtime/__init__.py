@@ -1,4 +1,4 @@
-"""Runs an export with numpy, onnxruntime and tokenizers alone: no torch, no transformers."""
+"""Runs an export with only numpy, onnxruntime and tokenizers: no torch, no transformers."""
 
 from seap_export.runtime.generator import Completion, Generator
 from seap_export.runtime.routed_model import Route, RoutedModel

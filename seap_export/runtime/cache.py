@@ -1,4 +1,4 @@
-"""The KV cache of a decoding: written in place where the graph can do that, else grown by a copy a step."""
+"""The KV cache during decoding: written in place if the graph supports it, else copied and grown at every step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["AppendedCache", "Cache", "CacheLayout", "SharedCache"]
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """One cache input of a graph and the output that follows it.
+    """A cache input of a graph and its matching output.
 
     Attributes:
         past: Name of the input, such as `past_key_values.0.key`.
-        heads: KV heads.
-        size: Width of a head.
-        element: Type of its numbers.
+        heads: Number of KV heads.
+        size: Size of a head.
+        element: Element type.
     """
 
     past: str
@@ -37,38 +37,38 @@ class CacheLayout:
         return self.past.replace("past_key_values", "present")
 
     def zeros(self, rows: int, positions: int, device: str) -> ort.OrtValue:
-        """[rows, heads, positions, size] in storage on the device."""
+        """Zeros of shape [rows, heads, positions, size], allocated on the device."""
         empty = np.zeros((rows, self.heads, positions, self.size), self.element.storage)
         return ort.OrtValue.ortvalue_from_numpy(empty, device, 0)
 
 
 class Cache(Protocol):
-    """What a decoding asks of its cache."""
+    """The operations that decoding needs from a cache."""
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """The attention mask of the next call, int64 [rows, positions].
 
         Args:
-            is_real: 1 for the tokens of the call that belong to their row, 0 for padding; int64 [rows, length].
+            is_real: 1 for the real tokens of the call, 0 for padding; int64 [rows, length].
         """
 
     def bind(self, binding: ort.IOBinding) -> None:
-        """Makes the next call read and write the cache; one output, `logits`, is bound already."""
+        """Makes the next call read and write the cache; the output `logits` must already be bound as the first."""
 
     def advance(self, binding: ort.IOBinding) -> None:
-        """Takes over what the call gave; the caches are the outputs after the first."""
+        """Stores the results of the call; the caches are all outputs but the first."""
 
 
 class SharedCache:
-    """Buffers of a fixed capacity, each bound as past and as present.
+    """Buffers of a fixed capacity, each bound as both past and present.
 
-    GroupQueryAttention sees that both are the same memory and writes only the new positions: row b's go to
-    sum(mask[b]) - 1. Nothing is copied, and nothing is allocated after the start. The mask of the steps is as wide as
-    the capacity, so that every step has the same shapes, for which ONNX Runtime has all buffers at hand.
+    GroupQueryAttention recognises the shared memory and writes only the new positions: row b's go to sum(mask[b]) - 1.
+    Nothing is copied, and nothing is allocated after the start. The mask of every step is as wide as the capacity:
+    all steps then have the same shapes, and ONNX Runtime can reuse its buffers.
     """
 
     def __init__(self, layouts: Sequence[CacheLayout], rows: int, capacity: int, device: str) -> None:
-        """Allocates it, filled with zeros."""
+        """Allocates the buffers, filled with zeros."""
         self._layouts, self._rows, self._capacity, self._device = layouts, rows, capacity, device
         self._lengths = [0] * rows
         self._mask = np.zeros((rows, capacity), np.int64)
@@ -76,22 +76,22 @@ class SharedCache:
         self._is_bound = False
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Ones for each row's tokens, then zeros.
+        """Ones for each row's tokens, followed by zeros.
 
-        That of the prompts, the first call's, is as wide as the longest: a wider one would tell GroupQueryAttention
-        that something lies before them. That of a step, of one token a row, is one array for all steps, changed in
-        place. A row without a real token in the call overwrites its last position.
+        The mask of the first call is as wide as the longest prompt; a wider one would make GroupQueryAttention assume
+        earlier tokens. All later steps, of one token per row, share one array that is updated in place. A row without
+        a real token in the call overwrites its last position.
 
         Raises:
-            ValueError: The cache has no such position.
+            ValueError: A row does not fit into the cache.
         """
         is_prompt = not any(self._lengths)
-        # Few calls of numpy: behind a run, which has emptied the processor's caches, each takes ten microseconds.
+        # As few numpy calls as possible: after a run, with cold CPU caches, each takes about ten microseconds.
         grown = is_real.sum(axis=1).tolist() if is_prompt else is_real[:, 0].tolist()
         self._lengths = [length + new for length, new in zip(self._lengths, grown, strict=True)]
         longest = max(self._lengths)
         if longest > self._capacity:
-            raise ValueError(f"a row of {longest} tokens does not fit a cache of {self._capacity}")
+            raise ValueError(f"a row of {longest} tokens does not fit into a cache of {self._capacity}")
         if is_prompt:
             self._mask[:] = np.arange(self._capacity) < np.array(self._lengths)[:, None]
             return self._mask[:, :longest].copy()
@@ -100,11 +100,11 @@ class SharedCache:
         return self._mask
 
     def bind(self, binding: ort.IOBinding) -> None:
-        """Binds all buffers once; they never move. A decoding has one binding for all its calls."""
+        """Binds all buffers once; they never move, and one binding serves all calls of a decoding."""
         if self._is_bound:
             return
         for layout in self._layouts:
-            # By address: a bfloat16 tensor cannot be made from numpy on every device.
+            # By address, because not every device can make a bfloat16 tensor from numpy.
             shape = [self._rows, layout.heads, self._capacity, layout.size]
             place = (self._device, 0, layout.element.onnx, shape, self.buffers[layout.past].data_ptr())
             binding.bind_input(layout.past, *place)
@@ -116,24 +116,24 @@ class SharedCache:
 
 
 class AppendedCache:
-    """What a call gave as present is the next call's past: for graphs that put past and new side by side.
+    """The present of each call becomes the past of the next, for graphs that concatenate past and new positions.
 
-    New positions stand behind all others, padding included, which the mask hides.
+    New positions are appended after all others, including padding, which the mask hides.
     """
 
     def __init__(self, layouts: Sequence[CacheLayout], rows: int, device: str) -> None:
-        """Starts empty."""
+        """Starts with an empty cache."""
         self._layouts, self._rows, self._positions, self._device = layouts, rows, 0, device
         self._mask = np.zeros((rows, 0), np.int64)
         self.buffers = {layout.past: layout.zeros(rows, 0, device) for layout in layouts}
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
-        """That of the call before, and behind it the new tokens: padding stays where it was."""
+        """The mask of the previous call followed by the new tokens; padding keeps its place."""
         self._mask = np.concatenate([self._mask, is_real], axis=1)
         return self._mask
 
     def bind(self, binding: ort.IOBinding) -> None:
-        """Binds what there is as past; present is allocated by the call."""
+        """Binds the current cache as past; the call allocates present."""
         for layout in self._layouts:
             value = self.buffers[layout.past]
             shape = [self._rows, layout.heads, self._positions, layout.size]
@@ -141,7 +141,7 @@ class AppendedCache:
             binding.bind_output(layout.present, self._device)
 
     def advance(self, binding: ort.IOBinding) -> None:
-        """The presents are the pasts of the next call."""
+        """Makes present the past of the next call."""
         names = [layout.past for layout in self._layouts]
         self.buffers = dict(zip(names, binding.get_outputs()[1:], strict=True))
         self._positions = next(iter(self.buffers.values())).shape()[2]

@@ -1,4 +1,4 @@
-"""A decoder graph: prompts in, then a token a step, with the logits of the last position of each row."""
+"""A decoder graph: takes prompts, then one token per step, and gives the logits of each row's last position."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
 
 __all__ = ["CACHE_KEY", "Decoder", "Decoding"]
 
-#: Key of `metadata_props` that says how the graph treats its cache: "shared" (also where it is missing) or "appended".
+#: Key in `metadata_props`: how the graph treats its cache, "shared" (the default) or "appended".
 CACHE_KEY = "seap_export.cache"
 _CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
-#: Capacities are multiples of this, so that few different sizes are asked of the allocator.
+#: Capacities are multiples of this, so that the allocator sees only a few different sizes.
 _BLOCK = 64
 
 
 class Decoder:
-    """A graph with a KV cache, opened; it holds no state, so any number of decodings may run side by side.
+    """An opened graph with a KV cache. It holds no state, so any number of decodings may run side by side.
 
     Attributes:
         path: The .onnx file.
-        context_length: Positions the model knows.
+        context_length: Maximum number of positions.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Decoder:
             path: The .onnx file: inputs input_ids, attention_mask (padded on the right) and
                 past_key_values.{i}.key/.value, outputs logits and present.{i}.key/.value, caches and logits in
                 float32, float16 or bfloat16.
-            context_length: Positions the model knows.
+            context_length: Maximum number of positions.
             provider: "cpu", "cuda" or "tensorrt".
-            threads: Threads of the session; None: all cores this process may use.
+            threads: Threads of the session; None: all cores available to this process.
             provider_options: Options of the execution provider.
 
         Raises:
-            UsageError: The provider, the threads or a provider option cannot be.
-            ArtifactError: The file is missing, damaged, or no such graph.
-            EnvironmentFailure: There is no such provider here, or it has no operator for the graph's precision.
+            UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
+            ArtifactError: The file is missing, damaged or not a decoder graph.
+            EnvironmentFailure: The provider is not available, or lacks an operator in the graph's precision.
         """
         self.path, self.context_length = path, context_length
         self._model = OnnxModel(path, provider, threads, provider_options)
@@ -67,24 +67,24 @@ class Decoder:
         self._logits = ELEMENTS[self._model.outputs["logits"].type]
         cache = self._model.metadata.get(CACHE_KEY, "shared")
         if cache not in ("shared", "appended"):
-            raise ArtifactError(f"{path}: its {CACHE_KEY} is '{cache}', not shared or appended; export again")
+            raise ArtifactError(f"{path}: its {CACHE_KEY} is '{cache}', not 'shared' or 'appended'; export again")
         self._has_shared_cache = cache == "shared"
 
     def start(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Decoding:
-        """Runs prompts, at least one, each of at least one token.
+        """Runs the prompts: at least one, each with at least one token.
 
         Args:
-            prompts: Token ids of each row, of any lengths.
-            max_new_tokens: Steps there must be room for, as far as the context reaches.
+            prompts: Token ids of each row; the rows may differ in length.
+            max_new_tokens: Number of steps to reserve room for, within the context length.
 
         Raises:
-            ArtifactError: The graph does not run, or its logits are of another shape.
+            ArtifactError: The graph does not run, or its logits have the wrong shape.
             EnvironmentFailure: There is not enough memory.
         """
         return Decoding(self._model, self._logits, self._cache(prompts, max_new_tokens), prompts)
 
     def capacity(self, length: int, max_new_tokens: int) -> int:
-        """Positions of a cache for a prompt of that length: rounded up, and no more than the context."""
+        """Cache positions for a prompt of that length: rounded up, but no more than the context length."""
         blocks = -(-(length + max_new_tokens) // _BLOCK)
         return min(self.context_length, blocks * _BLOCK)
 
@@ -98,7 +98,7 @@ class Decoder:
         shape, element = item.shape, ELEMENTS.get(item.type)
         is_fixed = len(shape) == 4 and isinstance(shape[1], int) and isinstance(shape[3], int)
         if not is_fixed or element is None:
-            raise ArtifactError(f"{self.path}: input {item.name} is not a cache of fixed heads; export again")
+            raise ArtifactError(f"{self.path}: input {item.name} is not a cache with fixed heads; export again")
         return CacheLayout(item.name, shape[1], shape[3], element)
 
     def _refuse_other_graphs(self) -> None:
@@ -116,17 +116,17 @@ class Decoder:
         left = sorted(WORKING_OPERATORS & operators.keys())
         if left:
             raise EnvironmentFailure(
-                f"{self.path}: {', '.join(left)} would run on the CPU, since provider '{provider}' has none in this "
-                "precision; convert the model in another, or use --provider cpu"
+                f"{self.path}: {', '.join(left)} would run on the CPU, because provider '{provider}' lacks them in "
+                "this precision; convert the model to another precision or use --provider cpu"
             )
 
 
 class Decoding:
-    """Rows that grow together.
+    """Rows that are decoded together.
 
     Attributes:
-        lengths: int64 [rows], the tokens of each row so far.
-        logits: float32 [rows, vocabulary], what follows them; the next step may overwrite it.
+        lengths: Number of tokens in each row so far, int64 [rows].
+        logits: Next-token logits, float32 [rows, vocabulary]; the next step may overwrite them.
     """
 
     def __init__(self, model: OnnxModel, element: Element, cache: Cache, prompts: Sequence[Sequence[int]]) -> None:
@@ -147,14 +147,14 @@ class Decoding:
         self._step_logits: NDArray[Any] | None = None
 
     def step(self, tokens: Sequence[int], is_active: Sequence[bool] | None = None) -> None:
-        """Appends a token to each row and computes the logits after it.
+        """Appends one token to each row and computes the next logits.
 
         Args:
-            tokens: One for each row.
-            is_active: Rows that grow; None: all. The others stay as they are, and their logits mean nothing.
+            tokens: One token per row.
+            is_active: Which rows grow; None: all. The other rows keep their tokens; ignore their logits.
 
         Raises:
-            ArtifactError: The graph does not run, or its logits are of another shape.
+            ArtifactError: The graph does not run, or its logits have the wrong shape.
             EnvironmentFailure: There is not enough memory.
         """
         if self._step_logits is None:
@@ -173,25 +173,25 @@ class Decoding:
         self._cache.advance(self._binding)
 
     def _bind(self, name: str, array: NDArray[np.int64]) -> None:
-        """An array that is bound already is read where it is, but a GPU session copies it when it is bound."""
+        """Binds an input; an array that is already bound is read in place, but a GPU session copies it."""
         if self._bound.get(name) is not array or self._model.device != "cpu":
             self._binding.bind_cpu_input(name, array)
             self._bound[name] = array
 
     def _bind_step_logits(self) -> NDArray[Any]:
-        """One buffer for the logits of all steps, [rows, vocabulary]."""
+        """Binds one buffer for the logits of all steps, [rows, vocabulary]."""
         rows, vocabulary = self.logits.shape
         buffer = np.empty((rows, 1, vocabulary), self._element.storage)
         self._binding.bind_output("logits", "cpu", 0, self._element.onnx, list(buffer.shape), buffer.ctypes.data)
         return buffer[:, 0]
 
     def _last_logits(self, value: ort.OrtValue, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Those of each row's last token, [rows, vocabulary], copied out of the output for prompts."""
+        """The logits of each row's last token, [rows, vocabulary], copied out of the prompt's output."""
         found = view(value, self._element)
         if found.ndim != 3 or found.shape[:2] not in (shape, (shape[0], 1)):
             raise ArtifactError(
                 f"{self._model.path}: its logits are {list(found.shape)} for tokens {list(shape)}; export again"
             )
-        # Some graphs give the last one alone.
+        # Some graphs return only the last position.
         column = self.lengths - 1 if found.shape[1] == shape[1] else np.zeros_like(self.lengths)
         return float32_of(found[np.arange(shape[0]), column], self._element)

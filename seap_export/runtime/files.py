@@ -1,4 +1,4 @@
-"""The small files of an artifact, read so that damage is one line and never a traceback."""
+"""Reads the small files of an artifact; a damaged file gives a one-line error, never a traceback."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def read_object(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        ArtifactError: The file is missing, cannot be read, is larger than 256 MiB, or holds something else.
+        ArtifactError: The file is missing, unreadable, larger than 256 MiB or not a JSON object.
     """
     try:
         if os.path.exists(path) and (not os.path.isfile(path) or path.stat().st_size > _MAX_BYTES):
-            raise ValueError("it is no file, or far too large")
+            raise ValueError("it is not a file, or is far too large")
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file; export again") from error
@@ -36,9 +36,9 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder's tokenizer.json, which adds the special tokens that the file says.
+    """Loads a folder's tokenizer.json, including the special tokens that it adds.
 
-    It neither pads nor cuts, even if the file was saved while the tokenizer did.
+    Padding and truncation are switched off, even if the file enables them.
 
     Raises:
         ArtifactError: The file is missing or damaged.
@@ -49,7 +49,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
         tokenizer.encode("")  # panics if its template uses a token that it does not define
-    except BaseException as error:  # `tokenizers` raises a bare Exception, and its panics are not even that
+    except BaseException as error:  # `tokenizers` raises a bare Exception, and its panics not even that
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())
@@ -60,15 +60,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def model_limits(path: Path) -> tuple[frozenset[int], int]:
-    """The end-of-sequence tokens and the context length that a genai_config.json names.
+    """Reads the end-of-sequence tokens and the context length from a genai_config.json.
 
     Raises:
-        ArtifactError: The file is missing, or names none.
+        ArtifactError: The file is missing, or lacks either of them.
     """
     model = read_object(path).get("model")
     values = model if isinstance(model, dict) else {}
     eos, context = values.get("eos_token_id"), values.get("context_length")
     ids = eos if isinstance(eos, list) else [eos]
     if not ids or not all(isinstance(token, int) for token in ids) or not isinstance(context, int):
-        raise ArtifactError(f"{path}: it names no eos_token_id or no context_length; it is damaged, export again")
+        raise ArtifactError(f"{path}: eos_token_id or context_length is missing; the file is damaged, export again")
     return frozenset(ids), context

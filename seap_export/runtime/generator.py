@@ -1,4 +1,4 @@
-"""Text from one variant's ONNX folder: greedy or sampled, whole or as it comes, one prompt or many."""
+"""Generates text from a variant's ONNX folder: greedy or sampled, whole or streamed, one prompt or many."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from seap_export.runtime.text import TextStream
 __all__ = ["Completion", "Generator", "Stop", "Stream"]
 
 _GRAPH, _CONFIG = "model.onnx", "genai_config.json"
-#: What ended a text: an end-of-sequence token, the number of tokens asked for, or the model's context.
+#: Why a text ended: end-of-sequence token, requested number of tokens, or full context.
 Stop = Literal["end", "length", "context"]
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What follows a prompt.
+    """The generated continuation of a prompt.
 
     Attributes:
-        text: Without special tokens.
-        token_ids: With the end-of-sequence token if there is one.
-        stop: What ended it.
+        text: The text without special tokens.
+        token_ids: The tokens, including the end-of-sequence token if there is one.
+        stop: Why it ended.
     """
 
     text: str
@@ -38,15 +38,15 @@ class Completion:
 
 
 class Stream(Iterator[str]):
-    """The text after a prompt in pieces, as they come; no piece is empty or ends within a character.
+    """The continuation of a prompt in pieces; no piece is empty or ends within a character.
 
     Attributes:
         token_ids: The tokens so far.
-        stop: What ended the text; None: it goes on.
+        stop: Why the text ended; None while it goes on.
     """
 
     def __init__(self, generator: Generator, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> None:
-        """Computes nothing before the first piece is asked for."""
+        """Computes nothing until the first piece is requested."""
         self.token_ids: list[int] = []
         self.stop: Stop | None = None
         self._pieces = self._run(generator, prompt, max_new_tokens, sampling)
@@ -68,10 +68,10 @@ class Stream(Iterator[str]):
 
 
 class Generator:
-    """A variant's ONNX folder, opened. Calls and streams may run side by side; each has a cache of its own.
+    """An opened ONNX folder of a variant. Calls and streams may run side by side; each has a separate cache.
 
     Attributes:
-        tokenizer: That of tokenizer.json, as `load_tokenizer` opens it.
+        tokenizer: The tokenizer, as `load_tokenizer` loads it.
     """
 
     def __init__(
@@ -81,18 +81,18 @@ class Generator:
         threads: int | None = None,
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
-        """Opens the folder: model.onnx with its data, genai_config.json, tokenizer.json.
+        """Opens the folder, which contains model.onnx with its data, genai_config.json and tokenizer.json.
 
         Args:
             folder: The variant's `onnx` folder.
             provider: "cpu", "cuda" or "tensorrt".
-            threads: Threads of the session; None: all cores this process may use.
+            threads: Threads of the session; None: all cores available to this process.
             provider_options: Options of the execution provider, as ONNX Runtime documents them.
 
         Raises:
-            UsageError: The provider, the threads or a provider option cannot be.
+            UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
             ArtifactError: A file is missing or damaged.
-            EnvironmentFailure: There is no such provider here.
+            EnvironmentFailure: The provider is not available on this machine.
         """
         folder = Path(folder)
         self._eos, context_length = model_limits(folder / _CONFIG)
@@ -100,31 +100,31 @@ class Generator:
         self._decoder = Decoder(folder / _GRAPH, context_length, provider, threads, provider_options)
 
     def generate(self, prompt: str, max_new_tokens: int, sampling: Sampling = GREEDY) -> str:
-        """The text that follows the prompt, without special tokens.
+        """Generates the continuation of a prompt, without special tokens.
 
         Raises:
             UsageError: `max_new_tokens` is not positive.
-            InputError: The prompt has no token, or more than the model can read.
+            InputError: The prompt has no tokens, or too many for the model's context.
             ArtifactError: The graph does not run.
             EnvironmentFailure: There is not enough memory.
         """
         return self.complete([prompt], max_new_tokens, sampling)[0].text
 
     def generate_batch(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[str]:
-        """The text that follows each prompt, computed side by side; errors are those of `generate`."""
+        """Generates the continuations of several prompts in one batch; raises the errors of `generate`."""
         return [completion.text for completion in self.complete(prompts, max_new_tokens, sampling)]
 
     def stream(self, prompt: str, max_new_tokens: int, sampling: Sampling = GREEDY) -> Stream:
-        """The text of `generate` in pieces, as they come.
+        """Generates the text of `generate` in pieces.
 
-        Errors are those of `generate`; what can be told from the arguments is raised at once, not at the first piece.
+        Raises the errors of `generate`; those that depend only on the arguments at once, not at the first piece.
         """
         ids = self.token_ids(prompt)
         self._check(ids, max_new_tokens)
         return Stream(self, ids, max_new_tokens, sampling)
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[Completion]:
-        """What follows each prompt, and what ended it; errors are those of `generate`."""
+        """The continuation of each prompt and why it ended; raises the errors of `generate`."""
         rows = [self.token_ids(prompt) for prompt in prompts]
         return [
             Completion(self._text_after(row, new), tuple(new), self.stop(new, max_new_tokens))
@@ -132,20 +132,20 @@ class Generator:
         ]
 
     def token_ids(self, prompt: str) -> list[int]:
-        """The prompt's token ids, with those special tokens around it that tokenizer.json says (BOS)."""
+        """The prompt's token ids, including the special tokens that tokenizer.json adds (BOS)."""
         return list(self.tokenizer.encode(prompt).ids)
 
     def generate_ids(self, token_ids: Sequence[int], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[int]:
-        """One token after another, until an end-of-sequence token, which is given too.
+        """Generates tokens up to and including an end-of-sequence token.
 
-        It also ends after `max_new_tokens`, and when the model's context is full. Errors are those of `generate`.
+        Also ends after `max_new_tokens` or when the model's context is full. Raises the errors of `generate`.
         """
         return self.generate_ids_batch([token_ids], max_new_tokens, sampling)[0]
 
     def generate_ids_batch(
         self, token_ids: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> list[list[int]]:
-        """As `generate_ids`, for several prompts side by side."""
+        """Like `generate_ids`, for several prompts in one batch."""
         for prompt in token_ids:
             self._check(prompt, max_new_tokens)
         new: list[list[int]] = [[] for _ in token_ids]
@@ -158,7 +158,7 @@ class Generator:
     def steps(
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
     ) -> Iterator[dict[int, int]]:
-        """The next token of every row that goes on, step by step, for token ids that are known to fit."""
+        """Yields the next token of every unfinished row, step by step; the prompts must fit the context."""
         decoding = self._decoder.start(rows, max_new_tokens)
         samplers = [Sampler(sampling, row) for row in rows]
         room = [min(max_new_tokens, self._decoder.context_length - len(row)) for row in rows]
@@ -166,10 +166,10 @@ class Generator:
         active = list(every)
         for number in range(1, max(room) + 1):
             found = decoding.logits if len(active) == len(rows) else decoding.logits[active]
-            # A NaN or an infinity shows in the extremes.
+            # A NaN or an infinity shows in the minimum or the maximum.
             if not (math.isfinite(found.min()) and math.isfinite(found.max())):
                 raise ArtifactError(
-                    f"{self._decoder.path}: its logits are NaN or infinite; it is damaged, export again"
+                    f"{self._decoder.path}: its logits are NaN or infinite; the model is damaged, export again"
                 )
             chosen = {row: samplers[row].choose(decoding.logits[row]) for row in active}
             yield chosen
@@ -179,23 +179,23 @@ class Generator:
             decoding.step([chosen.get(row, 0) for row in every], [row in active for row in every])
 
     def _text_after(self, prompt: Sequence[int], new: Sequence[int]) -> str:
-        """All pieces that `stream` gives."""
+        """The pieces of `stream`, joined."""
         text = TextStream(self.tokenizer, prompt)
         return "".join([*map(text.add, new), text.end()])
 
     def stop(self, new: Sequence[int], max_new_tokens: int) -> Stop:
-        """What ended these new tokens, all there are."""
+        """Why the generation of these new tokens ended."""
         if new[-1] in self._eos:
             return "end"
         return "length" if len(new) == max_new_tokens else "context"
 
     def _check(self, token_ids: Sequence[int], max_new_tokens: int) -> None:
         if max_new_tokens < 1:
-            raise UsageError(f"{max_new_tokens} new tokens were asked for; ask for at least 1")
+            raise UsageError(f"{max_new_tokens} new tokens were requested; request at least 1")
         if not token_ids:
-            raise InputError("the prompt has no token to go on from; give a longer prompt")
+            raise InputError("the prompt has no tokens; give a longer prompt")
         context = self._decoder.context_length
         if len(token_ids) >= context:
             raise InputError(
-                f"the prompt has {len(token_ids)} tokens, and the model's context is {context}; give a shorter prompt"
+                f"the prompt has {len(token_ids)} tokens, but the model's context is {context}; give a shorter prompt"
             )

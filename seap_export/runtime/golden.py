@@ -1,4 +1,4 @@
-"""What a variant computed where it was proven right, so that another machine can compare with no torch."""
+"""Records what a validated variant computes, so that another machine can compare its results without torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from seap_export.runtime.files import load_tokenizer, model_limits
 __all__ = ["GOLDEN_SCHEMA", "GoldenComparison", "compare_with_golden", "write_golden"]
 
 GOLDEN_SCHEMA = "seap-export/golden/1"
-#: Of each distribution the most likely tokens are kept, and logits spread over the vocabulary: 130 numbers a token.
+#: Kept of each distribution: the logits of the most likely tokens and of tokens spread over the vocabulary.
 _TOP, _SPREAD = 64, 64
 _GRAPH = "model.onnx"
 _BATCH = 3
@@ -29,16 +29,16 @@ _BATCH = 3
 
 @dataclass(frozen=True)
 class GoldenComparison:
-    """How far a variant is from a golden.
+    """How far a variant's results are from a golden file.
 
     Attributes:
-        tokens: Distributions compared.
-        max_abs: Largest difference of a logit that was kept.
-        mean_kl: Mean KL divergence over the most likely tokens and all others together, nats: never more than that
-            over the whole vocabulary.
-        limit: The figure that is judged, and its largest value that passes.
-        provider: Where it ran.
-        reasons: Why it fails; empty if it passes.
+        tokens: Number of distributions compared.
+        max_abs: Largest difference of a recorded logit.
+        mean_kl: Mean KL divergence in nats over the most likely tokens, with all others merged into one; a lower bound
+            of the divergence over the whole vocabulary.
+        limit: The name of the figure that is judged, and the largest value that passes.
+        provider: The execution provider.
+        reasons: Why the comparison failed; empty if it passed.
     """
 
     tokens: int
@@ -59,7 +59,7 @@ class GoldenComparison:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The comparison as JSON values."""
         return {"schema": GOLDEN_SCHEMA, "verdict": "failed" if self.reasons else "passed", **asdict(self)}
 
 
@@ -72,23 +72,26 @@ def write_golden(
     provider: str = "cpu",
     threads: int | None = None,
 ) -> None:
-    """Runs a variant and keeps what it computes.
+    """Runs a variant and records what it computes.
 
     Args:
-        folder: Its `onnx` folder.
+        folder: The variant's `onnx` folder.
         target: The .npz file to write.
-        prompts: Texts; each is run alone, then the first three together.
-        steps: Tokens that follow each, the most likely ones.
-        limit: `max_abs` or `mean_kl`, and its largest value that another machine may find.
-        provider: Where it runs.
-        threads: Of the session; None: all cores.
+        prompts: Texts; each runs alone, then the first three run as a batch.
+        steps: Number of tokens to decode greedily after each prompt.
+        limit: `max_abs` or `mean_kl`, and the largest value accepted on another machine.
+        provider: Execution provider.
+        threads: Threads of the session; None: all cores.
+
+    Raises:
+        InputError: No prompt has a token.
     """
     tokenizer, decoder = _opened(folder, provider, threads)
     ids = [list(tokenizer.encode(prompt).ids) for prompt in prompts]
     room = decoder.context_length - steps
     cut = [row[:room] for row in ids if row]
     if not cut:
-        raise InputError("no prompt has a token; give others with --prompt-file")
+        raise InputError("none of the prompts has a token; give others with --prompt-file")
     cases = [[row] for row in cut] + ([cut[:_BATCH]] if len(cut) > 1 else [])
     arrays: dict[str, NDArray[Any]] = {}
     forced: list[list[list[int]]] = []
@@ -114,18 +117,18 @@ def write_golden(
 def compare_with_golden(
     path: Path, golden: Path, provider: str = "cpu", threads: int | None = None
 ) -> GoldenComparison:
-    """Runs a variant as the golden was made, and compares.
+    """Runs a variant on the prompts of a golden file and compares the results.
 
     Args:
-        path: The variant's folder, or its `onnx` folder.
-        golden: What `write_golden` wrote.
-        provider: Where it runs.
-        threads: Of the session; None: all cores.
+        path: The variant's folder or its `onnx` folder.
+        golden: A file written by `write_golden`.
+        provider: Execution provider.
+        threads: Threads of the session; None: all cores.
 
     Raises:
-        UsageError: The golden is none.
-        ArtifactError: A file is not the one that the golden was made of, or the tokenizer gives other ids.
-        EnvironmentFailure: There is no such provider here.
+        UsageError: The file is not a golden file.
+        ArtifactError: A file differs from the one that was recorded, or the tokenizer gives other token ids.
+        EnvironmentFailure: The provider is not available on this machine.
     """
     folder = path / "onnx" if (path / "onnx").is_dir() else path
     about, arrays = _read(golden)
@@ -133,11 +136,14 @@ def compare_with_golden(
         if not (folder / name).is_file():
             raise ArtifactError(f"{folder / name}: missing; copy the whole onnx folder")
         if sha256_file(folder / name) != digest:
-            raise ArtifactError(f"{folder / name}: not the file that {golden} was made of; copy it again")
+            raise ArtifactError(f"{folder / name}: not the file that {golden} was made from; copy it again")
     tokenizer, decoder = _opened(folder, provider, threads)
     for prompt, ids in zip(about["prompts"], about["token_ids"], strict=True):
         if list(tokenizer.encode(prompt).ids) != ids:
-            raise ArtifactError(f"{folder}: its tokenizer gives other token ids here than where the golden was made")
+            raise ArtifactError(
+                f"{folder}: its tokenizer gives other token ids here than on the machine that recorded {golden}; "
+                "install the same version of tokenizers"
+            )
     divergence, largest, reasons = [], 0.0, []
     for number, rows in enumerate(about["cases"]):
         forced = about["forced"][number]
@@ -173,7 +179,7 @@ def _files(folder: Path) -> list[Path]:
 def _run(
     decoder: Decoder, rows: list[list[int]], steps: int, forced: list[list[int]]
 ) -> Iterator[NDArray[np.float32]]:
-    """Logits [rows, vocabulary] after the prompts and each step; tokens are those of `forced`, or are added to it."""
+    """Yields logits [rows, vocabulary] after the prompts and each step; extends `forced` greedily where it ends."""
     decoding = decoder.start(rows, steps)
     yield decoding.logits
     for step in range(steps):
@@ -184,7 +190,7 @@ def _run(
 
 
 def _kept(logits: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """What a golden keeps of logits [rows, vocabulary]."""
+    """The parts of the logits [rows, vocabulary] that are recorded."""
     top = np.argsort(-logits, axis=1, kind="stable")[:, :_TOP]
     return {
         "top_ids": top.astype(np.int32),
@@ -204,7 +210,7 @@ def _log_sum(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _apart(wanted: dict[str, NDArray[Any]], logits: NDArray[np.float32]) -> tuple[float, NDArray[np.float64]]:
-    """The largest difference of a kept logit, and the divergence of each row."""
+    """The largest difference of a recorded logit, and the KL divergence of each row."""
     top = np.take_along_axis(logits, wanted["top_ids"].astype(np.int64), axis=1)
     spread = logits[:, _spread(logits.shape[1])]
     difference = max(np.abs(top - wanted["top_logits"]).max(), np.abs(spread - wanted["spread_logits"]).max())
@@ -225,7 +231,9 @@ def _read(golden: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             raise ValueError(f"its schema is {about['schema']!r:.40}")
         outside = [name for name in about["files"] if Path(name).name != name]
         if outside:
-            raise ValueError("it names files elsewhere")
+            raise ValueError("it names files outside the folder")
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise UsageError(f"{golden}: no golden ({' '.join(str(error).split()):.120}); write it again") from error
+        raise UsageError(
+            f"{golden}: not a golden file ({' '.join(str(error).split()):.120}); write it again"
+        ) from error
     return about, arrays

@@ -1,4 +1,4 @@
-"""router.json: the classes of a router, the variants they lead to, and how good it was on held-out prompts."""
+"""router.json: a router's classes, their variants, and its accuracy on held-out prompts."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class RouterManifest:
-    """What router.json says.
+    """The content of router.json.
 
     Attributes:
-        source: Name and SHA-256 of the dense model whose embeddings the router was fitted on.
+        source: Name and SHA-256 of the dense model whose embeddings the router uses.
         classes: The tasks, in the order of the graph's outputs.
         seed: Seed of the split into calibration and held-out texts.
-        max_length: Tokens after which a prompt is cut.
-        threshold: A largest probability below it is not trusted.
-        calibration_prompts: Prompts of each class that the router was fitted on.
-        held_out: Figures on held-out prompts; see docs/router.md.
-        variants: For each ratio, written as in the folders' names, the variant of each class. All names of
-            variants are names of folders beside the router's.
-        fallback: For each ratio the variant for prompts below the threshold; None: there is none.
+        max_length: Longer prompts are truncated to this many tokens.
+        threshold: Predictions with a lower probability are uncertain.
+        calibration_prompts: Number of prompts of each class that the router was fitted on.
+        held_out: Results on held-out prompts; see docs/router.md.
+        variants: The variant of each class at each ratio, as the name of a folder next to the router's; ratios are
+            written as in folder names.
+        fallback: The variant for uncertain prompts at each ratio; None if there is none.
     """
 
     source: Mapping[str, str]
@@ -51,24 +51,24 @@ class RouterManifest:
     fallback: Mapping[str, str | None]
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` if something is not as described."""
-        _require(len(set(self.classes)) == len(self.classes) >= 2, "'classes' must be two different tasks or more")
+        """Raises `ValueError` if a value is not valid."""
+        _require(len(set(self.classes)) == len(self.classes) >= 2, "'classes' must be two or more different tasks")
         _require(_is_int(self.seed) and _is_int(self.max_length), "'seed' and 'max_length' must be whole numbers")
         _require(self.max_length >= 1, "'max_length' must be at least 1")
         _require(_is_probability(self.threshold), "'threshold' must be a number from 0 to 1")
         for name in ("source", "calibration_prompts", "held_out", "variants", "fallback"):
             _require(isinstance(getattr(self, name), Mapping), f"'{name}' must be an object")
         _require(bool(self.variants), "'variants' must name at least one ratio")
-        _require(self.fallback.keys() == self.variants.keys(), "'fallback' must have the ratios of 'variants'")
+        _require(self.fallback.keys() == self.variants.keys(), "'fallback' must have the same ratios as 'variants'")
         for ratio, variants in self.variants.items():
             _require(isinstance(variants, Mapping), f"'variants' of {ratio} must be an object")
             _require(set(variants) == set(self.classes), f"'variants' of {ratio} must name one for each class")
-            _require(all(map(_is_folder_name, variants.values())), f"'variants' of {ratio} must be names of folders")
+            _require(all(map(_is_folder_name, variants.values())), f"'variants' of {ratio} must be folder names")
         for folder in self.fallback.values():
-            _require(folder is None or _is_folder_name(folder), "'fallback' must be a name of a folder, or null")
+            _require(folder is None or _is_folder_name(folder), "'fallback' must be a folder name or null")
 
     def to_json(self) -> dict[str, Any]:
-        """The content of the file."""
+        """The content of the file as JSON values."""
         return {"schema": ROUTER_SCHEMA, **vars(self), "classes": list(self.classes)}
 
 
@@ -82,7 +82,7 @@ def read_router(folder: Path) -> RouterManifest:
     """Reads router.json from the router's folder.
 
     Raises:
-        ArtifactError: The file is missing, damaged or of another schema.
+        ArtifactError: The file is missing, damaged or has another schema.
     """
     path = folder / ROUTER_MANIFEST
     values = read_object(path)
@@ -91,7 +91,7 @@ def read_router(folder: Path) -> RouterManifest:
         raise ArtifactError(f"{path}: router schema is {schema!r:.40}, expected {ROUTER_SCHEMA!r}; export again")
     try:
         classes = values.get("classes")
-        _require(isinstance(classes, list) and all(map(_is_folder_name, classes)), "'classes' must be names of tasks")
+        _require(isinstance(classes, list) and all(map(_is_folder_name, classes)), "'classes' must be task names")
         return RouterManifest(**{**values, "classes": tuple(classes or ())})
     except (TypeError, ValueError) as error:
         reason = str(error).replace("RouterManifest.__init__() ", "")
@@ -112,5 +112,5 @@ def _is_probability(value: object) -> bool:
 
 
 def _is_folder_name(value: object) -> bool:
-    """A name of its own, not a path: a router leads to no folder but those beside it."""
+    """A plain name, not a path: a router may only refer to folders next to it."""
     return isinstance(value, str) and _NAME.fullmatch(value) is not None

@@ -1,4 +1,4 @@
-"""Execution providers: what a user asks for, and why it cannot be had here."""
+"""Execution providers: the supported names, and why one is not available."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from seap_export.errors import EnvironmentFailure, UsageError
 
 __all__ = ["PROVIDERS", "check_session_options", "one_line", "prepare", "provider_failure", "provider_list"]
 
-#: What a user asks for, and ONNX Runtime's name for it.
+#: The names that users give, and those of ONNX Runtime.
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-#: The providers behind each, for operators it lacks; TensorRT has none of com.microsoft.
+#: Fallbacks of each provider for operators that it lacks; TensorRT lacks all operators of com.microsoft.
 _BEHIND = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 _LABELS = {"cuda": "CUDA", "tensorrt": "TensorRT"}
 _LIBRARIES = {"cuda": "CUDA and cuDNN", "tensorrt": "CUDA, cuDNN and TensorRT"}
@@ -26,31 +26,31 @@ _LIBRARIES = {"cuda": "CUDA and cuDNN", "tensorrt": "CUDA, cuDNN and TensorRT"}
 def check_session_options(
     provider: str, threads: int | None, provider_options: Mapping[str, str] | None = None
 ) -> None:
-    """Refuses what no session could be opened with.
+    """Checks options before a session is opened.
 
     Raises:
-        UsageError: The provider is unknown, `threads` is not positive, or a provider option would give wrong numbers.
+        UsageError: The provider is unknown, `threads` is not positive, or a provider option would cause wrong results.
     """
     if provider not in PROVIDERS:
         raise UsageError(f"provider '{provider}' is unknown; known providers: {', '.join(PROVIDERS)}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     for name, value in (provider_options or {}).items():
-        # A captured graph is replayed on the buffers it was captured with, and each decoding has its own.
+        # A captured graph replays on the buffers of its capture, and each decoding has other buffers.
         if "cuda_graph" in name and str(value).lower() not in ("0", "false"):
             raise UsageError(f"provider option {name} is not supported; leave it out")
 
 
 def provider_list(provider: str, options: Mapping[str, str] | None = None) -> list[tuple[str, dict[str, str]]]:
-    """The provider with its options, and those behind it, as ONNX Runtime takes them."""
+    """The provider with its options, followed by its fallbacks, in ONNX Runtime's format."""
     return [(PROVIDERS[provider], dict(options or {})), *((PROVIDERS[other], {}) for other in _BEHIND[provider])]
 
 
 def prepare(provider: str) -> str:
-    """Loads CUDA's libraries where they can be found; returns the first complaint about one, or "".
+    """Preloads the CUDA libraries where possible; returns the first complaint about one, or "".
 
     Raises:
-        EnvironmentFailure: This onnxruntime has no such provider.
+        EnvironmentFailure: The installed onnxruntime lacks this provider.
     """
     if PROVIDERS[provider] not in ort.get_available_providers():
         raise provider_failure(provider, "this onnxruntime was built without it")
@@ -63,7 +63,7 @@ def prepare(provider: str) -> str:
 
 
 def provider_failure(provider: str, reason: str = "") -> EnvironmentFailure:
-    """The error for a provider that cannot be had; without a reason, the library that it lacks is looked for."""
+    """The error for a provider that is not available; if no reason is given, looks for a missing library."""
     libraries = f"install onnxruntime-gpu with the {_LIBRARIES[provider]} libraries of its release"
     return EnvironmentFailure(
         f"{_LABELS[provider]} execution provider could not be created: {reason or _missing_library(provider)}; "
@@ -72,16 +72,16 @@ def provider_failure(provider: str, reason: str = "") -> EnvironmentFailure:
 
 
 def one_line(error: BaseException) -> str:
-    """ONNX Runtime's message without line breaks and without the source lines it starts with."""
+    """ONNX Runtime's message as one line, without the source location that it starts with."""
     text = re.sub(r"^.*\.(?:cc|h|cu):\d+ (?:\w+ )?", "", " ".join(str(error).split()))
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
 
 
 def _missing_library(provider: str) -> str:
-    """The library that the provider lacks, as the dynamic loader names it."""
+    """The library that the provider is missing, as reported by the dynamic loader."""
     library = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
         return one_line(error)
-    return "its libraries load, but there is no NVIDIA GPU or driver that they can use"
+    return "its libraries load, but there is no usable NVIDIA GPU or driver"

@@ -1,4 +1,4 @@
-"""An export as one model: each prompt is answered by the variant of its task."""
+"""An export as a single model: the variant of the prompt's task answers each prompt."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["Route", "RoutedModel"]
 
 @dataclass(frozen=True)
 class Route:
-    """Where a prompt goes.
+    """The variant chosen for a prompt.
 
     Attributes:
         task: The most likely task.
         confidence: Its probability.
-        variant: The folder of the variant that answers.
-        is_fallback: Whether that is not the task's variant but the one for prompts of no clear task.
-        is_uncertain: Whether the confidence is below the threshold or the prompt has no token; where there is
-            no fallback, the most likely task's variant answers all the same.
+        variant: The folder of the chosen variant.
+        is_fallback: Whether the variant is the fallback for uncertain prompts instead of the task's.
+        is_uncertain: Whether the confidence is below the threshold or the prompt has no tokens; if there is no
+            fallback, the variant of the most likely task is chosen anyway.
         probabilities: The probability of every task.
     """
 
@@ -39,7 +39,7 @@ class Route:
 
 
 class RoutedModel:
-    """An export's router and variants; sessions are opened when they are needed, one variant at a time.
+    """The router and the variants of an export. Opens a variant when it is needed, one at a time.
 
     Example:
         model = RoutedModel("pruned", ratio=0.2)
@@ -58,16 +58,16 @@ class RoutedModel:
         """Opens the router.
 
         Args:
-            folder: An output folder of `seap-export export`, made from two tasks or more.
-            ratio: Which variants; None: those of the only ratio there is.
+            folder: An output folder of `seap-export export` with at least two tasks.
+            ratio: Ratio of the variants; None: the only one.
             provider: Execution provider of the variants, "cpu", "cuda" or "tensorrt"; the router runs on the CPU.
-            threads: Threads of a session; None: all cores this process may use.
-            threshold: Replaces the confidence threshold of router.json, 0 to 1.
+            threads: Threads of a session; None: all cores available to this process.
+            threshold: Overrides the confidence threshold of router.json, 0 to 1.
             provider_options: Options of the execution provider, as ONNX Runtime documents them.
 
         Raises:
-            UsageError: A value is out of range, or `ratio` does not name one of the ratios.
-            ArtifactError: There is no router in the folder, or it is damaged.
+            UsageError: A value is out of range, or `ratio` does not select one of the ratios.
+            ArtifactError: The folder has no router, or it is damaged.
         """
         check_session_options(provider, threads, provider_options)
         if threshold is not None and not 0 <= threshold <= 1:
@@ -76,7 +76,7 @@ class RoutedModel:
         place = self._folder / ROUTER_FOLDER
         if not place.is_dir():
             raise ArtifactError(
-                f"{self._folder}: no router here; export two tasks or more into one folder to make one"
+                f"{self._folder}: there is no router here; export two or more tasks into one folder to make one"
             )
         self._router = Router(place, threads)
         self.manifest = self._router.manifest
@@ -86,10 +86,10 @@ class RoutedModel:
         self._generator: tuple[Path, Generator] | None = None
 
     def route(self, prompt: str) -> Route:
-        """Which variant answers a prompt.
+        """Chooses the variant for a prompt.
 
         Raises:
-            ArtifactError: The router does not run, or that variant is not in the folder.
+            ArtifactError: The router does not run, or the variant is missing.
         """
         ids = self._router.token_ids(prompt)
         found = self._router.probabilities([ids])[0].tolist()
@@ -103,22 +103,25 @@ class RoutedModel:
         return Route(task, probabilities[task], variant, fallback is not None, is_uncertain, probabilities)
 
     def generate(self, prompt: str, max_new_tokens: int = 64) -> str:
-        """The text that the prompt's variant gives after it, decoded greedily; special tokens are left out.
+        """Generates the continuation of a prompt greedily with the variant of its task, without special tokens.
 
         Raises:
-            SeapError: As `route` and `Generator.generate`.
+            UsageError: `max_new_tokens` is not positive.
+            InputError: The prompt has no tokens, or too many for the model's context.
+            ArtifactError: The router or the variant is missing, damaged or does not run.
+            EnvironmentFailure: The provider is not available, or there is not enough memory.
         """
         return self.generator(self.route(prompt)).generate(prompt, max_new_tokens)
 
     def generator(self, route: Route) -> Generator:
-        """The opened variant of a route; the one opened before is closed if it is another.
+        """Opens the variant of a route; another one that is open is closed first.
 
         Raises:
             ArtifactError: A file of the variant is missing or damaged.
-            EnvironmentFailure: There is no such provider here.
+            EnvironmentFailure: The provider is not available on this machine.
         """
         if self._generator is None or self._generator[0] != route.variant:
-            self._generator = None  # its memory is given back before the next one is read
+            self._generator = None  # frees its memory before the next variant is read
             self._generator = (route.variant, Generator(route.variant / "onnx", *self._session_options))
         return self._generator[1]
 
@@ -130,5 +133,5 @@ def _choose_ratio(manifest: RouterManifest, ratio: float | None) -> str:
     if ratio is None:
         raise UsageError(f"there are variants at several ratios; choose one of {', '.join(ratios)} with --ratio")
     if f"{ratio:g}" not in ratios:
-        raise UsageError(f"ratio {ratio:g} is not in the router; there is {', '.join(ratios)}")
+        raise UsageError(f"the router has no ratio {ratio:g}; choose one of {', '.join(ratios)}")
     return f"{ratio:g}"

@@ -1,4 +1,4 @@
-"""The task classifier: which task a prompt is most likely of."""
+"""The task classifier, which predicts the task of a prompt."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _INPUTS, _OUTPUT = {"input_ids", "attention_mask"}, "probabilities"
 
 
 class Router:
-    """A router's folder, opened: router.json, router.onnx and the tokenizer.
+    """An opened router folder: router.json, router.onnx and the tokenizer.
 
     Attributes:
-        manifest: What router.json says.
+        manifest: The content of router.json.
     """
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         """Opens the folder.
 
         Args:
-            folder: The router's own folder, such as OUT/router.
-            threads: Threads of the session; None: all cores this process may use.
+            folder: The router's folder, such as OUT/router.
+            threads: Threads of the session; None: all cores available to this process.
 
         Raises:
-            ArtifactError: A file is missing or damaged, or the graph is not one of these classes.
+            ArtifactError: A file is missing or damaged, or the graph does not match router.json.
         """
         self.manifest = read_router(folder)
         self._path = folder / ROUTER_GRAPH
@@ -43,26 +43,26 @@ class Router:
         if self._graph.inputs.keys() != _INPUTS or output is None:
             raise ArtifactError(f"{self._path}: its inputs and outputs are not those of a router; export again")
         if output.shape[-1:] != [len(self.manifest.classes)]:
-            raise ArtifactError(f"{self._path}: it has other classes than router.json; export again")
+            raise ArtifactError(f"{self._path}: its classes differ from those in router.json; export again")
 
     def token_ids(self, prompt: str) -> list[int]:
-        """The token ids that a prompt is judged by: those of the tokenizer, cut to `max_length`."""
+        """The token ids of a prompt, truncated to `max_length`."""
         return list(self._tokenizer.encode(prompt).ids[: self.manifest.max_length])
 
     def probabilities(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """The probability of each class for each prompt; all the same for one without a token.
+        """The probability of each class for each prompt; uniform for a prompt without tokens.
 
         Args:
-            token_ids: One sequence a prompt, at least one prompt.
+            token_ids: One sequence per prompt, at least one prompt.
 
         Returns:
             float32 [prompts, classes].
 
         Raises:
-            ArtifactError: The graph does not run, or gives no probabilities; its folder is damaged.
+            ArtifactError: The graph does not run, or its outputs are not probabilities.
         """
         lengths = np.array([len(ids) for ids in token_ids])
-        # ONNX Runtime need not be asked to reduce an empty axis: a prompt without a token has one of padding.
+        # A prompt without tokens gets a padding token, so that ONNX Runtime never reduces an empty axis.
         input_ids = np.zeros((len(lengths), max(1, lengths.max())), np.int64)
         mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
         for row, ids in zip(input_ids, token_ids, strict=True):
@@ -70,5 +70,5 @@ class Router:
         (found,) = self._graph.run([_OUTPUT], {"input_ids": input_ids, "attention_mask": mask})
         expected = (len(lengths), len(self.manifest.classes))
         if found.shape != expected or not np.allclose(found.sum(axis=1), 1.0, atol=1e-3):
-            raise ArtifactError(f"{self._path}: what it gives are no probabilities; it is damaged, export again")
+            raise ArtifactError(f"{self._path}: its outputs are not probabilities; the file is damaged, export again")
         return found.astype(np.float32)

@@ -1,4 +1,4 @@
-"""The next token from logits: the most likely one, or one drawn at random."""
+"""Chooses the next token from logits: the most likely one or a random one."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["GREEDY", "Sampler", "Sampling", "distribution"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """How to choose the next token.
 
     Attributes:
-        temperature: Logits are divided by it; 0: the most likely token, always.
-        top_k: Only that many most likely tokens are drawn from; None: all.
-        top_p: Of these only the most likely ones whose probabilities, summed from the largest on, first reach it.
-        seed: Seed of the draws. A row's draws depend on it and on the row's prompt, and not on the batch.
+        temperature: Divides the logits; 0: always the most likely token.
+        top_k: Sample only from this many of the most likely tokens; None: from all.
+        top_p: Then keep only the most likely tokens whose probabilities add up to at least this.
+        seed: Random seed. The tokens drawn for a row depend on the seed and the row's prompt, not on the batch.
     """
 
     temperature: float = 0.0
@@ -31,7 +31,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` if a value is out of range, or changes nothing."""
+        """Raises `UsageError` if a value is out of range or has no effect."""
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UsageError(f"temperature {self.temperature:g} is out of range; give 0 or more")
         if self.top_k is not None and self.top_k < 1:
@@ -41,15 +41,15 @@ class Sampling:
         if self.seed < 0:
             raise UsageError(f"seed {self.seed} is out of range; give 0 or more")
         if self.is_greedy and (self.top_k is not None or self.top_p < 1):
-            raise UsageError("top-k and top-p change nothing at temperature 0; give a temperature, too")
+            raise UsageError("top-k and top-p have no effect at temperature 0; set a temperature above 0")
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most likely token is taken, always."""
+        """Whether the most likely token is always chosen."""
         return self.temperature == 0
 
 
-#: The most likely token, always.
+#: Always choose the most likely token.
 GREEDY = Sampling()
 
 
@@ -57,12 +57,12 @@ class Sampler:
     """Chooses the tokens of one row."""
 
     def __init__(self, sampling: Sampling, prompt: Sequence[int]) -> None:
-        """Starts the row's draws; they are those of the seed and the prompt's token ids."""
+        """Seeds the random numbers with the seed and the prompt's token ids."""
         self._sampling = sampling
         self._random = np.random.Generator(np.random.PCG64([sampling.seed, *prompt]))
 
     def choose(self, logits: NDArray[np.float32]) -> int:
-        """A token for finite logits [vocabulary]; of equally likely ones, the first where none is drawn."""
+        """Chooses a token, given finite logits [vocabulary]; greedy ties go to the smallest token id."""
         if self._sampling.is_greedy:
             return int(logits.argmax())
         tokens, probabilities = distribution(logits, self._sampling)
@@ -72,20 +72,20 @@ class Sampler:
 
 
 def distribution(logits: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The tokens that can be drawn, and their probabilities, which sum to 1.
+    """The tokens that can be drawn and their probabilities, which add up to 1.
 
-    First softmax(logits / temperature), then the `top_k` most likely tokens, then of these, with probabilities that
-    sum to 1 again, the `top_p` most likely. Of equally likely tokens, those with the smaller ids are kept.
+    Computes softmax(logits / temperature), keeps the `top_k` most likely tokens, renormalises, then keeps the `top_p`
+    most likely. Ties go to the smaller token ids.
     """
     tokens = np.arange(len(logits))
     if sampling.top_k is not None and sampling.top_k < len(logits):
         tokens = _largest(logits, sampling.top_k)
     below = logits[tokens].astype(np.float64) - float(logits.max())
-    with np.errstate(over="ignore"):  # at a tiny temperature; exp(-inf) is the right 0
+    with np.errstate(over="ignore"):  # at a tiny temperature; exp(-inf) = 0 is correct
         probabilities = np.exp(below / sampling.temperature)
     probabilities /= probabilities.sum()
     if sampling.top_p < 1:
-        # Tokens below this sum to less than 1 - p, so they never get in; sorting the rest is much faster.
+        # Tokens below this bound add up to less than 1 - p, so none is kept; sorting only the rest is much faster.
         likely = np.flatnonzero(probabilities >= (1 - sampling.top_p) / len(probabilities))
         order = likely[np.argsort(-probabilities[likely], kind="stable")]
         number = int(np.searchsorted(np.cumsum(probabilities[order]), sampling.top_p)) + 1
@@ -95,7 +95,7 @@ def distribution(logits: NDArray[np.float32], sampling: Sampling) -> tuple[NDArr
 
 
 def _largest(logits: NDArray[np.float32], number: int) -> NDArray[np.int64]:
-    """The ids of the largest logits in ascending order; of equal ones the first."""
+    """The ids of the largest logits in ascending order; ties go to the smaller ids."""
     smallest = np.partition(logits, -number)[-number]
     above, equal = np.flatnonzero(logits > smallest), np.flatnonzero(logits == smallest)
     return np.sort(np.concatenate([above, equal[: number - len(above)]]))

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions that run where they were asked to run, or fail in one line."""
+"""ONNX Runtime sessions that run on the requested provider or fail with a one-line error."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ __all__ = [
     "probe",
 ]
 
-#: The exceptions that ONNX Runtime raises; they share no base class of their own.
+#: The exceptions that ONNX Runtime raises; they share no specific base class.
 ORT_ERRORS: tuple[type[Exception], ...] = (
     *(item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)),
     ValueError,
     RuntimeError,
 )
-#: Operators of a decoder that do its work; what they read would travel at every step if one ran elsewhere.
+#: The operators that do a decoder's work; running one on another device would move its inputs at every step.
 WORKING_OPERATORS = frozenset(
     {
         "Attention",
@@ -51,19 +51,19 @@ WORKING_OPERATORS = frozenset(
         "SkipSimplifiedLayerNormalization",
     }
 )
-#: Every failure reaches us as an exception too; the log would only repeat it on stderr.
+#: Every failure also raises an exception; the log would only repeat it on stderr.
 _LOG_NOTHING_BUT_FATAL = 4
 #: An ONNX model whose only node is y = -x, of one float32.
 _PROBE = bytes.fromhex(
     "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a080801"
     "12040a02080142040a001011"
 )
-#: Where the external data of a model lie that is given as bytes.
+#: Session option: the folder of the external data of a model given as bytes.
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def available_threads() -> int:
-    """The cores that this process may use."""
+    """The number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -77,18 +77,18 @@ def open_session(
 ) -> ort.InferenceSession:
     """Opens an ONNX model on one execution provider.
 
-    A CUDA session also lists the CPU provider, which ONNX Runtime needs for shape arithmetic and falls back
-    to for operators that CUDA lacks, and a TensorRT session lists both; `nodes_by_provider` says how many.
+    A CUDA session also lists the CPU provider, which ONNX Runtime needs for shape arithmetic and for operators that
+    CUDA lacks. A TensorRT session lists both. `nodes_by_provider` shows what runs where.
 
     Args:
-        model: The .onnx file; its external data lies beside it.
+        model: The .onnx file, with its external data next to it.
         provider: "cpu", "cuda" or "tensorrt".
-        threads: Threads within an operator; None: all cores this process may use. Operators run one by one.
+        threads: Threads within an operator; None: all cores available to this process. Operators run one at a time.
         provider_options: Options of that provider, as ONNX Runtime documents them.
-        graph: A changed copy of the file's content to run instead; the external data stay where they are.
+        graph: A modified copy of the file's content to run instead, with the same external data.
 
     Returns:
-        The session; `get_session_options().intra_op_num_threads` is the thread count that was set.
+        The session; `get_session_options().intra_op_num_threads` is the number of threads.
 
     Raises:
         UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
@@ -106,11 +106,11 @@ def open_session(
 
 
 def probe(provider: str) -> None:
-    """Opens a session of one node on the provider.
+    """Opens a session with a single node on the provider.
 
     Raises:
         UsageError: The provider is unknown.
-        EnvironmentFailure: It cannot be had here.
+        EnvironmentFailure: The provider is not available on this machine.
     """
     check_session_options(provider, None)
     if provider == "cpu":
@@ -122,7 +122,7 @@ def probe(provider: str) -> None:
 
 
 def nodes_by_provider(session: ort.InferenceSession) -> dict[str, dict[str, int]] | None:
-    """How many nodes of each operator each execution provider runs; None where ONNX Runtime is too old to tell."""
+    """The number of nodes that each provider runs, by operator; None if ONNX Runtime is too old to report it."""
     assignments = getattr(session, "get_provider_graph_assignment_info", None)
     if assignments is None:
         return None
@@ -133,14 +133,14 @@ def nodes_by_provider(session: ort.InferenceSession) -> dict[str, dict[str, int]
 
 
 class OnnxModel:
-    """A graph in a session of its own.
+    """A graph opened in an ONNX Runtime session.
 
     Attributes:
         path: The .onnx file.
-        inputs: Name, and type and shape as ONNX Runtime gives them, of every input.
-        outputs: The same of every output.
+        inputs: The inputs by name, with type and shape as ONNX Runtime reports them.
+        outputs: The outputs, likewise.
         metadata: The model's `metadata_props`.
-        device: Where tensors that stay between calls belong: "cpu" or "cuda".
+        device: The device for tensors that stay between calls: "cpu" or "cuda".
         nodes: See `nodes_by_provider`.
     """
 
@@ -151,7 +151,7 @@ class OnnxModel:
         threads: int | None = None,
         provider_options: Mapping[str, str] | None = None,
     ) -> None:
-        """Opens the graph; arguments and errors are those of `open_session`."""
+        """Opens the graph; takes the arguments and raises the errors of `open_session`."""
         self.path = path
         self._session = open_session(path, provider, threads, provider_options)
         self.inputs: dict[str, Any] = {item.name: item for item in self._session.get_inputs()}
@@ -161,7 +161,7 @@ class OnnxModel:
         self.nodes = nodes_by_provider(self._session)
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.floating]]:
-        """The named outputs.
+        """Computes the named outputs.
 
         Raises:
             ArtifactError: The graph does not run on these inputs.
@@ -173,11 +173,11 @@ class OnnxModel:
             raise self._failure(error) from error
 
     def binding(self) -> ort.IOBinding:
-        """A new, empty binding of inputs and outputs."""
+        """Creates an empty binding of inputs and outputs."""
         return self._session.io_binding()
 
     def run_bound(self, binding: ort.IOBinding) -> None:
-        """Runs on what is bound; errors are those of `run`."""
+        """Runs on the bound inputs and outputs; raises the errors of `run`."""
         try:
             self._session.run_with_iobinding(binding)
         except ORT_ERRORS as error:
@@ -198,7 +198,7 @@ def _create(
     if graph is not None:
         options.add_session_config_entry(_DATA_FOLDER, str(model.parent.absolute()))
     try:
-        # Without enable_fallback=False a failing provider is replaced by the CPU after a printed notice.
+        # Without enable_fallback=False, ONNX Runtime replaces a failing provider by the CPU and prints a notice.
         return ort.InferenceSession(graph or str(model), options, providers=providers, enable_fallback=False)
     except ORT_ERRORS as error:
         reason = one_line(error)
@@ -214,6 +214,6 @@ def _options(threads: int) -> ort.SessionOptions:
     options.log_severity_level = _LOG_NOTHING_BUT_FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # plans made anew for each new shape cost more than they save
+    options.enable_mem_pattern = False  # planning memory for every new shape costs more than it saves
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options

@@ -1,4 +1,4 @@
-"""Floating-point tensors between numpy and ONNX Runtime, bfloat16 included, which numpy does not know."""
+"""Floating-point tensors shared by numpy and ONNX Runtime, including bfloat16, which numpy lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["ELEMENTS", "Element", "float32_of", "view"]
 
 @dataclass(frozen=True)
 class Element:
-    """A type of floating-point numbers.
+    """A floating-point element type.
 
     Attributes:
         onnx: Its number in ONNX.
@@ -26,7 +26,7 @@ class Element:
     storage: type[np.generic]
 
 
-#: By the name that ONNX Runtime gives to tensors of it.
+#: Keyed by ONNX Runtime's name for tensors of the type.
 ELEMENTS = {
     "tensor(float)": Element(1, np.float32),
     "tensor(float16)": Element(10, np.float16),
@@ -35,13 +35,13 @@ ELEMENTS = {
 
 
 def view(value: ort.OrtValue, element: Element) -> NDArray[Any]:
-    """The tensor's own memory as an array of `element.storage`; it is on the CPU and must outlive the array."""
+    """The memory of a CPU tensor as an array of `element.storage`, not a copy; it must outlive the array."""
     memory = (ctypes.c_ubyte * value.tensor_size_in_bytes()).from_address(value.data_ptr())
     return np.frombuffer(memory, element.storage).reshape(value.shape())
 
 
 def float32_of(array: NDArray[Any], element: Element) -> NDArray[np.float32]:
-    """Numbers in storage as float32; `array` itself where it is that already."""
+    """Converts stored numbers to float32; returns `array` itself if it is float32 already."""
     if element.storage is np.uint16:  # bfloat16 is the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32, copy=False)

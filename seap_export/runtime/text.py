@@ -1,4 +1,4 @@
-"""The text of tokens as they come, in pieces that never break a character or lose a space."""
+"""Decodes tokens to text as they arrive, in pieces that never split a character or lose a space."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from tokenizers import Tokenizer
 
 __all__ = ["TextStream"]
 
-#: What a decoder puts where the bytes of a character are not all there.
+#: What a tokenizer's decoder returns for an incomplete character.
 _INCOMPLETE = "\ufffd"
 
 
 class TextStream:
-    """The text that follows a prompt; all pieces together are the text, without special tokens.
+    """The text that follows a prompt, without special tokens; joined, the pieces are the whole text.
 
-    A piece is the difference between two decoded texts that begin at the same earlier token: some tokenizers drop
-    the space at the start of a text, and some spread a character over several tokens.
+    A piece is the difference between two decoded texts that start at the same earlier token: some tokenizers drop
+    the space at the start of a text, and some split a character over several tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
-        """Starts behind the prompt's token ids."""
+        """Starts after the prompt's token ids."""
         self._tokenizer, self._tokens = tokenizer, list(prompt)
-        self._begin, self._given = 0, len(self._tokens)  # the text of tokens[begin:given] is the context of a piece
+        self._begin, self._given = 0, len(self._tokens)  # tokens[begin:given] is the context of the next piece
 
     def add(self, token: int) -> str:
         """The piece that the next token completes; often "" while a character is incomplete."""
@@ -34,13 +34,13 @@ class TextStream:
         return whole[len(before) :]
 
     def end(self) -> str:
-        """What is left after the last token, complete or not."""
+        """The rest of the text after the last token, complete or not."""
         before, whole = self._decoded()
         if whole.startswith(before):
             return whole[len(before) :]
-        return self._tokenizer.decode(self._tokens[self._given :])  # the decoder changes what stands before
+        return self._tokenizer.decode(self._tokens[self._given :])  # here decoding changed the earlier text
 
     def _decoded(self) -> tuple[str, str]:
-        """The text of the context, and that of the context and of all that has come since."""
+        """The text of the context, and the text of the context and all tokens since."""
         decode, tokens = self._tokenizer.decode, self._tokens
         return decode(tokens[self._begin : self._given]), decode(tokens[self._begin :])

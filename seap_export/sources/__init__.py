@@ -1,1 +1,1 @@
-"""Models on disk: opening them, reading their weights a layer at a time, carrying their tokenizers along."""
+"""Opens models on disk, reads their weights layer by layer and copies their tokenizers."""

@@ -1,4 +1,4 @@
-"""A config.json that transformers 4.57 and 5 read alike."""
+"""Reads config.json and writes it so that transformers 4.57 and 5 understand it alike."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from seap_export.errors import InputError
 
 __all__ = ["MAX_JSON_BYTES", "portable_config", "read_json"]
 
-#: The largest JSON file that is read into memory (256 MiB); tokenizers of large vocabularies take 35 MB.
+#: The largest JSON file that is read (256 MiB); tokenizers with large vocabularies take 35 MB.
 MAX_JSON_BYTES = 256 * 2**20
-#: What says nothing about the model: put there by a loader, or of classifiers (a number of labels becomes a table).
+#: Keys that say nothing about the model: set by a loader, or for classifiers (a number of labels becomes a table).
 _TRANSIENT_KEYS = (
     "_name_or_path", "_model_name_or_path", "transformers_version", "quantization_config", "num_labels", "id2label",
     "label2id",
 )  # fmt: skip
-#: What makes transformers fetch and run code, from the model's folder or from the hub.
+#: Keys that make transformers download and run code from the model's folder or from the hub.
 _CODE_KEYS = ("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation")
 
 
@@ -28,17 +28,17 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        InputError: The file is missing, is not JSON, is larger than `MAX_JSON_BYTES`, or holds something else than an
-            object, or a number that is not finite.
+        InputError: The file is missing, larger than `MAX_JSON_BYTES` or not a JSON object, or contains a number that
+            is not finite.
     """
-    if not os.path.exists(path):  # unlike Path.exists, no error for a name that cannot be one
+    if not os.path.exists(path):  # unlike Path.exists, does not raise for an impossible name
         raise InputError(f"{path}: no such file")
     if not os.path.isfile(path):
-        raise InputError(f"{path}: not a readable JSON file (it is no file)")
+        raise InputError(f"{path}: not a readable JSON file (not a file)")
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
-            raise ValueError(f"{size / 1e6:.0f} MB, supported are {MAX_JSON_BYTES / 1e6:.0f} MB")
+            raise ValueError(f"{size / 1e6:.0f} MB, the limit is {MAX_JSON_BYTES / 1e6:.0f} MB")
         value = json.loads(path.read_text("utf-8"), parse_float=_finite, parse_constant=_finite)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error})") from error
@@ -50,15 +50,15 @@ def read_json(path: Path) -> dict[str, Any]:
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"it holds the number {text:.20}")
+        raise ValueError(f"it contains the number {text:.20}")
     return number
 
 
 def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same config with the rotary parameters and the dtype spelled for both generations, and without code.
+    """The same config with rotary parameters and dtype spelled for both major versions, and without code.
 
-    transformers 5 writes `rope_parameters`; 4.57 does not know it and would fall back to theta 10000
-    without a word. It reads `rope_theta` and `rope_scaling`, which 5 still understands.
+    transformers 5 writes `rope_parameters`, which 4.57 ignores without a warning, falling back to theta 10000. Both
+    read `rope_theta` and `rope_scaling`.
     """
     portable = {key: value for key, value in config.items() if key not in (*_TRANSIENT_KEYS, *_CODE_KEYS)}
     rope = dict(portable.pop("rope_parameters", None) or portable.get("rope_scaling") or {})

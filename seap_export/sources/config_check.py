@@ -1,4 +1,4 @@
-"""Special tokens of a config.json that no model has, refused before they end in a library's error."""
+"""Rejects impossible special tokens in config.json before they raise an obscure library error."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def check_token_ids(configs: Mapping[str, Mapping[str, Any]], vocab_size: int) -> None:
-    """Refuses special tokens that are not in the vocabulary; -1 stands for none in old configs.
+    """Rejects special tokens that are not in the vocabulary; -1 means none in old configs.
 
     Args:
-        configs: By their file, config.json and generation_config.json.
-        vocab_size: Tokens of the model.
+        configs: Contents by file name: config.json and generation_config.json.
+        vocab_size: Number of tokens of the model.
 
     Raises:
-        InputError: An id is out of range, or is none.
+        InputError: An id is not an integer or is out of range.
     """
     for where, config in configs.items():
         for key in _SPECIAL_TOKENS:

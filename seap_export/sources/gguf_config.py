@@ -1,4 +1,4 @@
-"""The config.json that a GGUF file's metadata amount to."""
+"""Builds a config.json from the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from seap_export.sources.gguf_reader import GGUF_PROJECTIONS, ROPE_FACTORS, Gguf
 
 __all__ = ["gguf_config"]
 
-#: Context lengths that models with llama3 scaling were trained on before it; a file does not tell.
+#: Possible original context lengths of models with llama3 scaling; a GGUF file does not store it.
 _LLAMA3_CONTEXTS = (8192, 4096, 2048)
 
 
 def gguf_config(file: GgufFile) -> dict[str, Any]:
-    """The config.json that describes a GGUF file, in the spelling transformers 4.57 and 5 share.
+    """Builds the config.json of a GGUF file, in the spelling that transformers 4.57 and 5 share.
 
     Raises:
-        InputError: Metadata are missing, differ by layer, or ask for something no supported family does.
+        InputError: Metadata are missing, differ between layers, or describe an unsupported model.
     """
     family = file.family
     _refuse_unsupported(file)
@@ -32,7 +32,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     head_dim = file.whole("attention.key_length", hidden_size // heads)
     theta = _number(file, "rope.freq_base", 10000.0)
     if {file.whole(key, head_dim) for key in ("rope.dimension_count", "attention.value_length")} != {head_dim}:
-        raise InputError(f"{file.path}: partial rotation or values of another width than keys are not supported")
+        raise InputError(f"{file.path}: partial rotation and values of another width than keys are not supported")
     return {
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -56,7 +56,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
 
 
 def _number(file: GgufFile, key: str, default: float) -> float:
-    """A number, as the shortest decimal that is the same float32: 1e-05 for 9.999999747378752e-06."""
+    """A number as the shortest decimal with the same float32 value: 1e-05 for 9.999999747378752e-06."""
     value = file.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise InputError(f"{file.path}: metadata '{key}' must be a number, not {value!r}")
@@ -67,11 +67,13 @@ def _refuse_unsupported(file: GgufFile) -> None:
     if file.get("expert_count"):
         raise InputError(f"{file.path}: mixtures of experts are not supported; give a dense model")
     if file.get("attention.sliding_window") and file.family.sliding_window == "never":
-        raise InputError(f"{file.path}: sliding-window attention is not supported in a GGUF file; give the folder")
+        raise InputError(
+            f"{file.path}: sliding-window attention is not supported in a GGUF file; give the Hugging Face folder"
+        )
 
 
 def _bias_switches(file: GgufFile) -> dict[str, bool]:
-    """The config keys that switch biases on, from the tensors present."""
+    """The config keys that enable biases, derived from the tensors in the file."""
     present = {name.split(".")[-2] for name in file.tensors if name.startswith("blk.") and name.endswith(".bias")}
     switches: dict[str, bool] = {}
     for part, projection in GGUF_PROJECTIONS.items():
@@ -91,7 +93,10 @@ def _rope_scaling(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any]
     kind = file.get("rope.scaling.type", "linear")
     if ROPE_FACTORS in file.tensors:
         if factor != 1.0:
-            raise InputError(f"{file.path}: '{ROPE_FACTORS}' beside a rope scaling factor is not supported")
+            raise InputError(
+                f"{file.path}: '{ROPE_FACTORS}' together with a rope scaling factor is not supported; "
+                "give the Hugging Face folder"
+            )
         return _llama3_scaling(file, theta, head_dim)
     if kind == "none" or (kind == "linear" and factor == 1.0):
         return None
@@ -119,7 +124,7 @@ def _yarn_scaling(file: GgufFile, factor: float) -> dict[str, Any]:
 
 
 def _llama3_scaling(file: GgufFile, theta: float, head_dim: int) -> dict[str, Any] | None:
-    """The llama3 parameters behind the factors that a GGUF file stores a frequency."""
+    """Recovers the llama3 parameters from the factor that a GGUF file stores for each frequency."""
     stored = file.read(ROPE_FACTORS).reshape(-1).astype(np.float64)
     if np.all(stored == 1.0):
         return None
@@ -135,13 +140,13 @@ def _llama3_scaling(file: GgufFile, theta: float, head_dim: int) -> dict[str, An
                 "original_max_position_embeddings": original,
             }
     raise InputError(
-        f"{file.path}: the factors in '{ROPE_FACTORS}' are not those of llama3 rope scaling; other factors a "
-        "frequency are not supported; give the Hugging Face folder"
+        f"{file.path}: the factors in '{ROPE_FACTORS}' are not those of llama3 rope scaling, the only ones supported; "
+        "give the Hugging Face folder"
     )
 
 
 def _llama3_factors(theta: float, head_dim: int, factor: float, original: int) -> np.ndarray:
-    """What llama3 scaling (low 1, high 4) divides each frequency by (head_dim / 2)."""
+    """The divisor of each frequency under llama3 scaling (low 1, high 4), [head_dim / 2]."""
     wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     smooth = np.clip((original / wavelengths - 1.0) / (4.0 - 1.0), 0.0, 1.0)
     return 1.0 / ((1.0 - smooth) / factor + smooth)

@@ -1,4 +1,4 @@
-"""A GGUF file: its metadata, its family, and its tensors, dequantised one by one."""
+"""A GGUF file: its metadata, family and tensors, which are dequantised one at a time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["GgufFile"]
 
 @dataclass(frozen=True)
 class GgufFile:
-    """The header of a GGUF file; nothing of the file stays mapped.
+    """The header of a GGUF file; does not keep the file mapped.
 
     Attributes:
         path: The file.
-        metadata: Its key/value pairs; arrays are lists.
-        tensors: Its tensors, by the name they have in the file.
+        metadata: Its key/value pairs, with arrays as lists.
+        tensors: Its tensors by their names in the file.
         family: The family of its architecture.
     """
 
@@ -39,8 +39,8 @@ class GgufFile:
         """Reads and checks the header.
 
         Raises:
-            InputError: The file is missing, truncated, not a GGUF file, one shard of many, or of an
-                architecture that is not supported.
+            InputError: The file is missing, truncated, not a GGUF file, one of several shards, or of an unsupported
+                architecture.
         """
         metadata, tensors = _read_header(path)
         if metadata.get("split.count", 0) not in (0, 1):
@@ -55,23 +55,23 @@ class GgufFile:
         return self.metadata.get(f"{self.family.gguf_architecture}.{key}", default)
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """The same, which must be one positive whole number.
+        """Like `get`, for a positive whole number.
 
         Raises:
-            InputError: It is missing without a default, or is a list with one value a layer.
+            InputError: It is missing and has no default, or is a list with one value per layer.
         """
         value = self.get(key, default)
         if isinstance(value, list):
-            raise InputError(f"{self.path}: '{key}' differs by layer; only models of uniform layers are supported")
+            raise InputError(f"{self.path}: '{key}' differs by layer; only models with uniform layers are supported")
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{self.path}: metadata '{key}' must be a positive whole number, not {value!r}")
         return value
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor by its name in the file, dequantised to float32.
+        """Reads a tensor by its name in the file, dequantised to float32.
 
         Raises:
-            InputError: Its encoding is not supported, or the file has changed since it was opened.
+            InputError: The encoding is not supported, or the file has changed since it was opened.
         """
         tensor = self.tensors[name]
         try:
@@ -80,7 +80,7 @@ class GgufFile:
         except NotImplementedError as error:
             raise InputError(
                 f"{self.path}: tensor '{name}' is encoded as {tensor.kind.name}, which is not supported; "
-                "use a file of another quantisation"
+                "use a file with another quantisation"
             ) from error
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path}: tensor '{name}' cannot be read ({error}); download it again") from error

@@ -1,4 +1,4 @@
-"""The weights of a GGUF file in the names and the layout of Hugging Face."""
+"""The weights of a GGUF file with the names and the layout of Hugging Face."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seap_export.sources.gguf_file import GgufFile
 
 __all__ = ["GGUF_PROJECTIONS", "ROPE_FACTORS", "GgufReader"]
 
-#: What a GGUF tensor is called in `Family.names`; projections carry a suffix, `.weight` or `.bias`.
+#: GGUF tensor names and the matching keys of `Family.names`; projections have a suffix, `.weight` or `.bias`.
 _OUTER = {"token_embd.weight": "embed_tokens", "output_norm.weight": "norm", "output.weight": "lm_head"}
 _LAYER = {
     "attn_norm.weight": "input_layernorm",
@@ -29,16 +29,16 @@ GGUF_PROJECTIONS = {
     "ffn_up": "up_proj",
     "ffn_down": "down_proj",
 }
-#: Factors of the rotary frequencies: parameters, not a tensor of the model.
+#: Factors of the rotary frequencies: parameters stored as a tensor, not weights.
 ROPE_FACTORS = "rope_freqs.weight"
 _NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class GgufReader:
-    """A `WeightReader` of a GGUF file: Hugging Face names, rotary rows in Hugging Face order."""
+    """A `WeightReader` for a GGUF file, with Hugging Face names and rotary row order."""
 
     def __init__(self, file: GgufFile) -> None:
-        """Raises `InputError` if the head counts are missing or do not fit the query and key rows."""
+        """Raises `InputError` if the head counts are missing or do not match the query and key rows."""
         self._file = file
         self._source = {_model_name(file.family, name): name for name in file.tensors if name != ROPE_FACTORS}
         heads = file.whole("attention.head_count")
@@ -56,11 +56,11 @@ class GgufReader:
         return self._dtype
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape (out x in) of every tensor; one the family does not know keeps its GGUF name."""
+        """Name and shape (out x in) of every tensor; tensors unknown to the family keep their GGUF names."""
         return {name: self._file.tensors[source].shape for name, source in self._source.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The named tensors, dequantised.
+        """Reads and dequantises the named tensors.
 
         Raises:
             InputError: An encoding is not supported, or the file has changed since it was opened.
@@ -71,18 +71,18 @@ class GgufReader:
         values = torch.from_numpy(self._file.read(source))
         heads = self._permuted_heads(source)
         if heads:
-            # The file holds each head's rows as (pair, half); Hugging Face rotates (half, pair).
+            # The file stores each head's rows as (pair, half); Hugging Face rotates (half, pair).
             values = values.reshape(heads, -1, 2, *values.shape[1:]).transpose(1, 2).flatten(0, 2)
         return values.to(self._dtype).contiguous()
 
     def _permuted_heads(self, source: str) -> int:
-        """The heads whose rows are interleaved; 0 for a tensor in plain order."""
+        """The number of heads whose rows are interleaved; 0 for a tensor in plain order."""
         part = source.split(".")[-2] if self._file.family.gguf_rotary_rows_permuted else ""
         return self._heads.get(part, 0)
 
 
 def _model_name(family: Family, name: str) -> str:
-    """The Hugging Face name of a GGUF tensor, or the name itself where there is none."""
+    """The Hugging Face name of a GGUF tensor, or the GGUF name if there is none."""
     prefix, _, rest = name.partition(".")
     if name in _OUTER:
         return family.tensor(_OUTER[name])

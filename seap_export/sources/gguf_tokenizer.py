@@ -1,8 +1,7 @@
-"""The tokenizer of a GGUF file, written as the files that transformers and ONNX Runtime GenAI load.
+"""Writes the tokenizer of a GGUF file as files that transformers and ONNX Runtime GenAI can load.
 
-A GGUF file holds a vocabulary and the name of a rule that splits text before the merges. The rules below are
-those whose ids were compared with llama.cpp's; another name is refused, since a wrong split gives ids that
-look right and are not.
+A GGUF file holds a vocabulary and the name of the rule that splits text before merging. The rules below were compared
+with llama.cpp; unknown names are rejected, because a wrong rule gives token ids that look right but are not.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from seap_export.sources.tokenizer import MODEL_INPUTS
 __all__ = ["gguf_generation_config", "write_gguf_tokenizer"]
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
-_SPACE = "\u2581"  # what sentencepiece writes for a space
+_SPACE = "\u2581"  # sentencepiece's symbol for a space
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LINES_AND_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
@@ -37,20 +36,20 @@ _TEKKEN = (
 )
 
 
-#: transformers 5 loads any tokenizer beside a config.json of this type by the rule of Qwen2, whatever it states.
+#: For this `model_type` transformers 5 always loads tokenizers with the rule of Qwen2, whatever the files state.
 _QWEN2_FAMILY = "qwen2"
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """How a byte-level vocabulary wants its text split.
+    """How text is split for a byte-level vocabulary.
 
     Attributes:
-        split: The regular expression of the pieces; None: GPT-2's.
-        digits_apart: Whether every digit is split off first.
-        whole_words: Whether a piece that is a token is taken without merges.
-        composed: Whether the model's own tokenizer composes characters (NFC), which a GGUF file does not tell.
-        adds_bos: Whether a file that does not say so adds the BOS token.
+        split: Regular expression for the pieces; None: GPT-2's.
+        digits_apart: Whether digits are split off one by one first.
+        whole_words: Whether a piece that is a token is used without merging.
+        composed: Whether the original tokenizer composes characters (NFC), which a GGUF file does not record.
+        adds_bos: Whether the BOS token is added if the file does not say.
     """
 
     split: str | None = None
@@ -70,7 +69,7 @@ class _Rule:
 
 _LLAMA3_RULE = _Rule(_LLAMA3, whole_words=True, adds_bos=True)
 _QWEN2_RULE = _Rule(_QWEN2, composed=True)
-#: By `tokenizer.ggml.pre`. "default" is absent: it means that the converter did not know the rule.
+#: Keyed by `tokenizer.ggml.pre`. "default" is left out: it means that the converter did not know the rule.
 _RULES = {
     "deepseek-r1-qwen": _QWEN2_RULE,
     "gpt-2": _Rule(),
@@ -87,7 +86,7 @@ def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
     """Writes `tokenizer.json` and `tokenizer_config.json` (with the chat template) into an existing folder.
 
     Raises:
-        InputError: The file has no tokenizer, or one of a kind whose ids cannot be guaranteed.
+        InputError: The file has no tokenizer, or one whose token ids cannot be guaranteed.
     """
     tokenizer, adds_bos = _build(file)
     _add_special_tokens(file, tokenizer)
@@ -98,7 +97,7 @@ def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
 
 
 def gguf_generation_config(file: GgufFile) -> dict[str, Any]:
-    """A generation_config.json: the BOS and PAD ids, and the EOS id or a list of it and the end-of-turn id."""
+    """A generation_config.json with the BOS and PAD ids, and the EOS id or a list of it and the end-of-turn id."""
     ids = {key: _token_id(file, key) for key in ("bos", "eos", "eot", "padding")}
     ends = list(dict.fromkeys(ids[key] for key in ("eos", "eot") if ids[key] is not None))
     eos = ends if len(ends) > 1 else next(iter(ends), None)
@@ -107,7 +106,7 @@ def gguf_generation_config(file: GgufFile) -> dict[str, Any]:
 
 
 def _build(file: GgufFile) -> tuple[Tokenizer, bool]:
-    """The bare tokenizer, and whether it adds the BOS token if the file does not say."""
+    """The tokenizer without special tokens, and whether it adds BOS if the file does not say."""
     kind = file.metadata.get("tokenizer.ggml.model")
     try:
         if kind == "gpt2":
@@ -117,7 +116,7 @@ def _build(file: GgufFile) -> tuple[Tokenizer, bool]:
             return _sentencepiece(file), True
     except InputError:
         raise
-    except Exception as error:  # the tokenizers library raises plain `Exception` for merges that do not fit
+    except Exception as error:  # the tokenizers library raises a plain `Exception` for invalid merges
         raise InputError(f"{file.path}: the tokenizer is damaged ({error}); download the file again") from error
     raise InputError(
         f"{file.path}: tokenizer model {kind!r} is not supported; supported: gpt2, llama; give the Hugging Face folder"
@@ -134,7 +133,8 @@ def _rule(file: GgufFile) -> _Rule:
     rule = _RULES[name]
     if file.family.model_type == _QWEN2_FAMILY and rule is not _QWEN2_RULE:
         raise InputError(
-            f"{file.path}: pre-tokenizer {name!r} is not supported for a {_QWEN2_FAMILY} model; use one of qwen2's"
+            f"{file.path}: pre-tokenizer {name!r} is not supported for a {_QWEN2_FAMILY} model; "
+            "give the Hugging Face folder"
         )
     return rule
 
@@ -152,7 +152,7 @@ def _byte_level(file: GgufFile, rule: _Rule) -> Tokenizer:
 
 
 def _sentencepiece(file: GgufFile) -> Tokenizer:
-    """Sentencepiece BPE, as the `tokenizer.json` of Llama 2 spells it: bytes for what has no token."""
+    """Sentencepiece BPE as in the `tokenizer.json` of Llama 2, with byte fallback."""
     vocabulary = _vocabulary(file)
     unknown = _token(file, "unknown")
     if unknown is None or any(f"<0x{byte:02X}>" not in vocabulary for byte in range(256)):
@@ -174,14 +174,14 @@ def _sentencepiece(file: GgufFile) -> Tokenizer:
 
 
 def _merges_of_scores(file: GgufFile, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
-    """Every pair of tokens that makes a third, those of the best score first."""
+    """All pairs of tokens that merge into another token, best score first."""
     scores, kinds = _list(file, "scores", float), _list(file, "token_type", int)
     if not len(scores) == len(kinds) == len(vocabulary):
         raise InputError(f"{file.path}: the tokenizer's scores do not match its tokens; download the file again")
     score_of = {token: scores[index] for token, index in vocabulary.items() if kinds[index] == _NORMAL}
     made = sorted((token for token in score_of if len(token) > 1), key=lambda token: -score_of[token])
     if len({score_of[token] for token in made}) != len(made):
-        # A converter that did not know the scores writes one for all: the order of merges is lost.
+        # The converter did not know the scores and wrote the same for all: the order of merges is lost.
         raise InputError(
             f"{file.path}: the tokenizer's scores do not rank its tokens; give the Hugging Face folder instead"
         )
@@ -208,7 +208,7 @@ def _add_special_tokens(file: GgufFile, tokenizer: Tokenizer) -> None:
 
 
 def _frame(file: GgufFile, tokenizer: Tokenizer, adds_bos: bool) -> None:
-    """Lets the tokenizer add BOS and EOS as the file says."""
+    """Makes the tokenizer add BOS and EOS as the file specifies."""
     first = _frame_token(file, "bos", adds_bos)
     last = _frame_token(file, "eos", False)
     used = {token for token in (first, last) if token is not None}
@@ -230,7 +230,9 @@ def _frame_token(file: GgufFile, key: str, default: bool) -> str | None:
         return None
     token = _token(file, key)
     if token is None:
-        raise InputError(f"{file.path}: the tokenizer adds a {key.upper()} token but names none; give the folder")
+        raise InputError(
+            f"{file.path}: the tokenizer adds a {key.upper()} token but names none; give the Hugging Face folder"
+        )
     return token
 
 
@@ -238,12 +240,12 @@ def _tokenizer_config(file: GgufFile) -> dict[str, Any]:
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     template = file.metadata.get("tokenizer.chat_template")
     return {
-        # The class that takes tokenizer.json as it is; one named after a model would rebuild parts of it.
+        # This class uses tokenizer.json unchanged; one named after a model would rebuild parts of it.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": MODEL_INPUTS,
         "clean_up_tokenization_spaces": False,
         "model_max_length": file.whole("context_length"),
-        # A token that is not there must be stated as null, or some classes add one of their own.
+        # A missing token must be stated as null, or some classes add a default.
         **{name: _token(file, key) for name, key in names.items()},
         **({"chat_template": template} if template else {}),
     }
@@ -275,7 +277,9 @@ def _token_id(file: GgufFile, key: str) -> int | None:
         return None
     count = len(_list(file, "tokens", str))
     if not isinstance(value, int) or not 0 <= value < count:
-        raise InputError(f"{file.path}: the {key} token {value!r} is not one of {count} tokens; download it again")
+        raise InputError(
+            f"{file.path}: the {key} token {value!r} is not one of {count} tokens; download the file again"
+        )
     return value
 
 

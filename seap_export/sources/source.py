@@ -1,4 +1,4 @@
-"""A model to prune: its config, its weights read layer by layer, its tokenizer and the hash of it all."""
+"""A model to prune: its config, its weights, read layer by layer, its tokenizer, and a hash over all its files."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from seap_export.sources.weights import SafetensorsReader, WeightReader, check_w
 
 __all__ = ["Source", "open_source"]
 
-#: Owner and name of a model of the hub.
+#: Owner and name of a model on the hub.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A dense model on disk; nothing of it is in memory until `read_layer` or `read_outer` is called.
+    """A dense model on disk; weights are read only by `read_layer` and `read_outer`.
 
     Attributes:
         name: Folder, file or hub name, without the path.
         config: config.json in the spelling of `portable_config`.
         generation_config: generation_config.json, or None.
-        spec: The shapes that the config describes, which the weights were checked against.
-        reader: Where the weights come from.
-        files: All files that the model consists of.
+        spec: The shapes described by the config, which match the weights.
+        reader: Reads the weights.
+        files: All files of the model.
         write_tokenizer: Writes the tokenizer files into a folder.
     """
 
@@ -54,7 +54,7 @@ class Source:
     write_tokenizer: Callable[[Path], None]
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
-        """Every tensor of a layer under its full name, all finite.
+        """Reads every tensor of a layer under its full name; all values are finite.
 
         Raises:
             InputError: A weight is NaN or infinite.
@@ -62,7 +62,11 @@ class Source:
         return self._read(self.spec.layer_tensors(layer))
 
     def read_outer(self, name: str) -> torch.Tensor:
-        """The embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`)."""
+        """Reads the embedding (`embed_tokens`), the final norm (`norm`) or the LM head (`lm_head`).
+
+        Raises:
+            InputError: A weight is NaN or infinite.
+        """
         full = self.spec.family.tensor(name)
         return self._read([full])[full]
 
@@ -70,26 +74,28 @@ class Source:
         tensors = self.reader.read(names)
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise InputError(f"{self.name}: tensor '{name}' holds NaN or infinite weights; the model is damaged")
+                raise InputError(
+                    f"{self.name}: tensor '{name}' holds NaN or infinite weights; download the model again"
+                )
         return tensors
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over the contents of the model's files, and their names where there are several."""
+        """Hex SHA-256 over the contents of the model's files, including their names if there are several."""
         if len(self.files) == 1:
             return sha256_file(self.files[0])
         return sha256_json({path.name: sha256_file(path) for path in self.files})
 
 
 def open_source(model: str) -> Source:
-    """Opens a model folder, a GGUF file, or a model of the hub, and checks that config and weights agree.
+    """Opens a model folder, a GGUF file or a model on the hub, and checks that its config and weights agree.
 
     Raises:
-        InputError: There is no such model, its family is not supported, or a file is damaged.
-        EnvironmentFailure: A hub model cannot be downloaded.
+        InputError: The model does not exist, is not supported or is damaged.
+        EnvironmentFailure: A model on the hub cannot be downloaded.
     """
     path = Path(os.path.expanduser(model))
-    # os.path, since Path.is_file raises on a name that is too long
+    # os.path, because Path.is_file raises for a name that is too long
     if os.path.isfile(path):
         if path.suffix != ".gguf":
             raise InputError(f"{model}: not a model; give a Hugging Face folder, a .gguf file or a hub id")
@@ -97,7 +103,7 @@ def open_source(model: str) -> Source:
     if os.path.isdir(path):
         return _folder_source(path, path.resolve().name)
     if not _HUB_ID.fullmatch(model) or ".." in model or path.suffix == ".gguf":
-        raise InputError(f"{model}: no such folder or file")
+        raise InputError(f"{model}: no such folder or file; give a model folder, a .gguf file or a hub id")
     return _folder_source(_download(model), model.replace("/", "--"))
 
 
@@ -105,10 +111,10 @@ def _download(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
-    copies = ["consolidated*", "*/*"]  # the same weights in the format of the model's authors
+    copies = ["consolidated*", "*/*"]  # the same weights in the original authors' format
     try:
         return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=copies))
-    except Exception as error:  # the hub client's own errors share no useful base class across its releases
+    except Exception as error:  # the hub client's errors share no useful base class across its releases
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise EnvironmentFailure(
             f"{model}: no such folder, and the hub could not provide it ({reason}); give a local model folder"
@@ -141,7 +147,7 @@ def _folder_source(folder: Path, name: str) -> Source:
 
 def _carry_tokenizer(folder: Path, target: Path, as_it_is: bool) -> None:
     copy_tokenizer(folder, target)
-    named_code = drop_tokenizer_code(target)  # its class is not known without it
+    named_code = drop_tokenizer_code(target)  # without that code its class cannot be loaded
     name_tokenizer_class(target, always=as_it_is or named_code)
 
 

@@ -1,8 +1,7 @@
-"""Writing one safetensors file tensor by tensor.
+"""Writes a safetensors file tensor by tensor.
 
-The safetensors library saves a whole dictionary at once. A shrunk model is written layer by layer, so the
-header, whose shapes the plan knows beforehand, goes first and the data follow
-(format: https://huggingface.co/docs/safetensors/index#format).
+The safetensors library saves a whole dictionary at once. A shrunk model is written layer by layer: first the header,
+whose shapes the plan determines, then the data (format: https://huggingface.co/docs/safetensors/index#format).
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ _DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF1
 
 
 class SafetensorsWriter:
-    """A safetensors file open for writing; `write` must be called once a tensor, in the order of `shapes`.
+    """A safetensors file open for writing; call `write` once per tensor, in the order of `shapes`.
 
     Args:
         path: The file to create.
         shapes: Name and shape of every tensor.
-        dtype: float32, float16 or bfloat16, the same for all.
+        dtype: float32, float16 or bfloat16, for all tensors.
 
     Raises:
-        ValueError: On `write`, for a tensor out of turn or of another shape; on exit, if tensors are missing.
+        ValueError: On `write`, if a tensor is out of order or has the wrong shape; on exit, if tensors are missing.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> None:
@@ -58,9 +57,9 @@ class SafetensorsWriter:
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Appends a tensor, converted to the file's dtype."""
         if not self._pending or self._pending[0] != name:
-            raise ValueError(f"tensor '{name}' out of turn; expected {self._pending[:1]}")
+            raise ValueError(f"tensor '{name}' is out of order; expected {self._pending[:1]}")
         if tuple(tensor.shape) != self._shapes[name]:
-            raise ValueError(f"tensor '{name}' has shape {list(tensor.shape)}, announced {list(self._shapes[name])}")
+            raise ValueError(f"tensor '{name}' has shape {list(tensor.shape)}, expected {list(self._shapes[name])}")
         self._file.write(tensor.to(self._dtype).contiguous().view(torch.uint8).numpy().data)
         del self._pending[0]
 
@@ -69,4 +68,4 @@ class SafetensorsWriter:
     ) -> None:
         self._file.close()
         if kind is None and self._pending:
-            raise ValueError(f"tensors never written: {self._pending}")
+            raise ValueError(f"tensors are missing: {self._pending}")

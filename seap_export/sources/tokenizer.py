@@ -1,4 +1,4 @@
-"""The tokenizer travels with the model as the files it came in: re-saving one can change its ids."""
+"""Copies a model's tokenizer files instead of saving the tokenizer again, which could change its token ids."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ __all__ = [
     "tokenizer_files",
 ]
 
-#: What a decoder takes. `PreTrainedTokenizerFast` of transformers 4.57 would give token_type_ids too, and `generate`
-#: refuses them.
+#: The inputs of a decoder. By default `PreTrainedTokenizerFast` of transformers 4.57 also returns token_type_ids,
+#: which `generate` rejects.
 MODEL_INPUTS = ["input_ids", "attention_mask"]
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -41,8 +41,8 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     """The tokenizer's files in a model folder.
 
     Raises:
-        InputError: There is no tokenizer.json, the form that every runtime reads; it or tokenizer_config.json is
-            damaged; or a file is a link out of the folder.
+        InputError: There is no tokenizer.json, which every runtime needs; it or tokenizer_config.json is damaged; or a
+            file is a link to a place outside the folder.
     """
     files = tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
     if folder / "tokenizer.json" not in files:
@@ -58,33 +58,33 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _refuse_stray_link(file: Path) -> None:
-    """Refuses a link that would carry some other file of this machine into the artifacts.
+    """Rejects a link that would copy some other file of this machine into the artifacts.
 
-    Links within the folder are let pass, and those of the hub's cache, where snapshots/REVISION/NAME leads to
-    blobs/HASH. A folder that is itself a link is where it leads to.
+    Links within the folder are allowed, as are those of the hub's cache, where snapshots/REVISION/NAME points to
+    blobs/HASH. If the folder itself is a link, its target counts as the folder.
     """
     folder, target = file.parent.resolve(), file.resolve()
     homes = [folder, *([folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
     if not any(target.is_relative_to(home) for home in homes):
-        raise InputError(f"{file}: a link that leads out of the model folder; put the file itself there")
+        raise InputError(f"{file}: is a link to a file outside the model folder; replace it with the file itself")
 
 
 def copy_tokenizer(folder: Path, target: Path) -> None:
-    """Copies the tokenizer's files, unchanged, into `target`, which exists."""
+    """Copies the tokenizer's files, unchanged, into the existing folder `target`."""
     for file in tokenizer_files(folder):
         shutil.copyfile(file, target / file.name)
 
 
 def pad_on_the_right(folder: Path) -> None:
-    """Makes a copied tokenizer pad on the right, the side that the fused attention operator needs."""
+    """Makes a copied tokenizer pad on the right, as the fused attention operator requires."""
     _write_config(folder, {**_read_config(folder), "padding_side": "right"})
 
 
 def name_tokenizer_class(folder: Path, *, always: bool) -> None:
-    """Names the class that takes tokenizer.json as it is, where a copied tokenizer names none, or `always`.
+    """Sets the class that uses tokenizer.json unchanged if a copied tokenizer names no class, or `always`.
 
-    transformers 4.57 would go by the model's type then, and has no tokenizer for a pruned one; transformers 5
-    would rebuild a tokenizer of another class that it takes as it is for the dense model.
+    Without a class, transformers 4.57 goes by the model type and knows no tokenizer for a pruned one. With another
+    class, transformers 5 may rebuild a tokenizer that it leaves unchanged for the dense model.
     """
     config = _read_config(folder)
     if always or not config.get("tokenizer_class"):
@@ -93,10 +93,10 @@ def name_tokenizer_class(folder: Path, *, always: bool) -> None:
 
 
 def drop_tokenizer_code(folder: Path) -> bool:
-    """Makes a copied tokenizer name no code of its own; whether it did.
+    """Removes the reference to custom code from a copied tokenizer; returns whether there was one.
 
-    `auto_map` may name any repository of the hub, whose code would run where an artifact is loaded with the trust
-    that the modelling code beside it needs.
+    `auto_map` may name any repository on the hub. Its code would run when an artifact is loaded with
+    trust_remote_code, which the modelling code of the artifact needs.
     """
     config = _read_config(folder)
     if "auto_map" not in config:

@@ -1,7 +1,7 @@
-"""What is wrong with a tokenizer's files, where the libraries that load them would not say so in an error.
+"""Finds damage in tokenizer files that the libraries do not report properly.
 
-The tokenizers library is written in Rust. What it takes for granted it does not report: it panics, which prints a
-stack and is no `Exception`, or allocates what a number in the file says and aborts the process.
+The tokenizers library is written in Rust. On input that it does not expect it panics, which prints a stack trace and
+is not an `Exception`, or tries to allocate whatever a number in the file says and aborts the process.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["check_tokenizer", "check_tokenizer_config"]
 
 
 def check_tokenizer(path: Path) -> None:
-    """Refuses a tokenizer.json that is damaged in a way that the library does not report.
+    """Rejects a tokenizer.json with damage that the library does not report.
 
     Raises:
-        InputError: It is no JSON object, its template uses a special token that it does not define, or its table of
-            characters is shorter than it says.
+        InputError: The file is not a JSON object, its template uses an undefined special token, or its character map
+            is shorter than declared.
     """
     values = read_json(path)
     for part in _parts(values.get("post_processor"), "processors"):
@@ -35,10 +35,10 @@ def check_tokenizer(path: Path) -> None:
 
 
 def check_tokenizer_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuses a tokenizer_config.json whose `model_max_length` is none: it is compared with the length of texts.
+    """Rejects a tokenizer_config.json whose `model_max_length` cannot be compared with the length of a text.
 
     Raises:
-        InputError: It is another value than a number.
+        InputError: The value is not a number.
     """
     longest = config.get("model_max_length")
     if longest is not None and not isinstance(longest, int | float):
@@ -46,7 +46,7 @@ def check_tokenizer_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def _parts(value: Any, key: str) -> Iterator[dict[str, Any]]:
-    """A part of a tokenizer, and those that it is a sequence of."""
+    """A part of a tokenizer and, if it is a sequence, the parts in it."""
     if isinstance(value, dict):
         yield value
         inner = value.get(key)
@@ -62,16 +62,14 @@ def _check_template(part: Mapping[str, Any], path: Path) -> None:
             special = piece.get("SpecialToken") if isinstance(piece, dict) else None
             token = special.get("id") if isinstance(special, dict) else None
             if token is not None and not (isinstance(known, dict) and isinstance(token, str) and token in known):
-                raise InputError(
-                    f"{path}: its template uses {token!r:.40}, which it does not define; download it again"
-                )
+                raise InputError(f"{path}: its template uses the undefined token {token!r:.40}; download it again")
 
 
 def _check_table(text: Any, path: Path) -> None:
-    """Of sentencepiece: the size of a trie in bytes, 4 bytes little-endian, the trie, and texts."""
+    """Checks sentencepiece's map: the size of a trie in bytes (4 bytes, little-endian), the trie, and strings."""
     try:
         table = base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
-        raise InputError(f"{path}: its table of characters is damaged ({error}); download it again") from error
+        raise InputError(f"{path}: its character map is damaged ({error}); download it again") from error
     if len(table) < 4 or int.from_bytes(table[:4], "little") > len(table) - 4:
-        raise InputError(f"{path}: its table of characters is shorter than it says; download it again")
+        raise InputError(f"{path}: its character map is shorter than declared; download it again")

@@ -1,4 +1,4 @@
-"""Reading weights a few tensors at a time, without ever holding a whole model."""
+"""Reads weights a few tensors at a time, never a whole model at once."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from seap_export.sources.config import read_json
 __all__ = ["SafetensorsReader", "WeightReader", "check_weights"]
 
 _FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
-#: The longest header that is parsed (16 MiB); a hundred thousand tensors come to it.
+#: The longest header that is parsed (16 MiB); this is enough for a hundred thousand tensors.
 _MAX_HEADER_BYTES = 16 * 2**20
 
 
 class WeightReader(Protocol):
-    """Where the weights of a model come from: safetensors files or a GGUF file."""
+    """Reads the weights of a model from safetensors files or a GGUF file."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor, without reading any data."""
+        """Name and shape of every tensor; reads no data."""
         ...
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The named tensors on the CPU, in the dtype they are kept in by `dtype`."""
+        """Reads the named tensors to the CPU; `dtype` is the dtype to store them in."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating dtype that a copy of these weights is stored in."""
+        """The floating-point dtype in which a copy of these weights is stored."""
         ...
 
 
 class SafetensorsReader:
-    """Reads a model folder of one safetensors file, or of many with an index.
+    """Reads a model folder with one safetensors file, or with several and an index.
 
-    A file is mapped only during a `read`, so that pages of layers already done are given back.
+    A file is mapped only during a `read`, so that the memory of finished layers is released.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -70,7 +70,7 @@ class SafetensorsReader:
         return dict(self._shapes)
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The named tensors, mapped from the file where their dtype needs no conversion."""
+        """Reads the named tensors, mapped from the file if their dtype needs no conversion."""
         wanted = list(names)
         tensors: dict[str, torch.Tensor] = {}
         for file in dict.fromkeys(self._file_of[name] for name in wanted):
@@ -87,9 +87,9 @@ def _storage_dtype(dtypes: set[str]) -> torch.dtype:
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
-    # A name must be one in the folder, but a file there may be a link to anywhere: the hub's cache consists of links
-    # to its blobs, and large weights are often linked from another disk. What a link leads to is only read, as
-    # tensors of the announced names and shapes.
+    # The index must name files in the folder, but these may be links to anywhere: the hub's cache consists of links to
+    # its blobs, and large weights are often linked from another disk. A linked file is only read, as tensors of the
+    # declared names and shapes.
     index = folder / "model.safetensors.index.json"
     if not index.exists():
         return (folder / "model.safetensors",)
@@ -110,20 +110,20 @@ def _open(file: Path) -> safe_open:
         with file.open("rb") as stream:
             header = int.from_bytes(stream.read(8), "little")
         if header > _MAX_HEADER_BYTES:
-            raise SafetensorError(f"it announces a header of {header} bytes")
+            raise SafetensorError(f"it declares a header of {header} bytes")
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: truncated or not a safetensors file ({error}); download it again") from error
 
 
 def check_weights(reader: WeightReader, expected: dict[str, tuple[int, ...]], where: str) -> None:
-    """Refuses weights that are not exactly those the config describes.
+    """Rejects weights that do not match the config exactly.
 
-    Rotary frequency buffers, which old checkpoints store, and an LM head stored beside a tied embedding
-    are let pass: they carry nothing of their own.
+    Rotary frequency buffers of old checkpoints, and an LM head stored besides a tied embedding, are ignored: they
+    hold no information.
 
     Raises:
-        InputError: A tensor is missing, has another shape, or is not known to the family.
+        InputError: A tensor is missing, has another shape or is not part of the family.
     """
     shapes = reader.shapes()
     for name, shape in expected.items():

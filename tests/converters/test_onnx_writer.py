@@ -220,7 +220,7 @@ def test_never_overwrites(name: str, written: Callable[..., Any], tmp_path: Path
     made, other = written(), tmp_path / "other"
     other.mkdir()
     (other / name).write_bytes(b"mine")
-    with pytest.raises(UsageError, match=r"exists already"):
+    with pytest.raises(UsageError, match=r"already exists"):
         write_onnx(made.source, other)
     assert [file.name for file in other.iterdir()] == [name]
     assert (other / name).read_bytes() == b"mine"

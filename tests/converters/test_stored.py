@@ -69,7 +69,9 @@ def test_one_row_of_a_quantised_weight_is_named(written: Callable[..., Any], par
         values[7] = values[7] * 1.1 if part == "scales" else values[7] ^ 1
 
     change(own, f"{name}.{part}", edit)
-    assert differences(own, form) == [f"'{name}' differs from the model's in 1 rows, such as row 7"]
+    (line,) = differences(own, form)
+    assert f"'{name}'" in line
+    assert line.endswith("row 7")
 
 
 def test_a_node_that_computes_with_another_number_is_named(written: Callable[..., Any]) -> None:
@@ -78,7 +80,9 @@ def test_a_node_that_computes_with_another_number_is_named(written: Callable[...
     node = next(node for node in proto.graph.node if node.name == "layers.1.input_layernorm")
     next(attribute for attribute in node.attribute if attribute.name == "epsilon").f = 1e-3
     onnx.save(proto, own.folder / "model.onnx")
-    assert differences(own, OnnxForm()) == ["node 'layers.1.input_layernorm' has another epsilon than the model"]
+    (line,) = differences(own, OnnxForm())
+    assert line.startswith("node 'layers.1.input_layernorm' ")
+    assert "epsilon" in line
 
 
 def test_inputs_of_another_model_are_named(written: Callable[..., Any]) -> None:
@@ -109,7 +113,5 @@ def test_a_data_file_elsewhere_is_refused(written: Callable[..., Any], tmp_path:
             if entry.key == "location":
                 entry.value = "../elsewhere.data"
     onnx.save(proto, own.folder / "model.onnx")
-    with pytest.raises(
-        ArtifactError, match=r"its data file '\.\./elsewhere\.data' is not beside it|cannot be read as ONNX"
-    ):
+    with pytest.raises(ArtifactError, match=r"its data file '\.\./elsewhere\.data' |cannot be read as ONNX"):
         refuse_bad_data(own.folder)

@@ -229,7 +229,7 @@ def test_a_graph_that_takes_padding_on_the_left_fails(
 ) -> None:
     monkeypatch.setattr(FakeOnnx, "runs_left_padding", True)
     report = run()
-    assert report.reasons == ("rows padded on the left run, and are computed wrongly",)
+    assert "padded on the left" in " ".join(report.reasons)
     assert report.failure().endswith("no limit would pass")
 
 

@@ -1,6 +1,6 @@
-"""How the result of a validation is told: to a CI system, to a person in a browser, in a job's summary.
+"""Presents the result of a validation: to a CI system, in a browser, in a job summary.
 
-Every function takes the JSON object of a report, which `schema()` describes, and gives the same text for the same one.
+Every function takes the JSON object of a report, as described by `schema()`; equal reports give equal texts.
 """
 
 from validation.reports.html import html_page

@@ -1,7 +1,7 @@
-"""What all charts share: the frame with its title and description, axes, ticks, scales.
+"""The common parts of all charts: frame, title, description, axes, ticks and scales.
 
-Places along the width are percentages and those along the height are pixels, so that a chart fills whatever width
-there is while its letters keep their size. Labels of the vertical axis stand in the margin to the left of the SVG.
+Horizontal positions are percentages and vertical ones pixels, so that a chart fills the available width while its text
+keeps its size. Labels of the vertical axis are in the margin to the left of the SVG.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MOST_TICKS = 8
 
 
 def across(fraction: float) -> str:
-    """A place along the width, 0 to 1."""
+    """A horizontal position as a percentage, from a fraction between 0 and 1."""
     return f"{100 * fraction:.2f}%"
 
 
@@ -30,7 +30,7 @@ def chart(
     *,
     inset: bool = False,
 ) -> Markup:
-    """A figure: the title and a legend of (class, words) above the SVG; `inset` leaves room for a vertical axis."""
+    """A figure with its title and a legend of (class, words) above the SVG; `inset` makes room for a vertical axis."""
     keys = [tag("span", tag("i", class_=f"key {name}"), words) for name, words in legend]
     caption = tag("figcaption", tag("b", title), *keys)
     svg = tag("svg", tag("title", title), tag("desc", description), *marks, role="img", height=height)
@@ -43,12 +43,12 @@ def text(words: str, x: str, y: float, anchor: str = "start", class_: str = "") 
 
 
 def line(x1: str, y1: float, x2: str, y2: float, class_: str) -> Markup:
-    """A line from one place to another."""
+    """A line between two points."""
     return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
 
 
 def x_axis(ticks: Sequence[tuple[float, str]], y: float, label: str) -> Markup:
-    """A horizontal axis at y: ticks at fractions of the width, their labels, and below them what it shows."""
+    """A horizontal axis at y: ticks at fractions of the width with their labels, and the axis title below."""
     marks = [line("0%", y, "100%", y, "axis")]
     for place, words in ticks:
         anchor = "end" if place > 0.97 else "start" if place < 0.01 else "middle"
@@ -57,7 +57,7 @@ def x_axis(ticks: Sequence[tuple[float, str]], y: float, label: str) -> Markup:
 
 
 def y_axis(ticks: Sequence[tuple[float, str]], label: str) -> Markup:
-    """A vertical axis: lines across the chart at heights in pixels, their labels, and on top what it shows."""
+    """A vertical axis: grid lines at heights in pixels with their labels, and the axis title on top."""
     marks = [text(label, "-46", 11)]
     for y, words in ticks:
         marks += [line("0%", y, "100%", y, "grid"), text(words, "-6", y + 4, "end")]
@@ -65,13 +65,13 @@ def y_axis(ticks: Sequence[tuple[float, str]], label: str) -> Markup:
 
 
 def steps(number: int) -> list[int]:
-    """Which of so many layers get a label: all, or every second, fifth, tenth ..."""
+    """The layers that get a label: all, or every second, fifth, tenth ..."""
     step = next(s * 10**power for power in range(9) for s in (1, 2, 5) if number / (s * 10**power) <= _MOST_TICKS)
     return list(range(0, number, step))
 
 
 def round_ticks(top: float, most: int = 4) -> list[float]:
-    """Round numbers from 0 to the first one that is not below `top` (positive)."""
+    """Round numbers from 0 to the first one that is at least `top`, which is positive."""
     rough = top / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9))
@@ -79,7 +79,7 @@ def round_ticks(top: float, most: int = 4) -> list[float]:
 
 
 def floor_ticks(low: float, high: float, most: int = 4) -> list[float]:
-    """Round numbers that span from at most `low` to at least `high`."""
+    """Round numbers that cover the range from `low` to `high`."""
     step = round_ticks(high - low or 1.0, most)[1]
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(step * index, 12) for index in range(first, max(last, first + 1) + 1)]

@@ -1,4 +1,4 @@
-"""The pictures of a page, as SVG: bars, columns by layer, errors on a logarithmic scale, intervals beside limits."""
+"""The charts of a page as SVG: bars, columns by layer, errors on a logarithmic scale, intervals with limits."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["Bar", "Interval", "Tap", "bars", "columns", "errors", "intervals"]
 
 _BELOW = 38  # pixels for a horizontal axis, its ticks and its label
 _ABOVE = 20  # pixels for the label of a vertical axis
-_ROW = 38  # pixels of a bar and the line of text above it
+_ROW = 38  # pixels for a bar and the line of text above it
 _COLUMNS = 96
 _ERRORS = 150
-#: A limit further out than this many times the largest value would press the bars flat, and is only told.
+#: A limit beyond this many times the largest value would flatten the bars; it is mentioned but not drawn.
 _FURTHEST_LIMIT = 4
 _MOST_DECADES = 5
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its label, its length (not negative), and the class that gives its colour."""
+    """A bar: its label, its length (not negative), and the class that sets its colour."""
 
     label: str
     value: float
@@ -34,7 +34,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its confidence interval, if there is one, beside its limit."""
+    """A figure with its limit and, if there is one, its confidence interval."""
 
     label: str
     found: float
@@ -46,7 +46,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Tap:
-    """The relative error of one tensor, in the order of computation; None: not finite."""
+    """The relative error of a tensor, in the order of computation; None if it is not finite."""
 
     name: str
     layer: int | None
@@ -74,7 +74,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], legend: Sequence[tuple[str,
 def columns(title: str, unit: str, series: Sequence[tuple[str, str, Sequence[float]]], top: float) -> Markup:
     """Columns by layer for one or two series of (class, words, values), the second narrower and in front.
 
-    `top` is the least that the axis reaches to.
+    The axis reaches at least to `top`.
     """
     largest = max([top, *(value for *_, values in series for value in values)])
     ticks = round_ticks(largest or 1.0, 2)
@@ -93,9 +93,9 @@ def columns(title: str, unit: str, series: Sequence[tuple[str, str, Sequence[flo
 
 
 def errors(title: str, taps: Sequence[Tap], first: int | None, first_words: str) -> Markup:
-    """The error of each tap on a logarithmic scale; the first one that diverges is marked and named.
+    """The error of each tap on a logarithmic scale; marks and names the first one that diverges.
 
-    What is not finite stands in a row of its own on top; an error of 0 at the bottom.
+    Values that are not finite are in a separate row at the top, errors of 0 at the bottom.
     """
     finite = [tap.error for tap in taps if tap.error is not None and tap.error > 0]
     low = math.floor(math.log10(min(finite, default=1e-7)))
@@ -158,7 +158,7 @@ def intervals(title: str, unit: str, rows: Sequence[Interval]) -> Markup:
 
 
 def _layer_ticks(taps: Sequence[Tap], places: Sequence[float]) -> list[tuple[float, str]]:
-    """The number of a layer below its first tap, for as many layers as have room."""
+    """Puts a layer's number below its first tap, for as many layers as fit."""
     firsts = {tap.layer: place for tap, place in reversed(list(zip(taps, places, strict=True)))}
     layers = sorted(layer for layer in firsts if layer is not None)
     return [(firsts[layers[index]], str(layers[index])) for index in steps(len(layers))] if layers else []
@@ -169,5 +169,5 @@ def _rect(left: float, top: float, width: float, height: float, kind: str) -> Ma
 
 
 def _limit(place: float, top: float) -> Markup:
-    """Across the bar of the row that begins at `top`, clear of the text above and below."""
+    """A line across the bar of the row that begins at `top`, clear of the text above and below."""
     return line(across(place), top + 17, across(place), top + 33, "limit")

@@ -1,4 +1,4 @@
-"""A variant in detail: parity, where it starts to diverge, quality, what is left of each layer, speed."""
+"""The section of one variant: parity, error by layer, quality, layer sizes, speed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from validation.reports.variants import verdict_of
 
 __all__ = ["variant_section"]
 
-_DIVERGENCE = ("Form", "Mean KL, nats", "Max KL, nats", "Top-1", "Perplexity", "Of the dense model", "Tokens")
+_DIVERGENCE = ("Form", "Mean KL, nats", "Max KL, nats", "Top-1", "Perplexity", "Perplexity, dense", "Tokens")
 _SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions")
 _OVERFLOW_WORDS = {"nan": "NaN", "inf": "Inf", "near": "near the largest number of its type"}
-_NAME_LETTERS = 20  # that fit beside the pointer on a phone
+_NAME_LETTERS = 20  # fit next to the pointer on a phone
 
 
 def variant_section(report: Json, name: str, anchor: str) -> Markup:
-    """All that was measured of a variant, and why the rest was not."""
+    """Everything that was measured for a variant, and why other checks were skipped."""
     variant = report["variants"][name]
     parts = {
         "parity": _parity(variant["parity"]),
@@ -52,13 +52,13 @@ def _parity(parity: Json | None) -> Markup:
         last = (ratio(case["perplexity_ratio"]), figure(case["cache_error"]), figure(case["cache_max_abs"]))
         tokens, max_abs = str(case["tokens"]), figure(case["max_abs"])
         rows.append((case["case"], case["stage"], result, tokens, max_abs, *kl, *agreement, *last))
-    limits = f"KL in nats a token. Limits: {limits_in_words(parity)}."
-    told = tag("p", f"The ONNX file against the model in hf/. {limits}", class_="quiet")
+    limits = f"KL in nats per token. Limits: {limits_in_words(parity)}."
+    told = tag("p", f"The ONNX file compared with the model in hf/. {limits}", class_="quiet")
     return join([tag("h3", "Parity"), told, table("Parity by case and stage", (*head, *more), rows)])
 
 
 def _bisect(bisect: Json | None) -> Markup:
-    """Where the error starts, and what overflows."""
+    """Where the error starts and which tensors overflow."""
     if bisect is None:
         return Markup()
     first = bisect["first"]
@@ -84,7 +84,7 @@ def _bisect(bisect: Json | None) -> Markup:
 
 
 def _pointer(first: Json | None) -> str:
-    """The first diverging tensor in few letters: the name of its sublayer, or the end of it."""
+    """A short name of the first diverging tensor: the name of its sublayer, or the end of it."""
     if first is None:
         return ""
     names = [first["sublayer"], first["sublayer"].rsplit(".")[-1]]
@@ -96,10 +96,10 @@ def _pointer(first: Json | None) -> str:
 
 
 def _quality(quality: Json | None) -> Markup:
-    """Divergence from the dense model, and zero-shot accuracy beside the dense model's."""
+    """Divergence from the dense model, and zero-shot accuracy next to the dense model's."""
     if quality is None:
         return Markup()
-    parts: list[Markup] = [tag("h3", "Quality, against the dense model")]
+    parts: list[Markup] = [tag("h3", "Quality compared with the dense model")]
     divergence = quality.get("divergence") or {}
     if divergence:
         rows = [
@@ -130,7 +130,7 @@ def _quality(quality: Json | None) -> Markup:
 
 
 def _layers(layers: list[Json]) -> Markup:
-    """What is left of each layer."""
+    """What pruning left in each layer."""
     if not layers:
         return Markup()
     heads = [float(layer["num_attention_heads"]) for layer in layers]
@@ -153,5 +153,5 @@ def _layers(layers: list[Json]) -> Markup:
         for index, layer in enumerate(layers)
     ]
     head = ("Layer", "Weights kept", "Query heads", "KV heads", "Neurons")
-    numbers = tag("details", tag("summary", "As numbers"), table("What is left of each layer", head, rows))
-    return join([tag("h3", "What is left of each layer"), tag("div", *charts, class_="charts"), numbers])
+    numbers = tag("details", tag("summary", "As numbers"), table("Layers after pruning", head, rows))
+    return join([tag("h3", "Layers after pruning"), tag("div", *charts, class_="charts"), numbers])

@@ -1,4 +1,4 @@
-"""A report as one page that needs nothing else: no network, no scripts, no fonts of its own."""
+"""A report as a self-contained page: no network, no scripts, no fonts."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ __all__ = ["html_page"]
 _TITLES = {"passed": "✓ Passed", "failed": "✗ Failed"}
 _FORMS = {"hf": ("a", "safetensors (hf)"), "onnx": ("b", "ONNX")}
 _MOST_REASONS = 5
-# The page carries names that others chose; should one ever get through as markup, it may load and run nothing.
+# The page shows names chosen by others; should one ever get through as markup, it may neither load nor run anything.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def html_page(report: Json) -> str:
-    """The page: the verdict and what to do first, then the variants, then where the figures come from.
+    """The page: the verdict and what to do first, then the variants, then the provenance.
 
     Args:
         report: The JSON object of a validation report.
 
     Returns:
-        A document in UTF-8 without control characters; the same report gives the same text.
+        A UTF-8 document without control characters; equal reports give equal documents.
     """
     title = tag("title", f"{_TITLES[report['verdict']]}: {report['name']}")
     anchors = {name: f"variant-{index}" for index, name in enumerate(report["variants"])}
@@ -75,7 +75,7 @@ def _verdict(report: Json) -> Markup:
 
 
 def _failures(report: Json, anchors: Mapping[str, str]) -> Markup:
-    """Every failed check: the reasons, where the error starts, what to do."""
+    """Every failed check: the reasons, where the error starts and what to do."""
     items = []
     for check in failed_checks(report):
         variant = check["variant"]
@@ -102,17 +102,17 @@ def _variants(report: Json, anchors: Mapping[str, str]) -> Markup:
         (tag("a", name, href=f"#{anchor}"), *(_cell(cell) for cell in cells(report, name)))
         for name, anchor in anchors.items()
     ]
-    return tag("section", tag("h2", "Variants"), table("Beside the dense model", ("Variant", *HEAD), rows))
+    return tag("section", tag("h2", "Variants"), table("Compared with the dense model", ("Variant", *HEAD), rows))
 
 
 def _cell(cell: Cell) -> Markup:
-    """What a cell says, and each detail on a line of its own."""
+    """The main text of a cell, and each detail on a separate line."""
     main = pill(cell.main) if cell.main in ("passed", "failed", "skipped") else tag("span", cell.main)
     return join([main, *(tag("small", part) for part in cell.details)])
 
 
 def _checks(report: Json) -> Markup:
-    """A row for whatever was checked, a column a check; then what the verdicts do not say."""
+    """A row for each variant, a column for each check, then the remarks."""
     names = list(dict.fromkeys(check["check"] for check in report["checks"]))
     verdicts = {(check["variant"], check["check"]): check["verdict"] for check in report["checks"]}
     rows = [
@@ -122,7 +122,7 @@ def _checks(report: Json) -> Markup:
         )
         for subject in dict.fromkeys(check["variant"] for check in report["checks"])
     ]
-    parts: list[Markup] = [tag("h2", "Checks"), table("What was checked", ("Of", *names), rows)]
+    parts: list[Markup] = [tag("h2", "Checks"), table("Verdicts", ("Subject", *names), rows)]
     told = [tag("li", tag("b", who), f": {words}") for who, words in remarks(report)]
     if told:
         parts += [tag("h3", "Remarks"), tag("ul", *told)]
@@ -130,7 +130,7 @@ def _checks(report: Json) -> Markup:
 
 
 def _divergence(report: Json) -> Markup:
-    """Mean KL divergence from the dense model by task, a bar for each form of a variant."""
+    """Mean KL divergence from the dense model by task, with a bar for each form of a variant."""
     rows = []
     for name, variant in report["variants"].items():
         quality = variant["quality"] or {}
@@ -145,13 +145,13 @@ def _divergence(report: Json) -> Markup:
     legend = [(kind, words) for kind, words in _FORMS.values() if kind in found]
     if any(row.limit is not None for row in rows):
         legend.append(("dash", "limit"))
-    chart = bars("Mean KL divergence from the dense model", "nats a token", rows, legend)
-    return tag("section", tag("h2", "What pruning costs, by task"), chart)
+    chart = bars("Mean KL divergence from the dense model", "nats per token", rows, legend)
+    return tag("section", tag("h2", "Cost of pruning by task"), chart)
 
 
 def _origin(report: Json) -> Markup:
     """Hashes, splits, versions and the machine."""
-    parts: list[Markup] = [tag("h2", "Where this comes from")]
+    parts: list[Markup] = [tag("h2", "Provenance")]
     if report["source"] is not None:
         digest = tag("code", report["source"]["sha256"])
         parts.append(tag("p", "Dense model: ", tag("b", report["source"]["name"]), ", SHA-256 ", digest))
@@ -174,7 +174,7 @@ def _origin(report: Json) -> Markup:
 
 
 def _plain(value: Any) -> str:
-    """A value of unknown type, in words."""
+    """A value of unknown type as text."""
     if value is None:
         return NOTHING
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

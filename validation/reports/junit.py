@@ -1,4 +1,4 @@
-"""A report as JUnit XML, which CI systems show test by test."""
+"""A report as JUnit XML, which CI systems display test by test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["junit_xml"]
 
 @dataclass(frozen=True)
 class _Case:
-    """A testcase: its name, why it fails, why it was skipped, and what else is to be said."""
+    """A testcase: its name, why it failed, why it was skipped, and further notes."""
 
     name: str
     kind: str
@@ -23,13 +23,13 @@ class _Case:
 
 
 def junit_xml(report: Json) -> str:
-    """A testsuite for the folder and for each variant; a testcase for each check, and for parity's cases and stages.
+    """A testsuite for the folder and each variant, with a testcase for each check and each parity case and stage.
 
     Args:
         report: The JSON object of a validation report.
 
     Returns:
-        A document in UTF-8 without control characters and times; the same report gives the same text.
+        A UTF-8 document without control characters or times; equal reports give equal documents.
     """
     root = ElementTree.Element("testsuites", name=clean(f"seap-export validate {report['name']}"))
     for subject in subjects(report):
@@ -44,7 +44,7 @@ def junit_xml(report: Json) -> str:
 
 
 def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
-    """The checks of the folder (None) or a variant, then what parity compared."""
+    """The checks of a variant, or of the folder (None), followed by the parity cases."""
     if subject is None and report["verdict"] == "failed" and not failed_checks(report):
         yield _Case("verdict", "verdict", (report["failure"] or "failed",))
     for check in report["checks"]:
@@ -68,7 +68,7 @@ def _count(element: ElementTree.Element, cases: list[_Case]) -> None:
 
 
 def _write(suite: ElementTree.Element, case: _Case, owner: str) -> None:
-    """Adds a testcase; a failure's message is its first reason, its text all of them."""
+    """Adds a testcase; a failure's message is its first reason, and its text lists all of them."""
     element = ElementTree.SubElement(suite, "testcase", name=clean(case.name), classname=clean(owner))
     if case.skipped is not None:
         ElementTree.SubElement(element, "skipped", message=clean(case.skipped))

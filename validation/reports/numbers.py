@@ -1,4 +1,4 @@
-"""Numbers as people read them: two or three digits, a unit, a dash where there is none."""
+"""Formats numbers for people: two or three digits, a unit, a dash for a missing value."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 
 __all__ = ["NOTHING", "count", "figure", "megabytes", "milliseconds", "percent", "ratio", "share", "times"]
 
-#: Stands where a value is missing.
+#: Shown for a missing value.
 NOTHING = "–"
 
 
 def figure(value: float | None) -> str:
-    """Three digits, or two and an exponent for what is very small or large: 0.0123, 1.2e-5."""
+    """Three digits, or two and an exponent for very small or large numbers: 0.0123, 1.2e-5."""
     if value is None:
         return NOTHING
     if not math.isfinite(value):
@@ -23,7 +23,7 @@ def figure(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A fraction as a percentage with one digit; what is not the whole never reads as 100%."""
+    """A fraction as a percentage with one decimal; less than the whole never reads as 100%."""
     if value is None:
         return NOTHING
     text = f"{value:.1%}".replace(".0%", "%")
@@ -31,7 +31,7 @@ def percent(value: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """A ratio that is close to 1 where all is well, with four decimals."""
+    """A ratio that should be close to 1, with four decimals."""
     return NOTHING if value is None else f"{value:.4f}"
 
 
@@ -41,7 +41,7 @@ def share(part: float | None, whole: float | None) -> str:
 
 
 def megabytes(number: int | None) -> str:
-    """A size in bytes, in kB, MB or GB (powers of 1000)."""
+    """A size in bytes as kB, MB or GB (powers of 1000)."""
     if number is None:
         return NOTHING
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -61,7 +61,7 @@ def count(number: int | None) -> str:
 
 
 def times(values: list[float]) -> str:
-    """A speed-up, or the span of several: 1.24×, 1.1–1.24×."""
+    """A speed-up, or the range of several: 1.24×, 1.1–1.24×."""
     if not values:
         return NOTHING
     low, high = figure(min(values)), figure(max(values))

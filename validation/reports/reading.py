@@ -1,4 +1,4 @@
-"""What the reports tell alike, read from the JSON object of a validation: checks, failures, advice, speed-ups."""
+"""What all report formats share, read from the JSON object of a validation: checks, failures, advice, speed-ups."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = [
 
 Json = Mapping[str, Any]
 
-#: Stands for the folder as a whole, where a variant's name would stand.
+#: Used for the folder as a whole instead of a variant's name.
 FOLDER = "the folder as a whole"
 
-#: What the exit codes of a validation mean.
+#: Meaning of the exit codes of a validation.
 EXIT_WORDS = {
     0: "passed",
     3: "parity failed",
@@ -43,21 +43,21 @@ EXIT_WORDS = {
 
 _ENVIRONMENT, _DAMAGED = 6, 7
 _ADVICE = {
-    "integrity": "Files are missing or are not those of the manifest: copy the folder again, or export it again.",
-    "parity": "The ONNX file does not compute what the model in hf/ computes: convert it again, in a precision that "
-    "rounds less if it is not fp32, and do not ship this one.",
+    "integrity": "Files are missing or differ from the manifest: copy the folder again, or export it again.",
+    "parity": "The ONNX file does not compute what the model in hf/ computes: do not ship it. Convert the model "
+    "again; if the precision is not fp32, choose one that rounds less.",
     "quality": "Pruning costs more than the limit allows: export at a lower --ratio or with more --samples, "
-    "or allow more.",
-    "speed": "Measure again on a machine that does nothing else; if it stays, export at a higher --ratio "
+    "or raise the limit.",
+    "speed": "Measure again on an otherwise idle machine; if it fails again, export at a higher --ratio "
     "or in another --precision.",
-    "router": "The router does not lead to the variants as it should: export them again into this folder.",
+    "router": "The router does not select the right variants: export them again into this folder.",
 }
-_LACKING = "The machine lacks something: seap-export doctor says what, and how to mend it."
+_LACKING = "The machine lacks something: run seap-export doctor to see what and how to fix it."
 _FOLLOW = " With --bisect, validate shows where the error starts."
-_NOISY = "Nothing is proved: close other programs, or give more --runs."
-#: Neither XML nor HTML may carry these: control characters and halves of surrogate pairs.
+_NOISY = "The result is inconclusive: close other programs, or use more --runs."
+#: Not allowed in XML and HTML: control characters and lone surrogates.
 _UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-#: What a limit of parity is called, and where a case has the figure.
+#: The name of each parity figure in texts, and its key in a case.
 _FIGURES = {
     "max_abs": ("max abs", "max_abs"),
     "cache_error": ("cache error", "cache_error"),
@@ -68,28 +68,28 @@ _AT_LEAST = frozenset({"clear_top1_agreement"})
 
 
 def clean(text: str) -> str:
-    """The text without characters that XML and HTML may not carry."""
+    """The text without characters that XML and HTML do not allow."""
     return _UNPRINTABLE.sub("", text)
 
 
 def label(variant: str | None) -> str:
-    """What a check is of, in words."""
+    """The subject of a check in words."""
     return FOLDER if variant is None else variant
 
 
 def subjects(report: Json) -> list[str | None]:
-    """The folder (None) first, then every variant that has an entry or a check."""
+    """The folder (None) first, then every variant that has results or a check."""
     checked = [check["variant"] for check in report["checks"]]
     return list(dict.fromkeys([None, *report["variants"], *checked]))
 
 
 def failed_checks(report: Json) -> list[Json]:
-    """The checks that failed, in their order."""
+    """The failed checks in order."""
     return [check for check in report["checks"] if check["verdict"] == "failed"]
 
 
 def headline(report: Json) -> str:
-    """How many checks there were, and how they ended."""
+    """The number of checks and their outcomes."""
     verdicts = [check["verdict"] for check in report["checks"]]
     ends = ("failed", "passed", "skipped")
     parts = [f"{verdicts.count(end)} {end}" for end in ends if end in verdicts]
@@ -108,13 +108,13 @@ def advice(report: Json, check: Json) -> str:
 
 
 def bisection(report: Json, variant: str | None) -> Json | None:
-    """Where a variant's error starts; None where that was not searched, or it has no entry."""
+    """Where a variant's error starts; None if there was no bisection or the variant has no results."""
     found: Json | None = report["variants"][variant]["bisect"] if variant in report["variants"] else None
     return found
 
 
 def remarks(report: Json) -> list[tuple[str, str]]:
-    """What a verdict does not say: skipped checks, notes, limits looser than the default; with whom each is about."""
+    """Skipped checks, notes and limits looser than the default, each with its subject."""
     found = []
     for check in report["checks"]:
         skipped = " was skipped" if check["verdict"] == "skipped" else ""
@@ -128,7 +128,7 @@ def remarks(report: Json) -> list[tuple[str, str]]:
 
 
 def limits_in_words(parity: Json) -> str:
-    """The limits that a parity run was judged by, and where torch's own noise widened them."""
+    """The limits of a parity run, and where torch's own noise widened them."""
     parts = [
         f"{_word(name)} {'≥' if name in _AT_LEAST else '≤'} {figure(value)}"
         for name, value in parity["limits"].items()
@@ -144,7 +144,7 @@ def limits_in_words(parity: Json) -> str:
 
 
 def case_failures(case: Json) -> list[str]:
-    """Why a stage of a parity case fails: what no limit excuses, and each limit that it is beyond."""
+    """Why a stage of a parity case failed: defects that no limit excuses, and each exceeded limit."""
     if case["verdict"] == "passed":
         return []
     failures = [_defect(defect) for defect in case["defects"]]
@@ -159,14 +159,14 @@ def case_failures(case: Json) -> list[str]:
 
 
 def diverges_first(first: Json) -> str:
-    """The first tensor of a bisection that diverges, in words."""
+    """The first diverging tensor of a bisection in words."""
     where = "outside the layers" if first["layer"] is None else f"layer {first['layer']}"
     how = "not finite" if first["error"] is None else f"relative error {figure(first['error'])}"
     return f"{where}, {first['sublayer']} ({how})"
 
 
 def speedups(speed: Json | None, what: str) -> list[float]:
-    """Speed-ups of `decode` or `prefill` over the dense model: those that were judged, or else of all cells."""
+    """Speed-ups of `decode` or `prefill` over the dense model: the judged ones, or otherwise those of all cells."""
     if speed is None:
         return []
     judged = [verdict["found"] for verdict in speed["verdicts"] if verdict["figure"] == f"{what}_speedup"]
@@ -179,7 +179,7 @@ def speedups(speed: Json | None, what: str) -> list[float]:
 
 
 def _word(name: str) -> str:
-    """What a figure of parity is called."""
+    """The name of a parity figure in words."""
     return _FIGURES[name][0] if name in _FIGURES else name.replace("_", " ")
 
 

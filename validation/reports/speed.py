@@ -1,4 +1,4 @@
-"""The speed and size of a variant beside their limits, and the times behind them."""
+"""The speed and size of a variant with their limits, and the measured times."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from validation.reports.reading import Json
 __all__ = ["speed_section"]
 
 _WORDS = {"decode_speedup": "decode", "prefill_speedup": "prefill", "bytes_ratio": "size on disk"}
-_SIZE = "bytes_ratio"  # the one figure that is limited from above, and no speed-up
+_SIZE = "bytes_ratio"  # the only figure with an upper limit; it is not a speed-up
 _LIMITS = ("Figure", "At", "Result", "Found", "Interval", "Limit")
 _SPEEDUPS = ("At", "Figure", "Speed-up", "Interval", "Ideal", "Reached")
 _TIMES = ("At", "Prefill, dense", "Prefill", "Decode a token, dense", "Decode a token")
 
 
 def speed_section(speed: Json | None) -> Markup:
-    """The part of a variant's section on speed; empty where it was not measured."""
+    """A variant's section on speed; empty if it was not measured."""
     if speed is None:
         return Markup()
     spans = [_interval(own) for own in speed["verdicts"] if own["figure"] != _SIZE]
     rows, times = [_row(own) for own in speed["verdicts"]], _times(speed)
-    parts: list[Markup] = [tag("h3", "Speed and size, against the dense model in ONNX Runtime")]
+    parts: list[Markup] = [tag("h3", "Speed and size compared with the dense model in ONNX Runtime")]
     if spans:
         parts.append(intervals("Speed-up over the dense model", "times as fast", spans))
     if rows:
-        parts.append(table("Speed and size beside limits", _LIMITS, rows))
+        parts.append(table("Speed and size with their limits", _LIMITS, rows))
     if times:
         parts.append(table("Times", _TIMES, times))
     speedups = _speedups(speed)
@@ -42,7 +42,7 @@ def _interval(own: Json) -> Interval:
 
 
 def _row(own: Json) -> tuple[str, ...]:
-    """A figure beside its limit; one that is known exactly has no interval."""
+    """A figure and its limit; a figure that is known exactly has no interval."""
     known = own["low"] is not None and own["high"] is not None and own["low"] < own["high"]
     interval = f"{figure(own['low'])} to {figure(own['high'])}" if known else NOTHING
     limit = f"{'≤' if own['figure'] == _SIZE else '≥'} {figure(own['limit'])}×"
@@ -86,6 +86,6 @@ def _span(low: float | None, high: float | None) -> str:
 
 
 def _cell(batch: int | None, depth: int | None) -> str:
-    """A case of a speed run, in words."""
+    """A case of a speed run in words."""
     parts = ["" if batch is None else f"batch {batch}", "" if depth is None else f"{depth} tokens"]
     return ", ".join(part for part in parts if part)

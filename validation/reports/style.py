@@ -1,11 +1,11 @@
-"""The look of the page: light and dark, from the width of a phone up."""
+"""The style sheet of the page: light and dark, from the width of a phone up."""
 
 from __future__ import annotations
 
 __all__ = ["STYLE"]
 
-# Blue and orange are told apart by colour-blind readers, so are green and red of this lightness, and every verdict
-# has a sign and a word besides. The SVG's margin is the room for the labels of the vertical axis.
+# Colour-blind readers can distinguish this blue and orange, and green and red of this lightness; every verdict has a
+# sign and a word as well. The SVG's margin leaves room for the labels of the vertical axis.
 STYLE = """
 :root { color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --text: #1c2126; --quiet: #57606a; --rule: #d5dae0; --grid: #e4e8ec;

@@ -1,4 +1,4 @@
-"""A report as a few lines of Markdown, for the summary of a CI job."""
+"""A report as a few lines of Markdown for the summary of a CI job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["job_summary"]
 
 _TITLES = {"passed": "✅ Passed", "failed": "❌ Failed"}
 _SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "skipped": "⏭ skipped"}
-#: What would be HTML, or end a cell, whatever stands before it.
+#: Characters that would start HTML or end a cell.
 _ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"})
 _PUNCTUATION = re.compile(r"([\\`*_\[\]~#])")
 _MOST = 10
@@ -24,7 +24,7 @@ def job_summary(report: Json) -> str:
         report: The JSON object of a validation report.
 
     Returns:
-        Markdown without control characters; the same report gives the same text.
+        Markdown without control characters; equal reports give equal texts.
     """
     code = report["exit_code"]
     parts = [f"## {_TITLES[report['verdict']]}: {_plain(report['name'])}"]
@@ -45,7 +45,7 @@ def job_summary(report: Json) -> str:
 
 
 def _table(report: Json) -> str:
-    """One line a variant."""
+    """One row per variant."""
     rows = [("Variant", *HEAD), ("---",) * (len(HEAD) + 1)]
     rows += [(_plain(name), *(_cell(cell) for cell in cells(report, name))) for name in report["variants"]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -57,11 +57,11 @@ def _cell(cell: Cell) -> str:
 
 
 def _first(lines: list[str], sign: str = "") -> list[str]:
-    """The first lines, and how many more there are."""
+    """The first lines, and the number of further ones."""
     more = len(lines) - _MOST
     return lines if more <= 0 else [*lines[:_MOST], f"{sign}and {more} more"]
 
 
 def _plain(text: str) -> str:
-    """The text on one line, so that nothing in it is read as Markdown or HTML."""
+    """The text on one line, escaped so that nothing in it is read as Markdown or HTML."""
     return _PUNCTUATION.sub(r"\\\1", " ".join(clean(text).split())).translate(_ENTITIES)

@@ -1,4 +1,4 @@
-"""The table of variants, as cells of text: one line a variant."""
+"""The table of variants as cells of text, one row per variant."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, and smaller print that goes with it."""
+    """The main text of a cell, with details in smaller print."""
 
     main: str
     details: tuple[str, ...] = ()
 
 
 def verdict_of(report: Json, variant: str | None) -> str:
-    """A variant's verdict, or the folder's own: failed if one check failed, skipped if all were."""
+    """The verdict of a variant or of the folder: failed if one check failed, skipped if all were."""
     verdicts = {check["verdict"] for check in report["checks"] if check["variant"] == variant}
     return next((verdict for verdict in ("failed", "passed") if verdict in verdicts), "skipped")
 
 
 def cells(report: Json, name: str) -> list[Cell]:
-    """A variant's line, under `HEAD`."""
+    """A variant's row, with the columns of `HEAD`."""
     variant = report["variants"][name]
     removed, asked = percent(variant["achieved_ratio"]), variant["requested_ratio"]
     parameters = variant["num_parameters"]
@@ -62,12 +62,12 @@ def _size(variant: Json, form: str) -> Cell:
 
 
 def _known(*details: str | None) -> tuple[str, ...]:
-    """Those that there are."""
+    """The details that are known."""
     return tuple(detail for detail in details if detail)
 
 
 def _of(part: int | None, whole: int | None, written: Callable[[int], str]) -> str:
-    """The share of the dense model's; "" where one of the two is not known."""
+    """The share of the dense model's value; "" if one of the two is unknown."""
     return "" if part is None or not whole else f"{share(part, whole)} of {written(whole)}"
 
 
@@ -80,7 +80,7 @@ def _parity(parity: Json | None) -> Cell:
 
 
 def _divergence(quality: Json | None) -> Cell:
-    """The mean KL of the ONNX file if it was measured, or else that of the model in hf/."""
+    """The mean KL of the ONNX file if it was measured, otherwise that of the model in hf/."""
     divergence = (quality or {}).get("divergence") or {}
     form = next((form for form in ("onnx", "hf") if form in divergence), None)
     if quality is None or form is None:

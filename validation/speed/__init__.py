@@ -1,4 +1,4 @@
-"""How fast models run, beside each other, and how much of the ideal speed-up they reach.
+"""Measures how fast models run compared with each other, and how much of the ideal speed-up they reach.
 
-Nothing is imported here, so that measuring the memory of ONNX Runtime does not load torch.
+Imports nothing here, so that measuring the memory of ONNX Runtime does not load torch.
 """

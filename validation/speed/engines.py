@@ -1,4 +1,4 @@
-"""What runs a model: torch with its cache, or ONNX Runtime with caches updated in place."""
+"""The engines that run a model: torch with its cache, or ONNX Runtime with caches updated in place."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Engine(Protocol):
     """A model that continues prompts greedily."""
 
     def prefill(self, prompts: Sequence[Sequence[int]], steps: int) -> None:
-        """Runs prompts of one length from an empty cache, with room for so many steps."""
+        """Runs prompts of equal length from an empty cache, with room for this many steps."""
 
     def step(self) -> None:
-        """Appends to each row its most likely token."""
+        """Appends the most likely token to each row."""
 
 
 class _OnnxEngine:
@@ -31,19 +31,19 @@ class _OnnxEngine:
         self._decoding: Decoding | None = None
 
     def prefill(self, prompts: Sequence[Sequence[int]], steps: int) -> None:
-        self._decoding = None  # the buffers of the run before are given back first
+        self._decoding = None  # frees the buffers of the previous run first
         self._decoding = self._decoder.start(prompts, steps)
 
     def step(self) -> None:
         if self._decoding is None:
-            raise ValueError("a step before a prefill")
+            raise ValueError("step() was called before prefill()")
         self._decoding.step(self._decoding.logits.argmax(axis=1).tolist())
 
 
 class _TorchEngine:
     def __init__(self, model: Any) -> None:
         self._model = model
-        # transformers 5.24 renames the argument and announces the end of the old name.
+        # transformers 5.24 renames the argument and deprecates the old name.
         new_name = "cache" in inspect.signature(type(model).forward).parameters
         self._cache_argument = "cache" if new_name else "past_key_values"
         self._cache: Any = None
@@ -73,18 +73,18 @@ class _TorchEngine:
 def open_engine(
     engine: EngineName, folder: Path, context_length: int, provider: str, threads: int
 ) -> Iterator[Engine]:
-    """Loads a model; its memory is given back when the context ends.
+    """Loads a model and frees its memory when the context ends.
 
     Args:
-        engine: What runs it.
-        folder: Its `hf` folder for torch, which runs on the CPU, its `onnx` folder for ONNX Runtime.
-        context_length: Positions the model knows.
+        engine: The engine.
+        folder: The `hf` folder for torch, which runs on the CPU, or the `onnx` folder for ONNX Runtime.
+        context_length: Maximum number of positions.
         provider: ONNX Runtime's execution provider.
-        threads: Threads of either.
+        threads: Threads of either engine.
 
     Raises:
         ArtifactError: The folder cannot be loaded.
-        EnvironmentFailure: There is no such provider here.
+        EnvironmentFailure: The provider is not available on this machine.
     """
     if engine == "onnxruntime":
         yield _OnnxEngine(Decoder(folder / "model.onnx", context_length, provider, threads))

@@ -1,7 +1,7 @@
-"""The speed gate: whether variants are as much faster and smaller than the dense model as was asked.
+"""The speed gate: decides whether variants are as much faster and smaller than the dense model as required.
 
-A limit is passed or failed only where the whole interval of the speed-up (`Speedup.interval`) lies on one side of it.
-One such verdict on a limit that the true speed-up just meets is wrong in one case of 32, when there are five runs.
+A limit passes or fails only if the whole interval of the speed-up (`Speedup.interval`) is on one side of it. With five
+runs, a verdict about a limit equal to the true speed-up is wrong in one case of 32.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["MAX_SPREAD", "Figure", "SpeedLimits", "SpeedVerdict", "Verdict", "ju
 Figure = Literal["decode_speedup", "prefill_speedup", "bytes_ratio"]
 Verdict = Literal["passed", "failed", "too noisy"]
 
-#: Where one model's own median is known no better than this share of it, something else used the machine too, and
-#: nothing says that it slowed both models alike.
+#: If a model's median is known only to this share of it or worse, something else used the machine, and may not have
+#: slowed both models alike.
 MAX_SPREAD = 0.25
 _NOUNS = {"decode_speedup": "decode", "prefill_speedup": "prefill"}
 _MOST_DECIMALS = 9
@@ -31,12 +31,12 @@ _MOST_DECIMALS = 9
 
 @dataclass(frozen=True)
 class SpeedLimits:
-    """What is asked of every variant; None: not asked.
+    """The limits for every variant; None: no limit.
 
     Attributes:
-        min_decode_speedup: Least speed-up of a decode step over the dense model, in every cell.
-        min_prefill_speedup: Least speed-up of the time to the first token, in every cell.
-        max_bytes_ratio: Largest size on disk, as a share of the dense model's in the same form.
+        min_decode_speedup: Smallest speed-up of a decode step over the dense model, in every cell.
+        min_prefill_speedup: Smallest speed-up of the time to the first token, in every cell.
+        max_bytes_ratio: Largest size on disk as a share of the dense model's in the same form.
     """
 
     min_decode_speedup: float | None = None
@@ -54,18 +54,18 @@ class SpeedLimits:
 
 @dataclass(frozen=True)
 class SpeedVerdict:
-    """One figure of one variant against its limit.
+    """One figure of one variant, judged against its limit.
 
     Attributes:
-        variant: Its name.
-        figure: What is limited: the speed-ups from below, the ratio of bytes from above.
-        cell: Where a speed-up was measured; None for the ratio of bytes.
-        limit: What was asked.
-        found: What was measured.
-        low: The least that the true figure can be taken for.
-        high: The most; with fewer than `FEWEST_RUNS` runs both are `found`.
-        runs: Of each model; 0 for the ratio of bytes, which is known exactly.
-        spread: The width of the interval of one model's own median as a share of it, the larger of both models'.
+        variant: Name of the variant.
+        figure: The judged figure: a speed-up, limited from below, or the ratio of bytes, limited from above.
+        cell: The cell of a speed-up; None for the ratio of bytes.
+        limit: The limit.
+        found: The measured value.
+        low: Lower bound of the true value.
+        high: Upper bound of the true value; with fewer than `FEWEST_RUNS` runs both bounds are `found`.
+        runs: Runs of each model; 0 for the ratio of bytes, which is known exactly.
+        spread: Width of the interval of a model's median as a share of it; the larger of both models.
     """
 
     variant: str
@@ -80,13 +80,13 @@ class SpeedVerdict:
 
     def __post_init__(self) -> None:
         if not self.low <= self.found <= self.high:
-            raise ValueError(f"{self.found} does not lie from {self.low} to {self.high}")
+            raise ValueError(f"{self.found} is not between {self.low} and {self.high}")
         if (self.figure == "bytes_ratio") != (self.cell is None) or (self.cell is None) != (self.runs == 0):
             raise ValueError("a speed-up has a cell and runs, and the ratio of bytes has neither")
 
     @property
     def verdict(self) -> Verdict:
-        """Passed or failed, or too noisy where the figures support neither."""
+        """Passed, failed, or too noisy to decide."""
         if self.cell is None:
             return "passed" if self.found <= self.limit else "failed"
         if self.runs < FEWEST_RUNS or self.spread > MAX_SPREAD:
@@ -99,27 +99,27 @@ class SpeedVerdict:
 def judge_speed(
     report: SpeedReport, limits: SpeedLimits, engine: EngineName = "onnxruntime"
 ) -> tuple[SpeedVerdict, ...]:
-    """Holds every variant against every limit.
+    """Judges every variant by every limit.
 
     Args:
-        report: Of a run with `FEWEST_RUNS` runs or more; with fewer no speed-up can be judged.
-        limits: What is asked.
-        engine: Whose figures are judged.
+        report: A speed run; with fewer than `FEWEST_RUNS` runs no speed-up can be judged.
+        limits: The limits.
+        engine: The engine whose figures are judged.
 
     Returns:
-        For each variant the ratio of bytes, then the speed-ups of each cell, as far as they are limited.
+        For each variant, the ratio of bytes and then the speed-ups of each cell, if they have limits.
 
     Raises:
-        UsageError: The report has no variant on that engine.
+        UsageError: The report has no variant on this engine.
     """
     variants = [own for own in report.subjects if own.engine == engine and own.model != DENSE]
     if not variants or not report.cells:
-        raise UsageError(f"no variant was timed on {engine}; nothing can be judged")
+        raise UsageError(f"no variant was timed on {engine}; add one to judge its speed")
     return tuple(verdict for own in variants for verdict in _verdicts(report, own, limits))
 
 
 def reason(verdict: SpeedVerdict) -> str:
-    """What was found, in one line for the user."""
+    """The result in one line for the user."""
     return f"{verdict.variant}: {_bytes(verdict) if verdict.cell is None else _speed(verdict, verdict.cell)}"
 
 
@@ -164,17 +164,17 @@ def _speed(verdict: SpeedVerdict, cell: Cell) -> str:
             f"too noisy to tell: {what} in {verdict.runs} runs, which are too few; give --runs {FEWEST_RUNS} or more"
         )
     what = f"{what} ({low} to {high})"
-    mend = "close other programs, or give more --runs"
+    remedy = "close other programs, or use more --runs"
     if verdict.spread > MAX_SPREAD:
         doubt = f"runs of one model differ by {verdict.spread:.0%}, more than {MAX_SPREAD:.0%}"
-        return f"too noisy to tell: {what}, and {doubt}; {mend}"
+        return f"too noisy to tell: {what}, and {doubt}; {remedy}"
     if verdict.verdict == "too noisy":
-        return f"too noisy to tell: {what}, around the limit of {limit}; {mend}"
+        return f"too noisy to tell: {what}, around the limit of {limit}; {remedy}"
     return f"{what}, {'at least' if verdict.verdict == 'passed' else 'below'} {limit}"
 
 
 def _number(value: float, limit: float) -> str:
-    """With two decimals, or as many more as tell it from the limit."""
+    """Formats with two decimals, or as many as are needed to differ from the limit."""
     decimals = 2
     while value != limit and decimals < _MOST_DECIMALS and round(value, decimals) == round(limit, decimals):
         decimals += 1

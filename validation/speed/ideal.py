@@ -1,4 +1,4 @@
-"""What a model has to do at least: the bytes that a decode step reads, the multiply-adds of a prefill."""
+"""The least work of a model: the bytes that a decode step reads and the multiply-adds of a prefill."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Work:
     """The work of one batch at one depth.
 
     Attributes:
-        decode_bytes: Weights of all linear layers and the LM head, read once, and the keys and values of all rows.
-        prefill_macs: Multiply-adds of the linear layers, of causal attention, and of the LM head.
+        decode_bytes: Bytes of all linear layers and the LM head, read once, and of the keys and values of all rows.
+        prefill_macs: Multiply-adds of the linear layers, of causal attention and of the LM head.
     """
 
     decode_bytes: float
@@ -24,7 +24,7 @@ class Work:
 
     def __post_init__(self) -> None:
         if not (self.decode_bytes > 0 and self.prefill_macs > 0):
-            raise ValueError("a model has some work to do")
+            raise ValueError("the work of a model must be positive")
 
 
 def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *, last_logits: bool) -> Work:
@@ -32,10 +32,10 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
 
     Args:
         spec: The model's shapes.
-        precision: In which weights and caches are stored.
-        batch: Rows.
-        depth: Tokens of each row.
-        last_logits: Whether the LM head runs for the last token of each row only.
+        precision: Precision of the stored weights and caches.
+        batch: Number of rows.
+        depth: Tokens in each row.
+        last_logits: Whether the LM head runs only for the last token of each row.
     """
     layers = range(len(spec.layers))
     linear = sum(spec.prunable_weights(layer) for layer in layers)
@@ -56,5 +56,5 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
 
 
 def _attention_macs(heads: int, head_dim: int, depth: int) -> int:
-    """Scores and their sum over values, each token with those up to it."""
+    """Scores and weighted sums over the values, each token attending to itself and all earlier ones."""
     return 2 * heads * head_dim * (depth * (depth + 1) // 2)

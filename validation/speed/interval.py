@@ -1,9 +1,9 @@
-"""How far the median of a few runs can be trusted: an interval from their order alone.
+"""A confidence interval for the median of a few runs, based on their order alone.
 
-Whatever the distribution of independent runs, each lies below their true median with probability 1/2. So the true
-median lies outside the range from the k-th smallest to the k-th largest of n runs with probability 2 P(B < k), where
-B is the number of heads of n fair coins. That is exact for five runs and for fifty; a bootstrap of five values covers
-less than it claims, and needs a seed.
+Whatever the distribution of independent runs, each falls below the true median with probability 1/2. So the median is
+outside the range from the k-th smallest to the k-th largest of n runs with probability 2 P(B < k), where B is the
+number of heads of n fair coins. This is exact for any n; a bootstrap of five values covers less than it claims and
+needs a seed.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from dataclasses import dataclass
 
 __all__ = ["COVERAGE", "FEWEST_RUNS", "Interval", "median_interval", "spread"]
 
-#: The range of five runs holds the true median in 15 cases of 16; more runs give the inner values that do so too.
+#: The range of five runs contains the true median in 15 of 16 cases; with more runs, inner values suffice.
 COVERAGE = 15 / 16
 FEWEST_RUNS = 5
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A range that holds the true value in `COVERAGE` of all cases, or more."""
+    """A range that contains the true value with a probability of at least `COVERAGE`."""
 
     low: float
     high: float
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
-            raise ValueError(f"no interval goes from {self.low} to {self.high}")
+            raise ValueError(f"low {self.low} must not be above high {self.high}")
 
     def including(self, value: float) -> Interval:
-        """The same interval, made wide enough to hold a value."""
+        """The interval, widened if necessary to contain a value."""
         return Interval(min(self.low, value), max(self.high, value))
 
 
 def median_interval(runs: Sequence[float]) -> Interval | None:
-    """The narrowest range between two of the runs, equally far from both ends, that covers their true median.
+    """The narrowest range between two runs, equally far from both ends, that covers the true median.
 
     Args:
-        runs: One figure of each run, in any unit.
+        runs: One value per run, in any unit.
 
     Returns:
-        None where there are fewer than `FEWEST_RUNS`: no range of theirs covers it often enough.
+        None with fewer than `FEWEST_RUNS` runs, for which no range has the required coverage.
     """
     count = len(runs)
     if count < FEWEST_RUNS:
@@ -57,6 +57,6 @@ def median_interval(runs: Sequence[float]) -> Interval | None:
 
 
 def spread(runs: Sequence[float]) -> float | None:
-    """The width of `median_interval` as a share of its middle; None where there is none."""
+    """The width of `median_interval` as a share of its middle; None if there is no interval."""
     interval = median_interval(runs)
     return None if interval is None else (interval.high - interval.low) / ((interval.high + interval.low) / 2)

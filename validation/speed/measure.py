@@ -1,4 +1,4 @@
-"""Timing engines in turn: the same prompts, warmed up, one engine at a time."""
+"""Times engines in turn: the same prompts, after a warm-up, one engine at a time."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from validation.speed.engines import Engine
 
 __all__ = ["Cell", "Timing", "measure_speed"]
 
-#: Threads that wait for work spin for some milliseconds.
+#: Waiting threads spin for some milliseconds.
 _PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is timed: `batch` prompts of `depth` tokens, then decode steps behind them."""
+    """A case to time: a prefill of `batch` prompts of `depth` tokens, followed by decode steps."""
 
     batch: int
     depth: int
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.depth < 1:
-            raise ValueError("a batch has at least one prompt of at least one token")
+            raise ValueError("batch and depth must be at least 1")
 
 
 @dataclass
 class Timing:
-    """Seconds of every prefill and of every decode step of one engine in one cell.
+    """Seconds of every prefill and every decode step of one engine in one cell.
 
-    A run is one prefill and the steps behind it, as many in every run.
+    A run is one prefill followed by decode steps, the same number in every run.
     """
 
     prefills: list[float] = field(default_factory=list)
@@ -55,10 +55,10 @@ class Timing:
         """Median time of a decode step in each run.
 
         Raises:
-            ValueError: There are no runs, or their steps cannot be told apart.
+            ValueError: There are no runs, or the steps cannot be divided among them.
         """
         if not self.prefills or not self.steps or len(self.steps) % len(self.prefills):
-            raise ValueError(f"{len(self.steps)} steps do not make {len(self.prefills)} runs")
+            raise ValueError(f"{len(self.steps)} steps cannot be divided among {len(self.prefills)} runs")
         count = len(self.steps) // len(self.prefills)
         return [statistics.median(self.steps[at : at + count]) for at in range(0, len(self.steps), count)]
 
@@ -69,7 +69,7 @@ class Timing:
 
     @property
     def step_p95_s(self) -> float:
-        """95th percentile of a decode step."""
+        """95th percentile of the time of a decode step."""
         return float(np.percentile(self.steps, 95))
 
 
@@ -82,16 +82,16 @@ def measure_speed(
     steps: int,
     on_progress: Callable[[str], object] = lambda line: None,
 ) -> dict[str, dict[Cell, Timing]]:
-    """Opens every engine anew in each run, alone, and times it in every cell, warmed up there.
+    """Opens every engine again in each run, alone, and times it in every cell after a warm-up.
 
-    Where an engine's memory comes to lie makes it faster or slower by up to a tenth, for as long as it is open; so the
-    runs tell how far such luck goes, too.
+    Where an engine's memory is placed makes it up to a tenth faster or slower for as long as it is open; opening it
+    again makes this variation part of the measurement.
 
     Args:
-        openers: What opens an engine, by its name.
-        cells: What to time.
-        vocab_size: Prompts are random tokens below it, the same for all engines.
-        runs: Of each engine.
+        openers: Functions that open an engine, by its name.
+        cells: The cells to time.
+        vocab_size: Prompts are random token ids below this, the same for all engines.
+        runs: Number of runs of each engine.
         steps: Decode steps of a run, each timed.
         on_progress: Called with a line about each run when it is done.
     """

@@ -1,4 +1,4 @@
-"""Peak memory of one model: a process of its own that loads it, runs a prompt and some steps, and tells.
+"""Measures the peak memory of one model in a separate process, which loads it, runs a prompt and some steps.
 
 python -m validation.speed.memory onnxruntime FOLDER --context-length 2048 --depth 512
 """
@@ -24,7 +24,7 @@ _STEPS = 4
 
 
 def peak_memory(engine: EngineName, folder: Path, context_length: int, provider: str, threads: int, cell: Cell) -> int:
-    """Peak resident bytes of a process that runs one model, the interpreter and its libraries included.
+    """Peak resident bytes of a process that runs one model, including the interpreter and its libraries.
 
     Raises:
         ArtifactError: The process failed.

@@ -1,4 +1,4 @@
-"""The figures of a speed run: speed-ups over the dense model, and the share of the ideal ones that they reach."""
+"""The results of a speed run: speed-ups over the dense model, and the share of the ideal ones they reach."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class Speedup:
-    """A variant against the dense model on the same engine.
+    """The speed-up of a variant over the dense model on the same engine.
 
     Attributes:
-        measured: Dense median / own median.
-        ideal: Dense work / own work: bytes of a decode step, multiply-adds of a prefill.
-        interval: Around `measured`, from the speed-ups of single runs; None where these are too few. Both models run
-            in turn, so what slows a whole run down slows both and leaves its speed-up as it is.
+        measured: Median of the dense model / median of the variant.
+        ideal: Work of the dense model / work of the variant: bytes of a decode step, multiply-adds of a prefill.
+        interval: Interval around `measured`, from the speed-ups of single runs; None if there are too few. Both models
+            run in turn, so whatever slows a whole run slows both and hardly changes its speed-up.
     """
 
     measured: float
@@ -34,13 +34,13 @@ class Speedup:
 
     @property
     def share(self) -> float:
-        """How much of the ideal speed-up is reached."""
+        """The share of the ideal speed-up that is reached."""
         return self.measured / self.ideal
 
 
 @dataclass(frozen=True)
 class SubjectFigures:
-    """One model on one engine.
+    """The results of one model on one engine.
 
     Attributes:
         model: Name of the variant, or `dense`.
@@ -61,12 +61,12 @@ class SubjectFigures:
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """All figures of a run, and where they were measured.
+    """All results of a run and the conditions of the measurement.
 
     Attributes:
-        subjects: The dense model first, on each engine.
-        cells: What was timed, in this order.
-        setting: Provider, threads, runs, steps, form of the ONNX files, machine, versions.
+        subjects: The models on each engine, the dense model first.
+        cells: The cells in the order of timing.
+        setting: Provider, threads, runs, steps, form of the ONNX files, machine and versions.
     """
 
     subjects: Sequence[SubjectFigures]
@@ -99,7 +99,7 @@ class SpeedReport:
 
     @property
     def complaints(self) -> list[str]:
-        """Variants that are slower or no smaller than the dense model, in words."""
+        """One line for each variant that is slower or no smaller than the dense model."""
         found = []
         for subject in self.subjects:
             if subject.model == DENSE:
@@ -120,7 +120,7 @@ class SpeedReport:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values; times in seconds."""
+        """The report as JSON values; times are in seconds."""
         return {
             "schema": SCHEMA,
             "setting": dict(self.setting),
@@ -163,6 +163,6 @@ class SpeedReport:
 
 
 def _speedup(measured: float, ideal: float, dense: Sequence[float], own: Sequence[float]) -> Speedup:
-    """The speed-up of two models from one figure of each run, in the order of the runs."""
+    """The speed-up of two models, from one value per run, in the order of the runs."""
     interval = median_interval([before / after for before, after in zip(dense, own, strict=True)])
     return Speedup(measured, ideal, interval and interval.including(measured))

@@ -1,4 +1,4 @@
-"""Zero-shot accuracy through EleutherAI's lm-evaluation-harness, of dense models and of a variant's artifacts."""
+"""Zero-shot accuracy of dense models and variants, measured with EleutherAI's lm-evaluation-harness."""
 
 from validation.zero_shot.evaluate import evaluate_zero_shot
 from validation.zero_shot.figures import ZeroShotFigures

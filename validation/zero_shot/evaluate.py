@@ -1,4 +1,4 @@
-"""Asking a model's artifact the questions of several tasks through the lm-evaluation-harness."""
+"""Measures a model's accuracy on several tasks with the lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from validation.zero_shot.tasks import HarnessTask, quiet_harness, require_harne
 __all__ = ["evaluate_zero_shot"]
 
 Progress = Callable[[str], None]
-_PERCENT = 10  # between two lines of progress
+_PERCENT = 10  # between two progress lines
 
 
 def evaluate_zero_shot(
@@ -35,25 +35,25 @@ def evaluate_zero_shot(
     tokenizer_folder: Path | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, ZeroShotFigures]:
-    """The accuracy of one artifact on each task; float32 on the CPU, without examples.
+    """Measures the accuracy of one model on each task, in float32 on the CPU, without few-shot examples.
 
     Args:
         folder: A model folder, dense or pruned, or with `form` "onnx" an ONNX folder.
-        tasks: At least one, of different names (`validation.zero_shot.local_task`, `hub_tasks`); they can be used
-            again for the next folder.
-        limit: Ask the first so many questions of each task; None: all.
-        form: What `folder` is.
-        batch_size: Sequences in a batch; only speed and memory depend on it.
-        threads: Threads of torch or ONNX Runtime; None: all cores this process may use.
-        tokenizer_folder: Whose tokenizer to use; None: the folder's.
-        on_progress: Called with a line now and then.
+        tasks: At least one task, all with different names (`validation.zero_shot.local_task`, `hub_tasks`); they can
+            be reused for the next folder.
+        limit: Ask only the first `limit` questions of each task; None: all.
+        form: Type of `folder`.
+        batch_size: Sequences per batch; affects only speed and memory.
+        threads: Threads of torch or ONNX Runtime; None: all cores available to this process.
+        tokenizer_folder: Folder of the tokenizer; None: `folder`.
+        on_progress: Called with a progress line from time to time.
 
     Returns:
-        Figures by task name.
+        Results by task name.
 
     Raises:
         UsageError: An argument is out of range.
-        InputError: A choice has no token of its own, or more tokens than the model has positions.
+        InputError: A choice has no tokens of its own, or more tokens than the model has positions.
         ArtifactError: The folder or its tokenizer cannot be loaded.
         EnvironmentFailure: The harness is not installed.
         ParityFailure: The ONNX graph does not run.
@@ -61,9 +61,9 @@ def evaluate_zero_shot(
     if (limit is not None and limit < 1) or batch_size < 1 or (threads is not None and threads < 1):
         raise UsageError("limit, batch size and threads must be at least 1")
     if not tasks or len({task.name for task in tasks}) != len(tasks):
-        raise UsageError("give one or more tasks of different names")
+        raise UsageError("give at least one task; names must be different")
     require_harness()
-    on_sequences = _meter(on_progress)  # before stderr is out of reach
+    on_sequences = _meter(on_progress)  # keeps stderr before it is redirected
     with (
         quiet_harness(),
         open_model(
@@ -77,7 +77,7 @@ def evaluate_zero_shot(
     ):
         results = _ask(model, tasks, limit)
         del model
-    gc.collect()  # the harness's model class may hold itself; the next model needs the memory
+    gc.collect()  # the harness's model class may reference itself; the next model needs the memory
     return {task.name: _figures(task.task, results[task.name]) for task in tasks}
 
 
@@ -96,7 +96,7 @@ def _ask(model: Any, tasks: Sequence[HarnessTask], limit: int | None) -> dict[st
 
 
 def _meter(on_progress: Progress | None) -> Callable[[int, int], None]:
-    """Turns counts of sequences into a line every few per cent, on the stderr that the harness may not write to."""
+    """Turns counts of sequences into a progress line every few per cent, on a stderr the harness does not write to."""
     stderr, done = sys.stderr, 0
 
     def count(sequences: int, total: int) -> None:
@@ -127,5 +127,5 @@ def _figures(task: Any, results: dict[str, Any]) -> ZeroShotFigures:
 
 
 def _number(value: Any) -> float | None:
-    """The harness writes "N/A" for the standard error of a single question."""
+    """Converts a number; the harness writes "N/A" for the standard error of a single question."""
     return float(value) if isinstance(value, int | float) else None

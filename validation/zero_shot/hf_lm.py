@@ -1,4 +1,4 @@
-"""The harness's own class for transformers models, which tells how far it is."""
+"""The harness's class for transformers models, extended to report progress."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["CountingHFLM"]
 
 
 class CountingHFLM(HFLM):
-    """`HFLM` over a loaded model.
+    """`HFLM` for a loaded model.
 
     Args:
         model: A transformers causal language model in evaluation mode.
         tokenizer: A transformers tokenizer.
-        batch_size: Sequences in a batch; the longest come first, padding is on the right.
-        on_sequences: Called with the number of sequences of each batch that is done, and with their total.
+        batch_size: Sequences per batch; the longest come first, padding is on the right.
+        on_sequences: Called after each batch with its number of sequences and the total.
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int, on_sequences: Callable[[int, int], None]) -> None:
@@ -29,7 +29,7 @@ class CountingHFLM(HFLM):
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], *args: Any, **options: Any) -> Any:
         check_lengths(requests, self.max_length)
-        # requests that differ in the last token only share a sequence
+        # requests that differ only in the last token share a sequence
         self._total = len({(*context, *continuation[:-1]) for _, context, continuation in requests})
         return super()._loglikelihood_tokens(requests, *args, **options)
 

@@ -1,4 +1,4 @@
-"""Opening an artifact as a model of the lm-evaluation-harness."""
+"""Opens an artifact as a model of the lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ OnSequences = Callable[[int, int], None]
 def open_model(
     folder: Path, form: Form, *, tokenizer_folder: Path, batch_size: int, threads: int, on_sequences: OnSequences
 ) -> Iterator[Any]:
-    """The harness's `LM` for a model folder (`hf`) or an ONNX folder; its memory is given back at the end.
+    """Opens a model folder (`hf`) or an ONNX folder as the harness's `LM`; frees its memory at the end.
 
     Raises:
-        ArtifactError: The folder or the tokenizer cannot be loaded, or is incomplete.
+        ArtifactError: The folder or its tokenizer is incomplete or cannot be loaded.
     """
     tokenizer = _tokenizer(tokenizer_folder)
     if form == "onnx":
@@ -49,15 +49,17 @@ def _tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ImportError, MemoryError):
         raise
-    except Exception as error:  # damaged files raise nearly anything, a bare Exception of `tokenizers` included
+    except Exception as error:  # damaged files raise nearly anything, including a bare Exception of `tokenizers`
         raise ArtifactError(f"{folder}: its tokenizer cannot be loaded: {' '.join(str(error).split())}") from error
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise ArtifactError(f"{folder}: its tokenizer has neither a beginning nor an end of text, which tasks need")
+        raise ArtifactError(
+            f"{folder}: its tokenizer has neither a BOS nor an EOS token, and tasks need one; add one to the tokenizer"
+        )
     return tokenizer
 
 
 def _positions(folder: Path) -> int:
-    """The positions that an ONNX folder's model knows."""
+    """The context length of an ONNX folder's model."""
     try:
         return int(read_json(folder / "genai_config.json")["model"]["context_length"])
     except (InputError, KeyError, TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""An exported ONNX decoder as a model of the lm-evaluation-harness.
+"""Runs an exported ONNX decoder as a model of the lm-evaluation-harness.
 
-The harness's own ONNX class runs one sequence at a time; this one runs batches of similar length, padded on the
-right. Tokens are split and scored as `lm_eval.models.huggingface.HFLM` does.
+The harness's ONNX class runs one sequence at a time; this one runs batches of similar length, padded on the right. It
+splits and scores tokens in the same way as `lm_eval.models.huggingface.HFLM`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Answer = tuple[float, bool]
 
 
 class OnnxLM(TemplateLM):
-    """Log-likelihoods by ONNX Runtime; it generates nothing.
+    """Log-likelihoods computed by ONNX Runtime; does not generate text.
 
     Args:
         runner: The graph.
         tokenizer: A transformers tokenizer.
-        max_length: Positions that the model knows.
-        batch_size: Sequences in a batch.
-        on_sequences: Called with the number of sequences of each batch that is done, and with their total.
+        max_length: Maximum number of positions.
+        batch_size: Sequences per batch.
+        on_sequences: Called after each batch with its number of sequences and the total.
     """
 
     def __init__(
@@ -51,42 +51,42 @@ class OnnxLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The tokenizer's end of text."""
+        """The tokenizer's end-of-text token."""
         return int(self.tokenizer.eos_token_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a continuation without a prompt: the beginning of text, or else the end."""
+        """The token before a continuation without a prompt: BOS or, if there is none, EOS."""
         beginning = self.tokenizer.bos_token_id
         return self.eot_token_id if beginning is None else int(beginning)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; by default with the special tokens that the tokenizer adds, unless the text has its own."""
+        """Token ids; by default with the special tokens that the tokenizer adds, unless the text contains them."""
         if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
             add_special_tokens = False
         choice = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer.encode(string, **choice))
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-        """Not for multiple choice."""
+        """Not supported; multiple choice does not need it."""
         raise NotImplementedError
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-        """Not for multiple choice."""
+        """Not supported; multiple choice does not need it."""
         raise NotImplementedError
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, **options: Any
     ) -> list[Answer]:
-        """Sum of log P of each continuation's tokens, nats, and whether each of them is the most likely one.
+        """The sum of log P over each continuation's tokens in nats, and whether greedy decoding gives these tokens.
 
-        Requests that differ in the last token only, such as one-token choices after one prompt, share a sequence.
+        Requests that differ only in the last token, such as one-token choices for one prompt, share a sequence.
         """
         check_lengths(requests, self.max_length)
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, (_, context, continuation) in enumerate(requests):
             alike[tuple(self._model_input(context, continuation))].append(number)
-        sequences = sorted(alike, key=lambda ids: (-len(ids), ids))  # the longest first: memory runs out at once
+        sequences = sorted(alike, key=lambda ids: (-len(ids), ids))  # longest first, so that memory runs out at once
         answers: dict[int, Answer] = {}
         for start in range(0, len(sequences), self._batch_size):
             batch = sequences[start : start + self._batch_size]
@@ -98,11 +98,11 @@ class OnnxLM(TemplateLM):
         return [answers[number] for number in range(len(requests))]
 
     def _model_input(self, context: list[int], continuation: list[int]) -> list[int]:
-        """All tokens but the last, which is only predicted, cut on the left to what the model can take."""
+        """All tokens but the last, which is only predicted, truncated on the left to the maximum length."""
         return (context + continuation)[-(self.max_length + 1) :][:-1]
 
     def _run(self, batch: Sequence[tuple[int, ...]]) -> NDArray[np.floating]:
-        """Logits [B, longest, V] of sequences padded on the right; those at padding mean nothing."""
+        """Logits [B, longest, V] of sequences padded on the right; ignore those at padding."""
         lengths = [len(ids) for ids in batch]
         input_ids = np.zeros((len(batch), max(lengths)), np.int64)
         for row, ids in enumerate(batch):
@@ -111,7 +111,7 @@ class OnnxLM(TemplateLM):
 
 
 def _score(logits: NDArray[np.floating], continuation: list[int]) -> Answer:
-    """Of a sequence's logits [T, V], whose last rows predict the continuation."""
+    """Scores the continuation, which is predicted by the last rows of the logits [T, V]."""
     own = np.asarray(logits[-len(continuation) :], np.float64)
     largest = own.max(axis=1)
     log_sum = largest + np.log(np.exp(own - largest[:, None]).sum(axis=1))

@@ -1,4 +1,4 @@
-"""Multiple-choice questions from local files: the task files that calibration reads, with all their choices."""
+"""Multiple-choice questions from local files: the task files of calibration, with all their choices."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Question:
     """A prompt and its possible continuations.
 
     Attributes:
-        prompt: What comes before.
-        choices: The continuations in full, at least two, each with more than white space.
-        gold: Index of the right one.
+        prompt: Text before each choice.
+        choices: The full continuations, at least two, none of them blank.
+        gold: Index of the correct choice.
     """
 
     prompt: str
@@ -30,29 +30,29 @@ class Question:
         if len(self.choices) < 2:
             raise InputError(f"a question needs at least two choices, not {len(self.choices)}")
         if not all(choice.strip() for choice in self.choices):
-            raise InputError("a choice is empty; mend or drop the record")
+            raise InputError("a choice is empty; fix or remove the record")
         if not 0 <= self.gold < len(self.choices):
-            raise InputError(f"the right choice {self.gold} is none of the {len(self.choices)} choices")
+            raise InputError(f"the label {self.gold} is not the index of one of the {len(self.choices)} choices")
 
     @property
     def text(self) -> str:
-        """Prompt and right choice, the text that calibration on the same record would use."""
+        """The prompt and the correct choice, the text that calibration uses for this record."""
         return self.prompt + self.choices[self.gold]
 
 
 def read_questions(task: Task, limit: int | None = None) -> tuple[Question, ...]:
-    """The questions of a task file, in the order of its corpus.
+    """Reads the questions of a task file in the order of its corpus.
 
     Args:
         task: A task whose completion has choices.
-        limit: Read no more than the first so many; None: all.
+        limit: Read only the first `limit` questions; None: all.
 
     Raises:
-        InputError: The task has no choices, the corpus cannot be read, or a record gives no question.
+        InputError: The task has no choices, the corpus cannot be read, or a record is not a question.
     """
     if not isinstance(task.completion, ChoiceCompletion):
         raise InputError(
-            f"task '{task.name}': zero-shot accuracy needs a task file with choices and a label under [completion]"
+            f"task '{task.name}': zero-shot accuracy needs choices; add choices and a label under [completion]"
         )
     return tuple(islice(_questions(task, task.completion), limit))
 

@@ -1,4 +1,4 @@
-"""Requests of the harness: how likely is a continuation after a prompt?"""
+"""Requests of the harness for the likelihood of a continuation after a prompt."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 def check_lengths(requests: Iterable[Request], max_length: int) -> None:
-    """Refuses continuations that no model of `max_length` positions can score.
+    """Rejects continuations that a model with `max_length` positions cannot score.
 
     Raises:
-        InputError: One has no token of its own, or more than there are positions.
+        InputError: A continuation has no tokens of its own, or more than there are positions.
     """
     for pair, _, continuation in requests:
         if not 1 <= len(continuation) <= max_length:
             which = "a choice" if pair is None else f"choice {pair[1]!r:.40}"
             raise InputError(
-                f"{which} has {len(continuation)} tokens, the model takes 1 to {max_length}; drop the question"
+                f"{which} has {len(continuation)} tokens, but the model takes 1 to {max_length}; remove the question"
             )

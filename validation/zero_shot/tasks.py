@@ -1,7 +1,7 @@
-"""Tasks of the lm-evaluation-harness: made from local questions, or the harness's own from the hub.
+"""Tasks of the lm-evaluation-harness, from local questions or from the hub.
 
 Source: Gao et al., "A framework for few-shot language model evaluation",
-https://github.com/EleutherAI/lm-evaluation-harness. Every task is asked without examples.
+https://github.com/EleutherAI/lm-evaluation-harness. All tasks are run without few-shot examples.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from validation.zero_shot.questions import Question
 
 __all__ = ["HarnessTask", "hub_tasks", "local_task", "quiet_harness", "require_harness"]
 
-_SEED = 0  # of the harness's choice of examples, of which there are none
+_SEED = 0  # of the harness's choice of few-shot examples; none are used
 _METRICS = ("acc", "acc_norm")
 
 
 @dataclass(frozen=True)
 class HarnessTask:
-    """A multiple-choice task that is ready to be asked, of any number of models.
+    """A multiple-choice task that can be run on any number of models.
 
     Attributes:
-        name: Its name in results.
+        name: Name in results.
         origin: `file` for local questions, `hub` for a task of the harness.
-        split: The split of the harness's data set that is asked; None for local questions.
+        split: The evaluated split of the harness's data set; None for local questions.
         task: The harness's `Task`.
     """
 
@@ -45,13 +45,13 @@ class HarnessTask:
 
 
 def require_harness() -> None:
-    """Refuses to go on without the lm-evaluation-harness.
+    """Checks that the lm-evaluation-harness is installed.
 
     Raises:
-        EnvironmentFailure: It is not installed, or does not load.
+        EnvironmentFailure: It is not installed or cannot be imported.
     """
     try:
-        import accelerate  # noqa: F401 - the harness's model class needs it
+        import accelerate  # noqa: F401 - needed by the harness's model class
         import lm_eval  # noqa: F401
     except ImportError as error:
         reason = " ".join(str(error).split())
@@ -61,17 +61,16 @@ def require_harness() -> None:
 
 
 def local_task(name: str, questions: Sequence[Question]) -> HarnessTask:
-    """A harness task of local questions, scored as the harness scores its own multiple-choice tasks.
+    """Makes a harness task of local questions, scored like the harness's multiple-choice tasks.
 
-    If every choice begins with a space, that space is the harness's delimiter and does not count in the length
-    that `acc_norm` divides by, as in the harness's own tasks.
+    If every choice begins with a space, that space is the harness's delimiter and does not count in the length for
+    `acc_norm`, as in the harness's tasks.
 
     Raises:
-        InputError: There is no question.
-        EnvironmentFailure: The harness is not installed.
+        InputError: There are no questions.
     """
     if not questions:
-        raise InputError(f"task '{name}' has no question")
+        raise InputError(f"task '{name}' has no questions; use another corpus")
     require_harness()
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
@@ -104,11 +103,11 @@ def local_task(name: str, questions: Sequence[Question]) -> HarnessTask:
 
 
 def hub_tasks(names: Sequence[str]) -> list[HarnessTask]:
-    """Multiple-choice tasks of the harness, by its names; a group gives all its tasks. Their data are downloaded.
+    """Loads multiple-choice tasks of the harness by name and downloads their data; a group gives all its tasks.
 
     Raises:
-        UsageError: The harness has no such task, or one of another kind than multiple choice.
-        EnvironmentFailure: The harness is not installed, or the data cannot be had.
+        UsageError: The harness has no such task, or it is not multiple choice.
+        EnvironmentFailure: The harness is not installed, or the data cannot be downloaded.
     """
     require_harness()
     from lm_eval.tasks import TaskManager
@@ -117,7 +116,7 @@ def hub_tasks(names: Sequence[str]) -> list[HarnessTask]:
         manager = TaskManager()
         for name in names:
             if name not in manager.all_tasks:
-                raise UsageError(f"the lm-evaluation-harness has no task '{name}'; 'lm-eval ls tasks' names them")
+                raise UsageError(f"the lm-evaluation-harness has no task '{name}'; 'lm-eval ls tasks' lists them")
         loaded = _load(manager, names)
     return [_hub_task(name, task) for name, task in loaded.items()]
 
@@ -127,10 +126,10 @@ def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
         tasks: dict[str, Any] = manager.load(list(names))["tasks"]
     except MemoryError:
         raise
-    except Exception as error:  # the hub clients' own errors share no useful base class across their releases
+    except Exception as error:  # the hub clients' errors share no useful base class across their releases
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EnvironmentFailure(
-            f"the data of {', '.join(names)} cannot be had ({reason:.200}); use --zero-shot with local files"
+            f"the data of {', '.join(names)} cannot be downloaded ({reason:.200}); use --zero-shot with local files"
         ) from error
     return tasks
 
@@ -146,7 +145,7 @@ def _hub_task(name: str, task: Any) -> HarnessTask:
 
 @contextlib.contextmanager
 def quiet_harness() -> Iterator[None]:
-    """No bars, notices or warnings of the harness on the screen: what matters is raised."""
+    """Silences the harness's progress bars, notices and warnings; important problems raise an exception."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What this machine can do, and what to install if it cannot; with numpy and onnxruntime alone."""
+"""Diagnoses what this machine can run and what to install, with only numpy and onnxruntime."""
 
 from seap_export.runtime.doctor.diagnosis import SCHEMA, Check, Diagnosis, ProviderState, diagnose
 

@@ -1,4 +1,4 @@
-"""What this machine can do, found by trying."""
+"""Finds out what this machine can run by trying it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from seap_export.runtime.providers import PROVIDERS
 __all__ = ["SCHEMA", "Check", "Diagnosis", "ProviderState", "diagnose"]
 
 SCHEMA = "seap-export/doctor/1"
-#: A first start of CUDA can compile kernels, and TensorRT always does.
+#: Long, because a first start of CUDA may compile kernels and TensorRT always does.
 _TIMEOUT_SECONDS = 120.0
 _PROBE = "seap_export.runtime.doctor.probe"
 
@@ -29,8 +29,8 @@ class Check:
     """One model run on one provider.
 
     Attributes:
-        reason: Why it does not work; "" where it does.
-        difference: Largest difference of its output from float64; None where it gave none.
+        reason: Why it does not work; "" if it does.
+        difference: Largest difference from the result in float64; None if there is no result.
     """
 
     reason: str = ""
@@ -38,7 +38,7 @@ class Check:
 
     @property
     def works(self) -> bool:
-        """Whether it ran where it should, and gave what it should."""
+        """Whether the model ran on the right provider and gave the right numbers."""
         return not self.reason
 
 
@@ -51,8 +51,8 @@ class ProviderState:
         built_in: Whether this ONNX Runtime has it.
         session: A matrix product in float16.
         attention: GroupQueryAttention in float16.
-        libraries: NVIDIA's libraries that it is linked with; none where that cannot be told.
-        libraries_failure: What went wrong when they were loaded; "" where nothing did.
+        libraries: The NVIDIA libraries it is linked with; empty if that cannot be determined.
+        libraries_failure: Why the libraries could not be loaded; "" if there was no failure.
     """
 
     name: str
@@ -64,18 +64,18 @@ class ProviderState:
 
     @property
     def works(self) -> bool:
-        """Whether variants run on it."""
+        """Whether variants run on this provider."""
         return self.session.works and self.attention.works
 
     @property
     def missing(self) -> list[str]:
-        """Libraries that it needs and that cannot be loaded."""
+        """Required libraries that cannot be loaded."""
         return [own.name for own in self.libraries if own.needed and not own.found]
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was found."""
+    """The complete diagnosis."""
 
     machine: Machine
     packages: Packages
@@ -87,7 +87,7 @@ class Diagnosis:
         return next(own for own in self.providers if own.name == name)
 
     def failure(self, name: str) -> str:
-        """Why a provider does not work, and how to mend it, in one line; "" where it works."""
+        """Why a provider does not work and how to fix it, in one line; "" if it works."""
         own = self.provider(name)
         if own.works:
             return ""
@@ -95,22 +95,22 @@ class Diagnosis:
         return f"{name} does not work here: {reason}; {remedy}"
 
     def require(self, name: str) -> None:
-        """Insists on a provider.
+        """Checks that a provider works.
 
         Raises:
-            EnvironmentFailure: It does not work here.
+            EnvironmentFailure: The provider does not work on this machine.
         """
         if failure := self.failure(name):
             raise EnvironmentFailure(failure)
 
     @property
     def warnings(self) -> list[str]:
-        """What should be mended, each in one line; a machine without a GPU needs no CUDA."""
+        """What needs fixing, one line each; a machine without a GPU does not need CUDA."""
         expected = ["cpu", *(["cuda"] if self.driver.gpus else [])]
         return [*self.packages.warnings, *(failure for name in expected if (failure := self.failure(name)))]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
+        """The diagnosis as JSON values."""
         return {
             "schema": SCHEMA,
             "machine": asdict(self.machine),
@@ -152,17 +152,17 @@ class Diagnosis:
 
     @property
     def _driver_is_too_old(self) -> bool:
-        """A driver runs what was built for an older release of CUDA, and for any minor release of its own."""
+        """A driver also runs code built for an older CUDA release, and for any minor release of the same major one."""
         built, runs = self.packages.cuda_version, self.driver.cuda_version
         return bool(built and runs) and int(str(built).partition(".")[0]) > int(str(runs).partition(".")[0])
 
 
 def diagnose(timeout: float = _TIMEOUT_SECONDS, on_progress: Callable[[str], None] = lambda line: None) -> Diagnosis:
-    """Tries everything, each thing in a process of its own.
+    """Tries each provider and library in a separate process.
 
     Args:
-        timeout: Seconds after which one of them has failed.
-        on_progress: Called with a line about each thing before it is tried.
+        timeout: Seconds to wait for each of them.
+        on_progress: Called with one line before each of them.
     """
     on_progress("asking the NVIDIA driver")
     driver = _driver(ask(_PROBE, ["driver"], timeout))
@@ -172,7 +172,7 @@ def diagnose(timeout: float = _TIMEOUT_SECONDS, on_progress: Callable[[str], Non
 
 def _driver(answer: Answer) -> Driver:
     if answer.failure:
-        return Driver(None, reason=f"the NVIDIA driver cannot be asked: {answer.failure}")
+        return Driver(None, reason=f"the NVIDIA driver cannot be queried: {answer.failure}")
     gpus = tuple(Gpu(**gpu) for gpu in answer.value["gpus"])
     return Driver(answer.value["cuda_version"], gpus, answer.value["reason"])
 

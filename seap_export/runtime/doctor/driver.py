@@ -1,4 +1,4 @@
-"""The NVIDIA driver and its GPUs, asked through the driver's own library."""
+"""The NVIDIA driver and its GPUs, queried through the driver's library."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver says.
+    """What the driver reports.
 
     Attributes:
-        cuda_version: The newest CUDA that it runs, such as "13.0"; None: there is no driver.
-        gpus: Those that this process may use.
-        reason: Why there are none; "" where there are some.
+        cuda_version: The newest CUDA version that it runs, such as "13.0"; None without a driver.
+        gpus: The GPUs that this process may use.
+        reason: Why there are none; "" if there are some.
     """
 
     cuda_version: str | None
@@ -39,11 +39,11 @@ class Driver:
 
 
 class _Refused(Exception):
-    """A call of the driver that gave an error."""
+    """A call to the driver returned an error."""
 
 
 def read_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
-    """Asks the driver, if there is one."""
+    """Queries the driver if there is one."""
     try:
         library = load("nvcuda.dll" if sys.platform == "win32" else DRIVER_LIBRARY)
     except OSError as error:
@@ -54,7 +54,7 @@ def read_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
         _call(library, "cuInit", 0)
         gpus = _gpus(library)
     except (_Refused, AttributeError) as error:
-        return Driver(version, reason=f"the NVIDIA driver finds no GPU that it can use ({error})")
+        return Driver(version, reason=f"the NVIDIA driver finds no usable GPU ({error})")
     return Driver(version, gpus, "" if gpus else "the NVIDIA driver finds no GPU")
 
 
@@ -81,4 +81,4 @@ def _gpu(library: Any, index: int) -> Gpu:
 def _call(library: Any, function: str, *arguments: Any) -> None:
     code = getattr(library, function)(*arguments)
     if code:
-        raise _Refused(f"{function} gave error {code}")
+        raise _Refused(f"{function} returned error {code}")

@@ -1,4 +1,4 @@
-"""Questions asked in a process of their own, so that one which dies or hangs is an answer, too."""
+"""Runs checks in separate processes, so that a crash or a hang is a result, too."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["Answer", "ask"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """The result of a check.
 
     Attributes:
-        value: The JSON object; empty where there was none.
-        failure: Why there was none; "" where there was one.
+        value: The JSON object; empty if there was none.
+        failure: Why there was none; "" if there was one.
     """
 
     value: dict[str, Any] = field(default_factory=dict)
@@ -31,11 +31,11 @@ def ask(module: str, arguments: Sequence[str], timeout: float) -> Answer:
     """Runs `python -m module arguments`, which prints a JSON object as its last line.
 
     Args:
-        module: Found where this process would find it.
-        arguments: Of its command line.
+        module: Name of a module that this process can import.
+        arguments: Its command-line arguments.
         timeout: Seconds after which the process is killed.
     """
-    # -P, and the path handed on: the current folder counts no more than it does here.
+    # -P and the same path: the current folder is searched only if this process searches it.
     command = [sys.executable, "-P", "-m", module, *arguments]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     try:

@@ -1,4 +1,4 @@
-"""The NVIDIA libraries that a provider of ONNX Runtime is linked with, and whether they can be loaded."""
+"""The NVIDIA libraries that an ONNX Runtime provider is linked with, and whether they can be loaded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import onnxruntime as ort
 
 __all__ = ["DRIVER_LIBRARY", "Library", "library_names", "linked_libraries", "load_libraries", "provider_file"]
 
-#: Comes with the driver; all others can be installed by pip.
+#: Comes with the driver; all other libraries can be installed with pip.
 DRIVER_LIBRARY = "libcuda.so.1"
 _NVIDIA = re.compile(r"lib(cu|nv)\w*\.so")
-#: The providers that stand behind each and have libraries of their own.
+#: The providers that each one uses and that have a library file.
 _WITH = {"cpu": (), "cuda": ("cuda",), "tensorrt": ("tensorrt", "cuda")}
-#: ONNX Runtime 1.31 loads it when an operator wants it; before, the provider was linked with it.
+#: ONNX Runtime 1.31 loads it when an operator needs it; earlier releases link the provider with it.
 _CUDNN = "libcudnn.so.9"
 _LOAD_SEGMENT, _DYNAMIC_SEGMENT = 1, 2
 _END, _NEEDED, _STRING_TABLE = 0, 1, 5
@@ -31,7 +31,7 @@ class Library:
     """One library.
 
     Attributes:
-        name: As the dynamic loader looks for it.
+        name: The name that the dynamic loader looks for.
         found: Whether it can be loaded.
         needed: Whether the provider cannot start without it.
     """
@@ -42,19 +42,19 @@ class Library:
 
 
 def provider_file(provider: str) -> Path:
-    """ONNX Runtime's own library with that provider; it exists on Linux, where the provider was built."""
+    """The file of an ONNX Runtime provider; it exists only on Linux and if the provider was built."""
     return Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
 
 
 def library_names(provider: str, place: Callable[[str], Path] = provider_file) -> dict[str, bool]:
-    """NVIDIA's libraries that the provider uses, each with whether it needs it to start.
+    """The NVIDIA libraries that the provider uses, and whether it needs each to start.
 
     Args:
         provider: "cpu", "cuda" or "tensorrt".
-        place: Where the library with a provider lies.
+        place: Returns the file of a provider.
 
     Returns:
-        Nothing where that cannot be told: not on Linux, or not built with the provider.
+        Empty if unknown: the system is not Linux, or the provider was not built.
     """
     linked = [name for own in _WITH[provider] for name in linked_libraries(place(own)) if _NVIDIA.match(name)]
     names = dict.fromkeys(linked, True)
@@ -62,15 +62,15 @@ def library_names(provider: str, place: Callable[[str], Path] = provider_file) -
 
 
 def load_libraries(names: dict[str, bool], load: Callable[[str], Any] = ctypes.CDLL) -> list[Library]:
-    """Tries each of them; one that is broken may take the process with it."""
+    """Tries to load each library; a broken one may crash the process."""
     return [Library(name, _loads(name, load), needed) for name, needed in names.items()]
 
 
 def linked_libraries(path: Path) -> list[str]:
-    """The libraries that a 64-bit ELF file is linked with, in its order; none where it is no such file.
+    """The libraries that a 64-bit ELF file is linked with, in file order; empty if it is not such a file.
 
-    Names that merely occur in the file say little: the CUDA provider holds those of several releases of CUDA, and
-    tries one after the other.
+    Searching the file for names would not do: the CUDA provider contains the names of several CUDA releases, which it
+    tries in turn.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
@@ -80,7 +80,7 @@ def linked_libraries(path: Path) -> list[str]:
 
 
 def _needed(image: mmap.mmap) -> list[str]:
-    """DT_NEEDED of the dynamic section (System V ABI, chapter 5)."""
+    """Reads DT_NEEDED from the dynamic section (System V ABI, chapter 5)."""
     (table,) = struct.unpack_from("<Q", image, 32)
     size, count = struct.unpack_from("<HH", image, 54)
     # type, flags, offset, address, physical address, size in the file

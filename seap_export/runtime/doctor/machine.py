@@ -19,18 +19,18 @@ _KIB = 1024
 
 @dataclass(frozen=True)
 class Machine:
-    """Where this process runs; sizes are in bytes, and None where the system does not tell.
+    """The machine this process runs on; sizes are in bytes, None if the system does not report them.
 
     Attributes:
-        system: Name and release of the system.
-        processor: Its name.
-        cores: Those that this process may use.
-        all_cores: Those of the machine.
+        system: Name and release of the operating system.
+        processor: Name of the processor.
+        cores: Cores available to this process.
+        all_cores: Cores of the machine.
         memory_bytes: Memory of the machine, or of the container if that is less.
-        free_memory_bytes: What of it can be had without swapping.
-        python: Version of Python.
-        temp_folder: Where temporary files go.
-        free_disk_bytes: What is free there.
+        free_memory_bytes: Memory available without swapping.
+        python: Python version.
+        temp_folder: Folder for temporary files.
+        free_disk_bytes: Free space in that folder.
     """
 
     system: str
@@ -45,10 +45,10 @@ class Machine:
 
 
 def read_machine(root: Path = Path("/")) -> Machine:
-    """Asks the system.
+    """Queries the system.
 
     Args:
-        root: Where proc and sys lie.
+        root: Folder that contains proc and sys.
     """
     memory, free = _memory(root)
     folder, disk = _temporary()
@@ -66,7 +66,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
 
 
 def processor(root: Path = Path("/")) -> str:
-    """The processor's name where the system tells it; `root` is where proc lies."""
+    """The processor's name if the system reports it; `root` is the folder that contains proc."""
     found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
 
@@ -84,7 +84,7 @@ def _temporary() -> tuple[str, int | None]:
     try:
         folder = tempfile.gettempdir()
         return folder, shutil.disk_usage(folder).free
-    except OSError as error:  # no folder can be written to, or it is gone
+    except OSError as error:  # there is no writable folder, or it no longer exists
         return f"none ({error.strerror or error})", None
 
 

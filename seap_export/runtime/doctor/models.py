@@ -1,4 +1,4 @@
-"""The two smallest models that tell whether a provider works, and what they must give."""
+"""Two tiny models that show whether a provider works, and their expected outputs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 __all__ = ["TRIALS", "Trial"]
 
 _TOKENS, _HEADS, _HEAD_SIZE = 4, 2, 64
-#: y = a @ b in float16, of 4x8 and 8x4. The tests build these models anew and compare bytes.
+#: y = a @ b in float16, 4x8 by 8x4. The tests rebuild these models and compare the bytes.
 _PRODUCT = bytes.fromhex(
     "080a3a550a110a01610a016212017922064d61744d756c1201675a130a0161120e0a0c080a12080a0208040a0208085a130a0162120e"
     "0a0c080a12080a0208080a02080462130a0179120e0a0c080a12080a0208040a02080442040a001015"
 )
-#: GroupQueryAttention in float16, as variants use it: four tokens, two heads that share one of keys and values.
+#: GroupQueryAttention in float16 as variants use it: four tokens, two query heads sharing one KV head.
 _ATTENTION = bytes.fromhex(
     "080a3aa1030a82010a01710a016b0a01760a06706173745f6b0a06706173745f760a046c6173740a05746f74616c1201791205616c6c"
     "5f6b1205616c6c5f76221347726f75705175657279417474656e74696f6e2a130a0c6b765f6e756d5f68656164731801a001022a100a"
@@ -36,11 +36,11 @@ class Trial:
     """A model of one node, run on one provider.
 
     Attributes:
-        name: For reports.
-        node: The node's operator.
+        name: Name in reports.
+        node: Operator of the node.
         model: The serialized model; its first output is compared.
         feeds: Its inputs, float16.
-        expected: Its first output, computed by numpy in float64.
+        expected: Its first output, computed in float64 with numpy.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Trial:
 
 
 def _waves(*shape: int, pace: float) -> NDArray[np.float16]:
-    """Numbers from -1 to 1 without a pattern that an error could hide in."""
+    """Values from -1 to 1 with no regular pattern that could hide an error."""
     return np.sin(pace * np.arange(1, np.prod(shape) + 1)).reshape(shape).astype(np.float16)
 
 
@@ -76,7 +76,7 @@ def _attention_feeds() -> dict[str, NDArray[Any]]:
 
 
 def _attention_expected() -> NDArray[np.float64]:
-    """Causal softmax(q k^T / sqrt(head size)) v of each head."""
+    """Causal softmax(q k^T / sqrt(head size)) v for each head."""
     feeds = _attention_feeds()
     query = feeds["q"][0].astype(np.float64).reshape(_TOKENS, _HEADS, _HEAD_SIZE).transpose(1, 0, 2)
     key, value = (feeds[name][0].astype(np.float64) for name in "kv")
@@ -86,7 +86,7 @@ def _attention_expected() -> NDArray[np.float64]:
     return mixed.transpose(1, 0, 2).reshape(1, _TOKENS, _HEADS * _HEAD_SIZE)
 
 
-#: By the word that names them on the probe's command line.
+#: Keyed by the name used on the probe's command line.
 TRIALS = {
     "session": Trial("matrix product in float16", "MatMul", _PRODUCT, _product_feeds, _product_expected),
     "attention": Trial(

@@ -1,4 +1,4 @@
-"""The packages that seap-export uses, and what to install."""
+"""The packages that seap-export uses, and the commands that install them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from seap_export.runtime.doctor.libraries import DRIVER_LIBRARY
 
 __all__ = ["EXPORT", "RUNTIME", "Packages", "missing_remedy", "read_packages", "reinstall_remedy"]
 
-#: What running a variant takes, beside ONNX Runtime, which has several distributions.
+#: Needed to run a variant, besides ONNX Runtime, which comes in several distributions.
 RUNTIME = ("click", "numpy", "tokenizers")
-#: What making one takes, too.
+#: Needed in addition to export one.
 EXPORT = (
     "filelock", "gguf", "ml_dtypes", "onnx", "onnx-ir", "optimum", "pyarrow", "safetensors", "scikit-learn", "torch",
     "transformers",
@@ -29,9 +29,9 @@ class Packages:
     """Installed versions.
 
     Attributes:
-        versions: Of each package of `RUNTIME` and `EXPORT`; None: not installed.
-        onnxruntime: Of each distribution that brings the package `onnxruntime`; there should be one.
-        cuda_version: The CUDA that ONNX Runtime was built for, such as "13.0"; None: for none.
+        versions: Version of each package of `RUNTIME` and `EXPORT`; None if it is not installed.
+        onnxruntime: Version of each distribution that provides the package `onnxruntime`; there should be only one.
+        cuda_version: The CUDA version that ONNX Runtime was built for, such as "13.0"; None without CUDA.
     """
 
     versions: Mapping[str, str | None]
@@ -45,7 +45,7 @@ class Packages:
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong with them, each in one line with its remedy. Missing packages of `EXPORT` are no fault."""
+        """What is wrong and how to fix it, one line each; missing packages of `EXPORT` are not an error."""
         found = []
         if len(self.onnxruntime) > 1:
             names = " and ".join(sorted(self.onnxruntime))
@@ -57,7 +57,7 @@ class Packages:
 
 
 def read_packages() -> Packages:
-    """Asks the metadata of what is installed; imports nothing."""
+    """Reads the metadata of the installed packages; imports none of them."""
     return Packages(
         {name: _version(name) for name in sorted((*RUNTIME, *EXPORT))},
         _onnxruntime_distributions(),
@@ -66,10 +66,10 @@ def read_packages() -> Packages:
 
 
 def missing_remedy(missing: Sequence[str], packages: Packages) -> str:
-    """How to get libraries that cannot be loaded; with none given, how to get ONNX Runtime with CUDA.
+    """How to install libraries that cannot be loaded; if there are none, how to install ONNX Runtime with CUDA.
 
     Returns:
-        Commands, in the order in which they are to be followed, without a full stop.
+        Commands in the order to run them, without a full stop.
     """
     steps = ["install the NVIDIA driver"] if DRIVER_LIBRARY in missing else []
     tensorrt = next((found[1] for name in missing if (found := _TENSORRT.match(name))), None)
@@ -83,7 +83,7 @@ def missing_remedy(missing: Sequence[str], packages: Packages) -> str:
 
 
 def reinstall_remedy(packages: Packages) -> str:
-    """How to put the files of ONNX Runtime right."""
+    """How to repair the ONNX Runtime installation."""
     names = sorted(packages.onnxruntime) or [_CPU_ONLY]
     keep = _GPU if _GPU in names else names[0]
     pin = f"=={packages.onnxruntime[keep]}" if keep in packages.onnxruntime else ""
@@ -91,7 +91,7 @@ def reinstall_remedy(packages: Packages) -> str:
 
 
 def _cuda_command(packages: Packages) -> str:
-    """ONNX Runtime's extras name the releases that fit it; cuBLAS comes with cuDNN, which needs it."""
+    """The extras of ONNX Runtime select matching releases; cuBLAS comes as a dependency of cuDNN."""
     others = [name for name in sorted(packages.onnxruntime) if name != _GPU]
     uninstall = f"pip uninstall -y {' '.join(others)} && " if others else ""
     pin = f"=={packages.onnxruntime[_GPU]}" if _GPU in packages.onnxruntime else ""

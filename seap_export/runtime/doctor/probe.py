@@ -1,4 +1,4 @@
-"""The process that tries one thing and tells how it went, as JSON on its last line.
+"""The process that runs one check and prints the result as JSON on its last line.
 
 python -m seap_export.runtime.doctor.probe driver|libraries|session|attention [cpu|cuda|tensorrt]
 """
@@ -24,29 +24,29 @@ from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_sess
 
 __all__ = ["TOLERANCE", "answer", "try_model"]
 
-#: Largest difference from float64; numbers are of the order of 1, and float16 has steps of 0.001 there.
+#: Largest accepted difference from float64; values are near 1, where float16 has steps of 0.001.
 TOLERANCE = 0.01
-#: The advice behind this in a session's error is for other commands.
+#: Where the advice in a session's error begins; it is meant for other commands.
 _ADVICE = "; install onnxruntime-gpu with"
 _FAILURES: tuple[type[Exception], ...] = (SeapError, OSError, *ORT_ERRORS)
 
 
 def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
-    """Tries one thing.
+    """Runs one check.
 
     Args:
         what: "driver", "libraries" or a key of `TRIALS`.
-        provider: For all but the driver.
+        provider: The provider to check; ignored for "driver".
 
     Raises:
-        ValueError: There is no such thing to try.
+        ValueError: There is no check of that name.
     """
     if what == "driver":
         return asdict(read_driver())
     if what == "libraries":
         return {"libraries": [asdict(own) for own in _libraries(provider)]}
     if what not in TRIALS:
-        raise ValueError(f"nothing is called {what}")
+        raise ValueError(f"there is no check called {what}")
     return try_model(TRIALS[what], provider)
 
 
@@ -54,8 +54,8 @@ def try_model(trial: Trial, provider: str) -> dict[str, Any]:
     """Runs a model on a provider and compares its output.
 
     Returns:
-        reason: Why it does not work; "" where it does.
-        difference: The largest difference from what is expected; None where there is no number.
+        reason: Why it does not work; "" if it does.
+        difference: The largest difference from the expected output; None if there is no finite one.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +68,7 @@ def try_model(trial: Trial, provider: str) -> dict[str, Any]:
         return {"reason": one_line(error).partition(_ADVICE)[0], "difference": None}
     difference = float(np.abs(found.astype(np.float64) - trial.expected()).max())
     if not np.isfinite(difference):
-        return {"reason": f"{trial.name} gives numbers that are not finite", "difference": None}
+        return {"reason": f"{trial.name} returns numbers that are not finite", "difference": None}
     reason = ""
     if difference > TOLERANCE:
         reason = f"{trial.name} is wrong by {difference:.2g}"
@@ -80,7 +80,7 @@ def try_model(trial: Trial, provider: str) -> dict[str, Any]:
 def _libraries(provider: str) -> list[Any]:
     try:
         prepare(provider)
-    except SeapError:  # not built in: then its libraries do not matter
+    except SeapError:  # the provider is not built in, so its libraries do not matter
         return []
     return load_libraries(library_names(provider))
 

@@ -116,7 +116,7 @@ def test_the_model_says_how_its_cache_grows(written: Callable[..., Any]) -> None
 
 
 def test_quantised_weights_are_refused(written: Callable[..., Any]) -> None:
-    with pytest.raises(UsageError, match="standard dialect has no quantised weights; use the fused"):
+    with pytest.raises(UsageError, match=r"standard dialect.*; use the fused"):
         written("llama", precision=Precision("fp32", BlockQuantization(4)), dialect="standard")
 
 

@@ -114,7 +114,8 @@ def test_a_file_of_a_gigabyte_is_not_read(tool: Tool, work: Path, file: str) -> 
     with (work / "m" / file).open("r+b") as stream:
         stream.truncate(10**9)
     message = tool(work, *EXPORT, memory=2**29, timeout=20).refused(8)
-    assert message == f"m/{file}: not a readable JSON file (1000 MB, supported are 268 MB)"
+    assert message.startswith(f"m/{file}: ")
+    assert "1000 MB" in message
 
 
 @pytest.mark.parametrize("file", FILES[1:])

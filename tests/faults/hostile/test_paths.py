@@ -162,7 +162,8 @@ def test_a_tokenizer_file_that_links_out_of_the_folder_is_not_carried_into_artif
     (work / "m" / "merges.txt").symlink_to(work / target)
     command = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
     message = run(*command).refused(8)
-    assert message == "m/merges.txt: a link that leads out of the model folder; put the file itself there"
+    assert message.startswith("m/merges.txt: ")
+    assert "link" in message
     assert not (work / "out").exists()
 
 

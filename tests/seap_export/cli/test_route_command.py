@@ -92,22 +92,23 @@ def test_a_prompt_from_stdin(run: Run, out: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["out", PROMPT], 2, "there are variants at several ratios; choose one of 0.2, 0.4 with --ratio"),
-        (["out", PROMPT, "--ratio", "0.3"], 2, "ratio 0.3 is not in the router; there is 0.2, 0.4"),
+        (["out", PROMPT], 2, "0.2, 0.4 with --ratio"),
+        (["out", PROMPT, "--ratio", "0.3"], 2, "ratio 0.3"),
         (["out", "--ratio", "0.2"], 2, "give either a prompt or --prompt-file"),
         (["out", PROMPT, "--prompt-file", "x"], 2, "give either a prompt or --prompt-file"),
-        (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0 is out of range; give at least 1"),
-        (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2 is out of range; give 0 to 1"),
-        (["none", PROMPT], 7, "none: no router here; export two tasks or more into one folder to make one"),
-        (["out/a-0.2", PROMPT], 7, "out/a-0.2: no router here; export two tasks or more into one folder to make one"),
-        (["out", " ", "--ratio", "0.2", "--generate", "1"], 8, "the prompt has no token to go on from; give a longer "
-         "prompt"),
+        (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0"),
+        (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2"),
+        (["none", PROMPT], 7, "none: there is no router"),
+        (["out/a-0.2", PROMPT], 7, "out/a-0.2: there is no router"),
+        (["out", " ", "--ratio", "0.2", "--generate", "1"], 8, "the prompt has no token"),
     ],
 )  # fmt: skip
 def test_bad_input(run: Run, out: Path, arguments: list[str], code: int, message: str) -> None:
     outcome = run("route", *arguments, "--json")
-    assert (outcome.code, outcome.err) == (code, f"Error: {message}\n")
-    assert json.loads(outcome.out) == {"error": {"message": message, "exit_code": code}}
+    error = json.loads(outcome.out)["error"]
+    assert (outcome.code, outcome.err) == (code, f"Error: {error['message']}\n")
+    assert error["exit_code"] == code
+    assert message in error["message"]
 
 
 @pytest.mark.parametrize("name", ["router.json", "router.onnx", "tokenizer.json"])

@@ -105,7 +105,7 @@ def test_a_step_replaces_its_own_kind_with_force_only(
     before = tree(work)
     outcome = run(*command, "--out", out, "--quiet")
     assert outcome.code == 2
-    assert outcome.err == f"Error: {out} exists already; use --force to replace it, or another --out\n"
+    assert outcome.err.startswith(f"Error: {out} already exists; ")
 
     assert run(*command, "--out", out, "--force", "--quiet").code == 0
     assert tree(work) == before

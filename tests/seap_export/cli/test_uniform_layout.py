@@ -118,11 +118,11 @@ def test_the_steps_by_hand_give_what_export_gives(run: Run, uniform: Path) -> No
     before = {path.name: path.read_bytes() for path in (uniform / "hf").iterdir()}
     prune = ("prune", "m", "--plan", uniform / "plan.json", "--calibration", "out/calibration/a", "-q", "--out")
     outcome = run(*prune, uniform / "hf")
-    assert (outcome.code, outcome.err.split(";")[0]) == (2, f"Error: {uniform / 'hf'} exists already")
+    assert (outcome.code, outcome.err.split(";")[0]) == (2, f"Error: {uniform / 'hf'} already exists")
     assert run(*prune, uniform / "hf", "--force").code == 0
     assert {path.name: path.read_bytes() for path in (uniform / "hf").iterdir()} == before
     outcome = run(*prune, "m", "--force")
-    assert (outcome.code, outcome.err.split(" (")[0]) == (2, "Error: m holds something else")
+    assert (outcome.code, outcome.err.split(" (")[0]) == (2, "Error: m is not empty")
     assert run("convert", uniform / "hf", "--out", "onnx", "-q").code == 0
     assert Path("onnx/model.onnx.data").read_bytes() == (uniform / "onnx" / "model.onnx.data").read_bytes()
     assert run("validate", uniform, "-q").code == 0

@@ -102,7 +102,7 @@ def test_generate_refuses_padding(pristine: Pristine, column: int) -> None:
     ours = SeapORTModelForCausalLM.from_pretrained(pristine("llama-gqa"))
     mask = ONES.clone()
     mask[1, column] = 0
-    with pytest.raises(InputError, match=r"generate\(\) takes prompts of one length, and some of these are padded"):
+    with pytest.raises(InputError, match=r"padded; .*generate\(\)"):
         greedy(ours, BATCH, attention_mask=mask)
     ids = BATCH.masked_fill(mask == 0, 0)  # the padding token, of which `generate` itself makes a mask
     with pytest.raises(InputError, match="call it once for each length"):
@@ -113,7 +113,7 @@ def test_forward_refuses_left_padding(pristine: Pristine) -> None:
     ours = SeapORTModelForCausalLM.from_pretrained(pristine("llama-gqa"))
     mask = ONES.clone()
     mask[2, 0] = 0
-    with pytest.raises(InputError, match="attention_mask is padded on the left, which the graph does not read"):
+    with pytest.raises(InputError, match="attention_mask is padded on the left"):
         ours(BATCH, mask)
 
 

@@ -78,7 +78,7 @@ def test_reports_that_contradict_themselves_cannot_be_made(source: Source) -> No
     report = _report(source)
     with pytest.raises(ValueError, match="belong together"):
         replace(report, texts=None)
-    with pytest.raises(ValueError, match="measures something"):
+    with pytest.raises(ValueError, match="measure something"):
         replace(report, texts=None, divergence={}, zero_shot={}, tasks={})
     with pytest.raises(ValueError, match="the same questions of piqa"):
         replace(report, zero_shot={"dense": {"piqa": _figures(1)}, "hf": {"piqa": _figures(1, "bb")}})

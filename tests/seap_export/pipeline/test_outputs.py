@@ -69,7 +69,7 @@ def test_an_empty_folder_needs_no_force(tmp_path: Path) -> None:
 
 
 def test_what_appears_in_the_meantime_is_not_overwritten(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         overtaken(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "theirs"
 

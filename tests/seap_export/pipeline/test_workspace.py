@@ -104,7 +104,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     Workspace(tmp_path, force=False)
     (tmp_path / "thesis.tex").touch()
     for force in (False, True):
-        with pytest.raises(UsageError, match=r"holds something else \('thesis.tex'\)"):
+        with pytest.raises(UsageError, match=r"contains 'thesis\.tex'"):
             Workspace(tmp_path, force=force)
 
 

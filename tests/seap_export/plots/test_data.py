@@ -83,11 +83,11 @@ def test_illegal_values_are_refused(make_variant: Make) -> None:
         replace(variant, name="a/b")
     with pytest.raises(ArtifactError, match="layers"):
         Variant("a", variant.plan, variant.dense.with_layers(variant.dense.layers[:2]))
-    with pytest.raises(ValueError, match="one value a layer"):
+    with pytest.raises(ValueError, match="one value per layer"):
         Removed((0.0,), (0.0, 0.1), (0.0,))
     with pytest.raises(ValueError, match="below 1"):
         Removed((0.0,), (1.0,), (0.0,))
-    with pytest.raises(ValueError, match="one column a variant"):
+    with pytest.raises(ValueError, match="one column per variant"):
         Overlap(("a", "b"), ((1.0,),), ((1.0,),))
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="from 0 to 1"):
         Overlap(("a",), ((1.5,),), ((1.0,),))

@@ -77,7 +77,7 @@ def test_neurons_are_one_image_in_the_file(make_variant: Make, tmp_path: Path) -
     assert [bar.get_width() for bar in right.patches] == [1.0, 0.5, 1.0]
     assert left.images[0].get_array() is not None
     read = texts(figure, tmp_path)
-    for label in ("Heads and neurons that reading-0.2 keeps", "MLP neurons", "heads by KV group", "kept"):
+    for label in ("Heads and neurons kept by reading-0.2", "MLP neurons", "heads by KV group", "kept"):
         assert label in read
     root = ElementTree.parse(tmp_path / "f.svg").getroot()
     images = root.findall(".//{http://www.w3.org/2000/svg}image")
@@ -119,7 +119,7 @@ def test_quality_lines_by_method_and_the_dense_level(tmp_path: Path) -> None:
     assert [text.get_text() for text in accuracy_b.texts] == ["not evaluated"]
     assert kl_a.get_xlim()[1] > 0.5
     read = texts(figure, tmp_path)
-    for label in ("nats a token", "perplexity (log)", "accuracy, piqa", "SEAP", "wanda-sp", "dense model"):
+    for label in ("nats per token", "perplexity (log)", "accuracy, piqa", "SEAP", "wanda-sp", "dense model"):
         assert label in read
 
 

@@ -88,7 +88,7 @@ def test_features_are_mean_embeddings_in_float64(dtype: torch.dtype) -> None:
 
 
 def test_a_token_without_an_embedding_is_refused() -> None:
-    with pytest.raises(InputError, match="token id 9, the model has a vocabulary of 9"):
+    with pytest.raises(InputError, match=r"token id 9, .*vocabulary of 9"):
         mean_embeddings(torch.zeros(9, 5), [[1, 9]])
 
 

@@ -64,7 +64,7 @@ def test_a_full_context_ends_each_row_at_its_own_length(folder: Path) -> None:
     assert [len(completion.token_ids) for completion in found] == [1, 4, 22]
     assert [completion.stop for completion in found] == ["context", "context", "length"]
     assert found == [generator.complete([prompt], 22)[0] for prompt in prompts]
-    with pytest.raises(InputError, match="the prompt has 24 tokens, and the model's context is 24"):
+    with pytest.raises(InputError, match=r"24 tokens.*context is 24"):
         generator.generate_batch(["cat", "cat " * 24], 1)
 
 
@@ -98,9 +98,9 @@ def test_streams_run_side_by_side_and_may_be_left(generator: Generator) -> None:
 
 
 def test_a_stream_refuses_its_arguments_at_once(generator: Generator) -> None:
-    with pytest.raises(UsageError, match="0 new tokens were asked for"):
+    with pytest.raises(UsageError, match="0 new tokens"):
         generator.stream("the", 0)
-    with pytest.raises(InputError, match="the prompt has no token"):
+    with pytest.raises(InputError, match="has no token"):
         generator.stream(" ", 1)
 
 

@@ -69,7 +69,7 @@ def test_a_full_context_ends_it(pristine: Path) -> None:
     ids = generator.token_ids(" ".join(["cat"] * 120))  # of 128
     found = generator.generate_ids(ids, 50)
     assert len(found) == 8 or found[-1] == 2
-    with pytest.raises(InputError, match="the prompt has 128 tokens, and the model's context is 128"):
+    with pytest.raises(InputError, match=r"128 tokens.*context is 128"):
         generator.generate_ids(ids + ids[:8], 1)
 
 
@@ -111,9 +111,9 @@ def test_special_tokens_are_those_of_the_tokenizer_file(done: Path, has_bos: boo
 
 def test_requests_that_mean_nothing(pristine: Path) -> None:
     generator = Generator(pristine / "a-0.2" / "onnx")
-    with pytest.raises(UsageError, match="0 new tokens were asked for; ask for at least 1"):
+    with pytest.raises(UsageError, match="0 new tokens"):
         generator.generate("the", 0)
-    with pytest.raises(InputError, match="the prompt has no token"):
+    with pytest.raises(InputError, match="has no token"):
         generator.generate("  ", 1)
     with pytest.raises(UsageError, match="provider 'tpu' is unknown; known providers: cpu, cuda"):
         Generator(pristine / "a-0.2" / "onnx", provider="tpu")
@@ -144,10 +144,10 @@ def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing
 def test_a_config_without_limits_is_refused(done: Path, change: dict[str, Any]) -> None:
     folder = done / "a-0.2" / "onnx"
     edit(folder / "genai_config.json", lambda values: values["model"].update(change))
-    with pytest.raises(ArtifactError, match="names no eos_token_id or no context_length"):
+    with pytest.raises(ArtifactError, match="eos_token_id or context_length"):
         Generator(folder)
     (folder / "genai_config.json").write_text('{"model": 1}')
-    with pytest.raises(ArtifactError, match="names no eos_token_id or no context_length"):
+    with pytest.raises(ArtifactError, match="eos_token_id or context_length"):
         Generator(folder)
 
 

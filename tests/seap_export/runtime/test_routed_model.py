@@ -89,12 +89,12 @@ def test_one_variant_is_open_at_a_time(pristine: Path, monkeypatch: pytest.Monke
 
 def test_the_ratio_must_be_one_of_those_there_are(done: Path) -> None:
     assert RoutedModel(done, ratio=0.2).route(OF_A).variant == done / "a-0.2"
-    with pytest.raises(UsageError, match=r"^ratio 0.5 is not in the router; there is 0.2$"):
+    with pytest.raises(UsageError, match=r"ratio 0\.5; .*0\.2$"):
         RoutedModel(done, ratio=0.5)
     names = {ratio: {"a": f"a-{ratio}", "b": f"b-{ratio}"} for ratio in ("0.2", "0.5")}
     set_router(done, variants=names, fallback={"0.2": "general-0.2", "0.5": None})
     shutil.copytree(done / "a-0.2", done / "a-0.5")
-    with pytest.raises(UsageError, match=r"several ratios; choose one of 0\.2, 0\.5 with --ratio$"):
+    with pytest.raises(UsageError, match=r"; .*0\.2, 0\.5 with --ratio$"):
         RoutedModel(done)
     assert RoutedModel(done, ratio=0.5).route(OF_A).variant == done / "a-0.5"
 
@@ -106,7 +106,7 @@ def test_a_threshold_out_of_range_is_refused(pristine: Path, threshold: float) -
 
 
 def test_what_is_missing_is_named(done: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=f"^{tmp_path}: no router here; export two tasks or more into one folder"):
+    with pytest.raises(ArtifactError, match=f"^{tmp_path}: .*no router here; "):
         RoutedModel(tmp_path)
     shutil.rmtree(done / "a-0.2" / "onnx")
     with pytest.raises(ArtifactError, match=r"a-0\.2/onnx/genai_config\.json: no such file"):

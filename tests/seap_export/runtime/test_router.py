@@ -54,7 +54,7 @@ def test_a_graph_of_something_else_is_refused(done: Path) -> None:
     model = onnx.load(path)
     model.graph.output[0].name = model.graph.node[-1].output[0] = "scores"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ArtifactError, match="its inputs and outputs are not those of a router"):
+    with pytest.raises(ArtifactError, match="inputs and outputs"):
         Router(done / "router")
 
 
@@ -64,7 +64,7 @@ def test_a_graph_of_other_classes_is_refused(done: Path) -> None:
     values["classes"].append("c")
     values["variants"]["0.2"]["c"] = "c-0.2"
     path.write_text(json.dumps(values))
-    with pytest.raises(ArtifactError, match=r"router\.onnx: it has other classes than router\.json"):
+    with pytest.raises(ArtifactError, match=r"router\.onnx: .*classes"):
         Router(done / "router")
 
 
@@ -75,7 +75,7 @@ def test_a_table_that_is_not_finite_is_refused(done: Path) -> None:
     table.raw_data = np.full(list(table.dims), np.nan, np.float32).tobytes()
     path.write_bytes(model.SerializeToString())
     router = Router(done / "router")
-    with pytest.raises(ArtifactError, match="what it gives are no probabilities"):
+    with pytest.raises(ArtifactError, match="not probabilities"):
         router.probabilities([[4, 5]])
 
 

@@ -59,7 +59,7 @@ def test_double_precision_and_transposed_tensors_are_converted(tmp_path: Path) -
 @pytest.mark.parametrize("order", [["second"], ["first", "third"], ["first", "first"], ["unknown"]])
 def test_a_tensor_out_of_turn_is_refused(tmp_path: Path, order: list[str]) -> None:
     values = tensors() | {"unknown": torch.ones(1)}
-    with pytest.raises(ValueError, match="out of turn"):
+    with pytest.raises(ValueError, match="out of order"):
         write_in_order(tmp_path / "file", order, values)
 
 
@@ -70,17 +70,17 @@ def write_in_order(path: Path, order: list[str], values: dict[str, torch.Tensor]
 
 
 def test_one_tensor_more_than_announced_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="out of turn"):
+    with pytest.raises(ValueError, match="out of order"):
         write_in_order(tmp_path / "file", [*SHAPES, "third"], tensors())
 
 
 def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"shape \[5, 3\], announced \[3, 5\]"):
+    with pytest.raises(ValueError, match=r"shape \[5, 3\], expected \[3, 5\]"):
         write(tmp_path / "file", tensors() | {"first": tensors()["first"].T})
 
 
 def test_missing_tensors_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"never written: \['second', 'third'\]"):
+    with pytest.raises(ValueError, match=r"missing: \['second', 'third'\]"):
         write_in_order(tmp_path / "file", ["first"], tensors())
 
 

@@ -91,7 +91,7 @@ def test_failures_say_where_why_and_what_to_do(failing: Report) -> None:
     assert "The error starts at layer 12, attention (relative error 0.04) ." in text
     assert "2 more file 5 is missing file 6 is missing" in text
     assert "lost-0.2: integrity lost-0.2/onnx/model.onnx is damaged" in text.replace(" : ", ": ")
-    assert text.index("What failed") < text.index("Beside the dense model")
+    assert text.index("What failed") < text.index("Compared with the dense model")
 
 
 def test_bisection_is_advised_where_it_was_not_done(failing: Report) -> None:
@@ -122,7 +122,7 @@ def test_sections_hold_the_figures(passing: Report) -> None:
         "Limits: max abs ≤ 0.001, cache error ≤ 0.001.",
         "batch of 3 decode ✓ passed 8 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% – – 2.4e-5 3.2e-5",
         "prompt 3 prefill ✓ passed 120 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% 100% 1.0000 2.4e-5",
-        "everyday-0.35, onnx: 0.0622 nats a token",
+        "everyday-0.35, onnx: 0.0622 nats per token",
         "onnx 0.0622 2.55 93.8% 15.1 14.2 3,012",
         "piqa onnx 54.2% – 50% 500",
         "This variant Put it in <hot> water.",

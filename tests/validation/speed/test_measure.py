@@ -62,11 +62,11 @@ def test_the_steps_of_each_run() -> None:
 
 @pytest.mark.parametrize("steps", [[], [1.0, 2.0, 3.0]])
 def test_steps_that_belong_to_no_run(steps: list[float]) -> None:
-    with pytest.raises(ValueError, match="do not make 2 runs"):
+    with pytest.raises(ValueError, match="2 runs"):
         _ = Timing([1.0, 1.0], steps).run_steps
 
 
 @pytest.mark.parametrize("values", [(0, 1), (1, 0)])
 def test_an_empty_cell_is_refused(values: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="at least 1"):
         Cell(*values)

@@ -126,7 +126,7 @@ def test_questions_longer_than_the_model_lose_their_beginning(
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_a_choice_longer_than_the_model_is_refused(model: Path, form: str) -> None:
     task = local_task("t", [Question("the cat", (" sat", " on the mat" * 40), 0)])
-    with pytest.raises(InputError, match=r"choice ' on the mat.* tokens, the model takes 1 to 64; drop the question"):
+    with pytest.raises(InputError, match=r"choice ' on the mat.* tokens.* 1 to 64; "):
         evaluate_zero_shot(model / form, [task], form=form, threads=1)
 
 
@@ -168,7 +168,7 @@ def test_arguments_out_of_range_are_refused(model: Path, questions: list[Questio
         with pytest.raises(UsageError, match="at least 1"):
             evaluate_zero_shot(model / "hf", [task], **arguments)
     for tasks in ([], [task, task]):
-        with pytest.raises(UsageError, match="different names"):
+        with pytest.raises(UsageError, match="names must be different"):
             evaluate_zero_shot(model / "hf", tasks)
 
 
@@ -187,7 +187,7 @@ def test_a_task_without_questions_and_an_unknown_hub_task() -> None:
 
 
 def test_impossible_figures_cannot_be_made() -> None:
-    with pytest.raises(ValueError, match="no questions"):
+    with pytest.raises(ValueError, match="at least one question"):
         ZeroShotFigures(0.5, 0.5, None, None, 0, 0.5, "")
     with pytest.raises(ValueError, match="from 0 to 1"):
         ZeroShotFigures(1.5, None, None, None, 1, 0.5, "")

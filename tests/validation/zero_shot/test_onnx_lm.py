@@ -68,7 +68,7 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(model: Path, tmp_path: Pa
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     options: Any = {"batch_size": 1, "threads": 1, "on_sequences": lambda done, total: None}
     with (
-        pytest.raises(ArtifactError, match="neither a beginning nor an end of text"),
+        pytest.raises(ArtifactError, match="neither a BOS nor an EOS token"),
         open_model(model / "onnx", "onnx", tokenizer_folder=tmp_path, **options),
     ):
         pass

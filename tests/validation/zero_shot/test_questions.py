@@ -78,10 +78,10 @@ def test_records_that_give_no_question(tmp_path: Path, task_file: str, record: d
 
 def test_a_task_without_choices(tmp_path: Path) -> None:
     task = _task(tmp_path, 'corpus = "corpus.jsonl"\nprompt = "{goal}"\ncompletion = " {sol1}"\n', PIQA_RECORDS)
-    with pytest.raises(InputError, match="needs a task file with choices and a label"):
+    with pytest.raises(InputError, match="needs choices"):
         read_questions(task)
 
 
 def test_a_right_choice_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="is none of the 2 choices"):
+    with pytest.raises(InputError, match="the 2 choices"):
         Question("p", (" a", " b"), 2)

@@ -65,9 +65,9 @@ def test_no_driver() -> None:
 @pytest.mark.parametrize(
     ("errors", "version", "reason"),
     [
-        ({"cuInit": 100}, "12.4", "finds no GPU that it can use (cuInit gave error 100)"),
-        ({"cuDriverGetVersion": 999}, None, "(cuDriverGetVersion gave error 999)"),
-        ({"cuDeviceGetName": 1}, "12.4", "(cuDeviceGetName gave error 1)"),
+        ({"cuInit": 100}, "12.4", "GPU (cuInit returned error 100)"),
+        ({"cuDriverGetVersion": 999}, None, "(cuDriverGetVersion returned error 999)"),
+        ({"cuDeviceGetName": 1}, "12.4", "(cuDeviceGetName returned error 1)"),
     ],
 )
 def test_a_driver_that_gives_an_error(errors: dict[str, int], version: str | None, reason: str) -> None:

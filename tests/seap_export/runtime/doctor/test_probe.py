@@ -42,7 +42,8 @@ def test_numbers_that_are_not_finite_are_noticed() -> None:
     trial = TRIALS["session"]
     feeds = {**trial.feeds(), "a": np.full((4, 8), np.inf, np.float16)}
     found = try_model(replace(trial, feeds=lambda: feeds), "cpu")
-    assert found == {"reason": "matrix product in float16 gives numbers that are not finite", "difference": None}
+    assert found["difference"] is None
+    assert "not finite" in found["reason"]
 
 
 def test_a_model_that_cannot_be_loaded_or_run() -> None:
@@ -85,5 +86,5 @@ def test_the_driver_and_the_libraries_are_asked_for() -> None:
 
 
 def test_anything_else_is_refused() -> None:
-    with pytest.raises(ValueError, match="nothing is called fan"):
+    with pytest.raises(ValueError, match="fan"):
         answer("fan")

@@ -1,4 +1,4 @@
-"""Read by `optimum-cli` at every start: the commands that seap-export adds to it."""
+"""The commands that seap-export adds to `optimum-cli`, which reads this file at every start."""
 
 from optimum.commands.export.base import ExportCommand
 
