@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from seap_export.corpus.harness import require_harness
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation_request import EvaluationRequest
@@ -22,7 +23,6 @@ from validation.zero_shot import (
     evaluate_zero_shot,
     hub_tasks,
     local_task,
-    require_harness,
 )
 
 __all__ = ["evaluate", "preview", "write_evaluation"]

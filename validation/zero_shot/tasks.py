@@ -6,18 +6,15 @@ https://github.com/EleutherAI/lm-evaluation-harness. Every task is asked without
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from seap_export.errors import EnvironmentFailure, InputError, UsageError
-from validation.torch_runner import quiet_transformers
+from seap_export.corpus.harness import load_harness_tasks, quiet_harness, require_harness
+from seap_export.errors import InputError, UsageError
 from validation.zero_shot.questions import Question
 
-__all__ = ["HarnessTask", "hub_tasks", "local_task", "quiet_harness", "require_harness"]
+__all__ = ["HarnessTask", "hub_tasks", "local_task"]
 
 _SEED = 0  # of the harness's choice of examples, of which there are none
 _METRICS = ("acc", "acc_norm")
@@ -42,22 +39,6 @@ class HarnessTask:
     def __post_init__(self) -> None:
         if (self.split is None) != (self.origin == "file"):
             raise ValueError("a hub task has a split, a local one has none")
-
-
-def require_harness() -> None:
-    """Refuses to go on without the lm-evaluation-harness.
-
-    Raises:
-        EnvironmentFailure: It is not installed, or does not load.
-    """
-    try:
-        import accelerate  # noqa: F401 - the harness's model class needs it
-        import lm_eval  # noqa: F401
-    except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise EnvironmentFailure(
-            f"zero-shot tasks need lm-eval ({reason}); install it with: pip install 'seap-export[evaluate]'"
-        ) from error
 
 
 def local_task(name: str, questions: Sequence[Question]) -> HarnessTask:
@@ -108,31 +89,9 @@ def hub_tasks(names: Sequence[str]) -> list[HarnessTask]:
 
     Raises:
         UsageError: The harness has no such task, or one of another kind than multiple choice.
-        EnvironmentFailure: The harness is not installed, or the data cannot be had.
+        EnvironmentFailure: The harness is not installed, or the data cannot be loaded.
     """
-    require_harness()
-    from lm_eval.tasks import TaskManager
-
-    with quiet_harness():
-        manager = TaskManager()
-        for name in names:
-            if name not in manager.all_tasks:
-                raise UsageError(f"the lm-evaluation-harness has no task '{name}'; 'lm-eval ls tasks' names them")
-        loaded = _load(manager, names)
-    return [_hub_task(name, task) for name, task in loaded.items()]
-
-
-def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
-    try:
-        tasks: dict[str, Any] = manager.load(list(names))["tasks"]
-    except MemoryError:
-        raise
-    except Exception as error:  # the hub clients' own errors share no useful base class across their releases
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise EnvironmentFailure(
-            f"the data of {', '.join(names)} cannot be had ({reason:.200}); use --zero-shot with local files"
-        ) from error
-    return tasks
+    return [_hub_task(name, task) for name, task in load_harness_tasks(names).items()]
 
 
 def _hub_task(name: str, task: Any) -> HarnessTask:
@@ -142,20 +101,3 @@ def _hub_task(name: str, task: Any) -> HarnessTask:
     task.set_fewshot_seed(_SEED)
     split = task.config.test_split if task.has_test_docs() else task.config.validation_split
     return HarnessTask(name, "hub", split, task)
-
-
-@contextlib.contextmanager
-def quiet_harness() -> Iterator[None]:
-    """No bars, notices or warnings of the harness on the screen: what matters is raised."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with (
-            quiet_transformers(),
-            contextlib.redirect_stderr(io.StringIO()),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            yield
-    finally:
-        logger.setLevel(level)
