@@ -79,7 +79,7 @@ def bench_command(
     with files[0] as target, files[1] as picture:
         report = bench(paths, dense, request, console)
         if target:
-            target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+            target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")
         if picture:
             write_speed_chart(report, picture)
     for complaint in report.complaints:
@@ -102,7 +102,7 @@ def _size_table(report: SpeedReport) -> str:
             subject.engine,
             megabytes(subject.disk_bytes),
             f"{subject.disk_bytes / report.dense(subject.engine).disk_bytes:.1%}",
-            megabytes(subject.peak_bytes),
+            "–" if subject.peak_bytes is None else megabytes(subject.peak_bytes),
         ]
         for subject in report.subjects
     ]

@@ -121,7 +121,7 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
     refuse_long_prompts(source.spec, request)
     threads = request.threads or available_threads()
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         progress.say(f"opening {source.name}")
         folders = {DENSE: stack.enter_context(dense_folder(source))}
         folders |= {variant.name: variant / "hf" for variant in variants}

@@ -165,7 +165,7 @@ def _load_tokenizer(source: Source) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
         config = {**source.config, "model_type": PRUNED_PREFIX + source.spec.family.model_type}
-        (Path(folder) / "config.json").write_text(json.dumps(config), "utf-8")
+        (Path(folder) / "config.json").write_text(json.dumps(config), "utf-8", newline="\n")
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (ImportError, MemoryError):

@@ -1,4 +1,4 @@
-"""Peak memory of one model: a process of its own that loads it, runs a prompt and some steps, and tells.
+"""Peak memory of one model, measured in a separate process that loads it and runs a prompt and some steps.
 
 python -m validation.speed.memory onnxruntime FOLDER --context-length 2048 --depth 512
 """
@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from seap_export.errors import ArtifactError
+from seap_export.memory import peak_memory as own_peak
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.measure import Cell
 
@@ -22,8 +23,12 @@ __all__ = ["peak_memory"]
 _STEPS = 4
 
 
-def peak_memory(engine: EngineName, folder: Path, context_length: int, provider: str, threads: int, cell: Cell) -> int:
+def peak_memory(
+    engine: EngineName, folder: Path, context_length: int, provider: str, threads: int, cell: Cell
+) -> int | None:
     """Peak resident bytes of a process that runs one model, the interpreter and its libraries included.
+
+    None where the system does not report it.
 
     Raises:
         ArtifactError: The process failed.
@@ -37,11 +42,12 @@ def peak_memory(engine: EngineName, folder: Path, context_length: int, provider:
     }
     command = [sys.executable, "-m", __name__, engine, str(folder)]
     command += [str(word) for pair in options.items() for word in pair]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ArtifactError(f"{folder}: the process that measures its memory failed: {reason}")
-    return int(json.loads(done.stdout)["peak_bytes"])
+    peak: int | None = json.loads(done.stdout)["peak_bytes"]
+    return peak
 
 
 @click.command()
@@ -58,19 +64,7 @@ def _main(engine: Any, folder: Path, context_length: int, provider: str, threads
         model.prefill([[5] * depth] * batch, _STEPS)
         for _ in range(_STEPS):
             model.step()
-    click.echo(json.dumps({"peak_bytes": _own_peak()}))
-
-
-def _own_peak() -> int:
-    """Peak resident bytes of this process."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux's ru_maxrss counts the process that started this one, too
-        line = next(line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)
+    click.echo(json.dumps({"peak_bytes": own_peak()}))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class SubjectFigures:
         model: Name of the variant, or `dense`.
         engine: What ran it.
         disk_bytes: Of its weights and graph.
-        peak_bytes: Peak memory of a process that runs it.
+        peak_bytes: Peak memory of a process that runs it; None where the system does not report it.
         timings: For each cell.
         works: For each cell the least work.
     """
@@ -54,7 +54,7 @@ class SubjectFigures:
     model: str
     engine: EngineName
     disk_bytes: int
-    peak_bytes: int
+    peak_bytes: int | None
     timings: Mapping[Cell, Timing]
     works: Mapping[Cell, Work]
 
