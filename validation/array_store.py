@@ -27,7 +27,7 @@ class StoredArray:
 class ArrayStore:
     """A nameless temporary file of float32 arrays, gone when the store is closed or the process dies.
 
-    It lies in the temporary folder (`TMPDIR`); logits take 77 MB for 128 tokens of a vocabulary of 151k. Written and
+    It lies in the temporary folder; logits take 77 MB for 128 tokens of a vocabulary of 151k. Written and
     read in the ordinary way rather than memory-mapped, since a full disk is then an error instead of a crash.
     """
 
@@ -56,7 +56,7 @@ class ArrayStore:
         except OSError as error:
             raise EnvironmentFailure(
                 f"cannot keep {data.nbytes / 1e6:.0f} MB of the reference in {tempfile.gettempdir()}: "
-                f"{error.strerror}; free space there or set TMPDIR to another folder"
+                f"{error.strerror}; free space there or set TMPDIR (on Windows, TEMP) to another folder"
             ) from error
         return StoredArray(offset, data.shape)
 

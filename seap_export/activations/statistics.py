@@ -132,7 +132,7 @@ class CalibrationWriter:
         }
         (self._folder / _TOKENS).write_bytes(save(tokens))
         text = json.dumps({"schema": CALIBRATION_SCHEMA, **asdict(record)}, indent=1, ensure_ascii=False)
-        (self._folder / _RECORD).write_text(text + "\n", "utf-8")
+        (self._folder / _RECORD).write_text(text + "\n", "utf-8", newline="\n")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -96,7 +96,7 @@ def bench_command(
     with files[0] as target, files[1] as picture:
         report = bench(paths, dense, request, console)
         if target:
-            target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+            target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")
         if picture:
             write_speed_chart(report, picture)
     for complaint in report.complaints:

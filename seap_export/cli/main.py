@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -53,6 +54,7 @@ class _Commands(click.Group):
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
         """Runs a command and exits."""
+        _write_utf8()
         arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:
             code = super().main(arguments, **{**extra, "prog_name": "seap-export", "standalone_mode": False})
@@ -76,6 +78,17 @@ class _Commands(click.Group):
                 if not is_shown or os.environ.get("SEAP_EXPORT_TRACEBACK"):
                     raise
                 raise as_click_error(error) from error
+
+
+def _write_utf8() -> None:
+    """Files and pipes get UTF-8, on Windows too; on a terminal a character that it lacks becomes a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if stream.isatty():
+            stream.reconfigure(errors="replace")
+        else:
+            stream.reconfigure(encoding="utf-8")
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def _write(report: ValidationReport, places: dict[str, Path]) -> None:
         "html": lambda: html_page(values),
     }
     for name, place in places.items():
-        place.write_text(texts[name](), "utf-8")
+        place.write_text(texts[name](), "utf-8", newline="\n")
 
 
 def _job_summary(report: ValidationReport) -> None:
@@ -165,7 +165,7 @@ def _job_summary(report: ValidationReport) -> None:
 
     place = os.environ.get("GITHUB_STEP_SUMMARY")
     if place:
-        with open(place, "a", encoding="utf-8") as file:
+        with open(place, "a", encoding="utf-8", newline="\n") as file:
             file.write(job_summary(report.to_json()) + "\n")
 
 

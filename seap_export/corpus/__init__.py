@@ -1,5 +1,6 @@
-"""Corpora: reading files, turning records into texts, and splitting the texts."""
+"""Corpora: reading files and data sets, turning records into texts, and splitting the texts."""
 
+from seap_export.corpus.parse import parse_task, parse_tasks
 from seap_export.corpus.readers import check_corpus, read_records
 from seap_export.corpus.split import DEFAULT_SAMPLES, Split, check_disjoint, split_samples, text_digest
 from seap_export.corpus.task import (
@@ -8,8 +9,6 @@ from seap_export.corpus.task import (
     Sample,
     Task,
     TemplateCompletion,
-    parse_task,
-    parse_tasks,
 )
 from seap_export.corpus.templates import render
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from seap_export.errors import InputError
 
-__all__ = ["MAX_LINE_BYTES", "check_corpus", "read_records"]
+__all__ = ["CORPUS_SUFFIXES", "MAX_LINE_BYTES", "check_corpus", "read_records"]
 
 #: The longest line, and the longest plain text, that is read into memory (16 MiB).
 MAX_LINE_BYTES = 16 * 2**20
@@ -72,7 +72,7 @@ def _parse_object(where: str, line: str) -> dict[str, Any]:
         reason = f"{error.msg} at column {error.colno}"
         raise InputError(f"{where}: not JSON ({reason}); write one JSON object a line") from error
     except (ValueError, RecursionError) as error:  # no text, a number of thousands of digits, or endless nesting
-        raise InputError(f"{where}: JSON that cannot be read ({error}); mend or drop the line") from error
+        raise InputError(f"{where}: JSON that cannot be read ({error}); correct or drop the line") from error
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object, not {_json_kind(value)}; write one JSON object a line")
     return value
@@ -168,3 +168,5 @@ _READERS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = MappingProx
         ".md": _read_text,
     }
 )
+#: The suffixes of corpus files, in lower case.
+CORPUS_SUFFIXES = tuple(_READERS)

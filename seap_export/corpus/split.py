@@ -22,10 +22,17 @@ DEFAULT_SAMPLES = 200
 
 @dataclass(frozen=True)
 class Split:
-    """The calibration and the held-out texts of one task; no text is in both."""
+    """The calibration and the held-out texts of one task; no text is in both.
+
+    Attributes:
+        calibration: At least one text.
+        held_out: The others.
+        notice: What the user should know about the corpus that they are from (`Task.notice`).
+    """
 
     calibration: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
+    notice: str = ""
 
     def __post_init__(self) -> None:
         if not self.calibration:

@@ -138,7 +138,7 @@ def time_variants(variants: Sequence[Path], dense: Path, request: BenchRequest, 
         progress: Reports what happens.
     """
     threads = request.threads or available_threads()
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         models = [_converted(DENSE, dense, Path(scratch), request, progress)]
         models += [_as_exported(variant, Path(scratch), request, progress) for variant in variants]
         figures = _measure(models, request, threads, progress)
@@ -233,7 +233,7 @@ def _measure(
     ]
 
 
-def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int, progress: Progress) -> int:
+def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int, progress: Progress) -> int | None:
     progress.say(f"{model.name}: peak memory on {engine}")
     context = model.spec.max_position_embeddings
     return peak_memory(engine, model.folder(engine), context, request.provider, threads, request.cells[0])

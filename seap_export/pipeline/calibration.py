@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,18 @@ __all__ = ["calibrate_tasks", "split_tasks"]
 
 def split_tasks(tasks: Sequence[Task], settings: CalibrationSettings) -> dict[str, Split]:
     """Each task's calibration and held-out texts."""
-    return {
-        task.name: split_samples(
-            task.name,
-            task.texts(),
-            num_samples=settings.samples,
-            num_held_out=settings.held_out,
-            seed=settings.seed,
-        )
-        for task in tasks
-    }
+    return {task.name: _split(task, settings) for task in tasks}
+
+
+def _split(task: Task, settings: CalibrationSettings) -> Split:
+    split = split_samples(
+        task.name,
+        task.texts(),
+        num_samples=settings.samples,
+        num_held_out=settings.held_out,
+        seed=settings.seed,
+    )
+    return replace(split, notice=task.notice)
 
 
 def calibrate_tasks(
@@ -59,6 +62,9 @@ def calibrate_tasks(
     Raises:
         SeapError: Of the kind that fits; nothing was written then.
     """
+    for split in splits.values():
+        if split.notice:
+            progress.warn(split.notice)
     with progress.step(f"hashing {source.name}", name="hashing"):
         keys = {task: calibration_key(source, split, settings) for task, split in splits.items()}
     claim_folder(workspace, source, keys, variants)
@@ -159,7 +165,7 @@ def _load_tokenizer(source: Source) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
         config = {**source.config, "model_type": PRUNED_PREFIX + source.spec.family.model_type}
-        (Path(folder) / "config.json").write_text(json.dumps(config), "utf-8")
+        (Path(folder) / "config.json").write_text(json.dumps(config), "utf-8", newline="\n")
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (ImportError, MemoryError):

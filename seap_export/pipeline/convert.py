@@ -42,4 +42,6 @@ def convert_folder(
     write_onnx(model_folder, onnx_folder, form, on_layer=on_layer)
     copy_tokenizer(model_folder, onnx_folder)
     pad_on_the_right(onnx_folder)
-    (onnx_folder / GENAI_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+    (onnx_folder / GENAI_CONFIG).write_text(
+        json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n"
+    )

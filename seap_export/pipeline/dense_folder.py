@@ -24,7 +24,7 @@ def dense_folder(source: Source) -> Iterator[Path]:
     if source.files[0].name == "config.json":
         yield source.files[0].parent
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped files
         _write(source, Path(folder))
         yield Path(folder)
 
@@ -32,7 +32,7 @@ def dense_folder(source: Source) -> Iterator[Path]:
 def _write(source: Source, folder: Path) -> None:
     """Writes config, tokenizer and weights, with one layer in memory at a time."""
     spec = source.spec
-    (folder / "config.json").write_text(json.dumps(dict(source.config)), "utf-8")
+    (folder / "config.json").write_text(json.dumps(dict(source.config)), "utf-8", newline="\n")
     source.write_tokenizer(folder)
     with SafetensorsWriter(folder / "model.safetensors", spec.tensors(), source.reader.dtype) as writer:
         for name in ("embed_tokens", "norm", *(() if spec.tie_word_embeddings else ("lm_head",))):

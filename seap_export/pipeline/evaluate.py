@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from seap_export.corpus.harness import require_harness
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation_request import EvaluationRequest
@@ -23,7 +24,6 @@ from validation.zero_shot import (
     evaluate_zero_shot,
     hub_tasks,
     local_task,
-    require_harness,
 )
 
 __all__ = ["divergence_report", "divergence_texts", "evaluate", "preview", "write_evaluation"]
@@ -112,7 +112,7 @@ def preview(
 
 def write_evaluation(report: EvaluationReport, path: Path) -> None:
     """Writes the report as JSON."""
-    path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
 
 
 def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTask], dict[str, TaskOrigin]]:

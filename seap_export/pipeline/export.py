@@ -223,7 +223,7 @@ def _validate(folder: Path, request: ExportRequest, made: Mapping[str, Any], pro
         path = folder / f"validation.{suffix}"
         if not path.is_file() or path.read_text("utf-8") != text:
             with write_whole(path, force=True) as place:
-                place.write_text(text, "utf-8")
+                place.write_text(text, "utf-8", newline="\n")
     return report
 
 

@@ -67,7 +67,7 @@ class Manifest:
         if path.is_file() and path.read_text("utf-8") == text:
             return
         with write_whole(path, force=True) as temporary:
-            temporary.write_text(text, "utf-8")
+            temporary.write_text(text, "utf-8", newline="\n")
 
     def record(self, step: str, key: str, made: Path) -> None:
         """Notes a step and the files it made, which lie at `made`; its variant is no longer finished."""

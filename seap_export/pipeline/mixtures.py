@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.corpus.names import NAME_RULE, is_folder_name
 from seap_export.errors import UsageError
 from seap_export.plan.plan import Plan
 
 __all__ = ["GENERAL", "MixtureSpec", "open_mixture", "open_mixture_of", "parse_mixtures", "parse_weights"]
 
 GENERAL = "general"
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,8 @@ class MixtureSpec:
     weights: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise UsageError(f"mixture name {self.name!r} cannot name a folder; use up to 64 of A-Z a-z 0-9 - _ .")
+        if not is_folder_name(self.name):
+            raise UsageError(f"mixture name {self.name!r} cannot name a folder; use {NAME_RULE}")
         for task, weight in self.weights.items():
             if not 0.0 < weight < math.inf:
                 raise UsageError(f"weight {weight:g} of task '{task}' is out of range; give a positive number")

@@ -78,7 +78,7 @@ def check_parity(
 
 def write_report(report: ParityReport, path: Path) -> None:
     """Writes the report as JSON."""
-    path.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")
 
 
 def _refuse_incomplete(variant: Path, *parts: str) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError
+from seap_export.memory import peak_memory, reset_peak_memory
 from seap_export.pipeline.manifest import read_artifact
 from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.progress import Advance, Progress
-from validation.speed.memory import own_peak, reset_own_peak
 
 __all__ = ["PERFORMANCE", "Performance", "StepFigures", "Timed", "read_performance"]
 
@@ -60,7 +60,7 @@ class Performance:
             "speed": dict(sorted(self.speed.items())),
         }
         with write_whole(folder / PERFORMANCE, force=True) as path:
-            path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
 
 
 def read_performance(folder: Path) -> Performance:
@@ -100,11 +100,11 @@ class Timed:
                 yield advance
             return
         number = f"[{self._planned.index(name) + 1}/{len(self._planned)}] " if name in self._planned else ""
-        reset_own_peak()
+        reset_peak_memory()
         start = time.perf_counter()
         with self._progress.step(f"{number}{label}", total, unit) as advance:
             yield advance
-        self.steps[name] = StepFigures(round(time.perf_counter() - start, 3), own_peak())
+        self.steps[name] = StepFigures(round(time.perf_counter() - start, 3), peak_memory())
 
     def say(self, message: str) -> None:
         """Prints one line."""

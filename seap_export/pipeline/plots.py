@@ -200,7 +200,9 @@ def write_plots(
         if points:
             add("quality", quality_figure(points))
         numbers = _numbers(variants, removed, overlaps, points, pictures)
-        (folder / PLOTS_FILE).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (folder / PLOTS_FILE).write_text(
+            json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n"
+        )
     return numbers
 
 

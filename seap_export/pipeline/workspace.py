@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -63,7 +63,8 @@ class Workspace:
         finally:
             # Where something was made the file stays: removing it while another run waits would let in two.
             if not (self.folder / MANIFEST).exists():
-                (self.folder / _LOCK).unlink(missing_ok=True)
+                with suppress(PermissionError):  # Windows removes it when it is released
+                    (self.folder / _LOCK).unlink(missing_ok=True)
             lock.release()
 
     def is_done(self, step: str, key: str) -> bool:

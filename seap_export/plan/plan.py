@@ -226,7 +226,7 @@ def write_plan(plan: Plan, path: Path) -> None:
     head = {"schema": PLAN_SCHEMA, **{key: value for key, value in asdict(plan).items() if key != "layers"}}
     rows = [json.dumps(asdict(layer), separators=(",", ":")) for layer in plan.layers]
     opening = json.dumps(head, indent=1).removesuffix("\n}")
-    path.write_text(f'{opening},\n "layers": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n", "utf-8")
+    path.write_text(f'{opening},\n "layers": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n", "utf-8", newline="\n")
 
 
 def read_plan(path: Path) -> Plan:

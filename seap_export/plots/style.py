@@ -88,7 +88,8 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a figure in the format given by the suffix of `path`, without a date or version."""
     _fix_layout(figure)
     plain = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(path, format=path.suffix.removeprefix("."), dpi=_PNG_DPI, metadata=plain)
+    with path.open("wb") as file:  # by its path an SVG would get the system's line ends
+        figure.savefig(file, format=path.suffix.removeprefix("."), dpi=_PNG_DPI, metadata=plain)
 
 
 def _fix_layout(figure: Figure) -> None:

@@ -75,7 +75,7 @@ class RouterManifest:
 def write_router(manifest: RouterManifest, folder: Path) -> None:
     """Writes router.json into the router's folder."""
     text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False) + "\n"
-    (folder / ROUTER_MANIFEST).write_text(text, "utf-8")
+    (folder / ROUTER_MANIFEST).write_text(text, "utf-8", newline="\n")
 
 
 def read_router(folder: Path) -> RouterManifest:

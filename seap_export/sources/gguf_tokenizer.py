@@ -91,9 +91,9 @@ def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
     tokenizer, adds_bos = _build(file)
     _add_special_tokens(file, tokenizer)
     _frame(file, tokenizer, adds_bos)
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8")
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8", newline="\n")
     text = json.dumps(_tokenizer_config(file), indent=2, ensure_ascii=False)
-    (folder / "tokenizer_config.json").write_text(text + "\n", "utf-8")
+    (folder / "tokenizer_config.json").write_text(text + "\n", "utf-8", newline="\n")
 
 
 def gguf_generation_config(file: GgufFile) -> dict[str, Any]:

@@ -111,4 +111,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8", newline="\n"
+    )

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from validation.benchmarks.process import ProcessFigures, measure
+from validation.benchmarks.process import ProcessFigures, measure, megabytes
 
 __all__ = ["export_table"]
 
@@ -78,7 +78,7 @@ def _cells(variant: dict[str, Any], dense: dict[str, Any], figures: ProcessFigur
         f"{parity['mean_kl_nats']:.1e}",
         f"{parity['top1_agreement']:.1%}",
         f"{figures.wall_s:.0f} s" if figures else "",
-        f"{figures.peak_bytes / 1e6:.0f} MB" if figures else "",
+        megabytes(figures.peak_bytes) if figures else "",
     ]
 
 

@@ -90,7 +90,7 @@ def peers_table(
     if json_file:
         setting = _setting(model, environments, sizes)
         text = json.dumps(_report(setting, passage, written, sessions, loops), indent=1)
-        json_file.write_text(text + "\n", "utf-8")
+        json_file.write_text(text + "\n", "utf-8", newline="\n")
 
 
 @contextlib.contextmanager

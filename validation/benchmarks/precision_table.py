@@ -88,7 +88,7 @@ def precision_table(
     for row in sorted(rows, key=lambda own: -own.onnx_bytes):
         click.echo(str(row))
     if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8")
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8", newline="\n")
 
 
 def _row(reference: DenseReference, hf: Path, precision: Any) -> _Row:

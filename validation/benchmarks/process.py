@@ -10,15 +10,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ProcessFigures", "measure"]
+__all__ = ["ProcessFigures", "measure", "megabytes"]
 
 
 @dataclass(frozen=True)
 class ProcessFigures:
-    """Wall time in seconds and peak resident memory in bytes of one finished command."""
+    """Wall time in seconds and peak resident memory in bytes of one finished command.
+
+    The memory is None on Windows, which keeps no account of a process that has ended.
+    """
 
     wall_s: float
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 def measure(command: Sequence[str]) -> ProcessFigures:
@@ -40,12 +43,20 @@ def _main(command: Sequence[str]) -> int:
     """Prints wall time and peak memory of a command, as JSON, and gives its exit code."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=sys.stderr)
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    scale = 1 if sys.platform == "darwin" else 1024  # Linux counts ru_maxrss in KiB
-    print(json.dumps([wall, usage.ru_maxrss * scale]))
+    peak = None
+    if hasattr(os, "wait4"):
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux counts in KiB
+    else:
+        process.wait()
+    print(json.dumps([time.perf_counter() - begin, peak]))
     return process.returncode
+
+
+def megabytes(peak_bytes: int | None) -> str:
+    """A peak memory as a cell of a table."""
+    return "not measured" if peak_bytes is None else f"{peak_bytes / 1e6:.0f} MB"
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def recipe_table(
     click.echo(_table(cells))
     if json_file:
         values = {text: {place: asdict(cell) for place, cell in own.items()} for text, own in cells.items()}
-        json_file.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+        json_file.write_text(json.dumps(values, indent=1) + "\n", "utf-8", newline="\n")
 
 
 def _texts(calibration: Calibration, other: Task | None, number: int) -> list[str]:

@@ -91,7 +91,7 @@ def _measure(
             continue
         found = evaluate_zero_shot(folder, [task], batch_size=_BATCH)[name]
         figures[row][name] = {**vars(found), "achieved_ratio": achieved}
-        json_file.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+        json_file.write_text(json.dumps(figures, indent=1) + "\n", "utf-8", newline="\n")
         click.echo(f"{row} {name}: {found.acc:.3f} / {found.acc_norm or 0.0:.3f}", file=sys.stderr)
 
 

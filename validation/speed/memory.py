@@ -1,4 +1,4 @@
-"""Measures the peak memory of one model in a separate process, which loads it, runs a prompt and some steps.
+"""Peak memory of one model, measured in a separate process that loads it and runs a prompt and some steps.
 
 python -m validation.speed.memory onnxruntime FOLDER --context-length 2048 --depth 512
 """
@@ -8,23 +8,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
 from seap_export.errors import ArtifactError
+from seap_export.memory import peak_memory as own_peak
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.measure import Cell
 
-__all__ = ["own_peak", "peak_memory", "reset_own_peak"]
+__all__ = ["peak_memory"]
 
 _STEPS = 4
 
 
-def peak_memory(engine: EngineName, folder: Path, context_length: int, provider: str, threads: int, cell: Cell) -> int:
-    """Peak resident bytes of a process that runs one model, including the interpreter and its libraries.
+def peak_memory(
+    engine: EngineName, folder: Path, context_length: int, provider: str, threads: int, cell: Cell
+) -> int | None:
+    """Peak resident bytes of a process that runs one model, the interpreter and its libraries included.
+
+    None where the system does not report it.
 
     Raises:
         ArtifactError: The process failed.
@@ -38,11 +42,12 @@ def peak_memory(engine: EngineName, folder: Path, context_length: int, provider:
     }
     command = [sys.executable, "-m", __name__, engine, str(folder)]
     command += [str(word) for pair in options.items() for word in pair]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ArtifactError(f"{folder}: the process that measures its memory failed: {reason}")
-    return int(json.loads(done.stdout)["peak_bytes"])
+    peak: int | None = json.loads(done.stdout)["peak_bytes"]
+    return peak
 
 
 @click.command()
@@ -60,26 +65,6 @@ def _main(engine: Any, folder: Path, context_length: int, provider: str, threads
         for _ in range(_STEPS):
             model.step()
     click.echo(json.dumps({"peak_bytes": own_peak()}))
-
-
-def own_peak() -> int | None:
-    """Peak resident bytes of this process; None where the system does not say."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux's ru_maxrss counts the process that started this one, too
-        line = next((line for line in status.read_text("utf-8").splitlines() if line.startswith("VmHWM")), None)
-        return None if line is None else int(line.split()[1]) * 1024
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024)
-
-
-def reset_own_peak() -> None:
-    """Starts a new peak, where the system can; elsewhere `own_peak` stays that of the whole process."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", "utf-8")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ class SubjectFigures:
         model: Name of the variant, or `dense`.
         engine: What ran it.
         disk_bytes: Of its weights and graph.
-        peak_bytes: Peak memory of a process that runs it; None: not measured.
+        peak_bytes: Peak memory of a process that runs it; None where the system does not report it.
         timings: For each cell.
         works: For each cell the least work.
     """

@@ -3,7 +3,7 @@
 from validation.zero_shot.evaluate import evaluate_zero_shot
 from validation.zero_shot.figures import ZeroShotFigures
 from validation.zero_shot.questions import Question, read_questions
-from validation.zero_shot.tasks import HarnessTask, hub_tasks, local_task, require_harness
+from validation.zero_shot.tasks import HarnessTask, hub_tasks, local_task
 
 __all__ = [
     "HarnessTask",
@@ -13,5 +13,4 @@ __all__ = [
     "hub_tasks",
     "local_task",
     "read_questions",
-    "require_harness",
 ]

@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from seap_export.corpus.harness import quiet_harness, require_harness
 from seap_export.errors import UsageError
 from seap_export.hashing import sha256_json
 from seap_export.runtime.session import available_threads
 from validation.quality import Form
+from validation.torch_runner import quiet_transformers
 from validation.zero_shot.figures import ZeroShotFigures
 from validation.zero_shot.models import open_model
-from validation.zero_shot.tasks import HarnessTask, quiet_harness, require_harness
+from validation.zero_shot.tasks import HarnessTask
 
 __all__ = ["evaluate_zero_shot"]
 
@@ -65,6 +67,7 @@ def evaluate_zero_shot(
     require_harness()
     on_sequences = _meter(on_progress)  # keeps stderr before it is redirected
     with (
+        quiet_transformers(),
         quiet_harness(),
         open_model(
             folder,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from seap_export.corpus import ChoiceCompletion, Task, read_records, render
+from seap_export.corpus import ChoiceCompletion, Task, render
 from seap_export.errors import InputError
 
 __all__ = ["Question", "read_questions"]
@@ -30,7 +30,7 @@ class Question:
         if len(self.choices) < 2:
             raise InputError(f"a question needs at least two choices, not {len(self.choices)}")
         if not all(choice.strip() for choice in self.choices):
-            raise InputError("a choice is empty; fix or remove the record")
+            raise InputError("a choice is empty; correct or drop the record")
         if not 0 <= self.gold < len(self.choices):
             raise InputError(f"the label {self.gold} is not the index of one of the {len(self.choices)} choices")
 
@@ -52,13 +52,14 @@ def read_questions(task: Task, limit: int | None = None) -> tuple[Question, ...]
     """
     if not isinstance(task.completion, ChoiceCompletion):
         raise InputError(
-            f"task '{task.name}': zero-shot accuracy needs choices; add choices and a label under [completion]"
+            f"task '{task.name}': zero-shot accuracy needs a task file with choices and a label under [completion]; "
+            "a task of lm-eval is given as --harness-task"
         )
     return tuple(islice(_questions(task, task.completion), limit))
 
 
 def _questions(task: Task, completion: ChoiceCompletion) -> Iterator[Question]:
-    for number, record in enumerate(read_records(task.corpus), start=1):
+    for number, record in enumerate(task.records(), start=1):
         try:
             yield Question(render(task.prompt, record), *completion.choices_and_gold(record))
         except InputError as error:

@@ -6,18 +6,15 @@ https://github.com/EleutherAI/lm-evaluation-harness. All tasks are run without f
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from seap_export.errors import EnvironmentFailure, InputError, UsageError
-from validation.torch_runner import quiet_transformers
+from seap_export.corpus.harness import load_harness_tasks, quiet_harness, require_harness
+from seap_export.errors import InputError, UsageError
 from validation.zero_shot.questions import Question
 
-__all__ = ["HarnessTask", "hub_tasks", "local_task", "quiet_harness", "require_harness"]
+__all__ = ["HarnessTask", "hub_tasks", "local_task"]
 
 _SEED = 0  # of the harness's choice of few-shot examples; none are used
 _METRICS = ("acc", "acc_norm")
@@ -42,22 +39,6 @@ class HarnessTask:
     def __post_init__(self) -> None:
         if (self.split is None) != (self.origin == "file"):
             raise ValueError("a hub task has a split, a local one has none")
-
-
-def require_harness() -> None:
-    """Checks that the lm-evaluation-harness is installed.
-
-    Raises:
-        EnvironmentFailure: It is not installed or cannot be imported.
-    """
-    try:
-        import accelerate  # noqa: F401 - needed by the harness's model class
-        import lm_eval  # noqa: F401
-    except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise EnvironmentFailure(
-            f"zero-shot tasks need lm-eval ({reason}); install it with: pip install 'seap-export[evaluate]'"
-        ) from error
 
 
 def local_task(name: str, questions: Sequence[Question]) -> HarnessTask:
@@ -106,32 +87,10 @@ def hub_tasks(names: Sequence[str]) -> list[HarnessTask]:
     """Loads multiple-choice tasks of the harness by name and downloads their data; a group gives all its tasks.
 
     Raises:
-        UsageError: The harness has no such task, or it is not multiple choice.
-        EnvironmentFailure: The harness is not installed, or the data cannot be downloaded.
+        UsageError: The harness has no such task, or one of another kind than multiple choice.
+        EnvironmentFailure: The harness is not installed, or the data cannot be loaded.
     """
-    require_harness()
-    from lm_eval.tasks import TaskManager
-
-    with quiet_harness():
-        manager = TaskManager()
-        for name in names:
-            if name not in manager.all_tasks:
-                raise UsageError(f"the lm-evaluation-harness has no task '{name}'; 'lm-eval ls tasks' lists them")
-        loaded = _load(manager, names)
-    return [_hub_task(name, task) for name, task in loaded.items()]
-
-
-def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
-    try:
-        tasks: dict[str, Any] = manager.load(list(names))["tasks"]
-    except MemoryError:
-        raise
-    except Exception as error:  # the hub clients' errors share no useful base class across their releases
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise EnvironmentFailure(
-            f"the data of {', '.join(names)} cannot be downloaded ({reason:.200}); use --zero-shot with local files"
-        ) from error
-    return tasks
+    return [_hub_task(name, task) for name, task in load_harness_tasks(names).items()]
 
 
 def _hub_task(name: str, task: Any) -> HarnessTask:
@@ -141,20 +100,3 @@ def _hub_task(name: str, task: Any) -> HarnessTask:
     task.set_fewshot_seed(_SEED)
     split = task.config.test_split if task.has_test_docs() else task.config.validation_split
     return HarnessTask(name, "hub", split, task)
-
-
-@contextlib.contextmanager
-def quiet_harness() -> Iterator[None]:
-    """Silences the harness's progress bars, notices and warnings; important problems raise an exception."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with (
-            quiet_transformers(),
-            contextlib.redirect_stderr(io.StringIO()),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -58,7 +58,7 @@ def try_model(trial: Trial, provider: str) -> dict[str, Any]:
         difference: The largest difference from the expected output; None if there is no finite one.
     """
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             path = Path(folder) / "model.onnx"
             path.write_bytes(trial.model)
             session = open_session(path, provider, 1)

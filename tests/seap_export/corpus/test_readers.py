@@ -102,7 +102,7 @@ def test_line_without_object_is_refused(tmp_path: Path, line: str, kind: str) ->
 def test_json_beyond_the_limits_of_python_is_refused(tmp_path: Path, line: str) -> None:
     message = _error(_write(tmp_path, "a.jsonl", line))
     assert message.startswith("FILE, line 1: JSON that cannot be read (")
-    assert message.endswith("); mend or drop the line")
+    assert message.endswith("); correct or drop the line")
 
 
 def test_half_a_surrogate_pair_is_refused_but_a_whole_one_is_read(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_half_a_surrogate_pair_is_refused_but_a_whole_one_is_read(tmp_path: Path
     half = _write(tmp_path, "b.jsonl", '{"text": "\\uD83D"}')
     assert _error(half) == (
         "FILE, line 1: JSON that cannot be read ('utf-8' codec can't encode character '\\ud83d' in position 10: "
-        "surrogates not allowed); mend or drop the line"
+        "surrogates not allowed); correct or drop the line"
     )
 
 

@@ -115,7 +115,7 @@ def test_label_may_be_one_of_the_labels(tmp_path: Path, labels: Any, key: str, g
     [
         ({"key": "D"}, "label 'D' is none of the labels A, B; use a labelled record"),
         ({"key": None}, "label None is none of the labels A, B; use a labelled record"),
-        ({"c": {"text": ["x"], "label": ["A", "B"]}}, "1 choices, but 2 labels; mend or drop the record"),
+        ({"c": {"text": ["x"], "label": ["A", "B"]}}, "1 choices, but 2 labels; correct or drop the record"),
         ({"c": {"text": "xy", "label": []}}, "field 'c.text' is not a list, but 'xy'; name a field that holds a list"),
         ({"c": {"text": ["x"]}}, "field 'c.label' is missing; fields there: 'text'"),
         (
@@ -223,23 +223,21 @@ def test_corpus_is_checked_when_the_task_is_parsed(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/b.jsonl: no such file; give the path of a corpus file"
 
 
-@pytest.mark.parametrize("spec", ["", "a", "a=", "=a.jsonl", "="])
-def test_spec_must_be_name_and_file(spec: str) -> None:
+@pytest.mark.parametrize("spec", ["", "a=", "=a.jsonl", "=", "a.jsonl", "task.toml", "=openai/gsm8k"])
+def test_spec_of_a_file_needs_a_name(spec: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_task(spec)
     assert str(caught.value) == f"task '{spec}' is malformed; write NAME=FILE, such as maths=maths.jsonl"
 
 
-@pytest.mark.parametrize("name", [".a", "..", "a/b", "a b", "é", "a\n", "", "a" * 65])
+@pytest.mark.parametrize("name", [".a", "..", "a/b", "a b", "é", "a\n", "", "a" * 65, "a.", "NUL", "con", "Com1.x"])
 def test_name_must_do_as_a_folder_name(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         Task(name, Path("a.jsonl"))
-    assert str(caught.value) == (
-        f"task name {name!r} cannot name a folder; use up to 64 of A-Z a-z 0-9 - _ . (no leading '.')"
-    )
+    assert str(caught.value).startswith(f"task name {name!r} cannot name a folder; use up to 64 of ")
 
 
-@pytest.mark.parametrize("name", ["a", "A-b_c.1", "_", "9", "a" * 64])
+@pytest.mark.parametrize("name", ["a", "A-b_c.1", "_", "9", "a" * 64, "console", "com10", "con-0.2", "lpt"])
 def test_folder_names_are_names(name: str) -> None:
     assert Task(name, Path("a.jsonl")).name == name
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from seap_export.memory import peak_memory
 from seap_export.pipeline.performance import PERFORMANCE, Performance, StepFigures, Timed, read_performance
 from seap_export.pipeline.progress import Silent
-from validation.speed.memory import own_peak
 
 
 class Spoken(Silent):
@@ -51,7 +51,7 @@ def test_the_peak_of_a_step_is_its_own() -> None:
     assert much is not None
     assert little is not None
     assert much - little > 200e6
-    assert (own_peak() or 0) < much
+    assert (peak_memory() or 0) < much
 
 
 def test_figures_are_read_as_they_were_written(tmp_path: Path) -> None:

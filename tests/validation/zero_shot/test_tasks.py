@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from seap_export.corpus.harness import quiet_harness
 from seap_export.errors import EnvironmentFailure, UsageError
 from validation.zero_shot import HarnessTask, Question, evaluate_zero_shot, hub_tasks, local_task
-from validation.zero_shot.tasks import quiet_harness
 
 
 def _requests(task: HarnessTask) -> list[Any]:
@@ -80,7 +80,7 @@ def test_hub_tasks_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lm_eval.tasks.TaskManager", _Manager)
     with pytest.raises(UsageError, match="'prose' is not multiple choice"):
         hub_tasks(["prose"])
-    with pytest.raises(EnvironmentFailure, match=r"gone.* \(no route to the hub\)"):
+    with pytest.raises(EnvironmentFailure, match=r"the data of gone .*no route to the hub"):
         hub_tasks(["gone"])
 
 

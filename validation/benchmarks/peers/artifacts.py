@@ -72,14 +72,14 @@ class Written:
     Attributes:
         model: The folder that it was made from.
         wall_s: Seconds of the whole process.
-        peak_bytes: Its peak resident memory.
+        peak_bytes: Its peak resident memory; None where it is not measured.
         onnx_bytes: Graph and data on disk.
         is_reused: It was there already; the other figures are of the run that wrote it.
     """
 
     model: str
     wall_s: float
-    peak_bytes: int
+    peak_bytes: int | None
     onnx_bytes: int
     is_reused: bool
 
@@ -113,7 +113,7 @@ def write(artifact: Artifact, model: Path) -> Written:
     figures = measure(artifact.command)
     size = sum(path.stat().st_size for path in artifact.folder.glob("model.onnx*"))
     written = Written(str(model.resolve()), figures.wall_s, figures.peak_bytes, size, is_reused=False)
-    record.write_text(json.dumps(asdict(written), indent=1) + "\n", "utf-8")
+    record.write_text(json.dumps(asdict(written), indent=1) + "\n", "utf-8", newline="\n")
     return written
 
 

@@ -75,7 +75,7 @@ def prepare(folder: Path, threads: int, end: int) -> None:
     config: dict[str, Any] = json.loads(path.read_text("utf-8"))
     config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
     config["model"]["eos_token_id"] = end
-    path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    path.write_text(json.dumps(config, indent=2) + "\n", "utf-8", newline="\n")
 
 
 def run_loops(
@@ -101,7 +101,7 @@ def run_loops(
         "warm_up": _WARM_UP,
         "runs": _RUNS_A_PROCESS,
     }
-    request.write_text(json.dumps(asked), "utf-8")
+    request.write_text(json.dumps(asked), "utf-8", newline="\n")
     results = {loop.name: LoopResult() for loop in loops}
     by_name = {loop.name: loop for loop in loops}
     for turn in range(rounds):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from validation.benchmarks.peers.artifacts import Written
 from validation.benchmarks.peers.contest import Result
 from validation.benchmarks.peers.loops import LoopResult
+from validation.benchmarks.process import megabytes
 from validation.speed.measure import Timing
 
 __all__ = ["loops_table", "markdown", "ratios_table", "sessions_table", "writers_table"]
@@ -26,7 +27,7 @@ def writers_table(written: Mapping[str, Written]) -> str:
             (
                 name,
                 f"{own.wall_s:.2f} s",
-                f"{own.peak_bytes / 1e6:.0f} MB",
+                megabytes(own.peak_bytes),
                 f"{own.onnx_bytes / 1e6:.1f} MB",
                 "in an earlier run" if own.is_reused else "now",
             )

@@ -1,0 +1,126 @@
+"""Tasks as users give them: on the command line, and in task files."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_harness_name, is_hub_id
+from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
+from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
+from seap_export.errors import InputError, UsageError
+
+__all__ = ["parse_task", "parse_tasks"]
+
+#: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
+_MAX_TASK_BYTES = 16 * 2**10
+_TASK_FILE = ".toml"
+
+
+def parse_tasks(specs: Sequence[str]) -> tuple[Task, ...]:
+    """The tasks of several specs as `parse_task` takes them.
+
+    Raises:
+        UsageError: A spec is malformed, two tasks have the same name, or the harness has no such task.
+        InputError: A task file or a corpus cannot be used.
+        EnvironmentFailure: A library that a corpus needs is not installed.
+    """
+    tasks = tuple(parse_task(spec) for spec in specs)
+    names = [task.name.lower() for task in tasks]  # they become folders, and to many disks "A" and "a" are one
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UsageError(f"task name '{name}' is given twice (case does not count); rename one of the tasks")
+    return tasks
+
+
+def parse_task(spec: str) -> Task:
+    """The task of `NAME=SOURCE`, or of a SOURCE that is no file; NAME is then the last part of SOURCE.
+
+    SOURCE is, in this order: a file, if it exists or has the suffix of a corpus or a task file; a data set of the
+    hub, if it is OWNER/NAME or OWNER/NAME:CONFIG; a task of the lm-evaluation-harness, if it is one word. A corpus
+    without a task file needs a field `text`.
+
+    Raises:
+        UsageError: The spec is malformed, the name cannot be a folder name, or the harness has no such task.
+        InputError: The task file or the corpus cannot be used.
+        EnvironmentFailure: A library that the corpus needs is not installed.
+    """
+    name, equals, source = spec.partition("=")
+    if not equals and not _is_file(Path(spec)):
+        name, source = spec.partition(":")[0].rpartition("/")[2], spec
+    if not name or not source:
+        raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as maths=maths.jsonl")
+    path = Path(os.path.expanduser(source))
+    if path.suffix.lower() == _TASK_FILE:
+        return _read_task_file(name, path)
+    if not _is_file(path):
+        if is_hub_id(source):
+            return Task(name, HubCorpus.of(source))
+        if is_harness_name(source):
+            return Task(name, HarnessCorpus.of(source), "{prompt}", TemplateCompletion("{completion}"))
+    check_corpus(path)
+    return Task(name, path)
+
+
+def _is_file(path: Path) -> bool:
+    return path.suffix.lower() in (*CORPUS_SUFFIXES, _TASK_FILE) or os.path.lexists(path)
+
+
+def _read_task_file(name: str, path: Path) -> Task:
+    try:
+        table = tomllib.loads(_small_text(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a task file") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a TOML file ({error}); see samples/tasks for an example") from error
+    try:
+        _refuse_unknown_keys(table, ("corpus", "prompt", "completion"))
+        completion = _completion(table["completion"]) if "completion" in table else None
+        corpus, prompt = _string(table, "corpus"), _string(table, "prompt")
+        task = Task(name, path.parent / corpus, prompt, completion)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if is_hub_id(corpus) and not _is_file(path.parent / corpus):
+        return Task(name, HubCorpus.of(corpus), prompt, completion)
+    check_corpus(path.parent / corpus)
+    return task
+
+
+def _small_text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(_MAX_TASK_BYTES + 1)
+    if len(content) > _MAX_TASK_BYTES:
+        raise ValueError(f"it is longer than {_MAX_TASK_BYTES // 2**10} KiB")
+    return content.decode("utf-8")
+
+
+def _completion(value: object) -> Completion:
+    if isinstance(value, str):
+        return TemplateCompletion(value)
+    if not isinstance(value, dict):
+        raise InputError("'completion' must be a template or a table with 'choices' and 'label'")
+    _refuse_unknown_keys(value, ("choices", "label", "labels", "template"))
+    choices = value.get("choices")
+    if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
+        choices = tuple(choices)
+    elif not isinstance(choices, str):
+        raise InputError("'choices' must be a list of templates or the path of a list field")
+    optional = {key: _string(value, key) for key in ("labels", "template") if key in value}
+    return ChoiceCompletion(choices, _string(value, "label"), **optional)
+
+
+def _refuse_unknown_keys(table: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = [key for key in table if key not in known]
+    if unknown:
+        raise InputError(f"unknown key {unknown[0]!r}; known keys: {', '.join(known)}")
+
+
+def _string(table: Mapping[str, Any], key: str) -> str:
+    value = table.get(key)
+    if not isinstance(value, str):
+        found = f"not {value!r:.40}" if key in table else "but it is missing"
+        raise InputError(f"key '{key}' must be a string, {found}; write {key} = \"...\"")
+    return value

@@ -1,0 +1,144 @@
+"""What Windows and macOS lack is not needed, and an artifact is the same bytes without it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from micro import write_micro_model
+from routed import write_task_corpora
+
+ROOT = Path(__file__).parents[2]
+#: Characters that no file name may hold on Windows.
+FORBIDDEN = re.compile(r'[<>:"|?*\\]|[. ]$')
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+failed = {}
+for top in ("seap_export", "converters", "validation"):
+    for module in pkgutil.walk_packages(importlib.import_module(top).__path__, top + "."):
+        try:
+            importlib.import_module(module.name)
+        except ImportError as error:
+            failed[module.name] = str(error)
+print(sorted(failed.items()))
+"""
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Runs Python with what Windows has, or, with `whole`, with all that this system has."""
+    folder = tmp_path_factory.mktemp("other")
+    shutil.copyfile(Path(__file__).with_name("other_system.py"), folder / "sitecustomize.py")
+
+    def run(*arguments: str, whole: bool = False) -> subprocess.CompletedProcess[str]:
+        path = [str(ROOT)] if whole else [str(folder), str(ROOT)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "SEAP_EXPORT_TRACEBACK": "1"}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_task_corpora(folder)
+    write_micro_model(folder / "m", model_type="llama")
+    return folder
+
+
+def _cli(*arguments: str) -> Sequence[str]:
+    return ("-c", "from seap_export.cli import main; main()", *arguments)
+
+
+def _export(inputs: Path, out: Path, tasks: str) -> Sequence[str]:
+    given = [word for task in tasks for word in ("--task", f"{task}={inputs / task}.jsonl")]
+    small = ["--ratio", "0.3", "--prompts", "1", "--decode-steps", "2", "--held-out", "4", "--long-tokens", "32"]
+    return _cli("export", str(inputs / "m"), *given, *small, "--out", str(out))
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_every_module_can_be_imported(run: Run) -> None:
+    done, expected = (run("-W", "ignore", "-c", IMPORT_ALL, whole=whole) for whole in (False, True))
+    assert done.stderr == ""
+    assert done.stdout == expected.stdout  # an optional library may be missing
+
+
+def test_the_stand_in_for_windows_refuses_what_windows_refuses(run: Run, tmp_path: Path) -> None:
+    """Or the other tests would pass whatever the package does."""
+    code = """
+import mmap, os, pathlib, sys
+held, moved = pathlib.Path(sys.argv[1], "held"), pathlib.Path(sys.argv[1], "moved")
+held.write_text("a\\n")
+assert held.read_bytes() == b"a\\r\\n"
+def refused(call, *arguments):
+    try:
+        call(*arguments)
+    except OSError:
+        return True
+    return False
+with held.open("rb") as file:
+    image = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    assert refused(held.rename, moved)
+assert refused(held.replace, moved) and refused(held.unlink) and refused(held.parent.rename, moved)
+image.close()
+held.replace(moved)
+assert refused(open, "/proc/self/status") and not hasattr(os, "wait4")
+try:
+    import fcntl
+except ImportError:
+    print("refused")
+"""
+    done = run("-c", code, str(tmp_path))
+    assert done.stdout == "refused\n", done.stderr
+
+
+def test_help_and_doctor(run: Run) -> None:
+    assert "export" in run(*_cli("--help")).stdout
+    done = run(*_cli("doctor", "--json"))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+
+
+def test_an_export_is_the_same_bytes(run: Run, inputs: Path, tmp_path: Path) -> None:
+    for name in ("windows", "linux"):
+        done = run(*_export(inputs, tmp_path / name / "out", "ab"), whole=name == "linux")
+        assert done.returncode == 0, done.stderr
+    digests = _digests(tmp_path / "windows")
+    assert "router/router.onnx" in digests
+    assert digests == _digests(tmp_path / "linux")
+    parts = {part for name in digests for part in name.split("/")}
+    assert not [part for part in parts if FORBIDDEN.search(part)]
+    assert not [part for part in parts if part.startswith(".seap-export-tmp")]
+
+
+def test_an_export_is_replaced_and_validated(run: Run, inputs: Path, tmp_path: Path) -> None:
+    """--force moves what is there away, which Windows refuses while it is mapped."""
+    out = tmp_path / "out"
+    for more in ([], ["--force", "--seed", "1"]):
+        done = run(*_export(inputs, out, "a"), *more)
+        assert done.returncode == 0, done.stderr
+    assert run(*_cli("validate", str(out), "--json")).returncode == 0
+
+
+def test_peak_memory_is_not_measured_where_it_is_not_known(run: Run) -> None:
+    code = "from seap_export.memory import peak_memory; print(peak_memory())"
+    assert run("-c", code).stdout == "None\n"
+    assert int(run("-c", code, whole=True).stdout) > 1e6

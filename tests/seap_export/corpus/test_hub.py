@@ -1,0 +1,214 @@
+"""Data sets of the hub and tasks of the harness, on local files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seap_export.corpus import Sample, Task, parse_task, parse_tasks
+from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_harness_name, is_hub_id
+from seap_export.errors import EnvironmentFailure, InputError, SeapError, UsageError
+
+GENERATE = """output_type: generate_until
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: "{{answer}}"
+"""
+CHOICE = """output_type: multiple_choice
+doc_to_text: "{{goal}}\\nAnswer:"
+doc_to_choice: "{{[sol1, sol2]}}"
+doc_to_target: label
+"""
+SUMS = [{"question": f"1+{n}?", "answer": str(n + 1)} for n in range(3)]
+GOALS = [{"goal": f"g{n}", "sol1": "a", "sol2": "b", "label": n % 2} for n in range(3)]
+TRAIN = "training_split: train\n"
+
+
+def _message(error: type[SeapError], call: Callable[[], object]) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_data_set_gives_its_training_split(write_dataset: Callable[..., Path]) -> None:
+    folder = write_dataset(test=[{"text": "no"}], validation=[{"text": "no"}], train=[{"text": "a"}, {"text": "b"}])
+    task = Task("t", HubCorpus(str(folder)))
+    assert list(task.texts()) == [Sample("a", ""), Sample("b", "")]
+    assert task.notice == ""
+
+
+def test_a_data_set_without_a_training_split(write_dataset: Callable[..., Path]) -> None:
+    validation = Task("t", HubCorpus(str(write_dataset("v", test=[{"text": "no"}], validation=[{"text": "a"}]))))
+    assert list(validation.texts()) == [Sample("a", "")]
+    assert "validation split" in validation.notice
+    tested = Task("t", HubCorpus(str(write_dataset("t", test=[{"text": "no"}]))))
+    assert "splits: test" in _message(InputError, lambda: list(tested.texts()))
+
+
+def test_a_data_set_needs_a_field_text_or_a_task_file(write_dataset: Callable[..., Path]) -> None:
+    task = Task("t", HubCorpus(str(write_dataset(train=SUMS))))
+    assert "task file" in _message(InputError, lambda: list(task.texts()))
+
+
+def test_a_data_set_with_code_is_refused_and_the_code_does_not_run(tmp_path: Path) -> None:
+    folder = tmp_path / "evil"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    assert "Dataset scripts" in _message(InputError, lambda: HubCorpus(str(folder)).split)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unknown_configuration_is_refused(write_dataset: Callable[..., Path]) -> None:
+    corpus = HubCorpus(str(write_dataset(train=SUMS)), "other")
+    assert "OWNER/NAME:CONFIG" in _message(InputError, lambda: corpus.split)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route\nto the hub"), TimeoutError("slow"), OSError(28, "full")])
+def test_without_a_network_it_is_the_environments_fault(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    assert "hub" in _message(EnvironmentFailure, lambda: list(parse_task("openai/gsm8k").texts()))
+
+
+def test_the_library_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("datasets", "lm_eval"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for spec in ("openai/gsm8k", "maths=openai/gsm8k:main", "gsm8k"):
+        assert "pip install 'seap-export[evaluate]'" in _message(EnvironmentFailure, partial(parse_task, spec))
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "corpus"),
+    [
+        ("openai/gsm8k", "gsm8k", HubCorpus("openai/gsm8k")),
+        ("openai/gsm8k:main", "gsm8k", HubCorpus("openai/gsm8k", "main")),
+        ("maths=openai/gsm8k:main", "maths", HubCorpus("openai/gsm8k", "main")),
+        ("a=./gsm8k.jsonl", None, None),
+        ("a=../gsm8k", None, None),
+        ("a=x/y/z", None, None),
+        ("a=/x/y", None, None),
+    ],
+)
+def test_what_is_no_file_is_a_data_set(spec: str, name: str | None, corpus: HubCorpus | None) -> None:
+    if name is None:
+        assert "no such file" in _message(InputError, lambda: parse_task(spec))
+    else:
+        assert parse_task(spec) == Task(name, corpus)
+
+
+def test_a_file_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "openai").mkdir()
+    (tmp_path / "openai" / "gsm8k").write_text("x")
+    assert "unknown kind of corpus" in _message(InputError, lambda: parse_task("a=openai/gsm8k"))
+    assert "malformed" in _message(UsageError, lambda: parse_task("openai/gsm8k"))
+
+
+def test_a_task_file_may_name_a_data_set(tmp_path: Path, write_dataset: Callable[..., Path]) -> None:
+    file = tmp_path / "maths.toml"
+    file.write_text('corpus = "openai/gsm8k:main"\nprompt = "{question}"\ncompletion = " {answer}"')
+    task = parse_task(f"maths={file}")
+    assert task.corpus == HubCorpus("openai/gsm8k", "main")
+    local = Task("maths", HubCorpus(str(write_dataset(train=SUMS))), task.prompt, task.completion)
+    assert list(local.texts())[:2] == [Sample("1+0?", " 1"), Sample("1+1?", " 2")]
+
+
+def test_ids_and_names() -> None:
+    assert all(map(is_hub_id, ("a/b", "HuggingFaceH4/ultrachat_200k", "wikimedia/wikipedia:20231101.en")))
+    assert not any(map(is_hub_id, ("a", "a/b/c", "/a", "../a", "a/..", "a/b:", "~/a", "C:/a", "a b/c", "a\\b")))
+    assert is_harness_name("arc_challenge")
+    assert not any(map(is_harness_name, ("", "a/b", "a.csv", "a b", "a=b")))
+
+
+def test_a_task_of_the_harness_is_asked_as_the_harness_asks(write_harness_task: Callable[..., None]) -> None:
+    write_harness_task("sums", GENERATE + TRAIN + "test_split: test\n", train=SUMS, test=SUMS[:1])
+    write_harness_task("goals", CHOICE + TRAIN + "validation_split: validation\n", train=GOALS, validation=GOALS[:1])
+    sums, goals = parse_tasks(["sums", "other=goals"])
+    assert (sums.name, sums.corpus, goals.name) == ("sums", HarnessCorpus("sums"), "other")
+    assert list(sums.texts()) == [Sample(f"Question: 1+{n}?\nAnswer:", f" {n + 1}") for n in range(3)]
+    assert list(goals.texts()) == [Sample(f"g{n}\nAnswer:", " b" if n % 2 else " a") for n in range(3)]
+    assert (sums.notice, goals.notice) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "record", "sample"),
+    [
+        (  # the choice is within the prompt, as in WinoGrande
+            'output_type: multiple_choice\ndoc_to_text: label\ndoc_to_choice: "{{[sol1, sol2]}}"\n'
+            "doc_to_target: goal\n",
+            {"goal": "ran.", "sol1": "The cat", "sol2": "The dog", "label": 1},
+            Sample("The dog", " ran."),
+        ),
+        (  # the label is a choice spelled out; a text stands before all questions
+            'description: "Choose.\\n\\n"\noutput_type: multiple_choice\ndoc_to_text: q\n'
+            'doc_to_choice: ["no", "yes"]\ndoc_to_target: answer\n',
+            {"q": "Is it?", "answer": "yes"},
+            Sample("Choose.\n\nIs it?", " yes"),
+        ),
+        (  # several right answers
+            "output_type: generate_until\ndoc_to_text: q\ndoc_to_target: answers\n",
+            {"q": "Who?", "answers": ["Ada", "Lovelace"]},
+            Sample("Who?", " Ada"),
+        ),
+        (  # the target holds the space itself, as in LAMBADA
+            'output_type: loglikelihood\ndoc_to_text: "{{q}}"\ndoc_to_target: "{{\' \' + word}}"\n',
+            {"q": "The cat", "word": "sat"},
+            Sample("The cat", " sat"),
+        ),
+        (  # text without a question, as in WikiText
+            'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{page}}"\n',
+            {"page": "A long page."},
+            Sample("A long page.", ""),
+        ),
+        (
+            'output_type: generate_until\ndoc_to_text: q\ndoc_to_target: word\ngen_prefix: "Answer:"\n',
+            {"q": "Say it.", "word": "it"},
+            Sample("Say it. Answer:", " it"),
+        ),
+    ],
+    ids=["choice in prompt", "label text", "several answers", "loglikelihood", "rolling", "prefix"],
+)
+def test_kinds_of_tasks(
+    write_harness_task: Callable[..., None], yaml: str, record: dict[str, Any], sample: Sample
+) -> None:
+    write_harness_task("some", yaml + TRAIN + "validation_split: train\n", train=[record])
+    assert list(parse_task("some").texts()) == [sample]
+
+
+def test_a_task_without_training_data(write_harness_task: Callable[..., None]) -> None:
+    write_harness_task(
+        "v", GENERATE + "validation_split: validation\ntest_split: test\n", validation=SUMS, test=SUMS[:1]
+    )
+    write_harness_task("t", GENERATE + "test_split: test\n", test=SUMS)
+    write_harness_task("named", GENERATE + "validation_split: test\n", test=SUMS)
+    validation = parse_task("v")
+    assert len(list(validation.texts())) == 3
+    assert "validation split" in validation.notice
+    for name in ("t", "named"):
+        assert "no training or validation split" in _message(InputError, partial(list, parse_task(name).texts()))
+
+
+def test_a_document_without_an_answer_is_named(write_harness_task: Callable[..., None]) -> None:
+    unlabelled = [*GOALS, {**GOALS[0], "label": -1}]
+    write_harness_task("some", CHOICE + TRAIN + "validation_split: train\n", train=unlabelled)
+    assert "document 4" in _message(InputError, lambda: list(parse_task("some").texts()))
+
+
+def test_unknown_names_and_groups(write_harness_task: Callable[..., None], tmp_path: Path) -> None:
+    write_harness_task("some", GENERATE + TRAIN + "validation_split: train\n", train=SUMS)
+    (tmp_path / "tasks" / "group.yaml").write_text("group: all_of_them\ntask:\n  - some\n")
+    assert "no task 'none'" in _message(UsageError, lambda: parse_task("none"))
+    assert "group" in _message(InputError, lambda: list(parse_task("all_of_them").texts()))
+
+
+def test_data_of_a_task_that_cannot_be_loaded(write_harness_task: Callable[..., None], tmp_path: Path) -> None:
+    write_harness_task("some", GENERATE + TRAIN + "validation_split: train\n", train=SUMS)
+    (tmp_path / "some_data" / "train.parquet").unlink()
+    assert "network" in _message(EnvironmentFailure, lambda: list(parse_task("some").texts()))
