@@ -113,7 +113,7 @@ def dense_reference(
         with open_torch_runner(folder, threads or available_threads()) as runner:
             for index, ids in enumerate(texts):
                 say(f"dense: text {index + 1} of {len(texts)}")
-                logits = runner.run(ids, 0).prefill
+                logits = runner.run([ids], len(ids)).logits
                 if not np.isfinite(logits).all():
                     raise InputError(f"the dense model gives NaN or infinite logits for text {index}")
                 loss.add(logits, ids)
@@ -171,7 +171,7 @@ def _open_runner(folder: Path, form: Form, threads: int) -> Iterator[_Run]:
     """A function from a text's tokens [T] to logits [T, V]."""
     if form == "hf":
         with open_torch_runner(folder, threads) as torch_runner:
-            yield lambda ids: torch_runner.run(ids, 0).prefill
+            yield lambda ids: torch_runner.run([ids], len(ids)).logits
     else:
         onnx_runner = OnnxRunner(open_session(folder / "model.onnx", "cpu", threads))
         yield lambda ids: onnx_runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0]

@@ -77,8 +77,11 @@ class StageResult:
         reasons = [self._defect(defect) for defect in self.figures.defects]
         if self.cache is not None and self.cache.defect:
             reasons.append(f"{self.cache.defect}, after case '{self.case}'")
-        exceeded = [limit for limit in self.limits if limit.is_exceeded(self.found(limit.figure))]
-        return [*reasons, *(self._beyond(limit) for limit in exceeded)]
+        return [*reasons, *(self._beyond(limit) for limit in self.limits if self.exceeds(limit))]
+
+    def exceeds(self, limit: Limit) -> bool:
+        """Whether a figure is beyond its limit."""
+        return limit.is_exceeded(self.found(limit.figure))
 
     @property
     def excess(self) -> float:
@@ -121,7 +124,8 @@ class ParityReport:
         prompt_sha256: Of each prompt's text.
         longest_tokens: Positions that the longest case reached.
         context_length: Positions that the model knows.
-        noise_kl: Largest mean KL divergence of torch that rounds as the graph does; None: it rounds nothing.
+        noise_kl: Largest mean KL divergence of torch that rounds as the graph does; None: not measured, since no
+            verdict depended on it.
         looser_limits: Limits that let more pass than the defaults, in words.
         is_unguarded: Whether rows padded on the left run, though the graph's attention does not know them.
     """
@@ -311,7 +315,7 @@ def _stage_json(result: StageResult) -> dict[str, Any]:
         "stage": result.stage,
         "rows": result.rows,
         "limits": {limit.figure: limit.value for limit in result.limits},
-        "noise": asdict(result.noise),
+        "noise": {name: value for name, value in asdict(result.noise).items() if value},
         "verdict": "failed" if result.reasons else "passed",
         **values,
         "cache_error": None if cache is None else cache.error,
