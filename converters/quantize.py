@@ -13,7 +13,7 @@ __all__ = ["QuantizedMatrix", "dequantize", "quantize"]
 #: Scales that are tried for a block of 4-bit weights, as fractions of the one that clips nothing.
 _SHRINK = tuple(1 - 0.04 * step for step in range(9))
 #: Elements that are quantised at a time.
-_ELEMENTS = 1 << 22
+_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
