@@ -12,8 +12,8 @@ __all__ = ["QuantizedMatrix", "dequantize", "quantize"]
 
 #: Candidate scales for a block of 4-bit weights, as fractions of the scale that clips nothing.
 _SHRINK = tuple(1 - 0.04 * step for step in range(9))
-#: Number of elements to quantise at a time.
-_ELEMENTS = 1 << 22
+#: Elements that are quantised at a time.
+_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)

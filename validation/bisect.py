@@ -1,4 +1,4 @@
-"""Where a graph and its torch model part: intermediate values of both, in the order they are computed."""
+"""Finds where a graph and its torch model diverge: intermediate values of both, in the order they are computed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from validation.torch_runner import TorchRunner, open_torch_runner
 
 __all__ = ["Bisection", "Overflow", "TapError", "bisect"]
 
-#: The relative error that tells a fault from rounding, by what the graph computes in.
+#: The relative error above which a difference is a fault, not rounding, by the dtype the graph computes in.
 _FAULT: dict[str, float] = {"fp32": 1e-3, "fp16": 0.3, "bf16": 1.0}
 _ROUNDED_ACTIVATIONS = 0.4
-#: A smaller fault is one that is so many times as large as all errors before it.
+#: A smaller error is a fault if it is this many times as large as all errors before it.
 _JUMP, _SMALLEST = 10.0, 1e-5
-#: Beyond it, half of the largest fp16 number, another text may overflow.
+#: Half of the largest fp16 number: above it, another text may overflow.
 _NEAR_OVERFLOW = 32752.0
 
 
@@ -42,9 +42,9 @@ class TapError:
     """The error at one place.
 
     Attributes:
-        name: Of the place.
-        layer: Its layer; None: before or behind all layers.
-        sublayer: Of the layer, or what stands before or behind them.
+        name: The place, as in `Tap.name`.
+        layer: Its layer; None: before or after all layers.
+        sublayer: Its name within the layer, or within the model.
         error: The largest difference of a token's values over their root mean square in torch, over all tokens and
             calls; None: not finite.
     """
@@ -57,7 +57,7 @@ class TapError:
 
 @dataclass(frozen=True)
 class Overflow:
-    """A place where the graph leaves its numbers' range, or comes near."""
+    """A place where the graph leaves the range of its dtype, or comes near."""
 
     name: str
     kind: Literal["nan", "inf", "near"]
@@ -103,12 +103,12 @@ def bisect(
     Args:
         hf_folder: config.json and safetensors files.
         onnx_folder: model.onnx and its data.
-        case: That failed.
+        case: The case that failed.
         stage: The stage that failed.
-        steps: Decode steps to run behind the prompt.
-        in_float: MatMulNBits does not round activations.
-        provider: ONNX Runtime's.
-        threads: Of both sides; None: all cores.
+        steps: Decode steps to run after the prompt, at most the case's.
+        in_float: Whether MatMulNBits leaves activations in float32.
+        provider: ONNX Runtime's execution provider.
+        threads: Threads of both sides; None: all cores.
 
     Raises:
         SeapError: As `validation.parity.run_parity`.
@@ -119,12 +119,13 @@ def bisect(
     with ArrayStore() as store:
         prepare = partial(round_weights, spec=spec, precision=precision)
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
-            references = [_reference(torch_runner, spec, row, steps, store) for row in case.rows]
+            rows = [(*row, *forced[:steps]) for row, forced in zip(case.rows, case.forced, strict=True)]
+            references = [_reference(torch_runner, spec, row, store) for row in rows]
         graph, places = _with_outputs(model, spec, in_float)
         session = open_session(model, provider, threads, graph=graph)
         runner = OnnxRunner(session, [value for _, value in places])
         comparison = _Comparison(places, precision)
-        for call in _calls(case, runner, references):
+        for call in _calls(case, runner, steps):
             comparison.add_call(call, runner, references, store)
         comparison.add_caches(runner, references, store)
     return comparison.bisection(case, stage, in_float)
@@ -132,36 +133,33 @@ def bisect(
 
 @dataclass(frozen=True)
 class _Reference:
-    """What torch computes for one row: for each call its values by tap, its logits, and in the end its cache."""
+    """What torch computes for one row and its decode steps, all in one call: values by tap, logits, and the cache."""
 
-    forced: tuple[int, ...]
-    calls: tuple[dict[str, StoredArray], ...]
-    logits: tuple[StoredArray, ...]
+    values: dict[str, StoredArray]
+    logits: StoredArray
     cache: tuple[tuple[StoredArray, StoredArray], ...]
 
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of the graph: for each row the torch call it belongs to, and which of its columns are its tokens."""
+    """One call of the graph: for each row the columns of the graph's values and torch's tokens that they belong to."""
 
     logits: NDArray[np.floating]
-    number: int
     columns: tuple[slice, ...]  # of the graph's values
     tokens: tuple[slice, ...]  # of torch's
 
 
-def _reference(runner: TorchRunner, spec: ModelSpec, row: TokenIds, steps: int, store: ArrayStore) -> _Reference:
-    with _recorded(runner, spec, store) as calls:
-        run = runner.run(row, steps)
-    logits = (run.prefill, *(run.decode[step : step + 1] for step in range(steps)))
+def _reference(runner: TorchRunner, spec: ModelSpec, tokens: TokenIds, store: ArrayStore) -> _Reference:
+    with _recorded(runner, spec, store) as values:
+        run = runner.run([tokens], len(tokens))
     cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
-    return _Reference(run.forced, tuple(calls), tuple(map(store.put, logits)), cache)
+    return _Reference(values, store.put(run.logits), cache)
 
 
 @contextmanager
-def _recorded(runner: TorchRunner, spec: ModelSpec, store: ArrayStore) -> Iterator[list[dict[str, StoredArray]]]:
-    """What torch's modules give in each call that is made within the block."""
-    calls: list[dict[str, StoredArray]] = []
+def _recorded(runner: TorchRunner, spec: ModelSpec, store: ArrayStore) -> Iterator[dict[str, StoredArray]]:
+    """The values by tap that torch's modules compute in a call within the block."""
+    values: dict[str, StoredArray] = {}
     parts: dict[str, NDArray[np.float32]] = {}
     model, handles = runner.model, []
 
@@ -178,15 +176,13 @@ def _recorded(runner: TorchRunner, spec: ModelSpec, store: ArrayStore) -> Iterat
             handles.append(model.get_submodule(name).register_forward_hook(partial(record, single)))
 
     def collect(module: Any, inputs: Any, output: Any) -> None:
-        found = {}
         for tap in decoder_taps(spec):
             own = [parts[f"{tap.name}#{number}"] for number in range(len(tap.modules))]
-            found[tap.name] = store.put(np.concatenate(own, axis=1))
-        calls.append(found)
+            values[tap.name] = store.put(np.concatenate(own, axis=1))
 
     handles.append(model.register_forward_hook(collect))
     try:
-        yield calls
+        yield values
     finally:
         for handle in handles:
             handle.remove()
@@ -202,7 +198,7 @@ def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, 
     return proto.SerializeToString(), places
 
 
-def _calls(case: Case, runner: OnnxRunner, references: Sequence[_Reference]) -> Iterator[_Call]:
+def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
     """The prompt, in one call or in several, then the steps."""
     lengths = [len(row) for row in case.rows]
     if case.call_tokens is None:
@@ -210,17 +206,18 @@ def _calls(case: Case, runner: OnnxRunner, references: Sequence[_Reference]) -> 
         for own, row in zip(ids, case.rows, strict=True):
             own[: len(row)] = row
         whole = tuple(slice(0, length) for length in lengths)
-        yield _Call(runner.prefill(ids, lengths), 0, whole, whole)
+        yield _Call(runner.prefill(ids, lengths), whole, whole)
     else:
         start = 0
         for part in case.calls:
             ids = np.array([part], np.int64)
             logits = runner.append(ids) if start else runner.prefill(ids, [len(part)])
-            yield _Call(logits, 0, (slice(0, len(part)),), (slice(start, start + len(part)),))
+            yield _Call(logits, (slice(0, len(part)),), (slice(start, start + len(part)),))
             start += len(part)
     one = (slice(0, 1),) * len(lengths)
-    for step, tokens in enumerate(zip(*(reference.forced for reference in references), strict=True)):
-        yield _Call(runner.step(tokens)[:, None], step + 1, one, one)
+    for step in range(steps):
+        logits = runner.step([forced[step] for forced in case.forced])[:, None]
+        yield _Call(logits, one, tuple(slice(length + step, length + step + 1) for length in lengths))
 
 
 class _Comparison:
@@ -236,7 +233,7 @@ class _Comparison:
     def add_call(self, call: _Call, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
         for tap, value in self._places:
             for row, reference in enumerate(references):
-                wanted = store.get(reference.calls[call.number][tap.name])[call.tokens[row]]
+                wanted = store.get(reference.values[tap.name])[call.tokens[row]]
                 found = runner.tapped[value][row, call.columns[row]]
                 found = found.reshape(len(found), -1)
                 if len(found) != len(wanted):  # `--logits last` norms the last token alone
@@ -244,7 +241,7 @@ class _Comparison:
                 self._add(tap.name, tap.layer, tap.sublayer, wanted, found)
                 self._note_overflow(tap.name, wanted, found)
         for row, reference in enumerate(references):
-            wanted = store.get(reference.logits[call.number])[call.tokens[row]]
+            wanted = store.get(reference.logits)[call.tokens[row]]
             found = call.logits[row]
             found = found[call.columns[row]] if not runner.gives_last_only else found[-1:]
             self._add("lm_head", None, "lm_head", wanted[-len(found) :], found.astype(np.float32))

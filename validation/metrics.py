@@ -1,27 +1,31 @@
-"""How far the logits of a candidate are from those of a reference, token by token.
+"""The distance between a candidate's logits and a reference's, token by token.
 
-Differences, probabilities and their sums are computed in float64, a few tokens at a time, so that a large
-vocabulary costs no more memory than a small one.
+Differences, probabilities and sums are computed in float64 on a few tokens at a time. The blocks fit into a core's
+cache, which makes the comparison several times as fast and keeps memory independent of the vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ParityFailure
 
-__all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "Place", "kl_divergence"]
+__all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "Place"]
 
 Floats = NDArray[np.floating]
-#: Nats by which a token's largest logit must lead for its choice to be clear, where no noise asks for more.
+Logits = NDArray[np.float64]
+Tokens = NDArray[np.float64]
+Side = Literal["reference", "candidate"]
+_SIDES: tuple[Side, ...] = ("reference", "candidate")
+#: A token's choice is clear if its largest logit leads by this many nats, or by more where noise asks for more.
 CLEAR_MARGIN = 0.1
-#: Logits held in float64 at once; a handful of temporaries of 8 bytes each.
-_CHUNK_ELEMENTS = 2**20
+#: Logits in a block; each block takes four float64 temporaries of this size.
+_CHUNK_ELEMENTS = 2**16
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class LogitFigures:
-    """What a `LogitComparison` has found. Figures cover tokens whose logits are all finite, or are None.
+    """The result of a `LogitComparison`. Figures cover the tokens whose logits are all finite; without any they are None.
 
     Attributes:
         tokens: Tokens compared, those with NaN or infinities included.
@@ -92,56 +96,16 @@ class LogitFigures:
             raise ValueError("max_abs and its place belong together")
 
 
-def kl_divergence(reference: Floats, candidate: Floats) -> NDArray[np.float64]:
-    """KL(P || Q) of each token in nats, P = softmax(reference), Q = softmax(candidate).
-
-    sum over the vocabulary of P * (log P - log Q), in float64. Rounding can leave about -1e-16 for equal
-    distributions; that is returned as 0.
-
-    Args:
-        reference: Finite logits [T, V], the distribution P that the divergence is weighted with.
-        candidate: Finite logits [T, V], the distribution Q.
-
-    Returns:
-        [T], float64.
-    """
-    log_p, log_q = _log_softmax(reference), _log_softmax(candidate)
-    return np.maximum(np.einsum("tv,tv->t", np.exp(log_p), log_p - log_q), 0.0)
-
-
-def _log_softmax(logits: Floats) -> NDArray[np.float64]:
-    shifted = np.asarray(logits, np.float64)
-    shifted = shifted - shifted.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _is_clear(logits: NDArray[np.float64], margin: float) -> NDArray[np.bool_]:
-    """Whether each token's largest logit leads by the margin or more; [T]."""
-    if logits.shape[1] < 2:
-        return np.ones(len(logits), np.bool_)
-    two = np.partition(logits, -2, axis=1)[:, -2:]
-    clear: NDArray[np.bool_] = two[:, 1] - two[:, 0] >= margin
-    return clear
-
-
-def _agrees(reference: NDArray[np.float64], candidate: NDArray[np.float64]) -> NDArray[Any]:
-    """Whether each token's largest logit is at the same place, ties counted as agreement."""
-    token = np.arange(len(reference))
-    chosen_by_candidate = reference[token, candidate.argmax(axis=1)] == reference.max(axis=1)
-    chosen_by_reference = candidate[token, reference.argmax(axis=1)] == candidate.max(axis=1)
-    return np.logical_or(chosen_by_candidate, chosen_by_reference)
-
-
 class LogitComparison:
-    """Gathers figures over many blocks of logits; ask for `figures()` at the end."""
+    """Collects figures over many blocks of logits; `figures()` returns them."""
 
-    def __init__(self, clear_margin: float = CLEAR_MARGIN) -> None:
-        """`clear_margin`: nats by which a token's largest logit must lead for its choice to be clear."""
-        self._clear_margin = clear_margin
-        self._tokens = self._finite_tokens = self._elements = self._agreeing = 0
-        self._clear = self._clear_agreeing = self._followed = 0
+    def __init__(self) -> None:
+        self._tokens = self._finite_tokens = self._elements = self._followed = 0
         self._sum_abs = self._sum_log_ratio = 0.0
-        self._kl: list[NDArray[np.float64]] = []  # a number a token
+        # one value per finite token
+        self._kl: list[Tokens] = []
+        self._lead: list[Tokens] = []
+        self._agrees: list[NDArray[np.bool_]] = []
         self._max_abs: float | None = None
         self._worst: Place | None = None
         self._defects: dict[tuple[str, str], Defect] = {}
@@ -157,8 +121,8 @@ class LogitComparison:
     ) -> None:
         """Adds the logits [T, V] of T tokens of one batch row, the first of them at `first_position`.
 
-        `following` are the tokens that come after each of them, as far as they are known. Logits of another shape
-        than the reference's are recorded as a defect, not raised.
+        `following` holds the tokens that come after each of them, as far as they are known. A candidate whose shape
+        is not the reference's is recorded as a defect, not raised.
         """
         if reference.ndim != 2 or reference.shape != candidate.shape:
             detail = f"logits of shape {list(candidate.shape)}, expected {list(reference.shape)}"
@@ -167,87 +131,91 @@ class LogitComparison:
         step = max(1, _CHUNK_ELEMENTS // max(1, reference.shape[1]))
         for start in range(0, len(reference), step):
             block = slice(start, start + step)
-            self._add(
-                np.asarray(reference[block], np.float64),
-                np.asarray(candidate[block], np.float64),
-                row,
-                first_position + start,
-                following[block],
-            )
+            p, q = np.array(reference[block], np.float64), np.array(candidate[block], np.float64)
+            self._add(p, q, row, first_position + start, following[block])
 
-    def figures(self) -> LogitFigures:
+    def figures(self, clear_margin: float = CLEAR_MARGIN) -> LogitFigures:
         """The figures so far.
 
+        Args:
+            clear_margin: Nats by which a token's largest logit must lead for its choice to be clear.
+
         Raises:
-            ParityFailure: Nothing was compared, which proves nothing.
+            ParityFailure: No logits were compared, which proves nothing.
         """
         if not self._tokens and not self._defects:
             raise ParityFailure("nothing was compared: no logits were given to the parity gate")
-        finite, divergence = self._finite_tokens, np.concatenate(self._kl) if self._kl else np.zeros(1)
+        if not self._finite_tokens:
+            return LogitFigures(
+                self._tokens, None, None, None, None, None, None, defects=tuple(self._defects.values())
+            )
+        divergence, agrees = np.concatenate(self._kl), np.concatenate(self._agrees)
+        clear = np.concatenate(self._lead) >= clear_margin
         return LogitFigures(
             tokens=self._tokens,
             max_abs=self._max_abs,
-            mean_abs=self._sum_abs / self._elements if finite else None,
+            mean_abs=self._sum_abs / self._elements,
             worst=self._worst,
-            mean_kl=float(divergence.mean()) if finite else None,
-            p999_kl=float(np.quantile(divergence, 0.999)) if finite else None,
-            max_kl=float(divergence.max()) if finite else None,
-            top1_agreement=self._agreeing / finite if finite else None,
-            clear_top1_agreement=self._clear_agreeing / self._clear if self._clear else None,
+            mean_kl=float(divergence.mean()),
+            p999_kl=float(np.quantile(divergence, 0.999)),
+            max_kl=float(divergence.max()),
+            top1_agreement=int(agrees.sum()) / self._finite_tokens,
+            clear_top1_agreement=int((agrees & clear).sum()) / int(clear.sum()) if clear.any() else None,
             perplexity_ratio=float(np.exp(self._sum_log_ratio / self._followed)) if self._followed else None,
             defects=tuple(self._defects.values()),
         )
 
-    def _add(
-        self,
-        reference: NDArray[np.float64],
-        candidate: NDArray[np.float64],
-        row: int,
-        first: int,
-        following: Sequence[int],
-    ) -> None:
+    def _add(self, reference: Logits, candidate: Logits, row: int, first: int, following: Sequence[int]) -> None:
         self._tokens += len(reference)
-        self._note_non_finite("reference", reference, row, first)
-        self._note_non_finite("candidate", candidate, row, first)
-        finite = np.logical_and(np.isfinite(reference).all(axis=1), np.isfinite(candidate).all(axis=1))
-        if not finite.any() or not reference.shape[1]:
+        if not reference.size:
             return
-        positions = first + np.flatnonzero(finite)
-        self._add_finite(reference[finite], candidate[finite], row, positions)
-        followed = np.flatnonzero(finite[: len(following)])
-        self._add_following(reference[followed], candidate[followed], np.asarray(following, np.int64)[followed])
+        is_finite = [_finite_rows(logits) for logits in (reference, candidate)]
+        for side, logits, finite in zip(_SIDES, (reference, candidate), is_finite, strict=True):
+            if not finite.all():
+                self._note_non_finite(side, logits, row, first)
+        both = is_finite[0] & is_finite[1]
+        if not both.all():
+            reference, candidate = reference[both], candidate[both]
+        if both.any():
+            followed = np.asarray(following, np.int64)[both[: len(following)]]
+            self._add_finite(reference, candidate, row, first + np.flatnonzero(both), followed)
 
     def _add_finite(
-        self, reference: NDArray[np.float64], candidate: NDArray[np.float64], row: int, positions: NDArray[np.intp]
+        self, p: Logits, q: Logits, row: int, positions: NDArray[np.intp], following: NDArray[np.int64]
     ) -> None:
-        difference = np.abs(reference - candidate)
+        """Adds finite logits, which are overwritten; `following` are the tokens that come after the first of them."""
+        token = np.arange(len(p))
+        chosen, chosen_by_candidate = p.argmax(axis=1), q.argmax(axis=1)
+        difference = p - q
+        self._add_difference(np.abs(difference, out=difference), row, positions)
+        # A tie agrees if either's choice is among the other's largest logits.
+        p -= p[token, chosen][:, None]
+        q -= q[token, chosen_by_candidate][:, None]
+        self._agrees.append((p[token, chosen_by_candidate] == 0.0) | (q[token, chosen] == 0.0))
+        p[token, chosen] = -np.inf
+        self._lead.append(-p.max(axis=1))
+        p[token, chosen] = 0.0
+        # KL(P || Q) = sum of P * (log P - log Q), where log P = p - log sum(exp(p)).
+        np.subtract(p, q, out=difference)
+        followed = token[: len(following)]
+        log_ratio = difference[followed, following]
+        sum_p, sum_q = np.exp(p, out=p).sum(axis=1), np.exp(q, out=q).sum(axis=1)
+        log_sums = np.log(sum_p) - np.log(sum_q)
+        divergence = np.einsum("tv,tv->t", p, difference) / sum_p - log_sums
+        self._kl.append(np.maximum(divergence, 0.0))  # rounding leaves about -1e-16 for equal distributions
+        self._finite_tokens += len(token)
+        self._followed += len(following)
+        self._sum_log_ratio += float((log_ratio - log_sums[followed]).sum())
+
+    def _add_difference(self, difference: NDArray[np.float64], row: int, positions: NDArray[np.intp]) -> None:
         index, token_id = np.unravel_index(int(difference.argmax()), difference.shape)
         if self._max_abs is None or difference[index, token_id] > self._max_abs:
             self._max_abs = float(difference[index, token_id])
             self._worst = Place(row, int(positions[index]), int(token_id))
-        divergence = kl_divergence(reference, candidate)
-        self._finite_tokens += len(reference)
         self._elements += difference.size
         self._sum_abs += float(difference.sum())
-        self._kl.append(divergence)
-        agreeing, clear = _agrees(reference, candidate), _is_clear(reference, self._clear_margin)
-        self._agreeing += int(agreeing.sum())
-        self._clear += int(clear.sum())
-        self._clear_agreeing += int((agreeing & clear).sum())
 
-    def _add_following(
-        self, reference: NDArray[np.float64], candidate: NDArray[np.float64], following: NDArray[np.int64]
-    ) -> None:
-        if not len(following):
-            return
-        token = np.arange(len(following))
-        log_p, log_q = _log_softmax(reference)[token, following], _log_softmax(candidate)[token, following]
-        self._followed += len(following)
-        self._sum_log_ratio += float((log_p - log_q).sum())
-
-    def _note_non_finite(
-        self, side: Literal["reference", "candidate"], logits: NDArray[np.float64], row: int, first: int
-    ) -> None:
+    def _note_non_finite(self, side: Side, logits: Logits, row: int, first: int) -> None:
         kinds: tuple[tuple[Literal["nan", "inf"], NDArray[np.bool_]], ...] = (
             ("nan", np.isnan(logits)),
             ("inf", np.isinf(logits)),
@@ -264,3 +232,9 @@ class LogitComparison:
         tokens = defect.tokens + (known.tokens if known else 0)
         first = known or defect
         self._defects[defect.kind, defect.side] = Defect(first.kind, first.side, first.place, tokens, first.detail)
+
+
+def _finite_rows(logits: Logits) -> NDArray[np.bool_]:
+    """Whether all logits of each token are finite; [T]. NaN and infinities show in the extremes."""
+    finite: NDArray[np.bool_] = np.isfinite(logits.max(axis=1)) & np.isfinite(logits.min(axis=1))
+    return finite

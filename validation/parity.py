@@ -1,13 +1,15 @@
 """The export parity gate: an ONNX graph against the torch model that it was written from.
 
-Torch runs first and is released before the ONNX session opens, so two models are never in memory at once; its
-logits wait in a temporary file. The truth for a row of a padded batch is the same prompt run alone.
+Torch runs first and is closed before the ONNX session opens, so two models are never in memory at once; its logits
+wait in a temporary file. The truth for a row of a padded batch is the same prompt run alone. Torch opens again only
+if a figure exceeds its default limit, to measure whether its own noise explains that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
@@ -23,28 +25,35 @@ from seap_export.families import ModelSpec, model_spec
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore
-from validation.caches import CacheComparison, CacheFigures
-from validation.metrics import CLEAR_MARGIN, LogitComparison, LogitFigures
+from validation.caches import CacheComparison
+from validation.metrics import CLEAR_MARGIN, LogitComparison
 from validation.onnx_runner import OnnxRunner
-from validation.profiles import Limits, Pass, passes
+from validation.profiles import Figure, Limits, Noise, Pass, passes
 from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
-from validation.references import References, run_references
-from validation.report import ParityReport, Stage, StageResult
+from validation.references import (
+    Reference,
+    TokenSequence,
+    measure_exact_noise,
+    measure_rounding_noise,
+    run_references,
+    sequences_of,
+)
+from validation.report import ParityReport, StageResult
 from validation.rounding import round_weights
-from validation.torch_runner import open_torch_runner
+from validation.torch_runner import TorchRunner, open_torch_runner
 
 __all__ = ["DECODE_STEPS", "LONG_TOKENS", "plan_cases", "run_parity"]
 
 Progress = Callable[[str], None]
 _DEFAULT = Limits()
-#: Of the long prompt, whose attention takes the square of its tokens, and of the others.
+#: Tokens of the long prompt, whose attention grows with their square, and of the other prompts.
 LONG_TOKENS, MAX_PROMPT_TOKENS = 2048, 128
 DECODE_STEPS = 16
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a session ran; see `ParityReport`."""
+    """The provider, nodes and threads of a session; see `ParityReport`."""
 
     provider: str
     nodes: dict[str, dict[str, int]] | None
@@ -54,6 +63,42 @@ class _Place:
     def of(cls, session: ort.InferenceSession) -> _Place:
         threads = session.get_session_options().intra_op_num_threads
         return cls(session.get_providers()[0], nodes_by_provider(session), threads)
+
+
+@dataclass
+class _Compared:
+    """The comparison of one case in one pass."""
+
+    case: Case
+    own: Pass
+    prefill: LogitComparison = field(default_factory=LogitComparison)
+    decode: LogitComparison = field(default_factory=LogitComparison)
+    caches: CacheComparison = field(default_factory=CacheComparison)
+
+    def results(
+        self, noise: Mapping[TokenSequence, Noise], margin: float = CLEAR_MARGIN
+    ) -> tuple[StageResult, StageResult]:
+        """Both stages, judged by the limits that this noise of the sequences asks for."""
+        own = reduce(or_, (noise.get(sequence, Noise()) for sequence in sequences_of(self.case)))
+        name, rows = f"{self.case.name}{self.own.suffix}", len(self.case.rows)
+        prefill, decode = self.prefill.figures(margin), self.decode.figures(margin)
+        limits = [self.own.limits_for(own, max(figures.tokens, 1)) for figures in (prefill, decode)]
+        return (
+            StageResult(name, "prefill", rows, prefill, limits[0], own),
+            StageResult(name, "decode", rows, decode, limits[1], own, self.caches.figures()),
+        )
+
+    def undecided(self) -> set[Figure]:
+        """The figures whose verdict depends on torch's noise: those beyond a default limit that noise may widen.
+
+        A larger margin of clear choices leaves out some tokens, which can change their share unless all agree.
+        """
+        stages = self.results({})
+        exceeded = {limit.figure for stage in stages for limit in stage.limits if stage.exceeds(limit)}
+        shares = {stage.figures.clear_top1_agreement for stage in stages} - {None, 1.0}
+        is_judged = any(limit.figure == "clear_top1_agreement" for limit in self.own.limits)
+        margin: set[Figure] = {"clear_top1_agreement"} if is_judged and shares else set()
+        return (exceeded - self.own.given) | margin
 
 
 def run_parity(
@@ -69,23 +114,23 @@ def run_parity(
     long_tokens: int = LONG_TOKENS,
     on_progress: Progress | None = None,
 ) -> ParityReport:
-    """Compares every logit of `onnx_folder`/model.onnx with the float32 model in `hf_folder`, and the caches.
+    """Compares the logits and caches of `onnx_folder`/model.onnx with those of the float32 model in `hf_folder`.
 
-    The graph says in which form it was written. Where its weights are int8 or int4, the reference has the same
-    rounded weights, and on the CPU the graph also runs with activations that are not rounded: then nothing but the
-    order of sums differs. Limits: see `validation.profiles`; cases: `validation.prompts.parity_cases`.
+    The graph's metadata say in which form it was written. If its weights are int8 or int4, the reference has the same
+    rounded weights, and on the CPU the graph also runs with activations that are not rounded: then only the order of
+    sums differs. Limits: see `validation.profiles`; cases: `validation.prompts.parity_cases`.
 
-    Each case is a prompt, or several, and then `decode_steps` tokens one at a time. Both sides are fed the tokens that
-    torch chooses greedily. After the last, all keys and values are compared.
+    Each case is a prompt, or several, and then `decode_steps` tokens one at a time, the same on both sides. After the
+    last one, all keys and values are compared.
 
     Args:
         hf_folder: config.json, safetensors files and tokenizer.
         onnx_folder: model.onnx and model.onnx.data.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
         provider: "cpu" or "cuda", for ONNX Runtime; torch always runs on the CPU.
-        threads: Threads of either; None: all cores this process may use.
+        threads: Threads of torch and of ONNX Runtime; None: all cores this process may use.
         decode_steps: At least 1.
-        limits: What passes.
+        limits: The limits that are judged.
         max_prompt_tokens: Longer prompts are cut; at least 3, and never more than the model's positions allow.
         long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.
         on_progress: Called with a line about each sequence or case before it runs.
@@ -97,7 +142,7 @@ def run_parity(
         UsageError: An argument is out of range.
         InputError: There is no prompt, or one has no tokens.
         ArtifactError: The model folder or the ONNX file cannot be loaded.
-        EnvironmentFailure: The execution provider cannot be had, or memory or disk space runs out.
+        EnvironmentFailure: The execution provider is not available, or memory or disk space runs out.
         ParityFailure: The graph does not run at all.
     """
     say = on_progress or (lambda line: None)
@@ -108,26 +153,32 @@ def run_parity(
         hf_folder, prompts, decode_steps=decode_steps, max_prompt_tokens=max_prompt_tokens, long_tokens=long_tokens
     )
     form = read_form(model)
+    prepare = partial(round_weights, spec=spec, precision=form.precision)
     with ArrayStore() as store:
-        prepare = partial(round_weights, spec=spec, precision=form.precision)
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
-            references = run_references(torch_runner, cases, decode_steps, store, spec, form.precision, provider, say)
-        noise = reduce(or_, (reference.noise for reference in references.all()))
-        margin = max(CLEAR_MARGIN, 2 * max(reference.rounded_max_abs for reference in references.all()))
-        stages: list[StageResult] = []
+            references = run_references(torch_runner, cases, store, say)
+        compared: list[_Compared] = []
         for own in passes(form.precision, provider, limits):
             graph = in_float_activations(model) if own.in_float else None
             session = open_session(model, provider, threads, graph=graph)
-            place = _Place.of(session)  # of the last one: of the graph as it is
+            place = _Place.of(session)  # the last pass runs the graph as it is
             runner = OnnxRunner(session)
             for case in cases:
                 say(f"onnx: {case.name}{own.suffix}")
-                stages += _compare(case, own, references, runner, store, margin)
-            # The fused attention would compute it wrongly without a word.
+                compared.append(_compare(case, own, references, runner, store))
+            # The fused attention would compute such rows wrongly without an error.
             is_unguarded = form.dialect == "fused" and runner.takes_left_padding()
-            del runner, session  # before the next one opens: the weights are in memory once
+            del runner, session  # before the next one opens, so that the weights are in memory once
+
+        def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
+            return measure_rounding_noise(torch_runner, references, store, spec, form.precision, provider, say)
+
+        def reopen() -> AbstractContextManager[TorchRunner]:
+            return open_torch_runner(hf_folder, threads, prepare)
+
+        noise, margin = _noise(compared, references, store, reopen, round_alike, say)
     return ParityReport(
-        stages=tuple(stages),
+        stages=tuple(stage for own in compared for stage in own.results(noise, margin)),
         form=form,
         provider_asked=provider,
         provider_obtained=place.provider,
@@ -139,10 +190,37 @@ def run_parity(
         prompt_sha256=prompt_digests(prompts),
         longest_tokens=max(len(row) for case in cases for row in case.rows) + decode_steps,
         context_length=spec.max_position_embeddings,
-        noise_kl=noise.mean_kl or None,
+        noise_kl=max((own.mean_kl for own in noise.values()), default=0.0) or None,
         looser_limits=limits.looser(form.precision.name),
         is_unguarded=is_unguarded,
     )
+
+
+def _noise(
+    compared: Sequence[_Compared],
+    references: dict[TokenSequence, Reference],
+    store: ArrayStore,
+    reopen: Callable[[], AbstractContextManager[TorchRunner]],
+    round_alike: Callable[[TorchRunner], tuple[dict[TokenSequence, Noise], float]],
+    say: Progress,
+) -> tuple[dict[TokenSequence, Noise], float]:
+    """Torch's noise in the sequences whose verdict depends on it, and the margin of clear choices that it asks for.
+
+    What is within the default limits passes whatever the noise, which can only widen them.
+    """
+    undecided = [(own.case, own.undecided()) for own in compared]
+    in_float32 = [case for case, figures in undecided if figures & {"max_abs", "cache_error"}]
+    is_rounding = any(figures & {"mean_kl", "clear_top1_agreement"} for _, figures in undecided)
+    noise: dict[TokenSequence, Noise] = {}
+    largest = 0.0
+    if in_float32 or is_rounding:
+        with reopen() as runner:
+            sequences = list(dict.fromkeys(own for case in in_float32 for own in sequences_of(case)))
+            noise = measure_exact_noise(runner, references, sequences, store, say)
+            if is_rounding:
+                rounding, largest = round_alike(runner)
+                noise |= {sequence: own | noise.get(sequence, Noise()) for sequence, own in rounding.items()}
+    return noise, max(CLEAR_MARGIN, 2 * largest)
 
 
 def plan_cases(
@@ -153,13 +231,15 @@ def plan_cases(
     max_prompt_tokens: int = MAX_PROMPT_TOKENS,
     long_tokens: int = LONG_TOKENS,
 ) -> tuple[Case, ...]:
-    """The cases that `run_parity` runs for these arguments, which are its own, as are the errors."""
+    """The cases that `run_parity` runs for the same arguments; it raises the same errors."""
     _check_arguments(decode_steps, max_prompt_tokens, long_tokens)
     spec = _model_spec(hf_folder)
     limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
     longest = max(limit, min(long_tokens, spec.max_position_embeddings) - decode_steps)
-    sequences = tokenize_prompts(hf_folder, prompts, max_tokens=limit, vocab_size=spec.vocab_size)
-    return parity_cases(sequences, vocab_size=spec.vocab_size, long_tokens=longest)
+    texts = tokenize_prompts(hf_folder, prompts, max_tokens=limit + decode_steps, vocab_size=spec.vocab_size)
+    return parity_cases(
+        texts, vocab_size=spec.vocab_size, max_prompt_tokens=limit, long_tokens=longest, steps=decode_steps
+    )
 
 
 def _check_arguments(decode_steps: int, max_prompt_tokens: int, long_tokens: int) -> None:
@@ -187,47 +267,37 @@ def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) ->
 
 
 def _compare(
-    case: Case,
-    own: Pass,
-    references: References,
-    runner: OnnxRunner,
-    store: ArrayStore,
-    margin: float,
-) -> tuple[StageResult, StageResult]:
-    truths = references.of(case)
-    prefill, decode, caches = LogitComparison(margin), LogitComparison(margin), CacheComparison()
+    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], runner: OnnxRunner, store: ArrayStore
+) -> _Compared:
+    compared = _Compared(case, own)
+    truths = [references[sequence] for sequence in sequences_of(case)]
+    wanted = [store.get(truth.logits) for truth in truths]
+    steps = len(case.forced[0])
     last = _last_call(case, runner)
-    for row, (truth, ids) in enumerate(zip(truths, case.rows, strict=True)):
-        wanted = store.get(truth.prefill)
-        count = 1 if runner.gives_last_only else len(wanted)
+    for row, ids in enumerate(case.rows):
+        prompt = wanted[row][:-steps]
+        count = 1 if runner.gives_last_only else len(prompt)
         found = last[row] if runner.gives_last_only else last[row, : len(ids)][-count:]
         first = len(ids) - count
-        following = (*ids[first + 1 :], *truth.forced[:1])
-        prefill.update(wanted[-count:], found, row=row, first_position=first, following=following)
-    expected = [store.get(truth.decode) for truth in truths]
-    for step, next_ids in enumerate(zip(*(truth.forced for truth in truths), strict=True)):
+        following = (*ids[first + 1 :], case.forced[row][0])
+        compared.prefill.update(prompt[-count:], found, row=row, first_position=first, following=following)
+    for step, next_ids in enumerate(zip(*case.forced, strict=True)):
         logits = runner.step(next_ids)
-        for row, truth in enumerate(truths):
-            following = truth.forced[step + 1 : step + 2]
-            block = slice(step, step + 1)
-            decode.update(
-                expected[row][block], logits[row : row + 1], row=row, first_position=step, following=following
-            )
+        for row, forced in enumerate(case.forced):
+            expected = wanted[row][len(wanted[row]) - steps + step][None]
+            following = forced[step + 1 : step + 2]
+            compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
     for row, truth in enumerate(truths):
-        kept = ((store.get(key), store.get(value)) for key, value in truth.cache)
-        caches.update(kept, runner.cache(row), row)
-    name, rows = f"{case.name}{own.suffix}", len(case.rows)
-    noise = reduce(or_, (truth.noise for truth in truths))
+        compared.caches.update(_layers(truth, store), runner.cache(row), row)
+    return compared
 
-    def result(stage: Stage, logits: LogitFigures, cache: CacheFigures | None = None) -> StageResult:
-        limits = own.limits_for(noise, max(logits.tokens, 1))
-        return StageResult(name, stage, rows, logits, limits, noise, cache)
 
-    return result("prefill", prefill.figures()), result("decode", decode.figures(), caches.figures())
+def _layers(reference: Reference, store: ArrayStore) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    return ((store.get(key), store.get(value)) for key, value in reference.cache)
 
 
 def _last_call(case: Case, runner: OnnxRunner) -> NDArray[np.floating]:
-    """The logits of the prompts' only call, or of the last one of a prompt that is run in several."""
+    """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
     if case.call_tokens is None:
         return runner.prefill(_padded(case.rows), [len(row) for row in case.rows])
     first, *others = (np.array([part], np.int64) for part in case.calls)

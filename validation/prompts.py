@@ -1,9 +1,9 @@
-"""The token sequences that a parity run compares: prompts alone and padded, one token, random ones, a long prompt."""
+"""The token sequences that parity compares: prompts alone and padded, one token, random tokens, a long prompt."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -14,49 +14,53 @@ import numpy as np
 from seap_export.errors import ArtifactError, InputError
 from validation.torch_runner import quiet_transformers
 
-__all__ = ["BATCH_ROWS", "Case", "parity_cases", "prompt_digests", "tokenize_prompts"]
+__all__ = ["BATCH_ROWS", "CALL_TOKENS", "Case", "parity_cases", "prompt_digests", "tokenize_prompts"]
 
 TokenIds = tuple[int, ...]
 BATCH_ROWS = 3
 _RANDOM_TOKENS, _RANDOM_SEED = 64, 0
-#: Of a long prompt: tokens a call, and those at its end whose logits are compared; all others would fill the disk.
-_CALL_TOKENS, _KEPT_TOKENS = 512, 64
+#: A long prompt runs in calls of 512 tokens. Only the logits of its last 64 tokens are compared: all would fill the disk.
+CALL_TOKENS, _KEPT_TOKENS = 512, 64
 
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts that are run together; rows shorter than the longest are padded on the right.
+    """Prompts that run together, shorter rows padded on the right, and the tokens that then follow one at a time.
 
     Attributes:
-        name: As reports call it.
-        rows: Token ids.
-        call_tokens: A single row is run so many tokens at a time, each call behind the cache of the one before; None:
-            at once.
-        kept: The logits of so many tokens at the end are compared; None: of all.
+        name: The name in reports.
+        rows: Token ids of each prompt.
+        forced: For each row the tokens of its decode steps, the same number for all.
+        call_tokens: A single row runs in calls of this many tokens, each with the cache of the calls before; None:
+            in one call.
+        kept: The logits of this many tokens at the prompt's end are compared; None: of all.
     """
 
     name: str
     rows: tuple[TokenIds, ...]
+    forced: tuple[TokenIds, ...]
     call_tokens: int | None = None
     kept: int | None = None
 
     def __post_init__(self) -> None:
         if not self.rows or not all(self.rows):
             raise ValueError(f"case {self.name}: every row needs a token")
+        if len(self.forced) != len(self.rows) or len(set(map(len, self.forced))) != 1:
+            raise ValueError(f"case {self.name}: every row needs the same number of decode steps")
         if self.call_tokens is not None and (self.call_tokens < 1 or len(self.rows) > 1):
-            raise ValueError(f"case {self.name}: a single row is run in parts of at least one token")
+            raise ValueError(f"case {self.name}: only a single row runs in several calls, of at least one token")
         if self.kept is not None and not 1 <= self.kept <= len(self.last_call):
-            raise ValueError(f"case {self.name}: the logits of the last call are kept, of one token or more")
+            raise ValueError(f"case {self.name}: kept logits are those of 1 to {len(self.last_call)} tokens")
 
     @property
     def calls(self) -> tuple[TokenIds, ...]:
-        """The parts that the first row is run in."""
+        """The calls that the first row runs in."""
         row, size = self.rows[0], self.call_tokens or len(self.rows[0])
         return tuple(row[start : start + size] for start in range(0, len(row), size))
 
     @property
     def last_call(self) -> TokenIds:
-        """The last of them."""
+        """The last of `calls`."""
         return self.calls[-1]
 
 
@@ -101,52 +105,71 @@ def _load_tokenizer(folder: Path) -> Any:
         raise ArtifactError(f"{folder}: its tokenizer cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def parity_cases(sequences: Sequence[TokenIds], *, vocab_size: int, long_tokens: int) -> tuple[Case, ...]:
-    """Each sequence alone, as "prompt 0" and so on, and then, by name:
+def parity_cases(
+    texts: Sequence[TokenIds], *, vocab_size: int, max_prompt_tokens: int, long_tokens: int, steps: int
+) -> tuple[Case, ...]:
+    """Each text alone, as "prompt 0" and so on, and then, by name:
 
-    - "batch of 3": three rows of different lengths. It takes the first three sequences whose lengths differ; if there
-      are fewer, it goes through the sequences again, cutting each to a half, a quarter and so on of its length until
-      that length is new; where halving ends in no new length, the sequence is cut, or repeated, to the smallest
+    - "batch of 3": three rows of different lengths. It takes the first three prompts whose lengths differ; if there
+      are fewer, it goes through the prompts again, cutting each to a half, a quarter and so on of its length until
+      that length is new; where halving ends in no new length, the prompt is cut, or repeated, to the smallest
       length not in use.
-    - "one token": the first of the first sequence, so that the whole cache comes from single steps.
-    - "random tokens": of the whole vocabulary, from a fixed seed.
-    - "long prompt": the sequences one after the other, again and again, in several calls.
+    - "one token": the first of the first text, so that the whole cache comes from single steps.
+    - "random tokens": tokens of the whole vocabulary, from a fixed seed.
+    - "long prompt": the prompts one after the other, again and again, in several calls.
+
+    The decode steps feed the tokens that follow in the text, which starts again at its end.
 
     Args:
-        sequences: Token ids of the prompts.
+        texts: Token ids of each prompt and, where the text is longer, of what follows it.
         vocab_size: Random tokens are below it.
+        max_prompt_tokens: Texts are cut to prompts of this many tokens.
         long_tokens: Tokens of the long prompt.
+        steps: Decode steps, at least 1.
     """
-    alone = tuple(Case(f"prompt {index}", (sequence,)) for index, sequence in enumerate(sequences))
+    prompts = [text[:max_prompt_tokens] for text in texts]
     chance = np.random.default_rng(_RANDOM_SEED)
-    drawn = tuple(chance.integers(0, vocab_size, min(_RANDOM_TOKENS, long_tokens)).tolist())
-    text = tuple(islice(cycle(token for sequence in sequences for token in sequence), long_tokens))
-    size = min(_CALL_TOKENS, -(-long_tokens // 2))
+    number = min(_RANDOM_TOKENS, long_tokens)
+    drawn, drawn_steps = (tuple(chance.integers(0, vocab_size, count).tolist()) for count in (number, steps))
+    long = [token for prompt in prompts for token in prompt]
+    size = min(CALL_TOKENS, -(-long_tokens // 2))
     last = long_tokens - (long_tokens - 1) // size * size
+    batch = _batch_rows([len(prompt) for prompt in prompts])
     return (
-        *alone,
-        Case(f"batch of {BATCH_ROWS}", _batch_rows(sequences)),
-        Case("one token", (sequences[0][:1],)),
-        Case("random tokens", (drawn,)),
-        Case("long prompt", (text,), call_tokens=size, kept=min(_KEPT_TOKENS, last)),
+        *(_case(f"prompt {index}", [(text, len(prompts[index]))], steps) for index, text in enumerate(texts)),
+        _case(f"batch of {BATCH_ROWS}", [(texts[index], length) for index, length in batch], steps),
+        _case("one token", [(texts[0], 1)], steps),
+        Case("random tokens", (drawn,), (drawn_steps,)),
+        _case("long prompt", [(long, long_tokens)], steps, call_tokens=size, kept=min(_KEPT_TOKENS, last)),
     )
 
 
-def _batch_rows(sequences: Sequence[TokenIds]) -> tuple[TokenIds, ...]:
-    by_length: dict[int, TokenIds] = {}
-    for sequence in sequences:
-        by_length.setdefault(len(sequence), sequence)
-    rows = dict(list(by_length.items())[:BATCH_ROWS])
-    for sequence in cycle(sequences):
+def _case(name: str, rows: Sequence[tuple[Sequence[int], int]], steps: int, **arguments: int) -> Case:
+    """A case of rows that are the beginnings, of the given lengths, of texts repeated without end."""
+    tokens = [tuple(islice(cycle(text), length + steps)) for text, length in rows]
+    lengths = [length for _, length in rows]
+    return Case(
+        name,
+        tuple(own[:length] for own, length in zip(tokens, lengths, strict=True)),
+        tuple(own[length:] for own, length in zip(tokens, lengths, strict=True)),
+        **arguments,
+    )
+
+
+def _batch_rows(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """The prompt and the length of each row of the batch."""
+    rows: dict[int, int] = {}
+    for index, length in enumerate(lengths):
+        if len(rows) < BATCH_ROWS:
+            rows.setdefault(length, index)
+    for index in cycle(range(len(lengths))):
         if len(rows) == BATCH_ROWS:
-            return tuple(rows.values())
-        length = _new_length(len(sequence), rows)
-        repeats = -(-length // len(sequence))
-        rows[length] = (sequence * repeats)[:length]
-    raise ValueError("a batch needs a sequence")
+            return [(row, length) for length, row in rows.items()]
+        rows[_new_length(lengths[index], rows)] = index
+    raise ValueError("a batch needs a prompt")
 
 
-def _new_length(length: int, used: dict[int, TokenIds]) -> int:
+def _new_length(length: int, used: Container[int]) -> int:
     while length in used:
         length //= 2
     return length or next(smallest for smallest in range(1, BATCH_ROWS + 1) if smallest not in used)

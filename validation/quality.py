@@ -156,7 +156,7 @@ class DenseAnswers:
             return
         with open_torch_runner(self._folder, self._threads) as runner:
             for index, ids in enumerate(new_texts):
-                logits = runner.run(ids, 0).prefill
+                logits = runner.run([ids], len(ids)).logits
                 if not np.isfinite(logits).all():
                     raise InputError(f"the dense model gives NaN or infinite logits for text {index}")
                 loss = _Loss()
@@ -164,7 +164,7 @@ class DenseAnswers:
                 self._texts[ids] = _Answer(self._store.put(logits), loss.sum)
                 say(f"dense: text {index + 1} of {len(new_texts)}")
             for ids in new_prompts:
-                self._continued[ids, steps] = runner.run(ids, steps, 1).forced
+                self._continued[ids, steps] = runner.continuation(ids, steps)
 
     def reference(self, texts: Sequence[TokenIds]) -> DenseReference:
         """The answers for texts that were run.
@@ -259,7 +259,7 @@ def _open_runner(folder: Path, form: Form, threads: int, provider: str) -> Itera
     """A function from a text's tokens [T] to logits [T, V]."""
     if form == "hf":
         with open_torch_runner(folder, threads) as torch_runner:
-            yield lambda ids: torch_runner.run(ids, 0).prefill
+            yield lambda ids: torch_runner.run([ids], len(ids)).logits
     else:
         model = folder / "model.onnx"
         session = open_session(model, provider, threads, graph=with_all_logits(model) if model.is_file() else None)

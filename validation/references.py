@@ -1,9 +1,9 @@
-"""What torch computes for every sequence of a parity run, and how far it is from itself."""
+"""Torch's logits and caches for every sequence of a parity run, and the noise in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,100 +14,150 @@ from validation.array_store import ArrayStore, StoredArray
 from validation.caches import CacheComparison
 from validation.metrics import LogitComparison
 from validation.profiles import Noise
-from validation.prompts import Case, TokenIds
+from validation.prompts import CALL_TOKENS, Case, TokenIds
 from validation.rounding import round_activations
 from validation.torch_runner import TorchRunner
 
-__all__ = ["Reference", "References", "run_references"]
+__all__ = [
+    "Reference",
+    "TokenSequence",
+    "measure_exact_noise",
+    "measure_rounding_noise",
+    "run_references",
+    "sequences_of",
+]
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class TokenSequence:
+    """A prompt, its decode steps' tokens, and how many of the prompt's logits are kept."""
+
+    prompt: TokenIds
+    forced: TokenIds
+    kept: int
+
+    @property
+    def tokens(self) -> TokenIds:
+        """All of them."""
+        return (*self.prompt, *self.forced)
+
+    @property
+    def logits(self) -> int:
+        """The tokens at the end whose logits are kept, the decode steps' included."""
+        return self.kept + len(self.forced)
+
+
+@dataclass(frozen=True)
 class Reference:
-    """A sequence's greedy continuation, where its logits and its cache are kept, and torch's own noise in them.
+    """Where a sequence's results are stored.
 
     Attributes:
-        forced: The tokens that follow.
-        prefill: Logits of the prompt's tokens, or of the last of them.
-        decode: Logits of each step.
+        logits: Of the prompt's kept tokens, then of each decode step.
         cache: Keys and values of each layer, after the last step.
-        noise: How far torch is from itself.
-        rounded_max_abs: Largest difference of a logit where torch rounds as the graph does.
     """
 
-    forced: tuple[int, ...]
-    prefill: StoredArray
-    decode: StoredArray
+    logits: StoredArray
     cache: tuple[tuple[StoredArray, StoredArray], ...]
-    noise: Noise = Noise()
-    rounded_max_abs: float = 0.0
 
 
-class References:
-    """The references of a run, by sequence and by how many of its logits are kept."""
-
-    def __init__(self, found: dict[tuple[TokenIds, int | None], Reference]) -> None:
-        self._found = found
-
-    def of(self, case: Case) -> list[Reference]:
-        """Those of a case's rows."""
-        return [self._found[row, case.kept] for row in case.rows]
-
-    def all(self) -> list[Reference]:
-        """Each once."""
-        return list(self._found.values())
+def sequences_of(case: Case) -> list[TokenSequence]:
+    """The sequence of each row."""
+    return [
+        TokenSequence(row, forced, case.kept or len(row)) for row, forced in zip(case.rows, case.forced, strict=True)
+    ]
 
 
 def run_references(
+    runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, say: Progress
+) -> dict[TokenSequence, Reference]:
+    """Runs every sequence of the cases once; logits and caches go to the store.
+
+    Prompt and decode steps run together: by causality a token's logits do not depend on those after it, so that this
+    is what single steps would compute, and the graph's steps are compared with a result that needs no cache.
+    """
+    sequences, found = list(dict.fromkeys(own for case in cases for own in sequences_of(case))), {}
+    for index, sequence in enumerate(sequences):
+        say(f"torch: sequence {index + 1} of {len(sequences)}")
+        run = runner.run(_parts(sequence.tokens), sequence.logits)
+        cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
+        found[sequence] = Reference(store.put(run.logits), cache)
+    return found
+
+
+def measure_exact_noise(
     runner: TorchRunner,
-    cases: Sequence[Case],
-    steps: int,
+    references: dict[TokenSequence, Reference],
+    sequences: Sequence[TokenSequence],
+    store: ArrayStore,
+    say: Progress,
+) -> dict[TokenSequence, Noise]:
+    """The difference that another attention kernel and single decode steps make in float32.
+
+    Args:
+        runner: The model that the references come from; its attention is left changed.
+        references: The references.
+        sequences: Those to measure.
+        store: Holds the references.
+        say: Receives a line about each sequence.
+    """
+    runner.use_attention("sdpa")
+    found = {}
+    for index, sequence in enumerate(sequences):
+        say(f"torch: noise of another attention kernel, sequence {index + 1} of {len(sequences)}")
+        reference = references[sequence]
+        again = runner.run([sequence.prompt, *((token,) for token in sequence.forced)], sequence.logits)
+        difference = np.abs(store.get(reference.logits) - again.logits)
+        caches = CacheComparison()
+        caches.update(((store.get(key), store.get(value)) for key, value in reference.cache), again.cache, 0)
+        largest = float(difference[np.isfinite(difference)].max(initial=0.0))
+        found[sequence] = Noise(max_abs=largest, cache_error=caches.figures().error)
+    return found
+
+
+def measure_rounding_noise(
+    runner: TorchRunner,
+    references: dict[TokenSequence, Reference],
     store: ArrayStore,
     spec: ModelSpec,
     precision: Precision,
     provider: str,
     say: Progress,
-) -> References:
-    """Runs every different sequence, then again in other ways to tell the noise; the model is left changed.
+) -> tuple[dict[TokenSequence, Noise], float]:
+    """The divergence that the graph's rounding makes in torch, at least that of all sequences together for each.
 
     Args:
-        runner: The model, float32, with the eager attention.
-        cases: What is compared.
-        steps: Tokens that follow each sequence.
-        store: Receives logits and caches.
+        runner: The model that the references come from; it is left changed.
+        references: The references.
+        store: Holds them.
         spec: The model's shapes.
-        precision: Of the graph.
+        precision: The graph's.
         provider: Where the graph runs.
-        say: Told about each sequence.
+        say: Receives a line about each sequence.
+
+    Returns:
+        The noise of each sequence, and the largest difference of a logit; none and 0 where nothing is rounded.
     """
-    keys = list(dict.fromkeys((row, case.kept) for case in cases for row in case.rows))
-    found = {}
-    for index, (row, kept) in enumerate(keys):
-        say(f"torch: sequence {index + 1} of {len(keys)}")
-        run = runner.run(row, steps, kept or 0)
-        cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
-        found[row, kept] = Reference(run.forced, store.put(run.prefill), store.put(run.decode), cache)
-    say("torch: noise of another attention kernel")
+    round_alike = _rounding(runner, spec, precision, provider)
+    if round_alike is None:
+        return {}, 0.0
     runner.use_attention("sdpa")
-    for (row, kept), reference in found.items():
-        found[row, kept] = replace(reference, noise=_exact_noise(runner, row, reference, store))
-    if round_alike := _rounding(runner, spec, precision, provider):
-        say(f"torch: noise of {precision.name}")
-        round_alike()
-        found = _with_rounding_noise(runner, found, store)
-    return References(found)
+    round_alike()
+    figures = {}
+    for index, (sequence, reference) in enumerate(references.items()):
+        say(f"torch: noise of {precision.name}, sequence {index + 1} of {len(references)}")
+        comparison = LogitComparison()
+        comparison.update(store.get(reference.logits), runner.run(_parts(sequence.tokens), sequence.logits).logits)
+        figures[sequence] = comparison.figures()
+    finite = [(own.mean_kl, own.tokens) for own in figures.values() if own.mean_kl is not None]
+    overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0
+    noise = {sequence: Noise(mean_kl=max(own.mean_kl or 0.0, overall)) for sequence, own in figures.items()}
+    return noise, max((own.max_abs or 0.0 for own in figures.values()), default=0.0)
 
 
-def _exact_noise(runner: TorchRunner, row: TokenIds, reference: Reference, store: ArrayStore) -> Noise:
-    """The whole sequence in one call, against the prompt and then a token at a time."""
-    wanted = _logits(reference, store)
-    again = runner.run((*row, *reference.forced), 0, len(wanted))
-    difference = np.abs(wanted - again.prefill)
-    caches = CacheComparison()
-    caches.update(((store.get(key), store.get(value)) for key, value in reference.cache), again.cache, 0)
-    finite = difference[np.isfinite(difference)]
-    return Noise(float(finite.max(initial=0.0)), caches.figures().error)
+def _parts(tokens: TokenIds) -> Sequence[TokenIds]:
+    return [tokens[start : start + CALL_TOKENS] for start in range(0, len(tokens), CALL_TOKENS)]
 
 
 def _rounding(runner: TorchRunner, spec: ModelSpec, precision: Precision, provider: str) -> Callable[[], None] | None:
@@ -117,31 +167,3 @@ def _rounding(runner: TorchRunner, spec: ModelSpec, precision: Precision, provid
     if precision.quantization is not None and provider == "cpu":
         return partial(round_activations, runner.model, spec, precision.quantization)
     return None
-
-
-def _with_rounding_noise(
-    runner: TorchRunner, references: dict[tuple[TokenIds, int | None], Reference], store: ArrayStore
-) -> dict[tuple[TokenIds, int | None], Reference]:
-    """What torch's own rounding makes of every sequence, each at least as noisy as all of them together."""
-    whole = LogitComparison()
-    figures = {}
-    for key, reference in references.items():
-        wanted = _logits(reference, store)
-        again = runner.run((*key[0], *reference.forced), 0, len(wanted)).prefill
-        own = LogitComparison()
-        for comparison in (own, whole):
-            comparison.update(wanted, again)
-        figures[key] = own.figures()
-    overall = whole.figures().mean_kl or 0.0
-    return {
-        key: replace(
-            reference,
-            noise=replace(reference.noise, mean_kl=max(figures[key].mean_kl or 0.0, overall)),
-            rounded_max_abs=figures[key].max_abs or 0.0,
-        )
-        for key, reference in references.items()
-    }
-
-
-def _logits(reference: Reference, store: ArrayStore) -> np.ndarray:
-    return np.concatenate([store.get(reference.prefill), store.get(reference.decode)])

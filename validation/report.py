@@ -77,8 +77,11 @@ class StageResult:
         reasons = [self._defect(defect) for defect in self.figures.defects]
         if self.cache is not None and self.cache.defect:
             reasons.append(f"{self.cache.defect}, after case '{self.case}'")
-        exceeded = [limit for limit in self.limits if limit.is_exceeded(self.found(limit.figure))]
-        return [*reasons, *(self._beyond(limit) for limit in exceeded)]
+        return [*reasons, *(self._beyond(limit) for limit in self.limits if self.exceeds(limit))]
+
+    def exceeds(self, limit: Limit) -> bool:
+        """Whether a figure is beyond its limit."""
+        return limit.is_exceeded(self.found(limit.figure))
 
     @property
     def excess(self) -> float:
@@ -121,7 +124,7 @@ class ParityReport:
         prompt_sha256: Hash of each prompt's text.
         longest_tokens: Number of positions in the longest case.
         context_length: Maximum number of positions of the model.
-        noise_kl: Largest mean KL divergence of torch with the graph's rounding; None if the graph does not round.
+        noise_kl: Largest mean KL divergence of torch with the rounding of the graph; None if no verdict depended on it.
         looser_limits: Limits that are looser than the defaults, in words.
         is_unguarded: Whether the graph runs rows padded on the left although its attention does not support them.
     """
@@ -311,7 +314,7 @@ def _stage_json(result: StageResult) -> dict[str, Any]:
         "stage": result.stage,
         "rows": result.rows,
         "limits": {limit.figure: limit.value for limit in result.limits},
-        "noise": asdict(result.noise),
+        "noise": {name: value for name, value in asdict(result.noise).items() if value},
         "verdict": "failed" if result.reasons else "passed",
         **values,
         "cache_error": None if cache is None else cache.error,

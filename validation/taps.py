@@ -19,11 +19,11 @@ class Tap:
     """One place.
 
     Attributes:
-        layer: Index of the layer; None: before or behind all layers.
-        sublayer: What computes it, as transformers names it; `residual` is the stream behind attention or MLP.
-        values: Names that the value may have in a graph; the first that is there counts.
-        modules: torch modules whose results, side by side, are this value.
-        side: Of the modules.
+        layer: Index of the layer; None: before or after all layers.
+        sublayer: What computes it, as transformers names it; `residual` is the stream after attention or MLP.
+        values: Names that the value may have in a graph; the first one found is used.
+        modules: torch modules whose results, concatenated, are this value.
+        side: Whether the modules' inputs or outputs are meant.
     """
 
     layer: int | None
@@ -34,7 +34,7 @@ class Tap:
 
     @property
     def name(self) -> str:
-        """As reports call it."""
+        """The name in reports."""
         return self.sublayer if self.layer is None else f"layers.{self.layer}.{self.sublayer}"
 
 
@@ -78,7 +78,7 @@ def _mlp_taps(spec: ModelSpec, index: int, after: str) -> Iterator[Tap]:
 
 
 def _node(name: str) -> tuple[str, ...]:
-    """A product, with its bias if that is added in a node of its own."""
+    """A product, with its bias if a separate node adds it."""
     return f"{name}.bias_add.output", f"{name}.output"
 
 
@@ -88,7 +88,7 @@ def _norm(name: str) -> tuple[str, ...]:
 
 
 def _residual(norm: str) -> tuple[str, ...]:
-    """The residual stream that a norm reads: the fused norm gives it, the standard dialect adds it up."""
+    """The residual stream that a norm reads: an output of the fused norm, a sum in the standard dialect."""
     return f"{norm}.residual", f"{norm}.residual.output"
 
 
@@ -97,6 +97,6 @@ def _module(weight: str) -> str:
 
 
 def tapped(taps: Iterable[Tap], values: frozenset[str]) -> list[tuple[Tap, str]]:
-    """Those taps that a graph has, each with its value's name there."""
+    """The taps that a graph has, each with the name of its value there."""
     named = ((tap, next((name for name in tap.values if name in values), None)) for tap in taps)
     return [(tap, name) for tap, name in named if name is not None]

@@ -1,7 +1,7 @@
 """The reference: what the torch model of a folder computes for each prompt alone, without padding.
 
-Always float32 on the CPU, with the "eager" attention: it is as exact as "sdpa" (on SmolLM2-135M both are
-within 6e-5 of float64 logits, 7e-6 on average) and, unlike it, does not choose a kernel by shape and mask.
+It runs in float32 on the CPU with transformers' "eager" attention. That is as exact as "sdpa" (on SmolLM2-135M the
+logits of both are within 6e-5 of float64's, 7e-6 on average) and does not choose a kernel by shape and mask.
 """
 
 from __future__ import annotations
@@ -25,23 +25,19 @@ __all__ = ["ReferenceRun", "TorchRunner", "open_torch_model", "open_torch_runner
 
 @dataclass(frozen=True)
 class ReferenceRun:
-    """A prompt and its greedy continuation.
+    """The outcome of a run over T tokens.
 
     Attributes:
-        forced: The tokens fed in the decode steps: the largest logit after the prompt, and after each step.
-        prefill: float32 [T, V], the logits of the prompt's T tokens, or of the last of them.
-        decode: float32 [steps, V]; row i follows `forced[i]`.
-        cache: Of each layer keys and values, float32 [KV heads, T + steps, head_dim].
+        logits: float32 [kept, V], the logits of the last `kept` tokens.
+        cache: Keys and values of each layer, float32 [KV heads, T, head_dim].
     """
 
-    forced: tuple[int, ...]
-    prefill: NDArray[np.float32]
-    decode: NDArray[np.float32]
+    logits: NDArray[np.float32]
     cache: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 
 
 class TorchRunner:
-    """A torch model that continues one prompt at a time.
+    """A torch model that runs one sequence at a time.
 
     Attributes:
         model: A transformers causal language model in evaluation mode.
@@ -53,37 +49,50 @@ class TorchRunner:
         new_name = "cache" in inspect.signature(type(model).forward).parameters
         self._cache_argument = "cache" if new_name else "past_key_values"
 
-    def run(self, token_ids: Sequence[int], steps: int, kept: int = 0) -> ReferenceRun:
-        """Runs a prompt [T] and `steps` greedy decode steps with a `DynamicCache`.
+    def run(self, parts: Sequence[Sequence[int]], kept: int) -> ReferenceRun:
+        """Runs the parts of a sequence one after the other with a `DynamicCache`.
 
         Args:
-            token_ids: The prompt.
-            steps: Tokens that follow it.
-            kept: The logits of so many tokens at the prompt's end are computed; 0: of all.
+            parts: Token ids. Eager attention materialises [heads, tokens of the part, tokens so far], so long
+                sequences take less memory and time in several parts.
+            kept: How many tokens at the end of the sequence to return logits for, at least 1.
         """
         from transformers import DynamicCache
 
         # Made without the config, so that layers with a sliding window keep all keys and rely on the mask.
-        cache = DynamicCache()
-        prefill = self._logits(token_ids, cache, kept)
-        forced, decode, last = [], [], prefill[-1]
+        cache, logits = DynamicCache(), []
+        behind = sum(map(len, parts))
+        for part in parts:
+            behind -= len(part)
+            wanted = min(len(part), kept - behind)
+            found = self._logits(part, cache, max(wanted, 1))
+            if wanted > 0:
+                logits.append(found)
+        layers = tuple((_float32(layer.keys[0]), _float32(layer.values[0])) for layer in cache.layers)
+        return ReferenceRun(np.concatenate(logits), layers)
+
+    def continuation(self, token_ids: Sequence[int], steps: int) -> tuple[int, ...]:
+        """The `steps` tokens that follow a prompt, each the most likely one."""
+        from transformers import DynamicCache
+
+        cache, following = DynamicCache(), []
+        logits = self._logits(token_ids, cache, 1)
         for _ in range(steps):
-            forced.append(int(last.argmax()))
-            last = self._logits(forced[-1:], cache)[-1]
-            decode.append(last)
-        kept_cache = tuple((_float32(layer.keys[0]), _float32(layer.values[0])) for layer in cache.layers)
-        return ReferenceRun(tuple(forced), prefill, np.stack(decode) if decode else prefill[:0], kept_cache)
+            following.append(int(logits[-1].argmax()))
+            if len(following) < steps:
+                logits = self._logits(following[-1:], cache, 1)
+        return tuple(following)
 
     def use_attention(self, name: str) -> None:
-        """From now on another attention implementation of transformers runs."""
+        """Switches to another attention implementation of transformers."""
         self.model.set_attn_implementation(name)
 
     def narrow(self, dtype: Any) -> None:
-        """From now on the weights are in a torch dtype of 16 bits, and with them what is computed."""
+        """Converts the weights to a torch dtype of 16 bits, which the model then computes in."""
         for parameter in self.model.parameters():  # not `model.to`: the rotation's frequencies stay float32
             parameter.data = parameter.data.to(dtype)
 
-    def _logits(self, token_ids: Sequence[int], cache: Any, kept: int = 0) -> NDArray[np.float32]:
+    def _logits(self, token_ids: Sequence[int], cache: Any, kept: int) -> NDArray[np.float32]:
         import torch
 
         input_ids = torch.tensor([list(token_ids)], dtype=torch.int64)
@@ -103,7 +112,7 @@ def _float32(tensor: Any) -> NDArray[np.float32]:
 def open_torch_runner(
     folder: Path, threads: int, prepare: Callable[[Any], None] = lambda model: None
 ) -> Iterator[TorchRunner]:
-    """Loads a model folder; its memory is given back when the context ends.
+    """Loads a model folder and frees its memory when the context ends.
 
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
@@ -120,7 +129,7 @@ def open_torch_runner(
 
 @contextlib.contextmanager
 def open_torch_model(folder: Path, threads: int, *, attention: str) -> Iterator[Any]:
-    """The transformers model of a folder, float32, in evaluation mode; its memory is given back in the end.
+    """Loads the transformers model of a folder in float32 and evaluation mode; frees its memory when the context ends.
 
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
@@ -172,7 +181,7 @@ def _load(folder: Path, attention: str) -> Any:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bar, load report or deprecation of a config key on stderr: what matters is raised."""
+    """Keeps progress bars, load reports and deprecations off stderr; what matters is raised as an error."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

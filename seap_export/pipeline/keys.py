@@ -1,7 +1,6 @@
-"""The key of a step: the hash of all that it depends on, so that it is reused for the same inputs only.
+"""The key of a step: the hash of everything it depends on, so that it is reused only for the same inputs.
 
-A later step's key holds the key of the step before it. Not in a key: where the inputs lie, and what changes
-only the speed.
+A step's key contains the key of the step before it. Paths, and settings that change only the speed, are left out.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from validation.report import SCHEMA as PARITY_SCHEMA
 
 __all__ = ["calibration_key", "hf_key", "onnx_key", "parity_key", "plan_key", "quality_key"]
 
-#: Raised when the same inputs give other bytes than before, so that older steps are not reused.
-_CALIBRATION, _PLAN, _HF, _ONNX, _PARITY, _QUALITY = 1, 1, 1, 2, 1, 1
+#: Increased when the same inputs give other bytes than before, so that older steps are not reused.
+_CALIBRATION, _PLAN, _HF, _ONNX, _PARITY, _QUALITY = 1, 1, 1, 2, 2, 1
 
 
 def calibration_key(source: Source, split: Split, settings: CalibrationSettings) -> str:

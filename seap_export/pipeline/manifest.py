@@ -11,7 +11,7 @@ from typing import Any
 
 import seap_export
 from seap_export.errors import ArtifactError, InputError
-from seap_export.hashing import sha256_file
+from seap_export.hashing import sha256_files
 from seap_export.pipeline.outputs import write_whole
 from seap_export.sources.config import read_json
 
@@ -73,9 +73,9 @@ class Manifest:
         """Notes a step and the files it made, which lie at `made`; its variant is no longer finished."""
         self.forget(step)
         paths = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
-        for path in paths:
+        for path, digest in zip(paths, sha256_files(paths), strict=True):
             name = "/".join((step, *path.relative_to(made).parts))
-            self.files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            self.files[name] = {"bytes": path.stat().st_size, "sha256": digest}
         self.steps[step] = key
         self.complete = False
         self.variants.pop(step.split("/")[0], None)
@@ -89,14 +89,14 @@ class Manifest:
 
     def damages(self, folder: Path, step: str) -> list[str]:
         """What is wrong with the files of a step, in words."""
-        found = []
-        for name in self._files_of(step):
-            path, expected = folder / name, self.files[name]
-            if not path.is_file():
-                found.append(f"{path} is missing")
-            elif path.stat().st_size != expected["bytes"] or sha256_file(path) != expected["sha256"]:
-                found.append(f"{path} differs from its SHA-256 in {MANIFEST}")
-        return found
+        expected = {folder / name: self.files[name] for name in self._files_of(step)}
+        to_hash = [p for p, entry in expected.items() if p.is_file() and p.stat().st_size == entry["bytes"]]
+        hashes = dict(zip(to_hash, sha256_files(to_hash), strict=True))
+        return [
+            f"{path} differs from its SHA-256 in {MANIFEST}" if path.is_file() else f"{path} is missing"
+            for path, entry in expected.items()
+            if hashes.get(path) != entry["sha256"]
+        ]
 
     def _files_of(self, step: str) -> list[str]:
         return [name for name in self.files if name == step or name.startswith(step + "/")]

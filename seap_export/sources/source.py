@@ -14,7 +14,7 @@ import torch
 
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.hashing import sha256_file, sha256_json
+from seap_export.hashing import sha256_files, sha256_json
 from seap_export.sources.config import portable_config, read_json
 from seap_export.sources.config_check import check_token_ids
 from seap_export.sources.tokenizer import (
@@ -81,10 +81,11 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over the contents of the model's files, including their names if there are several."""
-        if len(self.files) == 1:
-            return sha256_file(self.files[0])
-        return sha256_json({path.name: sha256_file(path) for path in self.files})
+        """Hex SHA-256 over the contents of the model's files, and their names where there are several."""
+        hashes = sha256_files(self.files)
+        if len(hashes) == 1:
+            return hashes[0]
+        return sha256_json({path.name: digest for path, digest in zip(self.files, hashes, strict=True)})
 
 
 def open_source(model: str) -> Source:

@@ -15,7 +15,7 @@ from converters.precision import Precision
 from validation.bisect import Bisection, bisect
 from validation.prompts import Case
 
-CASE = Case("prompt 0", ((5, 6, 7, 8, 9),))
+CASE = Case("prompt 0", ((5, 6, 7, 8, 9),), ((10, 11),))
 GAMMA = "model.layers.1.post_attention_layernorm.weight"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from seap_export.errors import ParityFailure
 from validation import metrics
-from validation.metrics import Defect, LogitComparison, LogitFigures, Place, kl_divergence
+from validation.metrics import Defect, LogitComparison, LogitFigures, Place
 
 
 def _logits(tokens: int = 5, vocabulary: int = 7) -> np.ndarray:
@@ -44,7 +44,7 @@ def test_the_worst_logit_is_found_by_row_position_and_token() -> None:
 def test_kl_is_weighted_with_the_reference() -> None:
     p, q = np.array([0.5, 0.25, 0.25]), np.array([0.8, 0.1, 0.1])
     expected = 0.5 * math.log(0.5 / 0.8) + 0.5 * math.log(0.25 / 0.1)
-    assert kl_divergence(np.log(p)[None], np.log(q)[None] + 3)[0] == pytest.approx(expected, abs=1e-15)
+    assert _compare(np.log(p)[None], np.log(q)[None] + 3).max_kl == pytest.approx(expected, abs=1e-15)
     figures = _compare(np.log(np.stack([p, p])), np.log(np.stack([q, p])))
     assert figures.max_kl == pytest.approx(expected)
     assert figures.mean_kl == pytest.approx(expected / 2)
@@ -110,6 +110,26 @@ def test_nothing_compared_is_an_error() -> None:
 )
 def test_top1_counts_a_tie_as_agreement(reference: list[float], candidate: list[float], agreement: float) -> None:
     assert _compare(np.array([reference]), np.array([candidate])).top1_agreement == agreement
+
+
+def test_a_choice_is_clear_if_its_lead_reaches_the_margin() -> None:
+    comparison = LogitComparison()
+    reference = np.array([[1.0, 0.75, 0.0], [1.0, 0.25, 0.0], [2.0, 0.0, 0.0]])
+    comparison.update(reference, np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 0.0]]))
+    shares = [comparison.figures(margin).clear_top1_agreement for margin in (0.1, 0.5, 1.0, 3.0)]
+    assert shares == [1 / 3, 1 / 2, 1.0, None]
+
+
+def test_the_perplexity_ratio_is_that_of_the_tokens_that_follow() -> None:
+    reference = np.log([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.2, 0.2, 0.6]])
+    candidate = np.log([[0.25, 0.5, 0.25], [0.25, 0.25, 0.5], [0.2, 0.2, 0.6]])
+    comparison = LogitComparison()
+    comparison.update(reference, candidate, following=[0, 2])
+    assert comparison.figures().perplexity_ratio == pytest.approx(math.sqrt((0.5 / 0.25) * (0.25 / 0.5)))
+    reference[0] = np.nan  # the first token then counts neither as followed nor as finite
+    comparison = LogitComparison()
+    comparison.update(reference, candidate, following=[0, 2])
+    assert comparison.figures().perplexity_ratio == pytest.approx(0.25 / 0.5)
 
 
 def test_figures_of_nothing_cannot_be_made() -> None:

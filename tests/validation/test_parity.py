@@ -17,7 +17,7 @@ from seap_export.errors import ArtifactError, InputError, UsageError
 from validation import parity
 from validation.parity import run_parity
 from validation.profiles import Limits
-from validation.prompts import parity_cases
+from validation.prompts import Case, parity_cases
 from validation.report import ParityReport, round_beyond
 from validation.torch_runner import ReferenceRun
 
@@ -53,15 +53,10 @@ class FakeTorch:
     def use_attention(self, name: str) -> None:
         assert name == "sdpa"
 
-    def run(self, token_ids: Sequence[int], steps: int, kept: int = 0) -> ReferenceRun:
-        logits = [_truth(token, position) for position, token in enumerate(token_ids)]
-        forced = []
-        for _ in range(steps):
-            forced.append(int(logits[-1].argmax()))
-            logits.append(_truth(forced[-1], len(logits)))
-        prompt = len(token_ids)
-        prefill, decode = np.stack(logits[:prompt]), np.array(logits[prompt:]).reshape(steps, VOCABULARY)
-        return ReferenceRun(tuple(forced), prefill[-kept:], decode, _cache(prompt + steps))
+    def run(self, parts: Sequence[Sequence[int]], kept: int) -> ReferenceRun:
+        tokens = [token for part in parts for token in part]
+        logits = np.stack([_truth(token, position) for position, token in enumerate(tokens)])
+        return ReferenceRun(logits[-kept:], _cache(len(tokens)))
 
 
 class FakeOnnx:
@@ -200,18 +195,38 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
 ) -> None:
     """With another attention kernel, torch is off by 0.0005: ten times as much passes, no more."""
     honest = FakeTorch.run
+    attention = ["eager"]
 
-    def noisy(self: FakeTorch, ids: Sequence[int], steps: int, kept: int = 0) -> ReferenceRun:
-        found = honest(self, ids, steps, kept)
-        return replace(found, prefill=found.prefill + np.float32(0.0005)) if not steps else found
+    def noisy(self: FakeTorch, parts: Sequence[Sequence[int]], kept: int) -> ReferenceRun:
+        found = honest(self, parts, kept)
+        return replace(found, logits=found.logits + np.float32(0.0005)) if attention[-1] == "sdpa" else found
 
     def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
         logits[7] += 0.0045 if stage != "cache" else 0
 
     assert not run(lambda *args: spoil(*args) if args[0] != "cache" else None).passed
     monkeypatch.setattr(FakeTorch, "run", noisy)
+    monkeypatch.setattr(FakeTorch, "use_attention", lambda self, name: attention.append(name))
     assert run(lambda *args: spoil(*args) if args[0] != "cache" else None).passed
+    attention.append("eager")
     assert not run(lambda *args: spoil(*args) if args[0] != "cache" else None, limits=fp32(0.001)).passed
+    assert attention[-1] == "eager"  # no noise is measured where it cannot change the verdict
+
+
+def test_noise_is_measured_for_the_cases_beyond_a_default_limit_alone(run: Callable[..., ParityReport]) -> None:
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if (stage, row) == ("decode 3", 1):
+            logits[7] += 0.0045
+
+    said: list[str] = []
+    report = run(spoil, on_progress=said.append)
+    assert not report.passed
+    assert [line for line in said if "noise" in line] == [
+        f"torch: noise of another attention kernel, sequence {number} of 3" for number in (1, 2, 3)
+    ]
+    said.clear()
+    assert run(on_progress=said.append).passed
+    assert not [line for line in said if "noise" in line]
 
 
 def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport]) -> None:
@@ -250,10 +265,11 @@ def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], val
 
 
 def test_logits_of_another_vocabulary_fail(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeTorch, "run", lambda self, ids, steps, kept=0: ReferenceRun(
-        (0,) * steps, np.zeros((len(ids), 9), np.float32)[-kept:], np.zeros((steps, 9), np.float32),
-        _cache(len(ids) + steps),
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        FakeTorch,
+        "run",
+        lambda self, parts, kept: ReferenceRun(np.zeros((kept, 9), np.float32), _cache(sum(map(len, parts)))),
+    )
     report = run()
     assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in report.reasons
 
@@ -314,6 +330,25 @@ def test_a_report_without_decode_cannot_be_made(run: Callable[..., ParityReport]
         ParityReport(**{**vars(report), "stages": report.stages[:1]})
 
 
+def plan(texts: Sequence[tuple[int, ...]], long_tokens: int = 40, steps: int = 3) -> tuple[Case, ...]:
+    return parity_cases(texts, vocab_size=9, max_prompt_tokens=8, long_tokens=long_tokens, steps=steps)
+
+
+def test_decode_steps_take_the_tokens_that_follow_in_the_text() -> None:
+    cases = {case.name: case for case in plan([tuple(range(10)), (7, 8)])}
+    assert cases["prompt 0"].rows == (tuple(range(8)),)
+    assert cases["prompt 0"].forced == ((8, 9, 0),)  # the text starts again at its end
+    assert cases["prompt 1"].forced == ((7, 8, 7),)
+    batch = cases["batch of 3"]
+    assert [(len(row), forced) for row, forced in zip(batch.rows, batch.forced, strict=True)] == [
+        (8, (8, 9, 0)),
+        (2, (7, 8, 7)),
+        (4, (4, 5, 6)),
+    ]
+    assert (cases["one token"].rows, cases["one token"].forced) == (((0,),), ((1, 2, 3),))
+    assert all(case.call_tokens is None or len(case.forced) == 1 for case in cases.values())
+
+
 @pytest.mark.parametrize(
     ("lengths", "batch"),
     [
@@ -326,22 +361,22 @@ def test_a_report_without_decode_cannot_be_made(run: Callable[..., ParityReport]
     ],
 )
 def test_the_batch_has_three_rows_of_different_lengths(lengths: tuple[int, ...], batch: tuple[int, ...]) -> None:
-    cases = parity_cases([tuple(range(length)) for length in lengths], vocab_size=9, long_tokens=40)
+    cases = plan([tuple(range(length)) for length in lengths], long_tokens=40)
     others = ["batch of 3", "one token", "random tokens", "long prompt"]
     assert [case.name for case in cases] == [*(f"prompt {i}" for i in range(len(lengths))), *others]
     assert tuple(len(row) for row in cases[len(lengths)].rows) == batch
 
 
 def test_a_long_prompt_is_run_in_calls_and_its_end_is_compared() -> None:
-    cases = parity_cases([(1, 2, 3)], vocab_size=9, long_tokens=1300)
+    cases = plan([(1, 2, 3)], long_tokens=1300)
     random, long = cases[-2:]
     assert len(random.rows[0]) == 64
     assert set(random.rows[0]) == set(range(9))
-    assert random == parity_cases([(4, 5)], vocab_size=9, long_tokens=1300)[-2]
+    assert random == plan([(4, 5)], long_tokens=1300)[-2]
     assert long.rows[0] == ((1, 2, 3) * 500)[:1300]
     assert [len(call) for call in long.calls] == [512, 512, 276]
     assert long.kept == 64
-    one = parity_cases([(1,)], vocab_size=9, long_tokens=1)[-1]
+    one = plan([(1,)], long_tokens=1)[-1]
     assert (one.calls, one.kept) == (((1,),), 1)
 
 
