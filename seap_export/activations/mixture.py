@@ -60,13 +60,14 @@ class Mixture:
 
     def covariance(self, index: int, half: Half) -> torch.Tensor:
         """Covariance of the mixture at the input of a layer's o_proj or down_proj, float64 [channels, channels]."""
-        mean = getattr(self.layer(index), half).mean
-        total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        means = {task: getattr(own.layer(index), half).mean for task, own in self.calibrations.items()}
+        mean = torch.stack([p * means[task] for task, p in self.probabilities.items()]).sum(0)
+        total: torch.Tensor | None = None
         for task, probability in self.probabilities.items():
-            calibration = self.calibrations[task]
-            offset = getattr(calibration.layer(index), half).mean - mean
-            total += calibration.covariance(index, half).mul_(probability)
-            total += torch.outer(offset, offset).mul_(probability)
+            own = self.calibrations[task].covariance(index, half).mul_(probability)
+            total = own if total is None else total.add_(own)
+            total.addr_(means[task] - mean, means[task] - mean, alpha=probability)
+        assert total is not None  # a mixture has a task
         return total
 
     def sensitivity(self) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The options of a layer by backward elimination: what its projections lose after the best refit."""
+"""The options of a layer by backward elimination: the error of its projections after the best refit."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
 from seap_export.plan.cost import LayerShape, layer_shape
 from seap_export.plan.options import AttentionOption, LayerOptions, attention_options
-from seap_export.plan.refit import Refit
+from seap_export.plan.refit import Refit, SetLosses, removal_losses
 
 __all__ = ["eliminate_neurons", "options_from_elimination"]
 
-#: Neurons removed between two looks at all that are left: at least so many, and in a wide layer so that there are
-#: about so many looks.
-_BLOCK, _LOOKS = 16, 96
+#: Fraction of the neurons left that is removed before all the others are looked at again.
+_FRACTION = 1 / 8
+#: Down to this ridge neurons are chosen in float32: the condition number is at most its reciprocal, so that the
+#: rounding error of an inverse stays below a percent. The losses of the choice are computed in float64 all the same.
+_SINGLE_PRECISION_RIDGE = 1e-5
 #: Sets of heads that are all tried in a layer; where there are more of them, the elimination is greedy.
 _EXACT_SETS = 200
 
@@ -37,9 +39,9 @@ def options_from_elimination(
 ) -> LayerOptions:
     """The options of a layer whose projections are refitted; losses as in `Refit`.
 
-    Neurons go in blocks, those first that increase the loss least. For every (groups, heads a group), the heads
-    are the best of all sets where these are few, and those that a greedy elimination leaves where they are many.
-    An input that never varies is lost at no cost; its channels then keep their order.
+    Neurons are removed in blocks, those first that increase the loss least. For every (groups, heads a group), the
+    heads are the best of all sets where there are few sets, and what a greedy elimination leaves where there are many.
+    An input that never varies is removed at no loss; its channels then keep their order.
 
     Args:
         spec: The dense model.
@@ -60,32 +62,49 @@ def options_from_elimination(
     for weight, covariance in ((o_proj, o_cov), (down_proj, down_cov)):
         if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
             raise ValueError("a covariance must be finite, and as wide as the weight's input")
-    block = max(_BLOCK, shape.layer.intermediate_size // _LOOKS)
-    order, loss = eliminate_neurons(down_proj, down_cov, ridge, block)
+    order, loss = eliminate_neurons(down_proj, down_cov, ridge, _FRACTION)
     return LayerOptions(shape, _eliminate_heads(shape, o_proj, o_cov, ridge), order, loss)
 
 
 def eliminate_neurons(
-    weight: torch.Tensor, covariance: torch.Tensor, ridge: float, block: int
+    weight: torch.Tensor, covariance: torch.Tensor, ridge: float, fraction: float
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Backward elimination of input channels, `block` of them between two looks at all that are left.
+    """Backward elimination of input channels.
+
+    Those whose removal increases the loss least go first, a fraction of the channels left at a time (at least one),
+    and then the increases are computed again. The work between two looks shrinks with the square of what is left.
+
+    Args:
+        weight: Weight, [out, channels].
+        covariance: Centred covariance of the input, float64 [channels, channels].
+        ridge: Fraction of the sum of the variances.
+        fraction: Of the channels left; 0 removes them one by one, which is the slowest and most careful choice.
 
     Returns:
         All channels, the last removed first, int64 [channels]; the loss when so many of them are kept, float64
-        [channels + 1]. Where the loss would fall as channels go (see `Refit`), it stays.
+        [channels + 1]. Where the loss would fall as channels are removed (see `Refit`), it stays.
+
+    Raises:
+        UsageError: The ridge is too small for the covariance.
     """
-    channels = weight.shape[1]
-    if not float(covariance.diagonal().sum()) > 0.0:
+    channels, total = weight.shape[1], float(covariance.trace())
+    if not total > 0.0:
         return np.arange(channels), np.zeros(channels + 1)
-    refit = Refit(weight, covariance, ridge * float(covariance.trace()))
+    order = _removal_order(weight, covariance / total, ridge, fraction).flip(0)
+    loss = removal_losses(weight, covariance, ridge * total, order).flip(0).cummax(0).values
+    return order.numpy(), loss.flip(0).numpy()
+
+
+def _removal_order(weight: torch.Tensor, covariance: torch.Tensor, ridge: float, fraction: float) -> torch.Tensor:
+    """All channels, the first removed first; the trace of the covariance is 1."""
+    dtype = torch.float32 if ridge >= _SINGLE_PRECISION_RIDGE else torch.float64
+    refit = Refit(weight, covariance, ridge, dtype)
     removed: list[torch.Tensor] = []
-    losses = [torch.zeros(1, dtype=torch.float64)]
     while len(left := refit.left):
-        lowest = torch.sort(refit.increases(), stable=True).indices[:block]
+        lowest = torch.sort(refit.increases(), stable=True).indices[: max(1, int(fraction * len(left)))]
         removed.append(left[lowest])
-        losses.append(losses[-1][-1] + refit.remove(left[lowest]))
-    loss = torch.cummax(torch.cat(losses), 0).values
-    return torch.cat(removed).flip(0).numpy(), loss.flip(0).numpy()
+        refit.remove(left[lowest])
+    return torch.cat(removed)
 
 
 def _eliminate_heads(
@@ -95,20 +114,20 @@ def _eliminate_heads(
     own = shape.layer
     if not float(covariance.diagonal().sum()) > 0.0:
         return attention_options(shape, np.zeros(own.num_attention_heads))
-    refit = Refit(weight, covariance, ridge * float(covariance.trace()))
+    strength = ridge * float(covariance.trace())
     number = sum(
         math.comb(own.num_key_value_heads, groups) * math.comb(own.heads_per_group, heads) ** groups
         for groups, heads in _sizes(shape)
     )
-    chosen = _best_sets(shape, refit) if number <= _EXACT_SETS else _greedy_sets(shape, refit)
+    choose = _best_sets if number <= _EXACT_SETS else _greedy_sets
     options = [
         AttentionOption(
             kv_groups=tuple(sorted({head // own.heads_per_group for head in heads})),
             heads=heads,
             weights=shape.attention_weights(groups * in_group, groups),
-            loss=max(loss, 0.0),  # but for rounding it never is negative
+            loss=max(loss, 0.0),  # negative by rounding only
         )
-        for (groups, in_group), (heads, loss) in chosen.items()
+        for (groups, in_group), (heads, loss) in choose(shape, weight, covariance, strength).items()
     ]
     return tuple(sorted(options, key=lambda option: option.weights))
 
@@ -122,11 +141,12 @@ def _sizes(shape: LayerShape) -> Iterator[tuple[int, int]]:
     return itertools.product(range(1, own.num_key_value_heads + 1), range(1, own.heads_per_group + 1))
 
 
-def _best_sets(shape: LayerShape, refit: Refit) -> _Chosen:
+def _best_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> _Chosen:
     """The set with the least loss for every size, by trying them all."""
+    losses = SetLosses(weight, covariance, ridge)
     chosen: _Chosen = {}
     for groups, heads in _sizes(shape):
-        tried = [(own, _loss_without(shape, refit, own)) for own in _sets(shape, groups, heads)]
+        tried = [(own, losses.loss(_channels(shape, own))) for own in _sets(shape, groups, heads)]
         chosen[groups, heads] = min(tried, key=lambda one: one[1])
     return chosen
 
@@ -140,14 +160,9 @@ def _sets(shape: LayerShape, groups: int, heads: int) -> Iterator[tuple[int, ...
             yield tuple(itertools.chain(*parts))
 
 
-def _loss_without(shape: LayerShape, refit: Refit, kept: Sequence[int]) -> float:
-    removed = [head for head in range(shape.layer.num_attention_heads) if head not in kept]
-    return refit.increase(_channels(shape, removed)) if removed else 0.0
-
-
-def _greedy_sets(shape: LayerShape, refit: Refit) -> _Chosen:
-    """For each number of heads a group, heads go one by one till every group has it, then whole groups go."""
-    own = shape.layer
+def _greedy_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> _Chosen:
+    """Heads go one by one until every group has the wanted number, then whole groups go; for every such number."""
+    own, refit = shape.layer, Refit(weight, covariance, ridge)
     kept, loss = list(range(own.num_attention_heads)), 0.0
     chosen: _Chosen = {}
     for heads in range(own.heads_per_group, 0, -1):
@@ -168,7 +183,7 @@ def _without_least(
 ) -> tuple[list[int], float]:
     """Removes the candidate, a set of heads, that increases the loss least; the heads left and the loss."""
     least = min(candidates, key=lambda heads: refit.increase(_channels(shape, heads)))
-    loss += float(refit.remove(_channels(shape, least))[-1])
+    loss += refit.remove(_channels(shape, least))
     return [head for head in kept if head not in least], loss
 
 

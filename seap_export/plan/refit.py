@@ -6,17 +6,17 @@ import torch
 
 from seap_export.errors import UsageError
 
-__all__ = ["Refit"]
+__all__ = ["Refit", "SetLosses", "removal_losses"]
 
-#: The refit shrinks to the channels that are left when they are fewer than this fraction of those it holds.
-_DENSE = 0.8
+#: Columns of a product with a triangular matrix that are computed at a time.
+_STRIP = 256
 
 
 class Refit:
-    """A projection y = W x whose input channels are taken out one set after another, the others refitted each time.
+    """A projection y = W x whose input channels are removed set by set, the others refitted each time.
 
-    When the channels R are gone and K are left, the loss is the least of E|W_R x_R - D x_K|^2 + r |D|^2 over all
-    D, with x centred (a bias takes the mean), that is, with S the covariance of x and r the ridge,
+    When the channels R are gone and K are left, the loss is the minimum of E|W_R x_R - D x_K|^2 + r |D|^2 over all
+    D, with x centred (a bias takes the mean). With S the covariance of x and r the ridge, it is
 
         loss(R) = tr(W_R (S_RR - S_RK (S_KK + r I)^-1 S_KR) W_R^T).
 
@@ -25,90 +25,156 @@ class Refit:
 
         tr(V_Q (P_QQ)^-1 V_Q^T) - r |W_Q|^2,
 
-    with P the inverse of A over the channels left and V the refitted weight; then V_Q (P_QQ)^-1 P_Q: is taken from
-    V, and P_:Q (P_QQ)^-1 P_Q: from P. This is the Optimal Brain Surgeon (Hassibi and Stork 1993, "Second order
-    derivatives for network pruning", after LeCun et al. 1990, "Optimal Brain Damage") for sets of weights, whose
-    second-order error is exact here because the projection is linear. The ridge makes A regular when there are
-    fewer tokens than channels. It does not count for the channels that go, so that a loss can fall, by r |W_Q|^2
-    at most.
+    where P is the inverse of A over the channels left and V is the refitted weight. The update subtracts
+    V_Q (P_QQ)^-1 P_Q: from V and P_:Q (P_QQ)^-1 P_Q: from P. This is the Optimal Brain Surgeon (Hassibi and Stork
+    1993, "Second order derivatives for network pruning", after LeCun et al. 1990, "Optimal Brain Damage") for sets
+    of weights. Its second-order error is exact here because the projection is linear. The ridge makes A regular
+    when there are fewer tokens than channels. It does not count for the removed channels, so a loss can fall, by
+    r |W_Q|^2 at most.
     """
 
-    def __init__(self, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> None:
-        """Takes the weight [out, channels] and the centred covariance of its input, float64 [channels, channels].
+    def __init__(
+        self, weight: torch.Tensor, covariance: torch.Tensor, ridge: float, dtype: torch.dtype = torch.float64
+    ) -> None:
+        """Starts with all channels.
 
-        `ridge` is r, in the units of the covariance.
+        Args:
+            weight: W, [out, channels].
+            covariance: S, centred, float64 [channels, channels].
+            ridge: r, in the units of the covariance.
+            dtype: The precision to compute in. The relative error of P is about the precision times the condition
+                number of A, which is at most 1 + tr(S) / r.
 
         Raises:
             UsageError: The covariance plus the ridge is not positive definite.
         """
-        regular = covariance.clone()
+        regular = covariance.to(dtype, copy=True)
         regular.diagonal().add_(ridge)
-        #: P over the rows held, float64; rows of removed channels are 0.
+        #: P over the channels left, and V, [out, channels left].
         self._inverse = torch.cholesky_inverse(_cholesky(regular))
-        #: V over the rows held, float64 [out, rows].
-        self._weight = weight.to(torch.float64, copy=True)
+        self._weight = weight.to(dtype, copy=True)
         self._removed_alone = ridge * self._weight.square().sum(0)
-        #: The channel of each row held, and the row of each channel, -1 once it is not held any more.
-        self._channels = torch.arange(weight.shape[1])
-        self._rows = torch.arange(weight.shape[1])
-        self._left = torch.ones(weight.shape[1], dtype=torch.bool)
+        self._left = torch.arange(weight.shape[1])
 
     def copy(self) -> Refit:
-        """The same state, to be continued in another way."""
+        """The same state, independent of this one."""
         other = object.__new__(Refit)
-        for name, value in vars(self).items():
-            setattr(other, name, value.clone())
+        vars(other).update(vars(self))  # no tensor is changed in place
         return other
 
     @property
     def left(self) -> torch.Tensor:
-        """Channels that are left, int64, ascending."""
-        return torch.nonzero(self._left)[:, 0]
+        """The channels that are left, int64, ascending."""
+        return self._left
 
     def increases(self) -> torch.Tensor:
-        """By how much the loss would grow for each single channel of `left`, float64."""
-        left = self.left
-        rows = self._rows[left]
-        squares = self._weight.square().sum(0)[rows]
-        return squares / self._inverse.diagonal()[rows].clamp_min(1e-300) - self._removed_alone[left]
+        """By how much the loss would grow for each single channel of `left`."""
+        smallest = torch.finfo(self._inverse.dtype).tiny
+        return self._weight.square().sum(0) / self._inverse.diagonal().clamp_min(smallest) - self._removed_alone
 
     def increase(self, channels: torch.Tensor) -> float:
         """By how much the loss would grow if this set were removed at once."""
-        rows = self._rows[channels]
-        factor = _cholesky(self._inverse[rows[:, None], rows])
+        rows = torch.searchsorted(self._left, channels)
+        factor = _cholesky(_block(self._inverse, rows, rows))
         moved = torch.linalg.solve_triangular(factor, self._weight[:, rows].T, upper=False)
-        return float(moved.square().sum() - self._removed_alone[channels].sum())
+        return float(moved.square().sum() - self._removed_alone[rows].sum())
 
-    def remove(self, channels: torch.Tensor) -> torch.Tensor:
-        """Removes channels; by how much the loss has grown after the first, the first two, ..., float64.
-
-        The partial sums come from the Cholesky factor of P_QQ, whose leading blocks are the factors of the
-        leading blocks.
-        """
-        rows = self._rows[channels]
-        across = self._inverse[rows]
-        factor = _cholesky(across[:, rows])
-        across = torch.linalg.solve_triangular(factor, across, upper=False)
+    def remove(self, channels: torch.Tensor) -> float:
+        """Removes a set of channels and refits the others; by how much the loss has grown."""
+        rows = torch.searchsorted(self._left, channels)
+        stays = torch.ones(len(self._left), dtype=torch.bool)
+        stays[rows] = False
+        keep = torch.nonzero(stays)[:, 0]
+        factor = _cholesky(_block(self._inverse, rows, rows))
+        across = torch.linalg.solve_triangular(factor, _block(self._inverse, rows, keep), upper=False)
         moved = torch.linalg.solve_triangular(factor, self._weight[:, rows].T, upper=False)
-        self._inverse.addmm_(across.T, across, alpha=-1.0)
-        self._weight.addmm_(moved.T, across, alpha=-1.0)
-        self._inverse[rows] = 0.0
-        self._inverse[:, rows] = 0.0
-        self._weight[:, rows] = 0.0
-        self._left[channels] = False
-        self._compact()
-        return (moved.square().sum(1) - self._removed_alone[channels]).cumsum(0)
+        self._inverse = _block(self._inverse, keep, keep).addmm_(across.T, across, alpha=-1.0)
+        self._weight = self._weight.index_select(1, keep).addmm_(moved.T, across, alpha=-1.0)
+        increase = float(moved.square().sum() - self._removed_alone[rows].sum())
+        self._removed_alone = self._removed_alone[keep]
+        self._left = self._left[keep]
+        return increase
 
-    def _compact(self) -> None:
-        """Lets go of the rows of removed channels once they are many."""
-        left = self.left
-        if len(left) < _DENSE * len(self._channels):
-            rows = self._rows[left]
-            self._inverse = self._inverse[rows[:, None], rows]
-            self._weight = self._weight[:, rows]
-            self._channels = left
-            self._rows = torch.full_like(self._rows, -1)
-            self._rows[left] = torch.arange(len(left))
+
+def removal_losses(weight: torch.Tensor, covariance: torch.Tensor, ridge: float, order: torch.Tensor) -> torch.Tensor:
+    """The loss of `Refit` for every number of channels kept, given the order in which they are removed.
+
+    Let A = L L^T be the Cholesky factorisation with the channels in `order`. For any number k, the trailing block
+    L_RR of L is the factor of the Schur complement of A_KK, with K the first k channels and R the others, so that
+
+        loss(R) = |W_R L_RR|^2 - r |W_R|^2,
+
+    and W_R L_RR consists of the last columns of W L, whatever k is. One factorisation gives all losses.
+
+    Args:
+        weight: W, [out, channels].
+        covariance: S, centred, float64 [channels, channels].
+        ridge: r, in the units of the covariance.
+        order: All channels, the last removed first.
+
+    Returns:
+        The loss when only the first k channels of the order are kept, float64 [channels + 1].
+
+    Raises:
+        UsageError: The covariance plus the ridge is not positive definite.
+    """
+    regular = _block(covariance, order, order)
+    regular.diagonal().add_(ridge)
+    factor = _cholesky(regular)
+    ordered = weight.index_select(1, order).double()
+    increases = -ridge * ordered.square().sum(0)
+    for start in range(0, len(order), _STRIP):  # what is left of the diagonal is 0
+        strip = slice(start, start + _STRIP)
+        increases[strip] += (ordered[:, start:] @ factor[start:, strip]).square().sum(0)
+    return torch.cat([increases.flip(0).cumsum(0).flip(0), increases.new_zeros(1)])
+
+
+class SetLosses:
+    """The loss of `Refit` for any set of channels, each computed anew from matrices of the smaller of K and R.
+
+    Let G = W^T W and the other symbols be as in `Refit`. Where R is the smaller, the loss is the increase from no
+    channel removed,
+
+        loss = tr((P_RR)^-1 G_RR) - r tr(G_RR).
+
+    Where K is the smaller, V = W_K + D minimises E|W x - V x_K|^2 + r |V - W_K|^2. The normal equations of this least
+    squares problem have the matrix A_KK and the right-hand side (W A)_K, so that
+
+        loss = tr(S G) + r tr(G_KK) - tr((A_KK)^-1 (A G A)_KK).
+    """
+
+    def __init__(self, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> None:
+        """Takes W [out, channels], S, float64 [channels, channels], and r; raises `UsageError` as `Refit` does."""
+        weight = weight.double()
+        self._regular = covariance.clone()
+        self._regular.diagonal().add_(ridge)
+        self._inverse = torch.cholesky_inverse(_cholesky(self._regular))
+        self._squares = weight.T @ weight
+        self._norms = ridge * self._squares.diagonal()
+        fitted = weight @ self._regular
+        self._products = fitted.T @ fitted
+        self._all = float((fitted * weight).sum() - self._norms.sum())
+
+    def loss(self, kept: torch.Tensor) -> float:
+        """The loss when only these channels, int64, are kept."""
+        removed = torch.ones(len(self._regular), dtype=torch.bool)
+        removed[kept] = False
+        others = torch.nonzero(removed)[:, 0]
+        if len(others) < len(kept):
+            return _trace_of_quotient(self._inverse, self._squares, others) - float(self._norms[others].sum())
+        explained = _trace_of_quotient(self._regular, self._products, kept)
+        return self._all + float(self._norms[kept].sum()) - explained
+
+
+def _trace_of_quotient(divisor: torch.Tensor, dividend: torch.Tensor, channels: torch.Tensor) -> float:
+    """tr(D^-1 M), with D and M the blocks of some channels of two symmetric matrices."""
+    inverse = torch.cholesky_inverse(_cholesky(_block(divisor, channels, channels)))
+    return float((inverse * _block(dividend, channels, channels)).sum())
+
+
+def _block(matrix: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """A copy of some rows and columns; twice as fast as `matrix[rows[:, None], columns]`."""
+    return matrix.index_select(0, rows).index_select(1, columns)
 
 
 def _cholesky(matrix: torch.Tensor) -> torch.Tensor:

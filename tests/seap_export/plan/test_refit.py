@@ -7,10 +7,11 @@ import torch
 from refits import random_projection, refitted_loss
 
 from seap_export.errors import UsageError
-from seap_export.plan.refit import Refit
+from seap_export.plan import refit as module
+from seap_export.plan.refit import Refit, SetLosses, removal_losses
 
 CHANNELS, RIDGE = 14, 0.002
-#: Sets removed one after another, all channels in the end; the rows held shrink several times on the way.
+#: Sets removed one after another, all channels in the end.
 REMOVALS = ([3], [0, 9, 4], [13], [1, 2], [12, 11, 10], [5, 8], [6], [7])
 
 
@@ -20,22 +21,53 @@ def refit_of(tokens: int = 40) -> tuple[Refit, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("tokens", [40, 5])
-def test_every_partial_sum_is_the_loss_of_a_refit_from_nothing(tokens: int) -> None:
+def test_the_growth_of_the_loss_is_that_of_a_refit_from_nothing(tokens: int) -> None:
     """With 5 tokens the covariance is singular."""
     refit, weight, covariance = refit_of(tokens)
     left, loss = list(range(CHANNELS)), 0.0
     for removal in REMOVALS:
-        grown = refit.remove(torch.tensor(removal))
-        for channel, own in zip(removal, grown.tolist(), strict=True):
-            left.remove(channel)
-            assert loss + own == pytest.approx(refitted_loss(weight, covariance, left, RIDGE), rel=1e-9)
-        loss += float(grown[-1])
+        loss += refit.remove(torch.tensor(removal))
+        left = [channel for channel in left if channel not in removal]
+        assert loss == pytest.approx(refitted_loss(weight, covariance, left, RIDGE), rel=1e-9)
         assert refit.left.tolist() == left
 
 
-def test_increases_tell_what_removing_one_channel_or_a_set_would_add() -> None:
+@pytest.mark.parametrize("tokens", [40, 5])
+def test_one_factorisation_gives_the_loss_of_every_number_of_channels(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, covariance = random_projection(CHANNELS, tokens)
+    order = torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(1))
+    for strip in (1, 5, 256):
+        monkeypatch.setattr(module, "_STRIP", strip)
+        losses = removal_losses(weight, covariance, RIDGE * float(covariance.trace()), order)
+        assert losses.dtype == torch.float64
+        for kept in range(CHANNELS + 1):
+            expected = refitted_loss(weight, covariance, order[:kept].tolist(), RIDGE)
+            assert float(losses[kept]) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [40, 5])
+def test_the_loss_of_a_set_is_that_of_a_refit_whatever_its_size(tokens: int) -> None:
+    weight, covariance = random_projection(CHANNELS, tokens)
+    losses = SetLosses(weight, covariance, RIDGE * float(covariance.trace()))
+    for kept in ([3], [9, 2, 7], list(range(7)), list(range(3, 11)), [own for own in range(CHANNELS) if own != 6]):
+        expected = refitted_loss(weight, covariance, kept, RIDGE)
+        assert losses.loss(torch.tensor(kept)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_single_precision_is_as_good_as_the_condition_number_lets_it_be() -> None:
+    exact, weight, covariance = refit_of()
+    refit = Refit(weight, covariance, RIDGE * float(covariance.trace()), torch.float32)
+    for own in (exact, refit):
+        own.remove(torch.tensor([2, 7, 8, 0]))
+    assert refit.increases().dtype == torch.float32
+    torch.testing.assert_close(refit.increases().double(), exact.increases(), rtol=1e-4, atol=0.0)
+
+
+def test_increases_are_what_removing_one_channel_or_a_set_would_add() -> None:
     refit, weight, covariance = refit_of()
-    loss = float(refit.remove(torch.tensor([2, 7, 8, 0]))[-1])
+    loss = refit.remove(torch.tensor([2, 7, 8, 0]))
     left = refit.left.tolist()
     for channel, own in zip(left, refit.increases().tolist(), strict=True):
         without = refitted_loss(weight, covariance, set(left) - {channel}, RIDGE)
@@ -67,3 +99,5 @@ def test_a_ridge_that_does_not_make_the_covariance_regular_is_refused() -> None:
     weight, covariance = random_projection(CHANNELS)
     with pytest.raises(UsageError, match=r"ridge is too small .* give a larger one"):
         Refit(weight, covariance - 10.0 * torch.eye(CHANNELS), 1.0)
+    with pytest.raises(UsageError, match=r"ridge is too small .* give a larger one"):
+        removal_losses(weight, covariance - 10.0 * torch.eye(CHANNELS), 1.0, torch.arange(CHANNELS))
