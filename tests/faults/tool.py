@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ALL", "COMMON", "Outcome", "Run", "Tool"]
+from outcome import Outcome
+
+__all__ = ["ALL", "COMMON", "Run", "Tool"]
 
 ROOT = Path(__file__).parents[2]
 #: Where it may be had, the runs see mounts of their own.
@@ -22,22 +24,6 @@ COMMON = (
 )  # fmt: skip
 #: Two tasks, two ratios, a router.
 ALL = (*COMMON, "--ratio", "0.2", "--ratio", "0.4")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of a run; `code` is negative after a signal and None after a timeout."""
-
-    code: int | None
-    out: str
-    err: str
-
-    def refused(self, code: int) -> str:
-        """The message of a run that must have ended with that code and a line that says why."""
-        assert self.code == code, self
-        assert self.err.startswith("Error: "), self
-        assert self.err.count("\n") == 1, self
-        return self.err.removeprefix("Error: ").removesuffix("\n")
 
 
 @dataclass(frozen=True)
