@@ -146,7 +146,7 @@ def test_a_weight_index_that_leads_out(run: RunIt, work: Path, tmp_path: Path, n
     place = name.replace("ABSOLUTE", str(work / "x.safetensors"))
     (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": place}}))
     for command in (("inspect", "m"), ("convert", "m", "--out", "new", "--quiet")):
-        message = run(*command).refused(8, "m/")
+        message = run(*command).refused(8)
         assert "outside" in message or "missing" in message
 
 
