@@ -31,8 +31,6 @@ SHARES = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, *(share / 100 for s
 @pytest.fixture
 def small_disk(tool: Tool) -> Callable[[Path], Path]:
     """Makes a folder and mounts a file system of 4 KiB there, which only the tool sees."""
-    if not tool.can_mount:
-        pytest.skip("no file system can be mounted here")
 
     def mount(folder: Path) -> Path:
         folder.mkdir()
@@ -42,6 +40,7 @@ def small_disk(tool: Tool) -> Callable[[Path], Path]:
     return mount
 
 
+@pytest.mark.needs("mount")
 def test_a_disk_that_grows_a_little_each_time_gets_the_same_export(
     tool: Tool,
     work: Path,
@@ -69,6 +68,7 @@ def test_a_disk_that_grows_a_little_each_time_gets_the_same_export(
     assert tree(work / "copy") == tree(undisturbed)
 
 
+@pytest.mark.needs("mount")
 def test_a_full_folder_of_temporary_files(
     tool: Tool, work: Path, small_disk: Callable[[Path], Path], tree: TreeOf, undisturbed: Path
 ) -> None:

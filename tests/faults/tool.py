@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from needs import NAMESPACE, find
 from outcome import Outcome
 
 __all__ = ["ALL", "COMMON", "Run", "Tool"]
 
 ROOT = Path(__file__).parents[2]
-#: Where it may be had, the runs see mounts of their own.
-NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 COMMON = (
     "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--prompts", "1",
     "--decode-steps", "2", "--quiet",
@@ -46,19 +44,16 @@ class Run:
 class Tool:
     """A server that forks a process for every run (`warm_server.py`).
 
-    Attributes:
-        can_mount: Whether file systems can be mounted for the runs, with `shell`.
+    Where the machine allows it (`needs("mount")`), `shell` can mount file systems that the runs see.
     """
 
     def __init__(self, folder: Path) -> None:
         """Starts it; `folder` receives what the runs print."""
-        mount = ("mount", "-t", "tmpfs", "tmpfs", str(folder))
-        self.can_mount = shutil.which("unshare") is not None and _succeeds(*NAMESPACE, *mount)
         self._folder = folder
         self._runs = 0
         variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._server = subprocess.Popen(
-            [*(NAMESPACE if self.can_mount else ()), sys.executable, str(Path(__file__).with_name("warm_server.py"))],
+            [*(NAMESPACE if find("mount") else ()), sys.executable, str(Path(__file__).with_name("warm_server.py"))],
             env={**os.environ, **variables},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -99,7 +94,3 @@ class Tool:
         line = self._server.stdout.readline()
         assert line, "the server has ended"
         return json.loads(line)
-
-
-def _succeeds(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
