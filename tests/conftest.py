@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(Path(__file__).parent))  # for the helper module `micro`
+sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from needs import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: E402, F401
 
 
 @pytest.fixture(scope="session")

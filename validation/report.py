@@ -124,7 +124,7 @@ class ParityReport:
         prompt_sha256: Hash of each prompt's text.
         longest_tokens: Number of positions in the longest case.
         context_length: Maximum number of positions of the model.
-        noise_kl: Largest mean KL divergence of torch with the rounding of the graph; None if no verdict depended on it.
+        noise_kl: Largest mean KL divergence of torch that rounds like the graph; None if no verdict depended on it.
         looser_limits: Limits that are looser than the defaults, in words.
         is_unguarded: Whether the graph runs rows padded on the left although its attention does not support them.
     """

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-from faults.tool import ALL, Outcome, Tool
+from faults.tool import ALL, Tool
+from outcome import Outcome, run_here
 
-from seap_export.cli import main
 from seap_export.pipeline.manifest import read_manifest
 
 Tree = dict[str, bytes | None]
@@ -51,13 +50,7 @@ def done(undisturbed: Path, work: Path) -> Path:
 @pytest.fixture
 def run() -> Callable[..., Outcome]:
     """`run("export", ...)` in this process."""
-
-    def call(*arguments: object) -> Outcome:
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return Outcome(result.exit_code, result.stdout, result.stderr)
-
-    return call
+    return run_here
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.tool import ALL, Outcome, Tool
+from faults.tool import ALL, Tool
+from outcome import Outcome
 
 TreeOf = Callable[[Path], Any]
-READ_ONLY = "the file system is read-only; choose another folder"
+READ_ONLY = "read-only"
 PLAN = ("--calibration", "out/calibration/a")
 WRITING = {
     "export into a finished folder": ALL,
@@ -35,22 +36,20 @@ READING = {
 @pytest.fixture
 def sealed(tool: Tool, done: Path) -> Path:
     """A finished export on a read-only file system, as the tool sees it."""
-    if not tool.can_mount:
-        pytest.skip("no file system can be mounted here")
     tool.shell("mount", "--bind", done, done)
     tool.shell("mount", "-o", "remount,bind,ro", done)
     return done
 
 
+@pytest.mark.needs("mount")
 def test_what_writes_says_so(tool: Tool, sealed: Path, tree: TreeOf) -> None:
     before = tree(sealed)
     for name, arguments in WRITING.items():
-        message = tool(sealed.parent, *arguments, "--quiet").refused(6)
-        assert message.endswith(READ_ONLY), name
-        assert "out" in message.removesuffix(READ_ONLY), name
+        assert tool(sealed.parent, *arguments, "--quiet").refused(6, READ_ONLY, "out"), name
     assert tree(sealed) == before
 
 
+@pytest.mark.needs("mount")
 def test_what_reads_works(tool: Tool, sealed: Path, tree: TreeOf) -> None:
     before = tree(sealed)
     for name, arguments in READING.items():
@@ -63,9 +62,9 @@ def test_what_reads_works(tool: Tool, sealed: Path, tree: TreeOf) -> None:
     ("number", "reason"),
     [
         (errno.EROFS, READ_ONLY),
-        (errno.EACCES, "permission denied; choose another folder or mend its permissions"),
-        (errno.EPERM, "not permitted; choose another folder or mend its permissions"),
-        (errno.EDQUOT, "the disk quota is used up; free some space and run the same command again to go on"),
+        (errno.EACCES, "permission denied"),
+        (errno.EPERM, "not permitted"),
+        (errno.EDQUOT, "quota"),
     ],
     ids=["read-only", "no permission", "not permitted", "quota"],
 )
@@ -85,6 +84,5 @@ def test_a_folder_that_takes_no_file(
     before = tree(work)
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     for arguments in (ALL, ("convert", "m", "--out", "out", "--quiet")):
-        message = run(*arguments).refused(6)
-        assert message.endswith(f": {reason}")
+        run(*arguments).refused(6, reason, "/x")
         assert tree(work) == before

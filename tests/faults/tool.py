@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ALL", "COMMON", "Outcome", "Run", "Tool"]
+from needs import NAMESPACE, find
+from outcome import Outcome
+
+__all__ = ["ALL", "COMMON", "Run", "Tool"]
 
 ROOT = Path(__file__).parents[2]
-#: Where it may be had, the runs see mounts of their own.
-NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 COMMON = (
     "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--set", "prompts=1",
     "--set", "decode_steps=2", "--quiet",
 )  # fmt: skip
 #: Two tasks, two ratios, a router.
 ALL = (*COMMON, "--ratio", "0.2", "--ratio", "0.4")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of a run; `code` is negative after a signal and None after a timeout."""
-
-    code: int | None
-    out: str
-    err: str
-
-    def refused(self, code: int) -> str:
-        """The message of a run that must have ended with that code and a line that says why."""
-        assert self.code == code, self
-        assert self.err.startswith("Error: "), self
-        assert self.err.count("\n") == 1, self
-        return self.err.removeprefix("Error: ").removesuffix("\n")
 
 
 @dataclass(frozen=True)
@@ -60,19 +44,16 @@ class Run:
 class Tool:
     """A server that forks a process for every run (`warm_server.py`).
 
-    Attributes:
-        can_mount: Whether file systems can be mounted for the runs, with `shell`.
+    Where the machine allows it (`needs("mount")`), `shell` can mount file systems that the runs see.
     """
 
     def __init__(self, folder: Path) -> None:
         """Starts it; `folder` receives what the runs print."""
-        mount = ("mount", "-t", "tmpfs", "tmpfs", str(folder))
-        self.can_mount = shutil.which("unshare") is not None and _succeeds(*NAMESPACE, *mount)
         self._folder = folder
         self._runs = 0
         variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._server = subprocess.Popen(
-            [*(NAMESPACE if self.can_mount else ()), sys.executable, str(Path(__file__).with_name("warm_server.py"))],
+            [*(NAMESPACE if find("mount") else ()), sys.executable, str(Path(__file__).with_name("warm_server.py"))],
             env={**os.environ, **variables},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -113,7 +94,3 @@ class Tool:
         line = self._server.stdout.readline()
         assert line, "the server has ended"
         return json.loads(line)
-
-
-def _succeeds(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0

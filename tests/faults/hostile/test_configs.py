@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.tool import Outcome, Tool
+from faults.tool import Tool
 from micro import write_micro_model
+from outcome import Outcome
 
 RunIt = Callable[..., Outcome]
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", "--quiet")
@@ -72,9 +73,7 @@ def test_a_window_that_no_model_has(tool: Tool, work: Path, value: str) -> None:
 @pytest.mark.parametrize("value", ['"x"', "{}", "96", "[1, -7]"])
 def test_tokens_that_generation_config_names_and_no_model_has(run: RunIt, work: Path, value: str) -> None:
     spoil(work / "m", "eos_token_id", value, "generation_config.json")
-    message = run(*EXPORT).refused(8)
-    assert message.startswith("m/generation_config.json: eos_token_id ")
-    assert message.endswith(" is not one of the model's 96 tokens")
+    run(*EXPORT).refused(8, "m/generation_config.json", "eos_token_id", "96")
 
 
 def test_what_classifiers_count_makes_no_table(tool: Tool, work: Path) -> None:
@@ -104,8 +103,7 @@ CONTENTS = {
 @pytest.mark.parametrize("content", CONTENTS)
 def test_a_file_that_is_no_json_of_ours(run: RunIt, work: Path, file: str, content: str) -> None:
     (work / "m" / file).write_bytes(CONTENTS[content])
-    message = run(*EXPORT).refused(8)
-    assert message.startswith(f"m/{file}: ")
+    run(*EXPORT).refused(8, f"m/{file}")
     assert not (work / "new").exists()
 
 
@@ -113,9 +111,7 @@ def test_a_file_that_is_no_json_of_ours(run: RunIt, work: Path, file: str, conte
 def test_a_file_of_a_gigabyte_is_not_read(tool: Tool, work: Path, file: str) -> None:
     with (work / "m" / file).open("r+b") as stream:
         stream.truncate(10**9)
-    message = tool(work, *EXPORT, memory=2**29, timeout=20).refused(8)
-    assert message.startswith(f"m/{file}: ")
-    assert "1000 MB" in message
+    tool(work, *EXPORT, memory=2**29, timeout=20).refused(8, f"m/{file}", "JSON", "1000 MB", "268 MB")
 
 
 @pytest.mark.parametrize("file", FILES[1:])

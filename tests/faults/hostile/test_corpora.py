@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from faults.tool import Outcome, Tool
+from faults.tool import Tool
+from outcome import Outcome
 
 from seap_export.corpus import read_records
 from seap_export.errors import InputError
@@ -27,16 +28,14 @@ def test_a_line_of_a_gigabyte_is_not_read(tool: Tool, work: Path, name: str, bef
     with (work / name).open("wb") as file:
         file.write(before + b'{"text": "')
         file.truncate(10**9)
-    message = tool(work, *export(name), memory=2**28, timeout=20).refused(8)
     number = 3 if before else 1
-    assert message == f"{name}, line {number}: a line longer than 16 MiB; split it into shorter texts"
+    tool(work, *export(name), memory=2**28, timeout=20).refused(8, name, f"line {number}", "16 MiB")
 
 
 def test_a_task_file_of_a_gigabyte_is_not_read(tool: Tool, work: Path) -> None:
     with (work / "c.toml").open("wb") as file:
         file.truncate(10**9)
-    message = tool(work, *export("c.toml"), memory=2**28, timeout=20).refused(8)
-    assert message == "c.toml: not a TOML file (it is longer than 16 KiB); see samples/tasks for an example"
+    tool(work, *export("c.toml"), memory=2**28, timeout=20).refused(8, "c.toml", "16 KiB")
 
 
 CORPORA: dict[str, tuple[str, bytes]] = {
@@ -67,8 +66,7 @@ CORPORA: dict[str, tuple[str, bytes]] = {
 def test_a_hostile_corpus_is_refused(run: RunIt, work: Path, name: str) -> None:
     file, content = CORPORA[name]
     (work / file).write_bytes(content)
-    message = run(*export(file)).refused(8)
-    assert file in message
+    message = run(*export(file)).refused(8, file)
     assert len(message) < 500
     assert not (work / "new").exists()
 

@@ -99,8 +99,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_an_absurd_file_is_refused(tool: Tool, work: Path, name: str) -> None:
     (work / "m.gguf").write_bytes(FILES[name])
-    message = tool(work, *EXPORT, memory=2**30, timeout=20).refused(8)
-    assert message.startswith("m.gguf: ")
+    message = tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "m.gguf")
     assert not (work / "new").exists()
     assert tool(work, "inspect", "m.gguf", memory=2**30, timeout=20).refused(8) == message
 
@@ -109,11 +108,11 @@ def test_a_text_of_a_gigabyte_is_not_read(tool: Tool, work: Path) -> None:
     with (work / "m.gguf").open("wb") as stream:
         stream.write(file([entry("a", STRING, struct.pack("<Q", 10**9))])[:-4096])
         stream.truncate(2 * 10**9)
-    assert "longer than 256 MiB" in tool(work, *EXPORT, memory=2**28, timeout=20).refused(8)
+    tool(work, *EXPORT, memory=2**28, timeout=20).refused(8, "256 MiB")
 
 
 def test_many_large_arrays_of_small_items_are_not_unpacked(tool: Tool, work: Path) -> None:
     """Each is within the limits; together they would become a hundred times as large in memory."""
     arrays = [entry(f"a{number}", ARRAY, array(U8, 2_000_000, bytes(2_000_000))) for number in range(20)]
     (work / "m.gguf").write_bytes(file(arrays))
-    assert "announces an array of 2000000 items" in tool(work, *EXPORT, memory=2**29, timeout=20).refused(8)
+    tool(work, *EXPORT, memory=2**29, timeout=20).refused(8, "array", "2000000")

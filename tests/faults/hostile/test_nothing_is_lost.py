@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.tool import ALL, Outcome
+from faults.tool import ALL
+from outcome import Outcome
 from safetensors.torch import load_file, save_file
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import huggingface_hub
 import onnx
 import pytest
-from faults.tool import ALL, Outcome
+from faults.tool import ALL
+from outcome import Outcome
 
 from seap_export.sources.source import open_source
 
@@ -62,8 +63,7 @@ def test_a_manifest_that_leads_out(
     change(done / "manifest.json", **{part: added[part]})
     before = tree(secret.parent)
     for command in (("inspect", "out"), ALL, (*ALL, "--force"), ("plot", "out", "--out", "plots")):
-        message = run(*command).refused(7)
-        assert message == "out/manifest.json: damaged; move the folder away and export again"
+        run(*command).refused(7, "out/manifest.json", "damaged")
     run("bench", "out", "--dense", "m").refused(7)
     assert tree(secret.parent) == before
 
@@ -98,7 +98,7 @@ def test_a_variant_with_other_figures(
     change_variant(values["variants"]["a-0.2"])
     (done / "manifest.json").write_text(json.dumps(values))
     for command in (("inspect", "out"), ALL, ("validate", "out")):
-        assert run(*command).refused(7).startswith("out/manifest.json: damaged; ")
+        run(*command).refused(7, "out/manifest.json", "damaged")
 
 
 @pytest.mark.parametrize("source", [{"name": 5}, {"name": "m"}, {"sha256": "00"}])
@@ -106,7 +106,7 @@ def test_a_source_with_other_figures(run: RunIt, done: Path, source: dict[str, A
     values = json.loads((done / "manifest.json").read_text("utf-8"))
     (done / "manifest.json").write_text(json.dumps(values | {"source": source}))
     for command in (("inspect", "out"), ALL, ("validate", "out")):
-        assert run(*command).refused(7).startswith("out/manifest.json: damaged; ")
+        run(*command).refused(7, "out/manifest.json", "damaged")
 
 
 @pytest.mark.parametrize("name", [name for name in ROUTES if name != "here"])
@@ -116,8 +116,8 @@ def test_a_router_that_leads_out(run: RunIt, done: Path, secret: Path, name: str
     values = json.loads((done / "router" / "router.json").read_text("utf-8"))
     values["variants"]["0.2"] = dict.fromkeys("ab", place)
     (done / "router" / "router.json").write_text(json.dumps(values))
-    message = run("route", "out", "the cat sat", "--ratio", "0.2", "--generate", "1").refused(7)
-    assert message.startswith("out/router/router.json: damaged ('variants' of 0.2 must be names of folders)")
+    command = ("route", "out", "the cat sat", "--ratio", "0.2", "--generate", "1")
+    run(*command).refused(7, "out/router/router.json", "'variants'", "0.2")
 
 
 @pytest.mark.parametrize("name", ["../model.onnx.data", "../../../work/outside.data", "ABSOLUTE"])
@@ -147,12 +147,12 @@ def test_a_weight_index_that_leads_out(run: RunIt, work: Path, tmp_path: Path, n
     (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": place}}))
     for command in (("inspect", "m"), ("convert", "m", "--out", "new", "--quiet")):
         message = run(*command).refused(8)
-        assert "points outside the model folder" in message or "weights are missing" in message
+        assert "outside" in message or "missing" in message
 
 
 def test_a_weight_index_that_is_nested_without_end(run: RunIt, work: Path) -> None:
     (work / "m" / "model.safetensors.index.json").write_text('{"weight_map": ' + "[" * 100_000)
-    assert "not a valid weight index" in run("inspect", "m").refused(8)
+    run("inspect", "m").refused(8, "weight index")
 
 
 @pytest.mark.parametrize("target", ["secret", "/etc/hostname", "m/../secret"])
@@ -161,9 +161,7 @@ def test_a_tokenizer_file_that_links_out_of_the_folder_is_not_carried_into_artif
 ) -> None:
     (work / "m" / "merges.txt").symlink_to(work / target)
     command = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
-    message = run(*command).refused(8)
-    assert message.startswith("m/merges.txt: ")
-    assert "link" in message
+    run(*command).refused(8, "m/merges.txt", "link")
     assert not (work / "out").exists()
 
 

@@ -65,8 +65,7 @@ PARTS: dict[str, dict[str, Any]] = {
 def test_a_tokenizer_that_does_not_work(tool: Tool, work: Path, name: str) -> None:
     path = work / "m" / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | PARTS[name]), "utf-8")
-    message = tool(work, *EXPORT, memory=2**30, timeout=20).refused(8)
-    assert "tokenizer" in message
+    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "tokenizer")
     assert not (work / "new").exists()
 
 
@@ -77,7 +76,8 @@ def test_a_tokenizer_of_an_artifact_at_which_the_library_panics(tool: Tool, done
     outcome = tool(work, "generate", "out/a-0.2", "the cat", timeout=20)
     assert outcome.code == 7, outcome
     *panic, message = outcome.err.splitlines()  # Rust prints where it was, whatever is made of it
-    assert message.startswith("Error: out/a-0.2/onnx/")
+    assert message.startswith("Error: ")
+    assert "out/a-0.2/onnx/" in message
     assert not any("Traceback" in line for line in panic)
 
 
@@ -92,7 +92,7 @@ def test_a_tokenizer_of_an_artifact_at_which_the_library_panics(tool: Tool, done
 def test_a_config_of_a_tokenizer_that_does_not_work(tool: Tool, work: Path, values: dict[str, Any]) -> None:
     path = work / "m" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
-    assert "tokenizer" in tool(work, *EXPORT, memory=2**30, timeout=20).refused(8)
+    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "tokenizer")
     assert not (work / "new").exists()
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from faults.tool import Outcome, Tool
+from faults.tool import Tool
+from outcome import Outcome
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", "--quiet")
 RunIt = Callable[..., Outcome]
@@ -57,8 +58,7 @@ def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, wo
     ]
     (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
     for command in commands:
-        message = run(*command).refused(8)
-        assert message.startswith("m/model.safetensors: ")
+        run(*command).refused(8, "m/model.safetensors")
         assert not (work / "marker").exists()
         assert not (work / "new").exists()
 
@@ -122,7 +122,7 @@ HEADERS = {
 def test_an_absurd_header_is_refused(run: RunIt, work: Path, name: str) -> None:
     (work / "m" / "model.safetensors").write_bytes(HEADERS[name])
     message = run(*EXPORT).refused(8)
-    assert message.startswith(("m/model.safetensors: truncated or not a safetensors file (", "m: "))
+    assert message.startswith("m: ") or "m/model.safetensors" in message
     assert not (work / "new").exists()
 
 
@@ -130,15 +130,13 @@ def test_a_header_of_100_mb_is_not_even_parsed(tool: Tool, work: Path) -> None:
     with (work / "m" / "model.safetensors").open("wb") as file:
         file.write((100 * 10**6).to_bytes(8, "little") + b'{"__metadata__":{"a":"')
         file.truncate(200 * 10**6)
-    message = tool(work, *EXPORT, memory=2**28, timeout=20).refused(8)
-    assert "header of 100000000 bytes" in message
+    tool(work, *EXPORT, memory=2**28, timeout=20).refused(8, "header", "100000000")
 
 
 def test_a_quarter_of_a_million_tensors_are_told_from_a_model(tool: Tool, work: Path) -> None:
     tensors = b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(250_000))
     (work / "m" / "model.safetensors").write_bytes(raw(b"{" + tensors + b"}"))
-    message = tool(work, *EXPORT, memory=2**30, timeout=30).refused(8)
-    assert "config and weights disagree" in message
+    tool(work, *EXPORT, memory=2**30, timeout=30).refused(8, "config", "weights")
 
 
 def test_a_shard_in_the_place_of_another(run: RunIt, work: Path) -> None:

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from micro import one_thread
-
-from seap_export.cli import main
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
+from outcome import Outcome, run_here
 
 Run = Callable[..., Outcome]
 
@@ -27,13 +16,7 @@ Run = Callable[..., Outcome]
 @pytest.fixture
 def run() -> Run:
     """`run("export", ...)`: exit code, stdout and stderr."""
-
-    def call(*arguments: object) -> Outcome:
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return Outcome(result.exit_code, result.stdout, result.stderr)
-
-    return call
+    return run_here
 
 
 @pytest.fixture
@@ -52,8 +35,8 @@ def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpora = ["--task", f"a={inputs / 'a.jsonl'}", "--task", f"b={inputs / 'b.jsonl'}"]
     arguments = ["export", str(inputs / "m"), *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", str(out)]
     with one_thread():
-        result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.stderr
+        outcome = run_here(*arguments)
+    assert outcome.code == 0, outcome.err
     return out
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from needs import find
 
 from validation.reports import html_page
 
+pytestmark = pytest.mark.needs("browser")
 MEASURE = Path(__file__).with_name("measure.js")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
     "--headless",
     "--no-sandbox",  # as root there is none
@@ -34,13 +34,6 @@ TEXT_CONTRAST, SHAPE_CONTRAST, LEAST_SIZE = 4.5, 3.0, 11.0
 Measured = dict[str, Any]
 
 
-def _browser() -> str:
-    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None:
-        pytest.fail("no browser on PATH; install one with: apt-get install -y --no-install-recommends chromium")
-    return found
-
-
 def _measure(page: str, folder: Path) -> dict[str, Measured]:
     """Shows the page in a frame for each width and scheme; what the frames look like, by `<width>-<scheme>`."""
     frames = "".join(
@@ -52,7 +45,7 @@ def _measure(page: str, folder: Path) -> dict[str, Measured]:
     script = f"<script>{MEASURE.read_text('utf-8')}</script>"
     wrapper = folder / "wrapper.html"
     wrapper.write_text(f'<!doctype html><meta charset="utf-8">{script}{frames}<pre id="measured"></pre>', "utf-8")
-    command = [_browser(), *OPTIONS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", wrapper.as_uri()]
+    command = [str(find("browser")), *OPTIONS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", wrapper.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     found = re.search(r'<pre id="measured">(\{.*\})</pre>', done.stdout, re.DOTALL)
     assert found is not None, f"the browser measured nothing: {done.stderr[-2000:]}"
