@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,10 +151,11 @@ def export(
             workspace.manifest.write(workspace.folder)
             performance.write(workspace.folder)
             report = _validate(workspace.folder, request, made, timed)
-        finally:  # what the finished steps cost is kept when a later one fails
+        finally:  # what the finished steps cost is kept when a later one fails, unless the disk is full
             performance.steps |= timed.steps
             if (workspace.folder / MANIFEST).is_file():
-                performance.write(workspace.folder)
+                with suppress(OSError):
+                    performance.write(workspace.folder)
     return Exported(made, report, timed.steps)
 
 
