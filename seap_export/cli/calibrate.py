@@ -34,7 +34,7 @@ __all__ = ["calibrate_command"]
 def calibrate_command(
     console: Console, model: str, tasks: tuple[str, ...], out: Path, force: bool, **options: Any
 ) -> None:
-    """Run the tasks' texts through MODEL and keep the statistics that plans are made from.
+    """Run the texts of the tasks through MODEL and save the statistics that plans are made from.
 
     \b
     Example:

@@ -40,8 +40,8 @@ class ConfigurableCommand(GroupedCommand):
             for key, own in settings_of(self).items():
                 if error.option_name in (*own.opts, *own.secondary_opts):
                     example = f"{key}={'false' if error.option_name in own.secondary_opts else '...'}"
-                    message = f"'{error.option_name}' is a setting; use --set {example} or a --config file"
-                    raise click.NoSuchOption(error.option_name, message, ctx=ctx) from error
+                    problem = f"'{error.option_name}' is a setting; use --set {example} or a --config file"
+                    raise click.UsageError(problem, ctx) from error
             raise
 
 

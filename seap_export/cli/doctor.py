@@ -20,15 +20,15 @@ __all__ = ["doctor_command"]
 @click.option(
     "--require",
     type=click.Choice(["cpu", "cuda", "tensorrt"]),
-    help="Exit with 6 unless that execution provider works.",
+    help="Exit with 6 unless this execution provider works.",
 )
 @output_options
 def doctor_command(console: Console, require: str | None) -> None:
-    """Say what this machine can do, and what to install if it cannot.
+    """Show what this machine can run, and what to install if something is missing.
 
-    Runs a matrix product and attention, both in float16, on each execution provider of ONNX Runtime, each in a process
-    of its own, and looks for the NVIDIA driver and for the libraries that CUDA and TensorRT need. Installs nothing.
-    A machine without a GPU is fine, unless --require asks for one.
+    Runs a matrix product and attention in float16 on each execution provider of ONNX Runtime, each in a separate
+    process, and looks for the NVIDIA driver and for the libraries that CUDA and TensorRT need. Installs nothing. A
+    machine without a GPU passes, unless --require asks for one.
 
     \b
     Examples:
@@ -57,8 +57,8 @@ def _diagnose() -> Callable[..., Diagnosis]:
     except (ImportError, AttributeError) as error:
         if "onnxruntime" not in str(error):
             raise
-        mend = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install seap-export"
-        raise EnvironmentFailure(f"onnxruntime cannot be imported ({error}); run: {mend}") from error
+        fix = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install seap-export"
+        raise EnvironmentFailure(f"onnxruntime cannot be imported ({error}); run: {fix}") from error
     return diagnose
 
 
@@ -114,7 +114,7 @@ def _difference(own: ProviderState) -> str:
 
 
 def _remarks(diagnosis: Diagnosis) -> list[str]:
-    """What each provider lacks; the warnings tell the rest."""
+    """What each provider lacks; the warnings name the rest."""
     lines = [failure for own in diagnosis.providers if (failure := diagnosis.failure(own.name))]
     if not diagnosis.driver.gpus and diagnosis.provider("cpu").works:
         lines.append("Without a GPU, variants run on the CPU.")

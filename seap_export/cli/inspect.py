@@ -17,9 +17,9 @@ __all__ = ["inspect_command"]
 @click.argument("path")
 @output_options
 def inspect_command(console: Console, path: str) -> None:
-    """Say what PATH is: an output folder, one variant, a model folder (dense or pruned) or a GGUF file.
+    """Show what PATH contains: an output folder, one variant, a model folder (dense or pruned) or a GGUF file.
 
-    An output folder's files are checked against the SHA-256 of its manifest; exit code 7 if one differs.
+    The files of an output folder are checked against the SHA-256 in its manifest; the exit code is 7 if one differs.
 
     \b
     Examples:

@@ -66,7 +66,7 @@ def plan_command(
     force: bool,
     **options: Any,
 ) -> None:
-    """Show what each layer of MODEL would keep, and the sizes and ratios that come of it.
+    """Show what each layer of MODEL would keep, and the resulting sizes and ratio.
 
     \b
     Example:

@@ -30,7 +30,7 @@ __all__ = ["plot_command"]
     show_default=True,
     help="Format of the pictures.",
 )
-@out_option("Folder for the pictures, and plots.json with the numbers behind them.")
+@out_option("Folder for the pictures and for plots.json, which holds their numbers.")
 @force_option
 @output_options
 def plot_command(
@@ -41,7 +41,7 @@ def plot_command(
     force: bool,
     picture_format: Any,
 ) -> None:
-    """Draw what is removed by layer, what each variant keeps, how much variants share, and quality against ratio.
+    """Draw what is removed in each layer, what each variant keeps, how much variants share, and quality by ratio.
 
     PATH is an output folder of `export` (all its variants), a variant's folder or a plan.json with hf/ beside it.
 

@@ -21,7 +21,7 @@ __all__ = ["prune_command"]
     multiple=True,
     required=True,
     type=PathType(),
-    help="The statistics that the plan was made from; compensation needs them. Repeatable, for a mixture.",
+    help="The statistics that the plan was made from. Repeatable, for a mixture.",
 )
 @out_option("Folder for the shrunk model.")
 @force_option
@@ -29,7 +29,7 @@ __all__ = ["prune_command"]
 def prune_command(
     console: Console, model: str, plan_file: Path, calibrations: tuple[Path, ...], out: Path, force: bool
 ) -> None:
-    """Write MODEL shrunk as a plan says: safetensors, config, tokenizer, and code where its layers differ in shape.
+    """Shrink MODEL by a plan: write safetensors, config, tokenizer, and code if its layers differ in shape.
 
     \b
     Example:

@@ -20,10 +20,12 @@ __all__ = ["route_command"]
 @click.command("route")
 @click.argument("folder", type=PathType(), metavar="DIR")
 @click.argument("prompt", required=False)
-@click.option("--prompt-file", type=PathType(allow_dash=True), help="A file that is the prompt; - for stdin.")
-@click.option("--generate", "max_new_tokens", type=int, help="Let the variant give that many tokens, or fewer.")
-@click.option("--ratio", type=float, help="Ratio of the variants.  [default: the only one there is]")
-@click.option("--threshold", type=float, help="Confidence needed, 0 to 1.  [default: that of router.json]")
+@click.option("--prompt-file", type=PathType(allow_dash=True), help="Read the prompt from this file; - is stdin.")
+@click.option("--generate", "max_new_tokens", type=int, help="Let the variant answer with at most this many tokens.")
+@click.option("--ratio", type=float, help="Ratio of the variants to choose from.  [default: the only one there is]")
+@click.option(
+    "--threshold", type=float, help="Confidence, 0 to 1, needed to choose a task.  [default: as in router.json]"
+)
 @output_options
 def route_command(
     console: Console,
@@ -34,9 +36,9 @@ def route_command(
     ratio: float | None,
     threshold: float | None,
 ) -> None:
-    """Tell the task of PROMPT and the variant in DIR that answers it; DIR is an output folder of export.
+    """Show which task PROMPT belongs to and which variant in DIR, an output folder of `export`, should answer it.
 
-    The router knows prompts as the tasks' corpora have them: give PROMPT in the form of its task.
+    The router was fitted to prompts as they are in the tasks' corpora, so give PROMPT in the same form.
 
     \b
     Example:

@@ -117,7 +117,7 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
         _job_summary(report)
     if report.passed and saved is not None:
         _save_golden(console, path, saved, request, force)
-    _tell(console, report)
+    _show(console, report)
 
 
 def _request(options: dict[str, Any]) -> ValidationRequest:
@@ -169,7 +169,7 @@ def _job_summary(report: ValidationReport) -> None:
             file.write(job_summary(report.to_json()) + "\n")
 
 
-def _tell(console: Console, report: ValidationReport) -> None:
+def _show(console: Console, report: ValidationReport) -> None:
     from seap_export.cli.errors import Failure
 
     rows = [
