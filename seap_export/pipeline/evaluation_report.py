@@ -115,9 +115,10 @@ class EvaluationReport:
             unchecked.append("the texts")
         notes = []
         if hub and self.subject.variant is not None:
-            notes.append(f"hub data cannot be checked for overlap with the calibration texts: {', '.join(hub)}")
+            notes.append(f"overlap with the calibration texts cannot be checked for hub data: {', '.join(hub)}")
         if unchecked and self.subject.variant is not None:
-            notes.append(f"calibration records are missing next to the variant; may overlap: {', '.join(unchecked)}")
+            listed = ", ".join(unchecked)
+            notes.append(f"the calibration folder is missing, so overlap could not be checked for: {listed}")
         return tuple(notes)
 
     def to_json(self) -> dict[str, Any]:

@@ -183,7 +183,7 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
         return Texts("file", tuple(by_task), _distinct(by_task.values()), (), None if None in disjoint else True)
     if subject.records is None:
         raise ArtifactError(
-            f"{subject.variant}: its held-out texts are missing next to it; give texts with --text NAME=FILE"
+            f"{subject.variant}: the held-out texts of its export are missing; give texts with --text NAME=FILE"
         )
     held_out = [
         [sample["prompt"] + sample["completion"] for sample in record.held_out[: request.limit]]

@@ -134,7 +134,7 @@ def test_texts_of_ones_own(run: Run, done: Path, work: Path) -> None:
     assert "held-out texts" in outcome.err
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--text", "b=b.jsonl", "--limit", "5", "-q")
     assert outcome.code == 0
-    assert outcome.err.startswith("Warning: calibration records are missing")
+    assert outcome.err.startswith("Warning: the calibration folder is missing")
 
 
 def test_calibrated_texts_are_refused(run: Run, done: Path, work: Path) -> None:
