@@ -122,7 +122,8 @@ def refit(
         cross_covariance = torch.addr(cross_covariance, output_mean, mean)
     strength = ridge * float(covariance.trace()) / tokens
     if strength > 0.0:
-        regular = covariance + strength * torch.eye(len(mean), dtype=torch.float64)
+        regular = covariance.clone()
+        regular.diagonal().add_(strength)
         gap = cross_covariance - weight @ covariance
         factor, failed = torch.linalg.cholesky_ex(regular)
         if failed:
