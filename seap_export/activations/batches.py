@@ -1,9 +1,10 @@
-"""Token sequences of similar length together, so that little of a batch is padding."""
+"""Batches of token sequences of similar length, so that little of a batch is padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -26,9 +27,23 @@ class Batch:
         if self.input_ids.shape != self.real.shape or self.input_ids.dim() != 2:
             raise ValueError("input_ids and real must be matrices of one shape")
 
+    @cached_property
+    def _positions(self) -> torch.Tensor:
+        """Where the real tokens are in the flattened batch, int64."""
+        return torch.nonzero(self.real.flatten())[:, 0]
+
+    def packed(self, values: torch.Tensor) -> torch.Tensor:
+        """The values of the real tokens alone, [tokens, width], of values [batch, length, width]."""
+        return values.flatten(0, 1).index_select(0, self._positions)
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """The reverse of `packed`, with zeros at padding."""
+        empty = values.new_zeros(self.real.numel(), values.shape[1])
+        return empty.index_copy(0, self._positions, values).unflatten(0, self.real.shape)
+
 
 def length_buckets(sequences: Sequence[Sequence[int]], max_tokens: int) -> list[Batch]:
-    """Sorts sequences by length and cuts them into batches of at most `max_tokens` positions.
+    """Sorts sequences by length and divides them into batches of at most `max_tokens` positions.
 
     A batch holds at least one sequence, however long.
     """

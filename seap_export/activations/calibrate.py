@@ -35,20 +35,20 @@ def collect_statistics(
     *,
     max_batch_tokens: int = 1024,
 ) -> dict[str, torch.Tensor]:
-    """Runs all tasks' texts, hands over the statistics of each layer as it is done, returns the sensitivities.
+    """Runs all tasks' texts, hands over the statistics of each layer as it is done, and returns the sensitivities.
 
-    A layer's weights are read once for all tasks and given back before the next layer's. What stays in memory are
-    the hidden states of all calibration tokens, hidden_size x 4 bytes each, and those of the few hundred tokens
-    that the sensitivity is taken from, at every layer.
+    A layer's weights are read once for all tasks and released before the next layer's are read. The hidden states of
+    all calibration tokens stay in memory, hidden_size x 4 bytes each, and at every layer those of the few hundred
+    tokens that the sensitivity is taken from.
 
     Args:
         source: The dense model.
         token_ids: For each task the token ids of its calibration texts.
         on_layer: Called with the index of each layer and, for each task, its statistics.
-        max_batch_tokens: Positions in a batch, padding included; it changes the speed, not the result.
+        max_batch_tokens: Positions in a batch, padding included; it affects the speed, not the result.
 
     Returns:
-        For each task what `residual_sensitivity` gives of its first texts.
+        For each task the result of `residual_sensitivity` for its first texts.
     """
     with torch.no_grad():
         run = _Run(source, token_ids, max_batch_tokens)
@@ -58,20 +58,23 @@ def collect_statistics(
 
 
 class _Run:
-    """The hidden states of all tasks on their way through the model."""
+    """The hidden states of the real tokens of all tasks on their way through the model."""
 
     def __init__(self, source: Source, token_ids: Mapping[str, Sequence[Sequence[int]]], max_tokens: int) -> None:
         self._source = source
         self._runner = LayerRunner(source.config, source.spec)
         self._batches: dict[str, list[Batch]] = {}
-        self._first: dict[str, int] = {}  # batches of the texts that the sensitivity is taken from
+        self._first: dict[str, int] = {}  # number of batches that the sensitivity is taken from
         for task, sequences in token_ids.items():
             texts = sensitivity_texts(sequences)
             first = length_buckets(sequences[:texts], SENSITIVITY_TOKENS)
             self._first[task] = len(first)
             self._batches[task] = first + length_buckets(sequences[texts:], max_tokens)
         table = source.read_outer("embed_tokens")
-        self._hidden = {task: embed(table, batches) for task, batches in self._batches.items()}
+        self._hidden = {
+            task: [batch.packed(own) for batch, own in zip(batches, embed(table, batches), strict=True)]
+            for task, batches in self._batches.items()
+        }
         self._inputs: list[dict[str, list[torch.Tensor]]] = []
 
     def layer(self, index: int) -> dict[str, LayerStatistics]:
@@ -85,7 +88,7 @@ class _Run:
         return dict(found)
 
     def sensitivity(self) -> dict[str, torch.Tensor]:
-        """To be asked for behind the last layer."""
+        """The sensitivities; call it after the last layer."""
         batches = {task: own[: self._first[task]] for task, own in self._batches.items()}
         return residual_sensitivity(self._source, self._runner, batches, self._inputs, self._of_first())
 
@@ -96,9 +99,8 @@ class _Run:
 def _run_half(layer: DecoderLayer, half: Half, batches: Sequence[Batch], hidden: list[torch.Tensor]) -> HalfStatistics:
     moments, covariance = MomentAccumulator(), CovarianceAccumulator()
     for batch, stream in zip(batches, hidden, strict=True):
-        channels = layer.channels(half, stream)
-        real = channels[batch.real]
-        moments.update(real)
-        covariance.update(real)
+        channels = layer.real_channels(half, stream, batch)
+        moments.update(channels)
+        covariance.update(channels)
         stream += layer.projections[half](channels)
     return HalfStatistics(moments.result(), covariance.covariance())

@@ -1,4 +1,4 @@
-"""Exact streaming covariance of activations: what a reconstruction from fewer channels needs."""
+"""Streaming covariance of activations, from which a projection with fewer channels is reconstructed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 
 __all__ = ["CovarianceAccumulator", "pack_symmetric", "unpack_symmetric"]
 
-#: Rows of the matrix computed at a time: only those right of the diagonal are, which saves nearly half.
-_STRIP = 384
+#: Rows of the matrix computed at a time, only from the diagonal to the right, which saves nearly half of the work.
+_STRIP = 256
 #: Tokens whose products are summed in float32 before float64 takes over.
 _BLOCK = 4096
 
@@ -66,14 +66,13 @@ class CovarianceAccumulator:
         shifted = values - self._shift
         weighted = shifted if weights is None else shifted * weights.unsqueeze(1)
         self._weight += len(values) if weights is None else float(weights.double().sum())
-        self._sum += weighted.sum(0, dtype=torch.float64)
+        self._sum += weighted.sum(0)
         for strip in _strips(values.shape[1]):
             self._square[strip, strip.start :] += weighted[:, strip].T @ shifted[:, strip.start :]
         if targets is not None:
-            own = targets - self._target_shift
-            own_weighted = own if weights is None else own * weights.unsqueeze(1)
-            self._target_sum += own_weighted.sum(0, dtype=torch.float64)
-            self._cross += own.T @ weighted
+            moved = targets - self._target_shift
+            self._target_sum += (moved if weights is None else moved * weights.unsqueeze(1)).sum(0)
+            self._cross += moved.T @ weighted
 
     @property
     def weight(self) -> float:
@@ -87,8 +86,7 @@ class CovarianceAccumulator:
     def covariance(self) -> torch.Tensor:
         """Population covariance of x, float64 [channels, channels], symmetric."""
         offset = self._sum / self._weight
-        upper = (self._square / self._weight).sub_(torch.outer(offset, offset)).triu_()
-        return upper + upper.triu(1).T
+        return _mirrored((self._square / self._weight).addr_(offset, offset, alpha=-1.0))
 
     def target_mean(self) -> torch.Tensor:
         """Mean of y, float64 [outputs]."""
@@ -112,9 +110,17 @@ def pack_symmetric(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def unpack_symmetric(packed: torch.Tensor, n: int) -> torch.Tensor:
-    """The symmetric matrix [n, n] of `pack_symmetric`, in float64."""
+    """The symmetric matrix [n, n] that `pack_symmetric` packed, in float64."""
     matrix = torch.empty(n, n, dtype=torch.float64)
     for row, values in enumerate(packed.split([n - row for row in range(n)])):
         matrix[row, row:] = values
-        matrix[row:, row] = values
+    return _mirrored(matrix)
+
+
+def _mirrored(matrix: torch.Tensor) -> torch.Tensor:
+    """The same matrix, its lower triangle overwritten by the upper one."""
+    for strip in _strips(len(matrix)):
+        corner = matrix[strip, strip]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        matrix[strip.stop :, strip] = matrix[strip, strip.stop :].T
     return matrix

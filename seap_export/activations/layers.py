@@ -33,8 +33,25 @@ class DecoderLayer:
     sliding_window: int | None
 
     def channels(self, half: Half, hidden: torch.Tensor) -> torch.Tensor:
-        """The input of o_proj or down_proj, [batch, length, channels]; `hidden` is [batch, length, hidden_size]."""
+        """The input of o_proj or down_proj, [batch, length, channels]; `hidden` is [batch, length, hidden_size].
+
+        For down_proj any number of leading dimensions will do.
+        """
         return self._attend(hidden) if half == "o_proj" else self.mlp(self.mlp_norm(hidden))
+
+    def real_channels(self, half: Half, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The input of o_proj or down_proj at the real tokens of a batch, [tokens, channels].
+
+        Only attention needs to know which text a token belongs to, so that all else is spared the padding.
+
+        Args:
+            half: Which projection.
+            stream: The hidden states of the real tokens, [tokens, hidden_size].
+            batch: The batch they are from.
+        """
+        if half == "o_proj":
+            return batch.packed(self._attend(batch.padded(stream)))
+        return self.channels(half, stream)
 
     def _attend(self, hidden: torch.Tensor) -> torch.Tensor:
         length, window = hidden.shape[1], self.sliding_window
@@ -66,11 +83,11 @@ class LayerRunner:
             )
         self._layers: nn.ModuleList = model.model.layers
         rotary = model.model.rotary_emb
-        self._rotary: nn.Module = type(rotary)(rotary.config)  # again, with numbers; of one layer where they differ
+        self._rotary: nn.Module = type(rotary)(rotary.config)  # again, off the meta device
 
     @contextmanager
     def layer(self, index: int, tensors: Mapping[str, torch.Tensor]) -> Iterator[DecoderLayer]:
-        """A layer filled with its tensors, in float32; they are given back when the block ends.
+        """A layer filled with its tensors, in float32; they are released when the block ends.
 
         Args:
             index: Index of the layer.
@@ -82,7 +99,7 @@ class LayerRunner:
         module.load_state_dict({name.removeprefix(prefix): t.float() for name, t in tensors.items()}, assign=True)
         projections = {half: module.get_submodule(names[half]) for half in HALVES}
         for half, projection in projections.items():
-            module.set_submodule(names[half], nn.Identity())  # so that its owner returns its input
+            module.set_submodule(names[half], nn.Identity())  # so that its module returns its input
             projection.requires_grad_(False)
         try:
             yield DecoderLayer(

@@ -90,15 +90,15 @@ def eliminate_neurons(
     channels, total = weight.shape[1], float(covariance.trace())
     if not total > 0.0:
         return np.arange(channels), np.zeros(channels + 1)
-    order = _removal_order(weight, covariance / total, ridge, fraction).flip(0)
+    dtype = torch.float32 if ridge >= _SINGLE_PRECISION_RIDGE else torch.float64
+    scaled = torch.div(covariance, total, out=torch.empty_like(covariance, dtype=dtype))
+    order = _removal_order(Refit(weight, scaled, ridge, dtype), fraction).flip(0)
     loss = removal_losses(weight, covariance, ridge * total, order).flip(0).cummax(0).values
     return order.numpy(), loss.flip(0).numpy()
 
 
-def _removal_order(weight: torch.Tensor, covariance: torch.Tensor, ridge: float, fraction: float) -> torch.Tensor:
-    """All channels, the first removed first; the trace of the covariance is 1."""
-    dtype = torch.float32 if ridge >= _SINGLE_PRECISION_RIDGE else torch.float64
-    refit = Refit(weight, covariance, ridge, dtype)
+def _removal_order(refit: Refit, fraction: float) -> torch.Tensor:
+    """All channels, the first removed first."""
     removed: list[torch.Tensor] = []
     while len(left := refit.left):
         lowest = torch.sort(refit.increases(), stable=True).indices[: max(1, int(fraction * len(left)))]
@@ -143,10 +143,10 @@ def _sizes(shape: LayerShape) -> Iterator[tuple[int, int]]:
 
 def _best_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> _Chosen:
     """The set with the least loss for every size, by trying them all."""
-    losses = SetLosses(weight, covariance, ridge)
+    losses = SetLosses(weight, covariance, ridge, shape.head_dim)
     chosen: _Chosen = {}
     for groups, heads in _sizes(shape):
-        tried = [(own, losses.loss(_channels(shape, own))) for own in _sets(shape, groups, heads)]
+        tried = [(own, losses.loss(own)) for own in _sets(shape, groups, heads)]
         chosen[groups, heads] = min(tried, key=lambda one: one[1])
     return chosen
 

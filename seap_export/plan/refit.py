@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from seap_export.errors import UsageError
@@ -130,10 +132,10 @@ def removal_losses(weight: torch.Tensor, covariance: torch.Tensor, ridge: float,
 
 
 class SetLosses:
-    """The loss of `Refit` for any set of channels, each computed anew from matrices of the smaller of K and R.
+    """The loss of `Refit` for any set of heads, each computed anew from matrices of the smaller of K and R.
 
     Let G = W^T W and the other symbols be as in `Refit`. Where R is the smaller, the loss is the increase from no
-    channel removed,
+    head removed,
 
         loss = tr((P_RR)^-1 G_RR) - r tr(G_RR).
 
@@ -143,33 +145,45 @@ class SetLosses:
         loss = tr(S G) + r tr(G_KK) - tr((A_KK)^-1 (A G A)_KK).
     """
 
-    def __init__(self, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> None:
-        """Takes W [out, channels], S, float64 [channels, channels], and r; raises `UsageError` as `Refit` does."""
-        weight = weight.double()
+    def __init__(self, weight: torch.Tensor, covariance: torch.Tensor, ridge: float, width: int) -> None:
+        """Prepares the matrices; raises `UsageError` as `Refit` does.
+
+        Args:
+            weight: W, [out, channels].
+            covariance: S, float64 [channels, channels].
+            ridge: r, in the units of the covariance.
+            width: Consecutive channels that are kept or removed together; a head's.
+        """
+        weight, self._width = weight.double(), width
         self._regular = covariance.clone()
         self._regular.diagonal().add_(ridge)
         self._inverse = torch.cholesky_inverse(_cholesky(self._regular))
         self._squares = weight.T @ weight
-        self._norms = ridge * self._squares.diagonal()
+        self._norms = ridge * self._squares.diagonal().unflatten(0, (-1, width)).sum(1)
         fitted = weight @ self._regular
         self._products = fitted.T @ fitted
         self._all = float((fitted * weight).sum() - self._norms.sum())
 
-    def loss(self, kept: torch.Tensor) -> float:
-        """The loss when only these channels, int64, are kept."""
-        removed = torch.ones(len(self._regular), dtype=torch.bool)
-        removed[kept] = False
-        others = torch.nonzero(removed)[:, 0]
-        if len(others) < len(kept):
-            return _trace_of_quotient(self._inverse, self._squares, others) - float(self._norms[others].sum())
-        explained = _trace_of_quotient(self._regular, self._products, kept)
-        return self._all + float(self._norms[kept].sum()) - explained
+    def loss(self, kept: Sequence[int]) -> float:
+        """The loss when only these heads are kept."""
+        removed = [head for head in range(len(self._norms)) if head not in kept]
+        if len(removed) < len(kept):
+            return self._trace(self._inverse, self._squares, removed) - float(self._norms[removed].sum())
+        explained = self._trace(self._regular, self._products, kept)
+        return self._all + float(self._norms[list(kept)].sum()) - explained
 
+    def _trace(self, divisor: torch.Tensor, dividend: torch.Tensor, heads: Sequence[int]) -> float:
+        """tr(D^-1 M), with D and M the blocks of some heads of two symmetric matrices."""
+        if not heads:
+            return 0.0
+        inverse = torch.cholesky_inverse(_cholesky(self._of_heads(divisor, heads)))
+        return float(torch.dot(inverse.flatten(), self._of_heads(dividend, heads).flatten()))
 
-def _trace_of_quotient(divisor: torch.Tensor, dividend: torch.Tensor, channels: torch.Tensor) -> float:
-    """tr(D^-1 M), with D and M the blocks of some channels of two symmetric matrices."""
-    inverse = torch.cholesky_inverse(_cholesky(_block(divisor, channels, channels)))
-    return float((inverse * _block(dividend, channels, channels)).sum())
+    def _of_heads(self, matrix: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
+        """The rows and columns of some heads; faster than to gather channel by channel."""
+        index, size = torch.tensor(heads), len(heads) * self._width
+        parts = matrix.view(len(self._norms), self._width, len(self._norms), self._width)
+        return parts.index_select(0, index).index_select(2, index).reshape(size, size)
 
 
 def _block(matrix: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,9 @@ minimise
     E |y - W' x - b'|² + r |W' - W_K|²_F,   which gives   W' = W_K + (S_yx - W_K S_xx) (S_xx + r I)⁻¹
                                                     and   b' = E[y] - W' E[x],
 
-with S the covariances: least squares with a ridge towards the original weights (Hoerl and Kennard 1970). For r to
-infinity, W' is W_K and b' the compensation bias of SEAP and FLAP. So r interpolates between the two, and has to grow
-where the data are few: r = ridge x tr(S_xx) / tokens.
+with S the covariances: least squares with a ridge towards the original weights (Hoerl and Kennard 1970), computed as
+(S_yx + r W_K) (S_xx + r I)⁻¹, which is the same. For r to infinity, W' is W_K and b' the compensation bias of SEAP
+and FLAP. So r interpolates between the two, and has to grow where the data are few: r = ridge x tr(S_xx) / tokens.
 
 Where the projection can have no bias, b' is 0 and the second moments take the place of the covariances:
 
@@ -122,10 +122,10 @@ def refit(
         cross_covariance = torch.addr(cross_covariance, output_mean, mean)
     strength = ridge * float(covariance.trace()) / tokens
     if strength > 0.0:
-        regular = covariance + strength * torch.eye(len(mean), dtype=torch.float64)
-        gap = cross_covariance - weight @ covariance
+        regular = covariance.clone()
+        regular.diagonal().add_(strength)
         factor, failed = torch.linalg.cholesky_ex(regular)
         if failed:
             raise UsageError("the ridge is too small for the covariance of these statistics; give a larger one")
-        weight = weight + torch.cholesky_solve(gap.T, factor).T
+        weight = torch.cholesky_solve(torch.add(cross_covariance, weight, alpha=strength).T, factor).T
     return OutputFit(weight, output_mean - weight @ mean if intercept else None)

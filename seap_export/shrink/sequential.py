@@ -1,8 +1,8 @@
-"""Shrinking a model layer by layer, each fitted to what the shrunk layers before it really give.
+"""Shrinking a model layer by layer, each fitted to the actual output of the shrunk layers before it.
 
 Two streams of hidden states go through the layers side by side: the dense model's, and that of the shrunk model so
-far. Behind each half of each layer the output projection is fitted so that the shrunk stream comes back to the dense
-one: its target is the difference of the two. So a layer also corrects what the layers before it have got wrong.
+far. At the end of each half of each layer the output projection is fitted so that the shrunk stream returns to the
+dense one: its target is the difference of the two. So a layer also corrects the errors of the layers before it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def sequential_layers(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """The tensors of every shrunk layer in turn, under their full names.
 
-    In memory are a layer of each model, two hidden states for each calibration token, and the input of one
-    projection for each.
+    Memory holds a layer of each model, two hidden states for each calibration token, and the input of one projection
+    for each.
 
     Args:
         source: The dense model.
         plan: What is kept.
         statistics: The calibration texts, and the weights of their tasks.
         config: config.json of the shrunk model.
-        max_batch_tokens: Positions in a batch; it changes the speed, not the result.
+        max_batch_tokens: Positions in a batch; it affects the speed, not the result.
     """
     with torch.no_grad():
         streams = _Streams(source, plan, statistics, config, max_batch_tokens)
@@ -48,7 +48,7 @@ def sequential_layers(
 
 
 class _Streams:
-    """The hidden states of both models."""
+    """The hidden states of both models at the real tokens of each batch, [tokens, hidden_size]."""
 
     def __init__(
         self, source: Source, plan: Plan, statistics: Mixture, config: Mapping[str, Any], max_batch_tokens: int
@@ -63,11 +63,13 @@ class _Streams:
         self._weights = _token_weights(self._batches, texts)
         self._fitted = plan.compensated(source.spec)
         table = source.read_outer("embed_tokens")
-        self._dense = embed(table, self._batches)
+        self._dense = [
+            batch.packed(own) for batch, own in zip(self._batches, embed(table, self._batches), strict=True)
+        ]
         self._hidden = [stream.clone() for stream in self._dense]
 
     def layer(self, index: int) -> dict[str, torch.Tensor]:
-        """Shrinks and fits one layer, and takes both streams behind it."""
+        """Shrinks and fits one layer, and advances both streams through it."""
         tensors = self._source.read_layer(index)
         shrunk = shrink_layer(tensors, self._source.spec, index, self._plan.layers[index])
         shrunk = with_all_biases(shrunk, self._spec, index)
@@ -75,13 +77,13 @@ class _Streams:
             for half in HALVES:
                 if half in self._fitted[index]:
                     shrunk |= self._fit(index, half, dense, layer, shrunk)
-                else:  # nothing is cut so far: the streams are still one
+                else:  # nothing is cut so far, so the streams are still the same
                     self._advance(half, layer)
         return shrunk
 
     def _advance(self, half: Half, layer: DecoderLayer) -> None:
-        for dense, hidden in zip(self._dense, self._hidden, strict=True):
-            hidden += layer.projections[half](layer.channels(half, hidden))
+        for batch, dense, hidden in zip(self._batches, self._dense, self._hidden, strict=True):
+            hidden += layer.projections[half](layer.real_channels(half, hidden, batch))
             dense.copy_(hidden)
 
     def _fit(
@@ -92,17 +94,16 @@ class _Streams:
         layer: DecoderLayer,
         shrunk: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """Fits one projection, takes both streams behind it and gives its new tensors."""
+        """Fits one projection, advances both streams past it and returns its new tensors."""
         family = self._spec.family
         sums = CovarianceAccumulator()
         inputs = []
         for batch, weights, target, hidden in zip(
             self._batches, self._weights, self._dense, self._hidden, strict=True
         ):
-            target += dense.projections[half](dense.channels(half, target))
-            inputs.append(layer.channels(half, hidden))
-            real = batch.real
-            sums.update(inputs[-1][real], (target - hidden)[real], weights[real])
+            target += dense.projections[half](dense.real_channels(half, target, batch))
+            inputs.append(layer.real_channels(half, hidden, batch))
+            sums.update(inputs[-1], target - hidden, weights)
         fit = refit(
             shrunk[family.weight(half, index)].double(),
             sums.mean(),
@@ -124,18 +125,18 @@ class _Streams:
 
 
 def _token_weights(batches: Sequence[Batch], texts: Sequence[tuple[Sequence[int], float]]) -> list[torch.Tensor]:
-    """The probability of each token's text, in units of the mean; float32 [batch, length]."""
+    """The probability of each real token's text, in units of the mean, for each batch; float32 [tokens]."""
     weight_of = {key: sum(same) / len(same) for key, same in _by_text(texts).items()}
     mean = sum(len(ids) * weight for ids, weight in texts) / sum(len(ids) for ids, _ in texts)
     weights = []
     for batch in batches:
         rows = [tuple(ids[real].tolist()) for ids, real in zip(batch.input_ids, batch.real, strict=True)]
-        weights.append(torch.tensor([weight_of[row] / mean for row in rows]).unsqueeze(1).expand(batch.real.shape))
+        weights.append(torch.tensor([weight_of[row] / mean for row in rows]).repeat_interleave(batch.real.sum(1)))
     return weights
 
 
 def _by_text(texts: Sequence[tuple[Sequence[int], float]]) -> dict[tuple[int, ...], list[float]]:
-    """The weights of each text; one that several tasks have has several."""
+    """The weights of each text; one that belongs to several tasks has several."""
     found: dict[tuple[int, ...], list[float]] = {}
     for ids, weight in texts:
         found.setdefault(tuple(ids), []).append(weight)

@@ -67,6 +67,16 @@ def test_the_token_0_is_not_taken_for_padding() -> None:
     assert batch.real.tolist() == [[True, False], [True, True]]
 
 
+def test_packing_takes_the_real_tokens_and_padding_puts_them_back() -> None:
+    (batch,) = length_buckets([[7, 8, 9], [5], [1, 2]], 100)
+    values = torch.arange(18.0).reshape(3, 3, 2) + 1.0
+    packed = batch.packed(values)
+    assert packed.tolist() == values[batch.real].tolist()
+    padded = batch.padded(packed)
+    assert torch.equal(padded[batch.real], packed)
+    assert not padded[~batch.real].any()
+
+
 def test_no_sequences_make_no_batches() -> None:
     assert length_buckets([], 100) == []
 
