@@ -167,11 +167,11 @@ def _worse_rows(
 
 
 def _is_equal(first: QuantizedMatrix, second: QuantizedMatrix) -> bool:
-    points = first.zero_points, second.zero_points
+    own, other = first.zero_points, second.zero_points
     return (
         torch.equal(first.packed, second.packed)
         and torch.equal(first.scales, second.scales)
-        and (points[0] is points[1] if points[0] is None or points[1] is None else torch.equal(*points))
+        and (own is other if own is None or other is None else torch.equal(own, other))
     )
 
 

@@ -15,6 +15,7 @@ from seap_export.pipeline.manifest import read_artifact
 from seap_export.pipeline.mixtures import MixtureSpec
 from seap_export.pipeline.parity import check_parity, held_out_prompts, write_report
 from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.quality import settled_quality
 from seap_export.pipeline.settings import ParitySettings, calibration_step, variant_name
 from seap_export.pipeline.workspace import Workspace
 from seap_export.plan.make import Ranking
@@ -90,7 +91,7 @@ class VariantMaker:
         self._layer_by_layer(f"{name}/hf", key_of_hf, f"{name}: shrinking", shrink)
         convert = partial(convert_folder, folder / "hf", form=self._form)
         self._layer_by_layer(f"{name}/onnx", key_of_onnx, f"{name}: writing ONNX", convert)
-        return self._describe(name, plan, self._parity(name, key_of_onnx, statistics))
+        return self._describe(name, plan, key_of_onnx, self._parity(name, key_of_onnx, statistics))
 
     def _warn_of_few_tokens(self, name: str, plan: Plan, statistics: Mixture) -> None:
         channels = _refitted_channels(plan, self._source.spec)
@@ -124,7 +125,7 @@ class VariantMaker:
                 write_report(report, path)
         return read_artifact(folder / "parity.json")
 
-    def _describe(self, name: str, plan: Plan, parity: dict[str, Any]) -> dict[str, Any]:
+    def _describe(self, name: str, plan: Plan, key_of_onnx: str, parity: dict[str, Any]) -> dict[str, Any]:
         files = self._workspace.manifest.files
         spec = plan.shrunk_spec(self._source.spec)
         return {
@@ -142,6 +143,7 @@ class VariantMaker:
             "parity": {
                 key: parity[key] for key in ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats")
             },
+            "quality": settled_quality(self._workspace, name, key_of_onnx),
         }
 
 
