@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from seap_export.cli.config import ConfigurableCommand, config_option, set_option
-from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.console import Console, duration, megabytes, table
 from seap_export.cli.form import logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import option, settings, titled
 from seap_export.cli.options import (
@@ -30,6 +30,9 @@ from seap_export.cli.options import (
     task_option,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    from seap_export.pipeline.preview import Preview
 
 __all__ = ["export_command"]
 
@@ -86,14 +89,15 @@ def export_command(
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, step_table
     from seap_export.cli.settings import export_request
-    from seap_export.pipeline.export import export, preview
+    from seap_export.pipeline.export import export
+    from seap_export.pipeline.preview import preview
     from seap_export.sources.source import open_source
 
     request = export_request(tasks, ratios, options)
     source = open_source(model)
     if dry_run:
-        rows = preview(source, request, out, force=force)
-        console.result(rows, _preview_table(rows))
+        planned = preview(source, request, out, force=force)
+        console.result({"variants": planned.variants, "seconds_about": planned.seconds}, _preview_text(planned))
         return
     exported = export(source, request, out, force=force, progress=console)
     _warn_of_coarse_shapes(console, exported.variants)
@@ -113,8 +117,8 @@ def _warn_of_coarse_shapes(console: Console, made: Mapping[str, Any]) -> None:
             console.warn(f"{name}: achieved ratio {achieved:.4f} is the nearest found for the model's shapes")
 
 
-def _preview_table(rows: list[dict[str, Any]]) -> str:
-    cells = [
+def _preview_text(planned: Preview) -> str:
+    rows = [
         [
             row["variant"],
             str(row["calibration_texts"]),
@@ -122,6 +126,9 @@ def _preview_table(rows: list[dict[str, Any]]) -> str:
             megabytes(row["bytes_about"]),
             "there already" if row["exists"] else "to make",
         ]
-        for row in rows
+        for row in planned.variants
     ]
-    return table(["variant", "calibration texts", "held out", "size, about", ""], cells)
+    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
+    total = duration(sum(planned.seconds.values()))
+    variants = table(["variant", "calibration texts", "held out", "size, about", ""], rows)
+    return f"{variants}\nAbout {total} on this machine{f': {steps}' if steps else ''}"

@@ -22,7 +22,7 @@ from seap_export.pipeline.workspace import Workspace
 from seap_export.sources.source import Source
 from validation.torch_runner import quiet_transformers
 
-__all__ = ["calibrate_tasks", "split_tasks"]
+__all__ = ["calibrate_tasks", "split_tasks", "tokenize"]
 
 
 def split_tasks(tasks: Sequence[Task], settings: CalibrationSettings) -> dict[str, Split]:
@@ -89,7 +89,7 @@ def _calibrate(
 
     for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
         source.read_outer(name)  # not used here, but if its weights are NaN, now is the time to say so
-    token_ids = _tokenize(source, {task: split.calibration for task, split in splits.items()}, settings.max_length)
+    token_ids = tokenize(source, {task: split.calibration for task, split in splits.items()}, settings.max_length)
     bar = progress.step("calibrating " + ", ".join(splits), len(source.spec.layers), name="calibration")
     with ExitStack() as stack:
         writers = {
@@ -131,7 +131,7 @@ def _record(
     )
 
 
-def _tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, list[list[int]]]:
+def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, list[list[int]]]:
     """Token ids of each task's texts; a text without a token is left out.
 
     Raises:

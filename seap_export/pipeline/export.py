@@ -39,7 +39,7 @@ from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.sources.source import Source
 from validation.reports import html_page
 
-__all__ = ["ExportRequest", "Exported", "export", "preview"]
+__all__ = ["ExportRequest", "Exported", "check_export", "export"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def export(
         EnvironmentFailure: The execution provider, memory or disk space is missing.
         ArtifactError: A file in `out` is damaged.
     """
-    workspace, splits, _ = _check(source, request, out, force)
+    workspace, splits, _ = check_export(source, request, out, force)
     timed = Timed(progress or Silent(), _planned(request))
     with workspace.locked():
         performance = read_performance(workspace.folder)
@@ -242,22 +242,7 @@ def _route(
         progress.say(f"router: {held_out['accuracy']:.1%} of {held_out['prompts']} held-out prompts go to their task")
 
 
-def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = False) -> list[dict[str, Any]]:
-    """What `export` would make, after the same checks of the inputs; sizes follow from the requested ratios."""
-    _, splits, done = _check(source, request, out, force)
-    return [
-        {
-            "variant": name,
-            "calibration_texts": sum(len(splits[task].calibration) for task in mixture.weights),
-            "held_out_texts": sum(len(splits[task].held_out) for task in mixture.weights),
-            "bytes_about": variant_bytes(source, ratio, request.form.precision),
-            "exists": name in done,
-        }
-        for name, (mixture, ratio) in request.variants.items()
-    ]
-
-
-def _check(
+def check_export(
     source: Source, request: ExportRequest, out: Path, force: bool
 ) -> tuple[Workspace, dict[str, Split], set[str]]:
     """Refuses what can be refused before any work; the folder, each task's split, and the variants already planned."""
