@@ -90,15 +90,17 @@ def eliminate_neurons(
     channels, total = weight.shape[1], float(covariance.trace())
     if not total > 0.0:
         return np.arange(channels), np.zeros(channels + 1)
-    dtype = torch.float32 if ridge >= _SINGLE_PRECISION_RIDGE else torch.float64
-    scaled = torch.div(covariance, total, out=torch.empty_like(covariance, dtype=dtype))
-    order = _removal_order(Refit(weight, scaled, ridge, dtype), fraction).flip(0)
+    order = _removal_order(weight, covariance, ridge, total, fraction).flip(0)
     loss = removal_losses(weight, covariance, ridge * total, order).flip(0).cummax(0).values
     return order.numpy(), loss.flip(0).numpy()
 
 
-def _removal_order(refit: Refit, fraction: float) -> torch.Tensor:
-    """All channels, the first removed first."""
+def _removal_order(
+    weight: torch.Tensor, covariance: torch.Tensor, ridge: float, total: float, fraction: float
+) -> torch.Tensor:
+    """All channels, the first removed first; `total` is the sum of the variances, which are scaled to the sum 1."""
+    dtype = torch.float32 if ridge >= _SINGLE_PRECISION_RIDGE else torch.float64
+    refit = Refit(weight, torch.div(covariance, total, out=torch.empty_like(covariance, dtype=dtype)), ridge, dtype)
     removed: list[torch.Tensor] = []
     while len(left := refit.left):
         lowest = torch.sort(refit.increases(), stable=True).indices[: max(1, int(fraction * len(left)))]
