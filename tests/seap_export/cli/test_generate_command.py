@@ -76,24 +76,25 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("arguments", "code", "word"),
     [
-        (["none", PROMPT], 7, "none: no model.onnx here or in its folder onnx; give a variant's folder"),
-        (["out", PROMPT], 7, "out: no model.onnx here or in its folder onnx; give a variant's folder"),
-        (["out/a-0.2", " "], 8, "the prompt has no token to go on from; give a longer prompt"),
-        (["out/a-0.2", PROMPT, "--max-new-tokens", 0], 2, "0 new tokens were asked for; ask for at least 1"),
-        (["out/a-0.2", PROMPT, "--threads", 0], 2, "threads must be at least 1, not 0"),
-        (["out/a-0.2", PROMPT, "--temperature", -1], 2, "temperature -1 is out of range; give 0 or more"),
-        (["out/a-0.2", PROMPT, "--top-k", 5], 2, "top-k and top-p change nothing at temperature 0; give a "
-         "temperature, too"),
-        (["out/a-0.2", PROMPT, "--temperature", 1, "--top-p", 2], 2, "top-p 2 is out of range; give more than 0 and "
-         "at most 1"),
-        (["out/a-0.2"], 2, "Missing argument 'PROMPT'; see 'seap-export generate --help'"),
+        (["none", PROMPT], 7, "none: no model.onnx here"),
+        (["out", PROMPT], 7, "out: no model.onnx here"),
+        (["out/a-0.2", " "], 8, "the prompt has no token"),
+        (["out/a-0.2", PROMPT, "--max-new-tokens", 0], 2, "0 new tokens"),
+        (["out/a-0.2", PROMPT, "--threads", 0], 2, "'--threads': 0"),
+        (["out/a-0.2", PROMPT, "--temperature", -1], 2, "temperature -1 is out of range"),
+        (["out/a-0.2", PROMPT, "--top-k", 5], 2, "temperature 0"),
+        (["out/a-0.2", PROMPT, "--temperature", 1, "--top-p", 2], 2, "top-p 2 is out of range"),
+        (["out/a-0.2"], 2, "'PROMPT'; see 'seap-export generate --help'"),
     ],
-)  # fmt: skip
-def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, message: str) -> None:
+)
+def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: str) -> None:
     outcome = run("generate", *arguments, "--json")
-    assert (outcome.code, outcome.err) == (code, f"Error: {message}\n")
+    assert outcome.code == code
+    assert word in outcome.err
+    assert outcome.err.count("\n") == 1
+    message = outcome.err.removeprefix("Error: ").removesuffix("\n")
     assert json.loads(outcome.out) == {"error": {"message": message, "exit_code": code}}
 
 
