@@ -71,7 +71,7 @@ def parse_mixtures(
         UsageError: One is malformed, or a name is taken.
     """
     if weights and not general:
-        raise UsageError("--weight is for the general variant; give --general too, or use --mix")
+        raise UsageError("weights of tasks are for the general variant; add --general, or give a mix its own weights")
     found = []
     if general:
         found.append(MixtureSpec(GENERAL, dict.fromkeys(tasks, 1.0) | parse_weights(weights, tasks)))
