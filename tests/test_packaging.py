@@ -34,7 +34,13 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
     assert others == ["optimum/commands/register/register_seap.py"]
     assert {name.split("/")[0] for name in names} > ours
     assert not any(name.startswith("seap_export/optimum_plugin/optimum/") for name in names)
-    for data in ("families/llama.toml", "modeling/modeling_seap.py", "modeling/configuration_seap.py", "py.typed"):
+    for data in (
+        "families/llama.toml",
+        "recipes/seap.toml",
+        "modeling/modeling_seap.py",
+        "modeling/configuration_seap.py",
+        "py.typed",
+    ):
         assert f"seap_export/{data}" in names
 
 

@@ -70,7 +70,7 @@ def parse_mixtures(
         UsageError: A value is malformed, or a name is already used.
     """
     if weights and not general:
-        raise UsageError("--weight has no effect without --general; add --general or use --mix")
+        raise UsageError("weights of tasks are for the general variant; add --general, or give a mix its own weights")
     found = []
     if general:
         found.append(MixtureSpec(GENERAL, dict.fromkeys(tasks, 1.0) | parse_weights(weights, tasks)))
