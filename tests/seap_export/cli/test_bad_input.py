@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from seap_export.corpus.names import NAME_RULE
 from seap_export.pipeline import calibration, checks, export
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
@@ -163,7 +164,7 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--mix", "x=a:-1"], "weight -1 of task 'a' is out of range; give a positive number"),
         (
             ["--mix", "../x=a"],
-            "mixture name '../x' cannot name a folder; use up to 64 of A-Z a-z 0-9 - _ .",
+            f"mixture name '../x' cannot name a folder; use {NAME_RULE}",
         ),
         (["--mix", "A=a:1"], "the name 'A' is taken; rename the task or the mixture"),
         (["--mix", "x=a", "--mix", "x=a:2"], "the name 'x' is taken; rename the task or the mixture"),
