@@ -20,15 +20,17 @@ ROOT = Path(__file__).parents[2]
 #: Characters that no file name may hold on Windows.
 FORBIDDEN = re.compile(r'[<>:"|?*\\]|[. ]$')
 IMPORT_ALL = """
-import importlib, pkgutil, sys
-failed = {}
+import importlib, pkgutil
+count = 0
 for top in ("seap_export", "converters", "validation"):
     for module in pkgutil.walk_packages(importlib.import_module(top).__path__, top + "."):
         try:
             importlib.import_module(module.name)
-        except ImportError as error:
-            failed[module.name] = str(error)
-print(sorted(failed.items()))
+            count += 1
+        except ModuleNotFoundError as error:
+            if error.name.partition(".")[0] not in ("optimum", "matplotlib", "lm_eval", "datasets", "accelerate"):
+                raise
+print(count)
 """
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -42,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def run(*arguments: str, whole: bool = False) -> subprocess.CompletedProcess[str]:
         path = [str(ROOT)] if whole else [str(folder), str(ROOT)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "SEAP_EXPORT_TRACEBACK": "1"}
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(path)}
         command = [sys.executable, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
 
@@ -63,7 +65,20 @@ def _cli(*arguments: str) -> Sequence[str]:
 
 def _export(inputs: Path, out: Path, tasks: str) -> Sequence[str]:
     given = [word for task in tasks for word in ("--task", f"{task}={inputs / task}.jsonl")]
-    small = ["--ratio", "0.3", "--prompts", "1", "--decode-steps", "2", "--held-out", "4", "--long-tokens", "32"]
+    small = [
+        "--ratio",
+        "0.3",
+        "--prompts",
+        "1",
+        "--decode-steps",
+        "2",
+        "--held-out",
+        "4",
+        "--long-tokens",
+        "32",
+        "--threads",
+        "1",
+    ]
     return _cli("export", str(inputs / "m"), *given, *small, "--out", str(out))
 
 
@@ -76,9 +91,9 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def test_every_module_can_be_imported(run: Run) -> None:
-    done, expected = (run("-W", "ignore", "-c", IMPORT_ALL, whole=whole) for whole in (False, True))
-    assert done.stderr == ""
-    assert done.stdout == expected.stdout  # an optional library may be missing
+    done = run("-c", IMPORT_ALL)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 200
 
 
 def test_the_stand_in_for_windows_refuses_what_windows_refuses(run: Run, tmp_path: Path) -> None:
@@ -122,8 +137,16 @@ def test_an_export_is_the_same_bytes(run: Run, inputs: Path, tmp_path: Path) -> 
         done = run(*_export(inputs, tmp_path / name / "out", "ab"), whole=name == "linux")
         assert done.returncode == 0, done.stderr
     digests = _digests(tmp_path / "windows")
-    assert "router/router.onnx" in digests
-    assert digests == _digests(tmp_path / "linux")
+    assert "out/router/router.onnx" in digests
+    expected = _digests(tmp_path / "linux")
+    for name in ("out/validation.json", "out/validation.html"):  # they name the processor, which Linux has from /proc
+        del digests[name], expected[name]
+    assert digests == expected
+    reports = [json.loads((tmp_path / name / "out/validation.json").read_bytes()) for name in ("windows", "linux")]
+    assert len({report["machine"].pop("processor") for report in reports}) == 2
+    assert reports[0] == reports[1]
+    for suffix in ("json", "html"):
+        assert b"\r" not in (tmp_path / f"windows/out/validation.{suffix}").read_bytes()
     parts = {part for name in digests for part in name.split("/")}
     assert not [part for part in parts if FORBIDDEN.search(part)]
     assert not [part for part in parts if part.startswith(".seap-export-tmp")]
