@@ -1,33 +1,48 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands are all that a fresh machine needs: `make demo` and `make test`. CONTRIBUTING.md describes the others.
 
 PYTHON ?= python3
 MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
 OUT ?= demo-output
+# What tests must not miss, such as REQUIRE=browser,cc; without it they are skipped where it is missing.
+REQUIRE ?=
+# The demo's output folder, if tests on the real model are to share one; without it they make one of their own.
+DEMO ?=
+PYTEST := python -m pytest --require "$(REQUIRE)" --demo "$(DEMO)"
 PARALLEL := --numprocesses 2
-# What takes minutes and does not depend on transformers' release.
-ONCE := tests/faults tests/good tests/mutations tests/validation/reports tests/validation/speed \
-	tests/seap_export/corpus tests/seap_export/plan tests/seap_export/plots \
-	$(patsubst %,tests/seap_export/cli/test_%.py,bad_input mixed_export plot_command process)
+# What depends on transformers' release.
+TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_onnx optimum_plugin sources) \
+	$(patsubst %,tests/validation/test_%.py,onnx_runner parity parity_micro) \
+	tests/seap_export/cli/test_export_command.py tests/seap_export/shrink/test_write.py
 
-.PHONY: demo test test-fast lint clean
+.PHONY: demo test test-fast test-release test-all lint clean
 
-# The main job on a real model: three tasks and all of them together, ratio 0.2, CPU.
+# The main job on a real model: three tasks, ratio 0.2, CPU.
 demo: .venv/installed $(MODEL)
 	.venv/bin/seap-export export $(MODEL) \
 		--task arithmetic=samples/tasks/arithmetic.jsonl \
 		--task everyday=samples/tasks/everyday.toml \
 		--task reading=samples/tasks/reading.txt \
-		--general --ratio 0.2 --out $(OUT)
+		--ratio 0.2 --out $(OUT)
 
-# All checks and all tests, with current transformers and with 4.57.
-test: lint .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL)
-	.venv/bin/python -m pytest $(PARALLEL) -m "not real"
-	.venv/bin/python -m pytest -m real --durations 15
-	.venv-transformers4/bin/python -m pytest $(PARALLEL) -m "not real" $(ONCE:%=--ignore %)
+# All checks, the tests on micro models, and the demo.
+test: lint test-fast $(MODEL)
+	.venv/bin/$(PYTEST) -m "real and not (release or full)"
 
-# The tests on micro models only, in the main environment.
+# The tests on micro models.
 test-fast: .venv/installed
-	.venv/bin/python -m pytest $(PARALLEL) -m "not real"
+	.venv/bin/$(PYTEST) $(PARALLEL) -m "not (real or release or full)"
+
+# What else guards a release; .ci/run runs it after `make test`.
+test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL)
+	.venv/bin/$(PYTEST) $(PARALLEL) -m "release and not real"
+	.venv/bin/$(PYTEST) -m "release and real" --durations 15
+	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
+
+# Everything, with transformers 4.57, too.
+test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL)
+	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real"
+	.venv/bin/$(PYTEST) -m real --durations 15
+	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real"
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -42,11 +57,13 @@ lint: .venv/installed
 	.venv/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# The oldest supported transformers, which many production stacks still use, and which optimum-onnx needs.
-.venv-transformers4/installed: pyproject.toml
+# The oldest supported transformers, which many production stacks still use, and which optimum-onnx needs. A path file
+# lends it the packages of .venv, torch among them; pip installs those that have to be other releases.
+.venv-transformers4/installed: .venv/installed
 	$(PYTHON) -m venv .venv-transformers4
-	.venv-transformers4/bin/python -m pip install --quiet --upgrade pip
+	ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$(ls -d .venv-transformers4/lib/python*/site-packages)/shared.pth
 	.venv-transformers4/bin/python -m pip install --quiet --editable '.[dev,optimum-onnx]' 'transformers==4.57.*'
+	.venv-transformers4/bin/python -m pip check
 	@touch $@
 
 # ONNX Runtime GenAI brings its own onnxruntime, so it cannot share an environment with ours.

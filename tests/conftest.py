@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the helper modules
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from needs import pytest_addoption, pytest_configure, pytest_runtest_setup  # noqa: E402, F401
+import needs  # noqa: E402
+from needs import pytest_configure, pytest_runtest_setup  # noqa: E402, F401
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --demo, and --require of `needs`."""
+    needs.pytest_addoption(parser)
+    help = "where `make demo` writes, or has written; without it, into a folder of the tests"
+    parser.addoption("--demo", default="", metavar="FOLDER", help=help)
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +45,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(folder / "a.jsonl")
     write_corpus(folder / "b.jsonl", seed=5)
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """Comparisons collect garbage after each model, and would look through all that was imported each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

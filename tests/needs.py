@@ -1,6 +1,6 @@
 """What tests need and a machine may lack: a test is skipped, with the reason, where it is missing.
 
-A test says `@pytest.mark.needs("browser")`. A name that is not listed here is a program on PATH, such as `cc`.
+A test says `@pytest.mark.needs("browser")`. A name that is not listed below is a program on PATH, such as `cc`.
 `pytest --require browser,cc` makes what is missing an error, which is how CI runs.
 """
 

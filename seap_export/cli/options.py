@@ -53,8 +53,9 @@ task_option = option(
     "tasks",
     multiple=True,
     required=True,
-    metavar="NAME=FILE",
-    help="A task and its corpus: JSONL, Parquet or text, or a task file (.toml) that maps fields. Repeatable.",
+    metavar="[NAME=]SOURCE",
+    help="A task's texts: a corpus or a task file (NAME=FILE), an lm-eval task (gsm8k) or a data set of the hub "
+    "(OWNER/NAME). Repeatable.",
 )
 recipe_option = option(
     "--recipe",

@@ -16,6 +16,7 @@ from seap_export.pipeline.convert import convert_folder
 from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.validate import ValidationRequest, validate
 
+pytestmark = pytest.mark.release
 RATIOS = ("0", "0.2", "0.5")
 #: All that the CPU runs, but for fp32 in the fused dialect, which `export` writes.
 OTHER_FORMS = (
@@ -25,15 +26,12 @@ OTHER_FORMS = (
     OnnxForm(choose_precision("int8"), logits="last"),
     OnnxForm(choose_precision("int4", symmetric=False)),
 )
-ARTIFACTS = len(VARIATIONS) * len(RATIOS) * (1 + len(OTHER_FORMS))
 
 
-def test_there_are_two_hundred() -> None:
-    assert ARTIFACTS >= 200
-
-
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.full)], ids=["pairs", "all"])
 @pytest.mark.parametrize("name", list(VARIATIONS))
-def test_good_artifacts_pass(tmp_path: Path, name: str) -> None:
+def test_good_artifacts_pass(tmp_path: Path, name: str, every: bool) -> None:
+    """All combinations of two: every form of every variation, the ratio going round; `every` is the whole product."""
     seed = list(VARIATIONS).index(name)
     model = write_micro_model(tmp_path / "m", seed=seed, **VARIATIONS[name])
     corpus = write_corpus(tmp_path / "a.jsonl", seed=seed)
@@ -44,8 +42,10 @@ def test_good_artifacts_pass(tmp_path: Path, name: str) -> None:
 
     request = ValidationRequest(parity=ParitySettings(threads=1, prompts=2))
     alarms = {}
-    for ratio in RATIOS:
+    for index, ratio in enumerate(RATIOS):
         for number, form in enumerate(OTHER_FORMS):
+            if not every and (seed + number) % len(RATIOS) != index:
+                continue
             variant = tmp_path / f"form-{number}" / f"a-{ratio}"
             (variant / "onnx").mkdir(parents=True)
             for part in ("hf", "plan.json"):

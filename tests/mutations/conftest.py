@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,7 @@ Good = Callable[[str], Artifact]
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Good]:
+def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
     """`good("tied")`: an artifact that passes; not to be changed."""
 
     def export(name: str) -> Artifact:
@@ -24,8 +24,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Good]:
         gc.freeze()  # validation collects garbage often, and would look through all that was imported each time
         return artifact
 
-    yield cache(export)
-    gc.unfreeze()
+    return cache(export)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from mutations.missed import MISSED
 from seap_export.cli import main
 from seap_export.pipeline.manifest import read_manifest
 
+pytestmark = pytest.mark.release
 Copies = Callable[[str], Artifact]
 
 
@@ -98,11 +98,14 @@ def _assert_hashes_agree(artifact: Artifact) -> None:
     assert [line for step in manifest.steps for line in manifest.damages(artifact.out, step)] == []
 
 
-def test_there_are_enough_faults_of_every_kind() -> None:
-    assert len({fault.id for fault in FAULTS}) == len(FAULTS) >= 60
+def test_the_score_is_kept() -> None:
+    """At least 286 of 291 faults are stopped, whatever is added; `test_a_fault_is_stopped` asserts each of them."""
+    ids = {fault.id for fault in FAULTS}
+    assert len(ids) == len(FAULTS)
+    assert MISSED.keys() <= ids
+    assert len(FAULTS) >= 291
+    assert len(MISSED) <= 5
     assert {fault.base for fault in NUMERIC} == set(BASES)
-    assert min(Counter(fault.kind for fault in FAULTS).values()) >= 60
-    assert MISSED.keys() <= {fault.id for fault in FAULTS}
 
 
 def test_at_least_nine_in_ten_numeric_faults_are_bisected() -> None:

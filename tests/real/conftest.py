@@ -32,9 +32,10 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Path:
-    """The folder that `make demo` fills: three tasks and all of them together at ratio 0.2."""
-    out = tmp_path_factory.mktemp("demo") / "demo-output"
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, smollm2_gguf: Path) -> Path:
+    """The folder that `make demo` fills: three tasks at ratio 0.2."""
+    shared = request.config.getoption("--demo")
+    out = Path(shared).absolute() if shared else tmp_path_factory.mktemp("demo") / "demo-output"
     done = subprocess.run(["make", "demo", f"OUT={out}"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out

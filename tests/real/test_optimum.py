@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "optimum.md").read_text("utf-8")
 #: From the page's program to the same one with the torch model.

@@ -14,6 +14,7 @@ from seap_export.runtime import Generator
 from seap_export.runtime.session import open_session
 from validation.onnx_runner import OnnxRunner
 
+pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 PROMPT = "Tom has 12 apples and buys 7 more. He gives"

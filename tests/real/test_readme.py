@@ -25,8 +25,8 @@ COMMANDS = [line for block in _blocks("sh") for line in block.splitlines() if li
 
 
 def test_readme_shows_the_two_commands_and_ci_runs_the_second() -> None:
-    assert [block.strip() for block in _blocks("sh")[:2]] == ["make demo", "make test"]
-    assert (ROOT / ".ci" / "run").read_text("utf-8").rstrip().endswith("exec make test")
+    assert set(BY_OTHERS) <= {line for block in _blocks("sh") for line in block.splitlines()}
+    assert re.search(r"^make test\b", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
 
 
 def test_readme_has_commands_and_programs() -> None:
@@ -34,6 +34,7 @@ def test_readme_has_commands_and_programs() -> None:
     assert len(_blocks("python")) == 2
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_command(command: str, demo: Path) -> None:
     words = shlex.split(command.replace("demo-output", str(demo)))
@@ -42,6 +43,7 @@ def test_readme_command(command: str, demo: Path) -> None:
     assert done.stdout
 
 
+@pytest.mark.release
 @pytest.mark.parametrize(
     ("program", "environment"),
     list(zip(_blocks("python"), (".venv", ".venv-genai"), strict=True)),

@@ -11,6 +11,7 @@ import pytest
 
 from seap_export.runtime import Generator, Sampling
 
+pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "runner.md").read_text("utf-8")
 PROMPTS = [

@@ -17,6 +17,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.plan.plan import LayerPlan, read_plan
 from seap_export.sources.source import open_source
 
+pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 TEXTS = [
@@ -33,30 +34,6 @@ def _load(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
-    manifest = json.loads((demo / "manifest.json").read_text("utf-8"))
-    assert manifest["complete"]
-    for name in ("arithmetic-0.2", "everyday-0.2", "general-0.2", "reading-0.2"):  # other tests add more to the folder
-        variant = manifest["variants"][name]
-        assert variant["method"] == "reconstruct"
-        assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
-        assert variant["parity"]["verdict"] == "passed"
-        assert 0 < variant["parity"]["max_abs"] <= 1e-3
-        assert variant["parity"]["top1_agreement"] == 1.0
-
-
-def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:
-    router = json.loads((demo / "router" / "router.json").read_text("utf-8"))
-    assert router["classes"] == ["arithmetic", "everyday", "reading"]
-    assert router["fallback"]["0.2"] == "general-0.2"
-    assert router["held_out"]["prompts"] >= 30
-    assert router["held_out"]["accuracy"] > 0.9
-    held_out = json.loads((demo / "calibration" / "arithmetic" / "calibration.json").read_text("utf-8"))["held_out"]
-    prompt = held_out[0]["prompt"] or held_out[0]["completion"]
-    route = json.loads(run("route", demo, prompt, "--ratio", "0.2", "--json").stdout)
-    assert (route["task"], Path(route["variant"]).name) == ("arithmetic", "arithmetic-0.2")
-
-
 def test_files_shrink_by_the_achieved_ratio(arithmetic: dict[float, Path], demo: Path) -> None:
     variants = json.loads((demo / "manifest.json").read_text("utf-8"))["variants"]
     dense = variants["arithmetic-0"]
@@ -68,11 +45,6 @@ def test_files_shrink_by_the_achieved_ratio(arithmetic: dict[float, Path], demo:
         removed = own["achieved_ratio"] * 106_168_320  # attention and MLP weights of the dense model
         for part in ("hf", "onnx"):
             assert dense["bytes"][part] - own["bytes"][part] == pytest.approx(4 * removed, rel=0.01)
-
-
-def test_tasks_keep_different_heads_and_neurons(demo: Path) -> None:
-    plans = [read_plan(demo / name / "plan.json") for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2")]
-    assert len({tuple(layer.neurons for layer in plan.layers) for plan in plans}) == 3
 
 
 @pytest.fixture(scope="module")
@@ -176,17 +148,6 @@ def test_second_export_reuses_everything(arithmetic: dict[float, Path], smollm2_
     done = run("export", smollm2_gguf, "--task", task, "--ratio", "0.2", "--out", demo)
     assert "reused" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
-
-
-def test_truncated_gguf_is_refused_in_one_line(smollm2_gguf: Path, tmp_path: Path, run: Run) -> None:
-    short = tmp_path / "short.gguf"
-    with smollm2_gguf.open("rb") as file:
-        short.write_bytes(file.read(40_000_000))
-    task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
-    done = run("export", short, "--task", task, "--ratio", "0.2", "--out", tmp_path / "out", code=8)
-    assert done.stderr.count("\n") == 1
-    assert "truncated" in done.stderr
-    assert not (tmp_path / "out").exists()
 
 
 def _outside(python: Path, code: str, *arguments: str | Path) -> Any:

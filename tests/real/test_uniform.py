@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from seap_export.runtime import Generator
 
+pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[2]
 PROMPT = "Question: Is water wet?\nAnswer:"
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
+pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[2]
 COMMANDS = re.findall(r"^```sh\n(.*?)\n```", (ROOT / "docs" / "validation.md").read_text("utf-8"), re.MULTILINE)
 

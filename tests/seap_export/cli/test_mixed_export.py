@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from micro import one_thread
+from outcome import run_here
 from routed import task_texts, write_task_corpora
 
-from seap_export.cli import main
 from seap_export.pipeline import calibration, router, variants
 
 Run = Callable[..., Any]
@@ -34,8 +33,8 @@ def pristine_mixed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     corpora = ["--task", f"a={folder / 'a.jsonl'}", "--task", f"b={folder / 'b.jsonl'}"]
     arguments = ["export", str(folder / "m"), *corpora, *MIXTURES, "--ratio", "0.3", "--out", str(folder / "out")]
     with one_thread():
-        result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.stderr
+        outcome = run_here(*arguments)
+    assert outcome.code == 0, outcome.err
     return folder
 
 

@@ -33,7 +33,7 @@ def killed(*args):
     move(*args)
 workspace.move_into_place = killed
 """
-ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
+ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--decode-steps", "2", "--out", "out")
 
 
 def start(work: Path, *arguments: str, before: str = "", **options: int) -> subprocess.Popen[str]:

@@ -1,0 +1,52 @@
+"""What `make demo` makes of SmolLM2-135M: a proven variant of each task, and a router."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from seap_export.plan.plan import read_plan
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
+    manifest = json.loads((demo / "manifest.json").read_text("utf-8"))
+    assert manifest["complete"]
+    for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2"):  # other tests add more to the folder
+        variant = manifest["variants"][name]
+        assert variant["method"] == "reconstruct"
+        assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
+        assert variant["parity"]["verdict"] == "passed"
+        assert 0 < variant["parity"]["max_abs"] <= 1e-3
+        assert variant["parity"]["top1_agreement"] == 1.0
+
+
+def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:
+    router = json.loads((demo / "router" / "router.json").read_text("utf-8"))
+    assert router["classes"] == ["arithmetic", "everyday", "reading"]
+    assert router["held_out"]["prompts"] >= 30
+    assert router["held_out"]["accuracy"] > 0.9
+    held_out = json.loads((demo / "calibration" / "arithmetic" / "calibration.json").read_text("utf-8"))["held_out"]
+    prompt = held_out[0]["prompt"] or held_out[0]["completion"]
+    route = json.loads(run("route", demo, prompt, "--ratio", "0.2", "--json").stdout)
+    assert (route["task"], Path(route["variant"]).name) == ("arithmetic", "arithmetic-0.2")
+
+
+def test_tasks_keep_different_heads_and_neurons(demo: Path) -> None:
+    plans = [read_plan(demo / name / "plan.json") for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2")]
+    assert len({tuple(layer.neurons for layer in plan.layers) for plan in plans}) == 3
+
+
+def test_truncated_gguf_is_refused_in_one_line(smollm2_gguf: Path, tmp_path: Path, run: Run) -> None:
+    short = tmp_path / "short.gguf"
+    with smollm2_gguf.open("rb") as file:
+        short.write_bytes(file.read(40_000_000))
+    task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
+    done = run("export", short, "--task", task, "--ratio", "0.2", "--out", tmp_path / "out", code=8)
+    assert done.stderr.count("\n") == 1
+    assert "truncated" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,27 @@
+"""SmolLM2-135M pruned for all tasks of the demo together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.full
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_variant_for_all_tasks_is_proven_and_what_the_router_falls_back_on(
+    demo: Path, smollm2_gguf: Path, run: Callable[..., Any]
+) -> None:
+    names = {"arithmetic": "arithmetic.jsonl", "everyday": "everyday.toml", "reading": "reading.txt"}
+    tasks = [part for name, file in names.items() for part in ("--task", f"{name}={ROOT}/samples/tasks/{file}")]
+    run("export", smollm2_gguf, *tasks, "--general", "--ratio", "0.2", "--out", demo)
+    variant = json.loads((demo / "manifest.json").read_text("utf-8"))["variants"]["general-0.2"]
+    assert variant["weights"] == dict.fromkeys(names, 1.0)
+    assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
+    assert variant["parity"]["verdict"] == "passed"
+    router = json.loads((demo / "router" / "router.json").read_text("utf-8"))
+    assert router["fallback"]["0.2"] == "general-0.2"
