@@ -115,7 +115,7 @@ def test_a_graph_that_does_not_tell_its_form_is_refused(copied: tuple[Path, Path
     model = onnx.load(path, load_external_data=False)
     del model.metadata_props[:]
     onnx.save(model, path)
-    with pytest.raises(ArtifactError, match="its metadata do not tell how it was written; convert again"):
+    with pytest.raises(ArtifactError, match="metadata"):
         run_parity(hf, folder, PROMPTS, threads=1)
     path.write_bytes(b"no protobuf")
     with pytest.raises(ArtifactError, match="cannot be read as ONNX"):

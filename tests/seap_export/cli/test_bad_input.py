@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from seap_export.corpus.names import NAME_RULE
 from seap_export.pipeline import calibration, checks, export
 from seap_export.sources.tensor_writer import SafetensorsWriter
 

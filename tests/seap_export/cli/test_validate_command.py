@@ -268,7 +268,7 @@ def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None
     flip_a_weight(done / "a-0.2", "model.layers.1.mlp.up_proj.weight.transposed")
     outcome = run("validate", "out/a-0.2", "--against-golden", "a.npz", "--quiet")
     assert outcome.code == 7
-    assert "not the file that a.npz was made of; copy it again" in outcome.err
+    assert "not the file that a.npz was made from" in outcome.err
     outcome = run("validate", "out/a-0.2", "--against-golden", "a.jsonl", "--quiet")
     assert outcome.code == 2
     assert "a.jsonl: not a golden file (" in outcome.err

@@ -312,14 +312,14 @@ def _failing() -> dict[str, Any]:
     report["checks"] = [
         check(None, "integrity", "failed", 7, reasons=[f"file {index} is missing" for index in range(7)]),
         check("everyday-0.35", "parity"),
-        check("everyday-0.35", "quality", notes=["the calibration is not beside the variant"]),
+        check("everyday-0.35", "quality", notes=["the calibration folder is missing"]),
         check("arithmetic-0.5", "parity", "failed", 3, reasons=[reason, "NaN in the candidate's logits (2 tokens)"]),
         check("arithmetic-0.5", "quality", "failed", 4, reasons=["onnx: mean KL 0.3162 nats is above 0.1"]),
         check("arithmetic-0.5", "speed", "failed", 5, reasons=["decode, batch 1, 128 tokens: 0.97 is below 1.1"]),
         check(HOSTILE, "parity", "failed", 6, reasons=[f"no session for {HOSTILE}{CONTROL}\nsecond line"]),
         check("lost-0.2", "integrity", "failed", 7, reasons=["lost-0.2/onnx/model.onnx is damaged"]),
         check("lost-0.2", "speed", "skipped", notes=["lost-0.2 is damaged"]),
-        check(None, "router", "failed", 7, reasons=["router.json leads to 'c-0.2', which is no variant"]),
+        check(None, "router", "failed", 7, reasons=["router.json refers to 'c-0.2', which is not a variant"]),
     ]
     return report | {"verdict": "failed", "exit_code": 7, "failure": "file 0 is missing", "name": f"out {HOSTILE}"}
 

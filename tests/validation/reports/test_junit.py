@@ -89,7 +89,7 @@ def test_names_are_escaped_and_control_characters_removed(failing: Report) -> No
 
 def test_notes_of_passed_checks_are_kept(failing: Report) -> None:
     case = _cases(_suites(failing)["everyday-0.35"])["quality"]
-    assert case.findtext("system-out") == "the calibration is not beside the variant"
+    assert case.findtext("system-out") == "the calibration folder is missing"
 
 
 def test_failed_report_never_reads_as_passed(failing: Report) -> None:
