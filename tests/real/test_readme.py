@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from seap_export.pipeline.dense_folder import dense_folder
+from seap_export.sources.source import open_source
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 BY_OTHERS = {
     "make demo": "the fixture `demo` runs it",
-    "make test": "it runs this test; .ci/run calls it",
+    "make test": ".ci/run calls it, and it runs tests of this file",
+    "pip install .": "tests/test_packaging.py installs the wheel",
 }
 
 
@@ -22,6 +28,9 @@ def _blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in _blocks("sh") for line in block.splitlines() if line not in BY_OTHERS]
+#: Commands for a folder of the user's, where the package is installed.
+ELSEWHERE = [command for command in COMMANDS if command.startswith("seap-export ")]
+HERE = [command for command in COMMANDS if command not in ELSEWHERE]
 
 
 def test_readme_shows_the_two_commands_and_ci_runs_the_second() -> None:
@@ -35,12 +44,37 @@ def test_readme_has_commands_and_programs() -> None:
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", HERE)
 def test_readme_command(command: str, demo: Path) -> None:
     words = shlex.split(command.replace("demo-output", str(demo)))
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+@pytest.mark.release
+def test_the_commands_for_a_model_of_the_hub(tmp_path: Path, smollm2_gguf: Path) -> None:
+    """In an empty folder with a corpus; the hub's cache has the model already."""
+    with dense_folder(open_source(str(smollm2_gguf))) as folder:
+        _put_into_hub_cache(folder, tmp_path / "hub", "HuggingFaceTB/SmolLM2-135M-Instruct")
+    shutil.copy(ROOT / "samples" / "tasks" / "arithmetic.jsonl", tmp_path / "maths.jsonl")
+    path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    assert len(ELSEWHERE) == 3
+    for command in ELSEWHERE:
+        words = shlex.split(command)
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"hub", "maths.jsonl", "pruned", "report.html"}
+
+
+def _put_into_hub_cache(folder: Path, cache: Path, model: str) -> None:
+    """Lays a model folder into a hub cache as the hub's client does."""
+    place = cache / f"models--{model.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40, "utf-8")
+    shutil.copytree(folder, place / "snapshots" / ("0" * 40))
 
 
 @pytest.mark.release
