@@ -1,4 +1,4 @@
-"""The weights that a graph stores, beside those of the model that it was written from."""
+"""Compares the weights that a graph stores with those of the model it was written from."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from seap_export.sources.config import read_json
 
 __all__ = ["interface_differences", "refuse_bad_data", "weight_differences"]
 
-#: Largest difference of a stored number over the largest of its tensor: a unit or two in the last place, which another
-#: machine's rounding may turn.
+#: Largest difference of a stored number over the largest of its tensor: one or two units in the last place, where
+#: another machine may round differently.
 _ROUNDING = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
-#: A row of int8 or int4 weights may be so many times as far from the model's as if it were quantised now: where two
-#: scales of a block are equally good, another machine may take the other.
+#: A row of int8 or int4 weights may be this many times as far from the model's as if it were quantised now: if two
+#: scales of a block are equally good, another machine may choose the other.
 _ERROR_RATIO = 1.01
 _PARTS = (".packed", ".scales", ".zero_points")
 
 
 def refuse_bad_data(folder: Path) -> None:
-    """Refuses a graph whose data file is not the one it was written with, as far as places in it tell.
+    """Refuses a graph whose data file cannot be the one it was written with, judged by the offsets and the size.
 
     Raises:
         ArtifactError: The graph cannot be read, names another file or a place beyond its end, or a byte of the file
@@ -56,15 +56,15 @@ def refuse_bad_data(folder: Path) -> None:
 
 
 def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
-    """What is stored otherwise than the model says, a line for each tensor or node; NaN and infinities are, too.
+    """The tensors and nodes that differ from the model's, and NaN and infinities, one line each.
 
-    Tensors are told by their names, one at a time is in memory, and rounding is let pass. Float tensors must be the
-    model's own, int8 and int4 ones as near to it as quantising gets.
+    Tensors are matched by name and compared one at a time. Differences within rounding pass: float tensors must be
+    the model's, int8 and int4 ones as close to it as quantising gets.
 
     Args:
         model_folder: config.json and safetensors files.
         onnx_folder: model.onnx and its data.
-        form: Of the graph.
+        form: The graph's form.
 
     Raises:
         ArtifactError: The graph cannot be read.
@@ -93,7 +93,7 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) ->
 
 
 def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
-    """Numbers that nodes of the same name and operator compute with, and the guard against padding on the left."""
+    """Attributes that differ between nodes of the same name and operator, and a missing guard against left padding."""
     nodes = {node.name: node for node in stored}
     for node in expected:
         own = nodes.get(node.name)
@@ -108,7 +108,7 @@ def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
 
 
 def _is_same(expected: Any, stored: Any) -> bool:
-    """Files hold floats in 32 bits."""
+    """Floats are compared in 32 bits, as files store them."""
     return bool(np.float32(expected) == np.float32(stored) if isinstance(expected, float) else expected == stored)
 
 
@@ -121,18 +121,19 @@ def _open(path: Path) -> ir.Model:
 
 
 def _numbers(tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """Its numbers; 16-bit floats as float32."""
+    """The tensor's numbers; 16-bit floats as float32."""
     array: NDArray[Any] = np.asarray(tensor.numpy())
     return array.astype(np.float32) if tensor.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) else array
 
 
 def _other_numbers(name: str, wanted: NDArray[Any], found: NDArray[Any], precision: Precision) -> Iterator[str]:
-    if not np.issubdtype(wanted.dtype, np.floating):
-        if not np.array_equal(wanted, found):
-            yield f"'{name}' differs from the model's"
-        return
-    if not np.isfinite(found).all():
+    if np.issubdtype(found.dtype, np.floating) and not np.isfinite(found).all():
         yield f"'{name}' holds NaN or infinite values"
+        return
+    if np.array_equal(wanted, found):
+        return
+    if not np.issubdtype(wanted.dtype, np.floating):
+        yield f"'{name}' differs from the model's"
         return
     largest = float(np.abs(wanted).max(initial=0.0)) or 1.0
     difference = float(np.abs(wanted - found).max(initial=0.0)) / largest
@@ -143,13 +144,15 @@ def _other_numbers(name: str, wanted: NDArray[Any], found: NDArray[Any], precisi
 def _worse_rows(
     name: str, expected: Mapping[str, ir.Value], stored: Mapping[str, ir.Value], precision: Precision
 ) -> Iterator[str]:
-    """Whether a quantised matrix is as near to the model's weights as quantising them now gets, row by row."""
+    """Rows of a quantised matrix that are further from the model's weights than quantising them now gets."""
     how = precision.quantization
     if how is None:
         return
     own, given = (_matrix(name, tensors) for tensors in (expected, stored))
     if not torch.isfinite(given.scales).all():
         yield f"'{name}' holds NaN or infinite scales"
+        return
+    if _is_equal(own, given):
         return
     columns = own.scales.shape[1] * how.block_size
     wanted, found = (dequantize(matrix, how, columns) for matrix in (own, given))
@@ -159,6 +162,15 @@ def _worse_rows(
     rows = torch.nonzero(apart > (_ERROR_RATIO - 1) * step).flatten()
     if len(rows):
         yield f"'{name}' differs from the model's in {len(rows)} rows, such as row {int(rows[0])}"
+
+
+def _is_equal(first: QuantizedMatrix, second: QuantizedMatrix) -> bool:
+    points = first.zero_points, second.zero_points
+    return (
+        torch.equal(first.packed, second.packed)
+        and torch.equal(first.scales, second.scales)
+        and (points[0] is points[1] if points[0] is None or points[1] is None else torch.equal(*points))
+    )
 
 
 def _matrix(name: str, tensors: Mapping[str, ir.Value]) -> QuantizedMatrix:
@@ -176,7 +188,7 @@ def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
 
 
 def interface_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
-    """The inputs and outputs that are not those of the model, a line for each; arguments and errors as above."""
+    """The inputs and outputs that differ from the model's, one line each; see `weight_differences`."""
     spec = model_spec(read_json(model_folder / "config.json"))
     expected = decoder_graph(spec, open_weights(model_folder, spec, form.precision), form).build("").graph
     stored = _open(onnx_folder / MODEL_FILE).graph

@@ -118,7 +118,8 @@ def parity_cases(
     - "random tokens": tokens of the whole vocabulary, from a fixed seed.
     - "long prompt": the prompts one after the other, again and again, in several calls.
 
-    The decode steps feed the tokens that follow in the text, which starts again at its end.
+    The decode steps feed the tokens that follow in the text, which starts again at its end; after random tokens, those
+    of the first text.
 
     Args:
         texts: Token ids of each prompt and, where the text is longer, of what follows it.
@@ -129,8 +130,7 @@ def parity_cases(
     """
     prompts = [text[:max_prompt_tokens] for text in texts]
     chance = np.random.default_rng(_RANDOM_SEED)
-    number = min(_RANDOM_TOKENS, long_tokens)
-    drawn, drawn_steps = (tuple(chance.integers(0, vocab_size, count).tolist()) for count in (number, steps))
+    drawn = tuple(chance.integers(0, vocab_size, min(_RANDOM_TOKENS, long_tokens)).tolist())
     long = [token for prompt in prompts for token in prompt]
     size = min(CALL_TOKENS, -(-long_tokens // 2))
     last = long_tokens - (long_tokens - 1) // size * size
@@ -139,7 +139,7 @@ def parity_cases(
         *(_case(f"prompt {index}", [(text, len(prompts[index]))], steps) for index, text in enumerate(texts)),
         _case(f"batch of {BATCH_ROWS}", [(texts[index], length) for index, length in batch], steps),
         _case("one token", [(texts[0], 1)], steps),
-        Case("random tokens", (drawn,), (drawn_steps,)),
+        Case("random tokens", (drawn,), (tuple(islice(cycle(texts[0]), steps)),)),
         _case("long prompt", [(long, long_tokens)], steps, call_tokens=size, kept=min(_KEPT_TOKENS, last)),
     )
 
