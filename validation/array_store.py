@@ -1,4 +1,4 @@
-"""Arrays kept on disk, so that a reference's logits and caches need no memory while the candidate runs."""
+"""Keeps arrays on disk, so that a reference's logits and caches take no memory while the candidate runs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class StoredArray:
 
 
 class ArrayStore:
-    """A nameless temporary file of float32 arrays, gone when the store is closed or the process dies.
+    """A nameless temporary file of float32 arrays that is gone when the store is closed or the process ends.
 
-    It lies in the temporary folder (`TMPDIR`); logits take 77 MB for 128 tokens of a vocabulary of 151k. Written and
-    read in the ordinary way rather than memory-mapped, since a full disk is then an error instead of a crash.
+    It is in the temporary folder (`TMPDIR`); the logits of 128 tokens with a vocabulary of 151k take 77 MB. It is not
+    memory-mapped: a full disk would then crash the process instead of raising an error.
     """
 
     def __init__(self) -> None:

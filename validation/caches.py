@@ -1,4 +1,4 @@
-"""How far the keys and values in a candidate's cache are from those of a reference."""
+"""The distance between the keys and values in a candidate's cache and a reference's."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Layer = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class CacheFigures:
-    """What a `CacheComparison` has found.
+    """The result of a `CacheComparison`.
 
     Attributes:
         error: Largest |reference - candidate| of a number, over the root mean square of all keys (or values) of that
             layer in the reference.
         max_abs: Largest |reference - candidate| of any number.
         layer: The layer whose error is the largest.
-        part: Whether it is of the keys or the values.
-        defect: What no limit excuses: a shape, NaN or infinity, in words; "" if there is none.
+        part: Whether that is in its keys or its values.
+        defect: A wrong shape, NaN or infinity, which no limit excuses, in words; "" if there is none.
     """
 
     error: float
@@ -36,7 +36,7 @@ class CacheFigures:
 
 
 class CacheComparison:
-    """Gathers the figures of the rows of a case."""
+    """Collects the figures of the rows of a case."""
 
     def __init__(self) -> None:
         self._error, self._max_abs = -1.0, 0.0
@@ -44,7 +44,7 @@ class CacheComparison:
         self._defect = ""
 
     def update(self, reference: Iterable[Layer], candidate: Iterable[Layer], row: int) -> None:
-        """Adds one row: of each layer keys and values [KV heads, tokens, head_dim]."""
+        """Adds one row: the keys and values [KV heads, tokens, head_dim] of each layer."""
         for layer, (wanted, found) in enumerate(zip(reference, candidate, strict=True)):
             self._add(wanted[0], found[0], row, layer, "key")
             self._add(wanted[1], found[1], row, layer, "value")

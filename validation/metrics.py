@@ -58,7 +58,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class LogitFigures:
-    """The result of a `LogitComparison`. Figures cover the tokens whose logits are all finite; without any they are None.
+    """The result of a `LogitComparison`, over the tokens whose logits are all finite; None where there are none.
 
     Attributes:
         tokens: Tokens compared, those with NaN or infinities included.

@@ -2,8 +2,8 @@
 
 Batches are padded on the RIGHT; each decode step adds a 1 to the end of every row of the mask. GroupQueryAttention
 derives everything from each row's number of ones: a step writes row b's new key and value at position
-sum(mask[b]) - 1, so a row's cache stays contiguous and what lies behind it is ignored. Attention of the ONNX standard
-takes the mask as it is: the new key and value stand behind the padding, which stays hidden.
+sum(mask[b]) - 1, so a row's cache stays contiguous and whatever follows it is ignored. Attention of the ONNX standard
+takes the mask as it is: the new key and value come after the padding, which stays hidden.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
 
 
 class OnnxRunner:
-    """One generation after another with one session; `prefill` starts anew, `step` goes on.
+    """Runs one generation after another with one session; `prefill` starts a new one, `step` continues it.
 
     Attributes:
         gives_last_only: Whether the graph gives the logits of each row's last token only.
@@ -43,7 +43,7 @@ class OnnxRunner:
         Args:
             session: A graph with the inputs input_ids, attention_mask and past_key_values.{i}.key/.value, and
                 the outputs logits and present.{i}.key/.value.
-            taps: Further outputs that calls give, too.
+            taps: Further outputs to compute in each call.
 
         Raises:
             ArtifactError: The graph has other inputs or outputs, or does not fix a layer's KV heads and head size.
@@ -72,7 +72,7 @@ class OnnxRunner:
 
         Args:
             input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits behind them mean nothing.
+            lengths: The real tokens of each row, 1 to S; logits after them mean nothing.
 
         Returns:
             [B, S, V], or [B, 1, V] where the graph gives the logits of each row's last token only.
@@ -92,8 +92,8 @@ class OnnxRunner:
         """Appends tokens to each row.
 
         Args:
-            input_ids: int64 [B, S], all of them real. GroupQueryAttention on the CPU takes more than one token behind
-                a cache for a single row only.
+            input_ids: int64 [B, S], all of them real. With a cache, GroupQueryAttention on the CPU takes more than one
+                token for a single row only.
 
         Returns:
             [B, S, V], or [B, 1, V] where the graph gives the logits of each row's last token only.
@@ -107,11 +107,11 @@ class OnnxRunner:
         return self._run(input_ids, what="a decode step")
 
     def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B], and gives the logits [B, V] that follow; errors are those of `append`."""
+        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
     def takes_left_padding(self) -> bool:
-        """Whether a row that is padded on the left runs; what was decoded before is forgotten."""
+        """Whether a row that is padded on the left runs; earlier tokens are forgotten."""
         self._mask = np.array([[1, 1, 1], [0, 1, 1]], np.int64)
         self._past = {name: cache.values(2) for name, cache in self._empty.items()}
         try:
@@ -121,7 +121,7 @@ class OnnxRunner:
         return True
 
     def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
         real = self._mask[row]
         places = np.arange(real.sum()) if self._is_contiguous else np.flatnonzero(real)
         names = list(self._empty)

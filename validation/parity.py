@@ -198,7 +198,7 @@ def run_parity(
 
 def _noise(
     compared: Sequence[_Compared],
-    references: dict[TokenSequence, Reference],
+    references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
     reopen: Callable[[], AbstractContextManager[TorchRunner]],
     round_alike: Callable[[TorchRunner], tuple[dict[TokenSequence, Noise], float]],
@@ -215,8 +215,8 @@ def _noise(
     largest = 0.0
     if in_float32 or is_rounding:
         with reopen() as runner:
-            sequences = list(dict.fromkeys(own for case in in_float32 for own in sequences_of(case)))
-            noise = measure_exact_noise(runner, references, sequences, store, say)
+            own_references = {own: references[own] for case in in_float32 for own in sequences_of(case)}
+            noise = measure_exact_noise(runner, own_references, store, say)
             if is_rounding:
                 rounding, largest = round_alike(runner)
                 noise |= {sequence: own | noise.get(sequence, Noise()) for sequence, own in rounding.items()}
@@ -286,9 +286,7 @@ def _compare(
         for row, forced in enumerate(case.forced):
             expected = wanted[row][len(wanted[row]) - steps + step][None]
             following = forced[step + 1 : step + 2]
-            compared.decode.update(
-                expected, logits[row : row + 1], row=row, first_position=step, following=following
-            )
+            compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
     for row, truth in enumerate(truths):
         compared.caches.update(_layers(truth, store), runner.cache(row), row)
     return compared

@@ -19,7 +19,7 @@ __all__ = ["BATCH_ROWS", "CALL_TOKENS", "Case", "parity_cases", "prompt_digests"
 TokenIds = tuple[int, ...]
 BATCH_ROWS = 3
 _RANDOM_TOKENS, _RANDOM_SEED = 64, 0
-#: A long prompt runs in calls of 512 tokens. Only the logits of its last 64 tokens are compared: all would fill the disk.
+#: A long prompt runs in calls of 512 tokens. Only its last 64 tokens' logits are compared: all would fill the disk.
 CALL_TOKENS, _KEPT_TOKENS = 512, 64
 
 

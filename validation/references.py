@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,7 +49,6 @@ class TokenSequence:
         return self.kept + len(self.forced)
 
 
-
 @dataclass(frozen=True)
 class Reference:
     """Where a sequence's results are stored.
@@ -88,22 +87,20 @@ def run_references(
 
 
 def measure_exact_noise(
-    runner: TorchRunner, references: dict[TokenSequence, Reference], sequences: Sequence[TokenSequence], store: ArrayStore, say: Progress
+    runner: TorchRunner, references: Mapping[TokenSequence, Reference], store: ArrayStore, say: Progress
 ) -> dict[TokenSequence, Noise]:
     """The difference that another attention kernel and single decode steps make in float32.
 
     Args:
         runner: The model that the references come from; its attention is left changed.
-        references: The references.
-        sequences: Those to measure.
-        store: Holds the references.
+        references: The references of the sequences to measure.
+        store: Holds them.
         say: Receives a line about each sequence.
     """
     runner.use_attention("sdpa")
     found = {}
-    for index, sequence in enumerate(sequences):
-        say(f"torch: noise of another attention kernel, sequence {index + 1} of {len(sequences)}")
-        reference = references[sequence]
+    for index, (sequence, reference) in enumerate(references.items()):
+        say(f"torch: noise of another attention kernel, sequence {index + 1} of {len(references)}")
         again = runner.run([sequence.prompt, *((token,) for token in sequence.forced)], sequence.logits)
         difference = np.abs(store.get(reference.logits) - again.logits)
         caches = CacheComparison()
@@ -115,14 +112,14 @@ def measure_exact_noise(
 
 def measure_rounding_noise(
     runner: TorchRunner,
-    references: dict[TokenSequence, Reference],
+    references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
     spec: ModelSpec,
     precision: Precision,
     provider: str,
     say: Progress,
 ) -> tuple[dict[TokenSequence, Noise], float]:
-    """The divergence that the graph's rounding makes in torch, at least that of all sequences together for each.
+    """The divergence that the graph's rounding makes in torch, for each sequence at least that of all together.
 
     Args:
         runner: The model that the references come from; it is left changed.

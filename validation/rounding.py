@@ -1,4 +1,4 @@
-"""Torch rounding what a graph rounds: weights, so that the arithmetic alone is compared, and activations."""
+"""Rounds in torch what a graph rounds: weights, so that only the arithmetic is compared, and activations."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["round_activations", "round_weights"]
 
 
 def round_weights(model: Any, spec: ModelSpec, precision: Precision) -> None:
-    """Rounds the matrices of a torch model to the levels that int8 or int4 leave, in place; others stay as they are.
+    """Rounds the matrices of a torch model in place to int8 or int4 levels; other precisions leave them unchanged.
 
     Args:
         model: A transformers causal language model, float32.
         spec: Its shapes.
-        precision: Of the graph.
+        precision: The graph's.
     """
     how = precision.quantization
     if how is None:
@@ -50,14 +50,14 @@ def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -
 
 
 def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> None:
-    """From now on the inputs of products with quantised weights are rounded to 8 bits, block by block.
+    """Makes the model round the inputs of products with quantised weights to 8 bits, block by block.
 
-    As the CPU's kernels do for MatMulNBits at accuracy level 4: a scale for each block, its largest value / 127.
+    The CPU's kernels do the same for MatMulNBits at accuracy level 4: each block's scale is its largest value / 127.
 
     Args:
         model: A transformers causal language model, float32.
         spec: Its shapes.
-        how: Of the graph.
+        how: The graph's quantisation.
     """
     names = [spec.family.tensor(projection, layer) for layer in range(len(spec.layers)) for projection in PROJECTIONS]
     modules = [model.get_submodule(name) for name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +35,7 @@ def bisect_variant(
         settings: How it was compared.
         prompt_file: On which prompts; None: the held-out texts of the export.
         parity: The report of the comparison; None: there is none.
-        reasons: Why parity failed; where no value diverges, the first weight that they name is the place.
+        reasons: Why parity failed; the first weight that they name is the place if no value diverges before it.
         progress: Told what happens.
 
     Returns:
@@ -64,7 +65,16 @@ def bisect_variant(
     except ParityFailure as error:
         progress.say(f"{folder.name}: cannot be bisected: {error}")
         return None
-    return found if found.first is not None else replace(found, first=_stored_wrongly(reasons))
+    stored = _stored_wrongly(reasons)
+    if stored is not None and (found.first is None or _depth(stored) < _depth(found.first)):
+        return replace(found, first=stored)  # a wrong weight explains what diverges after it
+    return found
+
+
+def _depth(place: TapError) -> float:
+    if place.layer is not None:
+        return place.layer
+    return -1.0 if place.sublayer.startswith("embed_tokens") else math.inf
 
 
 def _stored_wrongly(reasons: Sequence[str]) -> TapError | None:

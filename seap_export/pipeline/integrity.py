@@ -1,4 +1,4 @@
-"""Whether the files of an export are whole and say the same of one another; nothing is run."""
+"""Checks that the files of an export are complete and agree with one another, without running a model."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from seap_export.sources.weights import SafetensorsReader, check_weights
 
 __all__ = ["PARTS", "folder_damages", "variant_damages"]
 
-#: What a variant consists of.
+#: The parts of a variant.
 PARTS = ("plan.json", "hf", "onnx")
 _STEPS = (*PARTS, "parity.json")
-#: A copied tokenizer differs in it alone: a graph wants padding on the right.
+#: The only setting in which a copied tokenizer differs: a graph wants padding on the right.
 _PADDING = "padding_side"
 
 
 def folder_damages(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with an output folder as a whole, in words."""
+    """The damages of an output folder as a whole, in words."""
     found = []
     if not manifest.complete:
         found.append(f"{folder}: its last export did not end; run the same command again")
@@ -47,11 +47,11 @@ def folder_damages(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
-    """What is wrong with a variant's files, in words.
+    """The damages of a variant's files, in words.
 
     Args:
         folder: The variant's.
-        manifest: Of the output folder; None: there is none, and hashes are not compared.
+        manifest: The output folder's; None: there is none, and hashes are not compared.
     """
     missing = [f"{folder / part} is missing" for part in PARTS if not (folder / part).exists()]
     hashes = [] if manifest is None else list(_against_manifest(folder, manifest))
@@ -66,7 +66,7 @@ def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
             found += check(folder)
         except (ArtifactError, InputError) as error:
             found.append(str(error))
-        if found:  # what follows is told by what is wrong already
+        if found:  # later checks would only repeat it
             return found
     return found
 
@@ -110,7 +110,7 @@ def _graph(folder: Path) -> Iterator[str]:
 
 
 def _settings(folder: Path) -> Iterator[str]:
-    """genai_config.json is what follows from the model."""
+    """Differences between genai_config.json and what the model asks for."""
     config = read_json(folder / "hf" / "config.json")
     generation = folder / "hf" / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
@@ -131,7 +131,7 @@ def _difference(wanted: Any, found: Any) -> str:
 
 
 def _tokenizer(folder: Path) -> Iterator[str]:
-    """The graph's tokenizer and chat template are the model's."""
+    """Differences between the graph's tokenizer and chat template and the model's."""
     for name in TOKENIZER_FILES:
         model, graph = (folder / part / name for part in ("hf", "onnx"))
         if model.is_file() != graph.is_file():
@@ -142,7 +142,7 @@ def _tokenizer(folder: Path) -> Iterator[str]:
 
 
 def _entry(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """What the manifest says of the variant is what its files say."""
+    """Differences between the variant's entry in the manifest and its files."""
     plan, spec = read_plan(folder / "plan.json"), _spec(folder)
     parity = read_artifact(folder / "parity.json")
     entry = manifest.variants.get(folder.name)

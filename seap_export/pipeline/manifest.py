@@ -1,4 +1,4 @@
-"""manifest.json: what an output folder holds, from what it was made, and the hash of every file."""
+"""manifest.json: what an output folder holds, what it was made from, and the hash of every file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "seap-export/manifest/2"
-#: What every finished variant says, and of which kind it is.
+#: The fields of every finished variant, and their types.
 _VARIANT: dict[str, Any] = {
     "task": str,
     "weights": dict,
@@ -30,21 +30,21 @@ _VARIANT: dict[str, Any] = {
     "bytes": dict,
     "parity": dict,
 }
-#: A name of its own, not a path that leads out of the folder.
+#: A plain name, not a path that leads out of the folder.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 _PACKAGES = ("torch", "transformers", "safetensors", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
 
 @dataclass
 class Manifest:
-    """The state of an output folder; it is written anew with every step.
+    """The state of an output folder, rewritten after every step.
 
     Attributes:
         complete: Whether the last export into the folder ended.
-        versions: Of the packages that shape an artifact, in the run that made the last step.
+        versions: Versions of the packages that shape an artifact, in the run that made the last step.
         source: Name, digest and shape of the dense model.
-        tasks: For each task what it was calibrated on.
-        variants: For each finished variant its tasks, method, ratios, sizes and parity verdict.
+        tasks: For each task, what it was calibrated on.
+        variants: For each finished variant, its tasks, method, ratios, sizes and parity verdict.
         steps: For each step, named by the path it made, the key of its inputs.
         files: For each file of a step, its size in bytes and SHA-256.
     """
@@ -58,7 +58,7 @@ class Manifest:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Replaces the folder's manifest in one move, if it says something else."""
+        """Replaces the folder's manifest in one move if its contents have changed."""
         values = {"schema": MANIFEST_SCHEMA, **asdict(self)}
         for name in ("tasks", "variants", "steps", "files"):
             values[name] = dict(sorted(values[name].items()))
@@ -70,7 +70,7 @@ class Manifest:
             temporary.write_text(text, "utf-8")
 
     def record(self, step: str, key: str, made: Path) -> None:
-        """Notes a step and the files it made, which lie at `made`; its variant is no longer finished."""
+        """Records a step and the files it made, which are at `made`; its variant is no longer finished."""
         for name in self._files_of(step):
             del self.files[name]
         paths = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
@@ -83,7 +83,7 @@ class Manifest:
         self.versions = package_versions()
 
     def damages(self, folder: Path, step: str) -> list[str]:
-        """What is wrong with the files of a step, in words."""
+        """The files of a step that are missing or have changed, in words."""
         expected = {folder / name: self.files[name] for name in self._files_of(step)}
         to_hash = [p for p, entry in expected.items() if p.is_file() and p.stat().st_size == entry["bytes"]]
         hashes = dict(zip(to_hash, sha256_files(to_hash), strict=True))
@@ -98,7 +98,7 @@ class Manifest:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of this package and of those that shape an artifact, as far as they are installed."""
+    """The versions of this package and of the installed packages that shape an artifact."""
     found = {"seap-export": seap_export.__version__}
     for package in _PACKAGES:
         try:

@@ -41,7 +41,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Creates the folder and keeps other runs out; a folder in which nothing was made goes again.
+        """Creates the folder and keeps other runs out; a folder in which nothing was made is removed.
 
         Raises:
             UsageError: Another run is writing to the folder.
@@ -61,13 +61,13 @@ class Workspace:
         try:
             yield
         finally:
-            # Where something was made the file stays: removing it while another run waits would let in two.
+            # If something was made, the file stays: removing it while another run waits would let two runs in.
             if not (self.folder / MANIFEST).exists():
                 (self.folder / _LOCK).unlink(missing_ok=True)
             lock.release()
 
     def is_done(self, step: str, key: str) -> bool:
-        """Whether the step was finished from these inputs and its files are as they were.
+        """Whether the step was finished from these inputs and its files are unchanged.
 
         Raises:
             UsageError: The step's place is taken by something made from other inputs, and there is no --force.
@@ -90,10 +90,10 @@ class Workspace:
 
     @contextmanager
     def writing(self, step: str, key: str, *, folder: bool) -> Iterator[Path]:
-        """Gives a temporary path to make the step in; when the block ends well it is recorded and moved.
+        """Yields a temporary path to make a step in; if the block succeeds, the step is recorded and moved into place.
 
-        What stood in its place goes first, then comes the record: a run killed before the move leaves a step that is
-        recorded but not there, which the next run makes again.
+        What was there is removed before the step is recorded: a run killed before the move leaves a step that is
+        recorded but missing, which the next run makes again.
         """
         target = self.folder / step
         with scratch_folder(self.folder) as scratch:

@@ -1,4 +1,4 @@
-"""A model to prune: its config, its weights read layer by layer, its tokenizer and the hash of it all."""
+"""A model to prune: its config, its weights read layer by layer, its tokenizer and a hash of everything."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]
 
 @dataclass(frozen=True)
 class Source:
-    """A dense model on disk; nothing of it is in memory until `read_layer` or `read_outer` is called.
+    """A dense model on disk; no weight is in memory until `read_layer` or `read_outer` is called.
 
     Attributes:
         name: Folder, file or hub name, without the path.
         config: config.json in the spelling of `portable_config`.
         generation_config: generation_config.json, or None.
         spec: The shapes that the config describes, which the weights were checked against.
-        reader: Where the weights come from.
+        reader: Reads the weights.
         files: All files that the model consists of.
         write_tokenizer: Writes the tokenizer files into a folder.
     """
@@ -54,7 +54,7 @@ class Source:
     write_tokenizer: Callable[[Path], None]
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
-        """Every tensor of a layer under its full name, all finite.
+        """Every tensor of a layer by its full name, all finite.
 
         Raises:
             InputError: A weight is NaN or infinite.
@@ -75,7 +75,7 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over the contents of the model's files, and their names where there are several."""
+        """Hex SHA-256 of the contents of the model's files, and of their names if there are several."""
         hashes = sha256_files(self.files)
         if len(hashes) == 1:
             return hashes[0]
