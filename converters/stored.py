@@ -165,12 +165,12 @@ def _worse_rows(
 
 
 def _is_equal(first: QuantizedMatrix, second: QuantizedMatrix) -> bool:
-    points = first.zero_points, second.zero_points
-    return (
-        torch.equal(first.packed, second.packed)
-        and torch.equal(first.scales, second.scales)
-        and (points[0] is points[1] if points[0] is None or points[1] is None else torch.equal(*points))
+    pairs = (
+        (first.packed, second.packed),
+        (first.scales, second.scales),
+        (first.zero_points, second.zero_points),
     )
+    return all(one is two if one is None or two is None else torch.equal(one, two) for one, two in pairs)
 
 
 def _matrix(name: str, tensors: Mapping[str, ir.Value]) -> QuantizedMatrix:
