@@ -71,7 +71,8 @@ class Manifest:
 
     def record(self, step: str, key: str, made: Path) -> None:
         """Records a step and the files it made, which are at `made`; its variant is no longer finished."""
-        self.forget(step)
+        for name in self._files_of(step):
+            del self.files[name]
         paths = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
         for path, digest in zip(paths, sha256_files(paths), strict=True):
             name = "/".join((step, *path.relative_to(made).parts))
