@@ -35,7 +35,19 @@ def test_what_is_missing_is_skipped_or_an_error(tmp_path: Path, require: str, co
     (tmp_path / "present").write_text("#!/bin/sh\n")
     (tmp_path / "present").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-m", "pytest", "-p", "needs", "-c", os.devnull, "--rootdir", str(tmp_path), "-rs"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--noconftest",
+        "-p",
+        "needs",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tmp_path),
+        "-rs",
+    ]
     done = subprocess.run(
         [*command, "--require", require], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
