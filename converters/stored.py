@@ -175,15 +175,6 @@ def _is_equal(first: QuantizedMatrix, second: QuantizedMatrix) -> bool:
     return all(one is two if one is None or two is None else torch.equal(one, two) for one, two in pairs)
 
 
-def _is_equal(first: QuantizedMatrix, second: QuantizedMatrix) -> bool:
-    pairs = (
-        (first.packed, second.packed),
-        (first.scales, second.scales),
-        (first.zero_points, second.zero_points),
-    )
-    return all(one is two if one is None or two is None else torch.equal(one, two) for one, two in pairs)
-
-
 def _matrix(name: str, tensors: Mapping[str, ir.Value]) -> QuantizedMatrix:
     packed, scales, points = (_part(name + part, tensors) for part in _PARTS)
     if packed is None or scales is None:
