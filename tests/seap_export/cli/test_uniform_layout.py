@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from micro import VARIATIONS, WORDS, one_thread, write_corpus, write_micro_model
+from outcome import run_here
 from transformers import AutoModelForCausalLM
 
 from seap_export.families import family_of_model_type
@@ -36,13 +38,21 @@ def write_byte_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-@pytest.fixture
-def uniform(run: Run, work: Path) -> Path:
-    """An export of task a at ratio 0.4."""
+@pytest.fixture(scope="module")
+def pristine_uniform(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of task a at ratio 0.4; not to be changed."""
+    out = tmp_path_factory.mktemp("uniform") / "out"
     with one_thread():
-        outcome = run(*EXPORT, "--quiet")
+        task = f"a={inputs / 'a.jsonl'}"
+        outcome = run_here("export", inputs / "m", "--task", task, "--ratio", 0.4, *UNIFORM, "--out", out, "-q")
     assert outcome.code == 0, outcome.err
-    return work / "out" / "a-0.4"
+    return out
+
+
+@pytest.fixture
+def uniform(pristine_uniform: Path, work: Path) -> Path:
+    """A copy of its variant in ./out."""
+    return Path(shutil.copytree(pristine_uniform, work / "out")) / "a-0.4"
 
 
 @pytest.mark.parametrize("variation", [name for name in VARIATIONS if name not in ("llama-linear", "llama-llama3")])
