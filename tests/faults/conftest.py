@@ -61,6 +61,7 @@ def tree() -> Callable[[Path], Tree]:
         return {
             path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
             for path in folder.rglob("*")
+            if path.name != "performance.json"
         }
 
     return read

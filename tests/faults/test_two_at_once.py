@@ -28,7 +28,7 @@ def test_the_second_is_refused_and_the_first_is_not_disturbed(
         others = [
             tool(work, *ALL),
             tool(work, *ALL, "--force"),
-            tool(work, *COMMON, "--ratio", "0.5", "--set", "seed=1"),
+            tool(work, *COMMON, "--ratio", "0.5"),
             tool(work, *CALIBRATE),
         ]
         for _ in events:

@@ -18,7 +18,7 @@ __all__ = ["ALL", "COMMON", "Run", "Tool"]
 ROOT = Path(__file__).parents[2]
 COMMON = (
     "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--set", "prompts=1",
-    "--set", "decode_steps=2", "--quiet",
+    "--set", "decode_steps=2", "--no-quality", "--no-speed", "--quiet",
 )  # fmt: skip
 #: Two tasks, two ratios, a router.
 ALL = (*COMMON, "--ratio", "0.2", "--ratio", "0.4")

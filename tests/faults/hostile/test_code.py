@@ -17,7 +17,20 @@ from seap_export.pipeline import bench
 RunIt = Callable[..., Outcome]
 CODE = "import os\nos.makedirs({marker!r}, exist_ok=True)\nclass Evil: pass\n"
 TEMPLATE = "{{{{ cycler.__init__.__globals__.os.makedirs({marker!r}, exist_ok=True) }}}}"
-EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet", "--set", "prompts=1")
+EXPORT = (
+    "export",
+    "m",
+    "--task",
+    "a=a.jsonl",
+    "--ratio",
+    "0.2",
+    "--out",
+    "out",
+    "--quiet",
+    "--no-speed",
+    "--set",
+    "prompts=1",
+)
 BENCH = ("bench", "out/a-0.2", "--dense", "m", "--depth", "4", "--batch", "1", "--runs", "1", "--steps", "1")
 
 

@@ -10,7 +10,19 @@ import pytest
 from faults.tool import Tool
 
 U8, U32, F32, STRING, ARRAY, U64 = 0, 4, 6, 8, 9, 10
-EXPORT = ("export", "m.gguf", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", "--quiet")
+EXPORT = (
+    "export",
+    "m.gguf",
+    "--task",
+    "a=a.jsonl",
+    "--ratio",
+    "0.2",
+    "--out",
+    "new",
+    "--no-quality",
+    "--no-speed",
+    "--quiet",
+)
 
 
 def text(value: bytes) -> bytes:

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 from faults.tool import Tool
 
-EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", "--quiet")
+EXPORT = (
+    "export",
+    "m",
+    "--task",
+    "a=a.jsonl",
+    "--ratio",
+    "0.2",
+    "--out",
+    "new",
+    "--no-quality",
+    "--no-speed",
+    "--quiet",
+)
 SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
 SPECIAL = {"SpecialToken": {"id": "[X]", "type_id": 0}}
 

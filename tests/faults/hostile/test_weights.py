@@ -15,7 +15,19 @@ import torch
 from faults.tool import Tool
 from outcome import Outcome
 
-EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", "--quiet")
+EXPORT = (
+    "export",
+    "m",
+    "--task",
+    "a=a.jsonl",
+    "--ratio",
+    "0.2",
+    "--out",
+    "new",
+    "--no-quality",
+    "--no-speed",
+    "--quiet",
+)
 RunIt = Callable[..., Outcome]
 
 

@@ -148,9 +148,9 @@ def test_the_files_are_readable_for_others_as_far_as_any_new_file(folder: Path) 
 
 
 def test_a_layer_that_is_missing_or_out_of_turn_is_refused_on_writing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="never written"), CalibrationWriter(tmp_path, SPEC) as writer:
+    with pytest.raises(ValueError, match="missing"), CalibrationWriter(tmp_path, SPEC) as writer:
         writer.write_layer(0, LAYERS[0])
-    with pytest.raises(ValueError, match="out of turn"), CalibrationWriter(tmp_path, SPEC) as writer:
+    with pytest.raises(ValueError, match="out of order"), CalibrationWriter(tmp_path, SPEC) as writer:
         writer.write_layer(1, LAYERS[1])
 
 

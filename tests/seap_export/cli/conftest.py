@@ -34,7 +34,6 @@ def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pristine") / "out"
     corpora = ["--task", f"a={inputs / 'a.jsonl'}", "--task", f"b={inputs / 'b.jsonl'}"]
     arguments = ["export", str(inputs / "m"), *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", str(out)]
-    arguments += ["--no-quality", "--no-speed"]
     with one_thread():
         outcome = run_here(*arguments)
     assert outcome.code == 0, outcome.err

@@ -10,27 +10,23 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from micro import one_thread
+from outcome import run_here
 
 from seap_export.pipeline import quality, speed
 from validation.reports import schema
 
 Run = Callable[..., Any]
-EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", "--out", "out")
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", "--out", "out", "--quality", "--speed")
 
 
 @pytest.fixture(scope="module")
 def measured_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `EXPORT`; not to be changed."""
-    from click.testing import CliRunner
-    from micro import one_thread
-
-    from seap_export.cli import main
-
     out = tmp_path_factory.mktemp("measured") / "out"
-    arguments = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.4", "--out", out]
     with one_thread():
-        result = CliRunner().invoke(main, list(map(str, arguments)))
-    assert result.exit_code == 0, result.stderr
+        outcome = run_here("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", *EXPORT[4:7], out, *EXPORT[8:])
+    assert outcome.code == 0, outcome.err
     return out
 
 
@@ -109,7 +105,7 @@ def test_measurements_can_be_left_out(run: Run, work: Path) -> None:
 
 
 def test_a_replaced_variant_loses_its_old_figures(run: Run, measured: Path) -> None:
-    outcome = run(*EXPORT, "--seed", 1, "--force", "--no-quality", "--no-speed")
+    outcome = run(*EXPORT, "--set", "seed=1", "--force", "--no-quality", "--no-speed")
     assert outcome.code == 0, outcome.err
     assert not (measured / "a-0.4" / "quality.json").exists()
     variant = _json(measured / "validation.json")["variants"]["a-0.4"]

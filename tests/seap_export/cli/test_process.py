@@ -18,9 +18,9 @@ import os, signal
 from seap_export.cli.console import Console
 from contextlib import contextmanager
 @contextmanager
-def bar(self, label, total):
-    yield lambda unit: os.kill(os.getpid(), {number})
-Console.bar = bar
+def step(self, label, total=None, unit="layers", *, name=None):
+    yield lambda done: os.kill(os.getpid(), {number})
+Console.step = step
 """
 KILL_AT_MOVE = """
 import os, signal
@@ -33,7 +33,10 @@ def killed(*args):
     move(*args)
 workspace.move_into_place = killed
 """
-ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--decode-steps", "2", "--out", "out")
+ONE = (
+    "export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--set", "decode_steps=2", "--out", "out",
+    "--no-quality", "--no-speed",
+)  # fmt: skip
 
 
 def start(work: Path, *arguments: str, before: str = "", **options: int) -> subprocess.Popen[str]:
@@ -48,7 +51,8 @@ def start(work: Path, *arguments: str, before: str = "", **options: int) -> subp
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
 
 
 def test_libraries_print_nothing(work: Path, pristine: Path) -> None:
@@ -86,7 +90,8 @@ def test_a_kill_between_record_and_move_is_made_good(work: Path, pristine: Path,
     assert process.returncode == 0, err
     assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
     assert sorted(path.name for path in (work / "out").iterdir()) == [
-        ".seap-export.lock", "a-0.2", "calibration", "manifest.json", "validation.html", "validation.json",
+        ".seap-export.lock", "a-0.2", "calibration", "manifest.json", "performance.json", "validation.html",
+        "validation.json",
     ]  # fmt: skip
 
 

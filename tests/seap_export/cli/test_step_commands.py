@@ -66,7 +66,8 @@ def test_export_goes_on_from_calibrate(run: Run, work: Path, pristine: Path) -> 
         "calibrated: a, b; 8 files as in the manifest\n"
     )
     outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
-    assert outcome.err.startswith("hashing m\ncalibration of a: reused\nranking a\n")
+    assert "calibration of a: reused" in outcome.err
+    assert "calibrating" not in outcome.err
     assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
 
 
@@ -167,15 +168,18 @@ def test_statistics_that_are_not_there(run: Run, work: Path) -> None:
 def test_inspect_an_export(run: Run, done: Path) -> None:
     outcome = run("inspect", "out")
     assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out == (
-        "export of m (llama), complete\n"
-        "calibrated: a, b; 68 files as in the manifest\n"
-        "variant       method  tasks  removed  parameters      hf    onnx  parity\n"
-        "a-0.2    reconstruct      a   0.2020       0.1 M  0.6 MB  0.6 MB  passed\n"
-        "a-0.4    reconstruct      a   0.4040       0.1 M  0.5 MB  0.5 MB  passed\n"
-        "b-0.2    reconstruct      b   0.2020       0.1 M  0.6 MB  0.6 MB  passed\n"
-        "b-0.4    reconstruct      b   0.4040       0.1 M  0.5 MB  0.5 MB  passed\n"
-    )
+    first, second, header, *rows = outcome.out.splitlines()
+    assert first == "export of m (llama), complete"
+    assert "68 files" in second
+    assert header.split() == [
+        "variant", "method", "tasks", "removed", "parameters", "hf", "onnx", "KL", "perplexity", "top-1", "decode",
+        "prefill", "parity",
+    ]  # fmt: skip
+    assert [row.split()[:4] for row in rows] == [
+        ["a-0.2", "reconstruct", "a", "0.2020"], ["a-0.4", "reconstruct", "a", "0.4040"],
+        ["b-0.2", "reconstruct", "b", "0.2020"], ["b-0.4", "reconstruct", "b", "0.4040"],
+    ]  # fmt: skip
+    assert all(row.split()[-1] == "passed" for row in rows)
     described = json.loads(run("inspect", "out", "--json").out)
     assert described["kind"] == "export"
     assert described["complete"] is True
@@ -190,7 +194,8 @@ def test_inspect_a_variant(run: Run, done: Path) -> None:
         "ratio requested 0.2, achieved 0.2020",
     ]
     assert re.fullmatch(r"parity: passed, max abs \d\.\de-\d\d", lines[3])
-    assert lines[4:] == [
+    assert "not compared" in lines[4]
+    assert lines[5:] == [
         "hf: llama, pruned, 140,640 parameters, float32",
         "hidden size 96, head size 16, vocabulary 96",
         "layer  heads  KV heads  neurons",
@@ -263,7 +268,7 @@ def test_convert_to_another_precision(
         (("--provider", "cuda", "--precision", "fp32"), "the cuda provider cannot run fp32; use fp16, bf16, int8 or"),
         (("--precision", "int8", "--dialect", "standard"), "the standard dialect has no quantised weights; use the"),
         (("--asymmetric", "--block-size", "64"), "fp32 weights, which are not quantised: block size, asymmetric"),
-        (("--precision", "int4", "--block-size", "64"), "blocks of 64 do not fill the embedding's rows of 96; use"),
+        (("--precision", "int4", "--block-size", "64"), "the embedding's rows of 96"),
     ],
 )
 def test_convert_refuses_a_precision(run: Run, done: Path, work: Path, options: tuple[str, ...], message: str) -> None:

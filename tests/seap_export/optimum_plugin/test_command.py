@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,8 @@ def test_every_argument_reaches_our_command(
     ours = CliRunner().invoke(main, ["export", *arguments], prog_name="seap-export")
     found, out, err = call(work, *OPTIMUM, "seap", *arguments)
     assert (found, err) == (ours.exit_code, ours.stderr)
-    assert out.split() == ours.stdout.split()  # click's runner wraps help at another width
+    # click's runner wraps help at another width, and estimated times are measured anew
+    assert re.sub(r"\d[\d.e-]*", "#", out).split() == re.sub(r"\d[\d.e-]*", "#", ours.stdout).split()
     assert found == code
 
 
