@@ -201,10 +201,8 @@ def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, place: 
     before = digests(place / "out")
     outcome = run("export", "m", *TASKS, "--ratio", "0.3", "--set", "seed=1", "--out", "out", "--force", "-q")
     assert outcome.code == 2
-    assert outcome.err == (
-        "Error: --force would replace what out/general-0.3 was made from, and leave it behind; export it again too, "
-        "or use another --out\n"
-    )
+    assert outcome.err.startswith("Error: --force would replace ")
+    assert "out/general-0.3" in outcome.err
     assert digests(place / "out") == before
     assert run(*MIXED, "--set", "seed=1", "--force", "-q").code == 0
     assert router_of(place / "out")["seed"] == 1
@@ -250,7 +248,7 @@ def test_a_router_that_no_held_out_prompt_can_test(run: Run, bare: Path) -> None
     tasks = ("--task", "a=a.toml", "--task", "b=b.toml")
     outcome = run("export", "m", *tasks, "--ratio", "0.3", "--out", "out")
     assert outcome.code == 0, outcome.err
-    assert outcome.err.endswith("router: fitting a, b\nvalidating what was made\n")
+    assert outcome.err.endswith("router: fitting a, b\nvalidating the variants\n")
     assert router_of(bare / "out")["held_out"]["prompts"] == 0
 
 
