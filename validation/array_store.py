@@ -25,7 +25,7 @@ class StoredArray:
 
 
 class ArrayStore:
-    """A nameless temporary file of float32 arrays that is gone when the store is closed or the process ends.
+    """An unnamed temporary file of float32 arrays, which is deleted when the store is closed or the process ends.
 
     It is in the temporary folder (`TMPDIR`); the logits of 128 tokens with a vocabulary of 151k take 77 MB. It is not
     memory-mapped: a full disk would then crash the process instead of raising an error.

@@ -111,7 +111,8 @@ def bisect(
         threads: Threads of both sides; None: all cores.
 
     Raises:
-        SeapError: As `validation.parity.run_parity`.
+        UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
+            `validation.parity.run_parity`.
     """
     model, threads = onnx_folder / "model.onnx", threads or available_threads()
     spec = model_spec(read_json(hf_folder / "config.json"))

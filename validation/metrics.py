@@ -22,7 +22,7 @@ Logits = NDArray[np.float64]
 Tokens = NDArray[np.float64]
 Side = Literal["reference", "candidate"]
 _SIDES: tuple[Side, ...] = ("reference", "candidate")
-#: A token's choice is clear if its largest logit leads by this many nats, or by more where noise asks for more.
+#: A token's choice is clear if its largest logit leads by this many nats, or by more if noise requires it.
 CLEAR_MARGIN = 0.1
 #: Logits in a block; each block takes four float64 temporaries of this size.
 _CHUNK_ELEMENTS = 2**16
@@ -45,7 +45,7 @@ class Defect:
         kind: NaN, an infinity, or logits whose shape is not the reference's.
         side: Which of the two has it; a wrong shape is always the candidate's.
         place: The first one found.
-        tokens: How many tokens are concerned.
+        tokens: Number of affected tokens.
         detail: For a wrong shape, both shapes.
     """
 
@@ -58,14 +58,14 @@ class Defect:
 
 @dataclass(frozen=True)
 class LogitFigures:
-    """The result of a `LogitComparison`, over the tokens whose logits are all finite; None where there are none.
+    """The result of a `LogitComparison`, over the tokens whose logits are all finite; None if there are none.
 
     Attributes:
         tokens: Tokens compared, those with NaN or infinities included.
         max_abs: Largest |reference - candidate| of any logit.
         mean_abs: Mean of |reference - candidate| over all logits.
         worst: Where `max_abs` is.
-        mean_kl: Mean KL(reference || candidate), nats a token.
+        mean_kl: Mean KL(reference || candidate), nats per token.
         p999_kl: 99.9th percentile of KL(reference || candidate) over the tokens, nats.
         max_kl: Largest KL(reference || candidate) of any token, nats.
         top1_agreement: Share of tokens, 0 to 1, for which both have the same largest logit; a tie agrees

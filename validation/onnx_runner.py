@@ -53,7 +53,9 @@ class OnnxRunner:
         caches = {name: item for name, item in inputs.items() if _CACHE_INPUT.fullmatch(name)}
         unknown = sorted(inputs.keys() - caches.keys() - {"input_ids", "attention_mask"})
         if unknown or not caches or not {"input_ids", "attention_mask"} <= inputs.keys():
-            raise ArtifactError(f"the ONNX graph's inputs are not those of a decoder with a KV cache: {list(inputs)}")
+            raise ArtifactError(
+                f"the ONNX graph's inputs are not those of a decoder with a KV cache: {list(inputs)}; export it again"
+            )
         self._empty = {name: _empty_cache(item) for name, item in caches.items()}
         self._taps = list(taps)
         self.tapped: dict[str, NDArray[np.float32]] = {}
@@ -61,7 +63,7 @@ class OnnxRunner:
         outputs = session.get_outputs()
         missing = sorted(set(self._outputs) - {item.name for item in outputs})
         if missing:
-            raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}")
+            raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}; export it again")
         self.gives_last_only = next(item.shape[1:2] == [1] for item in outputs if item.name == "logits")
         self._is_contiguous = session.get_modelmeta().custom_metadata_map.get(CACHE_KEY, "shared") == "shared"
         self._past: dict[str, ort.OrtValue] = {}

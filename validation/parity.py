@@ -257,11 +257,12 @@ def _model_spec(folder: Path) -> ModelSpec:
 
 
 def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) -> int:
-    """Prompt tokens such that the last decode step is still a position the model knows."""
+    """Largest number of prompt tokens for which the last decode step is still within the model's context."""
     limit = min(max_prompt_tokens, spec.max_position_embeddings - decode_steps)
     if limit < BATCH_ROWS:
         raise UsageError(
-            f"{decode_steps} decode steps leave too few of the model's {spec.max_position_embeddings} positions"
+            f"{decode_steps} decode steps leave too few of the model's {spec.max_position_embeddings} positions; "
+            "use fewer"
         )
     return limit
 

@@ -79,7 +79,7 @@ def tokenize_prompts(
         ArtifactError: The tokenizer cannot be loaded or gives ids outside the vocabulary.
     """
     if not prompts:
-        raise InputError("parity needs at least one prompt")
+        raise InputError("parity needs at least one prompt; use a larger corpus")
     tokenizer = _load_tokenizer(folder)
     with quiet_transformers():  # prompts longer than the tokenizer's own limit are cut here
         sequences = tuple(tuple(tokenizer(prompt).input_ids[:max_tokens]) for prompt in prompts)
@@ -88,7 +88,8 @@ def tokenize_prompts(
             raise InputError(f"prompt {index} has no tokens; remove it")
         if max(sequence) >= vocab_size:
             raise ArtifactError(
-                f"{folder}: its tokenizer gives token id {max(sequence)}, its model has a vocabulary of {vocab_size}"
+                f"{folder}: its tokenizer gives token id {max(sequence)}, its model has a vocabulary of {vocab_size}; "
+                "use the tokenizer that belongs to the model"
             )
     return sequences
 
@@ -101,7 +102,7 @@ def _load_tokenizer(folder: Path) -> Any:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ImportError, MemoryError):
         raise
-    except Exception as error:  # damaged files raise nearly anything, a bare Exception of `tokenizers` included
+    except Exception as error:  # damaged files raise nearly anything, including a bare Exception of `tokenizers`
         raise ArtifactError(f"{folder}: its tokenizer cannot be loaded: {' '.join(str(error).split())}") from error
 
 
@@ -112,8 +113,8 @@ def parity_cases(
 
     - "batch of 3": three rows of different lengths. It takes the first three prompts whose lengths differ; if there
       are fewer, it goes through the prompts again, cutting each to a half, a quarter and so on of its length until
-      that length is new; where halving ends in no new length, the prompt is cut, or repeated, to the smallest
-      length not in use.
+      that length is new; if halving gives no new length, the prompt is cut or repeated to the smallest unused
+      length.
     - "one token": the first of the first text, so that the whole cache comes from single steps.
     - "random tokens": tokens of the whole vocabulary, from a fixed seed.
     - "long prompt": the prompts one after the other, again and again, in several calls.

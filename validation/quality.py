@@ -158,7 +158,9 @@ class DenseAnswers:
             for index, ids in enumerate(new_texts):
                 logits = runner.run([ids], len(ids)).logits
                 if not np.isfinite(logits).all():
-                    raise InputError(f"the dense model gives NaN or infinite logits for text {index}")
+                    raise InputError(
+                        f"the dense model gives NaN or infinite logits for text {index}; use another model or corpus"
+                    )
                 loss = _Loss()
                 loss.add(logits, ids)
                 self._texts[ids] = _Answer(self._store.put(logits), loss.sum)

@@ -1,1 +1,1 @@
-"""One pass of the dense model over the calibration texts, and the exact moments it leaves behind."""
+"""One pass of the dense model over the calibration texts, and the exact moments of its activations."""

@@ -35,7 +35,7 @@ def collect_statistics(
     *,
     max_batch_tokens: int = 1024,
 ) -> dict[str, torch.Tensor]:
-    """Runs all tasks' texts, hands over the statistics of each layer as it is done, and returns the sensitivities.
+    """Runs all tasks' texts, reports the statistics of each layer as it finishes, and returns the sensitivities.
 
     A layer's weights are read once for all tasks and released before the next layer's are read. The hidden states of
     all calibration tokens stay in memory, hidden_size x 4 bytes each, and at every layer those of the few hundred
@@ -58,13 +58,13 @@ def collect_statistics(
 
 
 class _Run:
-    """The hidden states of the real tokens of all tasks on their way through the model."""
+    """The hidden states of the real tokens of all tasks, advanced layer by layer."""
 
     def __init__(self, source: Source, token_ids: Mapping[str, Sequence[Sequence[int]]], max_tokens: int) -> None:
         self._source = source
         self._runner = LayerRunner(source.config, source.spec)
         self._batches: dict[str, list[Batch]] = {}
-        self._first: dict[str, int] = {}  # number of batches that the sensitivity is taken from
+        self._first: dict[str, int] = {}  # number of batches that the sensitivity is computed from
         for task, sequences in token_ids.items():
             texts = sensitivity_texts(sequences)
             first = length_buckets(sequences[:texts], SENSITIVITY_TOKENS)

@@ -1,4 +1,4 @@
-"""Running a model one layer at a time, each layer's weights in memory only while it runs."""
+"""Runs a model one layer at a time, with only that layer's weights in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seap_export.families import ModelSpec
 
 __all__ = ["HALVES", "DecoderLayer", "Half", "LayerRunner", "embed"]
 
-#: The projection that ends a half of a layer, and by which the half is named: attention, then MLP.
+#: The projection at the end of each half of a layer, which also names the half: attention, then MLP.
 Half = Literal["o_proj", "down_proj"]
 HALVES: tuple[Half, ...] = get_args(Half)
 
@@ -42,12 +42,12 @@ class DecoderLayer:
     def real_channels(self, half: Half, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The input of o_proj or down_proj at the real tokens of a batch, [tokens, channels].
 
-        Only attention needs to know which text a token belongs to, so that all else is spared the padding.
+        Only attention needs to know which text a token belongs to; everything else runs without padding.
 
         Args:
             half: Which projection.
             stream: The hidden states of the real tokens, [tokens, hidden_size].
-            batch: The batch they are from.
+            batch: The batch that they come from.
         """
         if half == "o_proj":
             return batch.packed(self._attend(batch.padded(stream)))
@@ -73,7 +73,7 @@ class LayerRunner:
     """
 
     def __init__(self, config: Mapping[str, Any], spec: ModelSpec) -> None:
-        """Takes the config.json of a dense or a shrunk model, and its shapes."""
+        """Takes the config.json and the shapes of a dense or shrunk model."""
         from transformers import AutoConfig, AutoModelForCausalLM
 
         self._spec = spec
@@ -91,7 +91,7 @@ class LayerRunner:
 
         Args:
             index: Index of the layer.
-            tensors: All tensors of the layer under their full names.
+            tensors: All tensors of the layer, by full name.
         """
         names = self._spec.family.names
         module = self._layers[index]

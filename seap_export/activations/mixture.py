@@ -1,4 +1,4 @@
-"""Statistics of texts of several tasks, each with a weight: what a variant for more than one task is made from."""
+"""Weighted statistics of several tasks, from which a variant for more than one task is made."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ class Mixture:
     """A distribution of tokens: each task's tokens together have the probability of its weight.
 
     Attributes:
-        name: Of the task, or of the mixture.
-        weights: Of each task, as given.
-        calibrations: Of each task.
+        name: Name of the task or the mixture.
+        weights: Weight of each task, as given.
+        calibrations: Calibration of each task.
     """
 
     def __init__(self, name: str, weights: Mapping[str, float], calibrations: Mapping[str, Calibration]) -> None:
-        """Raises `InputError` if the statistics are of different models."""
+        """Raises `InputError` if the statistics come from different models."""
         self.name = name
         self.weights = dict(weights)
         self.calibrations = {task: calibrations[task] for task in weights}
         digests = {own.record.source_sha256 for own in self.calibrations.values()}
         if len(digests) > 1:
-            raise InputError(f"'{name}': the tasks' statistics are of different models; calibrate them with one")
+            raise InputError(
+                f"'{name}': the tasks were calibrated with different models; calibrate all of them with the same model"
+            )
         self.source_sha256 = digests.pop()
 
     @property
@@ -46,7 +48,7 @@ class Mixture:
 
     @property
     def effective_tokens(self) -> float:
-        """How many tokens of equal weight would say as much, (sum of weights)² / sum of squares (Kish 1965)."""
+        """Effective sample size: (sum of weights)² / sum of squared weights (Kish 1965)."""
         squares = sum(p**2 / self.calibrations[task].record.num_tokens for task, p in self.probabilities.items())
         return 1.0 / squares
 

@@ -1,4 +1,4 @@
-"""Calibration statistics on disk: safetensors files for each task, and what they were made from beside them."""
+"""Calibration statistics on disk: safetensors files for each task, and a record of what they were made from."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class CalibrationRecord:
         source_sha256: Digest of the model's files.
         seed: Seed of the split.
         max_length: Tokens after which a text was cut.
-        num_tokens: Real tokens counted.
+        num_tokens: Number of real tokens.
         calibration_texts: SHA-256 of every calibration text, sorted.
         held_out_texts: SHA-256 of every held-out text, sorted.
         held_out: The held-out samples themselves, as {"prompt", "completion"}, for parity and evaluation.
@@ -97,7 +97,7 @@ def _covariance_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 class CalibrationWriter:
-    """Writes a task's statistics into a folder, which exists, as the layers come."""
+    """Writes a task's statistics into an existing folder, layer by layer."""
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         self._folder = folder
@@ -109,7 +109,7 @@ class CalibrationWriter:
         return self
 
     def write_layer(self, index: int, statistics: LayerStatistics) -> None:
-        """Takes the statistics of a layer; layers come in order."""
+        """Writes the statistics of a layer; layers must come in order."""
         for half in HALVES:
             own = statistics[half]
             self._moments[f"layers.{index}.{half}.mean"] = own.moments.mean.contiguous()
@@ -117,12 +117,12 @@ class CalibrationWriter:
             self._covariances.write(f"layers.{index}.{half}", pack_symmetric(own.covariance))
 
     def finish(self, record: CalibrationRecord, sensitivity: torch.Tensor, token_ids: Sequence[Sequence[int]]) -> None:
-        """Writes what is known only behind the last layer.
+        """Writes what is known only after the last layer.
 
         Args:
             record: What the statistics were made from.
-            sensitivity: Of the residual stream behind each half of each layer, float64 [num_hidden_layers, 2].
-            token_ids: Of the calibration texts.
+            sensitivity: Sensitivity after each half of each layer, float64 [num_hidden_layers, 2].
+            token_ids: Token ids of the calibration texts.
         """
         tensors = {**self._moments, _SENSITIVITY: sensitivity.contiguous()}
         (self._folder / _MOMENTS).write_bytes(save(tensors))  # `save_file` would make it unreadable for others
@@ -146,7 +146,7 @@ class Calibration:
     def __init__(self, folder: Path) -> None:
         """Raises `ArtifactError` if the folder holds no calibration of this schema."""
         if not all((folder / name).is_file() for name in (_RECORD, _MOMENTS, _COVARIANCE, _TOKENS)):
-            raise ArtifactError(f"{folder}: no calibration here; make one with 'seap-export calibrate'")
+            raise ArtifactError(f"{folder}: no calibration found; make one with 'seap-export calibrate'")
         self._folder = folder
         try:
             self.record = _parse_record(read_json(folder / _RECORD), folder)
@@ -169,11 +169,11 @@ class Calibration:
         packed = self._read(_COVARIANCE, [f"layers.{index}.{half}"])[f"layers.{index}.{half}"]
         channels = len(getattr(self.layer(index), half).mean)
         if packed.shape != (channels * (channels + 1) // 2,):
-            raise self._unreadable(_COVARIANCE, f"layer {index} has not {channels} channels at {half}")
+            raise self._unreadable(_COVARIANCE, f"layer {index} does not have {channels} channels at {half}")
         return unpack_symmetric(packed, channels)
 
     def sensitivity(self) -> torch.Tensor:
-        """Of the residual stream behind each half of each layer, float64 [num_hidden_layers, 2]."""
+        """Sensitivity after each half of each layer, float64 [num_hidden_layers, 2]."""
         return self._read(_MOMENTS, [_SENSITIVITY])[_SENSITIVITY]
 
     def token_ids(self) -> list[list[int]]:
@@ -191,7 +191,7 @@ class Calibration:
             raise self._unreadable(file, error) from error
 
     def _unreadable(self, file: str, reason: object) -> ArtifactError:
-        return ArtifactError(f"{self._folder / file}: damaged or of another model ({reason}); calibrate again")
+        return ArtifactError(f"{self._folder / file}: damaged, or made from another model ({reason}); calibrate again")
 
 
 def _parse_record(values: dict[str, Any], folder: Path) -> CalibrationRecord:

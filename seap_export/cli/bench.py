@@ -127,7 +127,7 @@ def _size_table(report: SpeedReport) -> str:
 
 
 def _time_table(report: SpeedReport, engine: Any) -> str:
-    """A line for each model and cell of one engine."""
+    """A row for each model and cell of one engine."""
     rows = []
     for cell in report.cells:
         for subject in report.subjects:

@@ -1,4 +1,4 @@
-"""`seap-export calibrate`: statistics of every task."""
+"""`seap-export calibrate`: computes the statistics of every task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings files: a whole export in one TOML file, and single settings on the command line."""
+"""Settings from a TOML file that describes a whole export, and single settings from the command line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from seap_export.toml_file import read_toml, unknown_key
 
 __all__ = ["ConfigurableCommand", "config_option", "set_option", "settings_of"]
 
-#: Options of a single run; the others describe an export and may stand in a file.
+#: Options of a single run; the others describe an export and may appear in a file.
 _OF_A_RUN = frozenset({"config", "set", "force", "dry_run", "as_json", "quiet", "help"})
-#: Parameters that hold a path or a name; a path is relative to the file.
+#: Parameters that hold a path or a name; paths are relative to the file.
 _PATHS_OR_NAMES = frozenset({"model", "tasks", "recipe"})
 _FILES = frozenset({".gguf", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".toml", ".txt"})
 _TYPES: Mapping[type, tuple[type | tuple[type, ...], str]] = {
@@ -30,7 +30,7 @@ _TYPES: Mapping[type, tuple[type | tuple[type, ...], str]] = {
 
 
 class ConfigurableCommand(GroupedCommand):
-    """A command with --config and --set; it says where a setting belongs that is given as an option."""
+    """A command with --config and --set; if a setting is given as an option, its error says where it belongs."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses the command line."""
@@ -46,12 +46,12 @@ class ConfigurableCommand(GroupedCommand):
 
 
 def settings_of(command: click.Command) -> dict[str, Option]:
-    """The settings of a command that are no options, by the key that a file gives them."""
+    """The settings of a command that are not options, by their key in a file."""
     return {key: own for key, own in _known(command).items() if isinstance(own, Option) and own.is_setting}
 
 
 def _known(command: click.Command) -> dict[str, click.Parameter]:
-    """All that a file may hold: parameters by their long names, with underscores."""
+    """Everything that a file may hold: parameters by their long names, with underscores."""
     return {
         max(own.opts, key=len).lstrip("-").replace("-", "_"): own
         for own in command.params
@@ -60,7 +60,7 @@ def _known(command: click.Command) -> dict[str, click.Parameter]:
 
 
 def _load(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """The values of a file are defaults, so that what the command line gives replaces them."""
+    """Uses the values of a file as defaults, so that the command line replaces them."""
     if path is None:
         return
     file, known = read_toml(path), _known(ctx.command)
@@ -75,7 +75,7 @@ def _load(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
 
 
 def _set(ctx: click.Context, _: click.Parameter, lines: tuple[str, ...]) -> None:
-    """Settings on the command line, which win over those of a file; where several may be given, they add up."""
+    """Applies settings from the command line, which replace those of a file; repeatable settings are added."""
     known, found = settings_of(ctx.command), dict[str, Any]()
     for line in lines:
         for key, value in _parsed(line).items():
@@ -93,7 +93,7 @@ def _set(ctx: click.Context, _: click.Parameter, lines: tuple[str, ...]) -> None
 
 
 def _parsed(line: str) -> dict[str, Any]:
-    """A line of TOML, in which strings need no quotes."""
+    """Parses a line of TOML in which strings need no quotes."""
     key, equals, value = line.partition("=")
     for text in (value, json.dumps(value)) if equals else ():
         try:
@@ -104,14 +104,14 @@ def _parsed(line: str) -> dict[str, Any]:
 
 
 def _value(ctx: click.Context, param: click.Parameter, value: Any, base: Path) -> Any:
-    """What the parameter gets for a value of a TOML file in the folder `base`.
+    """Converts a value of a TOML file in the folder `base` to the parameter's value.
 
     Raises:
-        ValueError: It is of another type than the parameter, or out of its range.
+        ValueError: The value has the wrong type or is out of range.
     """
     if isinstance(value, dict):
         if not param.multiple or "=" not in (param.metavar or ""):
-            raise ValueError("a table is not possible here")
+            raise ValueError("must not be a table")
         value = [f"{name}={_joined(own)}" for name, own in value.items()]
     values = value if isinstance(value, list) else [value]
     if isinstance(value, list) and not param.multiple:
@@ -148,7 +148,7 @@ def _one(param: click.Parameter, value: Any, base: Path) -> Any:
 
 
 def _beside(base: Path, text: str) -> str:
-    """A path relative to `base`, or a name, such as that of a model on the hub, as it is."""
+    """Resolves a path relative to `base`; leaves a name, such as that of a model on the hub, as it is."""
     path = base / Path(text).expanduser()
     is_path = text.startswith((".", "~")) or path.suffix.lower() in _FILES or path.exists()
     return str(path) if is_path else text
@@ -160,7 +160,7 @@ config_option = option(
     is_eager=True,
     expose_value=False,
     callback=_load,
-    help="A TOML file with MODEL, these options and further settings; options given here win over it.",
+    help="A TOML file with MODEL, these options and further settings; options on the command line take precedence.",
 )
 set_option = option(
     "--set",
@@ -169,5 +169,5 @@ set_option = option(
     is_eager=True,
     expose_value=False,
     callback=_set,
-    help="A setting that has no option here, such as seed=1; docs/usage.md lists them. Repeatable.",
+    help="A setting without an option, such as seed=1; docs/usage.md lists them. Repeatable.",
 )

@@ -1,4 +1,4 @@
-"""What commands print: progress and remarks on stderr, results on stdout."""
+"""Prints what commands report: progress and remarks on stderr, results on stdout."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import click
 
 __all__ = ["Console", "difference", "duration", "megabytes", "print_json", "progress_line", "table"]
 
-#: Seconds between two progress lines where there is no terminal.
+#: Seconds between two progress lines if there is no terminal.
 _HEARTBEAT_SECONDS = 30.0
 
 
 class Console:
-    """Output of one command.
+    """The output of one command.
 
     Attributes:
         as_json: Whether the result is printed as JSON.
@@ -38,7 +38,7 @@ class Console:
     def step(
         self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
     ) -> Iterator[Callable[[object], None]]:
-        """A progress bar on a terminal; elsewhere a line when the step begins and one every half minute after that."""
+        """Shows a progress bar on a terminal; elsewhere a line when the step begins and every half minute after."""
         if self._quiet:
             yield lambda done: None
         elif total is not None and sys.stderr.isatty():
@@ -55,18 +55,18 @@ class Console:
             click.echo(message, err=True)
 
     def warn(self, message: str) -> None:
-        """A remark that is shown even when quiet."""
+        """Prints a remark, even when quiet."""
         click.echo(f"Warning: {message}", err=True)
 
     def result(self, value: Any, text: str) -> None:
-        """The result: as JSON, or as text."""
+        """Prints the result as JSON or as text."""
         if self.as_json:
             print_json(value)
         else:
             self.text(text)
 
     def text(self, text: str) -> None:
-        """A result that is for people only."""
+        """Prints a result that is for people only."""
         if not self.as_json and not self._quiet:
             click.echo(text)
 
@@ -115,12 +115,12 @@ def duration(seconds: float) -> str:
 
 
 def print_json(value: Any) -> None:
-    """The one JSON document that a command prints."""
+    """Prints the only JSON document of a command."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns lined up: the first to the left, the others to the right."""
+    """Aligns columns: the first to the left, the others to the right."""
     first, *others = (max(map(len, column)) for column in zip(header, *rows, strict=True))
     lines = (
         "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
@@ -135,5 +135,5 @@ def megabytes(number: int) -> str:
 
 
 def difference(max_abs: float | None) -> str:
-    """The largest difference of a logit; a dash where none is finite."""
+    """The largest difference of a logit; a dash if none is finite."""
     return "-" if max_abs is None else f"{max_abs:.1e}"

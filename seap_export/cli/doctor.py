@@ -45,10 +45,10 @@ def doctor_command(console: Console, require: str | None) -> None:
 
 
 def _diagnose() -> Callable[..., Diagnosis]:
-    """The function that finds out; all else of the package is imported after ONNX Runtime, which may be broken.
+    """The function that examines the machine; other modules need ONNX Runtime, which may be broken.
 
     Raises:
-        EnvironmentFailure: It cannot be imported, as when one of two distributions of it was uninstalled.
+        EnvironmentFailure: ONNX Runtime cannot be imported, e.g. after one of its two distributions was removed.
     """
     from seap_export.errors import EnvironmentFailure
 
@@ -57,8 +57,10 @@ def _diagnose() -> Callable[..., Diagnosis]:
     except (ImportError, AttributeError) as error:
         if "onnxruntime" not in str(error):
             raise
-        fix = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install seap-export"
-        raise EnvironmentFailure(f"onnxruntime cannot be imported ({error}); run: {fix}") from error
+        fix = "pip uninstall -y onnxruntime onnxruntime-gpu"
+        raise EnvironmentFailure(
+            f"onnxruntime cannot be imported ({error}); run '{fix}', then install seap-export again"
+        ) from error
     return diagnose
 
 
@@ -78,7 +80,7 @@ def _facts(diagnosis: Diagnosis) -> str:
         "Python": machine.python,
         "packages": installed,
         "not installed": ", ".join(packages.missing),
-        "ONNX Runtime": f"{onnxruntime or 'of no known distribution'}{built_for}",
+        "ONNX Runtime": f"{onnxruntime or 'from an unknown distribution'}{built_for}",
         "NVIDIA GPU": _gpus(diagnosis),
     }
     shown = {name: fact for name, fact in facts.items() if fact}

@@ -1,4 +1,4 @@
-"""Any exception as one line and an exit code."""
+"""Turns any exception into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from seap_export.errors import InputError, SeapError
 
 __all__ = ["Failure", "as_click_error", "is_panic"]
 
-_FULL = "the disk is full; free some space and run the same command again to go on"
+_FULL = "the disk is full; free some space and run the same command again to continue"
 _OS_ERRORS = {
     errno.ENOSPC: _FULL,
-    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to go on",
-    errno.EFBIG: "larger than the file system or 'ulimit -f' allows; raise that, or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to continue",
+    errno.EFBIG: "larger than the file system or 'ulimit -f' allows; raise the limit, or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "permission denied; choose another folder, or change its permissions",
     errno.EPERM: "not permitted; choose another folder, or change its permissions",
@@ -32,7 +32,7 @@ class Failure(click.ClickException):
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether the tokenizers library has panicked, which it raises as no `Exception`."""
+    """Whether the tokenizers library has panicked, which is not raised as an `Exception`."""
     return type(error).__name__ == "PanicException"
 
 
@@ -41,7 +41,7 @@ def as_click_error(error: BaseException) -> click.ClickException:
     if isinstance(error, SeapError):
         return Failure(str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return Failure("interrupted; run the same command again to go on", _INTERRUPTED)
+        return Failure("interrupted; run the same command again to continue", _INTERRUPTED)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None:
         what = _OS_ERRORS.get(error.errno, error.strerror or text)
@@ -49,11 +49,11 @@ def as_click_error(error: BaseException) -> click.ClickException:
     if "No space left on device" in text:  # safetensors and others report a failed write in words only
         return Failure(_FULL, _ENVIRONMENT)
     if isinstance(error, MemoryError) or "allocate memory" in text:  # torch raises a RuntimeError
-        return Failure("out of memory; close other programs, or use fewer batch tokens", _ENVIRONMENT)
+        return Failure("out of memory; close other programs, or lower batch_tokens", _ENVIRONMENT)
     if isinstance(error, ImportError):
         return Failure(f"a library is missing or broken: {text}; install seap-export again", _ENVIRONMENT)
-    # Without a class of its own: the tokenizers library, for a text that it cannot encode.
+    # The tokenizers library raises a bare Exception for a text that it cannot encode.
     if type(error) is Exception or is_panic(error):
         return Failure(f"the model's tokenizer does not work ({text}); download the model again", InputError.exit_code)
-    hint = "set SEAP_EXPORT_TRACEBACK=1 to see where, and report it"
+    hint = "set SEAP_EXPORT_TRACEBACK=1 to see the traceback, and report it"
     return Failure(f"internal error: {type(error).__name__}: {text}; {hint}", SeapError.exit_code)

@@ -89,8 +89,8 @@ def evaluate_command(
     """Measure how much of the dense model's quality the variant at PATH keeps.
 
     The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or names of harness tasks, and
-    `pip install 'seap-export[evaluate]'`; it can also be measured of a dense model at PATH. Texts that the variant was
-    calibrated on are refused. The exit code is 4 if a quality gate fails.
+    the extra `evaluate` (see README); PATH can then also be a dense model. Texts that the variant was calibrated on
+    are refused. The exit code is 4 if a quality gate fails.
 
     \b
     Examples:
@@ -149,7 +149,7 @@ def _divergence_table(report: EvaluationReport) -> str:
     ]
     header = ["divergence", "mean KL", "max KL", "top-1", "perplexity", "dense", "tokens"]
     kind = "held-out texts" if report.texts.origin == "held-out" else "texts"
-    return f"{table(header, rows)}\nKL in nats a token, on {len(report.texts.texts)} {kind}"
+    return f"{table(header, rows)}\nKL in nats per token, on {len(report.texts.texts)} {kind}"
 
 
 def _zero_shot_table(report: EvaluationReport) -> str:

@@ -49,7 +49,7 @@ __all__ = ["export_command"]
 )
 @titled(
     "What to write",
-    out_option("Folder for the artifacts; a second run goes on where the first one stopped."),
+    out_option("Folder for the artifacts; a second run continues where the first one stopped."),
     precision_option,
     logits_option("all"),
     force_option,
@@ -114,7 +114,7 @@ def _warn_of_coarse_shapes(console: Console, made: Mapping[str, Any]) -> None:
     for name, variant in made.items():
         achieved = variant["achieved_ratio"]
         if abs(achieved - variant["requested_ratio"]) > RATIO_TOLERANCE:
-            console.warn(f"{name}: achieved ratio {achieved:.4f} is the nearest found for the model's shapes")
+            console.warn(f"{name}: achieved ratio {achieved:.4f} is the nearest that the model's shapes allow")
 
 
 def _preview_text(planned: Preview) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["export_json", "export_text", "quality_cells", "speedup_cell", "step_table"]
 
 _HEADER = ("variant", "removed", "parameters", "onnx", "of dense", "KL", "perplexity", "top-1", "decode", "prefill")
-#: Letters of a prompt or an answer that are shown.
+#: Number of characters of a prompt or an answer that are shown.
 _LETTERS = 88
 _MOST_ANSWERS = 6
 
@@ -82,15 +82,15 @@ def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What the columns mean, as far as they were measured."""
     found = list(variants)
     if any(variant["quality"] for variant in found):
-        yield "KL (nats a token), perplexity, top-1: the ONNX file against the dense model, on held-out texts."
+        yield "KL (nats per token), perplexity, top-1: the ONNX file against the dense model, on held-out texts."
     timed = [variant["speed"] for variant in found if variant["speed"]]
     if timed:
         cell = timed[0]["dense"][0]
         yield (
-            f"Decode and prefill: speed-up over the dense ONNX file ({cell['decode_ms_per_token']:.1f} ms a token, "
+            f"Decode and prefill: speed-up over the dense ONNX file ({cell['decode_ms_per_token']:.1f} ms per token, "
             f"{cell['prefill_ms']:.0f} ms for {cell['depth']} tokens); in brackets the share of the ideal speed-up."
         )
-    yield "Parity: the ONNX file against its own model in torch; in brackets the largest difference of a logit."
+    yield "Parity: the ONNX file against the same variant in torch; in brackets the largest difference of a logit."
 
 
 def _answer(name: str, variant: Mapping[str, Any]) -> Iterator[str]:
@@ -109,19 +109,19 @@ def _short(text: str, *, from_end: bool) -> str:
 
 
 def _next_steps(exported: Exported, out: Path) -> Iterator[str]:
-    yield f"Written to {out}. The whole report: {out / 'validation.html'}"
+    yield f"Written to {out}. Full report: {out / 'validation.html'}"
     if not exported.report.passed:
         return
     name = next(iter(exported.variants))
     yield "Next:"
     yield f"  seap-export generate {out / name} PROMPT     let a variant answer"
     if (out / "router").is_dir():
-        yield f"  seap-export route {out} PROMPT     find the variant for a prompt"
-    yield f"  seap-export validate {out}     check the files again, where you ship them"
+        yield f"  seap-export route {out} PROMPT     choose the variant for a prompt"
+    yield f"  seap-export validate {out}     check the files again after copying them"
 
 
 def step_table(steps: Mapping[str, StepFigures]) -> str:
-    """Wall time and peak memory by kind of step, and of all."""
+    """Wall time and peak memory by kind of step, and in total."""
     kinds: dict[str, list[StepFigures]] = defaultdict(list)
     for name, figures in steps.items():
         kinds[_kind(name)].append(figures)

@@ -34,7 +34,7 @@ rare_form_options = (
         type=click.Choice(["fused", "standard"]),
         default="fused",
         show_default=True,
-        help="Use ONNX Runtime's fused operators, or only those of the ONNX standard.",
+        help="Use ONNX Runtime's fused operators, or only operators of the ONNX standard.",
     ),
 )
 
@@ -51,10 +51,10 @@ def logits_option(default: Logits) -> Callable[..., Any]:
 
 
 def form_of(options: dict[str, Any]) -> OnnxForm:
-    """The form that the options name; takes them out of `options`, except `provider`.
+    """The form that the options describe; removes them from `options`, except `provider`.
 
     Raises:
-        UsageError: The provider cannot run it, or an option would change nothing.
+        UsageError: The provider cannot run it, or an option has no effect.
     """
     from converters.form import OnnxForm
     from converters.precision import choose_precision

@@ -1,4 +1,4 @@
-"""`seap-export generate`: the text that a variant generates after a prompt, token by token."""
+"""`seap-export generate`: prints the text that a variant generates after a prompt, token by token."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _onnx_folder(folder: Path) -> Path:
     for place in (folder, folder / "onnx"):
         if (place / "model.onnx").is_file():
             return place
-    raise ArtifactError(f"{folder}: no model.onnx here or in its folder onnx; give a variant's folder")
+    raise ArtifactError(f"{folder}: contains neither model.onnx nor onnx/model.onnx; give a variant's folder")
 
 
 def _describe(completion: Completion) -> dict[str, Any]:

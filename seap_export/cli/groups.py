@@ -1,4 +1,4 @@
-"""Options under titles in a command's help."""
+"""Groups options under titles in a command's help."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Decorator = Callable[..., Any]
 
 
 class Option(click.Option):
-    """An option that knows the title it stands under.
+    """An option with the title that it is listed under.
 
     Attributes:
         title: The title, empty for none.
-        is_setting: Whether it is a setting: a --config file or --set can give it, but it is no option of its own.
+        is_setting: Whether it is a setting: it can be given in a --config file or with --set, but not as an option.
     """
 
     title = ""
@@ -30,7 +30,7 @@ class Option(click.Option):
             super().add_to_parser(parser, ctx)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """What follows the help text; ranges such as `x>=1` go without saying, and are named where one is exceeded."""
+        """What follows the help text; ranges such as `x>=1` are left out, since errors name them."""
         extra = super().get_help_extra(ctx)
         extra.pop("range", None)
         return extra
@@ -44,7 +44,7 @@ class GroupedCommand(click.Command):
     """A command whose help lists its options under the titles that `titled` gave them."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes each title and its options, in the order of the command; --help stands last."""
+        """Writes each title and its options, in the order of the command, with --help last."""
         groups: dict[str, list[tuple[str, str]]] = {}
         title = "Options"
         for param in self.get_params(ctx):
@@ -70,7 +70,7 @@ def titled(title: str, *options: Decorator) -> Decorator:
 
 
 def settings(*options: Decorator) -> Decorator:
-    """The options as settings: not on the command line, not in the help."""
+    """The options as settings, which are neither on the command line nor in the help."""
 
     def decorate(command: Decorator) -> Decorator:
         command, new = _added(command, options)
@@ -82,7 +82,8 @@ def settings(*options: Decorator) -> Decorator:
 
 
 def _added(command: Decorator, options: tuple[Decorator, ...]) -> tuple[Decorator, list[Option]]:
-    """The command with the options, and those; click keeps parameters at the function until the command is made."""
+    """The command with the options added, and these options; click keeps parameters at the function until the command
+    is made."""
     before = len(getattr(command, "__click_params__", []))
     for own in reversed(options):
         command = own(command)

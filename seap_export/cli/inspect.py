@@ -1,4 +1,4 @@
-"""`seap-export inspect`: what is in a model, a variant or an output folder."""
+"""`seap-export inspect`: shows what is in a model, a variant or an output folder."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _export_text(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
-            + ("complete" if result["complete"] else "not complete: an export into it goes on where it stopped"),
+            + ("complete" if result["complete"] else "not complete: run the same export again to continue"),
             f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
             *lines,
         ]
@@ -102,11 +102,11 @@ def _quality_text(quality: dict[str, Any] | None) -> str:
     if quality is None:
         return "quality: not compared with the dense model"
     kl, perplexity, agreement = quality_cells(quality)
-    return f"quality: KL {kl} nats a token, perplexity {perplexity}, top-1 agreement {agreement}"
+    return f"quality: KL {kl} nats per token, perplexity {perplexity}, top-1 agreement {agreement}"
 
 
 def _weights(weights: dict[str, float]) -> str:
-    """The tasks; with their weights if these differ."""
+    """The tasks, with their weights if these differ."""
     if len(set(weights.values())) == 1:
         return ",".join(weights)
     return ",".join(f"{task}:{weight:g}" for task, weight in weights.items())

@@ -1,4 +1,4 @@
-"""The group of commands, and how errors are shown."""
+"""The group of commands, and the display of errors."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class _Commands(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; what it raises becomes a `click.ClickException`."""
+        """Runs a command; any exception becomes a `click.ClickException`."""
         with _terminable():
             try:
                 return super().invoke(ctx)
@@ -81,7 +81,7 @@ class _Commands(click.Group):
 
 
 def _write_utf8() -> None:
-    """Files and pipes get UTF-8, on Windows too; on a terminal a character that it lacks becomes a question mark."""
+    """Writes UTF-8 to files and pipes, also on Windows; on a terminal, unknown characters become question marks."""
     for stream in (sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper):
             continue
@@ -93,7 +93,7 @@ def _write_utf8() -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block like an exception, so that temporary folders go."""
+    """Makes SIGTERM raise an exception in the block, so that temporary folders are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

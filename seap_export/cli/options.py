@@ -39,10 +39,10 @@ _AT_LEAST_1 = click.IntRange(min=1)
 
 
 class PathType(click.Path):
-    """A path; `~` is expanded where the shell leaves it, as in `--out=~/pruned`."""
+    """A path; `~` is expanded if the shell did not, as in `--out=~/pruned`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """From text to a path."""
+        """Converts text to a path."""
         return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
 
 
@@ -186,7 +186,7 @@ def output_options(command: Command) -> Command:
     @wraps(command)
     def wrapped(*args: Any, as_json: bool, quiet: bool, **kwargs: Any) -> Any:
         if quiet:
-            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # downloads show their own otherwise
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # downloads would show progress bars otherwise
         return command(Console(quiet, as_json), *args, **kwargs)
 
     return wrapped

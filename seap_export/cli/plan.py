@@ -1,4 +1,4 @@
-"""`seap-export plan`: a dry run of pruning."""
+"""`seap-export plan`: shows what pruning would do."""
 
 from __future__ import annotations
 

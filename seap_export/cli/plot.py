@@ -1,4 +1,4 @@
-"""`seap-export plot`: pictures of what variants keep, share and cost."""
+"""`seap-export plot`: draws what variants keep, share and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts that a file or stdin holds."""
+"""Reads prompts from a file or stdin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["read_prompt"]
 
 
 def read_prompt(file: Path) -> str:
-    """What the file holds, stdin for `-`, without the line break at its end.
+    """The contents of the file, or of stdin for `-`, without the final line break.
 
     Raises:
         InputError: The file cannot be read, or is not UTF-8.

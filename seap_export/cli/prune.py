@@ -1,4 +1,4 @@
-"""`seap-export prune`: from a plan to a smaller model."""
+"""`seap-export prune`: turns a plan into a smaller model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def prune_command(
 
 
 def _marker(out: Path) -> str:
-    """The file by which --force knows a pruned model, and no other, at `out`."""
+    """The file at `out` by which --force recognises a pruned model, and nothing else."""
     from seap_export.families import is_pruned
     from seap_export.shrink.write import MODELING_FILES
     from seap_export.sources.config import read_json

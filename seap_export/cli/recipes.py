@@ -1,4 +1,4 @@
-"""`seap-export recipes`: the recipes that come with this package."""
+"""`seap-export recipes`: lists and prints the recipes that come with this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["recipes_command"]
 @click.argument("name", required=False)
 @output_options
 def recipes_command(console: Console, name: str | None) -> None:
-    """List the recipes, or print the one called NAME as a TOML file to change and to give to --recipe.
+    """List the recipes, or print the one called NAME as a TOML file, which you can edit and pass to --recipe.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`seap-export route`: which variant answers a prompt, and what it answers."""
+"""`seap-export route`: shows which variant should answer a prompt, and its answer."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def route_command(
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt itself or what the file holds, without the line break at its end.
+    """The prompt itself, or the contents of the file without the final line break.
 
     Raises:
-        UsageError: Both or neither are given.
+        UsageError: Both or neither is given.
         InputError: The file cannot be read.
     """
     from seap_export.errors import UsageError

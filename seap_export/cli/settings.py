@@ -1,4 +1,4 @@
-"""From option values to checked settings."""
+"""Turns option values into checked settings."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["calibration_settings", "export_request", "parity_settings", "plan_se
 
 
 def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
-    """Takes its own options out of `options`."""
+    """Removes its options from `options`."""
     return CalibrationSettings(
         **{name: options.pop(name) for name in ("samples", "held_out", "seed", "max_length", "batch_tokens")}
     )
 
 
 def plan_settings(options: dict[str, Any]) -> PlanSettings:
-    """Takes its own options out of `options`, except `provider`.
+    """Removes its options from `options`, except `provider`.
 
     Raises:
-        UsageError: There is no such recipe, or it holds what cannot be.
+        UsageError: There is no such recipe, or it holds an invalid value.
     """
     return open_recipe(options.pop("recipe"), layout=options.pop("layout"), provider=options["provider"])
 
@@ -38,7 +38,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def parity_settings(options: dict[str, Any]) -> ParitySettings:
-    """Takes its own options out of `options`."""
+    """Removes its options from `options`."""
     file = options.pop("limits")
     names = ("provider", "decode_steps", "prompts", "long_tokens", "threads")
     values = {name: options.pop(name) for name in names}
@@ -46,7 +46,7 @@ def parity_settings(options: dict[str, Any]) -> ParitySettings:
 
 
 def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dict[str, Any]) -> ExportRequest:
-    """Takes the options of an export out of `options`."""
+    """Removes the options of an export from `options`."""
     parsed = parse_tasks(tasks)
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}

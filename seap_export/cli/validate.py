@@ -1,4 +1,4 @@
-"""`seap-export validate`: may this be shipped?"""
+"""`seap-export validate`: checks whether variants may be shipped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
         help="A corpus of prompts: JSONL, Parquet or text.  [default: the held-out texts of the export]",
     ),
     option("--bisect", is_flag=True, help="After a failed parity, find the sublayer that diverges first."),
-    option("--save-golden", type=PathType(), help="Write what a passing variant computes, for --against-golden."),
+    option("--save-golden", type=PathType(), help="Save what a passing variant computes, for --against-golden."),
     option(
         "--against-golden",
         type=PathType(),
@@ -84,7 +84,7 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
 
     \b
     Exit codes: 3 parity failed, 4 quality failed, 5 speed failed, 7 files are damaged,
-    6 the environment lacks something, or the machine is too noisy to decide about the speed.
+    6 something is missing in the environment, or the machine is too noisy to decide about speed.
 
     \b
     Examples:
@@ -160,7 +160,7 @@ def _write(report: ValidationReport, places: dict[str, Path]) -> None:
 
 
 def _job_summary(report: ValidationReport) -> None:
-    """Where GitHub Actions says that a job's summary goes."""
+    """The file for the job summary, if GitHub Actions names one."""
     from validation.reports import job_summary
 
     place = os.environ.get("GITHUB_STEP_SUMMARY")

@@ -1,4 +1,4 @@
-"""Corpora: reading files and data sets, turning records into texts, and splitting the texts."""
+"""Reads files and data sets, turns their records into texts, and splits the texts."""
 
 from seap_export.corpus.parse import parse_task, parse_tasks
 from seap_export.corpus.readers import check_corpus, read_records

@@ -23,7 +23,7 @@ _LOGGERS = ("lm_eval", "datasets", "huggingface_hub")
 
 
 def require_harness() -> None:
-    """Refuses to go on without the lm-evaluation-harness.
+    """Fails if the lm-evaluation-harness is not installed.
 
     Raises:
         EnvironmentFailure: It is not installed, or cannot be imported.
@@ -34,8 +34,7 @@ def require_harness() -> None:
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise EnvironmentFailure(
-            f"tasks of the lm-evaluation-harness need lm-eval ({reason}); "
-            "install it with: pip install 'seap-export[evaluate]'"
+            f"tasks of the lm-evaluation-harness need lm-eval ({reason}); install the extra 'evaluate' (see README)"
         ) from error
 
 
@@ -76,7 +75,7 @@ def load_harness_tasks(names: Sequence[str]) -> dict[str, Any]:
 
 
 def _task_manager() -> Any:
-    """The harness's index of its tasks; making it takes seconds, so it is kept."""
+    """The harness's index of its tasks, cached because building it takes seconds."""
     require_harness()
     from lm_eval.tasks import TaskManager
 
@@ -91,7 +90,7 @@ def _only(kind: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet_harness() -> Iterator[None]:
-    """No bars, notices or warnings of the harness on the screen: what matters is raised."""
+    """Hides the harness's progress bars, notices and warnings; anything that matters is raised as an error."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

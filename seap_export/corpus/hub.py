@@ -1,7 +1,7 @@
 """Corpora that are downloaded: data sets of the Hugging Face hub, and tasks of the lm-evaluation-harness.
 
-Only training data are used: the test split never, the validation split where there is no training split.
-The `datasets` library from release 4 on runs no code that comes with a data set.
+Only training data are used: the validation split if there is no training split, and never the test split.
+Since release 4, the `datasets` library runs no code shipped with a data set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def is_hub_id(text: str) -> bool:
 
 
 def is_harness_name(text: str) -> bool:
-    """Whether this can be the name of a task of the harness: one word."""
+    """Whether this can be the name of a harness task: a single word."""
     return _HARNESS_NAME.fullmatch(text) is not None
 
 
@@ -58,7 +58,7 @@ class HubCorpus:
         except ImportError as error:
             raise EnvironmentFailure(
                 f"{hub_id}: no such file; a data set of the hub needs the datasets library ({error}): "
-                "pip install 'seap-export[evaluate]'"
+                "install the extra 'evaluate' (see README)"
             ) from error
         dataset, _, config = hub_id.partition(":")
         return cls(dataset, config or None)
@@ -71,14 +71,14 @@ class HubCorpus:
         """The split that is read.
 
         Raises:
-            InputError: The hub has no such data set, it has other configurations, or nothing but test data.
+            InputError: The hub has no such data set, the configuration does not exist, or there are only test data.
             EnvironmentFailure: The hub cannot be reached and the data set is not in its cache.
         """
         return _training_split(str(self), list(self._splits))
 
     @property
     def notice(self) -> str:
-        """What the user should know about the split; "" where it is the training split."""
+        """What the user should know about the split; "" if it is the training split."""
         return "" if self.split == "train" else _notice(str(self), self.split)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -101,11 +101,11 @@ class HubCorpus:
         except Exception as error:  # the hub clients' own errors share no useful base class across their releases
             reason = f"{' '.join(str(error).split()) or type(error).__name__:.200}"
             absent = (datasets.exceptions.DatasetNotFoundError, datasets.exceptions.DataFilesNotFoundError)
-            # a configuration that does not exist, or data that need code
+            # the configuration does not exist, or the data set needs code
             unusable = isinstance(error, ValueError | RuntimeError) and not isinstance(error, OSError)
             if unusable or isinstance(error, absent):
                 raise InputError(
-                    f"{self}: no such file, and no such data set of the hub can be used ({reason}); "
+                    f"{self}: no such file, and no usable data set of this name on the hub ({reason}); "
                     f"write OWNER/NAME or OWNER/NAME:CONFIG, or {_LOCAL}"
                 ) from error
             raise EnvironmentFailure(
@@ -118,8 +118,8 @@ class HubCorpus:
 class HarnessCorpus:
     """The training data of a task of the harness, as records with a `prompt` and a `completion`.
 
-    Prompt and completion are those of the harness without examples: for a multiple-choice question, the text before
-    the choice and the right choice.
+    Prompt and completion are the harness's zero-shot ones: for a multiple-choice question, the text before the choice
+    and the right choice.
 
     Attributes:
         name: The task's name in the harness.
@@ -146,7 +146,7 @@ class HarnessCorpus:
         """The split that is read.
 
         Raises:
-            InputError: The name is a group's, the task has nothing but test data, or it needs images or sound.
+            InputError: The name is a group's, the task has only test data, or it needs images or sound.
             EnvironmentFailure: The task's data cannot be loaded.
         """
         config = self._task.config
@@ -156,7 +156,7 @@ class HarnessCorpus:
 
     @property
     def notice(self) -> str:
-        """What the user should know about the split; "" where it is the training split."""
+        """What the user should know about the split; "" if it is the training split."""
         return "" if self.split == "train" else _notice(str(self), self.split)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -180,19 +180,19 @@ class HarnessCorpus:
     def _task(self) -> Any:
         tasks = load_harness_tasks([self.name])
         if list(tasks) != [self.name]:
-            raise InputError(f"'{self.name}' is a group of lm-eval tasks; give one of them, such as {min(tasks)}")
+            raise InputError(f"'{self.name}' is a group of lm-eval tasks; choose one of them, such as {min(tasks)}")
         task = tasks[self.name]
         if getattr(task, "MULTIMODAL", False):
-            raise InputError(f"{self}: needs images or sound; choose a task of texts")
+            raise InputError(f"{self}: needs images or sound; choose a text-only task")
         return task
 
 
 def _prompt_and_completion(task: Any, document: Any) -> tuple[str, str]:
-    """As the harness asks the document without examples, and as it would write the right answer in an example."""
+    """The prompt as the harness asks it zero-shot, and the right answer as it would appear in a few-shot example."""
     target = task.doc_to_target(document)
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return str(target), ""
-    prefix = task.doc_to_prefix(document)  # the beginning of every answer, which belongs to the prompt
+    prefix = task.doc_to_prefix(document)  # the common beginning of all answers, which belongs to the prompt
     context = task.fewshot_context(document, num_fewshot=0, gen_prefix=prefix)
     if task.OUTPUT_TYPE == "multiple_choice":
         requests = task.construct_requests(document, context)
@@ -223,7 +223,7 @@ def _training_split(corpus: str, splits: Collection[str]) -> str:
     for name in ("train", *_VALIDATION):
         if name in splits:
             return name
-    there = ", ".join(splits) or "none but test"
+    there = ", ".join(splits) or "only test"
     raise InputError(f"{corpus}: no training or validation split (splits: {there}); {_LOCAL}")
 
 

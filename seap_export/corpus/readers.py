@@ -26,8 +26,8 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     blank lines; in a file without a blank line between two texts, each line is a text.
 
     Raises:
-        InputError: The file is missing, is of an unknown kind, is damaged, or holds no record. What is
-            wrong with the file as a whole is raised by the call, the rest while iterating.
+        InputError: The file is missing, is of an unknown kind, is damaged, or holds no record. Errors of
+            the file as a whole are raised by the call, the others during iteration.
     """
     check_corpus(path)
     return _refuse_empty(path, _READERS[path.suffix.lower()](path))
@@ -66,15 +66,18 @@ def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 def _parse_object(where: str, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-        if "\\ud" in line.lower():  # half of a surrogate pair is valid JSON, but no text: it cannot be encoded
+        if "\\ud" in line.lower():  # half of a surrogate pair is valid JSON, but cannot be encoded as text
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at column {error.colno}"
-        raise InputError(f"{where}: not JSON ({reason}); write one JSON object a line") from error
-    except (ValueError, RecursionError) as error:  # no text, a number of thousands of digits, or endless nesting
-        raise InputError(f"{where}: JSON that cannot be read ({error}); correct or drop the line") from error
+        raise InputError(f"{where}: not JSON ({reason}); write one JSON object per line") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # invalid UTF-8, a number of thousands of digits, or too deep nesting
+        raise InputError(f"{where}: not readable as JSON ({error}); correct or drop the line") from error
     if not isinstance(value, dict):
-        raise InputError(f"{where}: expected a JSON object, not {_json_kind(value)}; write one JSON object a line")
+        raise InputError(f"{where}: expected a JSON object, not {_json_kind(value)}; write one JSON object per line")
     return value
 
 
@@ -93,7 +96,7 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path}: not a readable Parquet file ({reason}); download or write it again") from error
+        raise InputError(f"{path}: not a readable Parquet file ({reason}); download or create it again") from error
 
 
 def _read_text(path: Path) -> Iterator[dict[str, Any]]:
@@ -115,7 +118,7 @@ def _read_text(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _has_separator(path: Path) -> bool:
-    """Whether a blank line stands between two lines of text; those at either end separate nothing."""
+    """Whether there is a blank line between two lines of text; blank lines at either end do not count."""
     has_text = has_blank = False
     for _, line in _lines(path):
         if not line.strip():
@@ -149,8 +152,8 @@ def _decode(where: str, line: bytes, *, is_first: bool) -> str:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not UTF-8; save the file as UTF-8 text") from error
-    if "\0" in text:  # UTF-16 without a byte order mark, or no text at all
-        raise InputError(f"{where}: a NUL character; save the file as UTF-8 text")
+    if "\0" in text:  # UTF-16 without a byte order mark, or a binary file
+        raise InputError(f"{where}: contains a NUL character; save the file as UTF-8 text")
     return text
 
 

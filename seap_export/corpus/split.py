@@ -1,4 +1,4 @@
-"""The split of a corpus into texts to calibrate on and texts held out for evaluation.
+"""Splits a corpus into texts to calibrate on and texts held out for evaluation.
 
 Which side a text falls on depends on the text and the seed alone, not on its place in the file, and the
 held-out texts are taken first, so that a larger calibration sample never reaches them.
@@ -16,7 +16,7 @@ from seap_export.errors import InputError, UsageError
 
 __all__ = ["DEFAULT_SAMPLES", "Split", "check_disjoint", "split_samples", "text_digest"]
 
-#: Calibration texts taken, where the corpus has as many, when no number is asked for.
+#: The default number of calibration texts, if the corpus has as many.
 DEFAULT_SAMPLES = 200
 
 
@@ -27,7 +27,7 @@ class Split:
     Attributes:
         calibration: At least one text.
         held_out: The others.
-        notice: What the user should know about the corpus that they are from (`Task.notice`).
+        notice: What the user should know about the corpus (`Task.notice`).
     """
 
     calibration: tuple[Sample, ...]
@@ -61,7 +61,7 @@ def split_samples(
         seed: Another seed gives another choice.
 
     Raises:
-        UsageError: A number is too small to mean anything.
+        UsageError: A number is too small.
         InputError: The corpus has too few distinct texts.
     """
     _check_numbers(task_name, num_samples, num_held_out)
@@ -87,24 +87,24 @@ def text_digest(text: str) -> str:
 
 
 def check_disjoint(calibration: Iterable[str], evaluated: Iterable[str]) -> None:
-    """Refuses to evaluate on texts that were calibrated on; both are given as digests.
+    """Refuses to evaluate on calibration texts; both are given as digests.
 
     Raises:
-        InputError: Some text is among both.
+        InputError: A text is in both.
     """
     evaluated = set(evaluated)
     shared = len(evaluated.intersection(calibration))
     if shared:
         raise InputError(
-            f"{shared} of the {len(evaluated)} evaluated texts were calibrated on; evaluate on other texts"
+            f"{shared} of the {len(evaluated)} evaluated texts were used for calibration; evaluate on other texts"
         )
 
 
 def _check_numbers(task_name: str, num_samples: int | None, num_held_out: int) -> None:
     if num_samples is not None and num_samples < 1:
-        raise UsageError(f"task '{task_name}': {num_samples} calibration texts were asked for; ask for at least 1")
+        raise UsageError(f"task '{task_name}': {num_samples} calibration texts were requested; request at least 1")
     if num_held_out < 0:
-        raise UsageError(f"task '{task_name}': {num_held_out} held-out texts were asked for; ask for 0 or more")
+        raise UsageError(f"task '{task_name}': {num_held_out} held-out texts were requested; request 0 or more")
 
 
 def _first_by_key(samples: Iterable[Sample], size: int, seed: int) -> tuple[tuple[Sample, ...], int]:
@@ -116,7 +116,7 @@ def _first_by_key(samples: Iterable[Sample], size: int, seed: int) -> tuple[tupl
         digest = hashlib.sha256(f"{seed}\0{sample.text}".encode()).digest()
         key = int.from_bytes(digest, "big")
         if key in chosen:
-            # one text cut at two places: the choice must not depend on which comes first
+            # the same text split at two places: the choice must not depend on which comes first
             chosen[key] = min(chosen[key], sample, key=lambda same_text: len(same_text.prompt))
         elif digest not in seen:
             chosen[key] = sample

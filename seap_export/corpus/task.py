@@ -18,7 +18,7 @@ __all__ = ["ChoiceCompletion", "Completion", "Corpus", "Sample", "Task", "Templa
 #: A file, or data that are downloaded.
 Corpus = Path | HubCorpus | HarnessCorpus
 
-_TEXT_PROMPT = "{text}"  # of a corpus that is given without a task file
+_TEXT_PROMPT = "{text}"  # for a corpus that is given without a task file
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Sample:
 
     @property
     def text(self) -> str:
-        """Prompt and completion, one after the other."""
+        """The prompt followed by the completion."""
         return self.prompt + self.completion
 
 
 @dataclass(frozen=True)
 class TemplateCompletion:
-    """A completion that is written out by one template, such as ` {answer}`."""
+    """A completion produced by one template, such as ` {answer}`."""
 
     template: str
 
@@ -61,10 +61,10 @@ class ChoiceCompletion:
     """A completion that is the right one among several choices.
 
     Attributes:
-        choices: One template a choice, or the path of a field that holds the list of choices.
+        choices: One template per choice, or the path of a field that holds the list of choices.
         label: Path of the field that names the right choice: its index from 0 (a truth value counts as 0
             or 1, digits as a number), or one of `labels`.
-        labels: Path of a field that holds one label a choice.
+        labels: Path of a field that holds one label per choice.
         template: How a choice becomes the completion; `{choice}` is the choice, other fields may be used.
     """
 
@@ -164,7 +164,7 @@ class Task:
         return read_records(self.corpus) if isinstance(self.corpus, Path) else self.corpus.records()
 
     def texts(self) -> Iterator[Sample]:
-        """The samples of the corpus, in its order; records that give only white space are skipped.
+        """The samples of the corpus, in its order; records that yield only white space are skipped.
 
         Raises:
             InputError: The corpus cannot be read, or a record lacks a field or has no right label.
@@ -182,7 +182,7 @@ class Task:
 
     def _hint(self, record: Mapping[str, Any]) -> str:
         lacks_text = self.prompt == _TEXT_PROMPT and "text" not in record
-        return "; give a task file (.toml) that makes a text of them" if lacks_text else ""
+        return "; give a task file (.toml) that turns them into a text" if lacks_text else ""
 
 
 def _list_field(path: str, record: Mapping[str, Any]) -> list[Any]:
@@ -198,5 +198,7 @@ def _position(label: object, labels: list[Any], num_choices: int) -> int:
     if len(names) != num_choices:
         raise InputError(f"{num_choices} choices, but {len(names)} labels; correct or drop the record")
     if label is None or str(label) not in names:
-        raise InputError(f"label {label!r:.40} is none of the labels {', '.join(names):.80}; use a labelled record")
+        raise InputError(
+            f"label {label!r:.40} is not one of the labels {', '.join(names):.80}; correct or drop the record"
+        )
     return names.index(str(label))

@@ -1,7 +1,7 @@
 """Templates that turn the fields of a record into a text.
 
 `{field}`, `{a.b}`, `{a[0]}` and `{a[key]}` are looked up among the items of the record, never among
-attributes of Python objects, so a template from elsewhere reaches nothing but the record. `{{` and `}}`
+attributes of Python objects, so an untrusted template can read nothing but the record. `{{` and `}}`
 stand for braces.
 """
 
@@ -20,7 +20,7 @@ __all__ = ["check_path", "check_template", "is_index", "look_up", "render"]
 
 _PATH = re.compile(r"[^.\[\]{}]+(?:\.[^.\[\]{}]+|\[[^\[\]{}]+\])*")
 _PART = re.compile(r"\[([^\]]+)\]|([^.\[\]]+)")
-#: An index into a list; longer digit strings are no index of any list and slow to convert.
+#: An index into a list; longer digit strings cannot be an index and are slow to convert.
 _INDEX = re.compile(r"[0-9]{1,9}")
 
 
@@ -64,7 +64,7 @@ def check_path(path: str) -> None:
     """Refuses a malformed field path before any record is read.
 
     Raises:
-        InputError: The path is none of `field`, `a.b`, `a[0]`, `a[key]` and combinations of them.
+        InputError: The path is not `field`, `a.b`, `a[0]`, `a[key]` or a combination of them.
     """
     _parts(path)
 
@@ -115,8 +115,8 @@ def _what_is_there(value: object) -> str:
 def _as_text(path: str, value: object) -> str:
     if value is None:
         raise InputError(f"field {path!r} is null; drop the record or give it a value")
-    if isinstance(value, float) and not math.isfinite(value):  # how many tables spell a value that is missing
+    if isinstance(value, float) and not math.isfinite(value):  # how many tables represent a missing value
         raise InputError(f"field {path!r} is {value}; drop the record or give it a value")
     if isinstance(value, (Mapping, list, tuple, bytes)):
-        raise InputError(f"field {path!r} is neither a text nor a number; name one of its items or another field")
+        raise InputError(f"field {path!r} is neither a text nor a number; choose one of its items or another field")
     return str(value)

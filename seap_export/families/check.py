@@ -35,7 +35,7 @@ def check_sizes(config: Mapping[str, Any]) -> None:
     for key, most in _MAX_SIZES.items():
         value = config.get(key)
         if isinstance(value, int) and value > most:
-            raise InputError(f"config.json: {key} {value!r:.40} is out of range; at most {most} is supported")
+            raise InputError(f"config.json: {key} {value!r:.40} is out of range; use a model with at most {most}")
 
 
 def check_rope(rope_type: str, parameters: Mapping[str, Any]) -> None:
@@ -47,9 +47,15 @@ def check_rope(rope_type: str, parameters: Mapping[str, Any]) -> None:
     for key, may_be_zero in _ROPE_NUMBERS.items():
         value = parameters.get(key)
         if value is not None and not (isinstance(value, int | float) and (value > 0 or (may_be_zero and value == 0))):
-            raise InputError(f"config.json: rope parameter '{key}' must be a positive number, not {value!r:.40}")
+            raise InputError(
+                f"config.json: rope parameter '{key}' must be a positive number, not {value!r:.40}; "
+                "correct it, or download the model again"
+            )
     if rope_type == "llama3" and parameters["low_freq_factor"] >= parameters["high_freq_factor"]:
-        raise InputError("config.json: rope parameter 'low_freq_factor' must be less than 'high_freq_factor'")
+        raise InputError(
+            "config.json: rope parameter 'low_freq_factor' must be less than 'high_freq_factor'; "
+            "correct it, or download the model again"
+        )
 
 
 def check_window(window: int | None) -> None:

@@ -42,13 +42,18 @@ class RopeSpec:
     def __post_init__(self) -> None:
         if self.rope_type not in ROPE_TYPES:
             raise InputError(
-                f"rope type '{self.rope_type}' is not supported; supported types: {', '.join(ROPE_TYPES)}"
+                f"rope type '{self.rope_type}' is not supported; use a model with one of {', '.join(ROPE_TYPES)}"
             )
         missing = [key for key in _REQUIRED_ROPE_KEYS[self.rope_type] if self.parameters.get(key) is None]
         if missing:
-            raise InputError(f"config.json: rope type '{self.rope_type}' needs {', '.join(missing)}")
+            raise InputError(
+                f"config.json: rope type '{self.rope_type}' needs {', '.join(missing)}; "
+                "correct it, or download the model again"
+            )
         if not self.theta > 0:
-            raise InputError(f"config.json: rope_theta must be positive, not {self.theta}")
+            raise InputError(
+                f"config.json: rope_theta must be positive, not {self.theta}; correct it, or download the model again"
+            )
         check_rope(self.rope_type, self.parameters)
 
 
@@ -76,10 +81,13 @@ class LayerSpec:
         if self.num_attention_heads % self.num_key_value_heads:
             raise InputError(
                 f"config.json: {self.num_attention_heads} query heads are not a multiple of "
-                f"{self.num_key_value_heads} key/value heads"
+                f"{self.num_key_value_heads} key/value heads; correct it, or download the model again"
             )
         if len(self.biases & set(QKV)) not in (0, len(QKV)):
-            raise InputError(f"config.json: either all of {', '.join(QKV)} must have a bias, or none")
+            raise InputError(
+                f"config.json: either all of {', '.join(QKV)} must have a bias, or none; "
+                "correct it, or download the model again"
+            )
 
     @property
     def heads_per_group(self) -> int:
@@ -184,7 +192,9 @@ def _spec(config: Mapping[str, Any]) -> ModelSpec:
     config = {**family.defaults, **config}
     for key in ("rope_parameters", "rope_scaling", "per_layer_config", PRUNED_FROM):
         if not isinstance(config.get(key) or {}, Mapping):
-            raise InputError(f"config.json: '{key}' must be an object, not {config[key]!r}")
+            raise InputError(
+                f"config.json: '{key}' must be an object, not {config[key]!r}; correct it, or download the model again"
+            )
     _refuse_unsupported(config)
     hidden_size = _positive(config, "hidden_size")
     heads = _positive(config, "num_attention_heads")
@@ -212,26 +222,31 @@ def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
-        raise InputError(f"activation '{activation}' is not supported; the only supported activation is silu")
+        raise InputError(f"activation '{activation}' is not supported; use a model with silu")
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     partial = config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0
     if partial != 1.0:
-        raise InputError(f"partial_rotary_factor {partial} is not supported; it must be 1")
+        raise InputError(f"partial_rotary_factor {partial} is not supported; use a model with a factor of 1")
 
 
 def _positive(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"config.json: '{key}' must be a positive whole number, not {value!r}")
+        raise InputError(
+            f"config.json: '{key}' must be a positive whole number, not {value!r}; "
+            "correct it, or download the model again"
+        )
     return value
 
 
 def _number(key: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InputError(f"config.json: '{key}' must be a number, not {value!r}")
+        raise InputError(
+            f"config.json: '{key}' must be a number, not {value!r}; correct it, or download the model again"
+        )
     return float(value)
 
 

@@ -28,6 +28,6 @@ def __getattr__(name: str) -> Any:
     except (ImportError, RuntimeError) as error:  # transformers' lazy modules wrap an ImportError in a RuntimeError
         reason = " ".join(str(error).split())
         raise EnvironmentFailure(
-            f"optimum-onnx cannot be imported ({reason}); install it with: pip install 'seap-export[optimum-onnx]'"
+            f"optimum-onnx cannot be imported ({reason}); install the extra 'optimum-onnx' (see README)"
         ) from error
     return SeapORTModelForCausalLM

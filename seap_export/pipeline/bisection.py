@@ -36,7 +36,7 @@ def bisect_variant(
         prompt_file: On which prompts; None: the held-out texts of the export.
         parity: The report of the comparison; None: there is none.
         reasons: Why parity failed; the first weight that they name is the place if no value diverges before it.
-        progress: Told what happens.
+        progress: Reports what happens.
 
     Returns:
         None if the graph does not run with intermediate values as outputs.

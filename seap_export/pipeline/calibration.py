@@ -1,4 +1,4 @@
-"""The calibration step: the tasks that are not yet calibrated, in one run over the model."""
+"""The calibration step: calibrates all tasks that are not calibrated yet, in one run over the model."""
 
 from __future__ import annotations
 
@@ -49,18 +49,21 @@ def calibrate_tasks(
     progress: Progress,
     variants: Collection[str] = (),
 ) -> dict[str, Calibration]:
-    """Calibrates the tasks whose statistics are not in the workspace yet, and opens those of all.
+    """Calibrates the tasks whose statistics are not in the workspace yet, and opens the statistics of all tasks.
 
     Args:
         source: The dense model.
         splits: The texts of each task.
-        settings: How they are run.
+        settings: How the texts are run.
         workspace: The output folder, locked.
-        progress: Told what happens.
+        progress: Reports what happens.
         variants: Names of the variants that will be made from the statistics.
 
     Raises:
-        SeapError: Of the kind that fits; nothing was written then.
+        UsageError: The workspace holds statistics made from other inputs, and there is no --force.
+        InputError: The tokenizer, a text or a weight of the model cannot be used.
+        EnvironmentFailure: The disk has too little free space.
+        ArtifactError: Finished statistics are damaged, and there is no --force.
     """
     for split in splits.values():
         if split.notice:
@@ -88,7 +91,7 @@ def _calibrate(
     from seap_export.activations.calibrate import LayerStatistics, collect_statistics
 
     for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
-        source.read_outer(name)  # not used here, but if its weights are NaN, now is the time to say so
+        source.read_outer(name)  # not used here, but NaN weights should be reported before the work begins
     token_ids = tokenize(source, {task: split.calibration for task, split in splits.items()}, settings.max_length)
     bar = progress.step("calibrating " + ", ".join(splits), len(source.spec.layers), name="calibration")
     with ExitStack() as stack:
@@ -135,7 +138,7 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
     """Token ids of each task's texts; a text without a token is left out.
 
     Raises:
-        InputError: The tokenizer is damaged or of another model, or no text of a task has a token.
+        InputError: The tokenizer is damaged or belongs to another model, or no text of a task has a token.
     """
     token_ids = {}
     with quiet_transformers():
@@ -145,20 +148,20 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
             token_ids[task] = [ids[:max_length] for ids in sequences if ids]
     for task, sequences in token_ids.items():
         if not sequences:
-            raise InputError(f"task '{task}': the tokenizer finds no token in any text; use another corpus")
+            raise InputError(f"task '{task}': no text gives any token; use another corpus")
         largest = max(map(max, sequences))
         if largest >= source.spec.vocab_size:
             raise InputError(
                 f"{source.name}: its tokenizer gives token id {largest}, its model has a vocabulary of "
-                f"{source.spec.vocab_size}; give the model its own tokenizer"
+                f"{source.spec.vocab_size}; use the tokenizer that belongs to the model"
             )
     return token_ids
 
 
 def _load_tokenizer(source: Source) -> Any:
-    """The tokenizer of the files that the artifacts will carry, loaded as theirs.
+    """The tokenizer, loaded from the files that the artifacts will contain.
 
-    transformers 5 takes the tokenizer's class from the type of some models (qwen2), whatever the files say.
+    For some model types (qwen2), transformers 5 ignores the tokenizer class that the files name.
     """
     from transformers import AutoTokenizer
 
@@ -170,6 +173,6 @@ def _load_tokenizer(source: Source) -> Any:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (ImportError, MemoryError):
             raise
-        except Exception as error:  # damaged files raise nearly anything, a bare Exception of `tokenizers` included
+        except Exception as error:  # damaged files raise nearly anything, including a bare Exception of `tokenizers`
             reason = " ".join(str(error).split())
             raise InputError(f"{source.name}: its tokenizer cannot be loaded ({reason}); download it again") from error

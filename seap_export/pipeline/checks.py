@@ -1,4 +1,4 @@
-"""What is refused before anything is written."""
+"""Checks that run before anything is written."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["claim_folder", "refuse_full_disk", "refuse_missing_provider", "varia
 def claim_folder(
     workspace: Workspace, source: Source, keys: Mapping[str, str], replaced: Collection[str] = ()
 ) -> None:
-    """Notes the model in the manifest, if nothing in the folder would come to contradict it.
+    """Records the model in the manifest, unless something in the folder would contradict it.
 
     Args:
         workspace: The folder, locked.
         source: The dense model.
-        keys: For each task that is asked for, the key of its statistics.
+        keys: For each requested task, the key of its statistics.
         replaced: The variants that this run makes.
 
     Raises:
-        UsageError: The folder holds variants of another model, or --force would leave some behind without the
-            statistics that they were made from.
+        UsageError: The folder holds variants of another model, or --force would replace the statistics that
+            others of its variants were made from.
     """
     manifest = workspace.manifest
     is_other = bool(manifest.source) and manifest.source.get("sha256") != source.digest
     if is_other and not workspace.force:
         raise UsageError(
-            f"{workspace.folder} belongs to another model ('{manifest.source.get('name')}'); "
+            f"{workspace.folder} contains an export of another model ('{manifest.source.get('name')}'); "
             "use another --out, or --force"
         )
     for name, variant in manifest.variants.items() if workspace.force else ():
@@ -45,7 +45,7 @@ def claim_folder(
         changed = any(keys.get(task, key) != key for task, key in recorded.items())
         if name not in replaced and (is_other or changed):
             raise UsageError(
-                f"--force would replace what {workspace.folder / name} was made from, and leave it behind; "
+                f"--force would replace the statistics that {workspace.folder / name} was made from; "
                 "export it again too, or use another --out"
             )
     if is_other or not manifest.source:
@@ -73,27 +73,28 @@ def variant_bytes(source: Source, ratio: float, precision: Precision) -> int:
 
 
 def refuse_missing_provider(provider: str) -> None:
-    """Refuses before the work begins what could not be checked after it.
+    """Fails early if the execution provider that the checks need does not work.
 
     Raises:
-        EnvironmentFailure: No session runs on the provider here.
+        EnvironmentFailure: No session runs on the provider on this machine.
     """
     try:
         probe(provider)
     except EnvironmentFailure as error:
-        by_hand = f"'seap-export convert --provider {provider}' writes files unchecked"
+        by_hand = f"to write ONNX files without checking them, use 'seap-export convert --provider {provider}'"
         raise EnvironmentFailure(f"{error}; {by_hand}") from error
 
 
 def refuse_full_disk(needed: int, out: Path) -> None:
-    """Refuses before the work begins what will not fit.
+    """Fails early if the artifacts will not fit on the disk.
 
     Raises:
-        EnvironmentFailure: Fewer bytes are free than needed.
+        EnvironmentFailure: There is less free space than needed.
     """
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise EnvironmentFailure(
-            f"{out}: about {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; free some space"
+            f"{out}: about {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "
+            "free some space, or use another --out"
         )

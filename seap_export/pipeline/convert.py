@@ -27,13 +27,13 @@ def convert_folder(
 ) -> None:
     """Writes the ONNX form of a model folder, dense or pruned, into `onnx_folder`, which exists.
 
-    Beside the graph and its data: the tokenizer, padding on the right, and genai_config.json.
+    Besides the graph and its data, writes the tokenizer, set to pad on the right, and genai_config.json.
 
     Args:
-        model_folder: config.json, safetensors files, the tokenizer.
-        onnx_folder: Receives the files.
+        model_folder: Contains config.json, safetensors files and the tokenizer.
+        onnx_folder: Folder for the files.
         form: Precision, dialect and logits of the graph.
-        on_layer: Called with a layer's index when the last of its weights is written.
+        on_layer: Called with a layer's index once all its weights are written.
     """
     config = read_json(model_folder / "config.json")
     generation = model_folder / "generation_config.json"

@@ -1,4 +1,4 @@
-"""The main job: tasks and ratios in, one proven variant for each out."""
+"""The main job: makes and checks one variant for each task and ratio."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ __all__ = ["ExportRequest", "Exported", "check_export", "export"]
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export.
+    """The result of an export.
 
     Attributes:
-        variants: The variants that were asked for, as the manifest describes them.
-        report: The validation of them, which may have failed.
-        steps: What each step of this run cost, in the order in which they ended.
+        variants: The requested variants, as the manifest describes them.
+        report: Their validation, which may have failed.
+        steps: What each step of this run cost, in the order in which they finished.
     """
 
     variants: Mapping[str, Any]
@@ -59,20 +59,20 @@ class Exported:
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """All that an export depends on, beside the model.
+    """Everything that an export depends on except the model.
 
     Attributes:
-        tasks: Each gets a variant of its own for each ratio.
-        ratios: Fractions to remove.
+        tasks: Tasks; each gets a variant for each ratio.
+        ratios: Fractions of the weights to remove.
         mixtures: Variants for several tasks.
         calibration: How texts are sampled and run.
-        plan: How what is kept is chosen and compensated.
+        plan: How heads and neurons are chosen and compensated.
         form: Precision, dialect and logits of the ONNX files.
         parity: How ONNX and torch are compared, and on which execution provider.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
-        speed: Whether variants are timed beside the dense model.
+        speed: Whether variants are timed against the dense model.
     """
 
     tasks: tuple[Task, ...]
@@ -94,8 +94,8 @@ class ExportRequest:
             raise UsageError("no ratio given; give at least one, e.g. --ratio 0.2")
         names = [variant_name("", ratio) for ratio in self.ratios]
         if len(set(names)) < len(names):
-            raise UsageError("a ratio is given twice")
-        _router_settings(self)  # refuses what is no threshold
+            raise UsageError("a ratio is given twice; give each --ratio once")
+        _router_settings(self)  # refuses an invalid threshold
 
     @property
     def all_mixtures(self) -> tuple[MixtureSpec, ...]:
@@ -104,7 +104,7 @@ class ExportRequest:
 
     @property
     def variants(self) -> dict[str, tuple[MixtureSpec, float]]:
-        """The name of every variant that is asked for, its mixture and its ratio."""
+        """The name of every requested variant, with its mixture and its ratio."""
         return {
             variant_name(mixture.name, ratio): (mixture, ratio)
             for mixture in self.all_mixtures
@@ -113,7 +113,7 @@ class ExportRequest:
 
     @property
     def router_settings(self) -> RouterSettings | None:
-        """None where no router is made."""
+        """None if no router is made."""
         if not self.router or len(self.tasks) < 2:
             return None
         return _router_settings(self)
@@ -128,10 +128,10 @@ def export(
 ) -> Exported:
     """Makes every variant that is not in `out` yet, measures and validates them.
 
-    A variant that fails the validation is in the report, and not an exception: the others are finished all the same.
+    A variant that fails the validation is recorded in the report and raises no exception, so the others are finished.
 
-    All inputs are checked before anything is written. Each step is written whole; a later run with the same
-    inputs goes on where an earlier one stopped.
+    All inputs are checked before anything is written. Each step is written completely or not at all; a later
+    run with the same inputs continues where an earlier one stopped.
 
     Raises:
         UsageError: The request contradicts itself, or would replace something without --force.
@@ -151,7 +151,7 @@ def export(
             workspace.manifest.write(workspace.folder)
             performance.write(workspace.folder)
             report = _validate(workspace.folder, request, made, timed)
-        finally:  # what the finished steps cost is kept when a later one fails, unless the disk is full
+        finally:  # the cost of finished steps is recorded even if a later one fails, unless the disk is full
             performance.steps |= timed.steps
             if (workspace.folder / MANIFEST).is_file():
                 with suppress(OSError):
@@ -185,7 +185,7 @@ def _make(
     for mixture in request.all_mixtures:
         statistics = Mixture(mixture.name, mixture.weights, calibrations)
         made |= maker.variants(mixture, statistics, request.ratios)
-    workspace.manifest.write(workspace.folder)  # the variants are finished, even if what follows fails
+    workspace.manifest.write(workspace.folder)  # the variants are finished, even if the next step fails
     return made
 
 
@@ -197,7 +197,7 @@ def _measure(
     performance: Performance,
     progress: Progress,
 ) -> None:
-    """Compares the variants with the dense model: first what they predict, then how fast they are."""
+    """Compares the variants with the dense model: first their predictions, then their speed."""
     keys = {name: workspace.manifest.steps[f"{name}/onnx"] for name in made}
     with dense_folder(source) if request.quality or request.speed else nullcontext(Path()) as dense:
         if request.quality:
@@ -213,10 +213,10 @@ def _measure(
 
 
 def _validate(folder: Path, request: ExportRequest, made: Mapping[str, Any], progress: Progress) -> ValidationReport:
-    """Checks what was made as `seap-export validate` does, and writes the report beside it."""
+    """Checks the variants as `seap-export validate` does, and writes the report next to them."""
     known = {name: read_artifact(folder / name / "parity.json") for name in made}
     asked = ValidationRequest(tuple(made), ("integrity", "parity", "router"), request.parity)
-    with progress.step("validating what was made", name="validation"):
+    with progress.step("validating the variants", name="validation"):
         report = validate(folder, asked, known_parity=known)
     values = report.to_json()
     texts = {"json": json.dumps(values, indent=1, ensure_ascii=False) + "\n", "html": html_page(values)}
@@ -238,14 +238,14 @@ def _route(
     fallback = GENERAL if any(variant["task"] == GENERAL for variant in variants.values()) else None
     figures = make_router(source, splits, variants, settings, workspace, progress, fallback)
     held_out = figures["held_out"]
-    if held_out["prompts"]:  # none where each is also a calibration prompt
+    if held_out["prompts"]:  # none if each is also a calibration prompt
         progress.say(f"router: {held_out['accuracy']:.1%} of {held_out['prompts']} held-out prompts go to their task")
 
 
 def check_export(
     source: Source, request: ExportRequest, out: Path, force: bool
 ) -> tuple[Workspace, dict[str, Split], set[str]]:
-    """Refuses what can be refused before any work; the folder, each task's split, and the variants already planned."""
+    """Makes all checks that need no work; returns the folder, each task's split, and the variants already planned."""
     refuse_missing_provider(request.parity.provider)
     refuse_unsupported(source.spec, request.form)
     genai_config(source.spec, source.config, source.generation_config)  # refuses a model that names no EOS token

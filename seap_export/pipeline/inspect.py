@@ -1,4 +1,4 @@
-"""What is in a path, as plain values."""
+"""Describes what is at a path, as plain values."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["describe"]
 
 
 def describe(path: str) -> dict[str, Any]:
-    """An export, a variant or a model; the key `kind` says which.
+    """Describes an export, a variant or a model; the key `kind` says which.
 
     Raises:
         ArtifactError: A file of an export differs from the manifest, or a variant is damaged.
-        InputError: There is nothing of these kinds.
+        InputError: The path is none of these.
     """
     place = Path(os.path.expanduser(path))
     if (place / MANIFEST).is_file():
@@ -36,7 +36,7 @@ def describe(path: str) -> dict[str, Any]:
         return _model(place)
     if place.is_file() and place.suffix == ".gguf":
         return _gguf(place)
-    raise InputError(f"{path}: neither an export, a variant, a model folder nor a .gguf file")
+    raise InputError(f"{path}: not an export, a variant, a model folder or a .gguf file; give one of these")
 
 
 def _export(folder: Path) -> dict[str, Any]:

@@ -26,20 +26,20 @@ __all__ = ["PARTS", "folder_damages", "variant_damages"]
 #: The parts of a variant.
 PARTS = ("plan.json", "hf", "onnx")
 _STEPS = (*PARTS, "parity.json")
-#: The only setting in which a copied tokenizer differs: a graph wants padding on the right.
+#: The only setting in which a copied tokenizer differs: graphs need padding on the right.
 _PADDING = "padding_side"
 
 
 def folder_damages(folder: Path, manifest: Manifest) -> list[str]:
-    """The damages of an output folder as a whole, in words."""
+    """Damage to an output folder as a whole, in words."""
     found = []
     if not manifest.complete:
-        found.append(f"{folder}: its last export did not end; run the same command again")
+        found.append(f"{folder}: its last export did not finish; run the same command again")
     if not manifest.variants:
-        found.append(f"{folder}: {MANIFEST} names no variant")
+        found.append(f"{folder}: {MANIFEST} lists no variant; export again")
     made = {step.split("/")[0] for step in manifest.steps if step.endswith("/onnx")}
     found += [
-        f"{folder / name}: made, but {MANIFEST} names no such variant"
+        f"{folder / name}: not listed in {MANIFEST}; run the same export again"
         for name in sorted(made - manifest.variants.keys())
     ]
     others = [step for step in manifest.steps if step.split("/")[0] not in made]
@@ -48,11 +48,11 @@ def folder_damages(folder: Path, manifest: Manifest) -> list[str]:
 
 
 def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
-    """The damages of a variant's files, in words.
+    """Damage to a variant's files, in words.
 
     Args:
-        folder: The variant's.
-        manifest: The output folder's; None: there is none, and hashes are not compared.
+        folder: The variant's folder.
+        manifest: The output folder's manifest; None: there is none, and hashes are not compared.
     """
     missing = [f"{folder / part} is missing" for part in PARTS if not (folder / part).exists()]
     hashes = [] if manifest is None else list(_against_manifest(folder, manifest))
@@ -75,7 +75,7 @@ def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
 def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[str]:
     for step in (f"{folder.name}/{part}" for part in _STEPS):
         if step not in manifest.steps:
-            yield f"{MANIFEST} knows no {step}"
+            yield f"{MANIFEST} does not list {step}"
         yield from manifest.damages(folder.parent, step)
     yield from manifest.damages(folder.parent, f"{folder.name}/{QUALITY}")
     for part in PARTS[1:]:
@@ -90,7 +90,7 @@ def _plan_and_weights(folder: Path) -> Iterator[str]:
     reader = SafetensorsReader(folder / "hf")
     check_weights(reader, spec.tensors(), str(folder / "hf"))
     for name in sorted(reader.shapes().keys() - spec.tensors().keys()):
-        yield f"{folder / 'hf'}: config.json has no place for the tensor '{name:.80}'"
+        yield f"{folder / 'hf'}: config.json does not describe the tensor '{name:.80}'"
     planned, found = _planned_shapes(plan), _shapes(spec)
     if plan.layout == "per-layer" and planned != found:
         layer = next((i for i, pair in enumerate(zip(planned, found, strict=False)) if pair[0] != pair[1]), 0)
@@ -112,7 +112,7 @@ def _graph(folder: Path) -> Iterator[str]:
 
 
 def _settings(folder: Path) -> Iterator[str]:
-    """Differences between genai_config.json and what the model asks for."""
+    """Differences between genai_config.json and what the model requires."""
     config = read_json(folder / "hf" / "config.json")
     generation = folder / "hf" / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
@@ -122,7 +122,7 @@ def _settings(folder: Path) -> Iterator[str]:
     for section in expected.keys() | found.keys():
         wanted, own = expected.get(section), found.get(section)
         if wanted != own:
-            yield f"{folder / 'onnx' / GENAI_CONFIG}: its '{section:.40}' is not that of hf/{_difference(wanted, own)}"
+            yield f"{folder / 'onnx' / GENAI_CONFIG}: its '{section:.40}' differs from hf/{_difference(wanted, own)}"
 
 
 def _difference(wanted: Any, found: Any) -> str:
@@ -138,9 +138,9 @@ def _tokenizer(folder: Path) -> Iterator[str]:
         model, graph = (folder / part / name for part in ("hf", "onnx"))
         if model.is_file() != graph.is_file():
             if name != "tokenizer_config.json":
-                yield f"{folder}: {name} is in {'hf' if model.is_file() else 'onnx'} only"
+                yield f"{folder}: {name} exists only in {'hf' if model.is_file() else 'onnx'}"
         elif model.is_file() and model.read_bytes() != graph.read_bytes() and not _is_same_config(name, model, graph):
-            yield f"{folder}: {name} of onnx is not that of hf"
+            yield f"{folder}: {name} differs between onnx and hf"
 
 
 def _entry(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -149,7 +149,7 @@ def _entry(folder: Path, manifest: Manifest) -> Iterator[str]:
     parity = read_artifact(folder / "parity.json")
     entry = manifest.variants.get(folder.name)
     if entry is None:
-        yield f"{MANIFEST} names no variant {folder.name}"
+        yield f"{MANIFEST} does not list the variant {folder.name}"
         return
     found = {
         "task": plan.task,
@@ -162,11 +162,11 @@ def _entry(folder: Path, manifest: Manifest) -> Iterator[str]:
     }
     for key, value in found.items():
         if entry.get(key) != value:
-            yield f"{MANIFEST} gives another {key} of {folder.name} than its files"
+            yield f"{MANIFEST} and the files of {folder.name} disagree on {key}"
     if manifest.source.get("sha256") != plan.source_sha256:
-        yield f"{folder}: plan.json is of another dense model than {MANIFEST}"
+        yield f"{folder}: plan.json and {MANIFEST} name different dense models"
     if folder.name != variant_name(plan.task, plan.requested_ratio):
-        yield f"{folder}: plan.json is of {plan.task} at {plan.requested_ratio:g}"
+        yield f"{folder}: plan.json is for {plan.task} at ratio {plan.requested_ratio:g}"
 
 
 def _is_same_config(name: str, model: Path, graph: Path) -> bool:

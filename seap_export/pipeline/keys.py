@@ -1,6 +1,6 @@
 """The key of a step: the hash of everything it depends on, so that it is reused only for the same inputs.
 
-A step's key contains the key of the step before it. Paths, and settings that change only the speed, are left out.
+A step's key contains the key of the step before it. Paths and settings that change only the speed are left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from validation.report import SCHEMA as PARITY_SCHEMA
 
 __all__ = ["calibration_key", "hf_key", "onnx_key", "parity_key", "plan_key", "quality_key"]
 
-#: Increased when the same inputs give other bytes than before, so that older steps are not reused.
+#: Increased when the same inputs give different bytes than before, so that older steps are not reused.
 _CALIBRATION, _PLAN, _HF, _ONNX, _PARITY, _QUALITY = 1, 1, 1, 2, 2, 1
 
 
@@ -38,7 +38,7 @@ def calibration_key(source: Source, split: Split, settings: CalibrationSettings)
 def plan_key(
     statistics: Mapping[str, str], mixture: MixtureSpec, settings: PlanSettings, ratio: float, num_layers: int
 ) -> str:
-    """The key of a variant's plan; the default protection and the same one spelled out are the same input.
+    """The key of a variant's plan; the default protection gives the same key as the equal explicit one.
 
     Args:
         statistics: For each task the key of its statistics.
@@ -53,7 +53,7 @@ def plan_key(
 
 
 def hf_key(plan: str) -> str:
-    """The key of a shrunk model; the modelling code travels with it."""
+    """The key of a shrunk model, which includes the modelling code."""
     code = [(resources.files("seap_export.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
     return sha256_json(["hf", _HF, plan, code])
 

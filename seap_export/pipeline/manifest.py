@@ -40,8 +40,8 @@ class Manifest:
     """The state of an output folder, rewritten after every step.
 
     Attributes:
-        complete: Whether the last export into the folder ended.
-        versions: Versions of the packages that shape an artifact, in the run that made the last step.
+        complete: Whether the last export into the folder finished.
+        versions: Versions of the packages that affect artifacts, in the run that made the last step.
         source: Name, digest and shape of the dense model.
         tasks: For each task, what it was calibrated on.
         variants: For each finished variant, its tasks, method, ratios, sizes and parity verdict.
@@ -58,7 +58,7 @@ class Manifest:
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Replaces the folder's manifest in one move if its contents have changed."""
+        """Replaces the folder's manifest atomically if its contents have changed."""
         values = {"schema": MANIFEST_SCHEMA, **asdict(self)}
         for name in ("tasks", "variants", "steps", "files"):
             values[name] = dict(sorted(values[name].items()))
@@ -70,7 +70,7 @@ class Manifest:
             temporary.write_text(text, "utf-8", newline="\n")
 
     def record(self, step: str, key: str, made: Path) -> None:
-        """Records a step and the files it made, which are at `made`; its variant is no longer finished."""
+        """Records a step and its files, which are at `made`; its variant no longer counts as finished."""
         for name in self._files_of(step):
             del self.files[name]
         paths = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
@@ -104,7 +104,7 @@ class Manifest:
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of this package and of the installed packages that shape an artifact."""
+    """The versions of this package and of the installed packages that affect artifacts."""
     found = {"seap-export": seap_export.__version__}
     for package in _PACKAGES:
         try:
@@ -123,14 +123,14 @@ def read_artifact(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
     except InputError as error:
-        raise ArtifactError(f"{error}; it is damaged, export again") from error
+        raise ArtifactError(f"{error}; the file is damaged, export again") from error
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder; an empty one if it has none.
 
     Raises:
-        ArtifactError: The manifest is damaged or of another schema.
+        ArtifactError: The manifest is damaged or has another schema.
     """
     path = folder / MANIFEST
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The parity step: which prompts, which folders, and the report."""
+"""The parity step: chooses prompts and folders, and writes the report."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["calibrations_of", "check_parity", "held_out_prompts", "prompts_of", 
 
 
 def held_out_prompts(calibrations: Sequence[Calibration], number: int) -> list[str]:
-    """Prompts for parity: held-out texts, up to the completion where there is one and it is not all.
+    """Up to `number` prompts for parity, taken from the tasks in turn.
 
-    The tasks take turns until there are `number`.
+    These are the prompts of held-out texts, or the completion of a text without a prompt.
     """
     turns = zip_longest(*(calibration.record.held_out for calibration in calibrations))
     samples = [sample for turn in turns for sample in turn if sample is not None]
@@ -32,7 +32,7 @@ def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
     """The first prompts of a corpus, or the held-out prompts of the variant's task.
 
     Raises:
-        ArtifactError: The folder is not a variant, or the statistics of its task are not beside it.
+        ArtifactError: The folder is not a variant, or the statistics of its task are missing.
         InputError: The corpus cannot be read.
     """
     if corpus is not None:
@@ -41,16 +41,16 @@ def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
 
 
 def calibrations_of(variant: Path) -> list[Calibration]:
-    """The statistics of the tasks that a variant was made for, which `export` keeps beside it.
+    """The statistics of the tasks that a variant was made for, which `export` keeps in the same output folder.
 
     Raises:
-        ArtifactError: The folder is not a variant, or the statistics of a task are not beside it.
+        ArtifactError: The folder is not a variant, or the statistics of a task are missing.
     """
     _refuse_incomplete(variant, "plan.json")
     folders = [variant.absolute().parent / calibration_step(task) for task in read_plan(variant / "plan.json").weights]
     for folder in folders:
         if not folder.is_dir():
-            raise ArtifactError(f"{variant}: no held-out texts at {folder}; give some with --prompt-file")
+            raise ArtifactError(f"{variant}: no held-out texts at {folder}; give prompts with --prompt-file")
     return [Calibration(folder) for folder in folders]
 
 
@@ -60,7 +60,8 @@ def check_parity(
     """Runs the comparison for a variant's folder.
 
     Raises:
-        SeapError: As `validation.parity.run_parity`; a failed comparison is in the report.
+        UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
+            `validation.parity.run_parity`; a failed comparison is in the report.
     """
     _refuse_incomplete(variant, "hf", "onnx")
     return run_parity(
@@ -83,7 +84,7 @@ def write_report(report: ParityReport, path: Path) -> None:
 
 def _refuse_incomplete(variant: Path, *parts: str) -> None:
     if not variant.is_dir():
-        raise ArtifactError(f"{variant}: no such folder; give a variant's, such as OUT/TASK-0.2")
+        raise ArtifactError(f"{variant}: no such folder; give a variant's folder, such as OUT/TASK-0.2")
     for part in parts:
         if not (variant / part).exists():
             remedy = "give --prompt-file" if part == "plan.json" else "give a variant's folder, such as OUT/TASK-0.2"

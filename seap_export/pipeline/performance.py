@@ -1,6 +1,6 @@
 """performance.json: how long each step of an export took, how much memory it used, and how fast the variants run.
 
-It lies beside the manifest and is not part of it, because these figures differ from run to run while the artifacts
+It is a separate file and not part of the manifest, because these figures differ from run to run while the artifacts
 do not.
 """
 
@@ -53,7 +53,7 @@ class Performance:
     speed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Replaces the folder's file in one move."""
+        """Replaces the folder's file atomically."""
         values = {
             "schema": PERFORMANCE_SCHEMA,
             "steps": {name: asdict(figures) for name, figures in sorted(self.steps.items())},
@@ -64,7 +64,7 @@ class Performance:
 
 
 def read_performance(folder: Path) -> Performance:
-    """The figures of a folder; none if the file is missing, damaged or of another version: they are only reported."""
+    """The figures of a folder; none if the file is missing, damaged or of another version."""
     if not (folder / PERFORMANCE).is_file():
         return Performance()
     with suppress(ArtifactError, KeyError, TypeError, AttributeError):

@@ -47,7 +47,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise EnvironmentFailure(
-            "matplotlib, which draws the figures, is missing; install it with: pip install 'seap-export[plots]'"
+            "matplotlib, which draws the figures, is missing; install the extra 'plots' (see README)"
         ) from error
 
 

@@ -27,8 +27,8 @@ class Preview:
     """What `export` would do.
 
     Attributes:
-        variants: For each variant its name, its texts, its size in bytes and whether it is there already.
-        seconds: Estimated time of each kind of step that is still to do, in order.
+        variants: For each variant its name, its texts, its size in bytes and whether it exists already.
+        seconds: Estimated time of each kind of step that remains to be done, in order.
     """
 
     variants: tuple[dict[str, Any], ...]
@@ -39,7 +39,7 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
     """Makes the same checks of the inputs as `export`; sizes and times follow from the requested ratios.
 
     Raises:
-        SeapError: An input would be refused.
+        UsageError, InputError, EnvironmentFailure, ArtifactError: As for `export`; an input would be refused.
     """
     _, splits, done = check_export(source, request, out, force)
     rows = tuple(

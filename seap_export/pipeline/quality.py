@@ -1,4 +1,4 @@
-"""The quality step of an export: each variant beside the dense model, on the texts held out of its tasks."""
+"""The quality step of an export: compares each variant with the dense model on the held-out texts of its tasks."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def measure_quality(
     workspace: Workspace,
     progress: Progress,
 ) -> None:
-    """Writes quality.json for every variant that has none yet, and notes its figures in the manifest.
+    """Writes quality.json for every variant that has none yet, and records its figures in the manifest.
 
     The dense model runs once, over the texts of all these variants, and is released before a variant is opened.
 

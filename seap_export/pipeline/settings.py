@@ -16,7 +16,7 @@ class CalibrationSettings:
     """How texts are sampled and run.
 
     Attributes:
-        samples: Calibration texts a task; None: up to 200.
+        samples: Calibration texts per task; None: up to 200.
         held_out: Texts set aside for parity and evaluation, never calibrated on.
         seed: Seed of the split.
         max_length: Tokens after which a text is cut.
@@ -40,9 +40,9 @@ class ParitySettings:
     Attributes:
         provider: Execution provider of ONNX Runtime, `cpu` or `cuda`.
         decode_steps: Tokens decoded with the cache after each prompt.
-        limits: What passes.
+        limits: The limits of the comparison.
         prompts: Held-out prompts compared.
-        long_tokens: Positions that the longest prompt reaches, as far as the model's go.
+        long_tokens: Positions that the longest prompt reaches, limited by the model's context.
         threads: Threads of torch and of ONNX Runtime; None: all cores.
     """
 
@@ -65,7 +65,7 @@ def _refuse_below(settings: object, **least: int) -> None:
 
 
 def calibration_step(task: str) -> str:
-    """Where a task's statistics are kept in an output folder."""
+    """The folder of a task's statistics within an output folder."""
     return f"calibration/{task}"
 
 

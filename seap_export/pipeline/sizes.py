@@ -1,4 +1,4 @@
-"""How many bytes a model's weights take, told from its shapes."""
+"""Computes how many bytes a model's weights take from its shapes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["weight_bytes"]
 
 
 def weight_bytes(spec: ModelSpec, dtype: torch.dtype, precision: Precision, removed: float = 0) -> dict[str, int]:
-    """In safetensors (`hf`) and in ONNX (`onnx`): about, for norms count like matrices, and headers not at all.
+    """Approximate size in safetensors (`hf`) and in ONNX (`onnx`): norms count like matrices, headers do not count.
 
     Args:
         spec: The model's shapes.
-        dtype: Of the safetensors files.
-        precision: Of the ONNX file.
-        removed: Weights of the layers that are taken away first.
+        dtype: Dtype of the safetensors files.
+        precision: Precision of the ONNX file.
+        removed: Number of weights that are removed from the layers first.
     """
     weights = spec.num_parameters() - removed
     whole = 0  # of the weights that stay as they are in ONNX

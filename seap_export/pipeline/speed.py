@@ -1,4 +1,4 @@
-"""The speed step of an export: each variant beside the dense model, both in ONNX Runtime."""
+"""The speed step of an export: times each variant against the dense model, both in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def measure_speed(
     performance: Performance,
     progress: Progress,
 ) -> None:
-    """Times the variants that were not timed on this machine yet, in turn with the dense model.
+    """Times the variants that were not timed on this machine yet, alternating with the dense model.
 
     Args:
         dense: The dense model, as a folder that transformers loads.
@@ -59,7 +59,7 @@ def measure_speed(
         progress: Reports what happens.
 
     Raises:
-        EnvironmentFailure: There is no such provider here.
+        EnvironmentFailure: The provider is not available.
         ArtifactError: A variant cannot be loaded.
     """
     setting = sha256_json([processor(), available_threads(), repr(request)])
@@ -77,7 +77,7 @@ def measure_speed(
 
 
 def recorded_speed(performance: Performance, manifest: Manifest, name: str) -> dict[str, Any] | None:
-    """The speed figures of a variant; None where its ONNX file, as the manifest records it, was not timed."""
+    """The speed figures of a variant; None if its ONNX file, as the manifest records it, was not timed."""
     known = performance.speed.get(name, {})
     figures: dict[str, Any] | None = known.get("figures")
     return figures if known.get("onnx") == manifest.steps.get(f"{name}/onnx") else None
@@ -91,8 +91,8 @@ def speed_json(
     Args:
         report: The figures.
         name: The variant.
-        limits: What was asked for; None: nothing, the figures are only reported.
-        verdicts: What came of the limits.
+        limits: The requested limits; None: no limits, the figures are only reported.
+        verdicts: The verdict on each limit.
     """
     variant = next(own for own in report.subjects if own.model == name and own.engine == "onnxruntime")
     return {

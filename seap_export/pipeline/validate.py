@@ -1,4 +1,4 @@
-"""The whole gate: every check that is asked for, of an output folder or of one variant."""
+"""The whole gate: runs every requested check on an output folder or on one variant."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from validation.speed.gate import SpeedLimits, judge_speed, reason
 
 __all__ = ["ValidationRequest", "validate"]
 
-#: Weights that differ are named up to here; one wrong file differs in all of them.
+#: The most differing weights that are named, since all weights of a wrong file differ.
 _MOST_WEIGHTS = 5
 
 
 @dataclass(frozen=True)
 class ValidationRequest:
-    """What is to be checked.
+    """What to check.
 
     Attributes:
-        variants: Their names; None: all there are.
-        checks: Of these, the ones that apply: quality and speed need the dense model and a limit.
+        variants: Names of the variants; None: all.
+        checks: Checks to run where they apply; quality and speed need the dense model and a limit.
         parity: How ONNX and torch are compared.
         prompt_file: Prompts for parity; None: the held-out texts of the export.
         bisect: Whether a failed parity is followed to the sublayer that diverges first.
@@ -66,7 +66,7 @@ class ValidationRequest:
 
     def __post_init__(self) -> None:
         if not self.checks:
-            raise UsageError("nothing is to be checked; give at least one --check")
+            raise UsageError("no check is given; give at least one --check")
         if (self.quality or self.speed) and self.dense is None:
             raise UsageError("the limits of quality and speed are against the dense model; give it as --dense")
         for name, gate in (("quality", self.quality), ("speed", self.speed)):
@@ -87,8 +87,8 @@ def validate(
     Args:
         path: The folder.
         request: What to check.
-        progress: Told what happens.
-        known_parity: The parity reports of variants that were compared just now, by name.
+        progress: Reports what happens.
+        known_parity: The parity reports of variants that were just compared, by name.
 
     Returns:
         The report; a failed check is a verdict in it, not an exception.
@@ -97,7 +97,7 @@ def validate(
         UsageError: There is nothing to check at the path, or the request does not fit.
         ArtifactError: An output folder's manifest is missing or damaged.
         InputError: The dense model or a corpus cannot be used.
-        EnvironmentFailure: The execution provider cannot be had, or memory or disk space runs out.
+        EnvironmentFailure: The execution provider is not available, or memory or disk space runs out.
     """
     return _Validation(path, request, progress or Silent(), known_parity or {}).report()
 
@@ -127,7 +127,9 @@ class _Validation:
         self._router()
         self._speed()
         if not any(check.verdict != "skipped" for check in self._checks):
-            raise UsageError(f"{self._path}: there is nothing of {', '.join(self._request.checks)} to check")
+            raise UsageError(
+                f"{self._path}: {', '.join(self._request.checks)} cannot be checked here; use another --check"
+            )
         return ValidationReport(
             name=self._name(),
             checks=tuple(self._checks),
@@ -142,14 +144,14 @@ class _Validation:
         )
 
     def _recorded(self, folder: Path) -> dict[str, Any]:
-        """Quality and speed as the export measured them, where its files are as they were."""
+        """Quality and speed as the export measured them, if its files are unchanged."""
         if self._manifest is None or not self._is_sound(folder):
             return {}
         speed = recorded_speed(read_performance(folder.parent), self._manifest, folder.name)
         return {"quality": recorded_quality(folder), "speed": speed}
 
     def _refuse_unusable_dense(self) -> None:
-        """What quality and speed would refuse after the other checks have taken their time."""
+        """Makes the checks of quality and speed inputs early, before the slow checks run."""
         if self._request.dense is None or not (self._request.quality or self._request.speed):
             return
         source = open_source(self._request.dense)
@@ -157,11 +159,11 @@ class _Validation:
             refuse_long_prompts(source.spec, self._request.bench)
         self._progress.say(f"hashing {source.name}")
         for folder in self._variants:
-            with suppress(ArtifactError):  # of the plan, which the integrity check tells
+            with suppress(ArtifactError):  # of the plan, which the integrity check reports
                 refuse_another_model(source, read_plan(folder / "plan.json"), folder.name)
 
     def _name(self) -> str:
-        """Of the variant, or of the dense model: an output folder may have any name."""
+        """The name of the variant, or of the dense model, since an output folder may have any name."""
         source = self._manifest.source if self._is_whole and self._manifest else {}
         return str(source.get("name") or self._path.resolve().name)
 
@@ -174,7 +176,7 @@ class _Validation:
         if not any((path / part).exists() for part in ("plan.json", "hf", "onnx")):
             if (path / "calibration").is_dir() or any(path.glob("*/plan.json")):
                 raise ArtifactError(f"{path}: {MANIFEST} is missing; export again, or copy the whole folder")
-            raise UsageError(f"{path} is no export and no variant; give OUT, or OUT/TASK-0.2")
+            raise UsageError(f"{path} is neither an export nor a variant; give OUT, or OUT/TASK-0.2")
         path = path.resolve()  # "." has a parent and a name, too
         manifest = read_manifest(path.parent)
         is_known = any(step.startswith(f"{path.name}/") for step in manifest.steps)
@@ -196,7 +198,11 @@ class _Validation:
             return True
         self._progress.say(f"{folder.name}: checking files")
         reasons = variant_damages(folder, self._manifest)
-        notes = [] if self._manifest else [f"no {MANIFEST} beside it knows it: hashes were not compared"]
+        notes = (
+            []
+            if self._manifest
+            else [f"hashes were not compared, because no {MANIFEST} in the parent folder lists this variant"]
+        )
         self._add(Check.of(folder.name, "integrity", reasons, ArtifactError.exit_code, notes))
         return not reasons
 
@@ -233,7 +239,7 @@ class _Validation:
         form = read_form(folder / "onnx" / "model.onnx")
         try:
             found = list(weight_differences(folder / "hf", folder / "onnx", form))
-        except InputError as error:  # the model is a part of the artifact here
+        except InputError as error:  # here the model is a part of the artifact
             raise ArtifactError(str(error)) from error
         yield from (f"weights: {line}" for line in found[:_MOST_WEIGHTS])
         if len(found) > _MOST_WEIGHTS:
@@ -246,7 +252,7 @@ class _Validation:
             return
         self._results[folder.name]["bisect"] = found.to_json()
         if found.first is not None:
-            where = f"it diverges first at {found.first.name}"
+            where = f"the first divergence is at {found.first.name}"
             check = self._checks[-1]
             first, *others = check.reasons
             self._checks[-1] = replace(check, reasons=(f"{first}; {where}", *others))
@@ -277,7 +283,7 @@ class _Validation:
             return
         sound = [folder for folder in self._variants if self._is_sound(folder)]
         if not sound:
-            self._skip(None, "speed", "no variant is whole")
+            self._skip(None, "speed", "every variant has damaged files")
             return
         report = bench([str(folder) for folder in sound], self._request.dense, self._request.bench, self._progress)
         verdicts = judge_speed(report, limits)
@@ -288,7 +294,7 @@ class _Validation:
                 [reason(verdict).removeprefix(f"{folder.name}: ") for verdict in own if verdict.verdict == kind]
                 for kind in ("failed", "too noisy")
             )
-            # What is surely too slow fails; where nothing is, a machine too noisy to tell is what failed.
+            # Verdicts that are certain come first; if there are none, the machine is too noisy to decide.
             self._add(Check.of(folder.name, "speed", failed or noisy, 5 if failed else 6, noisy if failed else ()))
 
     def _is_sound(self, folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The outcome of a validation: what was checked of which variant, the verdict, and what is needed to repeat it."""
+"""The outcome of a validation: what was checked, the verdicts, and what is needed to repeat it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALIDATION_SCHEMA = "seap-export/validation/1"
 CheckName = Literal["integrity", "parity", "router", "quality", "speed"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 Verdict = Literal["passed", "failed", "skipped"]
-#: Of several failures the first of these codes is the whole's: what is damaged is told before what it leads to.
+#: The first of these codes among the failures becomes the exit code: damage comes before its consequences.
 _WORST_FIRST = (7, 3, 4, 5, 6)
 
 
@@ -33,12 +33,12 @@ class Check:
     """One check of a variant, or of the folder.
 
     Attributes:
-        variant: Its name; None: the folder as a whole.
+        variant: Name of the variant; None: the folder as a whole.
         check: What was checked.
         verdict: Its outcome.
-        exit_code: Of the command, if this were the only failure; 0 unless it failed.
+        exit_code: Exit code of the command if this were the only failure; 0 unless it failed.
         reasons: Why it failed.
-        notes: What else is to be known; why it was skipped.
+        notes: Further remarks; why it was skipped.
     """
 
     variant: str | None
@@ -50,13 +50,13 @@ class Check:
 
     def __post_init__(self) -> None:
         if (self.verdict == "failed") != (self.exit_code != 0) or (self.verdict == "failed") != bool(self.reasons):
-            raise ValueError("what failed has an exit code and a reason, and nothing else has")
+            raise ValueError("a failed check needs an exit code and a reason; other checks must have neither")
 
     @classmethod
     def of(
         cls, variant: str | None, check: CheckName, reasons: Sequence[str], exit_code: int, notes: Sequence[str] = ()
     ) -> Check:
-        """Failed for these reasons, or passed if there are none."""
+        """A check that failed for these reasons, or passed if there are none."""
         if not reasons:
             return cls(variant, check, "passed", notes=tuple(notes))
         return cls(variant, check, "failed", exit_code, tuple(reasons), tuple(notes))
@@ -74,11 +74,11 @@ class ValidationReport:
     """All checks of a folder.
 
     Attributes:
-        name: Of the folder.
-        checks: In the order they were made.
-        variants: What is known of each variant; see `describe_variant`.
-        manifest: Of the output folder; None: there is none.
-        threads: Of torch and ONNX Runtime.
+        name: Name of the folder.
+        checks: Checks in the order they were made.
+        variants: Description of each variant; see `describe_variant`.
+        manifest: Manifest of the output folder; None: there is none.
+        threads: Threads of torch and ONNX Runtime.
     """
 
     name: str
@@ -90,7 +90,7 @@ class ValidationReport:
 
     def __post_init__(self) -> None:
         if not any(check.verdict != "skipped" for check in self.checks):
-            raise ValueError("a validation that checks nothing proves nothing")
+            raise ValueError("a validation needs at least one check")
         failed = [check for check in self.checks if check.verdict == "failed"]
         ranked = sorted(failed, key=lambda check: _WORST_FIRST.index(check.exit_code))
         object.__setattr__(self, "failures", tuple(ranked))
@@ -102,7 +102,7 @@ class ValidationReport:
 
     @property
     def exit_code(self) -> int:
-        """Of the command."""
+        """The exit code of the command."""
         return self.failures[0].exit_code if self.failures else 0
 
     @property
@@ -141,11 +141,11 @@ class ValidationReport:
 
 
 def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of a variant, as far as its files can be read.
+    """Describes a variant for a report, as far as its files can be read.
 
     Args:
-        folder: The variant's.
-        manifest: Of the output folder, for the dense model's size.
+        folder: The variant's folder.
+        manifest: Manifest of the output folder, for the dense model's size.
         results: The reports of its checks: `parity`, `bisect`, `quality`, `speed`. Quality and speed that were not
             checked are those that the export recorded.
     """
@@ -168,7 +168,7 @@ def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[s
 
 
 def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
-    """Shapes, and the share of attention and MLP weights that is kept, of layers that were all alike."""
+    """Shapes, and the kept share of attention and MLP weights, of layers that all had the same shape."""
     weights = [spec.prunable_weights(index) for index in range(len(spec.layers))]
     whole = max(weights) if dense_weights is None else dense_weights / len(weights)
     return [
@@ -206,6 +206,6 @@ def _form(folder: Path) -> Any:
 
 
 def _dense_bytes(folder: Path) -> dict[str, int]:
-    """Of the model that the variant was made from, in the variant's own forms."""
+    """Sizes of the model that the variant was made from, in the variant's forms."""
     dense = model_spec(dense_config(read_json(folder / "hf" / "config.json")))
     return weight_bytes(dense, SafetensorsReader(folder / "hf").dtype, _form(folder).precision)

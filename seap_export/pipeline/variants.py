@@ -1,4 +1,4 @@
-"""Making the variants of one task or mixture, step by step."""
+"""Makes the variants of one task or mixture, step by step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["VariantMaker"]
 
 
 class VariantMaker:
-    """The steps from statistics to artifacts that are proven right; each is reused where it was done before."""
+    """The steps from statistics to checked artifacts; a step that was done before is reused."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class VariantMaker:
         self._progress = progress
 
     def variants(self, mixture: MixtureSpec, statistics: Mixture, ratios: Sequence[float]) -> dict[str, Any]:
-        """Makes all ratios of a task or a mixture."""
+        """Makes the variants of a task or a mixture at all ratios."""
         made = {}
         ranking: Ranking | None = None
         steps = self._workspace.manifest.steps
@@ -98,7 +98,7 @@ class VariantMaker:
         if statistics.effective_tokens < channels:
             self._progress.warn(
                 f"{name}: {statistics.effective_tokens:.0f} calibration tokens for {channels} channels; "
-                "the refit leans on its ridge, use more --samples"
+                "the refit depends on its ridge; use more calibration texts (samples)"
             )
 
     def _layer_by_layer(self, step: str, key: str, label: str, make: Callable[..., None]) -> None:

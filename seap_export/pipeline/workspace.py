@@ -1,4 +1,4 @@
-"""An output folder: one writer at a time, finished steps reused, nothing overwritten unasked."""
+"""An output folder: one writer at a time, finished steps are reused, and nothing is overwritten without --force."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Workspace:
     """
 
     def __init__(self, folder: Path, force: bool) -> None:
-        """Raises `UsageError` if the folder holds something that is not an export."""
+        """Raises `UsageError` if the folder holds something other than an export."""
         self.folder = folder
         self.force = force
         refuse_foreign_folder(folder, MANIFEST)
@@ -41,7 +41,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Creates the folder and keeps other runs out; a folder in which nothing was made is removed.
+        """Creates the folder and locks it; a folder in which nothing was made is removed again.
 
         Raises:
             UsageError: Another run is writing to the folder.
@@ -61,7 +61,7 @@ class Workspace:
         try:
             yield
         finally:
-            # If something was made, the file stays: removing it while another run waits would let two runs in.
+            # If something was made, the file stays: removing it while another run waits would admit two runs.
             if not (self.folder / MANIFEST).exists():
                 with suppress(PermissionError):  # Windows removes it when it is released
                     (self.folder / _LOCK).unlink(missing_ok=True)
@@ -71,8 +71,8 @@ class Workspace:
         """Whether the step was finished from these inputs and its files are unchanged.
 
         Raises:
-            UsageError: The step's place is taken by something made from other inputs, and there is no --force.
-            ArtifactError: Its files were changed since, and there is no --force.
+            UsageError: The step was already made from other inputs, and there is no --force.
+            ArtifactError: Its files have changed since, and there is no --force.
         """
         target = self.folder / step
         if not target.exists():
@@ -93,7 +93,7 @@ class Workspace:
     def writing(self, step: str, key: str, *, folder: bool) -> Iterator[Path]:
         """Yields a temporary path to make a step in; if the block succeeds, the step is recorded and moved into place.
 
-        What was there is removed before the step is recorded: a run killed before the move leaves a step that is
+        Existing files are removed before the step is recorded: a run killed before the move leaves a step that is
         recorded but missing, which the next run makes again.
         """
         target = self.folder / step

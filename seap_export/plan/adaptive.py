@@ -1,4 +1,4 @@
-"""One budget for the whole model, spent where it saves the most error."""
+"""Spends one budget for the whole model where it saves the most error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seap_export.plan.cost import CostModel
 
 __all__ = ["spend"]
 
-#: Prices are looked for down to this fraction of the highest, and halved so often: to the precision of a float64.
+#: The lowest price searched, as a fraction of the highest, and the number of halvings: the precision of a float64.
 _LOWEST_PRICE = 1e-40
 _BISECTIONS = 64
 
@@ -29,16 +29,16 @@ def spend(
     """What every layer keeps, and its cost: the least sum of losses for costs that sum to the budget at most.
 
     The sum is of each layer's attention loss and MLP loss, each times its sensitivity. At a price for a unit of
-    cost, every half of a layer is chosen on its own, and the choice is the best one for what it costs in all
+    cost, every half of a layer is chosen independently, and the choice is the best one for its total cost
     (Everett 1963, "Generalized Lagrange Multiplier Method"). The price is found by bisection; what is left of the
-    budget then goes, change by change, to the one that saves the most loss for its cost.
+    budget is then spent change by change, each time on the one that saves the most loss for its cost.
 
     Args:
         choices: The options of each layer.
         free: Layers that may be cut; the others stay whole.
         budget: Cost of all layers at most; where even the smallest forms cost more, they are the answer.
         sensitivity: Importance of a unit of loss in each layer's attention and MLP, float64 [layers, 2].
-        cost: What things cost.
+        cost: How costs are counted.
 
     Raises:
         ValueError: The sensitivity has another shape, or is not finite, or negative.
@@ -51,7 +51,7 @@ def spend(
 
 
 class _Half(NamedTuple):
-    """The options of a layer's attention or MLP: what they lose, times the sensitivity, and what they cost."""
+    """The options of a layer's attention or MLP: their losses times the sensitivity, and their costs."""
 
     loss: npt.NDArray[np.float64]
     cost: npt.NDArray[np.int64]
@@ -100,7 +100,7 @@ class _Problem:
         return self._at(high)
 
     def filled(self, selections: list[Selection], budget: float) -> list[Selection]:
-        """The selections with changes, best first, as long as one fits into what is left of the budget."""
+        """Applies changes to the selections, best first, as long as one fits into what is left of the budget."""
         indices = [[own.attention, self._step(layer, own)] for layer, own in enumerate(selections)]
         left = budget - self._total(selections)
         while change := self._best_change(indices, left):
@@ -136,7 +136,7 @@ class _Problem:
         return max(changes, default=None)
 
     def _change(self, layer: int, half: int, current: int, left: float) -> _Change | None:
-        """The change of one half that saves the most for its cost; of equal ones the largest."""
+        """The change of one half that saves the most for its cost; the largest of equal ones."""
         loss, cost = self._halves[layer][half]
         more, saved = cost - cost[current], loss[current] - loss
         fitting = np.flatnonzero((more > 0) & (more <= left) & (saved >= 0.0))

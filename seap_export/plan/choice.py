@@ -27,11 +27,11 @@ class Selection(NamedTuple):
 
 
 class LayerChoices:
-    """The options of one layer, ready to be asked for the best within a budget.
+    """Chooses the best options of one layer within a budget.
 
     Args:
         options: The ways to shrink the layer.
-        align: Neuron counts are multiples of this where they are cut, at least one multiple.
+        align: Neuron counts that are cut are multiples of this, at least one multiple.
         balance: How heads and neurons share a budget. `loss`: the pair with the least loss. `alike`: the same
             fraction of attention and of MLP weights is removed, as nearly as whole heads allow (the paper's way).
     """
@@ -50,7 +50,7 @@ class LayerChoices:
 
     @property
     def whole(self) -> Selection:
-        """All that the dense layer has."""
+        """Everything in the dense layer."""
         return Selection(len(self.options.attention) - 1, int(self.counts[-1]))
 
     def best(self, budget: float) -> Kept:
@@ -74,12 +74,12 @@ class LayerChoices:
         return self.options.plan(option, selection.neurons), own + selection.neurons * cost.neuron(shape)
 
     def at_price(self, price: float, sensitivity: tuple[float, float], cost: CostModel) -> Selection:
-        """The selection with the least sum of losses, each times its sensitivity, and of its cost times the price.
+        """The selection that minimises the sum of each loss times its sensitivity, plus its cost times the price.
 
         Args:
-            price: Of a unit of cost, in units of loss.
+            price: Price of a unit of cost, in units of loss.
             sensitivity: Importance of a unit of loss in the attention and in the MLP.
-            cost: What things cost.
+            cost: How costs are counted.
         """
         attention = sensitivity[0] * self.attention_loss + price * self.attention_cost(cost)
         neurons = sensitivity[1] * self.neuron_loss + price * self.neuron_cost(cost)
@@ -109,7 +109,7 @@ class LayerChoices:
         return self.options.plan(option, count), option.weights + count * self.options.shape.neuron_weights
 
     def _preferred(self, fitting: Sequence[AttentionOption], budget: float) -> AttentionOption:
-        """Of the options that fit, the one that the balance asks for."""
+        """The option that fits and that the balance prefers."""
         if self._balance == "alike":
             whole, fraction = self.options.attention[-1].weights, budget / self.total_weights
             return min(fitting, key=lambda option: (abs(option.weights / whole - fraction), option.loss))
@@ -126,7 +126,7 @@ class LayerChoices:
 def one_layer_nearer(
     choices: Sequence[LayerChoices], free: Sequence[bool], kept: list[Kept], wanted: float, cost: CostModel
 ) -> list[Kept]:
-    """Where the shapes are coarse: the free layer whose change brings the sum of costs nearest to `wanted` changes."""
+    """Changes the one free layer that brings the sum of costs nearest to `wanted`, for models with coarse shapes."""
     gap = wanted - sum(own for _, own in kept)
     best, best_gap = kept, abs(gap)
     for index, choice in enumerate(choices):

@@ -1,4 +1,4 @@
-"""What the parts of a layer cost: weights, multiply-adds a token, or bytes in memory."""
+"""What the parts of a layer cost: weights, multiply-adds per token, or bytes in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUDGETS: tuple[Budget, ...] = get_args(Budget)
 
 @dataclass(frozen=True)
 class LayerShape:
-    """The sizes of a dense layer that its costs follow from.
+    """The sizes of a dense layer that determine its costs.
 
     Attributes:
         layer: Heads, KV groups, neurons and the sliding window.
@@ -55,12 +55,12 @@ def layer_shape(spec: ModelSpec, layer: int) -> LayerShape:
 
 @dataclass(frozen=True)
 class CostModel:
-    """The cost of a layer, additive over its attention and its neurons; only ratios of costs have a meaning.
+    """The cost of a layer, additive over its attention and its neurons; only ratios of costs are meaningful.
 
     Attributes:
-        budget: `weights`: the weights of the attention and MLP projections. `macs`: multiply-adds a token, one for
-            each weight and two a head channel for each position attended to (QK^T and its product with V).
-            `bytes`: memory in units of one weight's bytes, the weights and the KV cache, whose elements are as wide.
+        budget: `weights`: the weights of the attention and MLP projections. `macs`: multiply-adds per token, one for
+            each weight and two per head channel for each position attended to (QK^T and its product with V).
+            `bytes`: memory in units of one weight's bytes, the weights and the KV cache, with elements as wide.
         context: Positions in the cache; a layer with a sliding window sees no more than that.
     """
 

@@ -18,12 +18,12 @@ from seap_export.plan.refit import Refit, SetLosses, removal_losses
 
 __all__ = ["eliminate_neurons", "options_from_elimination"]
 
-#: Fraction of the neurons left that is removed before all the others are looked at again.
+#: Fraction of the remaining neurons that is removed before the others are evaluated again.
 _FRACTION = 1 / 8
 #: Down to this ridge neurons are chosen in float32: the condition number is at most its reciprocal, so that the
-#: rounding error of an inverse stays below a percent. The losses of the choice are computed in float64 all the same.
+#: rounding error of an inverse stays below a percent. The losses of the choice are still computed in float64.
 _SINGLE_PRECISION_RIDGE = 1e-5
-#: Sets of heads that are all tried in a layer; where there are more of them, the elimination is greedy.
+#: Largest number of sets of heads that are all tried in a layer; beyond it, the elimination is greedy.
 _EXACT_SETS = 200
 
 
@@ -39,9 +39,9 @@ def options_from_elimination(
 ) -> LayerOptions:
     """The options of a layer whose projections are refitted; losses as in `Refit`.
 
-    Neurons are removed in blocks, those first that increase the loss least. For every (groups, heads a group), the
-    heads are the best of all sets where there are few sets, and what a greedy elimination leaves where there are many.
-    An input that never varies is removed at no loss; its channels then keep their order.
+    Neurons are removed in blocks, starting with those that increase the loss least. For every (groups, heads per
+    group), the heads are the best of all sets if there are few, and the result of a greedy elimination otherwise.
+    Removing an input that never varies costs nothing; its channels then keep their order.
 
     Args:
         spec: The dense model.
@@ -72,16 +72,17 @@ def eliminate_neurons(
     """Backward elimination of input channels.
 
     Those whose removal increases the loss least go first, a fraction of the channels left at a time (at least one),
-    and then the increases are computed again. The work between two looks shrinks with the square of what is left.
+    and then the increases are computed again. The work of each round shrinks with the square of what is left.
 
     Args:
         weight: Weight, [out, channels].
         covariance: Centred covariance of the input, float64 [channels, channels].
         ridge: Fraction of the sum of the variances.
-        fraction: Of the channels left; 0 removes them one by one, which is the slowest and most careful choice.
+        fraction: Fraction of the remaining channels removed per round; 0 removes them one by one, which is the slowest
+            and most careful choice.
 
     Returns:
-        All channels, the last removed first, int64 [channels]; the loss when so many of them are kept, float64
+        All channels, the last removed first, int64 [channels]; the loss for each number of channels kept, float64
         [channels + 1]. Where the loss would fall as channels are removed (see `Refit`), it stays.
 
     Raises:
@@ -112,7 +113,7 @@ def _removal_order(
 def _eliminate_heads(
     shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float
 ) -> tuple[AttentionOption, ...]:
-    """An option for every (groups, heads a group), smallest first."""
+    """An option for every (groups, heads per group), smallest first."""
     own = shape.layer
     if not float(covariance.diagonal().sum()) > 0.0:
         return attention_options(shape, np.zeros(own.num_attention_heads))
@@ -134,7 +135,7 @@ def _eliminate_heads(
     return tuple(sorted(options, key=lambda option: option.weights))
 
 
-#: For every (groups, heads a group), the heads that are kept and the loss.
+#: For every (groups, heads per group), the heads that are kept and the loss.
 _Chosen = dict[tuple[int, int], tuple[tuple[int, ...], float]]
 
 
@@ -154,7 +155,7 @@ def _best_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor
 
 
 def _sets(shape: LayerShape, groups: int, heads: int) -> Iterator[tuple[int, ...]]:
-    """Every set of so many query heads in so many KV groups."""
+    """Every set of this many query heads in this many KV groups."""
     own = shape.layer
     for kept in itertools.combinations(range(own.num_key_value_heads), groups):
         members = [itertools.combinations(_group(shape, group), heads) for group in kept]
@@ -163,7 +164,7 @@ def _sets(shape: LayerShape, groups: int, heads: int) -> Iterator[tuple[int, ...
 
 
 def _greedy_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> _Chosen:
-    """Heads go one by one until every group has the wanted number, then whole groups go; for every such number."""
+    """For every number of heads per group: removes heads one by one down to that number, then whole groups."""
     own, refit = shape.layer, Refit(weight, covariance, ridge)
     kept, loss = list(range(own.num_attention_heads)), 0.0
     chosen: _Chosen = {}

@@ -1,4 +1,4 @@
-"""Making a variant's plan from saved statistics, one layer of weights at a time."""
+"""Makes a variant's plan from saved statistics, one layer of weights at a time."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["Ranking", "make_plan", "rank_layers"]
 
 @dataclass(frozen=True)
 class Ranking:
-    """What every layer may keep and what it loses by it, ready for plans of any ratio.
+    """What every layer may keep and the resulting losses, for plans of any ratio.
 
     Attributes:
         options: One for each layer.
         scores: Scores of each layer; None where the options come from elimination.
-        sensitivity: Of the residual stream behind each half of each layer, float64 [num_hidden_layers, 2].
+        sensitivity: Sensitivity after each half of each layer, float64 [num_hidden_layers, 2].
     """
 
     options: tuple[LayerOptions, ...]
@@ -51,18 +51,20 @@ def rank_layers(
 
     Args:
         source: The dense model.
-        statistics: Of one task, or of a mixture.
+        statistics: Statistics of one task or of a mixture.
         score: Importance score, or `elimination`.
-        ridge: Of the refit that elimination reckons with.
+        ridge: Ridge of the refit that elimination assumes.
         mix: How scores of several tasks are added: `scaled` so that each task's sum to 1 over the model, or `plain`.
         square_heads: Whether channels of heads are squared before they are averaged (FLAP).
-        on_layer: Called with the index of every layer done.
+        on_layer: Called with the index of every finished layer.
 
     Raises:
-        InputError: The statistics are of another model.
+        InputError: The statistics come from another model.
     """
     if statistics.source_sha256 != source.digest:
-        raise InputError(f"the calibration of '{statistics.name}' is of another model; calibrate again with this one")
+        raise InputError(
+            f"the calibration of '{statistics.name}' was made with another model; calibrate again with this one"
+        )
     layers = range(len(source.spec.layers))
     if score == "elimination":
         options = []

@@ -23,7 +23,7 @@ class AttentionOption:
         kv_groups: Kept KV groups, sorted.
         heads: Kept query heads, sorted.
         weights: Prunable weights of what is kept.
-        loss: Squared error at the layer's output, mean over tokens, that removing the others leaves.
+        loss: Squared error at the layer's output after the others are removed, mean over tokens.
     """
 
     kv_groups: tuple[int, ...]
@@ -42,11 +42,11 @@ class AttentionOption:
 class LayerOptions:
     """All ways to shrink one layer; attention and neurons are chosen independently of each other.
 
-    A loss is the squared error of the residual stream, mean over tokens, so that attention and MLP compare.
+    A loss is the squared error of the residual stream, mean over tokens, so that attention and MLP are comparable.
 
     Attributes:
         shape: The dense layer's sizes.
-        attention: One option for every (groups, heads a group), smallest first; the last keeps all, at no loss.
+        attention: One option for every (groups, heads per group), smallest first; the last keeps all, without loss.
         neuron_order: All neurons, most important first, int64 [intermediate_size].
         neuron_loss: Loss when the n most important neurons are kept, float64 [intermediate_size + 1]; never
             rises with n, and ends in 0.
@@ -61,7 +61,7 @@ class LayerOptions:
         own = self.shape.layer
         last = self.attention[-1] if self.attention else None
         if last is None or len(last.heads) != own.num_attention_heads or last.loss != 0.0:
-            raise ValueError("the last attention option must keep all heads, at no loss")
+            raise ValueError("the last attention option must keep all heads, without loss")
         if any(a.weights > b.weights for a, b in zip(self.attention, self.attention[1:], strict=False)):
             raise ValueError("attention options must be sorted by weights")
         if not np.array_equal(np.sort(self.neuron_order), np.arange(own.intermediate_size)):
@@ -72,7 +72,7 @@ class LayerOptions:
             raise ValueError("neuron_loss must be finite and never rise with the number of neurons")
 
     def plan(self, attention: AttentionOption, neurons: int) -> LayerPlan:
-        """What the layer keeps with one of the attention options and so many of the most important neurons."""
+        """What the layer keeps with one of the attention options and this many of the most important neurons."""
         return LayerPlan(
             num_heads_per_group=self.shape.layer.heads_per_group,
             kv_groups=attention.kv_groups,
@@ -82,9 +82,9 @@ class LayerOptions:
 
 
 def options_from_scores(spec: ModelSpec, layer: int, scores: LayerScores) -> LayerOptions:
-    """The options of a layer whose channels matter independently of each other: a loss is the sum of scores removed.
+    """The options of a layer whose channels are scored independently: a loss is the sum of the scores removed.
 
-    A KV group is worth the scores of the query heads it would keep, so that for each pair (groups, heads a
+    A KV group is worth the scores of the query heads it would keep, so that for each pair (groups, heads per
     group) there is one best set. o_proj and down_proj write into the same residual stream, so that a channel's
     score means the same in both; a head's is the mean of its channels', so it counts head_dim times.
     """
@@ -101,11 +101,11 @@ def options_from_scores(spec: ModelSpec, layer: int, scores: LayerScores) -> Lay
 
 
 def attention_options(shape: LayerShape, worth: npt.NDArray[np.float64]) -> tuple[AttentionOption, ...]:
-    """The best set of heads for every (groups, heads a group), given what each head is worth; of equals the first.
+    """The best set of heads for every (groups, heads per group), given each head's worth; the first of equal ones.
 
     Args:
         shape: The dense layer's sizes.
-        worth: Loss when a head is removed, float64 [num_attention_heads]; those of several add up.
+        worth: Loss when a head is removed, float64 [num_attention_heads]; losses of several heads add up.
     """
     own = shape.layer
     by_group = worth.reshape(own.num_key_value_heads, own.heads_per_group)

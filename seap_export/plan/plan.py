@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 PLAN_SCHEMA = "seap-export/plan/4"
-#: Names of tasks lead to folders: none may lead out of the export.
+#: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 Compensation = Literal["sequential", "one-shot", "bias", "none"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
@@ -73,7 +73,7 @@ class LayerPlan:
             raise ValueError("num_heads_per_group must be positive")
         in_group = Counter(head // self.num_heads_per_group for head in self.heads)
         if set(in_group) != set(self.kv_groups) or len(set(in_group.values())) != 1:
-            raise ValueError("every kept KV group must keep the same number of query heads, others none")
+            raise ValueError("every kept KV group must keep the same number of query heads, and removed groups none")
 
     def is_cut(self, half: Half, dense: LayerSpec) -> bool:
         """Whether the input of o_proj or down_proj loses channels."""
@@ -111,13 +111,13 @@ class Plan:
         sparsity: Sparsity setting, protection spelled out.
         align: Neuron counts are multiples of this, where a layer is cut.
         balance: How heads and neurons of a layer are weighed against each other.
-        compensation: What makes up for what is removed: o_proj and down_proj refitted layer by layer behind each other
+        compensation: What makes up for what is removed: o_proj and down_proj refitted one layer after another
             (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
         ridge: Strength of the refit's ridge.
         requested_ratio: Fraction of the budget (of `sparsity`) asked to be removed.
         achieved_ratio: The fraction that this plan removes.
-        layers: One `LayerPlan` a layer.
-        layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, and biases only where the
+        layers: One `LayerPlan` per layer.
+        layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, with biases only where the
             family's transformers class can have them.
         mix: Whether the scores of several tasks were brought to one scale before they were added.
     """
@@ -153,12 +153,12 @@ class Plan:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}")
         if self.layout == "uniform" and len({layer.shape for layer in self.layers}) != 1:
-            raise ValueError("a uniform layout needs layers that keep as much as each other")
+            raise ValueError("in a uniform layout all layers must keep the same number of heads and neurons")
         if not 0.0 < self.ridge < math.inf:
             raise ValueError("ridge must be positive")
         for name in (self.task, *self.weights):
             if not _NAME.fullmatch(name):
-                raise ValueError(f"'{name:.40}' is no name of a task")
+                raise ValueError(f"'{name:.40}' is not a valid task name")
         if not self.weights or not all(0.0 < weight < math.inf for weight in self.weights.values()):
             raise ValueError("weights must name at least one task, each with a positive weight")
 
@@ -169,7 +169,10 @@ class Plan:
             ArtifactError: The plan was made for a model of another shape.
         """
         if len(self.layers) != len(dense.layers):
-            raise ArtifactError(f"the plan has {len(self.layers)} layers, the model {len(dense.layers)}")
+            raise ArtifactError(
+                f"the plan has {len(self.layers)} layers, but the model has {len(dense.layers)}; "
+                "make the plan again for this model"
+            )
         for index, (layer, own) in enumerate(zip(self.layers, dense.layers, strict=True)):
             fits = (
                 layer.num_heads_per_group == own.heads_per_group
@@ -177,7 +180,10 @@ class Plan:
                 and layer.neurons[-1] < own.intermediate_size
             )
             if not fits:
-                raise ArtifactError(f"the plan does not fit the model: layer {index} has another shape")
+                raise ArtifactError(
+                    f"the plan does not fit the model: layer {index} has another shape; "
+                    "make the plan again for this model"
+                )
         return dense.with_layers(
             tuple(
                 own.spec(whole, biases)
@@ -201,8 +207,8 @@ class Plan:
     def compensated(self, dense: ModelSpec) -> tuple[frozenset[Half], ...]:
         """For each layer the projections that get new weights or a bias: those whose input is cut.
 
-        In the sequential mode all that follow the first of them too, since their input has changed. A `bias` alone
-        only where the layout has a place for it.
+        In the sequential mode this includes all projections after the first of them, since their input has changed.
+        With `bias`, only where the layout has a place for one.
         """
         cut = [
             (half, own.is_cut(half, whole))
@@ -222,7 +228,7 @@ class Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Writes a plan as JSON, one layer a line."""
+    """Writes a plan as JSON, one layer per line."""
     head = {"schema": PLAN_SCHEMA, **{key: value for key, value in asdict(plan).items() if key != "layers"}}
     rows = [json.dumps(asdict(layer), separators=(",", ":")) for layer in plan.layers]
     opening = json.dumps(head, indent=1).removesuffix("\n}")

@@ -17,7 +17,7 @@ __all__ = ["plan_variant", "rank"]
 def rank(
     source: Source, statistics: Mixture, settings: PlanSettings, on_layer: Callable[[int], None] = lambda layer: None
 ) -> Ranking:
-    """Ranks the heads and neurons of every layer as the settings say; it serves plans of any ratio."""
+    """Ranks the heads and neurons of every layer by the settings; the ranking serves plans of any ratio."""
     return rank_layers(
         source,
         statistics,

@@ -15,7 +15,7 @@ __all__ = ["rank", "standardised"]
 
 
 def standardised(scores: LayerScores) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Scores of a layer's heads and of its neurons that compare across layers: (s - mean) / std.
+    """Scores of a layer's heads and of its neurons that are comparable across layers: (s - mean) / std.
 
     As in FLAP (arXiv 2312.11983, section 3.3, and its code) the channels of the heads are standardised among
     themselves and a head's score is the mean of its channels'. Scores that are all alike become 0.
@@ -29,19 +29,19 @@ def standardised(scores: LayerScores) -> tuple[npt.NDArray[np.float64], npt.NDAr
 def _standardised(scores: torch.Tensor) -> torch.Tensor:
     centred = scores - scores.mean()
     spread = centred.square().mean().sqrt()
-    # Rounding of the mean alone is no spread.
+    # A difference that is only the rounding of the mean is not a spread.
     return centred / spread if spread > 1e-12 * scores.abs().max() else torch.zeros_like(scores)
 
 
 def rank(
     choices: Sequence[LayerChoices], scores: Sequence[LayerScores], free: Sequence[bool], budget: float
 ) -> list[Kept]:
-    """What every layer keeps, and its weights, where the lowest heads and neurons of one ranking are removed.
+    """What every layer keeps when the lowest heads and neurons of one ranking are removed, and its weights.
 
     The number removed is the one whose weights come nearest to the budget. The ranking decides how much a layer
-    keeps, its options which: attention keeps the option whose weights are nearest to those of the heads that
-    ranked high enough (q_proj and o_proj of each, k_proj and v_proj of each KV group that has one of them; of
-    equals the least loss), the MLP the nearest number of neurons that is allowed.
+    keeps, and its options decide which. Attention keeps the option whose weights are nearest to those of the heads
+    that ranked high enough (q_proj and o_proj of each, k_proj and v_proj of each KV group that has one of them),
+    with the least loss among equal ones. The MLP keeps the nearest allowed number of neurons.
 
     Args:
         choices: The options of each layer.
@@ -59,7 +59,7 @@ def rank(
 
 
 class _Ranking:
-    """Places of heads and neurons in the ranking, lowest first; equals stand in the order of the layers."""
+    """Positions of heads and neurons in the ranking, lowest first; equal ones in the order of the layers."""
 
     def __init__(self, choices: Sequence[LayerChoices], scores: Sequence[LayerScores], free: Sequence[bool]) -> None:
         self._choices = choices
@@ -68,16 +68,16 @@ class _Ranking:
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
         pieces = iter(np.split(places, np.cumsum([len(part) for part in parts])[:-1]))
-        #: Places of the heads and of the neurons of every free layer.
+        #: Positions of the heads and of the neurons of every free layer.
         self._places = [(next(pieces), next(pieces)) if cut else None for cut in free]
         self.size = len(order)
 
     def kept(self, removed: int) -> list[Kept]:
-        """What is kept when so many of the lowest are removed."""
+        """What is kept when this many of the lowest are removed."""
         return [choice.kept(own) for choice, own in zip(self._choices, self._selections(removed), strict=True)]
 
     def weights(self, removed: int) -> int:
-        """The weights of what is kept when so many of the lowest are removed."""
+        """The weights of what is kept when this many of the lowest are removed."""
         total = 0
         for choice, own in zip(self._choices, self._selections(removed), strict=True):
             attention = choice.options.attention[own.attention].weights

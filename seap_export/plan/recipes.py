@@ -29,9 +29,9 @@ from seap_export.toml_file import TomlFile, either, parse_toml, read_toml
 __all__ = ["ALIGN", "CUSTOM", "DEFAULT_RECIPE", "PlanSettings", "Recipe", "open_recipe", "shipped_recipes"]
 
 DEFAULT_RECIPE = "reconstruct"
-#: The name of settings that are no shipped recipe's.
+#: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
-#: What neuron counts are multiples of, by the execution provider that a variant is made for. On the CPU: measured, see
+#: Neuron counts are multiples of this, by the execution provider that a variant is made for. CPU: measured, see
 #: docs/measurements.md. For CUDA: 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's Guide"
 #: advises for the A100; not measured.
 ALIGN: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 64})
@@ -43,7 +43,7 @@ _SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap")
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """How what is kept is chosen, and what makes up for what is not; see `Plan` for the fields.
+    """How heads and neurons are chosen and how their removal is compensated; see `Plan` for the fields.
 
     A recipe file holds these fields, except `layout`.
     """
@@ -94,7 +94,7 @@ class PlanSettings:
 
         Raises:
             SettingError: The layout is uniform and the sparsity is not that of a shipped recipe, so that replacing it
-                would ignore what somebody has set.
+                would ignore a setting.
         """
         if layout == "per-layer":
             return replace(self, layout=layout)
@@ -151,7 +151,7 @@ def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", p
         provider: Execution provider, which decides `align` where the recipe does not.
 
     Raises:
-        UsageError: There is no such recipe, or the file holds what cannot be; the message names file, line and key.
+        UsageError: There is no such recipe, or the file holds an invalid value; the message names file, line and key.
     """
     if recipe in _SHIPPED:
         file = _shipped_file(recipe)
@@ -173,7 +173,7 @@ def _shipped_file(name: str) -> TomlFile:
 
 
 def _recipe(file: TomlFile, align: int) -> Recipe:
-    """The recipe in a file that may leave out any key; `align` is that of a file without one."""
+    """The recipe in a file that may leave out any key; `align` is used if the file has none."""
     values = _typed(file, file.values, {"summary": str, "source": str, "sparsity": dict, **_types(PlanSettings)})
     about = {name: values.pop(name, "") for name in ("summary", "source")}
     sparsity = _typed(file, values.pop("sparsity", {}), _types(Sparsity), "sparsity")
@@ -211,7 +211,7 @@ def _typed(file: TomlFile, table: Mapping[str, Any], types: Mapping[str, type], 
 
 
 def _refuse_idle(settings: PlanSettings, given: set[str]) -> None:
-    """Refuses keys that are given and would change nothing."""
+    """Refuses keys that have no effect."""
     sparsity = settings.sparsity
     idle = {
         ("sparsity.k", "sparsity.x0"): sparsity.kind != "logistic" and f'kind = "{sparsity.kind}"',

@@ -1,4 +1,4 @@
-"""The error that a projection is left with when input channels go and the others are refitted."""
+"""The error of a projection when some of its input channels are removed and the others refitted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Refit:
     V_Q (P_QQ)^-1 P_Q: from V and P_:Q (P_QQ)^-1 P_Q: from P. This is the Optimal Brain Surgeon (Hassibi and Stork
     1993, "Second order derivatives for network pruning", after LeCun et al. 1990, "Optimal Brain Damage") for sets
     of weights. Its second-order error is exact here because the projection is linear. The ridge makes A regular
-    when there are fewer tokens than channels. It does not count for the removed channels, so a loss can fall, by
+    when there are fewer tokens than channels. It does not apply to the removed channels, so a loss can fall, by
     r |W_Q|^2 at most.
     """
 
@@ -70,19 +70,19 @@ class Refit:
         return self._left
 
     def increases(self) -> torch.Tensor:
-        """By how much the loss would grow for each single channel of `left`."""
+        """The increase in loss if each single channel of `left` were removed."""
         smallest = torch.finfo(self._inverse.dtype).tiny
         return self._weight.square().sum(0) / self._inverse.diagonal().clamp_min(smallest) - self._removed_alone
 
     def increase(self, channels: torch.Tensor) -> float:
-        """By how much the loss would grow if this set were removed at once."""
+        """The increase in loss if this set were removed at once."""
         rows = torch.searchsorted(self._left, channels)
         factor = _cholesky(_block(self._inverse, rows, rows))
         moved = torch.linalg.solve_triangular(factor, self._weight[:, rows].T, upper=False)
         return float(moved.square().sum() - self._removed_alone[rows].sum())
 
     def remove(self, channels: torch.Tensor) -> float:
-        """Removes a set of channels and refits the others; by how much the loss has grown."""
+        """Removes a set of channels, refits the others and returns the increase in loss."""
         rows = torch.searchsorted(self._left, channels)
         stays = torch.ones(len(self._left), dtype=torch.bool)
         stays[rows] = False
@@ -134,12 +134,12 @@ def removal_losses(weight: torch.Tensor, covariance: torch.Tensor, ridge: float,
 class SetLosses:
     """The loss of `Refit` for any set of heads, each computed anew from matrices of the smaller of K and R.
 
-    Let G = W^T W and the other symbols be as in `Refit`. Where R is the smaller, the loss is the increase from no
-    head removed,
+    Let G = W^T W and the other symbols be as in `Refit`. If R is the smaller, the loss is the increase over the dense
+    layer,
 
         loss = tr((P_RR)^-1 G_RR) - r tr(G_RR).
 
-    Where K is the smaller, V = W_K + D minimises E|W x - V x_K|^2 + r |V - W_K|^2. The normal equations of this least
+    If K is the smaller, V = W_K + D minimises E|W x - V x_K|^2 + r |V - W_K|^2. The normal equations of this least
     squares problem have the matrix A_KK and the right-hand side (W A)_K, so that
 
         loss = tr(S G) + r tr(G_KK) - tr((A_KK)^-1 (A G A)_KK).
@@ -180,7 +180,7 @@ class SetLosses:
         return float(torch.dot(inverse.flatten(), self._of_heads(dividend, heads).flatten()))
 
     def _of_heads(self, matrix: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
-        """The rows and columns of some heads; faster than to gather channel by channel."""
+        """The rows and columns of some heads; faster than gathering channel by channel."""
         index, size = torch.tensor(heads), len(heads) * self._width
         parts = matrix.view(len(self._norms), self._width, len(self._norms), self._width)
         return parts.index_select(0, index).index_select(2, index).reshape(size, size)
@@ -194,5 +194,7 @@ def _block(matrix: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> t
 def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed:
-        raise UsageError("the ridge is too small for the covariance of these statistics; give a larger one")
+        raise UsageError(
+            "the ridge is too small for the covariance of these statistics; use a larger 'ridge' in the recipe"
+        )
     return factor

@@ -20,7 +20,7 @@ from seap_export.scores import LayerScores
 
 __all__ = ["RATIO_TOLERANCE", "check_ratio", "solve_layers"]
 
-#: The achieved ratio is this near to the requested one where the model's granularity allows.
+#: The achieved ratio is this near to the requested one if the model's granularity allows.
 RATIO_TOLERANCE = 0.005
 #: Enough for a curve so steep that its values differ by the precision of a float64.
 _BISECTIONS = 128
@@ -49,13 +49,13 @@ def solve_layers(
         sparsity: How it is spread over the layers.
         align: Neuron counts are multiples of this.
         balance: How heads and neurons of a layer share its budget, on a curve.
-        scores: Of each layer, for `global`.
+        scores: Scores of each layer, for `global`.
         sensitivity: Importance of a unit of loss in each layer's attention and MLP, float64 [layers, 2], for
             `adaptive`; e.g. the mean square of the gradient where they write into the residual stream.
 
     Raises:
-        UsageError: The ratio is out of range or cannot be reached with this protection and alignment, or what the
-            kind of sparsity needs is missing.
+        UsageError: The ratio is out of range or cannot be reached with this protection and alignment, or an input
+            that the kind of sparsity needs is missing.
     """
     check_ratio(spec, ratio, sparsity, align)
     if balance == "alike" and sparsity.kind in ("adaptive", "global"):
@@ -68,7 +68,9 @@ def solve_layers(
     free = [value > 0.0 for value in curve]
     if sparsity.kind == "adaptive":
         if sensitivity is None:
-            raise UsageError("adaptive sparsity needs the sensitivity of the layers, which these statistics lack")
+            raise UsageError(
+                "adaptive sparsity needs the sensitivity of the layers, which these statistics lack; calibrate again"
+            )
         kept = spend(choices, free, budget, sensitivity, cost)
     elif sparsity.kind == "global":
         if scores is None:
@@ -104,7 +106,7 @@ def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: fl
 
 
 def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int) -> None:
-    """Refuses a ratio that nothing could reach.
+    """Refuses a ratio that cannot be reached.
 
     Raises:
         UsageError: The ratio or the alignment is out of range, or the protected layers leave too little to remove.

@@ -43,13 +43,13 @@ class Sparsity:
     """The sparsity setting; `logistic` is the paper's LB, `uniform` its UL, `global` its AL.
 
     Attributes:
-        kind: `logistic` prunes later layers more, `uniform` all alike, `adaptive` where it costs least, `global`
-            by one ranking of all heads and neurons.
+        kind: `logistic` prunes later layers more, `uniform` prunes all alike, `adaptive` prunes where it costs least,
+            `global` by one ranking of all heads and neurons.
         k: Steepness of the logistic curve.
         x0: Its midpoint, as a fraction of the depth of the unprotected layers.
         protect_first: Layers at the input side that stay whole; None: `default_protection`.
         protect_last: Layers at the output side that stay whole; None: `default_protection`.
-        budget: What the ratio is a fraction of; only `adaptive` knows others than `weights`.
+        budget: What the ratio is a fraction of; only `adaptive` supports others than `weights`.
         context: Positions in the cache, for the budgets that depend on them.
     """
 
@@ -104,7 +104,7 @@ class Sparsity:
         """Relative sparsity of each layer, 0 where protected: 1 / (1 + exp(-k (x - x0))), x in [0, 1], or 1.
 
         On a curve, a layer's sparsity is this times a factor that is solved for the requested ratio. `adaptive` and
-        `global` decide it otherwise; there 1 says that a layer may be cut.
+        `global` decide it in another way; for them, 1 means that a layer may be cut.
         """
         own = self.resolved(num_hidden_layers)
         first, last = own.protect_first or 0, own.protect_last or 0

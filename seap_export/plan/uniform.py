@@ -1,4 +1,4 @@
-"""One shape for all layers, for programs that know only models whose layers are alike."""
+"""One shape for all layers, for programs that support only models whose layers are alike."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def solve_uniform(
     """The plan of every layer, all of one shape, and the achieved ratio.
 
     For each number of KV groups and of heads in a group, the neurons take what is left of the budget, as nearly as
-    the alignment allows. Of the shapes whose ratio is within the tolerance, or of those nearest to it where none is,
-    `balance` chooses: `loss` the one that loses least in all layers together, `alike` the one that removes most
-    nearly the same fraction of attention as of everything. Which heads and neurons a layer keeps is its own choice.
+    the alignment allows. Among the shapes whose ratio is within the tolerance, or the nearest ones if none is,
+    `balance` chooses: `loss` takes the one that loses least in all layers together, `alike` the one that removes most
+    nearly the same fraction of attention as of everything. Each layer chooses which heads and neurons it keeps.
 
     Args:
         spec: The dense model.

@@ -1,1 +1,1 @@
-"""Making tensors smaller as a plan says, and writing the shrunk model."""
+"""Shrinks tensors according to a plan, and writes the shrunk model."""

@@ -22,7 +22,7 @@ def shrink_layer(
     down_proj columns the kept neurons; biases follow their rows; norms stay.
 
     Args:
-        tensors: All tensors of the dense layer under their full names.
+        tensors: All tensors of the dense layer, by full name.
         dense: Shapes of the dense model.
         layer: Index of the layer.
         plan: What it keeps.
@@ -45,7 +45,7 @@ def shrink_layer(
 
 
 def with_all_biases(tensors: Mapping[str, torch.Tensor], shrunk: ModelSpec, layer: int) -> dict[str, torch.Tensor]:
-    """The layer's tensors, and zeros for each bias that the shrunk model has a place for and they lack; float32."""
+    """The layer's tensors, with zeros for each missing bias that the shrunk model has a place for; float32."""
     zeros = {
         shrunk.family.bias(projection, layer): torch.zeros(shrunk.projection_shape(projection, layer)[0])
         for projection in shrunk.layers[layer].biases

@@ -8,7 +8,7 @@ minimise
 
 with S the covariances: least squares with a ridge towards the original weights (Hoerl and Kennard 1970), computed as
 (S_yx + r W_K) (S_xx + r I)⁻¹, which is the same. For r to infinity, W' is W_K and b' the compensation bias of SEAP
-and FLAP. So r interpolates between the two, and has to grow where the data are few: r = ridge x tr(S_xx) / tokens.
+and FLAP. So r interpolates between the two, and has to grow when there are few data: r = ridge x tr(S_xx) / tokens.
 
 Where the projection can have no bias, b' is 0 and the second moments take the place of the covariances:
 
@@ -64,20 +64,20 @@ def refit_from_dense(
     tokens: float,
     intercept: bool = True,
 ) -> OutputFit:
-    """The fit to the dense layer's own output, from the covariance of all its channels.
+    """The fit to the dense layer's output, from the covariance of all its channels.
 
     Args:
         weight: W, [out, channels].
         bias: b, [out], or None.
         mean: E[x], float64 [channels].
-        covariance: Of all channels, float64 [channels, channels].
+        covariance: Covariance of all channels, float64 [channels, channels].
         kept: Indices of the kept channels.
         ridge: Strength of the ridge.
-        tokens: How many the covariance was taken from.
+        tokens: Number of tokens that the covariance was computed from.
         intercept: Whether the fit may have a bias; it may where the dense layer has one.
     """
     if bias is not None and not intercept:
-        raise ValueError("a projection that has a bias has a place for the fit's")
+        raise ValueError("a projection with a bias has a place for the bias of the fit")
     output_mean = weight.double() @ mean
     return refit(
         weight[:, kept].double(),
@@ -111,11 +111,12 @@ def refit(
         output_mean: E[y], float64 [out].
         cross_covariance: S_yx, float64 [out, kept].
         ridge: Strength of the ridge, positive.
-        tokens: How many the covariances were taken from.
+        tokens: Number of tokens that the covariances were computed from.
         intercept: Whether the fit may have a bias.
 
     Raises:
-        UsageError: The covariance plus the ridge is not positive definite: by rounding, of fewer tokens than channels.
+        UsageError: The covariance plus the ridge is not positive definite, because of rounding when
+            there are fewer tokens than channels.
     """
     if not intercept:
         covariance = torch.addr(covariance, mean, mean)
@@ -126,6 +127,8 @@ def refit(
         regular.diagonal().add_(strength)
         factor, failed = torch.linalg.cholesky_ex(regular)
         if failed:
-            raise UsageError("the ridge is too small for the covariance of these statistics; give a larger one")
+            raise UsageError(
+                "the ridge is too small for the covariance of these statistics; use a larger 'ridge' in the recipe"
+            )
         weight = torch.cholesky_solve(torch.add(cross_covariance, weight, alpha=strength).T, factor).T
     return OutputFit(weight, output_mean - weight @ mean if intercept else None)

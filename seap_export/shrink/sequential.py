@@ -1,4 +1,4 @@
-"""Shrinking a model layer by layer, each fitted to the actual output of the shrunk layers before it.
+"""Shrinks a model layer by layer, each fitted to the actual output of the shrunk layers before it.
 
 Two streams of hidden states go through the layers side by side: the dense model's, and that of the shrunk model so
 far. At the end of each half of each layer the output projection is fitted so that the shrunk stream returns to the
@@ -29,9 +29,9 @@ __all__ = ["sequential_layers"]
 def sequential_layers(
     source: Source, plan: Plan, statistics: Mixture, config: Mapping[str, Any], max_batch_tokens: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """The tensors of every shrunk layer in turn, under their full names.
+    """Yields the tensors of every shrunk layer in turn, by full name.
 
-    Memory holds a layer of each model, two hidden states for each calibration token, and the input of one projection
+    Memory holds one layer of each model, two hidden states for each calibration token, and the input of one projection
     for each.
 
     Args:

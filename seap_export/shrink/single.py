@@ -1,4 +1,4 @@
-"""Shrinking layers one by one, each compensated from the dense model's statistics alone."""
+"""Shrinks layers one by one, each compensated from the dense model's statistics alone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["single_layers"]
 
 
 def single_layers(source: Source, plan: Plan, statistics: Mixture) -> Iterator[dict[str, torch.Tensor]]:
-    """The tensors of every shrunk layer in turn, under their full names.
+    """Yields the tensors of every shrunk layer in turn, by full name.
 
     Args:
         source: The dense model.
         plan: What is kept, and how it is compensated: `one-shot`, `bias` or `none`.
-        statistics: Of the plan's tasks.
+        statistics: Statistics of the plan's tasks.
     """
     spec = plan.shrunk_spec(source.spec)
     for index, compensated in enumerate(plan.compensated(source.spec)):

@@ -1,4 +1,4 @@
-"""Writing the shrunk model as a folder that transformers loads."""
+"""Writes the shrunk model as a folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seap_export.sources.tensor_writer import SafetensorsWriter
 
 __all__ = ["MODELING_FILES", "write_shrunk_model"]
 
-#: The code that travels with a model whose layers differ, for environments without this package.
+#: The code shipped with a model whose layers differ in shape, for environments without this package.
 MODELING_FILES = ("configuration_seap.py", "modeling_seap.py")
 
 
@@ -33,16 +33,16 @@ def write_shrunk_model(
     *,
     max_batch_tokens: int = 1024,
 ) -> None:
-    """Writes safetensors, config, generation config and tokenizer into `folder`, which exists.
+    """Writes safetensors, config, generation config and tokenizer into the existing `folder`.
 
-    In the layout per layer the modelling code too. One layer of the dense model is in memory at a time.
+    In the per-layer layout, writes the modelling code too. One layer of the dense model is in memory at a time.
 
     Raises:
-        InputError: The plan or the statistics are of another model, or a weight is not finite.
+        InputError: The plan or the statistics were made from another model, or a weight is not finite.
     """
     for what, digest in (("plan", plan.source_sha256), ("calibration", statistics.source_sha256)):
         if digest != source.digest:
-            raise InputError(f"the {what} was made from another model than '{source.name}'; make it again")
+            raise InputError(f"the {what} was not made from the model '{source.name}'; make it again")
     if dict(plan.weights) != statistics.weights:
         raise InputError(
             f"the plan was made from the statistics of {_listed(plan.weights)}, not of {_listed(statistics.weights)}; "

@@ -1,4 +1,4 @@
-"""Reads config.json and writes it so that transformers 4.57 and 5 understand it alike."""
+"""Reads config.json and writes it so that transformers 4.57 and 5 read it the same way."""
 
 from __future__ import annotations
 

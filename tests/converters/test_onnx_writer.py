@@ -276,7 +276,7 @@ def test_refuses_shapes_that_disagree(written: Callable[..., Any], tmp_path: Pat
     ("change", "message"),
     [
         ({"head_dim": 24}, "multiple of 16"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "supported types"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "is not supported"),
         ({"model_type": "gpt2"}, "supported families"),
     ],
 )

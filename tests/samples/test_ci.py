@@ -95,7 +95,7 @@ def test_other_steps_install_the_package_and_look_at_the_machine(bash: Bash) -> 
 
 def test_every_script_is_run_by_these_tests_and_takes_inputs_from_its_environment() -> None:
     scripts = [step for step in (*STEPS, *JOB_STEPS) if "run" in step]
-    names = ["Install seap-export", "Look at the machine", "Validate", "Tell which gate has failed"]
+    names = ["Install seap-export", "Look at the machine", "Validate", "Report which gate failed"]
     assert [step["name"] for step in scripts] == names
     assert not any("${{" in step["run"] for step in scripts)
     assert all(step["shell"] == "bash" for step in STEPS if "run" in step)
@@ -113,7 +113,7 @@ def test_workflow_uses_the_action_with_inputs_that_it_has() -> None:
 
 
 def test_workflow_tells_every_gate_by_name(bash: Bash) -> None:
-    told = {code: bash.run(_named(JOB_STEPS, "Tell which gate has failed"), code).stdout for code in (*EXIT_WORDS, 99)}
+    told = {code: bash.run(_named(JOB_STEPS, "Report which gate failed"), code).stdout for code in (*EXIT_WORDS, 99)}
     del told[0]
     assert all(line.startswith("::error::") for line in told.values())
     assert len(set(told.values())) == len(told)

@@ -1,1 +1,1 @@
-"""Commands that measure and print the tables of docs/measurements.md; tests time nothing."""
+"""Commands that measure and print the tables of docs/measurements.md; tests do not time anything."""

@@ -2,11 +2,12 @@
 
     python -m validation.benchmarks.calibration_table MODEL --task piqa=piqa.toml --task gsm8k=gsm8k.toml
 
-The usual way, that of the SEAP paper's code: the whole model with its LM head, one text at a time, hooks on four
-inputs of every layer (attention, o_proj, MLP, down_proj), statistics updated at each call. Beside it, layer by layer
-in batches of texts of similar length: moments alone, which is what the paper's scores need, and all that `calibrate`
-keeps, which adds covariances and the sensitivity of the residual stream. All run in one process, in turn, after a
-warm-up on a few texts, with the same threads, on the same token ids.
+The usual way is that of the SEAP paper's code: it runs the whole model with its LM head, one text at a time, with
+hooks on four inputs of every layer (attention, o_proj, MLP, down_proj), and updates the statistics at each call. The
+other two run layer by layer in batches of texts of similar length: one computes only moments, which is what the
+paper's scores need, and the other everything that `calibrate` keeps, which adds covariances and the sensitivity of the
+residual stream. All run in one process, in turn, after a warm-up on a few texts, with the same threads, on the same
+token ids.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _WARM_UP_TEXTS = 4
 @click.command()
 @click.argument("model")
 @click.option("--task", "tasks", multiple=True, required=True, metavar="NAME=FILE")
-@click.option("--samples", type=int, default=200, show_default=True, help="Calibration texts a task.")
+@click.option("--samples", type=int, default=200, show_default=True, help="Calibration texts per task.")
 @click.option("--runs", type=int, default=3, show_default=True, help="Runs of each way.")
 @click.option("--threads", type=int, default=torch.get_num_threads(), show_default=True, help="Threads of torch.")
 def calibration_table(model: str, tasks: tuple[str, ...], samples: int, runs: int, threads: int) -> None:

@@ -3,8 +3,8 @@
     python -m validation.benchmarks.export_table MODEL --task gsm8k=gsm8k.toml --task piqa=piqa.toml \\
         --ratio 0.2 --ratio 0.5
 
-The dense model's bytes are those of its ratio-0 artifacts. Each task and ratio is exported by a process of
-its own, with --samples calibration texts, and measured whole: start, calibration, writing, parity.
+The dense model's bytes are those of its ratio-0 artifacts. Each task and ratio is exported in a separate
+process, with --samples calibration texts, and measured as a whole: start, calibration, writing, parity.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Whether projections of one input are faster as one product, cut afterwards, than as a product each.
+"""Measures whether projections of one input are faster as one product, split afterwards, than as separate products.
 
     python -m validation.benchmarks.packing_table MODEL_FOLDER
 
-A Markdown table of gate and up, and of queries, keys and values where they must be cut (qwen3 normalises heads; other
-families hand one product to attention as it is). MLPs, or projections of attention, of the first layers behind each
-other, with the model's weights, in ONNX Runtime on the CPU, both ways in turn. How fast a session is depends by up to
-a tenth on where its memory lies: each round opens both anew.
+A Markdown table of gate and up, and of queries, keys and values where they must be split (qwen3 normalises heads;
+other families pass one product to attention as it is). Each session runs the MLPs, or the attention projections, of
+the first layers one after another, with the model's weights, in ONNX Runtime on the CPU, both ways in turn. The speed
+of a session varies by up to a tenth with the location of its memory, so each round opens both sessions anew.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["packing_table"]
 
 _LAYERS = 8
 _JOINT: dict[str, tuple[Projection, ...]] = {"mlp": ("gate_proj", "up_proj"), "attention": QKV}
-#: Idle threads of the session before spin for some milliseconds; the next one should not meet them.
+#: Idle threads of the previous session spin for some milliseconds and would slow down the next one.
 _PAUSE_SECONDS, _RUNS_A_TURN = 0.05, 3
 
 
@@ -47,7 +47,7 @@ _PAUSE_SECONDS, _RUNS_A_TURN = 0.05, 3
 @click.option("--half", "halves", multiple=True, type=click.Choice(["mlp", "attention"]))
 @click.option("--rows", multiple=True, type=click.IntRange(1), default=(1, 128, 512), show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True)
-@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Turns of a round.")
+@click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Turns per round.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 def packing_table(
     model: Path,

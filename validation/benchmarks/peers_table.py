@@ -1,4 +1,4 @@
-"""This package's ONNX beside that of other exporters: writing it, running it, generating with it, as Markdown tables.
+"""Compares this package's ONNX with that of other exporters (writing, running, generating), as Markdown tables.
 
     python -m validation.benchmarks.peers_table MODEL_FOLDER --genai-python GENAI/bin/python \\
         --optimum-python .venv-transformers4/bin/python --json peers.json
@@ -11,11 +11,11 @@ MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir
 - optimum: optimum-onnx, `text-generation-with-past`, without its validation;
 - ours: `seap-export convert`; `-last` is `--logits last`, `-standard` is `--dialect standard`.
 
-Each writes once, in a process of its own. Then the graphs of a precision are run in turn in one process, with this
+Each writes once, in a separate process. Then the graphs of a precision are run in turn in one process, with this
 environment's onnxruntime, each in a new session each round: a prompt and decode steps, numpy arrays in and out, the
-same token ids for all. In fp32 all must find the same tokens most likely as genai-fp32 does. Last, generation loops
-run in turn, each in processes of its own environment. All on the CPU. With --work, artifacts are kept and found again
-by the next run, which then tells what writing took in the run that wrote them; delete a folder there to write it anew.
+same token ids for all. In fp32, all must predict the same most likely tokens as genai-fp32. Finally, generation loops
+run in turn, each in separate processes of its environment. Everything runs on the CPU. With --work, artifacts are kept
+and reused by the next run, which then reports the writing time of the original run; delete a folder to write it again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _PYTHON = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @dataclass(frozen=True)
 class _Size:
-    """How much is run."""
+    """Amount of work to run."""
 
     prompt_tokens: int
     steps: int
@@ -60,12 +60,18 @@ class _Size:
 @click.argument("model", metavar="MODEL_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--genai-python", required=True, type=_PYTHON)
 @click.option("--optimum-python", required=True, type=_PYTHON)
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures there, too.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=24, show_default=True, help="Decode steps after a prompt.")
-@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Runs, and processes of a loop.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Number of runs, and of processes per loop.",
+)
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of each session.")
-@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep the artifacts there.")
+@click.option("--work", type=click.Path(file_okay=False, path_type=Path), help="Keep the artifacts in this folder.")
 def peers_table(
     model: Path,
     genai_python: Path,
@@ -75,7 +81,7 @@ def peers_table(
     **size: int,
 ) -> None:
     """Print the tables; MODEL_FOLDER is a dense model."""
-    # Not resolved: an environment's python is a link, and where it lies says which environment it is.
+    # Not resolved: an environment's python is a link, and its location identifies the environment.
     pythons = (python.absolute() for python in (Path(sys.executable), genai_python, optimum_python))
     environments, sizes = Environments(*pythons), _Size(**size)
     with _folder(work) as folder:
@@ -95,7 +101,7 @@ def peers_table(
 
 @contextlib.contextmanager
 def _folder(work: Path | None) -> Iterator[Path]:
-    """The folder to work in, absolute; a temporary one where none is given."""
+    """The absolute path of the working folder; a temporary folder if none is given."""
     if work:
         work.mkdir(parents=True, exist_ok=True)
         yield work.absolute()

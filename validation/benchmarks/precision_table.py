@@ -5,7 +5,7 @@
         --ratio 0.2 --ratio 0.5 --precision fp32 --precision int8 --precision int4
 
 All are compared with the dense model in float32, in torch, on the held-out texts of the calibration; they run as ONNX
-files on the CPU. Rows stand by size, so that a pruned model stands beside a dense one of about the same bytes.
+files on the CPU. Rows are sorted by size, so that a pruned model is next to a dense one of about the same size.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Row:
 @click.option("--recipe", default=DEFAULT_RECIPE, show_default=True, metavar="NAME|FILE")
 @click.option("--number", type=int, default=32, show_default=True, help="Texts that are evaluated.")
 @click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there, too.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures to this file.")
 def precision_table(
     model: str,
     folder: Path,

@@ -1,4 +1,4 @@
-"""Measuring a command as a whole process, by the operating system's own accounting."""
+"""Measures a command as a whole process, with the operating system's accounting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ProcessFigures", "measure", "megabytes"]
 class ProcessFigures:
     """Wall time in seconds and peak resident memory in bytes of one finished command.
 
-    The memory is None on Windows, which keeps no account of a process that has ended.
+    The memory is None on Windows, which does not keep this figure for a finished process.
     """
 
     wall_s: float
@@ -27,7 +27,7 @@ class ProcessFigures:
 def measure(command: Sequence[str]) -> ProcessFigures:
     """Runs a command to its end; what it prints goes to stderr.
 
-    A process counts the memory of the one that starts it as its own, so a small one starts and measures the command.
+    A process inherits the peak memory of its parent, so a small process starts and measures the command.
 
     Raises:
         RuntimeError: It failed.
@@ -40,7 +40,7 @@ def measure(command: Sequence[str]) -> ProcessFigures:
 
 
 def _main(command: Sequence[str]) -> int:
-    """Prints wall time and peak memory of a command, as JSON, and gives its exit code."""
+    """Prints wall time and peak memory of a command as JSON, and returns its exit code."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=sys.stderr)
     peak = None

@@ -1,11 +1,11 @@
-"""Quality of recipes beside each other, at the same ratios and from the same statistics, as a Markdown table.
+"""Compares the quality of recipes at the same ratios and from the same statistics, as a Markdown table.
 
     seap-export calibrate MODEL --task gsm8k=gsm8k.toml --samples 200 --held-out 32 --out DIR
     python -m validation.benchmarks.recipe_table MODEL --calibration DIR/calibration/gsm8k --ratio 0.2 --ratio 0.5 \
         --recipe seap --recipe reconstruct --recipe mine.toml
 
 A recipe is the name of a shipped one or a TOML file. Each cell is KL(dense || shrunk) in
-nats a token / perplexity, on the task's held-out texts, or on those of `--text TASK=CORPUS` instead.
+nats per token / perplexity, on the task's held-out texts, or on those of `--text TASK=CORPUS` instead.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Cell:
 @click.option("--text", "texts", multiple=True, metavar="TASK=CORPUS", help="Evaluate a task on other texts.")
 @click.option("--number", type=int, default=32, show_default=True, help="Texts of a task that are evaluated.")
 @click.option("--max-length", type=int, default=256, show_default=True, help="Tokens of an evaluated text.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there, too.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the figures to this file.")
 def recipe_table(
     model: str,
     folders: tuple[Path, ...],

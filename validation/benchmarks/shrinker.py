@@ -25,7 +25,7 @@ class Shrinker:
         self._ranking: Ranking | None = None
 
     def write(self, calibration: Calibration, settings: PlanSettings, ratio: float, folder: Path) -> float:
-        """Writes the model into `folder`, which exists; the achieved ratio."""
+        """Writes the model into the existing `folder` and returns the achieved ratio."""
         task = calibration.record.task
         statistics = Mixture(task, {task: 1.0}, {task: calibration})
         key = (task, settings.score, settings.square_heads, settings.ridge)

@@ -1,13 +1,13 @@
-"""Zero-shot accuracy of recipes beside each other and beside the dense model, as a Markdown table.
+"""Compares the zero-shot accuracy of recipes and of the dense model, as a Markdown table.
 
     seap-export calibrate MODEL --task piqa=piqa.toml --task wikitext2=wikitext2.toml --samples 200 --out DIR
     python -m validation.benchmarks.zero_shot_table MODEL --calibrations DIR/calibration \
         --questions piqa=piqa_validation.toml --ratio 0.5 --limit 500 \
         --recipe wanda-sp@wikitext2 --recipe flap@wikitext2 --recipe seap --recipe reconstruct --json figures.json
 
-A recipe is the name of a shipped one or a TOML file; its statistics are of the questions' task, or after an `@` those
-of one task for all questions. MODEL is a model folder. Cells are acc / acc_norm in per cent. Figures are kept in the
-JSON file as they come; a second run goes on where the first one stopped.
+A recipe is the name of a shipped one or a TOML file; its statistics are those of the questions' task, or, with
+`@TASK`, those of one task for all questions. MODEL is a model folder. Cells are acc / acc_norm in per cent. Each
+figure is written to the JSON file at once; a second run continues where the first one stopped.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Figures = dict[str, dict[str, Any]]
 @click.option("--questions", multiple=True, required=True, metavar="TASK=FILE")
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)
 @click.option("--recipe", "recipes", multiple=True, required=True, metavar="NAME|FILE[@TASK]")
-@click.option("--limit", type=int, default=500, show_default=True, help="Questions of a task.")
-@click.option("--json", "json_file", required=True, type=click.Path(path_type=Path), help="Where figures are kept.")
+@click.option("--limit", type=int, default=500, show_default=True, help="Questions per task.")
+@click.option("--json", "json_file", required=True, type=click.Path(path_type=Path), help="File for the figures.")
 def zero_shot_table(
     model: Path,
     folder: Path,
@@ -72,12 +72,12 @@ def zero_shot_table(
 
 
 def _groups(text: str, tasks: dict[str, HarnessTask]) -> list[dict[str, HarnessTask]]:
-    """The tasks that one shrunk model is asked."""
+    """The tasks that one shrunk model is evaluated on."""
     return [tasks] if "@" in text else [{name: task} for name, task in tasks.items()]
 
 
 def _questions(task: Task, calibrations: Path, limit: int) -> list[Question]:
-    """The first questions that no task was calibrated on; some benchmarks have a question in both splits."""
+    """The first questions that no task was calibrated on, since some benchmarks have a question in both splits."""
     seen = {digest for own in sorted(calibrations.iterdir()) for digest in Calibration(own).record.calibration_texts}
     fresh = [own for own in read_questions(task) if text_digest(own.text) not in seen]
     return fresh[:limit]

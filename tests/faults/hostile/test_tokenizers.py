@@ -77,7 +77,7 @@ PARTS: dict[str, dict[str, Any]] = {
 def test_a_tokenizer_that_does_not_work(tool: Tool, work: Path, name: str) -> None:
     path = work / "m" / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | PARTS[name]), "utf-8")
-    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "tokenizer")
+    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "token")
     assert not (work / "new").exists()
 
 
@@ -104,7 +104,7 @@ def test_a_tokenizer_of_an_artifact_at_which_the_library_panics(tool: Tool, done
 def test_a_config_of_a_tokenizer_that_does_not_work(tool: Tool, work: Path, values: dict[str, Any]) -> None:
     path = work / "m" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
-    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "tokenizer")
+    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "token")
     assert not (work / "new").exists()
 
 

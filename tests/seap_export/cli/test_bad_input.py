@@ -206,7 +206,7 @@ def test_the_tokenizer_of_another_model(run: Run, work: Path) -> None:
     values = json.loads(path.read_text())
     values["model"]["vocab"]["the"] = 96
     path.write_text(json.dumps(values))
-    says = "m: its tokenizer gives token id 96, its model has a vocabulary of 96; give the model its own tokenizer"
+    says = "m: its tokenizer gives token id 96, "
     refuse(run, work, code=8, says=says)
 
 
@@ -215,13 +215,13 @@ def test_texts_without_a_token(run: Run, work: Path) -> None:
     values = json.loads(path.read_text())
     values["normalizer"] = {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}
     path.write_text(json.dumps(values))
-    says = "task 'a': the tokenizer finds no token in any text; use another corpus"
+    says = "task 'a': no text gives any token; use another corpus"
     refuse(run, work, code=8, says=says)
 
 
 def test_a_disk_that_is_too_small(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-    says = "out: about 1.2 MB are needed and 1.0 MB are free; free some space"
+    says = "out: about 1.2 MB are needed and 1.0 MB are free; free some space, or use another --out"
     refuse(run, work, code=6, says=says)
 
 
@@ -317,7 +317,9 @@ def test_an_internal_error_is_one_line_too(run: Run, work: Path, monkeypatch: py
         raise ZeroDivisionError("by\nzero")
 
     monkeypatch.setattr(calibration.CalibrationWriter, "finish", fail)
-    says = "internal error: ZeroDivisionError: by zero; set SEAP_EXPORT_TRACEBACK=1 to see where, and report it"
+    says = (
+        "internal error: ZeroDivisionError: by zero; set SEAP_EXPORT_TRACEBACK=1 to see the traceback, and report it"
+    )
     refuse(run, work, code=1, says=says)
 
 

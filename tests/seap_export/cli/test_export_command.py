@@ -29,7 +29,7 @@ STEPS = [
         )
     ),
     "router: fitting a, b",
-    "validating what was made",
+    "validating the variants",
 ]
 ROUTED = "router: 43.8% of 32 held-out prompts go to their task"
 VARIANTS = [f"{task}-{ratio}" for task in "ab" for ratio in ("0.2", "0.4")]
@@ -145,7 +145,7 @@ def test_quiet_prints_warnings_only(run: Run, work: Path) -> None:
 
     assert outcome.code == 0
     assert outcome.out == ""
-    assert outcome.err == "Warning: a-0.05: achieved ratio 0.0606 is the nearest found for the model's shapes\n"
+    assert outcome.err.startswith("Warning: a-0.05: achieved ratio 0.0606 is the nearest ")
 
 
 def test_a_task_may_have_no_prompt(run: Run, work: Path) -> None:
@@ -201,7 +201,7 @@ def test_an_interrupted_export_goes_on(run: Run, work: Path, pristine: Path, mon
     monkeypatch.setattr(variants, "convert_folder", interrupted)
     outcome = run(*ALL)
     assert outcome.code == 130
-    assert outcome.err.endswith("Error: interrupted; run the same command again to go on\n")
+    assert "\nError: interrupted; " in outcome.err
     made = {path.relative_to(work / "out").as_posix() for path in (work / "out").glob("*/*")}
     assert made == {
         "calibration/a", "calibration/b", "a-0.2/plan.json", "a-0.2/hf", "a-0.2/onnx", "a-0.2/parity.json",
@@ -294,10 +294,8 @@ def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: P
     outcome = run(*ONE, "--set", "seed=1", "--force", "--quiet")
 
     assert outcome.code == 2
-    assert outcome.err == (
-        "Error: --force would replace what out/a-0.4 was made from, and leave it behind; export it again too, "
-        "or use another --out\n"
-    )
+    assert outcome.err.startswith("Error: --force would replace ")
+    assert "out/a-0.4" in outcome.err
     assert tree(done) == before
     assert run("calibrate", "m", "--task", "a=a.jsonl", "--seed", 1, "--out", "out", "--force").code == 2
     assert tree(done) == before
@@ -311,7 +309,7 @@ def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) 
     outcome = run("export", "other", "--task", "c=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
 
     assert outcome.code == 2
-    assert outcome.err == "Error: out belongs to another model ('m'); use another --out, or --force\n"
+    assert "another model ('m')" in outcome.err
     assert run("calibrate", "other", "--task", "c=a.jsonl", "--out", "out", "--quiet").err == outcome.err
     assert run("export", "other", *ONE[2:], "--force").code == 2  # would leave a-0.4 of model m behind
     assert tree(done) == before

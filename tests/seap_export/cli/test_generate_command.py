@@ -78,8 +78,8 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (["none", PROMPT], 7, "none: no model.onnx here"),
-        (["out", PROMPT], 7, "out: no model.onnx here"),
+        (["none", PROMPT], 7, "none: contains neither model.onnx"),
+        (["out", PROMPT], 7, "out: contains neither model.onnx"),
         (["out/a-0.2", " "], 8, "the prompt has no token"),
         (["out/a-0.2", PROMPT, "--max-new-tokens", 0], 2, "0 new tokens"),
         (["out/a-0.2", PROMPT, "--threads", 0], 2, "'--threads': 0"),

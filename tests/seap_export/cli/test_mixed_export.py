@@ -201,10 +201,8 @@ def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, place: 
     before = digests(place / "out")
     outcome = run("export", "m", *TASKS, "--ratio", "0.3", "--set", "seed=1", "--out", "out", "--force", "-q")
     assert outcome.code == 2
-    assert outcome.err == (
-        "Error: --force would replace what out/general-0.3 was made from, and leave it behind; export it again too, "
-        "or use another --out\n"
-    )
+    assert outcome.err.startswith("Error: --force would replace ")
+    assert "out/general-0.3" in outcome.err
     assert digests(place / "out") == before
     assert run(*MIXED, "--set", "seed=1", "--force", "-q").code == 0
     assert router_of(place / "out")["seed"] == 1

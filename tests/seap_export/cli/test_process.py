@@ -67,7 +67,7 @@ def test_libraries_print_nothing(work: Path, pristine: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "code", "message"),
     [
-        (signal.SIGINT, 130, "Error: interrupted; run the same command again to go on\n"),
+        (signal.SIGINT, 130, "Error: interrupted; run the same command again to continue\n"),
         (signal.SIGTERM, 143, ""),
     ],
 )

@@ -95,7 +95,7 @@ def test_one_wrong_weight_is_stopped_named_and_followed_to_its_layer(run: Run, d
     outcome = run("validate", "out/a-0.2", *QUICK, "--bisect", "--quiet", "--out", "v.json", "--junit", "v.xml")
     assert (outcome.code, outcome.out) == (3, "")
     assert outcome.err.count("\n") == 1
-    assert "; it diverges first at layers.1.mlp.up_proj (and " in outcome.err
+    assert " layers.1.mlp.up_proj (and " in outcome.err
     report = json.loads((work / "v.json").read_text())
     jsonschema.validate(report, schema())
     first = report["variants"]["a-0.2"]["bisect"]["first"]
@@ -200,7 +200,7 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("validate", "nothing"), 2, "nothing is no export and no variant; give OUT, or OUT/TASK-0.2"),
+        (("validate", "nothing"), 2, "nothing is neither an export nor a variant; give OUT, or OUT/TASK-0.2"),
         (
             ("validate", "out", "--max-kl", "1"),
             2,
@@ -247,12 +247,12 @@ def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path
     shutil.copytree(done / "a-0.2", work / "alone")
     outcome = run("validate", "alone", "--check", "parity", "--quiet")
     assert outcome.code == 7
-    assert "give some with --prompt-file" in outcome.err
+    assert "--prompt-file" in outcome.err
     outcome = run("validate", "alone", *QUICK[2:], "--prompt-file", "prompts.txt", "--json", "--quiet")
     assert outcome.code == 0, outcome.err
     report = json.loads(outcome.out)
     assert report["variants"]["alone"]["parity"]["prompts"]["count"] == 2
-    assert report["checks"][0]["notes"] == ["no manifest.json beside it knows it: hashes were not compared"]
+    assert ["hashes were not compared" in note for note in report["checks"][0]["notes"]] == [True]
 
 
 def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None:
@@ -282,7 +282,8 @@ def test_no_golden_of_what_fails(run: Run, done: Path, work: Path) -> None:
 
 def test_a_validation_that_checks_nothing_proves_nothing(run: Run, done: Path) -> None:
     outcome = run("validate", "out/a-0.2", "--check", "router", "--quiet")
-    assert (outcome.code, outcome.err) == (2, "Error: out/a-0.2: there is nothing of router to check\n")
+    assert outcome.code == 2
+    assert outcome.err.startswith("Error: out/a-0.2: router ")
 
 
 def test_progress_is_told(run: Run, done: Path) -> None:

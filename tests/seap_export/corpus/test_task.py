@@ -45,7 +45,7 @@ def test_field_text_may_not_be_missing_or_null(tmp_path: Path) -> None:
     path.write_text('{"text": "one"}\n{"goal": "two"}\n')
     assert _error(tmp_path, f"a={path}") == (
         "task 'a': DIR/a.jsonl, record 2: field 'text' is missing; fields there: 'goal'; "
-        "give a task file (.toml) that makes a text of them"
+        "give a task file (.toml) that turns them into a text"
     )
     path.write_text('{"text": null}\n')
     assert _error(tmp_path, f"a={path}") == (
@@ -113,8 +113,8 @@ def test_label_may_be_one_of_the_labels(tmp_path: Path, labels: Any, key: str, g
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"key": "D"}, "label 'D' is none of the labels A, B; use a labelled record"),
-        ({"key": None}, "label None is none of the labels A, B; use a labelled record"),
+        ({"key": "D"}, "label 'D' is not one of the labels A, B; correct or drop the record"),
+        ({"key": None}, "label None is not one of the labels A, B; correct or drop the record"),
         ({"c": {"text": ["x"], "label": ["A", "B"]}}, "1 choices, but 2 labels; correct or drop the record"),
         ({"c": {"text": "xy", "label": []}}, "field 'c.text' is not a list, but 'xy'; name a field that holds a list"),
         ({"c": {"text": ["x"]}}, "field 'c.label' is missing; fields there: 'text'"),

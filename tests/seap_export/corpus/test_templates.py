@@ -59,8 +59,8 @@ def test_look_up_gives_values_of_any_type() -> None:
         ("{b.y.__class__}", "field 'b.y.__class__' is missing; the list there has 2 items, numbered from 0"),
         ("{a.__class__}", "field 'a.__class__' is missing; the value there is 'text', which has no fields"),
         ("{c}", "field 'c' is null; drop the record or give it a value"),
-        ("{b}", "field 'b' is neither a text nor a number; name one of its items or another field"),
-        ("{b.y}", "field 'b.y' is neither a text nor a number; name one of its items or another field"),
+        ("{b}", "field 'b' is neither a text nor a number; choose one of its items or another field"),
+        ("{b.y}", "field 'b.y' is neither a text nor a number; choose one of its items or another field"),
     ],
 )
 def test_field_without_a_usable_value_is_named(template: str, message: str) -> None:
@@ -77,7 +77,7 @@ def test_field_names_do_not_break_the_line_of_an_error() -> None:
 
 def test_bytes_are_no_text() -> None:
     assert _error(render, "{a}", {"a": b"x"}) == (
-        "field 'a' is neither a text nor a number; name one of its items or another field"
+        "field 'a' is neither a text nor a number; choose one of its items or another field"
     )
 
 

@@ -54,8 +54,8 @@ def test_fewer_tokens_than_channels_are_worth_a_warning(
     source: Source, request_few: ExportRequest, tmp_path: Path
 ) -> None:
     found = warnings(source, replace(request_few, ratios=(0.2, 0.6)), tmp_path / "out")
-    message = "46 calibration tokens for 64 channels; the refit leans on its ridge, use more --samples"
-    assert found == [f"a-0.2: {message}"]  # what is left at 0.6 is narrow enough
+    assert len(found) == 1  # what is left at 0.6 is narrow enough
+    assert found[0].startswith("a-0.2: 46 calibration tokens for 64 channels")
     assert warnings(source, request_few, tmp_path / "out") == found  # a variant that is there is no better
 
 

@@ -200,7 +200,7 @@ def test_statistics_of_another_model_are_refused(
     source: Source, tmp_path: Path, random_calibration: Calibrate, score: str
 ) -> None:
     other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
-    with pytest.raises(InputError, match="'boolq' is of another model"):
+    with pytest.raises(InputError, match="'boolq' was made with another model"):
         ranking_of(source, single(random_calibration(other)), score)
 
 

@@ -48,7 +48,10 @@ def test_a_plan_keeps_the_most_important_neurons_sorted() -> None:
     [
         ({"attention": ()}, "must keep all heads"),
         ({"attention": OPTIONS.attention[:-1]}, "must keep all heads"),
-        ({"attention": (*OPTIONS.attention[:-1], dataclasses.replace(OPTIONS.attention[-1], loss=1.0))}, "no loss"),
+        (
+            {"attention": (*OPTIONS.attention[:-1], dataclasses.replace(OPTIONS.attention[-1], loss=1.0))},
+            "without loss",
+        ),
         ({"attention": (OPTIONS.attention[2], *OPTIONS.attention)}, "sorted by weights"),
         ({"neuron_order": np.array([0, 1, 2, 3, 3])}, "order of all neurons"),
         ({"neuron_order": np.arange(4)}, "order of all neurons"),

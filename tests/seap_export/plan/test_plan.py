@@ -203,7 +203,7 @@ def test_biases_and_windows_of_the_dense_model_stay() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_hidden_layers": 4}, "the plan has 3 layers, the model 4"),
+        ({"num_hidden_layers": 4}, "3 layers.* 4"),
         ({"intermediate_size": 79}, "layer 0 has another shape"),
         ({"num_attention_heads": 4, "num_key_value_heads": 2}, "layer 0 has another shape"),
         ({"num_key_value_heads": 6}, "layer 0 has another shape"),
@@ -226,7 +226,7 @@ def test_a_uniform_plan_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_layers_that_differ_are_no_uniform_plan(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"not a valid plan.*a uniform layout needs layers that keep as much"):
+    with pytest.raises(ArtifactError, match=r"not a valid plan.*uniform layout"):
         read_plan(changed_file(tmp_path / "plan.json", layout="uniform"))
     with pytest.raises(ArtifactError, match="layout must be one of"):
         read_plan(changed_file(tmp_path / "plan.json", layout="even"))

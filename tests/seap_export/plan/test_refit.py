@@ -97,7 +97,7 @@ def test_the_statistics_given_are_not_changed() -> None:
 
 def test_a_ridge_that_does_not_make_the_covariance_regular_is_refused() -> None:
     weight, covariance = random_projection(CHANNELS)
-    with pytest.raises(UsageError, match=r"ridge is too small .* give a larger one"):
+    with pytest.raises(UsageError, match="ridge is too small"):
         Refit(weight, covariance - 10.0 * torch.eye(CHANNELS), 1.0)
-    with pytest.raises(UsageError, match=r"ridge is too small .* give a larger one"):
+    with pytest.raises(UsageError, match="ridge is too small"):
         removal_losses(weight, covariance - 10.0 * torch.eye(CHANNELS), 1.0, torch.arange(CHANNELS))

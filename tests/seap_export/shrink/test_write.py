@@ -341,7 +341,7 @@ def test_what_was_made_from_another_model_is_refused_before_anything_is_written(
     else:
         statistics = single(random_calibration(other))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=f"the {what} was made from another model than 'dense-llama-gqa'"):
+    with pytest.raises(InputError, match=f"the {what} was not made from .*'dense-llama-gqa'"):
         write_shrunk_model(shrunk.source, plan, statistics, tmp_path / "empty")
     assert not list((tmp_path / "empty").iterdir())
 

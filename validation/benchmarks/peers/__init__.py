@@ -1,1 +1,1 @@
-"""Parts of `peers_table`: what the exporters write, how it is run, and the tables of it."""
+"""Parts of `peers_table`: writing and running the exporters' artifacts, and the tables."""

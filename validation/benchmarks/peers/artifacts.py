@@ -1,4 +1,4 @@
-"""What each exporter writes, by a process of its own, and what that took."""
+"""Writes each exporter's artifact in a separate process, and measures time and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Artifact", "Environments", "Written", "all_artifacts", "write"]
 
 _RECORD = "written.json"
 _SCRIPTS = Path(__file__).parent
-#: Without its comparison with torch afterwards, which no other writer makes.
+#: Skips its comparison with torch afterwards, which no other exporter makes.
 _OPTIMUM = (
     "import sys; from optimum.exporters.onnx import main_export; "
     "main_export(sys.argv[1], sys.argv[2], task='text-generation-with-past', do_validation=False)"
@@ -44,8 +44,8 @@ class Artifact:
 
     Attributes:
         name: Unique, and the name of its folder.
-        precision: Of its weights: fp32, int8 or int4.
-        folder: Where its files belong; model.onnx among them.
+        precision: Precision of its weights: fp32, int8 or int4.
+        folder: Folder of its files, including model.onnx.
         command: Writes them.
     """
 
@@ -67,14 +67,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Written:
-    """What writing an artifact took.
+    """The cost of writing an artifact.
 
     Attributes:
-        model: The folder that it was made from.
+        model: Folder of the model that it was made from.
         wall_s: Seconds of the whole process.
-        peak_bytes: Its peak resident memory; None where it is not measured.
+        peak_bytes: Its peak resident memory; None if it was not measured.
         onnx_bytes: Graph and data on disk.
-        is_reused: It was there already; the other figures are of the run that wrote it.
+        is_reused: Whether it existed already; the other figures are then of the run that wrote it.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Written:
 
 
 def all_artifacts(model: Path, work: Path, environments: Environments) -> list[Artifact]:
-    """Every artifact, precision by precision; the first of each precision is the builder's."""
+    """Every artifact, grouped by precision; the first of each precision is the builder's."""
     found = []
     for precision in ("fp32", "int8", "int4"):
         commands = _builder(model, environments.genai, precision, work / "cache")
@@ -97,10 +97,10 @@ def all_artifacts(model: Path, work: Path, environments: Environments) -> list[A
 
 
 def write(artifact: Artifact, model: Path) -> Written:
-    """Writes an artifact, or finds it written; what the exporter prints goes to stderr.
+    """Writes an artifact, or reuses an existing one; the exporter's output goes to stderr.
 
     Raises:
-        ArtifactError: What is there was made from another model.
+        ArtifactError: The existing artifact was made from another model.
         RuntimeError: The exporter failed.
     """
     home = artifact.folder.parent

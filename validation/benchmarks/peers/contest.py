@@ -1,4 +1,4 @@
-"""Graphs in turn in one process: first whether they say the same, then how long they take, in turn."""
+"""Runs graphs in one process: first compares their predictions, then times them in turn."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ __all__ = [
     "take_times",
 ]
 
-#: Threads that wait for work spin for some milliseconds.
+#: Waiting threads spin for some milliseconds.
 _PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Passage:
-    """What every graph reads: a prompt, and the tokens that the reference finds most likely, one after the other.
+    """The input of every graph: a prompt, and the tokens that the reference finds most likely, one after the other.
 
     Attributes:
         prompt: Token ids.
         tokens: The token after the prompt, then one after each decode step: one more than there are steps.
-        unlikely: A token that the reference finds unlikely everywhere behind the prompt.
+        unlikely: A token that the reference finds unlikely everywhere after the prompt.
     """
 
     prompt: tuple[int, ...]
@@ -51,7 +51,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A graph against the reference, over the logits after the prompt and after each decode step.
+    """Compares a graph with the reference, over the logits after the prompt and after each decode step.
 
     Attributes:
         max_abs: Largest difference of a logit.
@@ -64,14 +64,14 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Result:
-    """What was found about one graph."""
+    """The results of one graph."""
 
     agreement: Agreement
     timing: Timing
 
 
 def choose_passage(reference: Path, threads: int, vocabulary: int, prompt_tokens: int, steps: int) -> Passage:
-    """A prompt of random tokens, the same at every call, and what the reference graph says after it."""
+    """A prompt of random tokens, the same at every call, and the reference graph's predictions after it."""
     graph = PlainGraph(reference, threads)
     prompt = np.random.default_rng(0).integers(0, vocabulary, prompt_tokens).tolist()
     tokens = graph.continue_greedily(prompt, steps)
@@ -85,15 +85,15 @@ def compare(
     """Runs the graphs in turn, in this process, on the same tokens.
 
     Args:
-        graphs: By name.
+        graphs: Graphs by name.
         reference: The graph whose logits the others' are compared with.
-        passage: What they read.
+        passage: The input.
         threads: Threads of each session.
         rounds: Counted runs of each graph.
-        is_exact: Every graph must find the passage's tokens most likely; else it is only told how many are.
+        is_exact: Whether every graph must find the passage's tokens most likely; if not, only their share is reported.
 
     Raises:
-        ArtifactError: A graph cannot be run, or is refused.
+        ArtifactError: A graph cannot be run, or computes something else.
     """
     agreements = _agreements(graphs, reference, passage, threads)
     if is_exact:
@@ -113,10 +113,10 @@ def _agreements(graphs: Mapping[str, Path], reference: Path, passage: Passage, t
 
 
 def refuse_disagreement(agreements: Mapping[str, Agreement]) -> None:
-    """Graphs that compute something else are not compared.
+    """Refuses graphs that compute something else.
 
     Raises:
-        ArtifactError: One finds another token most likely, or its logits are not finite.
+        ArtifactError: A graph finds another token most likely, or its logits are not finite.
     """
     for name, own in agreements.items():
         if own.same_tokens < 1 or not np.isfinite(own.max_abs):
@@ -127,16 +127,16 @@ def refuse_disagreement(agreements: Mapping[str, Agreement]) -> None:
 
 
 def rotated(names: Iterable[str], turn: int) -> list[str]:
-    """The names from another one on in each turn, so that none always follows the same one first."""
+    """The names, rotated in each turn, so that the order varies."""
     every = list(names)
     start = turn % len(every)
     return every[start:] + every[:start]
 
 
 def take_times(openers: Mapping[str, Callable[[], PlainGraph]], passage: Passage, rounds: int) -> dict[str, Timing]:
-    """Opens every graph once a round, alone, and lets it read the passage twice, of which the second time counts.
+    """Opens every graph once per round, alone, and runs the passage twice, of which the second run counts.
 
-    Where a session's memory comes to lie makes it faster or slower by up to a tenth, for as long as it is open.
+    The location of a session's memory makes it faster or slower by up to a tenth for as long as it is open.
     """
     timings = {name: Timing() for name in openers}
     for turn in range(rounds):

@@ -1,9 +1,9 @@
-"""Times a generation loop, this package's or ONNX Runtime GenAI's; imports no more than the loop that it runs.
+"""Times a generation loop, this package's or ONNX Runtime GenAI's; imports only what the loop needs.
 
     python loop.py runner|genai FOLDER REQUEST.json
 
-prints, as JSON, the seconds to the first token of each counted run, those of each later token, and the tokens. GenAI's
-threads are those of the folder's genai_config.json.
+prints as JSON the seconds to the first token of each counted run, those of each later token, and the tokens. GenAI
+takes the number of threads from the folder's genai_config.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 __all__: list[str] = []
 
-#: From a prompt and a number of new tokens to these, one by one.
+#: Yields new tokens one by one, given a prompt and their number.
 _Loop = Callable[[list[int], int], Iterator[int]]
 
 
@@ -46,7 +46,7 @@ def _genai(folder: Path, threads: int) -> _Loop:
 
 
 def _timed(tokens: Iterator[int]) -> tuple[list[int], list[float]]:
-    """The tokens, and the seconds until each of them since the one before, or since the start."""
+    """The tokens, and the seconds that each took since the previous one or the start."""
     found, seconds = [], []
     begin = time.perf_counter()
     for token in tokens:

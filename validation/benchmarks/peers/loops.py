@@ -1,4 +1,4 @@
-"""Whole generation loops beside each other: this package's runner and ONNX Runtime GenAI, processes in turn."""
+"""Compares whole generation loops: this package's runner and ONNX Runtime GenAI, in separate processes in turn."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Loop:
 
     Attributes:
         name: "artifact, loop".
-        precision: Of the artifact.
-        folder: Of the artifact.
-        command: Times it; folder and request file follow.
+        precision: Precision of the artifact.
+        folder: Folder of the artifact.
+        command: Command that times it; folder and request file are appended.
     """
 
     name: str
@@ -67,9 +67,9 @@ def all_loops(folders: Mapping[str, Path], environments: Environments) -> list[L
 
 
 def prepare(folder: Path, threads: int, end: int) -> None:
-    """Edits an artifact's genai_config.json: so many threads, and texts end at the token `end` alone.
+    """Edits an artifact's genai_config.json: sets the threads, and makes `end` the only end-of-text token.
 
-    A text that ended early would have fewer tokens to time, and GenAI wants a token that exists.
+    A text that ended early would have fewer tokens to time, and GenAI needs an existing token.
     """
     path = folder / "genai_config.json"
     config: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -81,13 +81,13 @@ def prepare(folder: Path, threads: int, end: int) -> None:
 def run_loops(
     loops: Sequence[Loop], passage: Passage, scratch: Path, *, threads: int, rounds: int
 ) -> dict[str, LoopResult]:
-    """Runs every loop once a round, in a process of its own.
+    """Runs every loop once per round, in a separate process.
 
     Args:
-        loops: Their folders are prepared.
-        passage: The prompt, and what has to follow it in fp32.
+        loops: Loops with prepared folders.
+        passage: The prompt, and the tokens that must follow it in fp32.
         scratch: A folder for the request.
-        threads: Threads of the runner; GenAI's are in the folder.
+        threads: Threads of the runner; GenAI's are set in the folder.
         rounds: Processes of each loop.
 
     Raises:

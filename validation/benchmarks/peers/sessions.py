@@ -1,4 +1,4 @@
-"""Any exporter's decoder graph in a session, run the plain way: numpy arrays in, numpy arrays out."""
+"""Runs any exporter's decoder graph in a session in the simplest way: numpy arrays in, numpy arrays out."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["PlainGraph"]
 
 _PAST = re.compile(r"past_key_values\.\d+\.(key|value)")
 _FED = {"input_ids", "attention_mask", "position_ids"}
-#: In place of the size of a head, which GenAI's builder tells its genai_config.json alone.
+#: The dimension that GenAI's builder declares instead of the head size, which is only in genai_config.json.
 _UNTOLD_SIZE = "kv_cache_dim"
 _DTYPES: dict[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class PlainGraph:
-    """One row that grows: what a call gives as present is the next call's past, without IO binding."""
+    """One growing row: the present of a call is the past of the next one, without IO binding."""
 
     def __init__(self, path: Path, threads: int) -> None:
         """Opens the graph on the CPU.
@@ -37,7 +37,7 @@ class PlainGraph:
         pasts = {name: _empty(item, path) for name, item in inputs.items() if _PAST.fullmatch(name)}
         strange = inputs.keys() - pasts.keys() - _FED
         if strange or not pasts:
-            raise ArtifactError(f"{path}: not a decoder with a cache that can be fed: {sorted(strange) or 'no cache'}")
+            raise ArtifactError(f"{path}: not a decoder with a supported cache: {sorted(strange) or 'no cache'}")
         self._empty_cache, self._fed = pasts, inputs.keys() & _FED
         self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in pasts)]
         missing = set(self._outputs) - {item.name for item in self._session.get_outputs()}
@@ -84,5 +84,5 @@ def _empty(item: Any, path: Path) -> NDArray[Any]:
     if shape[3:] == [_UNTOLD_SIZE]:
         shape[3] = json.loads((path.parent / "genai_config.json").read_text("utf-8"))["model"]["decoder"]["head_size"]
     if dtype is None or len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
-        raise ArtifactError(f"{path}: its input {item.name} is no cache of fixed heads in float32 or float16")
+        raise ArtifactError(f"{path}: its input {item.name} is not a cache with fixed heads in float32 or float16")
     return np.zeros((1, shape[1], 0, shape[3]), dtype)

@@ -1,4 +1,4 @@
-"""What figures were measured with: the versions in each environment."""
+"""Records what figures were measured with: the versions in each environment."""
 
 from __future__ import annotations
 

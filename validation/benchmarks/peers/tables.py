@@ -20,7 +20,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def writers_table(written: Mapping[str, Written]) -> str:
-    """What writing each artifact took."""
+    """The table of the cost of writing each artifact."""
     return markdown(
         ("artifact", "wall", "peak memory", "ONNX on disk", "written"),
         [
@@ -56,7 +56,7 @@ def loops_table(results: Mapping[str, LoopResult], tokens: Sequence[int]) -> str
 
 
 def ratios_table(timings: Mapping[str, Timing], ours: Sequence[str]) -> str:
-    """The time of each of ours over that of each other: prefill / decode step; below 1, ours is faster."""
+    """Our time over that of each peer, for prefill / decode step; below 1, ours is faster."""
     rows = []
     for name, peer in timings.items():
         if name not in ours:
