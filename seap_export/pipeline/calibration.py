@@ -148,7 +148,7 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
             token_ids[task] = [ids[:max_length] for ids in sequences if ids]
     for task, sequences in token_ids.items():
         if not sequences:
-            raise InputError(f"task '{task}': no text gives any token; use another corpus")
+            raise InputError(f"task '{task}': the tokenizer gives no token for any text; use another corpus")
         largest = max(map(max, sequences))
         if largest >= source.spec.vocab_size:
             raise InputError(
