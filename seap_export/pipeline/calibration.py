@@ -61,8 +61,7 @@ def calibrate_tasks(
 
     Raises:
         UsageError: The workspace holds statistics made from other inputs, and there is no --force.
-        InputError: The tokenizer, a text or a weight of the model cannot be used.
-        EnvironmentFailure: The disk has too little free space.
+        InputError: The tokenizer, a text or a weight of the model cannot be used; no statistics were written.
         ArtifactError: Finished statistics are damaged, and there is no --force.
     """
     for split in splits.values():
