@@ -61,8 +61,7 @@ def calibrate_tasks(
 
     Raises:
         UsageError: The workspace holds statistics made from other inputs, and there is no --force.
-        InputError: The tokenizer, a text or a weight of the model cannot be used.
-        EnvironmentFailure: The disk has too little free space.
+        InputError: The tokenizer, a text or a weight of the model cannot be used; no statistics were written.
         ArtifactError: Finished statistics are damaged, and there is no --force.
     """
     for split in splits.values():
@@ -148,7 +147,7 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
             token_ids[task] = [ids[:max_length] for ids in sequences if ids]
     for task, sequences in token_ids.items():
         if not sequences:
-            raise InputError(f"task '{task}': no text gives any token; use another corpus")
+            raise InputError(f"task '{task}': the tokenizer gives no token for any text; use another corpus")
         largest = max(map(max, sequences))
         if largest >= source.spec.vocab_size:
             raise InputError(

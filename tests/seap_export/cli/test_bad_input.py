@@ -215,7 +215,7 @@ def test_texts_without_a_token(run: Run, work: Path) -> None:
     values = json.loads(path.read_text())
     values["normalizer"] = {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}
     path.write_text(json.dumps(values))
-    says = "task 'a': no text gives any token; use another corpus"
+    says = "task 'a': the tokenizer gives no token for any text; use another corpus"
     refuse(run, work, code=8, says=says)
 
 
