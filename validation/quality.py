@@ -11,7 +11,7 @@ two models are never in memory at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ __all__ = [
     "DenseReference",
     "DivergenceFigures",
     "Form",
-    "continue_prompts",
+    "continue_prompt",
     "measure_divergence",
 ]
 
@@ -43,10 +43,13 @@ __all__ = [
 Form = Literal["hf", "onnx"]
 FORMS: tuple[Form, ...] = get_args(Form)
 TokenIds = tuple[int, ...]
+Alternatives = tuple[TokenIds, ...]
 Progress = Callable[[str], object]
 _Run = Callable[[TokenIds], NDArray[np.floating]]
 #: Number of logits held in float64 at once.
 _CHUNK_ELEMENTS = 2**20
+#: Tokens that make an answer.
+_LEAST_ANSWER = 3
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class DenseAnswers:
         self._folder, self._threads = folder, threads or available_threads()
         self._store = ArrayStore()
         self._texts: dict[TokenIds, _Answer] = {}
-        self._continued: dict[tuple[TokenIds, int], TokenIds] = {}
+        self._answered: dict[Alternatives, tuple[TokenIds, TokenIds]] = {}
 
     def __enter__(self) -> DenseAnswers:
         return self
@@ -132,16 +135,19 @@ class DenseAnswers:
     def run(
         self,
         texts: Sequence[TokenIds] = (),
-        prompts: Sequence[TokenIds] = (),
+        prompts: Sequence[Alternatives] = (),
         steps: int = 0,
+        stops: Collection[int] = (),
         on_progress: Progress | None = None,
     ) -> None:
         """Runs the dense model over what it has not seen yet.
 
         Args:
             texts: The tokens of each text, for `reference`.
-            prompts: The tokens of each prompt, for `continuation`.
-            steps: The tokens that follow a prompt, greedily.
+            prompts: For `answer`, the tokens of alternative prompts, of which the first is taken that the model has
+                something to say to.
+            steps: The most tokens that follow a prompt, greedily.
+            stops: Tokens that end an answer.
             on_progress: Called with a line about each text when it is done.
 
         Raises:
@@ -151,7 +157,7 @@ class DenseAnswers:
         """
         say = on_progress or (lambda line: None)
         new_texts = [ids for ids in dict.fromkeys(texts) if ids not in self._texts]
-        new_prompts = [ids for ids in dict.fromkeys(prompts) if (ids, steps) not in self._continued]
+        new_prompts = [own for own in dict.fromkeys(prompts) if own not in self._answered]
         if not new_texts and not new_prompts:
             return
         with open_torch_runner(self._folder, self._threads) as runner:
@@ -165,8 +171,11 @@ class DenseAnswers:
                 loss.add(logits, ids)
                 self._texts[ids] = _Answer(self._store.put(logits), loss.sum)
                 say(f"dense: text {index + 1} of {len(new_texts)}")
-            for ids in new_prompts:
-                self._continued[ids, steps] = runner.continuation(ids, steps)
+            for alternatives in new_prompts:
+                for ids in alternatives:
+                    self._answered[alternatives] = ids, runner.continuation(ids, steps, stops)
+                    if len(self._answered[alternatives][1]) >= _LEAST_ANSWER:
+                        break
 
     def reference(self, texts: Sequence[TokenIds]) -> DenseReference:
         """The answers for texts that were run.
@@ -182,9 +191,9 @@ class DenseAnswers:
         perplexity = _perplexity(sum(answer.loss for answer in answers), predicted)
         return DenseReference(own, perplexity, self._store, tuple(answer.logits for answer in answers))
 
-    def continuation(self, prompt: TokenIds, steps: int) -> TokenIds:
-        """The tokens with which the dense model continues a prompt that was run."""
-        return self._continued[prompt, steps]
+    def answer(self, prompts: Alternatives) -> tuple[TokenIds, TokenIds]:
+        """The prompt taken of some alternatives that were run, and the tokens with which the model continues it."""
+        return self._answered[prompts]
 
 
 def measure_divergence(
@@ -234,26 +243,28 @@ def measure_divergence(
     )
 
 
-def continue_prompts(
-    folder: Path, prompts: Sequence[TokenIds], steps: int, *, threads: int | None = None, provider: str = "cpu"
-) -> list[TokenIds]:
-    """The tokens with which a variant's `onnx` folder continues each prompt, greedily.
+def continue_prompt(
+    folder: Path,
+    prompt: TokenIds,
+    steps: int,
+    stops: Collection[int] = (),
+    *,
+    threads: int | None = None,
+    provider: str = "cpu",
+) -> TokenIds:
+    """Up to `steps` tokens with which a variant's `onnx` folder continues a prompt, as far as the first of `stops`.
 
     Raises:
         ArtifactError: The folder cannot be loaded.
         ParityFailure: The ONNX graph does not run.
     """
     runner = OnnxRunner(open_session(folder / "model.onnx", provider, threads or available_threads()))
-    found = []
-    for ids in prompts:
-        last = runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0, -1]
-        following: list[int] = []
-        for step in range(steps):
-            following.append(int(last.argmax()))
-            if step + 1 < steps:
-                last = runner.step(following[-1:])[0]
-        found.append(tuple(following))
-    return found
+    last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)])[0, -1]
+    following: list[int] = []
+    while len(following) < steps and (token := int(last.argmax())) not in stops:
+        following.append(token)
+        last = runner.step([token])[0]
+    return tuple(following)
 
 
 @contextmanager

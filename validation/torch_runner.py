@@ -10,7 +10,7 @@ import contextlib
 import gc
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,16 @@ class TorchRunner:
         layers = tuple((_float32(layer.keys[0]), _float32(layer.values[0])) for layer in cache.layers)
         return ReferenceRun(np.concatenate(logits), layers)
 
-    def continuation(self, token_ids: Sequence[int], steps: int) -> tuple[int, ...]:
-        """The `steps` tokens that follow a prompt, each the most likely one."""
+    def continuation(self, token_ids: Sequence[int], steps: int, stops: Collection[int] = ()) -> tuple[int, ...]:
+        """Up to `steps` tokens that follow a prompt, each the most likely one, as far as the first of `stops`."""
         from transformers import DynamicCache
 
-        cache, following = DynamicCache(), []
+        cache = DynamicCache()
+        following: list[int] = []
         logits = self._logits(token_ids, cache, 1)
-        for _ in range(steps):
-            following.append(int(logits[-1].argmax()))
-            if len(following) < steps:
-                logits = self._logits(following[-1:], cache, 1)
+        while len(following) < steps and (token := int(logits[-1].argmax())) not in stops:
+            following.append(token)
+            logits = self._logits([token], cache, 1)
         return tuple(following)
 
     def use_attention(self, name: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,8 @@ def _measure(
 ) -> None:
     """Compares the variants with the dense model: first their predictions, then their speed."""
     keys = {name: workspace.manifest.steps[f"{name}/onnx"] for name in made}
-    with dense_folder(source) if request.quality or request.speed else nullcontext(Path()) as dense:
+    with ExitStack() as stack:
+        dense = cache(lambda: stack.enter_context(dense_folder(source)))  # takes time and disk space for a GGUF file
         if request.quality:
             settings = QualityRequest(request.parity.provider, request.parity.threads)
             measure_quality(source, dense, keys, settings, workspace, progress)

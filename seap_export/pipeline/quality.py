@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from seap_export.pipeline.evaluate import divergence_report, divergence_texts
 from seap_export.pipeline.evaluation_request import EvaluationRequest
@@ -17,7 +19,7 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.workspace import Workspace
 from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.sources.source import Source
-from validation.quality import DenseAnswers, continue_prompts
+from validation.quality import DenseAnswers, continue_prompt
 
 __all__ = [
     "DENSE_TEXTS",
@@ -34,6 +36,8 @@ QUALITY = "quality.json"
 DENSE_TEXTS = "dense texts"
 #: The sample answer: tokens of the prompt at most, and tokens that follow it.
 _PROMPT_TOKENS, _ANSWER_TOKENS = 128, 32
+#: Held-out prompts of which the first is taken that the dense model answers.
+_MOST_PROMPTS = 8
 _FIGURES = ("mean_kl_nats", "top1_agreement", "perplexity", "dense_perplexity", "tokens")
 
 
@@ -58,7 +62,8 @@ class _Work:
 
     subject: Subject
     texts: tuple[tuple[int, ...], ...]
-    prompt: tuple[int, ...]
+    prompts: tuple[tuple[int, ...], ...]
+    stops: frozenset[int]
 
 
 def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def measure_quality(
     source: Source,
-    dense: Path,
+    dense: Callable[[], Path],
     variants: Mapping[str, str],
     request: QualityRequest,
     workspace: Workspace,
@@ -80,7 +85,7 @@ def measure_quality(
 
     Args:
         source: The dense model.
-        dense: Its files, as a folder that transformers loads.
+        dense: Returns its files as a folder that transformers loads; called if there is something to measure.
         variants: The keys of the variants' ONNX files, by name.
         request: How to measure.
         workspace: The output folder, locked.
@@ -93,12 +98,18 @@ def measure_quality(
     keys = {name: quality_key(key, request.max_length) for name, key in variants.items()}
     missing = [name for name in variants if not workspace.is_done(_step(name), keys[name])]
     works = {name: _work(source, workspace.folder / name, request) for name in missing}
-    with DenseAnswers(dense, request.threads) as answers:
-        if works:
-            texts = [ids for work in works.values() for ids in work.texts]
-            label = "running the dense model on held-out texts"
-            with progress.step(label, len(set(texts)), "texts", name=DENSE_TEXTS) as done:
-                answers.run(texts, [work.prompt for work in works.values()], _ANSWER_TOKENS, done)
+    for name, work in list(works.items()):
+        if not any(len(ids) > 1 for ids in work.texts):
+            progress.warn(f"{name}: its held-out texts are too short to measure quality")
+            del works[name]
+    if not works:
+        return
+    with DenseAnswers(dense(), request.threads) as answers:
+        texts = [ids for work in works.values() for ids in work.texts]
+        label = "running the dense model on held-out texts"
+        with progress.step(label, len(set(texts)), "texts", name=DENSE_TEXTS) as done:
+            stops = frozenset().union(*(work.stops for work in works.values()))
+            answers.run(texts, [work.prompts for work in works.values()], _ANSWER_TOKENS, stops, done)
         for name, work in works.items():
             label = f"{name}: comparing with the dense model"
             with progress.step(label, len(work.texts), "texts", name=_step(name)) as done:
@@ -132,11 +143,16 @@ def _step(name: str) -> str:
 def _work(source: Source, folder: Path, request: QualityRequest) -> _Work:
     subject = variant_subject(folder, source)
     evaluation = _evaluation(request)
-    sample = next(sample for record in subject.records or () for sample in record.held_out)
-    tokenizer = load_tokenizer(folder / "onnx")
+    tokenizer, (stops, _) = load_tokenizer(folder / "onnx"), model_limits(folder / "onnx" / "genai_config.json")
+    samples = [sample for record in subject.records or () for sample in record.held_out]
+    prompts = tuple(_prompt(tokenizer, sample) for sample in samples[:_MOST_PROMPTS])
+    return _Work(subject, divergence_texts(subject, evaluation), prompts, stops)
+
+
+def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
+    """The tokens of a sample's prompt, or the first half of a text that is not divided into prompt and completion."""
     ids = tuple(tokenizer.encode(sample["prompt"] or sample["completion"]).ids[:_PROMPT_TOKENS])
-    prompt = ids if sample["prompt"] else ids[: max(1, len(ids) // 2)]
-    return _Work(subject, divergence_texts(subject, evaluation), prompt)
+    return ids if sample["prompt"] and sample["completion"] else ids[: max(1, len(ids) // 2)]
 
 
 def _evaluation(request: QualityRequest) -> EvaluationRequest:
@@ -150,21 +166,13 @@ def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: A
         work.subject, _evaluation(request), answers, provider=request.provider, on_progress=done
     )
     folder = work.subject.artifact("onnx")
-    (variant,) = continue_prompts(folder, [work.prompt], _ANSWER_TOKENS, **options)
-    dense = answers.continuation(work.prompt, _ANSWER_TOKENS)
-    return {**report.to_json(), "sample": _sample(folder, work.prompt, dense, variant)}
-
-
-def _sample(folder: Path, prompt: Sequence[int], dense: Sequence[int], variant: Sequence[int]) -> dict[str, str]:
-    tokenizer, (eos, _) = load_tokenizer(folder), model_limits(folder / "genai_config.json")
-
-    def text(following: Sequence[int]) -> str:
-        """What follows the prompt, up to an end-of-sequence token."""
-        end = next((at for at, token in enumerate(following) if token in eos), len(following))
-        whole: str = tokenizer.decode([*prompt, *following[:end]])
-        return whole.removeprefix(tokenizer.decode(list(prompt)))
-
-    return {"prompt": tokenizer.decode(list(prompt)), "dense": text(dense), "variant": text(variant)}
+    prompt, dense = answers.answer(work.prompts)
+    variant = continue_prompt(folder, prompt, _ANSWER_TOKENS, work.stops, **options)
+    tokenizer = load_tokenizer(folder)
+    before: str = tokenizer.decode(list(prompt))
+    after = {"dense": dense, "variant": variant}
+    sample = {name: tokenizer.decode([*prompt, *ids]).removeprefix(before) for name, ids in after.items()}
+    return {**report.to_json(), "sample": {"prompt": before, **sample}}
 
 
 def recorded_quality(folder: Path) -> dict[str, Any] | None:

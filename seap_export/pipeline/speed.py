@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def speed_request(spec: ModelSpec, form: OnnxForm, settings: ParitySettings) -> 
 
 
 def measure_speed(
-    dense: Path,
+    dense: Callable[[], Path],
     variants: Mapping[Path, str],
     request: BenchRequest,
     performance: Performance,
@@ -52,7 +52,7 @@ def measure_speed(
     """Times the variants that were not timed on this machine yet, alternating with the dense model.
 
     Args:
-        dense: The dense model, as a folder that transformers loads.
+        dense: Returns the dense model as a folder that transformers loads; called if there is something to time.
         variants: The keys of the variants' ONNX files, by the variants' folders.
         request: What to time.
         performance: Receives the figures, with the key that says what they belong to.
@@ -70,7 +70,7 @@ def measure_speed(
             missing.append(folder)
     if not missing:
         return
-    report = time_variants(missing, dense, request, progress)
+    report = time_variants(missing, dense(), request, progress)
     for folder in missing:
         figures = speed_json(report, folder.name)
         performance.speed[folder.name] = {"onnx": variants[folder], "setting": setting, "figures": figures}

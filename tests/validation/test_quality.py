@@ -16,9 +16,9 @@ from converters import write_onnx
 from converters.form import OnnxForm
 from seap_export.errors import ArtifactError, InputError
 from validation import quality
-from validation.quality import DenseAnswers, DenseReference, DivergenceFigures, continue_prompts, measure_divergence
+from validation.quality import DenseAnswers, DenseReference, DivergenceFigures, continue_prompt, measure_divergence
 
-TEXTS = [(4, 5, 6, 7, 8, 9), (10, 4, 11), (12,), (5, 4, 4, 20, 19, 18, 17)]
+TEXTS = ((4, 5, 6, 7, 8, 9), (10, 4, 11), (12,), (5, 4, 4, 20, 19, 18, 17))
 
 
 @pytest.fixture(scope="module")
@@ -131,19 +131,33 @@ def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[
 
 def test_the_dense_model_runs_once_for_each_text(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with DenseAnswers(models / "dense", 1) as answers:
-        answers.run(TEXTS[:2], [TEXTS[0]], 3)
+        answers.run(TEXTS[:2], [TEXTS[:1]], 3)
         monkeypatch.setattr(quality, "open_torch_runner", None)  # nothing is left to run
-        answers.run(TEXTS[:2], [TEXTS[0]], 3)
+        answers.run(TEXTS[:2], [TEXTS[:1]], 3)
         assert answers.reference(TEXTS[1:2]).token_ids == (TEXTS[1],)
 
 
 def test_prompts_are_continued_greedily(models: Path) -> None:
-    """The dense model in torch and the same model as ONNX give the same tokens."""
+    """A model in torch and the same model as ONNX give the same tokens, which end before a stop."""
     with DenseAnswers(models / "other", 1) as answers:
-        answers.run(prompts=TEXTS, steps=5)
-        wanted = [answers.continuation(ids, 5) for ids in TEXTS]
-    assert continue_prompts(models / "onnx", TEXTS, 5, threads=1) == wanted
-    assert all(len(ids) == 5 for ids in wanted)
+        for ids in TEXTS:
+            answers.run(prompts=[(ids,)], steps=5)
+            prompt, following = answers.answer((ids,))
+            assert prompt == ids
+            assert len(following) == 5
+            assert continue_prompt(models / "onnx", ids, 5, threads=1) == following
+            until = following[: following.index(following[3])]
+            assert continue_prompt(models / "onnx", ids, 5, following[3:4], threads=1) == until
+
+
+def test_the_first_prompt_with_an_answer_is_taken(models: Path) -> None:
+    """What the model says first to the first prompt is made a stop, so that it has nothing to say to that one."""
+    stop = continue_prompt(models / "onnx", TEXTS[0], 1, threads=1)
+    with DenseAnswers(models / "other", 1) as answers:
+        answers.run(prompts=[TEXTS], steps=5, stops=stop)
+        prompt, following = answers.answer(TEXTS)
+    assert prompt != TEXTS[0]
+    assert len(following) >= 3
 
 
 def test_a_file_that_returns_the_last_logits_only_is_measured_at_every_position(models: Path, tmp_path: Path) -> None:
