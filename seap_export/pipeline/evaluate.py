@@ -181,8 +181,12 @@ def _divergence(
     subject: Subject, folder: Path, request: EvaluationRequest, progress: Progress
 ) -> dict[str, DivergenceFigures]:
     with DenseAnswers(folder, request.threads) as answers:
-        answers.run(divergence_texts(subject, request), on_progress=progress.say)
-        return dict(divergence_report(subject, request, answers, on_progress=progress.say).divergence)
+        texts = divergence_texts(subject, request)
+        with progress.step("running the dense model", len(set(texts)), "texts") as done:
+            answers.run(texts, on_progress=done)
+        label = f"running the variant ({', '.join(request.forms)})"
+        with progress.step(label, len(texts) * len(request.forms), "texts") as done:
+            return dict(divergence_report(subject, request, answers, on_progress=done).divergence)
 
 
 def _zero_shot(

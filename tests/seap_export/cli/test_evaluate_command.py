@@ -101,7 +101,7 @@ def test_what_people_see(run: Run, done: Path, quiz: Path) -> None:
     assert lines[3] == "KL in nats per token, on 16 held-out texts"
     assert [line.split()[:2] for line in lines[5:]] == [["quiz", "dense"], ["quiz", "hf"]]
     said = outcome.err.splitlines()
-    assert (said[:3], said[-1]) == (["hashing m", "opening m", "dense: text 1 of 16"], "100 % of 24 sequences")
+    assert (said[:3], said[-1]) == (["hashing m", "opening m", "running the dense model"], "100 % of 24 sequences")
     assert run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "--limit", "2", "-q").out == ""
 
 
