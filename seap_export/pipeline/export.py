@@ -200,17 +200,19 @@ def _measure(
 ) -> None:
     """Compares the variants with the dense model: first their predictions, then their speed."""
     keys = {name: workspace.manifest.steps[f"{name}/onnx"] for name in made}
+    # The figures of a variant that failed parity would mean nothing.
+    sound = {name: key for name, key in keys.items() if made[name]["parity"]["verdict"] == "passed"}
     with ExitStack() as stack:
         dense = cache(lambda: stack.enter_context(dense_folder(source)))  # takes time and disk space for a GGUF file
         if request.quality:
             settings = QualityRequest(request.parity.provider, request.parity.threads)
-            measure_quality(source, dense, keys, settings, workspace, progress)
+            measure_quality(source, dense, sound, settings, workspace, progress)
         for name in made:
             made[name]["quality"] = settled_quality(workspace, name, keys[name])
             workspace.manifest.variants[name] = made[name]
         if request.speed:
             bench = speed_request(source.spec, request.form, request.parity)
-            folders = {workspace.folder / name: key for name, key in keys.items()}
+            folders = {workspace.folder / name: key for name, key in sound.items()}
             measure_speed(dense, folders, bench, performance, progress)
 
 

@@ -135,3 +135,12 @@ def test_the_result_names_report_answers_and_next_steps(run: Run, measured: Path
         assert f"\n    {word:8}" in outcome.out
     assert "seap-export generate out/a-0.4" in outcome.out
     assert "peak memory" in outcome.err
+
+
+def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path) -> None:
+    (work / "limits.toml").write_text("[fp32]\nmax_abs = 1e-9\n")
+    outcome = run(*EXPORT, "--set", "limits=limits.toml")
+    assert outcome.code == 3
+    assert not (work / "out" / "a-0.4" / "quality.json").exists()
+    variant = _json(work / "out" / "validation.json")["variants"]["a-0.4"]
+    assert (variant["quality"], variant["speed"]) == (None, None)
