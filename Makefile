@@ -25,11 +25,11 @@ demo: .venv/installed $(MODEL)
 		--ratio 0.2 --out $(OUT)
 
 # All checks, the tests on micro models, and the demo.
-test: lint test-fast $(MODEL)
+test: lint test-fast
 	.venv/bin/$(PYTEST) -m "real and not (release or full)"
 
 # The tests on micro models.
-test-fast: .venv/installed
+test-fast: .venv/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "not (real or release or full)"
 
 # What else guards a release; .ci/run runs it after `make test`.
