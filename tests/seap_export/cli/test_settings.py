@@ -56,6 +56,7 @@ y = "a:1,b:5"
 SAME = (
     "m", "--ratio", "0.3", "--ratio", "0.4", "--general", "--recipe", "mine.toml", "--layout", "uniform",
     "--samples", "20", "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
+    "--no-quality", "--no-speed",
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",
     *(word for setting in (
         "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "block_size=64",
