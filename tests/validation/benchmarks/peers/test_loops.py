@@ -70,6 +70,7 @@ def test_the_runner_gives_the_passages_tokens(folder: Path, passage: Passage, tm
 
 
 @pytest.mark.real
+@pytest.mark.release
 def test_genai_gives_the_passages_tokens(folder: Path, passage: Passage, tmp_path: Path) -> None:
     runner, genai = _loops(folder)
     assert (runner.command[0], genai.command[0]) == (sys.executable, str(GENAI))
