@@ -87,7 +87,7 @@ def export_command(
       seap-export export --config export.toml
     """
     from seap_export.cli.errors import Failure
-    from seap_export.cli.exported import export_json, export_text, step_table
+    from seap_export.cli.exported import export_json, export_text, no_gains, step_table
     from seap_export.cli.settings import export_request
     from seap_export.pipeline.export import export
     from seap_export.pipeline.preview import preview
@@ -101,6 +101,8 @@ def export_command(
         return
     exported = export(source, request, out, force=force, progress=console)
     _warn_of_coarse_shapes(console, exported.variants)
+    for line in no_gains(exported):
+        console.warn(line)
     console.say(step_table(exported.steps))
     if not exported.report.passed:
         console.text(export_text(exported, out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from seap_export.pipeline.export import Exported
     from seap_export.pipeline.performance import StepFigures
 
-__all__ = ["export_json", "export_text", "quality_cells", "speedup_cell", "step_table"]
+__all__ = ["export_json", "export_text", "no_gains", "quality_cells", "speedup_cell", "step_table"]
 
 _HEADER = ("variant", "removed", "parameters", "onnx", "of dense", "KL", "perplexity", "top-1", "decode", "prefill")
 #: Number of characters of a prompt or an answer that are shown.
@@ -34,9 +35,22 @@ def export_text(exported: Exported, out: Path) -> str:
     parts = [table([*_HEADER, "parity"], rows), "\n".join(_legend(variants.values()))]
     answers = [line for name in list(exported.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
-        parts.append("\n".join(["The first held-out prompt, continued by both models:", *answers]))
+        parts.append("\n".join(["A held-out prompt, continued by both models:", *answers]))
     parts.append("\n".join(_next_steps(exported, out)))
     return "\n\n".join(part for part in parts if part)
+
+
+def no_gains(exported: Exported) -> Iterator[str]:
+    """Variants that are no smaller than the dense model, or surely slower: the interval of the speed-up is below 1."""
+    for name in exported.variants:
+        variant = exported.report.variants[name]
+        if variant["requested_ratio"] and variant["bytes"]["onnx"] >= (variant["dense_bytes"]["onnx"] or math.inf):
+            yield f"{name}: its ONNX file is no smaller than the dense model's"
+        for cell in variant["speed"]["variant"] if variant["speed"] else ():
+            for what in ("decode", "prefill"):
+                high = cell[f"{what}_speedup_high"]
+                if high is not None and high < 1.0:
+                    yield f"{name}: {what} is slower than with the dense model ({cell[f'{what}_speedup']:.2f}x)"
 
 
 def _row(name: str, variant: Mapping[str, Any]) -> list[str]:
