@@ -7,7 +7,8 @@ OUT ?= demo-output
 REQUIRE ?=
 # The demo's output folder, if tests on the real model are to share one; without it they make one of their own.
 DEMO ?=
-PYTEST := python -m pytest --require "$(REQUIRE)" --demo "$(DEMO)"
+# With "=", since pytest would take a path of its own for one of tests.
+PYTEST := python -m pytest "--require=$(REQUIRE)" "--demo=$(DEMO)"
 PARALLEL := --numprocesses 2
 # What depends on transformers' release.
 TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_onnx optimum_plugin sources) \
