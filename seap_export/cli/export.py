@@ -60,7 +60,7 @@ __all__ = ["export_command"]
         "--quality/--no-quality", default=True, show_default=True, help="Compare each variant with the dense model."
     ),
     option("--speed/--no-speed", default=True, show_default=True, help="Time each variant beside the dense model."),
-    option("--dry-run", is_flag=True, help="Check the inputs, show what would be made, and write nothing."),
+    option("--dry-run", is_flag=True, help="Check the inputs, estimate sizes and times, and write nothing."),
 )
 @titled("Machine", provider_option, threads_option, output_options)
 @settings(*calibration_options, *mixture_options, *router_options, *rare_form_options, *parity_options)
@@ -80,7 +80,8 @@ def export_command(
 
     \b
     Examples:
-      seap-export export ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --ratio 0.2 --out pruned
+      seap-export export ./SmolLM2-135M --task maths=maths.jsonl --ratio 0.2 --out pruned
+      seap-export export HuggingFaceTB/SmolLM2-135M-Instruct --task gsm8k --ratio 0.2 --out pruned
       seap-export export model.gguf --task a=a.txt --task b=b.toml --general --ratio 0.2 --ratio 0.5 --out pruned
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --recipe flap --ratio 0.5 --out baseline
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
