@@ -263,7 +263,7 @@ class ParityReport:
         }
         exceeded = [figure for figure in self.limits if figure in failed]
         wanted = ", ".join(f"{figure} = {smallest[figure]:g}" for figure in exceeded)
-        return f"{wanted} under [{self.form.precision.name}] in a --limits file would pass"
+        return f"{wanted} under [{self.form.precision.name}] in a file of limits would pass"
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; equal runs give equal values, without times and paths."""

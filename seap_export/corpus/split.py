@@ -70,7 +70,7 @@ def split_samples(
     if num_texts <= num_held_out:
         raise InputError(
             f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_held_out} held-out texts and "
-            "at least 1 calibration text are needed; use a smaller --held-out or a larger corpus"
+            "at least 1 calibration text are needed; hold out fewer texts or use a larger corpus"
         )
     if num_samples is not None and num_texts < num_held_out + num_samples:
         raise InputError(

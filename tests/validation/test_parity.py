@@ -170,7 +170,7 @@ def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[...
     assert report.smallest_passing_limits == {"max_abs": 0.0033, "cache_error": 0.0}
     assert report.failure() == (
         "max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7; "
-        "max_abs = 0.0033 under [fp32] in a --limits file would pass"
+        "max_abs = 0.0033 under [fp32] in a file of limits would pass"
     )
     assert report.summary().startswith("parity FAILED: max abs 0.0032")
     loose = run(spoil, limits=fp32(0.0033))

@@ -106,7 +106,7 @@ def test_one_wrong_row_of_a_quantised_weight_fails(micro_hf: Callable[[str], Pat
     report = run_parity(hf, tmp_path, PROMPTS, threads=1)
     assert not report.passed
     assert "in float32" in report.reasons[0]
-    assert re.search(r"max_abs = \S+, .* under \[int4\] in a --limits file would pass$", report.failure())
+    assert re.search(r"max_abs = \S+, .* under \[int4\] in a file of limits would pass$", report.failure())
 
 
 def test_a_graph_that_does_not_tell_its_form_is_refused(copied: tuple[Path, Path]) -> None:

@@ -373,7 +373,7 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
     message = outcome.err.splitlines()[-1]
     assert re.fullmatch(
         r"Error: a-0\.2: parity: max abs \S+ > 1e-09 at case '[a-z0-9 ]+', row \d, (position|decode step) \d+, "
-        r"token id \d+; max_abs = \S+ under \[fp32\] in a --limits file would pass \(and \d+ more\)",
+        r"token id \d+; max_abs = \S+ under \[fp32\] in a file of limits would pass \(and \d+ more\)",
         message,
     )
     report = json.loads((work / "out" / "a-0.2" / "parity.json").read_text())

@@ -95,7 +95,7 @@ def test_too_large_a_sample_names_the_number_that_works() -> None:
 def test_corpus_that_leaves_nothing_to_calibrate_on_is_refused(num_texts: int, num_samples: int | None) -> None:
     assert _message(InputError, _samples(num_texts), num_samples, 16) == (
         f"task 'x': the corpus has {num_texts} distinct texts, but 16 held-out texts and at least 1 calibration text "
-        "are needed; use a smaller --held-out or a larger corpus"
+        "are needed; hold out fewer texts or use a larger corpus"
     )
 
 
