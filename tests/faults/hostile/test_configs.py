@@ -8,24 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.tool import Tool
+from faults.tool import EXPORT, Tool
 from micro import write_micro_model
 from outcome import Outcome
 
 RunIt = Callable[..., Outcome]
-EXPORT = (
-    "export",
-    "m",
-    "--task",
-    "a=a.jsonl",
-    "--ratio",
-    "0.2",
-    "--out",
-    "new",
-    "--no-quality",
-    "--no-speed",
-    "--quiet",
-)
 HUGE = 10**18
 #: As JSON, since some of it is none.
 VALUES = [

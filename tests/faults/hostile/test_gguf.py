@@ -7,22 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from faults.tool import Tool
+from faults.tool import EXPORT, Tool
 
 U8, U32, F32, STRING, ARRAY, U64 = 0, 4, 6, 8, 9, 10
-EXPORT = (
-    "export",
-    "m.gguf",
-    "--task",
-    "a=a.jsonl",
-    "--ratio",
-    "0.2",
-    "--out",
-    "new",
-    "--no-quality",
-    "--no-speed",
-    "--quiet",
-)
 
 
 def text(value: bytes) -> bytes:
@@ -111,7 +98,7 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_an_absurd_file_is_refused(tool: Tool, work: Path, name: str) -> None:
     (work / "m.gguf").write_bytes(FILES[name])
-    message = tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "m.gguf")
+    message = tool(work, "export", "m.gguf", *EXPORT[2:], memory=2**30, timeout=20).refused(8, "m.gguf")
     assert not (work / "new").exists()
     assert tool(work, "inspect", "m.gguf", memory=2**30, timeout=20).refused(8) == message
 
@@ -120,11 +107,11 @@ def test_a_text_of_a_gigabyte_is_not_read(tool: Tool, work: Path) -> None:
     with (work / "m.gguf").open("wb") as stream:
         stream.write(file([entry("a", STRING, struct.pack("<Q", 10**9))])[:-4096])
         stream.truncate(2 * 10**9)
-    tool(work, *EXPORT, memory=2**28, timeout=20).refused(8, "256 MiB")
+    tool(work, "export", "m.gguf", *EXPORT[2:], memory=2**28, timeout=20).refused(8, "256 MiB")
 
 
 def test_many_large_arrays_of_small_items_are_not_unpacked(tool: Tool, work: Path) -> None:
     """Each is within the limits; together they would become a hundred times as large in memory."""
     arrays = [entry(f"a{number}", ARRAY, array(U8, 2_000_000, bytes(2_000_000))) for number in range(20)]
     (work / "m.gguf").write_bytes(file(arrays))
-    tool(work, *EXPORT, memory=2**29, timeout=20).refused(8, "array", "2000000")
+    tool(work, "export", "m.gguf", *EXPORT[2:], memory=2**29, timeout=20).refused(8, "array", "2000000")

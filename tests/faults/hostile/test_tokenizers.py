@@ -8,21 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.tool import Tool
+from faults.tool import EXPORT, Tool
 
-EXPORT = (
-    "export",
-    "m",
-    "--task",
-    "a=a.jsonl",
-    "--ratio",
-    "0.2",
-    "--out",
-    "new",
-    "--no-quality",
-    "--no-speed",
-    "--quiet",
-)
 SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
 SPECIAL = {"SpecialToken": {"id": "[X]", "type_id": 0}}
 

@@ -12,22 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from faults.tool import Tool
+from faults.tool import EXPORT, Tool
 from outcome import Outcome
 
-EXPORT = (
-    "export",
-    "m",
-    "--task",
-    "a=a.jsonl",
-    "--ratio",
-    "0.2",
-    "--out",
-    "new",
-    "--no-quality",
-    "--no-speed",
-    "--quiet",
-)
 RunIt = Callable[..., Outcome]
 
 
