@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from converters.form import OnnxForm
 from seap_export.families import ModelSpec
 
 __all__ = ["Machine", "Task", "Workload", "measure_machine", "step_seconds"]
@@ -89,7 +88,6 @@ class Workload:
 
     Attributes:
         spec: The dense model.
-        form: Form of the ONNX files.
         eliminates: Whether neurons are ranked by elimination rather than by scores.
         refits: Whether layers are refitted one after another.
         long_tokens: Positions of parity's long prompt.
@@ -98,7 +96,6 @@ class Workload:
     """
 
     spec: ModelSpec
-    form: OnnxForm
     eliminates: bool
     refits: bool
     long_tokens: int
@@ -127,7 +124,7 @@ class _Variant:
     def __init__(self, work: Workload, kept: float) -> None:
         spec, layers = work.spec, range(len(work.spec.layers))
         widths = [spec.projection_shape(half, layer)[1] for layer in layers for half in ("o_proj", "down_proj")]
-        self.work, self.layers = work, len(layers)
+        self.work = work
         self.linear = kept * sum(spec.prunable_weights(layer) for layer in layers)
         self.dense_linear = self.linear / kept
         self.head = spec.vocab_size * spec.hidden_size

@@ -62,7 +62,6 @@ def _seconds(
     spec, precision = source.spec, request.form.precision
     work = Workload(
         spec=spec,
-        form=request.form,
         eliminates=request.plan.score == "elimination",
         refits=request.plan.compensation == "sequential",
         long_tokens=min(request.parity.long_tokens, spec.max_position_embeddings),

@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from seap_export.errors import ArtifactError
 from seap_export.pipeline.evaluate import divergence_report, divergence_texts
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, variant_subject
@@ -67,8 +68,15 @@ class _Work:
 
 
 def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of a quality report that the manifest repeats; of the ONNX file."""
-    return {key: report["divergence"]["onnx"][key] for key in _FIGURES}
+    """The figures of the ONNX file that the manifest repeats from a quality report.
+
+    Raises:
+        ArtifactError: The report lacks one of them.
+    """
+    try:
+        return {key: report["divergence"]["onnx"][key] for key in _FIGURES}
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{QUALITY}: damaged ({error} is missing); export again with --force") from error
 
 
 def measure_quality(
@@ -79,7 +87,7 @@ def measure_quality(
     workspace: Workspace,
     progress: Progress,
 ) -> None:
-    """Writes quality.json for every variant that has none yet, and records its figures in the manifest.
+    """Writes quality.json for every variant that has none yet.
 
     The dense model runs once, over the texts of all these variants, and is released before a variant is opened.
 
@@ -127,9 +135,15 @@ def settled_quality(workspace: Workspace, name: str, key: str) -> dict[str, Any]
         workspace: The output folder, locked.
         name: The variant.
         key: The key of its ONNX file.
+
+    Raises:
+        ArtifactError: The report was changed since, and there is no --force.
     """
     step, manifest = _step(name), workspace.manifest
-    if manifest.steps.get(step) == quality_key(key, QualityRequest().max_length):
+    if step not in manifest.steps:
+        return None
+    own = quality_key(key, QualityRequest().max_length)
+    if manifest.steps[step] == own and workspace.is_done(step, own):
         return quality_figures(read_artifact(workspace.folder / step))
     manifest.forget(step)
     (workspace.folder / step).unlink(missing_ok=True)
@@ -176,6 +190,14 @@ def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: A
 
 
 def recorded_quality(folder: Path) -> dict[str, Any] | None:
-    """The quality report that an export left in a variant's folder; None: it measured none."""
+    """The quality report that an export left in a variant's folder; None: it measured none.
+
+    Raises:
+        ArtifactError: The report is damaged.
+    """
     path = folder / QUALITY
-    return read_artifact(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    report = read_artifact(path)
+    quality_figures(report)  # refuses a report without figures
+    return report

@@ -24,6 +24,11 @@ from validation.speed.report import SpeedReport, Speedup, SubjectFigures
 __all__ = ["measure_speed", "recorded_speed", "speed_json", "speed_request"]
 
 _DEPTH, _STEPS = 128, 16
+#: What every cell of recorded figures has, and what those of a variant have too.
+_TIMES = ("batch", "depth", "prefill_ms", "decode_ms_per_token")
+_SPEEDUPS = tuple(
+    f"{what}_{figure}" for what in ("prefill", "decode") for figure in ("speedup", "ideal_speedup", "share_of_ideal")
+)
 
 
 def speed_request(spec: ModelSpec, form: OnnxForm, settings: ParitySettings) -> BenchRequest:
@@ -77,10 +82,26 @@ def measure_speed(
 
 
 def recorded_speed(performance: Performance, manifest: Manifest, name: str) -> dict[str, Any] | None:
-    """The speed figures of a variant; None if its ONNX file, as the manifest records it, was not timed."""
+    """The speed figures of a variant; None if its ONNX file, as the manifest records it, was not timed.
+
+    performance.json has no hash, so figures that are not as `speed_json` writes them count as not measured.
+    """
     known = performance.speed.get(name, {})
     figures: dict[str, Any] | None = known.get("figures")
-    return figures if known.get("onnx") == manifest.steps.get(f"{name}/onnx") else None
+    is_current = known.get("onnx") == manifest.steps.get(f"{name}/onnx")
+    return figures if is_current and _is_whole(figures) else None
+
+
+def _is_whole(figures: Any) -> bool:
+    try:
+        return bool(figures["dense"] and figures["variant"]) and all(
+            isinstance(cell[key], int | float)
+            for cells, keys in (("dense", _TIMES), ("variant", (*_TIMES, *_SPEEDUPS)))
+            for cell in figures[cells]
+            for key in keys
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 def speed_json(

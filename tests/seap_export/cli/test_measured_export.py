@@ -144,3 +144,33 @@ def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path) -> No
     assert not (work / "out" / "a-0.4" / "quality.json").exists()
     variant = _json(work / "out" / "validation.json")["variants"]["a-0.4"]
     assert (variant["quality"], variant["speed"]) == (None, None)
+
+
+def test_figures_that_were_changed_or_are_gone(run: Run, measured: Path) -> None:
+    """quality.json has a hash: changed it is damage, gone it is made again. performance.json has none."""
+    report = measured / "a-0.4" / "quality.json"
+    whole = report.read_bytes()
+    report.write_text("{}", "utf-8")
+    outcome = run(*EXPORT)
+    assert outcome.code == 7
+    assert "quality.json" in outcome.err.splitlines()[-1]
+    assert run("inspect", measured / "a-0.4").code == 7
+    report.unlink()
+    assert run(*EXPORT).code == 0
+    assert report.read_bytes() == whole
+
+    (measured / "performance.json").write_text(
+        (measured / "performance.json").read_text("utf-8").replace("share_of_ideal", "share"), "utf-8"
+    )
+    outcome = run("inspect", measured)
+    assert outcome.code == 0, outcome.err
+    found = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
+    assert found["speed"] is None
+
+
+def test_a_file_of_that_name_is_not_removed(run: Run, work: Path) -> None:
+    assert run(*EXPORT, "--no-quality", "--no-speed").code == 0
+    mine = work / "out" / "a-0.4" / "quality.json"
+    mine.write_text("mine", "utf-8")
+    assert run(*EXPORT, "--no-speed").code == 2
+    assert mine.read_text("utf-8") == "mine"

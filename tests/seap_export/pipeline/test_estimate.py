@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from micro import micro_config
+
+from seap_export.families import model_spec
+from seap_export.pipeline.estimate import Machine, Task, Workload, step_seconds
+
+MACHINE = Machine(operations=1e9, double_operations=5e8, memory_bytes=1e9)
+WORK = Workload(model_spec(micro_config(model_type="llama")), True, True, 2048, 5, 600_000)
+TASK = Task(calibration_tokens=100_000, held_out_tokens=10_000)
+STEPS = ("calibration", "ranking", "shrinking", "onnx", "parity", "quality", "speed", "validation")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_slower_machine_takes_longer(step: str) -> None:
+    slow = Machine(*(rate / 10 for rate in (MACHINE.operations, MACHINE.double_operations, MACHINE.memory_bytes)))
+    assert 0 < step_seconds(step, TASK, 0.2, WORK, MACHINE) < step_seconds(step, TASK, 0.2, WORK, slow)
+
+
+@pytest.mark.parametrize("step", ["shrinking", "onnx", "parity", "quality", "speed", "validation"])
+def test_a_smaller_variant_takes_less(step: str) -> None:
+    assert step_seconds(step, TASK, 0.5, WORK, MACHINE) < step_seconds(step, TASK, 0.2, WORK, MACHINE)
+
+
+@pytest.mark.parametrize(("step", "field"), [("calibration", "calibration_tokens"), ("quality", "held_out_tokens")])
+def test_more_tokens_take_longer(step: str, field: str) -> None:
+    more = replace(TASK, **{field: 2 * getattr(TASK, field)})
+    assert step_seconds(step, more, 0.0, WORK, MACHINE) > step_seconds(step, TASK, 0.0, WORK, MACHINE)
+
+
+def test_recipes_that_do_less_take_less() -> None:
+    plain = replace(WORK, eliminates=False, refits=False)
+    for step in ("ranking", "shrinking"):
+        assert step_seconds(step, TASK, 0.2, plain, MACHINE) < step_seconds(step, TASK, 0.2, WORK, MACHINE)
