@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from seap_export.activations.batches import length_buckets
+from seap_export.layers.batches import length_buckets
 from seap_export.activations.layers import HALVES, Half, LayerRunner, embed
 from seap_export.families import ModelSpec
 from seap_export.sources.weights import WeightReader

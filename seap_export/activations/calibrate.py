@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.activations.batches import Batch, length_buckets
+from seap_export.layers.batches import Batch, length_buckets
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.layers import HALVES, DecoderLayer, Half, LayerRunner, embed
 from seap_export.activations.moments import MomentAccumulator, Moments

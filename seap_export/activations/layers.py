@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from seap_export.activations.batches import Batch
+from seap_export.layers.batches import Batch
 from seap_export.families import ModelSpec
 
 __all__ = ["HALVES", "DecoderLayer", "Half", "LayerRunner", "embed"]

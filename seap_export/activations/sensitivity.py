@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seap_export.activations.batches import Batch
+from seap_export.layers.batches import Batch
 from seap_export.activations.layers import HALVES, DecoderLayer, LayerRunner
 from seap_export.sources.source import Source
 

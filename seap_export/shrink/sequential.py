@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from seap_export.activations.batches import Batch, length_buckets
+from seap_export.layers.batches import Batch, length_buckets
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.layers import HALVES, DecoderLayer, Half, LayerRunner, embed
 from seap_export.activations.mixture import Mixture
