@@ -170,7 +170,7 @@ class Family:
     architecture: str
     names: Mapping[str, str]
     biases: Mapping[str, bool | str]
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     requires: Mapping[str, Requirement] = field(default_factory=dict)
