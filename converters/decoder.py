@@ -16,7 +16,7 @@ from converters.linear import Linears
 from converters.overflow import WideParts
 from converters.rope import rotary_caches
 from converters.weights import LazyWeights, lazy_tensor
-from seap_export.activations.layers import Half
+from seap_export.layers.halves import Half
 from seap_export.families import LayerSpec, ModelSpec
 from seap_export.families.family import QKV, Projection
 

@@ -83,10 +83,19 @@ def rank_layers(
 
 
 def _output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    family = source.spec.family
-    names = [family.weight("o_proj", index), family.weight("down_proj", index)]
-    weights = source.reader.read(names)
-    return weights[names[0]], weights[names[1]]
+    """o_proj and down_proj, their rows times the gains of the norms after them where there are such norms.
+
+    To first order, the error that a removed channel makes in the stream goes through that gain, and through a factor
+    of each token that the sensitivity contains.
+    """
+    norms = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
+    wanted = [names.weight(half, index) for half in HALVES]
+    gains = {half: names.tensor(norm, index) for half, norm in norms.items() if norm in source.spec.block.norms}
+    tensors = source.reader.read([*wanted, *gains.values()])
+    for half, gain in gains.items():
+        weight = names.weight(half, index)
+        tensors[weight] = tensors[gain].float().unsqueeze(1) * tensors[weight].float()
+    return tensors[wanted[0]], tensors[wanted[1]]
 
 
 def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float) -> LayerOptions:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from seap_export.activations.layers import HALVES, Half
+from seap_export.layers.halves import HALVES, Half
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import Family, LayerSpec, ModelSpec
 from seap_export.families.family import Projection

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec, language_config, model_spec, names
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.sources.config import portable_config, read_json
 from seap_export.sources.config_check import check_token_ids
@@ -23,7 +23,9 @@ from seap_export.sources.tokenizer import (
     name_tokenizer_class,
     tokenizer_files,
 )
+from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+from seap_export.sources.wrapper import LanguagePart
 
 __all__ = ["Source", "open_source"]
 
@@ -37,10 +39,10 @@ class Source:
 
     Attributes:
         name: Folder, file or hub name, without the path.
-        config: config.json in the spelling of `portable_config`.
+        config: config.json of the language model, in the spelling of `portable_config`.
         generation_config: generation_config.json, or None.
         spec: The shapes that the config describes, which the weights were checked against.
-        reader: Reads the weights.
+        reader: Reads the weights, in the plain form.
         files: All files that the model consists of.
         write_tokenizer: Writes the tokenizer files into a folder.
     """
@@ -67,11 +69,11 @@ class Source:
         Raises:
             InputError: A weight is NaN or infinite.
         """
-        full = self.spec.family.tensor(name)
+        full = names.tensor(name)
         return self._read([full])[full]
 
-    def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        tensors = self.reader.read(names)
+    def _read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+        tensors = self.reader.read(wanted)
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise InputError(
@@ -129,19 +131,22 @@ def _folder_source(folder: Path, name: str) -> Source:
     spec = model_spec(config)
     if config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
-    reader = SafetensorsReader(folder)
-    check_weights(reader, spec.tensors(), str(folder))
+    files = SafetensorsReader(folder)
+    wrapper = spec.family.wrapper
+    is_wrapped = wrapper is not None and config.get("model_type") == wrapper.model_type
+    reader = LanguagePart(files, wrapper) if wrapper is not None and is_wrapped else files
+    check_weights(reader, StoredForm(spec).shapes, str(folder))
     generation = folder / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
     check_token_ids({str(folder / "config.json"): config, str(generation): defaults or {}}, spec.vocab_size)
     extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
     return Source(
         name=name,
-        config=portable_config({**spec.family.defaults, **config}),
+        config=portable_config({**spec.family.defaults, **language_config(config)}),
         generation_config=defaults,
         spec=spec,
-        reader=reader,
-        files=(folder / "config.json", *extras, *reader.files, *tokenizer_files(folder)),
+        reader=PlainReader(reader, spec),
+        files=(folder / "config.json", *extras, *files.files, *tokenizer_files(folder)),
         write_tokenizer=lambda target: _carry_tokenizer(folder, target, spec.family.tokenizer_json_as_it_is),
     )
 

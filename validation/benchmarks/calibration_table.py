@@ -22,7 +22,7 @@ from typing import Any
 import click
 import torch
 
-from seap_export.activations.batches import length_buckets
+from seap_export.layers.batches import length_buckets
 from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.layers import HALVES, LayerRunner, embed
 from seap_export.activations.moments import MomentAccumulator

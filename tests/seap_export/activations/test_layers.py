@@ -13,7 +13,7 @@ from micro import VARIATIONS
 from torch import nn
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.activations.batches import length_buckets
+from seap_export.layers.batches import length_buckets
 from seap_export.activations.layers import HALVES, LayerRunner, embed
 from seap_export.shrink.config import shrunk_config
 from seap_export.shrink.layer import shrink_layer
