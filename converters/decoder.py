@@ -16,9 +16,9 @@ from converters.linear import Linears
 from converters.overflow import WideParts
 from converters.rope import rotary_caches
 from converters.weights import LazyWeights, lazy_tensor
-from seap_export.layers.halves import Half
 from seap_export.families import LayerSpec, ModelSpec
-from seap_export.families.family import QKV, Projection
+from seap_export.families.names import QKV, Projection
+from seap_export.layers.halves import Half
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
 

@@ -38,6 +38,11 @@ class ConfigReader:
         value = self._values.get(key)
         return default if value is None else value
 
+    def given(self, name: str) -> Any:
+        """The value of a key in the config itself, without the family's defaults; None if it is missing."""
+        self._read.add(name)
+        return self._given.get(name)
+
     def mapping(self, name: str) -> Mapping[str, Any]:
         """An object; empty if it is missing or null.
 
@@ -95,27 +100,28 @@ class ConfigReader:
         harmless, required = common_keys()
         for key, requirement in {**required, **self.family.requires}.items():
             self._read.add(key)
-            if not _holds(requirement, self._given.get(key)):
+            if not _holds(requirement, self._values.get(key)):
                 raise InputError(
-                    f"config.json: '{key}' is {self._given[key]!r:.60}: {requirement.part} is not supported; "
+                    f"config.json: '{key}' is {self._values.get(key)!r:.60}: {requirement.part} is not supported; "
                     "use another model"
                 )
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _OWN_KEYS
         for key in self._given:
             if key not in known and not key.startswith("_"):
                 raise InputError(
-                    f"config.json: the key '{key}' is not known for {self.family.model_type}, so what it changes would "
-                    "be lost; remove it if it changes nothing"
+                    f"config.json: the key '{key}' is not known for {self.family.model_type}, so what it changes "
+                    "would be lost; remove it if it changes nothing"
                 )
 
 
 def _holds(requirement: Requirement, given: Any) -> bool:
-    wanted = requirement.value
-    if isinstance(given, list) and not isinstance(wanted, tuple):
-        return all(item == wanted for item in given)
-    if wanted is False:
+    """Whether a value, or each item of a list, is the required one or one of those allowed."""
+    if isinstance(given, list | tuple):
+        return all(_holds(requirement, item) for item in given)
+    if requirement.value is False:
         return not given
-    return given is None or given == wanted or (isinstance(wanted, tuple) and given in wanted)
+    allowed = requirement.value if isinstance(requirement.value, tuple) else (requirement.value,)
+    return given is None or given in allowed
 
 
 def positive(key: str, value: Any) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "family_of_model_type",
     "is_pruned",
     "supported_families",
+    "wrapper_of_model_type",
 ]
 
 #: Prefix of the `model_type` of a pruned model whose layers differ in shape.
@@ -43,7 +44,9 @@ _COMMON, _REFUSED = "common.toml", "refused.toml"
 
 @dataclass(frozen=True)
 class Block:
-    """How the layers compute, beyond what the tensors' names say. A formula is `KEY` or `KEY ** EXPONENT` of the config.
+    """How the layers compute, beyond what the tensors' names say.
+
+    A formula is `KEY` or `KEY ** EXPONENT`, with a key of config.json.
 
     Attributes:
         norm_offset: What is added to a stored norm weight to get its gain.
@@ -76,14 +79,16 @@ class Rotation:
 
     Attributes:
         interleaved: Whether the channels of a pair are neighbours; otherwise they are half a head apart.
-        layers: Which layers rotate: all, those of `no_rope_layers`, those with a window if there is one (`sliding`),
-            or all if `position_embedding_type` is `rope`.
+        partial: Whether `partial_rotary_factor` says how much of each head is rotated.
+        layers: Which layers rotate: all, those of `no_rope_layers`, those with a window if `sliding_window` is set
+            (`sliding`), or all if `position_embedding_type` is `rope`.
         local_theta: Key of the base in layers with a window, whose rotation is not scaled.
         alpha: Whether the rope type `dynamic` with a fixed `alpha` is known.
         query_scaling: Whether `llama_4_scaling_beta` scales queries by their position.
     """
 
     interleaved: bool = False
+    partial: bool = False
     layers: Literal["all", "no_rope_layers", "sliding", "position_embedding_type"] = "all"
     local_theta: str | None = None
     alpha: bool = False
@@ -122,16 +127,16 @@ class Wrapper:
     Attributes:
         model_type: The `model_type` of its config.json.
         config: Key of the language model's config in it.
+        default: The language model's `model_type` where its config names none.
         prefixes: What its tensors' names may start with in place of `model.`.
         left_out: What the names of tensors start with that the language model does not need.
-        harmless: Keys of its config.json that do not concern the language model.
     """
 
     model_type: str
     config: str
     prefixes: tuple[str, ...]
     left_out: tuple[str, ...]
-    harmless: tuple[str, ...] = ()
+    default: str | None = None
 
 
 @dataclass(frozen=True)
@@ -287,15 +292,21 @@ def is_pruned(config: Mapping[str, Any]) -> bool:
     return str(config.get("model_type")).startswith(PRUNED_PREFIX) or PRUNED_FROM in config
 
 
+def wrapper_of_model_type(model_type: str | None) -> Wrapper | None:
+    """The multimodal wrapper with this `model_type`; None: it is none, or not one with a supported language model."""
+    wrappers = (family.wrapper for family in families() if family.wrapper is not None)
+    return next((wrapper for wrapper in wrappers if wrapper.model_type == model_type), None)
+
+
 def family_of_model_type(model_type: str | None) -> Family:
-    """The family of a `model_type`, of a dense model, of one pruned by seap-export, or of a multimodal wrapper.
+    """The family of a `model_type`, of a dense model or of one pruned by seap-export.
 
     Raises:
         InputError: The family is not supported.
     """
     plain = str(model_type or "").removeprefix(PRUNED_PREFIX)
     for family in families():
-        if plain in (family.model_type, family.wrapper and family.wrapper.model_type):
+        if family.model_type == plain:
             return family
     if plain in _refused():
         raise InputError(f"model family '{model_type}' is not supported: {_refused()[plain]}; use another model")

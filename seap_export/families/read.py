@@ -8,7 +8,7 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.families.check import check_sizes
 from seap_export.families.config_reader import ConfigReader, positive
-from seap_export.families.family import PRUNED_FROM, Family, family_of_model_type
+from seap_export.families.family import PRUNED_FROM, family_of_model_type, wrapper_of_model_type
 from seap_export.families.names import NORMS, PROJECTIONS
 from seap_export.families.rope import RopeSpec, query_scaling, read_ropes
 from seap_export.families.spec import Activation, BlockSpec, LayerSpec, ModelSpec
@@ -23,7 +23,10 @@ _ACTIVATIONS: Mapping[str, Activation] = {
     "gelu_new": "gelu_tanh",
 }
 #: What a multimodal wrapper may say of its language model.
-_SHARED_KEYS = ("tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype")
+_SHARED_KEYS = (
+    "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
+    "quantization_config", "quantization",
+)  # fmt: skip
 
 
 def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,17 +35,18 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: The family is not supported, or the wrapper does not hold a model of it.
     """
-    family = family_of_model_type(config.get("model_type"))
-    wrapper = family.wrapper
-    if wrapper is None or config.get("model_type") != wrapper.model_type:
+    wrapper = wrapper_of_model_type(config.get("model_type"))
+    if wrapper is None:
         return dict(config)
     inner = config.get(wrapper.config)
-    if not isinstance(inner, Mapping) or inner.get("model_type", family.model_type) != family.model_type:
-        raise InputError(f"config.json: '{wrapper.config}' must describe a {family.model_type} model; correct it")
-    if config.get("quantization_config"):
-        inner = {"quantization_config": config["quantization_config"], **inner}
+    if not isinstance(inner, Mapping):
+        raise InputError(f"config.json: '{wrapper.config}' must describe the language model; download it again")
+    model_type = inner.get("model_type", wrapper.default)
+    family = family_of_model_type(model_type)
+    if family.wrapper is None or family.wrapper.model_type != wrapper.model_type:
+        raise InputError(f"config.json: a {model_type} model in a {wrapper.model_type} model is not supported")
     shared = {key: config[key] for key in _SHARED_KEYS if config.get(key) is not None}
-    return {**shared, **inner, "model_type": family.model_type, "architectures": [family.architecture]}
+    return {**inner, **shared, "model_type": model_type, "architectures": [family.architecture]}
 
 
 def model_spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -93,8 +97,10 @@ def _spec(config: ConfigReader) -> ModelSpec:
 
 
 def _refuse_quantised(config: ConfigReader) -> None:
-    quantised = config.mapping("quantization_config")
-    if quantised:
+    for key in ("quantization_config", "quantization"):
+        quantised = config.mapping(key)
+        if not quantised:
+            continue
         method = quantised.get("quant_method", "unknown")
         raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
 
@@ -145,4 +151,3 @@ def _overrides(config: ConfigReader, index: int) -> Mapping[str, Any]:
     per_layer = {int(key): value for key, value in config.mapping("per_layer_config").items()}.get(index, {})
     usual = {own: name for name, own in config.family.keys.items()}
     return {usual.get(key, key): value for key, value in per_layer.items()}
-

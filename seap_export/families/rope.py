@@ -119,13 +119,18 @@ def query_scaling(config: ConfigReader) -> QueryScaling | None:
     if not config.family.rotation.query_scaling:
         raise InputError("config.json: 'llama_4_scaling_beta' is not known for this model family; use another model")
     context = parameters.get("original_max_position_embeddings")
-    return QueryScaling(number("llama_4_scaling_beta", parameters["llama_4_scaling_beta"]), int(number("original_max_position_embeddings", context)))
+    return QueryScaling(
+        number("llama_4_scaling_beta", parameters["llama_4_scaling_beta"]),
+        int(number("original_max_position_embeddings", context)),
+    )
 
 
 def _parameters(config: ConfigReader) -> dict[str, Any]:
     """`rope_scaling` (transformers 4) or `rope_parameters` (transformers 5)."""
-    old, new = config.mapping("rope_scaling"), config.mapping("rope_parameters")
-    return dict(new or old)
+    given = config.given("rope_parameters") or config.mapping("rope_scaling") or config.mapping("rope_parameters")
+    if not isinstance(given, Mapping):
+        raise InputError(f"config.json: 'rope_parameters' must be an object, not {given!r:.40}; download it again")
+    return dict(given)
 
 
 def _kinds(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
@@ -160,7 +165,9 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
         raise InputError(f"config.json: rope parameter '{unknown[0]}' is not known; remove it if it changes nothing")
     rope = RopeSpec(
         number("rope_theta", theta),
-        "default" if rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha") else rope_type,
+        "default"
+        if rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")
+        else rope_type,
         MappingProxyType({key: value for key, value in parameters.items() if key in _PARAMETERS}),
         int(head_dim * _partial(config, parameters)),
         config.family.rotation.interleaved,
@@ -173,11 +180,10 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
 
 
 def _partial(config: ConfigReader, parameters: Mapping[str, Any]) -> float:
-    """The fraction of each head that is rotated; families that can have one have a default."""
+    """The fraction of each head that is rotated."""
     given = parameters.get("partial_rotary_factor")
     partial = number("partial_rotary_factor", config.get("partial_rotary_factor", 1.0) if given is None else given)
-    can = "partial_rotary_factor" in config.family.defaults
-    if partial != 1.0 and not (can and 0.0 < partial < 1.0):
+    if partial != 1.0 and not (config.family.rotation.partial and 0.0 < partial < 1.0):
         raise InputError(f"partial_rotary_factor {partial:g} is not supported; use a model with a factor of 1")
     return partial
 
@@ -191,7 +197,8 @@ def _rotates(config: ConfigReader, windows: Sequence[int | None]) -> list[bool]:
             raise InputError("config.json: 'no_rope_layers' must list every layer; correct it")
         return [bool(own) for own in listed[:number_of_layers]]
     if rule == "sliding":
-        return [window is not None or not any(windows) for window in windows]
+        has_window = config.get("sliding_window") is not None
+        return [window is not None or not has_window for window in windows]
     if rule == "position_embedding_type":
         return [config.get("position_embedding_type") == "rope"] * number_of_layers
     return [True] * number_of_layers

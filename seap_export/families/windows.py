@@ -24,18 +24,23 @@ def read_windows(config: ConfigReader, num_hidden_layers: int) -> list[int | Non
     slides = _slides(config, rule, kinds, num_hidden_layers)
     if not window or not switched_on:
         return [None] * num_hidden_layers
+    if slides is None:
+        raise InputError("config.json: 'layer_types' must say which layers have a window; add it")
     check_window(int(window))
     return [int(window) if own else None for own in slides]
 
 
-def _slides(config: ConfigReader, rule: Window, kinds: object, number: int) -> list[bool]:
+def _slides(config: ConfigReader, rule: Window, kinds: object, number: int) -> list[bool] | None:
+    """Which layers have a window; None: the config does not say."""
     pattern = config.get("sliding_window_pattern", rule.pattern) if rule.pattern else None
     first = config.get(rule.first, 0) if rule.first else None
     if rule.layers == "all":
         return [True] * number
     if kinds is not None:
         if not isinstance(kinds, list) or len(kinds) < number:
-            raise InputError("config.json: 'layer_types' must list every layer; correct it, or download the model again")
+            raise InputError(
+                "config.json: 'layer_types' must list every layer; correct it, or download the model again"
+            )
         unknown = sorted({str(kind) for kind in kinds} - {"sliding_attention", "full_attention"})
         if unknown:
             raise InputError(f"config.json: layers of type '{unknown[0]}' are not supported; use another model")
@@ -43,4 +48,4 @@ def _slides(config: ConfigReader, rule: Window, kinds: object, number: int) -> l
     if pattern:
         period = len(pattern) if isinstance(pattern, str) else positive("sliding_window_pattern", pattern)
         return [(index + 1) % period != 0 for index in range(number)]
-    return [first is not None and index >= first for index in range(number)]
+    return None if first is None else [index >= first for index in range(number)]

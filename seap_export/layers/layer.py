@@ -67,9 +67,14 @@ class DecoderLayer:
 
     def written(self, half: Half, product: torch.Tensor) -> torch.Tensor:
         """What the half adds to the stream, given the product of its projection; [tokens, hidden_size]."""
-        gain, multiplier = self.gain(half), self._spec.block.residual_multiplier
+        gain = self.gain(half)
         normed = product if gain is None else rms_norm(product, gain, self._spec.rms_norm_eps)
-        return normed if multiplier == 1.0 else normed * multiplier
+        return normed if self.multiplier == 1.0 else normed * self.multiplier
+
+    @property
+    def multiplier(self) -> float:
+        """The residual multiplier."""
+        return self._spec.block.residual_multiplier
 
     def gain(self, half: Half) -> torch.Tensor | None:
         """The gain of the norm after the half, float32 [hidden_size]; None: there is no such norm."""
@@ -77,7 +82,7 @@ class DecoderLayer:
 
     def factor(self, half: Half, product: torch.Tensor) -> torch.Tensor:
         """d in `written` = d * gain * product for each token, float32 [tokens, 1]; d * product where there is no norm."""
-        multiplier = torch.full((len(product), 1), self._spec.block.residual_multiplier)
+        multiplier = torch.full((len(product), 1), self.multiplier)
         if self.gain(half) is None:
             return multiplier
         return multiplier * torch.rsqrt(product.pow(2).mean(-1, keepdim=True) + self._spec.rms_norm_eps)

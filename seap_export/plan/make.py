@@ -10,6 +10,8 @@ import torch
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
+from seap_export.families import names
+from seap_export.layers.halves import HALVES
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.options import LayerOptions, options_from_scores
 from seap_export.plan.plan import Balance, Compensation, Layout, Plan, ScoreMix

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
+from seap_export.families import ModelSpec, names
 from seap_export.families.names import Projection
 from seap_export.layers.halves import Half
-from seap_export.families import ModelSpec, names
 from seap_export.plan.plan import LayerPlan
 
 __all__ = ["kept_channels", "shrink_layer", "with_all_biases"]
@@ -31,7 +31,13 @@ def shrink_layer(
     queries = kept_channels(plan, dense, "o_proj")
     keys = _channels(plan.kv_groups, dense.head_dim)
     neurons = kept_channels(plan, dense, "down_proj")
-    rows: dict[Projection, torch.Tensor] = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "gate_proj": neurons, "up_proj": neurons}
+    rows: dict[Projection, torch.Tensor] = {
+        "q_proj": queries,
+        "k_proj": keys,
+        "v_proj": keys,
+        "gate_proj": neurons,
+        "up_proj": neurons,
+    }
     columns: dict[Projection, torch.Tensor] = {"o_proj": queries, "down_proj": neurons}
     shrunk = dict(tensors)
     for projection, kept in rows.items():

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from seap_export.layers.halves import HALVES, Half
-from seap_export.families import names
 from seap_export.activations.mixture import Mixture
+from seap_export.families import names
+from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biases
 from seap_export.shrink.refit import OutputFit, mean_fit, refit_from_dense

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import ModelSpec, language_config, model_spec, names
+from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.sources.config import portable_config, read_json
 from seap_export.sources.config_check import check_token_ids
+from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tokenizer import (
     copy_tokenizer,
     drop_tokenizer_code,
     name_tokenizer_class,
     tokenizer_files,
 )
-from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.sources.wrapper import LanguagePart
 
@@ -127,14 +127,15 @@ def _download(model: str) -> Path:
 def _folder_source(folder: Path, name: str) -> Source:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; a model folder needs config.json, safetensors and a tokenizer")
-    config = read_json(folder / "config.json")
+    given = read_json(folder / "config.json")
+    files, wrapper = SafetensorsReader(folder), wrapper_of_model_type(given.get("model_type"))
+    reader = files if wrapper is None else LanguagePart(files, wrapper)
+    config = language_config(given)
+    if wrapper is not None:  # it decides, and does not always say so
+        config.setdefault("tie_word_embeddings", "lm_head.weight" not in reader.shapes())
     spec = model_spec(config)
     if config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
-    files = SafetensorsReader(folder)
-    wrapper = spec.family.wrapper
-    is_wrapped = wrapper is not None and config.get("model_type") == wrapper.model_type
-    reader = LanguagePart(files, wrapper) if wrapper is not None and is_wrapped else files
     check_weights(reader, StoredForm(spec).shapes, str(folder))
     generation = folder / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
@@ -142,7 +143,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
     return Source(
         name=name,
-        config=portable_config({**spec.family.defaults, **language_config(config)}),
+        config=portable_config({**spec.family.defaults, **config}),
         generation_config=defaults,
         spec=spec,
         reader=PlainReader(reader, spec),
