@@ -1,7 +1,8 @@
 """Pruned decoder models. This file is copied into every artifact and imports nothing from seap_export.
 
-`SeapXForCausalLM` is made on demand: transformers' `XForCausalLM` with layers of different shapes. Every decoder layer
-is a stock layer built from that layer's config, so attention backends, caches and generation are those of transformers.
+`SeapXForCausalLM` is made on demand: transformers' `XForCausalLM` with layers of different shapes. Every decoder
+layer is a stock layer built from that layer's config, so attention backends, caches and generation are those of
+transformers.
 """
 
 import copy

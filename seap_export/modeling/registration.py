@@ -16,8 +16,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from seap_export.families.family import PRUNED_PREFIX, families
-
 __all__ = ["register_pruned_families"]
 
 _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
@@ -32,6 +30,8 @@ def register_pruned_families() -> None:
 
 
 def _register(auto: ModuleType) -> None:
+    from seap_export.families.family import PRUNED_PREFIX, families
+
     for family in families():
         stand_in = _stand_in(PRUNED_PREFIX + family.model_type, f"Seap{family.architecture}")
         auto.CONFIG_MAPPING.register(stand_in.model_type, stand_in, exist_ok=True)
