@@ -175,7 +175,7 @@ def _parameters_on_meta() -> Iterator[None]:
         moved = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, moved)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
