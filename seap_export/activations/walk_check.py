@@ -6,8 +6,11 @@ own config and tensors, side by side with the walk, a layer at a time.
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,13 +102,14 @@ class _StockModel:
     def __init__(
         self, config: Mapping[str, Any], spec: ModelSpec, outer: Mapping[str, torch.Tensor], batch: Batch
     ) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
         attention = "eager" if spec.block.attention_softcap is not None else "sdpa"  # which leaves out the cap
         with _parameters_on_meta():
-            self._model = AutoModelForCausalLM.from_config(
-                AutoConfig.for_model(**config), attn_implementation=attention, dtype=torch.float32
-            ).eval()
+            model = AutoModelForCausalLM.from_config(
+                _stock_config(config), attn_implementation=attention, dtype=torch.float32
+            )
+        self._model = model.eval()
         self._prefix = spec.family.names["layer"]
         self._ids = batch.input_ids
         self._layers = self._model.get_submodule(spec.family.names["layer"].partition(".{layer}")[0])
@@ -153,6 +157,15 @@ class _StockModel:
                 del module.forward
 
 
+def _stock_config(config: Mapping[str, Any]) -> Any:
+    """transformers' config, read from a file as that of any model: some values are spelled differently there."""
+    from transformers import AutoConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(dict(config)), "utf-8", newline="\n")
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """Modules made within the block have no memory for parameters; buffers, such as rotary frequencies, stay real."""
@@ -162,7 +175,7 @@ def _parameters_on_meta() -> Iterator[None]:
         moved = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, moved)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -174,8 +174,8 @@ class Family:
     model_type: str
     architecture: str
     names: Mapping[str, str]
-    biases: Mapping[str, bool | str]
-    defaults: Mapping[str, Any]
+    biases: Mapping[str, bool | str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     requires: Mapping[str, Requirement] = field(default_factory=dict)

@@ -26,8 +26,9 @@ _PARAMETERS = frozenset({
     "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "beta_fast", "beta_slow",
     "attention_factor", "mscale", "mscale_all_dim", "truncate", "short_factor", "long_factor",
 })  # fmt: skip
+_BETA = "llama_4_scaling_beta"
 #: Read elsewhere, or of no effect: ministral3 repeats the length here.
-_OTHER_KEYS = frozenset({"partial_rotary_factor", "llama_4_scaling_beta", "max_position_embeddings", "alpha"})
+_OTHER_KEYS = frozenset({"partial_rotary_factor", _BETA, "max_position_embeddings", "alpha"})
 _KINDS = {"full_attention", "sliding_attention"}
 
 
@@ -114,15 +115,12 @@ def query_scaling(config: ConfigReader) -> QueryScaling | None:
         InputError: A value is missing or of the wrong type.
     """
     parameters = _parameters(config)
-    if "llama_4_scaling_beta" not in parameters:
+    if _BETA not in parameters:
         return None
     if not config.family.rotation.query_scaling:
-        raise InputError("config.json: 'llama_4_scaling_beta' is not known for this model family; use another model")
-    context = parameters.get("original_max_position_embeddings")
-    return QueryScaling(
-        number("llama_4_scaling_beta", parameters["llama_4_scaling_beta"]),
-        int(number("original_max_position_embeddings", context)),
-    )
+        raise InputError(f"config.json: '{_BETA}' is not known for this model family; use another model")
+    beta, context = (number(key, parameters.get(key)) for key in (_BETA, "original_max_position_embeddings"))
+    return QueryScaling(beta, int(context))
 
 
 def _parameters(config: ConfigReader) -> dict[str, Any]:
@@ -155,25 +153,25 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
     positions = config.positive("max_position_embeddings")
     if rope_type == "su" or (rope_type == "yarn" and "short_factor" in parameters):
         rope_type = "longrope"  # as the first Phi-3 models call it
+    original = config.get("original_max_position_embeddings")
     if rope_type in ("yarn", "longrope"):
-        original = config.get("original_max_position_embeddings") if rope_type == "longrope" else None
+        given = parameters.get("original_max_position_embeddings")
         parameters["original_max_position_embeddings"] = (
-            original or parameters.get("original_max_position_embeddings") or positions
-        )
+            (original or given) if rope_type == "longrope" else given
+        ) or positions
+    is_alpha = rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")
     unknown = sorted(set(parameters) - _PARAMETERS - _OTHER_KEYS)
     if unknown:
         raise InputError(f"config.json: rope parameter '{unknown[0]}' is not known; remove it if it changes nothing")
     rope = RopeSpec(
         number("rope_theta", theta),
-        "default"
-        if rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")
-        else rope_type,
+        "default" if is_alpha else rope_type,
         MappingProxyType({key: value for key, value in parameters.items() if key in _PARAMETERS}),
         int(head_dim * _partial(config, parameters)),
         config.family.rotation.interleaved,
         positions,
     )
-    if rope_type == "dynamic":  # NTK-aware scaling with a fixed alpha, which only raises the base
+    if is_alpha:  # NTK-aware scaling with a fixed alpha, which only raises the base
         power = rope.dim / (rope.dim - 2)
         rope = replace(rope, theta=rope.theta * number("alpha", parameters["alpha"]) ** power, parameters={})
     return rope
@@ -181,8 +179,8 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
 
 def _partial(config: ConfigReader, parameters: Mapping[str, Any]) -> float:
     """The fraction of each head that is rotated."""
-    given = parameters.get("partial_rotary_factor")
-    partial = number("partial_rotary_factor", config.get("partial_rotary_factor", 1.0) if given is None else given)
+    usual = config.get("partial_rotary_factor", 1.0)
+    partial = number("partial_rotary_factor", parameters.get("partial_rotary_factor", usual))
     if partial != 1.0 and not (config.family.rotation.partial and 0.0 < partial < 1.0):
         raise InputError(f"partial_rotary_factor {partial:g} is not supported; use a model with a factor of 1")
     return partial

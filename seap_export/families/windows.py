@@ -38,9 +38,7 @@ def _slides(config: ConfigReader, rule: Window, kinds: object, number: int) -> l
         return [True] * number
     if kinds is not None:
         if not isinstance(kinds, list) or len(kinds) < number:
-            raise InputError(
-                "config.json: 'layer_types' must list every layer; correct it, or download the model again"
-            )
+            raise InputError("config.json: 'layer_types' must list every layer; download the model again")
         unknown = sorted({str(kind) for kind in kinds} - {"sliding_attention", "full_attention"})
         if unknown:
             raise InputError(f"config.json: layers of type '{unknown[0]}' are not supported; use another model")

@@ -81,7 +81,7 @@ class DecoderLayer:
         return self._tensors.get(names.tensor(_NORMS[half][1], self._index))
 
     def factor(self, half: Half, product: torch.Tensor) -> torch.Tensor:
-        """d in `written` = d * gain * product for each token, float32 [tokens, 1]; d * product where there is no norm."""
+        """d in `written` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""
         multiplier = torch.full((len(product), 1), self.multiplier)
         if self.gain(half) is None:
             return multiplier

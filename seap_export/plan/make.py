@@ -11,7 +11,8 @@ from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 from seap_export.families import names
-from seap_export.layers.halves import HALVES
+from seap_export.families.names import Norm
+from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.options import LayerOptions, options_from_scores
 from seap_export.plan.plan import Balance, Compensation, Layout, Plan, ScoreMix
@@ -90,7 +91,7 @@ def _output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Ten
     To first order, the error that a removed channel makes in the stream goes through that gain, and through a factor
     of each token that the sensitivity contains.
     """
-    norms = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
+    norms: dict[Half, Norm] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
     wanted = [names.weight(half, index) for half in HALVES]
     gains = {half: names.tensor(norm, index) for half, norm in norms.items() if norm in source.spec.block.norms}
     tensors = source.reader.read([*wanted, *gains.values()])

@@ -52,7 +52,7 @@ class GgufFile:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The metadata value `{architecture}.{key}`."""
-        return self.metadata.get(f"{self.family.gguf_architecture}.{key}", default)
+        return self.metadata.get(f"{self.family.gguf['architecture']}.{key}", default)
 
     def whole(self, key: str, default: int | None = None) -> int:
         """Like `get`, for a positive whole number.
