@@ -56,7 +56,7 @@ class RotaryTables:
         switch = rope.switches_at
         return switch if switch is not None and switch < self.positions else None
 
-    def rows(self, rope: RopeSpec, positions: ir.Value, last: ir.Value) -> ir.Value:
+    def rows(self, rope: RopeSpec, positions: ir.Value, last: Callable[[], ir.Value]) -> ir.Value:
         """The rows of tokens, int64 [batch_size, sequence_length].
 
         As in transformers, all tokens of a call use the table that the length of the input after this call decides on.
@@ -64,7 +64,7 @@ class RotaryTables:
         Args:
             rope: The rotation.
             positions: The tokens' positions, int64 [batch_size, sequence_length]; always the same.
-            last: The position of each row's last token, int64 [batch_size, 1].
+            last: Gives the position of each row's last token, int64 [batch_size, 1].
         """
         switch, number = self.switch(rope), self._ropes.index(rope)
         if switch is None:
@@ -72,7 +72,7 @@ class RotaryTables:
         if number not in self._rows:
             g, name = self._g, f"long_{number}"
             start = g.constant(f"{name}.start", np.array(switch, np.int64))
-            is_long = cast(g, g.node("GreaterOrEqual", [last, start], name), ir.DataType.INT64, f"{name}.int64")
+            is_long = cast(g, g.node("GreaterOrEqual", [last(), start], name), ir.DataType.INT64, f"{name}.int64")
             self._rows[number] = add(g, positions, multiply(g, is_long, start, f"{name}.skipped"), f"{name}.rows")
         return self._rows[number]
 

@@ -64,7 +64,8 @@ class FusedDialect:
 
     def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
         """A single node."""
-        inputs = [x, self._tables.rows(rope, *self._places()), *self._tables.caches(rope)]
+        positions, last = self._places()
+        inputs = [x, self._tables.rows(rope, positions, lambda: last), *self._tables.caches(rope)]
         attributes = self._tables.attributes(rope, heads)
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", domain=MS_DOMAIN, attributes=attributes)
 

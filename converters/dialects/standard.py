@@ -34,7 +34,6 @@ class StandardDialect:
         self._position_ids = self._new_columns(self._all_positions, "position_ids")
         self._visible = self._causal()
         self._windows: dict[int, ir.Value] = {}
-        self._last: ir.Value | None = None
 
     def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
         """SiLU is two nodes, because Swish needs opset 24."""
@@ -121,13 +120,10 @@ class StandardDialect:
             attributes={"keepdims": 0},
         )
 
-    @property
     def _row_last(self) -> ir.Value:
         """The largest position of each row in this call, int64 [batch_size, 1]."""
-        if self._last is None:
-            axis = self._g.constant("one", np.array([1], np.int64))
-            self._last = self._g.node("ReduceMax", [self._position_ids, axis], "row_last", attributes={"keepdims": 1})
-        return self._last
+        axis = self._g.constant("one", np.array([1], np.int64))
+        return self._g.node("ReduceMax", [self._position_ids, axis], "row_last", attributes={"keepdims": 1})
 
     def _positions(self) -> ir.Value:
         """Number of real tokens before each column of the mask, per row; int64 like the mask."""
