@@ -156,29 +156,31 @@ def page() -> Iterator[str]:
 
 _INTRODUCTION = """# Families
 
-A family is described by one TOML file in `seap_export/families/`; [adding-a-family.md](adding-a-family.md) shows how to
-add one. This page lists what was checked for each. A command writes it:
+A family is described by one TOML file in `seap_export/families/`; [adding-a-family.md](adding-a-family.md) shows how
+to add one. This page lists what was checked for each. A command writes it:
 
     python tests/families_table.py docs/families.md
 
-Every family has micro models, with each of its features alone and all at once. They go through `export` at ratio 0.3 in
-both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX Runtime on
-the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a logit, for fp16,
-int8 and int4 the mean KL divergence in nats per token. `written`: for CUDA, not run. `stock class`: the uniform variant
-loads in transformers' own class, in release 5 and in 4.57. `GenAI`: ONNX Runtime GenAI generates with it.
+Every family has micro models, with each of its features alone and all at once. They go through `export` at ratio 0.3
+in both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX
+Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
+logit, for fp16, int8 and int4 the mean KL divergence in nats per token. `written`: for CUDA, not run. `stock class`:
+the uniform variant loads in transformers' own class, in release 5 and in 4.57. `GenAI`: ONNX Runtime GenAI generates
+with it.
 """
 _SOURCES = """
 ## Where the models come from
 
-A model folder with safetensors is read for all of them. A model inside a multimodal one is taken out of it: the variant
-is a language model alone. GGUF files are read for the architectures named here. The last column says which key of
-config.json gives o_proj and down_proj a bias in the uniform layout; the per-layer layout needs none.
+A model folder with safetensors is read for all of them. A model inside a multimodal one is taken out of it: the
+variant is a language model alone. GGUF files are read for the architectures named here. The last column says which
+key of config.json gives o_proj and down_proj a bias in the uniform layout; the per-layer layout needs none.
 """
 _REFUSED = """
 ## What is refused
 
-Each run compares the model with transformers' own class before it counts anything, and config.json may hold no key that
-is not accounted for, so what is not described is refused, not computed wrongly. These families are refused by name:
+Each run compares the model with transformers' own class before it counts anything, and config.json may hold no key
+that is not accounted for, so what is not described is refused, not computed wrongly. These families are refused by
+name:
 """
 
 if __name__ == "__main__":
