@@ -22,6 +22,7 @@ from converters.form import Logits, OnnxForm
 from converters.overflow import WideParts
 from converters.precision import BlockQuantization, Precision
 from converters.quantize import dequantize, quantize
+from converters.rotary import LENGTH_GUARD
 from converters.weights import LazyWeights
 from seap_export.families import BlockSpec, LayerSpec, ModelSpec, QueryScaling, RopeSpec, family_of_model_type
 from seap_export.families.names import NORMS, PROJECTIONS
@@ -292,9 +293,11 @@ def test_quantised(name: str, bits: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["plain", "norm after rotation", "longrope"])
 def test_a_call_beyond_the_positions_fails(name: str, dialect: DialectName, tmp_path: Path) -> None:
     graph = written(tmp_path, SPECS[name], dialect)
-    graph.run(tokens(1, POSITIONS), np.ones((1, POSITIONS), np.int64))
-    with pytest.raises(Exception, match=r"cos_cache|positions|position_ids"):
-        graph.run(tokens(1, POSITIONS + 1), np.ones((1, POSITIONS + 1), np.int64))
+    ids, mask = tokens(1, POSITIONS + 1), np.ones((1, POSITIONS + 1), np.int64)
+    _, *past = graph.run(ids[:, :-1], mask[:, :-1])
+    for call in ((ids, mask, None), (ids[:, -1:], mask, past)):
+        with pytest.raises(Exception, match=f"cos_cache|position_ids value {POSITIONS}|{LENGTH_GUARD}"):
+            graph.run(*call)
 
 
 @pytest.mark.parametrize(
