@@ -164,6 +164,8 @@ class Family:
             class tokenizer_config.json names.
         heads_divide_hidden_size: Whether transformers 5 rejects a config of this `model_type` if the number of query
             heads does not divide the hidden size, even though it has a head_dim.
+        uniform_keeps_heads: When the transformers class takes hidden_size / heads for the size of a head, whatever
+            head_dim says, so that it loads no other number of heads.
         block: How the layers compute.
         rotation: How positions enter.
         window: Which layers attend within a window; None: none.
@@ -181,6 +183,7 @@ class Family:
     requires: Mapping[str, Requirement] = field(default_factory=dict)
     tokenizer_json_as_it_is: bool = False
     heads_divide_hidden_size: bool = False
+    uniform_keeps_heads: Literal["never", "longrope", "always"] = "never"
     block: Block = Block()
     rotation: Rotation = Rotation()
     window: Window | None = None
