@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 from micro import VARIATIONS, write_micro_model
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seap_export.activations.calibrate import LayerStatistics, collect_statistics
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, CalibrationRecord, CalibrationWriter
-from seap_export.families import LayerSpec
+from seap_export.families import LayerSpec, family_of_model_type
+from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.plan import Compensation, LayerPlan, Plan
 from seap_export.plan.sparsity import Sparsity
 from seap_export.sources.source import Source, open_source
 
-#: Where transformers' decoder layers have them.
-PROJECTIONS = {"o_proj": "self_attn.o_proj", "down_proj": "mlp.down_proj"}
 Texts = Sequence[Sequence[int]]
 
 
@@ -41,16 +41,21 @@ def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedMo
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
 
+def output_projection(model: PreTrainedModel, half: Half, index: int) -> nn.Module:
+    """o_proj or down_proj of a layer of transformers' own model."""
+    return model.get_submodule(family_of_model_type(model.config.model_type).module(half, index))
+
+
 @torch.no_grad()
 def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, torch.Tensor]]:
     """All inputs of o_proj and down_proj of each layer, [tokens, channels] float64: one text a time, unpadded."""
     seen: list[dict[str, list[torch.Tensor]]] = [defaultdict(list) for _ in model.model.layers]
     hooks = [
-        layer.get_submodule(path).register_forward_pre_hook(
-            lambda _, args, own=record[name]: own.append(args[0][0].double())
+        output_projection(model, half, index).register_forward_pre_hook(
+            lambda _, args, own=record[half]: own.append(args[0][0].double())
         )
-        for layer, record in zip(model.model.layers, seen, strict=True)
-        for name, path in PROJECTIONS.items()
+        for index, record in enumerate(seen)
+        for half in HALVES
     ]
     for ids in texts:
         model(torch.tensor([ids]), use_cache=False)

@@ -104,10 +104,11 @@ class _StockModel:
     ) -> None:
         from transformers import AutoModelForCausalLM
 
-        attention = "eager" if spec.block.attention_softcap is not None else "sdpa"  # which leaves out the cap
         with _parameters_on_meta():
             model = AutoModelForCausalLM.from_config(
-                _stock_config(config), attn_implementation=attention, dtype=torch.float32
+                _stock_config(config),
+                attn_implementation="eager",
+                dtype=torch.float32,  # which every family has
             )
         self._model = model.eval()
         self._prefix = spec.family.names["layer"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from micro import micro_config
 from safetensors.torch import load_file, save_file
-from seap_export.activations.layers import HALVES
+from seap_export.layers.halves import HALVES
 
 from seap_export.activations.calibrate import HalfStatistics, LayerStatistics
 from seap_export.activations.moments import Moments

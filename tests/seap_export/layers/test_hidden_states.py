@@ -10,7 +10,7 @@ import pytest
 import torch
 from calibrated import load, micro_plan, micro_source, random_texts
 from micro import VARIATIONS
-from seap_export.activations.layers import HALVES, LayerRunner, embed
+from seap_export.layers.halves import HALVES, LayerRunner, embed
 from torch import nn
 
 import seap_export  # noqa: F401 - registers the pruned families
