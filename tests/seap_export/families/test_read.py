@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from micro import VARIATIONS, micro_config
+from micro import FAMILIES, VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
-from seap_export.families import LayerSpec, dense_config, model_spec
+from seap_export.families import dense_config, family_of_model_type, language_config, model_spec
+from seap_export.families.names import NORMS
+from seap_export.sources.config import read_json
+from seap_export.sources.stored import StoredForm
 
 PER_LAYER = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7, "o_proj_bias": True},
@@ -38,7 +43,7 @@ def shapes_in_transformers(model: PreTrainedModel) -> dict[str, tuple[int, ...]]
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_tensors_are_those_of_the_transformers_model(variation: str) -> None:
     config = micro_config(**VARIATIONS[variation])
-    assert model_spec(config).tensors() == shapes_in_transformers(meta_model(config))
+    assert StoredForm(model_spec(config)).shapes == shapes_in_transformers(meta_model(config))
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
@@ -55,9 +60,17 @@ def test_tensors_of_a_pruned_model_are_those_of_the_transformers_model(family: s
 
 def test_per_layer_config_overrides_only_what_it_names() -> None:
     first, second, third = model_spec(micro_config(model_type="seap_llama", per_layer_config=PER_LAYER)).layers
-    assert first == LayerSpec(2, 1, 7, frozenset({"o_proj"}))
-    assert second == LayerSpec(6, 3, 80, frozenset())
-    assert third == LayerSpec(6, 3, 33, frozenset({"down_proj"}))
+    dense = model_spec(micro_config(model_type="llama")).layers[0]
+    sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7}
+    assert first == dataclasses.replace(dense, **sizes, biases=frozenset({"o_proj"}))
+    assert second == dense
+    assert third == dataclasses.replace(dense, intermediate_size=33, biases=frozenset({"down_proj"}))
+
+
+def test_per_layer_config_has_the_family_s_own_names_of_sizes() -> None:
+    per_layer = {"1": {"shared_intermediate_size": 7}}
+    spec = model_spec(micro_config(model_type="seap_granitemoehybrid", per_layer_config=per_layer))
+    assert [layer.intermediate_size for layer in spec.layers] == [80, 7, 80]
 
 
 def test_per_layer_config_may_have_whole_numbers_as_keys() -> None:
@@ -70,8 +83,15 @@ def test_the_dense_model_is_read_from_a_pruned_one_s_config(variation: str) -> N
     dense = micro_config(**VARIATIONS[variation])
     per_layer = {**dense, "model_type": f"seap_{dense['model_type']}", "per_layer_config": PER_LAYER}
     sizes = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 80}
-    plain = {**dense, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 48}
-    plain |= {"attention_bias": True, "pruned_from": {**sizes, "attention_bias": False}}
+    plain = {
+        **dense,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 48,
+        "pruned_from": sizes,
+    }
+    if dense["model_type"] in ("llama", "qwen3"):  # where a switch gives the compensation's bias a place
+        plain |= {"attention_bias": True, "pruned_from": {**sizes, "attention_bias": False}}
     for pruned in (per_layer, plain):
         assert model_spec(dense_config(pruned)) == model_spec(dense) != model_spec(pruned)
     assert dense_config(dense) == dense
@@ -92,127 +112,43 @@ def test_absent_key_value_heads_are_as_many_as_query_heads() -> None:
     assert {layer.num_key_value_heads for layer in model_spec(config).layers} == {6}
 
 
-@pytest.mark.parametrize("biases", [{"q_proj"}, {"q_proj", "v_proj", "o_proj"}])
-def test_queries_keys_and_values_have_biases_together(biases: set[Any]) -> None:
-    with pytest.raises(InputError, match="must have a bias"):
-        LayerSpec(6, 3, 80, frozenset(biases))
-
-
 def test_a_config_gives_other_biases_than_the_compensation_to_no_layer() -> None:
     config = micro_config(model_type="seap_llama", per_layer_config={"1": {"q_proj_bias": True, "o_proj_bias": True}})
     assert model_spec(config).layers[1].biases == {"o_proj"}
 
 
-@pytest.mark.parametrize("model_type", ["mistral", "qwen2", "qwen3"])
-@pytest.mark.parametrize("key", ["num_key_value_heads", "head_dim"])
-def test_an_absent_shape_means_what_transformers_takes_it_for_or_is_refused(model_type: str, key: str) -> None:
-    config = micro_config(model_type=model_type, num_attention_heads=32, hidden_size=2048)
-    del config[key]
+def saved_by_transformers(config: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """The config as transformers writes it, with all its defaults; None: it cannot be read there."""
     try:
-        tensors = model_spec(config).tensors()
-    except InputError:
-        return
-    assert tensors == shapes_in_transformers(meta_model(config))
+        AutoConfig.for_model(**config).save_pretrained(folder)
+    except Exception:  # of any kind
+        return None
+    return read_json(folder / "config.json")
 
 
-def test_an_absent_window_of_mistral_means_what_transformers_takes_it_for() -> None:
-    config = micro_config(model_type="mistral", max_position_embeddings=32768)
-    windows = {layer.sliding_window for layer in model_spec(config).layers}
-    assert windows == {AutoConfig.for_model(**config).sliding_window}
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_an_absent_key_means_what_transformers_takes_it_for_or_is_refused(tmp_path: Path, model_type: str) -> None:
+    """With the shape of a larger model, which some classes' defaults are made for."""
+    whole = micro_config(model_type=model_type, num_attention_heads=32, num_key_value_heads=32, hidden_size=3072)
+    readings = []
+    for key in whole.keys() - {"model_type"}:
+        config = {name: value for name, value in whole.items() if name != key}
+        saved = saved_by_transformers(config, tmp_path)
+        if saved is None:
+            continue
+        with suppress(InputError):
+            readings.append((key, model_spec(config), saved))
+    assert len(readings) > len(whole) // 2
+    for key, spec, saved in readings:
+        assert spec == model_spec(saved), key
 
 
-@pytest.mark.parametrize(
-    ("values", "windows"),
-    [
-        ({"model_type": "llama", "sliding_window": 5}, [None, None, None]),
-        ({"model_type": "mistral", "sliding_window": 5}, [5, 5, 5]),
-        ({"model_type": "mistral", "sliding_window": None}, [None, None, None]),
-        ({"model_type": "qwen2", "sliding_window": 5}, [None, None, None]),
-        ({"model_type": "qwen2", "sliding_window": 5, "use_sliding_window": True}, [None, None, None]),
-        ({"model_type": "qwen2", "sliding_window": 5, "max_window_layers": 0}, [None, None, None]),
-        (VARIATIONS["qwen2-window"], [None, 5, 5]),
-        (
-            {
-                "model_type": "qwen3",
-                "sliding_window": 5,
-                "use_sliding_window": True,
-                "max_window_layers": 0,
-                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-            },
-            [5, None, 5],
-        ),
-    ],
-)
-def test_a_layer_attends_within_the_window_that_the_config_gives_it(
-    values: dict[str, Any], windows: list[int | None]
-) -> None:
-    assert [layer.sliding_window for layer in model_spec(micro_config(**values)).layers] == windows
-
-
-LINEAR_SPELLINGS: list[dict[str, Any]] = [
-    {"rope_theta": 5000.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
-    {"rope_theta": 5000.0, "rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 4.0}},
-    {"rope_theta": None, "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0}},
-]
-
-
-@pytest.mark.parametrize("values", LINEAR_SPELLINGS, ids=["oldest", "transformers 4", "transformers 5"])
-def test_scaled_rope_is_read_in_every_spelling(values: dict[str, Any]) -> None:
-    rope = model_spec(micro_config(model_type="llama", **values)).rope
-    assert (rope.theta, rope.rope_type, dict(rope.parameters)) == (5000.0, "linear", {"factor": 4.0})
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"rope_theta": 5000.0, "rope_scaling": None},
-        {"rope_theta": None, "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"}},
-    ],
-    ids=["transformers 4", "transformers 5"],
-)
-def test_plain_rope_is_read_in_every_spelling(values: dict[str, Any]) -> None:
-    rope = model_spec(micro_config(model_type="llama", **values)).rope
-    assert (rope.theta, rope.rope_type, dict(rope.parameters)) == (5000.0, "default", {})
-
-
-def test_yarn_starts_from_the_model_s_length_where_it_names_no_other() -> None:
-    scaling = {"rope_type": "yarn", "factor": 4.0}
-    rope = model_spec(micro_config(model_type="llama", rope_scaling=scaling)).rope
-    assert rope.parameters["original_max_position_embeddings"] == 128
-
-
-@pytest.mark.parametrize("rope_type", ["dynamic", "longrope", "mrope"])
-def test_a_rope_type_that_is_not_supported_is_refused_by_name(rope_type: str) -> None:
-    with pytest.raises(InputError, match=f"'{rope_type}' is not supported.*default, linear, llama3, yarn"):
-        model_spec(micro_config(model_type="llama", rope_scaling={"rope_type": rope_type, "factor": 2.0}))
-
-
-@pytest.mark.parametrize("rope_type", ["linear", "llama3", "yarn"])
-def test_a_rope_type_without_its_factor_is_refused(rope_type: str) -> None:
-    with pytest.raises(InputError, match="factor"):
-        model_spec(micro_config(model_type="llama", rope_scaling={"rope_type": rope_type}))
-
-
-def test_a_negative_theta_is_refused() -> None:
-    with pytest.raises(InputError, match="rope_theta"):
-        model_spec(micro_config(model_type="llama", rope_theta=-1.0))
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"partial_rotary_factor": 0.5},
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-    ],
-    ids=["transformers 4", "transformers 5"],
-)
-def test_partial_rotation_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"partial_rotary_factor 0\.5"):
-        model_spec(micro_config(model_type="llama", **values))
-
-
-def test_full_rotation_may_be_spelled_out() -> None:
-    assert model_spec(micro_config(model_type="llama", partial_rotary_factor=1.0)).head_dim == 16
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_defaults_of_a_description_are_those_of_the_class(model_type: str) -> None:
+    own = AutoConfig.for_model(model_type)
+    for key, value in family_of_model_type(model_type).defaults.items():
+        if getattr(own, key, None) is not None and key not in ("layer_types", "rope_parameters"):
+            assert getattr(own, key) == value, key
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
@@ -245,8 +181,93 @@ def test_query_heads_that_cannot_share_key_value_heads_evenly_are_refused() -> N
         model_spec(micro_config(model_type="llama", num_key_value_heads=4))
 
 
-def test_prunable_weights_are_those_of_the_seven_projections() -> None:
-    spec = model_spec(micro_config(model_type="llama", attention_bias=True, mlp_bias=True))
-    matrices = [shape for shape in spec.layer_tensors(1).values() if len(shape) == 2]
-    assert len(matrices) == 7
-    assert spec.prunable_weights(1) == sum(map(math.prod, matrices))
+WRAPPED = {
+    "model_type": "gemma3",
+    "text_config": {key: own for key, own in micro_config(model_type="gemma3_text").items() if key != "model_type"},
+    "vision_config": {"hidden_size": 8},
+    "mm_tokens_per_image": 4,
+}
+
+
+def test_the_language_model_of_a_wrapper_is_read_like_one_of_its_own() -> None:
+    assert model_spec(WRAPPED) == model_spec(micro_config(model_type="gemma3_text"))
+    inner = language_config({**WRAPPED, "tie_word_embeddings": True, "eos_token_id": [1, 106]})
+    assert (inner["model_type"], inner["architectures"]) == ("gemma3_text", ["Gemma3ForCausalLM"])
+    assert (inner["tie_word_embeddings"], inner["eos_token_id"]) == (True, [1, 106])
+    assert not inner.keys() & {"vision_config", "mm_tokens_per_image", "text_config"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "text_config"), ([1], "text_config"), ({"model_type": "llama"}, "llama"), ({"model_type": "x"}, "'x'")],
+)
+def test_a_wrapper_of_another_language_model_is_refused(text: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        model_spec({**WRAPPED, "text_config": text})
+
+
+def test_a_wrapper_of_two_families_holds_what_it_says() -> None:
+    inner = {key: own for key, own in micro_config(model_type="mistral").items() if key != "model_type"}
+    assert model_spec({"model_type": "mistral3", "text_config": inner}).family.model_type == "mistral"
+    inner = micro_config(model_type="ministral3")
+    assert model_spec({"model_type": "mistral3", "text_config": inner}).family.model_type == "ministral3"
+
+
+BLOCKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"model_type": "llama"}, {"activation": "silu", "attention_scale": 0.25, "qk_norm": None}),
+    ({"model_type": "qwen3"}, {"qk_norm": "before_rotation"}),
+    ({"model_type": "hunyuan_v1_dense"}, {"qk_norm": "after_rotation"}),
+    (
+        VARIATIONS["gemma2-all"],
+        {
+            "activation": "gelu_tanh",
+            "attention_scale": 24**-0.5,
+            "embedding_multiplier": 96**0.5,
+            "attention_softcap": 2.0,
+            "logits_softcap": 8.0,
+        },
+    ),
+    (
+        VARIATIONS["granite-all"],
+        {
+            "attention_scale": 0.2,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_multiplier": 0.5,
+            "logits_softcap": None,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "block"), BLOCKS)
+def test_a_block_is_what_the_formulas_of_its_family_say(values: dict[str, Any], block: dict[str, Any]) -> None:
+    own = model_spec(micro_config(**values)).block
+    assert {name: getattr(own, name) for name in block} == block
+
+
+@pytest.mark.parametrize(
+    ("model_type", "norms"),
+    [
+        ("llama", {"input_layernorm", "post_attention_layernorm"}),
+        ("exaone4", {"post_self_attn_layernorm", "post_mlp_layernorm"}),
+        ("glm4", set(NORMS)),
+    ],
+)
+def test_a_block_has_the_norms_that_its_family_names(model_type: str, norms: set[str]) -> None:
+    assert model_spec(micro_config(model_type=model_type)).block.norms == norms
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, "much", True, [1.0]])
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [
+        ("granite", "residual_multiplier"),
+        ("granite", "logits_scaling"),
+        ("gemma2", "query_pre_attn_scalar"),
+        ("gemma2", "final_logit_softcapping"),
+    ],
+)
+def test_a_value_that_a_formula_cannot_take_is_refused_by_name(model_type: str, key: str, value: object) -> None:
+    with pytest.raises(InputError, match=key):
+        model_spec(micro_config(model_type=model_type, **{key: value}))
