@@ -9,7 +9,12 @@ import torch
 
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.moments import MomentAccumulator, Moments
-from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, residual_sensitivity, sensitivity_texts
+from seap_export.activations.sensitivity import (
+    SENSITIVITY_TOKENS,
+    last_gradients,
+    residual_sensitivity,
+    sensitivity_texts,
+)
 from seap_export.activations.walk_check import WalkCheck
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.halves import HALVES, Half
@@ -77,7 +82,7 @@ class _Run:
             self._first[task] = len(first)
             batches = first + length_buckets(sequences[texts:], max_tokens)
             self._hidden[task] = HiddenStates.embedded(source.spec, table, batches)
-        self._check = WalkCheck(source, next(iter(token_ids.values())))
+        self._check = WalkCheck(source, [ids for sequences in token_ids.values() for ids in sequences], table)
         self._inputs: list[dict[str, list[torch.Tensor]]] = []
 
     def layer(self, index: int) -> dict[str, LayerStatistics]:
@@ -90,9 +95,13 @@ class _Run:
 
     def sensitivity(self) -> dict[str, torch.Tensor]:
         """The sensitivities; call it after the last layer."""
-        self._check.logits()
+        spec = self._source.spec
+        gain = self._source.read_outer("norm")
+        head = self._source.read_outer("embed_tokens" if spec.tie_word_embeddings else "lm_head")
+        self._check.logits(gain, head)
         batches = {task: own.batches[: self._first[task]] for task, own in self._hidden.items()}
-        return residual_sensitivity(self._source, batches, self._inputs, self._of_first())
+        gradients = {task: last_gradients(spec, gain, head, own) for task, own in self._of_first().items()}
+        return residual_sensitivity(self._source, batches, self._inputs, gradients)
 
     def _of_first(self) -> dict[str, list[torch.Tensor]]:
         return {task: hidden.streams[: self._first[task]] for task, hidden in self._hidden.items()}

@@ -19,7 +19,7 @@ from seap_export.layers.hidden_states import logits, output_stream
 from seap_export.layers.layer import DecoderLayer
 from seap_export.sources.source import Source
 
-__all__ = ["SENSITIVITY_TOKENS", "residual_sensitivity", "sensitivity_texts"]
+__all__ = ["SENSITIVITY_TOKENS", "last_gradients", "residual_sensitivity", "sensitivity_texts"]
 
 #: Tokens whose gradients are taken. Each contributes hidden_size squares, so a few hundred are plenty.
 SENSITIVITY_TOKENS = 512
@@ -41,7 +41,7 @@ def residual_sensitivity(
     source: Source,
     batches: Mapping[str, Sequence[Batch]],
     inputs: Sequence[Mapping[str, Sequence[torch.Tensor]]],
-    outputs: Mapping[str, Sequence[torch.Tensor]],
+    last: Mapping[str, Sequence[torch.Tensor]],
 ) -> dict[str, torch.Tensor]:
     """E[d² |g|²] / hidden_size of each half of each layer, for each task; float64 [num_hidden_layers, 2].
 
@@ -55,9 +55,9 @@ def residual_sensitivity(
         source: The model.
         batches: Token ids of each task's texts.
         inputs: For each layer, the hidden states that went into it.
-        outputs: The hidden states after the last layer.
+        last: For each task the result of `last_gradients`.
     """
-    gradients = _last_gradients(source, outputs)
+    gradients = {task: list(own) for task, own in last.items()}
     counts = {task: sum(int(batch.real.sum()) for batch in own) for task, own in batches.items()}
     found = {task: torch.zeros(len(inputs), len(HALVES), dtype=torch.float64) for task in batches}
     for index in reversed(range(len(inputs))):
@@ -90,11 +90,19 @@ def _backward(
     return torch.stack(squares), at_before
 
 
-def _last_gradients(source: Source, outputs: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, list[torch.Tensor]]:
-    """Gradients of log p(y) after the last layer."""
-    gain = source.read_outer("norm")
-    head = source.read_outer("embed_tokens" if source.spec.tie_word_embeddings else "lm_head").float()
-    return {task: [_gradient(source.spec, gain, head, hidden) for hidden in own] for task, own in outputs.items()}
+def last_gradients(
+    spec: ModelSpec, gain: torch.Tensor, head: torch.Tensor, outputs: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Gradients of log p(y) after the last layer, float32 [tokens, hidden_size] for each batch.
+
+    Args:
+        spec: The model.
+        gain: The gain of its last norm, [hidden_size].
+        head: Its LM head, [vocab_size, hidden_size].
+        outputs: The hidden states after the last layer.
+    """
+    head = head.float()
+    return [_gradient(spec, gain, head, hidden) for hidden in outputs]
 
 
 def _gradient(spec: ModelSpec, gain: torch.Tensor, head: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,39 @@ _LIMIT = 1e-3
 class WalkCheck:
     """The walk and transformers' model over the same text.
 
+    Both get a vocabulary of the text's tokens alone, so that embedding and LM head take no memory, and windows no
+    longer than half of the text, so that it shows which layers have one.
+
     Args:
         source: The dense model.
         texts: Token ids of texts; the longest is used.
+        table: The embedding, [vocab_size, hidden_size].
+
+    Raises:
+        InputError: The embeddings differ.
     """
 
-    def __init__(self, source: Source, texts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, source: Source, texts: Sequence[Sequence[int]], table: torch.Tensor) -> None:
         self._source, self._form = source, StoredForm(source.spec)
-        longest = max(texts, key=len)[:_TOKENS]
-        (self._batch,) = length_buckets([longest], _TOKENS)
-        self._outer = {name: source.read_outer(name) for name in source.spec.outer_names}
-        self._walk = HiddenStates.embedded(source.spec, self._outer["embed_tokens"], [self._batch])
-        self._model = _StockModel(source.config, source.spec, self._stored_outer(), self._batch)
+        (batch,) = length_buckets([max(texts, key=len)[:_TOKENS]], _TOKENS)
+        self._vocabulary, ids = batch.input_ids.unique(return_inverse=True)
+        rows = table[self._vocabulary]
+        config = {**source.config, "vocab_size": len(self._vocabulary), "pad_token_id": None}
+        windows = [layer.sliding_window for layer in source.spec.layers if layer.sliding_window is not None]
+        if windows:
+            config["sliding_window"] = min(windows[0], max(ids.numel() // 2, 1))
+        self._spec = source.spec.with_layers(
+            tuple(
+                layer if layer.sliding_window is None else replace(layer, sliding_window=config["sliding_window"])
+                for layer in source.spec.layers
+            )
+        )
+        self._walk = HiddenStates.embedded(self._spec, rows, [Batch(ids, batch.real)])
+        self._model = _StockModel(config, self._spec, ids, self._stored("embed_tokens", rows))
         self._compare("the embedding", self._walk.streams[0], self._model.hidden)
 
-    def _stored_outer(self) -> dict[str, torch.Tensor]:
-        return self._form.to_stored({names.tensor(name): tensor for name, tensor in self._outer.items()})
+    def _stored(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self._form.to_stored({names.tensor(name): tensor})
 
     def layer(self, index: int, layer: DecoderLayer, tensors: Mapping[str, torch.Tensor]) -> None:
         """Passes one layer and compares what comes out of it.
@@ -66,20 +84,26 @@ class WalkCheck:
             InputError: The two differ by more than rounding.
         """
         for half in HALVES:
-            self._walk.advance(layer, half)
+            self._walk.advance(layer.under(self._spec), half)
         self._model.layer(index, self._form.to_stored(tensors))
         self._compare(f"layer {index}", self._walk.streams[0], self._model.hidden)
 
-    def logits(self) -> None:
-        """Compares the logits. Call it after the last layer.
+    def logits(self, gain: torch.Tensor, head: torch.Tensor) -> None:
+        """Compares the logits of the text's tokens. Call it after the last layer.
+
+        Args:
+            gain: The gain of the last norm, [hidden_size].
+            head: The LM head, [vocab_size, hidden_size].
 
         Raises:
             InputError: The two differ by more than rounding.
         """
-        spec = self._source.spec
-        head = self._outer["embed_tokens" if spec.tie_word_embeddings else "lm_head"]
-        own = logits(spec, head, output_stream(spec, self._outer["norm"], self._walk.streams[0]))
-        self._compare("the logits", own, self._model.logits())
+        spec, rows = self._source.spec, head[self._vocabulary]
+        own = logits(spec, rows, output_stream(spec, gain, self._walk.streams[0]))
+        outer = self._stored("norm", gain)
+        if not spec.tie_word_embeddings:
+            outer |= self._stored("lm_head", rows)
+        self._compare("the logits", own, self._model.logits(outer))
 
     def _compare(self, place: str, own: torch.Tensor, stock: torch.Tensor) -> None:
         scale = stock.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
@@ -92,6 +116,10 @@ class WalkCheck:
             )
 
 
+class _AllRecorded(Exception):
+    """Ends the first forward pass, whose result nobody needs."""
+
+
 class _StockModel:
     """transformers' own model without weights, filled a layer at a time.
 
@@ -100,26 +128,25 @@ class _StockModel:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], spec: ModelSpec, outer: Mapping[str, torch.Tensor], batch: Batch
+        self,
+        config: Mapping[str, Any],
+        spec: ModelSpec,
+        input_ids: torch.Tensor,
+        embedding: Mapping[str, torch.Tensor],
     ) -> None:
         from transformers import AutoModelForCausalLM
 
-        with _parameters_on_meta():
+        with _parameters_on_meta():  # other backends than eager leave out soft caps
             model = AutoModelForCausalLM.from_config(
-                _stock_config(config),
-                attn_implementation="eager",
-                dtype=torch.float32,  # which every family has
+                _stock_config(config), attn_implementation="eager", dtype=torch.float32
             )
         self._model = model.eval()
         self._prefix = spec.family.names["layer"]
-        self._ids = batch.input_ids
-        self._layers = self._model.get_submodule(spec.family.names["layer"].partition(".{layer}")[0])
-        self._model.load_state_dict(
-            {name: tensor.float() for name, tensor in outer.items()}, assign=True, strict=False
-        )
-        self._model.tie_weights()
+        self._ids = input_ids
+        self._layers = self._model.get_submodule(self._prefix.partition(".{layer}")[0])
+        self._fill(embedding)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        with self._replaced_layers(self._record):
+        with self._replaced_layers(self._record), suppress(_AllRecorded):
             self._model(input_ids=self._ids, use_cache=False)
         self._hidden: torch.Tensor = self._calls[0][0][0]
 
@@ -137,14 +164,23 @@ class _StockModel:
         self._hidden = output[0] if isinstance(output, tuple) else output
         module.to("meta")
 
-    def logits(self) -> torch.Tensor:
-        """The logits, float32 [tokens, vocab_size]."""
+    def logits(self, outer: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The logits, float32 [tokens, vocab_size], given the stored last norm and, unless it is tied, LM head."""
+        self._fill(outer)
         with self._replaced_layers(lambda *arguments, **keywords: self._hidden):
             output = self._model(input_ids=self._ids, use_cache=False)
         return output.logits[0]
 
+    def _fill(self, outer: Mapping[str, torch.Tensor]) -> None:
+        """Loads tensors outside the layers."""
+        weights = {name: tensor.float() for name, tensor in outer.items()}
+        self._model.load_state_dict(weights, assign=True, strict=False)
+        self._model.tie_weights()
+
     def _record(self, *arguments: Any, **keywords: Any) -> Any:
         self._calls.append((arguments, keywords))
+        if len(self._calls) == len(self._layers):
+            raise _AllRecorded
         return arguments[0]
 
     @contextmanager

@@ -28,6 +28,7 @@ __all__ = [
     "family_of_gguf",
     "family_of_model_type",
     "is_pruned",
+    "refused_models",
     "supported_families",
     "wrapper_of_model_type",
 ]
@@ -164,6 +165,8 @@ class Family:
             class tokenizer_config.json names.
         heads_divide_hidden_size: Whether transformers 5 rejects a config of this `model_type` if the number of query
             heads does not divide the hidden size, even though it has a head_dim.
+        uniform_keeps_heads: When the transformers class takes hidden_size / heads for the size of a head, whatever
+            head_dim says, so that it loads no other number of heads.
         block: How the layers compute.
         rotation: How positions enter.
         window: Which layers attend within a window; None: none.
@@ -181,6 +184,7 @@ class Family:
     requires: Mapping[str, Requirement] = field(default_factory=dict)
     tokenizer_json_as_it_is: bool = False
     heads_divide_hidden_size: bool = False
+    uniform_keeps_heads: Literal["never", "longrope", "always"] = "never"
     block: Block = Block()
     rotation: Rotation = Rotation()
     window: Window | None = None
@@ -276,10 +280,10 @@ def common_keys() -> tuple[frozenset[str], Mapping[str, Requirement]]:
 
 
 @cache
-def _refused() -> Mapping[str, str]:
-    """Why a `model_type` is not supported."""
+def refused_models() -> Mapping[str, tuple[str, ...]]:
+    """The `model_type` of models that are refused, by the part of theirs that is not supported."""
     table = tomllib.loads((resources.files(__package__) / _REFUSED).read_text("utf-8"))
-    return {model_type: part for part, model_types in table.items() for model_type in model_types}
+    return {part: tuple(model_types) for part, model_types in table.items()}
 
 
 def supported_families() -> tuple[str, ...]:
@@ -308,8 +312,9 @@ def family_of_model_type(model_type: str | None) -> Family:
     for family in families():
         if family.model_type == plain:
             return family
-    if plain in _refused():
-        raise InputError(f"model family '{model_type}' is not supported: {_refused()[plain]}; use another model")
+    part = next((part for part, model_types in refused_models().items() if plain in model_types), None)
+    if part is not None:
+        raise InputError(f"model family '{model_type}' is not supported: {part}; use another model")
     raise InputError(
         f"model family '{model_type}' is not supported; supported families: {', '.join(supported_families())}"
     )

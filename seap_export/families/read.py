@@ -129,7 +129,8 @@ def _layer(config: ConfigReader, index: int, window: int | None, rope: RopeSpec 
     family = config.family
 
     def size(name: str, default: int | None = None) -> int:
-        return config.positive(name, default) if name not in overrides else positive(name, overrides[name])
+        given = config.get(name, default)
+        return positive(config.family.key(name), overrides.get(name, given))
 
     heads = size("num_attention_heads")
     compensated = {

@@ -6,6 +6,7 @@ x += m N(W channels(x)), with N the norm after the half, if there is one, and m 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -45,6 +46,12 @@ class DecoderLayer:
         self._spec, self._index = spec, index
         self._tensors = {name: tensor.float() for name, tensor in tensors.items()}
         self._activation = _ACTIVATIONS[spec.block.activation]
+
+    def under(self, spec: ModelSpec) -> DecoderLayer:
+        """The same weights in a model that differs only in what they compute."""
+        other = copy.copy(self)
+        other._spec = spec
+        return other
 
     def channels(self, half: Half, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The input of o_proj or down_proj at the real tokens of a batch, [tokens, channels].

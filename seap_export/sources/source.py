@@ -137,6 +137,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     if config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
     check_weights(reader, StoredForm(spec).shapes, str(folder))
+    _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
     check_token_ids({str(folder / "config.json"): config, str(generation): defaults or {}}, spec.vocab_size)
@@ -150,6 +151,19 @@ def _folder_source(folder: Path, name: str) -> Source:
         files=(folder / "config.json", *extras, *files.files, *tokenizer_files(folder)),
         write_tokenizer=lambda target: _carry_tokenizer(folder, target, spec.family.tokenizer_json_as_it_is),
     )
+
+
+def _refuse_other_head(reader: WeightReader, spec: ModelSpec, where: str) -> None:
+    """Refuses an LM head that is stored besides a tied embedding and differs from it: one of the two would be lost."""
+    head, embedding = (spec.family.stored(name) for name in ("lm_head", "embed_tokens"))
+    if not spec.tie_word_embeddings or head not in reader.shapes():
+        return
+    tensors = reader.read([head, embedding])
+    if not torch.equal(tensors[head], tensors[embedding]):
+        raise InputError(
+            f"{where}: config and weights disagree: '{head}' differs from the embedding that config.json ties it to; "
+            "set tie_word_embeddings to false in config.json, or download the model again"
+        )
 
 
 def _carry_tokenizer(folder: Path, target: Path, as_it_is: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import collect, load, micro_source, output_projection, random_texts
+from calibrated import collect, load, micro_source, projections, random_texts
 from micro import VARIATIONS
 from transformers import PreTrainedModel
 
@@ -63,7 +63,7 @@ def residual_gradients(
             ),
         ]
         for half in HALVES:
-            projection = output_projection(model, half, index)
+            projection = model.model.layers[index].get_submodule(projections(model)[half])
             hooks.append(
                 projection.register_forward_hook(
                     lambda _, args, output, place=(index, half): products.__setitem__(place, output.detach())
@@ -162,7 +162,7 @@ def divergence_under_noise(
     def noise(like: torch.Tensor) -> torch.Tensor:
         return scale * torch.randn(like.shape, generator=generator, dtype=torch.float64)
 
-    projection = output_projection(model, half, index)
+    projection = model.model.layers[index].get_submodule(projections(model)[half])
     if POST_NORMS[half] in family.names:  # behind the norm, since its change of length is not counted
         norm = model.get_submodule(family.module(POST_NORMS[half], index))
         hooks = [
