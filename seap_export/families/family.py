@@ -28,6 +28,7 @@ __all__ = [
     "family_of_gguf",
     "family_of_model_type",
     "is_pruned",
+    "refused_models",
     "supported_families",
     "wrapper_of_model_type",
 ]
@@ -279,10 +280,10 @@ def common_keys() -> tuple[frozenset[str], Mapping[str, Requirement]]:
 
 
 @cache
-def _refused() -> Mapping[str, str]:
-    """Why a `model_type` is not supported."""
+def refused_models() -> Mapping[str, tuple[str, ...]]:
+    """The `model_type` of models that are refused, by the part of theirs that is not supported."""
     table = tomllib.loads((resources.files(__package__) / _REFUSED).read_text("utf-8"))
-    return {model_type: part for part, model_types in table.items() for model_type in model_types}
+    return {part: tuple(model_types) for part, model_types in table.items()}
 
 
 def supported_families() -> tuple[str, ...]:
@@ -311,8 +312,9 @@ def family_of_model_type(model_type: str | None) -> Family:
     for family in families():
         if family.model_type == plain:
             return family
-    if plain in _refused():
-        raise InputError(f"model family '{model_type}' is not supported: {_refused()[plain]}; use another model")
+    part = next((part for part, model_types in refused_models().items() if plain in model_types), None)
+    if part is not None:
+        raise InputError(f"model family '{model_type}' is not supported: {part}; use another model")
     raise InputError(
         f"model family '{model_type}' is not supported; supported families: {', '.join(supported_families())}"
     )

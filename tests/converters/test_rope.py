@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from converters.rope import inverse_frequencies, rotary_caches
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from converters.rope import inverse_frequencies, rotary_caches
 from seap_export.families import model_spec
 
 LLAMA3 = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
