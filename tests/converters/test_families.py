@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from converters import write_onnx
+from converters import genai_config, write_onnx
 from converters.dialects import DialectName
 from converters.form import OnnxForm
 from converters.precision import Precision
-from seap_export.families import supported_families
+from seap_export.families import model_spec, supported_families
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 96,
@@ -119,7 +121,7 @@ class Session:
 
     def __init__(self, model: PreTrainedModel, folder: Path, form: OnnxForm) -> None:
         model.save_pretrained(folder / "hf")
-        (folder / "onnx").mkdir()
+        (folder / "onnx").mkdir(parents=True)
         write_onnx(folder / "hf", folder / "onnx", form)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -164,3 +166,40 @@ def test_fp16(family: str, dialect: DialectName, tmp_path: Path) -> None:
     model = model_of(family)
     session = Session(model, tmp_path, OnnxForm(Precision("fp16"), dialect))
     assert max(differences(model, session)) <= 0.1
+
+
+_GENAI = """
+import json, sys
+import onnxruntime_genai as og
+found = {}
+for family, tokens in json.loads(sys.argv[2]).items():
+    model = og.Model(f"{sys.argv[1]}/{family}/onnx")
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=18, do_sample=False)
+    generator = og.Generator(model, params)
+    generator.append_tokens(tokens)
+    while not generator.is_done():
+        generator.generate_next_token()
+    found[family] = list(map(int, generator.get_sequence(0)))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.release
+def test_genai_generates_what_transformers_does(tmp_path: Path) -> None:
+    prompts, expected = {}, {}
+    for family in FAMILIES:
+        model, folder = model_of(family), tmp_path / family
+        Session(model, folder, OnnxForm())
+        config = json.loads((folder / "hf" / "config.json").read_text()) | {"eos_token_id": 96}  # which never comes
+        (folder / "onnx" / "genai_config.json").write_text(json.dumps(genai_config(model_spec(config), config, None)))
+        prompts[family] = np.random.default_rng(0).integers(3, 96, 8).tolist()
+        ids, cache, expected[family] = torch.tensor([prompts[family]]), DynamicCache(), list(prompts[family])
+        for _ in range(10):
+            with torch.no_grad():
+                ids = model(ids, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
+            expected[family].append(int(ids))
+    python = Path(__file__).parents[2] / ".venv-genai" / "bin" / "python"
+    command = [python, "-I", "-c", _GENAI, tmp_path, json.dumps(prompts)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
