@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from seap_export.errors import InputError
+from seap_export.families.gguf_form import GgufForm
 
 __all__ = [
     "PROJECTIONS",
@@ -44,8 +45,7 @@ class Family:
     Attributes:
         model_type: The `model_type` of the family's config.json.
         architecture: The transformers class of the causal language model.
-        gguf_architecture: `general.architecture` of its GGUF files; None if they use that of another family.
-        gguf_rotary_rows_permuted: Whether GGUF files store the q and k rows for interleaved rotation.
+        gguf: How GGUF files hold its models; None if they use the architecture of another family.
         sliding_window: Which layers use `config.sliding_window`.
         tokenizer_json_as_it_is: Whether transformers 5 loads tokenizer.json unchanged for this `model_type`, whatever
             class tokenizer_config.json names.
@@ -62,8 +62,7 @@ class Family:
     names: Mapping[str, str]
     biases: Mapping[str, bool | str]
     defaults: Mapping[str, Any]
-    gguf_architecture: str | None = None
-    gguf_rotary_rows_permuted: bool = False
+    gguf: GgufForm | None = None
     tokenizer_json_as_it_is: bool = False
     heads_divide_hidden_size: bool = False
 
@@ -125,6 +124,9 @@ def _families() -> tuple[Family, ...]:
 
 def _parse(table: dict[str, Any]) -> Family:
     frozen: dict[str, Any] = {k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in table.items()}
+    if "gguf" in frozen:
+        form: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table["gguf"].items()}
+        frozen["gguf"] = GgufForm(**form)
     return Family(**frozen)
 
 
@@ -159,8 +161,9 @@ def family_of_gguf(architecture: str) -> Family:
     Raises:
         InputError: The architecture is not supported.
     """
-    for family in _families():
-        if family.gguf_architecture == architecture:
-            return family
-    known = ", ".join(f.gguf_architecture for f in _families() if f.gguf_architecture)
-    raise InputError(f"GGUF architecture '{architecture}' is not supported; supported architectures: {known}")
+    known = {family.gguf.architecture: family for family in _families() if family.gguf}
+    if architecture not in known:
+        raise InputError(
+            f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(known)}"
+        )
+    return known[architecture]

@@ -41,7 +41,8 @@ def test_an_unknown_gguf_architecture_is_refused_with_its_name_and_the_supported
 
 
 def test_only_llama_s_rotary_rows_are_permuted_in_gguf() -> None:
-    assert [name for name in FAMILIES if family_of_model_type(name).gguf_rotary_rows_permuted] == ["llama"]
+    forms = {name: family_of_model_type(name).gguf for name in FAMILIES}
+    assert [name for name, form in forms.items() if form and form.rotary_rows_permuted] == ["llama"]
 
 
 def test_only_qwen3_normalises_queries_and_keys() -> None:
