@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 MODEL := .cache/SmolLM2-135M-Instruct.Q4_1.gguf
+CODER := .cache/Qwen2.5-Coder-0.5B-Instruct.gguf
 OUT ?= demo-output
 # What tests must not miss, such as REQUIRE=browser,cc; without it they are skipped where it is missing.
 REQUIRE ?=
@@ -39,8 +40,8 @@ test-release: .venv/installed .venv-transformers4/installed .venv-genai/installe
 	.venv/bin/$(PYTEST) -m "release and real" --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 
-# Everything, with transformers 4.57, too.
-test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL)
+# Everything, with transformers 4.57 and a second real model, too.
+test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL) $(CODER)
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real"
 	.venv/bin/$(PYTEST) -m real --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real"
@@ -76,6 +77,10 @@ lint: .venv/installed
 
 $(MODEL): samples/get_model.py
 	$(PYTHON) samples/get_model.py .cache
+	@touch $@
+
+$(CODER): samples/get_model.py
+	$(PYTHON) samples/get_model.py .cache qwen2.5-coder
 	@touch $@
 
 clean:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from converters import operators as op
+from converters.attention import AttentionWriter
 from converters.dialects import open_dialect
 from converters.form import FORM_NOTE, OnnxForm
 from converters.graph import Dims, GraphBuilder
 from converters.linear import Linears
 from converters.overflow import WideParts
-from converters.rope import rotary_caches
-from converters.weights import LazyWeights, lazy_tensor
-from seap_export.activations.layers import Half
-from seap_export.families import LayerSpec, ModelSpec
-from seap_export.families.family import QKV, Projection
+from converters.rotary import RotaryTables
+from converters.weights import LazyWeights
+from seap_export.families import LayerSpec, ModelSpec, names
+from seap_export.families.names import Norm, Projection
+from seap_export.layers.halves import Half
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
 
 #: The node that selects each row's last token, in graphs that return the logits of that token only.
 LAST_TOKEN = "last_token"
 
-#: GroupQueryAttention rotates only heads whose size is a multiple of this.
-HEAD_DIM_MULTIPLE = 16
+#: GroupQueryAttention takes only heads whose size is a multiple of this.
+HEAD_DIM_MULTIPLE = 8
 _NOTHING_WIDE = WideParts()
 
 
@@ -47,7 +47,7 @@ def decoder_graph(
 
 @dataclass(frozen=True)
 class _Sublayer:
-    """An attention or MLP output for the residual stream, and a bias that still has to be added to it."""
+    """What attention or MLP adds to the residual stream, and a bias that still has to be added to it."""
 
     output: ir.Value
     bias: ir.Value | None
@@ -60,31 +60,35 @@ class _Decoder:
         self._spec, self._weights, self._form, self._wide = spec, weights, form, wide
         self._g = GraphBuilder("decoder")
         self._dtype = weights.precision.onnx_dtype
+        self._stream_dtype = ir.DataType.FLOAT if wide.stream else self._dtype
         dims = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
         self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
         mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
-        self._dialect = open_dialect(form.dialect, self._g, self._ids, mask, *self._caches())
+        tables = RotaryTables(self._g, spec, weights.precision)
+        self._dialect = open_dialect(form.dialect, self._g, self._ids, mask, tables)
         self._linears = Linears(self._g, weights, self._dialect)
+        self._attention = AttentionWriter(self._g, spec, weights, self._linears, self._dialect)
 
     def graph(self) -> GraphBuilder:
         """Emits embedding, layers, final norm and LM head."""
-        g, family = self._g, self._spec.family
+        g = self._g
         g.note("seap_export.cache", self._dialect.cache)
         g.note(FORM_NOTE, json.dumps(self._form.to_json()))
         pasts = [self._past(index) for index in range(len(self._spec.layers))]
-        embedded = self._linears.embedding(family.tensor("embed_tokens"), self._ids, "embed_tokens")
-        stream = self._widened(embedded, "embed_tokens", is_needed=self._wide.stream)
-        gamma = self._tensor(family.tensor("input_layernorm", 0), wide=self._wide.stream)
-        name = "layers.0.input_layernorm"
-        normed = self._narrowed(op.rms_norm(g, stream, gamma, self._spec.rms_norm_eps, name), name)
+        stream = self._embedded()
+        normed = self._read(stream, "input_layernorm", 0, "embed_tokens")
         presents: list[op.KeyValues] = []
         for index, past in enumerate(pasts):
-            attended, present = self._attention(index, normed, past)
-            presents.append(present)
-            normed, stream = self._add_and_norm(attended, stream, "post_attention_layernorm", index)
-            mlp = self._mlp(index, normed)
-            after = ("input_layernorm", index + 1) if index + 1 < len(pasts) else ("norm", None)
-            normed, stream = self._add_and_norm(mlp, stream, *after)
+            here = f"layers.{index}"
+            attended = self._attention.write(index, normed, past)
+            presents.append(attended.present)
+            added = self._written("o_proj", index, attended.output, f"{here}.self_attn")
+            normed, stream = self._add_and_read(added, stream, "post_attention_layernorm", index, f"{here}.self_attn")
+            added = self._written("down_proj", index, self._mlp(index, normed), f"{here}.mlp")
+            if index + 1 < len(pasts):
+                normed, stream = self._add_and_read(added, stream, "input_layernorm", index + 1, f"{here}.mlp")
+            else:
+                normed, stream = self._add_and_norm(added, stream, names.tensor("norm"), "norm")
         self._outputs(self._lm_head(normed), presents)
         return g
 
@@ -104,98 +108,93 @@ class _Decoder:
             self._g.output(present.key, f"present.{index}.key", self._dtype, dims)
             self._g.output(present.value, f"present.{index}.value", self._dtype, dims)
 
-    def _caches(self) -> tuple[ir.Value, ir.Value]:
-        spec = self._spec
-        arguments = (spec.rope, spec.head_dim, spec.max_position_embeddings)
-        shape = (spec.max_position_embeddings, spec.head_dim // 2)
-        narrow = self._weights.precision.torch_dtype
-        cos = lazy_tensor("cos_cache", shape, lambda: rotary_caches(*arguments)[0].to(narrow), self._dtype)
-        sin = lazy_tensor("sin_cache", shape, lambda: rotary_caches(*arguments)[1].to(narrow), self._dtype)
-        return self._g.initializer(cos), self._g.initializer(sin)
+    def _embedded(self) -> ir.Value:
+        embedded = self._linears.embedding(names.tensor("embed_tokens"), self._ids, "embed_tokens")
+        stream = self._widened(embedded, "embed_tokens", is_needed=self._wide.stream)
+        factor = self._spec.block.embedding_multiplier
+        return op.scaled(self._g, stream, factor, self._stream_dtype, "embed_tokens.multiplied")
 
-    def _attention(self, index: int, x: ir.Value, past: op.KeyValues) -> tuple[_Sublayer, op.KeyValues]:
-        name = f"layers.{index}.self_attn"
-        qkv, layer = self._qkv(index, x, name), self._layer(index)
-        attended = self._dialect.attention(qkv, past, layer, self._spec.head_dim, f"{name}.attention")
-        return self._write("o_proj", index, attended.output, f"{name}.o_proj"), attended.present
-
-    def _qkv(self, index: int, x: ir.Value, name: str) -> Sequence[ir.Value]:
-        """Queries, keys and values: packed into one value, or as three if heads are normalised."""
-        packed = self._packed_qkv(index, x, f"{name}.qkv_proj")
-        if not self._spec.family.has_qk_norm:
-            return [packed]
-        sizes = [self._spec.projection_shape(p, index)[0] for p in QKV]
-        query, key, value = op.split(self._g, packed, sizes, f"{name}.qkv_proj.split", QKV)
-        return self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name), value
-
-    def _packed_qkv(self, index: int, x: ir.Value, name: str) -> ir.Value:
-        """One product [batch_size, sequence_length, (H + 2 G) * head_dim].
-
-        Even if the product is split afterwards, this is at least as fast as three products; for gate and up it is not.
-        """
-        family = self._spec.family
-        weights, biases = ([named(p, index) for p in QKV] for named in (family.weight, family.bias))
-        weight_name, bias_name = (names[0].replace("q_proj", "qkv_proj") for names in (weights, biases))
-        bias = None
-        if "q_proj" in self._layer(index).biases:
-            bias = self._g.initializer(self._weights.joined(biases, bias_name))
-        return self._linears.product(x, weights, name, stored_as=weight_name, bias=bias)
-
-    def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
-        g, head_dim = self._g, self._spec.head_dim
-        gamma = self._tensor(self._spec.family.tensor(norm, index))
-        heads = op.split_heads(g, x, (0, 0, -1, head_dim), f"{name}.{norm}.split")
-        normed = op.rms_norm(g, heads, gamma, self._spec.rms_norm_eps, f"{name}.{norm}")
-        return op.split_heads(g, normed, (0, 0, -1), f"{name}.{norm}.join")
-
-    def _mlp(self, index: int, x: ir.Value) -> _Sublayer:
-        g, name = self._g, f"layers.{index}.mlp"
-        gate = self._dialect.silu(self._projection("gate_proj", index, x, f"{name}.gate_proj"), f"{name}.silu")
+    def _mlp(self, index: int, x: ir.Value) -> ir.Value:
+        """What the MLP passes to down_proj."""
+        g, name, activation = self._g, f"layers.{index}.mlp", self._spec.block.activation
+        gate = self._projection("gate_proj", index, x, f"{name}.gate_proj")
+        gate = self._dialect.activation(activation, gate, f"{name}.{activation}")
         up = self._projection("up_proj", index, x, f"{name}.up_proj")
         is_wide = (index, "down_proj") in self._wide.halves
         gate, up = (
             self._widened(part, label, is_needed=is_wide)
-            for part, label in ((gate, f"{name}.silu"), (up, f"{name}.up_proj"))
+            for part, label in ((gate, f"{name}.{activation}"), (up, f"{name}.up_proj"))
         )
-        return self._write("down_proj", index, op.multiply(g, gate, up, f"{name}.gated"), f"{name}.down_proj")
+        return op.multiply(g, gate, up, f"{name}.gated")
 
-    def _write(self, half: Half, index: int, x: ir.Value, name: str) -> _Sublayer:
-        """The output of o_proj or down_proj, in the dtype of the residual stream."""
+    def _written(self, half: Half, index: int, x: ir.Value, name: str) -> _Sublayer:
+        """What o_proj or down_proj makes of its input, in the dtype of the residual stream."""
+        g, block, label = self._g, self._spec.block, f"{name}.{half}"
         is_wide = (index, half) in self._wide.halves
         if is_wide and half == "o_proj":
-            x = self._widened(x, f"{name}.input", is_needed=True)
-        weight = self._spec.family.weight(half, index)
-        product = self._linears.product(x, [weight], name, stored_as=weight, wide=is_wide)
-        product = self._widened(product, name, is_needed=self._wide.stream and not is_wide)
-        return _Sublayer(product, self._bias(half, index, wide=self._wide.stream))
+            x = self._widened(x, f"{label}.input", is_needed=True)
+        weight = names.weight(half, index)
+        product = self._linears.product(x, [weight], label, stored_as=weight, wide=is_wide)
+        product = self._widened(product, label, is_needed=self._wide.stream and not is_wide)
+        bias = self._bias(half, index, wide=self._wide.stream)
+        norm: Norm = "post_self_attn_layernorm" if half == "o_proj" else "post_mlp_layernorm"
+        if norm not in block.norms and block.residual_multiplier == 1.0:
+            return _Sublayer(product, bias)
+        if bias is not None:
+            product = op.add(g, product, bias, f"{label}.bias_add")
+        if norm in block.norms:
+            gamma = self._tensor(names.tensor(norm, index), wide=self._wide.stream)
+            product = op.rms_norm(g, product, gamma, self._spec.rms_norm_eps, f"layers.{index}.{norm}")
+        factor = block.residual_multiplier
+        return _Sublayer(op.scaled(g, product, factor, self._stream_dtype, f"{name}.multiplied"), None)
 
     def _widened(self, x: ir.Value, name: str, *, is_needed: bool) -> ir.Value:
         return op.cast(self._g, x, ir.DataType.FLOAT, f"{name}.float32") if is_needed else x
 
     def _narrowed(self, x: ir.Value, name: str) -> ir.Value:
-        """The output of a norm, in the dtype of the products that read it."""
+        """What products read, in their dtype."""
         return op.cast(self._g, x, self._dtype, f"{name}.narrow") if self._wide.stream else x
 
-    def _add_and_norm(
-        self, added: _Sublayer, stream: ir.Value, norm: str, index: int | None
+    def _read(self, stream: ir.Value, norm: Norm, index: int, name: str) -> ir.Value:
+        """What a half reads of the stream: its norm if there is one, or the stream as it is."""
+        if norm in self._spec.block.norms:
+            name = f"layers.{index}.{norm}"
+            gamma = self._tensor(names.tensor(norm, index), wide=self._wide.stream)
+            stream = op.rms_norm(self._g, stream, gamma, self._spec.rms_norm_eps, name)
+        return self._narrowed(stream, name)
+
+    def _add_and_read(
+        self, added: _Sublayer, stream: ir.Value, norm: Norm, index: int, name: str
     ) -> tuple[ir.Value, ir.Value]:
-        gamma = self._tensor(self._spec.family.tensor(norm, index), wide=self._wide.stream)
-        name = norm if index is None else f"layers.{index}.{norm}"
+        """What the next half reads, and the new stream; the sum and its norm are one node where there is one."""
+        if norm in self._spec.block.norms:
+            return self._add_and_norm(added, stream, names.tensor(norm, index), f"layers.{index}.{norm}")
+        output = added.output
+        if added.bias is not None:
+            output = op.add(self._g, output, added.bias, f"{name}.bias_add")
+        stream = op.add(self._g, stream, output, f"{name}.residual")
+        return self._narrowed(stream, f"{name}.residual"), stream
+
+    def _add_and_norm(self, added: _Sublayer, stream: ir.Value, gamma: str, name: str) -> tuple[ir.Value, ir.Value]:
+        gain = self._tensor(gamma, wide=self._wide.stream)
         epsilon = self._spec.rms_norm_eps
-        normed, stream = self._dialect.add_and_norm(added.output, stream, gamma, epsilon, name, added.bias)
+        normed, stream = self._dialect.add_and_norm(added.output, stream, gain, epsilon, name, added.bias)
         return self._narrowed(normed, name), stream
 
     def _lm_head(self, x: ir.Value) -> ir.Value:
+        g, block = self._g, self._spec.block
         if self._form.logits == "last":
-            x = op.rows_at(self._g, x, self._dialect.last_places(), LAST_TOKEN)
+            x = op.rows_at(g, x, self._dialect.last_places(), LAST_TOKEN)
+        x = op.scaled(g, x, block.logits_multiplier, self._dtype, "norm.multiplied")
         is_tied = self._spec.tie_word_embeddings
-        table = self._spec.family.tensor("embed_tokens" if is_tied else "lm_head")
+        table = names.tensor("embed_tokens" if is_tied else "lm_head")
         logits = self._linears.head(x, table, is_tied=is_tied, name="lm_head")
-        is_float32 = self._dtype == ir.DataType.FLOAT
-        return logits if is_float32 else op.cast(self._g, logits, ir.DataType.FLOAT, "lm_head.float32")
+        if self._dtype != ir.DataType.FLOAT:
+            logits = op.cast(g, logits, ir.DataType.FLOAT, "lm_head.float32")
+        return logits if block.logits_softcap is None else op.capped(g, logits, block.logits_softcap, "lm_head.capped")
 
     def _projection(self, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
-        weight = self._spec.family.weight(projection, index)
+        weight = names.weight(projection, index)
         return self._linears.product(x, [weight], name, stored_as=weight, bias=self._bias(projection, index))
 
     def _layer(self, index: int) -> LayerSpec:
@@ -207,4 +206,4 @@ class _Decoder:
     def _bias(self, projection: Projection, index: int, *, wide: bool = False) -> ir.Value | None:
         if projection not in self._layer(index).biases:
             return None
-        return self._tensor(self._spec.family.bias(projection, index), wide=wide)
+        return self._tensor(names.bias(projection, index), wide=wide)

@@ -15,7 +15,7 @@ from converters.overflow import WideParts, find_wide_parts
 from converters.precision import BLOCK_SIZES
 from converters.weights import INLINE_BYTES, open_weights
 from seap_export.errors import EnvironmentFailure, InputError, UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec, model_spec, names
 from seap_export.sources.config import read_json
 
 __all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
@@ -60,7 +60,7 @@ def write_onnx(
     wide = find_wide_parts(config, spec, weights.reader) if form.precision.dtype == "fp16" else WideParts()
     model = decoder_graph(spec, weights, form, wide).build(_PRODUCER)
     try:
-        _save(model, files[0], _LayerProgress(spec, model, on_layer) if on_layer else None)
+        _save(model, files[0], _LayerProgress(model, on_layer) if on_layer else None)
     except BaseException as error:
         for file in files:  # an incomplete model is worse than none
             file.unlink(missing_ok=True)
@@ -74,7 +74,7 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
     """Rejects a model that cannot be written as a graph of this form.
 
     Raises:
-        InputError: The attention operator cannot rotate heads of this size.
+        InputError: The attention operator does not take heads of this size.
         UsageError: The rows of the embedding are not whole blocks, or the dialect has no operators for blocks.
     """
     how = form.precision.quantization
@@ -102,14 +102,9 @@ def _save(model: ir.Model, path: Path, callback: Callable[..., None] | None) -> 
 class _LayerProgress:
     """Counts each layer's tensors as they are written, in any order."""
 
-    def __init__(self, spec: ModelSpec, model: ir.Model, on_layer: Callable[[int], None]) -> None:
-        prefixes = [spec.family.names["layer"].format(layer=index) for index in range(len(spec.layers))]
-        self._layer_of = {
-            name: index
-            for name in model.graph.initializers
-            for index, prefix in enumerate(prefixes)
-            if name.startswith(prefix)
-        }
+    def __init__(self, model: ir.Model, on_layer: Callable[[int], None]) -> None:
+        placed = ((name, names.layer_of(name)) for name in model.graph.initializers)
+        self._layer_of = {name: layer for name, layer in placed if layer is not None}
         self._left = Counter(self._layer_of.values())
         self._on_layer = on_layer
 

@@ -14,12 +14,14 @@ __all__ = [
     "Attended",
     "KeyValues",
     "add",
+    "capped",
     "cast",
     "embedding",
     "matmul",
     "multiply",
     "rms_norm",
     "rows_at",
+    "scaled",
     "split",
     "split_heads",
 ]
@@ -65,6 +67,22 @@ def add(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
 def multiply(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
     """`a * b`."""
     return g.node("Mul", [a, b], name)
+
+
+def scaled(g: GraphBuilder, x: ir.Value, factor: float, dtype: ir.DataType, name: str) -> ir.Value:
+    """`x * factor`, with `x` of the given dtype; no node if the factor is 1."""
+    return x if factor == 1.0 else multiply(g, x, _scalar(g, factor, dtype), name)
+
+
+def capped(g: GraphBuilder, x: ir.Value, cap: float, name: str) -> ir.Value:
+    """`cap * tanh(x / cap)` of a float32 `x`."""
+    bound = _scalar(g, cap, ir.DataType.FLOAT)
+    tanh = g.node("Tanh", [g.node("Div", [x, bound], f"{name}.ratio")], f"{name}.tanh")
+    return multiply(g, tanh, bound, name)
+
+
+def _scalar(g: GraphBuilder, value: float, dtype: ir.DataType) -> ir.Value:
+    return g.constant(f"{dtype.name.lower()}_{value!r}", np.array(value, dtype.numpy()))
 
 
 def rms_norm(g: GraphBuilder, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:

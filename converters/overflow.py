@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from seap_export.activations.batches import length_buckets
-from seap_export.activations.layers import HALVES, Half, LayerRunner, embed
-from seap_export.families import ModelSpec
+from seap_export.families import ModelSpec, names
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.layer import DecoderLayer
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["WideParts", "find_wide_parts"]
@@ -44,26 +47,31 @@ def find_wide_parts(config: Mapping[str, Any], spec: ModelSpec, reader: WeightRe
 
     Args:
         config: The model's config.json.
-        spec: Its shapes.
-        reader: Its weights; one layer is in memory at a time.
+        spec: What it computes.
+        reader: Its weights in the plain form; one layer is in memory at a time.
     """
-    runner, names = LayerRunner(config, spec), spec.family.names
+    table = names.tensor("embed_tokens")
     batches = length_buckets(_tokens(config, spec), _TRIAL[0] * _TRIAL[1])
-    table = reader.read([spec.family.tensor("embed_tokens")])[spec.family.tensor("embed_tokens")]
-    (stream,) = embed(table, batches)
-    peak, halves = _peak(stream), set()
+    hidden = HiddenStates.embedded(spec, reader.read([table])[table], batches)
+    trial = _Trial(max(map(_peak, hidden.streams)))
     for index in range(len(spec.layers)):
-        prefix = names["layer"].format(layer=index)
-        tensors = reader.read([name for name in spec.layer_tensors(index) if name.startswith(prefix)])
-        with runner.layer(index, tensors) as layer:
-            for half in HALVES:
-                channels = layer.channels(half, stream)
-                written = layer.projections[half](channels)
-                stream = stream + written
-                peak = max(peak, _peak(stream))
-                if max(_peak(channels), _peak(written)) > _LIMIT:
-                    halves.add((index, half))
-    return WideParts(stream=bool(halves) or peak > _LIMIT, halves=frozenset(halves))
+        layer = DecoderLayer(spec, index, reader.read(spec.layer_tensors(index)))
+        for half in HALVES:
+            hidden.advance(layer, half, partial(trial.see, (index, half)))
+    return WideParts(stream=bool(trial.halves) or trial.peak > _LIMIT, halves=frozenset(trial.halves))
+
+
+class _Trial:
+    """The largest value of the stream so far, and the halves that leave the limit."""
+
+    def __init__(self, peak: float) -> None:
+        self.peak = peak
+        self.halves: set[tuple[int, Half]] = set()
+
+    def see(self, place: tuple[int, Half], passed: HalfPass) -> None:
+        self.peak = max(self.peak, _peak(passed.stream), _peak(passed.written))
+        if max(_peak(passed.channels), _peak(passed.product)) > _LIMIT:
+            self.halves.add(place)
 
 
 def _tokens(config: Mapping[str, Any], spec: ModelSpec) -> list[list[int]]:

@@ -15,6 +15,7 @@ from converters.precision import Precision
 from converters.quantize import QuantizedMatrix, quantize
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
+from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 
 __all__ = ["INLINE_BYTES", "LazyWeights", "QuantizedTensors", "lazy_tensor", "open_weights"]
@@ -139,8 +140,8 @@ def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> L
         InputError: A file is missing or damaged, or config and weights disagree.
     """
     reader = SafetensorsReader(model_folder)
-    check_weights(reader, spec.tensors(), str(model_folder))
-    return LazyWeights(reader, precision)
+    check_weights(reader, StoredForm(spec).shapes, str(model_folder))
+    return LazyWeights(PlainReader(reader, spec), precision)
 
 
 def lazy_tensor(

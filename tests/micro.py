@@ -8,7 +8,43 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+_LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+_LINEAR = {"rope_type": "linear", "factor": 4.0}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+_MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0}
+_SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
+#: What the models of a family have in common.
+_OF_FAMILY: dict[str, dict[str, Any]] = {
+    "gemma2": {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 5,
+        "layer_types": ["full_attention"] * 3,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    },
+    "gemma3_text": {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 5,
+        "sliding_window_pattern": 2,
+        "rope_local_base_freq": 100.0,
+    },
+    "granite": {"attention_multiplier": 0.2},
+    "granitemoehybrid": {
+        "attention_multiplier": 0.2,
+        "intermediate_size": 7,  # of experts, of which there are none
+        "shared_intermediate_size": 80,
+        "num_local_experts": 0,
+        "layer_types": ["attention"] * 3,
+        "mamba_n_heads": 6,
+    },
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
+    "glm4": {"attention_bias": False},
+    "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
+    "seed_oss": {"attention_bias": False},
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+}
 #: Ways in which models of the families differ, each a set of config values.
 VARIATIONS: dict[str, dict[str, Any]] = {
     "llama-mha": {"model_type": "llama", "num_key_value_heads": 6},
@@ -42,14 +78,113 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "qwen3-biases": {"model_type": "qwen3", "attention_bias": True},
+    "ernie4_5": {"model_type": "ernie4_5"},
+    "ernie4_5-biases": {"model_type": "ernie4_5", "use_bias": True, "tie_word_embeddings": True},
+    "exaone4": {"model_type": "exaone4"},
+    "exaone4-window": {
+        "model_type": "exaone4",
+        "sliding_window": 5,
+        "layer_types": _LAYER_TYPES,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+    },
+    "gemma2": {"model_type": "gemma2"},
+    "gemma2-attention-softcap": {"model_type": "gemma2", "attn_logit_softcapping": 2.0},
+    "gemma2-all": {
+        "model_type": "gemma2",
+        "layer_types": _LAYER_TYPES,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 8.0,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "gemma3": {"model_type": "gemma3_text"},
+    "gemma3-all": {
+        "model_type": "gemma3_text",
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+        "rope_scaling": _LINEAR,
+        "final_logit_softcapping": 8.0,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "glm4": {"model_type": "glm4"},
+    "glm4-biases": {"model_type": "glm4", "attention_bias": True, "tie_word_embeddings": True},
+    "granite": {"model_type": "granite"},
+    "granite-all": {
+        "model_type": "granite",
+        **_MULTIPLIERS,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "granitemoehybrid": {"model_type": "granitemoehybrid"},  # without rotation
+    "granitemoehybrid-all": {
+        "model_type": "granitemoehybrid",
+        **_MULTIPLIERS,
+        "position_embedding_type": "rope",
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "hunyuan": {"model_type": "hunyuan_v1_dense"},
+    "hunyuan-all": {
+        "model_type": "hunyuan_v1_dense",
+        "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "ministral3": {"model_type": "ministral3"},
+    "ministral3-all": {
+        "model_type": "ministral3",
+        "rope_parameters": {"rope_theta": 10000.0, **_YARN, **_SCALED_QUERIES},
+        "sliding_window": 5,
+        "tie_word_embeddings": True,
+    },
+    "phi3": {"model_type": "phi3"},
+    "phi3-partial": {"model_type": "phi3", "partial_rotary_factor": 0.5, "sliding_window": 5},
+    "phi3-all": {
+        "model_type": "phi3",
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+            "long_factor": [1.0, 2.0, 3.0, 4.0, 6.0, 8.0],
+        },
+        "original_max_position_embeddings": 16,
+        "partial_rotary_factor": 0.75,
+        "sliding_window": 5,
+        "tie_word_embeddings": True,
+    },
+    "seed_oss": {"model_type": "seed_oss"},
+    "seed_oss-biases": {
+        "model_type": "seed_oss",
+        "attention_bias": True,
+        "attention_out_bias": True,
+        "mlp_bias": True,
+    },
+    "smollm3": {"model_type": "smollm3"},
+    "smollm3-all": {
+        "model_type": "smollm3",
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "layer_types": _LAYER_TYPES,
+        "rope_scaling": _YARN,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
 }
+FAMILIES = tuple(sorted({values["model_type"] for values in VARIATIONS.values()}))
 _TEXT = "the a cat dog mat sat on and then it ran far from home to see one more time"
 WORDS = tuple(_TEXT.split())
 
 
 def micro_config(**values: Any) -> dict[str, Any]:
     """A config.json as transformers 4.57 and 5 both read it; `values` replace the defaults."""
-    return {
+    config = {
         "vocab_size": 96,
         "hidden_size": 96,
         "head_dim": 16,
@@ -67,8 +202,11 @@ def micro_config(**values: Any) -> dict[str, Any]:
         "eos_token_id": 2,
         "pad_token_id": 0,
         "dtype": "float32",
+        **_OF_FAMILY.get(str(values.get("model_type")).removeprefix("seap_"), {}),
         **values,
     }
+    older = ("rope_theta", "rope_scaling") if "rope_parameters" in config else ()
+    return {key: value for key, value in config.items() if key not in older}
 
 
 def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **values: Any) -> Path:
@@ -77,15 +215,18 @@ def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **val
     from safetensors.torch import save_file
 
     from seap_export.families import model_spec
+    from seap_export.sources.stored import StoredForm
 
     config = micro_config(dtype=dtype, **values)
     spec = model_spec(config)
     generator = torch.Generator().manual_seed(seed)
-    tensors = {}
+    plain = {}
     for name, shape in spec.tensors().items():
         centre = 1.0 if "norm" in name else 0.0
         scale = 0.5 if "embed" in name else 0.25
-        tensors[name] = (centre + scale * torch.randn(shape, generator=generator)).to(getattr(torch, dtype))
+        plain[name] = centre + scale * torch.randn(shape, generator=generator)
+    stored = StoredForm(spec).to_stored(plain)
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in stored.items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config["architectures"] = [spec.family.architecture]

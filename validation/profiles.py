@@ -50,6 +50,8 @@ DEFAULT_LIMITS: dict[PrecisionName, dict[Figure, float]] = {
 NOISE_FACTOR, _ERRORS = 3.0, 3.0
 #: The same for the largest differences in float32, which vary more.
 EXACT_NOISE_FACTOR = 10.0
+#: Noise widens these limits this many times at most: a larger difference between two runs of torch is no rounding.
+_MOST_ROUNDING = 100.0
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,10 @@ class Pass:
     def limits_for(self, noise: Noise, tokens: int) -> tuple[Limit, ...]:
         """The limits for a stage of `tokens` tokens, given torch's noise in its case."""
         passing = {
-            "max_abs": EXACT_NOISE_FACTOR * noise.max_abs,
-            "cache_error": EXACT_NOISE_FACTOR * noise.cache_error,
+            **{
+                figure: min(EXACT_NOISE_FACTOR * getattr(noise, figure), _MOST_ROUNDING * limit)
+                for figure, limit in _EXACT.items()
+            },
             "mean_kl": NOISE_FACTOR * (1.0 + _ERRORS / math.sqrt(tokens)) * noise.mean_kl,
         }
         return tuple(

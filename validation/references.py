@@ -97,7 +97,7 @@ def measure_exact_noise(
         store: Holds them.
         say: Receives a line about each sequence.
     """
-    runner.use_attention("sdpa")
+    runner.use_other_attention()
     found = {}
     for index, (sequence, reference) in enumerate(references.items()):
         say(f"torch: noise of another attention kernel, sequence {index + 1} of {len(references)}")
@@ -136,7 +136,7 @@ def measure_rounding_noise(
     round_alike = _rounding(runner, spec, precision, provider)
     if round_alike is None:
         return {}, 0.0
-    runner.use_attention("sdpa")
+    runner.use_other_attention()
     round_alike()
     figures = {}
     for index, (sequence, reference) in enumerate(references.items()):

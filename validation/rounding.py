@@ -10,7 +10,7 @@ import torch
 from converters.precision import BlockQuantization, Precision
 from converters.quantize import QuantizedMatrix, dequantize, quantize
 from seap_export.families import ModelSpec
-from seap_export.families.family import PROJECTIONS
+from seap_export.families.names import PROJECTIONS
 
 __all__ = ["round_activations", "round_weights"]
 

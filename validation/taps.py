@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seap_export.families import ModelSpec
-from seap_export.families.family import QKV
+from seap_export.families.names import QKV
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
 

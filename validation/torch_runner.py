@@ -83,9 +83,10 @@ class TorchRunner:
             logits = self._logits([token], cache, 1)
         return tuple(following)
 
-    def use_attention(self, name: str) -> None:
-        """Switches to another attention implementation of transformers."""
-        self.model.set_attn_implementation(name)
+    def use_other_attention(self) -> None:
+        """Switches to "sdpa", where the class has it; scores with a soft cap it has not."""
+        with contextlib.suppress(ValueError):
+            self.model.set_attn_implementation("sdpa")
 
     def narrow(self, dtype: Any) -> None:
         """Converts the weights to a torch dtype of 16 bits, which the model then computes in."""
@@ -128,13 +129,13 @@ def open_torch_runner(
 
 
 @contextlib.contextmanager
-def open_torch_model(folder: Path, threads: int, *, attention: str) -> Iterator[Any]:
+def open_torch_model(folder: Path, threads: int, *, attention: str | None = None) -> Iterator[Any]:
     """Loads the transformers model of a folder in float32 and evaluation mode; frees its memory when the context ends.
 
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
         threads: torch's threads while the context lasts.
-        attention: transformers' attention implementation.
+        attention: transformers' attention implementation; None: its default, the fastest that the class has.
 
     Raises:
         ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
@@ -152,7 +153,7 @@ def open_torch_model(folder: Path, threads: int, *, attention: str) -> Iterator[
         torch.set_num_threads(before)
 
 
-def _load(folder: Path, attention: str) -> Any:
+def _load(folder: Path, attention: str | None) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM

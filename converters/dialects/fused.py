@@ -8,13 +8,18 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.graph import MS_DOMAIN, GraphBuilder
-from converters.operators import Attended, KeyValues, cast
-from seap_export.families import LayerSpec
+from converters.operators import Attended, KeyValues, add, cast
+from converters.rotary import RotaryTables
+from seap_export.families import BlockSpec, LayerSpec, RopeSpec
+from seap_export.families.spec import Activation
 
 __all__ = ["LEFT_PADDING_GUARD", "FusedDialect"]
 
 #: Name of the node that fails on a left-padded batch; the runtime's error message quotes it.
 LEFT_PADDING_GUARD = "left_padding_is_not_supported_pad_on_the_right"
+_LENGTH_GUARD = "more_tokens_than_the_model_has_positions"
+#: GroupQueryAttention rotates only heads whose size, and whose number of rotated channels, is a multiple of this.
+_ROTATED_MULTIPLE = 16
 
 
 class FusedDialect:
@@ -22,16 +27,16 @@ class FusedDialect:
 
     cache = "shared"
 
-    def __init__(
-        self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, cos_cache: ir.Value, sin_cache: ir.Value
-    ) -> None:
-        self._g, self._ids = g, ids
-        self._rotary = (cos_cache, sin_cache)
-        self._last, self._total = _positions(g, mask)
+    def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
+        self._g, self._ids, self._tables = g, ids, tables
+        self._last, self._width, self._total = _positions(g, mask)
+        self._guarded: tuple[ir.Value, ir.Value] | None = None
 
-    def silu(self, x: ir.Value, name: str) -> ir.Value:
-        """A single node: QuickGelu is `x * sigmoid(alpha * x)`."""
-        return self._g.node("QuickGelu", [x], name, domain=MS_DOMAIN, attributes={"alpha": 1.0})
+    def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
+        """A single node: QuickGelu is `x * sigmoid(alpha * x)`, FastGelu the tanh approximation of GELU."""
+        if kind == "silu":
+            return self._g.node("QuickGelu", [x], name, domain=MS_DOMAIN, attributes={"alpha": 1.0})
+        return self._g.node("FastGelu", [x], name, domain=MS_DOMAIN)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """A product without a transposed copy of the table."""
@@ -52,23 +57,42 @@ class FusedDialect:
         )
         return normed, stream
 
+    def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
+        """Not by longrope's second table: on CUDA, GroupQueryAttention skips positions beyond the cache."""
+        is_aligned = head_dim % _ROTATED_MULTIPLE == 0 and rope.dim % _ROTATED_MULTIPLE == 0
+        return is_aligned and self._tables.switch(rope) is None
+
+    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+        """A single node."""
+        positions, last = self._places()
+        inputs = [x, self._tables.rows(rope, positions, lambda: last), *self._tables.caches(rope)]
+        attributes = self._tables.attributes(rope, heads)
+        return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", domain=MS_DOMAIN, attributes=attributes)
+
+    def positions(self) -> ir.Value:
+        """As GroupQueryAttention counts them: a row's tokens end at its last position, or begin at 0 in a prompt."""
+        return self._places()[0]
+
     def attention(
-        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, head_dim: int, name: str
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
     ) -> Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
         attributes = {
             "num_heads": layer.num_attention_heads,
             "kv_num_heads": layer.num_key_value_heads,
-            "do_rotary": 1,
-            "rotary_interleaved": 0,
-            "scale": head_dim**-0.5,
+            "do_rotary": int(layer.rope is not None),
+            "rotary_interleaved": int(layer.rope is not None and layer.rope.interleaved),
+            "scale": block.attention_scale,
         }
         if layer.sliding_window is not None:
             attributes["local_window_size"] = layer.sliding_window
+        if block.attention_softcap is not None:
+            attributes["softcap"] = block.attention_softcap
+        tables = () if layer.rope is None else self._tables.caches(layer.rope)
         output, present_key, present_value = self._g.node_with_outputs(
             "GroupQueryAttention",
-            [query, key, value, past.key, past.value, self._last, self._total, *self._rotary],
+            [query, key, value, past.key, past.value, self._last, self._total, *tables],
             name,
             ["output", "present_key", "present_value"],
             domain=MS_DOMAIN,
@@ -84,9 +108,31 @@ class FusedDialect:
         position = cast(g, self._last, ir.DataType.INT64, "last_token.position")
         return g.node("Min", [position, end], "last_token.place")
 
+    def _places(self) -> tuple[ir.Value, ir.Value]:
+        """Positions of this call's tokens, and each row's last, [batch_size, 1].
 
-def _positions(g: GraphBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Each row's last position, int32 [batch_size], and the width of the mask, an int32 scalar.
+        A call beyond the model's positions fails in every runtime, because a 1 is reshaped to [0]: RotaryEmbedding
+        would read past its tables.
+        """
+        if self._guarded is None:
+            g = self._g
+            zero, one = (g.constant(name, np.array([value], np.int64)) for name, value in (("zero", 0), ("one", 1)))
+            limit = g.constant("max_positions", np.array([self._tables.positions], np.int64))
+            fits = cast(g, g.node("LessOrEqual", [self._width, limit], "positions.fit"), ir.DataType.INT64, "fits")
+            guarded = g.node("Reshape", [one, fits], _LENGTH_GUARD, attributes={"allowzero": 1})
+            last = cast(g, self._last, ir.DataType.INT64, "positions.last")
+            length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
+            before = g.node("Sub", [add(g, last, guarded, "positions.count"), length], "positions.before")
+            start = g.node("Unsqueeze", [g.node("Max", [before, zero], "positions.start"), one], "positions.first")
+            scalars = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+            first, step = scalars
+            own = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
+            self._guarded = add(g, start, own, "positions"), g.node("Unsqueeze", [last, one], "positions.row_last")
+        return self._guarded
+
+
+def _positions(g: GraphBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Each row's last position, int32 [batch_size], and the width of the mask, int64 [1] and an int32 scalar.
 
     GroupQueryAttention uses only the number of real tokens in each row, so a row padded on the left would be computed
     wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is reshaped to
@@ -100,5 +146,10 @@ def _positions(g: GraphBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
     guarded = g.node("Reshape", [one, width], LEFT_PADDING_GUARD, attributes={"allowzero": 1})
     count = g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
     last = g.node("Sub", [count, guarded], "mask.last")
-    total = g.node("Squeeze", [g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})], "mask.total")
-    return cast(g, last, ir.DataType.INT32, "last_position"), cast(g, total, ir.DataType.INT32, "total_length")
+    columns = g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})
+    total = g.node("Squeeze", [columns], "mask.total")
+    last, total = (
+        cast(g, *own)
+        for own in ((last, ir.DataType.INT32, "last_position"), (total, ir.DataType.INT32, "total_length"))
+    )
+    return last, columns, total

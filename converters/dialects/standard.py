@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from converters.dialects.capped import capped_attention
 from converters.graph import GraphBuilder
 from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm, split
-from seap_export.families import LayerSpec
+from converters.rotary import RotaryTables
+from seap_export.families import BlockSpec, LayerSpec, RopeSpec
+from seap_export.families.spec import Activation
 
 __all__ = ["StandardDialect"]
 
@@ -23,11 +26,8 @@ class StandardDialect:
 
     cache = "appended"
 
-    def __init__(
-        self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, cos_cache: ir.Value, sin_cache: ir.Value
-    ) -> None:
-        self._g, self._mask = g, mask
-        self._rotary = (cos_cache, sin_cache)
+    def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
+        self._g, self._mask, self._tables = g, mask, tables
         self._total = self._length(mask, "mask.total")
         self._past = g.node("Sub", [self._total, self._length(ids, "input_ids.length")], "past_length")
         self._all_positions = self._positions()
@@ -35,9 +35,11 @@ class StandardDialect:
         self._visible = self._causal()
         self._windows: dict[int, ir.Value] = {}
 
-    def silu(self, x: ir.Value, name: str) -> ir.Value:
-        """Two nodes, because Swish needs opset 24."""
-        return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
+    def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
+        """SiLU is two nodes, because Swish needs opset 24."""
+        if kind == "silu":
+            return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
+        return self._g.node("Gelu", [x], name, attributes={"approximate": "tanh"})
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """Gemm, which reads a matrix transposed without a copy but accepts only two dimensions."""
@@ -59,8 +61,23 @@ class StandardDialect:
         stream = add(self._g, residual, written, f"{name}.residual")
         return rms_norm(self._g, stream, gamma, epsilon, name), stream
 
+    def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
+        """Any rotation."""
+        return True
+
+    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+        """A single node."""
+        rows = self._tables.rows(rope, self._position_ids, self._row_last)
+        inputs = [x, *self._tables.caches(rope), rows]
+        attributes = self._tables.attributes(rope, heads)
+        return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", attributes=attributes)
+
+    def positions(self) -> ir.Value:
+        """The number of real tokens before each."""
+        return self._position_ids
+
     def attention(
-        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, head_dim: int, name: str
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
     ) -> Attended:
         """Rotates queries and keys before the cache, which holds rotated keys."""
         heads, kv_heads, window = layer.num_attention_heads, layer.num_key_value_heads, layer.sliding_window
@@ -68,9 +85,12 @@ class StandardDialect:
             sizes = heads * head_dim, kv_heads * head_dim, kv_heads * head_dim
             qkv = split(self._g, qkv[0], sizes, f"{name}.split", ["query", "key", "value"])
         query, key, value = qkv
-        query = self._rotated(query, heads, f"{name}.query")
-        key = self._rotated(key, kv_heads, f"{name}.key")
+        if layer.rope is not None:
+            query = self.rotated(query, layer.rope, heads, f"{name}.query")
+            key = self.rotated(key, layer.rope, kv_heads, f"{name}.key")
         visible = self._visible if window is None else self._within(window)
+        if block.attention_softcap is not None:
+            return capped_attention(self._g, (query, key, value), past, visible, layer, block, head_dim, name)
         output, present_key, present_value = self._g.node_with_outputs(
             "Attention",
             [query, key, value, visible, past.key, past.value],
@@ -79,7 +99,7 @@ class StandardDialect:
             attributes={
                 "q_num_heads": heads,
                 "kv_num_heads": kv_heads,
-                "scale": head_dim**-0.5,
+                "scale": block.attention_scale,
                 "softmax_precision": int(ir.DataType.FLOAT),
             },
         )
@@ -100,13 +120,10 @@ class StandardDialect:
             attributes={"keepdims": 0},
         )
 
-    def _rotated(self, x: ir.Value, heads: int, name: str) -> ir.Value:
-        return self._g.node(
-            "RotaryEmbedding",
-            [x, *self._rotary, self._position_ids],
-            f"{name}.rotated",
-            attributes={"num_heads": heads},
-        )
+    def _row_last(self) -> ir.Value:
+        """The largest position of each row in this call, int64 [batch_size, 1]."""
+        axis = self._g.constant("one", np.array([1], np.int64))
+        return self._g.node("ReduceMax", [self._position_ids, axis], "row_last", attributes={"keepdims": 1})
 
     def _positions(self) -> ir.Value:
         """Number of real tokens before each column of the mask, per row; int64 like the mask."""

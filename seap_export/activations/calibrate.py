@@ -7,11 +7,19 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.activations.batches import Batch, length_buckets
 from seap_export.activations.covariance import CovarianceAccumulator
-from seap_export.activations.layers import HALVES, DecoderLayer, Half, LayerRunner, embed
 from seap_export.activations.moments import MomentAccumulator, Moments
-from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, residual_sensitivity, sensitivity_texts
+from seap_export.activations.sensitivity import (
+    SENSITIVITY_TOKENS,
+    last_gradients,
+    residual_sensitivity,
+    sensitivity_texts,
+)
+from seap_export.activations.walk_check import WalkCheck
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.layer import DecoderLayer
 from seap_export.sources.source import Source
 
 __all__ = ["HalfStatistics", "LayerStatistics", "collect_statistics"]
@@ -49,6 +57,9 @@ def collect_statistics(
 
     Returns:
         For each task the result of `residual_sensitivity` for its first texts.
+
+    Raises:
+        InputError: A weight is not finite, or the model computes something else than transformers does.
     """
     with torch.no_grad():
         run = _Run(source, token_ids, max_batch_tokens)
@@ -62,45 +73,46 @@ class _Run:
 
     def __init__(self, source: Source, token_ids: Mapping[str, Sequence[Sequence[int]]], max_tokens: int) -> None:
         self._source = source
-        self._runner = LayerRunner(source.config, source.spec)
-        self._batches: dict[str, list[Batch]] = {}
         self._first: dict[str, int] = {}  # number of batches that the sensitivity is computed from
+        self._hidden: dict[str, HiddenStates] = {}
+        table = source.read_outer("embed_tokens")
         for task, sequences in token_ids.items():
             texts = sensitivity_texts(sequences)
             first = length_buckets(sequences[:texts], SENSITIVITY_TOKENS)
             self._first[task] = len(first)
-            self._batches[task] = first + length_buckets(sequences[texts:], max_tokens)
-        table = source.read_outer("embed_tokens")
-        self._hidden = {
-            task: [batch.packed(own) for batch, own in zip(batches, embed(table, batches), strict=True)]
-            for task, batches in self._batches.items()
-        }
+            batches = first + length_buckets(sequences[texts:], max_tokens)
+            self._hidden[task] = HiddenStates.embedded(source.spec, table, batches)
+        self._check = WalkCheck(source, [ids for sequences in token_ids.values() for ids in sequences], table)
         self._inputs: list[dict[str, list[torch.Tensor]]] = []
 
     def layer(self, index: int) -> dict[str, LayerStatistics]:
         """Runs one layer; replaces the hidden states by its output."""
-        self._inputs.append({task: [hidden.clone() for hidden in own] for task, own in self._of_first().items()})
-        found: dict[str, dict[Half, HalfStatistics]] = {task: {} for task in self._batches}
-        with self._runner.layer(index, self._source.read_layer(index)) as layer:
-            for task, batches in self._batches.items():
-                for half in HALVES:
-                    found[task][half] = _run_half(layer, half, batches, self._hidden[task])
-        return dict(found)
+        self._inputs.append({task: [stream.clone() for stream in own] for task, own in self._of_first().items()})
+        tensors = self._source.read_layer(index)
+        layer = DecoderLayer(self._source.spec, index, tensors)
+        self._check.layer(index, layer, tensors)
+        return {task: {half: _run_half(layer, half, own) for half in HALVES} for task, own in self._hidden.items()}
 
     def sensitivity(self) -> dict[str, torch.Tensor]:
         """The sensitivities; call it after the last layer."""
-        batches = {task: own[: self._first[task]] for task, own in self._batches.items()}
-        return residual_sensitivity(self._source, self._runner, batches, self._inputs, self._of_first())
+        spec = self._source.spec
+        gain = self._source.read_outer("norm")
+        head = self._source.read_outer("embed_tokens" if spec.tie_word_embeddings else "lm_head")
+        self._check.logits(gain, head)
+        batches = {task: own.batches[: self._first[task]] for task, own in self._hidden.items()}
+        gradients = {task: last_gradients(spec, gain, head, own) for task, own in self._of_first().items()}
+        return residual_sensitivity(self._source, batches, self._inputs, gradients)
 
     def _of_first(self) -> dict[str, list[torch.Tensor]]:
-        return {task: hidden[: self._first[task]] for task, hidden in self._hidden.items()}
+        return {task: hidden.streams[: self._first[task]] for task, hidden in self._hidden.items()}
 
 
-def _run_half(layer: DecoderLayer, half: Half, batches: Sequence[Batch], hidden: list[torch.Tensor]) -> HalfStatistics:
+def _run_half(layer: DecoderLayer, half: Half, hidden: HiddenStates) -> HalfStatistics:
     moments, covariance = MomentAccumulator(), CovarianceAccumulator()
-    for batch, stream in zip(batches, hidden, strict=True):
-        channels = layer.real_channels(half, stream, batch)
-        moments.update(channels)
-        covariance.update(channels)
-        stream += layer.projections[half](channels)
+
+    def add(passed: HalfPass) -> None:
+        moments.update(passed.channels)
+        covariance.update(passed.channels)
+
+    hidden.advance(layer, half, add)
     return HalfStatistics(moments.result(), covariance.covariance())

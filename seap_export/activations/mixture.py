@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from seap_export.activations.layers import Half
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import Calibration, LayerMoments
 from seap_export.errors import InputError
+from seap_export.layers.halves import Half
 
 __all__ = ["Mixture"]
 

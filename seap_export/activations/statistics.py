@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from seap_export.activations.covariance import pack_symmetric, unpack_symmetric
-from seap_export.activations.layers import HALVES, Half
 from seap_export.activations.moments import Moments
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec
+from seap_export.layers.halves import HALVES, Half
 from seap_export.sources.config import read_json
 from seap_export.sources.tensor_writer import SafetensorsWriter
 

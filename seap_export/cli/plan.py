@@ -82,7 +82,7 @@ def plan_command(
 
     settings = plan_settings(options)
     source = open_source(model)
-    check_ratio(source.spec, ratio, settings.sparsity, settings.align)
+    check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
     statistics = open_mixture(calibrations, weights)
     with write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")

@@ -1,19 +1,32 @@
-"""The supported model families, each described by a small TOML file in this package."""
+"""The supported model families, each described by a TOML file in this package."""
 
-from seap_export.families.family import Family, family_of_gguf, family_of_model_type, is_pruned, supported_families
+from seap_export.families.family import (
+    Family,
+    family_of_gguf,
+    family_of_model_type,
+    is_pruned,
+    supported_families,
+    wrapper_of_model_type,
+)
 from seap_export.families.gguf_form import GgufForm
-from seap_export.families.spec import LayerSpec, ModelSpec, RopeSpec, dense_config, model_spec
+from seap_export.families.read import dense_config, language_config, model_spec
+from seap_export.families.rope import QueryScaling, RopeSpec
+from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec
 
 __all__ = [
+    "BlockSpec",
     "Family",
     "GgufForm",
     "LayerSpec",
     "ModelSpec",
+    "QueryScaling",
     "RopeSpec",
     "dense_config",
     "family_of_gguf",
     "family_of_model_type",
     "is_pruned",
+    "language_config",
     "model_spec",
     "supported_families",
+    "wrapper_of_model_type",
 ]

@@ -1,41 +1,152 @@
-"""What distinguishes the model families: tensor names, biases and attention windows."""
+"""A family of decoder models, as its TOML file describes it."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from seap_export.errors import InputError
 from seap_export.families.gguf_form import GgufForm
+from seap_export.families.names import PROJECTIONS, QKV, Projection
 
 __all__ = [
-    "PROJECTIONS",
+    "FUSED",
     "PRUNED_FROM",
     "PRUNED_PREFIX",
-    "QKV",
+    "Block",
     "Family",
-    "Projection",
+    "Requirement",
+    "Rotation",
+    "Window",
+    "Wrapper",
+    "common_keys",
+    "families",
     "family_of_gguf",
     "family_of_model_type",
     "is_pruned",
+    "refused_models",
     "supported_families",
+    "wrapper_of_model_type",
 ]
 
-Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
-#: The projections that attention reads; either all three have a bias or none has.
-QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
 #: Prefix of the `model_type` of a pruned model whose layers differ in shape.
 PRUNED_PREFIX = "seap_"
 #: Key in the config.json of a pruned model with uniform layers, which keeps the `model_type` of its family: the dense
 #: model's values of the keys that pruning changed.
 PRUNED_FROM = "pruned_from"
-_WINDOWS = ("never", "every_layer", "layer_types")
+#: Projections that a checkpoint may store as one, in the order of their rows.
+FUSED: Mapping[str, tuple[Projection, ...]] = {"qkv_proj": QKV, "gate_up_proj": ("gate_proj", "up_proj")}
+_COMMON, _REFUSED = "common.toml", "refused.toml"
+
+
+@dataclass(frozen=True)
+class Block:
+    """How the layers compute, beyond what the tensors' names say.
+
+    A formula is `KEY` or `KEY ** EXPONENT`, with a key of config.json.
+
+    Attributes:
+        norm_offset: What is added to a stored norm weight to get its gain.
+        qk_norm: Whether queries and keys are normalised before or after they are rotated, where they are.
+        embedding_multiplier: Formula of the factor on embeddings.
+        residual_multiplier: Formula of the factor on the outputs of attention and MLP.
+        logits_multiplier: Formula of the factor on logits.
+        attention_scale: Formula of the factor on attention scores; None: head_dim ** -0.5.
+        attention_softcap: Key of the bound c of attention scores, c tanh(score / c).
+        logits_softcap: Key of the bound of logits.
+    """
+
+    norm_offset: float = 0.0
+    qk_norm: Literal["before_rotation", "after_rotation"] = "before_rotation"
+    embedding_multiplier: str | None = None
+    residual_multiplier: str | None = None
+    logits_multiplier: str | None = None
+    attention_scale: str | None = None
+    attention_softcap: str | None = None
+    logits_softcap: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.qk_norm not in ("before_rotation", "after_rotation"):
+            raise ValueError(f"qk_norm must be before_rotation or after_rotation, not {self.qk_norm}")
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How positions are rotated into queries and keys.
+
+    Attributes:
+        interleaved: Whether the channels of a pair are neighbours; otherwise they are half a head apart.
+        partial: Whether `partial_rotary_factor` says how much of each head is rotated.
+        layers: Which layers rotate: all, those of `no_rope_layers`, those with a window if `sliding_window` is set
+            (`sliding`), or all if `position_embedding_type` is `rope`.
+        local_theta: Key of the base in layers with a window, whose rotation is not scaled.
+        alpha: Whether the rope type `dynamic` with a fixed `alpha` is known.
+        query_scaling: Whether `llama_4_scaling_beta` scales queries by their position.
+    """
+
+    interleaved: bool = False
+    partial: bool = False
+    layers: Literal["all", "no_rope_layers", "sliding", "position_embedding_type"] = "all"
+    local_theta: str | None = None
+    alpha: bool = False
+    query_scaling: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layers not in ("all", "no_rope_layers", "sliding", "position_embedding_type"):
+            raise ValueError(f"rotation.layers cannot be '{self.layers}'")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which layers attend within `config.sliding_window`.
+
+    Attributes:
+        layers: All of them, or those of `layer_types`.
+        pattern: Without `layer_types`, every layer but each `pattern`-th has a window.
+        first: Without `layer_types`, the key of the first layer with a window.
+        switch: Key that has to be true.
+    """
+
+    layers: Literal["all", "layer_types"]
+    pattern: int | None = None
+    first: str | None = None
+    switch: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.layers not in ("all", "layer_types"):
+            raise ValueError(f"window.layers cannot be '{self.layers}'")
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A multimodal checkpoint that holds a model of the family.
+
+    Attributes:
+        model_type: The `model_type` of its config.json.
+        config: Key of the language model's config in it.
+        default: The language model's `model_type` where its config names none.
+        prefixes: What its tensors' names may start with in place of `model.`.
+        left_out: What the names of tensors start with that the language model does not need.
+    """
+
+    model_type: str
+    config: str
+    prefixes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """The value that a key must have where it is given, and the part of the model that is not supported otherwise."""
+
+    value: Any
+    part: str
 
 
 @dataclass(frozen=True)
@@ -45,38 +156,58 @@ class Family:
     Attributes:
         model_type: The `model_type` of the family's config.json.
         architecture: The transformers class of the causal language model.
-        gguf: How GGUF files hold its models; None if they use the architecture of another family.
-        sliding_window: Which layers use `config.sliding_window`.
+        names: Tensor names. Those in a layer are relative to `names["layer"]`; projections have no suffix.
+        biases: True or the config key that enables the bias, for each projection that can have one.
+        defaults: Values that transformers assumes for keys missing in config.json.
+        keys: The family's names of config keys that others call otherwise.
+        harmless: Keys of config.json that do not change what is computed.
+        requires: What is known of keys that would change it.
         tokenizer_json_as_it_is: Whether transformers 5 loads tokenizer.json unchanged for this `model_type`, whatever
             class tokenizer_config.json names.
         heads_divide_hidden_size: Whether transformers 5 rejects a config of this `model_type` if the number of query
             heads does not divide the hidden size, even though it has a head_dim.
-        names: Tensor names. Those in a layer are relative to `names["layer"]`; projections have no suffix.
-        biases: True or the config key that enables the bias, for each projection that can have one.
-        defaults: Values that transformers assumes for keys missing in config.json.
+        uniform_keeps_heads: When the transformers class takes hidden_size / heads for the size of a head, whatever
+            head_dim says, so that it loads no other number of heads.
+        block: How the layers compute.
+        rotation: How positions enter.
+        window: Which layers attend within a window; None: none.
+        wrapper: A multimodal checkpoint that holds a model of the family.
+        gguf: How GGUF files hold models of the family; None if they use the architecture of another family.
     """
 
     model_type: str
     architecture: str
-    sliding_window: Literal["never", "every_layer", "layer_types"]
     names: Mapping[str, str]
-    biases: Mapping[str, bool | str]
-    defaults: Mapping[str, Any]
-    gguf: GgufForm | None = None
+    biases: Mapping[str, bool | str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    harmless: tuple[str, ...] = ()
+    requires: Mapping[str, Requirement] = field(default_factory=dict)
     tokenizer_json_as_it_is: bool = False
     heads_divide_hidden_size: bool = False
+    uniform_keeps_heads: Literal["never", "longrope", "always"] = "never"
+    block: Block = Block()
+    rotation: Rotation = Rotation()
+    window: Window | None = None
+    wrapper: Wrapper | None = None
+    gguf: GgufForm | None = None
 
     def __post_init__(self) -> None:
-        if self.sliding_window not in _WINDOWS:
-            raise ValueError(f"family {self.model_type}: sliding_window must be one of {_WINDOWS}")
-        missing = [p for p in (*PROJECTIONS, "embed_tokens", "norm", "lm_head", "layer") if p not in self.names]
+        wanted = [name for name in PROJECTIONS if not any(name in FUSED[fused] for fused in self.fused)]
+        missing = [name for name in (*wanted, "embed_tokens", "norm", "lm_head", "layer") if name not in self.names]
         if missing:
             raise ValueError(f"family {self.model_type}: no tensor name for {missing}")
+        if len(set(self.names.values())) != len(self.names):
+            raise ValueError(f"family {self.model_type}: two tensors have one name")
 
     @property
-    def has_qk_norm(self) -> bool:
-        """Whether every query and key head is normalised before the rotary embedding."""
-        return "q_norm" in self.names
+    def fused(self) -> tuple[str, ...]:
+        """The projections that the family stores as one."""
+        return tuple(name for name in FUSED if name in self.names)
+
+    def key(self, name: str) -> str:
+        """The family's name of a config key."""
+        return self.keys.get(name, name)
 
     def has_bias(self, projection: Projection, config: Mapping[str, Any]) -> bool:
         """Whether `projection` has a bias in a dense model with this config.json."""
@@ -100,44 +231,76 @@ class Family:
             return frozenset({projection})
         return frozenset(name for name in PROJECTIONS if self.biases.get(name) == switch)
 
-    def tensor(self, name: str, layer: int | None = None) -> str:
-        """The full name of a norm or embedding tensor, as stored in a safetensors file."""
+    def stored(self, name: str, layer: int | None = None) -> str:
+        """The name of a tensor in the family's own checkpoints; a projection's has no `.weight` or `.bias`."""
         prefix = "" if layer is None else self.names["layer"].format(layer=layer)
         return prefix + self.names[name]
 
-    def weight(self, projection: Projection, layer: int) -> str:
-        """The full name of a projection's weight (out x in)."""
-        return self.tensor(projection, layer) + ".weight"
+    def module(self, name: str, layer: int | None = None) -> str:
+        """The torch module of the family's transformers class that holds a tensor."""
+        return self.stored(name, layer).removesuffix(".weight")
 
-    def bias(self, projection: Projection, layer: int) -> str:
-        """The full name of a projection's bias (out)."""
-        return self.tensor(projection, layer) + ".bias"
+
+_PARTS = {"block": Block, "rotation": Rotation, "window": Window, "wrapper": Wrapper, "gguf": GgufForm}
 
 
 @cache
-def _families() -> tuple[Family, ...]:
+def families() -> tuple[Family, ...]:
+    """All families, sorted by the names of their files."""
     files = sorted(
         (f for f in resources.files(__package__).iterdir() if f.name.endswith(".toml")), key=lambda f: f.name
     )
-    return tuple(_parse(tomllib.loads(file.read_text("utf-8"))) for file in files)
+    tables = {file.name: tomllib.loads(file.read_text("utf-8")) for file in files}
+    return tuple(_parse(table) for name, table in tables.items() if name not in (_COMMON, _REFUSED))
 
 
 def _parse(table: dict[str, Any]) -> Family:
-    frozen: dict[str, Any] = {k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in table.items()}
-    if "gguf" in frozen:
-        form: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in table["gguf"].items()}
-        frozen["gguf"] = GgufForm(**form)
-    return Family(**frozen)
+    parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
+    return Family(**parsed)
+
+
+def _parsed(key: str, value: Any) -> Any:
+    if key in _PARTS:
+        return _PARTS[key](**value)
+    if key == "requires":
+        return MappingProxyType({name: Requirement(**own) for name, own in value.items()})
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return MappingProxyType({key: _frozen(own) for key, own in value.items()})
+    return tuple(_frozen(own) for own in value) if isinstance(value, list) else value
+
+
+@cache
+def common_keys() -> tuple[frozenset[str], Mapping[str, Requirement]]:
+    """The keys that do not change what any family computes, and what is required of others."""
+    table = tomllib.loads((resources.files(__package__) / _COMMON).read_text("utf-8"))
+    return frozenset(table["harmless"]), {name: Requirement(**own) for name, own in table["requires"].items()}
+
+
+@cache
+def refused_models() -> Mapping[str, tuple[str, ...]]:
+    """The `model_type` of models that are refused, by the part of theirs that is not supported."""
+    table = tomllib.loads((resources.files(__package__) / _REFUSED).read_text("utf-8"))
+    return {part: tuple(model_types) for part, model_types in table.items()}
 
 
 def supported_families() -> tuple[str, ...]:
     """The `model_type` of every family, sorted."""
-    return tuple(family.model_type for family in _families())
+    return tuple(sorted(family.model_type for family in families()))
 
 
 def is_pruned(config: Mapping[str, Any]) -> bool:
     """Whether this config.json belongs to a model written by seap-export."""
     return str(config.get("model_type")).startswith(PRUNED_PREFIX) or PRUNED_FROM in config
+
+
+def wrapper_of_model_type(model_type: str | None) -> Wrapper | None:
+    """The multimodal wrapper with this `model_type`; None: it is none, or not one with a supported language model."""
+    wrappers = (family.wrapper for family in families() if family.wrapper is not None)
+    return next((wrapper for wrapper in wrappers if wrapper.model_type == model_type), None)
 
 
 def family_of_model_type(model_type: str | None) -> Family:
@@ -146,10 +309,13 @@ def family_of_model_type(model_type: str | None) -> Family:
     Raises:
         InputError: The family is not supported.
     """
-    plain = (model_type or "").removeprefix(PRUNED_PREFIX)
-    for family in _families():
+    plain = str(model_type or "").removeprefix(PRUNED_PREFIX)
+    for family in families():
         if family.model_type == plain:
             return family
+    part = next((part for part, model_types in refused_models().items() if plain in model_types), None)
+    if part is not None:
+        raise InputError(f"model family '{model_type}' is not supported: {part}; use another model")
     raise InputError(
         f"model family '{model_type}' is not supported; supported families: {', '.join(supported_families())}"
     )
@@ -161,7 +327,7 @@ def family_of_gguf(architecture: str) -> Family:
     Raises:
         InputError: The architecture is not supported.
     """
-    known = {family.gguf.architecture: family for family in _families() if family.gguf}
+    known = {family.gguf.architecture: family for family in families() if family.gguf}
     if architecture not in known:
         raise InputError(
             f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(known)}"

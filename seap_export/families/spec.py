@@ -1,60 +1,56 @@
-"""The shapes of a dense or pruned model, read from its config.json."""
+"""What a dense or pruned model computes and the shapes of its tensors."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from seap_export.errors import InputError
-from seap_export.families.check import check_rope, check_sizes, check_window
-from seap_export.families.family import (
-    PROJECTIONS,
-    PRUNED_FROM,
-    QKV,
-    Family,
-    Projection,
-    family_of_model_type,
-)
+from seap_export.families import names
+from seap_export.families.family import Family
+from seap_export.families.names import NORMS, PROJECTIONS, QKV, Norm, Projection
+from seap_export.families.rope import QueryScaling, RopeSpec
 
-__all__ = ["ROPE_TYPES", "LayerSpec", "ModelSpec", "RopeSpec", "dense_config", "model_spec"]
+__all__ = ["Activation", "BlockSpec", "LayerSpec", "ModelSpec"]
 
-#: Rotary variants whose frequencies do not depend on the length of the input.
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
-_REQUIRED_ROPE_KEYS: Mapping[str, tuple[str, ...]] = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor",),
-}
+Activation = Literal["silu", "gelu_tanh"]
 
 
 @dataclass(frozen=True)
-class RopeSpec:
-    """Rotary position embedding: the base `theta`, the variant and its parameters."""
+class BlockSpec:
+    """What the layers of a model compute, whatever their shape.
 
-    theta: float
-    rope_type: str
-    parameters: Mapping[str, Any]
+    x += m N2(attention(N1(x))), then x += m N4(mlp(N3(x))), where N are RMS norms or nothing and m the residual
+    multiplier.
+
+    Attributes:
+        norms: The norms there are.
+        qk_norm: Whether each query and key head is normalised before or after it is rotated; None: not at all.
+        activation: Of the gate.
+        attention_scale: Factor on attention scores.
+        attention_softcap: c in c tanh(score / c); None: none.
+        query_scaling: Factor on queries by position.
+        residual_multiplier: Factor on the outputs of attention and MLP.
+        embedding_multiplier: Factor on embeddings.
+        logits_multiplier: Factor on logits.
+        logits_softcap: c in c tanh(logit / c); None: none.
+    """
+
+    norms: frozenset[Norm]
+    qk_norm: Literal["before_rotation", "after_rotation"] | None
+    activation: Activation
+    attention_scale: float
+    attention_softcap: float | None = None
+    query_scaling: QueryScaling | None = None
+    residual_multiplier: float = 1.0
+    embedding_multiplier: float = 1.0
+    logits_multiplier: float = 1.0
+    logits_softcap: float | None = None
 
     def __post_init__(self) -> None:
-        if self.rope_type not in ROPE_TYPES:
-            raise InputError(
-                f"rope type '{self.rope_type}' is not supported; use a model with one of {', '.join(ROPE_TYPES)}"
-            )
-        missing = [key for key in _REQUIRED_ROPE_KEYS[self.rope_type] if self.parameters.get(key) is None]
-        if missing:
-            raise InputError(
-                f"config.json: rope type '{self.rope_type}' needs {', '.join(missing)}; "
-                "correct it, or download the model again"
-            )
-        if not self.theta > 0:
-            raise InputError(
-                f"config.json: rope_theta must be positive, not {self.theta}; correct it, or download the model again"
-            )
-        check_rope(self.rope_type, self.parameters)
+        if self.activation not in get_args(Activation):
+            raise InputError(f"activation '{self.activation}' is not supported; use a model with silu or gelu_tanh")
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class LayerSpec:
         intermediate_size: Number of MLP neurons.
         biases: The projections that have a bias.
         sliding_window: Number of positions a query attends to, including its own; None: all earlier ones.
+        rope: How queries and keys are rotated; None: not at all.
     """
 
     num_attention_heads: int
@@ -74,6 +71,7 @@ class LayerSpec:
     intermediate_size: int
     biases: frozenset[Projection]
     sliding_window: int | None = None
+    rope: RopeSpec | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if min(self.num_attention_heads, self.num_key_value_heads, self.intermediate_size) < 1:
@@ -97,16 +95,16 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The shape of a whole decoder model; `layers` holds one `LayerSpec` per layer."""
+    """A whole decoder model; `layers` holds one `LayerSpec` per layer. Tensors have the names of the plain form."""
 
     family: Family
+    block: BlockSpec
     vocab_size: int
     hidden_size: int
     head_dim: int
     rms_norm_eps: float
     max_position_embeddings: int
     tie_word_embeddings: bool
-    rope: RopeSpec
     layers: tuple[LayerSpec, ...]
 
     def projection_shape(self, projection: Projection, layer: int) -> tuple[int, int]:
@@ -127,30 +125,36 @@ class ModelSpec:
 
     def layer_tensors(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of a layer, in the order of use."""
-        family, spec = self.family, self.layers[layer]
-        shapes: dict[str, tuple[int, ...]] = {family.tensor("input_layernorm", layer): (self.hidden_size,)}
+        spec = self.layers[layer]
+        shapes: dict[str, tuple[int, ...]] = {}
+        before: dict[str, tuple[Norm, ...]] = {
+            "q_proj": NORMS[:1], "gate_proj": NORMS[1:3],
+        }  # fmt: skip
         for projection in PROJECTIONS:
-            if projection == "gate_proj":
-                shapes[family.tensor("post_attention_layernorm", layer)] = (self.hidden_size,)
+            for norm in before.get(projection, ()):
+                if norm in self.block.norms:
+                    shapes[names.tensor(norm, layer)] = (self.hidden_size,)
             out, into = self.projection_shape(projection, layer)
-            shapes[family.weight(projection, layer)] = (out, into)
+            shapes[names.weight(projection, layer)] = (out, into)
             if projection in spec.biases:
-                shapes[family.bias(projection, layer)] = (out,)
-        if family.has_qk_norm:
-            shapes[family.tensor("q_norm", layer)] = (self.head_dim,)
-            shapes[family.tensor("k_norm", layer)] = (self.head_dim,)
+                shapes[names.bias(projection, layer)] = (out,)
+        if NORMS[3] in self.block.norms:
+            shapes[names.tensor(NORMS[3], layer)] = (self.hidden_size,)
+        if self.block.qk_norm is not None:
+            shapes[names.tensor("q_norm", layer)] = (self.head_dim,)
+            shapes[names.tensor("k_norm", layer)] = (self.head_dim,)
         return shapes
 
+    @property
+    def outer_names(self) -> tuple[str, ...]:
+        """The tensors outside the layers: embedding, final norm and, unless tied, LM head."""
+        return ("embed_tokens", "norm") if self.tie_word_embeddings else ("embed_tokens", "norm", "lm_head")
+
     def outer_tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of the tensors outside the layers: embedding, final norm and, unless tied, LM head."""
-        family = self.family
-        shapes: dict[str, tuple[int, ...]] = {
-            family.tensor("embed_tokens"): (self.vocab_size, self.hidden_size),
-            family.tensor("norm"): (self.hidden_size,),
-        }
-        if not self.tie_word_embeddings:
-            shapes[family.tensor("lm_head")] = (self.vocab_size, self.hidden_size)
-        return shapes
+        """Name and shape of the tensors outside the layers."""
+        table = (self.vocab_size, self.hidden_size)
+        shapes = {"embed_tokens": table, "norm": (self.hidden_size,), "lm_head": table}
+        return {names.tensor(name): shapes[name] for name in self.outer_names}
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the model."""
@@ -170,122 +174,3 @@ class ModelSpec:
     def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelSpec:
         """A copy of this model with other layer shapes."""
         return replace(self, layers=layers)
-
-
-def model_spec(config: Mapping[str, Any]) -> ModelSpec:
-    """Reads the shapes of a model, dense or pruned by seap-export, from its config.json.
-
-    Raises:
-        InputError: The family, the activation or the rope type is not supported, or a value is missing, out of range
-            or of the wrong type.
-    """
-    check_sizes(config)
-    try:
-        return _spec(config)
-    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"config.json: a value has the wrong type ({reason}); download it again") from error
-
-
-def _spec(config: Mapping[str, Any]) -> ModelSpec:
-    family = family_of_model_type(config.get("model_type"))
-    config = {**family.defaults, **config}
-    for key in ("rope_parameters", "rope_scaling", "per_layer_config", PRUNED_FROM):
-        if not isinstance(config.get(key) or {}, Mapping):
-            raise InputError(
-                f"config.json: '{key}' must be an object, not {config[key]!r}; correct it, or download the model again"
-            )
-    _refuse_unsupported(config)
-    hidden_size = _positive(config, "hidden_size")
-    heads = _positive(config, "num_attention_heads")
-    config["head_dim"] = config.get("head_dim") or hidden_size // heads
-    theta, rope_type, parameters = _rope(config)
-    return ModelSpec(
-        family=family,
-        vocab_size=_positive(config, "vocab_size"),
-        hidden_size=hidden_size,
-        head_dim=_positive(config, "head_dim"),
-        rms_norm_eps=_number("rms_norm_eps", config.get("rms_norm_eps", 1e-6)),
-        max_position_embeddings=_positive(config, "max_position_embeddings"),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        rope=RopeSpec(theta, rope_type, MappingProxyType(parameters)),
-        layers=tuple(_layer(family, config, index) for index in range(_positive(config, "num_hidden_layers"))),
-    )
-
-
-def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of the dense model that a pruned one was made from, as far as shapes are concerned."""
-    dense = {**config, **(config.get(PRUNED_FROM) or {})}
-    return {key: value for key, value in dense.items() if key not in ("per_layer_config", PRUNED_FROM)}
-
-
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    activation = config.get("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise InputError(f"activation '{activation}' is not supported; use a model with silu")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    partial = config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0
-    if partial != 1.0:
-        raise InputError(f"partial_rotary_factor {partial} is not supported; use a model with a factor of 1")
-
-
-def _positive(config: Mapping[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(
-            f"config.json: '{key}' must be a positive whole number, not {value!r}; "
-            "correct it, or download the model again"
-        )
-    return value
-
-
-def _number(key: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InputError(
-            f"config.json: '{key}' must be a number, not {value!r}; correct it, or download the model again"
-        )
-    return float(value)
-
-
-def _layer(family: Family, config: Mapping[str, Any], index: int) -> LayerSpec:
-    overrides = {int(key): value for key, value in (config.get("per_layer_config") or {}).items()}.get(index, {})
-    values = {**config, **overrides}
-    values["num_key_value_heads"] = values.get("num_key_value_heads") or values.get("num_attention_heads")
-    compensated = {name for name in ("o_proj", "down_proj") if values.get(f"{name}_bias", False)}
-    biases = frozenset(name for name in PROJECTIONS if name in compensated or family.has_bias(name, config))
-    window = _sliding_window(family, config, index)
-    check_window(window)
-    return LayerSpec(
-        num_attention_heads=_positive(values, "num_attention_heads"),
-        num_key_value_heads=_positive(values, "num_key_value_heads"),
-        intermediate_size=_positive(values, "intermediate_size"),
-        biases=biases,
-        sliding_window=window,
-    )
-
-
-def _sliding_window(family: Family, config: Mapping[str, Any], index: int) -> int | None:
-    window = config.get("sliding_window")
-    if family.sliding_window == "never" or not window:
-        return None
-    if family.sliding_window == "every_layer":
-        return int(window)
-    if not config.get("use_sliding_window"):
-        return None
-    layer_types = config.get("layer_types")
-    slides = layer_types[index] == "sliding_attention" if layer_types else index >= config.get("max_window_layers", 28)
-    return int(window) if slides else None
-
-
-def _rope(config: Mapping[str, Any]) -> tuple[float, str, dict[str, Any]]:
-    """Base, variant and parameters, from `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5)."""
-    parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = parameters.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
-    rope_type = parameters.pop("rope_type", None) or parameters.pop("type", None) or "default"
-    parameters.pop("type", None)
-    if rope_type == "yarn":
-        parameters.setdefault("original_max_position_embeddings", config.get("max_position_embeddings"))
-    return _number("rope_theta", theta), rope_type, parameters

@@ -1,18 +1,21 @@
 """Configurations of pruned models. This file is copied into every artifact and imports nothing from seap_export.
 
-A pruned model's config.json is that of its family plus `per_layer_config`. For each layer that differs, it holds
-`num_attention_heads`, `num_key_value_heads` and `intermediate_size`, and whether compensation added a bias to `o_proj`
-and `down_proj`. transformers 5.14 and later support `per_layer_config`; for earlier releases it is a plain dictionary.
-`layer_config` resolves both.
+`SeapXConfig` is made on demand, of the config class of transformers' `XForCausalLM`. A pruned model's config.json is
+that of its family plus `per_layer_config`. For each layer that differs, it holds the numbers of query heads, key/value
+heads and neurons, and whether compensation added a bias to `o_proj` and `down_proj`. transformers 5.14 and later
+support `per_layer_config`; for earlier releases it is a plain dictionary. `layer_config` resolves both.
 """
 
 import copy
+import re
 from dataclasses import is_dataclass
+from functools import cache
 
+import transformers
 from huggingface_hub.dataclasses import strict
-from transformers import LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import PretrainedConfig
 
-__all__ = ["SeapLlamaConfig", "SeapMistralConfig", "SeapQwen2Config", "SeapQwen3Config", "layer_config"]
+__all__ = ["config_class", "layer_config", "stock_class"]
 
 
 def layer_config(config: PretrainedConfig, layer_idx: int) -> PretrainedConfig:
@@ -28,11 +31,25 @@ def layer_config(config: PretrainedConfig, layer_idx: int) -> PretrainedConfig:
     return resolved
 
 
+def stock_class(stem: str) -> type:
+    """transformers' class of the dense models, such as `LlamaForCausalLM` for "Llama".
+
+    Raises:
+        AttributeError: The installed release has no such class.
+    """
+    name = f"{stem}ForCausalLM"
+    if not hasattr(transformers, name):
+        raise AttributeError(f"transformers {transformers.__version__} has no {name}; install a newer release")
+    return getattr(transformers, name)
+
+
 class _PrunedConfig:
-    """Mixin for the config of a family: the compensation biases, and a check of each layer's shape."""
+    """Mixin for the config of a family: where compensation may add biases, and a check of each layer's shape."""
 
     o_proj_bias: bool = False
     down_proj_bias: bool = False
+    o_proj_path: str = "self_attn.o_proj"
+    down_proj_path: str = "mlp.down_proj"
 
     def validate_architecture(self) -> None:
         """Rejects a layer whose query heads cannot share its key/value heads evenly (called by transformers 5)."""
@@ -44,27 +61,26 @@ class _PrunedConfig:
                     f"{layer.num_key_value_heads} key/value heads"
                 )
 
-
-def _validated(config_class: type) -> type:
-    """Wraps a config of transformers 5 in `strict`; without it, the checks of these dataclasses are not inherited."""
-    return strict(config_class) if is_dataclass(config_class) else config_class
+    def validate_rope(self) -> None:
+        """Accepts what the dense model had: transformers' own check may take the size of a head from head counts."""
 
 
-@_validated
-class SeapLlamaConfig(_PrunedConfig, LlamaConfig):
-    model_type = "seap_llama"
+@cache
+def config_class(stem: str) -> type:
+    """The config class of pruned models: `SeapLlamaConfig` for "Llama".
+
+    Raises:
+        AttributeError: The installed release of transformers has no such class.
+    """
+    stock = stock_class(stem).config_class
+    own = {"__module__": __name__, "model_type": f"seap_{stock.model_type}"}
+    made = type(f"Seap{stem}Config", (_PrunedConfig, stock), own)
+    # Without `strict`, the checks of the dataclasses that configs are in transformers 5 are not inherited.
+    return strict(made) if is_dataclass(made) else made
 
 
-@_validated
-class SeapMistralConfig(_PrunedConfig, MistralConfig):
-    model_type = "seap_mistral"
-
-
-@_validated
-class SeapQwen2Config(_PrunedConfig, Qwen2Config):
-    model_type = "seap_qwen2"
-
-
-@_validated
-class SeapQwen3Config(_PrunedConfig, Qwen3Config):
-    model_type = "seap_qwen3"
+def __getattr__(name: str) -> type:
+    found = re.fullmatch("Seap(.+)Config", name)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return config_class(found[1])

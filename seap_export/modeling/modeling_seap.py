@@ -1,42 +1,53 @@
 """Pruned decoder models. This file is copied into every artifact and imports nothing from seap_export.
 
-Each class is its family's transformers class with layers of different shapes. Every decoder layer is a stock layer
-built from that layer's config, so attention backends, caches and generation are those of transformers.
+`SeapXForCausalLM` is made on demand: transformers' `XForCausalLM` with layers of different shapes. Every decoder
+layer is a stock layer built from that layer's config, so attention backends, caches and generation are those of
+transformers.
 """
 
 import copy
+import re
+from functools import cache
+from typing import Any
 
 from torch import nn
-from transformers import (
-    LlamaForCausalLM,
-    LlamaModel,
-    MistralForCausalLM,
-    MistralModel,
-    PretrainedConfig,
-    Qwen2ForCausalLM,
-    Qwen2Model,
-    Qwen3ForCausalLM,
-    Qwen3Model,
-)
+from transformers import PretrainedConfig
 
-from .configuration_seap import SeapLlamaConfig, SeapMistralConfig, SeapQwen2Config, SeapQwen3Config, layer_config
-
-__all__ = ["SeapLlamaForCausalLM", "SeapMistralForCausalLM", "SeapQwen2ForCausalLM", "SeapQwen3ForCausalLM"]
+from .configuration_seap import config_class, layer_config, stock_class
 
 
-def _with_bias(linear: nn.Linear, bias: bool) -> nn.Linear:
-    """The projection itself, or a copy of its shape with a bias; a family enables the biases of several at once."""
-    if not bias or linear.bias is not None:
-        return linear
-    return nn.Linear(linear.in_features, linear.out_features, bias=True)
+class _LayerConfig:
+    """The config that the modules of one layer see.
+
+    Sizes are those of the layer. Names that begin with an underscore, such as that of the attention backend, change
+    after the model is made, so they are looked up in the model's config.
+    """
+
+    def __init__(self, model: PretrainedConfig, layer: PretrainedConfig) -> None:
+        self._of_model, self._of_layer = model, layer
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)  # asked for by copy and pickle before there is anything to look up
+        return getattr(self._of_model if name.startswith("_") else self._of_layer, name)
+
+
+def _add_bias(layer: nn.Module, path: str) -> None:
+    """Gives a projection a bias if it has none; a family's own switch would give one to several at once."""
+    linear = layer.get_submodule(path)
+    if linear.bias is None:
+        parent, _, name = path.rpartition(".")
+        biased = nn.Linear(linear.in_features, linear.out_features, bias=True)
+        setattr(layer.get_submodule(parent), name, biased)
 
 
 def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_idx: int) -> nn.Module:
     own = layer_config(config, layer_idx)
-    layer = layer_class(own, layer_idx)
-    layer.self_attn.o_proj = _with_bias(layer.self_attn.o_proj, own.o_proj_bias)
-    layer.mlp.down_proj = _with_bias(layer.mlp.down_proj, own.down_proj_bias)
-    layer.self_attn.config = config  # at each call, the attention backend is chosen from the model's config
+    layer = layer_class(_LayerConfig(config, own), layer_idx)
+    if own.o_proj_bias:
+        _add_bias(layer, own.o_proj_path)
+    if own.down_proj_bias:
+        _add_bias(layer, own.down_proj_path)
     return layer
 
 
@@ -47,64 +58,28 @@ def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
     return single
 
 
-class _PrunedModel:
-    """Mixin for a family's base model: replaces its layers by those of the config."""
+class _PrunedForCausalLM:
+    """Mixin for a family's causal language model: replaces its layers by those of the config."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(_one_layer(config))
-        layer_class = type(self.layers[0])
         config._attn_implementation = self.config._attn_implementation
-        self.config = config
-        self.layers = nn.ModuleList(
+        self.config = self.model.config = config
+        layer_class = type(self.model.layers[0])
+        self.model.layers = nn.ModuleList(
             [_build_layer(layer_class, config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
         )
         self.post_init()
 
 
-class _PrunedForCausalLM:
-    """Mixin for a family's causal language model: replaces its base model by the pruned one."""
-
-    pruned_model: type[nn.Module]
-
-    def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(_one_layer(config))
-        config._attn_implementation = self.config._attn_implementation
-        self.config = config
-        self.model = self.pruned_model(config)
-        self.post_init()
+@cache
+def _model_class(stem: str) -> type:
+    own = {"__module__": __name__, "config_class": config_class(stem)}
+    return type(f"Seap{stem}ForCausalLM", (_PrunedForCausalLM, stock_class(stem)), own)
 
 
-class SeapLlamaModel(_PrunedModel, LlamaModel):
-    config_class = SeapLlamaConfig
-
-
-class SeapLlamaForCausalLM(_PrunedForCausalLM, LlamaForCausalLM):
-    config_class = SeapLlamaConfig
-    pruned_model = SeapLlamaModel
-
-
-class SeapMistralModel(_PrunedModel, MistralModel):
-    config_class = SeapMistralConfig
-
-
-class SeapMistralForCausalLM(_PrunedForCausalLM, MistralForCausalLM):
-    config_class = SeapMistralConfig
-    pruned_model = SeapMistralModel
-
-
-class SeapQwen2Model(_PrunedModel, Qwen2Model):
-    config_class = SeapQwen2Config
-
-
-class SeapQwen2ForCausalLM(_PrunedForCausalLM, Qwen2ForCausalLM):
-    config_class = SeapQwen2Config
-    pruned_model = SeapQwen2Model
-
-
-class SeapQwen3Model(_PrunedModel, Qwen3Model):
-    config_class = SeapQwen3Config
-
-
-class SeapQwen3ForCausalLM(_PrunedForCausalLM, Qwen3ForCausalLM):
-    config_class = SeapQwen3Config
-    pruned_model = SeapQwen3Model
+def __getattr__(name: str) -> type:
+    found = re.fullmatch("Seap(.+)ForCausalLM", name)
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _model_class(found[1])

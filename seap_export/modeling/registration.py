@@ -19,7 +19,6 @@ from typing import Any
 __all__ = ["register_pruned_families"]
 
 _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
-_FAMILIES = {"seap_llama": "Llama", "seap_mistral": "Mistral", "seap_qwen2": "Qwen2", "seap_qwen3": "Qwen3"}
 
 
 def register_pruned_families() -> None:
@@ -31,32 +30,35 @@ def register_pruned_families() -> None:
 
 
 def _register(auto: ModuleType) -> None:
-    for model_type in _FAMILIES:
-        auto.CONFIG_MAPPING.register(model_type, _stand_in(model_type), exist_ok=True)
+    from seap_export.families.family import PRUNED_PREFIX, families
+
+    for family in families():
+        stand_in = _stand_in(PRUNED_PREFIX + family.model_type, f"Seap{family.architecture}")
+        auto.CONFIG_MAPPING.register(stand_in.model_type, stand_in, exist_ok=True)
 
 
-def _real_config(model_type: str) -> Any:
+def _real_config(architecture: str) -> Any:
     """Imports the config class and registers its model class as well."""
     from transformers import AutoModelForCausalLM
 
     modeling = importlib.import_module("seap_export.modeling.modeling_seap")
-    model_class = getattr(modeling, f"Seap{_FAMILIES[model_type]}ForCausalLM")
+    model_class = getattr(modeling, architecture)
     AutoModelForCausalLM.register(model_class.config_class, model_class, exist_ok=True)
     return model_class.config_class
 
 
-def _stand_in(name: str) -> type:
+def _stand_in(name: str, architecture: str) -> type[Any]:
     class LazyConfig:
         """Becomes the real config class when a config is read or created."""
 
         model_type = name
 
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-            return _real_config(name)(*args, **kwargs)
+            return _real_config(architecture)(*args, **kwargs)
 
         @classmethod
         def from_dict(cls, *args: Any, **kwargs: Any) -> Any:
-            return _real_config(name).from_dict(*args, **kwargs)
+            return _real_config(architecture).from_dict(*args, **kwargs)
 
     return LazyConfig
 

@@ -254,7 +254,7 @@ def check_export(
     refuse_unsupported(source.spec, request.form)
     genai_config(source.spec, source.config, source.generation_config)  # refuses a model that names no EOS token
     for ratio in request.ratios:
-        check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align)
+        check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)
     splits = split_tasks(request.tasks, request.calibration)
     keys = {task: calibration_key(source, split, request.calibration) for task, split in splits.items()}

@@ -18,6 +18,7 @@ from seap_export.pipeline.quality import QUALITY, quality_figures, recorded_qual
 from seap_export.pipeline.settings import variant_name
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.sources.config import read_json
+from seap_export.sources.stored import StoredForm
 from seap_export.sources.tokenizer import TOKENIZER_FILES
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
@@ -88,8 +89,9 @@ def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[str]:
 def _plan_and_weights(folder: Path) -> Iterator[str]:
     spec, plan = _spec(folder), read_plan(folder / "plan.json")
     reader = SafetensorsReader(folder / "hf")
-    check_weights(reader, spec.tensors(), str(folder / "hf"))
-    for name in sorted(reader.shapes().keys() - spec.tensors().keys()):
+    stored = StoredForm(spec).shapes
+    check_weights(reader, stored, str(folder / "hf"))
+    for name in sorted(reader.shapes().keys() - stored.keys()):
         yield f"{folder / 'hf'}: config.json does not describe the tensor '{name:.80}'"
     planned, found = _planned_shapes(plan), _shapes(spec)
     if plan.layout == "per-layer" and planned != found:

@@ -10,6 +10,9 @@ import torch
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
+from seap_export.families import names
+from seap_export.families.names import Norm
+from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.options import LayerOptions, options_from_scores
 from seap_export.plan.plan import Balance, Compensation, Layout, Plan, ScoreMix
@@ -83,10 +86,19 @@ def rank_layers(
 
 
 def _output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    family = source.spec.family
-    names = [family.weight("o_proj", index), family.weight("down_proj", index)]
-    weights = source.reader.read(names)
-    return weights[names[0]], weights[names[1]]
+    """o_proj and down_proj, their rows times the gains of the norms after them where there are such norms.
+
+    To first order, the error that a removed channel makes in the stream goes through that gain, and through a factor
+    of each token that the sensitivity contains.
+    """
+    norms: dict[Half, Norm] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
+    wanted = [names.weight(half, index) for half in HALVES]
+    gains = {half: names.tensor(norm, index) for half, norm in norms.items() if norm in source.spec.block.norms}
+    tensors = source.reader.read([*wanted, *gains.values()])
+    for half, gain in gains.items():
+        weight = names.weight(half, index)
+        tensors[weight] = tensors[gain].float().unsqueeze(1) * tensors[weight].float()
+    return tensors[wanted[0]], tensors[wanted[1]]
 
 
 def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float) -> LayerOptions:

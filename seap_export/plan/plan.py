@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from seap_export.activations.layers import HALVES, Half
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import Family, LayerSpec, ModelSpec
-from seap_export.families.family import Projection
+from seap_export.families.names import Projection
+from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import SCORES, Score
 from seap_export.sources.config import read_json
@@ -94,6 +94,7 @@ class LayerPlan:
             intermediate_size=len(self.neurons),
             biases=dense.biases | biases,
             sliding_window=dense.sliding_window,
+            rope=dense.rope,
         )
 
 

@@ -13,12 +13,12 @@ from seap_export.plan.adaptive import spend
 from seap_export.plan.choice import Kept, LayerChoices, one_layer_nearer
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.options import LayerOptions
-from seap_export.plan.plan import Balance, LayerPlan
+from seap_export.plan.plan import Balance, LayerPlan, Layout
 from seap_export.plan.ranking import rank
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import LayerScores
 
-__all__ = ["RATIO_TOLERANCE", "check_ratio", "solve_layers"]
+__all__ = ["RATIO_TOLERANCE", "check_ratio", "keeps_heads", "solve_layers"]
 
 #: The achieved ratio is this near to the requested one if the model's granularity allows.
 RATIO_TOLERANCE = 0.005
@@ -105,7 +105,15 @@ def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: fl
     return best
 
 
-def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int) -> None:
+def keeps_heads(spec: ModelSpec) -> bool:
+    """Whether transformers loads uniform layers of this model only with all heads."""
+    when = spec.family.uniform_keeps_heads
+    return when == "always" or (
+        when == "longrope" and any(own.rope is not None and own.rope.rope_type == when for own in spec.layers)
+    )
+
+
+def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, layout: Layout = "per-layer") -> None:
     """Refuses a ratio that cannot be reached.
 
     Raises:
@@ -117,11 +125,18 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int) -
         raise UsageError(f"align {align} is out of range; give a positive multiple, such as 16")
     curve, cost = sparsity.curve(len(spec.layers)), sparsity.cost
     shapes = [layer_shape(spec, layer) for layer in range(len(curve))]
+    all_heads = layout == "uniform" and keeps_heads(spec)
     least = sum(
-        cost.least(shape, align) if value > 0.0 else cost.dense(shape)
+        cost.least(shape, align, all_heads=all_heads) if value > 0.0 else cost.dense(shape)
         for shape, value in zip(shapes, curve, strict=True)
     )
     most = 1.0 - least / sum(cost.dense(shape) for shape in shapes)
+    if ratio > most + RATIO_TOLERANCE and all_heads:
+        raise UsageError(
+            f"ratio {ratio} cannot be reached: uniform layers of {spec.family.architecture} keep all heads, so with "
+            f"multiples of {align} neurons at most {most:.3f} can be removed; lower the ratio, or leave out --layout "
+            "uniform"
+        )
     if ratio > most + RATIO_TOLERANCE:
         counted = "" if sparsity.budget == "weights" else f" of the {sparsity.budget}"
         raise UsageError(

@@ -12,7 +12,7 @@ from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
 from seap_export.plan.options import AttentionOption, LayerOptions
 from seap_export.plan.plan import BALANCES, Balance, LayerPlan
-from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio
+from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, keeps_heads
 from seap_export.plan.sparsity import EVEN
 
 __all__ = ["solve_uniform"]
@@ -74,7 +74,7 @@ def solve_uniform(
     own = options[0].shape
     if len({_sizes(layer) for layer in options}) != 1:
         raise UsageError("the layers of this model differ in shape; leave out --layout uniform")
-    check_ratio(spec, ratio, EVEN, align)
+    check_ratio(spec, ratio, EVEN, align, "uniform")
     by_heads = [{_heads(option): option for option in layer.attention} for layer in options]
     whole = (own.layer.num_key_value_heads, own.layer.heads_per_group)
     shape = _Shape(whole, own.layer.intermediate_size, 0.0, 0.0, 0.0)
@@ -126,6 +126,8 @@ def _shapes(
 
 def _loads(spec: ModelSpec, heads: int) -> bool:
     """Whether the family's transformers class takes this number of query heads."""
+    if keeps_heads(spec) and heads != spec.layers[0].num_attention_heads:
+        return False
     return not spec.family.heads_divide_hidden_size or spec.hidden_size % heads == 0
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from seap_export.families import ModelSpec
-from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX
+from seap_export.families import LayerSpec, ModelSpec, names
+from seap_export.families.config_reader import PROJECTION_PATHS
+from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX, Family
 from seap_export.plan.plan import Layout
 from seap_export.sources.source import Source
 
@@ -30,11 +31,11 @@ def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
     dense = source.spec.layers[0]
     switches = {str(family.biases[projection]) for projection in own.biases - dense.biases}
     return {
-        **{name: getattr(own, name) for name in _SIZES},
+        **_sizes(family, own),
         **dict.fromkeys(switches, True),
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        PRUNED_FROM: {**{name: getattr(dense, name) for name in _SIZES}, **dict.fromkeys(switches, False)},
+        PRUNED_FROM: {**_sizes(family, dense), **dict.fromkeys(switches, False)},
     }
 
 
@@ -44,10 +45,16 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
     stem = family.architecture.removesuffix("ForCausalLM")
     per_layer = {}
     for index, (own, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
-        values = {name: getattr(own, name) for name in _SIZES if getattr(own, name) != getattr(dense, name)}
-        values |= {f"{name}_bias": True for name in ("o_proj", "down_proj") if name in own.biases - dense.biases}
+        had = _sizes(family, dense)
+        values: dict[str, Any] = {key: size for key, size in _sizes(family, own).items() if size != had[key]}
+        values |= {f"{name}_bias": True for name in PROJECTION_PATHS if name in own.biases - dense.biases}
         if values:
             per_layer[str(index)] = values
+    unusual = {
+        key: family.names[name]
+        for name, key in PROJECTION_PATHS.items()
+        if family.stored(name, 0) != names.tensor(name, 0)
+    }
     return {
         "architectures": [f"Seap{stem}ForCausalLM"],
         "auto_map": {
@@ -58,4 +65,10 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
         "o_proj_bias": False,  # what a layer has unless per_layer_config says otherwise
         "down_proj_bias": False,
         "per_layer_config": per_layer,
+        **unusual,
     }
+
+
+def _sizes(family: Family, layer: LayerSpec) -> dict[str, int]:
+    """The sizes of a layer by the family's own keys."""
+    return {family.key(name): getattr(layer, name) for name in _SIZES}

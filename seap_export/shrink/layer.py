@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from seap_export.activations.layers import Half
-from seap_export.families import ModelSpec
+from seap_export.families import ModelSpec, names
+from seap_export.families.names import Projection
+from seap_export.layers.halves import Half
 from seap_export.plan.plan import LayerPlan
 
 __all__ = ["kept_channels", "shrink_layer", "with_all_biases"]
@@ -27,19 +28,24 @@ def shrink_layer(
         layer: Index of the layer.
         plan: What it keeps.
     """
-    family = dense.family
     queries = kept_channels(plan, dense, "o_proj")
     keys = _channels(plan.kv_groups, dense.head_dim)
     neurons = kept_channels(plan, dense, "down_proj")
-    rows = {"q_proj": queries, "k_proj": keys, "v_proj": keys, "gate_proj": neurons, "up_proj": neurons}
-    columns = {"o_proj": queries, "down_proj": neurons}
+    rows: dict[Projection, torch.Tensor] = {
+        "q_proj": queries,
+        "k_proj": keys,
+        "v_proj": keys,
+        "gate_proj": neurons,
+        "up_proj": neurons,
+    }
+    columns: dict[Projection, torch.Tensor] = {"o_proj": queries, "down_proj": neurons}
     shrunk = dict(tensors)
     for projection, kept in rows.items():
-        for name in (f"{family.tensor(projection, layer)}.weight", f"{family.tensor(projection, layer)}.bias"):
+        for name in (names.weight(projection, layer), names.bias(projection, layer)):
             if name in shrunk:
                 shrunk[name] = shrunk[name].index_select(0, kept)
     for projection, kept in columns.items():
-        weight = f"{family.tensor(projection, layer)}.weight"
+        weight = names.weight(projection, layer)
         shrunk[weight] = tensors[weight].index_select(1, kept)
     return shrunk
 
@@ -47,7 +53,7 @@ def shrink_layer(
 def with_all_biases(tensors: Mapping[str, torch.Tensor], shrunk: ModelSpec, layer: int) -> dict[str, torch.Tensor]:
     """The layer's tensors, with zeros for each missing bias that the shrunk model has a place for; float32."""
     zeros = {
-        shrunk.family.bias(projection, layer): torch.zeros(shrunk.projection_shape(projection, layer)[0])
+        names.bias(projection, layer): torch.zeros(shrunk.projection_shape(projection, layer)[0])
         for projection in shrunk.layers[layer].biases
     }
     return {**zeros, **tensors}

@@ -8,26 +8,28 @@ dense one: its target is the difference of the two. So a layer also corrects the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch.nn import functional
 
-from seap_export.activations.batches import Batch, length_buckets
 from seap_export.activations.covariance import CovarianceAccumulator
-from seap_export.activations.layers import HALVES, DecoderLayer, Half, LayerRunner, embed
 from seap_export.activations.mixture import Mixture
-from seap_export.families import ModelSpec
+from seap_export.families import ModelSpec, names
+from seap_export.layers.batches import Batch, length_buckets
+from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.layer import DecoderLayer
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import shrink_layer, with_all_biases
 from seap_export.shrink.refit import refit
+from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 
 __all__ = ["sequential_layers"]
 
 
 def sequential_layers(
-    source: Source, plan: Plan, statistics: Mixture, config: Mapping[str, Any], max_batch_tokens: int
+    source: Source, plan: Plan, statistics: Mixture, max_batch_tokens: int
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yields the tensors of every shrunk layer in turn, by full name.
 
@@ -38,53 +40,43 @@ def sequential_layers(
         source: The dense model.
         plan: What is kept.
         statistics: The calibration texts, and the weights of their tasks.
-        config: config.json of the shrunk model.
         max_batch_tokens: Positions in a batch; it affects the speed, not the result.
     """
     with torch.no_grad():
-        streams = _Streams(source, plan, statistics, config, max_batch_tokens)
+        streams = _Streams(source, plan, statistics, max_batch_tokens)
         for index in range(len(plan.layers)):
             yield streams.layer(index)
 
 
 class _Streams:
-    """The hidden states of both models at the real tokens of each batch, [tokens, hidden_size]."""
+    """The hidden states of both models at the real tokens of each batch."""
 
-    def __init__(
-        self, source: Source, plan: Plan, statistics: Mixture, config: Mapping[str, Any], max_batch_tokens: int
-    ) -> None:
+    def __init__(self, source: Source, plan: Plan, statistics: Mixture, max_batch_tokens: int) -> None:
         self._source, self._plan = source, plan
         self._spec: ModelSpec = plan.shrunk_spec(source.spec)
-        self._dense_runner = LayerRunner(source.config, source.spec)
-        self._runner = LayerRunner(config, self._spec)
         self._tokens = statistics.effective_tokens
         texts = statistics.token_ids()
-        self._batches = length_buckets([ids for ids, _ in texts], max_batch_tokens)
-        self._weights = _token_weights(self._batches, texts)
+        batches = length_buckets([ids for ids, _ in texts], max_batch_tokens)
+        self._weights = _token_weights(batches, texts)
         self._fitted = plan.compensated(source.spec)
-        table = source.read_outer("embed_tokens")
-        self._dense = [
-            batch.packed(own) for batch, own in zip(self._batches, embed(table, self._batches), strict=True)
-        ]
-        self._hidden = [stream.clone() for stream in self._dense]
+        self._dense = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), batches)
+        self._shrunk = self._dense.copy()
 
     def layer(self, index: int) -> dict[str, torch.Tensor]:
         """Shrinks and fits one layer, and advances both streams through it."""
         tensors = self._source.read_layer(index)
         shrunk = shrink_layer(tensors, self._source.spec, index, self._plan.layers[index])
         shrunk = with_all_biases(shrunk, self._spec, index)
-        with self._dense_runner.layer(index, tensors) as dense, self._runner.layer(index, shrunk) as layer:
-            for half in HALVES:
-                if half in self._fitted[index]:
-                    shrunk |= self._fit(index, half, dense, layer, shrunk)
-                else:  # nothing is cut so far, so the streams are still the same
-                    self._advance(half, layer)
+        dense, layer = DecoderLayer(self._source.spec, index, tensors), DecoderLayer(self._spec, index, shrunk)
+        for half in HALVES:
+            if half in self._fitted[index]:
+                shrunk |= self._fit(index, half, dense, layer, shrunk)
+            else:  # nothing is cut so far, so the streams are still the same
+                self._shrunk.advance(layer, half, self._copy_to_dense)
         return shrunk
 
-    def _advance(self, half: Half, layer: DecoderLayer) -> None:
-        for batch, dense, hidden in zip(self._batches, self._dense, self._hidden, strict=True):
-            hidden += layer.projections[half](layer.real_channels(half, hidden, batch))
-            dense.copy_(hidden)
+    def _copy_to_dense(self, passed: HalfPass) -> None:
+        self._dense.streams[passed.place].copy_(passed.stream)
 
     def _fit(
         self,
@@ -95,32 +87,33 @@ class _Streams:
         shrunk: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """Fits one projection, advances both streams past it and returns its new tensors."""
-        family = self._spec.family
-        sums = CovarianceAccumulator()
-        inputs = []
-        for batch, weights, target, hidden in zip(
-            self._batches, self._weights, self._dense, self._hidden, strict=True
-        ):
-            target += dense.projections[half](dense.real_channels(half, target, batch))
-            inputs.append(layer.real_channels(half, hidden, batch))
-            sums.update(inputs[-1], target - hidden, weights)
+        sums, inputs = CovarianceAccumulator(), []
+
+        def add(passed: HalfPass) -> None:
+            place = passed.place
+            inputs.append(layer.channels(half, self._shrunk.streams[place], self._shrunk.batches[place]))
+            targets, weights = refit_target(dense, half, passed, self._shrunk.streams[place])
+            sums.update(inputs[-1], targets, self._weights[place] * weights)
+
+        self._dense.advance(dense, half, add)
+        weight, bias = names.weight(half, index), names.bias(half, index)
         fit = refit(
-            shrunk[family.weight(half, index)].double(),
+            shrunk[weight].double(),
             sums.mean(),
             sums.covariance(),
             sums.target_mean(),
             sums.cross_covariance(),
             ridge=self._plan.ridge,
             tokens=self._tokens,
-            intercept=self._plan.has_intercept(half, family),
+            intercept=self._plan.has_intercept(half, self._spec.family),
         )
         dtype = self._source.reader.dtype  # what is stored is what the later layers correct
-        stored = {family.weight(half, index): fit.weight.to(dtype)}
+        stored = {weight: fit.weight.to(dtype)}
         if fit.bias is not None:
-            stored[family.bias(half, index)] = fit.bias.to(dtype)
+            stored[bias] = fit.bias.to(dtype)
         operands = [tensor.float() for tensor in stored.values()]
-        for hidden, channels in zip(self._hidden, inputs, strict=True):
-            hidden += functional.linear(channels, *operands)
+        for stream, channels in zip(self._shrunk.streams, inputs, strict=True):
+            stream += layer.written(half, functional.linear(channels, *operands))
         return stored
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from seap_export.activations.layers import HALVES, Half
 from seap_export.activations.mixture import Mixture
+from seap_export.families import names
+from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biases
 from seap_export.shrink.refit import OutputFit, mean_fit, refit_from_dense
@@ -32,14 +33,13 @@ def single_layers(source: Source, plan: Plan, statistics: Mixture) -> Iterator[d
 def _layer(
     source: Source, plan: Plan, statistics: Mixture, index: int, compensated: frozenset[Half]
 ) -> dict[str, torch.Tensor]:
-    family = source.spec.family
     tensors = source.read_layer(index)
     shrunk = shrink_layer(tensors, source.spec, index, plan.layers[index])
     moments = statistics.layer(index)
     for half in HALVES:
         if half not in compensated:
             continue
-        weight, bias = tensors[family.weight(half, index)], tensors.get(family.bias(half, index))
+        weight, bias = tensors[names.weight(half, index)], tensors.get(names.bias(half, index))
         kept = kept_channels(plan.layers[index], source.spec, half)
         mean = getattr(moments, half).mean
         fit: OutputFit
@@ -55,9 +55,9 @@ def _layer(
                 kept,
                 ridge=plan.ridge,
                 tokens=statistics.effective_tokens,
-                intercept=plan.has_intercept(half, family),
+                intercept=plan.has_intercept(half, source.spec.family),
             )
-        shrunk[family.weight(half, index)] = fit.weight
+        shrunk[names.weight(half, index)] = fit.weight
         if fit.bias is not None:
-            shrunk[family.bias(half, index)] = fit.bias
+            shrunk[names.bias(half, index)] = fit.bias
     return shrunk

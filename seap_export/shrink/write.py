@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError
+from seap_export.families import ModelSpec, names
 from seap_export.plan.plan import Plan
 from seap_export.shrink.config import shrunk_config
 from seap_export.shrink.sequential import sequential_layers
 from seap_export.shrink.single import single_layers
 from seap_export.sources.source import Source
+from seap_export.sources.stored import StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
-__all__ = ["MODELING_FILES", "write_shrunk_model"]
+__all__ = ["MODELING_FILES", "write_shrunk_model", "write_weights"]
 
 #: The code shipped with a model whose layers differ in shape, for environments without this package.
 MODELING_FILES = ("configuration_seap.py", "modeling_seap.py")
@@ -58,15 +62,37 @@ def write_shrunk_model(
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
             shutil.copyfile(file, folder / name)
     if plan.compensation == "sequential":
-        layers = sequential_layers(source, plan, statistics, config, max_batch_tokens)
+        layers = sequential_layers(source, plan, statistics, max_batch_tokens)
     else:
         layers = single_layers(source, plan, statistics)
-    with SafetensorsWriter(folder / "model.safetensors", spec.tensors(), source.reader.dtype) as writer:
-        for name in ("embed_tokens", "norm", *(() if spec.tie_word_embeddings else ("lm_head",))):
-            writer.write(spec.family.tensor(name), source.read_outer(name))
-        for index, shrunk in enumerate(layers):
-            for name in spec.layer_tensors(index):
-                writer.write(name, shrunk[name])
+    write_weights(source, spec, layers, folder, on_layer)
+
+
+def write_weights(
+    source: Source,
+    spec: ModelSpec,
+    layers: Iterable[Mapping[str, torch.Tensor]],
+    folder: Path,
+    on_layer: Callable[[int], None] = lambda layer: None,
+) -> None:
+    """Writes model.safetensors in the family's stored form.
+
+    Args:
+        source: Gives the tensors outside the layers, and the dtype.
+        spec: The model to write.
+        layers: The tensors of each of its layers, in the plain form.
+        folder: Where to.
+        on_layer: Called with a layer's index once it is written.
+    """
+    form = StoredForm(spec)
+    with SafetensorsWriter(folder / "model.safetensors", form.shapes, source.reader.dtype) as writer:
+        for name in spec.outer_names:
+            for stored, tensor in form.to_stored({names.tensor(name): source.read_outer(name)}).items():
+                writer.write(stored, tensor)
+        for index, plain in enumerate(layers):
+            tensors = form.to_stored(plain)
+            for stored in form.holders(spec.layer_tensors(index)):
+                writer.write(stored, tensors[stored])
             on_layer(index)
 
 

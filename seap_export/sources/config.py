@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import InputError
+from seap_export.families import family_of_model_type
+from seap_export.families.family import Family
 
 __all__ = ["MAX_JSON_BYTES", "portable_config", "read_json"]
 
@@ -55,18 +57,74 @@ def _finite(text: str) -> float:
 
 
 def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same config with rotary parameters and dtype spelled for both major versions, and without code.
+    """The config of a language model, spelled for both major versions of transformers, and without code.
 
-    transformers 5 writes `rope_parameters`, which 4.57 ignores without a warning, falling back to theta 10000. Both
-    read `rope_theta` and `rope_scaling`.
+    Both read `rope_theta` and `rope_scaling` at the top level; 4.57 ignores the `rope_parameters` that 5 writes,
+    without a warning. A family that has defaults for `rope_parameters` is unknown to 4.57, and keeps them.
+
+    Raises:
+        InputError: The family is not supported, or its rotation cannot be spelled for both.
     """
     portable = {key: value for key, value in config.items() if key not in (*_TRANSIENT_KEYS, *_CODE_KEYS)}
-    rope = dict(portable.pop("rope_parameters", None) or portable.get("rope_scaling") or {})
-    portable["rope_theta"] = rope.pop("rope_theta", None) or portable.get("rope_theta") or 10000.0
-    rope_type = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
-    rope.pop("type", None)
-    portable["rope_scaling"] = None if rope_type == "default" else {"rope_type": rope_type, **rope}
+    family = family_of_model_type(config.get("model_type"))
+    new, old = portable.pop("rope_parameters", None), portable.pop("rope_scaling", None)
+    if "rope_parameters" in family.defaults:
+        theta = portable.pop("rope_theta", None) or 10000.0
+        portable["rope_parameters"] = {"rope_theta": theta, **(old or new)}
+    else:
+        portable |= _rope(portable, new or old or {}, family)
     dtype = portable.pop("torch_dtype", None) or portable.get("dtype")
     if dtype is not None:
         portable["dtype"] = dtype
-    return portable
+    return portable | _synonyms(portable, family)
+
+
+def _rope(config: Mapping[str, Any], given: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """The keys that say how a model rotates, given what it said under `rope_parameters` or `rope_scaling`."""
+    keys, rope = {}, dict(given)
+    if family.rotation.local_theta and "full_attention" in rope:
+        local = dict(rope.get("sliding_attention") or {})
+        rope = dict(rope["full_attention"] or {})
+        if (base := local.pop("rope_theta", None)) is not None:
+            keys[family.rotation.local_theta] = base
+        if local.get("rope_type", "default") != "default":
+            raise InputError(
+                "config.json: a scaled rotation of layers with a window is not supported; use another model"
+            )
+    keys["rope_theta"] = rope.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    partial = rope.pop("partial_rotary_factor", None)
+    if partial is not None:
+        keys["partial_rotary_factor"] = partial
+    rope_type = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
+    rope.pop("type", None)
+    if rope_type in ("su", "longrope") or "short_factor" in rope:
+        keys |= _longrope(config, rope, family)
+    else:
+        keys["rope_scaling"] = None if rope_type == "default" else {"rope_type": rope_type, **rope}
+    return keys
+
+
+def _longrope(config: Mapping[str, Any], rope: dict[str, Any], family: Family) -> dict[str, Any]:
+    """The keys of a rotation with tables for short and long inputs.
+
+    4.57 has the original length at the top level; 5 does so only where the family's config class has it, and prefers a
+    given `factor` to the ratio of both lengths, so what that implies is given instead. The first families with this
+    rotation take exactly three parameters in 4.57, one of them called `type`.
+    """
+    key = "original_max_position_embeddings"
+    original = config.get(key) or rope.pop(key, None) or config["max_position_embeddings"]
+    rope = {name: rope[name] for name in ("short_factor", "long_factor", "attention_factor", "factor") if name in rope}
+    factor = rope.pop("factor", None)
+    if factor is not None and factor * original != config["max_position_embeddings"]:
+        rope.setdefault(
+            "attention_factor", math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+        )
+    if key not in family.defaults:
+        rope[key] = original
+    return {key: original, "rope_scaling": {"type": "longrope", **rope}}
+
+
+def _synonyms(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    """What is said of each layer with one of several words that mean the same: the first is known to both versions."""
+    words = {key: own.value[0] for key, own in family.requires.items() if isinstance(own.value, tuple)}
+    return {key: [word] * len(config[key]) for key, word in words.items() if isinstance(config.get(key), list)}

@@ -66,7 +66,7 @@ def _number(file: GgufFile, key: str, default: float) -> float:
 def _refuse_unsupported(file: GgufFile) -> None:
     if file.get("expert_count"):
         raise InputError(f"{file.path}: mixtures of experts are not supported; give a dense model")
-    if file.get("attention.sliding_window") and file.family.sliding_window == "never":
+    if file.get("attention.sliding_window") and file.family.window is None:
         raise InputError(
             f"{file.path}: sliding-window attention is not supported in a GGUF file; give the Hugging Face folder"
         )

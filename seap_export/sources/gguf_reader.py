@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from seap_export.errors import InputError
-from seap_export.families import Family
+from seap_export.families import Family, names
 from seap_export.sources.gguf_file import GgufFile
 
 __all__ = ["GGUF_PROJECTIONS", "ROPE_FACTORS", "GgufReader"]
@@ -85,13 +85,13 @@ def _model_name(family: Family, name: str) -> str:
     """The Hugging Face name of a GGUF tensor, or the GGUF name if there is none."""
     prefix, _, rest = name.partition(".")
     if name in _OUTER:
-        return family.tensor(_OUTER[name])
+        return names.tensor(_OUTER[name])
     index, _, inner = rest.partition(".")
     stem, _, suffix = inner.partition(".")
     if prefix != "blk" or not index.isdecimal():
         return name
     if _LAYER.get(inner) in family.names:
-        return family.tensor(_LAYER[inner], int(index))
+        return names.tensor(_LAYER[inner], int(index))
     if stem in GGUF_PROJECTIONS and suffix in ("weight", "bias"):
-        return family.tensor(GGUF_PROJECTIONS[stem], int(index)) + f".{suffix}"
+        return names.tensor(GGUF_PROJECTIONS[stem], int(index)) + f".{suffix}"
     return name

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.sources.config import portable_config, read_json
 from seap_export.sources.config_check import check_token_ids
+from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tokenizer import (
     copy_tokenizer,
     drop_tokenizer_code,
@@ -24,6 +25,7 @@ from seap_export.sources.tokenizer import (
     tokenizer_files,
 )
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+from seap_export.sources.wrapper import LanguagePart
 
 __all__ = ["Source", "open_source"]
 
@@ -37,10 +39,10 @@ class Source:
 
     Attributes:
         name: Folder, file or hub name, without the path.
-        config: config.json in the spelling of `portable_config`.
+        config: config.json of the language model, in the spelling of `portable_config`.
         generation_config: generation_config.json, or None.
         spec: The shapes that the config describes, which the weights were checked against.
-        reader: Reads the weights.
+        reader: Reads the weights, in the plain form.
         files: All files that the model consists of.
         write_tokenizer: Writes the tokenizer files into a folder.
     """
@@ -67,11 +69,11 @@ class Source:
         Raises:
             InputError: A weight is NaN or infinite.
         """
-        full = self.spec.family.tensor(name)
+        full = names.tensor(name)
         return self._read([full])[full]
 
-    def _read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        tensors = self.reader.read(names)
+    def _read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+        tensors = self.reader.read(wanted)
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise InputError(
@@ -125,12 +127,17 @@ def _download(model: str) -> Path:
 def _folder_source(folder: Path, name: str) -> Source:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; a model folder needs config.json, safetensors and a tokenizer")
-    config = read_json(folder / "config.json")
+    given = read_json(folder / "config.json")
+    files, wrapper = SafetensorsReader(folder), wrapper_of_model_type(given.get("model_type"))
+    reader = files if wrapper is None else LanguagePart(files, wrapper)
+    config = language_config(given)
+    if wrapper is not None:  # it decides, and does not always say so
+        config.setdefault("tie_word_embeddings", "lm_head.weight" not in reader.shapes())
     spec = model_spec(config)
     if config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
-    reader = SafetensorsReader(folder)
-    check_weights(reader, spec.tensors(), str(folder))
+    check_weights(reader, StoredForm(spec).shapes, str(folder))
+    _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
     check_token_ids({str(folder / "config.json"): config, str(generation): defaults or {}}, spec.vocab_size)
@@ -140,10 +147,23 @@ def _folder_source(folder: Path, name: str) -> Source:
         config=portable_config({**spec.family.defaults, **config}),
         generation_config=defaults,
         spec=spec,
-        reader=reader,
-        files=(folder / "config.json", *extras, *reader.files, *tokenizer_files(folder)),
+        reader=PlainReader(reader, spec),
+        files=(folder / "config.json", *extras, *files.files, *tokenizer_files(folder)),
         write_tokenizer=lambda target: _carry_tokenizer(folder, target, spec.family.tokenizer_json_as_it_is),
     )
+
+
+def _refuse_other_head(reader: WeightReader, spec: ModelSpec, where: str) -> None:
+    """Refuses an LM head that is stored besides a tied embedding and differs from it: one of the two would be lost."""
+    head, embedding = (spec.family.stored(name) for name in ("lm_head", "embed_tokens"))
+    if not spec.tie_word_embeddings or head not in reader.shapes():
+        return
+    tensors = reader.read([head, embedding])
+    if not torch.equal(tensors[head], tensors[embedding]):
+        raise InputError(
+            f"{where}: config and weights disagree: '{head}' differs from the embedding that config.json ties it to; "
+            "set tie_word_embeddings to false in config.json, or download the model again"
+        )
 
 
 def _carry_tokenizer(folder: Path, target: Path, as_it_is: bool) -> None:

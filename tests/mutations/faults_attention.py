@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from converters.rope import rotary_caches
 from mutations.faults import ANY, Fault, numeric
 from mutations.graph import Edit, Graph
 from mutations.weights import Array, change_weight, heads_of, with_weight
 
-from converters.rope import rotary_caches
 from seap_export.families import RopeSpec
 from seap_export.families.family import Projection
 

@@ -9,7 +9,7 @@ from mutations.faults import Fault, numeric
 from mutations.graph import Edit, Graph
 from mutations.weights import Array, layer_name, with_bias, with_weight
 
-from seap_export.families.family import PROJECTIONS
+from seap_export.families.names import PROJECTIONS
 
 __all__ = ["FAULTS"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from mutations.graph import Edit, Graph
 from numpy.typing import NDArray
 
-from seap_export.families.family import QKV, Projection
+from seap_export.families.names import QKV, Projection
 
 __all__ = ["change_bias", "change_weight", "columns_of", "heads_of", "layer_name", "with_bias", "with_weight"]
 

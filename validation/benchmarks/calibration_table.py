@@ -21,12 +21,12 @@ from typing import Any
 
 import click
 import torch
-
-from seap_export.activations.batches import length_buckets
-from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.layers import HALVES, LayerRunner, embed
+
+from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.moments import MomentAccumulator
 from seap_export.corpus import parse_task, split_samples
+from seap_export.layers.batches import length_buckets
 from seap_export.sources.source import Source, open_source
 from validation.prompts import tokenize_prompts
 

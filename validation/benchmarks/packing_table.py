@@ -29,7 +29,7 @@ from converters.linear import Linears
 from converters.precision import PrecisionName, choose_precision
 from converters.weights import open_weights
 from seap_export.families import ModelSpec, model_spec
-from seap_export.families.family import QKV, Projection
+from seap_export.families.names import QKV, Projection
 from seap_export.runtime.session import open_session
 from seap_export.sources.config import read_json
 

@@ -91,5 +91,5 @@ def open_engine(
         return
     from validation.torch_runner import open_torch_model
 
-    with open_torch_model(folder, threads, attention="sdpa") as model:
+    with open_torch_model(folder, threads) as model:
         yield _TorchEngine(model)

@@ -36,7 +36,7 @@ def open_model(
         runner = OnnxRunner(open_session(folder / "model.onnx", "cpu", threads))
         yield OnnxLM(runner, tokenizer, max_length=positions, batch_size=batch_size, on_sequences=on_sequences)
         return
-    with open_torch_model(folder, threads, attention="sdpa") as model:
+    with open_torch_model(folder, threads) as model:
         from validation.zero_shot.hf_lm import CountingHFLM
 
         yield CountingHFLM(model, tokenizer, batch_size, on_sequences)

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from seap_export.activations.batches import Batch, length_buckets
+from seap_export.layers.batches import Batch, length_buckets
 
 
 def sequences(number: int = 200) -> list[list[int]]:

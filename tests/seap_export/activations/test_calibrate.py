@@ -10,9 +10,9 @@ import pytest
 import torch
 from calibrated import collect, load, micro_source, projection_inputs, random_texts
 from micro import VARIATIONS
+from seap_export.activations.layers import HALVES
 
 from seap_export.activations.calibrate import HalfStatistics, LayerStatistics, collect_statistics
-from seap_export.activations.layers import HALVES
 
 
 def assert_statistics_of(own: HalfStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from calibrated import load, micro_plan, micro_source, random_texts
 from micro import VARIATIONS
+from seap_export.activations.layers import HALVES, LayerRunner, embed
 from torch import nn
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.activations.batches import length_buckets
-from seap_export.activations.layers import HALVES, LayerRunner, embed
+from seap_export.layers.batches import length_buckets
 from seap_export.shrink.config import shrunk_config
 from seap_export.shrink.layer import shrink_layer
 

@@ -12,9 +12,9 @@ from micro import VARIATIONS
 from transformers import PreTrainedModel
 
 from seap_export.activations import sensitivity as module
-from seap_export.activations.batches import Batch, length_buckets
 from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
+from seap_export.layers.batches import Batch, length_buckets
 from seap_export.sources.source import Source
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from micro import micro_config
 from safetensors.torch import load_file, save_file
+from seap_export.activations.layers import HALVES
 
 from seap_export.activations.calibrate import HalfStatistics, LayerStatistics
-from seap_export.activations.layers import HALVES
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import (
     CALIBRATION_SCHEMA,

@@ -10,7 +10,7 @@ from micro import FAMILIES
 
 from seap_export.errors import InputError
 from seap_export.families import family_of_gguf, family_of_model_type, is_pruned, supported_families
-from seap_export.families.family import PROJECTIONS
+from seap_export.families.names import PROJECTIONS
 
 
 def test_the_supported_families_are_those_of_the_readme() -> None:

@@ -12,7 +12,7 @@ from micro import micro_config
 
 from seap_export.errors import ArtifactError
 from seap_export.families import LayerSpec, ModelSpec, model_spec
-from seap_export.families.family import PROJECTIONS
+from seap_export.families.names import PROJECTIONS
 from seap_export.plan.plan import COMPENSATIONS, PLAN_SCHEMA, Compensation, LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.sparsity import Sparsity
 

@@ -152,6 +152,28 @@ def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(model_typ
     assert 5 not in found or model_type != "llama"
 
 
+@pytest.mark.parametrize(
+    ("variation", "fixed"),
+    [("granitemoehybrid", True), ("phi3-all", True), ("phi3-partial", False), ("granite", False), ("exaone4", False)],
+)
+def test_heads_stay_where_the_family_s_class_takes_their_size_from_their_number(variation: str, fixed: bool) -> None:
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    found = {solve(spec, ratio, "alike", 1)[0][0].shape[1] for ratio in np.linspace(0.02, 0.4, 12)}
+    assert (found == {6}) is fixed
+
+
+def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
+    spec = model_spec(micro_config(**VARIATIONS["granitemoehybrid"]))
+    most = 3 * 79 / (2 * 16 * (6 + 3) + 3 * 80)
+    layers, achieved = solve(spec, most, align=1)
+    assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
+    assert layers[0].shape == (3, 6, 1)
+    check_ratio(spec, most + 0.01, EVEN, 1)
+    for refused in (lambda: solve(spec, most + 0.01, align=1), lambda: check_ratio(spec, 0.9, EVEN, 1, "uniform")):
+        with pytest.raises(UsageError, match=f"all heads.* at most {most:.3f} can be removed.* --layout uniform"):
+            refused()
+
+
 def test_a_window_that_only_some_layers_have_is_no_other_shape() -> None:
     spec = model_spec(micro_config(**VARIATIONS["qwen2-window"]))
     assert len({own.sliding_window for own in spec.layers}) == 2

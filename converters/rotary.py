@@ -1,0 +1,93 @@
+"""The rotary tables of a graph: one for each rotation that its layers have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from converters.graph import GraphBuilder
+from converters.operators import add, cast, multiply
+from converters.precision import Precision
+from converters.weights import lazy_tensor
+from seap_export.families import ModelSpec, RopeSpec
+from seap_export.layers.rotary import rotary_tables
+
+__all__ = ["RotaryTables"]
+
+
+class RotaryTables:
+    """Cosines and sines, [rows, rope.dim / 2] each, in the dtype of the precision.
+
+    A row holds a position. Longrope has two tables in one: that of inputs up to `switches_at`, with as many rows,
+    and behind it that of longer inputs.
+
+    Attributes:
+        positions: Positions of the model.
+    """
+
+    def __init__(self, g: GraphBuilder, spec: ModelSpec, precision: Precision) -> None:
+        self._g, self._precision, self._head_dim = g, precision, spec.head_dim
+        self.positions = spec.max_position_embeddings
+        self._ropes: list[RopeSpec] = []
+        for layer in spec.layers:
+            if layer.rope is not None and layer.rope not in self._ropes:
+                self._ropes.append(layer.rope)
+        self._caches = [(self._table("cos", number), self._table("sin", number)) for number in range(len(self._ropes))]
+        self._rows: dict[int, ir.Value] = {}
+
+    def caches(self, rope: RopeSpec) -> tuple[ir.Value, ir.Value]:
+        """Cosines and sines of a rotation."""
+        return self._caches[self._ropes.index(rope)]
+
+    def attributes(self, rope: RopeSpec, heads: int) -> dict[str, int]:
+        """Those of a RotaryEmbedding node, of the standard or of ONNX Runtime."""
+        attributes = {"num_heads": heads}
+        if rope.interleaved:
+            attributes["interleaved"] = 1
+        if rope.dim < self._head_dim:
+            attributes["rotary_embedding_dim"] = rope.dim
+        return attributes
+
+    def switch(self, rope: RopeSpec) -> int | None:
+        """The length of an input above which the second table counts; None: there is one table."""
+        switch = rope.switches_at
+        return switch if switch is not None and switch < self.positions else None
+
+    def rows(self, rope: RopeSpec, positions: ir.Value, last: Callable[[], ir.Value]) -> ir.Value:
+        """The rows of tokens, int64 [batch_size, sequence_length].
+
+        As in transformers, all tokens of a call use the table that the length of the input after this call decides on.
+
+        Args:
+            rope: The rotation.
+            positions: The tokens' positions, int64 [batch_size, sequence_length]; always the same.
+            last: Gives the position of each row's last token, int64 [batch_size, 1].
+        """
+        switch, number = self.switch(rope), self._ropes.index(rope)
+        if switch is None:
+            return positions
+        if number not in self._rows:
+            g, name = self._g, f"long_{number}"
+            start = g.constant(f"{name}.start", np.array(switch, np.int64))
+            is_long = cast(g, g.node("GreaterOrEqual", [last(), start], name), ir.DataType.INT64, f"{name}.int64")
+            self._rows[number] = add(g, positions, multiply(g, is_long, start, f"{name}.skipped"), f"{name}.rows")
+        return self._rows[number]
+
+    def _table(self, kind: str, number: int) -> ir.Value:
+        rope, side = self._ropes[number], 0 if kind == "cos" else 1
+        switch, positions, dtype = self.switch(rope), self.positions, self._precision.torch_dtype
+
+        def whole() -> torch.Tensor:
+            return rotary_tables(rope, positions)[side].to(dtype)
+
+        def both() -> torch.Tensor:
+            parts = rotary_tables(rope, switch or 0), rotary_tables(rope, positions, long=True)
+            return torch.cat([part[side] for part in parts]).to(dtype)
+
+        read: Callable[[], torch.Tensor] = whole if switch is None else both
+        shape = (positions + (switch or 0), rope.dim // 2)
+        name = f"{kind}_cache" if number == 0 else f"{kind}_cache.{number}"
+        return self._g.initializer(lazy_tensor(name, shape, read, self._precision.onnx_dtype))

@@ -1,0 +1,153 @@
+"""Reads config.json so that every key is accounted for: read, known to be harmless, or refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from seap_export.errors import InputError
+from seap_export.families.family import PRUNED_FROM, Family, Requirement, common_keys
+
+__all__ = ["PROJECTION_PATHS", "ConfigReader"]
+
+_FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
+#: Keys that this package writes: biases of o_proj and down_proj, and where the pruned model's code finds the two.
+PROJECTION_PATHS = {"o_proj": "o_proj_path", "down_proj": "down_proj_path"}
+_OWN_KEYS = frozenset(
+    {"model_type", "per_layer_config", PRUNED_FROM, "o_proj_bias", "down_proj_bias", *PROJECTION_PATHS.values()}
+)
+
+
+class ConfigReader:
+    """The config.json of a language model of a known family.
+
+    Args:
+        family: The family.
+        config: The contents, of a dense model or a pruned one.
+    """
+
+    def __init__(self, family: Family, config: Mapping[str, Any]) -> None:
+        self.family = family
+        self._given = config
+        self._values = {**family.defaults, **config}
+        self._read: set[str] = set()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a key, by its usual name; the default if it is missing or null."""
+        key = self.family.key(name)
+        self._read |= {key, name}
+        value = self._values.get(key)
+        return default if value is None else value
+
+    def given(self, name: str) -> Any:
+        """The value of a key in the config itself, without the family's defaults; None if it is missing."""
+        self._read.add(name)
+        return self._given.get(name)
+
+    def mapping(self, name: str) -> Mapping[str, Any]:
+        """An object; empty if it is missing or null.
+
+        Raises:
+            InputError: It is something else.
+        """
+        value = self.get(name) or {}
+        if not isinstance(value, Mapping):
+            raise InputError(
+                f"config.json: '{name}' must be an object, not {value!r:.40}; correct it, or download the model again"
+            )
+        return value
+
+    def positive(self, name: str, default: int | None = None) -> int:
+        """A positive whole number.
+
+        Raises:
+            InputError: It is missing, or something else.
+        """
+        return positive(self.family.key(name), self.get(name, default))
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A number.
+
+        Raises:
+            InputError: It is missing, or something else.
+        """
+        return number(self.family.key(name), self.get(name, default))
+
+    def formula(self, text: str | None) -> float | None:
+        """The value of a formula, `KEY` or `KEY ** EXPONENT`; None if there is none, or its key is missing or null.
+
+        Raises:
+            InputError: The key's value is not a positive number.
+        """
+        if text is None:
+            return None
+        found = _FORMULA.fullmatch(text)
+        if found is None:
+            raise ValueError(f"family {self.family.model_type}: '{text}' is not a formula")
+        key, exponent = found.groups()
+        if self.get(key) is None:
+            return None
+        base = self.number(key)
+        if not base > 0:
+            raise InputError(f"config.json: '{key}' must be positive, not {base:g}; correct it")
+        return base if exponent is None else float(base ** float(exponent))
+
+    def refuse_unread(self) -> None:
+        """Refuses what would change the model's results unnoticed. Call it when everything has been read.
+
+        Raises:
+            InputError: A key is not known, or has a value that stands for something not supported.
+        """
+        harmless, required = common_keys()
+        for key, requirement in {**required, **self.family.requires}.items():
+            self._read.add(key)
+            if not _holds(requirement, self._values.get(key)):
+                raise InputError(
+                    f"config.json: '{key}' is {self._values.get(key)!r:.60}: {requirement.part} is not supported; "
+                    "use another model"
+                )
+        known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _OWN_KEYS
+        for key in self._given:
+            if key not in known and not key.startswith("_"):
+                raise InputError(
+                    f"config.json: the key '{key}' is not known for {self.family.model_type}, so what it changes "
+                    "would be lost; remove it if it changes nothing"
+                )
+
+
+def _holds(requirement: Requirement, given: Any) -> bool:
+    """Whether a value, or each item of a list, is the required one or one of those allowed."""
+    if isinstance(given, list | tuple):
+        return all(_holds(requirement, item) for item in given)
+    if requirement.value is False:
+        return not given
+    allowed = requirement.value if isinstance(requirement.value, tuple) else (requirement.value,)
+    return given is None or given in allowed
+
+
+def positive(key: str, value: Any) -> int:
+    """`value` if it is a positive whole number.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(
+            f"config.json: '{key}' must be a positive whole number, not {value!r}; "
+            "correct it, or download the model again"
+        )
+    return value
+
+
+def number(key: str, value: Any) -> float:
+    """`value` if it is a number.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InputError(
+            f"config.json: '{key}' must be a number, not {value!r}; correct it, or download the model again"
+        )
+    return float(value)

@@ -1,0 +1,50 @@
+"""Names of a decoder's tensors inside the pipeline, the same for every family: its plain form.
+
+A checkpoint is brought to the plain form when it is read: projections apart, norm weights as full gains. The names are
+those of Llama, and for norms that Llama lacks those of GLM-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+__all__ = ["LAYER", "NORMS", "PROJECTIONS", "QKV", "Norm", "Projection", "bias", "layer_of", "tensor", "weight"]
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
+#: The projections that attention reads; either all three have a bias or none has.
+QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
+#: The norms of the residual stream: before and after attention, before and after the MLP.
+Norm = Literal["input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"]
+NORMS: tuple[Norm, ...] = get_args(Norm)
+
+LAYER = "model.layers.{layer}."
+_OUTER = {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
+_INNER: Mapping[str, str] = {
+    **{norm: f"{norm}.weight" for norm in NORMS},
+    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    **{name: f"self_attn.{name}.weight" for name in ("q_norm", "k_norm")},
+    **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
+}
+
+
+def tensor(name: str, layer: int | None = None) -> str:
+    """The full name of a norm or an embedding, or that of a projection without `.weight` or `.bias`."""
+    return _OUTER[name] if layer is None else LAYER.format(layer=layer) + _INNER[name]
+
+
+def weight(projection: Projection, layer: int) -> str:
+    """The full name of a projection's weight (out x in)."""
+    return tensor(projection, layer) + ".weight"
+
+
+def bias(projection: Projection, layer: int) -> str:
+    """The full name of a projection's bias (out)."""
+    return tensor(projection, layer) + ".bias"
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a full name belongs to; None: none."""
+    parts = name.split(".")
+    return int(parts[2]) if parts[:2] == ["model", "layers"] else None

@@ -1,0 +1,154 @@
+"""Reads what a model computes, dense or pruned by seap-export, from its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from seap_export.errors import InputError
+from seap_export.families.check import check_sizes
+from seap_export.families.config_reader import ConfigReader, positive
+from seap_export.families.family import PRUNED_FROM, family_of_model_type, wrapper_of_model_type
+from seap_export.families.names import NORMS, PROJECTIONS
+from seap_export.families.rope import RopeSpec, query_scaling, read_ropes
+from seap_export.families.spec import Activation, BlockSpec, LayerSpec, ModelSpec
+from seap_export.families.windows import read_windows
+
+__all__ = ["dense_config", "language_config", "model_spec"]
+
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
+#: What a multimodal wrapper may say of its language model.
+_SHARED_KEYS = (
+    "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
+    "quantization_config", "quantization",
+)  # fmt: skip
+
+
+def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of a language model: of the one in a multimodal wrapper, or the same.
+
+    Raises:
+        InputError: The family is not supported, or the wrapper does not hold a model of it.
+    """
+    wrapper = wrapper_of_model_type(config.get("model_type"))
+    if wrapper is None:
+        return dict(config)
+    inner = config.get(wrapper.config)
+    if not isinstance(inner, Mapping):
+        raise InputError(f"config.json: '{wrapper.config}' must describe the language model; download it again")
+    model_type = inner.get("model_type", wrapper.default)
+    family = family_of_model_type(model_type)
+    if family.wrapper is None or family.wrapper.model_type != wrapper.model_type:
+        raise InputError(f"config.json: a {model_type} model in a {wrapper.model_type} model is not supported")
+    shared = {key: config[key] for key in _SHARED_KEYS if config.get(key) is not None}
+    return {**inner, **shared, "model_type": model_type, "architectures": [family.architecture]}
+
+
+def model_spec(config: Mapping[str, Any]) -> ModelSpec:
+    """Reads a model's config.json; of a multimodal wrapper, its language model.
+
+    Raises:
+        InputError: The family, or something that the config asks for, is not supported, or a value is missing, out of
+            range or of the wrong type.
+    """
+    check_sizes(config)
+    try:
+        config = language_config(config)
+        check_sizes(config)
+        return _spec(ConfigReader(family_of_model_type(config.get("model_type")), config))
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"config.json: a value has the wrong type ({reason}); download it again") from error
+
+
+def dense_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of the dense model that a pruned one was made from, as far as shapes are concerned."""
+    dense = {**config, **(config.get(PRUNED_FROM) or {})}
+    return {key: value for key, value in dense.items() if key not in ("per_layer_config", PRUNED_FROM)}
+
+
+def _spec(config: ConfigReader) -> ModelSpec:
+    family = config.family
+    _refuse_quantised(config)
+    config.mapping(PRUNED_FROM)
+    hidden_size, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
+    head_dim = config.positive("head_dim", hidden_size // heads)
+    layers = config.positive("num_hidden_layers")
+    windows = read_windows(config, layers)
+    ropes = read_ropes(config, head_dim, windows)
+    spec = ModelSpec(
+        family=family,
+        block=_block(config, head_dim),
+        vocab_size=config.positive("vocab_size"),
+        hidden_size=hidden_size,
+        head_dim=head_dim,
+        rms_norm_eps=config.number("rms_norm_eps", 1e-6),
+        max_position_embeddings=config.positive("max_position_embeddings"),
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        layers=tuple(_layer(config, index, windows[index], ropes[index]) for index in range(layers)),
+    )
+    config.refuse_unread()
+    return spec
+
+
+def _refuse_quantised(config: ConfigReader) -> None:
+    for key in ("quantization_config", "quantization"):
+        quantised = config.mapping(key)
+        if not quantised:
+            continue
+        method = quantised.get("quant_method", "unknown")
+        raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
+
+
+def _block(config: ConfigReader, head_dim: int) -> BlockSpec:
+    family, block = config.family, config.family.block
+    activation = str(config.get("hidden_act", "silu"))
+    if activation not in _ACTIVATIONS:
+        raise InputError(f"activation '{activation}' is not supported; use a model with {' or '.join(_ACTIVATIONS)}")
+    return BlockSpec(
+        norms=frozenset(norm for norm in NORMS if norm in family.names),
+        qk_norm=block.qk_norm if "q_norm" in family.names else None,
+        activation=_ACTIVATIONS[activation],
+        attention_scale=config.formula(block.attention_scale) or head_dim**-0.5,
+        attention_softcap=config.formula(block.attention_softcap),
+        query_scaling=query_scaling(config),
+        residual_multiplier=config.formula(block.residual_multiplier) or 1.0,
+        embedding_multiplier=config.formula(block.embedding_multiplier) or 1.0,
+        logits_multiplier=config.formula(block.logits_multiplier) or 1.0,
+        logits_softcap=config.formula(block.logits_softcap),
+    )
+
+
+def _layer(config: ConfigReader, index: int, window: int | None, rope: RopeSpec | None) -> LayerSpec:
+    overrides = _overrides(config, index)
+    family = config.family
+
+    def size(name: str, default: int | None = None) -> int:
+        given = config.get(name, default)
+        return positive(config.family.key(name), overrides.get(name, given))
+
+    heads = size("num_attention_heads")
+    compensated = {
+        name for name in ("o_proj", "down_proj") if overrides.get(f"{name}_bias", config.get(f"{name}_bias", False))
+    }
+    switches = {switch: config.get(switch, False) for switch in family.biases.values() if isinstance(switch, str)}
+    return LayerSpec(
+        num_attention_heads=heads,
+        num_key_value_heads=size("num_key_value_heads", heads),
+        intermediate_size=size("intermediate_size"),
+        biases=frozenset(name for name in PROJECTIONS if name in compensated or family.has_bias(name, switches)),
+        sliding_window=window,
+        rope=rope,
+    )
+
+
+def _overrides(config: ConfigReader, index: int) -> Mapping[str, Any]:
+    """What `per_layer_config` says of a layer, by the usual names."""
+    per_layer = {int(key): value for key, value in config.mapping("per_layer_config").items()}.get(index, {})
+    usual = {own: name for name, own in config.family.keys.items()}
+    return {usual.get(key, key): value for key, value in per_layer.items()}

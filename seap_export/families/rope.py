@@ -1,0 +1,202 @@
+"""The rotary position embedding of each layer, read from config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from seap_export.errors import InputError
+from seap_export.families.check import check_rope
+from seap_export.families.config_reader import ConfigReader, number
+
+__all__ = ["ROPE_TYPES", "QueryScaling", "RopeSpec", "query_scaling", "read_ropes"]
+
+#: Rotary variants. Their frequencies do not depend on the length of the input, but for longrope, which has two sets.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor",),
+    "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
+}
+_PARAMETERS = frozenset({
+    "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "beta_fast", "beta_slow",
+    "attention_factor", "mscale", "mscale_all_dim", "truncate", "short_factor", "long_factor",
+})  # fmt: skip
+_BETA = "llama_4_scaling_beta"
+#: Read elsewhere, or of no effect: ministral3 repeats the length here.
+_OTHER_KEYS = frozenset({"partial_rotary_factor", _BETA, "max_position_embeddings", "alpha"})
+_KINDS = {"full_attention", "sliding_attention"}
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary position embedding.
+
+    Attributes:
+        theta: The base.
+        rope_type: The variant.
+        parameters: Parameters of the variant.
+        dim: How many channels of a head are rotated, from the first.
+        interleaved: Whether the channels of a pair are neighbours; otherwise they are `dim` / 2 apart.
+        max_position_embeddings: Positions of the model.
+    """
+
+    theta: float
+    rope_type: str
+    parameters: Mapping[str, Any]
+    dim: int
+    interleaved: bool = False
+    max_position_embeddings: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rope_type not in ROPE_TYPES:
+            raise InputError(
+                f"rope type '{self.rope_type}' is not supported; use a model with one of {', '.join(ROPE_TYPES)}"
+            )
+        missing = [key for key in _REQUIRED[self.rope_type] if self.parameters.get(key) is None]
+        if missing:
+            raise InputError(
+                f"config.json: rope type '{self.rope_type}' needs {', '.join(missing)}; "
+                "correct it, or download the model again"
+            )
+        if not self.theta > 0:
+            raise InputError(
+                f"config.json: rope_theta must be positive, not {self.theta}; correct it, or download the model again"
+            )
+        if self.dim < 2 or self.dim % 2:
+            raise InputError(f"config.json: {self.dim} rotated channels of a head are not pairs; correct head_dim")
+        check_rope(self.rope_type, self.parameters)
+        for key in ("short_factor", "long_factor") if self.rope_type == "longrope" else ():
+            if len(self.parameters[key]) != self.dim // 2:
+                raise InputError(
+                    f"config.json: rope parameter '{key}' must have {self.dim // 2} numbers, one for each pair of "
+                    f"channels, not {len(self.parameters[key])}; correct it, or download the model again"
+                )
+
+    @property
+    def switches_at(self) -> int | None:
+        """The length of an input, earlier tokens included, above which longrope uses its other frequencies."""
+        return int(self.parameters["original_max_position_embeddings"]) if self.rope_type == "longrope" else None
+
+
+@dataclass(frozen=True)
+class QueryScaling:
+    """A factor on the queries of position p: 1 + beta * ln(1 + floor(p / context)), as in Llama 4."""
+
+    beta: float
+    context: int
+
+
+def read_ropes(config: ConfigReader, head_dim: int, windows: Sequence[int | None]) -> list[RopeSpec | None]:
+    """The rotation of each layer; None: it does not rotate.
+
+    Args:
+        config: The config.
+        head_dim: Size of a head.
+        windows: Each layer's window.
+
+    Raises:
+        InputError: A value is missing, out of range or not supported.
+    """
+    full, local = _kinds(config, head_dim)
+    ropes = [full if window is None else local for window in windows]
+    rotates = _rotates(config, windows)
+    return [rope if own else None for rope, own in zip(ropes, rotates, strict=True)]
+
+
+def query_scaling(config: ConfigReader) -> QueryScaling | None:
+    """The scaling of queries by position, if the family has it.
+
+    Raises:
+        InputError: A value is missing or of the wrong type.
+    """
+    parameters = _parameters(config)
+    if _BETA not in parameters:
+        return None
+    if not config.family.rotation.query_scaling:
+        raise InputError(f"config.json: '{_BETA}' is not known for this model family; use another model")
+    beta, context = (number(key, parameters.get(key)) for key in (_BETA, "original_max_position_embeddings"))
+    return QueryScaling(beta, int(context))
+
+
+def _parameters(config: ConfigReader) -> dict[str, Any]:
+    """`rope_scaling` (transformers 4) or `rope_parameters` (transformers 5)."""
+    given = config.given("rope_parameters") or config.mapping("rope_scaling") or config.mapping("rope_parameters")
+    if not isinstance(given, Mapping):
+        raise InputError(f"config.json: 'rope_parameters' must be an object, not {given!r:.40}; download it again")
+    return dict(given)
+
+
+def _kinds(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
+    """The rotation of layers without a window, and of layers with one."""
+    given, local_key = _parameters(config), config.family.rotation.local_theta
+    nested = bool(given) and set(given) <= _KINDS
+    full = _rope(config, dict(given.get("full_attention") or {}) if nested else given, head_dim)
+    if local_key is None:
+        if nested:
+            raise InputError("config.json: this model family has one rotation for all layers; correct rope_parameters")
+        return full, full
+    base = config.number(local_key)
+    local = dict(given.get("sliding_attention") or {}) if nested else {}
+    return full, _rope(config, {"rope_theta": base, **local}, head_dim)
+
+
+def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> RopeSpec:
+    theta = parameters.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    config.get("rope_theta")
+    types = [parameters.pop(key, None) for key in ("rope_type", "type")]
+    rope_type = types[0] or types[1] or "default"
+    positions = config.positive("max_position_embeddings")
+    if rope_type == "su" or (rope_type == "yarn" and "short_factor" in parameters):
+        rope_type = "longrope"  # as the first Phi-3 models call it
+    original = config.get("original_max_position_embeddings")
+    if rope_type in ("yarn", "longrope"):
+        given = parameters.get("original_max_position_embeddings")
+        parameters["original_max_position_embeddings"] = (
+            (original or given) if rope_type == "longrope" else given
+        ) or positions
+    is_alpha = rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")
+    unknown = sorted(set(parameters) - _PARAMETERS - _OTHER_KEYS)
+    if unknown:
+        raise InputError(f"config.json: rope parameter '{unknown[0]}' is not known; remove it if it changes nothing")
+    rope = RopeSpec(
+        number("rope_theta", theta),
+        "default" if is_alpha else rope_type,
+        MappingProxyType({key: value for key, value in parameters.items() if key in _PARAMETERS}),
+        int(head_dim * _partial(config, parameters)),
+        config.family.rotation.interleaved,
+        positions,
+    )
+    if is_alpha:  # NTK-aware scaling with a fixed alpha, which only raises the base
+        power = rope.dim / (rope.dim - 2)
+        rope = replace(rope, theta=rope.theta * number("alpha", parameters["alpha"]) ** power, parameters={})
+    return rope
+
+
+def _partial(config: ConfigReader, parameters: Mapping[str, Any]) -> float:
+    """The fraction of each head that is rotated."""
+    usual = config.get("partial_rotary_factor", 1.0)
+    partial = number("partial_rotary_factor", parameters.get("partial_rotary_factor", usual))
+    if partial != 1.0 and not (config.family.rotation.partial and 0.0 < partial < 1.0):
+        raise InputError(f"partial_rotary_factor {partial:g} is not supported; use a model with a factor of 1")
+    return partial
+
+
+def _rotates(config: ConfigReader, windows: Sequence[int | None]) -> list[bool]:
+    number_of_layers, rule = len(windows), config.family.rotation.layers
+    if rule == "no_rope_layers":
+        interval = config.positive("no_rope_layer_interval")
+        listed = config.get("no_rope_layers") or [(index + 1) % interval for index in range(number_of_layers)]
+        if not isinstance(listed, list) or len(listed) < number_of_layers:
+            raise InputError("config.json: 'no_rope_layers' must list every layer; correct it")
+        return [bool(own) for own in listed[:number_of_layers]]
+    if rule == "sliding":
+        has_window = config.get("sliding_window") is not None
+        return [window is not None or not has_window for window in windows]
+    if rule == "position_embedding_type":
+        return [config.get("position_embedding_type") == "rope"] * number_of_layers
+    return [True] * number_of_layers

@@ -1,0 +1,133 @@
+"""Causal attention with rotary embedding over a padded batch, without a cache."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from seap_export.families import BlockSpec, LayerSpec, QueryScaling
+from seap_export.layers.rotary import rotary_tables
+
+__all__ = ["attend", "rms_norm"]
+
+
+def rms_norm(x: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The RMS norm over the last axis, float32."""
+    return gain * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon))
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: torch.Tensor,
+    layer: LayerSpec,
+    block: BlockSpec,
+    norms: tuple[torch.Tensor, torch.Tensor] | None,
+    epsilon: float,
+) -> torch.Tensor:
+    """What attention passes to o_proj, [batch, length, heads * head_dim].
+
+    Padding on the right needs no mask: with causal attention no real token ever sees it.
+
+    Args:
+        query: [batch, heads, length, head_dim].
+        key: [batch, KV heads, length, head_dim].
+        value: Like `key`.
+        lengths: Real tokens of each row, int64 [batch].
+        layer: Gives the rotation and the window.
+        block: Gives the order of norm and rotation, the scale and the soft cap.
+        norms: Gains of the norms of query and key heads, each [head_dim].
+        epsilon: Of those norms.
+    """
+    if norms is not None and block.qk_norm == "before_rotation":
+        query, key = (rms_norm(part, gain, epsilon) for part, gain in zip((query, key), norms, strict=True))
+    if layer.rope is not None:
+        query, key = _rotated(query, key, lengths, layer)
+    if norms is not None and block.qk_norm == "after_rotation":
+        query, key = (rms_norm(part, gain, epsilon) for part, gain in zip((query, key), norms, strict=True))
+    if block.query_scaling is not None:
+        query = query * _query_factors(block.query_scaling, query.shape[2])
+    attended = _attention(query, key, value, layer.sliding_window, block)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def _rotated(
+    query: torch.Tensor, key: torch.Tensor, lengths: torch.Tensor, layer: LayerSpec
+) -> tuple[torch.Tensor, torch.Tensor]:
+    rope = layer.rope
+    assert rope is not None
+    cos, sin = rotary_tables(rope, query.shape[2])
+    if rope.switches_at is not None:
+        is_long = (lengths > rope.switches_at)[:, None, None, None]
+        long_cos, long_sin = rotary_tables(rope, query.shape[2], long=True)
+        cos, sin = torch.where(is_long, long_cos, cos), torch.where(is_long, long_sin, sin)
+    if rope.interleaved:
+        cos, sin = (table.repeat_interleave(2, -1) for table in (cos, sin))
+    else:
+        cos, sin = (torch.cat((table, table), -1) for table in (cos, sin))
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        turned, rest = x[..., : rope.dim], x[..., rope.dim :]
+        turned = (turned * cos) + (_quarter_turn(turned, rope.interleaved) * sin)
+        return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
+
+    return rotate(query), rotate(key)
+
+
+def _quarter_turn(x: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """Each pair (a, b) becomes (-b, a)."""
+    if interleaved:
+        return torch.stack((-x[..., 1::2], x[..., 0::2]), -1).flatten(-2)
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), -1)
+
+
+def _query_factors(scaling: QueryScaling, length: int) -> torch.Tensor:
+    """float32 [length, 1]."""
+    blocks = torch.floor(torch.arange(length) / scaling.context)
+    return (1 + scaling.beta * torch.log(1 + blocks)).unsqueeze(1)
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None, block: BlockSpec
+) -> torch.Tensor:
+    length = query.shape[2]
+    mask = _window_mask(length, window) if window is not None and window < length else None
+    if block.attention_softcap is not None:
+        return _capped_attention(query, key, value, mask, block.attention_scale, block.attention_softcap)
+    if mask is not None:  # with a mask, torch has no fast kernel for grouped queries
+        key, value = (_repeated(part, query.shape[1]) for part in (key, value))
+    return functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        scale=block.attention_scale,
+        is_causal=mask is None and length > 1,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+
+
+def _capped_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float,
+) -> torch.Tensor:
+    key, value = (_repeated(part, query.shape[1]) for part in (key, value))
+    scores = torch.tanh(torch.matmul(query, key.transpose(2, 3)) * scale / softcap) * softcap
+    visible = _window_mask(query.shape[2], query.shape[2]) if mask is None else mask
+    return torch.matmul(functional.softmax(scores.masked_fill(~visible, -torch.inf), -1), value)
+
+
+def _repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def _window_mask(length: int, window: int) -> torch.Tensor:
+    """True where a query (row) sees a key (column): itself and the `window` - 1 before; [1, 1, length, length]."""
+    distance = torch.arange(length).unsqueeze(1) - torch.arange(length).unsqueeze(0)
+    return ((distance >= 0) & (distance < window))[None, None]

@@ -1,0 +1,121 @@
+"""A decoder layer in float32, made from a `ModelSpec` and tensors of the plain form, in two halves.
+
+Each half reads the stream, computes the channels that its output projection takes in, multiplies, and writes back:
+x += m N(W channels(x)), with N the norm after the half, if there is one, and m the residual multiplier.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.nn import functional
+
+from seap_export.families import ModelSpec, names
+from seap_export.families.names import Norm, Projection
+from seap_export.layers.attention import attend, rms_norm
+from seap_export.layers.batches import Batch
+from seap_export.layers.halves import Half
+
+__all__ = ["DecoderLayer"]
+
+_NORMS: Mapping[Half, tuple[Norm, Norm]] = {
+    "o_proj": ("input_layernorm", "post_self_attn_layernorm"),
+    "down_proj": ("post_attention_layernorm", "post_mlp_layernorm"),
+}
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return functional.gelu(x, approximate="tanh")
+
+
+_ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {"silu": functional.silu, "gelu_tanh": _gelu_tanh}
+
+
+class DecoderLayer:
+    """One layer and its weights.
+
+    Args:
+        spec: The model.
+        index: Index of the layer.
+        tensors: All tensors of the layer, by full name.
+    """
+
+    def __init__(self, spec: ModelSpec, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._spec, self._index = spec, index
+        self._tensors = {name: tensor.float() for name, tensor in tensors.items()}
+        self._activation = _ACTIVATIONS[spec.block.activation]
+
+    def under(self, spec: ModelSpec) -> DecoderLayer:
+        """The same weights in a model that differs only in what they compute."""
+        other = copy.copy(self)
+        other._spec = spec
+        return other
+
+    def channels(self, half: Half, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The input of o_proj or down_proj at the real tokens of a batch, [tokens, channels].
+
+        Only attention needs to know which text a token belongs to; the MLP runs without padding.
+
+        Args:
+            half: Which projection.
+            stream: The hidden states of the real tokens, [tokens, hidden_size].
+            batch: The batch that they come from.
+        """
+        if half == "o_proj":
+            return batch.packed(self._attended(self._normed(half, batch.padded(stream)), batch))
+        x = self._normed(half, stream)
+        return self._activation(self._linear("gate_proj", x)) * self._linear("up_proj", x)
+
+    def project(self, half: Half, channels: torch.Tensor) -> torch.Tensor:
+        """The product of o_proj or down_proj with its input, [tokens, hidden_size]."""
+        return self._linear(half, channels)
+
+    def written(self, half: Half, product: torch.Tensor) -> torch.Tensor:
+        """What the half adds to the stream, given the product of its projection; [tokens, hidden_size]."""
+        gain = self.gain(half)
+        normed = product if gain is None else rms_norm(product, gain, self._spec.rms_norm_eps)
+        return normed if self.multiplier == 1.0 else normed * self.multiplier
+
+    @property
+    def multiplier(self) -> float:
+        """The residual multiplier."""
+        return self._spec.block.residual_multiplier
+
+    def gain(self, half: Half) -> torch.Tensor | None:
+        """The gain of the norm after the half, float32 [hidden_size]; None: there is no such norm."""
+        return self._tensors.get(names.tensor(_NORMS[half][1], self._index))
+
+    def factor(self, half: Half, product: torch.Tensor) -> torch.Tensor:
+        """d in `written` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""
+        multiplier = torch.full((len(product), 1), self.multiplier)
+        if self.gain(half) is None:
+            return multiplier
+        return multiplier * torch.rsqrt(product.pow(2).mean(-1, keepdim=True) + self._spec.rms_norm_eps)
+
+    def _normed(self, half: Half, x: torch.Tensor) -> torch.Tensor:
+        gain = self._tensors.get(names.tensor(_NORMS[half][0], self._index))
+        return x if gain is None else rms_norm(x, gain, self._spec.rms_norm_eps)
+
+    def _attended(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
+        spec, layer = self._spec, self._spec.layers[self._index]
+
+        def heads(projection: Projection) -> torch.Tensor:
+            return self._linear(projection, x).unflatten(-1, (-1, spec.head_dim)).transpose(1, 2)
+
+        norms = [self._tensors.get(names.tensor(name, self._index)) for name in ("q_norm", "k_norm")]
+        return attend(
+            heads("q_proj"),
+            heads("k_proj"),
+            heads("v_proj"),
+            batch.real.sum(1),
+            layer,
+            spec.block,
+            None if norms[0] is None or norms[1] is None else (norms[0], norms[1]),
+            spec.rms_norm_eps,
+        )
+
+    def _linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
+        weight = self._tensors[names.weight(projection, self._index)]
+        return functional.linear(x, weight, self._tensors.get(names.bias(projection, self._index)))

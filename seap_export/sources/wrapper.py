@@ -1,0 +1,46 @@
+"""Finds the language model's tensors in a multimodal checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from seap_export.families.family import Wrapper
+from seap_export.sources.weights import WeightReader
+
+__all__ = ["LanguagePart"]
+
+
+class LanguagePart:
+    """A `WeightReader` with the names that the family's own checkpoints have; the rest of the model is left out."""
+
+    def __init__(self, reader: WeightReader, wrapper: Wrapper) -> None:
+        self._reader = reader
+        self._names = {_own(name, wrapper): name for name in reader.shapes() if not _is_left_out(name, wrapper)}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point dtype in which a copy of these weights is stored."""
+        return self._reader.dtype
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of the language model."""
+        shapes = self._reader.shapes()
+        return {own: shapes[name] for own, name in self._names.items()}
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Reads the named tensors."""
+        wanted = {self._names[own]: own for own in names}
+        return {wanted[name]: tensor for name, tensor in self._reader.read(wanted).items()}
+
+
+def _is_left_out(name: str, wrapper: Wrapper) -> bool:
+    return name.removeprefix("model.").startswith(wrapper.left_out)
+
+
+def _own(name: str, wrapper: Wrapper) -> str:
+    for prefix in wrapper.prefixes:
+        if name.startswith(prefix):
+            return "model." + name.removeprefix(prefix)
+    return name.removeprefix("language_model.")

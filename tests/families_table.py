@@ -1,0 +1,190 @@
+"""Writes docs/families.md: what was checked for each family, on micro models with random weights.
+
+    python tests/families_table.py docs/families.md
+
+Every family's models go through the command line as a user's would. A figure is the worst over the family's models:
+the largest difference of a logit between ONNX Runtime and torch, or for what rounds the mean KL divergence in nats.
+What this machine cannot run is written, and marked so.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from click.testing import CliRunner
+from micro import VARIATIONS, one_thread, write_corpus, write_micro_model
+
+from converters.form import OnnxForm
+from converters.precision import Precision, choose_precision
+from seap_export.cli import main
+from seap_export.families import Family
+from seap_export.families.family import families, refused_models
+from seap_export.pipeline.convert import convert_folder
+from seap_export.pipeline.parity import check_parity, prompts_of
+from seap_export.pipeline.settings import ParitySettings
+
+ROOT = Path(__file__).parents[1]
+VARIANT = "a-0.3"
+#: Column, form, and the figure that is shown.
+FORMS: dict[str, tuple[OnnxForm, str]] = {
+    "fused": (OnnxForm(), "max_abs"),
+    "standard": (OnnxForm(dialect="standard"), "max_abs"),
+    "fp16": (OnnxForm(Precision("fp16")), "mean_kl_nats"),
+    "int8": (OnnxForm(choose_precision("int8")), "mean_kl_nats"),
+    "int4": (OnnxForm(choose_precision("int4")), "mean_kl_nats"),
+}
+#: For CUDA; the CPU has no kernel.
+BF16 = OnnxForm(choose_precision("bf16", "cuda"))
+_GENAI = """
+import sys
+import onnxruntime_genai as og
+model = og.Model(sys.argv[1])
+params = og.GeneratorParams(model)
+params.set_search_options(do_sample=False, max_length=12)
+generator = og.Generator(model, params)
+generator.append_tokens([5, 6, 7, 8])
+while not generator.is_done():
+    generator.generate_next_token()
+"""
+_STOCK = """
+import sys
+from transformers import AutoConfig, AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], local_files_only=True)
+assert not type(model).__name__.startswith("Seap")
+"""
+
+
+class Checked:
+    """The results of one family: the worst figure of each column, or a word."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, str] = {}
+        self._worst: dict[str, float] = {}
+
+    def add(self, column: str, figure: float) -> None:
+        self._worst[column] = max(self._worst.get(column, 0.0), figure)
+        self.cells[column] = f"{self._worst[column]:.0e}"
+
+    def note(self, column: str, passed: bool) -> None:
+        self.cells[column] = "yes" if passed and self.cells.get(column) != "no" else "no"
+
+
+def check(family: Family) -> Checked:
+    """Runs all models of a family."""
+    found = Checked()
+    for name, values in VARIATIONS.items():
+        if values["model_type"] != family.model_type:
+            continue
+        print(f"{family.model_type}: {name}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder, one_thread():
+            _check_model(Path(folder), values, found)
+    return found
+
+
+def _check_model(folder: Path, values: dict[str, object], found: Checked) -> None:
+    model = write_micro_model(folder / "m", **values)
+    write_corpus(folder / "a.jsonl")
+    for layout in ("per-layer", "uniform"):
+        out = folder / layout
+        arguments = ["export", model, "--task", f"a={folder}/a.jsonl", "--ratio", "0.3", "--layout", layout]
+        arguments += ["--no-quality", "--no-speed", "--threads", "1", "--quiet", "--out", out]
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if result.exit_code:
+            raise SystemExit(f"{values}: {result.stderr}")
+        for column, (form, figure) in FORMS.items():
+            if layout == "uniform" and column != "fused":
+                continue
+            report = _parity(out / VARIANT, folder / f"{layout}-{column}", form)
+            found.add("uniform" if layout == "uniform" else column, report[figure])
+    _write_only(folder / "per-layer" / VARIANT / "hf", folder / "bf16")
+    found.cells["bf16"] = "written"
+    _run_elsewhere(found, "GenAI", ".venv-genai", _GENAI, folder / "per-layer" / VARIANT / "onnx")
+    hf = folder / "uniform" / VARIANT / "hf"
+    _run_elsewhere(found, "stock class", ".venv", _STOCK, hf)
+    _run_elsewhere(found, "stock class, 4.57", ".venv-transformers4", _STOCK, hf)
+
+
+def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
+    (variant / "onnx").mkdir(parents=True)
+    (variant / "hf").symlink_to(exported / "hf")
+    convert_folder(variant / "hf", variant / "onnx", form)
+    report = check_parity(variant, prompts_of(exported, None, 2), ParitySettings(threads=1)).to_json()
+    if report["verdict"] != "passed":
+        raise SystemExit(f"{variant}: {report['failure']}")
+    return report
+
+
+def _write_only(hf: Path, onnx: Path) -> None:
+    onnx.mkdir()
+    convert_folder(hf, onnx, BF16)
+
+
+def _run_elsewhere(found: Checked, column: str, environment: str, script: str, folder: Path) -> None:
+    python = ROOT / environment / "bin" / "python"
+    done = subprocess.run([python, "-I", "-c", script, folder], capture_output=True, text=True, check=False, cwd="/")
+    found.note(column, done.returncode == 0)
+
+
+def page() -> Iterator[str]:
+    """The lines of the page."""
+    yield _INTRODUCTION
+    columns = [*FORMS, "uniform", "bf16", "stock class", "stock class, 4.57", "GenAI"]
+    yield f"| family | architecture | {' | '.join(columns)} |"
+    yield "| --- " * (len(columns) + 2) + "|"
+    for family in sorted(families(), key=lambda own: own.model_type):
+        cells = check(family).cells
+        name = f"`{family.model_type}`"
+        yield f"| {name} | `{family.architecture}` | {' | '.join(cells.get(column, '-') for column in columns)} |"
+    yield _SOURCES
+    yield "| family | inside of | GGUF architecture | biases of o_proj and down_proj |"
+    yield "| --- | --- | --- | --- |"
+    for family in sorted(families(), key=lambda own: own.model_type):
+        wrapper = f"`{family.wrapper.model_type}`" if family.wrapper else "-"
+        gguf = f"`{family.gguf['architecture']}`" if family.gguf else "-"
+        biases = [str(family.biases.get(half) or "none") for half in ("o_proj", "down_proj")]
+        yield f"| `{family.model_type}` | {wrapper} | {gguf} | {', '.join(biases)} |"
+    yield _REFUSED
+    yield "| part | families |"
+    yield "| --- | --- |"
+    for part, model_types in refused_models().items():
+        yield f"| {part} | {', '.join(f'`{own}`' for own in model_types)} |"
+
+
+_INTRODUCTION = """# Families
+
+A family is described by one TOML file in `seap_export/families/`; [adding-a-family.md](adding-a-family.md) shows how
+to add one. This page lists what was checked for each. A command writes it:
+
+    python tests/families_table.py docs/families.md
+
+Every family has micro models, with each of its features alone and all at once. They go through `export` at ratio 0.3
+in both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX
+Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
+logit, for fp16, int8 and int4 the mean KL divergence in nats per token. `written`: for CUDA, not run. `stock class`:
+the uniform variant loads in transformers' own class, in release 5 and in 4.57. `GenAI`: ONNX Runtime GenAI generates
+with it.
+"""
+_SOURCES = """
+## Where the models come from
+
+A model folder with safetensors is read for all of them. A model inside a multimodal one is taken out of it: the
+variant is a language model alone. GGUF files are read for the architectures named here. The last column says which
+key of config.json gives o_proj and down_proj a bias in the uniform layout; the per-layer layout needs none.
+"""
+_REFUSED = """
+## What is refused
+
+Each run compares the model with transformers' own class before it counts anything, and config.json may hold no key
+that is not accounted for, so what is not described is refused, not computed wrongly. These families are refused by
+name:
+"""
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python tests/families_table.py FILE")
+    text = "\n".join(page())
+    Path(sys.argv[1]).write_text(text.replace("\n\n\n", "\n\n") + "\n", "utf-8")
