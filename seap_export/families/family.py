@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from seap_export.errors import InputError
+from seap_export.families.gguf_form import GgufForm
 from seap_export.families.names import PROJECTIONS, QKV, Projection
 
 __all__ = [
@@ -172,7 +173,7 @@ class Family:
         rotation: How positions enter.
         window: Which layers attend within a window; None: none.
         wrapper: A multimodal checkpoint that holds a model of the family.
-        gguf: How GGUF files hold models of the family.
+        gguf: How GGUF files hold models of the family; None if they use the architecture of another family.
     """
 
     model_type: str
@@ -191,7 +192,7 @@ class Family:
     rotation: Rotation = Rotation()
     window: Window | None = None
     wrapper: Wrapper | None = None
-    gguf: Mapping[str, Any] = field(default_factory=dict)
+    gguf: GgufForm | None = None
 
     def __post_init__(self) -> None:
         wanted = [name for name in PROJECTIONS if not any(name in FUSED[fused] for fused in self.fused)]
@@ -242,7 +243,7 @@ class Family:
         return self.stored(name, layer).removesuffix(".weight")
 
 
-_PARTS = {"block": Block, "rotation": Rotation, "window": Window, "wrapper": Wrapper}
+_PARTS = {"block": Block, "rotation": Rotation, "window": Window, "wrapper": Wrapper, "gguf": GgufForm}
 
 
 @cache
@@ -328,7 +329,7 @@ def family_of_gguf(architecture: str) -> Family:
     Raises:
         InputError: The architecture is not supported.
     """
-    known = {family.gguf["architecture"]: family for family in families() if family.gguf}
+    known = {family.gguf.architecture: family for family in families() if family.gguf}
     if architecture not in known:
         raise InputError(
             f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(known)}"
