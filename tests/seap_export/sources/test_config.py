@@ -87,10 +87,10 @@ def test_the_dtype_has_its_newer_name(key: str) -> None:
 
 
 def test_what_a_loader_put_in_is_left_out_and_the_rest_kept() -> None:
-    config = {"_name_or_path": "/home/me", "transformers_version": "4.40", "vocab_size": 7, "custom": [1]}
+    config = {"model_type": "llama", "_name_or_path": "/me", "transformers_version": "4.40", "vocab_size": 7, "x": [1]}
     portable = portable_config(config)
     assert not portable.keys() & {"_name_or_path", "transformers_version"}
-    assert (portable["vocab_size"], portable["custom"]) == (7, [1])
+    assert (portable["vocab_size"], portable["x"]) == (7, [1])
 
 
 def test_the_config_given_is_not_changed() -> None:

@@ -182,5 +182,7 @@ def test_the_config_is_in_the_portable_spelling(folder: Path) -> None:
     rope = {"rope_theta": 5000.0, "rope_type": "default"}
     change_config(folder, rope_theta=None, rope_parameters=rope, transformers_version="5.0.0")
     source = open_source(str(folder))
-    assert source.config["rope_theta"] == source.spec.rope.theta == 5000.0
+    own = source.spec.layers[0].rope
+    assert own is not None
+    assert source.config["rope_theta"] == own.theta == 5000.0
     assert not source.config.keys() & {"rope_parameters", "transformers_version"}
