@@ -20,7 +20,7 @@ from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, CalibrationRecord, CalibrationWriter
 from seap_export.families import Family, LayerSpec, family_of_model_type
 from seap_export.layers.halves import HALVES, Half
-from seap_export.plan.plan import Compensation, LayerPlan, Plan
+from seap_export.plan.plan import Compensation, LayerPlan, Layout, Plan
 from seap_export.plan.solve import keeps_heads
 from seap_export.plan.sparsity import Sparsity
 from seap_export.sources.source import Source, open_source
@@ -39,22 +39,22 @@ def micro_source(folder: Path, variation: str = "llama-gqa", dtype: str = "float
     return open_source(str(write_micro_model(folder, dtype=dtype, **{**VARIATIONS[variation], **values})))
 
 
-def skip_if_unknown(family: Family, pruned: bool = False) -> None:
-    """Skips a test whose model the installed release of transformers does not have."""
+def why_not_loaded(family: Family, layout: Layout) -> str | None:
+    """What the installed release of transformers lacks to load models of a family; None: nothing."""
     release = transformers.__version__
     if not hasattr(transformers, family.architecture):
-        pytest.skip(f"transformers {release} has no {family.architecture}")
-    if pruned and family.uniform_keeps_heads == "always" and release.startswith("4."):
-        pytest.skip(
-            f"in transformers {release} {family.architecture} takes hidden_size / heads for the size of a head"
-        )
+        return f"transformers {release} has no {family.architecture}"
+    if layout == "per-layer" and family.uniform_keeps_heads == "always" and release.startswith("4."):
+        return f"in transformers {release} {family.architecture} takes hidden_size / heads for the size of a head"
+    return None
 
 
 def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
     """transformers' own model; with soft caps on attention, which other backends ignore, in 4.57 without a word."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     family = family_of_model_type(config["model_type"])
-    skip_if_unknown(family, pruned="per_layer_config" in config)
+    if reason := why_not_loaded(family, "per-layer" if "per_layer_config" in config else "uniform"):
+        pytest.skip(reason)
     capped = family.block.attention_softcap is not None
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager" if capped else None

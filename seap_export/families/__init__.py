@@ -8,6 +8,7 @@ from seap_export.families.family import (
     supported_families,
     wrapper_of_model_type,
 )
+from seap_export.families.gguf_form import GgufForm
 from seap_export.families.read import dense_config, language_config, model_spec
 from seap_export.families.rope import QueryScaling, RopeSpec
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec
@@ -15,6 +16,7 @@ from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec
 __all__ = [
     "BlockSpec",
     "Family",
+    "GgufForm",
     "LayerSpec",
     "ModelSpec",
     "QueryScaling",

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from seap_export.errors import InputError
+from seap_export.families.gguf_form import GgufForm
 from seap_export.families.names import PROJECTIONS, QKV, Projection
 
 __all__ = [
@@ -167,11 +168,12 @@ class Family:
             heads does not divide the hidden size, even though it has a head_dim.
         uniform_keeps_heads: When the transformers class takes hidden_size / heads for the size of a head, whatever
             head_dim says, so that it loads no other number of heads.
+        genai_type: What ONNX Runtime GenAI calls the family, or one that it runs in the same way; "": `model_type`.
         block: How the layers compute.
         rotation: How positions enter.
         window: Which layers attend within a window; None: none.
         wrapper: A multimodal checkpoint that holds a model of the family.
-        gguf: How GGUF files hold models of the family.
+        gguf: How GGUF files hold models of the family; None if they use the architecture of another family.
     """
 
     model_type: str
@@ -185,11 +187,12 @@ class Family:
     tokenizer_json_as_it_is: bool = False
     heads_divide_hidden_size: bool = False
     uniform_keeps_heads: Literal["never", "longrope", "always"] = "never"
+    genai_type: str = ""
     block: Block = Block()
     rotation: Rotation = Rotation()
     window: Window | None = None
     wrapper: Wrapper | None = None
-    gguf: Mapping[str, Any] = field(default_factory=dict)
+    gguf: GgufForm | None = None
 
     def __post_init__(self) -> None:
         wanted = [name for name in PROJECTIONS if not any(name in FUSED[fused] for fused in self.fused)]
@@ -240,7 +243,7 @@ class Family:
         return self.stored(name, layer).removesuffix(".weight")
 
 
-_PARTS = {"block": Block, "rotation": Rotation, "window": Window, "wrapper": Wrapper}
+_PARTS = {"block": Block, "rotation": Rotation, "window": Window, "wrapper": Wrapper, "gguf": GgufForm}
 
 
 @cache
@@ -326,7 +329,7 @@ def family_of_gguf(architecture: str) -> Family:
     Raises:
         InputError: The architecture is not supported.
     """
-    known = {family.gguf["architecture"]: family for family in families() if family.gguf}
+    known = {family.gguf.architecture: family for family in families() if family.gguf}
     if architecture not in known:
         raise InputError(
             f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(known)}"

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 
 from seap_export.errors import InputError
-from seap_export.families import Family, family_of_gguf
+from seap_export.families import Family, GgufForm, family_of_gguf
 from seap_export.sources.gguf_header import GgufTensor, read_header
 
 __all__ = ["GgufFile"]
@@ -50,9 +50,15 @@ class GgufFile:
         architecture = str(metadata.get("general.architecture", "(not stated)"))
         return cls(path, metadata, tensors, family_of_gguf(architecture))
 
+    @property
+    def form(self) -> GgufForm:
+        """How GGUF files hold models of this family."""
+        assert self.family.gguf is not None  # it was found by its architecture
+        return self.family.gguf
+
     def get(self, key: str, default: Any = None) -> Any:
         """The metadata value `{architecture}.{key}`."""
-        return self.metadata.get(f"{self.family.gguf['architecture']}.{key}", default)
+        return self.metadata.get(f"{self.form.architecture}.{key}", default)
 
     def whole(self, key: str, default: int | None = None) -> int:
         """Like `get`, for a positive whole number.

@@ -77,7 +77,7 @@ class GgufReader:
 
     def _permuted_heads(self, source: str) -> int:
         """The number of heads whose rows are interleaved; 0 for a tensor in plain order."""
-        part = source.split(".")[-2] if self._file.family.gguf.get("rotary_rows_permuted") else ""
+        part = source.split(".")[-2] if self._file.form.rotary_rows_permuted else ""
         return self._heads.get(part, 0)
 
 

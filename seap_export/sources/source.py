@@ -176,7 +176,7 @@ def _gguf_source(path: Path) -> Source:
     from seap_export.sources.gguf_config import gguf_config
     from seap_export.sources.gguf_file import GgufFile
     from seap_export.sources.gguf_reader import GgufReader
-    from seap_export.sources.gguf_tokenizer import gguf_generation_config, write_gguf_tokenizer
+    from seap_export.sources.gguf_tokenizers import gguf_generation_config, write_gguf_tokenizer
 
     file = GgufFile.open(path)
     config = portable_config(gguf_config(file))

@@ -17,9 +17,9 @@ from calibrated import (
     plan_of,
     projections,
     single,
-    skip_if_unknown,
     uniform_plan,
     whole_layer,
+    why_not_loaded,
 )
 from micro import VARIATIONS, write_micro_model
 from plain_loop import WITHOUT_BIAS
@@ -106,7 +106,8 @@ def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_mode
 ) -> None:
     shrunk = shrink(variation, compensation)
     family = shrunk.source.spec.family
-    skip_if_unknown(family)
+    if reason := why_not_loaded(family, "uniform"):
+        pytest.skip(reason)
     _, info = AutoModelForCausalLM.from_pretrained(shrunk.folder, output_loading_info=True, trust_remote_code=False)
     assert not any(info.values())
     model = load(shrunk.folder)

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from calibrated import load, micro_plan, micro_source, projections, single
+from calibrated import load, micro_plan, micro_source, projections, single, why_not_loaded
 from micro import VARIATIONS, write_micro_model
 from safetensors.torch import load_file, save_file
 from shrunk import ATTENTION_MASK, INPUT_IDS, Shrunk, logits
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
@@ -214,7 +214,8 @@ from transformers import AutoModelForCausalLM
 inputs = torch.load(result)
 logits = []
 for folder in folders:
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options).eval()
     assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
     with torch.no_grad():
         logits.append(model(*inputs).logits)
@@ -224,7 +225,7 @@ torch.save(logits, result)
 
 def test_the_folder_loads_without_this_package(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
     made = [shrink(variation) for variation in ONE_OF_EACH]
-    folders = [own.folder for own in made if hasattr(transformers, own.source.spec.family.architecture)]
+    folders = [own.folder for own in made if why_not_loaded(own.source.spec.family, "per-layer") is None]
     torch.save((INPUT_IDS, ATTENTION_MASK), tmp_path / "result")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
@@ -233,6 +234,13 @@ def test_the_folder_loads_without_this_package(shrink: Callable[..., Shrunk], tm
     assert done.returncode == 0, done.stderr
     for folder, actual in zip(folders, torch.load(tmp_path / "result"), strict=True):
         assert_close(actual[ATTENTION_MASK.bool()], logits(load(folder)))
+
+
+@pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="transformers 5 reads head_dim")
+def test_a_class_that_does_not_read_the_size_of_a_head_is_refused(shrink: Callable[..., Shrunk]) -> None:
+    folder = shrink("granitemoehybrid").folder
+    with pytest.raises(ValueError, match=r"transformers 4.*head_dim.*install a newer release"):
+        AutoModelForCausalLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,24 @@ from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
+from seap_export.families import family_of_model_type, supported_families
 from seap_export.sources.gguf_file import GgufFile
-from seap_export.sources.gguf_tokenizer import gguf_generation_config, write_gguf_tokenizer
+from seap_export.sources.gguf_tokenizers import gguf_generation_config, write_gguf_tokenizer
 
 GOLDEN = json.loads(Path(__file__).with_name("smollm2_tokens.json").read_text("utf-8"))
 TEXTS: list[str] = GOLDEN["texts"]
-#: Decomposed accents: Qwen's own tokenizer composes them and Tekken's own expression keeps them with their
-#: letter; llama.cpp does neither.
+#: Rules for which llama.cpp gives the ids of another one. SmolLM3's (smaug-bpe) should give those of Llama 3, whose
+#: vocabulary it has; llama.cpp merges words that are tokens.
+SAME_IDS = {
+    "chatglm-bpe": "dbrx",
+    "exaone4": "gpt-2",
+    "glm4": "llama-bpe",
+    "refact": "smollm",
+    "smaug-bpe": "llama-bpe",
+    "starcoder": "smollm",
+}
+#: Decomposed accents: Qwen's own tokenizer composes them, and the expressions of Tekken and GPT-4o keep them with
+#: their letter; llama.cpp does neither.
 DECOMPOSED = [text for text in TEXTS if "\u0301" in text]
 
 
@@ -75,6 +87,25 @@ def sentencepiece(**extra: Any) -> dict[str, Any]:
     } | {f"ggml.{key}": value for key, value in extra.items()}
 
 
+def gemma() -> dict[str, Any]:
+    """Gemma's order of special tokens, and user-defined tokens for runs of spaces, tabs and line breaks."""
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    runs = ["<table>", "\n\n", "\n\n\n", "  ", "   ", "    ", "\t", "\t\t"]
+    pieces = [piece for piece in GOLDEN["sentencepiece"]["pieces"] if piece not in runs]
+    return {
+        "ggml.model": "llama",
+        "ggml.pre": "default",
+        "ggml.tokens": ["<pad>", "<eos>", "<bos>", "<unk>", *runs, *bytes_, *pieces],
+        "ggml.scores": [-1000.0] * (4 + len(runs)) + [0.0] * 256 + [-float(rank) for rank in range(len(pieces))],
+        "ggml.token_type": [3, 3, 3, 2] + [4] * len(runs) + [6] * 256 + [1] * len(pieces),
+        "ggml.bos_token_id": 2,
+        "ggml.eos_token_id": 1,
+        "ggml.padding_token_id": 0,
+        "ggml.unknown_token_id": 3,
+        "ggml.add_space_prefix": False,
+    }
+
+
 def load(file: GgufFile, folder: Path) -> Any:
     write_gguf_tokenizer(file, folder)
     return AutoTokenizer.from_pretrained(folder)
@@ -104,9 +135,11 @@ def test_real_model_adds_no_special_tokens_and_renders_its_chat_template(smollm2
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
-@pytest.mark.parametrize(("model_type", "pre"), [("llama", "smollm"), ("qwen3", "qwen2"), ("qwen2", "qwen2")])
-def test_ids_do_not_depend_on_the_config_beside_the_tokenizer(tmp_path: Path, model_type: str, pre: str) -> None:
-    file = write_header(tmp_path / "model.gguf", byte_level(pre), model_type)
+@pytest.mark.parametrize("model_type", [name for name in supported_families() if family_of_model_type(name).gguf])
+def test_ids_do_not_depend_on_the_config_beside_the_tokenizer(tmp_path: Path, model_type: str) -> None:
+    form = family_of_model_type(model_type).gguf
+    assert form is not None
+    file = write_header(tmp_path / "model.gguf", byte_level((*form.tokenizers, "smollm")[0]), form.architecture)
     alone = load(file, tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), "utf-8")
     beside = load(file, tmp_path)
@@ -128,11 +161,11 @@ def test_saving_and_loading_again_keeps_the_ids(tmp_path: Path) -> None:
     assert [again(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
 
 
-@pytest.mark.parametrize("pre", sorted(GOLDEN["byte_level"]["ids"]))
+@pytest.mark.parametrize("pre", [*GOLDEN["byte_level"]["ids"], *SAME_IDS])
 def test_byte_level_rule_splits_as_llama_cpp(tmp_path: Path, pre: str) -> None:
     tokenizer = load(write_header(tmp_path / "model.gguf", byte_level(pre)), tmp_path)
-    for text, expected in zip(TEXTS, GOLDEN["byte_level"]["ids"][pre], strict=True):
-        if not (pre in ("qwen2", "tekken") and text in DECOMPOSED):
+    for text, expected in zip(TEXTS, GOLDEN["byte_level"]["ids"][SAME_IDS.get(pre, pre)], strict=True):
+        if not (pre in ("gpt-4o", "qwen2", "tekken") and text in DECOMPOSED):
             assert ids(tokenizer, text) == expected, text
             assert tokenizer.decode(expected) == text
 
@@ -149,6 +182,35 @@ def test_sentencepiece_gives_the_ids_of_llama_cpp(tmp_path: Path, prefix: bool) 
     assert [ids(tokenizer, text) for text in TEXTS] == expected
     assert tokenizer.decode(ids(tokenizer, " x1 é😀")) == " x1 é😀"
     assert tokenizer("a")["input_ids"] == [1, *ids(tokenizer, "a")]  # a sentencepiece file adds BOS by default
+
+
+def test_gemma_s_runs_of_spaces_tabs_and_lines_are_tokens(tmp_path: Path) -> None:
+    tokenizer = load(write_header(tmp_path / "model.gguf", gemma()), tmp_path)
+    assert [ids(tokenizer, text) for text in TEXTS] == GOLDEN["sentencepiece"]["gemma_ids"]
+    assert all(tokenizer.decode(ids(tokenizer, text)) == text for text in TEXTS)
+    assert tokenizer("a")["input_ids"] == [2, *ids(tokenizer, "a")]
+
+
+def test_runs_of_spaces_may_share_a_score(tmp_path: Path) -> None:
+    """Llama 2 and Phi-3 give all of them the score -1e9; the longest is taken from the left, as llama.cpp does."""
+    metadata = sentencepiece(add_space_prefix=False)
+    runs = ["\u2581" * length for length in (1, 2, 3, 4)]
+    metadata["ggml.tokens"] = [*metadata["ggml.tokens"], *runs[1:]]
+    metadata["ggml.scores"] = [*metadata["ggml.scores"], -1e9, -1e9, -1e9]
+    metadata["ggml.token_type"] = [*metadata["ggml.token_type"], 1, 1, 1]
+    tokenizer = load(write_header(tmp_path / "model.gguf", metadata), tmp_path)
+    one, two, three, four = (tokenizer.convert_tokens_to_ids(run) for run in runs)
+    expected = {1: [one], 2: [two], 3: [three], 4: [four], 5: [four, one], 7: [four, three], 10: [four, four, two]}
+    assert {length: ids(tokenizer, " " * length) for length in expected} == expected
+
+
+def test_special_tokens_that_take_the_spaces_after_them(tmp_path: Path) -> None:
+    file = write_header(tmp_path / "model.gguf", sentencepiece(add_space_prefix=False))
+    form = replace(file.form, spaces_kept_after=("<unk>", "<s>"))
+    tokenizer = load(replace(file, family=replace(file.family, gguf=form)), tmp_path)
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assert ids(tokenizer, "<|im_start|> \na<|im_end|>  ") == [start, *ids(tokenizer, "a"), end]
+    assert ids(tokenizer, "<s> a") == [1, *ids(tokenizer, " a")]
 
 
 def test_sentencepiece_merges_are_those_of_the_transformers_tokenizer(tmp_path: Path) -> None:
@@ -215,7 +277,7 @@ def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        (byte_level("made-up"), "pre-tokenizer 'made-up' is not supported; supported: .*smollm"),
+        (byte_level("made-up"), "pre-tokenizer 'made-up' is not supported; supported for llama: .*smollm"),
         (byte_level("default"), "pre-tokenizer 'default' is not supported"),
         (_without(byte_level("smollm"), "pre"), "pre-tokenizer None is not supported"),
         (byte_level("smollm", model="bert"), "tokenizer model 'bert' is not supported"),

@@ -1,0 +1,26 @@
+"""How GGUF files hold the models of a family, as the `[gguf]` table of its TOML file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["GgufForm"]
+
+
+@dataclass(frozen=True)
+class GgufForm:
+    """What cannot be read from a GGUF file itself.
+
+    Attributes:
+        architecture: `general.architecture` of the files.
+        rotary_rows_permuted: Whether they store the q and k rows for interleaved rotation.
+        tokenizers: The only values of `tokenizer.ggml.pre` whose ids can be guaranteed, because transformers 5 loads
+            the tokenizers of this `model_type` with a rule of its own, whatever the files say; empty: all known ones.
+        spaces_kept_after: In a sentencepiece tokenizer, the special tokens after which spaces are kept; after the
+            others they are dropped, which a GGUF file does not record. None: after all.
+    """
+
+    architecture: str
+    rotary_rows_permuted: bool = False
+    tokenizers: tuple[str, ...] = ()
+    spaces_kept_after: tuple[str, ...] | None = None
