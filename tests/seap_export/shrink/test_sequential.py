@@ -199,7 +199,13 @@ def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerP
     return open_source(str(folder)), (whole_layer(own), cut, cut)
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "mistral-window", "qwen2", "qwen3", "llama-mqa"])
+@pytest.mark.parametrize(
+    "variation",
+    [
+        *("llama-gqa", "llama-biases", "mistral-window", "qwen2", "qwen3", "llama-mqa"),
+        *("granite-all", "exaone4", "gemma2-all", "gemma3-all", "hunyuan-all", "smollm3-all"),
+    ],
+)
 def test_what_can_be_made_up_for_exactly_is(tmp_path: Path, variation: str) -> None:
     source, layers = redundant_source(tmp_path / "model", variation)
     texts = random_texts(40)
@@ -215,7 +221,7 @@ def test_what_can_be_made_up_for_exactly_is(tmp_path: Path, variation: str) -> N
     assert errors["bias"] > 0.05
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen3-biases"])
+@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen3-biases", "gemma3-all", "phi3-all"])
 def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
@@ -227,7 +233,9 @@ def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> 
                 assert_close(ours[name], tensor, 1e-4)
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "variation", ["llama-gqa", "mistral-window", "qwen2", "qwen3", "granite-all", "glm4", "exaone4", "gemma3-all"]
+)
 def test_the_error_is_less_than_that_of_fitting_each_layer_alone(tmp_path: Path, variation: str) -> None:
     """Behind the last layer, on the calibration texts."""
     source = micro_source(tmp_path / "model", variation)
