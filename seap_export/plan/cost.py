@@ -90,7 +90,7 @@ class CostModel:
         return attention + own.intermediate_size * self.neuron(shape)
 
     def least(self, shape: LayerShape, align: int, *, all_heads: bool = False) -> int:
-        """Cost of the smallest form of a layer: one query head and KV group, or all, and a multiple of `align` neurons."""
+        """Cost of the smallest layer: one query head and KV group, or all, and one multiple of `align` neurons."""
         own = shape.layer
         heads = (own.num_attention_heads, own.num_key_value_heads) if all_heads else (1, 1)
         return self.attention(shape, *heads) + shape.least_neurons(align) * self.neuron(shape)
