@@ -53,7 +53,7 @@ def genai_config(
             **_special_tokens(config, generation),
             "context_length": spec.max_position_embeddings,
             "decoder": _decoder(spec),
-            "type": spec.family.model_type,
+            "type": spec.family.genai_type or spec.family.model_type,
             "vocab_size": spec.vocab_size,
         },
         "search": {

@@ -15,7 +15,10 @@ from converters.weights import lazy_tensor
 from seap_export.families import ModelSpec, RopeSpec
 from seap_export.layers.rotary import rotary_tables
 
-__all__ = ["RotaryTables"]
+__all__ = ["LENGTH_GUARD", "RotaryTables"]
+
+#: What the names of nodes begin with that fail on too many tokens; the runtime's error message quotes it.
+LENGTH_GUARD = "more_tokens_than_the_model_has_positions"
 
 
 class RotaryTables:
@@ -56,24 +59,35 @@ class RotaryTables:
         switch = rope.switches_at
         return switch if switch is not None and switch < self.positions else None
 
-    def rows(self, rope: RopeSpec, positions: ir.Value, last: Callable[[], ir.Value]) -> ir.Value:
+    def rows(self, rope: RopeSpec, positions: ir.Value, row_last: Callable[[], ir.Value]) -> ir.Value:
         """The rows of tokens, int64 [batch_size, sequence_length].
 
         As in transformers, all tokens of a call use the table that the length of the input after this call decides on.
+        A token beyond the model's positions fails in every runtime, because a number is reshaped to [0]; not all check
+        that RotaryEmbedding does not read past its tables.
 
         Args:
             rope: The rotation.
             positions: The tokens' positions, int64 [batch_size, sequence_length]; always the same.
-            last: Gives the position of each row's last token, int64 [batch_size, 1].
+            row_last: Gives the position of each row's last token, int64 [batch_size, 1].
         """
-        switch, number = self.switch(rope), self._ropes.index(rope)
-        if switch is None:
-            return positions
+        switch, number = self.switch(rope) or 0, self._ropes.index(rope)
         if number not in self._rows:
-            g, name = self._g, f"long_{number}"
-            start = g.constant(f"{name}.start", np.array(switch, np.int64))
-            is_long = cast(g, g.node("GreaterOrEqual", [last(), start], name), ir.DataType.INT64, f"{name}.int64")
-            self._rows[number] = add(g, positions, multiply(g, is_long, start, f"{name}.skipped"), f"{name}.rows")
+            g, name, last = self._g, f"rows_{number}", row_last()
+            limit, axis = (
+                g.constant(label, np.array([value], np.int64))
+                for label, value in (("max_positions", self.positions), ("first_axis", 0))
+            )
+            largest = g.node("ReduceMax", [last, axis], f"{name}.largest", attributes={"keepdims": 0})
+            fits = cast(g, g.node("Less", [largest, limit], f"{name}.fits"), ir.DataType.INT64, f"{name}.guard_width")
+            start = g.constant(f"{name}.start", np.array([switch], np.int64))
+            skipped = g.node("Reshape", [start, fits], f"{LENGTH_GUARD}_{number}", attributes={"allowzero": 1})
+            if switch:
+                is_long = g.node("GreaterOrEqual", [last, start], f"{name}.is_long")
+                skipped = multiply(
+                    g, cast(g, is_long, ir.DataType.INT64, f"{name}.factor"), skipped, f"{name}.skipped"
+                )
+            self._rows[number] = add(g, positions, skipped, name)
         return self._rows[number]
 
     def _table(self, kind: str, number: int) -> ir.Value:

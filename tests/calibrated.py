@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import transformers
 from micro import VARIATIONS, write_micro_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seap_export.activations.calibrate import LayerStatistics, collect_statistics
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, CalibrationRecord, CalibrationWriter
-from seap_export.families import LayerSpec
-from seap_export.plan.plan import Compensation, LayerPlan, Plan
+from seap_export.families import Family, LayerSpec, family_of_model_type
+from seap_export.layers.halves import HALVES, Half
+from seap_export.plan.plan import Compensation, LayerPlan, Layout, Plan
+from seap_export.plan.solve import keeps_heads
 from seap_export.plan.sparsity import Sparsity
 from seap_export.sources.source import Source, open_source
 
-#: Where transformers' decoder layers have them.
-PROJECTIONS = {"o_proj": "self_attn.o_proj", "down_proj": "mlp.down_proj"}
 Texts = Sequence[Sequence[int]]
 
 
@@ -36,9 +39,32 @@ def micro_source(folder: Path, variation: str = "llama-gqa", dtype: str = "float
     return open_source(str(write_micro_model(folder, dtype=dtype, **{**VARIATIONS[variation], **values})))
 
 
+def why_not_loaded(family: Family, layout: Layout) -> str | None:
+    """What the installed release of transformers lacks to load models of a family; None: nothing."""
+    release = transformers.__version__
+    if not hasattr(transformers, family.architecture):
+        return f"transformers {release} has no {family.architecture}"
+    if layout == "per-layer" and family.uniform_keeps_heads == "always" and release.startswith("4."):
+        return f"in transformers {release} {family.architecture} takes hidden_size / heads for the size of a head"
+    return None
+
+
 def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
-    """transformers' own model."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    """transformers' own model; with soft caps on attention, which other backends ignore, in 4.57 without a word."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    family = family_of_model_type(config["model_type"])
+    if reason := why_not_loaded(family, "per-layer" if "per_layer_config" in config else "uniform"):
+        pytest.skip(reason)
+    capped = family.block.attention_softcap is not None
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager" if capped else None
+    ).eval()
+
+
+def projections(model: PreTrainedModel) -> dict[Half, str]:
+    """Where transformers' decoder layers have o_proj and down_proj."""
+    names = family_of_model_type(model.config.model_type).names
+    return {half: names[half] for half in HALVES}
 
 
 @torch.no_grad()
@@ -50,7 +76,7 @@ def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, to
             lambda _, args, own=record[name]: own.append(args[0][0].double())
         )
         for layer, record in zip(model.model.layers, seen, strict=True)
-        for name, path in PROJECTIONS.items()
+        for name, path in projections(model).items()
     ]
     for ids in texts:
         model(torch.tensor([ids]), use_cache=False)
@@ -154,15 +180,16 @@ def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensat
 
 
 def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
-    """All layers of one shape, half as wide, but each keeps other groups, heads and neurons."""
+    """All layers of one shape, half as wide, but each keeps other groups, heads (if they may go) and neurons."""
     own = source.spec.layers[0]
     size, all_groups = own.heads_per_group, own.num_key_value_heads
+    left, each = {6: 3, 3: 2, 1: 1}[all_groups], max(size // 2, 1)
+    if keeps_heads(source.spec):
+        left, each = all_groups, size
     layers = []
     for index in range(len(source.spec.layers)):
-        groups = sorted((index + offset) % all_groups for offset in range({6: 3, 3: 2, 1: 1}[all_groups]))
-        heads = [
-            group * size + (index + group + offset) % size for group in groups for offset in range(max(size // 2, 1))
-        ]
+        groups = sorted((index + offset) % all_groups for offset in range(left))
+        heads = [group * size + (index + group + offset) % size for group in groups for offset in range(each)]
         layers.append(LayerPlan(size, tuple(groups), tuple(sorted(heads)), tuple(range(index, index + 48))))
     return plan_of(source, layers, compensation, layout="uniform", **values)
 

@@ -100,7 +100,8 @@ def _check_model(folder: Path, values: dict[str, object], found: Checked) -> Non
                 continue
             report = _parity(out / VARIANT, folder / f"{layout}-{column}", form)
             found.add("uniform" if layout == "uniform" else column, report[figure])
-    _write_only(folder / "per-layer" / VARIANT / "hf", folder / "bf16")
+    (folder / "bf16").mkdir()
+    convert_folder(folder / "per-layer" / VARIANT / "hf", folder / "bf16", BF16)
     found.cells["bf16"] = "written"
     _run_elsewhere(found, "GenAI", ".venv-genai", _GENAI, folder / "per-layer" / VARIANT / "onnx")
     hf = folder / "uniform" / VARIANT / "hf"
@@ -116,11 +117,6 @@ def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
     if report["verdict"] != "passed":
         raise SystemExit(f"{variant}: {report['failure']}")
     return report
-
-
-def _write_only(hf: Path, onnx: Path) -> None:
-    onnx.mkdir()
-    convert_folder(hf, onnx, BF16)
 
 
 def _run_elsewhere(found: Checked, column: str, environment: str, script: str, folder: Path) -> None:

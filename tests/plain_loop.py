@@ -8,21 +8,33 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from calibrated import PROJECTIONS, load
+from calibrated import load, projections
 from torch import nn
 from transformers import PreTrainedModel
 
+from seap_export.layers.halves import HALVES
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels
 from seap_export.sources.source import Source
 
-HALVES = tuple(PROJECTIONS)
 #: Projections that have no bias in a family's own class, whatever its config says.
 WITHOUT_BIAS: dict[str, tuple[str, ...]] = {
     "llama": (),
     "mistral": ("o_proj", "down_proj"),
     "qwen2": ("o_proj", "down_proj"),
     "qwen3": ("down_proj",),
+    "ernie4_5": (),
+    "exaone4": ("o_proj", "down_proj"),
+    "gemma2": ("down_proj",),
+    "gemma3_text": ("down_proj",),
+    "glm4": ("o_proj", "down_proj"),
+    "granite": (),
+    "granitemoehybrid": ("down_proj",),
+    "hunyuan_v1_dense": ("down_proj",),
+    "ministral3": ("o_proj", "down_proj"),
+    "phi3": ("o_proj", "down_proj"),
+    "seed_oss": (),
+    "smollm3": (),
 }
 
 
@@ -36,7 +48,7 @@ def around_half(
     inputs: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
     norm = layer.input_layernorm if half == "o_proj" else layer.post_attention_layernorm
-    projection = layer.get_submodule(PROJECTIONS[half])
+    projection = layer.get_submodule(projections(model)[half])
     hooks = [
         norm.register_forward_pre_hook(lambda _, args: before.append(args[0][0].double())),
         projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0][0].double())),
@@ -86,7 +98,7 @@ def plain_loop(
     cut_before = False
     for index, own in enumerate(plan.layers):
         for half in HALVES:
-            linear: nn.Linear = model.model.layers[index].get_submodule(PROJECTIONS[half])
+            linear: nn.Linear = model.model.layers[index].get_submodule(projections(model)[half])
             kept = kept_channels(own, source.spec, half)  # type: ignore[arg-type]
             cut_before = cut_before or len(kept) < linear.in_features
             if not cut_before:

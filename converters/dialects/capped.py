@@ -26,7 +26,7 @@ def capped_attention(
     head_dim: int,
     name: str,
 ) -> Attended:
-    """Attention over R = H / G query heads for each of the G KV heads.
+    """Attention; the R = H / G query heads of each of the G KV heads are so many more queries of that head.
 
     Args:
         g: The graph.
@@ -39,7 +39,7 @@ def capped_attention(
         name: Name of the node that gives the output.
     """
     query, key, value = qkv
-    groups, per_group, dtype = layer.num_key_value_heads, layer.heads_per_group, past.key.dtype
+    heads, groups, dtype = layer.num_attention_heads, layer.num_key_value_heads, past.key.dtype
     assert block.attention_softcap is not None
     assert dtype is not None
     present = KeyValues(
@@ -48,30 +48,31 @@ def capped_attention(
             for part, old, new in (("key", past.key, key), ("value", past.value, value))
         )
     )
-    axis = g.constant("last_axis", np.array([2], np.int64))
-    keys = _transposed(g, present.key, (0, 1, 3, 2), f"{name}.key.transposed")
-    keys, values = (
-        g.node("Unsqueeze", [own, axis], f"{name}.{part}s") for own, part in ((keys, "key"), (present.value, "value"))
-    )
+    keys = _transposed(g, present.key, (0, 1, 3, 2), f"{name}.keys")
     query = scaled(g, query, block.attention_scale, dtype, f"{name}.query.scaled")
-    query = split_heads(g, query, (0, 0, groups, per_group, head_dim), f"{name}.query.split")
-    query = _transposed(g, query, (0, 2, 3, 1, 4), f"{name}.query.transposed")  # [B, G, R, S, head_dim]
+    query = _heads(g, query, heads, head_dim, f"{name}.query")
+    query = split_heads(g, query, (0, groups, -1, head_dim), f"{name}.queries")  # [B, G, R * S, head_dim]
     scores = cast(g, g.node("MatMul", [query, keys], f"{name}.products"), ir.DataType.FLOAT, f"{name}.float32")
     scores = capped(g, scores, block.attention_softcap, f"{name}.capped")
-    mask = g.node("Unsqueeze", [visible, g.constant("one", np.array([1], np.int64))], f"{name}.visible")
+    mask = g.node("Concat", [visible] * layer.heads_per_group, f"{name}.visible", attributes={"axis": 2})
     hidden = g.constant("hidden", np.array(-np.inf, np.float32))
     weights = g.node("Softmax", [g.node("Where", [mask, scores, hidden], f"{name}.scores")], f"{name}.weights")
     weights = cast(g, weights, dtype, f"{name}.narrow")
-    attended = g.node("MatMul", [weights, values], f"{name}.attended")
-    attended = _transposed(g, attended, (0, 3, 1, 2, 4), f"{name}.attended.transposed")
-    width = layer.num_attention_heads * head_dim
-    return Attended(split_heads(g, attended, (0, 0, width), name), present)
+    attended = g.node("MatMul", [weights, present.value], f"{name}.attended")
+    attended = split_heads(g, attended, (0, heads, -1, head_dim), f"{name}.attended.heads")
+    attended = _transposed(g, attended, (0, 2, 1, 3), f"{name}.attended.transposed")
+    return Attended(split_heads(g, attended, (0, 0, heads * head_dim), name), present)
 
 
 def _appended(g: GraphBuilder, past: ir.Value, new: ir.Value, heads: int, head_dim: int, name: str) -> ir.Value:
     """The cache [batch_size, heads, total_sequence_length, head_dim]."""
-    new = _transposed(g, split_heads(g, new, (0, 0, heads, head_dim), f"{name}.split"), (0, 2, 1, 3), f"{name}.new")
+    new = _heads(g, new, heads, head_dim, name)
     return g.node("Concat", [past, new], f"{name}.cache", attributes={"axis": 2})
+
+
+def _heads(g: GraphBuilder, x: ir.Value, heads: int, head_dim: int, name: str) -> ir.Value:
+    """[batch_size, heads, sequence_length, head_dim]."""
+    return _transposed(g, split_heads(g, x, (0, 0, heads, head_dim), f"{name}.split"), (0, 2, 1, 3), f"{name}.heads")
 
 
 def _transposed(g: GraphBuilder, x: ir.Value, order: tuple[int, ...], name: str) -> ir.Value:

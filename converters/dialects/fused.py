@@ -17,7 +17,6 @@ __all__ = ["LEFT_PADDING_GUARD", "FusedDialect"]
 
 #: Name of the node that fails on a left-padded batch; the runtime's error message quotes it.
 LEFT_PADDING_GUARD = "left_padding_is_not_supported_pad_on_the_right"
-_LENGTH_GUARD = "more_tokens_than_the_model_has_positions"
 #: GroupQueryAttention rotates only heads whose size, and whose number of rotated channels, is a multiple of this.
 _ROTATED_MULTIPLE = 16
 
@@ -29,8 +28,8 @@ class FusedDialect:
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         self._g, self._ids, self._tables = g, ids, tables
-        self._last, self._width, self._total = _positions(g, mask)
-        self._guarded: tuple[ir.Value, ir.Value] | None = None
+        self._last, self._total = _positions(g, mask)
+        self._own_places: tuple[ir.Value, ir.Value] | None = None
 
     def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
         """A single node: QuickGelu is `x * sigmoid(alpha * x)`, FastGelu the tanh approximation of GELU."""
@@ -109,30 +108,26 @@ class FusedDialect:
         return g.node("Min", [position, end], "last_token.place")
 
     def _places(self) -> tuple[ir.Value, ir.Value]:
-        """Positions of this call's tokens, and each row's last, [batch_size, 1].
-
-        A call beyond the model's positions fails in every runtime, because a 1 is reshaped to [0]: RotaryEmbedding
-        would read past its tables.
-        """
-        if self._guarded is None:
+        """Positions of this call's tokens, and each row's last, int64 [batch_size, 1]."""
+        if self._own_places is None:
             g = self._g
             zero, one = (g.constant(name, np.array([value], np.int64)) for name, value in (("zero", 0), ("one", 1)))
-            limit = g.constant("max_positions", np.array([self._tables.positions], np.int64))
-            fits = cast(g, g.node("LessOrEqual", [self._width, limit], "positions.fit"), ir.DataType.INT64, "fits")
-            guarded = g.node("Reshape", [one, fits], _LENGTH_GUARD, attributes={"allowzero": 1})
+            first, step = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
             last = cast(g, self._last, ir.DataType.INT64, "positions.last")
             length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
-            before = g.node("Sub", [add(g, last, guarded, "positions.count"), length], "positions.before")
-            start = g.node("Unsqueeze", [g.node("Max", [before, zero], "positions.start"), one], "positions.first")
-            scalars = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
-            first, step = scalars
+            before = g.node("Sub", [add(g, last, one, "positions.count"), length], "positions.before")
+            start = g.node("Max", [before, zero], "positions.start")
             own = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
-            self._guarded = add(g, start, own, "positions"), g.node("Unsqueeze", [last, one], "positions.row_last")
-        return self._guarded
+            rows = [
+                g.node("Unsqueeze", [part, one], f"positions.{label}")
+                for part, label in ((start, "first"), (last, "row"))
+            ]
+            self._own_places = add(g, rows[0], own, "positions"), rows[1]
+        return self._own_places
 
 
-def _positions(g: GraphBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Each row's last position, int32 [batch_size], and the width of the mask, int64 [1] and an int32 scalar.
+def _positions(g: GraphBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Each row's last position, int32 [batch_size], and the width of the mask, an int32 scalar.
 
     GroupQueryAttention uses only the number of real tokens in each row, so a row padded on the left would be computed
     wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is reshaped to
@@ -146,10 +141,5 @@ def _positions(g: GraphBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value, ir.
     guarded = g.node("Reshape", [one, width], LEFT_PADDING_GUARD, attributes={"allowzero": 1})
     count = g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
     last = g.node("Sub", [count, guarded], "mask.last")
-    columns = g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})
-    total = g.node("Squeeze", [columns], "mask.total")
-    last, total = (
-        cast(g, *own)
-        for own in ((last, ir.DataType.INT32, "last_position"), (total, ir.DataType.INT32, "total_length"))
-    )
-    return last, columns, total
+    total = g.node("Squeeze", [g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})], "mask.total")
+    return cast(g, last, ir.DataType.INT32, "last_position"), cast(g, total, ir.DataType.INT32, "total_length")

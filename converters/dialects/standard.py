@@ -67,7 +67,9 @@ class StandardDialect:
 
     def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
         """A single node."""
-        rows = self._tables.rows(rope, self._position_ids, self._row_last)
+        rows = self._position_ids
+        if self._tables.switch(rope) is not None:
+            rows = self._tables.rows(rope, rows, self._row_last)
         inputs = [x, *self._tables.caches(rope), rows]
         attributes = self._tables.attributes(rope, heads)
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", attributes=attributes)
@@ -121,7 +123,7 @@ class StandardDialect:
         )
 
     def _row_last(self) -> ir.Value:
-        """The largest position of each row in this call, int64 [batch_size, 1]."""
+        """The position of each row's last token, int64 [batch_size, 1]."""
         axis = self._g.constant("one", np.array([1], np.int64))
         return self._g.node("ReduceMax", [self._position_ids, axis], "row_last", attributes={"keepdims": 1})
 

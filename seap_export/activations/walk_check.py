@@ -136,8 +136,10 @@ class _StockModel:
     ) -> None:
         from transformers import AutoModelForCausalLM
 
-        with _parameters_on_meta():
-            model = AutoModelForCausalLM.from_config(_stock_config(config), dtype=torch.float32)
+        with _parameters_on_meta():  # other backends than eager leave out soft caps
+            model = AutoModelForCausalLM.from_config(
+                _stock_config(config), attn_implementation="eager", dtype=torch.float32
+            )
         self._model = model.eval()
         self._prefix = spec.family.names["layer"]
         self._ids = input_ids

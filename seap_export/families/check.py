@@ -24,6 +24,7 @@ _ROPE_NUMBERS = {
     "mscale": True,
     "mscale_all_dim": True,
 }
+_ROPE_LISTS = ("short_factor", "long_factor")
 
 
 def check_sizes(config: Mapping[str, Any]) -> None:
@@ -49,6 +50,15 @@ def check_rope(rope_type: str, parameters: Mapping[str, Any]) -> None:
         if value is not None and not (isinstance(value, int | float) and (value > 0 or (may_be_zero and value == 0))):
             raise InputError(
                 f"config.json: rope parameter '{key}' must be a positive number, not {value!r:.40}; "
+                "correct it, or download the model again"
+            )
+    for key in _ROPE_LISTS:
+        values = parameters.get(key)
+        if values is not None and not (
+            isinstance(values, list) and all(isinstance(value, int | float) and value > 0 for value in values)
+        ):
+            raise InputError(
+                f"config.json: rope parameter '{key}' must be a list of positive numbers, not {values!r:.40}; "
                 "correct it, or download the model again"
             )
     if rope_type == "llama3" and parameters["low_freq_factor"] >= parameters["high_freq_factor"]:

@@ -168,6 +168,7 @@ class Family:
             heads does not divide the hidden size, even though it has a head_dim.
         uniform_keeps_heads: When the transformers class takes hidden_size / heads for the size of a head, whatever
             head_dim says, so that it loads no other number of heads.
+        genai_type: What ONNX Runtime GenAI calls the family, or one that it runs in the same way; "": `model_type`.
         block: How the layers compute.
         rotation: How positions enter.
         window: Which layers attend within a window; None: none.
@@ -186,6 +187,7 @@ class Family:
     tokenizer_json_as_it_is: bool = False
     heads_divide_hidden_size: bool = False
     uniform_keeps_heads: Literal["never", "longrope", "always"] = "never"
+    genai_type: str = ""
     block: Block = Block()
     rotation: Rotation = Rotation()
     window: Window | None = None

@@ -10,6 +10,7 @@ import re
 from functools import cache
 from typing import Any
 
+import transformers
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -44,6 +45,9 @@ def _add_bias(layer: nn.Module, path: str) -> None:
 def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_idx: int) -> nn.Module:
     own = layer_config(config, layer_idx)
     layer = layer_class(_LayerConfig(config, own), layer_idx)
+    if layer.get_submodule(own.o_proj_path).in_features != own.num_attention_heads * own.head_dim:
+        release = f"transformers {transformers.__version__}"
+        raise ValueError(f"{layer_class.__name__} of {release} does not read head_dim; install a newer release")
     if own.o_proj_bias:
         _add_bias(layer, own.o_proj_path)
     if own.down_proj_bias:

@@ -86,6 +86,10 @@ def test_type_is_the_family(family: str, prefix: str) -> None:
     assert made(model_type=prefix + family)["model"]["type"] == family
 
 
+def test_a_family_that_genai_calls_otherwise() -> None:
+    assert made(model_type="hunyuan_v1_dense")["model"]["type"] == "hunyuandensev1"
+
+
 def test_head_counts_are_the_largest_of_any_layer() -> None:
     layers = {"0": {"num_attention_heads": 3, "num_key_value_heads": 3}, "1": {"num_key_value_heads": 1}}
     decoder = made(model_type="seap_llama", per_layer_config=layers)["model"]["decoder"]

@@ -22,10 +22,10 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     def write(source: Source, task: str = "boolq", seed: int = 0, scale: float = 1.0) -> Calibration:
         import torch
         from calibrated import write_calibration
-        from seap_export.activations.layers import HALVES
 
         from seap_export.activations.calibrate import HalfStatistics
         from seap_export.activations.moments import Moments
+        from seap_export.layers.halves import HALVES
 
         generator = torch.Generator().manual_seed(seed)
         spec = source.spec

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from calibrated import calibrate, load, micro_source, projection_inputs, random_texts, single
-from seap_export.activations.layers import HALVES
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
+from seap_export.layers.halves import HALVES
 from seap_export.sources.source import Source
 
 #: Of different sizes, and with one text in common.

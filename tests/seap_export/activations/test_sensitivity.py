@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import collect, load, micro_source, random_texts
+from calibrated import collect, load, micro_source, projections, random_texts
 from micro import VARIATIONS
 from transformers import PreTrainedModel
 
@@ -15,7 +15,10 @@ from seap_export.activations import sensitivity as module
 from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
 from seap_export.layers.batches import Batch, length_buckets
+from seap_export.layers.halves import HALVES, Half
 from seap_export.sources.source import Source
+
+POST_NORMS: dict[Half, str] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
 
 
 def measured(source: Source, texts: Sequence[Sequence[int]], **options: int) -> torch.Tensor:
@@ -32,36 +35,65 @@ def drawn_labels(model: PreTrainedModel, batch: Batch, block: int = 256) -> list
     return list(torch.cat(drawn).split([len(ids) for ids in texts]))
 
 
-def residual_gradients(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Squared gradients of log p(labels) behind each half of each layer, summed over the text; [layers, 2]."""
-    streams: list[list[torch.Tensor]] = [[] for _ in model.model.layers]
+def residual_gradients(
+    source: Source, model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """The sums over the text of d² |g|² behind each half of each layer; [layers, 2].
 
-    def note(own: list[torch.Tensor], stream: torch.Tensor) -> None:
+    g is the gradient of log p(labels), and d what the half multiplies its output by, a norm's gain left out.
+    """
+    family, config = source.spec.family, model.config
+    streams: dict[tuple[int, Half], torch.Tensor] = {}
+    products: dict[tuple[int, Half], torch.Tensor] = {}
+
+    def note(place: tuple[int, Half], stream: torch.Tensor) -> None:
         stream.retain_grad()
-        own.append(stream)
+        streams[place] = stream
 
     hooks = []
-    for layer, own in zip(model.model.layers, streams, strict=True):
-        middle = layer.post_attention_layernorm.register_forward_pre_hook(lambda _, args, own=own: note(own, args[0]))
-        behind = layer.register_forward_hook(
-            lambda _, args, output, own=own: note(own, output[0] if isinstance(output, tuple) else output)
-        )
-        hooks += [middle, behind]
+    for index, layer in enumerate(model.model.layers):
+        into_mlp = "post_attention_layernorm" if "post_attention_layernorm" in family.names else None
+        middle = layer.mlp if into_mlp is None else model.get_submodule(family.module(into_mlp, index))
+        hooks += [
+            middle.register_forward_pre_hook(lambda _, args, index=index: note((index, "o_proj"), args[0])),
+            layer.register_forward_hook(
+                lambda _, args, output, index=index: note(
+                    (index, "down_proj"), output[0] if isinstance(output, tuple) else output
+                )
+            ),
+        ]
+        for half in HALVES:
+            projection = model.model.layers[index].get_submodule(projections(model)[half])
+            hooks.append(
+                projection.register_forward_hook(
+                    lambda _, args, output, place=(index, half): products.__setitem__(place, output.detach())
+                )
+            )
     log_p = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
     log_p.gather(1, labels[:, None]).sum().backward()
     for hook in hooks:
         hook.remove()
-    squares = [[float(stream.grad.double().square().sum()) for stream in own] for own in streams]  # type: ignore[union-attr]
-    return torch.tensor(squares, dtype=torch.float64)
+
+    def square(place: tuple[int, Half]) -> float:
+        factor = torch.full_like(products[place][..., :1], getattr(config, "residual_multiplier", 1.0))
+        if POST_NORMS[place[1]] in family.names:
+            factor = factor / (products[place].square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
+        gradient = streams[place].grad
+        assert gradient is not None
+        return float((factor * gradient).double().square().sum())
+
+    return torch.tensor(
+        [[square((index, half)) for half in HALVES] for index in range(len(model.model.layers))], dtype=torch.float64
+    )
 
 
-def expected_sensitivity(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> torch.Tensor:
     """Text by text, unpadded."""
     total = torch.zeros(3, 2, dtype=torch.float64)
     for batch in length_buckets(texts, SENSITIVITY_TOKENS):
         labels = drawn_labels(model, batch)
         for ids, real, own in zip(batch.input_ids, batch.real, labels, strict=True):
-            total += residual_gradients(model, ids[real], own)
+            total += residual_gradients(source, model, ids[real], own)
     return total / (sum(map(len, texts)) * model.config.hidden_size)
 
 
@@ -71,7 +103,9 @@ def test_it_is_that_of_autograd_through_the_whole_model(tmp_path: Path, variatio
     texts = random_texts(16)
     actual = measured(source, texts)
     assert actual.dtype == torch.float64
-    torch.testing.assert_close(actual, expected_sensitivity(load(tmp_path / "model"), texts), rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(
+        actual, expected_sensitivity(source, load(tmp_path / "model"), texts), rtol=1e-4, atol=0.0
+    )
     assert len({round(float(value), 12) for value in actual.flatten()}) == 6  # each place has its own
 
 
@@ -81,13 +115,13 @@ def test_more_tokens_than_logits_fit_in_memory_and_more_than_one_batch(tmp_path:
     batches = length_buckets(texts, SENSITIVITY_TOKENS)
     assert len(batches) > 1
     assert max(int(batch.real.sum()) for batch in batches) > module._LOGIT_TOKENS
-    expected = expected_sensitivity(load(tmp_path / "model"), texts)
+    expected = expected_sensitivity(source, load(tmp_path / "model"), texts)
     torch.testing.assert_close(measured(source, texts), expected, rtol=1e-4, atol=0.0)
 
 
 def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", dtype="bfloat16")
-    expected = expected_sensitivity(load(tmp_path / "model"), random_texts(8))
+    expected = expected_sensitivity(source, load(tmp_path / "model"), random_texts(8))
     torch.testing.assert_close(measured(source, random_texts(8)), expected, rtol=1e-4, atol=0.0)
 
 
@@ -113,6 +147,51 @@ def test_drawn_labels_stand_for_the_expectation_over_all_labels(tmp_path: Path) 
             total += float((chances[:, label] * gradient.square().sum(1)).double().sum())
         tokens += len(ids)
     assert float(measured(source, texts)[-1, 1]) == pytest.approx(total / tokens / 96, rel=0.15)
+
+
+@torch.no_grad()
+def divergence_under_noise(
+    source: Source, model: PreTrainedModel, texts: Sequence[Sequence[int]], index: int, half: Half, seed: int
+) -> float:
+    """KL(p | p') per token over the squared size of noise in a half's gain-weighted product, small in float64."""
+    family, scale = source.spec.family, 1e-4
+    generator = torch.Generator().manual_seed(seed)
+    dense = [model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for ids in texts]
+    product: list[torch.Tensor] = []
+
+    def noise(like: torch.Tensor) -> torch.Tensor:
+        return scale * torch.randn(like.shape, generator=generator, dtype=torch.float64)
+
+    projection = model.model.layers[index].get_submodule(projections(model)[half])
+    if POST_NORMS[half] in family.names:  # behind the norm, since its change of length is not counted
+        norm = model.get_submodule(family.module(POST_NORMS[half], index))
+        hooks = [
+            projection.register_forward_hook(lambda _, args, output: product.append(output)),
+            norm.register_forward_hook(
+                lambda _, args, output: output + noise(output) / product[-1].square().mean(-1, keepdim=True).sqrt()
+            ),
+        ]
+    else:
+        hooks = [projection.register_forward_hook(lambda _, args, output: output + noise(output))]
+    found = 0.0
+    for ids, before in zip(texts, dense, strict=True):
+        after = model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
+        found += float((before.exp() * (before - after)).sum())
+    for hook in hooks:
+        hook.remove()
+    return found / sum(map(len, texts)) / scale**2
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "gemma2-all", "glm4", "exaone4", "granite-all"])
+def test_it_is_the_kl_that_noise_makes(tmp_path: Path, variation: str) -> None:
+    """KL = 1/2 size² tr F, with labels drawn and noise drawn, so within sampling errors."""
+    source = micro_source(tmp_path / "model", variation, vocab_size=24)
+    texts = random_texts(40, vocabulary=24)[: sensitivity_texts(random_texts(40, vocabulary=24))]
+    model, own = load(tmp_path / "model", torch.float64), measured(source, texts)
+    for index, half in ((0, "o_proj"), (1, "down_proj"), (2, "o_proj")):
+        found = [divergence_under_noise(source, model, texts, index, half, seed) for seed in range(3)]  # type: ignore[arg-type]
+        expected = 0.5 * float(own[index, HALVES.index(half)]) * source.spec.hidden_size  # type: ignore[arg-type]
+        assert sum(found) / len(found) == pytest.approx(expected, rel=0.25)
 
 
 def test_padding_and_the_size_of_batches_change_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from micro import micro_config
 from safetensors.torch import load_file, save_file
-from seap_export.activations.layers import HALVES
 
 from seap_export.activations.calibrate import HalfStatistics, LayerStatistics
 from seap_export.activations.moments import Moments
@@ -24,6 +23,7 @@ from seap_export.activations.statistics import (
 )
 from seap_export.errors import ArtifactError, SeapError
 from seap_export.families import model_spec
+from seap_export.layers.halves import HALVES
 
 RECORD = CalibrationRecord(
     task="boolq",

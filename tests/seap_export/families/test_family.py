@@ -4,24 +4,59 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import tomllib
+from collections.abc import Callable
+from importlib import resources
 
 import pytest
-from micro import FAMILIES
+from micro import FAMILIES, micro_config
 
 from seap_export.errors import InputError
-from seap_export.families import family_of_gguf, family_of_model_type, is_pruned, supported_families
+from seap_export.families import (
+    family_of_gguf,
+    family_of_model_type,
+    is_pruned,
+    supported_families,
+    wrapper_of_model_type,
+)
+from seap_export.families.family import Block, Rotation, Window
 from seap_export.families.names import PROJECTIONS
 
 
-def test_the_supported_families_are_those_of_the_readme() -> None:
+def test_the_supported_families_are_those_of_the_micro_models() -> None:
     assert supported_families() == FAMILIES
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "seap_gpt2", "", None])
+@pytest.mark.parametrize("model_type", ["nothing", "seap_nothing", "", None])
 def test_an_unknown_family_is_refused_with_its_name_and_the_supported_ones(model_type: str | None) -> None:
-    with pytest.raises(InputError, match="llama, mistral, qwen2, qwen3") as caught:
+    with pytest.raises(InputError, match=", ".join(FAMILIES)) as caught:
         family_of_model_type(model_type)
     assert f"'{model_type}'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "part"),
+    [
+        ("mixtral", "mixture-of-experts"),
+        ("mamba2", "state-space"),
+        ("lfm2", "convolution"),
+        ("gemma3n_text", "caches shared"),
+        ("mllama", "cross attention"),
+        ("olmo2", "norm over all heads"),
+        ("gpt2", "subtract the mean"),
+        ("seap_gpt2", "subtract the mean"),
+    ],
+)
+def test_a_model_of_transformers_that_is_not_supported_is_refused_with_the_reason(model_type: str, part: str) -> None:
+    with pytest.raises(InputError, match=f"'{model_type}' is not supported: .*{part}"):
+        family_of_model_type(model_type)
+
+
+def test_no_family_is_both_supported_and_refused_and_none_is_refused_twice() -> None:
+    table = tomllib.loads((resources.files("seap_export.families") / "refused.toml").read_text("utf-8"))
+    refused = [model_type for own in table.values() for model_type in own]
+    assert len(refused) == len(set(refused))
+    assert not set(refused) & set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -38,23 +73,6 @@ def test_a_gguf_architecture_names_its_family(architecture: str) -> None:
 def test_an_unknown_gguf_architecture_is_refused_with_its_name_and_the_supported_ones() -> None:
     with pytest.raises(InputError, match=r"'gpt2'.*llama, qwen2, qwen3$"):
         family_of_gguf("gpt2")
-
-
-def test_only_llama_s_rotary_rows_are_permuted_in_gguf() -> None:
-    forms = {name: family_of_model_type(name).gguf for name in FAMILIES}
-    assert [name for name, form in forms.items() if form and form.rotary_rows_permuted] == ["llama"]
-
-
-def test_only_qwen3_normalises_queries_and_keys() -> None:
-    assert [name for name in FAMILIES if family_of_model_type(name).has_qk_norm] == ["qwen3"]
-
-
-def test_a_layer_s_tensor_is_named_with_its_index_and_an_outer_one_without() -> None:
-    family = family_of_model_type("llama")
-    assert family.weight("q_proj", 11) == "model.layers.11.self_attn.q_proj.weight"
-    assert family.bias("down_proj", 0) == "model.layers.0.mlp.down_proj.bias"
-    assert family.tensor("input_layernorm", 3) == "model.layers.3.input_layernorm.weight"
-    assert family.tensor("norm") == "model.norm.weight"
 
 
 @pytest.mark.parametrize(("attention", "mlp"), list(itertools.product((False, True), repeat=2)))
@@ -76,9 +94,47 @@ def test_qwen2_s_biases_need_no_switch_and_leave_o_proj_out() -> None:
     assert biased == ["q_proj", "k_proj", "v_proj"]
 
 
-def test_a_family_with_an_unknown_window_rule_cannot_be_described() -> None:
-    with pytest.raises(ValueError, match="sliding_window"):
-        dataclasses.replace(family_of_model_type("llama"), sliding_window="sometimes")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda: Window(layers="some"),  # type: ignore[arg-type]
+        lambda: Rotation(layers="some"),  # type: ignore[arg-type]
+        lambda: Block(qk_norm="sometimes"),  # type: ignore[arg-type]
+    ],
+    ids=["window", "rotation", "norm of heads"],
+)
+def test_what_a_description_cannot_mean_is_refused(part: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match="some"):
+        part()
+
+
+def test_a_family_in_which_two_tensors_have_one_name_cannot_be_described() -> None:
+    family = family_of_model_type("llama")
+    names = {**family.names, "up_proj": family.names["gate_proj"]}
+    with pytest.raises(ValueError, match="one name"):
+        dataclasses.replace(family, names=names)
+
+
+def test_fused_projections_stand_for_their_parts() -> None:
+    assert family_of_model_type("phi3").fused == ("qkv_proj", "gate_up_proj")
+    assert family_of_model_type("granitemoehybrid").fused == ("gate_up_proj",)
+    assert family_of_model_type("llama").fused == ()
+
+
+def test_stored_names_and_modules_are_those_of_the_family() -> None:
+    family = family_of_model_type("granitemoehybrid")
+    assert (
+        family.stored("down_proj", 11) == family.module("down_proj", 11) == "model.layers.11.shared_mlp.output_linear"
+    )
+    assert family.stored("input_layernorm", 3) == "model.layers.3.input_layernorm.weight"
+    assert family.module("input_layernorm", 3) == "model.layers.3.input_layernorm"
+    assert (family.stored("norm"), family.module("lm_head")) == ("model.norm.weight", "lm_head")
+
+
+def test_a_wrapper_is_known_by_its_type() -> None:
+    wrapper = wrapper_of_model_type("gemma3")
+    assert wrapper is family_of_model_type("gemma3_text").wrapper
+    assert wrapper_of_model_type("gemma3_text") is wrapper_of_model_type(None) is None
 
 
 def test_a_family_without_a_tensor_name_cannot_be_described() -> None:
@@ -110,9 +166,10 @@ def test_a_pruned_model_is_known_by_its_type_or_by_what_it_was_made_from() -> No
 def test_heads_must_divide_the_hidden_size_where_transformers_5_wants_it(name: str) -> None:
     import transformers
 
+    config = micro_config(model_type=name, num_attention_heads=5, num_key_value_heads=5)
     refused = False
     try:
-        transformers.AutoConfig.for_model(name, hidden_size=96, num_attention_heads=5, head_dim=16)
+        transformers.AutoConfig.for_model(**config)
     except Exception:  # of huggingface_hub, which has its own for each of its releases
         refused = True
     is_new = int(transformers.__version__.split(".")[0]) >= 5

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from calibrated import (
-    PROJECTIONS,
     calibrate,
     layer_plan,
     load,
     micro_plan,
     micro_source,
     plan_of,
+    projections,
     random_texts,
     uniform_plan,
     whole_layer,
@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
+from seap_export.families import names
 from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
 from seap_export.shrink import sequential
 from seap_export.shrink.config import shrunk_config
@@ -85,9 +86,9 @@ def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: fl
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
         for half in HALVES:
-            linear = expected.model.layers[index].get_submodule(PROJECTIONS[half])
+            linear = expected.model.layers[index].get_submodule(projections(expected)[half])
             kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
-            name = source.spec.family.tensor(half, index)  # type: ignore[arg-type]
+            name = names.tensor(half, index)
             assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
             if linear.bias is not None:
                 assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
@@ -107,9 +108,9 @@ def test_in_the_uniform_layout_it_is_what_a_plain_loop_gives(tmp_path: Path, var
     without = WITHOUT_BIAS[source.spec.family.model_type]
     for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
         for half in HALVES:
-            linear = expected.model.layers[index].get_submodule(PROJECTIONS[half])
+            linear = expected.model.layers[index].get_submodule(projections(expected)[half])
             kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
-            name = source.spec.family.tensor(half, index)  # type: ignore[arg-type]
+            name = names.tensor(half, index)
             assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
             assert (f"{name}.bias" in own) is (linear.bias is not None) is (half not in without)
             if linear.bias is not None:
@@ -254,7 +255,11 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
     statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan = micro_plan(source, "sequential")
     layers = fitted_layers(source, plan, statistics)
-    fitted = [f"model.layers.1.{path}.{part}" for path in PROJECTIONS.values() for part in ("weight", "bias")]
+    fitted = [
+        f"model.layers.1.{path}.{part}"
+        for path in ("self_attn.o_proj", "mlp.down_proj")
+        for part in ("weight", "bias")
+    ]
     assert {layers[1][name].dtype for name in fitted} == {getattr(torch, dtype)}
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)  # runs what is stored, in float32
     stored = load_file(tmp_path / "shrunk" / "model.safetensors")

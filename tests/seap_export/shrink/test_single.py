@@ -9,10 +9,10 @@ import pytest
 import torch
 from calibrated import calibrate, load, micro_plan, micro_source, projection_inputs, random_texts, single
 from micro import VARIATIONS
-from seap_export.activations.layers import HALVES
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.layers.halves import HALVES
 from seap_export.plan.plan import Compensation
 from seap_export.shrink.layer import kept_channels, shrink_layer
 from seap_export.shrink.refit import mean_fit, refit_from_dense

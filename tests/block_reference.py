@@ -1,0 +1,120 @@
+"""What a `ModelSpec` computes, written out in float64 for one row and one call after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch.nn import functional
+
+from seap_export.families import BlockSpec, LayerSpec, ModelSpec, RopeSpec, names
+from seap_export.layers.rotary import rotary_tables
+
+
+def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Weights of the plain form that make attention, norms and biases matter."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in spec.tensors().items():
+        scale = 0.5 if "embed" in name else 0.2
+        centre = 1.0 if "norm" in name else 0.0
+        tensors[name] = centre + scale * torch.randn(shape, generator=generator)
+    return tensors
+
+
+class Reference:
+    """One generation: `call` continues it.
+
+    Attributes:
+        caches: Keys and values of each layer, [KV heads, tokens, head_dim].
+    """
+
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._spec, self._tensors = spec, {name: tensor.double() for name, tensor in tensors.items()}
+        empty = torch.zeros(0, 0, 0, dtype=torch.float64)
+        self.caches = [(empty, empty) for _ in spec.layers]
+
+    def call(self, ids: Sequence[int]) -> torch.Tensor:
+        """The logits of these tokens, [tokens, vocab_size]."""
+        spec, block, weights = self._spec, self._spec.block, self._tensors
+        stream = weights[names.tensor("embed_tokens")][torch.tensor(ids)] * block.embedding_multiplier
+        for index in range(len(spec.layers)):
+            x = self._norm("input_layernorm", index, stream)
+            x = self._linear("o_proj", index, self._attention(index, x))
+            stream = stream + self._norm("post_self_attn_layernorm", index, x) * block.residual_multiplier
+            x = self._norm("post_attention_layernorm", index, stream)
+            gate = self._linear("gate_proj", index, x)
+            gate = functional.silu(gate) if block.activation == "silu" else functional.gelu(gate, approximate="tanh")
+            x = self._linear("down_proj", index, gate * self._linear("up_proj", index, x))
+            stream = stream + self._norm("post_mlp_layernorm", index, x) * block.residual_multiplier
+        head = weights[names.tensor("embed_tokens" if spec.tie_word_embeddings else "lm_head")]
+        logits = self._gained(stream, weights[names.tensor("norm")]) @ head.T * block.logits_multiplier
+        return logits if block.logits_softcap is None else _capped(logits, block.logits_softcap)
+
+    def _attention(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        spec, block, layer = self._spec, self._spec.block, self._spec.layers[index]
+        query, key, value = (
+            self._linear(name, index, x).unflatten(-1, (-1, spec.head_dim)).transpose(0, 1)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        start = self.caches[index][0].shape[1] if self.caches[index][0].numel() else 0
+        if block.qk_norm == "before_rotation":
+            query, key = self._norm("q_norm", index, query), self._norm("k_norm", index, key)
+        if layer.rope is not None:
+            query, key = (_rotated(part, layer.rope, start) for part in (query, key))
+        if block.qk_norm == "after_rotation":
+            query, key = self._norm("q_norm", index, query), self._norm("k_norm", index, key)
+        if start:
+            key, value = (torch.cat(parts, 1) for parts in zip(self.caches[index], (key, value), strict=True))
+        self.caches[index] = (key, value)
+        return _attended(query * _factors(block, start, len(x)), key, value, start, layer, block)
+
+    def _norm(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
+        """`x` itself if there is no such norm."""
+        gain = self._tensors.get(names.tensor(name, index))
+        return x if gain is None else self._gained(x, gain)
+
+    def _gained(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + self._spec.rms_norm_eps).sqrt() * gain
+
+    def _linear(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
+        stem = names.tensor(name, index)
+        return functional.linear(x, self._tensors[f"{stem}.weight"], self._tensors.get(f"{stem}.bias"))
+
+
+def _capped(x: torch.Tensor, cap: float) -> torch.Tensor:
+    return cap * torch.tanh(x / cap)
+
+
+def _rotated(x: torch.Tensor, rope: RopeSpec, start: int) -> torch.Tensor:
+    """Each pair of channels as a complex number times a turn; [heads, tokens, head_dim]."""
+    end = start + x.shape[1]
+    is_long = rope.switches_at is not None and end > rope.switches_at
+    cos, sin = (table[start:].double() for table in rotary_tables(rope, end, long=is_long))
+    own, rest = x[..., : rope.dim], x[..., rope.dim :]
+    real, imaginary = (own[..., 0::2], own[..., 1::2]) if rope.interleaved else own.chunk(2, -1)
+    turned = real * cos - imaginary * sin, real * sin + imaginary * cos
+    joined = torch.stack(turned, -1).flatten(-2) if rope.interleaved else torch.cat(turned, -1)
+    return torch.cat((joined, rest), -1)
+
+
+def _factors(block: BlockSpec, start: int, length: int) -> torch.Tensor:
+    scaling = block.query_scaling
+    if scaling is None:
+        return torch.ones(length, 1, dtype=torch.float64)
+    numbers = torch.arange(start, start + length, dtype=torch.float64) // scaling.context
+    return (1 + scaling.beta * torch.log(1 + numbers)).unsqueeze(1)
+
+
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, layer: LayerSpec, block: BlockSpec
+) -> torch.Tensor:
+    """[tokens, heads * head_dim]."""
+    key, value = (part.repeat_interleave(layer.heads_per_group, 0) for part in (key, value))
+    scores = query @ key.transpose(1, 2) * block.attention_scale
+    if block.attention_softcap is not None:
+        scores = _capped(scores, block.attention_softcap)
+    distance = torch.arange(start, key.shape[1]).unsqueeze(1) - torch.arange(key.shape[1])
+    is_hidden = (distance < 0) | (distance >= (layer.sliding_window or key.shape[1] + 1))
+    weights = torch.softmax(scores.masked_fill(is_hidden, -torch.inf), -1)
+    return (weights @ value).transpose(0, 1).flatten(1)

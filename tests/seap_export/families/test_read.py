@@ -1,0 +1,273 @@
+"""The shapes read from a config.json are those of the transformers model, and what cannot be pruned is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro import FAMILIES, VARIATIONS, micro_config
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.errors import InputError
+from seap_export.families import dense_config, family_of_model_type, language_config, model_spec
+from seap_export.families.names import NORMS
+from seap_export.sources.config import read_json
+from seap_export.sources.stored import StoredForm
+
+PER_LAYER = {
+    "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7, "o_proj_bias": True},
+    "2": {"intermediate_size": 33, "down_proj_bias": True},
+}
+
+
+def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
+    """The transformers model of a config, without weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+
+
+def shapes_in_transformers(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    """Name and shape of all tensors, a tied LM head left out."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    return shapes
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_tensors_are_those_of_the_transformers_model(variation: str) -> None:
+    config = micro_config(**VARIATIONS[variation])
+    assert StoredForm(model_spec(config)).shapes == shapes_in_transformers(meta_model(config))
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_parameters_are_counted_as_torch_counts_them(variation: str) -> None:
+    config = micro_config(**VARIATIONS[variation])
+    assert model_spec(config).num_parameters() == sum(p.numel() for p in meta_model(config).parameters())
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_tensors_of_a_pruned_model_are_those_of_the_transformers_model(family: str) -> None:
+    config = micro_config(model_type=f"seap_{family}", per_layer_config=PER_LAYER)
+    assert model_spec(config).tensors() == shapes_in_transformers(meta_model(config))
+
+
+def test_per_layer_config_overrides_only_what_it_names() -> None:
+    first, second, third = model_spec(micro_config(model_type="seap_llama", per_layer_config=PER_LAYER)).layers
+    dense = model_spec(micro_config(model_type="llama")).layers[0]
+    sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7}
+    assert first == dataclasses.replace(dense, **sizes, biases=frozenset({"o_proj"}))
+    assert second == dense
+    assert third == dataclasses.replace(dense, intermediate_size=33, biases=frozenset({"down_proj"}))
+
+
+def test_per_layer_config_has_the_family_s_own_names_of_sizes() -> None:
+    per_layer = {"1": {"shared_intermediate_size": 7}}
+    spec = model_spec(micro_config(model_type="seap_granitemoehybrid", per_layer_config=per_layer))
+    assert [layer.intermediate_size for layer in spec.layers] == [80, 7, 80]
+
+
+def test_per_layer_config_may_have_whole_numbers_as_keys() -> None:
+    config = micro_config(model_type="seap_llama", per_layer_config={int(key): PER_LAYER[key] for key in PER_LAYER})
+    assert model_spec(config) == model_spec({**config, "per_layer_config": PER_LAYER})
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen2", "qwen3"])
+def test_the_dense_model_is_read_from_a_pruned_one_s_config(variation: str) -> None:
+    dense = micro_config(**VARIATIONS[variation])
+    per_layer = {**dense, "model_type": f"seap_{dense['model_type']}", "per_layer_config": PER_LAYER}
+    sizes = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 80}
+    plain = {
+        **dense,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 48,
+        "pruned_from": sizes,
+    }
+    if dense["model_type"] in ("llama", "qwen3"):  # where a switch gives the compensation's bias a place
+        plain |= {"attention_bias": True, "pruned_from": {**sizes, "attention_bias": False}}
+    for pruned in (per_layer, plain):
+        assert model_spec(dense_config(pruned)) == model_spec(dense) != model_spec(pruned)
+    assert dense_config(dense) == dense
+
+
+def test_head_dim_is_the_dense_one_where_layers_have_fewer_heads() -> None:
+    config = micro_config(model_type="seap_llama", per_layer_config={"0": {"num_attention_heads": 3}})
+    assert model_spec(config).head_dim == 16
+
+
+def test_an_absent_head_dim_is_the_hidden_size_over_the_heads() -> None:
+    assert model_spec({**micro_config(model_type="llama"), "head_dim": None}).head_dim == 16
+
+
+def test_absent_key_value_heads_are_as_many_as_query_heads() -> None:
+    config = micro_config(model_type="llama")
+    del config["num_key_value_heads"]
+    assert {layer.num_key_value_heads for layer in model_spec(config).layers} == {6}
+
+
+def test_a_config_gives_other_biases_than_the_compensation_to_no_layer() -> None:
+    config = micro_config(model_type="seap_llama", per_layer_config={"1": {"q_proj_bias": True, "o_proj_bias": True}})
+    assert model_spec(config).layers[1].biases == {"o_proj"}
+
+
+def saved_by_transformers(config: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """The config as transformers writes it, with all its defaults; None: it cannot be read there."""
+    try:
+        AutoConfig.for_model(**config).save_pretrained(folder)
+    except Exception:  # of any kind
+        return None
+    return read_json(folder / "config.json")
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_an_absent_key_means_what_transformers_takes_it_for_or_is_refused(tmp_path: Path, model_type: str) -> None:
+    """With the shape of a larger model, which some classes' defaults are made for."""
+    whole = micro_config(model_type=model_type, num_attention_heads=32, num_key_value_heads=32, hidden_size=3072)
+    readings = []
+    for key in whole.keys() - {"model_type"}:
+        config = {name: value for name, value in whole.items() if name != key}
+        saved = saved_by_transformers(config, tmp_path)
+        if saved is None:
+            continue
+        with suppress(InputError):
+            readings.append((key, model_spec(config), saved))
+    assert len(readings) > len(whole) // 2
+    for key, spec, saved in readings:
+        assert spec == model_spec(saved), key
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_the_defaults_of_a_description_are_those_of_the_class(model_type: str) -> None:
+    own = AutoConfig.for_model(model_type)
+    for key, value in family_of_model_type(model_type).defaults.items():
+        if getattr(own, key, None) is not None and key not in ("layer_types", "rope_parameters"):
+            assert getattr(own, key) == value, key
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_another_activation_is_refused_by_name(activation: str) -> None:
+    with pytest.raises(InputError, match=activation):
+        model_spec(micro_config(model_type="llama", hidden_act=activation))
+
+
+def test_a_quantised_model_is_refused_by_its_method() -> None:
+    with pytest.raises(InputError, match="gptq"):
+        model_spec(micro_config(model_type="llama", quantization_config={"quant_method": "gptq"}))
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, 1.5, "96", True])
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "intermediate_size", "num_hidden_layers"])
+def test_a_size_that_is_no_positive_whole_number_is_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(InputError, match=key):
+        model_spec(micro_config(model_type="llama", **{key: value}))
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "16", True])
+@pytest.mark.parametrize("key", ["head_dim", "num_key_value_heads"])
+def test_a_shape_that_may_be_absent_must_be_a_positive_whole_number_too(key: str, value: Any) -> None:
+    with pytest.raises(InputError, match=key):
+        model_spec(micro_config(model_type="llama", **{key: value}))
+
+
+def test_query_heads_that_cannot_share_key_value_heads_evenly_are_refused() -> None:
+    with pytest.raises(InputError, match="not a multiple"):
+        model_spec(micro_config(model_type="llama", num_key_value_heads=4))
+
+
+WRAPPED = {
+    "model_type": "gemma3",
+    "text_config": {key: own for key, own in micro_config(model_type="gemma3_text").items() if key != "model_type"},
+    "vision_config": {"hidden_size": 8},
+    "mm_tokens_per_image": 4,
+}
+
+
+def test_the_language_model_of_a_wrapper_is_read_like_one_of_its_own() -> None:
+    assert model_spec(WRAPPED) == model_spec(micro_config(model_type="gemma3_text"))
+    inner = language_config({**WRAPPED, "tie_word_embeddings": True, "eos_token_id": [1, 106]})
+    assert (inner["model_type"], inner["architectures"]) == ("gemma3_text", ["Gemma3ForCausalLM"])
+    assert (inner["tie_word_embeddings"], inner["eos_token_id"]) == (True, [1, 106])
+    assert not inner.keys() & {"vision_config", "mm_tokens_per_image", "text_config"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(None, "text_config"), ([1], "text_config"), ({"model_type": "llama"}, "llama"), ({"model_type": "x"}, "'x'")],
+)
+def test_a_wrapper_of_another_language_model_is_refused(text: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        model_spec({**WRAPPED, "text_config": text})
+
+
+def test_a_wrapper_of_two_families_holds_what_it_says() -> None:
+    inner = {key: own for key, own in micro_config(model_type="mistral").items() if key != "model_type"}
+    assert model_spec({"model_type": "mistral3", "text_config": inner}).family.model_type == "mistral"
+    inner = micro_config(model_type="ministral3")
+    assert model_spec({"model_type": "mistral3", "text_config": inner}).family.model_type == "ministral3"
+
+
+BLOCKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"model_type": "llama"}, {"activation": "silu", "attention_scale": 0.25, "qk_norm": None}),
+    ({"model_type": "qwen3"}, {"qk_norm": "before_rotation"}),
+    ({"model_type": "hunyuan_v1_dense"}, {"qk_norm": "after_rotation"}),
+    (
+        VARIATIONS["gemma2-all"],
+        {
+            "activation": "gelu_tanh",
+            "attention_scale": 24**-0.5,
+            "embedding_multiplier": 96**0.5,
+            "attention_softcap": 2.0,
+            "logits_softcap": 8.0,
+        },
+    ),
+    (
+        VARIATIONS["granite-all"],
+        {
+            "attention_scale": 0.2,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_multiplier": 0.5,
+            "logits_softcap": None,
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("values", "block"), BLOCKS)
+def test_a_block_is_what_the_formulas_of_its_family_say(values: dict[str, Any], block: dict[str, Any]) -> None:
+    own = model_spec(micro_config(**values)).block
+    assert {name: getattr(own, name) for name in block} == block
+
+
+@pytest.mark.parametrize(
+    ("model_type", "norms"),
+    [
+        ("llama", {"input_layernorm", "post_attention_layernorm"}),
+        ("exaone4", {"post_self_attn_layernorm", "post_mlp_layernorm"}),
+        ("glm4", set(NORMS)),
+    ],
+)
+def test_a_block_has_the_norms_that_its_family_names(model_type: str, norms: set[str]) -> None:
+    assert model_spec(micro_config(model_type=model_type)).block.norms == norms
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, "much", True, [1.0]])
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [
+        ("granite", "residual_multiplier"),
+        ("granite", "logits_scaling"),
+        ("gemma2", "query_pre_attn_scalar"),
+        ("gemma2", "final_logit_softcapping"),
+    ],
+)
+def test_a_value_that_a_formula_cannot_take_is_refused_by_name(model_type: str, key: str, value: object) -> None:
+    with pytest.raises(InputError, match=key):
+        model_spec(micro_config(model_type=model_type, **{key: value}))

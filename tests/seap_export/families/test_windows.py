@@ -1,0 +1,97 @@
+"""A layer attends within the window that its config gives it, as in transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from micro import VARIATIONS, micro_config
+from transformers import AutoConfig
+
+from seap_export.errors import InputError
+from seap_export.families import model_spec
+
+
+def windows_of(**values: Any) -> list[int | None]:
+    return [layer.sliding_window for layer in model_spec(micro_config(**values)).layers]
+
+
+def test_an_absent_window_of_mistral_means_what_transformers_takes_it_for() -> None:
+    config = micro_config(model_type="mistral", max_position_embeddings=32768)
+    windows = {layer.sliding_window for layer in model_spec(config).layers}
+    assert windows == {AutoConfig.for_model(**config).sliding_window}
+
+
+@pytest.mark.parametrize(
+    ("values", "windows"),
+    [
+        ({"model_type": "llama", "sliding_window": 5}, [None, None, None]),
+        ({"model_type": "mistral", "sliding_window": 5}, [5, 5, 5]),
+        ({"model_type": "mistral", "sliding_window": None}, [None, None, None]),
+        ({"model_type": "qwen2", "sliding_window": 5}, [None, None, None]),
+        ({"model_type": "qwen2", "sliding_window": 5, "use_sliding_window": True}, [None, None, None]),
+        ({"model_type": "qwen2", "sliding_window": 5, "max_window_layers": 0}, [None, None, None]),
+        (VARIATIONS["qwen2-window"], [None, 5, 5]),
+        (
+            {
+                "model_type": "qwen3",
+                "sliding_window": 5,
+                "use_sliding_window": True,
+                "max_window_layers": 0,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            },
+            [5, None, 5],
+        ),
+        ({"model_type": "gemma2", "layer_types": None}, [5, None, 5]),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": 3}, [5, 5, None]),
+        ({"model_type": "gemma3_text", "sliding_window_pattern": None}, [5, 5, 5]),
+        (
+            {"model_type": "exaone4", "sliding_window": 5, "layer_types": None, "sliding_window_pattern": 2},
+            [5, None, 5],
+        ),
+        (
+            {"model_type": "exaone4", "sliding_window": 5, "layer_types": None, "sliding_window_pattern": "LG"},
+            [5, None, 5],
+        ),
+        ({"model_type": "smollm3", "use_sliding_window": False, "sliding_window": 5}, [None, None, None]),
+    ],
+)
+def test_a_layer_attends_within_the_window_that_the_config_gives_it(
+    values: dict[str, Any], windows: list[int | None]
+) -> None:
+    assert windows_of(**values) == windows
+
+
+def test_layer_types_take_precedence_over_a_pattern() -> None:
+    kinds = ["full_attention", "full_attention", "sliding_attention"]
+    assert windows_of(model_type="gemma3_text", layer_types=kinds, sliding_window_pattern=2) == [None, None, 5]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "says"),
+    [
+        (["sliding_attention"], "every layer"),
+        ("sliding_attention", "every layer"),
+        (["sliding_attention", "chunked_attention", "full_attention"], "chunked_attention"),
+    ],
+)
+def test_layer_types_that_leave_open_what_a_layer_is_are_refused(kinds: object, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        windows_of(model_type="gemma3_text", layer_types=kinds)
+
+
+def test_a_window_in_layers_that_the_config_does_not_name_is_refused() -> None:
+    with pytest.raises(InputError, match="layer_types"):
+        windows_of(model_type="smollm3", use_sliding_window=True, sliding_window=5, layer_types=None)
+
+
+@pytest.mark.parametrize("window", [-1, 2**40])
+def test_an_impossible_window_is_refused(window: int) -> None:
+    with pytest.raises(InputError, match="sliding_window"):
+        windows_of(model_type="mistral", sliding_window=window)
+
+
+@pytest.mark.parametrize("pattern", [-1, 1.5])
+def test_a_pattern_that_is_no_positive_whole_number_is_refused(pattern: object) -> None:
+    with pytest.raises(InputError, match="sliding_window_pattern"):
+        windows_of(model_type="gemma3_text", sliding_window_pattern=pattern)

@@ -1,0 +1,157 @@
+"""The walk through the layers computes what transformers' own model does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from calibrated import load, micro_source, random_texts
+from micro import VARIATIONS, write_micro_model
+
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.halves import HALVES
+from seap_export.layers.hidden_states import HalfPass, HiddenStates, logits, output_stream
+from seap_export.layers.layer import DecoderLayer
+from seap_export.sources.source import Source, open_source
+
+Texts = Sequence[Sequence[int]]
+_OUTPUTS = dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]]
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+#: What blocks differ in, one thing at a time.
+FEATURES: dict[str, dict[str, Any]] = {
+    "embedding multiplier": {"model_type": "granite", "embedding_multiplier": 3.0},
+    "residual multiplier": {"model_type": "granite", "residual_multiplier": 0.3},
+    "logits multiplier": {"model_type": "granite", "logits_scaling": 4.0},
+    "attention scale": {"model_type": "granite", "attention_multiplier": 0.5},
+    "soft cap of attention": {"model_type": "gemma2", "attn_logit_softcapping": 1.0},
+    "soft cap of logits": {"model_type": "gemma2", "final_logit_softcapping": 2.0},
+    "soft cap and window": {
+        "model_type": "gemma2",
+        "attn_logit_softcapping": 1.0,
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+    },
+    "local rotation": {"model_type": "gemma3_text", "sliding_window": 100, "rope_local_base_freq": 7.0},
+    "local rotation without scaling": {
+        "model_type": "gemma3_text",
+        "sliding_window": 100,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    },
+    "queries scaled by position": {
+        "model_type": "ministral3",
+        "rope_parameters": {"rope_theta": 10000.0, **YARN, "llama_4_scaling_beta": 0.9},
+    },
+    "layers without rotation": {"model_type": "smollm3", "no_rope_layers": [0, 1, 0]},
+    "no rotation": {"model_type": "granitemoehybrid", "position_embedding_type": None},
+    "interleaved rotation": {"model_type": "ernie4_5"},
+    "interleaved rotation of a part": {"model_type": "glm4", "partial_rotary_factor": 0.25},
+    "rotation of a part": {"model_type": "phi3", "partial_rotary_factor": 0.25},
+    "norms after the halves alone": {"model_type": "exaone4"},
+    "norms of heads after the rotation": {"model_type": "hunyuan_v1_dense"},
+}
+
+
+@torch.no_grad()
+def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPUTS:
+    """The stream behind the last layer and the logits of each text."""
+    spec, table = source.spec, source.read_outer("embed_tokens")
+    hidden = HiddenStates.embedded(spec, table, length_buckets(texts, max_batch_tokens))
+    for index in range(len(spec.layers)):
+        layer = DecoderLayer(spec, index, source.read_layer(index))
+        for half in HALVES:
+            hidden.advance(layer, half)
+    head = table if spec.tie_word_embeddings else source.read_outer("lm_head")
+    found = {}
+    for batch, stream in zip(hidden.batches, hidden.streams, strict=True):
+        own = logits(spec, head, output_stream(spec, source.read_outer("norm"), stream))
+        lengths = batch.real.sum(1).tolist()
+        for ids, length, *parts in zip(
+            batch.input_ids, lengths, stream.split(lengths), own.split(lengths), strict=True
+        ):
+            found[tuple(ids[:length].tolist())] = (parts[0], parts[1])
+    return found
+
+
+@torch.no_grad()
+def assert_equals_transformers(folder: Path, source: Source, texts: Texts) -> None:
+    model = load(folder)
+    streams: list[torch.Tensor] = []
+    hook = model.model.norm.register_forward_pre_hook(lambda _, args: streams.append(args[0][0]))
+    found = walked(source, texts)
+    for ids in texts:
+        expected = model(torch.tensor([ids]), use_cache=False).logits[0]
+        stream, own = found[tuple(ids)]
+        scale = streams[-1].square().mean(-1, keepdim=True).sqrt()
+        assert ((stream - streams[-1]).abs() <= 1e-4 * scale).all()
+        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    hook.remove()
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_every_variation_is_what_transformers_computes(tmp_path: Path, variation: str) -> None:
+    """In texts of 1 to 40 tokens, one batch of them."""
+    source = micro_source(tmp_path / "model", variation)
+    assert_equals_transformers(tmp_path / "model", source, random_texts(10, longest=40))
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_each_feature_alone_is_what_transformers_computes(tmp_path: Path, feature: str) -> None:
+    source = open_source(str(write_micro_model(tmp_path / "model", **FEATURES[feature])))
+    assert_equals_transformers(tmp_path / "model", source, random_texts(4, longest=40))
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_batches_padding_and_order_change_nothing(tmp_path: Path, variation: str) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    texts = random_texts(12, longest=40)
+    shuffled = random_texts(12, longest=40)
+    random.Random(3).shuffle(shuffled)
+    alone = walked(source, texts, 1)
+    for size, order in ((60, texts), (4096, shuffled)):
+        other = walked(source, order, size)
+        for ids in texts:
+            for ours, theirs in zip(other[tuple(ids)], alone[tuple(ids)], strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("length", [15, 16, 17, 40])
+def test_longrope_switches_its_tables_where_transformers_does(tmp_path: Path, length: int) -> None:
+    """A text of up to 16 tokens has the short table; in a longer one all positions have the long table."""
+    source = micro_source(tmp_path / "model", "phi3-all", sliding_window=None)
+    text = list(range(20, 20 + length))
+    assert_equals_transformers(tmp_path / "model", source, [text])
+    together = walked(source, [text, list(range(60)), [7, 8]])[tuple(text)]  # the tables are each text's own
+    torch.testing.assert_close(together[1], walked(source, [text])[tuple(text)][1], rtol=1e-4, atol=1e-4)
+    longer = walked(source, [[*text, 5]])[(*text, 5)]
+    assert torch.allclose(longer[1][:-1], together[1], rtol=1e-3, atol=1e-3) is (length != 16)
+
+
+@torch.no_grad()
+def test_a_visitor_sees_each_batch_as_it_is_after_the_half(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", "gemma2-all")
+    spec = source.spec
+    hidden = HiddenStates.embedded(spec, source.read_outer("embed_tokens"), length_buckets(random_texts(8), 60))
+    layer, before, seen = DecoderLayer(spec, 0, source.read_layer(0)), hidden.copy(), list[HalfPass]()
+    hidden.advance(layer, "o_proj", seen.append)
+    assert [passed.place for passed in seen] == list(range(len(hidden.batches)))
+    assert len(seen) > 1
+    for passed, batch, start, stream in zip(seen, hidden.batches, before.streams, hidden.streams, strict=True):
+        assert torch.equal(passed.channels, layer.channels("o_proj", start, batch))
+        assert torch.equal(passed.product, layer.project("o_proj", passed.channels))
+        assert torch.equal(passed.written, layer.written("o_proj", passed.product))
+        assert torch.equal(start + passed.written, stream)
+        assert torch.equal(passed.stream, stream)
+
+
+@torch.no_grad()
+def test_a_copy_is_advanced_alone(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model")
+    first = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), length_buckets(random_texts(3), 60))
+    copied = first.copy()
+    copied.advance(DecoderLayer(source.spec, 0, source.read_layer(0)), "down_proj")
+    table = source.read_outer("embed_tokens")
+    for batch, stream in zip(first.batches, first.streams, strict=True):
+        assert torch.equal(stream, table[batch.input_ids[batch.real]])

@@ -1,0 +1,68 @@
+"""A layer's halves have the shapes of a shrunk layer, and write back what its norm and multiplier say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import micro_plan, micro_source, random_texts
+from micro import VARIATIONS
+
+from seap_export.families import names
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.layer import DecoderLayer
+from seap_export.shrink.layer import shrink_layer
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variation: str) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    plan = micro_plan(source, "none")
+    spec = plan.shrunk_spec(source.spec)
+    (batch,) = length_buckets(random_texts(3), 4096)
+    stream = torch.randn(int(batch.real.sum()), 96, generator=torch.Generator().manual_seed(0))
+    for index in range(3):
+        layer = DecoderLayer(
+            spec, index, shrink_layer(source.read_layer(index), source.spec, index, plan.layers[index])
+        )
+        for half in HALVES:
+            channels = layer.channels(half, stream, batch)
+            assert channels.shape == (len(stream), spec.projection_shape(half, index)[1])
+            assert layer.project(half, channels).shape == stream.shape
+
+
+@pytest.mark.parametrize(
+    ("variation", "has_norm", "multiplier"),
+    [("llama-gqa", False, 1.0), ("granite-all", False, 0.4), ("glm4", True, 1.0), ("exaone4", True, 1.0)],
+)
+@pytest.mark.parametrize("half", HALVES)
+def test_what_is_written_is_the_factor_times_the_gain_times_the_product(
+    tmp_path: Path, variation: str, has_norm: bool, multiplier: float, half: Half
+) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    tensors = source.read_layer(1)
+    layer = DecoderLayer(source.spec, 1, tensors)
+    norm = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}[half]
+    gain = layer.gain(half)
+    assert layer.multiplier == multiplier
+    assert (gain is not None) is has_norm
+    if gain is not None:
+        assert torch.equal(gain, tensors[names.tensor(norm, 1)].float())
+    product = torch.randn(7, 96, generator=torch.Generator().manual_seed(0))
+    expected = layer.factor(half, product) * (1.0 if gain is None else gain) * product
+    torch.testing.assert_close(layer.written(half, product), expected)
+    root = product.square().mean(-1).add(source.spec.rms_norm_eps).sqrt()
+    torch.testing.assert_close(
+        layer.factor(half, product)[:, 0], multiplier / root if has_norm else 0 * root + multiplier
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_weights_are_run_in_float32(tmp_path: Path, dtype: str) -> None:
+    source = micro_source(tmp_path / "model", "glm4", dtype=dtype)
+    layer = DecoderLayer(source.spec, 0, source.read_layer(0))
+    (batch,) = length_buckets([[1, 2, 3]], 4096)
+    assert layer.channels("o_proj", torch.ones(3, 96), batch).dtype == torch.float32
