@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ class GgufFile:
         metadata: Its key/value pairs, with arrays as lists.
         tensors: Its tensors by their names in the file.
         family: The family of its architecture.
+        asked: The metadata of the architecture that were asked for.
     """
 
     path: Path
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
     family: Family
+    asked: set[str] = field(default_factory=set, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> GgufFile:
@@ -58,20 +60,43 @@ class GgufFile:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The metadata value `{architecture}.{key}`."""
+        self.asked.add(key)
         return self.metadata.get(f"{self.form.architecture}.{key}", default)
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """Like `get`, for a positive whole number.
+        """Like `get`, for a positive whole number, which may be given for each layer.
 
         Raises:
-            InputError: It is missing and has no default, or is a list with one value per layer.
+            InputError: It is missing and has no default, or differs between layers.
         """
         value = self.get(key, default)
+        if isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]
         if isinstance(value, list):
             raise InputError(f"{self.path}: '{key}' differs by layer; only models with uniform layers are supported")
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{self.path}: metadata '{key}' must be a positive whole number, not {value!r}")
         return value
+
+    def number(self, key: str, default: float) -> float:
+        """Like `get`, for a number, as the shortest decimal of its float32 value: 1e-05 for 9.999999747378752e-06.
+
+        Raises:
+            InputError: It is something else.
+        """
+        value = self.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            raise InputError(f"{self.path}: metadata '{key}' must be a number, not {value!r}")
+        return float(str(np.float32(value)))
+
+    def unread(self) -> list[str]:
+        """The metadata of the architecture that were not asked for."""
+        prefix = f"{self.form.architecture}."
+        return [
+            key.removeprefix(prefix)
+            for key in self.metadata
+            if key.startswith(prefix) and key.removeprefix(prefix) not in self.asked
+        ]
 
     def read(self, name: str) -> np.ndarray:
         """Reads a tensor by its name in the file, dequantised to float32.

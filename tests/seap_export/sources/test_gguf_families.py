@@ -1,0 +1,56 @@
+"""A GGUF file of every family is read as the same model as the folder that it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from micro import write_corpus
+from micro_gguf import GGUF_VARIATIONS, write_micro_gguf
+from transformers import AutoModelForCausalLM
+
+from seap_export.cli import main
+from seap_export.families.family import families
+from seap_export.pipeline.dense_folder import dense_folder
+from seap_export.sources.source import open_source
+
+LONG = torch.arange(3, 33).reshape(2, 15).repeat(1, 2)
+
+
+def logits(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.no_grad():
+        return model(LONG).logits
+
+
+def test_every_family_with_a_gguf_form_has_a_micro_model() -> None:
+    covered = {values["model_type"] for values in GGUF_VARIATIONS.values()}
+    assert covered == {family.model_type for family in families() if family.gguf}
+
+
+@pytest.mark.parametrize("fuse_qkv", [False, True], ids=["apart", "fused"])
+@pytest.mark.parametrize("name", GGUF_VARIATIONS)
+def test_a_file_is_the_model_of_its_folder(tmp_path: Path, name: str, fuse_qkv: bool) -> None:
+    path = write_micro_gguf(tmp_path / "m", fuse_qkv=fuse_qkv, **GGUF_VARIATIONS[name])
+    file, folder = open_source(str(path)), open_source(str(path.parent))
+    assert file.spec == folder.spec
+    names = list(folder.spec.tensors())
+    expected, found = folder.reader.read(names), file.reader.read(names)
+    assert all(torch.equal(found[own], expected[own].float()) for own in names)
+    with dense_folder(file) as again:
+        assert torch.allclose(logits(again), logits(path.parent), atol=1e-5)
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("name", GGUF_VARIATIONS)
+def test_a_pruned_file_passes_parity(tmp_path: Path, name: str) -> None:
+    path = write_micro_gguf(tmp_path / "m", **GGUF_VARIATIONS[name])
+    corpus = write_corpus(tmp_path / "a.jsonl")
+    options = ["--ratio", "0.3", "--no-quality", "--no-speed", "--threads", "1", "--quiet"]
+    result = CliRunner().invoke(
+        main, ["export", str(path), "--task", f"a={corpus}", *options, "--out", str(tmp_path / "o")]
+    )
+    assert result.exit_code == 0, result.stderr
+    assert list((tmp_path / "o").glob("a-0.3/**/model.onnx"))
