@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
 
 __all__ = ["ReferenceRun", "TorchRunner", "open_torch_model", "open_torch_runner", "quiet_transformers"]
 
@@ -43,8 +45,9 @@ class TorchRunner:
         model: A transformers causal language model in evaluation mode.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, fastest_attention: str = "sdpa") -> None:
         self.model = model
+        self._fastest = fastest_attention
         # transformers 5.24 renames the argument and announces the end of the old name.
         new_name = "cache" in inspect.signature(type(model).forward).parameters
         self._cache_argument = "cache" if new_name else "past_key_values"
@@ -84,9 +87,8 @@ class TorchRunner:
         return tuple(following)
 
     def use_other_attention(self) -> None:
-        """Switches to "sdpa", where the class has it; scores with a soft cap it has not."""
-        with contextlib.suppress(ValueError):
-            self.model.set_attn_implementation("sdpa")
+        """Switches to the fastest attention implementation that computes the model, if it is another one."""
+        self.model.set_attn_implementation(self._fastest)
 
     def narrow(self, dtype: Any) -> None:
         """Converts the weights to a torch dtype of 16 bits, which the model then computes in."""
@@ -125,7 +127,7 @@ def open_torch_runner(
     """
     with open_torch_model(folder, threads, attention="eager") as model:
         prepare(model)
-        yield TorchRunner(model)
+        yield TorchRunner(model, _fastest_attention(folder))
 
 
 @contextlib.contextmanager
@@ -135,14 +137,14 @@ def open_torch_model(folder: Path, threads: int, *, attention: str | None = None
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
         threads: torch's threads while the context lasts.
-        attention: transformers' attention implementation; None: its default, the fastest that the class has.
+        attention: transformers' attention implementation; None: the fastest that computes the model.
 
     Raises:
         ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
     """
     import torch
 
-    model = _load(folder, attention)
+    model = _load(folder, attention or _fastest_attention(folder))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -153,7 +155,16 @@ def open_torch_model(folder: Path, threads: int, *, attention: str | None = None
         torch.set_num_threads(before)
 
 
-def _load(folder: Path, attention: str | None) -> Any:
+def _fastest_attention(folder: Path) -> str:
+    """sdpa knows no soft cap; transformers 4.57 leaves it out without a word."""
+    try:
+        spec = model_spec(read_json(folder / "config.json"))
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
+    return "sdpa" if spec.block.attention_softcap is None else "eager"
+
+
+def _load(folder: Path, attention: str) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from seap_export.errors import InputError
 from seap_export.families.gguf_form import GgufForm
-from seap_export.families.names import PROJECTIONS, QKV, Projection
+from seap_export.families.names import PROJECTIONS, QKV, USUAL_NAMES, Projection
 
 __all__ = [
     "FUSED",
@@ -257,8 +257,15 @@ def families() -> tuple[Family, ...]:
 
 
 def _parse(table: dict[str, Any]) -> Family:
+    table["names"] = _names(table.get("names", {}))
     parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
     return Family(**parsed)
+
+
+def _names(given: Mapping[str, str]) -> dict[str, str]:
+    """The given names, and the usual ones of what is stored by itself and has no other name."""
+    parts = {own for fused in FUSED if fused in given for own in FUSED[fused]}
+    return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in parts}, **given}
 
 
 def _parsed(key: str, value: Any) -> Any:

@@ -9,7 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-__all__ = ["LAYER", "NORMS", "PROJECTIONS", "QKV", "Norm", "Projection", "bias", "layer_of", "tensor", "weight"]
+__all__ = [
+    "LAYER",
+    "NORMS",
+    "PROJECTIONS",
+    "QKV",
+    "USUAL_NAMES",
+    "Norm",
+    "Projection",
+    "bias",
+    "layer_of",
+    "tensor",
+    "weight",
+]
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
@@ -27,6 +39,8 @@ _INNER: Mapping[str, str] = {
     **{name: f"self_attn.{name}.weight" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
 }
+#: What most families call the parts that all have, as in a description: those in a layer are relative to it.
+USUAL_NAMES: Mapping[str, str] = {**_OUTER, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}
 
 
 def tensor(name: str, layer: int | None = None) -> str:

@@ -124,12 +124,8 @@ def query_scaling(config: ConfigReader) -> QueryScaling | None:
 
 
 def _parameters(config: ConfigReader) -> dict[str, Any]:
-    """`rope_scaling` (transformers 4) or `rope_parameters` (transformers 5)."""
-    older = config.mapping("rope_scaling")
-    given = config.given("rope_parameters") or older or config.mapping("rope_parameters")
-    if not isinstance(given, Mapping):
-        raise InputError(f"config.json: 'rope_parameters' must be an object, not {given!r:.40}; download it again")
-    return dict(given)
+    """`rope_scaling` (transformers 4), which counts if there are both, or `rope_parameters` (transformers 5)."""
+    return dict(config.mapping("rope_scaling") or config.mapping("rope_parameters"))
 
 
 def _kinds(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:

@@ -72,7 +72,7 @@ def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
         theta = portable.pop("rope_theta", None) or 10000.0
         portable["rope_parameters"] = {"rope_theta": theta, **(old or new)}
     else:
-        portable |= _rope(portable, new or old or {}, family)
+        portable |= _rope(portable, old or new or {}, family)
     dtype = portable.pop("torch_dtype", None) or portable.get("dtype")
     if dtype is not None:
         portable["dtype"] = dtype
