@@ -178,6 +178,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
 }
 FAMILIES = tuple(sorted({values["model_type"] for values in VARIATIONS.values()}))
+#: The last variation of each family, which has the most features.
+RICHEST = tuple({values["model_type"]: name for name, values in VARIATIONS.items()}.values())
 _TEXT = "the a cat dog mat sat on and then it ran far from home to see one more time"
 WORDS = tuple(_TEXT.split())
 
