@@ -14,7 +14,8 @@ PARALLEL := --numprocesses 2
 # What depends on transformers' release.
 TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_onnx optimum_plugin sources) \
 	$(patsubst %,tests/validation/test_%.py,onnx_runner parity parity_micro) \
-	tests/seap_export/cli/test_export_command.py tests/seap_export/shrink/test_write.py
+	tests/seap_export/cli/test_export_command.py \
+	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write)
 
 .PHONY: demo test test-fast test-release test-all lint clean
 

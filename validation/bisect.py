@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,8 @@ from seap_export.runtime.session import available_threads, open_session
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore, StoredArray
 from validation.onnx_runner import OnnxRunner
-from validation.prompts import Case, TokenIds
+from validation.prompts import Case
+from validation.references import TokenSequence, sequences_of
 from validation.rounding import round_weights
 from validation.taps import Tap, decoder_taps, tapped
 from validation.torch_runner import TorchRunner, open_torch_runner
@@ -120,8 +121,8 @@ def bisect(
     with ArrayStore() as store:
         prepare = partial(round_weights, spec=spec, precision=precision)
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
-            rows = [(*row, *forced[:steps]) for row, forced in zip(case.rows, case.forced, strict=True)]
-            references = [_reference(torch_runner, spec, row, store) for row in rows]
+            sequences = sequences_of(replace(case, forced=tuple(own[:steps] for own in case.forced)))
+            references = [_reference(torch_runner, spec, sequence, store) for sequence in sequences]
         graph, places = _with_outputs(model, spec, in_float)
         session = open_session(model, provider, threads, graph=graph)
         runner = OnnxRunner(session, [value for _, value in places])
@@ -134,7 +135,7 @@ def bisect(
 
 @dataclass(frozen=True)
 class _Reference:
-    """What torch computes for one row and its decode steps, all in one call: values by tap, logits, and the cache."""
+    """What torch computes for one row and its decode steps: values by tap, logits, and the cache."""
 
     values: dict[str, StoredArray]
     logits: StoredArray
@@ -150,43 +151,66 @@ class _Call:
     tokens: tuple[slice, ...]  # of torch's
 
 
-def _reference(runner: TorchRunner, spec: ModelSpec, tokens: TokenIds, store: ArrayStore) -> _Reference:
+def _reference(runner: TorchRunner, spec: ModelSpec, sequence: TokenSequence, store: ArrayStore) -> _Reference:
+    tokens = len(sequence.prompt) + len(sequence.forced)
     with _recorded(runner, spec, store) as values:
-        run = runner.run([tokens], len(tokens))
+        run = runner.run(sequence.parts(spec), tokens)
     cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
     return _Reference(values, store.put(run.logits), cache)
 
 
 @contextmanager
 def _recorded(runner: TorchRunner, spec: ModelSpec, store: ArrayStore) -> Iterator[dict[str, StoredArray]]:
-    """The values by tap that torch's modules compute in a call within the block."""
+    """The values by tap that torch's modules compute within the block, of all calls together."""
     values: dict[str, StoredArray] = {}
-    parts: dict[str, NDArray[np.float32]] = {}
-    model, handles = runner.model, []
+    parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
+    heads_first = _heads_first(runner, spec)
+    handles = []
 
-    def record(tap: Tap, module: Any, inputs: Any, output: Any) -> None:
+    def record(tap: Tap, name: str, module: Any, inputs: Any, output: Any) -> None:
         value = inputs[0] if tap.side == "input" else output
         if tap.side == "output without bias" and getattr(module, "bias", None) is not None:
             value = value - module.bias
-        own = value[0].float().numpy()  # [tokens, ...]
-        parts[tap.name] = own.reshape(len(own), -1)
+        if name in heads_first:
+            value = value.transpose(1, 2)
+        own = value[0].float().flatten(1) * tap.factor  # [tokens, channels]
+        parts.setdefault((tap.name, name), []).append(own[:, tap.channels or slice(None)].numpy())
 
     for tap in decoder_taps(spec):
-        for number, name in enumerate(tap.modules):
-            single = Tap(tap.layer, f"{tap.sublayer}#{number}", (), (name,), tap.side)
-            handles.append(model.get_submodule(name).register_forward_hook(partial(record, single)))
-
-    def collect(module: Any, inputs: Any, output: Any) -> None:
-        for tap in decoder_taps(spec):
-            own = [parts[f"{tap.name}#{number}"] for number in range(len(tap.modules))]
-            values[tap.name] = store.put(np.concatenate(own, axis=1))
-
-    handles.append(model.register_forward_hook(collect))
+        for name in tap.modules:
+            module = runner.model.get_submodule(name)
+            handles.append(module.register_forward_hook(partial(record, tap, name)))
     try:
         yield values
     finally:
         for handle in handles:
             handle.remove()
+    for tap in decoder_taps(spec):
+        own = [np.concatenate(parts[tap.name, name]) for name in tap.modules]
+        values[tap.name] = store.put(np.concatenate(own, axis=1))
+
+
+def _heads_first(runner: TorchRunner, spec: ModelSpec) -> frozenset[str]:
+    """The norms of heads that get [batch, heads, tokens, head_dim], and not [batch, tokens, heads, head_dim].
+
+    A call shows it whose number of tokens is no number of heads.
+    """
+    tokens = max(layer.num_attention_heads for layer in spec.layers) + 1
+    found, handles = set(), []
+
+    def note(name: str, module: Any, inputs: Any, output: Any) -> None:
+        if output.shape[2] == tokens:
+            found.add(name)
+
+    for index in range(len(spec.layers)) if spec.block.qk_norm is not None else ():
+        for norm in ("q_norm", "k_norm"):
+            name = spec.family.module(norm, index)
+            handles.append(runner.model.get_submodule(name).register_forward_hook(partial(note, name)))
+    if handles:
+        runner.run([[0] * tokens], 1)
+    for handle in handles:
+        handle.remove()
+    return frozenset(found)
 
 
 def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, list[tuple[Tap, str]]]:

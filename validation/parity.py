@@ -156,7 +156,7 @@ def run_parity(
     prepare = partial(round_weights, spec=spec, precision=form.precision)
     with ArrayStore() as store:
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
-            references = run_references(torch_runner, cases, store, say)
+            references = run_references(torch_runner, cases, store, spec, say)
         compared: list[_Compared] = []
         for own in passes(form.precision, provider, limits):
             graph = in_float_activations(model) if own.in_float else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,21 +32,41 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A prompt, its decode steps' tokens, and how many of the prompt's logits are kept."""
+    """A prompt and the tokens of its decode steps.
+
+    Attributes:
+        prompt: Its token ids.
+        forced: Those of the decode steps.
+        kept: How many of the prompt's logits are kept.
+        call_tokens: How many tokens of the prompt the graph takes in a call.
+    """
 
     prompt: TokenIds
     forced: TokenIds
     kept: int
-
-    @property
-    def tokens(self) -> TokenIds:
-        """All of them."""
-        return (*self.prompt, *self.forced)
+    call_tokens: int
 
     @property
     def logits(self) -> int:
         """The tokens at the end whose logits are kept, the decode steps' included."""
         return self.kept + len(self.forced)
+
+    @property
+    def calls(self) -> list[TokenIds]:
+        """The graph's calls."""
+        return [*_split(self.prompt, self.call_tokens), *_split(self.forced, 1)]
+
+    def parts(self, spec: ModelSpec) -> list[TokenIds]:
+        """What torch runs one after the other: `calls` only if the ends of calls decide on rotations, as in longrope.
+
+        By causality a token's logits do not depend on those after it, so that prompt and decode steps may run
+        together. The graph's steps are then compared with a result that needs no cache.
+        """
+        tokens = (*self.prompt, *self.forced)
+        switches = [layer.rope.switches_at for layer in spec.layers if layer.rope is not None]
+        if any(switch is not None and switch < len(tokens) for switch in switches):
+            return self.calls
+        return _split(tokens, CALL_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -65,22 +85,19 @@ class Reference:
 def sequences_of(case: Case) -> list[TokenSequence]:
     """The sequence of each row."""
     return [
-        TokenSequence(row, forced, case.kept or len(row)) for row, forced in zip(case.rows, case.forced, strict=True)
+        TokenSequence(row, forced, case.kept or len(row), case.call_tokens or len(row))
+        for row, forced in zip(case.rows, case.forced, strict=True)
     ]
 
 
 def run_references(
-    runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, say: Progress
+    runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, spec: ModelSpec, say: Progress
 ) -> dict[TokenSequence, Reference]:
-    """Runs every sequence of the cases once; logits and caches go to the store.
-
-    Prompt and decode steps run together: by causality a token's logits do not depend on those after it, so that this
-    is what single steps would compute, and the graph's steps are compared with a result that needs no cache.
-    """
+    """Runs every sequence of the cases once; logits and caches go to the store."""
     sequences, found = list(dict.fromkeys(own for case in cases for own in sequences_of(case))), {}
     for index, sequence in enumerate(sequences):
         say(f"torch: sequence {index + 1} of {len(sequences)}")
-        run = runner.run(_parts(sequence.tokens), sequence.logits)
+        run = runner.run(sequence.parts(spec), sequence.logits)
         cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
         found[sequence] = Reference(store.put(run.logits), cache)
     return found
@@ -101,7 +118,7 @@ def measure_exact_noise(
     found = {}
     for index, (sequence, reference) in enumerate(references.items()):
         say(f"torch: noise of another attention kernel, sequence {index + 1} of {len(references)}")
-        again = runner.run([sequence.prompt, *((token,) for token in sequence.forced)], sequence.logits)
+        again = runner.run(sequence.calls, sequence.logits)
         difference = np.abs(store.get(reference.logits) - again.logits)
         caches = CacheComparison()
         caches.update(((store.get(key), store.get(value)) for key, value in reference.cache), again.cache, 0)
@@ -142,7 +159,7 @@ def measure_rounding_noise(
     for index, (sequence, reference) in enumerate(references.items()):
         say(f"torch: noise of {precision.name}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()
-        comparison.update(store.get(reference.logits), runner.run(_parts(sequence.tokens), sequence.logits).logits)
+        comparison.update(store.get(reference.logits), runner.run(sequence.parts(spec), sequence.logits).logits)
         figures[sequence] = comparison.figures()
     finite = [(own.mean_kl, own.tokens) for own in figures.values() if own.mean_kl is not None]
     overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0
@@ -150,8 +167,8 @@ def measure_rounding_noise(
     return noise, max((own.max_abs or 0.0 for own in figures.values()), default=0.0)
 
 
-def _parts(tokens: TokenIds) -> Sequence[TokenIds]:
-    return [tokens[start : start + CALL_TOKENS] for start in range(0, len(tokens), CALL_TOKENS)]
+def _split(tokens: TokenIds, size: int) -> list[TokenIds]:
+    return [tokens[start : start + size] for start in range(0, len(tokens), size)]
 
 
 def _rounding(runner: TorchRunner, spec: ModelSpec, precision: Precision, provider: str) -> Callable[[], None] | None:

@@ -10,6 +10,7 @@ import torch
 from converters.precision import BlockQuantization, Precision
 from converters.quantize import QuantizedMatrix, dequantize, quantize
 from seap_export.families import ModelSpec
+from seap_export.families.family import FUSED
 from seap_export.families.names import PROJECTIONS
 
 __all__ = ["round_activations", "round_weights"]
@@ -33,14 +34,22 @@ def round_weights(model: Any, spec: ModelSpec, precision: Precision) -> None:
 
 
 def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
+    """The stored names of quantised weights; rows are quantised one by one, so that fused projections may stay so."""
     family = spec.family
     if how.embeddings:
-        yield family.tensor("embed_tokens")
+        yield family.stored("embed_tokens")
         if not spec.tie_word_embeddings:
-            yield family.tensor("lm_head")
+            yield family.stored("lm_head")
+    for module in _projections(spec):
+        yield f"{module}.weight"
+
+
+def _projections(spec: ModelSpec) -> Iterator[str]:
+    """The modules of the torch model that are projections."""
+    stored = [name for name in (*PROJECTIONS, *FUSED) if name in spec.family.names]
     for layer in range(len(spec.layers)):
-        for projection in PROJECTIONS:
-            yield family.weight(projection, layer)
+        for name in stored:
+            yield spec.family.module(name, layer)
 
 
 def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -> torch.Tensor:
@@ -59,8 +68,7 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> No
         spec: Its shapes.
         how: The graph's quantisation.
     """
-    names = [spec.family.tensor(projection, layer) for layer in range(len(spec.layers)) for projection in PROJECTIONS]
-    modules = [model.get_submodule(name) for name in names]
+    modules = [model.get_submodule(name) for name in _projections(spec)]
     if how.embeddings:
         modules.append(model.get_output_embeddings())
     for module in modules:

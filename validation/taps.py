@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seap_export.families import ModelSpec
-from seap_export.families.names import QKV
+from seap_export.families.names import QKV, Norm, Projection
+from seap_export.layers.halves import Half
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
 
@@ -20,10 +21,12 @@ class Tap:
 
     Attributes:
         layer: Index of the layer; None: before or after all layers.
-        sublayer: What computes it, as transformers names it; `residual` is the stream after attention or MLP.
+        sublayer: What computes it, by its name in the plain form; `residual` is the stream after attention or MLP.
         values: Names that the value may have in a graph; the first one found is used.
         modules: torch modules whose results, concatenated, are this value.
         side: Whether the modules' inputs or outputs are meant.
+        channels: The channels of a module that are this value; None: all.
+        factor: What the modules' results are multiplied by.
     """
 
     layer: int | None
@@ -31,6 +34,8 @@ class Tap:
     values: tuple[str, ...]
     modules: tuple[str, ...]
     side: Side = "output"
+    channels: slice | None = None
+    factor: float = 1.0
 
     @property
     def name(self) -> str:
@@ -40,41 +45,72 @@ class Tap:
 
 def decoder_taps(spec: ModelSpec) -> Iterator[Tap]:
     """All places of a model, from the embedding to the last norm."""
-    family = spec.family
-    yield Tap(None, "embed_tokens", _node("embed_tokens"), (_module(family.tensor("embed_tokens")),))
-    last = len(spec.layers) - 1
+    embedded = ("embed_tokens.multiplied.output", "embed_tokens.output")
+    yield Tap(None, "embed_tokens", embedded, (_reader(spec, 0, "o_proj"),), "input")
     for index in range(len(spec.layers)):
         yield from _attention_taps(spec, index)
-        yield from _mlp_taps(spec, index, f"layers.{index + 1}.input_layernorm" if index < last else "norm")
-    yield Tap(None, "norm", _norm("norm"), (_module(family.tensor("norm")),))
+        yield from _mlp_taps(spec, index)
+    yield Tap(None, "norm", _norm("norm"), (spec.family.module("norm"),))
 
 
 def _attention_taps(spec: ModelSpec, index: int) -> Iterator[Tap]:
-    family, here = spec.family, f"layers.{index}"
-    norm = _module(family.tensor("input_layernorm", index))
-    yield Tap(index, "input_layernorm", _norm(f"{here}.input_layernorm"), (norm,))
-    projections = tuple(family.tensor(name, index) for name in QKV)
-    yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.self_attn.qkv_proj"), projections)
-    for name in ("q_norm", "k_norm") if family.has_qk_norm else ():
-        module = _module(family.tensor(name, index))
-        yield Tap(index, f"self_attn.{name}", _node(f"{here}.self_attn.{name}.join"), (module,))
-    output = family.tensor("o_proj", index)
-    yield Tap(index, "self_attn.attention", _node(f"{here}.self_attn.attention"), (output,), "input")
-    yield Tap(index, "self_attn.o_proj", _node(f"{here}.self_attn.o_proj"), (output,), "output without bias")
-    after, norm = f"{here}.post_attention_layernorm", _module(family.tensor("post_attention_layernorm", index))
-    yield Tap(index, "self_attn.residual", _residual(after), (norm,), "input")
-    yield Tap(index, "post_attention_layernorm", _norm(after), (norm,))
+    family, here = spec.family, f"layers.{index}.self_attn"
+    yield from _norm_taps(spec, index, "input_layernorm")
+    projections = ("qkv_proj",) if "qkv_proj" in family.fused else QKV
+    modules = tuple(family.module(name, index) for name in projections)
+    yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.qkv_proj"), modules)
+    for name in ("q_norm", "k_norm") if spec.block.qk_norm is not None else ():
+        yield Tap(index, f"self_attn.{name}", _node(f"{here}.{name}.join"), (family.module(name, index),))
+    output = family.module("o_proj", index)
+    yield Tap(index, "self_attn.attention", _node(f"{here}.attention"), (output,), "input")
+    yield from _written_taps(spec, index, "o_proj", "self_attn", "post_self_attn_layernorm")
+    following = f"layers.{index}.post_attention_layernorm", _reader(spec, index, "down_proj")
+    yield Tap(index, "self_attn.residual", _residual(following[0], here), (following[1],), "input")
+    yield from _norm_taps(spec, index, "post_attention_layernorm")
 
 
-def _mlp_taps(spec: ModelSpec, index: int, after: str) -> Iterator[Tap]:
+def _mlp_taps(spec: ModelSpec, index: int) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.mlp"
-    for name in ("gate_proj", "up_proj"):
-        yield Tap(index, f"mlp.{name}", _node(f"{here}.{name}"), (family.tensor(name, index),))
-    down = family.tensor("down_proj", index)
-    yield Tap(index, "mlp.gated", _node(f"{here}.gated"), (down,), "input")
-    yield Tap(index, "mlp.down_proj", _node(f"{here}.down_proj"), (down,), "output without bias")
-    following = ("norm", None) if after == "norm" else ("input_layernorm", index + 1)
-    yield Tap(index, "mlp.residual", _residual(after), (_module(family.tensor(*following)),), "input")
+    neurons = spec.layers[index].intermediate_size
+    is_fused = "gate_up_proj" in family.fused
+    parts: tuple[tuple[Projection, int], ...] = (("gate_proj", 0), ("up_proj", neurons))
+    for name, start in parts:
+        module = family.module("gate_up_proj" if is_fused else name, index)
+        channels = slice(start, start + neurons) if is_fused else None
+        yield Tap(index, f"mlp.{name}", _node(f"{here}.{name}"), (module,), channels=channels)
+    yield Tap(index, "mlp.gated", _node(f"{here}.gated"), (family.module("down_proj", index),), "input")
+    yield from _written_taps(spec, index, "down_proj", "mlp", "post_mlp_layernorm")
+    is_last = index == len(spec.layers) - 1
+    norm = "norm" if is_last else f"layers.{index + 1}.input_layernorm"
+    reader = family.module("norm") if is_last else _reader(spec, index + 1, "o_proj")
+    yield Tap(index, "mlp.residual", _residual(norm, here), (reader,), "input")
+
+
+def _norm_taps(spec: ModelSpec, index: int, norm: Norm) -> Iterator[Tap]:
+    if norm in spec.block.norms:
+        yield Tap(index, norm, _norm(f"layers.{index}.{norm}"), (spec.family.module(norm, index),))
+
+
+def _written_taps(spec: ModelSpec, index: int, half: Half, name: str, norm: Norm) -> Iterator[Tap]:
+    """What becomes of a half's product until it is added to the stream."""
+    here, module = f"layers.{index}.{name}", spec.family.module(half, index)
+    yield Tap(index, f"{name}.{half}", (f"{here}.{half}.output",), (module,), "output without bias")
+    if norm in spec.block.norms:
+        module = spec.family.module(norm, index)
+        yield Tap(index, norm, _node(f"layers.{index}.{norm}"), (module,))
+    factor = spec.block.residual_multiplier
+    if factor != 1.0:
+        yield Tap(index, f"{name}.multiplied", _node(f"{here}.multiplied"), (module,), factor=factor)
+
+
+def _reader(spec: ModelSpec, index: int, half: Half) -> str:
+    """The torch module that reads the stream at the start of a half: its norm, or its first projection."""
+    norm, first, fused = {
+        "o_proj": ("input_layernorm", "q_proj", "qkv_proj"),
+        "down_proj": ("post_attention_layernorm", "gate_proj", "gate_up_proj"),
+    }[half]
+    reader = norm if norm in spec.block.norms else fused if fused in spec.family.fused else first
+    return spec.family.module(reader, index)
 
 
 def _node(name: str) -> tuple[str, ...]:
@@ -87,13 +123,9 @@ def _norm(name: str) -> tuple[str, ...]:
     return f"{name}.narrow.output", f"{name}.output"
 
 
-def _residual(norm: str) -> tuple[str, ...]:
-    """The residual stream that a norm reads: an output of the fused norm, a sum in the standard dialect."""
-    return f"{norm}.residual", f"{norm}.residual.output"
-
-
-def _module(weight: str) -> str:
-    return weight.removesuffix(".weight")
+def _residual(norm: str, before: str) -> tuple[str, ...]:
+    """The stream after a half: an output of the fused norm that follows, or a sum of its own."""
+    return f"{norm}.residual", f"{norm}.residual.output", f"{before}.residual.output"
 
 
 def tapped(taps: Iterable[Tap], values: frozenset[str]) -> list[tuple[Tap, str]]:

@@ -56,15 +56,14 @@ class WalkCheck:
         self._vocabulary, ids = batch.input_ids.unique(return_inverse=True)
         rows = table[self._vocabulary]
         config = {**source.config, "vocab_size": len(self._vocabulary), "pad_token_id": None}
-        windows = [layer.sliding_window for layer in source.spec.layers if layer.sliding_window is not None]
-        if windows:
-            config["sliding_window"] = min(windows[0], max(ids.numel() // 2, 1))
-        self._spec = source.spec.with_layers(
-            tuple(
-                layer if layer.sliding_window is None else replace(layer, sliding_window=config["sliding_window"])
+        self._spec = source.spec
+        if config.get("sliding_window"):  # whether the description knows of it or not
+            window = config["sliding_window"] = min(config["sliding_window"], max(ids.numel() // 2, 1))
+            layers = (
+                layer if layer.sliding_window is None else replace(layer, sliding_window=window)
                 for layer in source.spec.layers
             )
-        )
+            self._spec = source.spec.with_layers(tuple(layers))
         self._walk = HiddenStates.embedded(self._spec, rows, [Batch(ids, batch.real)])
         self._model = _StockModel(config, self._spec, ids, self._stored("embed_tokens", rows))
         self._compare("the embedding", self._walk.streams[0], self._model.hidden)

@@ -125,7 +125,8 @@ def query_scaling(config: ConfigReader) -> QueryScaling | None:
 
 def _parameters(config: ConfigReader) -> dict[str, Any]:
     """`rope_scaling` (transformers 4) or `rope_parameters` (transformers 5)."""
-    given = config.given("rope_parameters") or config.mapping("rope_scaling") or config.mapping("rope_parameters")
+    older = config.mapping("rope_scaling")
+    given = config.given("rope_parameters") or older or config.mapping("rope_parameters")
     if not isinstance(given, Mapping):
         raise InputError(f"config.json: 'rope_parameters' must be an object, not {given!r:.40}; download it again")
     return dict(given)

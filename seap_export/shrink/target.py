@@ -40,7 +40,7 @@ def refit_target(
         shrunk: The shrunk stream before it, float32 [tokens, hidden_size].
 
     Returns:
-        float32 [tokens, hidden_size], and float32 [tokens], of mean 1, or 1.0.
+        float32 [tokens, hidden_size], and float32 [tokens], whose scale does not matter, or 1.0.
     """
     gain, multiplier = dense.gain(half), dense.multiplier
     if gain is None:
@@ -50,5 +50,4 @@ def refit_target(
     factor = dense.factor(half, passed.product)
     smallest = _SMALLEST_GAIN * gain.square().mean().sqrt()
     divisor = torch.where(gain.abs() < smallest, torch.copysign(smallest, gain), gain)
-    weights = factor[:, 0].square()
-    return passed.product + error / (factor * divisor), weights
+    return passed.product + error / (factor * divisor), factor[:, 0].square()

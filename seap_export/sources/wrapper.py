@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from seap_export.errors import InputError
 from seap_export.families.family import Wrapper
 from seap_export.sources.weights import WeightReader
 
@@ -13,11 +14,21 @@ __all__ = ["LanguagePart"]
 
 
 class LanguagePart:
-    """A `WeightReader` with the names that the family's own checkpoints have; the rest of the model is left out."""
+    """A `WeightReader` with the names that the family's own checkpoints have; the rest of the model is left out.
+
+    Raises:
+        InputError: Two tensors would have one name.
+    """
 
     def __init__(self, reader: WeightReader, wrapper: Wrapper) -> None:
         self._reader = reader
-        self._names = {_own(name, wrapper): name for name in reader.shapes() if not _is_left_out(name, wrapper)}
+        self._names: dict[str, str] = {}
+        for name in reader.shapes():
+            if _is_left_out(name, wrapper):
+                continue
+            first = self._names.setdefault(_own(name, wrapper), name)
+            if first != name:
+                raise InputError(f"the tensors '{first}' and '{name}' are both '{_own(name, wrapper)}'; remove one")
 
     @property
     def dtype(self) -> torch.dtype:

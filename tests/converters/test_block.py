@@ -321,3 +321,11 @@ def test_longrope_keeps_no_rows_that_are_never_read(tmp_path: Path) -> None:
 def test_the_standard_dialect_is_the_standard_alone(name: str, tmp_path: Path) -> None:
     graph = onnx.load(written(tmp_path, SPECS[name], "standard").path, load_external_data=False).graph
     assert {node.domain for node in graph.node} == {""}
+
+
+@pytest.mark.parametrize("name", ["everything", "everything, apart"])
+def test_bf16_is_well_formed(name: str, tmp_path: Path) -> None:
+    """The CPU cannot run it."""
+    initializers = onnx.load(written(tmp_path, SPECS[name], precision=Precision("bf16")).path).graph.initializer
+    types = {item.name: item.data_type for item in initializers}
+    assert types["bfloat16_0.6"] == types["bfloat16_3.0"] == types["bfloat16_0.4"] == onnx.TensorProto.BFLOAT16

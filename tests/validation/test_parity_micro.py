@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from micro import VARIATIONS, write_micro_model
 
 from converters import write_onnx
 from converters.form import OnnxForm
@@ -54,6 +55,19 @@ def test_a_pruned_model_passes(exported: Export, family: str) -> None:
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
     assert report.threads == 1
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_a_dense_model_passes(tmp_path: Path, name: str) -> None:
+    """The long prompt and its steps pass the tokens at which the micro phi3's longrope switches."""
+    hf = write_micro_model(tmp_path / "hf", **VARIATIONS[name])
+    (tmp_path / "onnx").mkdir()
+    write_onnx(hf, tmp_path / "onnx")
+    report = run_parity(hf, tmp_path / "onnx", PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-3
+    assert report.noise_kl is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

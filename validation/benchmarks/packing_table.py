@@ -27,8 +27,9 @@ from converters.dialects import open_dialect
 from converters.graph import GraphBuilder
 from converters.linear import Linears
 from converters.precision import PrecisionName, choose_precision
+from converters.rotary import RotaryTables
 from converters.weights import open_weights
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec, model_spec, names
 from seap_export.families.names import QKV, Projection
 from seap_export.runtime.session import open_session
 from seap_export.sources.config import read_json
@@ -84,19 +85,24 @@ def _graph(model: Path, half: str, precision: PrecisionName, packed: bool, folde
     weights, g = open_weights(model, spec, choose_precision(precision)), GraphBuilder("halves")
     x = g.input("x", ir.DataType.FLOAT, ["batch_size", "sequence_length", spec.hidden_size])
     ids, mask = (g.input(name, ir.DataType.INT64, ["batch_size", "sequence_length"]) for name in ("ids", "mask"))
-    dialect = open_dialect("fused", g, ids, mask, x, x)
+    dialect = open_dialect("fused", g, ids, mask, RotaryTables(g, spec, weights.precision))
     linears = Linears(g, weights, dialect)
     for layer in range(min(_LAYERS, len(spec.layers))):
         parts = _projections(g, linears, spec, layer, _JOINT[half], x, packed)
         if half == "mlp":
-            x = op.multiply(g, dialect.silu(parts[0], f"layers.{layer}.silu"), parts[1], f"layers.{layer}.gated")
+            x = op.multiply(
+                g,
+                dialect.activation(spec.block.activation, parts[0], f"layers.{layer}.act"),
+                parts[1],
+                f"layers.{layer}.gated",
+            )
         else:
             x, *others = parts
-            for name, value in zip(("keys", "values"), others, strict=True):
+            for label, value in zip(("keys", "values"), others, strict=True):
                 g.output(
-                    value, f"layers.{layer}.{name}", ir.DataType.FLOAT, ["batch_size", "sequence_length", "width"]
+                    value, f"layers.{layer}.{label}", ir.DataType.FLOAT, ["batch_size", "sequence_length", "width"]
                 )
-        last = spec.family.weight("down_proj" if half == "mlp" else "o_proj", layer)
+        last = names.weight("down_proj" if half == "mlp" else "o_proj", layer)
         x = linears.product(x, [last], last, stored_as=last)
     g.output(x, "y", ir.DataType.FLOAT, ["batch_size", "sequence_length", spec.hidden_size])
     path = folder / f"{packed}.onnx"
@@ -113,7 +119,7 @@ def _projections(
     x: ir.Value,
     packed: bool,
 ) -> Sequence[ir.Value]:
-    sources = [spec.family.weight(projection, layer) for projection in projections]
+    sources = [names.weight(projection, layer) for projection in projections]
     if not packed:
         return [linears.product(x, [source], source, stored_as=source) for source in sources]
     joint = linears.product(x, sources, f"layers.{layer}.joint", stored_as=f"layers.{layer}.joint")

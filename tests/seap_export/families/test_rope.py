@@ -13,7 +13,7 @@ from seap_export.families import QueryScaling, RopeSpec, model_spec
 
 
 def ropes_of(**values: Any) -> list[RopeSpec | None]:
-    return [layer.rope for layer in model_spec(micro_config(**values)).layers]
+    return [layer.rope for layer in model_spec({**micro_config(**values), **values}).layers]
 
 
 def rope_of(**values: Any) -> RopeSpec:
@@ -41,8 +41,9 @@ def test_scaled_rope_is_read_in_every_spelling(values: dict[str, Any]) -> None:
     [
         {"rope_theta": 5000.0, "rope_scaling": None},
         {"rope_theta": None, "rope_parameters": {"rope_theta": 5000.0, "rope_type": "default"}},
+        {"rope_theta": None, "rope_parameters": {"rope_theta": 5000.0}, "rope_scaling": None},
     ],
-    ids=["transformers 4", "transformers 5"],
+    ids=["transformers 4", "transformers 5", "both"],
 )
 def test_plain_rope_is_read_in_every_spelling(values: dict[str, Any]) -> None:
     rope = rope_of(model_type="llama", **values)

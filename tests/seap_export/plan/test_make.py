@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
+from seap_export.families import names
+from seap_export.layers.halves import HALVES
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.make import Ranking, make_plan, rank_layers
 from seap_export.plan.options import LayerOptions, options_from_scores
@@ -81,6 +83,31 @@ def test_every_layer_is_scored_by_its_own_weights_and_statistics(
         assert torch.equal(own.heads, heads.view(6, 16).mean(1))
         assert torch.equal(own.neurons, channel_scores(score, down_proj, moments.down_proj))
         assert_same_options(options, options_from_scores(source.spec, index, own))
+
+
+@pytest.mark.parametrize("score", ["wifv", "elimination"])
+@pytest.mark.parametrize("variation", ["glm4", "exaone4", "gemma2-all"])
+def test_rows_count_by_the_gain_of_the_norm_behind_them(
+    tmp_path: Path, random_calibration: Calibrate, variation: str, score: Any
+) -> None:
+    """As if the norm's gain were part of the projection, which is the same function."""
+    source = micro_source(tmp_path / variation, variation)
+    statistics = single(random_calibration(source))
+    ranking = ranking_of(source, statistics, score)
+    for index, options in enumerate(ranking.options):
+        layer = source.read_layer(index)
+        weights = [
+            layer[names.tensor(norm, index)].float().unsqueeze(1) * layer[names.weight(half, index)].float()
+            for half, norm in (("o_proj", "post_self_attn_layernorm"), ("down_proj", "post_mlp_layernorm"))
+        ]
+        if score == "elimination":
+            covariances = [statistics.covariance(index, half) for half in HALVES]
+            ridge = 1.0 / statistics.effective_tokens
+            expected = options_from_elimination(source.spec, index, *weights, *covariances, ridge=ridge)
+        else:
+            scores = layer_scores(score, *weights, statistics.calibrations["boolq"].layer(index), 16)
+            expected = options_from_scores(source.spec, index, scores)
+        assert_same_options(options, expected)
 
 
 def test_heads_are_squared_where_asked(source: Source, random_calibration: Calibrate) -> None:

@@ -159,9 +159,10 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_shrunk_shapes_are_those_of_the_plan() -> None:
     first, second, third = PLAN.shrunk_spec(dense_spec()).layers
-    assert first == LayerSpec(4, 2, 80, frozenset({"o_proj"}))
-    assert second == LayerSpec(3, 3, 3, frozenset({"o_proj", "down_proj"}))
-    assert third == LayerSpec(6, 3, 80, frozenset())
+    rope = dense_spec().layers[0].rope
+    assert first == LayerSpec(4, 2, 80, frozenset({"o_proj"}), rope=rope)
+    assert second == LayerSpec(3, 3, 3, frozenset({"o_proj", "down_proj"}), rope=rope)
+    assert third == LayerSpec(6, 3, 80, frozenset(), rope=rope)
 
 
 BOTH = frozenset({"o_proj", "down_proj"})

@@ -21,7 +21,8 @@ KEYS = [*range(16), *range(32, 48)]
 
 
 def biased_spec(**values: Any) -> ModelSpec:
-    return model_spec(micro_config(**{"model_type": "llama", "attention_bias": True, "mlp_bias": True, **values}))
+    biases = {"attention_bias": True, "mlp_bias": True} if "model_type" not in values else {}
+    return model_spec(micro_config(**{"model_type": "llama", **biases, **values}))
 
 
 def random_layer(spec: ModelSpec) -> dict[str, torch.Tensor]:
@@ -29,7 +30,9 @@ def random_layer(spec: ModelSpec) -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=generator) for name, shape in spec.layer_tensors(LAYER).items()}
 
 
-@pytest.mark.parametrize("values", [{}, {"attention_bias": False, "mlp_bias": False}, {"model_type": "qwen3"}])
+@pytest.mark.parametrize(
+    "values", [{}, {"attention_bias": False, "mlp_bias": False}, {"model_type": "qwen3"}, {"model_type": "glm4"}]
+)
 def test_names_and_shapes_are_those_of_the_plan(values: dict[str, Any]) -> None:
     spec = biased_spec(**values)
     own = (spec.layers[0], PLAN.spec(spec.layers[LAYER], frozenset()), spec.layers[2])
@@ -65,8 +68,9 @@ def test_columns_are_the_kept_ones_and_their_bias_stays(name: str, kept: list[in
     assert torch.equal(shrunk[f"model.layers.1.{name}.bias"], tensors[f"model.layers.1.{name}.bias"])
 
 
-def test_norms_stay() -> None:
-    spec = biased_spec(model_type="qwen3")
+@pytest.mark.parametrize("model_type", ["qwen3", "gemma2", "exaone4"])
+def test_norms_stay(model_type: str) -> None:
+    spec = biased_spec(model_type=model_type)
     tensors = random_layer(spec)
     shrunk = shrink_layer(tensors, spec, LAYER, PLAN)
     norms = [name for name in tensors if "norm" in name]

@@ -31,7 +31,6 @@ from seap_export.activations.mixture import Mixture
 from seap_export.families import names
 from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
 from seap_export.shrink import sequential
-from seap_export.shrink.config import shrunk_config
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.sequential import sequential_layers
 from seap_export.shrink.write import write_shrunk_model
@@ -45,8 +44,7 @@ FITTED = ("llama-mha", "llama-biases", "mistral-window", "qwen2-window", "qwen3"
 def fitted_layers(
     source: Source, plan: Plan, statistics: Mixture, max_batch_tokens: int = 4096
 ) -> list[dict[str, torch.Tensor]]:
-    config = shrunk_config(source, plan.shrunk_spec(source.spec), plan.layout)
-    return list(sequential_layers(source, plan, statistics, config, max_batch_tokens))
+    return list(sequential_layers(source, plan, statistics, max_batch_tokens))
 
 
 def written(folder: Path, source: Source, plan: Plan, statistics: Mixture) -> PreTrainedModel:
@@ -167,15 +165,14 @@ def test_what_comes_before_the_first_cut_is_exactly_the_dense_model_s(tmp_path: 
     whole = [whole_layer(own) for own in source.spec.layers]
     plan = plan_of(source, [whole[0], dataclasses.replace(whole[1], neurons=tuple(range(50))), whole[2]], "sequential")
     layers = fitted_layers(source, plan, statistics)
-    family = source.spec.family
-    untouched = {family.weight("down_proj", 1), family.bias("down_proj", 1)}
+    untouched = {names.weight("down_proj", 1), names.bias("down_proj", 1)}
     for index in range(2):
         dense = source.read_layer(index)
         kept = [name for name in dense if "mlp" not in name or index == 0]
         assert all(torch.equal(layers[index][name], dense[name]) for name in kept if name not in untouched)
     last = source.read_layer(2)
     for half in HALVES:  # whole, but its input has changed
-        assert not torch.equal(layers[2][family.weight(half, 2)].float(), last[family.weight(half, 2)])  # type: ignore[arg-type]
+        assert not torch.equal(layers[2][names.weight(half, 2)].float(), last[names.weight(half, 2)])  # type: ignore[arg-type]
 
 
 def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerPlan, ...]]:
@@ -202,7 +199,13 @@ def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerP
     return open_source(str(folder)), (whole_layer(own), cut, cut)
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "mistral-window", "qwen2", "qwen3", "llama-mqa"])
+@pytest.mark.parametrize(
+    "variation",
+    [
+        *("llama-gqa", "llama-biases", "mistral-window", "qwen2", "qwen3", "llama-mqa"),
+        *("granite-all", "exaone4", "gemma2-all", "gemma3-all", "hunyuan-all", "smollm3-all"),
+    ],
+)
 def test_what_can_be_made_up_for_exactly_is(tmp_path: Path, variation: str) -> None:
     source, layers = redundant_source(tmp_path / "model", variation)
     texts = random_texts(40)
@@ -218,7 +221,7 @@ def test_what_can_be_made_up_for_exactly_is(tmp_path: Path, variation: str) -> N
     assert errors["bias"] > 0.05
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen3-biases"])
+@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen3-biases", "gemma3-all", "phi3-all"])
 def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
@@ -230,7 +233,9 @@ def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> 
                 assert_close(ours[name], tensor, 1e-4)
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "variation", ["llama-gqa", "mistral-window", "qwen2", "qwen3", "granite-all", "glm4", "exaone4", "gemma3-all"]
+)
 def test_the_error_is_less_than_that_of_fitting_each_layer_alone(tmp_path: Path, variation: str) -> None:
     """Behind the last layer, on the calibration texts."""
     source = micro_source(tmp_path / "model", variation)
@@ -270,7 +275,7 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
 
     def noted(self: Any, index: int) -> dict[str, torch.Tensor]:
         found = plain(self, index)
-        streams[:] = self._hidden
+        streams[:] = self._shrunk.streams
         return found
 
     monkeypatch.setattr(sequential._Streams, "layer", noted)

@@ -12,6 +12,7 @@ from micro import VARIATIONS
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.families import names
 from seap_export.layers.halves import HALVES
 from seap_export.plan.plan import Compensation
 from seap_export.shrink.layer import kept_channels, shrink_layer
@@ -33,14 +34,13 @@ def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
 ) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics, plan = single(random_calibration(source)), micro_plan(source, compensation)
-    family = source.spec.family
     for index, own in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
         expected = shrink_layer(dense, source.spec, index, plan.layers[index])
         for half in HALVES:
             if compensation == "none" or half not in CUT[index]:
                 continue
-            weight, bias = dense[family.weight(half, index)], dense.get(family.bias(half, index))
+            weight, bias = dense[names.weight(half, index)], dense.get(names.bias(half, index))
             mean = getattr(statistics.layer(index), half).mean
             kept = kept_channels(plan.layers[index], source.spec, half)
             covariance = statistics.covariance(index, half)
@@ -49,7 +49,7 @@ def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
                 if compensation == "bias"
                 else refit_from_dense(weight, bias, mean, covariance, kept, ridge=plan.ridge, tokens=40)
             )
-            expected |= {family.weight(half, index): fit.weight, family.bias(half, index): fit.bias}
+            expected |= {names.weight(half, index): fit.weight, names.bias(half, index): fit.bias}
         assert own.keys() == expected.keys()
         assert all(torch.equal(own[name], expected[name]) for name in expected)
     assert index == 2
@@ -65,11 +65,10 @@ def test_a_compensated_projection_keeps_its_mean_output(
     statistics = calibrate(source, tmp_path / "statistics", {"boolq": random_texts()})
     plan = micro_plan(source, compensation)
     seen = projection_inputs(load(tmp_path / "model"), random_texts())
-    family = source.spec.family
     for index, own in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
         for half in CUT[index]:
-            weight, bias = family.weight(half, index), family.bias(half, index)  # type: ignore[arg-type]
+            weight, bias = names.weight(half, index), names.bias(half, index)  # type: ignore[arg-type]
             mean = seen[index][half].mean(0)
             kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
             expected = dense[weight].double() @ mean + dense.get(bias, torch.zeros(96)).double()

@@ -21,20 +21,23 @@ from calibrated import (
     whole_layer,
     why_not_loaded,
 )
-from micro import VARIATIONS, write_micro_model
+from micro import VARIATIONS, micro_config, write_micro_model
 from plain_loop import WITHOUT_BIAS
 from safetensors.torch import load_file
+from scored import random_scores, random_sensitivity, scored_options
 from shrunk import Shrunk, logits
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from seap_export.activations.statistics import Calibration
 from seap_export.families import dense_config, model_spec, names
 from seap_export.layers.halves import HALVES
 from seap_export.plan.plan import COMPENSATIONS, LAYOUTS, Compensation, Plan
+from seap_export.plan.uniform import solve_uniform
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.refit import mean_fit, refit_from_dense
 from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.config import portable_config
 from seap_export.sources.source import Source, open_source
 from seap_export.sources.stored import StoredForm
 
@@ -118,6 +121,24 @@ def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_mode
     spec = shrunk.plan.shrunk_spec(shrunk.source.spec)
     assert {name: tuple(tensor.shape) for name, tensor in shrunk.stored().items()} == StoredForm(spec).shapes
     assert model_spec(shrunk.config()) == spec
+
+
+@pytest.mark.parametrize("variation", {values["model_type"]: name for name, values in VARIATIONS.items()}.values())
+def test_the_family_s_class_takes_every_number_of_heads_that_a_plan_may_keep(variation: str) -> None:
+    config = micro_config(**{**VARIATIONS[variation], "num_key_value_heads": 6})
+    spec = model_spec(config)
+    if reason := why_not_loaded(spec.family, "uniform"):
+        pytest.skip(reason)
+    options, sensitivity = scored_options(spec, random_scores(spec)), random_sensitivity(spec)
+    found = {
+        solve_uniform(spec, options, ratio, 1, "alike", sensitivity)[0][0].shape[:2]
+        for ratio in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
+    }
+    assert (6, 6) in found
+    for groups, heads in found:
+        own = {**portable_config(config), "num_attention_heads": heads, "num_key_value_heads": groups}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**own))
+        assert model.model.layers[0].self_attn.o_proj.in_features == heads * spec.head_dim
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import itertools
 import json
 import os
+import pickle
 import subprocess
 import sys
 import weakref
@@ -170,8 +172,11 @@ def test_in_the_sequential_mode_all_that_follow_the_first_cut_have_a_bias(shrink
     assert biases == {layer: {"o_proj_bias", "down_proj_bias"} for layer in ("1", "2")}
 
 
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
 @pytest.mark.parametrize("variation", ONE_OF_EACH)
-def test_generation_with_a_cache_equals_generation_without(shrink: Callable[..., Shrunk], variation: str) -> None:
+def test_generation_with_a_cache_equals_generation_without(
+    shrink: Callable[..., Shrunk], variation: str, cache: str
+) -> None:
     model = load(shrink(variation).folder)
     with_cache, without = (
         model.generate(
@@ -180,11 +185,11 @@ def test_generation_with_a_cache_equals_generation_without(shrink: Callable[...,
             min_new_tokens=8,
             max_new_tokens=8,
             do_sample=False,
-            use_cache=use_cache,
             return_dict_in_generate=True,
             output_logits=True,
+            **options,
         )
-        for use_cache in (True, False)
+        for options in ({"cache_implementation": cache}, {"use_cache": False})
     )
     assert with_cache.past_key_values is not None
     assert torch.equal(with_cache.sequences, without.sequences)
@@ -274,10 +279,25 @@ def test_the_dtype_in_the_config_is_that_of_the_weights(
     assert load(tmp_path / "out", "auto").dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("variation", ["llama-gqa", "phi3-all"])
+def test_a_copy_computes_the_same_and_has_a_backend_of_its_own(
+    shrink: Callable[..., Shrunk], variation: str, copied: Callable[[PreTrainedModel], PreTrainedModel]
+) -> None:
+    model = load(shrink(variation).folder)
+    other = copied(model)
+    assert type(other) is type(model)
+    assert torch.equal(logits(other), logits(model))
+    other.set_attn_implementation("eager")
+    backends = [own.model.layers[1].self_attn.config._attn_implementation for own in (model, other)]
+    assert backends == ["sdpa", "eager"]
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "gemma3-all", "granite-all", "phi3-all"])
 @torch.no_grad()
-def test_the_attention_backend_can_be_changed_after_loading(shrink: Callable[..., Shrunk]) -> None:
+def test_the_attention_backend_can_be_changed_after_loading(shrink: Callable[..., Shrunk], variation: str) -> None:
     """Only the eager backend gives attention weights: one matrix for each head that a layer has left."""
-    model = load(shrink("llama-gqa").folder)
+    model = load(shrink(variation).folder)
     before = logits(model)
     model.set_attn_implementation("eager")
     attentions = model(INPUT_IDS, attention_mask=ATTENTION_MASK, output_attentions=True).attentions

@@ -1,0 +1,108 @@
+"""A description that computes something else than transformers' own class stops the run at the first layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import micro_source, random_texts
+from micro import VARIATIONS, write_micro_model
+from safetensors.torch import load_file, save_file
+from wrong_families import WRONG, describe
+
+from seap_export.activations.calibrate import collect_statistics
+from seap_export.errors import InputError
+from seap_export.families import family_of_model_type
+from seap_export.sources.source import open_source
+
+#: Where each shows first: in the second of three layers, where only that has a window.
+PLACES = {
+    "activation": "layer 0",
+    "window": "layer 1",
+    "local rotation": "layer 1",
+    "attention scale": "layer 0",
+    "norm offset": "layer 0",
+    "order of norm and rotation": "layer 0",
+    "embedding multiplier": "the embedding",
+    "soft cap of logits": "the logits",
+    "which norm is where": "layer 0",
+    "which of gate and up is which": "layer 0",
+}
+
+
+@pytest.mark.parametrize("left_out", WRONG)
+def test_what_is_left_out_is_noticed_where_it_shows_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str
+) -> None:
+    folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma3-all"])
+    right = family_of_model_type("gemma3_text")
+    describe(monkeypatch, **WRONG[left_out](right))
+    layers: list[int] = []
+    with pytest.raises(InputError, match=f"from {PLACES[left_out]} on, .*'gemma3_text'"):
+        collect_statistics(open_source(str(folder)), {"task": random_texts()}, lambda index, _: layers.append(index))
+    place = PLACES[left_out]
+    before = {"the embedding": 0, "the logits": 3}[place] if place.startswith("the") else int(place[-1])
+    assert layers == list(range(before))
+
+
+def test_with_all_of_it_the_same_description_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma3-all"])
+    describe(monkeypatch)
+    collect_statistics(open_source(str(folder)), {"task": random_texts()}, lambda *_: None)
+
+
+def test_a_window_longer_than_all_texts_is_noticed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in real models, whose windows are longer than texts of calibration."""
+    folder = write_micro_model(tmp_path / "model", **{**VARIATIONS["gemma3"], "sliding_window": 100})
+    kinds = ["full_attention"] * 3  # so that only the windows differ
+    describe(monkeypatch)
+    source = open_source(str(folder))
+    collect_statistics(source, {"task": random_texts()}, lambda *_: None)
+    layers = tuple(dataclasses.replace(own, sliding_window=None) for own in source.spec.layers)
+    wrong = dataclasses.replace(source, spec=source.spec.with_layers(layers))
+    with pytest.raises(InputError, match="layer 0"):
+        collect_statistics(wrong, {"task": random_texts()}, lambda *_: None)
+    full = {**VARIATIONS["gemma3"], "sliding_window": 100, "layer_types": kinds}
+    other = open_source(str(write_micro_model(tmp_path / "full", **full)))
+    layers = tuple(dataclasses.replace(own, sliding_window=100) for own in other.spec.layers)
+    wrong = dataclasses.replace(other, spec=other.spec.with_layers(layers))
+    with pytest.raises(InputError, match="layer 0"):
+        collect_statistics(wrong, {"task": random_texts()}, lambda *_: None)
+
+
+def test_a_qwen3_renamed_to_gemma3_is_refused_by_the_first_key_that_it_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma3"])
+    renamed = vars(family_of_model_type("qwen3")) | {"model_type": "gemma3_text", "harmless": ()}
+    describe(monkeypatch, **renamed)
+    with pytest.raises(InputError, match="'hidden_activation' is not known for gemma3_text"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("variation", ["gemma3-all", "phi3-all", "granite-all"])
+def test_half_precision_weights_pass(tmp_path: Path, variation: str, dtype: str) -> None:
+    collect_statistics(micro_source(tmp_path / "model", variation, dtype), {"task": random_texts(3)}, lambda *_: None)
+
+
+def test_one_token_is_enough_to_pass(tmp_path: Path) -> None:
+    collect_statistics(micro_source(tmp_path / "model", "gemma3-all"), {"task": [[5]]}, lambda *_: None)
+
+
+def test_large_activations_pass(tmp_path: Path) -> None:
+    """Differences are counted in the size of a token's values."""
+    folder = write_micro_model(tmp_path / "model", model_type="llama")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"] *= 1e4
+    tensors["model.layers.1.mlp.down_proj.weight"] *= 1e3
+    save_file(tensors, folder / "model.safetensors")
+    collect_statistics(open_source(str(folder)), {"task": random_texts()}, lambda *_: None)
+
+
+def test_no_module_is_left_on_another_device(tmp_path: Path) -> None:
+    """Modules made while transformers' model is made have no memory; those made afterwards do."""
+    collect_statistics(micro_source(tmp_path / "model"), {"task": random_texts(2)}, lambda *_: None)
+    assert torch.nn.Linear(2, 2).weight.device.type == "cpu"

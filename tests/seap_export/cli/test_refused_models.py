@@ -1,0 +1,60 @@
+"""A model that cannot be computed as its own class does is refused in one line, and nothing is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro import VARIATIONS, write_micro_model
+from outcome import Outcome
+from wrong_families import WRONG, describe
+
+from seap_export.families import family_of_model_type
+
+Run = Callable[..., Outcome]
+
+
+def refused(run: Run, folder: Path, model: str, *keywords: str) -> None:
+    """Runs an export that must end with one line and leave no file."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    outcome = run("export", model, "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
+    outcome.refused(8, *keywords)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("left_out", ["activation", "window", "local rotation", "attention scale"])
+def test_a_description_that_leaves_something_out(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, left_out: str
+) -> None:
+    write_micro_model(work / "gemma", **VARIATIONS["gemma3-all"])
+    describe(monkeypatch, **WRONG[left_out](family_of_model_type("gemma3_text")))
+    layer = "layer 1" if left_out in ("window", "local rotation") else "layer 0"
+    refused(run, work, "gemma", layer, "gemma3_text", "transformers")
+
+
+@pytest.mark.parametrize(
+    ("values", "keywords"),
+    [
+        ({"model_type": "mixtral"}, ["mixtral", "mixture-of-experts"]),
+        ({"model_type": "mamba"}, ["mamba", "state-space"]),
+        ({"model_type": "lfm2"}, ["lfm2", "convolution"]),
+        ({"model_type": "gemma3n"}, ["gemma3n", "caches shared"]),
+        ({"model_type": "mllama"}, ["mllama", "cross attention"]),
+        ({"model_type": "olmo2"}, ["olmo2", "norm over all heads"]),
+        ({"model_type": "t9"}, ["t9", "gemma3_text"]),
+        ({"model_type": "gemma3", "text_config": {"model_type": "llama"}}, ["llama", "gemma3"]),
+        ({"use_bidirectional_attention": True}, ["use_bidirectional_attention"]),
+        ({"is_causal": False}, ["is_causal", "bidirectional"]),
+        ({"clip_qkv": 8.0}, ["clip_qkv", "llama"]),
+    ],
+)
+def test_a_config_with_a_part_that_is_not_supported(
+    run: Run, work: Path, values: dict[str, Any], keywords: list[str]
+) -> None:
+    path = work / "m" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+    refused(run, work, "m", *keywords)

@@ -1,0 +1,194 @@
+"""The refit's target, against the stream that the shrunk half really gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import calibrate, layer_plan, load, micro_source, plan_of, random_texts
+from micro import VARIATIONS
+
+from seap_export.activations.covariance import CovarianceAccumulator
+from seap_export.families import names
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.layer import DecoderLayer
+from seap_export.shrink import sequential
+from seap_export.shrink.refit import refit
+from seap_export.shrink.target import refit_target
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source
+
+POST_NORMS = ("glm4", "exaone4", "gemma2-all", "gemma3-all")
+
+
+@dataclasses.dataclass(frozen=True)
+class OneHalf:
+    """One half of a dense layer over some tokens, and a stream that other layers have disturbed."""
+
+    layer: DecoderLayer
+    half: Half
+    passed: HalfPass
+    shrunk: torch.Tensor
+    kept: torch.Tensor
+
+    @property
+    def x(self) -> torch.Tensor:
+        """The kept channels, float64 [tokens, kept]."""
+        return self.passed.channels[:, self.kept].double()
+
+    def stream(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """The shrunk stream after the half; float64 weights [out, kept]."""
+        return self.shrunk + self.layer.written(self.half, (self.x @ weight.T + bias).float())
+
+    def error(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
+        """Mean square distance from the dense stream."""
+        return float((self.stream(weight, bias) - self.passed.stream).double().square().sum(1).mean())
+
+    def linearised(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
+        """The same with the norm taken as g z / s at the dense product's s."""
+        gain, factor = self.layer.gain(self.half), self.layer.factor(self.half, self.passed.product).double()
+        product = self.passed.product.double()
+        written = self.passed.written.double() + factor * gain.double() * (self.x @ weight.T + bias - product)  # type: ignore[union-attr]
+        return float((self.shrunk.double() + written - self.passed.stream).square().sum(1).mean())
+
+    def fit(self, target: torch.Tensor, weights: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
+        sums = CovarianceAccumulator()
+        sums.update(self.x.float(), target, torch.ones(len(target)) * weights)
+        found = refit(
+            torch.zeros(target.shape[1], len(self.kept), dtype=torch.float64),
+            sums.mean(), sums.covariance(), sums.target_mean(), sums.cross_covariance(), ridge=1e-7, tokens=1.0,
+        )  # fmt: skip
+        assert found.bias is not None
+        return found.weight, found.bias
+
+
+@torch.no_grad()
+def half_of(source: Source, half: Half, disturbance: float) -> OneHalf:
+    texts = random_texts(40)
+    hidden = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), length_buckets(texts, 4096))
+    layer, seen = DecoderLayer(source.spec, 0, source.read_layer(0)), list[HalfPass]()
+    if half == "down_proj":
+        hidden.advance(layer, "o_proj")
+    before = hidden.streams[0].clone()
+    hidden.advance(layer, half, seen.append)
+    (passed,) = seen
+    noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
+    mixing = passed.channels @ torch.randn(passed.channels.shape[1], 96, generator=torch.Generator().manual_seed(1))
+    error = disturbance * (noise + mixing / mixing.square().mean().sqrt())  # in part a function of the input
+    channels = passed.channels.shape[1]
+    return OneHalf(layer, half, passed, before + error, torch.arange(channels)[torch.arange(channels) % 3 != 0])
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Path, half: Half) -> None:
+    own = half_of(micro_source(tmp_path / "model"), half, 0.1)
+    target, weights = refit_target(own.layer, half, own.passed, own.shrunk)
+    assert torch.equal(target, own.passed.stream - own.shrunk)
+    assert weights == 1.0
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("variation", ["granite-all", *POST_NORMS])
+def test_without_an_error_it_is_the_dense_product(tmp_path: Path, variation: str, half: Half) -> None:
+    own = half_of(micro_source(tmp_path / "model", variation), half, 0.0)
+    target, _ = refit_target(own.layer, half, own.passed, own.shrunk)
+    torch.testing.assert_close(target, own.passed.product, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_with_a_multiplier_the_target_reaches_the_dense_stream(tmp_path: Path, half: Half) -> None:
+    own = half_of(micro_source(tmp_path / "model", "granite-all"), half, 0.1)
+    target, _ = refit_target(own.layer, half, own.passed, own.shrunk)
+    torch.testing.assert_close(own.shrunk + own.layer.written(half, target), own.passed.stream, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("variation", POST_NORMS)
+def test_with_a_norm_the_target_nearly_reaches_the_dense_stream(tmp_path: Path, variation: str, half: Half) -> None:
+    """All of a small error but what lies along the product, one direction of 96."""
+    own = half_of(micro_source(tmp_path / "model", variation), half, 0.003)
+    target, _ = refit_target(own.layer, half, own.passed, own.shrunk)
+    after = own.shrunk + own.layer.written(half, target) - own.passed.stream
+    before = own.shrunk + own.passed.written - own.passed.stream
+    assert after.square().mean() < 0.05 * before.square().mean()
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("variation", POST_NORMS)
+def test_the_fit_is_a_stationary_point_of_the_linearised_problem(tmp_path: Path, variation: str, half: Half) -> None:
+    """By central differences along random directions, against a fit that counts all tokens alike."""
+    own = half_of(micro_source(tmp_path / "model", variation), half, 0.1)
+    gain = own.layer.gain(half)
+    assert gain is not None
+    usable = gain.abs() > 0.1 * gain.square().mean().sqrt()  # the others are held back on purpose
+    target, weights = refit_target(own.layer, half, own.passed, own.shrunk)
+    assert isinstance(weights, torch.Tensor)
+    best, alike = own.fit(target, weights), own.fit(target, 1.0)
+    generator = torch.Generator().manual_seed(2)
+
+    def slopes(weight: torch.Tensor, bias: torch.Tensor) -> list[float]:
+        found = []
+        for _ in range(5):
+            direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * usable.unsqueeze(1)
+            step = 1e-3 * direction / direction.norm() * weight.norm()
+            ends = [own.linearised(weight + sign * step, bias) for sign in (1.0, -1.0)]
+            found.append(abs(ends[0] - ends[1]) / (ends[0] + ends[1] - 2 * own.linearised(weight, bias)))
+        return found
+
+    assert max(slopes(*best)) < 0.01  # half of it is the distance to the minimum, in steps of a thousandth
+    assert max(slopes(*alike)) > 1.0
+    assert own.linearised(*best) < own.linearised(*alike)
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("variation", [*POST_NORMS, "granite-all"])
+def test_the_stream_is_nearer_than_with_the_dense_product_as_target(
+    tmp_path: Path, variation: str, half: Half
+) -> None:
+    own = half_of(micro_source(tmp_path / "model", variation), half, 0.1)
+    fitted = own.fit(*refit_target(own.layer, half, own.passed, own.shrunk))
+    product = own.fit(own.passed.product, 1.0)
+    assert own.error(*fitted) < own.error(*product)
+
+
+def test_a_channel_of_nearly_no_gain_is_not_blown_up(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", "glm4")
+    own = half_of(source, "o_proj", 0.1)
+    tensors = source.read_layer(0)
+    gain = tensors[names.tensor("post_self_attn_layernorm", 0)]
+    plain, _ = refit_target(own.layer, "o_proj", own.passed, own.shrunk)
+    gain[3:5] = torch.tensor([0.0, -1e-9])
+    own = half_of(source, "o_proj", 0.1)
+    layer = DecoderLayer(source.spec, 0, tensors)
+    target, weights = refit_target(layer, "o_proj", own.passed, own.shrunk)
+    assert torch.isfinite(target).all()
+    assert isinstance(weights, torch.Tensor)
+    assert (weights > 0).all()
+    added = (target - own.passed.product).abs().mean(0)
+    assert added[3:5].max() < 20 * (plain - own.passed.product).abs().mean()
+
+
+@pytest.mark.parametrize("variation", [name for name in VARIATIONS if name in (*POST_NORMS, "glm4-biases")])
+def test_a_whole_model_is_nearer_than_with_dense_products_as_targets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variation: str
+) -> None:
+    """The logits, on the calibration texts."""
+    source, texts = micro_source(tmp_path / "model", variation), random_texts(40)
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": texts})
+    cut = [layer_plan(own, None, 0, range(index, 80, 2)) for index, own in enumerate(source.spec.layers)]
+    errors = []
+    dense = load(tmp_path / "model")
+    for name in ("stream", "product"):
+        if name == "product":
+            monkeypatch.setattr(sequential, "refit_target", lambda _, half, passed, shrunk: (passed.product, 1.0))
+        (tmp_path / name).mkdir()
+        write_shrunk_model(source, plan_of(source, cut, "sequential", ridge=1.0), statistics, tmp_path / name)
+        model = load(tmp_path / name)
+        with torch.no_grad():
+            pairs = [(model(torch.tensor([ids])).logits, dense(torch.tensor([ids])).logits) for ids in texts]
+        errors.append(sum(float((own - theirs).square().sum()) for own, theirs in pairs))
+    assert errors[0] < 0.9 * errors[1]

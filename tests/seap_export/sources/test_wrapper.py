@@ -1,0 +1,78 @@
+"""The language model of a multimodal checkpoint is the same as one of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import calibrate, micro_plan, random_texts
+from micro import VARIATIONS, write_micro_model
+from safetensors.torch import load_file, save_file
+from wrapped import SPELLINGS, write_wrapped_model
+
+from seap_export.errors import InputError
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import open_source
+
+
+@pytest.mark.parametrize("variation", ["gemma3", "gemma3-all"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_its_weights_and_config_are_those_of_one_of_its_own(tmp_path: Path, variation: str, spelling: str) -> None:
+    """Tied or not, which the wrapper's config does not say."""
+    own = open_source(str(write_micro_model(tmp_path / "text", **VARIATIONS[variation])))
+    wrapped = open_source(str(write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", spelling)))
+    assert wrapped.spec == own.spec
+    assert wrapped.config == own.config
+    assert wrapped.reader.shapes() == own.reader.shapes()
+    for index in range(3):
+        ours, theirs = wrapped.read_layer(index), own.read_layer(index)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in own.spec.outer_names:
+        assert torch.equal(wrapped.read_outer(name), own.read_outer(name))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_it_gives_the_same_shrunk_model_byte_for_byte(tmp_path: Path, spelling: str) -> None:
+    write_micro_model(tmp_path / "text", **VARIATIONS["gemma3-all"])
+    write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", spelling)
+    found = []
+    for name in ("text", "wrapped"):
+        source = open_source(str(tmp_path / name))
+        statistics = calibrate(source, tmp_path / f"{name}-statistics", {"boolq": random_texts(6)})
+        folder = tmp_path / f"{name}-shrunk"
+        folder.mkdir()
+        write_shrunk_model(source, micro_plan(source, "sequential"), statistics, folder)
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert found[0].keys() == found[1].keys()
+    assert [name for name in found[0] if found[0][name] != found[1][name]] == []
+
+
+def test_whether_the_head_is_tied_is_seen_in_the_weights(tmp_path: Path) -> None:
+    write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
+    folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
+    assert not open_source(str(folder)).spec.tie_word_embeddings
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    config = (folder / "config.json").read_text("utf-8")
+    (folder / "config.json").write_text(config.replace('"tie_word_embeddings": false', '"_": 0'), "utf-8")
+    assert open_source(str(folder)).spec.tie_word_embeddings
+
+
+@pytest.mark.parametrize("name", ["model.audio_tower.weight", "model.language_model.layers.0.mlp.extra.weight", "x"])
+def test_a_tensor_of_another_part_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
+    folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
+    save_file(load_file(folder / "model.safetensors") | {name: torch.ones(2)}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="is not part of the family"):
+        open_source(str(folder))
+
+
+def test_two_tensors_that_become_one_are_refused(tmp_path: Path) -> None:
+    write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
+    folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
+    second = {"language_model.model.norm.weight": torch.ones(96)}
+    save_file(load_file(folder / "model.safetensors") | second, folder / "model.safetensors")
+    with pytest.raises(InputError, match=r"norm\.weight"):
+        open_source(str(folder))
