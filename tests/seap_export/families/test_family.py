@@ -19,8 +19,8 @@ from seap_export.families import (
     supported_families,
     wrapper_of_model_type,
 )
-from seap_export.families.family import Block, Rotation, Window
 from seap_export.families.names import PROJECTIONS
+from seap_export.families.parts import Block, Rotation, Window
 
 
 def test_the_supported_families_are_those_of_the_micro_models() -> None:
