@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from seap_export.errors import InputError
+from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, names
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.halves import HALVES
@@ -48,6 +48,7 @@ class WalkCheck:
 
     Raises:
         InputError: The embeddings differ.
+        EnvironmentFailure: The installed transformers has no class of this family.
     """
 
     def __init__(self, source: Source, texts: Sequence[Sequence[int]], table: torch.Tensor) -> None:
@@ -133,10 +134,15 @@ class _StockModel:
         input_ids: torch.Tensor,
         embedding: Mapping[str, torch.Tensor],
     ) -> None:
-        from transformers import AutoModelForCausalLM
+        import transformers
 
+        if not hasattr(transformers, spec.family.architecture):
+            raise EnvironmentFailure(
+                f"transformers {transformers.__version__} has no {spec.family.architecture}, which the model is "
+                "compared with; install a newer release: pip install --upgrade transformers"
+            )
         with _parameters_on_meta():  # other backends than eager leave out soft caps
-            model = AutoModelForCausalLM.from_config(
+            model = transformers.AutoModelForCausalLM.from_config(
                 _stock_config(config), attn_implementation="eager", dtype=torch.float32
             )
         self._model = model.eval()
@@ -148,6 +154,7 @@ class _StockModel:
         with self._replaced_layers(self._record), suppress(_AllRecorded):
             self._model(input_ids=self._ids, use_cache=False)
         self._hidden: torch.Tensor = self._calls[0][0][0]
+        self._in_tuple = False
 
     @property
     def hidden(self) -> torch.Tensor:
@@ -160,13 +167,15 @@ class _StockModel:
         module.load_state_dict({name.removeprefix(prefix): t.float() for name, t in tensors.items()}, assign=True)
         arguments, keywords = self._calls[index]
         output = module(self._hidden, *arguments[1:], **keywords)
-        self._hidden = output[0] if isinstance(output, tuple) else output
+        self._in_tuple = isinstance(output, tuple)  # as in 4.57, in some families
+        self._hidden = output[0] if self._in_tuple else output
         module.to("meta")
 
     def logits(self, outer: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The logits, float32 [tokens, vocab_size], given the stored last norm and, unless it is tied, LM head."""
         self._fill(outer)
-        with self._replaced_layers(lambda *arguments, **keywords: self._hidden):
+        last = (self._hidden,) if self._in_tuple else self._hidden
+        with self._replaced_layers(lambda *arguments, **keywords: last):
             output = self._model(input_ids=self._ids, use_cache=False)
         return output.logits[0]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import resources
 
 import pytest
+from calibrated import skip_unless_loaded
 from micro import FAMILIES, micro_config
 
 from seap_export.errors import InputError
@@ -166,6 +167,7 @@ def test_a_pruned_model_is_known_by_its_type_or_by_what_it_was_made_from() -> No
 def test_heads_must_divide_the_hidden_size_where_transformers_5_wants_it(name: str) -> None:
     import transformers
 
+    skip_unless_loaded(family_of_model_type(name))
     config = micro_config(model_type=name, num_attention_heads=5, num_key_value_heads=5)
     refused = False
     try:
