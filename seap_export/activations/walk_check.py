@@ -10,13 +10,13 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from seap_export.activations.shortened import shortened
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, names
 from seap_export.layers.batches import Batch, length_buckets
@@ -38,8 +38,8 @@ _LIMIT = 1e-3
 class WalkCheck:
     """The walk and transformers' model over the same text.
 
-    Both get a vocabulary of the text's tokens alone, so that embedding and LM head take no memory, and windows no
-    longer than half of the text, so that it shows which layers have one.
+    Both get a vocabulary of the text's tokens alone, so that embedding and LM head take no memory. Windows, and the
+    lengths at which a rotation changes, are at most half of the text, so that it shows what happens beyond them.
 
     Args:
         source: The dense model.
@@ -57,14 +57,7 @@ class WalkCheck:
         self._vocabulary, ids = batch.input_ids.unique(return_inverse=True)
         rows = table[self._vocabulary]
         config = {**source.config, "vocab_size": len(self._vocabulary), "pad_token_id": None}
-        self._spec = source.spec
-        if config.get("sliding_window"):  # whether the description knows of it or not
-            window = config["sliding_window"] = min(config["sliding_window"], max(ids.numel() // 2, 1))
-            layers = (
-                layer if layer.sliding_window is None else replace(layer, sliding_window=window)
-                for layer in source.spec.layers
-            )
-            self._spec = source.spec.with_layers(tuple(layers))
+        config, self._spec = shortened(config, source.spec, max(ids.numel() // 2, 1))
         self._walk = HiddenStates.embedded(self._spec, rows, [Batch(ids, batch.real)])
         self._model = _StockModel(config, self._spec, ids, self._stored("embed_tokens", rows))
         self._compare("the embedding", self._walk.streams[0], self._model.hidden)
