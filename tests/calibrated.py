@@ -49,12 +49,17 @@ def why_not_loaded(family: Family, layout: Layout) -> str | None:
     return None
 
 
+def skip_unless_loaded(family: Family, layout: Layout = "uniform") -> None:
+    """Skips a test whose model the installed release of transformers does not have."""
+    if reason := why_not_loaded(family, layout):
+        pytest.skip(reason)
+
+
 def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
     """transformers' own model; with soft caps on attention, which other backends ignore, in 4.57 without a word."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     family = family_of_model_type(config["model_type"])
-    if reason := why_not_loaded(family, "per-layer" if "per_layer_config" in config else "uniform"):
-        pytest.skip(reason)
+    skip_unless_loaded(family, "per-layer" if "per_layer_config" in config else "uniform")
     capped = family.block.attention_softcap is not None
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager" if capped else None
@@ -87,6 +92,7 @@ def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, to
 
 def collect(source: Source, tasks: Mapping[str, Texts], **options: Any) -> dict[str, list[LayerStatistics]]:
     """The statistics of every layer, for each task."""
+    skip_unless_loaded(source.spec.family)
     found: dict[str, list[LayerStatistics]] = {task: [] for task in tasks}
 
     def keep(index: int, statistics: Mapping[str, LayerStatistics]) -> None:
@@ -120,6 +126,7 @@ def write_calibration(
 
 def calibrate(source: Source, folder: Path, tasks: Mapping[str, Texts], **weights: float) -> Mixture:
     """The statistics of texts of several tasks, each with the weight 1 if none is given."""
+    skip_unless_loaded(source.spec.family)
     layers: dict[str, list[LayerStatistics]] = {task: [] for task in tasks}
 
     def keep(_: int, statistics: Mapping[str, LayerStatistics]) -> None:

@@ -60,6 +60,7 @@ def collect_statistics(
 
     Raises:
         InputError: A weight is not finite, or the model computes something else than transformers does.
+        EnvironmentFailure: The installed transformers has no class of the model's family.
     """
     with torch.no_grad():
         run = _Run(source, token_ids, max_batch_tokens)

@@ -10,14 +10,14 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from seap_export.errors import InputError
+from seap_export.activations.shortened import shortened
+from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, names
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.halves import HALVES
@@ -38,8 +38,8 @@ _LIMIT = 1e-3
 class WalkCheck:
     """The walk and transformers' model over the same text.
 
-    Both get a vocabulary of the text's tokens alone, so that embedding and LM head take no memory, and windows no
-    longer than half of the text, so that it shows which layers have one.
+    Both get a vocabulary of the text's tokens alone, so that embedding and LM head take no memory. Windows, and the
+    lengths at which a rotation changes, are at most half of the text, so that it shows what happens beyond them.
 
     Args:
         source: The dense model.
@@ -48,6 +48,7 @@ class WalkCheck:
 
     Raises:
         InputError: The embeddings differ.
+        EnvironmentFailure: The installed transformers has no class of this family.
     """
 
     def __init__(self, source: Source, texts: Sequence[Sequence[int]], table: torch.Tensor) -> None:
@@ -56,14 +57,7 @@ class WalkCheck:
         self._vocabulary, ids = batch.input_ids.unique(return_inverse=True)
         rows = table[self._vocabulary]
         config = {**source.config, "vocab_size": len(self._vocabulary), "pad_token_id": None}
-        self._spec = source.spec
-        if config.get("sliding_window"):  # whether the description knows of it or not
-            window = config["sliding_window"] = min(config["sliding_window"], max(ids.numel() // 2, 1))
-            layers = (
-                layer if layer.sliding_window is None else replace(layer, sliding_window=window)
-                for layer in source.spec.layers
-            )
-            self._spec = source.spec.with_layers(tuple(layers))
+        config, self._spec = shortened(config, source.spec, max(ids.numel() // 2, 1))
         self._walk = HiddenStates.embedded(self._spec, rows, [Batch(ids, batch.real)])
         self._model = _StockModel(config, self._spec, ids, self._stored("embed_tokens", rows))
         self._compare("the embedding", self._walk.streams[0], self._model.hidden)
@@ -133,10 +127,15 @@ class _StockModel:
         input_ids: torch.Tensor,
         embedding: Mapping[str, torch.Tensor],
     ) -> None:
-        from transformers import AutoModelForCausalLM
+        import transformers
 
+        if not hasattr(transformers, spec.family.architecture):
+            raise EnvironmentFailure(
+                f"transformers {transformers.__version__} has no {spec.family.architecture}, which the model is "
+                "compared with; install a newer release: pip install --upgrade transformers"
+            )
         with _parameters_on_meta():  # other backends than eager leave out soft caps
-            model = AutoModelForCausalLM.from_config(
+            model = transformers.AutoModelForCausalLM.from_config(
                 _stock_config(config), attn_implementation="eager", dtype=torch.float32
             )
         self._model = model.eval()
@@ -148,6 +147,7 @@ class _StockModel:
         with self._replaced_layers(self._record), suppress(_AllRecorded):
             self._model(input_ids=self._ids, use_cache=False)
         self._hidden: torch.Tensor = self._calls[0][0][0]
+        self._in_tuple = False
 
     @property
     def hidden(self) -> torch.Tensor:
@@ -160,13 +160,15 @@ class _StockModel:
         module.load_state_dict({name.removeprefix(prefix): t.float() for name, t in tensors.items()}, assign=True)
         arguments, keywords = self._calls[index]
         output = module(self._hidden, *arguments[1:], **keywords)
-        self._hidden = output[0] if isinstance(output, tuple) else output
+        self._in_tuple = isinstance(output, tuple)  # as in 4.57, in some families
+        self._hidden = output[0] if self._in_tuple else output
         module.to("meta")
 
     def logits(self, outer: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The logits, float32 [tokens, vocab_size], given the stored last norm and, unless it is tied, LM head."""
         self._fill(outer)
-        with self._replaced_layers(lambda *arguments, **keywords: self._hidden):
+        last = (self._hidden,) if self._in_tuple else self._hidden
+        with self._replaced_layers(lambda *arguments, **keywords: last):
             output = self._model(input_ids=self._ids, use_cache=False)
         return output.logits[0]
 

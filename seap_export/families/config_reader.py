@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from seap_export.errors import InputError
-from seap_export.families.family import PRUNED_FROM, Family, Requirement, common_keys
+from seap_export.families.family import PRUNED_FROM, Family, common_keys
+from seap_export.families.parts import Requirement
 
 __all__ = ["PROJECTION_PATHS", "ConfigReader"]
 

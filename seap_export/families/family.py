@@ -13,17 +13,13 @@ from typing import Any, Literal
 from seap_export.errors import InputError
 from seap_export.families.gguf_form import GgufForm
 from seap_export.families.names import PROJECTIONS, QKV, USUAL_NAMES, Projection
+from seap_export.families.parts import Block, Requirement, Rotation, Window, Wrapper
 
 __all__ = [
     "FUSED",
     "PRUNED_FROM",
     "PRUNED_PREFIX",
-    "Block",
     "Family",
-    "Requirement",
-    "Rotation",
-    "Window",
-    "Wrapper",
     "common_keys",
     "families",
     "family_of_gguf",
@@ -42,111 +38,6 @@ PRUNED_FROM = "pruned_from"
 #: Projections that a checkpoint may store as one, in the order of their rows.
 FUSED: Mapping[str, tuple[Projection, ...]] = {"qkv_proj": QKV, "gate_up_proj": ("gate_proj", "up_proj")}
 _COMMON, _REFUSED = "common.toml", "refused.toml"
-
-
-@dataclass(frozen=True)
-class Block:
-    """How the layers compute, beyond what the tensors' names say.
-
-    A formula is `KEY` or `KEY ** EXPONENT`, with a key of config.json.
-
-    Attributes:
-        norm_offset: What is added to a stored norm weight to get its gain.
-        qk_norm: Whether queries and keys are normalised before or after they are rotated, where they are.
-        embedding_multiplier: Formula of the factor on embeddings.
-        residual_multiplier: Formula of the factor on the outputs of attention and MLP.
-        logits_multiplier: Formula of the factor on logits.
-        attention_scale: Formula of the factor on attention scores; None: head_dim ** -0.5.
-        attention_softcap: Key of the bound c of attention scores, c tanh(score / c).
-        logits_softcap: Key of the bound of logits.
-    """
-
-    norm_offset: float = 0.0
-    qk_norm: Literal["before_rotation", "after_rotation"] = "before_rotation"
-    embedding_multiplier: str | None = None
-    residual_multiplier: str | None = None
-    logits_multiplier: str | None = None
-    attention_scale: str | None = None
-    attention_softcap: str | None = None
-    logits_softcap: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.qk_norm not in ("before_rotation", "after_rotation"):
-            raise ValueError(f"qk_norm must be before_rotation or after_rotation, not {self.qk_norm}")
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """How positions are rotated into queries and keys.
-
-    Attributes:
-        interleaved: Whether the channels of a pair are neighbours; otherwise they are half a head apart.
-        partial: Whether `partial_rotary_factor` says how much of each head is rotated.
-        layers: Which layers rotate: all, those of `no_rope_layers`, those with a window if `sliding_window` is set
-            (`sliding`), or all if `position_embedding_type` is `rope`.
-        local_theta: Key of the base in layers with a window, whose rotation is not scaled.
-        alpha: Whether the rope type `dynamic` with a fixed `alpha` is known.
-        query_scaling: Whether `llama_4_scaling_beta` scales queries by their position.
-    """
-
-    interleaved: bool = False
-    partial: bool = False
-    layers: Literal["all", "no_rope_layers", "sliding", "position_embedding_type"] = "all"
-    local_theta: str | None = None
-    alpha: bool = False
-    query_scaling: bool = False
-
-    def __post_init__(self) -> None:
-        if self.layers not in ("all", "no_rope_layers", "sliding", "position_embedding_type"):
-            raise ValueError(f"rotation.layers cannot be '{self.layers}'")
-
-
-@dataclass(frozen=True)
-class Window:
-    """Which layers attend within `config.sliding_window`.
-
-    Attributes:
-        layers: All of them, or those of `layer_types`.
-        pattern: Without `layer_types`, every layer but each `pattern`-th has a window.
-        first: Without `layer_types`, the key of the first layer with a window.
-        switch: Key that has to be true.
-    """
-
-    layers: Literal["all", "layer_types"]
-    pattern: int | None = None
-    first: str | None = None
-    switch: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.layers not in ("all", "layer_types"):
-            raise ValueError(f"window.layers cannot be '{self.layers}'")
-
-
-@dataclass(frozen=True)
-class Wrapper:
-    """A multimodal checkpoint that holds a model of the family.
-
-    Attributes:
-        model_type: The `model_type` of its config.json.
-        config: Key of the language model's config in it.
-        default: The language model's `model_type` where its config names none.
-        prefixes: What its tensors' names may start with in place of `model.`.
-        left_out: What the names of tensors start with that the language model does not need.
-    """
-
-    model_type: str
-    config: str
-    prefixes: tuple[str, ...]
-    left_out: tuple[str, ...]
-    default: str | None = None
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """The value that a key must have where it is given, and the part of the model that is not supported otherwise."""
-
-    value: Any
-    part: str
 
 
 @dataclass(frozen=True)

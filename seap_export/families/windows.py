@@ -5,7 +5,7 @@ from __future__ import annotations
 from seap_export.errors import InputError
 from seap_export.families.check import check_window
 from seap_export.families.config_reader import ConfigReader, positive
-from seap_export.families.family import Window
+from seap_export.families.parts import Window
 
 __all__ = ["read_windows"]
 

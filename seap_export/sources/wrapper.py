@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from seap_export.errors import InputError
-from seap_export.families.family import Wrapper
+from seap_export.families.parts import Wrapper
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["LanguagePart"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import collect, load, micro_source, projections, random_texts
+from calibrated import collect, load, micro_source, projections, random_texts, skip_unless_loaded
 from micro import VARIATIONS
 from transformers import PreTrainedModel
 
@@ -22,6 +22,7 @@ POST_NORMS: dict[Half, str] = {"o_proj": "post_self_attn_layernorm", "down_proj"
 
 
 def measured(source: Source, texts: Sequence[Sequence[int]], **options: int) -> torch.Tensor:
+    skip_unless_loaded(source.spec.family)
     return collect_statistics(source, {"task": texts}, lambda *_: None, **options)["task"]
 
 

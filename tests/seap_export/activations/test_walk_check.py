@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from wrong_families import WRONG, describe
 
 from seap_export.activations.calibrate import collect_statistics
-from seap_export.errors import InputError
+from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import family_of_model_type
 from seap_export.sources.source import open_source
 
@@ -106,3 +106,11 @@ def test_no_module_is_left_on_another_device(tmp_path: Path) -> None:
     """Modules made while transformers' model is made have no memory; those made afterwards do."""
     collect_statistics(micro_source(tmp_path / "model"), {"task": random_texts(2)}, lambda *_: None)
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
+
+
+def test_a_release_of_transformers_without_the_class_is_named(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model")
+    wrong = dataclasses.replace(source.spec.family, architecture="LlamaOfTomorrowForCausalLM")
+    other = dataclasses.replace(source, spec=dataclasses.replace(source.spec, family=wrong))
+    with pytest.raises(EnvironmentFailure, match=r"transformers [\d.]+ has no LlamaOfTomorrowForCausalLM"):
+        collect_statistics(other, {"task": [[1]]}, lambda *_: None)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib import resources
 
 import pytest
+from calibrated import skip_unless_loaded
 from micro import FAMILIES, micro_config
 
 from seap_export.errors import InputError
@@ -19,8 +20,8 @@ from seap_export.families import (
     supported_families,
     wrapper_of_model_type,
 )
-from seap_export.families.family import Block, Rotation, Window
 from seap_export.families.names import PROJECTIONS
+from seap_export.families.parts import Block, Rotation, Window
 
 
 def test_the_supported_families_are_those_of_the_micro_models() -> None:
@@ -166,6 +167,7 @@ def test_a_pruned_model_is_known_by_its_type_or_by_what_it_was_made_from() -> No
 def test_heads_must_divide_the_hidden_size_where_transformers_5_wants_it(name: str) -> None:
     import transformers
 
+    skip_unless_loaded(family_of_model_type(name))
     config = micro_config(model_type=name, num_attention_heads=5, num_key_value_heads=5)
     refused = False
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from calibrated import skip_unless_loaded
 from micro import FAMILIES, VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -28,6 +29,7 @@ PER_LAYER = {
 
 def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
     """The transformers model of a config, without weights."""
+    skip_unless_loaded(family_of_model_type(config["model_type"]))
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
 
@@ -129,6 +131,7 @@ def saved_by_transformers(config: Mapping[str, Any], folder: Path) -> dict[str, 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_an_absent_key_means_what_transformers_takes_it_for_or_is_refused(tmp_path: Path, model_type: str) -> None:
     """With the shape of a larger model, which some classes' defaults are made for."""
+    skip_unless_loaded(family_of_model_type(model_type))
     whole = micro_config(model_type=model_type, num_attention_heads=32, num_key_value_heads=32, hidden_size=3072)
     readings = []
     for key in whole.keys() - {"model_type"}:
@@ -145,6 +148,7 @@ def test_an_absent_key_means_what_transformers_takes_it_for_or_is_refused(tmp_pa
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_defaults_of_a_description_are_those_of_the_class(model_type: str) -> None:
+    skip_unless_loaded(family_of_model_type(model_type))
     own = AutoConfig.for_model(model_type)
     for key, value in family_of_model_type(model_type).defaults.items():
         if getattr(own, key, None) is not None and key not in ("layer_types", "rope_parameters"):

@@ -73,16 +73,15 @@ def test_equals_transformers(case: str) -> None:
 LONG = {"short_factor": [1.0 + 0.1 * i for i in range(32)], "long_factor": [1.0 + 0.7 * i for i in range(32)]}
 
 
-@pytest.mark.parametrize("scaling", [{}, {"attention_factor": 1.3}], ids=["implied factor", "given factor"])
 @pytest.mark.parametrize("length", [64, 65])
-def test_longrope_equals_transformers_on_both_sides_of_its_switch(scaling: dict[str, float], length: int) -> None:
+def test_longrope_equals_transformers_on_both_sides_of_its_switch(length: int) -> None:
     from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
     config = {
         **config_of("default"),
         "model_type": "phi3",
         "original_max_position_embeddings": 64,
-        "rope_scaling": {"type": "longrope", **LONG, **scaling},
+        "rope_scaling": {"type": "longrope", **LONG},
         "pad_token_id": 0,
     }
     rope = rope_of(config)
@@ -92,6 +91,13 @@ def test_longrope_equals_transformers_on_both_sides_of_its_switch(scaling: dict[
     expected_cos, expected_sin = module(torch.zeros(1), torch.arange(length)[None])
     assert torch.equal(cos, expected_cos[0, :, :32])
     assert torch.equal(sin, expected_sin[0, :, :32])
+
+
+def test_a_given_attention_factor_of_longrope_takes_the_place_of_the_implied_one() -> None:
+    config = {**config_of("default"), "model_type": "phi3", "original_max_position_embeddings": 64}
+    scaling = {"type": "longrope", **LONG}
+    assert attention_factor(rope_of({**config, "rope_scaling": scaling})) == pytest.approx((1 + 3 / 6) ** 0.5)
+    assert attention_factor(rope_of({**config, "rope_scaling": {**scaling, "attention_factor": 1.3}})) == 1.3
 
 
 def test_only_the_rotated_channels_have_frequencies() -> None:
