@@ -10,11 +10,19 @@ from typing import Any
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 _MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0}
 _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
     "gemma2": {
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": 24,
@@ -30,6 +38,8 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
         "rope_local_base_freq": 100.0,
     },
+    "glm": {"attention_bias": False},
+    "glm4": {"attention_bias": False},
     "granite": {"attention_multiplier": 0.2},
     "granitemoehybrid": {
         "attention_multiplier": 0.2,
@@ -39,9 +49,6 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["attention"] * 3,
         "mamba_n_heads": 6,
     },
-    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
-    "glm": {"attention_bias": False},
-    "glm4": {"attention_bias": False},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
     "seed_oss": {"attention_bias": False},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
@@ -56,13 +63,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "llama-linear": {"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "llama-llama3": {
         "model_type": "llama",
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
+        "rope_scaling": _LLAMA3,
     },
     "llama-yarn": {
         "model_type": "llama",
@@ -86,13 +87,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "model_type": "exaone4",
         "sliding_window": 5,
         "layer_types": _LAYER_TYPES,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
+        "rope_scaling": _LLAMA3,
     },
     "gemma2": {"model_type": "gemma2"},
     "gemma2-attention-softcap": {"model_type": "gemma2", "attn_logit_softcapping": 2.0},
