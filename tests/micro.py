@@ -23,6 +23,7 @@ _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta"
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
+    "gemma": {"hidden_act": "gelu_pytorch_tanh"},
     "gemma2": {
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": 24,
@@ -89,6 +90,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "layer_types": _LAYER_TYPES,
         "rope_scaling": _LLAMA3,
     },
+    "gemma": {"model_type": "gemma"},
+    "gemma-all": {"model_type": "gemma", "attention_bias": True, "tie_word_embeddings": True},
     "gemma2": {"model_type": "gemma2"},
     "gemma2-attention-softcap": {"model_type": "gemma2", "attn_logit_softcapping": 2.0},
     "gemma2-all": {
