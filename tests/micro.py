@@ -53,6 +53,14 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
     "seed_oss": {"attention_bias": False},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
+    "vaultgemma": {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 5,
+        "layer_types": ["full_attention"] * 3,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    },
 }
 #: Ways in which models of the families differ, each a set of config values.
 VARIATIONS: dict[str, dict[str, Any]] = {
@@ -175,6 +183,15 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "rope_scaling": _YARN,
         "attention_bias": True,
         "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "vaultgemma": {"model_type": "vaultgemma"},
+    "vaultgemma-all": {
+        "model_type": "vaultgemma",
+        "layer_types": _LAYER_TYPES,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 8.0,
+        "attention_bias": True,
         "tie_word_embeddings": True,
     },
 }
