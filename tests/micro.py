@@ -22,6 +22,7 @@ _MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits
 _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
+    "cwm": {"layer_types": ["full_attention"] * 3, "rope_parameters": {"rope_theta": 10000.0}},
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
     "gemma": {"hidden_act": "gelu_pytorch_tanh"},
     "gemma2": {
@@ -89,6 +90,15 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "qwen3-biases": {"model_type": "qwen3", "attention_bias": True},
+    "cwm": {"model_type": "cwm"},
+    "cwm-all": {
+        "model_type": "cwm",
+        "sliding_window": 5,
+        "layer_types": _LAYER_TYPES,
+        "rope_parameters": {"rope_theta": 10000.0, **_LLAMA3},
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
     "ernie4_5": {"model_type": "ernie4_5"},
     "ernie4_5-biases": {"model_type": "ernie4_5", "use_bias": True, "tie_word_embeddings": True},
     "exaone4": {"model_type": "exaone4"},
