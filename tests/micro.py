@@ -51,6 +51,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["attention"] * 3,
         "mamba_n_heads": 6,
     },
+    "ministral": {"sliding_window": 5, "layer_types": _LAYER_TYPES},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
     "seed_oss": {"attention_bias": False},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
@@ -156,6 +157,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "tie_word_embeddings": True,
     },
+    "ministral": {"model_type": "ministral"},
+    "ministral-all": {"model_type": "ministral", "rope_scaling": _YARN, "tie_word_embeddings": True},
     "ministral3": {"model_type": "ministral3"},
     "ministral3-all": {
         "model_type": "ministral3",
