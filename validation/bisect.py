@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +33,9 @@ __all__ = ["Bisection", "Overflow", "TapError", "bisect"]
 #: The relative error above which a difference is a fault, not rounding, by the dtype the graph computes in.
 _FAULT: dict[str, float] = {"fp32": 1e-3, "fp16": 0.3, "bf16": 1.0}
 _ROUNDED_ACTIVATIONS = 0.4
-#: A smaller error is a fault if it is this many times as large as all errors before it.
+#: So is a smaller one in float32 that is this many times as large as all errors before it.
+_SUDDEN, _SMALLEST_SUDDEN = 100.0, 1e-4
+#: Where there is neither, this many times are enough.
 _JUMP, _SMALLEST = 10.0, 1e-5
 #: Half of the largest fp16 number: above it, another text may overflow.
 _NEAR_OVERFLOW = 32752.0
@@ -292,14 +295,17 @@ class _Comparison:
     def _first(self, in_float: bool) -> str | None:
         rounds = self._precision.quantization is not None and not in_float
         fault = _ROUNDED_ACTIVATIONS if rounds else _FAULT[self._precision.dtype]
-        for name, error in self._sequence:
-            if error is None or error > fault:
-                return name
+        is_exact = self._precision.dtype == "fp32" and not rounds
+        first = self._beyond(fault, _SUDDEN if is_exact else math.inf, _SMALLEST_SUDDEN)
+        return first or self._beyond(math.inf, _JUMP, _SMALLEST)
+
+    def _beyond(self, fault: float, jump: float, smallest: float) -> str | None:
+        """The first place whose error is above `fault`, or above `smallest` and `jump` times all errors before it."""
         largest = 0.0
         for name, error in self._sequence:
-            if error is not None and error > max(_JUMP * largest, _SMALLEST) and largest:
+            if error is None or error > fault or (largest and error > max(jump * largest, smallest)):
                 return name
-            largest = max(largest, error or 0.0)
+            largest = max(largest, error)
         return None
 
     def _add(

@@ -45,9 +45,9 @@ class TorchRunner:
         model: A transformers causal language model in evaluation mode.
     """
 
-    def __init__(self, model: Any, fastest_attention: str = "sdpa") -> None:
+    def __init__(self, model: Any, other_attention: str = "sdpa") -> None:
         self.model = model
-        self._fastest = fastest_attention
+        self._other = other_attention
         # transformers 5.24 renames the argument and announces the end of the old name.
         new_name = "cache" in inspect.signature(type(model).forward).parameters
         self._cache_argument = "cache" if new_name else "past_key_values"
@@ -87,8 +87,9 @@ class TorchRunner:
         return tuple(following)
 
     def use_other_attention(self) -> None:
-        """Switches to the fastest attention implementation that computes the model, if it is another one."""
-        self.model.set_attn_implementation(self._fastest)
+        """Switches to another attention implementation, if the class has one that computes the model."""
+        with contextlib.suppress(ValueError):  # a class may refuse it; Gemma 2's does even without a soft cap
+            self.model.set_attn_implementation(self._other)
 
     def narrow(self, dtype: Any) -> None:
         """Converts the weights to a torch dtype of 16 bits, which the model then computes in."""
@@ -127,7 +128,7 @@ def open_torch_runner(
     """
     with open_torch_model(folder, threads, attention="eager") as model:
         prepare(model)
-        yield TorchRunner(model, _fastest_attention(folder))
+        yield TorchRunner(model, _fastest_attention(folder) or "sdpa")
 
 
 @contextlib.contextmanager
@@ -155,16 +156,16 @@ def open_torch_model(folder: Path, threads: int, *, attention: str | None = None
         torch.set_num_threads(before)
 
 
-def _fastest_attention(folder: Path) -> str:
-    """sdpa knows no soft cap; transformers 4.57 leaves it out without a word."""
+def _fastest_attention(folder: Path) -> str | None:
+    """None leaves the choice to transformers; but sdpa knows no soft cap, and 4.57 leaves it out without a word."""
     try:
         spec = model_spec(read_json(folder / "config.json"))
     except InputError as error:
         raise ArtifactError(str(error)) from error
-    return "sdpa" if spec.block.attention_softcap is None else "eager"
+    return None if spec.block.attention_softcap is None else "eager"
 
 
-def _load(folder: Path, attention: str) -> Any:
+def _load(folder: Path, attention: str | None) -> Any:
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM

@@ -55,7 +55,8 @@ def capped_attention(
     scores = cast(g, g.node("MatMul", [query, keys], f"{name}.products"), ir.DataType.FLOAT, f"{name}.float32")
     scores = capped(g, scores, block.attention_softcap, f"{name}.capped")
     mask = g.node("Concat", [visible] * layer.heads_per_group, f"{name}.visible", attributes={"axis": 2})
-    hidden = g.constant("hidden", np.array(-np.inf, np.float32))
+    # Finite, as all stored numbers are; every token sees one key at least, so softmax makes 0 of it.
+    hidden = g.constant("hidden", np.array(np.finfo(np.float32).min))
     weights = g.node("Softmax", [g.node("Where", [mask, scores, hidden], f"{name}.scores")], f"{name}.weights")
     weights = cast(g, weights, dtype, f"{name}.narrow")
     attended = g.node("MatMul", [weights, present.value], f"{name}.attended")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from micro import one_thread, write_micro_model
+from micro import VARIATIONS, one_thread, write_micro_model
 from mutations.editing import Artifact
 from routed import write_task_corpora
 
@@ -18,6 +18,7 @@ __all__ = ["BASES", "CHAT_TEMPLATE", "Base", "make"]
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 _FEW = ("--samples", "24", "--set", "held_out=6", "--set", "prompts=1")
+_STANDARD = ("--set", "dialect=standard")
 _WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 _LLAMA3 = {
     "rope_type": "llama3",
@@ -58,18 +59,29 @@ BASES: dict[str, Base] = {
     ),
     "standard": Base(
         {"model_type": "mistral", "sliding_window": 5},
-        options=("--set", "dialect=standard", "--layout", "uniform"),
+        options=(*_STANDARD, "--layout", "uniform"),
     ),
     "qwen3": Base({"model_type": "qwen3", "head_dim": 32}),
     "window": Base(
         {"model_type": "mistral", "sliding_window": 5}, options=("--precision", "int8", "--logits", "last")
     ),
-    "half": Base({"model_type": "llama"}, options=("--precision", "fp16", "--set", "dialect=standard")),
+    "half": Base({"model_type": "llama"}, options=("--precision", "fp16", *_STANDARD)),
     "int4": Base({"model_type": "llama"}, options=("--precision", "int4")),
     "points": Base(
         {"model_type": "qwen2", **_WINDOW},
         options=("--precision", "int4", "--set", "asymmetric=true"),
     ),
+    "gemma3": Base(VARIATIONS["gemma3-all"]),
+    "gemma2": Base(VARIATIONS["gemma2-all"]),
+    "gemma2 standard": Base(VARIATIONS["gemma2-all"], options=_STANDARD),
+    "phi3": Base(VARIATIONS["phi3-all"], options=("--logits", "last")),
+    "hunyuan": Base(VARIATIONS["hunyuan-all"]),
+    "granite": Base(VARIATIONS["granite-all"]),
+    "granite half": Base(VARIATIONS["granite-all"], options=("--precision", "fp16")),
+    "glm4": Base(VARIATIONS["glm4-biases"], options=("--precision", "int4")),
+    "ministral3": Base(VARIATIONS["ministral3-all"], options=_STANDARD),
+    "smollm3": Base(VARIATIONS["smollm3-all"]),
+    "exaone4": Base(VARIATIONS["exaone4-window"], options=_STANDARD),
 }
 
 

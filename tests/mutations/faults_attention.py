@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from converters.rope import rotary_caches
+from mutations.edits import ATTENTION, attributes
 from mutations.faults import ANY, Fault, numeric
 from mutations.graph import Edit, Graph
 from mutations.weights import Array, change_weight, heads_of, with_weight
 
-from seap_export.families import RopeSpec
-from seap_export.families.family import Projection
+from seap_export.families.names import Projection
+from seap_export.layers.rotary import rotary_tables
 
 __all__ = ["FAULTS"]
 
-_ATTENTION = ("GroupQueryAttention", "Attention")
 _FAR = np.iinfo(np.int64).max
 
 
@@ -57,8 +57,9 @@ def _rotated_by(**changed: Any) -> Edit:
 
     def edit(graph: Graph) -> None:
         spec = graph.spec
-        rope = RopeSpec(**{**vars(spec.rope), **changed})
-        caches = rotary_caches(rope, spec.head_dim, spec.max_position_embeddings)
+        assert spec.layers[0].rope is not None
+        rope = replace(spec.layers[0].rope, **changed)
+        caches = rotary_tables(rope, spec.max_position_embeddings)
         for name, cache in zip(("cos_cache", "sin_cache"), caches, strict=True):
             graph[name] = cache.numpy().astype(graph[name].dtype)
 
@@ -80,21 +81,17 @@ def _swapped_caches(graph: Graph) -> None:
     graph.rename_inputs({"cos_cache": "sin_cache", "sin_cache": "cos_cache"})
 
 
-def _all_attention(**attributes: Any) -> Edit:
+def _all_attention(**values: Any) -> Edit:
     def edit(graph: Graph) -> None:
-        for node in graph.nodes(*_ATTENTION):
-            graph.set(node, **attributes)
+        for node in graph.nodes("GroupQueryAttention", "Attention"):
+            graph.set(node, **values)
 
     return edit
 
 
-def _attention_of(layer: int, **attributes: Any) -> Edit:
-    return lambda graph: graph.set(graph.node(f"layers.{layer}.self_attn.attention"), **attributes)
-
-
 def _scaled(layer: int, factor: float) -> Edit:
     def edit(graph: Graph) -> None:
-        node = graph.node(f"layers.{layer}.self_attn.attention")
+        node = graph.node(ATTENTION.format(layer))
         graph.set(node, scale=graph.attribute(node, "scale").f * factor)
 
     return edit
@@ -191,13 +188,13 @@ FAULTS: tuple[Fault, ...] = (
     numeric("position ids one further in decode", "standard", _position_ids_in_decode, layer=0),
     numeric("attention scale", "whole", _scaled(1, 1.02), layer=1),
     numeric("attention scale, standard", "standard", _scaled(2, 0.98), layer=2),
-    numeric("logits of attention capped", "whole", _attention_of(1, softcap=5.0), layer=1),
-    numeric("softmax with one more in its sum", "routed", _attention_of(2, smooth_softmax=1), layer=2),
+    numeric("logits of attention capped", "whole", attributes(ATTENTION.format(1), softcap=5.0), layer=1),
+    numeric("softmax with one more in its sum", "routed", attributes(ATTENTION.format(2), smooth_softmax=1), layer=2),
     numeric("window one wider", "window", _all_attention(local_window_size=6), layer=0),
     numeric("window one narrower, standard", "standard", _window_constant(-1), layer=0),
     numeric("window one wider, standard", "standard", _window_constant(1), layer=0),
     numeric("no window", "points", _all_attention(local_window_size=-1), layer=1),
-    numeric("a window where there is none", "whole", _attention_of(2, local_window_size=8), layer=2),
+    numeric("a window where there is none", "whole", attributes(ATTENTION.format(2), local_window_size=8), layer=2),
     numeric("the future is seen", "standard", _sees_the_future, layer=0),
     numeric("padding is seen", "standard", _sees_padding, layer=0),
     numeric("padding is counted", "whole", _counts_padding, layer=0),

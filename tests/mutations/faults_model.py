@@ -9,13 +9,13 @@ import torch
 from mutations.editing import Artifact, edit_json, edit_weights, flip_byte
 from mutations.faults import Change, Fault, damage, quiet
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "config", "tensors"]
 
 _WEIGHTS = "model.safetensors"
 _LAYER = "model.layers.1."
 
 
-def _config(**values: Any) -> Change:
+def config(**values: Any) -> Change:
     return lambda artifact: edit_json(artifact.hf / "config.json", lambda config: config.update(values))
 
 
@@ -29,7 +29,7 @@ def _layer_config(layer: int, key: str, by: int) -> Change:
     return lambda artifact: edit_json(artifact.hf / "config.json", change)
 
 
-def _tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Change:
+def tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Change:
     return lambda artifact: edit_weights(artifact.hf, change)
 
 
@@ -38,7 +38,7 @@ def _sign_of(name: str) -> Change:
         flat = tensors[name].view(-1)
         flat[flat.abs().argmax()] *= -1
 
-    return _tensors(change)
+    return tensors(change)
 
 
 def _in_half(tensors: dict[str, torch.Tensor]) -> None:
@@ -92,30 +92,30 @@ FAULTS: tuple[Fault, ...] = (
     damage("safetensors missing", "tied", _missing(_WEIGHTS)),
     damage("modelling code changed", "qwen3", _code),
     quiet("safetensors cut, recorded", "tied", _cut),
-    quiet("tensor missing", "routed", _tensors(lambda tensors: tensors.pop(_LAYER + "mlp.up_proj.weight"))),
-    quiet("bias missing", "routed", _tensors(lambda tensors: tensors.pop(_LAYER + "self_attn.q_proj.bias"))),
-    quiet("tensor too many", "whole", _tensors(_extra)),
-    quiet("NaN in a rare token of the model", "routed", _tensors(_not_finite), codes=(3, 7)),
-    quiet("weights in another dtype", "routed", _tensors(_in_half), codes=(3, 7)),
+    quiet("tensor missing", "routed", tensors(lambda tensors: tensors.pop(_LAYER + "mlp.up_proj.weight"))),
+    quiet("bias missing", "routed", tensors(lambda tensors: tensors.pop(_LAYER + "self_attn.q_proj.bias"))),
+    quiet("tensor too many", "whole", tensors(_extra)),
+    quiet("NaN in a rare token of the model", "routed", tensors(_not_finite), codes=(3, 7)),
+    quiet("weights in another dtype", "routed", tensors(_in_half), codes=(3, 7)),
     quiet("sign in the model", "routed", _sign_of(_LAYER + "mlp.down_proj.weight"), codes=(3,), layer=1),
     quiet("sign in the model, int4", "int4", _sign_of(_LAYER + "self_attn.v_proj.weight"), codes=(3,), layer=1),
-    quiet("heads of the model rolled", "whole", _tensors(_heads_rolled), codes=(3,), layer=1),
-    quiet("norm of the model off by 1 %", "routed", _tensors(_norm_scaled), codes=(3,), layer=2),
-    quiet("config: epsilon", "whole", _config(rms_norm_eps=1e-3), codes=(3, 7), layer=0),
-    quiet("config: rope theta", "routed", _config(rope_theta=20000.0), codes=(3, 7), layer=0),
-    quiet("config: rope scaling lost", "whole", _config(rope_scaling=None), codes=(3, 7), layer=0),
-    quiet("config: window", "standard", _config(sliding_window=4), codes=(3, 7), layer=0),
-    quiet("config: vocabulary", "routed", _config(vocab_size=97)),
-    quiet("config: heads of all layers", "standard", _config(num_attention_heads=96)),
+    quiet("heads of the model rolled", "whole", tensors(_heads_rolled), codes=(3,), layer=1),
+    quiet("norm of the model off by 1 %", "routed", tensors(_norm_scaled), codes=(3,), layer=2),
+    quiet("config: epsilon", "whole", config(rms_norm_eps=1e-3), codes=(3, 7), layer=0),
+    quiet("config: rope theta", "routed", config(rope_theta=20000.0), codes=(3, 7), layer=0),
+    quiet("config: rope scaling lost", "whole", config(rope_scaling=None), codes=(3, 7), layer=0),
+    quiet("config: window", "standard", config(sliding_window=4), codes=(3, 7), layer=0),
+    quiet("config: vocabulary", "routed", config(vocab_size=97)),
+    quiet("config: heads of all layers", "standard", config(num_attention_heads=96)),
     quiet("config: neurons of a layer", "routed", _layer_config(1, "intermediate_size", 1)),
     quiet("config: KV heads of a layer", "qwen3", _layer_config(2, "num_attention_heads", 3)),
-    quiet("config: tied", "routed", _config(tie_word_embeddings=True), codes=(3, 7)),
-    quiet("config: not tied", "tied", _config(tie_word_embeddings=False), codes=(3, 7)),
-    quiet("config: layers", "whole", _config(num_hidden_layers=2)),
-    quiet("config: positions", "whole", _config(max_position_embeddings=256)),
-    quiet("config: activation", "routed", _config(hidden_act="gelu")),
-    quiet("config: no biases", "routed", _config(attention_bias=False)),
-    quiet("config: end of sequence", "tied", _config(eos_token_id=5, bos_token_id=6)),
+    quiet("config: tied", "routed", config(tie_word_embeddings=True), codes=(3, 7)),
+    quiet("config: not tied", "tied", config(tie_word_embeddings=False), codes=(3, 7)),
+    quiet("config: layers", "whole", config(num_hidden_layers=2)),
+    quiet("config: positions", "whole", config(max_position_embeddings=256)),
+    quiet("config: activation", "routed", config(hidden_act="gelu")),
+    quiet("config: no biases", "routed", config(attention_bias=False)),
+    quiet("config: end of sequence", "tied", config(eos_token_id=5, bos_token_id=6)),
     quiet("config: no JSON", "whole", _text("config.json", "{")),
     quiet("config missing", "int4", _missing("config.json")),
     quiet(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+from mutations.edits import attributes, replaced, scaled, swapped_inputs
 from mutations.faults import ANY, Fault, numeric
 from mutations.graph import Edit, Graph
 
@@ -14,10 +15,6 @@ __all__ = ["FAULTS"]
 
 def _swap_outputs(one: str, other: str) -> Edit:
     return lambda graph: graph.rename_outputs({one: other, other: one})
-
-
-def _swap_inputs(one: str, other: str) -> Edit:
-    return lambda graph: graph.rename_inputs({one: other, other: one})
 
 
 def _not_updated(name: str) -> Edit:
@@ -109,24 +106,6 @@ def _hard_sigmoid(graph: Graph) -> None:
     graph.node("layers.0.mlp.silu.sigmoid").op_type = "HardSigmoid"
 
 
-def _epsilon(norm: str, value: float) -> Edit:
-    return lambda graph: graph.set(graph.node(norm), epsilon=value)
-
-
-def _norm_scaled(name: str, factor: float = 1.01) -> Edit:
-    def edit(graph: Graph) -> None:
-        graph[name] = (graph[name] * factor).astype(graph[name].dtype)
-
-    return edit
-
-
-def _norm_replaced(name: str, by: str) -> Edit:
-    def edit(graph: Graph) -> None:
-        graph[name] = graph[by]
-
-    return edit
-
-
 def _norms() -> Iterator[Fault]:
     layer = "model.layers.{}."
     places: list[tuple[str, str, int | None]] = [
@@ -142,34 +121,39 @@ def _norms() -> Iterator[Fault]:
     ]
     for base, name, expected in places:
         short = name.removeprefix("model.").removesuffix(".weight")
-        yield numeric(f"norm off by 1 %: {short}, {base}", base, _norm_scaled(name), layer=expected)
-    yield numeric("norm off by 20 %, fp16", "half", _norm_scaled(layer.format(1) + "input_layernorm.weight", 1.2), 1)
-    yield numeric("norm off by 1 %, fp16", "half", _norm_scaled(layer.format(1) + "input_layernorm.weight"), 1)
+        yield numeric(f"norm off by 1 %: {short}, {base}", base, scaled(name), layer=expected)
+    yield numeric("norm off by 20 %, fp16", "half", scaled(layer.format(1) + "input_layernorm.weight", 1.2), 1)
+    yield numeric("norm off by 1 %, fp16", "half", scaled(layer.format(1) + "input_layernorm.weight"), 1)
     yield numeric(
         "norm of another layer",
         "qwen3",
-        _norm_replaced(layer.format(1) + "input_layernorm.weight", layer.format(2) + "input_layernorm.weight"),
+        replaced(layer.format(1) + "input_layernorm.weight", layer.format(2) + "input_layernorm.weight"),
         layer=1,
     )
     yield numeric(
         "norms of queries and keys swapped",
         "qwen3",
-        _swap_inputs(layer.format(0) + "self_attn.q_norm.weight", layer.format(0) + "self_attn.k_norm.weight"),
+        swapped_inputs(layer.format(0) + "self_attn.q_norm.weight", layer.format(0) + "self_attn.k_norm.weight"),
         layer=0,
     )
 
 
 FAULTS: tuple[Fault, ...] = (
     *_norms(),
-    numeric("epsilon of a norm", "routed", _epsilon("layers.1.post_attention_layernorm", 0.1), layer=1),
+    numeric("epsilon of a norm", "routed", attributes("layers.1.post_attention_layernorm", epsilon=0.1), layer=1),
     numeric(
         "epsilon of a norm of large values",
         "routed",
-        _epsilon("layers.1.post_attention_layernorm", 1e-3),
+        attributes("layers.1.post_attention_layernorm", epsilon=1e-3),
         layer=ANY,
         hard=True,
     ),
-    numeric("epsilon of the first norm, standard", "standard", _epsilon("layers.0.input_layernorm", 1e-3), layer=0),
+    numeric(
+        "epsilon of the first norm, standard",
+        "standard",
+        attributes("layers.0.input_layernorm", epsilon=1e-3),
+        layer=0,
+    ),
     numeric(
         "caches of two layers swapped on their way out",
         "whole",
@@ -179,14 +163,14 @@ FAULTS: tuple[Fault, ...] = (
     numeric(
         "caches of two layers swapped on their way in",
         "whole",
-        _swap_inputs("past_key_values.1.key", "past_key_values.2.key"),
+        swapped_inputs("past_key_values.1.key", "past_key_values.2.key"),
         layer=1,
     ),
     numeric("keys and values swapped in the cache", "routed", _swap_outputs("present.1.key", "present.1.value"), 1),
     numeric(
         "keys and values swapped on their way in, standard",
         "standard",
-        _swap_inputs("past_key_values.2.key", "past_key_values.2.value"),
+        swapped_inputs("past_key_values.2.key", "past_key_values.2.value"),
         layer=2,
     ),
     numeric("cache of a layer not updated", "whole", _not_updated("present.1.key"), layer=1),

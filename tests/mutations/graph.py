@@ -105,6 +105,13 @@ class Graph:
             self._insert(place + index, op_type, [name or current for name in inputs], output, attributes)
             current = output
 
+    def move_behind(self, node: onnx.NodeProto, name: str) -> None:
+        """Moves a node behind the one of that name, on which it now depends."""
+        moved = onnx.NodeProto()
+        moved.CopyFrom(node)
+        self.proto.graph.node.remove(node)
+        self.proto.graph.node.insert(self._place(self.node(name)) + 1, moved)
+
     def _insert(
         self, place: int, op_type: str, inputs: Sequence[str], output: str, attributes: dict[str, Any]
     ) -> None:

@@ -1,0 +1,103 @@
+"""Edits of a graph that fit many nodes and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mutations.graph import Edit, Graph
+
+from converters.graph import MS_DOMAIN
+
+__all__ = [
+    "ATTENTION",
+    "MS_DOMAIN",
+    "all_of",
+    "attributes",
+    "becomes",
+    "constant",
+    "left_out",
+    "reads",
+    "replaced",
+    "scaled",
+    "swapped_inputs",
+]
+
+#: The name of a layer's attention.
+ATTENTION = "layers.{}.self_attn.attention"
+
+
+def all_of(*edits: Edit) -> Edit:
+    """One edit after the other."""
+
+    def edit(graph: Graph) -> None:
+        for each in edits:
+            each(graph)
+
+    return edit
+
+
+def reads(node: str, place: int, value: str) -> Edit:
+    """A node's input is another value."""
+
+    def edit(graph: Graph) -> None:
+        graph.node(node).input[place] = value
+
+    return edit
+
+
+def constant(node: str, place: int, value: Any) -> Edit:
+    """A node's input is a constant of its own, of the dtype of the one that it was."""
+
+    def edit(graph: Graph) -> None:
+        own = graph.node(node)
+        own.input[place] = graph.constant(value, graph[own.input[place]].dtype)
+
+    return edit
+
+
+def becomes(node: str, op_type: str, inputs: Sequence[str] = (), domain: str = "", **attributes: Any) -> Edit:
+    """A node is of another operator, and reads other values if any are given."""
+
+    def edit(graph: Graph) -> None:
+        own = graph.node(node)
+        own.op_type, own.domain = op_type, domain
+        own.input[:] = inputs or list(own.input)
+        del own.attribute[:]
+        graph.set(own, **attributes)
+
+    return edit
+
+
+def left_out(node: str, place: int = 0) -> Edit:
+    """A node passes on one of its inputs."""
+    return lambda graph: becomes(node, "Identity", [graph.node(node).input[place]])(graph)
+
+
+def attributes(node: str, **values: Any) -> Edit:
+    """A node has other attributes."""
+    return lambda graph: graph.set(graph.node(node), **values)
+
+
+def scaled(name: str, factor: float = 1.01) -> Edit:
+    """A weight is multiplied."""
+
+    def edit(graph: Graph) -> None:
+        graph[name] = (graph[name] * np.float32(factor)).astype(graph[name].dtype)
+
+    return edit
+
+
+def replaced(name: str, by: str) -> Edit:
+    """A weight has the numbers of another."""
+
+    def edit(graph: Graph) -> None:
+        graph[name] = graph[by]
+
+    return edit
+
+
+def swapped_inputs(one: str, other: str) -> Edit:
+    """Whoever reads one value reads the other, and the other way round."""
+    return lambda graph: graph.rename_inputs({one: other, other: one})
