@@ -90,7 +90,7 @@ def _metadata(architecture: str, config: dict[str, Any]) -> dict[str, Any]:
     }
     if architecture not in ("granite", "phi3"):
         values |= {"attention.key_length": head_dim, "attention.value_length": head_dim}
-    if architecture != "gemma2":
+    if architecture not in ("gemma", "gemma2"):
         values["rope.freq_base"] = float(rope.get("rope_theta") or config["rope_theta"])
     if architecture in _LIKE_LLAMA:
         values |= {"vocab_size": config["vocab_size"], "rope.dimension_count": head_dim}
@@ -168,7 +168,7 @@ def _converted(architecture: str, config: dict[str, Any], stored: dict[str, np.n
     for name, tensor in stored.items():
         target, data = names.get_name(name, (".weight", ".bias")), tensor
         assert target is not None, name
-        if architecture in ("gemma2", "gemma3") and name.endswith("norm.weight"):
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
             data = tensor + np.float32(1)
         for part, heads in (("q_proj", config["num_attention_heads"]), ("k_proj", config["num_key_value_heads"])):
             if architecture in _LIKE_LLAMA and part in name:
