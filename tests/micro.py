@@ -10,11 +10,21 @@ from typing import Any
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 _MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0}
 _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
+    "cwm": {"layer_types": ["full_attention"] * 3, "rope_parameters": {"rope_theta": 10000.0}},
+    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
+    "gemma": {"hidden_act": "gelu_pytorch_tanh"},
     "gemma2": {
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": 24,
@@ -30,6 +40,8 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
         "rope_local_base_freq": 100.0,
     },
+    "glm": {"attention_bias": False},
+    "glm4": {"attention_bias": False},
     "granite": {"attention_multiplier": 0.2},
     "granitemoehybrid": {
         "attention_multiplier": 0.2,
@@ -39,12 +51,18 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["attention"] * 3,
         "mamba_n_heads": 6,
     },
-    "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
-    "glm": {"attention_bias": False},
-    "glm4": {"attention_bias": False},
+    "ministral": {"sliding_window": 5, "layer_types": _LAYER_TYPES},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
     "seed_oss": {"attention_bias": False},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
+    "vaultgemma": {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 5,
+        "layer_types": ["full_attention"] * 3,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    },
 }
 #: Ways in which models of the families differ, each a set of config values.
 VARIATIONS: dict[str, dict[str, Any]] = {
@@ -56,13 +74,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "llama-linear": {"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "llama-llama3": {
         "model_type": "llama",
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
+        "rope_scaling": _LLAMA3,
     },
     "llama-yarn": {
         "model_type": "llama",
@@ -79,6 +91,15 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "qwen3-biases": {"model_type": "qwen3", "attention_bias": True},
+    "cwm": {"model_type": "cwm"},
+    "cwm-all": {
+        "model_type": "cwm",
+        "sliding_window": 5,
+        "layer_types": _LAYER_TYPES,
+        "rope_parameters": {"rope_theta": 10000.0, **_LLAMA3},
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
     "ernie4_5": {"model_type": "ernie4_5"},
     "ernie4_5-biases": {"model_type": "ernie4_5", "use_bias": True, "tie_word_embeddings": True},
     "exaone4": {"model_type": "exaone4"},
@@ -86,14 +107,10 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "model_type": "exaone4",
         "sliding_window": 5,
         "layer_types": _LAYER_TYPES,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 32,
-        },
+        "rope_scaling": _LLAMA3,
     },
+    "gemma": {"model_type": "gemma"},
+    "gemma-all": {"model_type": "gemma", "attention_bias": True, "tie_word_embeddings": True},
     "gemma2": {"model_type": "gemma2"},
     "gemma2-attention-softcap": {"model_type": "gemma2", "attn_logit_softcapping": 2.0},
     "gemma2-all": {
@@ -140,6 +157,18 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "tie_word_embeddings": True,
     },
+    "hyperclovax": {"model_type": "hyperclovax"},
+    "hyperclovax-all": {
+        "model_type": "hyperclovax",
+        **_MULTIPLIERS,
+        "logits_scaling": 0.125,
+        "attention_multiplier": 0.2,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "ministral": {"model_type": "ministral"},
+    "ministral-all": {"model_type": "ministral", "rope_scaling": _YARN, "tie_word_embeddings": True},
     "ministral3": {"model_type": "ministral3"},
     "ministral3-all": {
         "model_type": "ministral3",
@@ -177,6 +206,15 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "rope_scaling": _YARN,
         "attention_bias": True,
         "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "vaultgemma": {"model_type": "vaultgemma"},
+    "vaultgemma-all": {
+        "model_type": "vaultgemma",
+        "layer_types": _LAYER_TYPES,
+        "attn_logit_softcapping": 2.0,
+        "final_logit_softcapping": 8.0,
+        "attention_bias": True,
         "tie_word_embeddings": True,
     },
 }

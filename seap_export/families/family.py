@@ -51,6 +51,7 @@ class Family:
         biases: True or the config key that enables the bias, for each projection that can have one.
         defaults: Values that transformers assumes for keys missing in config.json.
         keys: The family's names of config keys that others call otherwise.
+        values: For keys of config.json, values that stand for another in this family.
         harmless: Keys of config.json that do not change what is computed.
         requires: What is known of keys that would change it.
         tokenizer_json_as_it_is: Whether transformers 5 loads tokenizer.json unchanged for this `model_type`, whatever
@@ -73,6 +74,7 @@ class Family:
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     requires: Mapping[str, Requirement] = field(default_factory=dict)
     tokenizer_json_as_it_is: bool = False
@@ -101,6 +103,10 @@ class Family:
     def key(self, name: str) -> str:
         """The family's name of a config key."""
         return self.keys.get(name, name)
+
+    def meant(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config.json with the values that its values stand for."""
+        return {key: self.values.get(key, {}).get(str(value), value) for key, value in config.items()}
 
     def has_bias(self, projection: Projection, config: Mapping[str, Any]) -> bool:
         """Whether `projection` has a bias in a dense model with this config.json."""

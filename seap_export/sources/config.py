@@ -70,13 +70,13 @@ def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     new, old = portable.pop("rope_parameters", None), portable.pop("rope_scaling", None)
     if "rope_parameters" in family.defaults:
         theta = portable.pop("rope_theta", None) or 10000.0
-        portable["rope_parameters"] = {"rope_theta": theta, **(old or new)}
+        portable["rope_parameters"] = {"rope_theta": theta, **(old or new or family.defaults["rope_parameters"])}
     else:
         portable |= _rope(portable, old or new or {}, family)
     dtype = portable.pop("torch_dtype", None) or portable.get("dtype")
     if dtype is not None:
         portable["dtype"] = dtype
-    return portable | _synonyms(portable, family)
+    return family.meant(portable | _synonyms(portable, family))
 
 
 def _rope(config: Mapping[str, Any], given: Mapping[str, Any], family: Family) -> dict[str, Any]:

@@ -170,6 +170,15 @@ def test_a_portable_config_stays_as_it_is() -> None:
     assert portable_config(portable) == portable
 
 
+def test_the_first_gemma_s_gelu_is_written_as_what_it_means() -> None:
+    """transformers 4.57 takes the word as it is."""
+    config = micro_config(**VARIATIONS["gemma"])
+    older = {**config, "hidden_act": "gelu"}
+    assert model_spec(older) == model_spec(config)
+    assert portable_config(older) == portable_config(config)
+    assert model_spec(older).block.activation == "gelu_tanh"
+
+
 @pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
 def test_the_dtype_has_its_newer_name(key: str) -> None:
     config = {"model_type": "llama", key: "bfloat16"}

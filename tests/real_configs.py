@@ -1,0 +1,306 @@
+"""The config.json of well-known checkpoints, and what they say of the model.
+
+The first group is copied from public files, mostly presets and tests of other projects. The second is from memory, its
+figures checked against public sources where there are any. Long lists of factors are replaced, and image parts left
+out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FACTORS = {"short_factor": [1.0] * 48, "long_factor": [1.1] * 48, "type": "longrope"}
+_LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+_LLAMA = {
+    "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu",
+    "initializer_range": 0.02, "mlp_bias": False, "model_type": "llama", "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "transformers_version": "4.45.0.dev0", "use_cache": True,
+}  # fmt: skip
+_LLAMA_3_2_1B = {
+    **_LLAMA, "bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "head_dim": 64, "hidden_size": 2048,
+    "intermediate_size": 8192, "max_position_embeddings": 131072, "num_attention_heads": 32, "num_hidden_layers": 16,
+    "num_key_value_heads": 8, "rope_theta": 500000.0, "vocab_size": 128256,
+    "rope_scaling": {"factor": 32.0, "original_max_position_embeddings": 8192, **_LLAMA3},
+}  # fmt: skip
+_SMOLLM2 = {
+    **_LLAMA, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 8192, "pad_token_id": 2,
+    "rope_scaling": None, "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "vocab_size": 49152,
+}  # fmt: skip
+_GEMMA = {
+    "architectures": ["GemmaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 2,
+    "eos_token_id": 1, "head_dim": 256, "initializer_range": 0.02, "max_position_embeddings": 8192, "pad_token_id": 0,
+    "rms_norm_eps": 1e-06, "rope_theta": 10000.0, "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 256000,
+}  # fmt: skip
+_GEMMA_2 = {
+    **_GEMMA, "architectures": ["Gemma2ForCausalLM"], "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid",
+    "final_logit_softcapping": 30.0, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+    "model_type": "gemma2", "sliding_window": 4096,
+}  # fmt: skip
+_GEMMA_3 = {
+    **_GEMMA, "architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": None, "final_logit_softcapping": None,
+    "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 32768, "model_type": "gemma3_text",
+    "num_attention_heads": 4, "num_key_value_heads": 1, "query_pre_attn_scalar": 256, "rope_local_base_freq": 10000,
+    "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "vocab_size": 262144,
+}  # fmt: skip
+_GEMMA_3_270M = {
+    **_GEMMA_3, "_sliding_window_pattern": 6, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
+    "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 3,
+}  # fmt: skip
+_GEMMA_3_WRAPPER = {
+    "architectures": ["Gemma3ForConditionalGeneration"], "boi_token_index": 255999, "eoi_token_index": 256000,
+    "eos_token_id": [1, 106], "image_token_index": 262144, "initializer_range": 0.02, "mm_tokens_per_image": 256,
+    "model_type": "gemma3", "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "vision_config": {},
+}  # fmt: skip
+_GEMMA_3_4B = {
+    "hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+    "sliding_window": 1024,
+}  # fmt: skip
+_QWEN = {
+    "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151643, "hidden_act": "silu",
+    "initializer_range": 0.02, "rms_norm_eps": 1e-06, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+    "use_cache": True, "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+_PHI_3 = {
+    "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "embd_pdrop": 0.0, "hidden_act": "silu",
+    "initializer_range": 0.02, "model_type": "phi3", "resid_pdrop": 0.0, "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_cache": True,
+}  # fmt: skip
+_PHI_3_MINI = {
+    **_PHI_3, "bos_token_id": 1, "eos_token_id": 32000, "hidden_size": 3072, "intermediate_size": 8192,
+    "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
+    "original_max_position_embeddings": 4096, "pad_token_id": 32000, "vocab_size": 32064,
+}  # fmt: skip
+_HUNYUAN = {
+    "add_classification_head": False, "architectures": ["HunYuanDenseV1ForCausalLM"], "attention_bias": False,
+    "attention_dropout": 0.1, "attention_head_dim": 128, "cla_share_factor": 2, "class_num": 0,
+    "dense_list": [4096, 0], "head_dim": 128, "hidden_act": "silu", "im_end_id": 5, "im_newline_id": 11,
+    "im_start_id": 4, "initializer_range": 0.02, "mask_init_id": 12, "max_position_embeddings": 262144,
+    "mlp_bias": False, "model_type": "hunyuan_v1_dense", "norm_type": "rms", "num_key_value_heads": 8,
+    "pool_type": "last", "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+    "rope_scaling": {
+        "alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "type": "dynamic",
+    },
+    "text_end_id": 7, "text_start_id": 6, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
+    "use_cla": False,
+    "use_qk_norm": True, "use_rotary_pos_emb": True,
+}  # fmt: skip
+_EXAONE_4 = {
+    "architectures": ["Exaone4ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 361,
+    "hidden_act": "silu", "initializer_range": 0.02, "model_type": "exaone4", "num_key_value_heads": 8,
+    "pad_token_id": 0, "rms_norm_eps": 1e-05, "rope_theta": 1000000, "torch_dtype": "bfloat16",
+    "rope_scaling": {"factor": 16.0, "original_max_position_embeddings": 8192, **_LLAMA3},
+    "transformers_version": "4.54.0.dev0", "use_cache": True, "vocab_size": 102400,
+}  # fmt: skip
+_GRANITE = {
+    "attention_bias": False, "attention_dropout": 0.0, "embedding_multiplier": 12, "hidden_act": "silu",
+    "initializer_range": 0.1, "max_position_embeddings": 131072, "residual_multiplier": 0.22, "rms_norm_eps": 1e-05,
+    "rope_scaling": None, "rope_theta": 10000000, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+    "use_cache": True,
+}  # fmt: skip
+_GRANITE_4 = {
+    **_GRANITE, "architectures": ["GraniteMoeHybridForCausalLM"], "bos_token_id": 100257, "eos_token_id": 100257,
+    "init_method": "mup", "mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_d_conv": 4,
+    "mamba_d_state": 256, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_proj_bias": False,
+    "model_type": "granitemoehybrid", "normalization_function": "rmsnorm", "num_experts_per_tok": 0,
+    "num_local_experts": 0, "output_router_logits": False, "pad_token_id": 100256, "position_embedding_type": "rope",
+    "router_aux_loss_coef": 0.01, "vocab_size": 100352,
+}  # fmt: skip
+
+#: Copies of public files.
+COPIED: dict[str, dict[str, Any]] = {
+    "google/gemma-2b": {
+        **_GEMMA, "hidden_act": "gelu", "hidden_size": 2048, "intermediate_size": 16384, "model_type": "gemma",
+        "num_attention_heads": 8, "num_hidden_layers": 18, "num_key_value_heads": 1, "rope_scaling": None,
+    },
+    "google/gemma-2-2b-it": {
+        **_GEMMA_2, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8, "num_hidden_layers": 26,
+        "num_key_value_heads": 4, "query_pre_attn_scalar": 256,
+    },
+    "google/gemma-2-27b": {
+        **_GEMMA_2, "_attn_implementation": "eager", "head_dim": 128, "hidden_size": 4608, "intermediate_size": 36864,
+        "num_attention_heads": 32, "num_hidden_layers": 46, "num_key_value_heads": 16, "query_pre_attn_scalar": 144,
+        "sliding_window_size": 4096,
+    },
+    "google/gemma-3-270m": _GEMMA_3_270M,
+    "google/gemma-3-1b-it": {
+        **_GEMMA_3, "cache_implementation": "hybrid", "eos_token_id": [1, 106], "hidden_size": 1152,
+        "intermediate_size": 6912, "num_hidden_layers": 26, "sliding_window_pattern": 6,
+    },
+    "google/translategemma-4b-it": {
+        **_GEMMA_3_WRAPPER,
+        "text_config": {
+            **_GEMMA_3_4B, "_sliding_window_pattern": 6, "attention_bias": False, "attention_dropout": 0.0,
+            "dtype": "bfloat16", "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+            "layer_types": ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(34)],
+            "max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4,
+            "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000.0,
+            "rope_theta": 1000000.0, "use_bidirectional_attention": False, "vocab_size": 262208,
+            "rope_parameters": {
+                "full_attention": {"factor": 8.0, "rope_type": "linear"},
+                "sliding_attention": {"rope_type": "default"},
+            },
+        },
+    },
+    "meta-llama/Llama-3.2-1B": _LLAMA_3_2_1B,
+    "HuggingFaceTB/SmolLM2-135M": {
+        **_SMOLLM2, "hidden_size": 576, "intermediate_size": 1536, "is_llama_config": True, "num_attention_heads": 9,
+        "num_hidden_layers": 30, "num_key_value_heads": 3, "rope_interleaved": False, "rope_theta": 100000,
+    },
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": {
+        **_SMOLLM2, "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
+        "num_hidden_layers": 24, "num_key_value_heads": 32, "rope_theta": 130000,
+    },
+    "HuggingFaceTB/SmolLM3-3B": {
+        "architectures": ["SmolLM3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "bos_token_id": 128000, "eos_token_id": 128012, "hidden_act": "silu", "hidden_size": 2048,
+        "initializer_range": 0.02, "intermediate_size": 11008, "layer_types": ["full_attention"] * 36,
+        "max_position_embeddings": 65536, "max_window_layers": 28, "mlp_bias": False, "model_type": "smollm3",
+        "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 9, "num_attention_heads": 16,
+        "num_hidden_layers": 36, "num_key_value_heads": 4, "pad_token_id": 128004, "pretraining_tp": 2,
+        "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 5000000.0, "sliding_window": None,
+        "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": False, "use_sliding_window": False,
+        "vocab_size": 128256,
+    },
+    "Qwen/Qwen2-7B-Instruct": {
+        **_QWEN, "architectures": ["Qwen2ForCausalLM"], "hidden_size": 3584, "intermediate_size": 18944,
+        "max_position_embeddings": 32768, "max_window_layers": 28, "model_type": "qwen2", "num_attention_heads": 28,
+        "num_hidden_layers": 28, "num_key_value_heads": 4, "rope_theta": 1000000.0, "sliding_window": 131072,
+        "tie_word_embeddings": False, "vocab_size": 152064,
+    },
+    "Qwen/Qwen3-0.6B": {
+        **_QWEN, "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "head_dim": 128, "hidden_size": 1024,
+        "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28, "model_type": "qwen3",
+        "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rope_scaling": None,
+        "rope_theta": 1000000, "sliding_window": None,
+    },
+    "microsoft/Phi-3.5-mini-instruct": {
+        **_PHI_3_MINI, "_name_or_path": "Phi-3.5-mini-instruct", "max_position_embeddings": 131072,
+        "rope_scaling": _FACTORS, "sliding_window": 262144,
+    },
+    "microsoft/Phi-4-mini-instruct": {
+        **_PHI_3, "bos_token_id": 199999, "eos_token_id": 199999, "full_attn_mod": 1, "hidden_size": 3072,
+        "interpolate_factor": 1, "intermediate_size": 8192, "lm_head_bias": False, "max_position_embeddings": 131072,
+        "mlp_bias": False, "num_attention_heads": 24, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "original_max_position_embeddings": 4096, "pad_token_id": 199999, "partial_rotary_factor": 0.75,
+        "rope_scaling": _FACTORS, "sliding_window": 262144, "tie_word_embeddings": True, "vocab_size": 200064,
+    },
+    "mistralai/Ministral-3-3B-Reasoning-2512": {
+        "architectures": ["Mistral3ForConditionalGeneration"], "dtype": "bfloat16", "image_token_index": 10,
+        "model_type": "mistral3", "multimodal_projector_bias": False, "projector_hidden_act": "gelu",
+        "spatial_merge_size": 2, "transformers_version": "5.0.0.dev0", "vision_config": {}, "vision_feature_layer": -1,
+        "text_config": {
+            "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu", "hidden_size": 3072,
+            "initializer_range": 0.02, "intermediate_size": 9216, "max_position_embeddings": 262144,
+            "model_type": "ministral3", "num_attention_heads": 32, "num_hidden_layers": 26, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-05, "sliding_window": None, "tie_word_embeddings": True, "use_cache": True,
+            "vocab_size": 131072,
+            "rope_parameters": {
+                "beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1, "mscale": 1.0,
+                "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384, "rope_theta": 1000000.0,
+                "rope_type": "yarn", "type": "yarn",
+            },
+        },
+    },
+    "tencent/Hy-MT2-7B": {
+        **_HUNYUAN, "bos_token_id": 127958, "eos_token_id": 127960, "hidden_size": 4096, "intermediate_size": 14336,
+        "num_attention_heads": 32, "num_hidden_layers": 32, "org_vocab_size": 128167, "pad_id": 127961,
+        "pad_token_id": 127961, "sep_token_id": 127962, "vocab_size": 128167,
+    },
+    "baidu/ERNIE-4.5-0.3B-PT": {
+        "architectures": ["Ernie4_5_ForCausalLM"],
+        "auto_map": {"AutoConfig": "configuration_ernie4_5.Ernie4_5_Config"}, "bos_token_id": 1,
+        "eos_token_id": 2, "head_dim": 128, "hidden_act": "silu", "hidden_size": 1024,
+        "intermediate_size": 3072, "max_position_embeddings": 131072, "model_type": "ernie4_5",
+        "num_attention_heads": 16, "num_hidden_layers": 18, "num_key_value_heads": 2, "pad_token_id": 0,
+        "rms_norm_eps": 1e-05, "rope_theta": 500000, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "use_bias": False, "use_cache": False, "vocab_size": 103424,
+    },
+}  # fmt: skip
+#: From memory.
+REMEMBERED: dict[str, dict[str, Any]] = {
+    "google/gemma-3-4b-it": {
+        **_GEMMA_3_WRAPPER, "text_config": {**_GEMMA_3_4B, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
+    },
+    "unsloth/gemma-3-270m-it": {
+        **_GEMMA_3_270M, "unsloth_fixed": True, "unsloth_version": "2025.8.6", "use_bidirectional_attention": False,
+    },
+    "unsloth/Llama-3.2-1B": {**_LLAMA_3_2_1B, "pad_token_id": 128004, "unsloth_fixed": True},
+    "Qwen/Qwen2.5-0.5B": {
+        **_QWEN, "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864,
+        "max_position_embeddings": 32768, "max_window_layers": 24, "model_type": "qwen2", "num_attention_heads": 14,
+        "num_hidden_layers": 24, "num_key_value_heads": 2, "rope_theta": 1000000.0, "sliding_window": 32768,
+        "use_mrope": False,
+    },
+    "mistralai/Mistral-7B-v0.1": {
+        "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+        "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336, "max_position_embeddings": 32768,
+        "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.34.0.dev0", "use_cache": True, "vocab_size": 32000,
+    },
+    "microsoft/Phi-3-mini-4k-instruct": {
+        **_PHI_3_MINI, "max_position_embeddings": 4096, "rope_scaling": None, "sliding_window": 2047,
+    },
+    "microsoft/phi-4": {
+        **_PHI_3, "bos_token_id": 100257, "eos_token_id": 100265, "hidden_size": 5120, "intermediate_size": 17920,
+        "max_position_embeddings": 16384, "num_attention_heads": 40, "num_hidden_layers": 40,
+        "num_key_value_heads": 10, "original_max_position_embeddings": 16384, "pad_token_id": 100349,
+        "rope_scaling": None, "rope_theta": 250000, "sliding_window": None, "vocab_size": 100352,
+    },
+    "ibm-granite/granite-3.3-2b-instruct": {
+        **_GRANITE, "architectures": ["GraniteForCausalLM"], "attention_multiplier": 0.015625, "bos_token_id": 0,
+        "eos_token_id": 0, "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 8192,
+        "logits_scaling": 8.0, "mlp_bias": False, "model_type": "granite", "num_attention_heads": 32,
+        "num_hidden_layers": 40, "num_key_value_heads": 8, "pad_token_id": 0, "vocab_size": 49159,
+    },
+    "LGAI-EXAONE/EXAONE-4.0-32B": {
+        **_EXAONE_4, "head_dim": 128, "hidden_size": 5120, "intermediate_size": 27392,
+        "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 16,
+        "max_position_embeddings": 131072, "num_attention_heads": 40, "num_hidden_layers": 64, "sliding_window": 4096,
+        "sliding_window_pattern": "LLLG", "tie_word_embeddings": False,
+    },
+    "ibm-granite/granite-4.0-micro": {
+        **_GRANITE_4, "attention_multiplier": 0.015625, "hidden_size": 2560, "intermediate_size": 8192,
+        "layer_types": ["attention"] * 40, "logits_scaling": 10, "num_attention_heads": 40, "num_hidden_layers": 40,
+        "num_key_value_heads": 8, "shared_intermediate_size": 8192,
+    },
+    "ibm-granite/granite-4.0-350m": {
+        **_GRANITE_4, "attention_multiplier": 0.015625, "hidden_size": 1024, "intermediate_size": 2048,
+        "layer_types": ["attention"] * 28, "logits_scaling": 4, "num_attention_heads": 16, "num_hidden_layers": 28,
+        "num_key_value_heads": 4, "residual_multiplier": 0.263, "shared_intermediate_size": 2048,
+    },
+    "ibm-granite/granite-4.0-1b": {
+        **_GRANITE_4, "attention_multiplier": 0.0078125, "hidden_size": 2048, "intermediate_size": 4096,
+        "layer_types": ["attention"] * 40, "logits_scaling": 8, "num_attention_heads": 16, "num_hidden_layers": 40,
+        "num_key_value_heads": 4, "shared_intermediate_size": 4096,
+    },
+    "LGAI-EXAONE/EXAONE-4.0-1.2B": {
+        **_EXAONE_4, "head_dim": 64, "hidden_size": 2048, "intermediate_size": 4096,
+        "layer_types": ["full_attention"] * 30, "max_position_embeddings": 65536, "num_attention_heads": 32,
+        "num_hidden_layers": 30, "sliding_window": None, "sliding_window_pattern": None, "tie_word_embeddings": True,
+    },
+    "tencent/Hunyuan-0.5B-Instruct": {
+        **_HUNYUAN, "bos_token_id": 120000, "eod_token_id": 120020, "eos_token_id": 120020, "hidden_size": 1024,
+        "intermediate_size": 3584, "num_attention_heads": 16, "num_hidden_layers": 24, "pad_token_id": -1,
+        "sep_token_id": 120007, "vocab_size": 120818,
+    },
+    "THUDM/GLM-4-9B-0414": {
+        "architectures": ["Glm4ForCausalLM"], "attention_bias": True, "attention_dropout": 0.0,
+        "eos_token_id": [151329, 151336, 151338], "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096,
+        "initializer_range": 0.02, "intermediate_size": 13696, "max_position_embeddings": 32768, "model_type": "glm4",
+        "num_attention_heads": 32, "num_hidden_layers": 40, "num_key_value_heads": 2, "pad_token_id": 151329,
+        "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.52.0.dev0", "use_cache": True, "vocab_size": 151552,
+    },
+    "ByteDance-Seed/Seed-OSS-36B-Instruct": {
+        "architectures": ["SeedOssForCausalLM"], "attention_bias": True, "attention_dropout": 0.1,
+        "attention_out_bias": False, "bos_token_id": 0, "eos_token_id": 2, "head_dim": 128, "hidden_act": "silu",
+        "hidden_size": 5120, "initializer_range": 0.02, "intermediate_size": 27648, "max_position_embeddings": 524288,
+        "mlp_bias": False, "model_type": "seed_oss", "num_attention_heads": 80, "num_hidden_layers": 64,
+        "num_key_value_heads": 8, "pad_token_id": 1, "residual_dropout": 0.1, "rms_norm_eps": 1e-06,
+        "rope_scaling": {"rope_type": "default"}, "rope_theta": 10000000.0, "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16", "transformers_version": "4.55.0", "use_cache": True, "vocab_size": 155136,
+    },
+}  # fmt: skip
