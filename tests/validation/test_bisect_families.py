@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from micro import VARIATIONS, write_micro_model
+from micro import RICHEST, VARIATIONS, write_micro_model
 from onnx.external_data_helper import load_external_data_for_model
 
 from converters import write_onnx
@@ -24,8 +24,6 @@ CASES = (
     Case("batch", (_TOKENS[:18], _TOKENS[3:18]), (_TOKENS[18:], _TOKENS[18:])),
     Case("calls", (_TOKENS[:18],), (_TOKENS[18:],), call_tokens=8),
 )
-#: The last variation of each family has the most features.
-RICHEST = {values["model_type"]: name for name, values in VARIATIONS.items()}.values()
 
 
 @pytest.fixture(scope="module")

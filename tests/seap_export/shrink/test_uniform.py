@@ -21,13 +21,14 @@ from calibrated import (
     whole_layer,
     why_not_loaded,
 )
-from micro import VARIATIONS, micro_config, write_micro_model
+from micro import RICHEST, VARIATIONS, micro_config, write_micro_model
 from plain_loop import WITHOUT_BIAS
 from safetensors.torch import load_file
 from scored import random_scores, random_sensitivity, scored_options
 from shrunk import Shrunk, logits
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from varied import VARIED
 
 from seap_export.activations.statistics import Calibration
 from seap_export.families import dense_config, model_spec, names
@@ -103,7 +104,7 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_model_does(
     shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
 ) -> None:
@@ -123,7 +124,7 @@ def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_mode
     assert model_spec(shrunk.config()) == spec
 
 
-@pytest.mark.parametrize("variation", {values["model_type"]: name for name, values in VARIATIONS.items()}.values())
+@pytest.mark.parametrize("variation", RICHEST)
 def test_the_family_s_class_takes_every_number_of_heads_that_a_plan_may_keep(variation: str) -> None:
     config = micro_config(**{**VARIATIONS[variation], "num_key_value_heads": 6})
     spec = model_spec(config)
