@@ -40,6 +40,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "mamba_n_heads": 6,
     },
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
+    "glm": {"attention_bias": False},
     "glm4": {"attention_bias": False},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
     "seed_oss": {"attention_bias": False},
@@ -112,6 +113,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "tie_word_embeddings": True,
     },
+    "glm": {"model_type": "glm"},
+    "glm-biases": {"model_type": "glm", "attention_bias": True, "tie_word_embeddings": True},
     "glm4": {"model_type": "glm4"},
     "glm4-biases": {"model_type": "glm4", "attention_bias": True, "tie_word_embeddings": True},
     "granite": {"model_type": "granite"},
@@ -177,9 +180,9 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-#: The last variation of each family, which has most of what there is.
-RICHEST = tuple({values["model_type"]: name for name, values in VARIATIONS.items()}.values())
 FAMILIES = tuple(sorted({values["model_type"] for values in VARIATIONS.values()}))
+#: The last variation of each family, which has the most features.
+RICHEST = tuple({values["model_type"]: name for name, values in VARIATIONS.items()}.values())
 _TEXT = "the a cat dog mat sat on and then it ran far from home to see one more time"
 WORDS = tuple(_TEXT.split())
 

@@ -1,4 +1,4 @@
-"""Every relative link of the documentation leads to a file, and to a heading that is there."""
+"""Links of the documentation lead somewhere, and the files it shows are those of the repository."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), target
         assert not anchor or anchor in _anchors(linked), target
+
+
+def test_the_example_of_a_family_is_the_one_in_the_repository() -> None:
+    page = (ROOT / "docs" / "adding-a-family.md").read_text("utf-8")
+    [(path, description)] = re.findall(r"^`([\w/]+\.toml)`.*?^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    entries = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert description == (ROOT / path).read_text("utf-8")
+    models = (ROOT / "tests" / "micro.py").read_text("utf-8")
+    assert len(entries) == 2
+    assert all(entry in models for entry in entries)

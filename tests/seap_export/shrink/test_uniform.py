@@ -34,6 +34,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.families import dense_config, model_spec, names
 from seap_export.layers.halves import HALVES
 from seap_export.plan.plan import COMPENSATIONS, LAYOUTS, Compensation, Plan
+from seap_export.plan.solve import keeps_heads
 from seap_export.plan.uniform import solve_uniform
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.refit import mean_fit, refit_from_dense
@@ -46,18 +47,6 @@ from seap_export.sources.stored import StoredForm
 SWITCHES = {
     "attention_bias": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp_bias": ("gate_proj", "up_proj", "down_proj"),
-}
-#: Which of them, and of others, give o_proj and down_proj a bias in a family.
-OF_FAMILY = {
-    "ernie4_5": {"use_bias"},
-    "gemma2": {"attention_bias"},
-    "gemma3_text": {"attention_bias"},
-    "granite": {"attention_bias", "mlp_bias"},
-    "hunyuan_v1_dense": {"attention_bias"},
-    "llama": {"attention_bias", "mlp_bias"},
-    "qwen3": {"attention_bias"},
-    "seed_oss": {"attention_out_bias", "mlp_bias"},
-    "smollm3": {"attention_bias", "mlp_bias"},
 }
 
 
@@ -149,9 +138,10 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
     shrunk = shrink(variation)
     config, dense = shrunk.config(), dict(shrunk.source.config)
     groups, heads, neurons = shrunk.plan.layers[0].shape
-    mlp = "shared_intermediate_size" if shrunk.family == "granitemoehybrid" else "intermediate_size"
-    changed = {"num_attention_heads": heads, "num_key_value_heads": groups, mlp: neurons}
-    changed |= dict.fromkeys(OF_FAMILY.get(shrunk.family, ()), True)
+    family = shrunk.source.spec.family
+    switches = [family.biases.get(half) for half in HALVES[int(keeps_heads(shrunk.source.spec)) :]]
+    changed = {"num_attention_heads": heads, "num_key_value_heads": groups, family.key("intermediate_size"): neurons}
+    changed |= dict.fromkeys(filter(None, switches), True)
     assert config.pop("pruned_from").keys() <= changed.keys()
     assert config == dense | changed | {"head_dim": shrunk.source.spec.head_dim}
     assert model_spec(dense_config(shrunk.config())) == shrunk.source.spec

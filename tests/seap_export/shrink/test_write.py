@@ -19,7 +19,7 @@ import pytest
 import torch
 import transformers
 from calibrated import load, micro_plan, micro_source, projections, single, why_not_loaded
-from micro import write_micro_model
+from micro import RICHEST, write_micro_model
 from safetensors.torch import load_file, save_file
 from shrunk import ATTENTION_MASK, INPUT_IDS, Shrunk, logits
 from torch import nn
@@ -35,13 +35,6 @@ from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source, open_source
 from seap_export.sources.stored import StoredForm
-
-#: One variation of each family, with all that it has.
-ONE_OF_EACH = (
-    *("llama-gqa", "mistral-window", "qwen2-window", "qwen3-biases", "ernie4_5", "exaone4-window", "gemma2-all"),
-    *("gemma3-all", "glm4", "granite-all", "granitemoehybrid-all", "hunyuan-all", "ministral3-all", "phi3-all"),
-    *("seed_oss", "smollm3-all"),
-)
 
 
 @pytest.fixture
@@ -174,7 +167,7 @@ def test_in_the_sequential_mode_all_that_follow_the_first_cut_have_a_bias(shrink
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
-@pytest.mark.parametrize("variation", ONE_OF_EACH)
+@pytest.mark.parametrize("variation", RICHEST)
 def test_generation_with_a_cache_equals_generation_without(
     shrink: Callable[..., Shrunk], variation: str, cache: str
 ) -> None:
@@ -198,7 +191,7 @@ def test_generation_with_a_cache_equals_generation_without(
     assert_close(torch.stack(with_cache.logits), torch.stack(without.logits), 1e-4)
 
 
-@pytest.mark.parametrize("variation", [*ONE_OF_EACH, "llama-tied"])
+@pytest.mark.parametrize("variation", [*RICHEST, "llama-tied"])
 def test_saving_and_loading_again_is_exact(shrink: Callable[..., Shrunk], tmp_path: Path, variation: str) -> None:
     shrunk = shrink(variation)
     first = load(shrunk.folder)
@@ -230,7 +223,7 @@ torch.save(logits, result)
 
 
 def test_the_folder_loads_without_this_package(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
-    made = [shrink(variation) for variation in ONE_OF_EACH]
+    made = [shrink(variation) for variation in RICHEST]
     folders = [own.folder for own in made if why_not_loaded(own.source.spec.family, "per-layer") is None]
     torch.save((INPUT_IDS, ATTENTION_MASK), tmp_path / "result")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

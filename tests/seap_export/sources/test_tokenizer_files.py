@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from micro import micro_config, write_micro_model, write_micro_tokenizer
+import transformers
+from micro import FAMILIES, micro_config, write_micro_model, write_micro_tokenizer
 from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
+from seap_export.families import family_of_model_type
+from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
 from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right, tokenizer_files
 
@@ -75,3 +78,14 @@ def test_padding_goes_to_the_right_and_nothing_else_changes(tmp_path: Path) -> N
 def test_padding_on_the_right_needs_no_tokenizer_config(tmp_path: Path) -> None:
     pad_on_the_right(tmp_path)
     assert json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8")) == {"padding_side": "right"}
+
+
+@pytest.mark.skipif(transformers.__version__.startswith("4."), reason="transformers 4 goes by the class named")
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_whether_transformers_5_takes_tokenizer_json_as_it_is_is_known(tmp_path: Path, model_type: str) -> None:
+    write_micro_tokenizer(tmp_path)
+    named = read_json(tmp_path / "tokenizer_config.json") | {"tokenizer_class": "GPT2Tokenizer"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    (tmp_path / "config.json").write_text(json.dumps(micro_config(model_type=model_type)))
+    found = type(AutoTokenizer.from_pretrained(tmp_path)).__name__
+    assert (found == "TokenizersBackend") is family_of_model_type(model_type).tokenizer_json_as_it_is
