@@ -15,19 +15,21 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from click.testing import CliRunner
-from micro import VARIATIONS, one_thread, write_corpus, write_micro_model
-
-from converters.form import OnnxForm
-from converters.precision import Precision, choose_precision
-from seap_export.cli import main
-from seap_export.families import Family
-from seap_export.families.family import families, refused_models
-from seap_export.pipeline.convert import convert_folder
-from seap_export.pipeline.parity import check_parity, prompts_of
-from seap_export.pipeline.settings import ParitySettings
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # before this folder, which has a `converters` of its own
+
+from click.testing import CliRunner  # noqa: E402
+from micro import VARIATIONS, one_thread, write_corpus, write_micro_model  # noqa: E402
+
+from converters.form import OnnxForm  # noqa: E402
+from converters.precision import Precision, choose_precision  # noqa: E402
+from seap_export.cli import main  # noqa: E402
+from seap_export.families import Family  # noqa: E402
+from seap_export.families.family import families, refused_models  # noqa: E402
+from seap_export.pipeline.convert import convert_folder  # noqa: E402
+from seap_export.pipeline.parity import check_parity, prompts_of  # noqa: E402
+from seap_export.pipeline.settings import ParitySettings  # noqa: E402
+
 VARIANT = "a-0.3"
 #: Column, form, and the figure that is shown.
 FORMS: dict[str, tuple[OnnxForm, str]] = {

@@ -69,7 +69,6 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "llama-mha": {"model_type": "llama", "num_key_value_heads": 6},
     "llama-gqa": {"model_type": "llama"},
     "llama-mqa": {"model_type": "llama", "num_key_value_heads": 1},
-    "llama-biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
     "llama-linear": {"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "llama-llama3": {
@@ -80,6 +79,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "model_type": "llama",
         "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
     },
+    "llama-biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
     "mistral": {"model_type": "mistral", "sliding_window": None},
     "mistral-window": {"model_type": "mistral", "sliding_window": 5},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from micro import VARIATIONS, write_micro_model
+from varied import VARIED
 
 from converters import genai_config, write_onnx
 from converters.dialects import DialectName
@@ -67,7 +68,7 @@ def test_equals_transformers(
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_fp16(
     variation: str, dialect: DialectName, truth: Callable[[str], tuple[Path, list[np.ndarray]]], tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ BASES: dict[str, Base] = {
         options=("--precision", "int4", "--set", "asymmetric=true"),
     ),
     "gemma3": Base(VARIATIONS["gemma3-all"]),
-    "gemma2": Base(VARIATIONS["gemma2-all"]),
+    "gemma2": Base(VARIATIONS["gemma2-all"], ratios=("0",)),
     "gemma2 standard": Base(VARIATIONS["gemma2-all"], options=_STANDARD),
     "phi3": Base(VARIATIONS["phi3-all"], options=("--logits", "last")),
     "hunyuan": Base(VARIATIONS["hunyuan-all"]),
@@ -80,7 +80,7 @@ BASES: dict[str, Base] = {
     "granite half": Base(VARIATIONS["granite-all"], options=("--precision", "fp16")),
     "glm4": Base(VARIATIONS["glm4-biases"], options=("--precision", "int4")),
     "ministral3": Base(VARIATIONS["ministral3-all"], options=_STANDARD),
-    "smollm3": Base(VARIATIONS["smollm3-all"]),
+    "smollm3": Base(VARIATIONS["smollm3-all"], ratios=("0",)),
     "exaone4": Base(VARIATIONS["exaone4-window"], options=_STANDARD),
 }
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mutations.edits import ATTENTION, attributes
+from mutations.edits import ATTENTION, all_of, attributes
 from mutations.faults import ANY, Fault, numeric
 from mutations.graph import Edit, Graph
 from mutations.weights import Array, change_weight, heads_of, with_weight
@@ -193,7 +193,12 @@ FAULTS: tuple[Fault, ...] = (
     numeric("window one wider", "window", _all_attention(local_window_size=6), layer=0),
     numeric("window one narrower, standard", "standard", _window_constant(-1), layer=0),
     numeric("window one wider, standard", "standard", _window_constant(1), layer=0),
-    numeric("no window", "points", _all_attention(local_window_size=-1), layer=1),
+    numeric(
+        "no window",
+        "points",
+        all_of(*(attributes(ATTENTION.format(layer), local_window_size=-1) for layer in (1, 2))),
+        layer=1,
+    ),
     numeric("a window where there is none", "whole", attributes(ATTENTION.format(2), local_window_size=8), layer=2),
     numeric("the future is seen", "standard", _sees_the_future, layer=0),
     numeric("padding is seen", "standard", _sees_padding, layer=0),

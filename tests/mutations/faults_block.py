@@ -10,7 +10,7 @@ from mutations.editing import edit_json
 from mutations.faults import ANY, Change, Fault, Layer, quiet
 from mutations.faults_model import config, tensors
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "offset_twice"]
 
 Tensors = dict[str, torch.Tensor]
 _EITHER = (3, 7)
@@ -59,7 +59,7 @@ def _halves(name: str) -> Callable[[Tensors], None]:
     return lambda tensors: _roll(name, len(tensors[f"{_LAYER}{name}.weight"]) // 2)(tensors)
 
 
-def _offset(tensors: Tensors) -> None:
+def offset_twice(tensors: Tensors) -> None:
     """Gains of the plain form where the family stores them without 1."""
     for name in tensors:
         if "norm" in name:
@@ -121,7 +121,7 @@ def _of_config() -> Iterator[Fault]:
 def _of_weights() -> Iterator[Fault]:
     behind, before, heads = "post_attention_layernorm", "pre_feedforward_layernorm", "self_attn."
     faults: list[tuple[str, str, Callable[[Tensors], None], Layer]] = [
-        ("offset of norms", "gemma3", _offset, 0),
+        ("offset of norms twice", "gemma3", offset_twice, 0),
         ("norms of the wrong halves", "gemma3", _swap(behind, "post_feedforward_layernorm"), 1),
         ("norms before and after exchanged", "gemma2 standard", _swap(behind, before), 1),
         ("norms of the wrong halves, int4", "glm4", _swap("post_self_attn_layernorm", "post_mlp_layernorm"), 1),

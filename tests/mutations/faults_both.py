@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from mutations.editing import Artifact, edit_weights
+from mutations.editing import Artifact
 from mutations.faults import Change, Fault, recorded
+from mutations.faults_block import offset_twice
+from mutations.faults_model import config, tensors
 
 from seap_export.pipeline.convert import convert_folder
 
@@ -17,11 +17,11 @@ __all__ = ["FAULTS"]
 Tensors = dict[str, torch.Tensor]
 
 
-def _converted(change: Callable[[Tensors], Any]) -> Change:
+def _converted(change: Change) -> Change:
     """Edits the model, and writes its ONNX file anew."""
 
     def plant(artifact: Artifact) -> None:
-        edit_weights(artifact.hf, change)
+        change(artifact)
         shutil.rmtree(artifact.onnx)
         artifact.onnx.mkdir()
         convert_folder(artifact.hf, artifact.onnx)
@@ -38,12 +38,15 @@ def _head_negated(tensors: Tensors) -> None:
     tensors["model.layers.1.self_attn.o_proj.weight"][:, :16] *= -1
 
 
-def _too_far(id: str, change: Callable[[Tensors], Any]) -> Fault:
+def _too_far(id: str, base: str, change: Change) -> Fault:
     options = ("--dense", "{dense}", "--max-kl", "0.01")
-    return Fault(id, "whole", recorded(_converted(change)), "numeric", frozenset({4}), options=options)
+    return Fault(id, base, recorded(_converted(change)), "numeric", frozenset({4}), options=options)
 
 
 FAULTS: tuple[Fault, ...] = (
-    _too_far("layer repeated on both sides", _layer_repeated),
-    _too_far("head negated on both sides", _head_negated),
+    _too_far("layer repeated on both sides", "whole", tensors(_layer_repeated)),
+    _too_far("head negated on both sides", "whole", tensors(_head_negated)),
+    _too_far("offset of norms twice on both sides", "gemma2", tensors(offset_twice)),
+    _too_far("no soft cap of scores on both sides", "gemma2", config(attn_logit_softcapping=None)),
+    _too_far("rotation in other layers on both sides", "smollm3", config(no_rope_layers=[1, 1, 0])),
 )

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from micro import VARIATIONS, write_micro_model
+from varied import VARIED
 
 from converters import write_onnx
 from converters.form import OnnxForm
@@ -57,7 +58,7 @@ def test_a_pruned_model_passes(exported: Export, family: str) -> None:
     assert report.threads == 1
 
 
-@pytest.mark.parametrize("name", VARIATIONS)
+@pytest.mark.parametrize("name", VARIED)
 def test_a_dense_model_passes(tmp_path: Path, name: str) -> None:
     """The long prompt and its steps pass the tokens at which the micro phi3's longrope switches."""
     hf = write_micro_model(tmp_path / "hf", **VARIATIONS[name])

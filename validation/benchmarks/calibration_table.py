@@ -21,12 +21,14 @@ from typing import Any
 
 import click
 import torch
-from seap_export.activations.layers import HALVES, LayerRunner, embed
 
 from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.moments import MomentAccumulator
 from seap_export.corpus import parse_task, split_samples
 from seap_export.layers.batches import length_buckets
+from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.hidden_states import HiddenStates
+from seap_export.layers.layer import DecoderLayer
 from seap_export.sources.source import Source, open_source
 from validation.prompts import tokenize_prompts
 
@@ -91,18 +93,18 @@ def _calibrate(source: Source, token_ids: Sequence[Sequence[int]]) -> None:
 
 @torch.no_grad()
 def _moments(source: Source, token_ids: Sequence[Sequence[int]]) -> None:
-    runner = LayerRunner(source.config, source.spec)
-    batches = length_buckets(token_ids, 1024)
-    hidden = embed(source.read_outer("embed_tokens"), batches)
+    table = source.read_outer("embed_tokens")
+    hidden = HiddenStates.embedded(source.spec, table, length_buckets(token_ids, 1024))
     for index in range(len(source.spec.layers)):
-        with runner.layer(index, source.read_layer(index)) as layer:
-            for half in HALVES:
-                moments = MomentAccumulator()
-                for batch, stream in zip(batches, hidden, strict=True):
-                    channels = layer.channels(half, stream)
-                    moments.update(channels[batch.real])
-                    stream += layer.projections[half](channels)
-                moments.result()
+        layer = DecoderLayer(source.spec, index, source.read_layer(index))
+        for half in HALVES:
+            _moments_of(layer, half, hidden)
+
+
+def _moments_of(layer: DecoderLayer, half: Half, hidden: HiddenStates) -> None:
+    moments = MomentAccumulator()
+    hidden.advance(layer, half, lambda passed: moments.update(passed.channels))
+    moments.result()
 
 
 class _RunningStatistics:

@@ -75,11 +75,16 @@ def round_ticks(top: float, most: int = 4) -> list[float]:
     rough = top / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9))
-    return [round(step * index, 12) for index in range(math.ceil(top / step - 1e-9) + 1)]
+    return [_rounded(step * index) for index in range(math.ceil(top / step - 1e-9) + 1)]
 
 
 def floor_ticks(low: float, high: float, most: int = 4) -> list[float]:
     """Round numbers that cover the range from `low` to `high`."""
     step = round_ticks(high - low or 1.0, most)[1]
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * index, 12) for index in range(first, max(last, first + 1) + 1)]
+    return [_rounded(step * index) for index in range(first, max(last, first + 1) + 1)]
+
+
+def _rounded(value: float) -> float:
+    """To twelve digits, however small it is."""
+    return float(f"{value:.12g}")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from calibrated import collect, load, micro_source, projections, random_texts, skip_unless_loaded
-from micro import VARIATIONS
 from transformers import PreTrainedModel
+from varied import VARIED
 
 from seap_export.activations import sensitivity as module
 from seap_export.activations.calibrate import collect_statistics
@@ -98,7 +98,7 @@ def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Sequence
     return total / (sum(map(len, texts)) * model.config.hidden_size)
 
 
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_it_is_that_of_autograd_through_the_whole_model(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     texts = random_texts(16)

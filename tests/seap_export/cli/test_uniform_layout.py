@@ -13,6 +13,7 @@ import torch
 from micro import VARIATIONS, WORDS, one_thread, write_corpus, write_micro_model
 from outcome import run_here
 from transformers import AutoModelForCausalLM
+from varied import VARIED
 
 from seap_export.families import family_of_model_type
 from seap_export.plan.plan import read_plan
@@ -55,7 +56,7 @@ def uniform(pristine_uniform: Path, work: Path) -> Path:
     return Path(shutil.copytree(pristine_uniform, work / "out")) / "a-0.4"
 
 
-@pytest.mark.parametrize("variation", [name for name in VARIATIONS if name not in ("llama-linear", "llama-llama3")])
+@pytest.mark.parametrize("variation", VARIED)
 def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     run: Run, tmp_path: Path, variation: str
 ) -> None:

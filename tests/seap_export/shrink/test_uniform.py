@@ -28,6 +28,7 @@ from scored import random_scores, random_sensitivity, scored_options
 from shrunk import Shrunk, logits
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from varied import VARIED
 
 from seap_export.activations.statistics import Calibration
 from seap_export.families import dense_config, model_spec, names
@@ -92,7 +93,7 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_model_does(
     shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
 ) -> None:

@@ -19,11 +19,12 @@ import pytest
 import torch
 import transformers
 from calibrated import load, micro_plan, micro_source, projections, single, why_not_loaded
-from micro import RICHEST, VARIATIONS, write_micro_model
+from micro import RICHEST, write_micro_model
 from safetensors.torch import load_file, save_file
 from shrunk import ATTENTION_MASK, INPUT_IDS, Shrunk, logits
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from varied import VARIED
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
@@ -85,7 +86,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_the_shrunk_model_equals_the_masked_dense_model(
     shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
 ) -> None:

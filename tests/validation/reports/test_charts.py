@@ -35,10 +35,11 @@ def _ticks(figure: ElementTree.Element) -> dict[str, float]:
         (100.0, [0, 50, 100]),
         (1536.0, [0, 500, 1000, 1500, 2000]),
         (3e-7, [0, 1e-7, 2e-7, 3e-7]),
+        (2e-17, [0, 5e-18, 1e-17, 1.5e-17, 2e-17]),
     ],
 )
 def test_round_ticks(top: float, ticks: list[float]) -> None:
-    assert round_ticks(top) == pytest.approx(ticks, abs=1e-15)
+    assert round_ticks(top) == pytest.approx(ticks, abs=1e-30)
 
 
 def test_floor_ticks_span_what_they_must() -> None:
