@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from seap_export.families import supported_families
 from seap_export.families.family import families, refused_models
 
 ROOT = Path(__file__).parents[1]
@@ -45,10 +44,6 @@ def test_the_example_of_a_family_is_the_one_in_the_repository() -> None:
     models = (ROOT / "tests" / "micro.py").read_text("utf-8")
     assert len(entries) == 2
     assert all(entry in models for entry in entries)
-
-
-def test_the_readme_counts_the_families() -> None:
-    assert f"[{len(supported_families())} families](docs/families.md)" in (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_page_of_the_families_has_a_row_for_each() -> None:
