@@ -150,12 +150,11 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
     positions = config.positive("max_position_embeddings")
     if rope_type == "su" or (rope_type == "yarn" and "short_factor" in parameters):
         rope_type = "longrope"  # as the first Phi-3 models call it
-    original = config.get("original_max_position_embeddings")
+    of_model = config.get("original_max_position_embeddings")
     if rope_type in ("yarn", "longrope"):
-        given = parameters.get("original_max_position_embeddings")
-        parameters["original_max_position_embeddings"] = (
-            (original or given) if rope_type == "longrope" else given
-        ) or positions
+        given = [of_model] if rope_type == "longrope" else []
+        given += [parameters.get("original_max_position_embeddings"), positions]
+        parameters["original_max_position_embeddings"] = next(length for length in given if length is not None)
     is_alpha = rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")
     unknown = sorted(set(parameters) - _PARAMETERS - _OTHER_KEYS)
     if unknown:
