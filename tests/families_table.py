@@ -9,6 +9,7 @@ What this machine cannot run is written, and marked so.
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile

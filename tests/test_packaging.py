@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from seap_export.families import supported_families
+
 ROOT = Path(__file__).parents[1]
 
 
