@@ -168,8 +168,8 @@ Every family has micro models, with each of its features alone and all at once. 
 in both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX
 Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
 logit, for fp16, int8 and int4 the mean KL divergence in nats per token. `written`: for CUDA, not run. `stock class`:
-the uniform variant loads in transformers' own class, in release 5 and in 4.57, which lacks the class where it says `no`.
-`GenAI`: ONNX Runtime GenAI generates with it.
+the uniform variant loads in transformers' own class, in release 5 and in 4.57, which lacks the class where it says
+`no`. `GenAI`: ONNX Runtime GenAI generates with it.
 """
 _SOURCES = """
 ## Where the models come from
