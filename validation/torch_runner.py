@@ -60,10 +60,7 @@ class TorchRunner:
                 sequences take less memory and time in several parts.
             kept: How many tokens at the end of the sequence to return logits for, at least 1.
         """
-        from transformers import DynamicCache
-
-        # Made without the config, so that layers with a sliding window keep all keys and rely on the mask.
-        cache, logits = DynamicCache(), []
+        cache, logits = _new_cache(), []
         behind = sum(map(len, parts))
         for part in parts:
             behind -= len(part)
@@ -76,9 +73,7 @@ class TorchRunner:
 
     def continuation(self, token_ids: Sequence[int], steps: int, stops: Collection[int] = ()) -> tuple[int, ...]:
         """Up to `steps` tokens that follow a prompt, each the most likely one, as far as the first of `stops`."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
+        cache = _new_cache()
         following: list[int] = []
         logits = self._logits(token_ids, cache, 1)
         while len(following) < steps and (token := int(logits[-1].argmax())) not in stops:
@@ -105,6 +100,16 @@ class TorchRunner:
                 input_ids=input_ids, use_cache=True, logits_to_keep=kept, **{self._cache_argument: cache}
             )
         return _float32(output.logits[0])
+
+
+def _new_cache() -> Any:
+    """Made without the config, so that layers with a sliding window keep all keys and rely on the mask."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    if not hasattr(cache, "has_previous_state"):
+        cache.has_previous_state = False  # 4.57's Granite 4 asks for it
+    return cache
 
 
 def _float32(tensor: Any) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from calibrated import skip_unless_loaded
 from click.testing import CliRunner
 from gguf_variations import GGUF_VARIATIONS
 from micro import write_corpus
@@ -13,6 +14,7 @@ from micro_gguf import write_micro_gguf
 from transformers import AutoModelForCausalLM
 
 from seap_export.cli import main
+from seap_export.families import family_of_model_type
 from seap_export.families.family import families
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.sources.source import open_source
@@ -34,6 +36,7 @@ def test_every_family_with_a_gguf_form_has_a_micro_model() -> None:
 @pytest.mark.parametrize("fuse_qkv", [False, True], ids=["apart", "fused"])
 @pytest.mark.parametrize("name", GGUF_VARIATIONS)
 def test_a_file_is_the_model_of_its_folder(tmp_path: Path, name: str, fuse_qkv: bool) -> None:
+    skip_unless_loaded(family_of_model_type(GGUF_VARIATIONS[name]["model_type"]))
     path = write_micro_gguf(tmp_path / "m", fuse_qkv=fuse_qkv, **GGUF_VARIATIONS[name])
     file, folder = open_source(str(path)), open_source(str(path.parent))
     assert file.spec == folder.spec
@@ -48,6 +51,7 @@ def test_a_file_is_the_model_of_its_folder(tmp_path: Path, name: str, fuse_qkv: 
 @pytest.mark.parametrize("name", GGUF_VARIATIONS)
 def test_a_pruned_file_passes_parity(tmp_path: Path, name: str) -> None:
     values = dict(GGUF_VARIATIONS[name])
+    skip_unless_loaded(family_of_model_type(values["model_type"]), "per-layer")
     if "original_max_position_embeddings" in values:  # an input that grows longer turns earlier keys otherwise
         values["original_max_position_embeddings"] = 128
     path = write_micro_gguf(tmp_path / "m", **values)
