@@ -42,7 +42,19 @@ def test_good_artifacts_pass(tmp_path: Path, name: str, every: bool) -> None:
     model = write_micro_model(tmp_path / "m", seed=seed, **VARIATIONS[name])
     corpus = write_corpus(tmp_path / "a.jsonl", seed=seed)
     ratios = [argument for ratio in RATIOS for argument in ("--ratio", ratio)]
-    arguments = ["export", model, "--task", f"a={corpus}", *ratios, "--out", tmp_path / "out", "--threads", "1", "-q"]
+    arguments = [
+        "export",
+        model,
+        "--task",
+        f"a={corpus}",
+        *ratios,
+        "--out",
+        tmp_path / "out",
+        "--threads",
+        "1",
+        "-q",
+        "--no-speed",
+    ]
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.stderr
 
