@@ -143,16 +143,16 @@ def _kinds(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
 
 
 def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> RopeSpec:
-    theta = parameters.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
-    config.get("rope_theta")
+    of_model = config.get("rope_theta") or 10000.0
+    theta = parameters.pop("rope_theta", None) or of_model
     types = [parameters.pop(key, None) for key in ("rope_type", "type")]
     rope_type = types[0] or types[1] or "default"
     positions = config.positive("max_position_embeddings")
     if rope_type == "su" or (rope_type == "yarn" and "short_factor" in parameters):
         rope_type = "longrope"  # as the first Phi-3 models call it
-    of_model = config.get("original_max_position_embeddings")
+    original = config.get("original_max_position_embeddings")
     if rope_type in ("yarn", "longrope"):
-        given = [of_model] if rope_type == "longrope" else []
+        given = [original] if rope_type == "longrope" else []
         given += [parameters.get("original_max_position_embeddings"), positions]
         parameters["original_max_position_embeddings"] = next(length for length in given if length is not None)
     is_alpha = rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")

@@ -128,14 +128,15 @@ def _folder_source(folder: Path, name: str) -> Source:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; a model folder needs config.json, safetensors and a tokenizer")
     given = read_json(folder / "config.json")
-    files, wrapper = SafetensorsReader(folder), wrapper_of_model_type(given.get("model_type"))
-    reader = files if wrapper is None else LanguagePart(files, wrapper)
-    config = language_config(given)
-    if wrapper is not None:  # it decides, and does not always say so
-        config.setdefault("tie_word_embeddings", "lm_head.weight" not in reader.shapes())
-    spec = model_spec(config)
+    config, wrapper = language_config(given), wrapper_of_model_type(given.get("model_type"))
+    spec = model_spec(config)  # what is not supported is said before any weights are looked for
     if config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
+    files = SafetensorsReader(folder)
+    reader = files if wrapper is None else LanguagePart(files, wrapper)
+    if wrapper is not None and "tie_word_embeddings" not in config:  # it decides, and does not always say so
+        config["tie_word_embeddings"] = "lm_head.weight" not in reader.shapes()
+        spec = model_spec(config)
     check_weights(reader, StoredForm(spec).shapes, str(folder))
     _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"

@@ -58,3 +58,10 @@ def test_a_config_with_a_part_that_is_not_supported(
     path = work / "m" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
     refused(run, work, "m", *keywords)
+
+
+def test_a_family_is_refused_before_its_weights_are_looked_for(run: Run, work: Path) -> None:
+    path = work / "m" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "model_type": "mixtral"}), "utf-8")
+    (work / "m" / "model.safetensors").unlink()
+    refused(run, work, "m", "mixtral", "mixture-of-experts")
