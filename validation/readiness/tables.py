@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from validation.readiness.machine import read_json
@@ -43,8 +44,9 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def speed_rows(request: Request) -> list[dict[str, Any]]:
     """A row for each model, precision and length of the prompt that `bench` timed."""
-    small = [("SmolLM2-135M", f"bench-{precision}") for precision in request.precisions]
-    large = [("random weights", f"large-bench-{ratio:g}") for ratio in RATIOS]
+    small = [(Path(request.model).stem, f"bench-{precision}") for precision in request.precisions]
+    billions = f"{request.large.spec.num_parameters() / 1e9:.1f} B random weights"
+    large = [(billions, f"large-bench-{ratio:g}") for ratio in RATIOS]
     rows = []
     for model, name in small + large:
         report = read_json(request.result(name))
