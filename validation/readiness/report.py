@@ -160,8 +160,8 @@ def _table(request: Request, report: Mapping[str, Any]) -> Iterator[str]:
         f"Measured on {where} with seap-export {report['machine']['seap-export']}: medians of {request.runs} runs in "
         f"turn, {request.steps} decode steps each, one prompt, logits of the last token. `× dense` is the speed-up "
         "over the dense model with its interval, `of ideal` the share of the ideal speed-up of a decode step. The "
-        "last column is what the paper ([arXiv 2503.07605](https://arxiv.org/abs/2503.07605)) reports for generating with "
-        "Llama-2-7B in PyTorch on one GPU.\n"
+        "last column is what the paper ([arXiv 2503.07605](https://arxiv.org/abs/2503.07605)) reports for generating "
+        "with Llama-2-7B in PyTorch on one GPU.\n"
     )
     yield markdown(SPEED_HEADER, map(speed_cells, report["speed"]))
 
