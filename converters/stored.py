@@ -97,8 +97,8 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) ->
 
 
 def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
-    """Attributes that differ between nodes of the same name and operator, a missing guard against left padding or poison, and
-    another activation where results may tell too little.
+    """Attributes that differ between nodes of the same name and operator, a missing guard or poison against left
+    padding, and another activation where results may tell too little.
     """
     nodes = {node.name: node for node in stored}
     for node in expected:
