@@ -29,7 +29,7 @@ def gaps(folder: Path, prompt: list[int], generated: list[int], provider: str) -
     """How far below the runner's largest logit each token is.
 
     Raises:
-        ArtifactError: No token was generated, or a logit is not finite.
+        ArtifactError: No token was generated, or the logits are not finite or all the same.
         EnvironmentFailure: The provider is not available on this machine.
     """
     if not generated:
@@ -41,6 +41,8 @@ def gaps(folder: Path, prompt: list[int], generated: list[int], provider: str) -
         logits = decoding.logits[0]
         if not np.isfinite(logits).all():
             raise ArtifactError(f"{folder}: the runner's logits are not finite; check parity first")
+        if logits.max() == logits.min():  # every token would be the best one
+            raise ArtifactError(f"{folder}: the runner's logits are all the same; check parity first")
         found.append(float(logits.max() - logits[token]))
         decoding.step([token])
     return found

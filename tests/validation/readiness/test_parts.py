@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from outcome import run_here
 
 from seap_export.runtime import Generator
+from seap_export.runtime.decoder import Decoder
 from seap_export.sources.source import open_source
 from validation.readiness.genai_gaps import genai_gaps
 from validation.readiness.profile import profile, summary
@@ -83,6 +86,16 @@ def test_the_wrong_device_fails(graph: Path, tmp_path: Path) -> None:
 
 def test_no_token_fails(graph: Path, tmp_path: Path) -> None:
     assert gaps_of(graph, tmp_path, [])[0] == 7
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.0, "all the same"), (np.nan, "not finite")])
+def test_logits_that_say_nothing_fail(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, words: str
+) -> None:
+    dull = SimpleNamespace(logits=np.full((1, SHAPE.vocabulary), value, np.float32), step=lambda tokens: None)
+    monkeypatch.setattr(Decoder, "start", lambda *arguments: dull)
+    code, output = gaps_of(graph, tmp_path, [0])
+    assert (code, words in output) == (7, True)
 
 
 def test_the_profile_counts_a_decode_step(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
