@@ -58,7 +58,9 @@ def write_onnx(
         if file.exists():
             raise UsageError(f"{file} already exists; give another folder or remove it")
     weights = open_weights(model_folder, spec, form.precision)
-    scaling = find_scaling(config, spec, weights.reader) if form.precision.dtype == "fp16" else Scaling()
+    scaling = Scaling()
+    if form.precision.dtype == "fp16":
+        scaling = find_scaling(config, spec, weights.reader, form.precision)
     model = decoder_graph(spec, weights, form, scaling).build(_PRODUCER)
     try:
         _save(model, files[0], _LayerProgress(model, on_layer) if on_layer else None)

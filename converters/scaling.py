@@ -19,13 +19,12 @@ from seap_export.families import ModelSpec, names
 from seap_export.layers.halves import HALVES, NORMS_AROUND, READERS, Half
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["MOST", "SCALING_NOTE", "ScaledReader", "Scaling", "scaled_epsilon"]
+__all__ = ["SCALING_NOTE", "ScaledReader", "Scaling", "scaled_epsilon"]
 
 #: Metadata key under which a graph records its scaling, if it has any.
 SCALING_NOTE = "seap_export.scaling"
-#: The largest exponent. Usual weights (0.02) times 2^-10 are so deep among the subnormal numbers of fp16 that they
-#: keep no more bits than in bf16.
-MOST = 10
+#: The largest exponent of a note that is believed.
+_MOST_NOTED = 24
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Scaling:
         try:
             found = cls(**json.loads(metadata.get(SCALING_NOTE, "{}")))
             exponents = (found.stream, *found.outputs.values(), *found.inputs.values())
-            if all(type(exponent) is int and 0 <= exponent <= MOST for exponent in exponents):
+            if all(type(exponent) is int and 0 <= exponent <= _MOST_NOTED for exponent in exponents):
                 return found
         except (TypeError, ValueError, AttributeError):
             pass
