@@ -11,7 +11,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
+import onnx
 import torch
 
 from seap_export.errors import ArtifactError
@@ -19,7 +21,7 @@ from seap_export.families import ModelSpec, names
 from seap_export.layers.halves import HALVES, NORMS_AROUND, READERS, Half
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["SCALING_NOTE", "ScaledReader", "Scaling", "scaled_epsilon"]
+__all__ = ["SCALING_NOTE", "ScaledReader", "Scaling", "read_scaling", "scaled_epsilon"]
 
 #: Metadata key under which a graph records its scaling, if it has any.
 SCALING_NOTE = "seap_export.scaling"
@@ -105,6 +107,16 @@ class Scaling:
             if "up_proj" in layer.biases:
                 found[names.bias("up_proj", index)] -= into
         return {name: exponent for name, exponent in found.items() if exponent}
+
+
+def read_scaling(model: Path) -> Scaling:
+    """The scaling of an .onnx file; does not read its data file.
+
+    Raises:
+        ArtifactError: Its note is damaged.
+    """
+    properties = onnx.load(model, load_external_data=False).metadata_props
+    return Scaling.noted({entry.key: entry.value for entry in properties}, model)
 
 
 def scaled_epsilon(epsilon: float, exponent: int) -> float:

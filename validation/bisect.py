@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from converters.blocks import in_float_activations
 from converters.form import read_form
 from converters.precision import Precision
-from converters.scaling import Scaling
+from converters.scaling import read_scaling
 from seap_export.families import ModelSpec, model_spec
 from seap_export.runtime.session import available_threads, open_session
 from seap_export.sources.config import read_json
@@ -221,8 +221,9 @@ def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, 
     """The graph with the values of all taps among its outputs."""
     content = in_float_activations(model) if in_float else model.read_bytes()
     proto = onnx.load_from_string(content)
-    scaling = Scaling.noted({entry.key: entry.value for entry in proto.metadata_props}, model)
-    places = tapped(decoder_taps(spec, scaling), frozenset(name for node in proto.graph.node for name in node.output))
+    places = tapped(
+        decoder_taps(spec, read_scaling(model)), frozenset(name for node in proto.graph.node for name in node.output)
+    )
     known = {item.name for item in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=value) for _, value in places if value not in known)
     return proto.SerializeToString(), places

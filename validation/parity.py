@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from converters.blocks import in_float_activations
 from converters.form import read_form
+from converters.scaling import read_scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
@@ -152,7 +153,7 @@ def run_parity(
     cases = plan_cases(
         hf_folder, prompts, decode_steps=decode_steps, max_prompt_tokens=max_prompt_tokens, long_tokens=long_tokens
     )
-    form = read_form(model)
+    form, scaling = read_form(model), read_scaling(model)
     prepare = partial(round_weights, spec=spec, precision=form.precision)
     with ArrayStore() as store:
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
@@ -171,7 +172,9 @@ def run_parity(
             del runner, session  # before the next one opens, so that the weights are in memory once
 
         def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
-            return measure_rounding_noise(torch_runner, references, store, spec, form.precision, provider, say)
+            return measure_rounding_noise(
+                torch_runner, references, store, spec, form.precision, scaling, provider, say
+            )
 
         def reopen() -> AbstractContextManager[TorchRunner]:
             return open_torch_runner(hf_folder, threads, prepare)
