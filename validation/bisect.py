@@ -221,9 +221,8 @@ def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, 
     """The graph with the values of all taps among its outputs."""
     content = in_float_activations(model) if in_float else model.read_bytes()
     proto = onnx.load_from_string(content)
-    places = tapped(
-        decoder_taps(spec, read_scaling(model)), frozenset(name for node in proto.graph.node for name in node.output)
-    )
+    taps = decoder_taps(spec, read_scaling(model))
+    places = tapped(taps, frozenset(name for node in proto.graph.node for name in node.output))
     known = {item.name for item in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=value) for _, value in places if value not in known)
     return proto.SerializeToString(), places

@@ -179,8 +179,7 @@ def _rounding(
 ) -> Callable[[], None] | None:
     """Makes torch round what the graph rounds; None where it rounds nothing."""
     if precision.dtype != "fp32":
-        kept = scale_weights(runner.model, spec, scaling)
-        return partial(runner.narrow, precision.torch_dtype, kept)
+        return lambda: runner.narrow(precision.torch_dtype, scale_weights(runner.model, spec, scaling))
     if precision.quantization is not None and provider == "cpu":
         return partial(round_activations, runner.model, spec, precision.quantization)
     return None

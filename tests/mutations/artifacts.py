@@ -85,7 +85,13 @@ BASES: dict[str, Base] = {
     SCALED: Base(
         {"model_type": "llama", "tie_word_embeddings": True},
         options=("--precision", "fp16"),
-        factors={"embed_tokens": 2.0**13, "o_proj": 2.0**13, "up_proj": 2.0**12, "down_proj": 2.0},
+        factors={
+            "embed_tokens": 2.0**13,
+            "model.norm": 2.0**-13,
+            "o_proj": 2.0**13,
+            "up_proj": 2.0**12,
+            "down_proj": 2.0,
+        },
     ),
     "granite half": Base(VARIATIONS["granite-all"], options=("--precision", "fp16")),
     "glm4": Base(VARIATIONS["glm4-biases"], options=("--precision", "int4")),
