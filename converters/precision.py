@@ -144,10 +144,13 @@ def choose_precision(
         UsageError: The provider cannot run this precision; the message lists those that it can.
     """
     own = _COMPUTES[provider, dialect]
-    dtype: Dtype = (activations or own[0]) if name in _BITS else name  # type: ignore[assignment]
-    if dtype not in own:
-        what = f"{dtype} activations" if name in _BITS else name
-        others = either(own if name in _BITS or dialect == "standard" else [*own, *_BITS])
-        standard = "; or set the dialect to standard" if dtype in _COMPUTES[provider, "standard"] else ""
-        raise UsageError(f"the {provider} provider cannot run {what}; use {others}{standard}")
-    return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings) if name in _BITS else None)
+    if name in _BITS:
+        dtype = activations or own[0]
+        if dtype not in own:
+            raise UsageError(f"the {provider} provider cannot run {name} with {dtype} activations; use {either(own)}")
+        return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings))
+    if name not in own:
+        others = either(own if dialect == "standard" else [*own, *_BITS])
+        standard = ", or the dialect standard" if name in _COMPUTES[provider, "standard"] else ""
+        raise UsageError(f"the {provider} provider cannot run {name}; use {others}{standard}")
+    return Precision(name)  # type: ignore[arg-type]

@@ -88,4 +88,4 @@ def form_of(options: dict[str, Any]) -> OnnxForm:
         symmetric=not asymmetric,
         embeddings=not float_embeddings,
     )
-    return OnnxForm(precision, dialect, options.pop("logits"))
+    return OnnxForm(precision, dialect, options.pop("logits"), provider)
