@@ -12,8 +12,8 @@ from seap_export.families.names import PROJECTIONS, Projection
 
 __all__ = ["slow_products", "whole_blocks", "width_warning"]
 
-#: MatMulNBits in onnxruntime-gpu 1.31 wants outputs in multiples of this, and for int4 inputs as well. For int8 it wants
-#: inputs in whole blocks. It has its kernels for up to 5 (int8) or 16 (int4) tokens.
+#: MatMulNBits of onnxruntime-gpu 1.31 has kernels for up to 5 (int8) or 16 (int4) tokens where the outputs are a
+#: multiple of this, and the inputs a multiple of this (int4) or whole blocks (int8).
 _MULTIPLE = 8
 _MLP: frozenset[Projection] = frozenset({"gate_proj", "up_proj", "down_proj"})
 _HEAD = "lm_head"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +14,10 @@ from seap_export.families import names
 from seap_export.families.names import Norm
 from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.elimination import options_from_elimination
-from seap_export.plan.groups import plan_loss, with_preferred_groups
+from seap_export.plan.groups import preferring_groups
 from seap_export.plan.options import LayerOptions, options_from_scores
-from seap_export.plan.plan import Balance, Compensation, LayerPlan, Layout, Plan, ScoreMix
-from seap_export.plan.solve import RATIO_TOLERANCE, solve_layers
+from seap_export.plan.plan import Balance, Compensation, Layout, Plan, ScoreMix
+from seap_export.plan.solve import solve_layers
 from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import ChannelScore, LayerScores, Score, layer_scores
@@ -166,26 +166,16 @@ def make_plan(
 ) -> Plan:
     """The plan of one variant; `ranking` is `rank_layers` of the same statistics, score and mix.
 
-    In the uniform layout `sparsity` is `EVEN`. With a `group_tolerance` above 0, groups of heads are cut to sizes that
-    CUDA's attention prefers, if the loss is then at most that fraction higher and the ratio as near as it can be.
+    In the uniform layout `sparsity` is `EVEN`.
     """
     spec, sensitivity = source.spec, ranking.sensitivity.numpy()
-
-    def solved(options: Sequence[LayerOptions]) -> tuple[tuple[LayerPlan, ...], float]:
-        if layout == "uniform":
-            return solve_uniform(spec, options, ratio, align, balance, sensitivity)
-        return solve_layers(
+    options = preferring_groups(spec, ranking.options, group_tolerance)
+    if layout == "uniform":
+        layers, achieved = solve_uniform(spec, options, ratio, align, balance, sensitivity)
+    else:
+        layers, achieved = solve_layers(
             spec, options, ratio, sparsity, align, balance, scores=ranking.scores, sensitivity=sensitivity
         )
-
-    layers, achieved = solved(ranking.options)
-    preferred = with_preferred_groups(spec, ranking.options) if group_tolerance > 0.0 else None
-    if preferred is not None:
-        others, their_ratio = solved(preferred)
-        most = (1.0 + group_tolerance) * plan_loss(ranking.options, layers, sensitivity)
-        reach = max(RATIO_TOLERANCE, abs(achieved - ratio))
-        if plan_loss(preferred, others, sensitivity) <= most and abs(their_ratio - ratio) <= reach:
-            layers, achieved = others, their_ratio
     return Plan(
         task=statistics.name,
         weights=statistics.weights,
