@@ -302,4 +302,4 @@ def test_a_plan_for_cuda_says_what_it_was_made_for(run: Run, done: Path, work: P
     plan = ("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.1", "--out", "cuda.json")
     assert run(*plan, "--provider", "cuda", "--quiet").code == 0
     made = json.loads((work / "cuda.json").read_text())
-    assert (made["align"], made["group_tolerance"]) == (64, 0.01)
+    assert (made["align"], made["group_tolerance"]) == (64, 0.05)

@@ -73,9 +73,9 @@ def test_a_file_may_leave_out_any_key(tmp_path: Path) -> None:
     ("target", "align", "group_tolerance"),
     [
         (Target(), 16, 0.0),
-        (Target("cuda"), 64, 0.01),
-        (Target("cuda", block_size=32), 64, 0.01),
-        (Target("cuda", block_size=128), 128, 0.01),
+        (Target("cuda"), 64, 0.05),
+        (Target("cuda", block_size=32), 64, 0.05),
+        (Target("cuda", block_size=128), 128, 0.05),
         (Target("cuda", groups_heads=False), 64, 0.0),
     ],
 )
