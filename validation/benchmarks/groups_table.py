@@ -3,7 +3,7 @@
     python -m validation.benchmarks.groups_table MODEL --calibration DIR/calibration/reading --avoid 2
 
 For each ratio and tolerance: by how much the plan's loss, the sum of sensitivity × loss over all layers, is higher
-than without a tolerance, and how many layers keep a number of heads in a group that is not preferred. Nothing is pruned.
+than without a tolerance, and how many layers keep the number of heads in a group that is avoided. Nothing is pruned.
 Heads must have 64, 128 or 256 channels.
 """
 
