@@ -49,6 +49,8 @@ def plan_key(
     """
     parts = [[task, weight, statistics[task]] for task, weight in mixture.weights.items()]
     values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(num_layers))}
+    if not settings.group_tolerance:  # as in plan.json, which does not hold it either
+        del values["group_tolerance"]
     return sha256_json([PLAN_SCHEMA, _PLAN, mixture.name, parts, values, ratio])
 
 
