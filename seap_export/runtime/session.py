@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
+from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import (
     PROVIDERS,
     check_session_options,
@@ -184,10 +185,8 @@ class OnnxModel:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> SeapError:
-        reason = one_line(error)
-        if "alloc" in reason:
-            return EnvironmentFailure(f"{self.path}: not enough memory to run it: {reason}")
-        return ArtifactError(f"{self.path}: does not run: {reason}")
+        what = f"{self.path}: does not run"
+        return environment_failure(error, what) or ArtifactError(f"{what}: {one_line(error)}")
 
 
 def _create(
@@ -201,6 +200,8 @@ def _create(
         # Without enable_fallback=False, ONNX Runtime replaces a failing provider by the CPU and prints a notice.
         return ort.InferenceSession(graph or str(model), options, providers=providers, enable_fallback=False)
     except ORT_ERRORS as error:
+        if lack := environment_failure(error, f"{model}: ONNX Runtime cannot load it"):
+            raise lack from error
         reason = one_line(error)
         if provider == "tensorrt" and "install TensorRT" in reason:
             raise provider_failure(provider) from error  # the loader names the library
