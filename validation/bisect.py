@@ -234,12 +234,13 @@ def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
         for own, row in zip(ids, case.rows, strict=True):
             own[: len(row)] = row
         whole = tuple(slice(0, length) for length in lengths)
-        yield _Call(runner.prefill(ids, lengths), whole, whole)
+        yield _Call(runner.prefill(ids, lengths, steps), whole, whole)
     else:
         start = 0
         for part in case.calls:
             ids = np.array([part], np.int64)
-            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)])
+            room = len(case.rows[0]) - len(part) + steps
+            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)], room)
             yield _Call(logits, (slice(0, len(part)),), (slice(start, start + len(part)),))
             start += len(part)
     one = (slice(0, 1),) * len(lengths)

@@ -299,10 +299,11 @@ def _layers(reference: Reference, store: ArrayStore) -> Iterator[tuple[NDArray[n
 
 def _last_call(case: Case, runner: OnnxRunner) -> NDArray[np.floating]:
     """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
+    steps = len(case.forced[0])
     if case.call_tokens is None:
-        return runner.prefill(_padded(case.rows), [len(row) for row in case.rows])
+        return runner.prefill(_padded(case.rows), [len(row) for row in case.rows], steps)
     first, *others = (np.array([part], np.int64) for part in case.calls)
-    logits = runner.prefill(first, [first.shape[1]])
+    logits = runner.prefill(first, [first.shape[1]], len(case.rows[0]) - first.shape[1] + steps)
     for part in others:
         logits = runner.append(part)
     return logits

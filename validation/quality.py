@@ -259,7 +259,7 @@ def continue_prompt(
         ParityFailure: The ONNX graph does not run.
     """
     runner = OnnxRunner(open_session(folder / "model.onnx", provider, threads or available_threads()))
-    last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)])[0, -1]
+    last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)], steps)[0, -1]
     following: list[int] = []
     while len(following) < steps and (token := int(last.argmax())) not in stops:
         following.append(token)

@@ -56,7 +56,7 @@ class Cache(Protocol):
         """Makes the next call read and write the cache; the output `logits` must already be bound as the first."""
 
     def advance(self, binding: ort.IOBinding) -> None:
-        """Stores the results of the call; the caches are all outputs but the first."""
+        """Stores the results of the call; the caches are the outputs after the first."""
 
 
 class SharedCache:
@@ -79,15 +79,15 @@ class SharedCache:
         """Ones for each row's tokens, followed by zeros.
 
         The mask of the first call is as wide as the longest prompt; a wider one would make GroupQueryAttention assume
-        earlier tokens. All later steps, of one token per row, share one array that is updated in place. A row without
-        a real token in the call overwrites its last position.
+        earlier tokens. All later calls share one array that is updated in place; in those of several tokens, all
+        tokens are real. A row without a real token in the call overwrites its last position.
 
         Raises:
             ValueError: A row does not fit into the cache.
         """
         is_prompt = not any(self._lengths)
         # As few numpy calls as possible: after a run, with cold CPU caches, each takes about ten microseconds.
-        grown = is_real.sum(axis=1).tolist() if is_prompt else is_real[:, 0].tolist()
+        grown = is_real[:, 0].tolist() if is_real.shape[1] == 1 else is_real.sum(axis=1).tolist()
         self._lengths = [length + new for length, new in zip(self._lengths, grown, strict=True)]
         longest = max(self._lengths)
         if longest > self._capacity:
@@ -95,8 +95,8 @@ class SharedCache:
         if is_prompt:
             self._mask[:] = np.arange(self._capacity) < np.array(self._lengths)[:, None]
             return self._mask[:, :longest].copy()
-        for row, length in enumerate(self._lengths):
-            self._mask[row, length - 1] = 1
+        for row, (length, new) in enumerate(zip(self._lengths, grown, strict=True)):
+            self._mask[row, length - new : length] = 1
         return self._mask
 
     def bind(self, binding: ort.IOBinding) -> None:
@@ -143,5 +143,5 @@ class AppendedCache:
     def advance(self, binding: ort.IOBinding) -> None:
         """Makes present the past of the next call."""
         names = [layout.past for layout in self._layouts]
-        self.buffers = dict(zip(names, binding.get_outputs()[1:], strict=True))
+        self.buffers = dict(zip(names, binding.get_outputs()[1 : 1 + len(names)], strict=True))
         self._positions = next(iter(self.buffers.values())).shape()[2]

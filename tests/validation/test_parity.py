@@ -82,7 +82,7 @@ class FakeOnnx:
         type(self).spoil("cache", row, 0, found[0][1])
         return found
 
-    def prefill(self, input_ids: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    def prefill(self, input_ids: np.ndarray, lengths: Sequence[int], room: int) -> np.ndarray:
         self.lengths, self.steps = list(lengths), 0
         logits = np.full((*input_ids.shape, VOCABULARY), np.nan, np.float32)  # padding must not be looked at
         for row, length in enumerate(lengths):

@@ -17,7 +17,6 @@ from seap_export.runtime.cache import AppendedCache, SharedCache
 from seap_export.runtime.decoder import Decoder, Decoding
 from seap_export.runtime.session import open_session
 from seap_export.runtime.tensors import ELEMENTS, view
-from validation.onnx_runner import OnnxRunner
 
 CONTEXT, STEPS = 128, 10
 BATCHES = [[7], [1], [5, 5], [3, 9, 1, 6]]
@@ -44,14 +43,25 @@ def decoded(decoder: Decoder, prompts: list[list[int]]) -> list[NDArray[np.float
 
 
 def copied(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.floating]]:
-    """The same with caches that go in and out as arrays."""
-    runner = OnnxRunner(open_session(folder / "model.onnx", threads=1))
-    lengths = [len(prompt) for prompt in prompts]
-    padded = np.zeros((len(prompts), max(lengths)), np.int64)
+    """The same with caches that go in and out as arrays, and grow."""
+    session = open_session(folder / "model.onnx", threads=1)
+    names = [item.name for item in session.get_inputs() if item.name.startswith("past_key_values")]
+    shapes = {item.name: item.shape for item in session.get_inputs()}
+    past = {name: np.zeros((len(prompts), shapes[name][1], 0, shapes[name][3]), np.float32) for name in names}
+    outputs = ["logits", *(name.replace("past_key_values", "present") for name in names)]
+    lengths = np.array([len(prompt) for prompt in prompts])
+    padded = np.zeros((len(prompts), lengths.max()), np.int64)
     for row, prompt in zip(padded, prompts, strict=True):
         row[: len(prompt)] = prompt
-    found = [runner.prefill(padded, lengths)[np.arange(len(prompts)), np.array(lengths) - 1]]
-    return [*found, *(runner.step(tokens) for tokens in forced(len(prompts)))]
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    logits, *presents = session.run(outputs, {"input_ids": padded, "attention_mask": mask, **past})
+    found = [logits[np.arange(len(prompts)), lengths - 1]]
+    for tokens in forced(len(prompts)):
+        mask = np.concatenate([mask, np.ones((len(prompts), 1), np.int64)], axis=1)
+        feeds = {"input_ids": np.array(tokens)[:, None], "attention_mask": mask}
+        logits, *presents = session.run(outputs, feeds | dict(zip(names, presents, strict=True)))
+        found.append(logits[:, 0])
+    return found
 
 
 def addresses(decoding: Decoding) -> dict[str, int]:
