@@ -22,6 +22,8 @@ from converters.blocks import in_float_activations
 from converters.form import read_form
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
+from seap_export.runtime.doctor.driver import gpu_name
+from seap_export.runtime.providers import PROVIDERS
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore
@@ -53,16 +55,19 @@ DECODE_STEPS = 16
 
 @dataclass(frozen=True)
 class _Place:
-    """The provider, nodes and threads of a session; see `ParityReport`."""
+    """The provider, GPU, nodes and threads of a session; see `ParityReport`."""
 
     provider: str
+    gpu: str | None
     nodes: dict[str, dict[str, int]] | None
     threads: int
 
     @classmethod
     def of(cls, session: ort.InferenceSession) -> _Place:
         threads = session.get_session_options().intra_op_num_threads
-        return cls(session.get_providers()[0], nodes_by_provider(session), threads)
+        provider = session.get_providers()[0]
+        gpu = None if provider == PROVIDERS["cpu"] else gpu_name()
+        return cls(provider, gpu, nodes_by_provider(session), threads)
 
 
 @dataclass
@@ -182,6 +187,7 @@ def run_parity(
         form=form,
         provider_asked=provider,
         provider_obtained=place.provider,
+        gpu=place.gpu,
         nodes=place.nodes,
         threads=place.threads,
         versions=_versions(),

@@ -135,7 +135,9 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
     return ValidationRequest(
         **({"checks": checks} if checks else {}),
         parity=parity,
-        quality=None if max_kl is None else EvaluationRequest(("onnx",), threads=parity.threads, max_kl=max_kl),
+        quality=None
+        if max_kl is None
+        else EvaluationRequest(("onnx",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
         speed=SpeedLimits(**speed) if any(limit is not None for limit in speed.values()) else None,
         bench=BenchRequest(
             depths, (1,), ("onnxruntime",), provider=parity.provider, threads=parity.threads, runs=runs

@@ -297,7 +297,7 @@ def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     ]  # fmt: skip
     assert report["schema"] == "seap-export/parity/3"
     assert report["verdict"] == "passed"
-    assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "nodes": None}
+    assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "gpu": None, "nodes": None}
     assert report["prompts"]["count"] == 3
     assert report["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
     assert sorted(report["versions"]) == ["onnxruntime", "torch", "transformers"]
