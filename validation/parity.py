@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
@@ -22,6 +22,7 @@ from converters.blocks import in_float_activations
 from converters.form import read_form
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
+from seap_export.runtime.decoder import Decoder
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.providers import PROVIDERS
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
@@ -30,7 +31,7 @@ from validation.array_store import ArrayStore
 from validation.caches import CacheComparison
 from validation.metrics import CLEAR_MARGIN, LogitComparison
 from validation.onnx_runner import OnnxRunner
-from validation.profiles import Figure, Limits, Noise, Pass, passes
+from validation.profiles import SERVED, Figure, Limits, Noise, Pass, passes
 from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
 from validation.references import (
     Reference,
@@ -78,7 +79,7 @@ class _Compared:
     own: Pass
     prefill: LogitComparison = field(default_factory=LogitComparison)
     decode: LogitComparison = field(default_factory=LogitComparison)
-    caches: CacheComparison = field(default_factory=CacheComparison)
+    caches: CacheComparison | None = None
 
     def results(
         self, noise: Mapping[TokenSequence, Noise], margin: float = CLEAR_MARGIN
@@ -90,7 +91,7 @@ class _Compared:
         limits = [self.own.limits_for(own, max(figures.tokens, 1)) for figures in (prefill, decode)]
         return (
             StageResult(name, "prefill", rows, prefill, limits[0], own),
-            StageResult(name, "decode", rows, decode, limits[1], own, self.caches.figures()),
+            StageResult(name, "decode", rows, decode, limits[1], own, self.caches and self.caches.figures()),
         )
 
     def undecided(self) -> set[Figure]:
@@ -126,7 +127,8 @@ def run_parity(
     sums differs. Limits: see `validation.profiles`; cases: `validation.prompts.parity_cases`.
 
     Each case is a prompt, or several, and then `decode_steps` tokens one at a time, the same on both sides. After the
-    last one, all keys and values are compared.
+    last one, all keys and values are compared. On a GPU, a prompt and a batch are decoded a second time through the
+    runner, so that its CUDA graph is compared too.
 
     Args:
         hf_folder: config.json, safetensors files and tokenizer.
@@ -174,6 +176,12 @@ def run_parity(
             # The fused attention would compute such rows wrongly without an error.
             is_unguarded = form.dialect == "fused" and runner.takes_left_padding()
             del runner, session  # before the next one opens, so that the weights are in memory once
+        if provider != "cpu":
+            decoder = Decoder(model, spec.max_position_embeddings, provider, threads)
+            for case in _served(cases):
+                say(f"onnx: {case.name}, {SERVED}")
+                compared.append(_compare_served(case, replace(own, label=SERVED), references, decoder, store))
+            del decoder
 
         def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
             return measure_rounding_noise(torch_runner, references, store, spec, form.precision, provider, say)
@@ -289,13 +297,41 @@ def _compare(
         following = (*ids[first + 1 :], case.forced[row][0])
         compared.prefill.update(prompt[-count:], found, row=row, first_position=first, following=following)
     for step, next_ids in enumerate(zip(*case.forced, strict=True)):
-        logits = runner.step(next_ids)
-        for row, forced in enumerate(case.forced):
-            expected = wanted[row][len(wanted[row]) - steps + step][None]
-            following = forced[step + 1 : step + 2]
-            compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
+        _compare_step(compared, step, wanted, runner.step(next_ids))
+    compared.caches = CacheComparison()
     for row, truth in enumerate(truths):
         compared.caches.update(_layers(truth, store), runner.cache(row), row)
+    return compared
+
+
+def _compare_step(
+    compared: _Compared, step: int, wanted: Sequence[NDArray[np.float32]], logits: NDArray[np.floating]
+) -> None:
+    """Adds the logits [rows, V] of a decode step; `wanted` are those of each row's prompt and all of its steps."""
+    for row, forced in enumerate(compared.case.forced):
+        expected = wanted[row][len(wanted[row]) - len(forced) + step][None]
+        following = forced[step + 1 : step + 2]
+        compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
+
+
+def _served(cases: Sequence[Case]) -> list[Case]:
+    """The cases that are also decoded as the graph is served: a prompt alone, and a batch."""
+    return [next(case for case in cases if (len(case.rows) > 1) == is_batch) for is_batch in (False, True)]
+
+
+def _compare_served(
+    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], decoder: Decoder, store: ArrayStore
+) -> _Compared:
+    """The same steps through the runner, which captures them as a CUDA graph where the graph allows it."""
+    compared = _Compared(case, own)
+    wanted = [store.get(references[sequence].logits) for sequence in sequences_of(case)]
+    decoding = decoder.start(case.rows, len(case.forced[0]))
+    for row, (ids, forced) in enumerate(zip(case.rows, case.forced, strict=True)):
+        expected, found = wanted[row][-len(forced) - 1][None], decoding.logits[row : row + 1]
+        compared.prefill.update(expected, found, row=row, first_position=len(ids) - 1, following=forced[:1])
+    for step, next_ids in enumerate(zip(*case.forced, strict=True)):
+        decoding.step(next_ids)
+        _compare_step(compared, step, wanted, decoding.logits)
     return compared
 
 
