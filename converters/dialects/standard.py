@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from converters.dialects.capped import capped_attention
 from converters.graph import GraphBuilder
-from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm, split
+from converters.operators import Attended, HeadNorms, KeyValues, add, cast, multiply, rms_norm, split
 from converters.rotary import RotaryTables
 from seap_export.families import BlockSpec, LayerSpec, RopeSpec
 from seap_export.families.spec import Activation
@@ -25,6 +25,7 @@ class StandardDialect:
     """
 
     cache = "appended"
+    takes_head_norms = False
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         self._g, self._mask, self._tables = g, mask, tables
@@ -35,11 +36,18 @@ class StandardDialect:
         self._visible = self._causal()
         self._windows: dict[int, ir.Value] = {}
 
-    def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """SiLU is two nodes, because Swish needs opset 24."""
+        label = name.replace("gated", kind)
         if kind == "silu":
-            return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
-        return self._g.node("Gelu", [x], name, attributes={"approximate": "tanh"})
+            active = multiply(self._g, gate, self._g.node("Sigmoid", [gate], f"{label}.sigmoid"), label)
+        else:
+            active = self._g.node("Gelu", [gate], label, attributes={"approximate": "tanh"})
+        return multiply(self._g, active, up, name)
+
+    def poisoned(self, x: ir.Value, name: str) -> ir.Value:
+        """`x`: padding may be anywhere."""
+        return x
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """Gemm, which reads a matrix transposed without a copy but accepts only two dimensions."""
@@ -79,7 +87,14 @@ class StandardDialect:
         return self._position_ids
 
     def attention(
-        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
+        self,
+        qkv: Sequence[ir.Value],
+        past: KeyValues,
+        layer: LayerSpec,
+        block: BlockSpec,
+        head_dim: int,
+        name: str,
+        norms: HeadNorms | None = None,
     ) -> Attended:
         """Rotates queries and keys before the cache, which holds rotated keys."""
         heads, kv_heads, window = layer.num_attention_heads, layer.num_key_value_heads, layer.sliding_window
