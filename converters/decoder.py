@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from converters import operators as op
 from converters.attention import AttentionWriter
-from converters.dialects import open_dialect
+from converters.dialects import POISON, open_dialect
 from converters.form import FORM_NOTE, OnnxForm
 from converters.graph import Dims, GraphBuilder
 from converters.linear import Linears
@@ -38,9 +38,9 @@ def decoder_graph(
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
     total_sequence_length] (1 for cached and new tokens, padded on the right), and for each layer i
     `past_key_values.{i}.key` and `.value` [batch_size, KV heads of layer i, past_sequence_length, head_dim] in the
-    dtype of the precision. Outputs are `logits` float32 [batch_size, sequence_length, vocab_size], or with "last" only
-    those of each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value` with
-    total_sequence_length positions.
+    dtype of the precision. Outputs are `logits` [batch_size, sequence_length, vocab_size], or with "last" only those
+    of each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value` with
+    total_sequence_length positions. Logits are float32, or float16 where CUDA computes in it.
     """
     return _Decoder(spec, weights, form, wide).graph()
 
@@ -65,7 +65,7 @@ class _Decoder:
         self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
         mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
         tables = RotaryTables(self._g, spec, weights.precision)
-        self._dialect = open_dialect(form.dialect, self._g, self._ids, mask, tables)
+        self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, tables)
         self._linears = Linears(self._g, weights, self._dialect)
         self._attention = AttentionWriter(self._g, spec, weights, self._linears, self._dialect)
 
@@ -101,7 +101,7 @@ class _Decoder:
 
     def _outputs(self, logits: ir.Value, presents: list[op.KeyValues]) -> None:
         length: int | str = 1 if self._form.logits == "last" else "sequence_length"
-        self._g.output(logits, "logits", ir.DataType.FLOAT, ["batch_size", length, self._spec.vocab_size])
+        self._g.output(logits, "logits", self._logits_dtype, ["batch_size", length, self._spec.vocab_size])
         for index, present in enumerate(presents):
             kv_heads = self._layer(index).num_key_value_heads
             dims: Dims = ["batch_size", kv_heads, "total_sequence_length", self._spec.head_dim]
@@ -116,16 +116,13 @@ class _Decoder:
 
     def _mlp(self, index: int, x: ir.Value) -> ir.Value:
         """What the MLP passes to down_proj."""
-        g, name, activation = self._g, f"layers.{index}.mlp", self._spec.block.activation
+        name, width = f"layers.{index}.mlp", self._layer(index).intermediate_size
         gate = self._projection("gate_proj", index, x, f"{name}.gate_proj")
-        gate = self._dialect.activation(activation, gate, f"{name}.{activation}")
         up = self._projection("up_proj", index, x, f"{name}.up_proj")
         is_wide = (index, "down_proj") in self._wide.halves
-        gate, up = (
-            self._widened(part, label, is_needed=is_wide)
-            for part, label in ((gate, f"{name}.{activation}"), (up, f"{name}.up_proj"))
-        )
-        return op.multiply(g, gate, up, f"{name}.gated")
+        gate = self._widened(gate, f"{name}.gate_proj", is_needed=is_wide)
+        up = self._widened(up, f"{name}.up_proj", is_needed=is_wide)
+        return self._dialect.gated(self._spec.block.activation, gate, up, width, f"{name}.gated")
 
     def _written(self, half: Half, index: int, x: ir.Value, name: str) -> _Sublayer:
         """What o_proj or down_proj makes of its input, in the dtype of the residual stream."""
@@ -185,13 +182,20 @@ class _Decoder:
         g, block = self._g, self._spec.block
         if self._form.logits == "last":
             x = op.rows_at(g, x, self._dialect.last_places(), LAST_TOKEN)
+        x = self._dialect.poisoned(x, POISON)
         x = op.scaled(g, x, block.logits_multiplier, self._dtype, "norm.multiplied")
         is_tied = self._spec.tie_word_embeddings
         table = names.tensor("embed_tokens" if is_tied else "lm_head")
         logits = self._linears.head(x, table, is_tied=is_tied, name="lm_head")
-        if self._dtype != ir.DataType.FLOAT:
-            logits = op.cast(g, logits, ir.DataType.FLOAT, "lm_head.float32")
+        if self._dtype != self._logits_dtype:
+            logits = op.cast(g, logits, self._logits_dtype, "lm_head.float32")
         return logits if block.logits_softcap is None else op.capped(g, logits, block.logits_softcap, "lm_head.capped")
+
+    @property
+    def _logits_dtype(self) -> ir.DataType:
+        """float16 where a GPU computes in it, as a cast gains nothing; numpy has no bfloat16."""
+        is_narrow = self._form.provider == "cuda" and self._spec.block.logits_softcap is None
+        return self._dtype if is_narrow and self._dtype == ir.DataType.FLOAT16 else ir.DataType.FLOAT
 
     def _projection(self, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
         weight = names.weight(projection, index)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import onnx
 
 from converters.dialects import DialectName
-from converters.precision import BlockQuantization, Precision
+from converters.precision import BlockQuantization, Precision, Provider
 from seap_export.errors import ArtifactError
 
 __all__ = ["FORM_NOTE", "Logits", "OnnxForm", "read_form"]
@@ -29,14 +29,17 @@ class OnnxForm:
         precision: Dtype of the computation and storage of the weights.
         dialect: Set of operators.
         logits: Whether logits are returned for all positions or only for each row's last token.
+        provider: Execution provider that the graph is written for; others may run it, too.
     """
 
     precision: Precision = Precision()
     dialect: DialectName = "fused"
     logits: Logits = "all"
+    provider: Provider = "cpu"
 
     def __post_init__(self) -> None:
-        for name, known in (("dialect", get_args(DialectName)), ("logits", get_args(Logits))):
+        for name, kind in (("dialect", DialectName), ("logits", Logits), ("provider", Provider)):
+            known = get_args(kind)
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}")
 

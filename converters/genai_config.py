@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converters.dialects import DialectName
+from converters.form import OnnxForm
 from converters.onnx_writer import MODEL_FILE
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 
 __all__ = ["genai_config"]
 
+_DEFAULT = OnnxForm()
 #: Search options that a generation_config.json may set, with their defaults.
 _SEARCH_DEFAULTS: Mapping[str, Any] = {
     "diversity_penalty": 0.0,
@@ -30,7 +31,7 @@ def genai_config(
     spec: ModelSpec,
     config: Mapping[str, Any],
     generation_config: Mapping[str, Any] | None,
-    dialect: DialectName = "fused",
+    form: OnnxForm = _DEFAULT,
 ) -> dict[str, Any]:
     """Describes a model written by `write_onnx` for ONNX Runtime GenAI (0.15 or later).
 
@@ -42,7 +43,8 @@ def genai_config(
         spec: The model's shapes.
         config: The model's config.json, for special tokens.
         generation_config: The model's generation_config.json, if any; takes precedence over `config`.
-        dialect: The dialect of the graph; only the fused one updates caches in place.
+        form: The form of the graph. Only the fused dialect updates caches in place, so that steps on CUDA can be
+            captured as a CUDA graph; without a provider named here, GenAI runs on the CPU.
 
     Raises:
         InputError: Neither config has an end-of-sequence token.
@@ -52,7 +54,7 @@ def genai_config(
         "model": {
             **_special_tokens(config, generation),
             "context_length": spec.max_position_embeddings,
-            "decoder": _decoder(spec),
+            "decoder": _decoder(spec, form),
             "type": spec.family.genai_type or spec.family.model_type,
             "vocab_size": spec.vocab_size,
         },
@@ -62,14 +64,14 @@ def genai_config(
             "max_length": spec.max_position_embeddings,
             "num_beams": 1,
             "num_return_sequences": 1,
-            "past_present_share_buffer": dialect == "fused",
+            "past_present_share_buffer": form.dialect == "fused",
         },
     }
 
 
-def _decoder(spec: ModelSpec) -> dict[str, Any]:
+def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
     return {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": _provider_options(form)},
         "filename": MODEL_FILE,
         "head_size": spec.head_dim,
         "hidden_size": spec.hidden_size,
@@ -88,6 +90,12 @@ def _decoder(spec: ModelSpec) -> dict[str, Any]:
         "num_hidden_layers": len(spec.layers),
         "num_key_value_heads": max(layer.num_key_value_heads for layer in spec.layers),
     }
+
+
+def _provider_options(form: OnnxForm) -> list[dict[str, dict[str, str]]]:
+    if form.provider == "cpu":
+        return []
+    return [{form.provider: {"enable_cuda_graph": str(int(form.dialect == "fused"))}}]
 
 
 def _special_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:

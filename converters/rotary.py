@@ -29,10 +29,11 @@ class RotaryTables:
 
     Attributes:
         positions: Positions of the model.
+        precision: Precision of the graph.
     """
 
     def __init__(self, g: GraphBuilder, spec: ModelSpec, precision: Precision) -> None:
-        self._g, self._precision, self._head_dim = g, precision, spec.head_dim
+        self._g, self.precision, self._head_dim = g, precision, spec.head_dim
         self.positions = spec.max_position_embeddings
         self._ropes: list[RopeSpec] = []
         for layer in spec.layers:
@@ -59,40 +60,52 @@ class RotaryTables:
         switch = rope.switches_at
         return switch if switch is not None and switch < self.positions else None
 
-    def rows(self, rope: RopeSpec, positions: ir.Value, row_last: Callable[[], ir.Value]) -> ir.Value:
+    def rows(
+        self, rope: RopeSpec, positions: ir.Value, row_last: Callable[[], ir.Value], *, is_guarded: bool = True
+    ) -> ir.Value:
         """The rows of tokens, int64 [batch_size, sequence_length].
 
         As in transformers, all tokens of a call use the table that the length of the input after this call decides on.
-        A token beyond the model's positions fails in every runtime, because a number is reshaped to [0]; not all check
-        that RotaryEmbedding does not read past its tables.
+        Not all runtimes check that RotaryEmbedding does not read past its tables. With a guard, a token beyond the
+        model's positions fails in every runtime, because a number is reshaped to [0]; without, it gets the last row.
 
         Args:
             rope: The rotation.
             positions: The tokens' positions, int64 [batch_size, sequence_length]; always the same.
             row_last: Gives the position of each row's last token, int64 [batch_size, 1].
+            is_guarded: Whether a token beyond the model's positions fails.
         """
-        switch, number = self.switch(rope) or 0, self._ropes.index(rope)
+        number = self._ropes.index(rope)
         if number not in self._rows:
-            g, name, last = self._g, f"rows_{number}", row_last()
-            limit, axis = (
-                g.constant(label, np.array([value], np.int64))
-                for label, value in (("max_positions", self.positions), ("first_axis", 0))
-            )
-            largest = g.node("ReduceMax", [last, axis], f"{name}.largest", attributes={"keepdims": 0})
-            fits = cast(g, g.node("Less", [largest, limit], f"{name}.fits"), ir.DataType.INT64, f"{name}.guard_width")
-            start = g.constant(f"{name}.start", np.array([switch], np.int64))
-            skipped = g.node("Reshape", [start, fits], f"{LENGTH_GUARD}_{number}", attributes={"allowzero": 1})
+            g, name, switch = self._g, f"rows_{number}", self.switch(rope) or 0
+            last = row_last()
+            start = skipped = g.constant(f"{name}.start", np.array([switch], np.int64))
+            if is_guarded:
+                skipped = self._guarded(start, last, number)
+            else:
+                end = g.constant("last_row", np.array([self.positions - 1], np.int64))
+                positions = g.node("Min", [positions, end], f"{name}.within")
             if switch:
                 is_long = g.node("GreaterOrEqual", [last, start], f"{name}.is_long")
-                skipped = multiply(
-                    g, cast(g, is_long, ir.DataType.INT64, f"{name}.factor"), skipped, f"{name}.skipped"
-                )
-            self._rows[number] = add(g, positions, skipped, name)
+                factor = cast(g, is_long, ir.DataType.INT64, f"{name}.factor")
+                skipped = multiply(g, factor, skipped, f"{name}.skipped")
+            self._rows[number] = add(g, positions, skipped, name) if is_guarded or switch else positions
         return self._rows[number]
+
+    def _guarded(self, number: ir.Value, last: ir.Value, rope: int) -> ir.Value:
+        """`number`, [1], if the last token of every row has a position."""
+        g, name = self._g, f"rows_{rope}"
+        limit, axis = (
+            g.constant(label, np.array([value], np.int64))
+            for label, value in (("max_positions", self.positions), ("first_axis", 0))
+        )
+        largest = g.node("ReduceMax", [last, axis], f"{name}.largest", attributes={"keepdims": 0})
+        fits = cast(g, g.node("Less", [largest, limit], f"{name}.fits"), ir.DataType.INT64, f"{name}.guard_width")
+        return g.node("Reshape", [number, fits], f"{LENGTH_GUARD}_{rope}", attributes={"allowzero": 1})
 
     def _table(self, kind: str, number: int) -> ir.Value:
         rope, side = self._ropes[number], 0 if kind == "cos" else 1
-        switch, positions, dtype = self.switch(rope), self.positions, self._precision.torch_dtype
+        switch, positions, dtype = self.switch(rope), self.positions, self.precision.torch_dtype
 
         def whole() -> torch.Tensor:
             return rotary_tables(rope, positions)[side].to(dtype)
@@ -104,4 +117,4 @@ class RotaryTables:
         read: Callable[[], torch.Tensor] = whole if switch is None else both
         shape = (positions + (switch or 0), rope.dim // 2)
         name = f"{kind}_cache" if number == 0 else f"{kind}_cache.{number}"
-        return self._g.initializer(lazy_tensor(name, shape, read, self._precision.onnx_dtype))
+        return self._g.initializer(lazy_tensor(name, shape, read, self.precision.onnx_dtype))

@@ -7,10 +7,12 @@ from typing import Literal, Protocol
 
 import onnx_ir as ir
 
+from converters.dialects.cuda import CudaDialect
 from converters.dialects.fused import FusedDialect
 from converters.dialects.standard import StandardDialect
 from converters.graph import GraphBuilder
 from converters.operators import Attended, KeyValues
+from converters.precision import Provider
 from converters.rotary import RotaryTables
 from seap_export.families import BlockSpec, LayerSpec, RopeSpec
 from seap_export.families.spec import Activation
@@ -27,8 +29,11 @@ class Dialect(Protocol):
     def cache(self) -> str:
         """How the cache grows: "shared" (in its buffer) or "appended" (as a new, longer tensor)."""
 
-    def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
-        """`x * sigmoid(x)`, or the tanh approximation of GELU."""
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        """`up` times `gate * sigmoid(gate)`, or times the tanh approximation of GELU; both have `width` channels."""
+
+    def poisoned(self, x: ir.Value, name: str) -> ir.Value:
+        """`x` [batch_size, length, hidden_size], made infinite or NaN in rows that the dialect computes wrongly."""
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """`x @ table.T`, where `table` [vocab_size, hidden_size] is stored once for the embedding and the LM head."""
@@ -37,6 +42,9 @@ class Dialect(Protocol):
         self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
         """The RMS norm of `x + residual + bias`, and that sum, which is the new residual stream."""
+
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """The RMS norm over the last axis of queries or keys, [batch_size, sequence_length, heads, head_dim]."""
 
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Whether `attention` can do this rotation."""
@@ -65,15 +73,19 @@ class Dialect(Protocol):
         """Position of each row's last real token in this call, int64 [batch_size]."""
 
 
-def open_dialect(name: DialectName, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> Dialect:
+def open_dialect(
+    name: DialectName, provider: Provider, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables
+) -> Dialect:
     """Creates a dialect for one graph.
 
     Args:
         name: Name of the dialect.
+        provider: The execution provider that the graph is for.
         g: The graph.
         ids: int64 [batch_size, sequence_length].
         mask: int64 [batch_size, total_sequence_length], 1 for real tokens, cached and new.
         tables: The rotary tables of the graph.
     """
-    kind = FusedDialect if name == "fused" else StandardDialect
-    return kind(g, ids, mask, tables)
+    if name == "standard":
+        return StandardDialect(g, ids, mask, tables)
+    return (CudaDialect if provider == "cuda" else FusedDialect)(g, ids, mask, tables)

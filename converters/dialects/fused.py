@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.graph import MS_DOMAIN, GraphBuilder
-from converters.operators import Attended, KeyValues, add, cast
+from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm
 from converters.rotary import RotaryTables
 from seap_export.families import BlockSpec, LayerSpec, RopeSpec
 from seap_export.families.spec import Activation
@@ -28,14 +28,21 @@ class FusedDialect:
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         self._g, self._ids, self._tables = g, ids, tables
-        self._last, self._total = _positions(g, mask)
+        self._last64 = self._counted(mask)
+        width = g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})
+        total = g.node("Squeeze", [width], "mask.total")
+        self._last = cast(g, self._last64, ir.DataType.INT32, "last_position")
+        self._total = cast(g, total, ir.DataType.INT32, "total_length")
         self._own_places: tuple[ir.Value, ir.Value] | None = None
 
-    def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
-        """A single node: QuickGelu is `x * sigmoid(alpha * x)`, FastGelu the tanh approximation of GELU."""
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        """Two nodes: QuickGelu is `x * sigmoid(alpha * x)`, FastGelu the tanh approximation of GELU."""
+        label = name.replace("gated", kind)
         if kind == "silu":
-            return self._g.node("QuickGelu", [x], name, domain=MS_DOMAIN, attributes={"alpha": 1.0})
-        return self._g.node("FastGelu", [x], name, domain=MS_DOMAIN)
+            active = self._g.node("QuickGelu", [gate], label, domain=MS_DOMAIN, attributes={"alpha": 1.0})
+        else:
+            active = self._g.node("FastGelu", [gate], label, domain=MS_DOMAIN)
+        return multiply(self._g, active, up, name)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """A product without a transposed copy of the table."""
@@ -56,6 +63,10 @@ class FusedDialect:
         )
         return normed, stream
 
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """The operator of the standard."""
+        return rms_norm(self._g, x, gamma, epsilon, name)
+
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Not by longrope's second table: on CUDA, GroupQueryAttention skips positions beyond the cache."""
         is_aligned = head_dim % _ROTATED_MULTIPLE == 0 and rope.dim % _ROTATED_MULTIPLE == 0
@@ -63,8 +74,7 @@ class FusedDialect:
 
     def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
         """A single node."""
-        positions, last = self._places()
-        inputs = [x, self._tables.rows(rope, positions, lambda: last), *self._tables.caches(rope)]
+        inputs = [x, self._rows(rope), *self._tables.caches(rope)]
         attributes = self._tables.attributes(rope, heads)
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", domain=MS_DOMAIN, attributes=attributes)
 
@@ -104,8 +114,7 @@ class FusedDialect:
         g = self._g
         width = g.node("Shape", [self._ids], "last_token.width", attributes={"start": 1, "end": 2})
         end = g.node("Sub", [width, g.constant("one", np.array([1], np.int64))], "last_token.end")
-        position = cast(g, self._last, ir.DataType.INT64, "last_token.position")
-        return g.node("Min", [position, end], "last_token.place")
+        return g.node("Min", [self._last64, end], "last_token.place")
 
     def _places(self) -> tuple[ir.Value, ir.Value]:
         """Positions of this call's tokens, and each row's last, int64 [batch_size, 1]."""
@@ -113,7 +122,7 @@ class FusedDialect:
             g = self._g
             zero, one = (g.constant(name, np.array([value], np.int64)) for name, value in (("zero", 0), ("one", 1)))
             first, step = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
-            last = cast(g, self._last, ir.DataType.INT64, "positions.last")
+            last = self._last64
             length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
             before = g.node("Sub", [add(g, last, one, "positions.count"), length], "positions.before")
             start = g.node("Max", [before, zero], "positions.start")
@@ -125,21 +134,28 @@ class FusedDialect:
             self._own_places = add(g, rows[0], own, "positions"), rows[1]
         return self._own_places
 
+    def poisoned(self, x: ir.Value, name: str) -> ir.Value:
+        """`x`: guards fail before anything is computed."""
+        return x
 
-def _positions(g: GraphBuilder, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Each row's last position, int32 [batch_size], and the width of the mask, an int32 scalar.
+    def _rows(self, rope: RopeSpec) -> ir.Value:
+        positions, last = self._places()
+        return self._tables.rows(rope, positions, lambda: last)
 
-    GroupQueryAttention uses only the number of real tokens in each row, so a row padded on the left would be computed
-    wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is reshaped to
-    [2 - min(mask[:, 0])], which fails in every runtime unless that is [1]. (An out-of-range Gather would not do: on a
-    GPU it returns 0.)
-    """
-    one, two = (g.constant(name, np.array([value], np.int64)) for name, value in (("one", 1), ("two", 2)))
-    first = g.node("Gather", [mask, g.constant("first", np.array(0, np.int64))], "mask.first", attributes={"axis": 1})
-    lowest = g.node("ReduceMin", [first], "mask.first_lowest", attributes={"keepdims": 1})
-    width = g.node("Sub", [two, lowest], "mask.guard_width")
-    guarded = g.node("Reshape", [one, width], LEFT_PADDING_GUARD, attributes={"allowzero": 1})
-    count = g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
-    last = g.node("Sub", [count, guarded], "mask.last")
-    total = g.node("Squeeze", [g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})], "mask.total")
-    return cast(g, last, ir.DataType.INT32, "last_position"), cast(g, total, ir.DataType.INT32, "total_length")
+    def _counted(self, mask: ir.Value) -> ir.Value:
+        """Each row's last position, int64 [batch_size].
+
+        GroupQueryAttention uses only the number of real tokens in each row, so a row padded on the left would be
+        computed wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is reshaped
+        to [2 - min(mask[:, 0])], which fails in every runtime unless that is [1]. (An out-of-range Gather would not
+        do: on a GPU it returns 0.)
+        """
+        g = self._g
+        one, two = (g.constant(name, np.array([value], np.int64)) for name, value in (("one", 1), ("two", 2)))
+        zero = g.constant("first", np.array(0, np.int64))
+        first = g.node("Gather", [mask, zero], "mask.first", attributes={"axis": 1})
+        lowest = g.node("ReduceMin", [first], "mask.first_lowest", attributes={"keepdims": 1})
+        width = g.node("Sub", [two, lowest], "mask.guard_width")
+        guarded = g.node("Reshape", [one, width], LEFT_PADDING_GUARD, attributes={"allowzero": 1})
+        count = g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
+        return g.node("Sub", [count, guarded], "mask.last")

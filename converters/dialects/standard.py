@@ -35,11 +35,18 @@ class StandardDialect:
         self._visible = self._causal()
         self._windows: dict[int, ir.Value] = {}
 
-    def activation(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """SiLU is two nodes, because Swish needs opset 24."""
+        label = name.replace("gated", kind)
         if kind == "silu":
-            return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
-        return self._g.node("Gelu", [x], name, attributes={"approximate": "tanh"})
+            active = multiply(self._g, gate, self._g.node("Sigmoid", [gate], f"{label}.sigmoid"), label)
+        else:
+            active = self._g.node("Gelu", [gate], label, attributes={"approximate": "tanh"})
+        return multiply(self._g, active, up, name)
+
+    def poisoned(self, x: ir.Value, name: str) -> ir.Value:
+        """`x`: padding may be anywhere."""
+        return x
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """Gemm, which reads a matrix transposed without a copy but accepts only two dimensions."""
@@ -60,6 +67,10 @@ class StandardDialect:
         written = x if bias is None else add(self._g, x, bias, f"{name}.bias_add")
         stream = add(self._g, residual, written, f"{name}.residual")
         return rms_norm(self._g, stream, gamma, epsilon, name), stream
+
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """A single node."""
+        return rms_norm(self._g, x, gamma, epsilon, name)
 
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Any rotation."""

@@ -72,4 +72,4 @@ def form_of(options: dict[str, Any]) -> OnnxForm:
     precision = choose_precision(
         name, provider, block_size=int(block_size or 32), symmetric=not asymmetric, embeddings=not float_embeddings
     )
-    return OnnxForm(precision, options.pop("dialect"), options.pop("logits"))
+    return OnnxForm(precision, options.pop("dialect"), options.pop("logits"), provider)

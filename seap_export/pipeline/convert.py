@@ -38,7 +38,7 @@ def convert_folder(
     config = read_json(model_folder / "config.json")
     generation = model_folder / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
-    settings = genai_config(model_spec(config), config, defaults, form.dialect)
+    settings = genai_config(model_spec(config), config, defaults, form)
     write_onnx(model_folder, onnx_folder, form, on_layer=on_layer)
     copy_tokenizer(model_folder, onnx_folder)
     pad_on_the_right(onnx_folder)

@@ -119,7 +119,7 @@ def _settings(folder: Path) -> Iterator[str]:
     generation = folder / "hf" / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
     form = read_form(folder / "onnx" / "model.onnx")
-    expected = genai_config(model_spec(config), config, defaults, form.dialect)
+    expected = genai_config(model_spec(config), config, defaults, form)
     found = read_artifact(folder / "onnx" / GENAI_CONFIG)
     for section in expected.keys() | found.keys():
         wanted, own = expected.get(section), found.get(section)

@@ -85,17 +85,13 @@ def _graph(model: Path, half: str, precision: PrecisionName, packed: bool, folde
     weights, g = open_weights(model, spec, choose_precision(precision)), GraphBuilder("halves")
     x = g.input("x", ir.DataType.FLOAT, ["batch_size", "sequence_length", spec.hidden_size])
     ids, mask = (g.input(name, ir.DataType.INT64, ["batch_size", "sequence_length"]) for name in ("ids", "mask"))
-    dialect = open_dialect("fused", g, ids, mask, RotaryTables(g, spec, weights.precision))
+    dialect = open_dialect("fused", "cpu", g, ids, mask, RotaryTables(g, spec, weights.precision))
     linears = Linears(g, weights, dialect)
     for layer in range(min(_LAYERS, len(spec.layers))):
         parts = _projections(g, linears, spec, layer, _JOINT[half], x, packed)
         if half == "mlp":
-            x = op.multiply(
-                g,
-                dialect.activation(spec.block.activation, parts[0], f"layers.{layer}.act"),
-                parts[1],
-                f"layers.{layer}.gated",
-            )
+            width = spec.layers[layer].intermediate_size
+            x = dialect.gated(spec.block.activation, parts[0], parts[1], width, f"layers.{layer}.gated")
         else:
             x, *others = parts
             for label, value in zip(("keys", "values"), others, strict=True):
