@@ -1,8 +1,8 @@
 """Runs an exported decoder as the runner does: a prompt, then more tokens, with the KV cache the graph declares.
 
 Batches are padded on the RIGHT; each decode step adds a 1 to every row of the mask. GroupQueryAttention writes into a
-shared buffer, on the device: row b's new key and value go to position sum(mask[b]) - 1, a row's cache stays contiguous,
-and whatever follows it is ignored. Attention of the ONNX standard takes the mask as it is: the new key and value come
+shared buffer, on the device: row b's new key and value go to position sum(mask[b]) - 1, so that a row's cache stays
+contiguous, and whatever follows it is ignored. Attention of the ONNX standard takes the mask as it is: the new key and value come
 after the padding, which stays hidden.
 """
 
@@ -18,10 +18,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, ParityFailure
-from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache
+from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
 from seap_export.runtime.decoder import CACHE_KEY
 from seap_export.runtime.failures import environment_failure
-from seap_export.runtime.providers import PROVIDERS, one_line
+from seap_export.runtime.providers import CPU, one_line, place_of
 from seap_export.runtime.session import ORT_ERRORS
 from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
 
@@ -69,7 +69,7 @@ class OnnxRunner:
             raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}; export it again")
         self.gives_last_only = outputs["logits"].shape[1:2] == [1]
         self._is_shared = session.get_modelmeta().custom_metadata_map.get(CACHE_KEY, "shared") == "shared"
-        self._device = "cpu" if session.get_providers()[0] == PROVIDERS["cpu"] else "cuda"
+        self._place = place_of(session)
         self._is_real: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._started: tuple[ort.IOBinding, Cache] | None = None
 
@@ -161,9 +161,10 @@ class OnnxRunner:
 
     def _empty(self, rows: int, capacity: int) -> Cache:
         if self._is_shared:
-            return SharedCache(self._layouts, rows, capacity, self._device)
+            buffers = empty_buffers(self._layouts, rows, capacity, self._place)
+            return SharedCache(self._layouts, rows, capacity, self._place, buffers)
         # On the host, from where it can be read in any dtype. No kernel depends on where a cache that is copied lies.
-        return AppendedCache(self._layouts, rows, "cpu")
+        return AppendedCache(self._layouts, rows, CPU)
 
     def _run(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], what: str) -> Logits:
         if self._started is None:

@@ -24,6 +24,7 @@ from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.runtime.decoder import Decoder
 from seap_export.runtime.doctor.driver import gpu_name
+from seap_export.runtime.files import decoder_options
 from seap_export.runtime.providers import PROVIDERS
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 from seap_export.sources.config import read_json
@@ -87,11 +88,12 @@ class _Compared:
         """Both stages, judged by the limits that this noise of the sequences asks for."""
         own = reduce(or_, (noise.get(sequence, Noise()) for sequence in sequences_of(self.case)))
         name, rows = f"{self.case.name}{self.own.suffix}", len(self.case.rows)
+        caches = None if self.caches is None else self.caches.figures()
         prefill, decode = self.prefill.figures(margin), self.decode.figures(margin)
         limits = [self.own.limits_for(own, max(figures.tokens, 1)) for figures in (prefill, decode)]
         return (
             StageResult(name, "prefill", rows, prefill, limits[0], own),
-            StageResult(name, "decode", rows, decode, limits[1], own, self.caches and self.caches.figures()),
+            StageResult(name, "decode", rows, decode, limits[1], own, caches),
         )
 
     def undecided(self) -> set[Figure]:
@@ -132,7 +134,7 @@ def run_parity(
 
     Args:
         hf_folder: config.json, safetensors files and tokenizer.
-        onnx_folder: model.onnx and model.onnx.data.
+        onnx_folder: model.onnx and model.onnx.data; for a GPU also genai_config.json.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
         provider: "cpu" or "cuda", for ONNX Runtime; torch always runs on the CPU.
         threads: Threads of torch and of ONNX Runtime; None: all cores this process may use.
@@ -177,7 +179,8 @@ def run_parity(
             is_unguarded = form.dialect == "fused" and runner.takes_left_padding()
             del runner, session  # before the next one opens, so that the weights are in memory once
         if provider != "cpu":
-            decoder = Decoder(model, spec.max_position_embeddings, provider, threads)
+            options = decoder_options(onnx_folder / "genai_config.json", provider)
+            decoder = Decoder(model, spec.max_position_embeddings, provider, threads, options)
             for case in _served(cases):
                 say(f"onnx: {case.name}, {SERVED}")
                 compared.append(_compare_served(case, replace(own, label=SERVED), references, decoder, store))

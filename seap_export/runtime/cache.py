@@ -60,7 +60,13 @@ def empty_buffers(layouts: Sequence[CacheLayout], rows: int, positions: int, pla
 
 
 class Cache(Protocol):
-    """The operations that decoding needs from a cache."""
+    """The operations that decoding needs from a cache.
+
+    Attributes:
+        buffers: What it holds, by the names of the graph's inputs.
+    """
+
+    buffers: dict[str, ort.OrtValue]
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """The attention mask of the next call, int64 [rows, positions].
