@@ -2,8 +2,8 @@
 
 Batches are padded on the RIGHT; each decode step adds a 1 to every row of the mask. GroupQueryAttention writes into a
 shared buffer, on the device: row b's new key and value go to position sum(mask[b]) - 1, so that a row's cache stays
-contiguous, and whatever follows it is ignored. Attention of the ONNX standard takes the mask as it is: the new key and value come
-after the padding, which stays hidden.
+contiguous, and whatever follows it is ignored. Attention of the ONNX standard takes the mask as it is: the new key and
+value come after the padding, which stays hidden.
 """
 
 from __future__ import annotations
