@@ -18,7 +18,7 @@ from converters.blocks import in_float_activations
 from converters.form import read_form
 from converters.precision import Precision
 from seap_export.families import ModelSpec, model_spec
-from seap_export.runtime.session import available_threads, open_session
+from seap_export.runtime.session import available_threads, open_session, probe
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore, StoredArray
 from validation.onnx_runner import OnnxRunner
@@ -118,6 +118,7 @@ def bisect(
         UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
             `validation.parity.run_parity`.
     """
+    probe(provider)  # before the reference, which takes long
     model, threads = onnx_folder / "model.onnx", threads or available_threads()
     spec = model_spec(read_json(hf_folder / "config.json"))
     precision = read_form(model).precision

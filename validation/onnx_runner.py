@@ -9,7 +9,7 @@ value come after the padding, which stays hidden.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,8 +122,8 @@ class OnnxRunner:
     def takes_left_padding(self) -> bool:
         """Whether a row that is padded on the left is computed without a sign that it is wrong.
 
-        The signs are an error, or logits of that row that are not finite while the other row keeps its own. Earlier
-        tokens are forgotten.
+        The signs are an error, or logits that are not finite at any position of that row, while the other row keeps
+        its own. Earlier tokens are forgotten.
 
         Raises:
             EnvironmentFailure: As for `prefill`.
@@ -136,20 +136,16 @@ class OnnxRunner:
         except ParityFailure:
             return False
         is_kept = np.allclose(found, wanted, rtol=0, atol=_SAME * np.abs(wanted).max())
-        return bool(np.isfinite(padded[-1]).all()) or not is_kept
+        return bool(np.isfinite(padded).all(axis=1).any()) or not is_kept
 
     def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
-        real = self._is_real[row]
-        places = np.arange(real.sum()) if self._is_shared else np.flatnonzero(real)
-        for key, value in zip(self._layouts[::2], self._layouts[1::2], strict=True):
-            yield self._positions(key, row, places), self._positions(value, row, places)
-
-    def _positions(self, layout: CacheLayout, row: int, places: NDArray[np.intp]) -> NDArray[np.float32]:
         if self._started is None:
             raise ValueError("a cache is read before there is a prompt")
-        stored = _stored(self._started[1].buffers[layout.past], layout.element)[row]
-        return float32_of(stored[:, places[places < stored.shape[1]]], layout.element)
+        buffers, real = self._started[1].buffers, self._is_real[row]
+        places = np.arange(real.sum()) if self._is_shared else np.flatnonzero(real)
+        for key, value in zip(self._layouts[::2], self._layouts[1::2], strict=True):
+            yield _positions(buffers, key, row, places), _positions(buffers, value, row, places)
 
     def _start(self, rows: int, capacity: int) -> Cache:
         """An empty cache; the one before is freed first."""
@@ -200,6 +196,13 @@ def _layout(item: Any) -> CacheLayout:
             "tensor with a fixed number of KV heads in dimension 1 and a fixed head size in dimension 3"
         )
     return CacheLayout(item.name, heads, size, ELEMENTS[item.type])
+
+
+def _positions(
+    buffers: Mapping[str, ort.OrtValue], layout: CacheLayout, row: int, places: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    stored = _stored(buffers[layout.past], layout.element)[row]
+    return float32_of(stored[:, places[places < stored.shape[1]]], layout.element)
 
 
 def _stored(buffer: ort.OrtValue, element: Element) -> NDArray[Any]:

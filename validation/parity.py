@@ -26,7 +26,7 @@ from seap_export.runtime.decoder import Decoder
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.files import decoder_options
 from seap_export.runtime.providers import PROVIDERS
-from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
+from seap_export.runtime.session import available_threads, nodes_by_provider, open_session, probe
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore
 from validation.caches import CacheComparison
@@ -154,6 +154,7 @@ def run_parity(
         EnvironmentFailure: The execution provider is not available, or memory or disk space runs out.
         ParityFailure: The graph does not run at all.
     """
+    probe(provider)  # before the references, which take long
     say = on_progress or (lambda line: None)
     threads = threads if threads is not None else available_threads()
     spec, model = _model_spec(hf_folder), onnx_folder / "model.onnx"

@@ -158,6 +158,70 @@ def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityRepo
     )
 
 
+@pytest.fixture
+def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> Callable[..., ParityReport]:
+    """`on_cuda(spoil)`: the same on a GPU that there is not; `spoil(step, logits)` may change what is served."""
+    options = SimpleNamespace(intra_op_num_threads=2)
+    session = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"], get_session_options=lambda: options)
+    monkeypatch.setattr(parity, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(parity, "probe", lambda provider: None)
+    monkeypatch.setattr(parity, "gpu_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(parity, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
+
+    def execute(spoil: Callable[[int, np.ndarray], None] = lambda step, logits: None) -> ParityReport:
+        class FakeDecoder:
+            def __init__(self, path: Path, context: int, provider: str, threads: int, options: Any) -> None:
+                assert (context, provider, options) == (32, "cuda", {"enable_cuda_graph": "1"})
+
+            def start(self, prompts: Sequence[Sequence[int]], room: int) -> Any:
+                runner, lengths = FakeOnnx(None), [len(prompt) for prompt in prompts]
+                padded = np.zeros((len(prompts), max(lengths)), np.int64)
+                for row, prompt in zip(padded, prompts, strict=True):
+                    row[: len(prompt)] = prompt
+                logits = runner.prefill(padded, lengths, room)[np.arange(len(lengths)), np.array(lengths) - 1]
+                spoil(-1, logits)
+                decoding = SimpleNamespace(logits=logits)
+
+                def step(tokens: Sequence[int]) -> None:
+                    decoding.logits = runner.step(tokens)
+                    spoil(runner.steps - 1, decoding.logits)
+
+                decoding.step = step
+                return decoding
+
+        monkeypatch.setattr(parity, "Decoder", FakeDecoder)
+        return run(provider="cuda")
+
+    return execute
+
+
+def test_on_a_gpu_a_prompt_and_a_batch_are_also_compared_as_served(on_cuda: Callable[..., ParityReport]) -> None:
+    report = on_cuda()
+    assert report.passed
+    served = [(s.case, s.stage, s.figures.tokens, s.cache) for s in report.stages if s.case.endswith("served")]
+    assert served == [
+        ("prompt 0, served", "prefill", 1, None),
+        ("prompt 0, served", "decode", 16, None),
+        ("batch of 3, served", "prefill", 3, None),
+        ("batch of 3, served", "decode", 48, None),
+    ]
+    assert report.summary().endswith("in fp32 on CUDAExecutionProvider (NVIDIA H100)")
+    assert report.to_json()["provider"]["gpu"] == "NVIDIA H100"
+
+
+@pytest.mark.parametrize(("wrong", "where"), [(-1, "row 2, position 2"), (3, "row 2, decode step 3")])
+def test_a_difference_in_what_is_served_is_located(
+    on_cuda: Callable[..., ParityReport], wrong: int, where: str
+) -> None:
+    def spoil(step: int, logits: np.ndarray) -> None:
+        if (step, len(logits)) == (wrong, 3):
+            logits[2, 7] += 0.25
+
+    report = on_cuda(spoil)
+    (reason,) = report.reasons
+    assert re.fullmatch(rf"max abs \S+ > 0.001 at case 'batch of 3, served', {where}, token id 7", reason)
+
+
 def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[..., ParityReport]) -> None:
     def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
         if (stage, row, position) == ("decode 3", 1, 4):
