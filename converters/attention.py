@@ -38,15 +38,11 @@ class AttentionWriter:
         """
         spec, layer, name = self._spec, self._spec.layers[index], f"layers.{index}.self_attn"
         qkv: Sequence[ir.Value] = [self._packed(index, x, f"{name}.qkv_proj")]
-        norms: op.HeadNorms | None = None
-        is_rotated_apart = spec.block.query_scaling is not None or self._rotates_apart(layer)
-        if spec.block.qk_norm == "before_rotation" and self._dialect.takes_head_norms and not is_rotated_apart:
-            norms = op.HeadNorms(self._gain("q_norm", index), self._gain("k_norm", index), spec.rms_norm_eps)
-        elif spec.block.qk_norm or is_rotated_apart:
+        if spec.block.qk_norm or spec.block.query_scaling or self._rotates_apart(layer):
             sizes = [spec.projection_shape(p, index)[0] for p in QKV]
             parts = op.split(self._g, qkv[0], sizes, f"{name}.qkv_proj.split", QKV)
             qkv, layer = self._prepared(index, parts, name)
-        return self._dialect.attention(qkv, past, layer, spec.block, spec.head_dim, f"{name}.attention", norms)
+        return self._dialect.attention(qkv, past, layer, spec.block, spec.head_dim, f"{name}.attention")
 
     def _rotates_apart(self, layer: LayerSpec) -> bool:
         """Whether nodes before the dialect's attention rotate."""
@@ -85,12 +81,10 @@ class AttentionWriter:
 
     def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
         g, head_dim = self._g, self._spec.head_dim
+        gamma = g.initializer(self._weights.stored(names.tensor(norm, index)))
         heads = op.split_heads(g, x, (0, 0, -1, head_dim), f"{name}.{norm}.split")
-        normed = op.rms_norm(g, heads, self._gain(norm, index), self._spec.rms_norm_eps, f"{name}.{norm}")
+        normed = self._dialect.head_norm(heads, gamma, self._spec.rms_norm_eps, f"{name}.{norm}")
         return op.split_heads(g, normed, (0, 0, -1), f"{name}.{norm}.join")
-
-    def _gain(self, norm: str, index: int) -> ir.Value:
-        return self._g.initializer(self._weights.stored(names.tensor(norm, index)))
 
     def _query_factors(self, scaling: QueryScaling) -> ir.Value:
         """The factor of each token's queries, [batch_size, sequence_length, 1]."""

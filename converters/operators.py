@@ -12,7 +12,6 @@ from converters.graph import GraphBuilder
 
 __all__ = [
     "Attended",
-    "HeadNorms",
     "KeyValues",
     "add",
     "capped",
@@ -42,15 +41,6 @@ class Attended:
 
     output: ir.Value
     present: KeyValues
-
-
-@dataclass(frozen=True)
-class HeadNorms:
-    """The RMS norms of each head's queries and keys: gains [head_dim] and epsilon."""
-
-    query: ir.Value
-    key: ir.Value
-    epsilon: float
 
 
 def embedding(g: GraphBuilder, table: ir.Value, ids: ir.Value, name: str) -> ir.Value:

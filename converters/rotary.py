@@ -78,14 +78,15 @@ class RotaryTables:
         number = self._ropes.index(rope)
         if number not in self._rows:
             g, name, switch = self._g, f"rows_{number}", self.switch(rope) or 0
+            last = row_last()
             start = skipped = g.constant(f"{name}.start", np.array([switch], np.int64))
             if is_guarded:
-                skipped = self._guarded(start, row_last(), number)
+                skipped = self._guarded(start, last, number)
             else:
                 end = g.constant("last_row", np.array([self.positions - 1], np.int64))
                 positions = g.node("Min", [positions, end], f"{name}.within")
             if switch:
-                is_long = g.node("GreaterOrEqual", [row_last(), start], f"{name}.is_long")
+                is_long = g.node("GreaterOrEqual", [last, start], f"{name}.is_long")
                 factor = cast(g, is_long, ir.DataType.INT64, f"{name}.factor")
                 skipped = multiply(g, factor, skipped, f"{name}.skipped")
             self._rows[number] = add(g, positions, skipped, name) if is_guarded or switch else positions

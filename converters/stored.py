@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.decoder import decoder_graph
-from converters.dialects.fused import LEFT_PADDING_GUARD
+from converters.dialects import LEFT_PADDING_GUARD, POISON
 from converters.form import OnnxForm
 from converters.onnx_writer import MODEL_FILE
 from converters.overflow import WideParts, find_wide_parts
@@ -97,14 +97,14 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) ->
 
 
 def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
-    """Attributes that differ between nodes of the same name and operator, a missing guard against left padding, and
-    another activation where results may tell too little.
+    """Attributes that differ between nodes of the same name and operator, a missing guard or poison against left
+    padding, and another activation where results may tell too little.
     """
     nodes = {node.name: node for node in stored}
     for node in expected:
         own = nodes.get(node.name)
         if own is None:
-            if node.name == LEFT_PADDING_GUARD:
+            if node.name in (LEFT_PADDING_GUARD, POISON):
                 yield f"node '{node.name}' is missing: rows padded on the left would be computed wrongly"
             continue
         if own.op_type != node.op_type:

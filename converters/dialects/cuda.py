@@ -32,8 +32,6 @@ _SCALES = {"fp32": 30, "bf16": 30, "fp16": 15}
 class CudaDialect(FusedDialect):
     """com.microsoft operators of ONNX Runtime 1.31; see `converters.dialects.Dialect`."""
 
-    takes_head_norms = True
-
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         super().__init__(g, ids, mask, tables)
         self._mask = mask
@@ -54,6 +52,11 @@ class CudaDialect(FusedDialect):
         scale = self._g.constant(f"gate_scale_{channels}", np.full(channels, 2.0**exponent, dtype.numpy()))
         attributes = {"activation": "silu", "epsilon": 4.0**exponent}
         return self._g.node("GatedRMSNorm", [up, scale, gate], name, domain=MS_DOMAIN, attributes=attributes)
+
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """The operator that ONNX Runtime fuses into GroupQueryAttention, which the standard's is not."""
+        attributes = {"axis": -1, "epsilon": epsilon, "stash_type": int(ir.DataType.FLOAT)}
+        return self._g.node("SimplifiedLayerNormalization", [x, gamma], name, attributes=attributes)
 
     def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
         """A single node, as for the CPU."""

@@ -11,7 +11,7 @@ from converters.dialects.cuda import CudaDialect
 from converters.dialects.fused import FusedDialect
 from converters.dialects.standard import StandardDialect
 from converters.graph import GraphBuilder
-from converters.operators import Attended, HeadNorms, KeyValues
+from converters.operators import Attended, KeyValues
 from converters.precision import Provider
 from converters.rotary import RotaryTables
 from seap_export.families import BlockSpec, LayerSpec, RopeSpec
@@ -29,10 +29,6 @@ class Dialect(Protocol):
     def cache(self) -> str:
         """How the cache grows: "shared" (in its buffer) or "appended" (as a new, longer tensor)."""
 
-    @property
-    def takes_head_norms(self) -> bool:
-        """Whether `attention` norms queries and keys, before it rotates them."""
-
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """`up` times `gate * sigmoid(gate)`, or times the tanh approximation of GELU; both have `width` channels."""
 
@@ -47,6 +43,9 @@ class Dialect(Protocol):
     ) -> tuple[ir.Value, ir.Value]:
         """The RMS norm of `x + residual + bias`, and that sum, which is the new residual stream."""
 
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """The RMS norm over the last axis of queries or keys, [batch_size, sequence_length, heads, head_dim]."""
+
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Whether `attention` can do this rotation."""
 
@@ -57,14 +56,7 @@ class Dialect(Protocol):
         """The position of each token of this call, int64 [batch_size, sequence_length]."""
 
     def attention(
-        self,
-        qkv: Sequence[ir.Value],
-        past: KeyValues,
-        layer: LayerSpec,
-        block: BlockSpec,
-        head_dim: int,
-        name: str,
-        norms: HeadNorms | None = None,
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
     ) -> Attended:
         """Causal attention with rotary embedding and KV cache.
 
@@ -75,7 +67,6 @@ class Dialect(Protocol):
             block: Gives the scale and the soft cap of the scores.
             head_dim: Size of a head.
             name: Name of the node.
-            norms: Of queries and keys, where the dialect takes them.
         """
 
     def last_places(self) -> ir.Value:

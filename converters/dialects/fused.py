@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.graph import MS_DOMAIN, GraphBuilder
-from converters.operators import Attended, HeadNorms, KeyValues, add, cast, multiply
+from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm
 from converters.rotary import RotaryTables
 from seap_export.families import BlockSpec, LayerSpec, RopeSpec
 from seap_export.families.spec import Activation
@@ -25,7 +25,6 @@ class FusedDialect:
     """com.microsoft operators; see `converters.dialects.Dialect`."""
 
     cache = "shared"
-    takes_head_norms = False
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         self._g, self._ids, self._tables = g, ids, tables
@@ -64,6 +63,10 @@ class FusedDialect:
         )
         return normed, stream
 
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """The operator of the standard."""
+        return rms_norm(self._g, x, gamma, epsilon, name)
+
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Not by longrope's second table: on CUDA, GroupQueryAttention skips positions beyond the cache."""
         is_aligned = head_dim % _ROTATED_MULTIPLE == 0 and rope.dim % _ROTATED_MULTIPLE == 0
@@ -80,14 +83,7 @@ class FusedDialect:
         return self._places()[0]
 
     def attention(
-        self,
-        qkv: Sequence[ir.Value],
-        past: KeyValues,
-        layer: LayerSpec,
-        block: BlockSpec,
-        head_dim: int,
-        name: str,
-        norms: HeadNorms | None = None,
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
     ) -> Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
@@ -102,16 +98,10 @@ class FusedDialect:
             attributes["local_window_size"] = layer.sliding_window
         if block.attention_softcap is not None:
             attributes["softcap"] = block.attention_softcap
-        tables = (None, None) if layer.rope is None else self._tables.caches(layer.rope)
-        inputs = [query, key, value, past.key, past.value, self._last, self._total, *tables]
-        if norms is not None:
-            inputs += [None] * 5 + [norms.query, norms.key]
-            attributes["qk_norm_epsilon"] = norms.epsilon
-        while inputs[-1] is None:
-            inputs.pop()
+        tables = () if layer.rope is None else self._tables.caches(layer.rope)
         output, present_key, present_value = self._g.node_with_outputs(
             "GroupQueryAttention",
-            inputs,
+            [query, key, value, past.key, past.value, self._last, self._total, *tables],
             name,
             ["output", "present_key", "present_value"],
             domain=MS_DOMAIN,

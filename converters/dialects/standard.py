@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from converters.dialects.capped import capped_attention
 from converters.graph import GraphBuilder
-from converters.operators import Attended, HeadNorms, KeyValues, add, cast, multiply, rms_norm, split
+from converters.operators import Attended, KeyValues, add, cast, multiply, rms_norm, split
 from converters.rotary import RotaryTables
 from seap_export.families import BlockSpec, LayerSpec, RopeSpec
 from seap_export.families.spec import Activation
@@ -25,7 +25,6 @@ class StandardDialect:
     """
 
     cache = "appended"
-    takes_head_norms = False
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         self._g, self._mask, self._tables = g, mask, tables
@@ -69,6 +68,10 @@ class StandardDialect:
         stream = add(self._g, residual, written, f"{name}.residual")
         return rms_norm(self._g, stream, gamma, epsilon, name), stream
 
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """A single node."""
+        return rms_norm(self._g, x, gamma, epsilon, name)
+
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Any rotation."""
         return True
@@ -87,14 +90,7 @@ class StandardDialect:
         return self._position_ids
 
     def attention(
-        self,
-        qkv: Sequence[ir.Value],
-        past: KeyValues,
-        layer: LayerSpec,
-        block: BlockSpec,
-        head_dim: int,
-        name: str,
-        norms: HeadNorms | None = None,
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
     ) -> Attended:
         """Rotates queries and keys before the cache, which holds rotated keys."""
         heads, kv_heads, window = layer.num_attention_heads, layer.num_key_value_heads, layer.sliding_window

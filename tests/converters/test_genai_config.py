@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from converters import genai_config
+from converters.form import OnnxForm
+from converters.genai_config import genai_config
 from seap_export.errors import InputError
 from seap_export.families import model_spec
 
@@ -118,5 +119,5 @@ def test_refuses_a_model_that_never_ends(eos: list[int] | None) -> None:
 
 
 def test_caches_of_the_standard_dialect_are_not_shared() -> None:
-    written = genai_config(model_spec(CONFIG), CONFIG, None, "standard")
+    written = genai_config(model_spec(CONFIG), CONFIG, None, OnnxForm(dialect="standard"))
     assert written["search"]["past_present_share_buffer"] is False
