@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
+
 from fake_cuda.log import mark
 from fake_cuda.machine import Machine, Ran
 
@@ -36,6 +38,7 @@ class Job:
         batch: Rows.
         steps: Calls with one token a row, after the prompt.
         in_place: Whether caches are updated in buffers of a fixed length, as the fused dialect does.
+        is_captured: Whether steps are captured as a CUDA graph: all that they read and write stays where it is.
         options: Of the CUDA provider.
     """
 
@@ -44,6 +47,7 @@ class Job:
     batch: int = 1
     steps: int = 2
     in_place: bool = True
+    is_captured: bool = False
     options: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,12 +66,14 @@ class _Run:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        providers = [("CUDAExecutionProvider", job.options), "CPUExecutionProvider"]
+        own = job.options | ({"enable_cuda_graph": "1"} if job.is_captured else {})
+        providers = [("CUDAExecutionProvider", own), "CPUExecutionProvider"]
         self.session = ort.InferenceSession(job.model, options, providers=providers, enable_fallback=False)
         self.device = int(job.options.get("device_id", "0"))
         self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past_key_values")]
         self.buffers = {past.name: self._zeros(past, CAPACITY if job.in_place else 0) for past in self.pasts}
-        self.logits: ort.OrtValue | None = None
+        self.step: ort.IOBinding | None = None
+        self.inputs: dict[str, ort.OrtValue] = {}
 
     def nodes(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
@@ -82,29 +88,62 @@ class _Run:
 
     def call(self, section: str, tokens: int, length: int) -> None:
         """Runs a call of so many tokens a row, after which the cache holds `length`."""
-        binding = self.session.io_binding()
-        mask = np.zeros((self.job.batch, CAPACITY if self.job.in_place and tokens == 1 else length), np.int64)
+        is_step = tokens == 1
+        mask = np.zeros((self.job.batch, CAPACITY if self.job.in_place and is_step else length), np.int64)
         mask[:, :length] = 1
-        binding.bind_cpu_input("input_ids", np.ones((self.job.batch, tokens), np.int64))
-        binding.bind_cpu_input("attention_mask", mask)
-        for past in self.pasts:
-            element, _ = ELEMENTS[past.type]
-            buffer = self.buffers[past.name]
-            present = past.name.replace("past_key_values", "present")
-            shape = [self.job.batch, past.shape[1], buffer.shape()[2], past.shape[3]]
-            binding.bind_input(past.name, "cuda", self.device, element, shape, buffer.data_ptr())
-            if self.job.in_place:
-                binding.bind_output(present, "cuda", self.device, element, shape, buffer.data_ptr())
-            else:
-                binding.bind_output(present, "cuda", self.device)
-        binding.bind_output("logits", "cpu")
+        feeds = {"input_ids": np.ones((self.job.batch, tokens), np.int64), "attention_mask": mask}
+        options = ort.RunOptions()
+        if self.job.is_captured:
+            # Each number stands for a graph, and -1 for a call that is not captured.
+            options.add_run_config_entry("gpu_graph_id", "1" if is_step else "-1")
+        binding = self._fixed(feeds) if self.job.is_captured and is_step else self._bound(feeds)
         mark(f"{self.job.name} {section}")
-        self.session.run_with_iobinding(binding)
+        self.session.run_with_iobinding(binding, options)
         mark(BETWEEN)
         if not self.job.in_place:
             names = [item.name for item in self.session.get_outputs()]
             values = dict(zip(names, binding.get_outputs(), strict=True))
-            self.buffers = {p.name: values[p.name.replace("past_key_values", "present")] for p in self.pasts}
+            self.buffers = {past.name: values[_present(past)] for past in self.pasts}
+
+    def _bound(self, feeds: dict[str, NDArray[np.int64]]) -> ort.IOBinding:
+        binding = self._with_caches()
+        for name, feed in feeds.items():
+            binding.bind_cpu_input(name, feed)
+        binding.bind_output("logits", "cpu")
+        return binding
+
+    def _fixed(self, feeds: dict[str, NDArray[np.int64]]) -> ort.IOBinding:
+        """The binding of all steps, whose inputs get new content."""
+        if self.step is None:
+            self.step = self._with_caches()
+            for name, feed in feeds.items():
+                self.inputs[name] = ort.OrtValue.ortvalue_from_numpy(feed, "cuda", self.device)
+                self.step.bind_ortvalue_input(name, self.inputs[name])
+            logits = next(item for item in self.session.get_outputs() if item.name == "logits")
+            element, _ = ELEMENTS[logits.type]
+            shape = [self.job.batch, 1, logits.shape[2]]
+            value = ort.OrtValue.ortvalue_from_shape_and_type(shape, element, "cuda", self.device)
+            self.step.bind_ortvalue_output("logits", value)
+        for name, feed in feeds.items():
+            self.inputs[name].update_inplace(feed)
+        return self.step
+
+    def _with_caches(self) -> ort.IOBinding:
+        binding = self.session.io_binding()
+        for past in self.pasts:
+            element, _ = ELEMENTS[past.type]
+            buffer = self.buffers[past.name]
+            shape = [self.job.batch, past.shape[1], buffer.shape()[2], past.shape[3]]
+            binding.bind_input(past.name, "cuda", self.device, element, shape, buffer.data_ptr())
+            if self.job.in_place:
+                binding.bind_output(_present(past), "cuda", self.device, element, shape, buffer.data_ptr())
+            else:
+                binding.bind_output(_present(past), "cuda", self.device)
+        return binding
+
+
+def _present(past: Any) -> str:
+    return past.name.replace("past_key_values", "present")
 
 
 def main() -> None:
