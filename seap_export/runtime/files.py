@@ -85,12 +85,14 @@ def decoder_options(path: Path, provider: str, own: Mapping[str, str] | None = N
         own: Options that take precedence.
 
     Raises:
-        ArtifactError: The file is missing, or its provider options are damaged.
+        ArtifactError: The file is missing or damaged.
     """
     try:
-        listed = read_object(path)["model"]["decoder"]["session_options"]["provider_options"]
-        found = {name: options for entry in listed for name, options in entry.items()}.get(provider, {})
-        captured = {CUDA_GRAPH: str(found[CUDA_GRAPH])} if CUDA_GRAPH in found else {}
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path}: its provider_options are damaged; export again") from error
+        found: Any = read_object(path)
+        for key in ("model", "decoder", "session_options", "provider_options"):
+            found = found.get(key, {})
+        options = {name: value for entry in found for name, value in entry.items()}.get(provider, {})
+        captured = {CUDA_GRAPH: str(options[CUDA_GRAPH])} if CUDA_GRAPH in options else {}
+    except (AttributeError, TypeError) as error:
+        raise ArtifactError(f"{path}: its provider options cannot be read; it is damaged, export again") from error
     return {**captured, **(own or {})}

@@ -77,20 +77,22 @@ class CapturedSteps:
         """
         self._model, self._graph, self._binding = model, graph, model.binding()
         rows, capacity, vocabulary = shape
-        self._tokens = zeros((rows, 1), np.int64, model.place)
-        self._mask = zeros((rows, capacity), np.int64, model.place)
+        # The mask and the tokens in one piece, since each copy makes the host wait.
+        self._given = np.zeros(rows * capacity + rows, np.int64)
+        self._inputs = zeros(self._given.shape, np.int64, model.place)
         self._logits = zeros((rows, 1, vocabulary), element.storage, model.place)
-        self._binding.bind_ortvalue_input("input_ids", self._tokens)
-        self._binding.bind_ortvalue_input("attention_mask", self._mask)
-        address = self._logits.data_ptr()
-        memory = (model.place.device, model.place.number, element.onnx, [rows, 1, vocabulary], address)
-        self._binding.bind_output("logits", *memory)
+        gpu, address = (model.place.device, model.place.number), self._inputs.data_ptr()
+        self._binding.bind_input("attention_mask", *gpu, np.int64, [rows, capacity], address)
+        address += rows * capacity * self._given.itemsize
+        self._binding.bind_input("input_ids", *gpu, np.int64, [rows, 1], address)
+        self._binding.bind_output("logits", *gpu, element.onnx, [rows, 1, vocabulary], self._logits.data_ptr())
         cache.bind(self._binding)
 
     def run(self, tokens: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[Any]:
         """See `Steps`."""
+        self._given[: mask.size] = mask.ravel()
+        self._given[mask.size :] = tokens[:, 0]
         with self._model.failures():
-            self._tokens.update_inplace(tokens)
-            self._mask.update_inplace(mask)
+            self._inputs.update_inplace(self._given)
             self._model.run_bound(self._binding, self._graph)
             return self._logits.numpy()[:, 0]

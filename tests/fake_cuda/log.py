@@ -83,6 +83,11 @@ class Counts:
         """Bytes of each copy from one GPU to another."""
         return [copy.bytes for copy in self.copies if HOST != copy.source != copy.target != HOST]
 
+    @property
+    def within_devices(self) -> list[int]:
+        """Bytes of each copy from one place of a GPU to another."""
+        return [copy.bytes for copy in self.copies if HOST != copy.source == copy.target]
+
     def add(self, kind: str, values: list[str]) -> None:
         """Counts a line of the log."""
         match kind:

@@ -2,9 +2,8 @@
 #include "calls.h"
 
 #include <stdint.h>
-#include <stdio.h>
 
-size_t cudnnGetVersion(void) { return 90100; } /* 9.1.0 */
+size_t cudnnGetVersion(void) { return 92700; } /* 9.27.0 */
 
 const char *cudnnGetErrorString(int status) { return status ? "failed" : "success"; }
 
@@ -80,8 +79,8 @@ WORK(cudnnSoftmaxForward)
 
 /* What is built of operations, such as attention: there is one engine, which supports all of them, has nothing to say of
  * itself, and needs no memory. */
-enum { INT64 = 3, DESCRIPTOR = 15 }; /* types of attributes */
-enum { KNOBS = 302 }; 
+enum { INT64 = 3, DESCRIPTOR = 15, INT32 = 23 }; /* types of attributes */
+enum { KNOB_CHOICES = 302 };                      /* a name of one */
 
 DESTROY(cudnnBackendDestroyDescriptor)
 NOTHING(cudnnBackendSetAttribute)
@@ -94,12 +93,13 @@ int cudnnBackendCreateDescriptor(int type, void **made) {
 }
 
 int cudnnBackendGetAttribute(void *descriptor, int name, int type, int64_t room, int64_t *count, void *values) {
-    (void)descriptor; fprintf(stderr, "GET %d %d %ld %p %p\n", name, type, room, (void*)count, values);
-    int has_value = type == INT64 || (type == DESCRIPTOR && name != KNOBS);
-    if (type == INT64 && room && values)
+    (void)descriptor;
+    if (values && room && type == INT64)
         *(int64_t *)values = 0;
+    if (values && room && type == INT32)
+        *(int32_t *)values = 0;
     if (count)
-        *count = has_value;
+        *count = type == INT64 || type == INT32 || (type == DESCRIPTOR && name != KNOB_CHOICES);
     return 0;
 }
 
