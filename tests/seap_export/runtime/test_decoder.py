@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.runtime.cache import AppendedCache, SharedCache
+from seap_export.runtime.cache import AppendedCache, SharedCache, empty_buffers
 from seap_export.runtime.decoder import Decoder, Decoding
+from seap_export.runtime.providers import CPU
 from seap_export.runtime.session import open_session
 from seap_export.runtime.tensors import ELEMENTS, view
 from validation.onnx_runner import OnnxRunner
@@ -248,7 +249,8 @@ def test_masks_of_both_caches(dense: Callable[..., Path]) -> None:
     """Of rows of 3 tokens and 1, of which the first then ends; one is as wide as the prompts, then as the cache."""
     (layout, *_) = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)._layouts
     calls = [[[1, 1, 1], [1, 0, 0]], [[1], [1]], [[0], [1]]]
-    shared, appended = SharedCache([layout], 2, 5, "cpu"), AppendedCache([layout], 2, "cpu")
+    shared = SharedCache([layout], 2, 5, CPU, empty_buffers([layout], 2, 5, CPU))
+    appended = AppendedCache([layout], 2, CPU)
     masks = [(shared.mask(np.array(call)).tolist(), appended.mask(np.array(call)).tolist()) for call in calls]
     assert masks == [
         ([[1, 1, 1], [1, 0, 0]], [[1, 1, 1], [1, 0, 0]]),

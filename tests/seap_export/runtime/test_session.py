@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.runtime import providers, session
-from seap_export.runtime.providers import one_line
+from seap_export.runtime.providers import CPU, one_line
 from seap_export.runtime.session import OnnxModel, available_threads, nodes_by_provider, open_session
 
 
@@ -153,7 +153,7 @@ def test_a_model_tells_its_metadata_and_its_nodes(model: Path) -> None:
     helper.set_model_props(proto, {"seap_export.cache": "appended"})
     model.write_bytes(proto.SerializeToString())
     opened = OnnxModel(model)
-    assert (opened.metadata, opened.device) == ({"seap_export.cache": "appended"}, "cpu")
+    assert (opened.metadata, opened.place) == ({"seap_export.cache": "appended"}, CPU)
     assert opened.nodes in ({"CPUExecutionProvider": {"MatMul": 1}}, None)
 
 
