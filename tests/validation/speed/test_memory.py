@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from converters import write_onnx
 from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.pipeline.convert import convert_folder
 from validation.speed import memory
 from validation.speed.measure import Cell
 from validation.speed.memory import PeakMemory, peak_memory
@@ -27,7 +27,7 @@ def test_the_process_of_onnxruntime_knows_no_torch() -> None:
 
 
 def test_a_longer_prompt_takes_more(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    write_onnx(micro_hf("Llama"), tmp_path)
+    convert_folder(micro_hf("Llama"), tmp_path)
     small, large = (peak_memory("onnxruntime", tmp_path, 64, "cpu", 1, Cell(batch, 32)) for batch in (1, 512))
     assert 20e6 < small.host < large.host
     assert (small.gpu, large.gpu) == (None, None)
