@@ -99,7 +99,8 @@ class Decoder:
             with model.failures():
                 buffers = empty_buffers(layouts, rows, capacity, model.place)
             return Decoding(model, self._logits, SharedCache(layouts, rows, capacity, model.place, buffers), prompts)
-        workspace = self._workspaces.take(rows, capacity)
+        with model.turn:
+            workspace = self._workspaces.take(rows, capacity)
         decoding = Decoding(model, self._logits, workspace.cache(), prompts, workspace)
         self._workspaces.keep_after(decoding, workspace)
         return decoding
@@ -191,13 +192,13 @@ class Decoding:
             ArtifactError: The graph does not run, or its logits have the wrong shape.
             EnvironmentFailure: There is not enough memory.
         """
-        if self._steps is None:
-            self._steps = self._own_steps()
         grows = np.ones(len(tokens), np.int64) if is_active is None else np.asarray(is_active, np.int64)
         self.lengths = self.lengths + grows
         self._next[:, 0] = tokens
         mask = self._cache.mask(grows[:, None])
         with self._model.turn:
+            if self._steps is None:
+                self._steps = self._own_steps()
             self._found(self._steps.run(self._next, mask))
 
     def _found(self, logits: NDArray[Any]) -> None:

@@ -24,7 +24,7 @@ class _Cause:
 _CAUSES = (
     _Cause(
         "not enough memory",
-        re.compile(r"\b(?:bad_)?alloc|ALLOC_FAILED|out of memory|^Available memory of", re.IGNORECASE),
+        re.compile(r"\b(?:bad_)?alloc|ALLOC_FAILED|out of memory|Available memory of", re.IGNORECASE),
         "free memory on the device, or run a smaller model, fewer prompts at once or shorter ones",
     ),
     _Cause(
@@ -43,6 +43,8 @@ _CAUSES = (
         "run `seap-export doctor`, which finds out whether the GPU and its driver work",
     ),
 )
+#: The part of a message that matters, without the names of functions and types around it.
+_GIST = re.compile(r"Failed to allocate .*|Available memory of .*|\b(?:CUDA|CUBLAS|CUDNN) failure \d+: [^;]*[^; ]")
 
 
 def environment_failure(error: Exception, what: str) -> EnvironmentFailure | None:
@@ -55,5 +57,6 @@ def environment_failure(error: Exception, what: str) -> EnvironmentFailure | Non
     reason = one_line(error)
     for cause in _CAUSES:
         if cause.messages.search(reason):
-            return EnvironmentFailure(f"{what}: {cause.lack} ({reason}); {cause.remedy}")
+            gist = _GIST.search(reason)
+            return EnvironmentFailure(f"{what}: {cause.lack} ({gist[0] if gist else reason}); {cause.remedy}")
     return None

@@ -151,8 +151,8 @@ class OnnxModel:
         place: Where tensors lie that stay between calls.
         nodes: See `nodes_by_provider`.
         captures: Whether calls can be captured as CUDA graphs.
-        turn: To be held from the start of a call until its results are read. Captured graphs share memory with all
-            other calls of the session.
+        turn: To be held while the GPU is used, from the start of a call until its results are read. Captured graphs
+            share memory with all other calls of the session, and nothing may be allocated while one is captured.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -52,7 +51,8 @@ class Workspace:
         if self._steps is None:
             self.graph = next(self._graphs, NO_GRAPH)
             shape = (self.rows, self.capacity, vocabulary)
-            self._steps = CapturedSteps(self._model, self.graph, self.cache(), element, shape)
+            with self._model.failures():
+                self._steps = CapturedSteps(self._model, self.graph, self.cache(), element, shape)
         return self._steps
 
     def clean(self) -> None:
@@ -66,7 +66,7 @@ class Workspace:
 
 
 class Workspaces:
-    """Hands out workspaces, each to one decoding at a time; decodings may start and end in any thread."""
+    """Hands out workspaces, each to one decoding at a time; decodings may end in any thread."""
 
     def __init__(self, model: OnnxModel, layouts: Sequence[CacheLayout]) -> None:
         """Allocates nothing."""
@@ -75,17 +75,16 @@ class Workspaces:
         self._graphs = iter(range(1, _MOST_GRAPHS + 1))
 
     def take(self, rows: int, capacity: int) -> Workspace:
-        """A workspace of that size.
+        """A workspace of that size; to be called in the model's `turn`.
 
         Raises:
             EnvironmentFailure: There is not enough memory.
         """
         free = self._free[rows, capacity]
-        while free:
-            with contextlib.suppress(IndexError):  # another thread was faster
-                workspace = free.pop()
-                workspace.clean()
-                return workspace
+        if free:
+            workspace = free.pop()
+            workspace.clean()
+            return workspace
         try:
             return Workspace(self._model, self._layouts, rows, capacity, self._graphs)
         except EnvironmentFailure:

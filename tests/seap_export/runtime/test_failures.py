@@ -16,13 +16,13 @@ NODE = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while runn
             "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: /onnxruntime_src/onnxruntime/core/"
             "framework/bfc_arena.cc:360 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, "
             "onnxruntime::Stream*) Failed to allocate memory for requested buffer of size 1769472",
-            r"^m: not enough memory \(.*buffer of size 1769472\); free memory on the device, or ",
+            r"^m: not enough memory \(Failed to allocate memory for .* of size 1769472\); free memory on ",
         ),
         (
             "/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:360 void* onnxruntime::BFCArena::"
             "AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Available memory of 999936 is smaller than "
             "requested bytes of 1769472",
-            r"^m: not enough memory \(.*of 1769472\); ",
+            r"^m: not enough memory \(Available memory of 999936 is .* of 1769472\); ",
         ),
         (f"{NODE} MatMul node. Name:'a' Status Message: CUDA failure 2: out of memory ; GPU=0", "not enough memory"),
         (f"{NODE} MatMul node. Name:'a' Status Message: CUBLAS_STATUS_ALLOC_FAILED", "not enough memory"),
@@ -42,7 +42,7 @@ NODE = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while runn
         (
             f"{NODE} Add node. Name:'a' Status Message: CUDA failure 209: no kernel image is available for execution "
             "on the device ; GPU=0 ; hostname=h ; file=/a.cu ; line=1 ; expr=cudaGetLastError();",
-            r"CUDA failed \(.*CUDA failure 209.*\); run `seap-export doctor`",
+            r"CUDA failed \(CUDA failure 209: no kernel image [a-z ]+ on the device\); run `seap-export doctor`",
         ),
         ("[ONNXRuntimeError] : 11 : EP_FAIL : CUDA error cudaErrorIllegalAddress", "CUDA failed"),
     ],

@@ -114,6 +114,12 @@ def test_a_gpu_that_there_is_not(dense: Callable[..., Path], fake_cuda: type[Mac
     assert "there is no such GPU" in found
 
 
+def test_without_any_gpu(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    found = failure(decode(fake_cuda(gpus=0), dense("llama-gqa", dtype="fp16", provider="cuda")))
+    assert "EnvironmentFailure" in found
+    assert "CUDA" in found
+
+
 @pytest.mark.parametrize("memory", [1 << 16, 3 << 20])
 def test_too_little_memory(dense: Callable[..., Path], fake_cuda: type[Machine], memory: int) -> None:
     """When the session is opened, and when it runs."""
