@@ -92,6 +92,8 @@ class _Run:
         mask = np.zeros((self.job.batch, CAPACITY if self.job.in_place and is_step else length), np.int64)
         mask[:, :length] = 1
         feeds = {"input_ids": np.ones((self.job.batch, tokens), np.int64), "attention_mask": mask}
+        if any(item.name == "position_ids" for item in self.session.get_inputs()):
+            feeds["position_ids"] = np.arange(length - tokens, length)[None].repeat(self.job.batch, axis=0)
         options = ort.RunOptions()
         if self.job.is_captured:
             # Each number stands for a graph, and -1 for a call that is not captured.
@@ -101,9 +103,9 @@ class _Run:
         self.session.run_with_iobinding(binding, options)
         mark(BETWEEN)
         if not self.job.in_place:
-            names = [item.name for item in self.session.get_outputs()]
-            values = dict(zip(names, binding.get_outputs(), strict=True))
-            self.buffers = {past.name: values[_present(past)] for past in self.pasts}
+            # In the order in which they were bound: the logits last.
+            caches = binding.get_outputs()[: len(self.pasts)]
+            self.buffers = {past.name: cache for past, cache in zip(self.pasts, caches, strict=True)}
 
     def _bound(self, feeds: dict[str, NDArray[np.int64]]) -> ort.IOBinding:
         binding = self._with_caches()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from fake_cuda.log import Copy
 from fake_cuda.machine import Machine, Ran
 
