@@ -65,8 +65,10 @@ def written(models: Sequence[tuple[str, Path]], folder: Path) -> Iterator[Job]:
 def ready(graphs: Sequence[tuple[str, Path]]) -> Iterator[Job]:
     """Graphs that are run as they are."""
     for name, folder in graphs:
-        options = provider_options(json.loads((folder / "genai_config.json").read_text()))
-        yield Job(name, str(folder / "model.onnx"), options=options)
+        config = json.loads((folder / "genai_config.json").read_text())
+        decoder = config["model"]["decoder"]
+        cache = decoder["num_key_value_heads"], decoder["head_size"]
+        yield Job(name, str(folder / "model.onnx"), options=provider_options(config), cache=cache)
 
 
 def row(job: Job, counts: Counts) -> str:

@@ -40,6 +40,7 @@ class Job:
         in_place: Whether caches are updated in buffers of a fixed length, as the fused dialect does.
         is_captured: Whether steps are captured as a CUDA graph: all that they read and write stays where it is.
         options: Of the CUDA provider.
+        cache: Heads of keys and values, and numbers in each, where the graph's inputs do not say.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Job:
     in_place: bool = True
     is_captured: bool = False
     options: dict[str, str] = field(default_factory=dict)
+    cache: tuple[int, int] = (0, 0)
 
 
 def run(machine: Machine, jobs: list[Job]) -> tuple[Ran, dict[str, dict[str, list[str]]]]:
@@ -83,7 +85,11 @@ class _Run:
 
     def _zeros(self, past: Any, length: int) -> ort.OrtValue:
         _, dtype = ELEMENTS[past.type]
-        zeros = np.zeros((self.job.batch, past.shape[1], length, past.shape[3]), dtype)
+        heads, numbers = (
+            said if isinstance(said, int) else known
+            for said, known in zip(past.shape[1::2], self.job.cache, strict=True)
+        )
+        zeros = np.zeros((self.job.batch, heads, length, numbers), dtype)
         return ort.OrtValue.ortvalue_from_numpy(zeros, "cuda", self.device)
 
     def call(self, section: str, tokens: int, length: int) -> None:
@@ -135,7 +141,7 @@ class _Run:
         for past in self.pasts:
             element, _ = ELEMENTS[past.type]
             buffer = self.buffers[past.name]
-            shape = [self.job.batch, past.shape[1], buffer.shape()[2], past.shape[3]]
+            shape = buffer.shape()
             binding.bind_input(past.name, "cuda", self.device, element, shape, buffer.data_ptr())
             if self.job.in_place:
                 binding.bind_output(_present(past), "cuda", self.device, element, shape, buffer.data_ptr())
