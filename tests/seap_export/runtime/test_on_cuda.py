@@ -35,7 +35,8 @@ for number in range(3):
     decode(number)
 """
 FORMS = [("fp16", "all"), ("bf16", "all"), ("fp16", "last"), ("bf16", "last")]
-BYTES = 96 * 2  # of a row of logits
+#: Of a row of logits, which are in float32 if the graph is in bfloat16.
+BYTES = {"fp16": 96 * 2, "bf16": 96 * 4}
 
 
 def decode(machine: Machine, folder: Path, rows: int = 1, **options: object) -> Ran:
@@ -62,9 +63,9 @@ def test_a_captured_step_is_one_launch(
     steps = [ran[f"step {number}.{step}"] for number in range(3) for step in range(3)]
     for step in steps[1:]:
         assert (step.launches, step.captures, len(step.replays)) == (0, 0, 1)
-        assert step.copies == [Copy(HOST, 0, (64 + 1) * rows * 8), Copy(0, HOST, rows * BYTES)]
+        assert step.copies == [Copy(HOST, 0, (64 + 1) * rows * 8), Copy(0, HOST, rows * BYTES[dtype])]
     for number in range(3):
-        assert ran[f"start {number}"].to_host == [BYTES] * rows
+        assert ran[f"start {number}"].to_host == [BYTES[dtype]] * rows
         assert ran[f"start {number}"].captures == 0
 
 
@@ -93,7 +94,7 @@ def test_without_capture_steps_launch_kernels(
         found = ran[f"step 1.{step}"]
         assert found.launches > 10
         assert (found.captures, found.replays) == (0, [])
-        assert BYTES in found.to_host
+        assert BYTES["fp16"] in found.to_host
 
 
 @pytest.mark.parametrize("captured", [0, 1])
@@ -111,6 +112,12 @@ def test_a_gpu_that_there_is_not(dense: Callable[..., Path], fake_cuda: type[Mac
     found = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16", provider="cuda"), device_id=3))
     assert "EnvironmentFailure" in found
     assert "there is no such GPU" in found
+
+
+def test_without_any_gpu(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    found = failure(decode(fake_cuda(gpus=0), dense("llama-gqa", dtype="fp16", provider="cuda")))
+    assert "EnvironmentFailure" in found
+    assert "CUDA" in found
 
 
 @pytest.mark.parametrize("memory", [1 << 16, 3 << 20])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from converters import write_onnx
 from seap_export.errors import ArtifactError
+from seap_export.pipeline.convert import convert_folder
 from validation.speed.measure import Cell
 from validation.speed.memory import peak_memory
 
@@ -22,7 +22,7 @@ def test_the_process_of_onnxruntime_knows_no_torch() -> None:
 
 
 def test_a_longer_prompt_takes_more(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    write_onnx(micro_hf("Llama"), tmp_path)
+    convert_folder(micro_hf("Llama"), tmp_path)
     small, large = (peak_memory("onnxruntime", tmp_path, 64, "cpu", 1, Cell(batch, 32)) for batch in (1, 512))
     assert 20e6 < small < large
 
