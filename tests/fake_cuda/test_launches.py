@@ -15,7 +15,7 @@ from converters.form import OnnxForm
 from converters.genai_config import genai_config
 from converters.precision import Precision
 from seap_export.families import model_spec
-from seap_export.sources import read_json
+from seap_export.sources.config import read_json
 
 pytestmark = pytest.mark.needs("fake-cuda")
 
