@@ -40,6 +40,8 @@ class Machine:
         gpus: How many GPUs.
         memory: Bytes of each GPU.
         name: What the GPUs are called.
+        number: What the host reads where it copies a single 64-bit number, such as one that a guard computes: kernels
+            compute nothing, so that it would be 0.
         without: Libraries that are not installed, such as "libcudnn.so.9".
     """
 
@@ -47,6 +49,7 @@ class Machine:
     gpus: int = 1
     memory: int = 80 << 30
     name: str = "a stand-in for a GPU"
+    number: int = 0
     without: tuple[str, ...] = ()
 
     def run(self, arguments: Sequence[str | Path], timeout: float = 300) -> Ran:
@@ -74,6 +77,7 @@ class Machine:
             "FAKE_CUDA_GPUS": str(self.gpus),
             "FAKE_CUDA_MEMORY": str(self.memory),
             "FAKE_CUDA_NAME": self.name,
+            "FAKE_CUDA_NUMBER": str(self.number),
             "FAKE_CUDA_LOG": str(log),
             "LD_LIBRARY_PATH": str(folder),
             # ONNX Runtime prefers a runtime library that it finds among Python's packages, and the headers' wheel has

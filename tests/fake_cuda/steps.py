@@ -40,6 +40,7 @@ class Job:
         in_place: Whether caches are updated in buffers of a fixed length, as the fused dialect does.
         is_captured: Whether steps are captured as a CUDA graph: all that they read and write stays where it is.
         options: Of the CUDA provider.
+        cache: Heads of keys and values, and numbers in each, where the graph's inputs do not say.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Job:
     in_place: bool = True
     is_captured: bool = False
     options: dict[str, str] = field(default_factory=dict)
+    cache: tuple[int, int] = (0, 0)
 
 
 def run(machine: Machine, jobs: list[Job]) -> tuple[Ran, dict[str, dict[str, list[str]]]]:
@@ -83,7 +85,11 @@ class _Run:
 
     def _zeros(self, past: Any, length: int) -> ort.OrtValue:
         _, dtype = ELEMENTS[past.type]
-        zeros = np.zeros((self.job.batch, past.shape[1], length, past.shape[3]), dtype)
+        heads, numbers = (
+            said if isinstance(said, int) else known
+            for said, known in zip(past.shape[1::2], self.job.cache, strict=True)
+        )
+        zeros = np.zeros((self.job.batch, heads, length, numbers), dtype)
         return ort.OrtValue.ortvalue_from_numpy(zeros, "cuda", self.device)
 
     def call(self, section: str, tokens: int, length: int) -> None:
@@ -92,6 +98,8 @@ class _Run:
         mask = np.zeros((self.job.batch, CAPACITY if self.job.in_place and is_step else length), np.int64)
         mask[:, :length] = 1
         feeds = {"input_ids": np.ones((self.job.batch, tokens), np.int64), "attention_mask": mask}
+        if any(item.name == "position_ids" for item in self.session.get_inputs()):
+            feeds["position_ids"] = np.arange(length - tokens, length)[None].repeat(self.job.batch, axis=0)
         options = ort.RunOptions()
         if self.job.is_captured:
             # Each number stands for a graph, and -1 for a call that is not captured.
@@ -101,9 +109,9 @@ class _Run:
         self.session.run_with_iobinding(binding, options)
         mark(BETWEEN)
         if not self.job.in_place:
-            names = [item.name for item in self.session.get_outputs()]
-            values = dict(zip(names, binding.get_outputs(), strict=True))
-            self.buffers = {past.name: values[_present(past)] for past in self.pasts}
+            # In the order in which they were bound: the logits last.
+            caches = binding.get_outputs()[: len(self.pasts)]
+            self.buffers = {past.name: cache for past, cache in zip(self.pasts, caches, strict=True)}
 
     def _bound(self, feeds: dict[str, NDArray[np.int64]]) -> ort.IOBinding:
         binding = self._with_caches()
@@ -133,7 +141,7 @@ class _Run:
         for past in self.pasts:
             element, _ = ELEMENTS[past.type]
             buffer = self.buffers[past.name]
-            shape = [self.job.batch, past.shape[1], buffer.shape()[2], past.shape[3]]
+            shape = buffer.shape()
             binding.bind_input(past.name, "cuda", self.device, element, shape, buffer.data_ptr())
             if self.job.in_place:
                 binding.bind_output(_present(past), "cuda", self.device, element, shape, buffer.data_ptr())

@@ -36,6 +36,7 @@ RICH = ("llama-biases", "gemma3-all", "phi3-all")
 LAYERS = 3
 #: Nodes that run on the CPU: the number of positions, which the shape of the mask gives.
 ON_CPU = {"Cast", "Squeeze"}
+ON_CPU_STANDARD = {"Concat", "Squeeze", "Sub"}
 #: Nodes that launch no kernel of ONNX Runtime's own: shapes, and products, which cuBLAS computes.
 WITHOUT_KERNEL = {"FusedMatMul", "MatMul", "Reshape", "Shape", "Squeeze", "Unsqueeze"}
 CUDNN = "libcudnn.so.9"
@@ -171,6 +172,22 @@ def test_steps_replay_a_captured_graph(family: str, graphs: Graphs, fake_cuda: t
         assert last.waits.total() <= 1, job.name
         whole = (expected.launches, expected.calls.total(), len(expected.within_devices), expected.sets)
         assert last.replays == [whole], job.name
+
+
+@pytest.mark.parametrize("family", RICH)
+def test_the_standard_dialect_attends_on_cuda(family: str, graphs: Graphs, fake_cuda: type[Machine]) -> None:
+    """Its guards are read by the host, and cuDNN computes its maximum; but all work is on CUDA."""
+    written = [graphs.write(family, precision, "standard") for precision in ("fp16", "bf16")]
+    jobs = [graph.job(batch) for graph in written for batch in (1, 4)]
+    ran, placed = run(fake_cuda(number=1), jobs)
+    for job in jobs:
+        assert set(placed[job.name]["CPUExecutionProvider"]) <= ON_CPU_STANDARD, job.name
+        assert placed[job.name]["CUDAExecutionProvider"].count("Attention") == LAYERS, job.name
+        for section in ("prompt", "step 1", "step 2"):
+            counts = ran[f"{job.name} {section}"]
+            assert (counts.errors, counts.to_device) == ([], []), job.name
+            assert len(counts.to_host) <= 2, job.name
+            assert counts.waits.total() <= 3, job.name
 
 
 @pytest.mark.parametrize("sm", [80, 90])

@@ -7,6 +7,7 @@
  * FAKE_CUDA_GPUS    how many GPUs there are
  * FAKE_CUDA_MEMORY  bytes of each GPU; an allocation beyond them fails
  * FAKE_CUDA_NAME    what the GPUs are called
+ * FAKE_CUDA_NUMBER  what a single 64-bit number is when it is copied to the host, which may branch on it
  * FAKE_CUDA_LOG     the file that the log is appended to
  */
 #pragma once

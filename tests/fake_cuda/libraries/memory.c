@@ -146,6 +146,8 @@ static cudaError_t copy(const char *function, void *to, size_t to_pitch, const v
         return error;
     for (size_t row = 0; row < height; row++)
         memmove((char *)to + row * to_pitch, (const char *)from + row * from_pitch, width);
+    if (width * height == sizeof(uint64_t) && source >= 0 && target < 0)
+        *(uint64_t *)to = fake_setting("FAKE_CUDA_NUMBER", *(uint64_t *)to);
     error = fake_work(COPY, stream, "%d %d %zu", source < 0 ? HOST : source, target < 0 ? HOST : target,
                       width * height);
     if (waits)
