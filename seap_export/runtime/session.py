@@ -68,6 +68,8 @@ _PROBE = bytes.fromhex(
 _GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
 #: Session option: the folder of the external data of a model given as bytes.
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+#: Environment variable: an existing folder, into which ONNX Runtime writes a profile of every session.
+_PROFILE_FOLDER = "SEAP_EXPORT_PROFILE"
 
 
 def available_threads() -> int:
@@ -258,4 +260,7 @@ def _options(threads: int) -> ort.SessionOptions:
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # planning memory for every new shape costs more than it saves
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if folder := os.environ.get(_PROFILE_FOLDER):
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "session")
     return options
