@@ -12,7 +12,7 @@ from seap_export.cli.groups import option
 if TYPE_CHECKING:
     from converters.form import Logits, OnnxForm
 
-__all__ = ["form_of", "logits_option", "precision_option", "rare_form_options"]
+__all__ = ["default_form", "form_of", "logits_option", "precision_option", "rare_form_options"]
 
 precision_option = option(
     "--precision",
@@ -89,3 +89,9 @@ def form_of(options: dict[str, Any]) -> OnnxForm:
         embeddings=not float_embeddings,
     )
     return OnnxForm(precision, dialect, options.pop("logits"), provider)
+
+
+def default_form(provider: str, logits: Logits) -> OnnxForm:
+    """The form that no option changes."""
+    unset = ("precision", "activations", "block_size", "asymmetric", "float_embeddings")
+    return form_of({"provider": provider, "dialect": "fused", "logits": logits, **dict.fromkeys(unset)})
