@@ -11,13 +11,15 @@ DEMO ?=
 # With "=", since pytest would take a path of its own for one of tests.
 PYTEST := python -m pytest "--require=$(REQUIRE)" "--demo=$(DEMO)"
 PARALLEL := --numprocesses 2
+# Options of test-gpu, such as ARGS=--dry-run.
+ARGS ?=
 # What depends on transformers' release.
 TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_onnx optimum_plugin sources) \
 	$(patsubst %,tests/validation/test_%.py,onnx_runner parity parity_micro) \
 	tests/seap_export/cli/test_export_command.py \
 	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write)
 
-.PHONY: demo test test-fast test-release test-all lint clean
+.PHONY: demo test test-fast test-release test-all test-gpu lint clean
 
 # The main job on a real model: three tasks, ratio 0.2, CPU.
 demo: .venv/installed $(MODEL)
@@ -46,6 +48,10 @@ test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/install
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real"
 	.venv/bin/$(PYTEST) -m real --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real"
+
+# Everything that has to be seen on a CUDA GPU, with a report in gpu-report; docs/gpu.md.
+test-gpu: .venv/installed $(MODEL)
+	.venv/bin/python -m validation.readiness --model $(MODEL) $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -76,6 +82,13 @@ lint: .venv/installed
 	.venv-genai/bin/python -m pip install --quiet 'onnxruntime-genai==0.18.*'
 	@touch $@
 
+# The same for CUDA; the readiness run makes it.
+.venv-genai-cuda/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-genai-cuda
+	.venv-genai-cuda/bin/python -m pip install --quiet --upgrade pip
+	.venv-genai-cuda/bin/python -m pip install --quiet 'onnxruntime-genai-cuda==0.18.*'
+	@touch $@
+
 $(MODEL): samples/get_model.py
 	$(PYTHON) samples/get_model.py .cache
 	@touch $@
@@ -85,4 +98,4 @@ $(CODER): samples/get_model.py
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-transformers4 .venv-genai .cache $(OUT)
+	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .cache $(OUT) gpu-work

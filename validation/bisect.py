@@ -19,7 +19,7 @@ from converters.form import read_form
 from converters.precision import Precision
 from converters.scaling import read_scaling
 from seap_export.families import ModelSpec, model_spec
-from seap_export.runtime.session import available_threads, open_session
+from seap_export.runtime.session import available_threads, open_session, probe
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore, StoredArray
 from validation.onnx_runner import OnnxRunner
@@ -119,6 +119,7 @@ def bisect(
         UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
             `validation.parity.run_parity`.
     """
+    probe(provider)  # before the reference, which takes long
     model, threads = onnx_folder / "model.onnx", threads or available_threads()
     spec = model_spec(read_json(hf_folder / "config.json"))
     precision = read_form(model).precision
@@ -236,12 +237,13 @@ def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
         for own, row in zip(ids, case.rows, strict=True):
             own[: len(row)] = row
         whole = tuple(slice(0, length) for length in lengths)
-        yield _Call(runner.prefill(ids, lengths), whole, whole)
+        yield _Call(runner.prefill(ids, lengths, steps), whole, whole)
     else:
         start = 0
         for part in case.calls:
             ids = np.array([part], np.int64)
-            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)])
+            room = len(case.rows[0]) - len(part) + steps
+            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)], room)
             yield _Call(logits, (slice(0, len(part)),), (slice(start, start + len(part)),))
             start += len(part)
     one = (slice(0, 1),) * len(lengths)

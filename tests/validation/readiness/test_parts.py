@@ -1,0 +1,120 @@
+"""The programs of the run: a random model, GenAI's tokens against ours, the profile of a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from outcome import run_here
+
+from seap_export.runtime import Generator
+from seap_export.sources.source import open_source
+from validation.readiness.genai_gaps import genai_gaps
+from validation.readiness.profile import profile, summary
+from validation.readiness.random_llama import Shape, write_random_llama
+
+SHAPE = Shape(layers=2, hidden=32, heads=2, neurons=48, vocabulary=300, positions=128)
+
+
+@pytest.fixture(scope="module")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("random")
+    write_random_llama(folder, SHAPE, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graph(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("graph") / "onnx"
+    assert run_here("convert", random_model, "--out", out).code == 0
+    return out
+
+
+def test_the_random_model_is_a_model(random_model: Path) -> None:
+    source = open_source(str(random_model))
+    assert (len(source.spec.layers), source.spec.num_parameters()) == (2, SHAPE.spec.num_parameters())
+    layer = source.read_layer(1)
+    weights = next(tensor for name, tensor in layer.items() if "down_proj" in name)
+    assert weights.dtype == torch.bfloat16
+    assert 0.015 < weights.float().std() < 0.025
+    size = sum(path.stat().st_size for path in random_model.glob("*.safetensors"))
+    assert 0 <= size - SHAPE.weight_bytes() < 2000 * (SHAPE.layers + 1)
+
+
+def test_the_seed_decides(random_model: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        write_random_llama(tmp_path / str(seed), SHAPE, seed)
+    own, same, other = (open_source(str(path)).digest for path in (random_model, tmp_path / "1", tmp_path / "2"))
+    assert own == same != other
+
+
+def test_its_sizes_shrink_with_the_ratio() -> None:
+    assert SHAPE.weight_bytes() > SHAPE.weight_bytes(0.2) > SHAPE.weight_bytes(0.5) > 0
+
+
+def gaps_of(graph: Path, tmp_path: Path, generated: list[int], device: str = "CPU") -> tuple[int, str]:
+    chosen = {"version": "0", "device": device, "prompt": [5, 6, 7], "generated": generated, "text": ""}
+    (tmp_path / "tokens.json").write_text(json.dumps(chosen), "utf-8")
+    words = [str(graph), str(tmp_path / "tokens.json"), "--provider", "cpu", "--out", str(tmp_path / "gaps.json")]
+    done = CliRunner().invoke(genai_gaps, words)
+    return done.exit_code, done.output
+
+
+def test_our_own_tokens_have_no_gap(graph: Path, tmp_path: Path) -> None:
+    generated = Generator(graph).generate_ids([5, 6, 7], 6)
+    assert gaps_of(graph, tmp_path, generated)[0] == 0
+    found = json.loads((tmp_path / "gaps.json").read_text("utf-8"))
+    assert (found["largest_gap"], found["reasons"]) == (0.0, [])
+
+
+def test_a_token_that_is_not_likely_fails(graph: Path, tmp_path: Path) -> None:
+    [best] = Generator(graph).generate_ids([5, 6, 7], 1)
+    code, output = gaps_of(graph, tmp_path, [(best + 1) % SHAPE.vocabulary])
+    assert (code, "below" in output) == (3, True)
+
+
+def test_the_wrong_device_fails(graph: Path, tmp_path: Path) -> None:
+    code, output = gaps_of(graph, tmp_path, Generator(graph).generate_ids([5, 6, 7], 2), device="CUDA")
+    assert (code, "instead of cpu" in output) == (3, True)
+
+
+def test_no_token_fails(graph: Path, tmp_path: Path) -> None:
+    assert gaps_of(graph, tmp_path, [])[0] == 7
+
+
+def test_the_profile_counts_a_decode_step(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "profile"
+    folder.mkdir()
+    monkeypatch.setenv("SEAP_EXPORT_PROFILE", str(folder))
+    assert run_here("generate", graph, "ab", "--max-new-tokens", 3).code == 0
+    out = tmp_path / "summary.json"
+    done = CliRunner().invoke(profile, [str(folder), "--copy", str(tmp_path / "copy.json"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    found = json.loads(out.read_text("utf-8"))
+    assert len(found["calls"]) == 3
+    assert found["step"]["CPUExecutionProvider"]["GroupQueryAttention"] == SHAPE.layers
+    assert (tmp_path / "copy.json").is_file()
+
+
+def test_no_profile_is_refused(tmp_path: Path) -> None:
+    words = [str(tmp_path), "--copy", str(tmp_path / "copy.json"), "--out", str(tmp_path / "out.json")]
+    done = CliRunner().invoke(profile, words)
+    assert (done.exit_code, "0 profiles" in done.output) == (1, True)
+
+
+def test_replayed_calls_have_no_nodes() -> None:
+    def call(start: int) -> dict[str, object]:
+        return {"cat": "Session", "name": "model_run", "ts": start, "dur": 10}
+
+    def node(start: int, operator: str) -> dict[str, object]:
+        args = {"op_name": operator, "provider": "CUDAExecutionProvider"}
+        return {"cat": "Node", "name": f"{operator}_kernel_time", "ts": start, "dur": 2, "args": args}
+
+    events = [call(0), node(1, "MatMul"), call(20), node(21, "MatMul"), node(24, "Cast"), node(27, "Cast"), call(40)]
+    found = summary(events)
+    assert [own["nodes"] for own in found["calls"]] == [1, 3, 0]
+    assert found["step"] == {"CUDAExecutionProvider": {"Cast": 2, "MatMul": 1}}
+    assert found["microseconds"] == {"Cast": 4, "MatMul": 2}

@@ -1,0 +1,120 @@
+"""The plan of a run holds commands that exist, in an order that leaves each what it needs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from converters.precision import PRECISIONS, Provider, choose_precision
+from seap_export.cli import main
+from seap_export.errors import UsageError
+from validation.readiness.__main__ import readiness
+from validation.readiness.random_llama import LLAMA_2_7B
+from validation.readiness.request import FORMS, Programs, Request
+from validation.readiness.step import Command
+from validation.readiness.steps import plan_steps
+
+ROOT = Path(__file__).parents[3]
+PROVIDERS = get_args(Provider)
+SEAP, PYTHON, GENAI, MAKE = ("seap-export",), ("python",), ("genai",), ("make", "genai-environment")
+
+
+def planned(provider: Provider) -> Request:
+    return Request(Programs(SEAP, PYTHON, GENAI, MAKE), "model.gguf", Path("texts.jsonl"), provider)
+
+
+def commands(provider: Provider) -> list[Command]:
+    return [command for step in plan_steps(planned(provider)) for command in step.commands]
+
+
+def parses(command: click.Command, arguments: list[str]) -> None:
+    """Fails with the message that a user would see."""
+    with command.make_context(str(command.name), arguments):
+        pass
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_every_command_of_ours_exists_and_takes_its_options(provider: Provider) -> None:
+    found = set()
+    for command in commands(provider):
+        program, *arguments = command.words
+        if program == SEAP[0]:
+            parses(main.commands[arguments[0]], arguments[1:])
+            found.add(arguments[0])
+        elif program == PYTHON[0]:
+            assert arguments[0] == "-m"
+            module = importlib.import_module(arguments[1])
+            parses(getattr(module, arguments[1].rpartition(".")[2]), arguments[2:])
+            found.add(arguments[1])
+    assert found >= {"doctor", "export", "validate", "bench", "generate", "prune", "validation.readiness.genai_gaps"}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_step_needs_what_earlier_ones_write(provider: Provider) -> None:
+    written: list[Path] = []
+    for step in plan_steps(planned(provider)):
+        for path in step.after:
+            assert any(path.is_relative_to(own) for own in written), (step.name, path)
+        for command in step.commands:
+            words = command.words
+            written += [Path(words[index + 1]) for index, word in enumerate(words) if word == "--out"]
+            written += [Path(words[3])] if "validation.readiness.random_llama" in words else []
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_forms_are_those_that_the_provider_runs(provider: Provider) -> None:
+    def runs(name: str) -> bool:
+        try:
+            choose_precision(name, provider)
+        except UsageError:
+            return False
+        return True
+
+    fused = {precision for precision, dialect in FORMS[provider] if dialect == "fused"}
+    assert fused == set(filter(runs, PRECISIONS))
+    assert {dialect for _, dialect in FORMS[provider]} == {"fused", "standard"}
+
+
+@pytest.mark.parametrize("target", ["test-gpu", ".venv-genai-cuda/installed", ".venv-genai/installed"])
+def test_make_has_the_targets(target: str) -> None:
+    assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+
+
+def test_the_dry_run_shows_every_command_and_writes_nothing(tmp_path: Path) -> None:
+    folders = ("--out", str(tmp_path / "report"), "--work", str(tmp_path / "work"))
+    words = ["-m", "validation.readiness", "--model", "model.gguf", *folders, "--dry-run"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("  $ ") == len(commands("cuda"))
+    for word in ("doctor --require cuda", "make .venv-genai-cuda/installed", "GB of GPU memory", "GB of disk space"):
+        assert word in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_dry_run_can_show_one_step() -> None:
+    done = CliRunner().invoke(readiness, ["--model", "m", "--dry-run", "--only", "doctor"])
+    assert done.exit_code == 0
+    assert done.output.count("  $ ") == 3
+
+
+def test_an_unknown_step_is_refused() -> None:
+    done = CliRunner().invoke(readiness, ["--model", "m", "--only", "drive"])
+    assert done.exit_code == 2
+    assert "drive" in done.output
+    assert "doctor" in done.output
+
+
+def test_the_large_model_is_llama_2_7b() -> None:
+    """6,738,415,616 parameters, as its model card says."""
+    assert LLAMA_2_7B.spec.num_parameters() == 6_738_415_616
+    large = next(step for step in plan_steps(planned("cuda")) if step.name == "large-model")
+    assert large.gpu_bytes > LLAMA_2_7B.weight_bytes() == 2 * 6_738_415_616
+    assert large.disk_bytes > LLAMA_2_7B.weight_bytes() + LLAMA_2_7B.weight_bytes(0.5)

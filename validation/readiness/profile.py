@@ -1,0 +1,71 @@
+"""Counts what ONNX Runtime's profile of a generation shows: the nodes of a decode step and where they ran.
+
+    python -m validation.readiness.profile FOLDER --copy profile.json --out SUMMARY.json
+
+FOLDER is what SEAP_EXPORT_PROFILE named when `seap-export generate` ran.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["summary"]
+
+
+def summary(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The calls of a session, and the nodes of its first decode step.
+
+    Args:
+        events: ONNX Runtime's profile of one prompt and its decode steps.
+
+    Returns:
+        `calls`: nodes and milliseconds of each call, the prompt first (no nodes: replayed as a CUDA graph); `step`:
+        nodes of the first decode step by provider and operator, and their microseconds on the host. On a GPU, a node's
+        time is that of its launch.
+    """
+    calls = sorted((own for own in events if own["name"] == "model_run"), key=lambda own: own["ts"])
+    nodes = [own for own in events if own.get("cat") == "Node" and own["name"].endswith("_kernel_time")]
+    ran = [[own for own in nodes if call["ts"] <= own["ts"] < call["ts"] + call["dur"]] for call in calls]
+    step = next((own for own in ran[1:] if own), [])
+    counts: dict[str, Counter[str]] = {}
+    times: Counter[str] = Counter()
+    for node in step:
+        operator = node["args"]["op_name"]
+        counts.setdefault(node["args"]["provider"], Counter())[operator] += 1
+        times[operator] += node["dur"]
+    return {
+        "calls": [{"nodes": len(own), "ms": call["dur"] / 1e3} for call, own in zip(calls, ran, strict=True)],
+        "step": {provider: dict(own.most_common()) for provider, own in counts.items()},
+        "microseconds": dict(times.most_common()),
+    }
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--copy", required=True, type=click.Path(path_type=Path), help="Where the profile is copied to.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Where the summary is written to.")
+def profile(folder: Path, copy: Path, out: Path) -> None:
+    """Summarise the one profile in FOLDER."""
+    files = sorted(folder.glob("*.json"))
+    if len(files) != 1:
+        raise click.ClickException(
+            f"{folder}: {len(files)} profiles; generate again with SEAP_EXPORT_PROFILE={folder}"
+        )
+    found = summary(json.loads(files[0].read_text("utf-8")))
+    if not found["step"]:
+        raise click.ClickException(f"{files[0]}: no decode step in it; generate at least two tokens")
+    shutil.copyfile(files[0], copy)
+    out.write_text(json.dumps(found, indent=1) + "\n", "utf-8", newline="\n")
+    for provider, operators in found["step"].items():
+        click.echo(f"{provider}: {sum(operators.values())} nodes a step")
+
+
+if __name__ == "__main__":
+    profile()
