@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from converters.form import OnnxForm
+from converters.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
 from validation import parity
 from validation.parity import run_parity
@@ -115,6 +116,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     monkeypatch.setattr(parity, "open_torch_runner", torch_runner)
     monkeypatch.setattr(parity, "open_session", lambda *_, **__: session)
     monkeypatch.setattr(parity, "read_form", lambda _: form)
+    monkeypatch.setattr(parity, "read_scaling", lambda _: Scaling())
     monkeypatch.setattr(
         parity,
         "tokenize_prompts",
