@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -69,19 +70,23 @@ def readiness(only: tuple[str, ...], resume: bool, dry_run: bool, limit_minutes:
             if step.name in wanted:
                 _show(step)
         return
-    signals: list[int] = []
+    stop, signals = Event(), list[int]()
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def remember(number: int, frame: FrameType | None) -> None:
         signals.append(number)
-        raise KeyboardInterrupt
+        stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, remember)
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
     try:
-        outcomes = run_steps(steps, request, wanted, limit_minutes * 60, lambda line: click.echo(line, err=True))
+        outcomes = run_steps(steps, request, wanted, limit_minutes * 60, say, stop)
     except KeyboardInterrupt:
         click.echo(f"interrupted; the report is {request.out / 'report.md'}; --resume continues", err=True)
-        sys.exit(128 + signals[-1])
+        sys.exit(128 + signals[0])
     click.echo(f"the report is {request.out / 'report.md'}")
     if any(own.verdict in ("failed", "blocked") for own in outcomes.values()):
         sys.exit(_FAILED)

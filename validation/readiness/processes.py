@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from threading import Event
 from typing import IO
 
 from validation.readiness.step import Command, Done
@@ -15,15 +16,19 @@ __all__ = ["run_command", "words_of_exit"]
 
 #: Seconds that a stopped command has to clean up.
 _PATIENCE = 30.0
+#: Seconds after which a wait looks whether the run is to stop. A signal handler that raised could do so between the
+#: start of a process and the moment at which it is known.
+_GLANCE = 0.2
 
 
-def run_command(command: Command, log: Path, limit: float, patience: float = _PATIENCE) -> Done:
+def run_command(command: Command, log: Path, limit: float, stop: Event, patience: float = _PATIENCE) -> Done:
     """Runs it in a session of its own, so that a Ctrl-C reaches it once and nothing of it is left behind.
 
     Args:
         command: The command.
         log: File that its output is appended to.
         limit: Seconds after which it is stopped.
+        stop: Set when the run is to stop.
         patience: Seconds that it has to end after that.
 
     Returns:
@@ -37,7 +42,7 @@ def run_command(command: Command, log: Path, limit: float, patience: float = _PA
         file.write(f"$ {command.line}\n".encode())
         file.flush()
         try:
-            code = _run(command, file, limit, patience)
+            code = _run(command, file, limit, stop, patience)
         except OSError as error:  # no such program
             file.write(f"Error: {command.words[0]} cannot be started: {error.strerror}\n".encode())
             code = None
@@ -58,7 +63,7 @@ def words_of_exit(code: int | None) -> str:
     return f"exit code {code}"
 
 
-def _run(command: Command, log: IO[bytes], limit: float, patience: float) -> int:
+def _run(command: Command, log: IO[bytes], limit: float, stop: Event, patience: float) -> int:
     target = command.saves.open("wb") if command.saves else log
     try:
         process = subprocess.Popen(
@@ -70,13 +75,26 @@ def _run(command: Command, log: IO[bytes], limit: float, patience: float) -> int
             start_new_session=True,
         )
         try:
-            return process.wait(limit)
+            return _wait(process, limit, stop)
         except BaseException as error:
             _stop(process, signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM, patience)
             raise
     finally:
         if target is not log:
             target.close()
+
+
+def _wait(process: subprocess.Popen[bytes], limit: float, stop: Event) -> int:
+    end = time.monotonic() + limit
+    while True:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        left = end - time.monotonic()
+        try:
+            return process.wait(min(_GLANCE, max(left, 0.0)))
+        except subprocess.TimeoutExpired:
+            if left <= 0:
+                raise
 
 
 def _stop(process: subprocess.Popen[bytes], kind: signal.Signals, patience: float) -> None:

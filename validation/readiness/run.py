@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from threading import Event
 
 from validation.readiness.machine import missing_file, read_json, shortage
 from validation.readiness.processes import run_command, words_of_exit
@@ -22,6 +23,7 @@ def run_steps(
     wanted: Collection[str],
     limit: float,
     say: Callable[[str], None],
+    stop: Event | None = None,
 ) -> dict[str, Outcome]:
     """Runs the wanted steps; the report, which also shows the others' last outcomes, is renewed after each.
 
@@ -31,6 +33,7 @@ def run_steps(
         wanted: Names of the steps to run.
         limit: Seconds after which a command is stopped.
         say: Receives a line before and after each step.
+        stop: Set, by a signal for example, when the run is to stop.
 
     Returns:
         The outcome of each step that ever ran, in the order of the steps.
@@ -38,12 +41,13 @@ def run_steps(
     Raises:
         KeyboardInterrupt: Somebody stopped the run; the report says so.
     """
+    stop = stop or Event()
     for folder in (request.out / "results", request.out / "logs", request.work):
         folder.mkdir(parents=True, exist_ok=True)
     outcomes = known_outcomes(steps, request)
     for step in (own for own in steps if own.name in wanted):
         say(f"{step.name}: {step.purpose}")
-        outcomes[step.name] = outcome = _outcome(step, request, limit)
+        outcomes[step.name] = outcome = _outcome(step, request, limit, stop)
         in_order = {own.name: outcomes[own.name] for own in steps if own.name in outcomes}
         write_report(steps, in_order, request)
         say(f"{step.name}: {outcome.verdict}{f', {outcome.reason}' if outcome.reason else ''}")
@@ -62,7 +66,7 @@ def known_outcomes(steps: Sequence[Step], request: Request) -> dict[str, Outcome
     }
 
 
-def _outcome(step: Step, request: Request, limit: float) -> Outcome:
+def _outcome(step: Step, request: Request, limit: float, stop: Event) -> Outcome:
     log = request.out / "logs" / f"{step.name}.log"
     log.unlink(missing_ok=True)
     if reason := missing_file(step):
@@ -74,7 +78,7 @@ def _outcome(step: Step, request: Request, limit: float) -> Outcome:
         if command.saves:
             command.saves.unlink(missing_ok=True)  # no table shows what an earlier run found
         try:
-            done.append(run_command(command, log, limit))
+            done.append(run_command(command, log, limit, stop))
         except KeyboardInterrupt:
             return Outcome("interrupted", "somebody stopped it", tuple(done))
         if done[-1].exit_code != 0 and not command.is_optional:

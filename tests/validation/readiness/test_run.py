@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_command_that_hangs_is_stopped(pretended: Pretended) -> None:
 
 def test_a_command_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    done = run_command(Command((sys.executable, "-c", deaf)), tmp_path / "log", limit=1.0, patience=0.5)
+    done = run_command(Command((sys.executable, "-c", deaf)), tmp_path / "log", 1.0, Event(), patience=0.5)
     assert done.exit_code is None
     assert done.seconds < 30
 
@@ -175,7 +176,7 @@ def test_a_failed_step_leaves_no_old_figures(pretended: Pretended) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_leaves_a_report_and_no_process(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """The second step, the export, is stopped; what it was is not known here, so its group is asked for."""
+    """Stopped as soon as the first command has started."""
     texts = write_corpus(tmp_path / "texts.jsonl")
     out, work = tmp_path / "report", tmp_path / "work"
     words = [
