@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from seap_export.activations.mixture import Mixture
-from seap_export.pipeline.mixtures import open_mixture
+from seap_export.activations.statistics import Calibration
 from seap_export.plan.groups import preferring_groups
 from seap_export.plan.make import Ranking
 from seap_export.plan.plan import LayerPlan
@@ -36,7 +36,8 @@ _TOLERANCES = (0.0, 0.01, 0.05, 0.1, 10.0)
 @click.option("--avoid", type=int, required=True, help="The number of heads in a group that is not preferred.")
 def groups_table(model: str, calibration: Path, avoid: int) -> None:
     """Print the table; MODEL is a model folder."""
-    source, statistics = open_source(model), open_mixture((calibration,), ())
+    source, own_task = open_source(model), Calibration(calibration)
+    statistics = Mixture(own_task.record.task, {own_task.record.task: 1.0}, {own_task.record.task: own_task})
     ranking = rank(source, statistics, open_recipe(target=Target("cuda")))
     click.echo("| ratio | " + " | ".join(f"tolerance {own:g}" for own in _TOLERANCES) + " |")
     click.echo("| --- |" + " --- |" * len(_TOLERANCES))
