@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seap_export.plan.recipes import DEFAULT_RECIPE
 from validation.readiness.request import RATIOS, Request
 from validation.readiness.step import Command, Step
 
@@ -24,6 +25,7 @@ def plan_steps(request: Request) -> list[Step]:
     """All steps in their order."""
     return [
         _doctor(request),
+        _variants(request),
         _export(request),
         *(_parity(request, precision, dialect) for precision, dialect in request.forms),
         _genai(request),
@@ -44,7 +46,11 @@ def _module(request: Request, name: str, *words: object) -> Command:
 
 
 def _variant(request: Request, ratio: float) -> Path:
-    return request.work / "export" / f"{TASK}-{ratio:g}"
+    return request.work / "variants" / f"{TASK}-{ratio:g}"
+
+
+def _form(request: Request, precision: str, dialect: str) -> Path:
+    return request.work / "forms" / f"{precision}-{dialect}"
 
 
 def _large(request: Request) -> Path:
@@ -64,13 +70,45 @@ def _doctor(request: Request) -> Step:
     )
 
 
+def _pruned(
+    request: Request, model: object, task: str, variants: Path, *, settings: tuple[object, ...], recipe: str
+) -> list[Command]:
+    """Commands that make variants at all ratios without a GPU, so that a failure there leaves them."""
+    statistics = variants / "statistics"
+    texts, own = ("--task", f"{task}={request.texts}"), ("--calibration", statistics / "calibration" / task)
+    commands = [_seap(request, "calibrate", model, *texts, *settings, "--out", statistics, "--force")]
+    for ratio in RATIOS:
+        variant = variants / f"{task}-{ratio:g}"
+        how = ("--recipe", recipe, "--ratio", f"{ratio:g}", "--provider", request.provider)
+        plan = variant / "plan.json"
+        commands += [
+            _seap(request, "plan", model, *own, *how, "--out", plan, "--force"),
+            _seap(request, "prune", model, "--plan", plan, *own, "--out", variant / "hf", "--force"),
+        ]
+    return [*commands, Command(("rm", "-r", str(statistics)))]
+
+
+def _variants(request: Request) -> Step:
+    folder = request.work / "variants"
+    return Step(
+        "variants",
+        "a model is pruned at both ratios, for the steps below",
+        (
+            Command(("rm", "-rf", str(folder))),
+            *_pruned(request, request.model, TASK, folder, settings=(), recipe=DEFAULT_RECIPE),
+        ),
+        replaces=folder,
+        disk_bytes=_SMALL_BYTES // 2,
+    )
+
+
 def _export(request: Request) -> Step:
     ratios = [word for ratio in RATIOS for word in ("--ratio", f"{ratio:g}")]
     where = ("--provider", request.provider, "--out", request.work / "export", "--force", "--json")
     command = ("export", request.model, "--task", f"{TASK}={request.texts}", *ratios, *where)
     return Step(
         "export",
-        "a model is pruned at both ratios, and every check of an export passes",
+        "a whole export for the provider, with all its checks",
         (_seap(request, *command, saves=request.result("export")),),
         replaces=request.work / "export",
         disk_bytes=_SMALL_BYTES,
@@ -78,7 +116,7 @@ def _export(request: Request) -> Step:
 
 
 def _parity(request: Request, precision: str, dialect: str) -> Step:
-    hf, folder = _variant(request, RATIOS[-1]) / "hf", request.work / "forms" / f"{precision}-{dialect}"
+    hf, folder = _variant(request, RATIOS[-1]) / "hf", _form(request, precision, dialect)
     name = f"parity-{precision}-{dialect}"
     form = ("--provider", request.provider, "--precision", precision, "--dialect", dialect)
     out = ("--out", request.result(name), "--force")
@@ -99,7 +137,7 @@ def _parity(request: Request, precision: str, dialect: str) -> Step:
 
 
 def _genai(request: Request) -> Step:
-    graph, tokens = _variant(request, RATIOS[-1]) / "onnx", request.result("genai-tokens")
+    graph, tokens = _form(request, *request.forms[0]) / "onnx", request.result("genai-tokens")
     script = Path(__file__).with_name("genai_tokens.py")
     words = (*request.programs.genai, "-I", str(script), str(graph), _PROMPT, str(_NEW_TOKENS))
     return Step(
@@ -118,8 +156,8 @@ def _genai(request: Request) -> Step:
 
 
 def _profile(request: Request) -> Step:
-    variant = _variant(request, RATIOS[-1])
-    generate = ("generate", variant, _PROMPT, "--provider", request.provider, "--max-new-tokens", 4)
+    folder = _form(request, *request.forms[0])
+    generate = ("generate", folder, _PROMPT, "--provider", request.provider, "--max-new-tokens", 4)
     return Step(
         "profile",
         "what ONNX Runtime runs in a decode step, and where",
@@ -133,7 +171,7 @@ def _profile(request: Request) -> Step:
                 *("--out", request.result("profile")),
             ),
         ),
-        after=(variant / "onnx" / "model.onnx",),
+        after=(folder / "onnx" / "model.onnx",),
     )
 
 
@@ -158,24 +196,13 @@ def _bench(request: Request, precision: str) -> Step:
 def _large_model(request: Request) -> Step:
     """Calibration on a few tokens and the paper's recipe: only the shapes matter, since the weights are random."""
     folder, shape = _large(request), request.large
-    dense, statistics = folder / "dense", folder / "statistics"
-    sizes = vars(shape).items()
-    texts = ("--task", f"{LARGE}={request.texts}", "--samples", 4, "--held-out", 1, "--max-length", 32)
-    own = ("--calibration", statistics / "calibration" / LARGE)
+    dense, sizes = folder / "dense", vars(request.large).items()
+    settings = ("--samples", 4, "--held-out", 1, "--max-length", 32)
     commands = [
         Command(("rm", "-rf", str(folder))),
         _module(request, "random_llama", dense, *(word for name, size in sizes for word in (f"--{name}", size))),
-        _seap(request, "calibrate", dense, *texts, "--out", statistics, "--force"),
+        *_pruned(request, dense, LARGE, folder, settings=settings, recipe="seap"),
     ]
-    for ratio in RATIOS:
-        variant = folder / f"{LARGE}-{ratio:g}"
-        recipe = ("--recipe", "seap", "--ratio", f"{ratio:g}", "--provider", request.provider)
-        plan = variant / "plan.json"
-        commands += [
-            _seap(request, "plan", dense, *own, *recipe, "--out", plan, "--force"),
-            _seap(request, "prune", dense, "--plan", plan, *own, "--out", variant / "hf", "--force"),
-        ]
-    commands.append(Command(("rm", "-r", str(statistics))))
     return Step(
         "large-model",
         "a model in the shape of Llama-2-7B, with random weights, is pruned at both ratios",

@@ -60,10 +60,6 @@ def _main(failing: dict[str, int], program: str, arguments: list[str]) -> int:
         return code
     if verb == "doctor" and "--json" in arguments:
         print(json.dumps(_DOCTOR))
-    elif verb == "export":
-        for ratio in ("0.2", "0.5"):
-            _put(out / f"arithmetic-{ratio}" / "hf" / "config.json", {})
-            _put(out / f"arithmetic-{ratio}" / "onnx" / "model.onnx", {})
     elif verb == "convert":
         _put(out / "model.onnx", {})
     elif verb == "validate":

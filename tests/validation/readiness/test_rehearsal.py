@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[3]
 SHAPE = Shape(layers=4, hidden=128, heads=4, neurons=352, vocabulary=512, positions=512)
 #: One of each kind; those of the other precisions differ in a word.
 WANTED = (
-    "doctor", "export", "parity-int4-fused", "parity-fp32-standard", "genai", "profile", "bench-int4", "large-model",
-    "large-bench-0.5",
-)  # fmt: skip
+    *("doctor", "variants", "export", "parity-fp32-fused", "parity-int4-fused", "parity-fp32-standard"),
+    *("genai", "profile", "bench-int4", "large-model", "large-bench-0.5"),
+)
 
 
 def test_every_kind_of_step_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_every_kind_of_step_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {name: own.reason for name, own in outcomes.items() if own.verdict != "passed"} == {}
     report = json.loads((request.out / "report.json").read_text("utf-8"))
     assert report["verdict"] == "incomplete"
-    assert [row["form"] for row in report["parity"]] == ["int4, fused", "fp32, standard"]
+    assert [row["form"] for row in report["parity"]] == ["fp32, fused", "int4, fused", "fp32, standard"]
     assert [row["variant"] for row in report["speed"]] == [
         "dense", "arithmetic-0.2", "arithmetic-0.5", "dense", "random-0.5"
     ]  # fmt: skip

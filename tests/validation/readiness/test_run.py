@@ -64,14 +64,20 @@ def test_a_command_that_dies_is_told_by_its_signal(pretended: Pretended) -> None
 
 
 def test_steps_without_what_they_need_are_blocked(pretended: Pretended) -> None:
-    request = pretended({"export": 6})
+    request = pretended({"prune": 6})
     outcomes = ran(request)
-    assert outcomes["export"].verdict == "failed"
+    assert outcomes["variants"].verdict == outcomes["large-model"].verdict == "failed"
     assert {outcomes[name].verdict for name in ("parity-bf16-standard", "genai", "profile", "bench-fp16")} == {
         "blocked"
     }
     assert "hf" in outcomes["bench-fp16"].reason
-    assert outcomes["large-bench-0.2"].verdict == "passed"
+    assert outcomes["large-bench-0.2"].verdict == "blocked"
+    assert outcomes["export"].verdict == "passed"
+
+
+def test_an_export_that_fails_leaves_what_the_others_need(pretended: Pretended) -> None:
+    outcomes = ran(pretended({"export": 3}))
+    assert [name for name, own in outcomes.items() if own.verdict != "passed"] == ["export"]
 
 
 def test_a_machine_without_a_gpu_fails_and_writes_no_large_model(pretended: Pretended) -> None:
@@ -132,7 +138,7 @@ def test_the_reason_is_the_failing_command_s(pretended: Pretended) -> None:
 
 def test_a_command_that_hangs_is_stopped(pretended: Pretended) -> None:
     begin = time.monotonic()
-    outcomes = ran(pretended({"generate": 99}), ["export", "profile"], limit=3.0)
+    outcomes = ran(pretended({"generate": 99}), ["variants", "parity-fp16-fused", "profile"], limit=3.0)
     assert outcomes["profile"].verdict == "failed"
     assert "3 seconds" in outcomes["profile"].reason
     assert time.monotonic() - begin < 50
@@ -147,7 +153,7 @@ def test_a_command_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> 
 
 def test_a_result_that_is_no_json_is_no_crash(pretended: Pretended) -> None:
     request = pretended()
-    ran(request, ["doctor", "export", "bench-fp16"])
+    ran(request, ["doctor", "variants", "bench-fp16"])
     request.result("bench-int4").write_text("{", "utf-8")
     request.result("doctor").write_text("[]", "utf-8")
     outcomes = ran(request, ["parity-fp16-fused"])
