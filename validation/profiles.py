@@ -223,5 +223,7 @@ def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, .
     if exact and (precision.quantization is None or (precision.dtype == "fp32" and provider == "cpu")):
         runs.append(Pass("" if not rounded else IN_FLOAT, in_float=bool(rounded), limits=exact, given=given))
     if rounded:
-        runs.append(Pass("", in_float=False, limits=rounded, given=given))
+        # A file for a GPU, which does not round activations to 8 bits either.
+        is_foreign = provider == "cpu" and precision.quantization is not None and precision.dtype != "fp32"
+        runs.append(Pass("", in_float=is_foreign, limits=rounded, given=given))
     return tuple(runs)
