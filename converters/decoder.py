@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,12 +14,12 @@ from converters.dialects import POISON, open_dialect
 from converters.form import FORM_NOTE, OnnxForm
 from converters.graph import Dims, GraphBuilder
 from converters.linear import Linears
-from converters.overflow import WideParts
 from converters.rotary import RotaryTables
+from converters.scaling import SCALING_NOTE, Scaling, scaled_epsilon
 from converters.weights import LazyWeights
 from seap_export.families import LayerSpec, ModelSpec, names
 from seap_export.families.names import Norm, Projection
-from seap_export.layers.halves import Half
+from seap_export.layers.halves import NORMS_AROUND, Half
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
 
@@ -27,12 +28,10 @@ LAST_TOKEN = "last_token"
 
 #: GroupQueryAttention takes only heads whose size is a multiple of this.
 HEAD_DIM_MULTIPLE = 8
-_NOTHING_WIDE = WideParts()
+_UNSCALED = Scaling()
 
 
-def decoder_graph(
-    spec: ModelSpec, weights: LazyWeights, form: OnnxForm, wide: WideParts = _NOTHING_WIDE
-) -> GraphBuilder:
+def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling: Scaling = _UNSCALED) -> GraphBuilder:
     """Builds the whole graph; it refers to `weights`, in the precision of the form, without reading them.
 
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
@@ -42,7 +41,7 @@ def decoder_graph(
     of each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value` with
     total_sequence_length positions. Logits are float32, or float16 where CUDA computes in it.
     """
-    return _Decoder(spec, weights, form, wide).graph()
+    return _Decoder(spec, weights, form, scaling).graph()
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,12 @@ class _Sublayer:
 class _Decoder:
     """Emits the nodes of one model in the order of computation."""
 
-    def __init__(self, spec: ModelSpec, weights: LazyWeights, form: OnnxForm, wide: WideParts) -> None:
-        self._spec, self._weights, self._form, self._wide = spec, weights, form, wide
+    def __init__(self, spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling: Scaling) -> None:
+        weights = weights.scaled(scaling.tensors(spec))
+        self._spec, self._weights, self._form, self._scaling = spec, weights, form, scaling
         self._g = GraphBuilder("decoder")
         self._dtype = weights.precision.onnx_dtype
-        self._stream_dtype = ir.DataType.FLOAT if wide.stream else self._dtype
+        self._stream_epsilon = scaled_epsilon(spec.rms_norm_eps, scaling.stream)
         dims = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
         self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
         mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
@@ -74,9 +74,11 @@ class _Decoder:
         g = self._g
         g.note("seap_export.cache", self._dialect.cache)
         g.note(FORM_NOTE, json.dumps(self._form.to_json()))
+        if self._scaling != _UNSCALED:
+            g.note(SCALING_NOTE, self._scaling.note())
         pasts = [self._past(index) for index in range(len(self._spec.layers))]
         stream = self._embedded()
-        normed = self._read(stream, "input_layernorm", 0, "embed_tokens")
+        normed = self._read(stream, "input_layernorm", 0)
         presents: list[op.KeyValues] = []
         for index, past in enumerate(pasts):
             here = f"layers.{index}"
@@ -110,55 +112,42 @@ class _Decoder:
 
     def _embedded(self) -> ir.Value:
         embedded = self._linears.embedding(names.tensor("embed_tokens"), self._ids, "embed_tokens")
-        stream = self._widened(embedded, "embed_tokens", is_needed=self._wide.stream)
         factor = self._spec.block.embedding_multiplier
-        return op.scaled(self._g, stream, factor, self._stream_dtype, "embed_tokens.multiplied")
+        if not self._scaling.scales_table(self._spec):
+            factor = math.ldexp(factor, -self._scaling.stream)
+        return op.scaled(self._g, embedded, factor, self._dtype, "embed_tokens.multiplied")
 
     def _mlp(self, index: int, x: ir.Value) -> ir.Value:
         """What the MLP passes to down_proj."""
         name, width = f"layers.{index}.mlp", self._layer(index).intermediate_size
         gate = self._projection("gate_proj", index, x, f"{name}.gate_proj")
         up = self._projection("up_proj", index, x, f"{name}.up_proj")
-        is_wide = (index, "down_proj") in self._wide.halves
-        gate = self._widened(gate, f"{name}.gate_proj", is_needed=is_wide)
-        up = self._widened(up, f"{name}.up_proj", is_needed=is_wide)
         return self._dialect.gated(self._spec.block.activation, gate, up, width, f"{name}.gated")
 
     def _written(self, half: Half, index: int, x: ir.Value, name: str) -> _Sublayer:
-        """What o_proj or down_proj makes of its input, in the dtype of the residual stream."""
+        """What o_proj or down_proj makes of its input."""
         g, block, label = self._g, self._spec.block, f"{name}.{half}"
-        is_wide = (index, half) in self._wide.halves
-        if is_wide and half == "o_proj":
-            x = self._widened(x, f"{label}.input", is_needed=True)
         weight = names.weight(half, index)
-        product = self._linears.product(x, [weight], label, stored_as=weight, wide=is_wide)
-        product = self._widened(product, label, is_needed=self._wide.stream and not is_wide)
-        bias = self._bias(half, index, wide=self._wide.stream)
-        norm: Norm = "post_self_attn_layernorm" if half == "o_proj" else "post_mlp_layernorm"
+        product = self._linears.product(x, [weight], label, stored_as=weight)
+        bias = self._bias(half, index)
+        norm = NORMS_AROUND[half][1]
         if norm not in block.norms and block.residual_multiplier == 1.0:
             return _Sublayer(product, bias)
         if bias is not None:
             product = op.add(g, product, bias, f"{label}.bias_add")
         if norm in block.norms:
-            gamma = self._tensor(names.tensor(norm, index), wide=self._wide.stream)
-            product = op.rms_norm(g, product, gamma, self._spec.rms_norm_eps, f"layers.{index}.{norm}")
+            gamma = self._tensor(names.tensor(norm, index))
+            epsilon = scaled_epsilon(self._spec.rms_norm_eps, self._scaling.output(self._spec, half, index))
+            product = op.rms_norm(g, product, gamma, epsilon, f"layers.{index}.{norm}")
         factor = block.residual_multiplier
-        return _Sublayer(op.scaled(g, product, factor, self._stream_dtype, f"{name}.multiplied"), None)
+        return _Sublayer(op.scaled(g, product, factor, self._dtype, f"{name}.multiplied"), None)
 
-    def _widened(self, x: ir.Value, name: str, *, is_needed: bool) -> ir.Value:
-        return op.cast(self._g, x, ir.DataType.FLOAT, f"{name}.float32") if is_needed else x
-
-    def _narrowed(self, x: ir.Value, name: str) -> ir.Value:
-        """What products read, in their dtype."""
-        return op.cast(self._g, x, self._dtype, f"{name}.narrow") if self._wide.stream else x
-
-    def _read(self, stream: ir.Value, norm: Norm, index: int, name: str) -> ir.Value:
+    def _read(self, stream: ir.Value, norm: Norm, index: int) -> ir.Value:
         """What a half reads of the stream: its norm if there is one, or the stream as it is."""
-        if norm in self._spec.block.norms:
-            name = f"layers.{index}.{norm}"
-            gamma = self._tensor(names.tensor(norm, index), wide=self._wide.stream)
-            stream = op.rms_norm(self._g, stream, gamma, self._spec.rms_norm_eps, name)
-        return self._narrowed(stream, name)
+        if norm not in self._spec.block.norms:
+            return stream
+        gamma = self._tensor(names.tensor(norm, index))
+        return op.rms_norm(self._g, stream, gamma, self._stream_epsilon, f"layers.{index}.{norm}")
 
     def _add_and_read(
         self, added: _Sublayer, stream: ir.Value, norm: Norm, index: int, name: str
@@ -170,13 +159,11 @@ class _Decoder:
         if added.bias is not None:
             output = op.add(self._g, output, added.bias, f"{name}.bias_add")
         stream = op.add(self._g, stream, output, f"{name}.residual")
-        return self._narrowed(stream, f"{name}.residual"), stream
+        return stream, stream
 
     def _add_and_norm(self, added: _Sublayer, stream: ir.Value, gamma: str, name: str) -> tuple[ir.Value, ir.Value]:
-        gain = self._tensor(gamma, wide=self._wide.stream)
-        epsilon = self._spec.rms_norm_eps
-        normed, stream = self._dialect.add_and_norm(added.output, stream, gain, epsilon, name, added.bias)
-        return self._narrowed(normed, name), stream
+        gain, epsilon = self._tensor(gamma), self._stream_epsilon
+        return self._dialect.add_and_norm(added.output, stream, gain, epsilon, name, added.bias)
 
     def _lm_head(self, x: ir.Value) -> ir.Value:
         g, block = self._g, self._spec.block
@@ -204,10 +191,10 @@ class _Decoder:
     def _layer(self, index: int) -> LayerSpec:
         return self._spec.layers[index]
 
-    def _tensor(self, name: str, *, wide: bool = False) -> ir.Value:
-        return self._g.initializer(self._weights.stored(name, wide=wide))
+    def _tensor(self, name: str) -> ir.Value:
+        return self._g.initializer(self._weights.stored(name))
 
-    def _bias(self, projection: Projection, index: int, *, wide: bool = False) -> ir.Value | None:
+    def _bias(self, projection: Projection, index: int) -> ir.Value | None:
         if projection not in self._layer(index).biases:
             return None
-        return self._tensor(names.bias(projection, index), wide=wide)
+        return self._tensor(names.bias(projection, index))

@@ -30,7 +30,6 @@ class Linears:
         *,
         stored_as: str,
         bias: ir.Value | None = None,
-        wide: bool = False,
     ) -> ir.Value:
         """`x @ W.T + bias` with the named weights [out, in] joined along `out`.
 
@@ -40,11 +39,10 @@ class Linears:
             name: Name of the node.
             stored_as: Name of the joined weights in the graph.
             bias: [out].
-            wide: Whether `x` and the product are float32 whatever the precision.
         """
         if self._quantization is not None:
-            return matmul_blocks(self._g, x, self._quantized(weights, stored_as, wide=wide), name, bias)
-        weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed", wide=wide))
+            return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
+        weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
         return op.matmul(self._g, x, weight, name, bias)
 
     def embedding(self, table: str, ids: ir.Value, name: str) -> ir.Value:
@@ -70,11 +68,11 @@ class Linears:
     def _stored(self, table: str) -> ir.Value:
         return self._g.initializer(self._weights.stored(table))
 
-    def _quantized(self, weights: Sequence[str], name: str, *, wide: bool = False) -> QuantizedWeight:
+    def _quantized(self, weights: Sequence[str], name: str) -> QuantizedWeight:
         how = self._quantization
         if how is None:
             raise ValueError("this precision does not quantise weights")
-        tensors = self._weights.quantized(weights, name, wide=wide)
+        tensors = self._weights.quantized(weights, name)
         packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
         points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
         return QuantizedWeight(self._weights.shape(weights), how.bits, how.block_size, packed, scales, points)

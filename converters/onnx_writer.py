@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from converters.decoder import HEAD_DIM_MULTIPLE, decoder_graph
 from converters.form import OnnxForm
-from converters.overflow import WideParts, find_wide_parts
+from converters.overflow import find_scaling
 from converters.precision import BLOCK_SIZES
+from converters.scaling import Scaling
 from converters.weights import INLINE_BYTES, open_weights
 from seap_export.errors import EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec, names
@@ -45,7 +46,7 @@ def write_onnx(
         on_layer: Called with a layer's index once all its weights are written.
 
     Raises:
-        InputError: The model is not supported, is damaged, or has NaN or infinite weights.
+        InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows in fp16.
         UsageError: The output already exists.
         EnvironmentFailure: The output cannot be written.
     """
@@ -57,8 +58,10 @@ def write_onnx(
         if file.exists():
             raise UsageError(f"{file} already exists; give another folder or remove it")
     weights = open_weights(model_folder, spec, form.precision)
-    wide = find_wide_parts(config, spec, weights.reader) if form.precision.dtype == "fp16" else WideParts()
-    model = decoder_graph(spec, weights, form, wide).build(_PRODUCER)
+    scaling = Scaling()
+    if form.precision.dtype == "fp16":
+        scaling = find_scaling(config, spec, weights.reader, form.precision)
+    model = decoder_graph(spec, weights, form, scaling).build(_PRODUCER)
     try:
         _save(model, files[0], _LayerProgress(model, on_layer) if on_layer else None)
     except BaseException as error:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import onnx_ir as ir
 import torch
 
 from seap_export.errors import UsageError
+from seap_export.toml_file import either
+
+if TYPE_CHECKING:
+    from converters.dialects import DialectName
 
 __all__ = [
     "BLOCK_SIZES",
@@ -35,9 +39,15 @@ _ONNX: dict[Dtype, ir.DataType] = {
     "fp16": ir.DataType.FLOAT16,
     "bf16": ir.DataType.BFLOAT16,
 }
-#: The dtypes each provider computes in, limited by its GroupQueryAttention; int8 and int4 use the first. The CPU casts
-#: fp16 matrices to float32: half the file size, but no faster. It has no bf16 product at all.
-_COMPUTES: dict[Provider, tuple[Dtype, ...]] = {"cpu": ("fp32", "fp16"), "cuda": ("fp16", "bf16")}
+#: The dtypes each provider computes in, by dialect; int8 and int4 use the first unless another is asked for. The CPU
+#: casts fp16 matrices to float32: half the file size, but no faster. It has no bf16 product at all. CUDA's
+#: GroupQueryAttention has no float32; its Attention, which the standard dialect uses, does.
+_COMPUTES: dict[tuple[Provider, DialectName], tuple[Dtype, ...]] = {
+    ("cpu", "fused"): ("fp32", "fp16"),
+    ("cpu", "standard"): ("fp32", "fp16"),
+    ("cuda", "fused"): ("fp16", "bf16"),
+    ("cuda", "standard"): ("fp16", "bf16", "fp32"),
+}
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,9 @@ class Precision:
 def choose_precision(
     name: PrecisionName,
     provider: Provider = "cpu",
+    dialect: DialectName = "fused",
     *,
+    activations: Dtype | None = None,
     block_size: int = 32,
     symmetric: bool = True,
     embeddings: bool = True,
@@ -120,8 +132,10 @@ def choose_precision(
     """The precision of the given name for a provider.
 
     Args:
-        name: A floating-point precision, or int8 or int4, which take the provider's first dtype for activations.
+        name: A floating-point precision, or int8 or int4.
         provider: The provider that will run the graph.
+        dialect: The graph's set of operators.
+        activations: Dtype in which int8 and int4 compute; None: the provider's first.
         block_size: Block size of int8 and int4.
         symmetric: Whether int8 and int4 are symmetric.
         embeddings: Whether int8 and int4 include the embedding and the LM head.
@@ -129,9 +143,14 @@ def choose_precision(
     Raises:
         UsageError: The provider cannot run this precision; the message lists those that it can.
     """
-    own = _COMPUTES[provider]
+    own = _COMPUTES[provider, dialect]
     if name in _BITS:
-        return Precision(own[0], BlockQuantization(_BITS[name], block_size, symmetric, embeddings))
+        dtype = activations or own[0]
+        if dtype not in own:
+            raise UsageError(f"the {provider} provider cannot run {name} with {dtype} activations; use {either(own)}")
+        return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings))
     if name not in own:
-        raise UsageError(f"the {provider} provider cannot run {name}; use {', '.join(own)}, int8 or int4")
+        others = either(own if dialect == "standard" else [*own, *_BITS])
+        standard = ", or the dialect standard" if name in _COMPUTES[provider, "standard"] else ""
+        raise UsageError(f"the {provider} provider cannot run {name}; use {others}{standard}")
     return Precision(name)  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ from converters.decoder import decoder_graph
 from converters.dialects import LEFT_PADDING_GUARD, POISON
 from converters.form import OnnxForm
 from converters.onnx_writer import MODEL_FILE
-from converters.overflow import WideParts, find_wide_parts
 from converters.precision import Precision
 from converters.quantize import QuantizedMatrix, dequantize
+from converters.scaling import Scaling
 from converters.weights import open_weights
 from seap_export.errors import ArtifactError
 from seap_export.families import model_spec
@@ -74,11 +74,12 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) ->
         ArtifactError: The graph cannot be read.
         InputError: The model folder is damaged.
     """
-    config = read_json(model_folder / "config.json")
-    spec = model_spec(config)
+    spec = model_spec(read_json(model_folder / "config.json"))
     weights = open_weights(model_folder, spec, form.precision)
-    wide = find_wide_parts(config, spec, weights.reader) if form.precision.dtype == "fp16" else WideParts()
-    graph, other = decoder_graph(spec, weights, form, wide).build("").graph, _open(onnx_folder / MODEL_FILE).graph
+    model = _open(onnx_folder / MODEL_FILE)
+    # Any scaling is right that all of the graph follows.
+    scaling = Scaling.noted(model.metadata_props, onnx_folder / MODEL_FILE)
+    graph, other = decoder_graph(spec, weights, form, scaling).build("").graph, model.graph
     yield from _other_attributes(graph, other)
     expected, stored = graph.initializers, other.initializers
     for name, value in expected.items():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from converters.precision import Precision
 from converters.quantize import QuantizedMatrix, quantize
+from converters.scaling import ScaledReader
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.sources.stored import PlainReader, StoredForm
@@ -46,20 +47,24 @@ class LazyWeights:
         """Rows and columns of weights [out, in] joined along `out`."""
         return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
 
-    def stored(self, name: str, *, wide: bool = False) -> ir.TensorProtocol:
-        """A tensor in its stored layout; here and below, `wide` means float32."""
-        return self._lazy([name], name, self._shapes[name], _join, wide)
+    def scaled(self, exponents: Mapping[str, int]) -> LazyWeights:
+        """These weights, with the tensors named here times 2^exponent."""
+        return LazyWeights(ScaledReader(self.reader, exponents), self.precision) if exponents else self
+
+    def stored(self, name: str) -> ir.TensorProtocol:
+        """A tensor in its stored layout."""
+        return self._lazy([name], name, self._shapes[name], _join)
 
     def joined(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
         """Vectors (biases) concatenated under a new name."""
-        return self._lazy(names, name, (sum(self._shapes[part][0] for part in names),), _join, wide=False)
+        return self._lazy(names, name, (sum(self._shapes[part][0] for part in names),), _join)
 
-    def transposed(self, names: Sequence[str], name: str, *, wide: bool = False) -> ir.TensorProtocol:
+    def transposed(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
         """Weights [out, in] joined along `out` and transposed to [in, out], under a new name."""
         # Transposed before widening, so that a 16-bit weight is never held twice in float32.
-        return self._lazy(names, name, self.shape(names)[::-1], lambda parts: _join(parts).T.contiguous(), wide)
+        return self._lazy(names, name, self.shape(names)[::-1], lambda parts: _join(parts).T.contiguous())
 
-    def quantized(self, names: Sequence[str], name: str, *, wide: bool = False) -> QuantizedTensors:
+    def quantized(self, names: Sequence[str], name: str) -> QuantizedTensors:
         """Weights [out, in] joined along `out` and quantised in blocks along `in`."""
         how = self.precision.quantization
         if how is None:
@@ -67,13 +72,12 @@ class LazyWeights:
         rows, columns = self.shape(names)
         blocks = -(-columns // how.block_size)
         points = (rows, -(-blocks * how.bits // 8))
-        precision = self._in(wide)
-        uint8, dtype = ir.DataType.UINT8, precision.onnx_dtype
+        uint8, dtype = ir.DataType.UINT8, self.precision.onnx_dtype
 
         def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
             def read() -> torch.Tensor:
                 found: torch.Tensor = getattr(self._quantize(names, name), label)
-                return found if kind == uint8 else self._narrowed(found, precision, names)
+                return found if kind == uint8 else self._narrowed(found, names)
 
             return lazy_tensor(f"{name}.{label}", shape, read, kind)
 
@@ -89,7 +93,7 @@ class LazyWeights:
         if self._latest is None or self._latest[0] != name:
             matrix = _join(list(self.reader.read(names).values()))
             if not _is_finite(matrix):
-                raise self._refusal(names, self.precision)
+                raise self._refusal(names)
             self._latest = name, quantize(matrix, how)  # type: ignore[arg-type]
         return self._latest[1]
 
@@ -99,27 +103,24 @@ class LazyWeights:
         name: str,
         shape: tuple[int, ...],
         lay_out: Callable[[list[torch.Tensor]], torch.Tensor],
-        wide: bool,
     ) -> ir.TensorProtocol:
-        precision = self._in(wide)
-
         def read() -> torch.Tensor:
-            return self._narrowed(lay_out(list(self.reader.read(names).values())), precision, names)
+            return self._narrowed(lay_out(list(self.reader.read(names).values())), names)
 
-        return lazy_tensor(name, shape, read, precision.onnx_dtype)
+        return lazy_tensor(name, shape, read, self.precision.onnx_dtype)
 
-    def _narrowed(self, tensor: torch.Tensor, precision: Precision, names: Sequence[str]) -> torch.Tensor:
+    def _narrowed(self, tensor: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
         """Converts what was made of the named weights to the dtype of the precision.
 
         Raises:
             InputError: A value is not finite, or overflows in that dtype.
         """
-        narrow = tensor.to(precision.torch_dtype)
+        narrow = tensor.to(self.precision.torch_dtype)
         if not _is_finite(narrow):
-            raise self._refusal(names, precision)
+            raise self._refusal(names)
         return narrow
 
-    def _refusal(self, names: Sequence[str], precision: Precision) -> InputError:
+    def _refusal(self, names: Sequence[str]) -> InputError:
         """Names the weight that is not finite, or else the largest."""
         largest = {}
         for name, part in self.reader.read(names).items():
@@ -127,10 +128,8 @@ class LazyWeights:
                 return InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
             largest[name] = part.float().abs().max().item()
         name = max(largest, key=largest.__getitem__)
-        return InputError(f"weights: '{name}' reaches {largest[name]:.3g}, too large for {precision.dtype}; use fp32")
-
-    def _in(self, wide: bool) -> Precision:
-        return replace(self.precision, dtype="fp32") if wide else self.precision
+        dtype = self.precision.dtype
+        return InputError(f"weights: '{name}' reaches {largest[name]:.3g}, too large for {dtype}; use fp32")
 
 
 def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> LazyWeights:

@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import needs  # noqa: E402
+from fake_cuda.machine import Machine  # noqa: E402
 from needs import pytest_configure, pytest_runtest_setup  # noqa: E402, F401
 
 
@@ -54,6 +55,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(folder / "a.jsonl")
     write_corpus(folder / "b.jsonl", seed=5)
     return folder
+
+
+@pytest.fixture(scope="session")
+def fake_cuda() -> type[Machine]:
+    """Machines with GPUs that there are not, such as `fake_cuda(sm=80).run([...])`; its tests need "fake-cuda"."""
+    return Machine
 
 
 @pytest.fixture(scope="module", autouse=True)

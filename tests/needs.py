@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cache
 
 import pytest
+from fake_cuda import build
 
 __all__ = ["NAMESPACE", "find", "pytest_addoption", "pytest_configure", "pytest_runtest_setup"]
 
@@ -31,9 +32,15 @@ def _mount() -> str | None:
     return path if works else None
 
 
+def _fake_cuda() -> str | None:
+    folder = build.built()
+    return folder and str(folder)
+
+
 #: How each thing is found, and what to do where it is not.
 SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
     "browser": (_browser, "install Chromium or Chrome, such as with 'apt-get install chromium'"),
+    "fake-cuda": (_fake_cuda, build.REMEDY),
     "mount": (_mount, "it takes Linux with unshare and user namespaces"),
 }
 

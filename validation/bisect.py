@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from converters.blocks import in_float_activations
 from converters.form import read_form
 from converters.precision import Precision
+from converters.scaling import read_scaling
 from seap_export.families import ModelSpec, model_spec
-from seap_export.runtime.session import available_threads, open_session
+from seap_export.runtime.session import available_threads, open_session, probe
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore, StoredArray
 from validation.onnx_runner import OnnxRunner
@@ -118,6 +119,7 @@ def bisect(
         UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
             `validation.parity.run_parity`.
     """
+    probe(provider)  # before the reference, which takes long
     model, threads = onnx_folder / "model.onnx", threads or available_threads()
     spec = model_spec(read_json(hf_folder / "config.json"))
     precision = read_form(model).precision
@@ -220,7 +222,8 @@ def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, 
     """The graph with the values of all taps among its outputs."""
     content = in_float_activations(model) if in_float else model.read_bytes()
     proto = onnx.load_from_string(content)
-    places = tapped(decoder_taps(spec), frozenset(name for node in proto.graph.node for name in node.output))
+    taps = decoder_taps(spec, read_scaling(model))
+    places = tapped(taps, frozenset(name for node in proto.graph.node for name in node.output))
     known = {item.name for item in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=value) for _, value in places if value not in known)
     return proto.SerializeToString(), places
@@ -234,12 +237,13 @@ def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
         for own, row in zip(ids, case.rows, strict=True):
             own[: len(row)] = row
         whole = tuple(slice(0, length) for length in lengths)
-        yield _Call(runner.prefill(ids, lengths), whole, whole)
+        yield _Call(runner.prefill(ids, lengths, steps), whole, whole)
     else:
         start = 0
         for part in case.calls:
             ids = np.array([part], np.int64)
-            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)])
+            room = len(case.rows[0]) - len(part) + steps
+            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)], room)
             yield _Call(logits, (slice(0, len(part)),), (slice(start, start + len(part)),))
             start += len(part)
     one = (slice(0, 1),) * len(lengths)
@@ -266,7 +270,7 @@ class _Comparison:
                 found = found.reshape(len(found), -1)
                 if len(found) != len(wanted):  # `--logits last` norms the last token alone
                     wanted, found = wanted[-1:], runner.tapped[value][row, -1:].reshape(1, -1)
-                self._add(tap.name, tap.layer, tap.sublayer, wanted, found)
+                self._add(tap.name, tap.layer, tap.sublayer, wanted, np.ldexp(found, tap.exponent))
                 self._note_overflow(tap.name, wanted, found)
         for row, reference in enumerate(references):
             wanted = store.get(reference.logits)[call.tokens[row]]

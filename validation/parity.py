@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
@@ -20,15 +20,20 @@ from numpy.typing import NDArray
 
 from converters.blocks import in_float_activations
 from converters.form import read_form
+from converters.scaling import read_scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
+from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.doctor.driver import gpu_name
+from seap_export.runtime.files import decoder_options
+from seap_export.runtime.providers import PROVIDERS
+from seap_export.runtime.session import available_threads, nodes_by_provider, open_session, probe
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore
 from validation.caches import CacheComparison
 from validation.metrics import CLEAR_MARGIN, LogitComparison
 from validation.onnx_runner import OnnxRunner
-from validation.profiles import Figure, Limits, Noise, Pass, passes
+from validation.profiles import SERVED, Figure, Limits, Noise, Pass, passes
 from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
 from validation.references import (
     Reference,
@@ -53,16 +58,19 @@ DECODE_STEPS = 16
 
 @dataclass(frozen=True)
 class _Place:
-    """The provider, nodes and threads of a session; see `ParityReport`."""
+    """The provider, GPU, nodes and threads of a session; see `ParityReport`."""
 
     provider: str
+    gpu: str | None
     nodes: dict[str, dict[str, int]] | None
     threads: int
 
     @classmethod
     def of(cls, session: ort.InferenceSession) -> _Place:
         threads = session.get_session_options().intra_op_num_threads
-        return cls(session.get_providers()[0], nodes_by_provider(session), threads)
+        provider = session.get_providers()[0]
+        gpu = None if provider == PROVIDERS["cpu"] else gpu_name()
+        return cls(provider, gpu, nodes_by_provider(session), threads)
 
 
 @dataclass
@@ -73,7 +81,7 @@ class _Compared:
     own: Pass
     prefill: LogitComparison = field(default_factory=LogitComparison)
     decode: LogitComparison = field(default_factory=LogitComparison)
-    caches: CacheComparison = field(default_factory=CacheComparison)
+    caches: CacheComparison | None = None
 
     def results(
         self, noise: Mapping[TokenSequence, Noise], margin: float = CLEAR_MARGIN
@@ -81,11 +89,12 @@ class _Compared:
         """Both stages, judged by the limits that this noise of the sequences asks for."""
         own = reduce(or_, (noise.get(sequence, Noise()) for sequence in sequences_of(self.case)))
         name, rows = f"{self.case.name}{self.own.suffix}", len(self.case.rows)
+        caches = None if self.caches is None else self.caches.figures()
         prefill, decode = self.prefill.figures(margin), self.decode.figures(margin)
         limits = [self.own.limits_for(own, max(figures.tokens, 1)) for figures in (prefill, decode)]
         return (
             StageResult(name, "prefill", rows, prefill, limits[0], own),
-            StageResult(name, "decode", rows, decode, limits[1], own, self.caches.figures()),
+            StageResult(name, "decode", rows, decode, limits[1], own, caches),
         )
 
     def undecided(self) -> set[Figure]:
@@ -121,11 +130,12 @@ def run_parity(
     sums differs. Limits: see `validation.profiles`; cases: `validation.prompts.parity_cases`.
 
     Each case is a prompt, or several, and then `decode_steps` tokens one at a time, the same on both sides. After the
-    last one, all keys and values are compared.
+    last one, all keys and values are compared. On a GPU, a prompt and a batch are decoded a second time through the
+    runner, so that its CUDA graph is compared too.
 
     Args:
         hf_folder: config.json, safetensors files and tokenizer.
-        onnx_folder: model.onnx and model.onnx.data.
+        onnx_folder: model.onnx and model.onnx.data; for a GPU also genai_config.json.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
         provider: "cpu" or "cuda", for ONNX Runtime; torch always runs on the CPU.
         threads: Threads of torch and of ONNX Runtime; None: all cores this process may use.
@@ -145,6 +155,7 @@ def run_parity(
         EnvironmentFailure: The execution provider is not available, or memory or disk space runs out.
         ParityFailure: The graph does not run at all.
     """
+    probe(provider)  # before the references, which take long
     say = on_progress or (lambda line: None)
     threads = threads if threads is not None else available_threads()
     spec, model = _model_spec(hf_folder), onnx_folder / "model.onnx"
@@ -152,7 +163,7 @@ def run_parity(
     cases = plan_cases(
         hf_folder, prompts, decode_steps=decode_steps, max_prompt_tokens=max_prompt_tokens, long_tokens=long_tokens
     )
-    form = read_form(model)
+    form, scaling = read_form(model), read_scaling(model)
     prepare = partial(round_weights, spec=spec, precision=form.precision)
     with ArrayStore() as store:
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
@@ -169,9 +180,18 @@ def run_parity(
             # The fused attention would compute such rows wrongly without an error.
             is_unguarded = form.dialect == "fused" and runner.takes_left_padding()
             del runner, session  # before the next one opens, so that the weights are in memory once
+        if provider != "cpu":
+            options = decoder_options(onnx_folder / "genai_config.json", provider)
+            decoder = Decoder(model, spec.max_position_embeddings, provider, threads, options)
+            for case in _served(cases):
+                say(f"onnx: {case.name}, {SERVED}")
+                compared.append(_compare_served(case, replace(own, label=SERVED), references, decoder, store))
+            del decoder
 
         def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
-            return measure_rounding_noise(torch_runner, references, store, spec, form.precision, provider, say)
+            return measure_rounding_noise(
+                torch_runner, references, store, spec, form.precision, scaling, provider, say
+            )
 
         def reopen() -> AbstractContextManager[TorchRunner]:
             return open_torch_runner(hf_folder, threads, prepare)
@@ -182,6 +202,7 @@ def run_parity(
         form=form,
         provider_asked=provider,
         provider_obtained=place.provider,
+        gpu=place.gpu,
         nodes=place.nodes,
         threads=place.threads,
         versions=_versions(),
@@ -283,13 +304,41 @@ def _compare(
         following = (*ids[first + 1 :], case.forced[row][0])
         compared.prefill.update(prompt[-count:], found, row=row, first_position=first, following=following)
     for step, next_ids in enumerate(zip(*case.forced, strict=True)):
-        logits = runner.step(next_ids)
-        for row, forced in enumerate(case.forced):
-            expected = wanted[row][len(wanted[row]) - steps + step][None]
-            following = forced[step + 1 : step + 2]
-            compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
+        _compare_step(compared, step, wanted, runner.step(next_ids))
+    compared.caches = CacheComparison()
     for row, truth in enumerate(truths):
         compared.caches.update(_layers(truth, store), runner.cache(row), row)
+    return compared
+
+
+def _compare_step(
+    compared: _Compared, step: int, wanted: Sequence[NDArray[np.float32]], logits: NDArray[np.floating]
+) -> None:
+    """Adds the logits [rows, V] of a decode step; `wanted` are those of each row's prompt and all of its steps."""
+    for row, forced in enumerate(compared.case.forced):
+        expected = wanted[row][len(wanted[row]) - len(forced) + step][None]
+        following = forced[step + 1 : step + 2]
+        compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
+
+
+def _served(cases: Sequence[Case]) -> list[Case]:
+    """The cases that are also decoded as the graph is served: a prompt alone, and a batch."""
+    return [next(case for case in cases if (len(case.rows) > 1) == is_batch) for is_batch in (False, True)]
+
+
+def _compare_served(
+    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], decoder: Decoder, store: ArrayStore
+) -> _Compared:
+    """The same steps through the runner, which captures them as a CUDA graph where the graph allows it."""
+    compared = _Compared(case, own)
+    wanted = [store.get(references[sequence].logits) for sequence in sequences_of(case)]
+    decoding = decoder.start(case.rows, len(case.forced[0]))
+    for row, (ids, forced) in enumerate(zip(case.rows, case.forced, strict=True)):
+        expected, found = wanted[row][-len(forced) - 1][None], decoding.logits[row : row + 1]
+        compared.prefill.update(expected, found, row=row, first_position=len(ids) - 1, following=forced[:1])
+    for step, next_ids in enumerate(zip(*case.forced, strict=True)):
+        decoding.step(next_ids)
+        _compare_step(compared, step, wanted, decoding.logits)
     return compared
 
 
@@ -299,10 +348,11 @@ def _layers(reference: Reference, store: ArrayStore) -> Iterator[tuple[NDArray[n
 
 def _last_call(case: Case, runner: OnnxRunner) -> NDArray[np.floating]:
     """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
+    steps = len(case.forced[0])
     if case.call_tokens is None:
-        return runner.prefill(_padded(case.rows), [len(row) for row in case.rows])
+        return runner.prefill(_padded(case.rows), [len(row) for row in case.rows], steps)
     first, *others = (np.array([part], np.int64) for part in case.calls)
-    logits = runner.prefill(first, [first.shape[1]])
+    logits = runner.prefill(first, [first.shape[1]], len(case.rows[0]) - first.shape[1] + steps)
     for part in others:
         logits = runner.append(part)
     return logits

@@ -164,6 +164,10 @@ class Noise:
         return Noise(*(max(getattr(self, own.name), getattr(other, own.name)) for own in fields(self)))
 
 
+#: The label of a pass whose activations stay in float32, and of the one that runs as the graph is served.
+IN_FLOAT, SERVED = "in float32", "served"
+
+
 @dataclass(frozen=True)
 class Pass:
     """One way to run a graph, and its limits.
@@ -217,7 +221,9 @@ def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, .
     given = frozenset(figure for figure in values if limits.is_given(precision.name, figure))
     runs = []
     if exact and (precision.quantization is None or (precision.dtype == "fp32" and provider == "cpu")):
-        runs.append(Pass("" if not rounded else "in float32", in_float=bool(rounded), limits=exact, given=given))
+        runs.append(Pass("" if not rounded else IN_FLOAT, in_float=bool(rounded), limits=exact, given=given))
     if rounded:
-        runs.append(Pass("", in_float=False, limits=rounded, given=given))
+        # A file for a GPU, which does not round activations to 8 bits either.
+        is_foreign = provider == "cpu" and precision.quantization is not None and precision.dtype != "fp32"
+        runs.append(Pass("", in_float=is_foreign, limits=rounded, given=given))
     return tuple(runs)

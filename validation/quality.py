@@ -2,7 +2,7 @@
 
 KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
 text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
-but the first of each. Both models get the same tokens, one text at a time, in float32 on the CPU.
+but the first of each. Both models get the same tokens, one text at a time; torch runs in float32 on the CPU.
 
 The dense model runs first and is released. Its logits are kept in a temporary file for any number of variants, so that
 two models are never in memory at once.
@@ -259,7 +259,7 @@ def continue_prompt(
         ParityFailure: The ONNX graph does not run.
     """
     runner = OnnxRunner(open_session(folder / "model.onnx", provider, threads or available_threads()))
-    last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)])[0, -1]
+    last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)], steps)[0, -1]
     following: list[int] = []
     while len(following) < steps and (token := int(last.argmax())) not in stops:
         following.append(token)

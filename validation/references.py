@@ -9,13 +9,14 @@ from functools import partial
 import numpy as np
 
 from converters.precision import Precision
+from converters.scaling import Scaling
 from seap_export.families import ModelSpec
 from validation.array_store import ArrayStore, StoredArray
 from validation.caches import CacheComparison
 from validation.metrics import LogitComparison
 from validation.profiles import Noise
 from validation.prompts import CALL_TOKENS, Case, TokenIds
-from validation.rounding import round_activations
+from validation.rounding import round_activations, scale_weights
 from validation.torch_runner import TorchRunner
 
 __all__ = [
@@ -133,6 +134,7 @@ def measure_rounding_noise(
     store: ArrayStore,
     spec: ModelSpec,
     precision: Precision,
+    scaling: Scaling,
     provider: str,
     say: Progress,
 ) -> tuple[dict[TokenSequence, Noise], float]:
@@ -144,13 +146,14 @@ def measure_rounding_noise(
         store: Holds them.
         spec: The model's shapes.
         precision: The graph's.
+        scaling: The graph's.
         provider: Where the graph runs.
         say: Receives a line about each sequence.
 
     Returns:
         The noise of each sequence, and the largest difference of a logit; none and 0 where nothing is rounded.
     """
-    round_alike = _rounding(runner, spec, precision, provider)
+    round_alike = _rounding(runner, spec, precision, scaling, provider)
     if round_alike is None:
         return {}, 0.0
     runner.use_other_attention()
@@ -171,10 +174,12 @@ def _split(tokens: TokenIds, size: int) -> list[TokenIds]:
     return [tokens[start : start + size] for start in range(0, len(tokens), size)]
 
 
-def _rounding(runner: TorchRunner, spec: ModelSpec, precision: Precision, provider: str) -> Callable[[], None] | None:
+def _rounding(
+    runner: TorchRunner, spec: ModelSpec, precision: Precision, scaling: Scaling, provider: str
+) -> Callable[[], None] | None:
     """Makes torch round what the graph rounds; None where it rounds nothing."""
     if precision.dtype != "fp32":
-        return partial(runner.narrow, precision.torch_dtype)
+        return lambda: runner.narrow(precision.torch_dtype, scale_weights(runner.model, spec, scaling))
     if precision.quantization is not None and provider == "cpu":
         return partial(round_activations, runner.model, spec, precision.quantization)
     return None

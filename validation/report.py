@@ -127,6 +127,7 @@ class ParityReport:
         noise_kl: Largest mean KL divergence of torch that rounds like the graph; None if no verdict depended on it.
         looser_limits: Limits that are looser than the defaults, in words.
         is_unguarded: Whether the graph runs rows padded on the left although its attention does not support them.
+        gpu: The name of the GPU; None on the CPU, or if the driver does not tell.
     """
 
     stages: tuple[StageResult, ...]
@@ -144,6 +145,7 @@ class ParityReport:
     noise_kl: float | None = None
     looser_limits: tuple[str, ...] = ()
     is_unguarded: bool = False
+    gpu: str | None = None
 
     def __post_init__(self) -> None:
         if {result.stage for result in self.stages} != {"prefill", "decode"}:
@@ -225,7 +227,7 @@ class ParityReport:
         line = (
             f"parity {'passed' if self.passed else 'FAILED'}: {', '.join(self._judged())}, max KL "
             f"{divergence:.1e} nats, top-1 {self.top1_agreement:.1%} over {tokens} tokens of {prompts} "
-            f"in {self.form.precision.name} on {self.provider_obtained}"
+            f"in {self.form.precision.name} on {self.provider_obtained}{f' ({self.gpu})' if self.gpu else ''}"
         )
         return line if self.passed else f"{line}\n{self.failure()}"
 
@@ -285,6 +287,7 @@ class ParityReport:
             "provider": {
                 "asked": self.provider_asked,
                 "obtained": self.provider_obtained,
+                "gpu": self.gpu,
                 "nodes": None if self.nodes is None else {name: dict(ops) for name, ops in self.nodes.items()},
             },
             "threads": self.threads,

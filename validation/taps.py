@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from converters.scaling import Scaling
 from seap_export.families import ModelSpec
 from seap_export.families.names import QKV, Norm, Projection
-from seap_export.layers.halves import Half
+from seap_export.layers.halves import NORMS_AROUND, READERS, Half
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
 
 Side = Literal["input", "output", "output without bias"]
+_UNSCALED = Scaling()
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Tap:
         side: Whether the modules' inputs or outputs are meant.
         channels: The channels of a module that are this value; None: all.
         factor: What the modules' results are multiplied by.
+        exponent: The value in the graph is 2^-exponent times that.
     """
 
     layer: int | None
@@ -36,6 +39,7 @@ class Tap:
     side: Side = "output"
     channels: slice | None = None
     factor: float = 1.0
+    exponent: int = 0
 
     @property
     def name(self) -> str:
@@ -43,17 +47,17 @@ class Tap:
         return self.sublayer if self.layer is None else f"layers.{self.layer}.{self.sublayer}"
 
 
-def decoder_taps(spec: ModelSpec) -> Iterator[Tap]:
+def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]:
     """All places of a model, from the embedding to the last norm."""
-    embedded = ("embed_tokens.multiplied.output", "embed_tokens.output")
-    yield Tap(None, "embed_tokens", embedded, (_reader(spec, 0, "o_proj"),), "input")
+    embedded, reader = ("embed_tokens.multiplied.output", "embed_tokens.output"), _reader(spec, 0, "o_proj")
+    yield Tap(None, "embed_tokens", embedded, (reader,), "input", exponent=scaling.stream)
     for index in range(len(spec.layers)):
-        yield from _attention_taps(spec, index)
-        yield from _mlp_taps(spec, index)
-    yield Tap(None, "norm", _norm("norm"), (spec.family.module("norm"),))
+        yield from _attention_taps(spec, index, scaling)
+        yield from _mlp_taps(spec, index, scaling)
+    yield Tap(None, "norm", ("norm.output",), (spec.family.module("norm"),), exponent=scaling.normed(spec))
 
 
-def _attention_taps(spec: ModelSpec, index: int) -> Iterator[Tap]:
+def _attention_taps(spec: ModelSpec, index: int, scaling: Scaling) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.self_attn"
     yield from _norm_taps(spec, index, "input_layernorm")
     projections = ("qkv_proj",) if "qkv_proj" in family.fused else QKV
@@ -63,64 +67,62 @@ def _attention_taps(spec: ModelSpec, index: int) -> Iterator[Tap]:
         yield Tap(index, f"self_attn.{name}", _node(f"{here}.{name}.join"), (family.module(name, index),))
     output = family.module("o_proj", index)
     yield Tap(index, "self_attn.attention", _node(f"{here}.attention"), (output,), "input")
-    yield from _written_taps(spec, index, "o_proj", "self_attn", "post_self_attn_layernorm")
-    following = f"layers.{index}.post_attention_layernorm", _reader(spec, index, "down_proj")
-    yield Tap(index, "self_attn.residual", _residual(following[0], here), (following[1],), "input")
+    yield from _written_taps(spec, index, "o_proj", "self_attn", scaling)
+    values = _residual(f"layers.{index}.post_attention_layernorm", here)
+    reader = _reader(spec, index, "down_proj")
+    yield Tap(index, "self_attn.residual", values, (reader,), "input", exponent=scaling.stream)
     yield from _norm_taps(spec, index, "post_attention_layernorm")
 
 
-def _mlp_taps(spec: ModelSpec, index: int) -> Iterator[Tap]:
+def _mlp_taps(spec: ModelSpec, index: int, scaling: Scaling) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.mlp"
+    exponent = scaling.input("down_proj", index)
     neurons = spec.layers[index].intermediate_size
     is_fused = "gate_up_proj" in family.fused
-    parts: tuple[tuple[Projection, int], ...] = (("gate_proj", 0), ("up_proj", neurons))
-    for name, start in parts:
+    parts: tuple[tuple[Projection, int, int], ...] = (("gate_proj", 0, 0), ("up_proj", neurons, exponent))
+    for name, start, own in parts:
         module = family.module("gate_up_proj" if is_fused else name, index)
         channels = slice(start, start + neurons) if is_fused else None
-        yield Tap(index, f"mlp.{name}", _node(f"{here}.{name}"), (module,), channels=channels)
-    yield Tap(index, "mlp.gated", _node(f"{here}.gated"), (family.module("down_proj", index),), "input")
-    yield from _written_taps(spec, index, "down_proj", "mlp", "post_mlp_layernorm")
+        yield Tap(index, f"mlp.{name}", _node(f"{here}.{name}"), (module,), channels=channels, exponent=own)
+    module = family.module("down_proj", index)
+    yield Tap(index, "mlp.gated", _node(f"{here}.gated"), (module,), "input", exponent=exponent)
+    yield from _written_taps(spec, index, "down_proj", "mlp", scaling)
     is_last = index == len(spec.layers) - 1
     norm = "norm" if is_last else f"layers.{index + 1}.input_layernorm"
     reader = family.module("norm") if is_last else _reader(spec, index + 1, "o_proj")
-    yield Tap(index, "mlp.residual", _residual(norm, here), (reader,), "input")
+    yield Tap(index, "mlp.residual", _residual(norm, here), (reader,), "input", exponent=scaling.stream)
 
 
 def _norm_taps(spec: ModelSpec, index: int, norm: Norm) -> Iterator[Tap]:
     if norm in spec.block.norms:
-        yield Tap(index, norm, _norm(f"layers.{index}.{norm}"), (spec.family.module(norm, index),))
+        yield Tap(index, norm, (f"layers.{index}.{norm}.output",), (spec.family.module(norm, index),))
 
 
-def _written_taps(spec: ModelSpec, index: int, half: Half, name: str, norm: Norm) -> Iterator[Tap]:
+def _written_taps(spec: ModelSpec, index: int, half: Half, name: str, scaling: Scaling) -> Iterator[Tap]:
     """What becomes of a half's product until it is added to the stream."""
     here, module = f"layers.{index}.{name}", spec.family.module(half, index)
-    yield Tap(index, f"{name}.{half}", (f"{here}.{half}.output",), (module,), "output without bias")
+    product, exponent = f"{here}.{half}.output", scaling.output(spec, half, index)
+    yield Tap(index, f"{name}.{half}", (product,), (module,), "output without bias", exponent=exponent)
+    norm = NORMS_AROUND[half][1]
     if norm in spec.block.norms:
         module = spec.family.module(norm, index)
-        yield Tap(index, norm, _node(f"layers.{index}.{norm}"), (module,))
+        yield Tap(index, norm, _node(f"layers.{index}.{norm}"), (module,), exponent=scaling.stream)
     factor = spec.block.residual_multiplier
     if factor != 1.0:
-        yield Tap(index, f"{name}.multiplied", _node(f"{here}.multiplied"), (module,), factor=factor)
+        values = _node(f"{here}.multiplied")
+        yield Tap(index, f"{name}.multiplied", values, (module,), factor=factor, exponent=scaling.stream)
 
 
 def _reader(spec: ModelSpec, index: int, half: Half) -> str:
     """The torch module that reads the stream at the start of a half: its norm, or its first projection."""
-    norm, first, fused = {
-        "o_proj": ("input_layernorm", "q_proj", "qkv_proj"),
-        "down_proj": ("post_attention_layernorm", "gate_proj", "gate_up_proj"),
-    }[half]
-    reader = norm if norm in spec.block.norms else fused if fused in spec.family.fused else first
+    norm, fused = NORMS_AROUND[half][0], "qkv_proj" if half == "o_proj" else "gate_up_proj"
+    reader = norm if norm in spec.block.norms else fused if fused in spec.family.fused else READERS[half][0]
     return spec.family.module(reader, index)
 
 
 def _node(name: str) -> tuple[str, ...]:
     """A product, with its bias if a separate node adds it."""
     return f"{name}.bias_add.output", f"{name}.output"
-
-
-def _norm(name: str) -> tuple[str, ...]:
-    """A norm, in the dtype of the products that read it."""
-    return f"{name}.narrow.output", f"{name}.output"
 
 
 def _residual(norm: str, before: str) -> tuple[str, ...]:

@@ -86,10 +86,11 @@ class TorchRunner:
         with contextlib.suppress(ValueError):  # a class may refuse it; Gemma 2's does even without a soft cap
             self.model.set_attn_implementation(self._other)
 
-    def narrow(self, dtype: Any) -> None:
-        """Converts the weights to a torch dtype of 16 bits, which the model then computes in."""
-        for parameter in self.model.parameters():  # not `model.to`: the rotation's frequencies stay float32
-            parameter.data = parameter.data.to(dtype)
+    def narrow(self, dtype: Any, kept: Collection[str] = ()) -> None:
+        """Converts the weights to a torch dtype of 16 bits, which the model then computes in; some may be kept."""
+        for name, parameter in self.model.named_parameters():  # not `model.to`: the rotation's frequencies stay
+            if name not in kept:
+                parameter.data = parameter.data.to(dtype)
 
     def _logits(self, token_ids: Sequence[int], cache: Any, kept: int) -> NDArray[np.float32]:
         import torch

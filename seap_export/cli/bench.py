@@ -113,17 +113,25 @@ def _engines(report: SpeedReport) -> list[Any]:
 
 
 def _size_table(report: SpeedReport) -> str:
+    header = ["model", "engine", "on disk", "of dense", "peak memory"]
+    gpu = report.setting["machine"]["gpu"]
+    is_on_gpu = report.setting["provider"] != "cpu"
     rows = [
         [
             subject.model,
             subject.engine,
             megabytes(subject.disk_bytes),
             f"{subject.disk_bytes / report.dense(subject.engine).disk_bytes:.1%}",
-            "-" if subject.peak_bytes is None else megabytes(subject.peak_bytes),
+            _memory(subject.peak_bytes),
+            *([_memory(subject.gpu_bytes)] if is_on_gpu else []),
         ]
         for subject in report.subjects
     ]
-    return table(["model", "engine", "on disk", "of dense", "peak memory"], rows)
+    return table([*header, f"on {gpu or 'the GPU'}"] if is_on_gpu else header, rows)
+
+
+def _memory(size: int | None) -> str:
+    return "-" if size is None else megabytes(size)
 
 
 def _time_table(report: SpeedReport, engine: Any) -> str:

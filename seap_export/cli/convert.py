@@ -32,6 +32,7 @@ def convert_command(console: Console, folder: Path, out: Path, force: bool, **op
       seap-export convert pruned/gsm8k-0.2/hf --out gsm8k-onnx
       seap-export convert pruned/gsm8k-0.2/hf --precision int4 --logits last --out gsm8k-int4
     """
+    from converters.widths import width_warning
     from seap_export.families import model_spec
     from seap_export.pipeline.convert import GENAI_CONFIG, convert_folder
     from seap_export.pipeline.outputs import write_whole
@@ -39,6 +40,8 @@ def convert_command(console: Console, folder: Path, out: Path, force: bool, **op
 
     form = form_of(options)
     spec = model_spec(read_json(folder / "config.json"))
+    if slow := width_warning(spec, form):
+        console.warn(slow)
     with (
         write_whole(out, marker=GENAI_CONFIG, force=force) as target,
         console.step("writing ONNX", len(spec.layers)) as advance,

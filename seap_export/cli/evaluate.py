@@ -10,7 +10,7 @@ import click
 
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, option, titled
-from seap_export.cli.options import PathType, force_option, output_options, threads_option
+from seap_export.cli.options import PathType, force_option, output_options, provider_option, threads_option
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation_report import EvaluationReport
@@ -80,6 +80,7 @@ __all__ = ["evaluate_command"]
         show_default=True,
         help="Number of sequences in a zero-shot batch; fewer need less memory.",
     ),
+    provider_option,
     threads_option,
     output_options,
 )

@@ -12,7 +12,7 @@ from seap_export.cli.groups import option
 if TYPE_CHECKING:
     from converters.form import Logits, OnnxForm
 
-__all__ = ["form_of", "logits_option", "precision_option", "rare_form_options"]
+__all__ = ["default_form", "form_of", "logits_option", "precision_option", "rare_form_options"]
 
 precision_option = option(
     "--precision",
@@ -20,6 +20,11 @@ precision_option = option(
     help="Precision of the ONNX weights.  [default: fp32 on cpu, fp16 on cuda]",
 )
 rare_form_options = (
+    option(
+        "--activations",
+        type=click.Choice(["fp32", "fp16", "bf16"]),
+        help="For int8 and int4: dtype of activations and caches.  [default: fp32 on cpu, fp16 on cuda]",
+    ),
     option(
         "--block-size",
         type=click.Choice(["32", "64", "128"]),
@@ -60,16 +65,33 @@ def form_of(options: dict[str, Any]) -> OnnxForm:
     from converters.precision import choose_precision
     from seap_export.errors import UsageError
 
-    provider = options["provider"]
+    provider, dialect = options["provider"], options.pop("dialect")
     name: Any = options.pop("precision") or ("fp32" if provider == "cpu" else "fp16")
-    block_size, asymmetric, float_embeddings = (
-        options.pop(key) for key in ("block_size", "asymmetric", "float_embeddings")
+    activations, block_size, asymmetric, float_embeddings = (
+        options.pop(key) for key in ("activations", "block_size", "asymmetric", "float_embeddings")
     )
-    given = {"block size": block_size, "asymmetric": asymmetric, "float embeddings": float_embeddings}
+    given = {
+        "activations": activations,
+        "block size": block_size,
+        "asymmetric": asymmetric,
+        "float embeddings": float_embeddings,
+    }
     if not name.startswith("int") and any(given.values()):
         idle = ", ".join(setting for setting, value in given.items() if value)
         raise UsageError(f"no effect on {name} weights, which are not quantised: {idle}; use --precision int8 or int4")
     precision = choose_precision(
-        name, provider, block_size=int(block_size or 32), symmetric=not asymmetric, embeddings=not float_embeddings
+        name,
+        provider,
+        dialect,
+        activations=activations,
+        block_size=int(block_size or 32),
+        symmetric=not asymmetric,
+        embeddings=not float_embeddings,
     )
-    return OnnxForm(precision, options.pop("dialect"), options.pop("logits"), provider)
+    return OnnxForm(precision, dialect, options.pop("logits"), provider)
+
+
+def default_form(provider: str, logits: Logits) -> OnnxForm:
+    """The form that no option changes."""
+    unset = ("precision", "activations", "block_size", "asymmetric", "float_embeddings")
+    return form_of({"provider": provider, "dialect": "fused", "logits": logits, **dict.fromkeys(unset)})

@@ -93,6 +93,7 @@ def _variant_text(result: dict[str, Any]) -> str:
             "parity: "
             + (f"{parity['verdict']}, max abs {difference(parity['max_abs'])}" if parity else "not checked yet"),
             _quality_text(result["quality"]),
+            *([f"warning: {result['warning']}"] if result["warning"] else []),
             _model_text(result["model"]) if result["model"] else "not pruned yet",
         ]
     )

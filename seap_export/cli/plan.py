@@ -77,10 +77,11 @@ def plan_command(
     from seap_export.pipeline.outputs import write_whole
     from seap_export.plan.plan import write_plan
     from seap_export.plan.planning import plan_variant, rank
+    from seap_export.plan.recipes import Target
     from seap_export.plan.solve import check_ratio
     from seap_export.sources.source import open_source
 
-    settings = plan_settings(options)
+    settings = plan_settings(options, Target(options.pop("provider")))
     source = open_source(model)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
     statistics = open_mixture(calibrations, weights)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from converters.form import OnnxForm
+from converters.widths import whole_blocks
 from seap_export.cli.form import form_of
 from seap_export.corpus import parse_tasks
 from seap_export.errors import UsageError
 from seap_export.pipeline.export import ExportRequest
 from seap_export.pipeline.mixtures import parse_mixtures
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
-from seap_export.plan.recipes import PlanSettings, open_recipe
+from seap_export.plan.recipes import PlanSettings, Target, open_recipe
 from validation.profiles import Limits, read_limits
 
 __all__ = ["calibration_settings", "export_request", "parity_settings", "plan_settings"]
@@ -24,13 +26,17 @@ def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
     )
 
 
-def plan_settings(options: dict[str, Any]) -> PlanSettings:
-    """Removes its options from `options`, except `provider`.
+def plan_settings(options: dict[str, Any], target: Target) -> PlanSettings:
+    """Removes its options from `options`.
 
     Raises:
         UsageError: There is no such recipe, or it holds an invalid value.
     """
-    return open_recipe(options.pop("recipe"), layout=options.pop("layout"), provider=options["provider"])
+    return open_recipe(options.pop("recipe"), layout=options.pop("layout"), target=target)
+
+
+def _target(form: OnnxForm) -> Target:
+    return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +67,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         **_given({"threshold": threshold}),
         ratios=ratios,
         calibration=calibration_settings(options),
-        plan=plan_settings(options),
+        plan=plan_settings(options, _target(form)),
         form=form,
         parity=parity_settings(options),
         quality=options.pop("quality"),

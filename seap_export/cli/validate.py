@@ -121,6 +121,7 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
 
 
 def _request(options: dict[str, Any]) -> ValidationRequest:
+    from seap_export.cli.form import default_form
     from seap_export.cli.settings import parity_settings
     from seap_export.pipeline.bench import BenchRequest
     from seap_export.pipeline.evaluation_request import EvaluationRequest
@@ -135,10 +136,18 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
     return ValidationRequest(
         **({"checks": checks} if checks else {}),
         parity=parity,
-        quality=None if max_kl is None else EvaluationRequest(("onnx",), threads=parity.threads, max_kl=max_kl),
+        quality=None
+        if max_kl is None
+        else EvaluationRequest(("onnx",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
         speed=SpeedLimits(**speed) if any(limit is not None for limit in speed.values()) else None,
         bench=BenchRequest(
-            depths, (1,), ("onnxruntime",), provider=parity.provider, threads=parity.threads, runs=runs
+            depths,
+            (1,),
+            ("onnxruntime",),
+            default_form(parity.provider, "last"),
+            provider=parity.provider,
+            threads=parity.threads,
+            runs=runs,
         ),
         **options,
     )

@@ -13,17 +13,12 @@ import torch
 from torch.nn import functional
 
 from seap_export.families import ModelSpec, names
-from seap_export.families.names import Norm, Projection
+from seap_export.families.names import Projection
 from seap_export.layers.attention import attend, rms_norm
 from seap_export.layers.batches import Batch
-from seap_export.layers.halves import Half
+from seap_export.layers.halves import NORMS_AROUND, Half
 
 __all__ = ["DecoderLayer"]
-
-_NORMS: Mapping[Half, tuple[Norm, Norm]] = {
-    "o_proj": ("input_layernorm", "post_self_attn_layernorm"),
-    "down_proj": ("post_attention_layernorm", "post_mlp_layernorm"),
-}
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -66,11 +61,16 @@ class DecoderLayer:
         if half == "o_proj":
             return batch.packed(self._attended(self._normed(half, batch.padded(stream)), batch))
         x = self._normed(half, stream)
-        return self._activation(self._linear("gate_proj", x)) * self._linear("up_proj", x)
+        return self._activation(self.linear("gate_proj", x)) * self.linear("up_proj", x)
 
     def project(self, half: Half, channels: torch.Tensor) -> torch.Tensor:
         """The product of o_proj or down_proj with its input, [tokens, hidden_size]."""
-        return self._linear(half, channels)
+        return self.linear(half, channels)
+
+    def linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
+        """The product of any projection with what it reads, and its bias."""
+        weight = self._tensors[names.weight(projection, self._index)]
+        return functional.linear(x, weight, self._tensors.get(names.bias(projection, self._index)))
 
     def written(self, half: Half, product: torch.Tensor) -> torch.Tensor:
         """What the half adds to the stream, given the product of its projection; [tokens, hidden_size]."""
@@ -85,7 +85,7 @@ class DecoderLayer:
 
     def gain(self, half: Half) -> torch.Tensor | None:
         """The gain of the norm after the half, float32 [hidden_size]; None: there is no such norm."""
-        return self._tensors.get(names.tensor(_NORMS[half][1], self._index))
+        return self._tensors.get(names.tensor(NORMS_AROUND[half][1], self._index))
 
     def factor(self, half: Half, product: torch.Tensor) -> torch.Tensor:
         """d in `written` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""
@@ -95,14 +95,14 @@ class DecoderLayer:
         return multiplier * torch.rsqrt(product.pow(2).mean(-1, keepdim=True) + self._spec.rms_norm_eps)
 
     def _normed(self, half: Half, x: torch.Tensor) -> torch.Tensor:
-        gain = self._tensors.get(names.tensor(_NORMS[half][0], self._index))
+        gain = self._tensors.get(names.tensor(NORMS_AROUND[half][0], self._index))
         return x if gain is None else rms_norm(x, gain, self._spec.rms_norm_eps)
 
     def _attended(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         spec, layer = self._spec, self._spec.layers[self._index]
 
         def heads(projection: Projection) -> torch.Tensor:
-            return self._linear(projection, x).unflatten(-1, (-1, spec.head_dim)).transpose(1, 2)
+            return self.linear(projection, x).unflatten(-1, (-1, spec.head_dim)).transpose(1, 2)
 
         norms = [self._tensors.get(names.tensor(name, self._index)) for name in ("q_norm", "k_norm")]
         return attend(
@@ -115,7 +115,3 @@ class DecoderLayer:
             None if norms[0] is None or norms[1] is None else (norms[0], norms[1]),
             spec.rms_norm_eps,
         )
-
-    def _linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
-        weight = self._tensors[names.weight(projection, self._index)]
-        return functional.linear(x, weight, self._tensors.get(names.bias(projection, self._index)))

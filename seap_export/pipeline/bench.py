@@ -22,14 +22,15 @@ from seap_export.pipeline.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.plan.plan import read_plan
+from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
-from seap_export.runtime.session import available_threads, check_session_options
+from seap_export.runtime.session import available_threads, check_session_options, probe
 from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.ideal import Work, model_work
 from validation.speed.measure import Cell, measure_speed
-from validation.speed.memory import peak_memory
+from validation.speed.memory import PeakMemory, peak_memory
 from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
 __all__ = ["BenchRequest", "bench", "refuse_long_prompts", "time_variants"]
@@ -114,6 +115,8 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
         EnvironmentFailure: The provider is not available on this machine.
     """
     progress = progress or Silent()
+    if "onnxruntime" in request.engines:
+        probe(request.provider)
     variants = _variants(paths)
     source = open_source(dense)
     for variant in variants:
@@ -220,20 +223,23 @@ def _measure(
             steps=request.steps,
             on_progress=advance,
         )
+    nothing = PeakMemory(None, None)
+    peaks = [_peak(*own, request, threads, progress) if request.memory else nothing for own in subjects]
     return [
         SubjectFigures(
             model=model.name,
             engine=engine,
             disk_bytes=_weights_and_graph(model.folder(engine)),
-            peak_bytes=_peak(model, engine, request, threads, progress) if request.memory else None,
+            peak_bytes=peak.host,
+            gpu_bytes=peak.gpu,
             timings=timings[f"{model.name} {engine}"],
             works={cell: _work(model, engine, cell, request) for cell in request.cells},
         )
-        for model, engine in subjects
+        for (model, engine), peak in zip(subjects, peaks, strict=True)
     ]
 
 
-def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int, progress: Progress) -> int | None:
+def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int, progress: Progress) -> PeakMemory:
     progress.say(f"{model.name}: peak memory on {engine}")
     context = model.spec.max_position_embeddings
     return peak_memory(engine, model.folder(engine), context, request.provider, threads, request.cells[0])
@@ -259,6 +265,11 @@ def _setting(request: BenchRequest, threads: int) -> dict[str, object]:
         "runs": request.runs,
         "steps": request.steps,
         "form": request.form.to_json(),
-        "machine": {"processor": processor(), "system": platform.platform(), "python": platform.python_version()},
+        "machine": {
+            "processor": processor(),
+            "gpu": None if request.provider == "cpu" else gpu_name(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
         "versions": {name: metadata.version(name) for name in _PACKAGES if name in installed},
     }

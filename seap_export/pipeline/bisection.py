@@ -16,6 +16,7 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import ParitySettings
 from validation.bisect import Bisection, TapError, bisect
 from validation.parity import plan_cases
+from validation.profiles import IN_FLOAT
 
 __all__ = ["bisect_variant"]
 
@@ -58,7 +59,7 @@ def bisect_variant(
             case,
             stage["stage"],
             steps,
-            in_float=bool(label) or _is_quantized(folder),
+            in_float=label == IN_FLOAT or _is_quantized(folder),
             provider=settings.provider,
             threads=settings.threads,
         )

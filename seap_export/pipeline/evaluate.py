@@ -15,7 +15,7 @@ from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, chosen_texts, local_questions, open_subject
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.runtime.session import available_threads
+from seap_export.runtime.session import available_threads, probe
 from validation.prompts import tokenize_prompts
 from validation.quality import DenseAnswers, DivergenceFigures, measure_divergence
 from validation.zero_shot import (
@@ -47,10 +47,11 @@ def evaluate(
         UsageError: The request does not match the subject.
         InputError: A model or corpus cannot be used, or a text or question was used in calibration.
         ArtifactError: The variant is damaged or incomplete.
-        EnvironmentFailure: The lm-evaluation-harness, the hub or disk space is not available.
+        EnvironmentFailure: The lm-evaluation-harness, the hub, the provider, memory or disk space is not available.
         ParityFailure: The ONNX graph does not run.
     """
     progress = progress or Silent()
+    probe(request.provider)
     if request.asks_questions:
         require_harness()
     subject = open_subject(path, dense, request, progress)
@@ -92,8 +93,9 @@ def preview(
         UsageError: The request does not match the subject.
         InputError: A model or corpus cannot be used, or a text or question was used in calibration.
         ArtifactError: The variant is damaged or incomplete.
-        EnvironmentFailure: The lm-evaluation-harness or the hub is not available.
+        EnvironmentFailure: The lm-evaluation-harness, the hub or the provider is not available.
     """
+    probe(request.provider)
     if request.asks_questions:
         require_harness()
     subject = open_subject(path, dense, request, progress or Silent())
@@ -148,7 +150,6 @@ def divergence_report(
     request: EvaluationRequest,
     answers: DenseAnswers,
     *,
-    provider: str = "cpu",
     on_progress: Callable[[str], object] | None = None,
 ) -> EvaluationReport:
     """The divergence of a variant alone, from answers of the dense model that may serve other variants too.
@@ -157,12 +158,11 @@ def divergence_report(
         subject: The variant and its dense model.
         request: What to measure; it asks no questions.
         answers: Those of the dense model, which have seen `divergence_texts`.
-        provider: ONNX Runtime's execution provider.
         on_progress: Called with a line about each text when it is done.
     """
     texts = chosen_texts(subject, request)
     reference = answers.reference(divergence_texts(subject, request))
-    options: Any = {"threads": request.threads, "provider": provider, "on_progress": on_progress}
+    options: Any = {"threads": request.threads, "provider": request.provider, "on_progress": on_progress}
     return EvaluationReport(
         subject=subject,
         request=request,
@@ -204,7 +204,7 @@ def _zero_shot(
     for form in request.forms if subject.variant is not None else ():
         progress.say(f"{form}: {names}")
         figures[form] = evaluate_zero_shot(
-            subject.artifact(form), tasks, form=form, on_progress=progress.say, **options
+            subject.artifact(form), tasks, form=form, provider=request.provider, on_progress=progress.say, **options
         )
     return figures
 

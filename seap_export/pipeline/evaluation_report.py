@@ -150,6 +150,7 @@ class EvaluationReport:
             "limit": self.request.limit,
             "batch_size": self.request.batch_size,
             "threads": self.threads,
+            "provider": self.request.provider,
             "versions": dict(sorted(self.versions.items())),
             "notes": list(self.notes),
         }

@@ -25,6 +25,7 @@ class EvaluationRequest:
         max_length: Longer texts are truncated to this many tokens.
         batch_size: Sequences in a zero-shot batch.
         threads: Threads of torch and ONNX Runtime; None: all cores.
+        provider: ONNX Runtime's execution provider; torch runs on the CPU.
         max_kl: Largest mean KL divergence, nats per token, that passes; None: no limit.
         min_accuracy_retained: Smallest share of the dense model's accuracy that passes; None: no limit.
     """
@@ -37,12 +38,15 @@ class EvaluationRequest:
     max_length: int = 256
     batch_size: int = 8
     threads: int | None = None
+    provider: str = "cpu"
     max_kl: float | None = None
     min_accuracy_retained: float | None = None
 
     def __post_init__(self) -> None:
         if not self.forms or len(set(self.forms)) != len(self.forms) or not set(self.forms) <= set(FORMS):
             raise UsageError(f"--form must name one or more of {', '.join(FORMS)}, each once")
+        if self.provider != "cpu" and "onnx" not in self.forms:
+            raise UsageError(f"--provider {self.provider} runs ONNX files; add --form onnx")
         for name, least in (("limit", 1), ("max_length", 2), ("batch_size", 1), ("threads", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

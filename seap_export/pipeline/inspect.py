@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from converters.form import read_form
+from converters.onnx_writer import MODEL_FILE
+from converters.widths import width_warning
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import is_pruned, model_spec
 from seap_export.pipeline.manifest import MANIFEST, read_artifact, read_manifest
@@ -75,15 +78,25 @@ def _variant(folder: Path) -> dict[str, Any]:
         "sparsity": vars(plan.sparsity),
         "layout": plan.layout,
         "align": plan.align,
+        "group_tolerance": plan.group_tolerance,
         "balance": plan.balance,
         "compensation": plan.compensation,
         "ridge": plan.ridge,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
         "parity": parity,
+        "warning": _width_warning(folder),
         "quality": None if (quality := recorded_quality(folder)) is None else quality_figures(quality),
         "model": _model(folder / "hf") if (folder / "hf").is_dir() else None,
     }
+
+
+def _width_warning(folder: Path) -> str | None:
+    """What the graph's form and the model's sizes cost on CUDA."""
+    graph, config = folder / "onnx" / MODEL_FILE, folder / "hf" / "config.json"
+    if not graph.is_file() or not config.is_file():
+        return None
+    return width_warning(model_spec(read_json(config)), read_form(graph))
 
 
 def _model(folder: Path) -> dict[str, Any]:

@@ -170,15 +170,15 @@ def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def _evaluation(request: QualityRequest) -> EvaluationRequest:
-    return EvaluationRequest(("onnx",), max_length=request.max_length, threads=request.threads)
+    return EvaluationRequest(
+        ("onnx",), max_length=request.max_length, threads=request.threads, provider=request.provider
+    )
 
 
 def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: Any) -> dict[str, Any]:
     """The report of `seap-export evaluate`, and one answer of each model to the same prompt."""
     options: Any = {"provider": request.provider, "threads": request.threads}
-    report = divergence_report(
-        work.subject, _evaluation(request), answers, provider=request.provider, on_progress=done
-    )
+    report = divergence_report(work.subject, _evaluation(request), answers, on_progress=done)
     folder = work.subject.artifact("onnx")
     prompt, dense = answers.answer(work.prompts)
     variant = continue_prompt(folder, prompt, _ANSWER_TOKENS, work.stops, **options)

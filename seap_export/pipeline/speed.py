@@ -14,6 +14,7 @@ from seap_export.pipeline.manifest import Manifest
 from seap_export.pipeline.performance import Performance
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import ParitySettings
+from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import available_threads
 from validation.speed.gate import SpeedLimits, SpeedVerdict
@@ -67,7 +68,8 @@ def measure_speed(
         EnvironmentFailure: The provider is not available.
         ArtifactError: A variant cannot be loaded.
     """
-    setting = sha256_json([processor(), available_threads(), repr(request)])
+    gpu = None if request.provider == "cpu" else gpu_name()
+    setting = sha256_json([processor(), gpu, available_threads(), repr(request)])
     missing = []
     for folder, key in variants.items():
         known = performance.speed.get(folder.name, {})

@@ -28,7 +28,7 @@ from seap_export.pipeline.speed import recorded_speed, speed_json
 from seap_export.pipeline.validation_report import CHECKS, Check, CheckName, ValidationReport, describe_variant
 from seap_export.plan.plan import read_plan
 from seap_export.runtime.manifest import ROUTER_FOLDER
-from seap_export.runtime.session import available_threads
+from seap_export.runtime.session import available_threads, probe
 from seap_export.sources.source import open_source
 from validation.speed.gate import SpeedLimits, judge_speed, reason
 
@@ -114,6 +114,7 @@ class _Validation:
 
     def report(self) -> ValidationReport:
         """Runs all checks."""
+        self._refuse_missing_provider()
         self._refuse_unusable_dense()
         if self._is_whole and self._asks("integrity") and self._manifest is not None:
             self._add(Check.of(None, "integrity", folder_damages(self._path, self._manifest), 7))
@@ -149,6 +150,15 @@ class _Validation:
             return {}
         speed = recorded_speed(read_performance(folder.parent), self._manifest, folder.name)
         return {"quality": recorded_quality(folder), "speed": speed}
+
+    def _refuse_missing_provider(self) -> None:
+        """Tries the execution providers before anything is hashed or computed."""
+        request = self._request
+        used = [request.parity.provider] if self._asks("parity") else []
+        used += [request.quality.provider] if request.quality is not None and self._asks("quality") else []
+        used += [request.bench.provider] if request.speed is not None and self._asks("speed") else []
+        for provider in dict.fromkeys(used):
+            probe(provider)
 
     def _refuse_unusable_dense(self) -> None:
         """Makes the checks of quality and speed inputs early, before the slow checks run."""

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from converters.form import OnnxForm
+from converters.widths import width_warning
 from seap_export.activations.mixture import Mixture
 from seap_export.families import ModelSpec
 from seap_export.pipeline.convert import convert_folder
@@ -79,6 +80,8 @@ class VariantMaker:
         folder = self._workspace.folder / name
         plan = read_plan(folder / "plan.json")
         self._warn_of_few_tokens(name, plan, statistics)
+        if slow := width_warning(plan.shrunk_spec(self._source.spec), self._form):
+            self._progress.warn(f"{name}: {slow}")
         key_of_hf = hf_key(key)
         key_of_onnx = onnx_key(key_of_hf, self._form)
         shrink = partial(

@@ -14,6 +14,7 @@ from seap_export.families import names
 from seap_export.families.names import Norm
 from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.elimination import options_from_elimination
+from seap_export.plan.groups import preferring_groups
 from seap_export.plan.options import LayerOptions, options_from_scores
 from seap_export.plan.plan import Balance, Compensation, Layout, Plan, ScoreMix
 from seap_export.plan.solve import solve_layers
@@ -161,12 +162,14 @@ def make_plan(
     ridge: float,
     layout: Layout,
     mix: ScoreMix,
+    group_tolerance: float = 0.0,
 ) -> Plan:
     """The plan of one variant; `ranking` is `rank_layers` of the same statistics, score and mix.
 
     In the uniform layout `sparsity` is `EVEN`.
     """
-    spec, options, sensitivity = source.spec, ranking.options, ranking.sensitivity.numpy()
+    spec, sensitivity = source.spec, ranking.sensitivity.numpy()
+    options = preferring_groups(spec, ranking.options, group_tolerance)
     if layout == "uniform":
         layers, achieved = solve_uniform(spec, options, ratio, align, balance, sensitivity)
     else:
@@ -190,4 +193,5 @@ def make_plan(
         layers=layers,
         layout=layout,
         mix=mix,
+        group_tolerance=group_tolerance,
     )

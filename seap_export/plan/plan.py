@@ -121,6 +121,8 @@ class Plan:
         layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, with biases only where the
             family's transformers class can have them.
         mix: Whether the scores of several tasks were brought to one scale before they were added.
+        group_tolerance: By how much, as a fraction, the loss was allowed to rise for groups of heads that CUDA's
+            attention prefers; 0: such groups were not looked for.
     """
 
     task: str
@@ -139,6 +141,7 @@ class Plan:
     layers: tuple[LayerPlan, ...]
     layout: Layout = "per-layer"
     mix: ScoreMix = "scaled"
+    group_tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
@@ -157,6 +160,8 @@ class Plan:
             raise ValueError("in a uniform layout all layers must keep the same number of heads and neurons")
         if not 0.0 < self.ridge < math.inf:
             raise ValueError("ridge must be positive")
+        if not 0.0 <= self.group_tolerance < math.inf:
+            raise ValueError("group_tolerance must be finite and not negative")
         for name in (self.task, *self.weights):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"'{name:.40}' is not a valid task name")
@@ -229,8 +234,10 @@ class Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Writes a plan as JSON, one layer per line."""
+    """Writes a plan as JSON, one layer per line; a group tolerance of 0 is left out."""
     head = {"schema": PLAN_SCHEMA, **{key: value for key, value in asdict(plan).items() if key != "layers"}}
+    if not plan.group_tolerance:
+        del head["group_tolerance"]
     rows = [json.dumps(asdict(layer), separators=(",", ":")) for layer in plan.layers]
     opening = json.dumps(head, indent=1).removesuffix("\n}")
     path.write_text(f'{opening},\n "layers": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n", "utf-8", newline="\n")

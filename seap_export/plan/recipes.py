@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from seap_export.errors import UsageError
+from seap_export.plan.groups import GROUP_TOLERANCE
 from seap_export.plan.plan import (
     BALANCES,
     COMPENSATIONS,
@@ -26,17 +27,20 @@ from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 from seap_export.scores import SCORES, Score
 from seap_export.toml_file import TomlFile, either, parse_toml, read_toml
 
-__all__ = ["ALIGN", "CUSTOM", "DEFAULT_RECIPE", "PlanSettings", "Recipe", "open_recipe", "shipped_recipes"]
+__all__ = ["ALIGN", "CUSTOM", "DEFAULT_RECIPE", "PlanSettings", "Recipe", "Target", "open_recipe", "shipped_recipes"]
 
 DEFAULT_RECIPE = "reconstruct"
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
 #: Neuron counts are multiples of this, by the execution provider that a variant is made for. CPU: measured, see
-#: docs/measurements.md. For CUDA: 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's Guide"
-#: advises for the A100; not measured.
+#: docs/measurements.md. CUDA: 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's Guide"
+#: advises for the A100; its kernels for int4 take multiples of 8, and that for the product of gate and up multiples of
+#: 32. No time has been measured there.
 ALIGN: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 64})
 #: The kinds of sparsity that decide between heads and neurons themselves.
 _SELF_BALANCED = ("adaptive", "global")
+#: Settings that a recipe keeps its name with.
+_FREE = ("align", "group_tolerance", "ridge", "mix")
 #: The shipped recipes, one file each in `seap_export/recipes`.
 _SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap")
 
@@ -56,6 +60,7 @@ class PlanSettings:
     ridge: float = 5.0
     mix: ScoreMix = "scaled"
     layout: Layout = "per-layer"
+    group_tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[str, ...]] = {
@@ -74,6 +79,8 @@ class PlanSettings:
             raise SettingError("align", f"{self.align} is out of range; give at least 1")
         if not 0.0 < self.ridge < math.inf:
             raise SettingError("ridge", f"{self.ridge:g} is out of range; give a positive number")
+        if not 0.0 <= self.group_tolerance < math.inf:
+            raise SettingError("group_tolerance", f"{self.group_tolerance:g} is out of range; give at least 0")
         if self.sparsity.kind == "global" and self.score == "elimination":
             raise SettingError("sparsity.kind", "'global' ranks scores; use it with the score wifv or wifn")
         if self.sparsity.kind in _SELF_BALANCED and self.balance == "alike":
@@ -104,7 +111,9 @@ class PlanSettings:
         return replace(self, layout=layout, sparsity=EVEN)
 
     def method(self, num_hidden_layers: int) -> str:
-        """The name of the shipped recipe with these settings, whatever `align`, `ridge` and `mix` are, or `custom`.
+        """The name of the shipped recipe with these settings, or `custom`.
+
+        It is the same whatever `align`, `group_tolerance`, `ridge` and `mix` are.
 
         In the uniform layout it is the recipe whose other settings are these, since sparsity is not free there.
 
@@ -114,9 +123,37 @@ class PlanSettings:
         own = self.resolved(num_hidden_layers)
         for name, recipe in shipped_recipes().items():
             known = recipe.settings.in_layout(self.layout).resolved(num_hidden_layers)
-            if replace(own, align=known.align, ridge=known.ridge, mix=known.mix) == known:
+            if replace(known, **{key: getattr(own, key) for key in _FREE}) == own:
                 return name
         return CUSTOM
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a variant is made for, which decides what a recipe leaves open.
+
+    Attributes:
+        provider: Execution provider.
+        block_size: Neurons that share a scale where the kernels of the provider take whole blocks only; else 1.
+        groups_heads: Whether the graph has an attention operator for which the number of heads in a group matters.
+    """
+
+    provider: str = "cpu"
+    block_size: int = 1
+    groups_heads: bool = True
+
+    @property
+    def align(self) -> int:
+        """Neuron counts are multiples of this."""
+        return math.lcm(ALIGN[self.provider], self.block_size)
+
+    @property
+    def group_tolerance(self) -> float:
+        """By how much the loss may rise for the sake of the numbers of heads in a group."""
+        return GROUP_TOLERANCE[self.provider] if self.groups_heads else 0.0
+
+
+_CPU = Target()
 
 
 @dataclass(frozen=True)
@@ -139,16 +176,16 @@ class Recipe:
 @cache
 def shipped_recipes() -> Mapping[str, Recipe]:
     """The recipes that come with this package, by name; the default first."""
-    return MappingProxyType({name: _recipe(_shipped_file(name), ALIGN["cpu"]) for name in _SHIPPED})
+    return MappingProxyType({name: _recipe(_shipped_file(name), _CPU) for name in _SHIPPED})
 
 
-def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", provider: str = "cpu") -> PlanSettings:
+def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", target: Target = _CPU) -> PlanSettings:
     """The settings of a shipped recipe or of a recipe file.
 
     Args:
         recipe: Name of a shipped recipe, or path of a TOML file.
         layout: Whether layers may differ in shape.
-        provider: Execution provider, which decides `align` where the recipe does not.
+        target: What the variant is made for, which decides `align` and `group_tolerance` where the recipe does not.
 
     Raises:
         UsageError: There is no such recipe, or the file holds an invalid value; the message names file, line and key.
@@ -160,7 +197,7 @@ def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", p
         if not path.is_file():
             raise UsageError(f"recipe '{recipe}' is not known; use {either(_SHIPPED)}, or the path of a TOML file")
         file = read_toml(path)
-    settings = _recipe(file, ALIGN[provider]).settings
+    settings = _recipe(file, target).settings
     try:
         return settings.in_layout(layout)
     except SettingError as error:
@@ -172,13 +209,16 @@ def _shipped_file(name: str) -> TomlFile:
     return parse_toml(file.name, file.read_text("utf-8"))
 
 
-def _recipe(file: TomlFile, align: int) -> Recipe:
-    """The recipe in a file that may leave out any key; `align` is used if the file has none."""
+def _recipe(file: TomlFile, target: Target) -> Recipe:
+    """The recipe in a file that may leave out any key."""
     values = _typed(file, file.values, {"summary": str, "source": str, "sparsity": dict, **_types(PlanSettings)})
     about = {name: values.pop(name, "") for name in ("summary", "source")}
     sparsity = _typed(file, values.pop("sparsity", {}), _types(Sparsity), "sparsity")
     try:
-        settings = PlanSettings(sparsity=Sparsity(**{"kind": "adaptive", **sparsity}), **{"align": align, **values})
+        settings = PlanSettings(
+            sparsity=Sparsity(**{"kind": "adaptive", **sparsity}),
+            **{"align": target.align, "group_tolerance": target.group_tolerance, **values},
+        )
         _refuse_idle(settings, {*values, *(f"sparsity.{name}" for name in sparsity)})
     except SettingError as error:
         raise file.error(error.key, error.problem) from error

@@ -10,9 +10,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seap_export.runtime.tensors import Element
+from seap_export.runtime.providers import CPU, Place
+from seap_export.runtime.tensors import Element, zeros
 
-__all__ = ["AppendedCache", "Cache", "CacheLayout", "SharedCache"]
+__all__ = ["AppendedCache", "Cache", "CacheLayout", "SharedCache", "empty_buffers"]
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,36 @@ class CacheLayout:
         """Name of the output."""
         return self.past.replace("past_key_values", "present")
 
-    def zeros(self, rows: int, positions: int, device: str) -> ort.OrtValue:
-        """Zeros of shape [rows, heads, positions, size], allocated on the device."""
-        empty = np.zeros((rows, self.heads, positions, self.size), self.element.storage)
-        return ort.OrtValue.ortvalue_from_numpy(empty, device, 0)
+
+def empty_buffers(layouts: Sequence[CacheLayout], rows: int, positions: int, place: Place) -> dict[str, ort.OrtValue]:
+    """The buffer of each cache by the name of its input, [rows, heads, positions, size], filled with zeros.
+
+    Zeros, because some attention kernels read all positions and multiply those of no token by 0, which leaves a NaN.
+    On a GPU only one buffer of each size is filled from the host, all others from it.
+    """
+    found: dict[str, ort.OrtValue] = {}
+    filled: dict[tuple[int, int, Element], ort.OrtValue] = {}
+    for layout in layouts:
+        kind = (layout.heads, layout.size, layout.element)
+        shape = (rows, layout.heads, positions, layout.size)
+        if place == CPU or kind not in filled:
+            filled[kind] = found[layout.past] = zeros(shape, layout.element.storage, place)
+        else:
+            found[layout.past] = ort.OrtValue.ortvalue_from_shape_and_type(
+                shape, layout.element.storage, place.device, place.number
+            )
+            found[layout.past].update_inplace(filled[kind])
+    return found
 
 
 class Cache(Protocol):
-    """The operations that decoding needs from a cache."""
+    """The operations that decoding needs from a cache.
+
+    Attributes:
+        buffers: What it holds, by the names of the graph's inputs.
+    """
+
+    buffers: dict[str, ort.OrtValue]
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """The attention mask of the next call, int64 [rows, positions].
@@ -56,7 +79,7 @@ class Cache(Protocol):
         """Makes the next call read and write the cache; the output `logits` must already be bound as the first."""
 
     def advance(self, binding: ort.IOBinding) -> None:
-        """Stores the results of the call; the caches are all outputs but the first."""
+        """Stores the results of the call; the caches are the outputs after the first."""
 
 
 class SharedCache:
@@ -67,27 +90,29 @@ class SharedCache:
     all steps then have the same shapes, and ONNX Runtime can reuse its buffers.
     """
 
-    def __init__(self, layouts: Sequence[CacheLayout], rows: int, capacity: int, device: str) -> None:
-        """Allocates the buffers, filled with zeros."""
-        self._layouts, self._rows, self._capacity, self._device = layouts, rows, capacity, device
+    def __init__(
+        self, layouts: Sequence[CacheLayout], rows: int, capacity: int, place: Place, buffers: dict[str, ort.OrtValue]
+    ) -> None:
+        """Takes the buffers that `empty_buffers` has made; what an earlier decoding left in them does not count."""
+        self._layouts, self._rows, self._capacity, self._place = layouts, rows, capacity, place
         self._lengths = [0] * rows
         self._mask = np.zeros((rows, capacity), np.int64)
-        self.buffers = {layout.past: layout.zeros(rows, capacity, device) for layout in layouts}
+        self.buffers = buffers
         self._is_bound = False
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ones for each row's tokens, followed by zeros.
 
         The mask of the first call is as wide as the longest prompt; a wider one would make GroupQueryAttention assume
-        earlier tokens. All later steps, of one token per row, share one array that is updated in place. A row without
-        a real token in the call overwrites its last position.
+        earlier tokens. All later calls share one array that is updated in place; in those of several tokens, all
+        tokens are real. A row without a real token in the call overwrites its last position.
 
         Raises:
             ValueError: A row does not fit into the cache.
         """
         is_prompt = not any(self._lengths)
         # As few numpy calls as possible: after a run, with cold CPU caches, each takes about ten microseconds.
-        grown = is_real.sum(axis=1).tolist() if is_prompt else is_real[:, 0].tolist()
+        grown = is_real[:, 0].tolist() if is_real.shape[1] == 1 else is_real.sum(axis=1).tolist()
         self._lengths = [length + new for length, new in zip(self._lengths, grown, strict=True)]
         longest = max(self._lengths)
         if longest > self._capacity:
@@ -95,8 +120,8 @@ class SharedCache:
         if is_prompt:
             self._mask[:] = np.arange(self._capacity) < np.array(self._lengths)[:, None]
             return self._mask[:, :longest].copy()
-        for row, length in enumerate(self._lengths):
-            self._mask[row, length - 1] = 1
+        for row, (length, new) in enumerate(zip(self._lengths, grown, strict=True)):
+            self._mask[row, length - new : length] = 1
         return self._mask
 
     def bind(self, binding: ort.IOBinding) -> None:
@@ -106,9 +131,10 @@ class SharedCache:
         for layout in self._layouts:
             # By address, because not every device can make a bfloat16 tensor from numpy.
             shape = [self._rows, layout.heads, self._capacity, layout.size]
-            place = (self._device, 0, layout.element.onnx, shape, self.buffers[layout.past].data_ptr())
-            binding.bind_input(layout.past, *place)
-            binding.bind_output(layout.present, *place)
+            address = self.buffers[layout.past].data_ptr()
+            memory = (self._place.device, self._place.number, layout.element.onnx, shape, address)
+            binding.bind_input(layout.past, *memory)
+            binding.bind_output(layout.present, *memory)
         self._is_bound = True
 
     def advance(self, binding: ort.IOBinding) -> None:
@@ -121,11 +147,11 @@ class AppendedCache:
     New positions are appended after all others, including padding, which the mask hides.
     """
 
-    def __init__(self, layouts: Sequence[CacheLayout], rows: int, device: str) -> None:
+    def __init__(self, layouts: Sequence[CacheLayout], rows: int, place: Place) -> None:
         """Starts with an empty cache."""
-        self._layouts, self._rows, self._positions, self._device = layouts, rows, 0, device
+        self._layouts, self._rows, self._positions, self._place = layouts, rows, 0, place
         self._mask = np.zeros((rows, 0), np.int64)
-        self.buffers = {layout.past: layout.zeros(rows, 0, device) for layout in layouts}
+        self.buffers = empty_buffers(layouts, rows, 0, place)
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """The mask of the previous call followed by the new tokens; padding keeps its place."""
@@ -137,11 +163,12 @@ class AppendedCache:
         for layout in self._layouts:
             value = self.buffers[layout.past]
             shape = [self._rows, layout.heads, self._positions, layout.size]
-            binding.bind_input(layout.past, self._device, 0, layout.element.onnx, shape, value.data_ptr())
-            binding.bind_output(layout.present, self._device)
+            memory = (self._place.device, self._place.number, layout.element.onnx, shape, value.data_ptr())
+            binding.bind_input(layout.past, *memory)
+            binding.bind_output(layout.present, self._place.device, self._place.number)
 
     def advance(self, binding: ort.IOBinding) -> None:
         """Makes present the past of the next call."""
         names = [layout.past for layout in self._layouts]
-        self.buffers = dict(zip(names, binding.get_outputs()[1:], strict=True))
+        self.buffers = dict(zip(names, binding.get_outputs()[1 : 1 + len(names)], strict=True))
         self._positions = next(iter(self.buffers.values())).shape()[2]

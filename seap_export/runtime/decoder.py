@@ -11,11 +11,13 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache
-from seap_export.runtime.providers import PROVIDERS
+from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
+from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
+from seap_export.runtime.providers import CPU, CUDA_GRAPH, PROVIDERS
 from seap_export.runtime.session import WORKING_OPERATORS, OnnxModel
+from seap_export.runtime.steps import BoundSteps, Steps
 from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
+from seap_export.runtime.workspace import Workspace, Workspaces
 
 __all__ = ["CACHE_KEY", "Decoder", "Decoding"]
 
@@ -69,6 +71,12 @@ class Decoder:
         if cache not in ("shared", "appended"):
             raise ArtifactError(f"{path}: its {CACHE_KEY} is '{cache}', not 'shared' or 'appended'; export again")
         self._has_shared_cache = cache == "shared"
+        if self._model.captures and not self._has_shared_cache:
+            raise UsageError(
+                f"{path}: its cache moves in each step, so that steps cannot be captured as a CUDA graph; leave the "
+                f"provider option {CUDA_GRAPH} out"
+            )
+        self._workspaces = Workspaces(self._model, self._layouts)
 
     def start(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Decoding:
         """Runs the prompts: at least one, each with at least one token.
@@ -81,18 +89,31 @@ class Decoder:
             ArtifactError: The graph does not run, or its logits have the wrong shape.
             EnvironmentFailure: There is not enough memory.
         """
-        return Decoding(self._model, self._logits, self._cache(prompts, max_new_tokens), prompts)
+        model, layouts, rows = self._model, self._layouts, len(prompts)
+        if not self._has_shared_cache:
+            with model.failures():
+                cache = AppendedCache(layouts, rows, model.place)
+            return Decoding(model, self._logits, cache, prompts)
+        capacity = self.capacity(max(map(len, prompts)), max_new_tokens)
+        if not model.captures:
+            with model.failures():
+                buffers = empty_buffers(layouts, rows, capacity, model.place)
+            return Decoding(model, self._logits, SharedCache(layouts, rows, capacity, model.place, buffers), prompts)
+        with model.turn:
+            workspace = self._workspaces.take(rows, capacity)
+        decoding = Decoding(model, self._logits, workspace.cache(), prompts, workspace)
+        self._workspaces.keep_after(decoding, workspace)
+        return decoding
 
     def capacity(self, length: int, max_new_tokens: int) -> int:
-        """Cache positions for a prompt of that length: rounded up, but no more than the context length."""
-        blocks = -(-(length + max_new_tokens) // _BLOCK)
-        return min(self.context_length, blocks * _BLOCK)
+        """Cache positions for a prompt of that length, no more than the context length.
 
-    def _cache(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Cache:
-        if not self._has_shared_cache:
-            return AppendedCache(self._layouts, len(prompts), self._model.device)
-        capacity = self.capacity(max(map(len, prompts)), max_new_tokens)
-        return SharedCache(self._layouts, len(prompts), capacity, self._model.device)
+        Rounded up to a multiple of 64, or if steps are captured to 64 times a power of 2, so that few sizes occur.
+        """
+        blocks = -(-(length + max_new_tokens) // _BLOCK)
+        if self._model.captures:
+            blocks = 1 << (blocks - 1).bit_length()
+        return min(self.context_length, blocks * _BLOCK)
 
     def _layout(self, item: Any) -> CacheLayout:
         shape, element = item.shape, ELEMENTS.get(item.type)
@@ -129,22 +150,36 @@ class Decoding:
         logits: Next-token logits, float32 [rows, vocabulary]; the next step may overwrite them.
     """
 
-    def __init__(self, model: OnnxModel, element: Element, cache: Cache, prompts: Sequence[Sequence[int]]) -> None:
-        """Runs the prompts; `element` is the type of the graph's logits."""
-        self._model, self._element, self._cache = model, element, cache
+    def __init__(
+        self,
+        model: OnnxModel,
+        element: Element,
+        cache: Cache,
+        prompts: Sequence[Sequence[int]],
+        workspace: Workspace | None = None,
+    ) -> None:
+        """Runs the prompts.
+
+        Args:
+            model: The graph.
+            element: Type of its logits.
+            cache: The cache to fill.
+            prompts: Token ids of each row.
+            workspace: Where captured steps run; None: they are not captured.
+        """
+        self._model, self._element, self._cache, self._workspace = model, element, cache, workspace
         self._binding = model.binding()
-        self._bound: dict[str, NDArray[np.int64]] = {}
+        self._steps: Steps | None = None
+        self._next = np.zeros((len(prompts), 1), np.int64)
         self.lengths = np.array([len(prompt) for prompt in prompts], np.int64)
         is_real = (np.arange(self.lengths.max()) < self.lengths[:, None]).astype(np.int64)
         input_ids = np.zeros_like(is_real)
         for row, prompt in zip(input_ids, prompts, strict=True):
             row[: len(prompt)] = prompt
-        self._binding.bind_output("logits", "cpu")
-        self._run(input_ids, is_real)
-        logits = ort.OrtValue(self._binding.get_outputs_as_ortvaluevector()[0])
-        self.logits = self._last_logits(logits, input_ids.shape)
-        self._next = np.zeros((len(prompts), 1), np.int64)
-        self._step_logits: NDArray[Any] | None = None
+        with model.turn:
+            self._found(self._run_prompts(input_ids, is_real))
+        if workspace:
+            self._binding.clear_binding_outputs()  # the prompts' logits
 
     def step(self, tokens: Sequence[int], is_active: Sequence[bool] | None = None) -> None:
         """Appends one token to each row and computes the next logits.
@@ -157,41 +192,51 @@ class Decoding:
             ArtifactError: The graph does not run, or its logits have the wrong shape.
             EnvironmentFailure: There is not enough memory.
         """
-        if self._step_logits is None:
-            self._step_logits = self._bind_step_logits()
         grows = np.ones(len(tokens), np.int64) if is_active is None else np.asarray(is_active, np.int64)
         self.lengths = self.lengths + grows
         self._next[:, 0] = tokens
-        self._run(self._next, grows[:, None])
-        self.logits = float32_of(self._step_logits, self._element)
+        mask = self._cache.mask(grows[:, None])
+        with self._model.turn:
+            if self._steps is None:
+                self._steps = self._own_steps()
+            self._found(self._steps.run(self._next, mask))
 
-    def _run(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> None:
-        self._bind("input_ids", input_ids)
-        self._bind("attention_mask", self._cache.mask(is_real))
-        self._cache.bind(self._binding)
-        self._model.run_bound(self._binding)
-        self._cache.advance(self._binding)
+    def _found(self, logits: NDArray[Any]) -> None:
+        self.logits = float32_of(logits, self._element)
+        if self._workspace:
+            self._workspace.logits = self.logits
 
-    def _bind(self, name: str, array: NDArray[np.int64]) -> None:
-        """Binds an input; an array that is already bound is read in place, but a GPU session copies it."""
-        if self._bound.get(name) is not array or self._model.device != "cpu":
-            self._binding.bind_cpu_input(name, array)
-            self._bound[name] = array
-
-    def _bind_step_logits(self) -> NDArray[Any]:
-        """Binds one buffer for the logits of all steps, [rows, vocabulary]."""
+    def _own_steps(self) -> Steps:
         rows, vocabulary = self.logits.shape
-        buffer = np.empty((rows, 1, vocabulary), self._element.storage)
-        self._binding.bind_output("logits", "cpu", 0, self._element.onnx, list(buffer.shape), buffer.ctypes.data)
-        return buffer[:, 0]
+        if self._workspace:
+            return self._workspace.steps(self._element, vocabulary)
+        return BoundSteps(self._model, self._binding, self._cache, self._element, rows, vocabulary)
 
-    def _last_logits(self, value: ort.OrtValue, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """The logits of each row's last token, [rows, vocabulary], copied out of the prompt's output."""
-        found = view(value, self._element)
-        if found.ndim != 3 or found.shape[:2] not in (shape, (shape[0], 1)):
+    def _run_prompts(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
+        """The logits of each row's last token, [rows, vocabulary] as the graph stores them."""
+        binding, place = self._binding, self._model.place
+        binding.bind_output("logits", place.device, place.number)
+        binding.bind_cpu_input("input_ids", input_ids)
+        binding.bind_cpu_input("attention_mask", self._cache.mask(is_real))
+        self._cache.bind(binding)
+        self._model.run_bound(binding)
+        self._cache.advance(binding)
+        return self._last_logits(ort.OrtValue(binding.get_outputs_as_ortvaluevector()[0]), input_ids.shape)
+
+    def _last_logits(self, value: ort.OrtValue, shape: tuple[int, ...]) -> NDArray[Any]:
+        found, rows = value.shape(), shape[0]
+        if len(found) != 3 or tuple(found[:2]) not in (shape, (rows, 1)):
             raise ArtifactError(
-                f"{self._model.path}: its logits are {list(found.shape)} for tokens {list(shape)}; export again"
+                f"{self._model.path}: its logits are {list(found)} for tokens {list(shape)}; export again"
             )
         # Some graphs return only the last position.
-        column = self.lengths - 1 if found.shape[1] == shape[1] else np.zeros_like(self.lengths)
-        return float32_of(found[np.arange(shape[0]), column], self._element)
+        columns = self.lengths - 1 if found[1] == shape[1] else np.zeros_like(self.lengths)
+        if self._model.place == CPU:
+            return view(value, self._element)[np.arange(rows), columns]
+        storage, vocabulary = self._element.storage, found[2]
+        # Of a long prompt's logits, which may take more memory than the model, only the last ones leave the GPU.
+        places = (np.arange(rows) * found[1] + columns) * vocabulary * np.dtype(storage).itemsize
+        with self._model.failures():
+            addresses = (value.data_ptr() + places).tolist()
+            parts = [self._model.view(address, (1, vocabulary), storage).numpy() for address in addresses]
+        return np.concatenate(parts)

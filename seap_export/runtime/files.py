@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError
+from seap_export.runtime.providers import CUDA_GRAPH
 
-__all__ = ["load_tokenizer", "model_limits", "read_object"]
+__all__ = ["decoder_options", "load_tokenizer", "model_limits", "read_object"]
 
 _MAX_BYTES = 256 * 2**20
 
@@ -72,3 +74,25 @@ def model_limits(path: Path) -> tuple[frozenset[int], int]:
     if not ids or not all(isinstance(token, int) for token in ids) or not isinstance(context, int):
         raise ArtifactError(f"{path}: eos_token_id or context_length is missing; the file is damaged, export again")
     return frozenset(ids), context
+
+
+def decoder_options(path: Path, provider: str, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Provider options to run a decoder with.
+
+    Args:
+        path: The genai_config.json, which says whether steps on CUDA are to be captured as CUDA graphs.
+        provider: "cpu", "cuda" or "tensorrt".
+        own: Options that take precedence.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    try:
+        found: Any = read_object(path)
+        for key in ("model", "decoder", "session_options", "provider_options"):
+            found = found.get(key, {})
+        options = {name: value for entry in found for name, value in entry.items()}.get(provider, {})
+        captured = {CUDA_GRAPH: str(options[CUDA_GRAPH])} if CUDA_GRAPH in options else {}
+    except (AttributeError, TypeError) as error:
+        raise ArtifactError(f"{path}: its provider options cannot be read; it is damaged, export again") from error
+    return {**captured, **(own or {})}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.hashing import sha256_file
 from seap_export.runtime.decoder import Decoder
-from seap_export.runtime.files import load_tokenizer, model_limits
+from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
 
 __all__ = ["GOLDEN_SCHEMA", "GoldenComparison", "compare_with_golden", "write_golden"]
 
@@ -168,8 +168,10 @@ _PARTS = ("top_ids", "top_logits", "spread_logits", "log_sum")
 
 
 def _opened(folder: Path, provider: str, threads: int | None) -> tuple[Any, Decoder]:
-    _, context_length = model_limits(folder / "genai_config.json")
-    return load_tokenizer(folder), Decoder(folder / _GRAPH, context_length, provider, threads)
+    config = folder / "genai_config.json"
+    _, context_length = model_limits(config)
+    options = decoder_options(config, provider)
+    return load_tokenizer(folder), Decoder(folder / _GRAPH, context_length, provider, threads, options)
 
 
 def _files(folder: Path) -> list[Path]:

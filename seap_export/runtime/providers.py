@@ -7,20 +7,63 @@ import ctypes
 import io
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
 
 from seap_export.errors import EnvironmentFailure, UsageError
 
-__all__ = ["PROVIDERS", "check_session_options", "one_line", "prepare", "provider_failure", "provider_list"]
+__all__ = [
+    "CPU",
+    "CUDA_GRAPH",
+    "OLDEST_FOR_CUDA",
+    "PROVIDERS",
+    "Place",
+    "check_session_options",
+    "is_too_old_for_cuda",
+    "one_line",
+    "place_of",
+    "prepare",
+    "provider_failure",
+    "provider_list",
+]
 
 #: The names that users give, and those of ONNX Runtime.
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 #: Fallbacks of each provider for operators that it lacks; TensorRT lacks all operators of com.microsoft.
 _BEHIND = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
+#: Earlier releases run attention of the standard dialect on the CPU, and norms overflow in float16.
+OLDEST_FOR_CUDA = "1.31"
+#: The option of the CUDA provider that captures calls as CUDA graphs.
+CUDA_GRAPH = "enable_cuda_graph"
+_DEVICE = "device_id"
 _LABELS = {"cuda": "CUDA", "tensorrt": "TensorRT"}
 _LIBRARIES = {"cuda": "CUDA and cuDNN", "tensorrt": "CUDA, cuDNN and TensorRT"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tensors lie.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        number: Which GPU.
+    """
+
+    device: str
+    number: int = 0
+
+
+CPU = Place("cpu")
+
+
+def place_of(session: ort.InferenceSession) -> Place:
+    """Where an opened session keeps the tensors that stay between calls."""
+    first = session.get_providers()[0]
+    if first == PROVIDERS["cpu"]:
+        return CPU
+    return Place("cuda", int(session.get_provider_options()[first][_DEVICE]))
 
 
 def check_session_options(
@@ -36,26 +79,40 @@ def check_session_options(
     if threads is not None and threads < 1:
         raise UsageError(f"threads must be at least 1, not {threads}")
     for name, value in (provider_options or {}).items():
-        # A captured graph replays on the buffers of its capture, and each decoding has other buffers.
-        if "cuda_graph" in name and str(value).lower() not in ("0", "false"):
-            raise UsageError(f"provider option {name} is not supported; leave it out")
+        is_captured = "cuda_graph" in name and str(value).lower() not in ("0", "false")
+        if is_captured and (provider, name) != ("cuda", CUDA_GRAPH):
+            raise UsageError(f"provider option {name} is not supported with provider '{provider}'; leave it out")
 
 
 def provider_list(provider: str, options: Mapping[str, str] | None = None) -> list[tuple[str, dict[str, str]]]:
     """The provider with its options, followed by its fallbacks, in ONNX Runtime's format."""
-    return [(PROVIDERS[provider], dict(options or {})), *((PROVIDERS[other], {}) for other in _BEHIND[provider])]
+    own = {name: str(value) for name, value in (options or {}).items()}
+    same_gpu = {name: value for name, value in own.items() if name == _DEVICE}
+    behind = [(PROVIDERS[other], same_gpu if other == "cuda" else {}) for other in _BEHIND[provider]]
+    return [(PROVIDERS[provider], own), *behind]
+
+
+def is_too_old_for_cuda(version: str) -> bool:
+    """Whether a release of ONNX Runtime is older than the oldest that variants run with on CUDA and TensorRT."""
+    found, oldest = ([int(part) for part in re.findall(r"\d+", text)[:2]] for text in (version, OLDEST_FOR_CUDA))
+    return found < oldest
 
 
 def prepare(provider: str) -> str:
     """Preloads the CUDA libraries where possible; returns the first complaint about one, or "".
 
     Raises:
-        EnvironmentFailure: The installed onnxruntime lacks this provider.
+        EnvironmentFailure: The installed onnxruntime lacks this provider, or is too old for it.
     """
     if PROVIDERS[provider] not in ort.get_available_providers():
         raise provider_failure(provider, "this onnxruntime was built without it")
-    if provider == "cpu" or not hasattr(ort, "preload_dlls"):
+    if provider == "cpu":
         return ""
+    if is_too_old_for_cuda(ort.__version__):
+        raise EnvironmentFailure(
+            f"onnxruntime-gpu {ort.__version__} is too old for provider '{provider}', which needs {OLDEST_FOR_CUDA}; "
+            f'run: pip install "onnxruntime-gpu[cuda,cudnn]>={OLDEST_FOR_CUDA}", or use --provider cpu'
+        )
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         ort.preload_dlls()

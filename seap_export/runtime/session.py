@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,21 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
+from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import (
+    CUDA_GRAPH,
     PROVIDERS,
     check_session_options,
     one_line,
+    place_of,
     prepare,
     provider_failure,
     provider_list,
 )
 
 __all__ = [
+    "NO_GRAPH",
     "ORT_ERRORS",
     "WORKING_OPERATORS",
     "OnnxModel",
@@ -58,6 +64,8 @@ _PROBE = bytes.fromhex(
     "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a080801"
     "12040a02080142040a001011"
 )
+#: Run option: the CUDA graph to capture or replay, and the number that stands for none.
+_GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
 #: Session option: the folder of the external data of a model given as bytes.
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 #: Environment variable: an existing folder, into which ONNX Runtime writes a profile of every session.
@@ -142,8 +150,11 @@ class OnnxModel:
         inputs: The inputs by name, with type and shape as ONNX Runtime reports them.
         outputs: The outputs, likewise.
         metadata: The model's `metadata_props`.
-        device: The device for tensors that stay between calls: "cpu" or "cuda".
+        place: Where tensors lie that stay between calls.
         nodes: See `nodes_by_provider`.
+        captures: Whether calls can be captured as CUDA graphs.
+        turn: To be held while the GPU is used, from the start of a call until its results are read. Captured graphs
+            share memory with all other calls of the session, and nothing may be allocated while one is captured.
     """
 
     def __init__(
@@ -159,8 +170,13 @@ class OnnxModel:
         self.inputs: dict[str, Any] = {item.name: item for item in self._session.get_inputs()}
         self.outputs: dict[str, Any] = {item.name: item for item in self._session.get_outputs()}
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.device = "cpu" if provider == "cpu" else "cuda"
+        self.place = place_of(self._session)
         self.nodes = nodes_by_provider(self._session)
+        own = self._session.get_provider_options()[PROVIDERS[provider]]
+        self.captures = own.get(CUDA_GRAPH) == "1"
+        self.turn: contextlib.AbstractContextManager[Any] = (
+            threading.Lock() if self.captures else contextlib.nullcontext()
+        )
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.floating]]:
         """Computes the named outputs.
@@ -169,27 +185,46 @@ class OnnxModel:
             ArtifactError: The graph does not run on these inputs.
             EnvironmentFailure: There is not enough memory.
         """
-        try:
-            return self._session.run(list(outputs), dict(feeds))
-        except ORT_ERRORS as error:
-            raise self._failure(error) from error
+        with self.failures():
+            return self._session.run(list(outputs), dict(feeds), self._run_options(NO_GRAPH))
 
     def binding(self) -> ort.IOBinding:
         """Creates an empty binding of inputs and outputs."""
         return self._session.io_binding()
 
-    def run_bound(self, binding: ort.IOBinding) -> None:
-        """Runs on the bound inputs and outputs; raises the errors of `run`."""
-        try:
-            self._session.run_with_iobinding(binding)
-        except ORT_ERRORS as error:
-            raise self._failure(error) from error
+    def run_bound(self, binding: ort.IOBinding, graph: int = NO_GRAPH) -> None:
+        """Runs on the bound inputs and outputs; raises the errors of `run`.
 
-    def _failure(self, error: Exception) -> SeapError:
-        reason = one_line(error)
-        if "alloc" in reason:
-            return EnvironmentFailure(f"{self.path}: not enough memory to run it: {reason}")
-        return ArtifactError(f"{self.path}: does not run: {reason}")
+        Args:
+            binding: Inputs and outputs.
+            graph: Number of the CUDA graph to replay, which the first call with that number captures. Its bound
+                buffers must never move. Only for a model that `captures`.
+        """
+        with self.failures():
+            self._session.run_with_iobinding(binding, self._run_options(graph))
+
+    def view(self, address: int, shape: Sequence[int], storage: type[np.generic]) -> ort.OrtValue:
+        """A tensor at an address in the memory of `place`, not a copy; the memory must outlive it."""
+        binding = self.binding()  # the only part of ONNX Runtime's interface that takes an address
+        output = next(iter(self.outputs))
+        binding.bind_output(output, self.place.device, self.place.number, storage, list(shape), address)
+        return binding.get_outputs()[0]
+
+    def _run_options(self, graph: int) -> ort.RunOptions | None:
+        if not self.captures:
+            return None
+        options = ort.RunOptions()
+        options.add_run_config_entry(_GRAPH_ID, str(graph))
+        return options
+
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Turns errors of ONNX Runtime into those of `run`."""
+        try:
+            yield
+        except ORT_ERRORS as error:
+            what = f"{self.path}: does not run"
+            raise environment_failure(error, what) or ArtifactError(f"{what}: {one_line(error)}") from error
 
 
 def _create(
@@ -203,7 +238,14 @@ def _create(
         # Without enable_fallback=False, ONNX Runtime replaces a failing provider by the CPU and prints a notice.
         return ort.InferenceSession(graph or str(model), options, providers=providers, enable_fallback=False)
     except ORT_ERRORS as error:
+        if lack := environment_failure(error, f"{model}: ONNX Runtime cannot load it"):
+            raise lack from error
         reason = one_line(error)
+        if "graph capture" in reason:
+            raise EnvironmentFailure(
+                f"{model}: cannot be captured as a CUDA graph, because parts of it would run on the CPU; convert it "
+                f"with --provider cuda, or set the provider option {CUDA_GRAPH} to 0"
+            ) from error
         if provider == "tensorrt" and "install TensorRT" in reason:
             raise provider_failure(provider) from error  # the loader names the library
         if provider != "cpu" and any(name in reason for name in ("CUDA", "TensorRT", "Tensorrt")):

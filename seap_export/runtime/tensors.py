@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-__all__ = ["ELEMENTS", "Element", "float32_of", "view"]
+from seap_export.runtime.providers import Place
+
+__all__ = ["ELEMENTS", "Element", "float32_of", "view", "zeros"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ ELEMENTS = {
     "tensor(float16)": Element(10, np.float16),
     "tensor(bfloat16)": Element(16, np.uint16),
 }
+
+
+def zeros(shape: Sequence[int], storage: type[np.generic], place: Place) -> ort.OrtValue:
+    """A tensor of zeros, allocated there."""
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, storage), place.device, place.number)
 
 
 def view(value: ort.OrtValue, element: Element) -> NDArray[Any]:

@@ -15,14 +15,15 @@ import onnxruntime
 import pytest
 import torch
 from block_reference import Reference, random_tensors
+from scaled import every_exponent
 
 from converters.decoder import decoder_graph
 from converters.dialects import DialectName
 from converters.form import Logits, OnnxForm
-from converters.overflow import WideParts
 from converters.precision import BlockQuantization, Precision
 from converters.quantize import dequantize, quantize
 from converters.rotary import LENGTH_GUARD
+from converters.scaling import Scaling
 from converters.weights import LazyWeights
 from seap_export.families import BlockSpec, LayerSpec, ModelSpec, QueryScaling, RopeSpec, family_of_model_type
 from seap_export.families.names import NORMS, PROJECTIONS
@@ -174,11 +175,11 @@ def written(
     dialect: DialectName = "fused",
     precision: Precision | None = None,
     logits: Logits = "all",
-    wide: WideParts | None = None,
+    scaling: Scaling | None = None,
 ) -> Graph:
     tensors, precision = random_tensors(spec), precision or Precision()
     form = OnnxForm(precision, dialect, logits)
-    graph = decoder_graph(spec, LazyWeights(Tensors(tensors), precision), form, wide or WideParts())
+    graph = decoder_graph(spec, LazyWeights(Tensors(tensors), precision), form, scaling or Scaling())
     ir.save(graph.build("test"), folder / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=32)
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
     return Graph(folder / "model.onnx", tensors, spec)
@@ -260,12 +261,24 @@ def test_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", SPECS)
+def test_scaling_changes_no_bit(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    """Powers of two leave the rounding of float32 as it is, so that even it is the same."""
+    ids, found = tokens(2, 15), []
+    for scaling in (Scaling(), every_exponent(SPECS[name])):
+        graph = written(tmp_path, SPECS[name], dialect, scaling=scaling)
+        logits, *past = graph.run(ids[:, :14], np.ones((2, 14), np.int64))
+        found.append([logits, *past, *graph.run(ids[:, 14:], np.ones((2, 15), np.int64), past)])
+    assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize(
     "name", ["everything", "everything, apart", "no norms around the MLP", "residual multiplier, biases"]
 )
-def test_wide_parts(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    wide = WideParts(True, frozenset({(0, "o_proj"), (1, "down_proj"), (2, "o_proj"), (2, "down_proj")}))
-    assert_near(written(tmp_path, SPECS[name], dialect, Precision("fp16"), wide=wide), 0.02)
+def test_scaled_in_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    graph = written(tmp_path, SPECS[name], dialect, Precision("fp16"), scaling=every_exponent(SPECS[name]))
+    assert_near(graph, 0.02)
 
 
 def assert_near(graph: Graph, limit: float) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from micro import VARIATIONS, write_micro_model
+from scaled import write_scaled
 from varied import VARIED
 
 from converters import genai_config, write_onnx
@@ -64,6 +65,16 @@ def test_equals_transformers(
 ) -> None:
     folder, expected = truth(variation)
     write_onnx(folder, tmp_path, OnnxForm(dialect=dialect))
+    assert largest_difference(tmp_path, expected) <= 1e-4
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("variation", VARIED)
+def test_scaled(
+    variation: str, dialect: DialectName, truth: Callable[[str], tuple[Path, list[np.ndarray]]], tmp_path: Path
+) -> None:
+    folder, expected = truth(variation)
+    write_scaled(folder, tmp_path, OnnxForm(dialect=dialect))
     assert largest_difference(tmp_path, expected) <= 1e-4
 
 

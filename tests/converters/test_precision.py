@@ -165,13 +165,32 @@ def test_the_table_of_the_cpu_is_what_a_session_accepts(written: Callable[..., A
         assert opened == accepted, name
 
 
-def test_what_a_provider_cannot_run_is_refused_with_what_it_can() -> None:
-    with pytest.raises(UsageError, match="cpu provider cannot run bf16; use fp32, fp16, int8 or int4"):
-        choose_precision("bf16", "cpu")
-    with pytest.raises(UsageError, match="cuda provider cannot run fp32; use fp16, bf16, int8 or int4"):
-        choose_precision("fp32", "cuda")
+@pytest.mark.parametrize(
+    ("name", "provider", "dialect", "words"),
+    [
+        ("bf16", "cpu", "fused", "cpu provider cannot run bf16; use fp32, fp16, int8 or int4"),
+        ("bf16", "cpu", "standard", "cpu provider cannot run bf16; use fp32 or fp16"),
+        ("fp32", "cuda", "fused", "cuda .*fp32; use fp16, bf16, int8 or int4, or the dialect standard"),
+    ],
+)
+def test_what_a_provider_cannot_run_is_refused_with_what_it_can(
+    name: Any, provider: Any, dialect: Any, words: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{words}$"):
+        choose_precision(name, provider, dialect)
+
+
+def test_the_standard_dialect_runs_float32_on_cuda() -> None:
+    assert choose_precision("fp32", "cuda", "standard") == Precision("fp32")
+
+
+def test_quantised_weights_take_the_first_dtype_of_the_provider_or_the_one_asked_for() -> None:
     assert choose_precision("int4", "cuda").dtype == "fp16"
     assert choose_precision("int4", "cpu").dtype == "fp32"
+    assert choose_precision("int8", "cuda", activations="bf16") == Precision("bf16", BlockQuantization(8))
+    for activations, provider, others in (("fp32", "cuda", "fp16 or bf16"), ("bf16", "cpu", "fp32 or fp16")):
+        with pytest.raises(UsageError, match=f"{provider} .*int4 with {activations} activations; use {others}$"):
+            choose_precision("int4", provider, activations=activations)  # type: ignore[arg-type]
 
 
 def test_blocks_that_do_not_fill_the_embedding_are_refused(written: Callable[..., Any]) -> None:
@@ -181,9 +200,9 @@ def test_blocks_that_do_not_fill_the_embedding_are_refused(written: Callable[...
 
 def test_weights_beyond_fp16_are_named(written: Callable[..., Any]) -> None:
     def spoil(model: torch.nn.Module) -> None:
-        model.get_parameter("model.layers.1.mlp.up_proj.weight").data[0, 0] = 1e5
+        model.get_parameter("lm_head.weight").data[0, 0] = 1e5
 
-    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj\.weight' reaches 1e\+05.* fp16; use fp32"):
+    with pytest.raises(InputError, match=r"'lm_head\.weight' reaches 1e\+05.* fp16; use fp32"):
         written("llama", precision=Precision("fp16"), change=spoil)
 
 

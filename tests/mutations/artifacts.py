@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from click.testing import CliRunner
 from micro import VARIATIONS, one_thread, write_micro_model
-from mutations.editing import Artifact
+from mutations.editing import Artifact, edit_weights
 from routed import write_task_corpora
 
 from seap_export.cli import main
 
-__all__ = ["BASES", "CHAT_TEMPLATE", "Base", "make"]
+__all__ = ["BASES", "CHAT_TEMPLATE", "SCALED", "Base", "make"]
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 _FEW = ("--samples", "24", "--set", "held_out=6", "--set", "prompts=1")
@@ -38,18 +39,22 @@ class Base:
         ratios: Of the variants, of which the first is tampered with; 0 leaves all layers alike.
         options: Of the export.
         tasks: One, or two and with them a router.
+        factors: What some weights of the model are multiplied by, by a part of their name.
     """
 
     config: dict[str, Any] = field(hash=False)
     ratios: tuple[str, ...] = ("0.2",)
     options: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("a",)
+    factors: dict[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def variant(self) -> str:
         return f"{self.tasks[0]}-{self.ratios[0]}"
 
 
+#: The base whose stream and channels overflow in fp16; but for its epsilons it computes what smaller weights would.
+SCALED = "scaled"
 BASES: dict[str, Base] = {
     # Layers that are all alike, so that what belongs to one fits another.
     "whole": Base({"model_type": "llama", "rope_scaling": _LLAMA3}, ratios=("0",)),
@@ -77,6 +82,17 @@ BASES: dict[str, Base] = {
     "phi3": Base(VARIATIONS["phi3-all"], options=("--logits", "last")),
     "hunyuan": Base(VARIATIONS["hunyuan-all"]),
     "granite": Base(VARIATIONS["granite-all"]),
+    SCALED: Base(
+        {"model_type": "llama", "tie_word_embeddings": True},
+        options=("--precision", "fp16"),
+        factors={
+            "embed_tokens": 2.0**13,
+            "model.norm": 2.0**-13,
+            "o_proj": 2.0**13,
+            "up_proj": 2.0**12,
+            "down_proj": 2.0,
+        },
+    ),
     "granite half": Base(VARIATIONS["granite-all"], options=("--precision", "fp16")),
     "glm4": Base(VARIATIONS["glm4-biases"], options=("--precision", "int4")),
     "ministral3": Base(VARIATIONS["ministral3-all"], options=_STANDARD),
@@ -89,6 +105,7 @@ def make(name: str, folder: Path) -> Artifact:
     """Exports a base into `folder`/out; its dense model stands at `folder`/m."""
     base = BASES[name]
     model = write_micro_model(folder / "m", **base.config)
+    edit_weights(model, lambda tensors: _multiply(tensors, base.factors))
     _add_chat_template(model)
     write_task_corpora(folder)
     tasks = [part for task in base.tasks for part in ("--task", f"{task}={folder / task}.jsonl")]
@@ -98,6 +115,13 @@ def make(name: str, folder: Path) -> Artifact:
         result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--quiet", "--out", str(folder / "out")])
     assert result.exit_code == 0, result.stderr
     return Artifact(folder / "out", base.variant)
+
+
+def _multiply(tensors: dict[str, torch.Tensor], factors: dict[str, float]) -> None:
+    for name, tensor in tensors.items():
+        for part, factor in factors.items():
+            if part in name:
+                tensor.mul_(factor)
 
 
 def _add_chat_template(model: Path) -> None:

@@ -16,6 +16,7 @@ from mutations import (
     faults_quantised,
     faults_rotations,
     faults_router,
+    faults_scaling,
     faults_tokenizer,
     faults_wiring,
 )
@@ -32,6 +33,7 @@ FAULTS: tuple[Fault, ...] = (
     *faults_rotations.FAULTS,
     *faults_outside.FAULTS,
     *faults_quantised.FAULTS,
+    *faults_scaling.FAULTS,
     *faults_both.FAULTS,
     *faults_model.FAULTS,
     *faults_block.FAULTS,

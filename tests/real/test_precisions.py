@@ -48,7 +48,7 @@ def gaps(folder: Path, prompt: list[int], generated: list[int]) -> list[float]:
     Products with int8 activations are rounded in another way by another release, so the largest two may swap.
     """
     runner = OnnxRunner(open_session(folder / "model.onnx"))
-    logits = runner.prefill(np.array([prompt], np.int64), [len(prompt)])[:, -1]
+    logits = runner.prefill(np.array([prompt], np.int64), [len(prompt)], len(generated))[:, -1]
     found = []
     for token in generated:
         found.append(float(logits[0].max() - logits[0, token]))

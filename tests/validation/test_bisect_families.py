@@ -10,6 +10,7 @@ import onnx
 import pytest
 from micro import RICHEST, VARIATIONS, write_micro_model
 from onnx.external_data_helper import load_external_data_for_model
+from scaled import write_scaled
 
 from converters import write_onnx
 from converters.dialects import DialectName
@@ -47,6 +48,15 @@ def test_a_sound_graph(name: str, dialect: DialectName, folder: Callable[[str], 
         found = bisect(folder(name), tmp_path, case, "decode", 3, threads=1)
         assert found.first is None
         assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", RICHEST)
+def test_a_scaled_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
+    write_scaled(folder(name), tmp_path, OnnxForm(dialect=dialect))
+    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, threads=1)
+    assert found.first is None
+    assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
 
 
 @pytest.mark.parametrize("name", RICHEST)

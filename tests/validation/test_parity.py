@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from converters.form import OnnxForm
+from converters.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
 from validation import parity
 from validation.parity import run_parity
@@ -82,7 +83,7 @@ class FakeOnnx:
         type(self).spoil("cache", row, 0, found[0][1])
         return found
 
-    def prefill(self, input_ids: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    def prefill(self, input_ids: np.ndarray, lengths: Sequence[int], room: int) -> np.ndarray:
         self.lengths, self.steps = list(lengths), 0
         logits = np.full((*input_ids.shape, VOCABULARY), np.nan, np.float32)  # padding must not be looked at
         for row, length in enumerate(lengths):
@@ -115,6 +116,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     monkeypatch.setattr(parity, "open_torch_runner", torch_runner)
     monkeypatch.setattr(parity, "open_session", lambda *_, **__: session)
     monkeypatch.setattr(parity, "read_form", lambda _: form)
+    monkeypatch.setattr(parity, "read_scaling", lambda _: Scaling())
     monkeypatch.setattr(
         parity,
         "tokenize_prompts",
@@ -156,6 +158,70 @@ def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityRepo
         "parity passed: max abs 0 (limit 0.001), cache error 0 (limit 0.001), max KL 0.0e+00 nats, "
         "top-1 100.0% over 189 tokens of 3 prompts in fp32 on CPUExecutionProvider"
     )
+
+
+@pytest.fixture
+def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> Callable[..., ParityReport]:
+    """`on_cuda(spoil)`: the same on a GPU that there is not; `spoil(step, logits)` may change what is served."""
+    options = SimpleNamespace(intra_op_num_threads=2)
+    session = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"], get_session_options=lambda: options)
+    monkeypatch.setattr(parity, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(parity, "probe", lambda provider: None)
+    monkeypatch.setattr(parity, "gpu_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(parity, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
+
+    def execute(spoil: Callable[[int, np.ndarray], None] = lambda step, logits: None) -> ParityReport:
+        class FakeDecoder:
+            def __init__(self, path: Path, context: int, provider: str, threads: int, options: Any) -> None:
+                assert (context, provider, options) == (32, "cuda", {"enable_cuda_graph": "1"})
+
+            def start(self, prompts: Sequence[Sequence[int]], room: int) -> Any:
+                runner, lengths = FakeOnnx(None), [len(prompt) for prompt in prompts]
+                padded = np.zeros((len(prompts), max(lengths)), np.int64)
+                for row, prompt in zip(padded, prompts, strict=True):
+                    row[: len(prompt)] = prompt
+                logits = runner.prefill(padded, lengths, room)[np.arange(len(lengths)), np.array(lengths) - 1]
+                spoil(-1, logits)
+                decoding = SimpleNamespace(logits=logits)
+
+                def step(tokens: Sequence[int]) -> None:
+                    decoding.logits = runner.step(tokens)
+                    spoil(runner.steps - 1, decoding.logits)
+
+                decoding.step = step
+                return decoding
+
+        monkeypatch.setattr(parity, "Decoder", FakeDecoder)
+        return run(provider="cuda")
+
+    return execute
+
+
+def test_on_a_gpu_a_prompt_and_a_batch_are_also_compared_as_served(on_cuda: Callable[..., ParityReport]) -> None:
+    report = on_cuda()
+    assert report.passed
+    served = [(s.case, s.stage, s.figures.tokens, s.cache) for s in report.stages if s.case.endswith("served")]
+    assert served == [
+        ("prompt 0, served", "prefill", 1, None),
+        ("prompt 0, served", "decode", 16, None),
+        ("batch of 3, served", "prefill", 3, None),
+        ("batch of 3, served", "decode", 48, None),
+    ]
+    assert report.summary().endswith("in fp32 on CUDAExecutionProvider (NVIDIA H100)")
+    assert report.to_json()["provider"]["gpu"] == "NVIDIA H100"
+
+
+@pytest.mark.parametrize(("wrong", "where"), [(-1, "row 2, position 2"), (3, "row 2, decode step 3")])
+def test_a_difference_in_what_is_served_is_located(
+    on_cuda: Callable[..., ParityReport], wrong: int, where: str
+) -> None:
+    def spoil(step: int, logits: np.ndarray) -> None:
+        if (step, len(logits)) == (wrong, 3):
+            logits[2, 7] += 0.25
+
+    report = on_cuda(spoil)
+    (reason,) = report.reasons
+    assert re.fullmatch(rf"max abs \S+ > 0.001 at case 'batch of 3, served', {where}, token id 7", reason)
 
 
 def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[..., ParityReport]) -> None:
@@ -297,7 +363,7 @@ def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     ]  # fmt: skip
     assert report["schema"] == "seap-export/parity/3"
     assert report["verdict"] == "passed"
-    assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "nodes": None}
+    assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "gpu": None, "nodes": None}
     assert report["prompts"]["count"] == 3
     assert report["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
     assert sorted(report["versions"]) == ["onnxruntime", "torch", "transformers"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from seap_export.runtime.decoder import Decoder, Decoding
+from seap_export.runtime.files import decoder_options
 
 __all__ = ["Engine", "EngineName", "open_engine"]
 
@@ -87,7 +88,8 @@ def open_engine(
         EnvironmentFailure: The provider is not available on this machine.
     """
     if engine == "onnxruntime":
-        yield _OnnxEngine(Decoder(folder / "model.onnx", context_length, provider, threads))
+        options = decoder_options(folder / "genai_config.json", provider)
+        yield _OnnxEngine(Decoder(folder / "model.onnx", context_length, provider, threads, options))
         return
     from validation.torch_runner import open_torch_model
 

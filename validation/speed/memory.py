@@ -8,30 +8,48 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
 from seap_export.memory import peak_memory as own_peak
+from seap_export.runtime.doctor.driver import free_gpu_memory
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.measure import Cell
 
-__all__ = ["peak_memory"]
+__all__ = ["PeakMemory", "peak_memory"]
 
 _STEPS = 4
 
 
+@dataclass(frozen=True)
+class PeakMemory:
+    """What a process that runs one model takes.
+
+    Attributes:
+        host: Peak resident bytes, the interpreter and its libraries included; None where the system does not report
+            it.
+        gpu: Bytes that it takes of the GPU's memory beside CUDA's own context: weights, caches and all buffers, which
+            ONNX Runtime keeps until the session ends. None on the CPU, and where the driver does not report it.
+    """
+
+    host: int | None
+    gpu: int | None
+
+
 def peak_memory(
     engine: EngineName, folder: Path, context_length: int, provider: str, threads: int, cell: Cell
-) -> int | None:
-    """Peak resident bytes of a process that runs one model, the interpreter and its libraries included.
+) -> PeakMemory:
+    """Measures the memory of running one model.
 
-    None where the system does not report it.
+    The GPU's is the difference of its free memory, so that nothing else may start or end on it meanwhile.
 
     Raises:
         ArtifactError: The process failed.
+        EnvironmentFailure: It failed because of the machine.
     """
     options = {
         "--context-length": context_length,
@@ -45,9 +63,10 @@ def peak_memory(
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ArtifactError(f"{folder}: the process that measures its memory failed: {reason}")
-    peak: int | None = json.loads(done.stdout)["peak_bytes"]
-    return peak
+        is_environment = done.returncode == EnvironmentFailure.exit_code
+        kind = EnvironmentFailure if is_environment else ArtifactError
+        raise kind(f"{folder}: the process that measures its memory failed: {reason}")
+    return PeakMemory(**json.loads(done.stdout))
 
 
 @click.command()
@@ -60,11 +79,19 @@ def peak_memory(
 @click.option("--depth", type=int, default=128)
 def _main(engine: Any, folder: Path, context_length: int, provider: str, threads: int, batch: int, depth: int) -> None:
     """Print the peak memory of running the model in FOLDER."""
-    with open_engine(engine, folder, context_length, provider, threads) as model:
-        model.prefill([[5] * depth] * batch, _STEPS)
-        for _ in range(_STEPS):
-            model.step()
-    click.echo(json.dumps({"peak_bytes": own_peak()}))
+    is_on_gpu = engine == "onnxruntime" and provider != "cpu"
+    before = free_gpu_memory() if is_on_gpu else None
+    try:
+        with open_engine(engine, folder, context_length, provider, threads) as model:
+            model.prefill([[5] * depth] * batch, _STEPS)
+            for _ in range(_STEPS):
+                model.step()
+            after = free_gpu_memory() if is_on_gpu else None
+    except SeapError as error:
+        click.echo(error, err=True)
+        sys.exit(error.exit_code)
+    taken = None if before is None or after is None else before - after
+    click.echo(json.dumps(asdict(PeakMemory(own_peak(), taken))))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class SubjectFigures:
         peak_bytes: Peak memory of a process that runs it; None where the system does not report it.
         timings: For each cell.
         works: For each cell the least work.
+        gpu_bytes: What it takes of the GPU's memory; None on the CPU, and where the driver does not report it.
     """
 
     model: str
@@ -57,6 +58,7 @@ class SubjectFigures:
     peak_bytes: int | None
     timings: Mapping[Cell, Timing]
     works: Mapping[Cell, Work]
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class SpeedReport:
             "engine": subject.engine,
             "disk_bytes": subject.disk_bytes,
             "peak_bytes": subject.peak_bytes,
+            "gpu_bytes": subject.gpu_bytes,
             "cells": [self._cell(subject, cell) for cell in self.cells],
         }
 

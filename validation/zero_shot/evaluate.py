@@ -34,10 +34,11 @@ def evaluate_zero_shot(
     form: Form = "hf",
     batch_size: int = 8,
     threads: int | None = None,
+    provider: str = "cpu",
     tokenizer_folder: Path | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, ZeroShotFigures]:
-    """Measures the accuracy of one model on each task, in float32 on the CPU, without few-shot examples.
+    """Measures the accuracy of one model on each task, without few-shot examples; torch runs in float32 on the CPU.
 
     Args:
         folder: A model folder, dense or pruned, or with `form` "onnx" an ONNX folder.
@@ -47,6 +48,7 @@ def evaluate_zero_shot(
         form: Type of `folder`.
         batch_size: Sequences per batch; affects only speed and memory.
         threads: Threads of torch or ONNX Runtime; None: all cores available to this process.
+        provider: ONNX Runtime's execution provider.
         tokenizer_folder: Folder of the tokenizer; None: `folder`.
         on_progress: Called with a progress line from time to time.
 
@@ -57,7 +59,7 @@ def evaluate_zero_shot(
         UsageError: An argument is out of range.
         InputError: A choice has no tokens of its own, or more tokens than the model has positions.
         ArtifactError: The folder or its tokenizer cannot be loaded.
-        EnvironmentFailure: The harness is not installed.
+        EnvironmentFailure: The harness is not installed, or the provider or memory is not available.
         ParityFailure: The ONNX graph does not run.
     """
     if (limit is not None and limit < 1) or batch_size < 1 or (threads is not None and threads < 1):
@@ -75,6 +77,7 @@ def evaluate_zero_shot(
             tokenizer_folder=tokenizer_folder or folder,
             batch_size=batch_size,
             threads=threads or available_threads(),
+            provider=provider,
             on_sequences=on_sequences,
         ) as model,
     ):

@@ -21,7 +21,14 @@ OnSequences = Callable[[int, int], None]
 
 @contextmanager
 def open_model(
-    folder: Path, form: Form, *, tokenizer_folder: Path, batch_size: int, threads: int, on_sequences: OnSequences
+    folder: Path,
+    form: Form,
+    *,
+    tokenizer_folder: Path,
+    batch_size: int,
+    threads: int,
+    on_sequences: OnSequences,
+    provider: str = "cpu",
 ) -> Iterator[Any]:
     """Opens a model folder (`hf`) or an ONNX folder as the harness's `LM`; frees its memory at the end.
 
@@ -33,7 +40,7 @@ def open_model(
         from validation.zero_shot.onnx_lm import OnnxLM
 
         positions = _positions(folder)
-        runner = OnnxRunner(open_session(folder / "model.onnx", "cpu", threads))
+        runner = OnnxRunner(open_session(folder / "model.onnx", provider, threads))
         yield OnnxLM(runner, tokenizer, max_length=positions, batch_size=batch_size, on_sequences=on_sequences)
         return
     with open_torch_model(folder, threads) as model:

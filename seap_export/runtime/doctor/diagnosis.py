@@ -13,8 +13,15 @@ from seap_export.runtime.doctor.driver import Driver, Gpu
 from seap_export.runtime.doctor.isolated import Answer, ask
 from seap_export.runtime.doctor.libraries import Library
 from seap_export.runtime.doctor.machine import Machine, read_machine
-from seap_export.runtime.doctor.packages import Packages, missing_remedy, read_packages, reinstall_remedy
-from seap_export.runtime.providers import PROVIDERS
+from seap_export.runtime.doctor.packages import (
+    GPU_DISTRIBUTION,
+    Packages,
+    missing_remedy,
+    read_packages,
+    reinstall_remedy,
+    upgrade_remedy,
+)
+from seap_export.runtime.providers import OLDEST_FOR_CUDA, PROVIDERS
 
 __all__ = ["SCHEMA", "Check", "Diagnosis", "ProviderState", "diagnose"]
 
@@ -72,6 +79,11 @@ class ProviderState:
         """Required libraries that cannot be loaded."""
         return [own.name for own in self.libraries if own.needed and not own.found]
 
+    @property
+    def missing_for_some(self) -> list[str]:
+        """Libraries that cannot be loaded and that only some variants need."""
+        return [own.name for own in self.libraries if not own.needed and not own.found]
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -107,7 +119,14 @@ class Diagnosis:
     def warnings(self) -> list[str]:
         """What needs fixing, one line each; a machine without a GPU does not need CUDA."""
         expected = ["cpu", *(["cuda"] if self.driver.gpus else [])]
-        return [*self.packages.warnings, *(failure for name in expected if (failure := self.failure(name)))]
+        found = [*self.packages.warnings, *(failure for name in expected if (failure := self.failure(name)))]
+        cuda = self.provider("cuda")
+        if cuda.works and (lacking := cuda.missing_for_some):
+            found.append(
+                f"{', '.join(lacking)} is missing: variants exported for the CPU or with --dialect standard may not "
+                f"run on cuda; {missing_remedy(lacking, self.packages)}"
+            )
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The diagnosis as JSON values."""
@@ -141,6 +160,9 @@ class Diagnosis:
             return failed, reinstall_remedy(self.packages)
         if not own.built_in:
             return "this onnxruntime was built without it", missing_remedy([], self.packages)
+        if self.packages.is_too_old_for_cuda:
+            version = self.packages.onnxruntime[GPU_DISTRIBUTION]
+            return f"{GPU_DISTRIBUTION} {version} is older than {OLDEST_FOR_CUDA}", upgrade_remedy()
         if own.missing:
             return f"missing {', '.join(own.missing)}", missing_remedy(own.missing, self.packages)
         if not self.driver.gpus:

@@ -10,8 +10,9 @@ from typing import Any
 
 from seap_export.runtime.doctor.libraries import DRIVER_LIBRARY
 
-__all__ = ["Driver", "Gpu", "read_driver"]
+__all__ = ["Driver", "Gpu", "free_gpu_memory", "gpu_name", "read_driver"]
 
+Load = Callable[[str], Any]
 _NAME_BYTES = 256
 
 
@@ -42,10 +43,10 @@ class _Refused(Exception):
     """A call to the driver returned an error."""
 
 
-def read_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
+def read_driver(load: Load = ctypes.CDLL) -> Driver:
     """Queries the driver if there is one."""
     try:
-        library = load("nvcuda.dll" if sys.platform == "win32" else DRIVER_LIBRARY)
+        library = _load(load)
     except OSError as error:
         return Driver(None, reason=f"there is no NVIDIA driver ({' '.join(str(error).split())})")
     version = None
@@ -56,6 +57,34 @@ def read_driver(load: Callable[[str], Any] = ctypes.CDLL) -> Driver:
     except (_Refused, AttributeError) as error:
         return Driver(version, reason=f"the NVIDIA driver finds no usable GPU ({error})")
     return Driver(version, gpus, "" if gpus else "the NVIDIA driver finds no GPU")
+
+
+def gpu_name(load: Load = ctypes.CDLL) -> str | None:
+    """The name of the GPU that sessions run on, which is the first; None: there is none."""
+    gpus = read_driver(load).gpus
+    return gpus[0].name if gpus else None
+
+
+def free_gpu_memory(load: Load = ctypes.CDLL) -> int | None:
+    """Free bytes of the first GPU, whoever took the others; None: the driver does not tell.
+
+    The first call of a process makes CUDA's context, whose memory is then taken already.
+    """
+    free, total, device, context = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_int(), ctypes.c_void_p()
+    try:
+        library = _load(load)
+        _call(library, "cuInit", 0)
+        _call(library, "cuDeviceGet", ctypes.byref(device), 0)
+        _call(library, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        _call(library, "cuCtxSetCurrent", context)
+        _call(library, "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+    except (OSError, _Refused, AttributeError):
+        return None
+    return free.value
+
+
+def _load(load: Load) -> Any:
+    return load("nvcuda.dll" if sys.platform == "win32" else DRIVER_LIBRARY)
 
 
 def _version(library: Any) -> str:

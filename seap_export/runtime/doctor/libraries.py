@@ -20,7 +20,8 @@ DRIVER_LIBRARY = "libcuda.so.1"
 _NVIDIA = re.compile(r"lib(cu|nv)\w*\.so")
 #: The providers that each one uses and that have a library file.
 _WITH = {"cpu": (), "cuda": ("cuda",), "tensorrt": ("tensorrt", "cuda")}
-#: ONNX Runtime 1.31 loads it when an operator needs it; earlier releases link the provider with it.
+#: ONNX Runtime 1.31 loads it when an operator needs it: ReduceMin and ReduceMax of graphs for the CPU and of the
+#: standard dialect. Attention uses it where it is there, on recent GPUs.
 _CUDNN = "libcudnn.so.9"
 _LOAD_SEGMENT, _DYNAMIC_SEGMENT = 1, 2
 _END, _NEEDED, _STRING_TABLE = 0, 1, 5
@@ -33,7 +34,7 @@ class Library:
     Attributes:
         name: The name that the dynamic loader looks for.
         found: Whether it can be loaded.
-        needed: Whether the provider cannot start without it.
+        needed: Whether the provider cannot start without it; if not, only some variants need it.
     """
 
     name: str

@@ -10,8 +10,18 @@ from importlib import metadata
 import onnxruntime as ort
 
 from seap_export.runtime.doctor.libraries import DRIVER_LIBRARY
+from seap_export.runtime.providers import OLDEST_FOR_CUDA, is_too_old_for_cuda
 
-__all__ = ["EXPORT", "RUNTIME", "Packages", "missing_remedy", "read_packages", "reinstall_remedy"]
+__all__ = [
+    "EXPORT",
+    "GPU_DISTRIBUTION",
+    "RUNTIME",
+    "Packages",
+    "missing_remedy",
+    "read_packages",
+    "reinstall_remedy",
+    "upgrade_remedy",
+]
 
 #: Needed to run a variant, besides ONNX Runtime, which comes in several distributions.
 RUNTIME = ("click", "numpy", "tokenizers")
@@ -21,7 +31,9 @@ EXPORT = (
     "transformers",
 )  # fmt: skip
 _TENSORRT = re.compile(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)")
-_CPU_ONLY, _GPU = "onnxruntime", "onnxruntime-gpu"
+_CPU_ONLY = "onnxruntime"
+#: The distribution of ONNX Runtime that has CUDA and TensorRT.
+GPU_DISTRIBUTION = "onnxruntime-gpu"
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,12 @@ class Packages:
     def missing(self) -> list[str]:
         """Packages that are not installed."""
         return [name for name, version in self.versions.items() if version is None]
+
+    @property
+    def is_too_old_for_cuda(self) -> bool:
+        """Whether variants run with this onnxruntime-gpu on the CPU only."""
+        version = self.onnxruntime.get(GPU_DISTRIBUTION)
+        return version is not None and is_too_old_for_cuda(version)
 
     @property
     def warnings(self) -> list[str]:
@@ -82,20 +100,25 @@ def missing_remedy(missing: Sequence[str], packages: Packages) -> str:
     return ", then ".join(steps)
 
 
+def upgrade_remedy() -> str:
+    """How to get an ONNX Runtime that is new enough for CUDA."""
+    return f'run: pip install "{GPU_DISTRIBUTION}[cuda,cudnn]>={OLDEST_FOR_CUDA}"'
+
+
 def reinstall_remedy(packages: Packages) -> str:
     """How to repair the ONNX Runtime installation."""
     names = sorted(packages.onnxruntime) or [_CPU_ONLY]
-    keep = _GPU if _GPU in names else names[0]
+    keep = GPU_DISTRIBUTION if GPU_DISTRIBUTION in names else names[0]
     pin = f"=={packages.onnxruntime[keep]}" if keep in packages.onnxruntime else ""
     return f"run: pip uninstall -y {' '.join(names)} && pip install {keep}{pin}"
 
 
 def _cuda_command(packages: Packages) -> str:
     """The extras of ONNX Runtime select matching releases; cuBLAS comes as a dependency of cuDNN."""
-    others = [name for name in sorted(packages.onnxruntime) if name != _GPU]
+    others = [name for name in sorted(packages.onnxruntime) if name != GPU_DISTRIBUTION]
     uninstall = f"pip uninstall -y {' '.join(others)} && " if others else ""
-    pin = f"=={packages.onnxruntime[_GPU]}" if _GPU in packages.onnxruntime else ""
-    return f'{uninstall}pip install "{_GPU}[cuda,cudnn]{pin}"'
+    pin = f"=={packages.onnxruntime[GPU_DISTRIBUTION]}" if GPU_DISTRIBUTION in packages.onnxruntime else ""
+    return f'{uninstall}pip install "{GPU_DISTRIBUTION}[cuda,cudnn]{pin}"'
 
 
 def _version(name: str) -> str | None:

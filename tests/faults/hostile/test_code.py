@@ -13,6 +13,7 @@ from outcome import Outcome
 from transformers import AutoConfig, AutoTokenizer, dynamic_module_utils
 
 from seap_export.pipeline import bench
+from validation.speed.memory import PeakMemory
 
 RunIt = Callable[..., Outcome]
 CODE = "import os\nos.makedirs({marker!r}, exist_ok=True)\nclass Evil: pass\n"
@@ -70,7 +71,7 @@ def test_the_trap_works(marker: Path, work: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_model_with_code_is_pruned_by_ours(
     run: RunIt, marker: Path, work: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "peak_memory", lambda *args, **kwargs: 1)  # processes that open the same models
+    monkeypatch.setattr(bench, "peak_memory", lambda *args, **kwargs: PeakMemory(1, None))  # of other processes
     for command in (
         EXPORT,
         ("inspect", "m"),

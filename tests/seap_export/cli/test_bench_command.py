@@ -94,5 +94,4 @@ def test_a_variant_without_its_model(run: Run, done: Path) -> None:
 
 def test_cuda_is_refused_where_there_is_none(run: Run, done: Path) -> None:
     outcome = run("bench", "out/a-0.2", "--dense", "m", "--provider", "cuda", "--engine", "onnxruntime", *QUICK)
-    assert outcome.code == 6
-    assert "CUDA" in outcome.err
+    outcome.refused(6, "CUDA", "--provider cpu")

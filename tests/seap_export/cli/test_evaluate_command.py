@@ -239,3 +239,13 @@ def test_a_damaged_variant(run: Run, done: Path, work: Path, part: str) -> None:
     assert outcome.code == 7
     assert outcome.err.count("\n") == 1
     assert not (work / "report.json").exists()
+
+
+def test_cuda_is_refused_before_the_dense_model_runs(run: Run, done: Path) -> None:
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--form", "onnx", "--provider", "cuda")
+    outcome.refused(6, "CUDA", "--provider cpu")
+
+
+def test_a_provider_that_would_run_nothing(run: Run, done: Path) -> None:
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--provider", "cuda")
+    outcome.refused(2, "--provider cuda", "add --form onnx")

@@ -267,6 +267,7 @@ def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
         },
         "dialect": "fused",
         "logits": "last",
+        "provider": "cpu",
     }
     assert report["limits"].keys() == {"max_abs", "cache_error", "mean_kl"}
     assert report["limits"]["max_abs"] == 1e-3

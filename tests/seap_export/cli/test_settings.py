@@ -12,7 +12,8 @@ import pytest
 
 from seap_export.cli.config import settings_of
 from seap_export.cli.main import main
-from seap_export.cli.settings import export_request, plan_settings
+from seap_export.cli.settings import export_request
+from seap_export.pipeline.export import ExportRequest
 from seap_export.plan.recipes import open_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -38,6 +39,7 @@ seed = 3
 max_length = 64
 batch_tokens = 256
 router = false
+activations = "fp16"
 block_size = 64
 asymmetric = true
 float_embeddings = true
@@ -59,9 +61,9 @@ SAME = (
     "--no-quality", "--no-speed",
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",
     *(word for setting in (
-        "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "block_size=64",
-        "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml", "decode_steps=3",
-        "prompts=2", "long_tokens=100", "weight.b=3", "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
+        "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
+        "block_size=64", "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml",
+        "decode_steps=3", "prompts=2", "long_tokens=100", "weight.b=3", "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
     ) for word in ("--set", setting)),
 )  # fmt: skip
 
@@ -81,23 +83,39 @@ def values_of(*arguments: object) -> dict[str, Any]:
     return dict(command.make_context("export", [str(argument) for argument in arguments]).params)
 
 
+def request_of(values: dict[str, Any]) -> ExportRequest:
+    tasks, ratios = values.pop("tasks"), values.pop("ratios")
+    return export_request(tasks, ratios, values)
+
+
 @pytest.mark.parametrize(
-    ("command", "arguments", "align"),
+    ("arguments", "align", "group_tolerance"),
     [
-        ("export", [], 16),
-        ("export", ["--provider", "cuda"], 64),
-        ("export", ["--provider", "cuda", "--recipe", "mine.toml"], 8),
-        ("plan", [], 16),
-        ("plan", ["--provider", "cuda"], 64),
+        ([], 16, 0.0),
+        (["--precision", "int8", "--set", "block_size=128"], 16, 0.0),
+        (["--provider", "cuda"], 64, 0.05),
+        (["--provider", "cuda", "--precision", "int4", "--set", "block_size=128"], 64, 0.05),
+        (["--provider", "cuda", "--precision", "int8"], 64, 0.05),
+        (["--provider", "cuda", "--precision", "int8", "--set", "block_size=128"], 128, 0.05),
+        (["--provider", "cuda", "--set", "dialect=standard"], 64, 0.0),  # its attention has no such kernel
+        (["--provider", "cuda", "--recipe", "mine.toml"], 8, 0.05),
     ],
 )
-def test_the_alignment_is_that_of_the_provider_unless_the_recipe_has_one(
-    place: Path, command: str, arguments: list[str], align: int
+def test_the_plan_suits_the_kernels_of_the_form_unless_the_recipe_says_otherwise(
+    place: Path, arguments: list[str], align: int, group_tolerance: float
 ) -> None:
-    required = REQUIRED if command == "export" else ("m", "--calibration", "c", "--ratio", "0.2")
-    own = main.get_command(click.Context(main), command)
-    assert own is not None
-    assert plan_settings(own.make_context(command, [*required, *arguments]).params).align == align
+    settings = request_of(values_of(*REQUIRED, *arguments)).plan
+    assert (settings.align, settings.group_tolerance) == (align, group_tolerance)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("int4", "bf16"), ("int8", "bf16"), ("int4", "fp16"), ("fp32", "fp32")]
+)
+def test_what_computes_on_cuda(place: Path, precision: str, dtype: str) -> None:
+    setting = "dialect=standard" if precision == "fp32" else f"activations={dtype}"
+    arguments = ("--provider", "cuda", "--precision", precision, "--set", setting)
+    form = request_of(values_of(*REQUIRED, *arguments)).form
+    assert (form.precision.name, form.precision.dtype, form.provider) == (precision, dtype, "cuda")
 
 
 def test_a_file_gives_what_the_command_line_gives(place: Path) -> None:
@@ -105,11 +123,7 @@ def test_a_file_gives_what_the_command_line_gives(place: Path) -> None:
     found, expected = values_of("--config", "export.toml"), values_of(*SAME)
     assert found == expected
     assert found["mixes"] == ("x=a:2,b:1", "y=a:1,b:5")
-    names = ("tasks", "ratios")
-    requests = [
-        export_request(*(values[name] for name in names), {k: v for k, v in values.items() if k not in names})
-        for values in (found, expected)
-    ]
+    requests = [request_of(values) for values in (found, expected)]
     assert requests[0] == requests[1]
     assert requests[0].plan == open_recipe("mine.toml", layout="uniform")
     assert (requests[0].calibration.held_out, requests[0].parity.prompts, requests[0].router) == (6, 2, False)

@@ -249,6 +249,8 @@ def test_inspect_something_else(run: Run, work: Path) -> None:
         (("--precision", "fp16"), 0.55),
         (("--provider", "cuda"), 0.55),
         (("--provider", "cuda", "--precision", "bf16"), 0.55),
+        (("--provider", "cuda", "--precision", "int4", "--activations", "bf16"), 0.4),
+        (("--provider", "cuda", "--precision", "fp32", "--dialect", "standard"), 1.01),
     ],
 )
 def test_convert_to_another_precision(
@@ -265,7 +267,9 @@ def test_convert_to_another_precision(
     ("options", "message"),
     [
         (("--precision", "bf16"), "the cpu provider cannot run bf16; use fp32, fp16, int8 or int4"),
-        (("--provider", "cuda", "--precision", "fp32"), "the cuda provider cannot run fp32; use fp16, bf16, int8 or"),
+        (("--provider", "cuda", "--precision", "fp32"), "use fp16, bf16, int8 or int4, or the dialect standard"),
+        (("--precision", "int4", "--activations", "bf16"), "cannot run int4 with bf16 activations; use fp32 or fp16"),
+        (("--activations", "fp16"), "fp32 weights, which are not quantised: activations"),
         (("--precision", "int8", "--dialect", "standard"), "the standard dialect has no quantised weights; use the"),
         (("--asymmetric", "--block-size", "64"), "fp32 weights, which are not quantised: block size, asymmetric"),
         (("--precision", "int4", "--block-size", "64"), "the embedding's rows of 96"),
@@ -277,3 +281,25 @@ def test_convert_refuses_a_precision(run: Run, done: Path, work: Path, options: 
     assert message in outcome.err
     assert outcome.err.count("\n") == 1
     assert not (work / "new").exists()
+
+
+def test_convert_and_inspect_warn_of_sizes_that_cuda_has_no_kernel_for(run: Run, done: Path, work: Path) -> None:
+    form = ("--provider", "cuda", "--precision", "int8")
+    outcome = run("convert", "out/a-0.2/hf", *form, "--out", "new")
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("Warning: ")]
+    assert "no fast int8 kernel for o_proj of layers 2, down_proj of layers 0-2" in line
+    assert line.endswith("; use int4")
+    assert run("inspect", "out/a-0.2", "--json").out.count('"warning": null') == 1  # it is written for the CPU
+
+    (done / "a-0.2" / "onnx").rename(work / "old")
+    (work / "new").rename(done / "a-0.2" / "onnx")
+    assert json.loads(run("inspect", "out/a-0.2", "--json").out)["warning"] in line
+    assert "down_proj of layers " in run("inspect", "out/a-0.2").out
+
+
+def test_a_plan_for_cuda_says_what_it_was_made_for(run: Run, done: Path, work: Path) -> None:
+    plan = ("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.1", "--out", "cuda.json")
+    assert run(*plan, "--provider", "cuda", "--quiet").code == 0
+    made = json.loads((work / "cuda.json").read_text())
+    assert (made["align"], made["group_tolerance"]) == (64, 0.05)

@@ -291,3 +291,16 @@ def test_progress_is_told(run: Run, done: Path) -> None:
     said = outcome.err.splitlines()
     assert said[:3] == ["a-0.2: checking files", "a-0.2: comparing ONNX Runtime with torch", "torch: sequence 1 of 6"]
     assert said[-2:] == ["onnx: long prompt", "a-0.2: comparing weights"]
+
+
+@pytest.mark.parametrize(
+    "checks",
+    [(), ("--check", "speed", "--dense", "m", "--min-decode-speedup", "1"), ("--dense", "m", "--max-kl", "1")],
+)
+def test_cuda_is_refused_before_anything_is_computed(run: Run, done: Path, checks: tuple[str, ...]) -> None:
+    outcome = run("validate", "out", "--provider", "cuda", *checks)
+    outcome.refused(6, "CUDA", "--provider cpu")
+
+
+def test_checks_that_run_nothing_need_no_provider(run: Run, done: Path) -> None:
+    assert run("validate", "out", "--provider", "cuda", "--check", "integrity", "--quiet").code == 0

@@ -72,7 +72,7 @@ def test_the_plan_key() -> None:
         {"sparsity": Sparsity(k=0.9)}, {"sparsity": Sparsity(x0=0.4)}, {"sparsity": Sparsity(protect_first=3)},
         {"balance": "alike"}, {"ridge": 1.0}, {"mix": "plain"}, {"sparsity": Sparsity("adaptive", budget="macs")},
         {"sparsity": Sparsity("adaptive", budget="macs", context=9)}, {"sparsity": EVEN},
-        {"sparsity": EVEN, "layout": "uniform"},
+        {"sparsity": EVEN, "layout": "uniform"}, {"group_tolerance": 0.01},
     ]  # fmt: skip
     others = [plan_key(STATISTICS, MIXTURE, replace(settings, **change), 0.2, 12) for change in changes]
     others += [

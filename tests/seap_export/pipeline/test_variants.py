@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from micro import write_corpus, write_micro_model
 
+from converters.form import OnnxForm
+from converters.precision import choose_precision
 from seap_export.corpus import parse_tasks
 from seap_export.pipeline.export import ExportRequest, export
 from seap_export.pipeline.progress import Silent
@@ -78,3 +80,13 @@ def test_nor_does_it_matter_where_nothing_is_refitted(
 
 def test_a_variant_that_is_whole_is_not_refitted(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
     assert warnings(source, replace(request_few, ratios=(0.0,)), tmp_path / "out") == []
+
+
+def test_sizes_without_a_fast_kernel_are_worth_a_warning(
+    source: Source, request_few: ExportRequest, tmp_path: Path
+) -> None:
+    form = OnnxForm(choose_precision("int8"), provider="cuda")  # what a GPU would compute in cannot run here
+    few = replace(request_few, form=form, plan=open_recipe("seap"), quality=False, speed=False)
+    (found,) = warnings(source, few, tmp_path / "out")
+    assert found.startswith("a-0.2: CUDA has no fast int8 kernel for ")
+    assert "down_proj of layers " in found

@@ -63,6 +63,14 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
     assert read_plan(tmp_path / "plan.json") == PLAN
 
 
+def test_a_group_tolerance_is_recorded_where_there_is_one(tmp_path: Path) -> None:
+    for tolerance, is_written in ((0.0, False), (0.01, True)):
+        plan = dataclasses.replace(PLAN, group_tolerance=tolerance)
+        write_plan(plan, tmp_path / "plan.json")
+        assert ("group_tolerance" in (tmp_path / "plan.json").read_text("utf-8")) is is_written
+        assert read_plan(tmp_path / "plan.json") == plan
+
+
 def test_a_plan_is_json_with_one_line_a_layer(tmp_path: Path) -> None:
     write_plan(PLAN, tmp_path / "plan.json")
     text = (tmp_path / "plan.json").read_text("utf-8")
@@ -126,6 +134,8 @@ def test_a_layer_that_contradicts_itself_is_refused(tmp_path: Path, values: dict
         {"ridge": float("inf")},
         {"ridge": float("nan")},
         {"ridge": "5"},
+        {"group_tolerance": -0.1},
+        {"group_tolerance": float("inf")},
         {"weights": None},
         {"weights": {}},
         {"weights": {"boolq": 0.0}},

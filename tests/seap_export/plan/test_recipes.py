@@ -12,9 +12,9 @@ import pytest
 
 from seap_export.errors import UsageError
 from seap_export.plan.recipes import (
-    ALIGN,
     DEFAULT_RECIPE,
     PlanSettings,
+    Target,
     open_recipe,
     shipped_recipes,
 )
@@ -55,7 +55,7 @@ def test_a_printed_recipe_is_that_recipe(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None:
     text = shipped_recipes()[name].text
-    has_effect = {"score", "compensation", "align", "kind", "protect_first", "protect_last"}
+    has_effect = {"score", "compensation", "align", "group_tolerance", "kind", "protect_first", "protect_last"}
     has_effect |= {"k", "x0"} if name == "seap" else set()
     has_effect |= {"ridge", "budget", "context"} if name == "reconstruct" else {"mix"}
     has_effect |= {"balance"} if name in ("seap", "wanda-sp") else set()
@@ -69,16 +69,30 @@ def test_a_file_may_leave_out_any_key(tmp_path: Path) -> None:
     assert found == PlanSettings("wifv", Sparsity("adaptive", protect_last=1), ridge=2.0)
 
 
-@pytest.mark.parametrize("provider", ALIGN)
-def test_the_alignment_is_that_of_the_provider_unless_the_recipe_has_one(provider: str, tmp_path: Path) -> None:
-    assert open_recipe("seap", provider=provider).align == ALIGN[provider]
-    assert open_recipe(write(tmp_path, "align = 8"), provider=provider).align == 8
+@pytest.mark.parametrize(
+    ("target", "align", "group_tolerance"),
+    [
+        (Target(), 16, 0.0),
+        (Target("cuda"), 64, 0.05),
+        (Target("cuda", block_size=32), 64, 0.05),
+        (Target("cuda", block_size=128), 128, 0.05),
+        (Target("cuda", groups_heads=False), 64, 0.0),
+    ],
+)
+def test_the_target_decides_what_the_recipe_leaves_open(
+    target: Target, align: int, group_tolerance: float, tmp_path: Path
+) -> None:
+    settings = open_recipe("seap", target=target)
+    assert (settings.align, settings.group_tolerance) == (align, group_tolerance)
+    settings = open_recipe(write(tmp_path, "align = 8\ngroup_tolerance = 0.5"), target=target)
+    assert (settings.align, settings.group_tolerance) == (8, 0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_layers", [3, 12, 30])
-def test_a_recipe_knows_its_name_whatever_the_ridge_the_mix_and_the_alignment(name: str, num_layers: int) -> None:
-    assert replace(open_recipe(name), ridge=0.5, mix="plain", align=8).method(num_layers) == name
+def test_a_recipe_knows_its_name_whatever_else_is_set(name: str, num_layers: int) -> None:
+    changed = replace(open_recipe(name), ridge=0.5, mix="plain", align=8, group_tolerance=0.1)
+    assert changed.method(num_layers) == name
 
 
 def test_the_default_protection_spelled_out_is_still_the_recipe() -> None:
@@ -109,6 +123,8 @@ def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None
         ({"ridge": 0.0}, "ridge"),
         ({"ridge": float("nan")}, "ridge"),
         ({"align": 0}, "align"),
+        ({"group_tolerance": -0.1}, "group_tolerance"),
+        ({"group_tolerance": float("nan")}, "group_tolerance"),
         ({"sparsity": Sparsity("global")}, "sparsity.kind"),
         ({"balance": "even"}, "balance"),
         ({"balance": "alike"}, "balance"),
@@ -139,6 +155,7 @@ def test_settings_refuse_what_means_nothing(values: dict[str, Any], key: str) ->
         ("align = true", 1, ["align", "whole number"]),
         ("ridge = true", 1, ["ridge", "number"]),
         ("ridge = -1", 1, ["ridge", "out of range"]),
+        ("group_tolerance = -1", 1, ["group_tolerance", "at least 0"]),
         ("ridge = inf", 1, ["ridge", "out of range"]),
         ('sparsity = "uniform"', 1, ["sparsity", "table"]),
         ('[sparsity]\nkind = "all"', 2, ["sparsity.kind", "'all'", "logistic"]),

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.runtime.cache import AppendedCache, SharedCache
+from seap_export.runtime.cache import AppendedCache, SharedCache, empty_buffers
 from seap_export.runtime.decoder import Decoder, Decoding
+from seap_export.runtime.providers import CPU
 from seap_export.runtime.session import open_session
 from seap_export.runtime.tensors import ELEMENTS, view
-from validation.onnx_runner import OnnxRunner
 
 CONTEXT, STEPS = 128, 10
 BATCHES = [[7], [1], [5, 5], [3, 9, 1, 6]]
@@ -44,14 +44,25 @@ def decoded(decoder: Decoder, prompts: list[list[int]]) -> list[NDArray[np.float
 
 
 def copied(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.floating]]:
-    """The same with caches that go in and out as arrays."""
-    runner = OnnxRunner(open_session(folder / "model.onnx", threads=1))
-    lengths = [len(prompt) for prompt in prompts]
-    padded = np.zeros((len(prompts), max(lengths)), np.int64)
+    """The same with caches that go in and out as arrays, and grow."""
+    session = open_session(folder / "model.onnx", threads=1)
+    names = [item.name for item in session.get_inputs() if item.name.startswith("past_key_values")]
+    shapes = {item.name: item.shape for item in session.get_inputs()}
+    past = {name: np.zeros((len(prompts), shapes[name][1], 0, shapes[name][3]), np.float32) for name in names}
+    outputs = ["logits", *(name.replace("past_key_values", "present") for name in names)]
+    lengths = np.array([len(prompt) for prompt in prompts])
+    padded = np.zeros((len(prompts), lengths.max()), np.int64)
     for row, prompt in zip(padded, prompts, strict=True):
         row[: len(prompt)] = prompt
-    found = [runner.prefill(padded, lengths)[np.arange(len(prompts)), np.array(lengths) - 1]]
-    return [*found, *(runner.step(tokens) for tokens in forced(len(prompts)))]
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    logits, *presents = session.run(outputs, {"input_ids": padded, "attention_mask": mask, **past})
+    found = [logits[np.arange(len(prompts)), lengths - 1]]
+    for tokens in forced(len(prompts)):
+        mask = np.concatenate([mask, np.ones((len(prompts), 1), np.int64)], axis=1)
+        feeds = {"input_ids": np.array(tokens)[:, None], "attention_mask": mask}
+        logits, *presents = session.run(outputs, feeds | dict(zip(names, presents, strict=True)))
+        found.append(logits[:, 0])
+    return found
 
 
 def addresses(decoding: Decoding) -> dict[str, int]:
@@ -248,7 +259,8 @@ def test_masks_of_both_caches(dense: Callable[..., Path]) -> None:
     """Of rows of 3 tokens and 1, of which the first then ends; one is as wide as the prompts, then as the cache."""
     (layout, *_) = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)._layouts
     calls = [[[1, 1, 1], [1, 0, 0]], [[1], [1]], [[0], [1]]]
-    shared, appended = SharedCache([layout], 2, 5, "cpu"), AppendedCache([layout], 2, "cpu")
+    shared = SharedCache([layout], 2, 5, CPU, empty_buffers([layout], 2, 5, CPU))
+    appended = AppendedCache([layout], 2, CPU)
     masks = [(shared.mask(np.array(call)).tolist(), appended.mask(np.array(call)).tolist()) for call in calls]
     assert masks == [
         ([[1, 1, 1], [1, 0, 0]], [[1, 1, 1], [1, 0, 0]]),

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.runtime import Generator
+from seap_export.runtime.files import decoder_options
 
 PROMPT = "the cat sat on a mat and then it ran"
 
@@ -179,3 +180,22 @@ def test_a_token_without_an_embedding_is_one_line(pristine: Path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.onnx: does not run: ") as caught:
         Generator(pristine / "a-0.2" / "onnx").generate_ids([96], 1)
     assert "\n" not in str(caught.value)
+
+
+def test_provider_options_of_the_folder_and_the_users(done: Path) -> None:
+    path = done / "a-0.2" / "onnx" / "genai_config.json"
+    assert decoder_options(path, "cuda") == {}
+
+    def captured(values: dict[str, Any]) -> None:
+        options = [{"cuda": {"enable_cuda_graph": "1", "of_genai": "2"}}]
+        values["model"]["decoder"]["session_options"]["provider_options"] = options
+
+    edit(path, captured)
+    assert decoder_options(path, "cpu") == {}
+    assert decoder_options(path, "cuda", {"device_id": "1"}) == {"enable_cuda_graph": "1", "device_id": "1"}
+    assert decoder_options(path, "cuda", {"enable_cuda_graph": "0"}) == {"enable_cuda_graph": "0"}
+    assert Generator(path.parent).generate(PROMPT, 4)
+    for damage in (["cuda"], "cuda", 5, [{"cuda": 5}]):
+        edit(path, lambda values, to=damage: values["model"]["decoder"]["session_options"].update(provider_options=to))
+        with pytest.raises(ArtifactError, match=r"genai_config\.json: its provider options cannot be read; .*again"):
+            decoder_options(path, "cuda")

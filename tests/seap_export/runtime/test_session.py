@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.runtime import providers, session
-from seap_export.runtime.providers import one_line
+from seap_export.runtime.providers import CPU, Place, is_too_old_for_cuda, one_line, place_of
 from seap_export.runtime.session import OnnxModel, available_threads, nodes_by_provider, open_session
 
 
@@ -140,12 +140,52 @@ def test_provider_options_reach_onnx_runtime(model: Path, monkeypatch: pytest.Mo
     assert [name for name, _ in asked] == [
         "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
     ]  # fmt: skip
+    asked.clear()
+    open_session(model, "tensorrt", provider_options={"device_id": 1, "trt_fp16_enable": "1"})  # type: ignore[dict-item]
+    assert asked == [
+        ("TensorrtExecutionProvider", {"device_id": "1", "trt_fp16_enable": "1"}),
+        ("CUDAExecutionProvider", {"device_id": "1"}),
+        ("CPUExecutionProvider", {}),
+    ]
 
 
-@pytest.mark.parametrize("name", ["enable_cuda_graph", "trt_cuda_graph_enable"])
-def test_a_captured_graph_is_refused(model: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=f"provider option {name} is not supported; leave it out"):
-        open_session(model, "cuda", provider_options={name: "1"})
+@pytest.mark.parametrize(
+    ("provider", "name"),
+    [("cpu", "enable_cuda_graph"), ("tensorrt", "enable_cuda_graph"), ("tensorrt", "trt_cuda_graph_enable")],
+)
+def test_graphs_are_captured_on_cuda_only(model: Path, provider: str, name: str) -> None:
+    message = f"provider option {name} is not supported with provider '{provider}'; leave it out"
+    with pytest.raises(UsageError, match=message):
+        open_session(model, provider, provider_options={name: "1"})
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_an_old_onnxruntime_is_refused_by_name(model: Path, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    names = [*providers.PROVIDERS.values()]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
+    monkeypatch.setattr("onnxruntime.__version__", "1.24.4")
+    message = rf"^onnxruntime-gpu 1\.24\.4 is too old for provider '{provider}', which needs 1\.31; run: pip install "
+    with pytest.raises(EnvironmentFailure, match=message):
+        open_session(model, provider)
+    assert open_session(model, "cpu").get_providers() == ["CPUExecutionProvider"]
+
+
+@pytest.mark.parametrize(
+    ("version", "is_too_old"),
+    [("1.24.4", True), ("1.30.9", True), ("1.31.0", False), ("1.32.0.dev1", False), ("2.0", False)],
+)
+def test_releases_for_cuda(version: str, is_too_old: bool) -> None:
+    assert is_too_old_for_cuda(version) is is_too_old
+
+
+@pytest.mark.parametrize(
+    ("provider", "place"), [("cpu", CPU), ("cuda", Place("cuda", 2)), ("tensorrt", Place("cuda", 2))]
+)
+def test_where_a_session_keeps_its_tensors(provider: str, place: Place) -> None:
+    options = {name: {"device_id": "2"} for name in providers.PROVIDERS.values()}
+    names = [providers.PROVIDERS[provider], *list(options)]
+    opened: Any = SimpleNamespace(get_providers=lambda: names, get_provider_options=lambda: options)
+    assert place_of(opened) == place
 
 
 def test_a_model_tells_its_metadata_and_its_nodes(model: Path) -> None:
@@ -153,7 +193,7 @@ def test_a_model_tells_its_metadata_and_its_nodes(model: Path) -> None:
     helper.set_model_props(proto, {"seap_export.cache": "appended"})
     model.write_bytes(proto.SerializeToString())
     opened = OnnxModel(model)
-    assert (opened.metadata, opened.device) == ({"seap_export.cache": "appended"}, "cpu")
+    assert (opened.metadata, opened.place) == ({"seap_export.cache": "appended"}, CPU)
     assert opened.nodes in ({"CPUExecutionProvider": {"MatMul": 1}}, None)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
-from converters import write_onnx
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.pipeline.convert import convert_folder
+from validation.speed import memory
 from validation.speed.measure import Cell
-from validation.speed.memory import peak_memory
+from validation.speed.memory import PeakMemory, peak_memory
 
 
 def test_the_process_of_onnxruntime_knows_no_torch() -> None:
@@ -22,11 +27,46 @@ def test_the_process_of_onnxruntime_knows_no_torch() -> None:
 
 
 def test_a_longer_prompt_takes_more(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
-    write_onnx(micro_hf("Llama"), tmp_path)
+    convert_folder(micro_hf("Llama"), tmp_path)
     small, large = (peak_memory("onnxruntime", tmp_path, 64, "cpu", 1, Cell(batch, 32)) for batch in (1, 512))
-    assert 20e6 < small < large
+    assert 20e6 < small.host < large.host
+    assert (small.gpu, large.gpu) == (None, None)
 
 
 def test_what_does_not_load_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"the process that measures its memory failed: .*no such file"):
         peak_memory("onnxruntime", tmp_path, 64, "cpu", 1, Cell(1, 8))
+
+
+def test_what_the_machine_lacks_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    failed = SimpleNamespace(returncode=6, stdout="", stderr="not enough memory\n")
+    monkeypatch.setattr(memory.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(EnvironmentFailure, match="not enough memory"):
+        peak_memory("onnxruntime", tmp_path, 64, "cuda", 1, Cell(1, 8))
+
+
+@pytest.mark.parametrize(
+    ("provider", "free", "gpu"),
+    [("cuda", [900, 300], 600), ("cuda", [None, None], None), ("cpu", [900, 300], None)],
+)
+def test_the_memory_of_the_gpu_is_what_its_free_memory_shrinks_by(
+    monkeypatch: pytest.MonkeyPatch, provider: str, free: list[int | None], gpu: int | None
+) -> None:
+    """Until the session ends: what is measured last is measured while the model is open."""
+    is_open: list[bool] = []
+
+    @contextlib.contextmanager
+    def engine(*_: object) -> Iterator[SimpleNamespace]:
+        is_open.append(True)
+        yield SimpleNamespace(prefill=lambda *_: None, step=lambda: None)
+        is_open.clear()
+
+    def taken() -> int | None:
+        assert len(free) == (1 if is_open else 2)
+        return free.pop(0)
+
+    monkeypatch.setattr(memory, "open_engine", engine)
+    monkeypatch.setattr(memory, "free_gpu_memory", taken)
+    arguments = ["onnxruntime", "folder", "--context-length", "64", "--provider", provider]
+    printed = CliRunner().invoke(memory._main, arguments)
+    assert PeakMemory(**json.loads(printed.output)).gpu == gpu

@@ -18,6 +18,7 @@ def subject(model: str, engine: str, size: int, prefill: float, step: float, wor
         engine=engine,  # type: ignore[arg-type]
         disk_bytes=size,
         peak_bytes=7,
+        gpu_bytes=5,
         timings={CELL: Timing([prefill] * 3, [step] * 3)},
         works={CELL: Work(work, 2 * work)},
     )
@@ -84,11 +85,12 @@ def test_in_json(report: SpeedReport) -> None:
     assert (values["schema"], values["setting"]) == ("seap-export/bench/2", {"threads": 2})
     assert values["complaints"] == report.complaints
     own = values["subjects"][3]
-    assert {key: own[key] for key in ("model", "engine", "disk_bytes", "peak_bytes")} == {
+    assert {key: own[key] for key in ("model", "engine", "disk_bytes", "peak_bytes", "gpu_bytes")} == {
         "model": "a-0.5",
         "engine": "onnxruntime",
         "disk_bytes": 90,
         "peak_bytes": 7,
+        "gpu_bytes": 5,
     }
     (cell,) = own["cells"]
     assert (cell["batch"], cell["depth"], cell["decode_tokens_per_s"], cell["decode_speedup"]) == (2, 8, 8.0, 2.0)

@@ -104,9 +104,14 @@ def test_a_driver_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: py
 
 def test_a_provider_that_works_has_no_failure() -> None:
     own = diagnosis(ONE_GPU, cuda=ProviderState("cuda", True, WORKS, WORKS, libraries(("libcudnn.so.9",))))
-    assert (own.failure("cuda"), own.warnings) == ("", [])
+    assert own.failure("cuda") == ""
     assert own.provider("cuda").missing == []  # it can do without cuDNN
     own.require("cuda")
+    assert own.warnings == [
+        "libcudnn.so.9 is missing: variants exported for the CPU or with --dialect standard may not run on cuda; "
+        + CUDA_ADVICE
+    ]
+    assert diagnosis(ONE_GPU, cuda=ProviderState("cuda", True, WORKS, WORKS, libraries())).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -127,11 +132,17 @@ def test_a_provider_that_works_has_no_failure() -> None:
             "onnxruntime was built for CUDA 13.0, the driver runs 12.4; install a newer NVIDIA driver",
         ),
         (
+            diagnosis(
+                ONE_GPU, packages(onnxruntime={"onnxruntime-gpu": "1.24.4"}), cuda=failing("cuda", "it is too old")
+            ),
+            'onnxruntime-gpu 1.24.4 is older than 1.31; run: pip install "onnxruntime-gpu[cuda,cudnn]>=1.31"',
+        ),
+        (
             diagnosis(ONE_GPU, cuda=failing("cuda", "it fails")),
             "it fails; run: pip uninstall -y onnxruntime-gpu && pip install onnxruntime-gpu==1.31.1",
         ),
     ],
-    ids=["libraries", "not built in", "no driver", "old driver", "unknown"],
+    ids=["libraries", "not built in", "no driver", "old driver", "old release", "unknown"],
 )
 def test_why_a_provider_does_not_work(own: Diagnosis, message: str) -> None:
     with pytest.raises(EnvironmentFailure) as caught:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from seap_export.runtime.doctor.driver import Driver, Gpu, read_driver
+from seap_export.runtime.doctor.driver import Driver, Gpu, free_gpu_memory, gpu_name, read_driver
 
 
 def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
     """Functions of libcuda that give these GPUs and, where named, errors."""
     names = list(gpus)
+    current: list[int] = []
 
     def give(pointer: Any, value: int) -> None:
         pointer._obj.value = value
@@ -28,6 +29,9 @@ def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
         "cuDeviceGet": lambda pointer, index: give(pointer, index),
         "cuDeviceGetName": name,
         "cuDeviceTotalMem_v2": lambda pointer, device: give(pointer, gpus[names[device.value]]),
+        "cuDevicePrimaryCtxRetain": lambda pointer, device: give(pointer, 7),
+        "cuCtxSetCurrent": lambda context: current.append(context.value),
+        "cuMemGetInfo_v2": lambda free, total: give(free, gpus[names[0]] // 4 if current == [7] else 0),
     }
 
     def function(own: str) -> Any:
@@ -79,3 +83,19 @@ def test_a_driver_that_gives_an_error(errors: dict[str, int], version: str | Non
 def test_a_driver_without_gpus_or_functions() -> None:
     assert read_driver(lambda _: fake_driver({})).reason == "the NVIDIA driver finds no GPU"
     assert "cuDriverGetVersion" in read_driver(lambda _: SimpleNamespace()).reason
+
+
+def test_the_first_gpu_is_the_one_that_sessions_run_on() -> None:
+    driver = fake_driver({"NVIDIA H100": 80 << 30, "NVIDIA T4": 16 << 30})
+    assert gpu_name(lambda _: driver) == "NVIDIA H100"
+    assert free_gpu_memory(lambda _: driver) == 20 << 30
+    assert gpu_name(lambda _: fake_driver({})) is None
+
+
+def test_free_memory_that_the_driver_does_not_tell() -> None:
+    def missing(name: str) -> Any:
+        raise OSError(name)
+
+    assert free_gpu_memory(missing) is None
+    assert free_gpu_memory(lambda _: SimpleNamespace()) is None
+    assert free_gpu_memory(lambda _: fake_driver({"NVIDIA T4": 1}, cuDevicePrimaryCtxRetain=2)) is None

@@ -1,0 +1,155 @@
+"""Powers of two that keep the activations of an fp16 graph within its range, without a change of its results.
+
+Each factor cancels: a norm undoes one in front of it if its epsilon is scaled alike, and a product takes one into its
+weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import onnx
+import torch
+
+from seap_export.errors import ArtifactError
+from seap_export.families import ModelSpec, names
+from seap_export.layers.halves import HALVES, NORMS_AROUND, READERS, Half
+from seap_export.sources.weights import WeightReader
+
+__all__ = ["SCALING_NOTE", "ScaledReader", "Scaling", "read_scaling", "scaled_epsilon"]
+
+#: Metadata key under which a graph records its scaling, if it has any.
+SCALING_NOTE = "seap_export.scaling"
+#: The largest exponent of a note that is believed.
+_MOST_NOTED = 24
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Exponents: where the model has x, the graph has x * 2^-exponent.
+
+    Attributes:
+        stream: Of the residual stream and what is added to it.
+        outputs: Of the products of o_proj and down_proj that a norm follows, by the projection's name; others are
+            added to the stream and scaled like it.
+        inputs: Of the inputs of down_proj, by the projection's name.
+    """
+
+    stream: int = 0
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    inputs: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def noted(cls, metadata: Mapping[str, str], model: object) -> Scaling:
+        """The scaling that a graph's metadata record; none if they record nothing.
+
+        Args:
+            metadata: The notes.
+            model: Where they stand, for the error message.
+
+        Raises:
+            ArtifactError: The note is damaged.
+        """
+        try:
+            found = cls(**json.loads(metadata.get(SCALING_NOTE, "{}")))
+            exponents = (found.stream, *found.outputs.values(), *found.inputs.values())
+            if all(type(exponent) is int and 0 <= exponent <= _MOST_NOTED for exponent in exponents):
+                return found
+        except (TypeError, ValueError, AttributeError):
+            pass
+        raise ArtifactError(f"{model}: its metadata hold a damaged '{SCALING_NOTE}'; convert it again")
+
+    def note(self) -> str:
+        """What the metadata record."""
+        return json.dumps(asdict(self))
+
+    def output(self, spec: ModelSpec, half: Half, layer: int) -> int:
+        """The exponent of the product of o_proj or down_proj."""
+        is_normed = NORMS_AROUND[half][1] in spec.block.norms
+        return self.outputs.get(names.tensor(half, layer), 0) if is_normed else self.stream
+
+    def input(self, half: Half, layer: int) -> int:
+        """The exponent of the input of o_proj or down_proj."""
+        return self.inputs.get(names.tensor(half, layer), 0)
+
+    def normed(self, spec: ModelSpec) -> int:
+        """The exponent of what the last norm gives: a tied LM head multiplies it with the scaled embedding."""
+        return -self.stream if spec.tie_word_embeddings and self.scales_table(spec) else 0
+
+    def scales_table(self, spec: ModelSpec) -> bool:
+        """Whether the embedding's table is scaled, and not the factor on what is looked up."""
+        return self.stream != 0 and spec.block.embedding_multiplier == 1.0
+
+    def tensors(self, spec: ModelSpec) -> dict[str, int]:
+        """For each tensor that differs from the model's the exponent e of its factor 2^e."""
+        found: Counter[str] = Counter()
+        if self.scales_table(spec):
+            found[names.tensor("embed_tokens")] = -self.stream
+        found[names.tensor("norm")] = -self.normed(spec)
+        for index, layer in enumerate(spec.layers):
+            for half in HALVES:
+                before, after = NORMS_AROUND[half]
+                into, out = self.input(half, index), self.output(spec, half, index)
+                if before not in spec.block.norms:
+                    found.update({names.weight(reader, index): self.stream for reader in READERS[half]})
+                found[names.weight(half, index)] += into - out
+                if half in layer.biases:
+                    found[names.bias(half, index)] -= out
+                if after in spec.block.norms:
+                    found[names.tensor(after, index)] -= self.stream
+            into = self.input("down_proj", index)
+            found[names.weight("up_proj", index)] -= into
+            if "up_proj" in layer.biases:
+                found[names.bias("up_proj", index)] -= into
+        return {name: exponent for name, exponent in found.items() if exponent}
+
+
+def read_scaling(model: Path) -> Scaling:
+    """The scaling of an .onnx file; does not read its data file.
+
+    Raises:
+        ArtifactError: Its note is damaged.
+    """
+    properties = onnx.load(model, load_external_data=False).metadata_props
+    return Scaling.noted({entry.key: entry.value for entry in properties}, model)
+
+
+def scaled_epsilon(epsilon: float, exponent: int) -> float:
+    """The epsilon of a norm that reads values with this exponent: their squares are scaled by 4^-exponent."""
+    return math.ldexp(epsilon, -2 * exponent)
+
+
+class ScaledReader:
+    """Weights of which some are multiplied by powers of two.
+
+    Args:
+        reader: Reads the weights.
+        exponents: Those of the factors, by tensor.
+    """
+
+    def __init__(self, reader: WeightReader, exponents: Mapping[str, int]) -> None:
+        self._reader, self._exponents = reader, exponents
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As the weights are stored."""
+        return self._reader.dtype
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor."""
+        return self._reader.shapes()
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Reads the named tensors; the factors are exact, because none is in float16 when it is multiplied."""
+        return {name: self._scaled(name, tensor) for name, tensor in self._reader.read(names).items()}
+
+    def _scaled(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        exponent = self._exponents.get(name, 0)
+        if exponent == 0:
+            return tensor
+        return (tensor.float() if tensor.dtype == torch.float16 else tensor) * 2.0**exponent

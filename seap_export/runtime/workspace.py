@@ -1,0 +1,100 @@
+"""Buffers for decodings on a GPU, used again by later decodings of the same size together with their CUDA graph."""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.errors import EnvironmentFailure
+from seap_export.runtime.cache import CacheLayout, SharedCache, empty_buffers
+from seap_export.runtime.session import NO_GRAPH, OnnxModel
+from seap_export.runtime.steps import CapturedSteps
+from seap_export.runtime.tensors import Element
+
+__all__ = ["Workspace", "Workspaces"]
+
+#: ONNX Runtime keeps a captured graph until the session ends, so there are at most this many.
+_MOST_GRAPHS = 8
+
+
+class Workspace:
+    """The buffers of one decoding at a time, and the CUDA graph that is captured with them.
+
+    Attributes:
+        rows: Number of rows.
+        capacity: Positions of the cache.
+        graph: Number of the CUDA graph; `NO_GRAPH` before the first step, or if there are too many graphs.
+        logits: Those of the latest call.
+    """
+
+    def __init__(
+        self, model: OnnxModel, layouts: Sequence[CacheLayout], rows: int, capacity: int, graphs: Iterator[int]
+    ) -> None:
+        """Allocates the caches; `graphs` gives the numbers that are left."""
+        self.rows, self.capacity, self.graph, self._graphs = rows, capacity, NO_GRAPH, graphs
+        self.logits: NDArray[np.float32] | None = None
+        self._model, self._layouts = model, layouts
+        self._steps: CapturedSteps | None = None
+        with model.failures():
+            self._buffers = empty_buffers(layouts, rows, capacity, model.place)
+
+    def cache(self) -> SharedCache:
+        """The caches, for one decoding."""
+        return SharedCache(self._layouts, self.rows, self.capacity, self._model.place, self._buffers)
+
+    def steps(self, element: Element, vocabulary: int) -> CapturedSteps:
+        """The steps of any decoding, one after another."""
+        if self._steps is None:
+            self.graph = next(self._graphs, NO_GRAPH)
+            shape = (self.rows, self.capacity, vocabulary)
+            with self._model.failures():
+                self._steps = CapturedSteps(self._model, self.graph, self.cache(), element, shape)
+        return self._steps
+
+    def clean(self) -> None:
+        """Removes what a broken decoding left: a NaN in a cache, which is not harmless even where no token is."""
+        if self.logits is not None and np.isfinite(self.logits).all():
+            return
+        with self._model.failures():
+            for layout in self._layouts:
+                shape = (self.rows, layout.heads, self.capacity, layout.size)
+                self._buffers[layout.past].update_inplace(np.zeros(shape, layout.element.storage))
+
+
+class Workspaces:
+    """Hands out workspaces, each to one decoding at a time; decodings may end in any thread."""
+
+    def __init__(self, model: OnnxModel, layouts: Sequence[CacheLayout]) -> None:
+        """Allocates nothing."""
+        self._model, self._layouts = model, layouts
+        self._free: defaultdict[tuple[int, int], deque[Workspace]] = defaultdict(deque)
+        self._graphs = iter(range(1, _MOST_GRAPHS + 1))
+
+    def take(self, rows: int, capacity: int) -> Workspace:
+        """A workspace of that size; to be called in the model's `turn`.
+
+        Raises:
+            EnvironmentFailure: There is not enough memory.
+        """
+        free = self._free[rows, capacity]
+        if free:
+            workspace = free.pop()
+            workspace.clean()
+            return workspace
+        try:
+            return Workspace(self._model, self._layouts, rows, capacity, self._graphs)
+        except EnvironmentFailure:
+            self._free.clear()  # workspaces of other sizes may hold the memory
+            return Workspace(self._model, self._layouts, rows, capacity, self._graphs)
+
+    def keep_after(self, user: object, workspace: Workspace) -> None:
+        """Makes a workspace free as soon as its user, a decoding, is no longer referenced."""
+        weakref.finalize(user, self._keep, workspace).atexit = False
+
+    def _keep(self, workspace: Workspace) -> None:
+        if workspace.graph != NO_GRAPH:
+            self._free[workspace.rows, workspace.capacity].append(workspace)

@@ -1,0 +1,35 @@
+/* Entry points of libraries that compute with handles, such as cuBLAS. All return the status 0, success. */
+#pragma once
+
+#include "fake_cuda.h"
+
+#include <stdlib.h>
+
+/* What a library's handle points to. */
+struct handle {
+    cudaStream_t stream;
+};
+
+/* A call that works on the GPU: it is logged for the stream of the handle, which all take first. */
+#define WORK(name) \
+    int name(struct handle *handle) { return fake_call(#name, handle->stream); }
+
+/* A call that makes a handle or a descriptor. */
+#define CREATE(name) \
+    int name(void **made) { return (*made = calloc(1, sizeof(struct handle))) ? 0 : 1; }
+
+#define DESTROY(name) \
+    int name(void *made) { \
+        free(made); \
+        return 0; \
+    }
+
+#define SET_STREAM(name) \
+    int name(struct handle *handle, cudaStream_t stream) { \
+        handle->stream = stream; \
+        return 0; \
+    }
+
+/* A call that only sets something on the host. */
+#define NOTHING(name) \
+    int name(void) { return 0; }

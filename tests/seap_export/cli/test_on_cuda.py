@@ -1,0 +1,76 @@
+"""Commands on machines with GPUs that there are not: what a machine lacks is exit code 6 and one line that says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_cuda.machine import Machine, Ran
+from micro import VARIATIONS, write_micro_model
+
+from converters.dialects import DialectName
+from converters.form import OnnxForm
+from converters.precision import Precision
+from seap_export.pipeline.convert import convert_folder
+
+pytestmark = pytest.mark.needs("fake-cuda")
+
+ENVIRONMENT = 6
+CUDNN = "libcudnn.so.9"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[DialectName, Path]:
+    """ONNX folders of a micro model, written for CUDA in either dialect."""
+    folder = tmp_path_factory.mktemp("cuda")
+    model = write_micro_model(folder / "m", **VARIATIONS["llama-gqa"])
+    dialects: tuple[DialectName, ...] = ("fused", "standard")
+    made = {dialect: folder / dialect for dialect in dialects}
+    for dialect, out in made.items():
+        out.mkdir()
+        convert_folder(model, out, OnnxForm(Precision("fp16"), dialect, "last", "cuda"))
+    return made
+
+
+def command(machine: Machine, *arguments: str | Path) -> Ran:
+    return machine.run(["-c", "from seap_export.cli import main; main()", *arguments])
+
+
+def generate(machine: Machine, folder: Path) -> Ran:
+    return command(machine, "generate", folder, "the cat sat", "--max-new-tokens", "3", "--provider", "cuda")
+
+
+def test_it_generates(folders: dict[DialectName, Path], fake_cuda: type[Machine]) -> None:
+    """Without cuDNN, too: the fused dialect has no use for it."""
+    for without in ((), (CUDNN,)):
+        ran = generate(fake_cuda(without=without), folders["fused"])
+        assert ran.returncode == 0, ran.stderr
+        assert sum(section.work.total() for section in ran.sections.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("machine", "dialect", "reason"),
+    [
+        (Machine(gpus=0), "fused", "no CUDA-capable device is detected"),
+        (Machine(without=("libcublas.so.13",)), "fused", "libcublas.so.13"),
+        (Machine(without=(CUDNN,), number=1), "standard", "cuDNN cannot be loaded"),
+        (Machine(memory=1 << 16), "fused", "not enough memory"),
+    ],
+    ids=["no GPU", "no cuBLAS", "no cuDNN", "no memory"],
+)
+def test_what_the_machine_lacks(
+    machine: Machine, dialect: DialectName, reason: str, folders: dict[DialectName, Path]
+) -> None:
+    ran = generate(machine, folders[dialect])
+    assert ran.returncode == ENVIRONMENT, ran.stderr
+    assert reason in ran.stderr.splitlines()[-1]
+
+
+def test_doctor_names_the_gpus(fake_cuda: type[Machine]) -> None:
+    """It finds out that they compute nothing, too."""
+    ran = command(fake_cuda(gpus=2, name="Sample GPU", memory=24 * 10**9), "doctor", "--json")
+    found = json.loads(ran.stdout)
+    assert [gpu["name"] for gpu in found["driver"]["gpus"]] == ["Sample GPU"] * 2
+    assert [gpu["memory_bytes"] for gpu in found["driver"]["gpus"]] == [24 * 10**9] * 2
+    assert "is wrong by" in json.dumps(found["providers"])

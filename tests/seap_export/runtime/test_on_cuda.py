@@ -1,0 +1,168 @@
+"""The runner on the stand-ins for CUDA: where its buffers lie, what is copied and captured, what it says of failures.
+
+The numbers that come back mean nothing there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_cuda.log import Copy
+from fake_cuda.machine import Machine, Ran
+
+pytestmark = pytest.mark.needs("fake-cuda")
+
+HOST = -1
+#: Three decodings, one after another, of the prompts and with the provider options that are given.
+PROGRAM = """
+import sys
+from pathlib import Path
+from fake_cuda.log import mark
+from seap_export.runtime.decoder import Decoder
+model, rows, *options = sys.argv[1:]
+decoder = Decoder(Path(model), 300, "cuda", 1, dict(option.split("=") for option in options))
+def decode(number):
+    mark(f"start {number}")
+    decoding = decoder.start([[5, 6, 7]] * int(rows), 8)
+    for step in range(3):
+        mark(f"step {number}.{step}")
+        decoding.step([8] * int(rows))
+    assert decoding.logits.shape == (int(rows), 96)
+    mark("between")
+for number in range(3):
+    decode(number)
+"""
+FORMS = [("fp16", "all"), ("bf16", "all"), ("fp16", "last"), ("bf16", "last")]
+#: Of a row of logits, which are in float32 if the graph is in bfloat16.
+BYTES = {"fp16": 96 * 2, "bf16": 96 * 4}
+
+
+def decode(machine: Machine, folder: Path, rows: int = 1, **options: object) -> Ran:
+    given = [f"{name}={value}" for name, value in options.items()]
+    return machine.run(["-c", PROGRAM, folder / "model.onnx", str(rows), *given])
+
+
+def failure(ran: Ran) -> str:
+    """The last line of a traceback."""
+    assert ran.returncode != 0
+    return ran.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("dtype", "logits"), FORMS)
+def test_a_captured_step_is_one_launch(
+    dense: Callable[..., Path], fake_cuda: type[Machine], dtype: str, logits: str, rows: int
+) -> None:
+    """A copy to the GPU, a replay and a copy of the logits; only the first decoding captures."""
+    folder = dense("llama-gqa", dtype=dtype, logits=logits, provider="cuda")
+    ran = decode(fake_cuda(), folder, rows, enable_cuda_graph=1)
+    assert ran.returncode == 0, ran.stderr
+    assert [ran[f"step {number}.0"].captures for number in range(3)] == [1, 0, 0]
+    steps = [ran[f"step {number}.{step}"] for number in range(3) for step in range(3)]
+    for step in steps[1:]:
+        assert (step.launches, step.captures, len(step.replays)) == (0, 0, 1)
+        assert step.copies == [Copy(HOST, 0, (64 + 1) * rows * 8), Copy(0, HOST, rows * BYTES[dtype])]
+    for number in range(3):
+        assert ran[f"start {number}"].to_host == [BYTES[dtype]] * rows
+        assert ran[f"start {number}"].captures == 0
+
+
+def test_a_later_decoding_allocates_nothing(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    ran = decode(fake_cuda(), dense("llama-gqa", dtype="fp16", provider="cuda"), enable_cuda_graph=1)
+    assert ran["start 0"].allocated
+    for name in ("start 1", "start 2", "step 2.2"):
+        assert not ran[name].allocated
+    assert len(ran["start 1"].to_device) == 2  # tokens and mask, no zeros
+
+
+def test_zeros_leave_the_host_once_for_all_caches(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    ran = decode(fake_cuda(), dense("llama-gqa", dtype="fp16", provider="cuda"))
+    cache = 3 * 64 * 16 * 2
+    copies = [copy for copy in ran["start 1"].copies if copy.bytes == cache]
+    assert (copies[0], set(copies[1:])) == (Copy(HOST, 0, cache), {Copy(0, 0, cache)})
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+def test_without_capture_steps_launch_kernels(
+    dense: Callable[..., Path], fake_cuda: type[Machine], dialect: str
+) -> None:
+    ran = decode(fake_cuda(), dense("llama-gqa", dtype="fp16", dialect=dialect, provider="cuda"), enable_cuda_graph=0)
+    assert ran.returncode == 0, ran.stderr
+    for step in range(3):
+        found = ran[f"step 1.{step}"]
+        assert found.launches > 10
+        assert (found.captures, found.replays) == (0, [])
+        assert BYTES["fp16"] in found.to_host
+
+
+@pytest.mark.parametrize("captured", [0, 1])
+def test_all_of_it_is_on_the_chosen_gpu(dense: Callable[..., Path], fake_cuda: type[Machine], captured: int) -> None:
+    folder = dense("llama-gqa", dtype="fp16", provider="cuda")
+    ran = decode(fake_cuda(gpus=2), folder, device_id=1, enable_cuda_graph=captured)
+    assert ran.returncode == 0, ran.stderr
+    for name, section in ran.sections.items():
+        assert set(section.allocated) <= {1}, name
+        assert {copy.source for copy in section.copies} | {copy.target for copy in section.copies} <= {HOST, 1}, name
+        assert section.between_devices == [], name
+
+
+def test_a_gpu_that_there_is_not(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    found = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16", provider="cuda"), device_id=3))
+    assert "EnvironmentFailure" in found
+    assert "there is no such GPU" in found
+
+
+def test_without_any_gpu(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    found = failure(decode(fake_cuda(gpus=0), dense("llama-gqa", dtype="fp16", provider="cuda")))
+    assert "EnvironmentFailure" in found
+    assert "CUDA" in found
+
+
+@pytest.mark.parametrize("memory", [1 << 16, 3 << 20])
+def test_too_little_memory(dense: Callable[..., Path], fake_cuda: type[Machine], memory: int) -> None:
+    """When the session is opened, and when it runs."""
+    found = failure(decode(fake_cuda(memory=memory), dense("llama-gqa", dtype="fp16", provider="cuda"), 64))
+    assert "EnvironmentFailure" in found
+    assert "not enough memory" in found
+
+
+def test_without_cudnn(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    """Graphs for CUDA run; those for the CPU, which guard against left padding in batches, say what is missing."""
+    machine = fake_cuda(without=("libcudnn.so.9",))
+    ran = decode(machine, dense("llama-gqa", dtype="fp16", provider="cuda"), 2, enable_cuda_graph=1)
+    assert ran.returncode == 0, ran.stderr
+    found = failure(decode(machine, dense("llama-gqa", dtype="fp16"), 2))
+    assert "EnvironmentFailure" in found
+    assert "cuDNN cannot be loaded" in found
+
+
+def test_graphs_that_cannot_be_captured(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    found = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16"), enable_cuda_graph=1))
+    assert "cannot be captured as a CUDA graph, because" in found
+    assert "set the provider option enable_cuda_graph to 0" in found
+    standard = dense("llama-gqa", dtype="fp16", dialect="standard", provider="cuda")
+    found = failure(decode(fake_cuda(), standard, enable_cuda_graph=1))
+    assert "CUDA graph" in found
+    assert "enable_cuda_graph" in found
+
+
+def test_the_generator_captures_where_the_folder_says_so(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
+    program = """
+import sys
+from fake_cuda.log import mark
+from seap_export.runtime import Generator
+folder, *options = sys.argv[1:]
+generator = Generator(folder, "cuda", 1, dict(option.split("=") for option in options))
+for text in ("first", "second"):
+    mark(text)
+    generator.generate_ids([5, 6], 6)
+"""
+    folder = dense("llama-gqa", dtype="fp16", provider="cuda")
+    ran = fake_cuda().run(["-c", program, folder])
+    assert ran.returncode == 0, ran.stderr
+    assert (ran["first"].captures, ran["second"].captures) == (1, 0)
+    assert len(ran["second"].replays) == 5
+    ran = fake_cuda().run(["-c", program, folder, "enable_cuda_graph=0"])
+    assert ran["first"].captures == len(ran["second"].replays) == 0

@@ -1,0 +1,172 @@
+"""Buffers that decodings use one after another; the calls are those of captured steps, computed on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from seap_export.errors import EnvironmentFailure
+from seap_export.runtime import workspace
+from seap_export.runtime.decoder import Decoder, Decoding
+from seap_export.runtime.session import NO_GRAPH, OnnxModel
+from seap_export.runtime.workspace import Workspace
+
+CONTEXT = 300
+TOKENS = [[5, 17], [40, 8], [9, 9], [33, 71]]
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of the CUDA graph of each call, in order."""
+    called: list[int] = []
+    run = OnnxModel.run_bound
+
+    def record(model: OnnxModel, binding: Any, graph: int = NO_GRAPH) -> None:
+        called.append(graph)
+        run(model, binding, graph)
+
+    monkeypatch.setattr(OnnxModel, "run_bound", record)
+    return called
+
+
+@pytest.fixture
+def capturing(dense: Callable[..., Path]) -> Callable[..., Decoder]:
+    """`capturing("fp16")`: a decoder that treats the CPU as a GPU whose calls can be captured."""
+
+    def make(dtype: str = "fp32", **options: Any) -> Decoder:
+        decoder = Decoder(dense("llama-gqa", dtype=dtype, **options) / "model.onnx", CONTEXT, threads=1)
+        decoder._model.captures, decoder._model.turn = True, threading.Lock()
+        return decoder
+
+    return make
+
+
+def decoded(decoding: Decoding) -> list[NDArray[np.float32]]:
+    found = [decoding.logits.copy()]
+    for step in TOKENS:
+        decoding.step(step[: len(decoding.lengths)])
+        found.append(decoding.logits.copy())
+    return found
+
+
+def graph_of(decoding: Decoding) -> int:
+    assert decoding._workspace is not None
+    return decoding._workspace.graph
+
+
+@pytest.mark.parametrize("prompts", [[[7, 8, 9]], [[7, 8, 9], [50]]])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("logits", ["all", "last"])
+def test_captured_steps_compute_the_same(
+    dense: Callable[..., Path],
+    capturing: Callable[..., Decoder],
+    graphs: list[int],
+    dtype: str,
+    logits: str,
+    prompts: Sequence[Sequence[int]],
+) -> None:
+    plain = Decoder(dense("llama-gqa", dtype=dtype, logits=logits) / "model.onnx", CONTEXT, threads=1)
+    expected = decoded(plain.start(prompts, 8))
+    assert set(graphs) == {NO_GRAPH}
+    decoder = capturing(dtype, logits=logits)
+    for _ in range(2):
+        graphs.clear()
+        for found, wanted in zip(decoded(decoder.start(prompts, 8)), expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+        assert graphs == [NO_GRAPH, 1, 1, 1, 1]
+
+
+def test_a_later_decoding_of_the_same_size_uses_buffers_and_graph_again(capturing: Callable[..., Decoder]) -> None:
+    decoder = capturing()
+    first = decoder.start([[5, 6]], 8)
+    first.step([7])
+    buffers = {name: value.data_ptr() for name, value in first._cache.buffers.items()}
+    beside = decoder.start([[5, 6]], 8)
+    beside.step([7])
+    assert (graph_of(first), graph_of(beside)) == (1, 2)
+    del first
+    again = decoder.start([[9]], 8)
+    again.step([7])
+    assert graph_of(again) == 1
+    assert {name: value.data_ptr() for name, value in again._cache.buffers.items()} == buffers
+    for rows, steps in ((2, 8), (1, 70)):
+        other = decoder.start([[9]] * rows, steps)
+        other.step([7] * rows)
+        assert graph_of(other) > 2
+    assert graph_of(again) == 1
+
+
+def test_decodings_side_by_side_do_not_disturb_each_other(capturing: Callable[..., Decoder]) -> None:
+    decoder = capturing()
+    expected = decoded(decoder.start([[5, 6]], 8))
+    one, other = decoder.start([[5, 6]], 8), decoder.start([[11]], 8)
+    for step, wanted in zip(TOKENS, expected[1:], strict=True):
+        one.step(step[:1])
+        other.step([3])
+        np.testing.assert_array_equal(one.logits, wanted)
+
+
+def test_prompts_alone_take_no_graph(capturing: Callable[..., Decoder]) -> None:
+    decoder = capturing()
+    assert graph_of(decoder.start([[5]], 1)) == NO_GRAPH
+    assert not any(decoder._workspaces._free.values())
+
+
+def test_beyond_the_limit_steps_are_not_captured(
+    capturing: Callable[..., Decoder], graphs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workspace, "_MOST_GRAPHS", 1)
+    decoder = capturing()
+    expected = decoded(decoder.start([[5]], 8))
+    kept = decoder.start([[5]], 8)
+    graphs.clear()
+    for found, wanted in zip(decoded(decoder.start([[5]], 8)), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert set(graphs) == {NO_GRAPH}
+    assert not any(decoder._workspaces._free.values())
+    assert graph_of(kept) == 1
+
+
+def test_what_a_broken_decoding_leaves_is_removed(capturing: Callable[..., Decoder]) -> None:
+    decoder = capturing()
+    broken = decoder.start([[5]], 8)
+    broken.step([6])
+    for buffer in broken._cache.buffers.values():
+        buffer.update_inplace(np.full(buffer.shape(), np.nan, np.float32))
+    broken.step([6])
+    assert np.isnan(broken.logits).all()
+    del broken
+    after = decoder.start([[5]], 8)
+    after.step([6])
+    assert graph_of(after) == 1
+    for buffer in after._cache.buffers.values():
+        assert np.isfinite(buffer.numpy()).all()
+
+
+def test_memory_that_other_sizes_hold_is_given_back(
+    capturing: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = capturing()
+    decoder.start([[5]], 8).step([6])
+    (held,) = [own for free in decoder._workspaces._free.values() for own in free]
+
+    def allocate(model: Any, layouts: Any, rows: int, capacity: int, graphs: Any) -> Workspace:
+        if any(decoder._workspaces._free.values()):
+            raise EnvironmentFailure("not enough memory")
+        return Workspace(model, layouts, rows, capacity, graphs)
+
+    monkeypatch.setattr(workspace, "Workspace", allocate)
+    other = decoder.start([[5], [6]], 8)
+    other.step([6, 7])
+    assert (held.graph, graph_of(other)) == (1, 2)
+
+
+def test_capacities_are_few_where_steps_are_captured(capturing: Callable[..., Decoder]) -> None:
+    decoder = capturing()
+    assert [decoder.capacity(*pair) for pair in ((1, 1), (60, 5), (100, 60), (200, 80))] == [64, 128, 256, 300]
