@@ -135,6 +135,8 @@ class OnnxRunner:
             found, padded = self._run(ids, np.array([[1, 1, 1], [0, 1, 1]], np.int64), what="a row padded on the left")
         except ParityFailure:
             return False
+        if not np.isfinite(wanted).all():  # a defect that parity reports by itself
+            return False
         is_kept = np.allclose(found, wanted, rtol=0, atol=_SAME * np.abs(wanted).max())
         return bool(np.isfinite(padded).all(axis=1).any()) or not is_kept
 
