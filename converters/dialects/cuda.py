@@ -35,7 +35,7 @@ class CudaDialect(FusedDialect):
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         super().__init__(g, ids, mask, tables)
         self._mask = mask
-        self._own_ones: ir.Value | None = None
+        self._own_width: ir.Value | None = None
         self._is_rotated_apart = False
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
@@ -81,8 +81,7 @@ class CudaDialect(FusedDialect):
     def last_places(self) -> ir.Value:
         """The last real token's position in a prompt, which may be padded; the end of the call in later calls."""
         g, one = self._g, self._g.constant("one", np.array([1], np.int64))
-        width = g.node("ReduceSum", [self._ones(), one], "last_token.width", attributes={"keepdims": 0})
-        end = g.node("Sub", [width, one], "last_token.end")
+        end = g.node("Sub", [self._width(), one], "last_token.end")
         return g.node("Min", [self._last64, end], "last_token.place")
 
     def _counted(self, mask: ir.Value) -> ir.Value:
@@ -99,17 +98,26 @@ class CudaDialect(FusedDialect):
             g, one = self._g, self._g.constant("one", np.array([1], np.int64))
             step = g.constant("step", np.array(1, np.int64))
             last = g.node("Unsqueeze", [self._last64, one], "positions.row")
-            counted = g.node("CumSum", [self._ones(), step], "positions.counted")
-            width = g.node("ReduceSum", [self._ones(), one], "positions.width", attributes={"keepdims": 1})
+            same = g.node("Equal", [self._ids, self._ids], "input_ids.same")
+            ones = cast(g, same, ir.DataType.INT64, "input_ids.ones")
+            counted = g.node("CumSum", [ones, step], "positions.counted")
+            width = g.node("Unsqueeze", [self._width(), one], "positions.width")
             start = g.node("Sub", [last, width], "positions.start")
             # A prompt padded on the right starts at 0.
             start = g.node("Max", [start, g.constant("before", np.array([-1], np.int64))], "positions.before")
             self._own_places = add(g, start, counted, "positions"), last
         return self._own_places
 
-    def _ones(self) -> ir.Value:
-        """Ones in the shape of the ids: how the number of tokens of a call is known to the device without a copy."""
-        if self._own_ones is None:
-            same = self._g.node("Equal", [self._ids, self._ids], "input_ids.same")
-            self._own_ones = cast(self._g, same, ir.DataType.INT64, "input_ids.ones")
-        return self._own_ones
+    def _width(self) -> ir.Value:
+        """The number of tokens of a call, padding included, int64 [batch_size], without asking the host.
+
+        A one and a zero are counted for each token, because ONNX Runtime copies what a sum of single numbers would be.
+        """
+        if self._own_width is None:
+            g = self._g
+            bounds = np.array([[[np.iinfo(np.int64).max]], [[np.iinfo(np.int64).min]]])
+            below = g.node("Less", [self._ids, g.constant("bounds", bounds)], "input_ids.below")
+            counts = cast(g, below, ir.DataType.INT64, "input_ids.counts")
+            axes = g.constant("axes_0_2", np.array([0, 2], np.int64))
+            self._own_width = g.node("ReduceSum", [counts, axes], "input_ids.width", attributes={"keepdims": 0})
+        return self._own_width

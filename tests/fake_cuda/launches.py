@@ -1,6 +1,7 @@
 """Counts what a decode step asks of a GPU, as a table in Markdown: launches, calls, copies and waits, never times.
 
-    python tests/fake_cuda/launches.py [NAME=]MODEL ... [--graph [NAME=]FOLDER ...] [--sm 90] [--without-cudnn]
+    python tests/fake_cuda/launches.py [NAME=]MODEL ... [--graph [NAME=]FOLDER ...] [--sm 90]
+        [--positions 1024] [--without-cudnn]
 
 MODEL is a dense or pruned model in safetensors, which is written for CUDA in each precision. FOLDER has a model.onnx
 that is run as it is, such as one of ONNX Runtime GenAI's model builder. Both are run with the provider options that
@@ -14,6 +15,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,8 +33,8 @@ from seap_export.families import model_spec  # noqa: E402
 CUDNN = "libcudnn.so.9"
 STEP = "step 2"
 HEADER = (
-    "| a decode step, one row, SM {sm} | kernel launches | library calls | copies to the host, beside the logits "
-    "| copies within the GPU | waits | MB |\n|---|---|---|---|---|---|---|"
+    "| a decode step, one row, {positions} positions, SM {sm} | kernel launches | library calls "
+    "| copies to the host, beside the logits | copies within the GPU | waits | MB |\n|---|---|---|---|---|---|---|"
 )
 
 
@@ -84,13 +86,16 @@ def main() -> None:
     parser.add_argument("models", nargs="*", type=named, metavar="[NAME=]MODEL")
     parser.add_argument("--graph", nargs="+", type=named, default=[], metavar="[NAME=]FOLDER")
     parser.add_argument("--sm", type=int, default=90, help="compute capability times 10")
+    parser.add_argument("--positions", type=int, default=1024, help="length of the caches, which choose kernels by it")
     parser.add_argument("--without-cudnn", action="store_true", help="as on a machine that lacks cuDNN")
     given = parser.parse_args()
     machine = Machine(sm=given.sm, without=(CUDNN,) if given.without_cudnn else ())
     with tempfile.TemporaryDirectory() as folder:
         jobs = [*written(given.models, Path(folder)), *ready(given.graph)]
-        print(HEADER.format(sm=given.sm))
-        for job in jobs:  # one process each: a GPU's memory holds one model at a time
+        print(HEADER.format(sm=given.sm, positions=given.positions))
+        for job in (
+            replace(own, capacity=given.positions) for own in jobs
+        ):  # one process each: a GPU's memory holds one model at a time
             ran, _ = run(machine, [job])
             print(row(job, ran[f"{job.name} {STEP}"]), flush=True)
 

@@ -23,7 +23,7 @@ __all__ = ["BETWEEN", "Job", "run"]
 
 #: The section of what lies between calls, such as the caches' zeros.
 BETWEEN = "between"
-CAPACITY, PROMPT = 32, 5
+PROMPT = 5
 #: ONNX's numbers of the elements of caches, and a dtype of numpy that has their size.
 ELEMENTS = {"tensor(float)": (1, np.float32), "tensor(float16)": (10, np.float16), "tensor(bfloat16)": (16, np.uint16)}
 
@@ -40,6 +40,7 @@ class Job:
         in_place: Whether caches are updated in buffers of a fixed length, as the fused dialect does.
         is_captured: Whether steps are captured as a CUDA graph: all that they read and write stays where it is.
         options: Of the CUDA provider.
+        capacity: Positions of caches that are updated in place.
         cache: Heads of keys and values, and numbers in each, where the graph's inputs do not say.
     """
 
@@ -50,6 +51,7 @@ class Job:
     in_place: bool = True
     is_captured: bool = False
     options: dict[str, str] = field(default_factory=dict)
+    capacity: int = 32
     cache: tuple[int, int] = (0, 0)
 
 
@@ -73,7 +75,7 @@ class _Run:
         self.session = ort.InferenceSession(job.model, options, providers=providers, enable_fallback=False)
         self.device = int(job.options.get("device_id", "0"))
         self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past_key_values")]
-        self.buffers = {past.name: self._zeros(past, CAPACITY if job.in_place else 0) for past in self.pasts}
+        self.buffers = {past.name: self._zeros(past, job.capacity if job.in_place else 0) for past in self.pasts}
         self.step: ort.IOBinding | None = None
         self.inputs: dict[str, ort.OrtValue] = {}
 
@@ -95,7 +97,7 @@ class _Run:
     def call(self, section: str, tokens: int, length: int) -> None:
         """Runs a call of so many tokens a row, after which the cache holds `length`."""
         is_step = tokens == 1
-        mask = np.zeros((self.job.batch, CAPACITY if self.job.in_place and is_step else length), np.int64)
+        mask = np.zeros((self.job.batch, self.job.capacity if self.job.in_place and is_step else length), np.int64)
         mask[:, :length] = 1
         feeds = {"input_ids": np.ones((self.job.batch, tokens), np.int64), "attention_mask": mask}
         if any(item.name == "position_ids" for item in self.session.get_inputs()):
