@@ -15,7 +15,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,7 +50,7 @@ def provider_options(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in options.items() if name != "enable_cuda_graph"}
 
 
-def written(models: Sequence[tuple[str, Path]], folder: Path) -> Iterator[Job]:
+def written(models: Sequence[tuple[str, Path]], positions: int, folder: Path) -> Iterator[Job]:
     """Each model in each precision that CUDA can run."""
     for name, model in models:
         config = json.loads((model / "config.json").read_text())
@@ -61,16 +60,19 @@ def written(models: Sequence[tuple[str, Path]], folder: Path) -> Iterator[Job]:
             out.mkdir()
             write_onnx(model, out, form)
             options = provider_options(genai_config(model_spec(config), config, None, form))
-            yield Job(out.name, str(out / "model.onnx"), options=options)
+            capacity = min(positions, config["max_position_embeddings"])
+            yield Job(out.name, str(out / "model.onnx"), options=options, capacity=capacity)
 
 
-def ready(graphs: Sequence[tuple[str, Path]]) -> Iterator[Job]:
+def ready(graphs: Sequence[tuple[str, Path]], positions: int) -> Iterator[Job]:
     """Graphs that are run as they are."""
     for name, folder in graphs:
         config = json.loads((folder / "genai_config.json").read_text())
         decoder = config["model"]["decoder"]
         cache = decoder["num_key_value_heads"], decoder["head_size"]
-        yield Job(name, str(folder / "model.onnx"), options=provider_options(config), cache=cache)
+        capacity = min(positions, config["model"]["context_length"])
+        options = provider_options(config)
+        yield Job(name, str(folder / "model.onnx"), options=options, capacity=capacity, cache=cache)
 
 
 def row(job: Job, counts: Counts) -> str:
@@ -91,11 +93,9 @@ def main() -> None:
     given = parser.parse_args()
     machine = Machine(sm=given.sm, without=(CUDNN,) if given.without_cudnn else ())
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [*written(given.models, Path(folder)), *ready(given.graph)]
+        jobs = [*written(given.models, given.positions, Path(folder)), *ready(given.graph, given.positions)]
         print(HEADER.format(sm=given.sm, positions=given.positions))
-        for job in (
-            replace(own, capacity=given.positions) for own in jobs
-        ):  # one process each: a GPU's memory holds one model at a time
+        for job in jobs:  # one process each: a GPU's memory holds one model at a time
             ran, _ = run(machine, [job])
             print(row(job, ran[f"{job.name} {STEP}"]), flush=True)
 
