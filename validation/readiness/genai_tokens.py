@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import sys
 
-import onnxruntime_genai as og
-
 
 def _main(folder: str, prompt: str, new_tokens: int) -> None:
+    import onnxruntime_genai as og  # in an environment of its own, where it brings its own onnxruntime
+
     model = og.Model(folder)
     tokenizer = og.Tokenizer(model)
     tokens = [int(token) for token in tokenizer.encode(prompt)]
