@@ -38,6 +38,11 @@ _CAUSES = (
         "choose another device_id",
     ),
     _Cause(
+        "this GPU is too old for the precision",
+        re.compile(r"compute capability"),
+        "convert the model in fp16 instead of bf16, or use a newer GPU",
+    ),
+    _Cause(
         "CUDA failed",
         re.compile(r"\b(?:CUDA|CUBLAS|CUDNN|CURAND|CUFFT)\w* (?:failure|error)\b"),
         "run `seap-export doctor`, which finds out whether the GPU and its driver work",

@@ -66,6 +66,8 @@ _PROBE = bytes.fromhex(
 )
 #: Run option: the CUDA graph to capture or replay, and the number that stands for none.
 _GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
+#: What ONNX Runtime says of an operator in a precision that no provider of a session has.
+_LACKS_OPERATOR = "Could not find an implementation"
 #: Session option: the folder of the external data of a model given as bytes.
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
 #: Environment variable: an existing folder, into which ONNX Runtime writes a profile of every session.
@@ -245,6 +247,12 @@ def _create(
             raise EnvironmentFailure(
                 f"{model}: cannot be captured as a CUDA graph, because parts of it would run on the CPU; convert it "
                 f"with --provider cuda, or set the provider option {CUDA_GRAPH} to 0"
+            ) from error
+        if _LACKS_OPERATOR in reason:
+            probe(provider)  # raises, with the reason, if the provider is not there at all
+            raise (ArtifactError if provider == "cpu" else EnvironmentFailure)(
+                f"{model}: the {provider} provider of this machine cannot run it: {reason}; convert the model with "
+                "another --precision or --provider"
             ) from error
         if provider == "tensorrt" and "install TensorRT" in reason:
             raise provider_failure(provider) from error  # the loader names the library

@@ -12,6 +12,7 @@ from micro import VARIATIONS, write_micro_model
 from converters.dialects import DialectName
 from converters.form import OnnxForm
 from converters.precision import Precision
+from seap_export.errors import ArtifactError
 from seap_export.pipeline.convert import convert_folder
 
 pytestmark = pytest.mark.needs("fake-cuda")
@@ -47,6 +48,19 @@ def test_it_generates(folders: dict[DialectName, Path], fake_cuda: type[Machine]
         ran = generate(fake_cuda(without=without), folders["fused"])
         assert ran.returncode == 0, ran.stderr
         assert sum(section.work.total() for section in ran.sections.values()) > 0
+
+
+def test_a_precision_that_only_another_provider_has(tmp_path: Path) -> None:
+    """Not the file is to blame, but the provider: CUDA's, which this machine lacks, or the CPU's."""
+    model = write_micro_model(tmp_path / "m", **VARIATIONS["llama-gqa"])
+    (tmp_path / "onnx").mkdir()
+    convert_folder(model, tmp_path / "onnx", OnnxForm(Precision("bf16"), "fused", "last", "cuda"))
+    ran = generate(Machine(without=("libcublas.so.13",)), tmp_path / "onnx")
+    assert ran.returncode == ENVIRONMENT
+    assert "CUDA execution provider could not be created" in ran.stderr
+    ran = command(Machine(), "generate", tmp_path / "onnx", "the cat sat")
+    assert ran.returncode == ArtifactError.exit_code
+    assert "the cpu provider of this machine cannot run it" in ran.stderr
 
 
 @pytest.mark.parametrize(

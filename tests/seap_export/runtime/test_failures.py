@@ -44,6 +44,11 @@ NODE = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while runn
             "on the device ; GPU=0 ; hostname=h ; file=/a.cu ; line=1 ; expr=cudaGetLastError();",
             r"CUDA failed \(CUDA failure 209: no kernel image [a-z ]+ on the device\); run `seap-export doctor`",
         ),
+        (
+            f"{NODE} MatMulNBits node. Name:'a' Status Message: BFloat16 MatMulNBits is not supported on cuda device "
+            "with compute capability < 8.0",
+            r"this GPU is too old for the precision \(.*\); convert the model in fp16",
+        ),
         ("[ONNXRuntimeError] : 11 : EP_FAIL : CUDA error cudaErrorIllegalAddress", "CUDA failed"),
     ],
 )
