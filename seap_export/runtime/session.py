@@ -50,10 +50,12 @@ WORKING_OPERATORS = frozenset(
     {
         "Attention",
         "FusedMatMul",
+        "GatedRMSNorm",
         "GroupQueryAttention",
         "MatMul",
         "MatMulNBits",
         "RMSNormalization",
+        "SimplifiedLayerNormalization",
         "SkipSimplifiedLayerNormalization",
     }
 )
