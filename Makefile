@@ -38,13 +38,14 @@ test-fast: .venv/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "not (real or release or full)"
 
 # What else guards a release; .ci/run runs it after `make test`.
-test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL)
+test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "release and not real"
 	.venv/bin/$(PYTEST) -m "release and real" --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 
 # Everything, with transformers 4.57 and a second real model, too.
-test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/installed $(MODEL) $(CODER)
+test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
+		$(MODEL) $(CODER)
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real"
 	.venv/bin/$(PYTEST) -m real --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real"
@@ -82,11 +83,11 @@ lint: .venv/installed
 	.venv-genai/bin/python -m pip install --quiet 'onnxruntime-genai==0.18.*'
 	@touch $@
 
-# The same for CUDA; the readiness run makes it.
-.venv-genai-cuda/installed: pyproject.toml
+# GenAI's CUDA package runs on the onnxruntime-gpu of .venv, with the CUDA libraries that are installed there.
+.venv-genai-cuda/installed: .venv/installed
 	$(PYTHON) -m venv .venv-genai-cuda
-	.venv-genai-cuda/bin/python -m pip install --quiet --upgrade pip
-	.venv-genai-cuda/bin/python -m pip install --quiet 'onnxruntime-genai-cuda==0.18.*'
+	ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$(ls -d .venv-genai-cuda/lib/python*/site-packages)/shared.pth
+	.venv-genai-cuda/bin/python -m pip install --quiet --no-deps 'onnxruntime-genai-cuda==0.18.*'
 	@touch $@
 
 $(MODEL): samples/get_model.py

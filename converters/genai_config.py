@@ -43,8 +43,8 @@ def genai_config(
         spec: The model's shapes.
         config: The model's config.json, for special tokens.
         generation_config: The model's generation_config.json, if any; takes precedence over `config`.
-        form: The form of the graph. Only the fused dialect updates caches in place, so that steps on CUDA can be
-            captured as a CUDA graph; without a provider named here, GenAI runs on the CPU.
+        form: The form of the graph. Only the fused dialect updates caches in place. Without a provider named here,
+            GenAI runs on the CPU.
 
     Raises:
         InputError: Neither config has an end-of-sequence token.
@@ -95,7 +95,8 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
 def _provider_options(form: OnnxForm) -> list[dict[str, dict[str, str]]]:
     if form.provider == "cpu":
         return []
-    return [{form.provider: {"enable_cuda_graph": str(int(form.dialect == "fused"))}}]
+    # Off, because GenAI then gives prompts a mask as wide as the whole text, which attention takes for one row only.
+    return [{form.provider: {"enable_cuda_graph": "0"}}]
 
 
 def _special_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:

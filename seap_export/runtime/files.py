@@ -80,7 +80,8 @@ def decoder_options(path: Path, provider: str, own: Mapping[str, str] | None = N
     """Provider options to run a decoder with.
 
     Args:
-        path: The genai_config.json, which says whether steps on CUDA are to be captured as CUDA graphs.
+        path: The genai_config.json. If it names CUDA, and caches that stay in place, steps are captured as CUDA
+            graphs; its own `enable_cuda_graph` is for ONNX Runtime GenAI, which cannot run batches with it.
         provider: "cpu", "cuda" or "tensorrt".
         own: Options that take precedence.
 
@@ -88,11 +89,14 @@ def decoder_options(path: Path, provider: str, own: Mapping[str, str] | None = N
         ArtifactError: The file is missing or damaged.
     """
     try:
-        found: Any = read_object(path)
+        config: Any = read_object(path)
+        found = config
         for key in ("model", "decoder", "session_options", "provider_options"):
             found = found.get(key, {})
-        options = {name: value for entry in found for name, value in entry.items()}.get(provider, {})
-        captured = {CUDA_GRAPH: str(options[CUDA_GRAPH])} if CUDA_GRAPH in options else {}
-    except (AttributeError, TypeError) as error:
+        named = {name: dict(options) for entry in found for name, options in entry.items()}
+        is_captured = (
+            provider == "cuda" and provider in named and config.get("search", {}).get("past_present_share_buffer")
+        )
+    except (AttributeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: its provider options cannot be read; it is damaged, export again") from error
-    return {**captured, **(own or {})}
+    return {**({CUDA_GRAPH: "1"} if is_captured else {}), **(own or {})}

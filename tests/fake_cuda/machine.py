@@ -52,7 +52,7 @@ class Machine:
     number: int = 0
     without: tuple[str, ...] = ()
 
-    def run(self, arguments: Sequence[str | Path], timeout: float = 300) -> Ran:
+    def run(self, arguments: Sequence[str | Path], timeout: float = 300, python: str | Path = sys.executable) -> Ran:
         """Runs Python with arguments, such as ["-m", "seap_export.cli", "doctor"] or ["-c", "import torch"].
 
         The program finds the test folder's helper modules, `fake_cuda.log.mark` among them.
@@ -65,7 +65,7 @@ class Machine:
                     (Path(folder) / library.name).symlink_to(library)
             log = Path(folder) / "log"
             environment = os.environ | self._environment(Path(folder), log)
-            command = [sys.executable, *map(str, arguments)]
+            command = [str(python), *map(str, arguments)]
             result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout)
             return Ran(result.returncode, result.stdout, result.stderr, read(log))
 

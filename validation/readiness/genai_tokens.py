@@ -12,8 +12,10 @@ import sys
 
 
 def _main(folder: str, prompt: str, new_tokens: int) -> None:
-    import onnxruntime_genai as og  # in an environment of its own, where it brings its own onnxruntime
+    import onnxruntime
+    import onnxruntime_genai as og  # in an environment of its own
 
+    onnxruntime.preload_dlls()  # finds CUDA's libraries among Python's packages, which GenAI does not
     model = og.Model(folder)
     tokenizer = og.Tokenizer(model)
     tokens = [int(token) for token in tokenizer.encode(prompt)]

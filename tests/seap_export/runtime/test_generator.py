@@ -186,15 +186,17 @@ def test_provider_options_of_the_folder_and_the_users(done: Path) -> None:
     path = done / "a-0.2" / "onnx" / "genai_config.json"
     assert decoder_options(path, "cuda") == {}
 
-    def captured(values: dict[str, Any]) -> None:
-        options = [{"cuda": {"enable_cuda_graph": "1", "of_genai": "2"}}]
+    def for_cuda(values: dict[str, Any]) -> None:
+        options = [{"cuda": {"enable_cuda_graph": "0", "of_genai": "2"}}]
         values["model"]["decoder"]["session_options"]["provider_options"] = options
 
-    edit(path, captured)
+    edit(path, for_cuda)
     assert decoder_options(path, "cpu") == {}
     assert decoder_options(path, "cuda", {"device_id": "1"}) == {"enable_cuda_graph": "1", "device_id": "1"}
     assert decoder_options(path, "cuda", {"enable_cuda_graph": "0"}) == {"enable_cuda_graph": "0"}
     assert Generator(path.parent).generate(PROMPT, 4)
+    edit(path, lambda values: values["search"].update(past_present_share_buffer=False))
+    assert decoder_options(path, "cuda") == {}
     for damage in (["cuda"], "cuda", 5, [{"cuda": 5}]):
         edit(path, lambda values, to=damage: values["model"]["decoder"]["session_options"].update(provider_options=to))
         with pytest.raises(ArtifactError, match=r"genai_config\.json: its provider options cannot be read; .*again"):
