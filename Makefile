@@ -39,7 +39,7 @@ test-fast: .venv/installed $(MODEL)
 
 # What else guards a release; .ci/run runs it after `make test`.
 test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed $(MODEL)
-	.venv/bin/$(PYTEST) $(PARALLEL) -m "release and not real"
+	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not real"
 	.venv/bin/$(PYTEST) -m "release and real" --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 

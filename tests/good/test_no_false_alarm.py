@@ -19,11 +19,12 @@ from seap_export.pipeline.validate import ValidationRequest, validate
 
 pytestmark = pytest.mark.release
 RATIOS = ("0", "0.2", "0.5")
-#: All that the CPU runs, but for fp32 in the fused dialect, which `export` writes.
+#: All that the CPU runs, but for fp32 in the fused dialect, which `export` writes; graphs for CUDA, too.
 OTHER_FORMS = (
     OnnxForm(dialect="standard"),
     OnnxForm(Precision("fp16")),
     OnnxForm(Precision("fp16"), dialect="standard"),
+    OnnxForm(Precision("fp16"), logits="last", provider="cuda"),
     OnnxForm(choose_precision("int8"), logits="last"),
     OnnxForm(choose_precision("int4", symmetric=False)),
 )
