@@ -71,7 +71,7 @@ def _ids_backwards(graph: Graph) -> None:
 def _last_column(graph: Graph) -> None:
     """The last place of the call instead of each row's last token: the same for a prompt alone."""
     node = graph.node("last_token.place")
-    batch = graph.before(node, "Sub", ["last_token.position.output", "last_token.position.output"])
+    batch = graph.before(node, "Sub", ["mask.last.output", "mask.last.output"])
     node.op_type, node.input[:] = "Add", ["last_token.end.output", batch]
 
 
