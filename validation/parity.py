@@ -7,16 +7,13 @@ if a figure exceeds its default limit, to measure whether its own noise explains
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from functools import partial, reduce
-from operator import or_
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from converters.blocks import in_float_activations
 from converters.form import read_form
@@ -30,11 +27,11 @@ from seap_export.runtime.providers import PROVIDERS
 from seap_export.runtime.session import available_threads, nodes_by_provider, open_session, probe
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore
-from validation.caches import CacheComparison
-from validation.metrics import CLEAR_MARGIN, LogitComparison
+from validation.compared import Compared, compare, compare_served, served_cases
+from validation.metrics import CLEAR_MARGIN
 from validation.onnx_runner import OnnxRunner
-from validation.profiles import SERVED, Figure, Limits, Noise, Pass, passes
-from validation.prompts import BATCH_ROWS, Case, TokenIds, parity_cases, prompt_digests, tokenize_prompts
+from validation.profiles import SERVED, Limits, Noise, passes
+from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, tokenize_prompts
 from validation.references import (
     Reference,
     TokenSequence,
@@ -43,7 +40,7 @@ from validation.references import (
     run_references,
     sequences_of,
 )
-from validation.report import ParityReport, StageResult
+from validation.report import ParityReport
 from validation.rounding import round_weights
 from validation.torch_runner import TorchRunner, open_torch_runner
 
@@ -71,43 +68,6 @@ class _Place:
         provider = session.get_providers()[0]
         gpu = None if provider == PROVIDERS["cpu"] else gpu_name()
         return cls(provider, gpu, nodes_by_provider(session), threads)
-
-
-@dataclass
-class _Compared:
-    """The comparison of one case in one pass."""
-
-    case: Case
-    own: Pass
-    prefill: LogitComparison = field(default_factory=LogitComparison)
-    decode: LogitComparison = field(default_factory=LogitComparison)
-    caches: CacheComparison | None = None
-
-    def results(
-        self, noise: Mapping[TokenSequence, Noise], margin: float = CLEAR_MARGIN
-    ) -> tuple[StageResult, StageResult]:
-        """Both stages, judged by the limits that this noise of the sequences asks for."""
-        own = reduce(or_, (noise.get(sequence, Noise()) for sequence in sequences_of(self.case)))
-        name, rows = f"{self.case.name}{self.own.suffix}", len(self.case.rows)
-        caches = None if self.caches is None else self.caches.figures()
-        prefill, decode = self.prefill.figures(margin), self.decode.figures(margin)
-        limits = [self.own.limits_for(own, max(figures.tokens, 1)) for figures in (prefill, decode)]
-        return (
-            StageResult(name, "prefill", rows, prefill, limits[0], own),
-            StageResult(name, "decode", rows, decode, limits[1], own, caches),
-        )
-
-    def undecided(self) -> set[Figure]:
-        """The figures whose verdict depends on torch's noise: those beyond a default limit that noise may widen.
-
-        A larger margin of clear choices leaves out some tokens, which can change their share unless all agree.
-        """
-        stages = self.results({})
-        exceeded = {limit.figure for stage in stages for limit in stage.limits if stage.exceeds(limit)}
-        shares = {stage.figures.clear_top1_agreement for stage in stages} - {None, 1.0}
-        is_judged = any(limit.figure == "clear_top1_agreement" for limit in self.own.limits)
-        margin: set[Figure] = {"clear_top1_agreement"} if is_judged and shares else set()
-        return (exceeded - self.own.given) | margin
 
 
 def run_parity(
@@ -168,7 +128,7 @@ def run_parity(
     with ArrayStore() as store:
         with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
-        compared: list[_Compared] = []
+        compared: list[Compared] = []
         for own in passes(form.precision, provider, limits):
             graph = in_float_activations(model) if own.in_float else None
             session = open_session(model, provider, threads, graph=graph)
@@ -176,16 +136,16 @@ def run_parity(
             runner = OnnxRunner(session)
             for case in cases:
                 say(f"onnx: {case.name}{own.suffix}")
-                compared.append(_compare(case, own, references, runner, store))
+                compared.append(compare(case, own, references, runner, store))
             # The fused attention would compute such rows wrongly without an error.
             is_unguarded = form.dialect == "fused" and runner.takes_left_padding()
             del runner, session  # before the next one opens, so that the weights are in memory once
         if provider != "cpu":
             options = decoder_options(onnx_folder / "genai_config.json", provider)
             decoder = Decoder(model, spec.max_position_embeddings, provider, threads, options)
-            for case in _served(cases):
+            for case in served_cases(cases):
                 say(f"onnx: {case.name}, {SERVED}")
-                compared.append(_compare_served(case, replace(own, label=SERVED), references, decoder, store))
+                compared.append(compare_served(case, replace(own, label=SERVED), references, decoder, store))
             del decoder
 
         def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
@@ -218,7 +178,7 @@ def run_parity(
 
 
 def _noise(
-    compared: Sequence[_Compared],
+    compared: Sequence[Compared],
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
     reopen: Callable[[], AbstractContextManager[TorchRunner]],
@@ -286,84 +246,6 @@ def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) ->
             "use fewer"
         )
     return limit
-
-
-def _compare(
-    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], runner: OnnxRunner, store: ArrayStore
-) -> _Compared:
-    compared = _Compared(case, own)
-    truths = [references[sequence] for sequence in sequences_of(case)]
-    wanted = [store.get(truth.logits) for truth in truths]
-    steps = len(case.forced[0])
-    last = _last_call(case, runner)
-    for row, ids in enumerate(case.rows):
-        prompt = wanted[row][:-steps]
-        count = 1 if runner.gives_last_only else len(prompt)
-        found = last[row] if runner.gives_last_only else last[row, : len(ids)][-count:]
-        first = len(ids) - count
-        following = (*ids[first + 1 :], case.forced[row][0])
-        compared.prefill.update(prompt[-count:], found, row=row, first_position=first, following=following)
-    for step, next_ids in enumerate(zip(*case.forced, strict=True)):
-        _compare_step(compared, step, wanted, runner.step(next_ids))
-    compared.caches = CacheComparison()
-    for row, truth in enumerate(truths):
-        compared.caches.update(_layers(truth, store), runner.cache(row), row)
-    return compared
-
-
-def _compare_step(
-    compared: _Compared, step: int, wanted: Sequence[NDArray[np.float32]], logits: NDArray[np.floating]
-) -> None:
-    """Adds the logits [rows, V] of a decode step; `wanted` are those of each row's prompt and all of its steps."""
-    for row, forced in enumerate(compared.case.forced):
-        expected = wanted[row][len(wanted[row]) - len(forced) + step][None]
-        following = forced[step + 1 : step + 2]
-        compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
-
-
-def _served(cases: Sequence[Case]) -> list[Case]:
-    """The cases that are also decoded as the graph is served: a prompt alone, and a batch."""
-    return [next(case for case in cases if (len(case.rows) > 1) == is_batch) for is_batch in (False, True)]
-
-
-def _compare_served(
-    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], decoder: Decoder, store: ArrayStore
-) -> _Compared:
-    """The same steps through the runner, which captures them as a CUDA graph where the graph allows it."""
-    compared = _Compared(case, own)
-    wanted = [store.get(references[sequence].logits) for sequence in sequences_of(case)]
-    decoding = decoder.start(case.rows, len(case.forced[0]))
-    for row, (ids, forced) in enumerate(zip(case.rows, case.forced, strict=True)):
-        expected, found = wanted[row][-len(forced) - 1][None], decoding.logits[row : row + 1]
-        compared.prefill.update(expected, found, row=row, first_position=len(ids) - 1, following=forced[:1])
-    for step, next_ids in enumerate(zip(*case.forced, strict=True)):
-        decoding.step(next_ids)
-        _compare_step(compared, step, wanted, decoding.logits)
-    return compared
-
-
-def _layers(reference: Reference, store: ArrayStore) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    return ((store.get(key), store.get(value)) for key, value in reference.cache)
-
-
-def _last_call(case: Case, runner: OnnxRunner) -> NDArray[np.floating]:
-    """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
-    steps = len(case.forced[0])
-    if case.call_tokens is None:
-        return runner.prefill(_padded(case.rows), [len(row) for row in case.rows], steps)
-    first, *others = (np.array([part], np.int64) for part in case.calls)
-    logits = runner.prefill(first, [first.shape[1]], len(case.rows[0]) - first.shape[1] + steps)
-    for part in others:
-        logits = runner.append(part)
-    return logits
-
-
-def _padded(rows: Sequence[TokenIds]) -> np.ndarray:
-    """int64 [B, longest], padded on the right with token 0, which the mask hides."""
-    padded = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return padded
 
 
 def _versions() -> dict[str, str]:
