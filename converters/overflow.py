@@ -133,8 +133,8 @@ class _Trial:
 def _refuse_beyond(limit: float, peak: float, what: str) -> None:
     if peak > limit:
         raise InputError(
-            f"fp16 cannot hold this model: {what} reaches {peak:.3g}; use --precision bf16 on CUDA, or fp32 on the CPU "
-            "(with int8 and int4, activations in bf16 or fp32)"
+            f"fp16 cannot hold this model: {what} reaches {peak:.3g}; use --precision bf16 on CUDA, or fp32 on the "
+            "CPU (with int8 and int4, activations in bf16 or fp32)"
         )
 
 
