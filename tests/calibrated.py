@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,22 @@ import transformers
 from micro import VARIATIONS, write_micro_model
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from seap_export.activations.calibrate import LayerStatistics, collect_statistics
+from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration, CalibrationRecord, CalibrationWriter
+from seap_export.activations.moments import Moments
+from seap_export.activations.statistics import (
+    Calibration,
+    CalibrationRecord,
+    HalfStatistics,
+    write_layer,
+    write_record,
+    write_sensitivity,
+    write_tokens,
+)
 from seap_export.families import Family, LayerSpec, family_of_model_type
+from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.kept import UNFINISHED
 from seap_export.plan.plan import Compensation, LayerPlan, Layout, Plan
 from seap_export.plan.solve import keeps_heads
 from seap_export.plan.sparsity import Sparsity
@@ -90,53 +103,68 @@ def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, to
     return [{name: torch.cat(parts) for name, parts in record.items()} for record in seen]
 
 
-def collect(source: Source, tasks: Mapping[str, Texts], **options: Any) -> dict[str, list[LayerStatistics]]:
-    """The statistics of every layer, for each task."""
+@dataclass
+class Full:
+    """Statistics of one half, its covariance as a matrix."""
+
+    moments: Moments
+    covariance: torch.Tensor
+
+
+def statistics_in(folder: Path, source: Source, texts: Texts, max_batch_tokens: int = 1024, **options: Any) -> Path:
+    """The folder, with all but the record in it."""
     skip_unless_loaded(source.spec.family)
-    found: dict[str, list[LayerStatistics]] = {task: [] for task in tasks}
+    folder.mkdir(parents=True, exist_ok=True)
+    collect_statistics(source, texts, folder, Compute(batch_tokens=max_batch_tokens), **options)
+    return folder
 
-    def keep(index: int, statistics: Mapping[str, LayerStatistics]) -> None:
-        for task, own in statistics.items():
-            assert len(found[task]) == index
-            found[task].append(own)
 
-    collect_statistics(source, tasks, keep, **options)
-    return found
+def opened(folder: Path, source: Source, task: str, texts: Texts) -> Calibration:
+    """A calibration, given all but its record."""
+    count = sum(map(len, texts))
+    write_record(
+        folder,
+        CalibrationRecord(task, source.name, source.digest, 0, 64, count, (f"{task}-aa",), (f"{task}-bb",), ()),
+    )
+    return Calibration(folder)
+
+
+def collect(source: Source, texts: Texts, max_batch_tokens: int = 1024) -> list[dict[Half, Full]]:
+    """The statistics of every layer."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = statistics_in(Path(temporary), source, texts, max_batch_tokens)
+        calibration = opened(folder, source, "task", texts)
+        return [
+            {
+                half: Full(getattr(calibration.layer(index), half), calibration.covariance(index, half))
+                for half in HALVES
+            }
+            for index in range(len(source.spec.layers))
+        ]
 
 
 def write_calibration(
     folder: Path,
     source: Source,
     task: str,
-    layers: Sequence[LayerStatistics],
+    layers: Sequence[Mapping[Half, HalfStatistics]],
     sensitivity: torch.Tensor,
     texts: Texts,
 ) -> Calibration:
     """Statistics on disk, opened."""
-    record = CalibrationRecord(
-        task, source.name, source.digest, 0, 64, sum(map(len, texts)), (f"{task}-aa",), (f"{task}-bb",), ()
-    )
     folder.mkdir(parents=True, exist_ok=True)
-    with CalibrationWriter(folder, source.spec) as writer:
-        for index, layer in enumerate(layers):
-            writer.write_layer(index, layer)
-        writer.finish(record, sensitivity, texts)
-    return Calibration(folder)
+    for index, layer in enumerate(layers):
+        write_layer(folder, index, layer)
+    write_tokens(folder, texts)
+    write_sensitivity(folder, sensitivity)
+    (folder / UNFINISHED).rmdir()
+    return opened(folder, source, task, texts)
 
 
 def calibrate(source: Source, folder: Path, tasks: Mapping[str, Texts], **weights: float) -> Mixture:
     """The statistics of texts of several tasks, each with the weight 1 if none is given."""
-    skip_unless_loaded(source.spec.family)
-    layers: dict[str, list[LayerStatistics]] = {task: [] for task in tasks}
-
-    def keep(_: int, statistics: Mapping[str, LayerStatistics]) -> None:
-        for task, own in statistics.items():
-            layers[task].append(own)
-
-    sensitivity = collect_statistics(source, tasks, keep)
     calibrations = {
-        task: write_calibration(folder / task, source, task, layers[task], sensitivity[task], texts)
-        for task, texts in tasks.items()
+        task: opened(statistics_in(folder / task, source, texts), source, task, texts) for task, texts in tasks.items()
     }
     name = "general" if len(tasks) > 1 else next(iter(tasks))
     return Mixture(name, dict.fromkeys(tasks, 1.0) | weights, calibrations)

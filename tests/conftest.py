@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import needs  # noqa: E402
 from fake_cuda.machine import Machine  # noqa: E402
-from needs import pytest_configure, pytest_runtest_setup  # noqa: E402, F401
+from needs import pytest_collection_modifyitems, pytest_configure, pytest_runtest_setup  # noqa: E402, F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -23,11 +23,11 @@ sys.path.insert(0, str(ROOT))  # before this folder, which has a `converters` of
 from click.testing import CliRunner  # noqa: E402
 from micro import VARIATIONS, micro_texts, one_thread, write_micro_model  # noqa: E402
 
-from converters.form import OnnxForm  # noqa: E402
-from converters.precision import Precision, choose_precision  # noqa: E402
+from converters.onnx.folder import convert_folder  # noqa: E402
+from converters.onnx.form import OnnxForm  # noqa: E402
+from converters.onnx.precision import Precision, choose_precision  # noqa: E402
 from seap_export.cli import main  # noqa: E402
 from seap_export.families.family import families, refused_models  # noqa: E402
-from seap_export.pipeline.convert import convert_folder  # noqa: E402
 from seap_export.pipeline.parity import check_parity, prompts_of  # noqa: E402
 from seap_export.pipeline.settings import ParitySettings  # noqa: E402
 
@@ -118,7 +118,9 @@ def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
     (variant / "onnx").mkdir(parents=True)
     (variant / "hf").symlink_to(exported / "hf")
     convert_folder(variant / "hf", variant / "onnx", form)
-    report = check_parity(variant, prompts_of(exported, None, 2), ParitySettings(threads=1)).to_json()
+    report = check_parity(
+        variant, "onnx", "onnxruntime", prompts_of(exported, None, 2), ParitySettings(threads=1)
+    ).to_json()
     if report["verdict"] != "passed":
         raise SystemExit(f"{variant}: {report['failure']}")
     return report

@@ -1,20 +1,31 @@
 """What tests need and a machine may lack: a test is skipped, with the reason, where it is missing.
 
 A test says `@pytest.mark.needs("browser")`. A name that is not listed below is a program on PATH, such as `cc`.
-`pytest --require browser,cc` makes what is missing an error, which is how CI runs.
+`pytest --require browser,cc` makes what is missing an error, which is how CI runs, and `--needing browser,cc` leaves
+out the tests that need none of these.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 
 import pytest
 from fake_cuda import build
 
-__all__ = ["NAMESPACE", "find", "pytest_addoption", "pytest_configure", "pytest_runtest_setup"]
+__all__ = [
+    "NAMESPACE",
+    "find",
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_setup",
+]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Runs a command that may mount file systems which nothing else sees.
@@ -32,15 +43,46 @@ def _mount() -> str | None:
     return path if works else None
 
 
+def _packages(*names: str) -> str | None:
+    found = [importlib.util.find_spec(name) for name in names]
+    return next((spec.origin for spec in found if spec), None) if all(found) else None
+
+
+def _vllm() -> str | None:
+    """The interpreter of an environment with vLLM, which cannot share ours."""
+    named = os.environ.get("SEAP_EXPORT_VLLM_PYTHON") or Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
+    return str(named) if Path(named).is_file() else None
+
+
+def _transformers_js() -> str | None:
+    from seap_export.errors import EnvironmentFailure
+    from validation.runners.node_package import find_transformers_js
+
+    try:
+        return str(find_transformers_js().folder)
+    except EnvironmentFailure:
+        return None
+
+
 def _fake_cuda() -> str | None:
     folder = build.built()
     return folder and str(folder)
 
 
+INSTALL = "run 'npm install @huggingface/transformers@4.3 --ignore-scripts', or set SEAP_NODE_MODULES"
 #: How each thing is found, and what to do where it is not.
 SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
     "browser": (_browser, "install Chromium or Chrome, such as with 'apt-get install chromium'"),
     "fake-cuda": (_fake_cuda, build.REMEDY),
+    "llama.cpp": (partial(_packages, "xllamacpp"), "install it with 'pip install seap-export[gguf]'"),
+    "openvino": (
+        partial(_packages, "openvino", "openvino_genai", "openvino_tokenizers"),
+        "install it with 'pip install seap-export[openvino]'",
+    ),
+    "mlx-lm": (partial(_packages, "mlx_lm"), "install it with 'pip install seap-export[mlx]'"),
+    "ray": (partial(_packages, "ray"), "install it with 'pip install ray[client]'"),
+    "vllm": (_vllm, "install it with 'make .venv-vllm/installed', or set SEAP_EXPORT_VLLM_PYTHON"),
+    "transformers.js": (_transformers_js, INSTALL),
     "mount": (_mount, "it takes Linux with unshare and user namespaces"),
 }
 
@@ -56,9 +98,10 @@ def _missing(name: str) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --require."""
+    """Adds --require and --needing."""
     help = "what the tests must not miss, such as browser,cc,npm: an error where it is missing, instead of skips"
     parser.addoption("--require", default="", metavar="NAMES", help=help)
+    parser.addoption("--needing", default="", metavar="NAMES", help="only tests that need one of these")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,6 +110,19 @@ def pytest_configure(config: pytest.Config) -> None:
     missing = [_missing(name) for name in required if find(name) is None]
     if missing:
         raise pytest.UsageError("; ".join(missing))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what --needing does not name."""
+    names = set(filter(None, config.getoption("--needing").split(",")))
+    if not names:
+        return
+    config.hook.pytest_deselected(items=[item for item in items if not names & _needed(item)])
+    items[:] = [item for item in items if names & _needed(item)]
+
+
+def _needed(item: pytest.Item) -> set[str]:
+    return {name for marker in item.iter_markers("needs") for name in marker.args}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -31,8 +31,9 @@ def write_task_corpora(folder: Path) -> None:
 def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
     """An export of tasks a and b and of both together, with a router."""
     from seap_export.corpus import parse_tasks
-    from seap_export.pipeline.export import ExportRequest, export
+    from seap_export.pipeline.export import export
     from seap_export.pipeline.mixtures import parse_mixtures
+    from seap_export.pipeline.request import ExportRequest
     from seap_export.pipeline.settings import ParitySettings
     from seap_export.sources.source import open_source
 

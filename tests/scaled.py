@@ -6,11 +6,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from converters.decoder import decoder_graph
-from converters.form import OnnxForm
-from converters.onnx_writer import DATA_FILE, MODEL_FILE
-from converters.scaling import Scaling
-from converters.weights import open_weights
+from converters.onnx.decoder import decoder_graph
+from converters.onnx.form import OnnxForm
+from converters.onnx.onnx_writer import DATA_FILE, MODEL_FILE
+from converters.onnx.scaling import Scaling
+from converters.onnx.weights import open_weights
 from seap_export.families import ModelSpec, model_spec, names
 from seap_export.layers.halves import HALVES
 from seap_export.sources.config import read_json

@@ -22,19 +22,14 @@ def test_with_what_is_there():
 """
 
 
-@pytest.mark.parametrize(
-    ("require", "code", "says"),
-    [
-        ("", 0, "1 passed, 1 skipped"),
-        ("present", 0, "1 passed, 1 skipped"),
-        ("present,no-such-program", 4, "no-such-program is missing"),
-    ],
-)
-def test_what_is_missing_is_skipped_or_an_error(tmp_path: Path, require: str, code: int, says: str) -> None:
-    (tmp_path / "test_it.py").write_text(TESTS)
-    (tmp_path / "present").write_text("#!/bin/sh\n")
-    (tmp_path / "present").chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parent)}
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Runs the two tests, of which one needs a program that is there."""
+    (folder / "test_it.py").write_text(TESTS)
+    (folder / "present").write_text("#!/bin/sh\n")
+    (folder / "present").chmod(0o755)
+    here = Path(__file__).parent
+    paths = f"{here.parent}{os.pathsep}{here}"  # in this order: tests has folders of the packages' names
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": paths}
     command = [
         sys.executable,
         "-m",
@@ -45,12 +40,29 @@ def test_what_is_missing_is_skipped_or_an_error(tmp_path: Path, require: str, co
         "-c",
         os.devnull,
         "--rootdir",
-        str(tmp_path),
+        str(folder),
         "-rs",
+        *options,
     ]
-    done = subprocess.run(
-        [*command, "--require", require], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("require", "code", "says"),
+    [
+        ("", 0, "1 passed, 1 skipped"),
+        ("present", 0, "1 passed, 1 skipped"),
+        ("present,no-such-program", 4, "no-such-program is missing"),
+    ],
+)
+def test_what_is_missing_is_skipped_or_an_error(tmp_path: Path, require: str, code: int, says: str) -> None:
+    done = run(tmp_path, "--require", require)
     assert done.returncode == code, done.stdout + done.stderr
     assert says in done.stdout + done.stderr
     assert code or "no-such-program is missing" in done.stdout
+
+
+@pytest.mark.parametrize(("needing", "says"), [("present", "1 passed, 1 deselected"), ("", "1 passed, 1 skipped")])
+def test_what_needs_something_runs_alone(tmp_path: Path, needing: str, says: str) -> None:
+    done = run(tmp_path, "--needing", needing)
+    assert says in done.stdout, done.stdout + done.stderr

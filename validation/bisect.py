@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,20 +13,22 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from converters.blocks import in_float_activations
-from converters.form import read_form
-from converters.precision import Precision
-from converters.scaling import read_scaling
+from converters.onnx.blocks import in_float_activations
+from converters.onnx.form import read_form
+from converters.onnx.precision import Precision
+from converters.onnx.scaling import read_scaling
 from seap_export.families import ModelSpec, model_spec
+from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.session import available_threads, open_session, probe
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore, StoredArray
-from validation.onnx_runner import OnnxRunner
 from validation.prompts import Case
 from validation.references import TokenSequence, sequences_of
 from validation.rounding import round_weights
+from validation.runners.onnx_runner import OnnxRunner
+from validation.runners.torch_runner import Run, TorchRunner, open_torch_runner
+from validation.session_memory import calls_of, claim_memory
 from validation.taps import Tap, decoder_taps, tapped
-from validation.torch_runner import TorchRunner, open_torch_runner
 
 __all__ = ["Bisection", "Overflow", "TapError", "bisect"]
 
@@ -102,6 +103,7 @@ def bisect(
     in_float: bool = False,
     provider: str = "cpu",
     threads: int | None = None,
+    compute: Compute | None = None,
 ) -> Bisection:
     """Runs a case on both sides and compares what every sublayer computes.
 
@@ -114,6 +116,7 @@ def bisect(
         in_float: Whether MatMulNBits leaves activations in float32.
         provider: ONNX Runtime's execution provider.
         threads: Threads of both sides; None: all cores.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
 
     Raises:
         UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
@@ -123,13 +126,14 @@ def bisect(
     model, threads = onnx_folder / "model.onnx", threads or available_threads()
     spec = model_spec(read_json(hf_folder / "config.json"))
     precision = read_form(model).precision
+    mapped = claim_memory(model, [calls_of(case)], provider, compute=compute)
     with ArrayStore() as store:
-        prepare = partial(round_weights, spec=spec, precision=precision)
-        with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
-            sequences = sequences_of(replace(case, forced=tuple(own[:steps] for own in case.forced)))
-            references = [_reference(torch_runner, spec, sequence, store) for sequence in sequences]
+        sequences = sequences_of(replace(case, forced=tuple(own[:steps] for own in case.forced)))
+        change = round_weights(spec, precision)
+        with open_torch_runner(hf_folder, threads, compute or choose_compute("cpu"), change=change) as torch_runner:
+            references = _Recorder(torch_runner, store).references(sequences)
         graph, places = _with_outputs(model, spec, in_float)
-        session = open_session(model, provider, threads, graph=graph)
+        session = open_session(model, provider, threads, graph=graph, mapped=mapped)
         runner = OnnxRunner(session, [value for _, value in places])
         comparison = _Comparison(places, precision)
         for call in _calls(case, runner, steps):
@@ -156,50 +160,69 @@ class _Call:
     tokens: tuple[slice, ...]  # of torch's
 
 
-def _reference(runner: TorchRunner, spec: ModelSpec, sequence: TokenSequence, store: ArrayStore) -> _Reference:
-    tokens = len(sequence.prompt) + len(sequence.forced)
-    with _recorded(runner, spec, store) as values:
-        run = runner.run(sequence.parts(spec), tokens)
-    cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
-    return _Reference(values, store.put(run.logits), cache)
+class _Recorder:
+    """Records what torch's modules compute: the values of a sequence go to the store after each layer."""
 
+    def __init__(self, runner: TorchRunner, store: ArrayStore) -> None:
+        self._runner, self._spec, self._store = runner, runner.spec, store
+        self._taps = list(decoder_taps(self._spec))
+        self._heads_first = _heads_first(runner)
+        self._parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
 
-@contextmanager
-def _recorded(runner: TorchRunner, spec: ModelSpec, store: ArrayStore) -> Iterator[dict[str, StoredArray]]:
-    """The values by tap that torch's modules compute within the block, of all calls together."""
-    values: dict[str, StoredArray] = {}
-    parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
-    heads_first = _heads_first(runner, spec)
-    handles = []
+    def references(self, sequences: Sequence[TokenSequence]) -> list[_Reference]:
+        """Runs the sequences."""
+        values: list[dict[str, StoredArray]] = [{} for _ in sequences]
+        caches: list[list[tuple[StoredArray, StoredArray]]] = [[] for _ in sequences]
+        handles = [
+            self._runner.model.get_submodule(name).register_forward_hook(partial(self._record, tap, name))
+            for tap in self._taps
+            for name in tap.modules
+        ]
 
-    def record(tap: Tap, name: str, module: Any, inputs: Any, output: Any) -> None:
+        def keep(place: int, keys: NDArray[np.float32], own: NDArray[np.float32]) -> None:
+            caches[place].append((self._store.put(keys), self._store.put(own)))
+            values[place] |= self._flush()
+
+        runs = [Run(own.parts(self._spec), len(own.prompt) + len(own.forced)) for own in sequences]
+        try:
+            logits = []
+            for own, own_logits in zip(values, self._runner.run(runs, keep), strict=True):
+                logits.append(self._store.put(own_logits))
+                own |= self._flush()
+        finally:
+            for handle in handles:
+                handle.remove()
+        order = [tap.name for tap in self._taps]
+        return [
+            _Reference({name: own[name] for name in order}, of_logits, tuple(cache))
+            for own, of_logits, cache in zip(values, logits, caches, strict=True)
+        ]
+
+    def _record(self, tap: Tap, name: str, module: Any, inputs: Any, output: Any) -> None:
         value = inputs[0] if tap.side == "input" else output
         if tap.side == "output without bias" and getattr(module, "bias", None) is not None:
             value = value - module.bias
-        if name in heads_first:
+        if name in self._heads_first:
             value = value.transpose(1, 2)
         own = value[0].float().flatten(1) * tap.factor  # [tokens, channels]
-        parts.setdefault((tap.name, name), []).append(own[:, tap.channels or slice(None)].numpy())
+        self._parts.setdefault((tap.name, name), []).append(own[:, tap.channels or slice(None)].cpu().numpy())
 
-    for tap in decoder_taps(spec):
-        for name in tap.modules:
-            module = runner.model.get_submodule(name)
-            handles.append(module.register_forward_hook(partial(record, tap, name)))
-    try:
-        yield values
-    finally:
-        for handle in handles:
-            handle.remove()
-    for tap in decoder_taps(spec):
-        own = [np.concatenate(parts[tap.name, name]) for name in tap.modules]
-        values[tap.name] = store.put(np.concatenate(own, axis=1))
+    def _flush(self) -> dict[str, StoredArray]:
+        """Stores what was recorded of one sequence, by tap."""
+        found = {}
+        for tap in self._taps:
+            if all((tap.name, name) in self._parts for name in tap.modules):
+                own = [np.concatenate(self._parts.pop((tap.name, name))) for name in tap.modules]
+                found[tap.name] = self._store.put(np.concatenate(own, axis=1))
+        return found
 
 
-def _heads_first(runner: TorchRunner, spec: ModelSpec) -> frozenset[str]:
+def _heads_first(runner: TorchRunner) -> frozenset[str]:
     """The norms of heads that get [batch, heads, tokens, head_dim], and not [batch, tokens, heads, head_dim].
 
-    A call shows it whose number of tokens is no number of heads.
+    A sequence shows it whose number of tokens is no number of heads.
     """
+    spec = runner.spec
     tokens = max(layer.num_attention_heads for layer in spec.layers) + 1
     found, handles = set(), []
 
@@ -212,7 +235,7 @@ def _heads_first(runner: TorchRunner, spec: ModelSpec) -> frozenset[str]:
             name = spec.family.module(norm, index)
             handles.append(runner.model.get_submodule(name).register_forward_hook(partial(note, name)))
     if handles:
-        runner.run([[0] * tokens], 1)
+        next(runner.run([Run([[0] * tokens], 1)]))
     for handle in handles:
         handle.remove()
     return frozenset(found)

@@ -46,8 +46,12 @@ class CacheComparison:
     def update(self, reference: Iterable[Layer], candidate: Iterable[Layer], row: int) -> None:
         """Adds one row: the keys and values [KV heads, tokens, head_dim] of each layer."""
         for layer, (wanted, found) in enumerate(zip(reference, candidate, strict=True)):
-            self._add(wanted[0], found[0], row, layer, "key")
-            self._add(wanted[1], found[1], row, layer, "value")
+            self.add_layer(wanted, found, row, layer)
+
+    def add_layer(self, wanted: Layer, found: Layer, row: int, layer: int) -> None:
+        """Adds the keys and values of one layer."""
+        self._add(wanted[0], found[0], row, layer, "key")
+        self._add(wanted[1], found[1], row, layer, "value")
 
     def figures(self) -> CacheFigures:
         """The figures so far, of at least one row."""

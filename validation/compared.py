@@ -1,4 +1,4 @@
-"""Runs a case and compares what the graph gives with the references."""
+"""Runs a case and compares what a runtime gives with the references."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from seap_export.runtime.decoder import Decoder
 from validation.array_store import ArrayStore
 from validation.caches import CacheComparison
 from validation.metrics import CLEAR_MARGIN, LogitComparison
-from validation.onnx_runner import OnnxRunner
 from validation.profiles import Figure, Noise, Pass
 from validation.prompts import Case, TokenIds
 from validation.references import Reference, TokenSequence, sequences_of
 from validation.report import StageResult
+from validation.runners.runner import Gives, Runner
 
 __all__ = ["Compared", "compare", "compare_served", "served_cases"]
 
@@ -61,27 +61,41 @@ class Compared:
 
 
 def compare(
-    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], runner: OnnxRunner, store: ArrayStore
+    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], runner: Runner, store: ArrayStore
 ) -> Compared:
     """Runs a case as parity does, and compares its logits and caches."""
     compared = Compared(case, own)
     truths = [references[sequence] for sequence in sequences_of(case)]
-    wanted = [store.get(truth.logits) for truth in truths]
+    wanted = [_comparable(store.get(truth.logits), runner.gives) for truth in truths]
     steps = len(case.forced[0])
     last = _last_call(case, runner)
+    gives_last_only = last.shape[1] == 1
     for row, ids in enumerate(case.rows):
         prompt = wanted[row][:-steps]
-        count = 1 if runner.gives_last_only else len(prompt)
-        found = last[row] if runner.gives_last_only else last[row, : len(ids)][-count:]
+        count = 1 if gives_last_only else len(prompt)
+        found = _comparable(last[row] if gives_last_only else last[row, : len(ids)][-count:], runner.gives)
         first = len(ids) - count
         following = (*ids[first + 1 :], case.forced[row][0])
         compared.prefill.update(prompt[-count:], found, row=row, first_position=first, following=following)
     for step, next_ids in enumerate(zip(*case.forced, strict=True)):
-        _compare_step(compared, step, wanted, runner.step(next_ids))
-    compared.caches = CacheComparison()
+        _compare_step(compared, step, wanted, _comparable(runner.step(next_ids), runner.gives))
     for row, truth in enumerate(truths):
-        compared.caches.update(_layers(truth, store), runner.cache(row), row)
+        cache = runner.cache(row)
+        if cache is not None:
+            compared.caches = compared.caches or CacheComparison()
+            compared.caches.update(_layers(truth, store), cache, row)
     return compared
+
+
+def _comparable(logits: NDArray[np.floating], gives: Gives) -> NDArray[np.floating]:
+    """Logits as they are; if log-probabilities are compared, they become such: their constant says nothing."""
+    if gives == "logits":
+        return logits
+    largest = logits.max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # NaN and infinities stay, and are found
+        sums = np.exp((logits - largest).astype(np.float64)).sum(axis=-1, keepdims=True)
+        normal: NDArray[np.floating] = ((logits - largest) - np.log(sums)).astype(np.float32)
+    return normal
 
 
 def _compare_step(
@@ -119,7 +133,7 @@ def _layers(reference: Reference, store: ArrayStore) -> Iterator[tuple[NDArray[n
     return ((store.get(key), store.get(value)) for key, value in reference.cache)
 
 
-def _last_call(case: Case, runner: OnnxRunner) -> NDArray[np.floating]:
+def _last_call(case: Case, runner: Runner) -> NDArray[np.floating]:
     """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
     steps = len(case.forced[0])
     if case.call_tokens is None:

@@ -1,50 +1,34 @@
-"""The export parity gate: an ONNX graph against the torch model that it was written from.
+"""The export parity gate: a written folder in a runtime against the torch model that it was written from.
 
-Torch runs first and is closed before the ONNX session opens, so two models are never in memory at once; its logits
-wait in a temporary file. The truth for a row of a padded batch is the same prompt run alone. Torch opens again only
-if a figure exceeds its default limit, to measure whether its own noise explains that.
+Torch runs first, a layer at a time, and is closed before the runtime opens; its logits and caches wait in a
+temporary file. The truth for a row of a padded batch is the same prompt run alone. Torch opens again only if a figure
+exceeds its default limit, to measure whether its own noise explains that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-import onnxruntime as ort
-
-from converters.blocks import in_float_activations
-from converters.form import read_form
-from converters.scaling import read_scaling
+from converters.format import Format
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.runtime.decoder import Decoder
-from seap_export.runtime.doctor.driver import gpu_name
-from seap_export.runtime.files import decoder_options
-from seap_export.runtime.providers import PROVIDERS
-from seap_export.runtime.session import available_threads, nodes_by_provider, open_session, probe
+from seap_export.layers.compute import Compute, choose_compute
+from seap_export.runtime.session import available_threads
 from seap_export.sources.config import read_json
 from validation.array_store import ArrayStore
-from validation.compared import Compared, compare, compare_served, served_cases
+from validation.compared import Compared, compare
 from validation.metrics import CLEAR_MARGIN
-from validation.onnx_runner import OnnxRunner
-from validation.profiles import SERVED, Limits, Noise, passes
+from validation.profiles import Limits, Noise
 from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, tokenize_prompts
-from validation.references import (
-    Reference,
-    TokenSequence,
-    measure_exact_noise,
-    measure_rounding_noise,
-    run_references,
-    sequences_of,
-)
-from validation.report import ParityReport
-from validation.rounding import round_weights
-from validation.torch_runner import TorchRunner, open_torch_runner
+from validation.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of
+from validation.report import ParityReport, Subject
+from validation.runners.candidate import Trial
+from validation.runners.table import open_candidate, require_runtime
+from validation.runners.torch_runner import TorchRunner, open_torch_runner
 
-__all__ = ["DECODE_STEPS", "LONG_TOKENS", "plan_cases", "run_parity"]
+__all__ = ["DECODE_STEPS", "LONG_TOKENS", "MAX_PROMPT_TOKENS", "plan_cases", "run_parity"]
 
 Progress = Callable[[str], None]
 _DEFAULT = Limits()
@@ -53,57 +37,47 @@ LONG_TOKENS, MAX_PROMPT_TOKENS = 2048, 128
 DECODE_STEPS = 16
 
 
-@dataclass(frozen=True)
-class _Place:
-    """The provider, GPU, nodes and threads of a session; see `ParityReport`."""
-
-    provider: str
-    gpu: str | None
-    nodes: dict[str, dict[str, int]] | None
-    threads: int
-
-    @classmethod
-    def of(cls, session: ort.InferenceSession) -> _Place:
-        threads = session.get_session_options().intra_op_num_threads
-        provider = session.get_providers()[0]
-        gpu = None if provider == PROVIDERS["cpu"] else gpu_name()
-        return cls(provider, gpu, nodes_by_provider(session), threads)
-
-
 def run_parity(
     hf_folder: Path,
-    onnx_folder: Path,
+    folder: Path,
     prompts: Sequence[str],
     *,
+    runtime: str = "onnxruntime",
+    own: Format | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     decode_steps: int = DECODE_STEPS,
     limits: Limits = _DEFAULT,
     max_prompt_tokens: int = MAX_PROMPT_TOKENS,
     long_tokens: int = LONG_TOKENS,
+    compute: Compute | None = None,
     on_progress: Progress | None = None,
+    on_memory: Progress | None = None,
 ) -> ParityReport:
-    """Compares the logits and caches of `onnx_folder`/model.onnx with those of the float32 model in `hf_folder`.
+    """Compares the logits and caches of a written folder in a runtime with those of the float32 model in `hf_folder`.
 
-    The graph's metadata say in which form it was written. If its weights are int8 or int4, the reference has the same
-    rounded weights, and on the CPU the graph also runs with activations that are not rounded: then only the order of
-    sums differs. Limits: see `validation.profiles`; cases: `validation.prompts.parity_cases`.
+    Torch computes with the weights that the format stores, so that only the arithmetic differs. `Format.differences`
+    says whether they are the model's. See `Candidate`, and `OnnxCandidate` for ONNX. Limits: see
+    `validation.profiles`; cases: `validation.prompts.parity_cases`.
 
     Each case is a prompt, or several, and then `decode_steps` tokens one at a time, the same on both sides. After the
-    last one, all keys and values are compared. On a GPU, a prompt and a batch are decoded a second time through the
-    runner, so that its CUDA graph is compared too.
+    last one, all keys and values are compared, if the runtime shows them.
 
     Args:
         hf_folder: config.json, safetensors files and tokenizer.
-        onnx_folder: model.onnx and model.onnx.data; for a GPU also genai_config.json.
+        folder: What was written from it.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
-        provider: "cpu" or "cuda", for ONNX Runtime; torch always runs on the CPU.
-        threads: Threads of torch and of ONNX Runtime; None: all cores this process may use.
+        runtime: What runs the folder.
+        own: The folder's format; None: as it says itself.
+        provider: "cpu" or "cuda", for ONNX Runtime.
+        threads: Threads of torch and of the runtime; None: all cores this process may use.
         decode_steps: At least 1.
         limits: The limits that are judged.
         max_prompt_tokens: Longer prompts are cut; at least 3, and never more than the model's positions allow.
         long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.
-        on_progress: Called with a line about each sequence or case before it runs.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+        on_progress: Called with a line about each layer of torch, and each case before it runs.
+        on_memory: Called with a line about the memory that ONNX Runtime will take; None: `on_progress` is.
 
     Returns:
         The report; a failed comparison is a verdict in it, not an exception.
@@ -111,69 +85,57 @@ def run_parity(
     Raises:
         UsageError: An argument is out of range.
         InputError: There is no prompt, or one has no tokens.
-        ArtifactError: The model folder or the ONNX file cannot be loaded.
-        EnvironmentFailure: The execution provider is not available, or memory or disk space runs out.
-        ParityFailure: The graph does not run at all.
+        ArtifactError: The model folder or the written one cannot be loaded.
+        EnvironmentFailure: The runtime or its provider is not available, or memory or disk space runs out.
+        ParityFailure: The model does not run at all.
     """
-    probe(provider)  # before the references, which take long
     say = on_progress or (lambda line: None)
+    compute = compute or choose_compute("cpu")
     threads = threads if threads is not None else available_threads()
-    spec, model = _model_spec(hf_folder), onnx_folder / "model.onnx"
+    require_runtime(runtime)
+    spec = _model_spec(hf_folder)
     limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
     cases = plan_cases(
         hf_folder, prompts, decode_steps=decode_steps, max_prompt_tokens=max_prompt_tokens, long_tokens=long_tokens
     )
-    form, scaling = read_form(model), read_scaling(model)
-    prepare = partial(round_weights, spec=spec, precision=form.precision)
+    # opened before the references, which take long
+    candidate = open_candidate(runtime, Trial(hf_folder, folder, own, spec, provider, threads, compute, say))
+    candidate.claim(cases, on_memory or say)
+    reads = candidate.reads()
+
+    def opened() -> AbstractContextManager[TorchRunner]:
+        return open_torch_runner(hf_folder, threads, compute, change=reads.change, stored=reads.stored)
+
     with ArrayStore() as store:
-        with open_torch_runner(hf_folder, threads, prepare) as torch_runner:
+        with opened() as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
         compared: list[Compared] = []
-        for own in passes(form.precision, provider, limits):
-            graph = in_float_activations(model) if own.in_float else None
-            session = open_session(model, provider, threads, graph=graph)
-            place = _Place.of(session)  # the last pass runs the graph as it is
-            runner = OnnxRunner(session)
-            for case in cases:
-                say(f"onnx: {case.name}{own.suffix}")
-                compared.append(compare(case, own, references, runner, store))
-            # The fused attention would compute such rows wrongly without an error.
-            is_unguarded = form.dialect == "fused" and runner.takes_left_padding()
-            del runner, session  # before the next one opens, so that the weights are in memory once
-        if provider != "cpu":
-            options = decoder_options(onnx_folder / "genai_config.json", provider)
-            decoder = Decoder(model, spec.max_position_embeddings, provider, threads, options)
-            for case in served_cases(cases):
-                say(f"onnx: {case.name}, {SERVED}")
-                compared.append(compare_served(case, replace(own, label=SERVED), references, decoder, store))
-            del decoder
+        for way in candidate.passes(limits):
+            with candidate.opened(way) as runner:
+                for case in cases:
+                    say(f"{candidate.own.name}: {case.name}{way.suffix}")
+                    compared.append(compare(case, way, references, runner, store))
+        compared += candidate.served(cases, way, references, store)
 
         def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
-            return measure_rounding_noise(
-                torch_runner, references, store, spec, form.precision, scaling, provider, say
-            )
+            return candidate.rounding_noise(torch_runner, references, store)
 
-        def reopen() -> AbstractContextManager[TorchRunner]:
-            return open_torch_runner(hf_folder, threads, prepare)
-
-        noise, margin = _noise(compared, references, store, reopen, round_alike, say)
+        noise, margin = _noise(compared, references, store, opened, round_alike, say)
     return ParityReport(
         stages=tuple(stage for own in compared for stage in own.results(noise, margin)),
-        form=form,
+        subject=Subject(
+            candidate.own.name, runtime, candidate.own.precision, candidate.arithmetic.name, candidate.form()
+        ),
         provider_asked=provider,
-        provider_obtained=place.provider,
-        gpu=place.gpu,
-        nodes=place.nodes,
-        threads=place.threads,
-        versions=_versions(),
+        conditions=candidate.conditions(),
+        versions=_versions() | candidate.versions(),
         decode_steps=decode_steps,
         max_prompt_tokens=limit,
         prompt_sha256=prompt_digests(prompts),
         longest_tokens=max(len(row) for case in cases for row in case.rows) + decode_steps,
         context_length=spec.max_position_embeddings,
         noise_kl=max((own.mean_kl for own in noise.values()), default=0.0) or None,
-        looser_limits=limits.looser(form.precision.name),
-        is_unguarded=is_unguarded,
+        looser_limits=limits.looser(candidate.arithmetic.name),
     )
 
 
@@ -249,12 +211,7 @@ def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) ->
 
 
 def _versions() -> dict[str, str]:
-    import onnxruntime
     import torch
     import transformers
 
-    return {
-        "onnxruntime": onnxruntime.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    return {"torch": torch.__version__, "transformers": transformers.__version__}

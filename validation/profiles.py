@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
-from converters.precision import PRECISIONS, Precision, PrecisionName
+from converters.onnx.precision import PRECISIONS, Precision, PrecisionName
 from seap_export.errors import UsageError
 
 __all__ = [

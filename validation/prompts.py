@@ -12,15 +12,24 @@ from typing import Any
 import numpy as np
 
 from seap_export.errors import ArtifactError, InputError
-from validation.torch_runner import quiet_transformers
+from validation.quiet import quiet_transformers
 
-__all__ = ["BATCH_ROWS", "CALL_TOKENS", "Case", "parity_cases", "prompt_digests", "tokenize_prompts"]
+__all__ = [
+    "BATCH_ROWS",
+    "CALL_TOKENS",
+    "KEPT_TOKENS",
+    "RANDOM_TOKENS",
+    "Case",
+    "parity_cases",
+    "prompt_digests",
+    "tokenize_prompts",
+]
 
 TokenIds = tuple[int, ...]
 BATCH_ROWS = 3
-_RANDOM_TOKENS, _RANDOM_SEED = 64, 0
+RANDOM_TOKENS, _RANDOM_SEED = 64, 0
 #: A long prompt runs in calls of 512 tokens. Only its last 64 tokens' logits are compared: all would fill the disk.
-CALL_TOKENS, _KEPT_TOKENS = 512, 64
+CALL_TOKENS, KEPT_TOKENS = 512, 64
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ def parity_cases(
     """
     prompts = [text[:max_prompt_tokens] for text in texts]
     chance = np.random.default_rng(_RANDOM_SEED)
-    drawn = tuple(chance.integers(0, vocab_size, min(_RANDOM_TOKENS, long_tokens)).tolist())
+    drawn = tuple(chance.integers(0, vocab_size, min(RANDOM_TOKENS, long_tokens)).tolist())
     long = [token for prompt in prompts for token in prompt]
     size = min(CALL_TOKENS, -(-long_tokens // 2))
     last = long_tokens - (long_tokens - 1) // size * size
@@ -141,7 +150,7 @@ def parity_cases(
         _case(f"batch of {BATCH_ROWS}", [(texts[index], length) for index, length in batch], steps),
         _case("one token", [(texts[0], 1)], steps),
         Case("random tokens", (drawn,), (tuple(islice(cycle(texts[0]), steps)),)),
-        _case("long prompt", [(long, long_tokens)], steps, call_tokens=size, kept=min(_KEPT_TOKENS, last)),
+        _case("long prompt", [(long, long_tokens)], steps, call_tokens=size, kept=min(KEPT_TOKENS, last)),
     )
 
 

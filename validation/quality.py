@@ -2,17 +2,17 @@
 
 KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
 text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
-but the first of each. Both models get the same tokens, one text at a time; torch runs in float32 on the CPU.
+but the first of each. Both models get the same tokens, one text at a time; torch runs in float32.
 
-The dense model runs first and is released. Its logits are kept in a temporary file for any number of variants, so that
-two models are never in memory at once.
+The dense model runs first, a layer at a time, and is released. Its logits are kept in a temporary file for any number
+of variants.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +21,17 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.all_logits import with_all_logits
 from seap_export.errors import ArtifactError, InputError
+from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.session import available_threads, open_session
 from validation.array_store import ArrayStore, StoredArray
 from validation.metrics import Defect, LogitComparison
-from validation.onnx_runner import OnnxRunner
-from validation.torch_runner import open_torch_runner
+from validation.runners.onnx_runner import OnnxRunner
+from validation.runners.runner import Runner
+from validation.runners.scorer import open_scorer
+from validation.runners.table import open_runner
+from validation.runners.torch_runner import Run, TorchRunner, open_torch_runner
+from validation.session_memory import Calls, claim_memory
 
 __all__ = [
     "FORMS",
@@ -35,6 +39,7 @@ __all__ = [
     "DenseReference",
     "DivergenceFigures",
     "Form",
+    "claim_texts",
     "continue_prompt",
     "measure_divergence",
 ]
@@ -45,11 +50,25 @@ FORMS: tuple[Form, ...] = get_args(Form)
 TokenIds = tuple[int, ...]
 Alternatives = tuple[TokenIds, ...]
 Progress = Callable[[str], object]
-_Run = Callable[[TokenIds], NDArray[np.floating]]
 #: Number of logits held in float64 at once.
 _CHUNK_ELEMENTS = 2**20
 #: Tokens that make an answer.
 _LEAST_ANSWER = 3
+
+
+def claim_texts(
+    folder: Path,
+    texts: Iterable[TokenIds],
+    provider: str = "cpu",
+    compute: Compute | None = None,
+    say: Progress = lambda line: None,
+) -> bool:
+    """Claims the memory for an `onnx` folder that runs texts one at a time, as `claim_memory` does.
+
+    To be called before the dense model runs, which takes long.
+    """
+    longest = max(map(len, texts))
+    return claim_memory(folder / "model.onnx", [Calls(1, longest, longest)], provider, say, compute=compute)
 
 
 @dataclass(frozen=True)
@@ -111,15 +130,17 @@ class _Answer:
 class DenseAnswers:
     """What the dense model says about texts and prompts. Each is computed once, for any number of variants.
 
-    Logits wait in the temporary folder, 4 bytes each; the model is in memory only while `run` is running.
+    Logits wait in the temporary folder, 4 bytes each; layers are in memory only while `run` is running.
 
     Args:
         folder: config.json and safetensors files of the dense model.
         threads: Threads of torch; None: all cores this process may use.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, threads: int | None = None, compute: Compute | None = None) -> None:
         self._folder, self._threads = folder, threads or available_threads()
+        self._compute = compute or choose_compute("cpu")
         self._store = ArrayStore()
         self._texts: dict[TokenIds, _Answer] = {}
         self._answered: dict[Alternatives, tuple[TokenIds, TokenIds]] = {}
@@ -160,9 +181,9 @@ class DenseAnswers:
         new_prompts = [own for own in dict.fromkeys(prompts) if own not in self._answered]
         if not new_texts and not new_prompts:
             return
-        with open_torch_runner(self._folder, self._threads) as runner:
-            for index, ids in enumerate(new_texts):
-                logits = runner.run([ids], len(ids)).logits
+        with open_torch_runner(self._folder, self._threads, self._compute) as runner:
+            runs = runner.run([Run([ids], len(ids)) for ids in new_texts])
+            for index, (ids, logits) in enumerate(zip(new_texts, runs, strict=True)):
                 if not np.isfinite(logits).all():
                     raise InputError(
                         f"the dense model gives NaN or infinite logits for text {index}; use another model or corpus"
@@ -171,11 +192,19 @@ class DenseAnswers:
                 loss.add(logits, ids)
                 self._texts[ids] = _Answer(self._store.put(logits), loss.sum)
                 say(f"dense: text {index + 1} of {len(new_texts)}")
-            for alternatives in new_prompts:
-                for ids in alternatives:
-                    self._answered[alternatives] = ids, runner.continuation(ids, steps, stops)
-                    if len(self._answered[alternatives][1]) >= _LEAST_ANSWER:
-                        break
+            self._continue(runner, new_prompts, steps, stops)
+
+    def _continue(
+        self, runner: TorchRunner, prompts: Sequence[Alternatives], steps: int, stops: Collection[int]
+    ) -> None:
+        """Continues the first alternative of all prompts together, then the second of those without an answer."""
+        open_prompts = list(prompts)
+        for number in range(max(map(len, prompts), default=0)):
+            open_prompts = [own for own in open_prompts if number < len(own)]
+            following = runner.continuations([own[number] for own in open_prompts], steps, stops)
+            for own, tokens in zip(open_prompts, following, strict=True):
+                self._answered[own] = own[number], tokens
+            open_prompts = [own for own in open_prompts if len(self._answered[own][1]) < _LEAST_ANSWER]
 
     def reference(self, texts: Sequence[TokenIds]) -> DenseReference:
         """The answers for texts that were run.
@@ -199,20 +228,22 @@ class DenseAnswers:
 def measure_divergence(
     reference: DenseReference,
     folder: Path,
-    form: Form = "hf",
+    form: str = "hf",
     *,
     threads: int | None = None,
     provider: str = "cpu",
+    compute: Compute | None = None,
     on_progress: Progress | None = None,
 ) -> DivergenceFigures:
     """Runs a variant on the reference's texts and compares its predictions.
 
     Args:
         reference: The dense model's predictions.
-        folder: The variant's `hf` or `onnx` folder.
-        form: Which of the two it is.
+        folder: The variant's `hf` or `onnx` folder, or one of another format.
+        form: Which of the two it is, or the runtime of another format.
         threads: Threads of torch or of ONNX Runtime; None: all cores this process may use.
-        provider: ONNX Runtime's execution provider; torch runs on the CPU.
+        provider: ONNX Runtime's execution provider.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
         on_progress: Called with a line about each text when it is done.
 
     Raises:
@@ -221,9 +252,10 @@ def measure_divergence(
     """
     say = on_progress or (lambda line: None)
     comparison, loss = LogitComparison(), _Loss()
-    with _open_runner(folder, form, threads or available_threads(), provider) as run:
-        for index, ids in enumerate(reference.token_ids):
-            logits = run(ids)
+    texts = reference.token_ids
+    mapped = form == "onnx" and claim_texts(folder, texts, provider, compute)
+    with _logits(texts, folder, form, threads or available_threads(), provider, compute, mapped) as found:
+        for index, (ids, logits) in enumerate(zip(texts, found, strict=True)):
             comparison.update(reference.logits(index), logits, row=index)
             defects = comparison.figures().defects
             if defects:
@@ -245,6 +277,7 @@ def measure_divergence(
 
 def continue_prompt(
     folder: Path,
+    runtime: str,
     prompt: TokenIds,
     steps: int,
     stops: Collection[int] = (),
@@ -252,32 +285,56 @@ def continue_prompt(
     threads: int | None = None,
     provider: str = "cpu",
 ) -> TokenIds:
-    """Up to `steps` tokens with which a variant's `onnx` folder continues a prompt, as far as the first of `stops`.
+    """Up to `steps` tokens with which a variant continues a prompt, the most likely ones, before the first of `stops`.
+
+    Args:
+        folder: The variant's folder.
+        runtime: What runs it.
+        prompt: Token ids.
+        steps: The most tokens that follow.
+        stops: Tokens that end an answer.
+        threads: Threads of the runtime; None: all cores this process may use.
+        provider: ONNX Runtime's execution provider.
 
     Raises:
         ArtifactError: The folder cannot be loaded.
-        ParityFailure: The ONNX graph does not run.
+        EnvironmentFailure: The runtime, or memory, is missing.
+        ParityFailure: The model does not run.
     """
-    runner = OnnxRunner(open_session(folder / "model.onnx", provider, threads or available_threads()))
-    last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)], steps)[0, -1]
+    threads, tokens = threads or available_threads(), len(prompt)
+    if runtime == OnnxRunner.runtime:
+        model = folder / "model.onnx"
+        mapped = claim_memory(model, [Calls(1, tokens, tokens + steps)], provider)
+        runner: Runner = OnnxRunner(open_session(model, provider, threads, mapped=mapped))
+    else:
+        runner = open_runner(runtime, folder, threads)
     following: list[int] = []
-    while len(following) < steps and (token := int(last.argmax())) not in stops:
-        following.append(token)
-        last = runner.step([token])[0]
+    with closing(runner):
+        last = runner.prefill(np.asarray([prompt], np.int64), [tokens], steps)[0, -1]
+        while len(following) < steps and (token := int(last.argmax())) not in stops:
+            following.append(token)
+            last = runner.step([token])[0]
     return tuple(following)
 
 
 @contextmanager
-def _open_runner(folder: Path, form: Form, threads: int, provider: str) -> Iterator[_Run]:
-    """A function from a text's tokens [T] to logits [T, V]."""
+def _logits(
+    texts: Sequence[TokenIds],
+    folder: Path,
+    form: str,
+    threads: int,
+    provider: str,
+    compute: Compute | None,
+    mapped: bool,
+) -> Iterator[Iterator[NDArray[np.floating]]]:
+    """The logits [T, V] of each text."""
     if form == "hf":
-        with open_torch_runner(folder, threads) as torch_runner:
-            yield lambda ids: torch_runner.run([ids], len(ids)).logits
-    else:
-        model = folder / "model.onnx"
-        session = open_session(model, provider, threads, graph=with_all_logits(model) if model.is_file() else None)
-        onnx_runner = OnnxRunner(session)
-        yield lambda ids: onnx_runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0]
+        with open_torch_runner(folder, threads, compute or choose_compute("cpu")) as torch_runner:
+            yield torch_runner.run([Run([ids], len(ids)) for ids in texts])
+        return
+    runtime = OnnxRunner.runtime if form == "onnx" else form
+    with closing(open_scorer(runtime, folder, threads, provider, mapped=mapped)) as runner:
+        yield (runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0] for ids in texts)
 
 
 def _in_words(defect: Defect) -> str:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
-from converters.precision import Precision
-from converters.scaling import Scaling
+from converters.onnx.precision import Precision
+from converters.onnx.scaling import Scaling
 from seap_export.families import ModelSpec
 from validation.array_store import ArrayStore, StoredArray
 from validation.caches import CacheComparison
 from validation.metrics import LogitComparison
 from validation.profiles import Noise
 from validation.prompts import CALL_TOKENS, Case, TokenIds
-from validation.rounding import round_activations, scale_weights
-from validation.torch_runner import TorchRunner
+from validation.rounding import narrow, round_activations, scale_norms, scale_weights
+from validation.runners.torch_runner import Run, TorchRunner
 
 __all__ = [
     "Reference",
@@ -95,13 +95,20 @@ def run_references(
     runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, spec: ModelSpec, say: Progress
 ) -> dict[TokenSequence, Reference]:
     """Runs every sequence of the cases once; logits and caches go to the store."""
-    sequences, found = list(dict.fromkeys(own for case in cases for own in sequences_of(case))), {}
-    for index, sequence in enumerate(sequences):
-        say(f"torch: sequence {index + 1} of {len(sequences)}")
-        run = runner.run(sequence.parts(spec), sequence.logits)
-        cache = tuple((store.put(key), store.put(value)) for key, value in run.cache)
-        found[sequence] = Reference(store.put(run.logits), cache)
-    return found
+    sequences = list(dict.fromkeys(own for case in cases for own in sequences_of(case)))
+    caches: list[list[tuple[StoredArray, StoredArray]]] = [[] for _ in sequences]
+
+    def keep(place: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+        if place == 0:
+            say(f"torch: layer {len(caches[0]) + 1} of {len(spec.layers)}")
+        caches[place].append((store.put(keys), store.put(values)))
+
+    runs = runner.run([Run(own.parts(spec), own.logits) for own in sequences], keep)
+    found = [store.put(logits) for logits in runs]
+    return {
+        sequence: Reference(logits, tuple(cache))
+        for sequence, logits, cache in zip(sequences, found, caches, strict=True)
+    }
 
 
 def measure_exact_noise(
@@ -116,15 +123,21 @@ def measure_exact_noise(
         say: Receives a line about each sequence.
     """
     runner.use_other_attention()
+    known = list(references.values())
+    caches, passed = [CacheComparison() for _ in known], [0] * len(known)
+
+    def compare(place: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+        wanted = known[place].cache[passed[place]]
+        caches[place].add_layer((store.get(wanted[0]), store.get(wanted[1])), (keys, values), 0, passed[place])
+        passed[place] += 1
+
     found = {}
-    for index, (sequence, reference) in enumerate(references.items()):
+    runs = runner.run([Run(own.calls, own.logits) for own in references], compare)
+    for index, (sequence, again) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of another attention kernel, sequence {index + 1} of {len(references)}")
-        again = runner.run(sequence.calls, sequence.logits)
-        difference = np.abs(store.get(reference.logits) - again.logits)
-        caches = CacheComparison()
-        caches.update(((store.get(key), store.get(value)) for key, value in reference.cache), again.cache, 0)
+        difference = np.abs(store.get(known[index].logits) - again)
         largest = float(difference[np.isfinite(difference)].max(initial=0.0))
-        found[sequence] = Noise(max_abs=largest, cache_error=caches.figures().error)
+        found[sequence] = Noise(max_abs=largest, cache_error=caches[index].figures().error)
     return found
 
 
@@ -153,16 +166,15 @@ def measure_rounding_noise(
     Returns:
         The noise of each sequence, and the largest difference of a logit; none and 0 where nothing is rounded.
     """
-    round_alike = _rounding(runner, spec, precision, scaling, provider)
-    if round_alike is None:
+    if not _round_alike(runner, spec, precision, scaling, provider):
         return {}, 0.0
     runner.use_other_attention()
-    round_alike()
     figures = {}
-    for index, (sequence, reference) in enumerate(references.items()):
+    runs = runner.run([Run(own.parts(spec), own.logits) for own in references])
+    for index, (sequence, rounded) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {precision.name}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()
-        comparison.update(store.get(reference.logits), runner.run(sequence.parts(spec), sequence.logits).logits)
+        comparison.update(store.get(references[sequence].logits), rounded)
         figures[sequence] = comparison.figures()
     finite = [(own.mean_kl, own.tokens) for own in figures.values() if own.mean_kl is not None]
     overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0
@@ -174,12 +186,16 @@ def _split(tokens: TokenIds, size: int) -> list[TokenIds]:
     return [tokens[start : start + size] for start in range(0, len(tokens), size)]
 
 
-def _rounding(
-    runner: TorchRunner, spec: ModelSpec, precision: Precision, scaling: Scaling, provider: str
-) -> Callable[[], None] | None:
-    """Makes torch round what the graph rounds; None where it rounds nothing."""
+def _round_alike(runner: TorchRunner, spec: ModelSpec, precision: Precision, scaling: Scaling, provider: str) -> bool:
+    """Makes torch round what the graph rounds; returns False where it rounds nothing."""
     if precision.dtype != "fp32":
-        return lambda: runner.narrow(precision.torch_dtype, scale_weights(runner.model, spec, scaling))
+        kept: frozenset[str] = frozenset()
+        if scaling != Scaling():
+            runner.change_weights(scale_weights(spec, scaling))
+            kept = scale_norms(runner.model, spec, scaling)
+        runner.change_weights(narrow(precision.torch_dtype, kept))
+        return True
     if precision.quantization is not None and provider == "cpu":
-        return partial(round_activations, runner.model, spec, precision.quantization)
-    return None
+        round_activations(runner.model, spec, precision.quantization)
+        return True
+    return False

@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, Literal
 
-from converters.form import OnnxForm
+from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
 from validation.caches import CacheFigures
 from validation.metrics import Defect, LogitFigures, Place
 from validation.profiles import Figure, Limit, Noise
 
-__all__ = ["SCHEMA", "ParityReport", "Stage", "StageResult", "round_beyond"]
+__all__ = ["SCHEMA", "Conditions", "ParityReport", "Stage", "StageResult", "Subject", "round_beyond"]
 
 Stage = Literal["prefill", "decode"]
 
-SCHEMA = "seap-export/parity/3"
+SCHEMA = "seap-export/parity/4"
 _FIGURE_WORDS: dict[Figure, str] = {
     "max_abs": "max abs",
     "cache_error": "cache error",
@@ -106,6 +106,44 @@ class StageResult:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What is compared with torch.
+
+    Attributes:
+        format: Name of the format.
+        runtime: What runs it.
+        precision: The format's.
+        limits: The precision whose limits hold.
+        form: How it is written, as JSON values.
+    """
+
+    format: str
+    runtime: str
+    precision: str
+    limits: PrecisionName
+    form: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a runtime ran.
+
+    Attributes:
+        provider: What computed: the first execution provider of a session of ONNX Runtime, or the runtime.
+        gpu: The name of the GPU; None on the CPU, or if the driver does not tell.
+        nodes: Nodes of each operator that each execution provider ran; None if the runtime does not report them.
+        threads: Threads of both torch and the runtime.
+        complaints: Defects that no comparison of logits shows, in words.
+    """
+
+    provider: str
+    gpu: str | None
+    nodes: Mapping[str, Mapping[str, int]] | None
+    threads: int
+    complaints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """The subject, the conditions and the verdict of a parity run.
 
@@ -113,12 +151,10 @@ class ParityReport:
 
     Attributes:
         stages: Prefill and decode of every case.
-        form: The form of the graph.
+        subject: What was compared with torch.
         provider_asked: "cpu" or "cuda".
-        provider_obtained: The first execution provider of the session.
-        nodes: Nodes of each operator that each execution provider ran; None if ONNX Runtime does not report them.
-        threads: Threads of both torch and ONNX Runtime.
-        versions: Versions of onnxruntime, torch and transformers.
+        conditions: How it ran.
+        versions: Versions of torch, transformers and the packages of the runtime.
         decode_steps: Decode steps of each case.
         max_prompt_tokens: Longer prompts were truncated to this many tokens.
         prompt_sha256: Hash of each prompt's text.
@@ -126,16 +162,12 @@ class ParityReport:
         context_length: Maximum number of positions of the model.
         noise_kl: Largest mean KL divergence of torch that rounds like the graph; None if no verdict depended on it.
         looser_limits: Limits that are looser than the defaults, in words.
-        is_unguarded: Whether the graph runs rows padded on the left although its attention does not support them.
-        gpu: The name of the GPU; None on the CPU, or if the driver does not tell.
     """
 
     stages: tuple[StageResult, ...]
-    form: OnnxForm
+    subject: Subject
     provider_asked: str
-    provider_obtained: str
-    nodes: Mapping[str, Mapping[str, int]] | None
-    threads: int
+    conditions: Conditions
     versions: Mapping[str, str]
     decode_steps: int
     max_prompt_tokens: int
@@ -144,8 +176,6 @@ class ParityReport:
     context_length: int
     noise_kl: float | None = None
     looser_limits: tuple[str, ...] = ()
-    is_unguarded: bool = False
-    gpu: str | None = None
 
     def __post_init__(self) -> None:
         if {result.stage for result in self.stages} != {"prefill", "decode"}:
@@ -160,15 +190,18 @@ class ParityReport:
     def reasons(self) -> tuple[str, ...]:
         """Why the run failed: first what no limit excuses, then the largest differences; empty if it passed."""
         ranked = sorted(self.stages, key=lambda result: (not result.has_defect, -result.excess))
-        unguarded = ["rows padded on the left are accepted and computed wrongly"] if self.is_unguarded else []
-        return (*unguarded, *self._misplaced(), *(reason for result in ranked for reason in result.reasons))
+        return (
+            *self.conditions.complaints,
+            *self._misplaced(),
+            *(reason for result in ranked for reason in result.reasons),
+        )
 
     def _misplaced(self) -> list[str]:
         """Operators that do the model's work on another provider; shape arithmetic may run anywhere."""
         return [
-            f"{count} {operator} nodes ran on {provider} instead of {self.provider_obtained}"
-            for provider, operators in (self.nodes or {}).items()
-            if provider != self.provider_obtained
+            f"{count} {operator} nodes ran on {provider} instead of {self.conditions.provider}"
+            for provider, operators in (self.conditions.nodes or {}).items()
+            if provider != self.conditions.provider
             for operator, count in operators.items()
             if operator in WORKING_OPERATORS
         ]
@@ -205,7 +238,7 @@ class ParityReport:
     @property
     def smallest_passing_limits(self) -> dict[Figure, float] | None:
         """The tightest limit of each judged figure that would pass, to two digits; None if no limit would."""
-        if self.is_unguarded or self._misplaced() or any(result.has_defect for result in self.stages):
+        if self.conditions.complaints or self._misplaced() or any(result.has_defect for result in self.stages):
             return None
         worst: dict[Figure, float] = {}
         for result in self.stages:
@@ -224,10 +257,11 @@ class ParityReport:
         tokens = sum(result.figures.tokens for result in self.stages)
         prompts = _counted(len(self.prompt_sha256), "prompt")
         divergence = max((r.figures.max_kl or 0.0 for r in self.stages), default=0.0)
+        where = f"{self.conditions.provider}{f' ({self.conditions.gpu})' if self.conditions.gpu else ''}"
         line = (
             f"parity {'passed' if self.passed else 'FAILED'}: {', '.join(self._judged())}, max KL "
             f"{divergence:.1e} nats, top-1 {self.top1_agreement:.1%} over {tokens} tokens of {prompts} "
-            f"in {self.form.precision.name} on {self.provider_obtained}{f' ({self.gpu})' if self.gpu else ''}"
+            f"in {self.subject.precision} on {where}"
         )
         return line if self.passed else f"{line}\n{self.failure()}"
 
@@ -265,10 +299,11 @@ class ParityReport:
         }
         exceeded = [figure for figure in self.limits if figure in failed]
         wanted = ", ".join(f"{figure} = {smallest[figure]:g}" for figure in exceeded)
-        return f"{wanted} under [{self.form.precision.name}] in a file of limits would pass"
+        return f"{wanted} under [{self.subject.limits}] in a file of limits would pass"
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; equal runs give equal values, without times and paths."""
+        nodes = self.conditions.nodes
         return {
             "schema": SCHEMA,
             "verdict": "passed" if self.passed else "failed",
@@ -279,18 +314,21 @@ class ParityReport:
             "top1_agreement": self.top1_agreement,
             "mean_kl_nats": self.mean_kl,
             "cache_error": self.cache_error,
-            "form": self.form.to_json(),
+            "format": self.subject.format,
+            "runtime": self.subject.runtime,
+            "precision": self.subject.precision,
+            "form": dict(self.subject.form),
             "limits": self.limits,
             "smallest_passing_limits": self.smallest_passing_limits,
             "looser_limits": list(self.looser_limits),
             "noise_kl_nats": self.noise_kl,
             "provider": {
                 "asked": self.provider_asked,
-                "obtained": self.provider_obtained,
-                "gpu": self.gpu,
-                "nodes": None if self.nodes is None else {name: dict(ops) for name, ops in self.nodes.items()},
+                "obtained": self.conditions.provider,
+                "gpu": self.conditions.gpu,
+                "nodes": None if nodes is None else {name: dict(ops) for name, ops in nodes.items()},
             },
-            "threads": self.threads,
+            "threads": self.conditions.threads,
             "versions": dict(sorted(self.versions.items())),
             "prompts": {"count": len(self.prompt_sha256), "sha256": list(self.prompt_sha256)},
             "max_prompt_tokens": self.max_prompt_tokens,

@@ -5,39 +5,40 @@ A graph that is scaled to stay within fp16 rounds numbers that torch would overf
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from converters.precision import BlockQuantization, Precision
-from converters.quantize import QuantizedMatrix, dequantize, quantize
-from converters.scaling import Scaling, scaled_epsilon
+from converters.onnx.precision import BlockQuantization, Precision
+from converters.onnx.quantize import QuantizedMatrix, dequantize, quantize
+from converters.onnx.scaling import Scaling, scaled_epsilon
 from seap_export.families import ModelSpec
 from seap_export.families.family import FUSED
 from seap_export.families.names import PROJECTIONS
 from seap_export.layers.halves import NORMS_AROUND
 from seap_export.sources.stored import StoredForm
+from validation.checkpoint import Change, Weights
 
-__all__ = ["round_activations", "round_weights", "scale_weights"]
+__all__ = ["narrow", "round_activations", "round_weights", "scale_norms", "scale_weights"]
 
 
-def round_weights(model: Any, spec: ModelSpec, precision: Precision) -> None:
-    """Rounds the matrices of a torch model in place to int8 or int4 levels; other precisions leave them unchanged.
+def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
+    """Rounds matrices to int8 or int4 levels; None: the precision leaves them as they are.
 
     Args:
-        model: A transformers causal language model, float32.
-        spec: Its shapes.
+        spec: The model's shapes.
         precision: The graph's.
     """
     how = precision.quantization
     if how is None:
-        return
-    with torch.no_grad():
-        for name in _quantized(spec, how):
-            weight = model.get_parameter(name)
-            weight.copy_(_rounded(weight, how, precision.torch_dtype))
+        return None
+    quantized = frozenset(_quantized(spec, how))
+    return lambda weights: {
+        name: _rounded(tensor, how, precision.torch_dtype) if name in quantized else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
@@ -65,11 +66,35 @@ def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -
     return dequantize(QuantizedMatrix(matrix.packed, scales, matrix.zero_points), how, weight.shape[1])
 
 
-def scale_weights(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]:
-    """Scales a torch model in place like a graph, so that it overflows in fp16 as little; its results are the same.
+def scale_weights(spec: ModelSpec, scaling: Scaling) -> Change:
+    """Scales weights like a graph's, so that they overflow in fp16 as little; `scale_norms` belongs to it.
 
     Args:
-        model: A transformers causal language model, float32.
+        spec: What the model computes.
+        scaling: The graph's.
+    """
+    form = StoredForm(spec)
+    # torch's factor on embeddings cannot be changed in all classes: their table is scaled always.
+    exponents = scaling.tensors(replace(spec, block=replace(spec.block, embedding_multiplier=1.0)))
+    held: dict[str, list[str]] = {}
+    for plain in spec.tensors():
+        held.setdefault(form.holders([plain])[0], []).append(plain)
+
+    def scaled(weights: Weights) -> Weights:
+        own = [plain for name in weights for plain in held[name]]
+        changed = {
+            name: tensor * 2.0 ** exponents.get(name, 0) for name, tensor in form.to_plain(own, weights).items()
+        }
+        return {name: tensor.float() for name, tensor in form.to_stored(changed).items()}
+
+    return scaled
+
+
+def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]:
+    """Gives the norms of a torch model the epsilons that go with `scale_weights`.
+
+    Args:
+        model: A transformers causal language model.
         spec: What it computes.
         scaling: The graph's.
 
@@ -77,22 +102,9 @@ def scale_weights(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[st
         The gains of norms that must not be rounded to 16 bits, because they are stored without an offset of 1 that
         is most of them now.
     """
-    if scaling == Scaling():
-        return frozenset()
-    form, family = StoredForm(spec), spec.family
-    # torch's factor on embeddings cannot be changed in all classes: their table is scaled always.
-    exponents = scaling.tensors(replace(spec, block=replace(spec.block, embedding_multiplier=1.0)))
-    layers = range(len(spec.layers))
-    with torch.no_grad():
-        for plain in (spec.outer_tensors(), *map(spec.layer_tensors, layers)):
-            stored = {name: model.get_parameter(name) for name in form.holders(plain)}
-            scaled = {
-                name: tensor * 2.0 ** exponents.get(name, 0) for name, tensor in form.to_plain(plain, stored).items()
-            }
-            for name, tensor in form.to_stored(scaled).items():
-                stored[name].copy_(tensor)
+    family = spec.family
     norms = {family.module("norm"): scaling.stream}
-    for index in layers:
+    for index in range(len(spec.layers)):
         for half, around in NORMS_AROUND.items():
             for norm, exponent in zip(around, (scaling.stream, scaling.output(spec, half, index)), strict=True):
                 if norm in spec.block.norms:
@@ -102,6 +114,11 @@ def scale_weights(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[st
         attribute = "eps" if hasattr(module, "eps") else "variance_epsilon"
         setattr(module, attribute, scaled_epsilon(getattr(module, attribute), exponent))
     return frozenset(f"{name}.weight" for name in norms) if family.block.norm_offset else frozenset()
+
+
+def narrow(dtype: torch.dtype, kept: Collection[str] = ()) -> Change:
+    """Converts weights to a dtype of 16 bits, which the model then computes in; some may be kept."""
+    return lambda weights: {name: own if name in kept else own.to(dtype) for name, own in weights.items()}
 
 
 def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from converters.scaling import Scaling
+from converters.onnx.scaling import Scaling
 from seap_export.families import ModelSpec
 from seap_export.families.names import QKV, Norm, Projection
 from seap_export.layers.halves import NORMS_AROUND, READERS, Half

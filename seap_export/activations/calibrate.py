@@ -1,119 +1,162 @@
-"""Calibration: every task's texts go through the dense model once, layer by layer."""
+"""Calibration: a task's texts go through the dense model once, layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
 from seap_export.activations.covariance import CovarianceAccumulator
-from seap_export.activations.moments import MomentAccumulator, Moments
-from seap_export.activations.sensitivity import (
-    SENSITIVITY_TOKENS,
-    last_gradients,
-    residual_sensitivity,
-    sensitivity_texts,
+from seap_export.activations.moments import MomentAccumulator
+from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, Backward, sensitivity_texts
+from seap_export.activations.statistics import (
+    HalfStatistics,
+    has_sensitivity,
+    write_layer,
+    write_sensitivity,
+    write_tokens,
 )
 from seap_export.activations.walk_check import WalkCheck
 from seap_export.layers.batches import length_buckets
-from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.compute import Compute
+from seap_export.layers.halves import HALVES, Half, half_tensors
 from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.streams import Storage, choose_storage
 from seap_export.sources.source import Source
 
-__all__ = ["HalfStatistics", "LayerStatistics", "collect_statistics"]
+__all__ = ["collect_statistics", "storage_for"]
 
-
-@dataclass(frozen=True)
-class HalfStatistics:
-    """The input of o_proj or down_proj over all real tokens: moments, and covariance, float64 [channels, channels]."""
-
-    moments: Moments
-    covariance: torch.Tensor
-
-
-LayerStatistics = Mapping[Half, HalfStatistics]
+_STREAM, _CHECK = "stream", "check"
 
 
 def collect_statistics(
     source: Source,
-    token_ids: Mapping[str, Sequence[Sequence[int]]],
-    on_layer: Callable[[int, Mapping[str, LayerStatistics]], None],
+    token_ids: Sequence[Sequence[int]],
+    folder: Path,
+    compute: Compute | None = None,
     *,
-    max_batch_tokens: int = 1024,
-) -> dict[str, torch.Tensor]:
-    """Runs all tasks' texts, reports the statistics of each layer as it finishes, and returns the sensitivities.
+    check: bool = True,
+    on_layer: Callable[[int], None] = lambda layer: None,
+) -> None:
+    """Writes all statistics of a task's texts but the record, one layer at a time.
 
-    A layer's weights are read once for all tasks and released before the next layer's are read. The hidden states of
-    all calibration tokens stay in memory, hidden_size x 4 bytes each, and at every layer those of the few hundred
-    tokens that the sensitivity is taken from.
+    It continues what an interrupted call with the same arguments left in the folder; at most one layer is computed
+    again. Memory holds one layer, the covariance of one half, and the hidden states of all tokens if they fit.
 
     Args:
         source: The dense model.
-        token_ids: For each task the token ids of its calibration texts.
-        on_layer: Called with the index of each layer and, for each task, its statistics.
-        max_batch_tokens: Positions in a batch, padding included; it affects the speed, not the result.
-
-    Returns:
-        For each task the result of `residual_sensitivity` for its first texts.
+        token_ids: Token ids of the calibration texts.
+        folder: An existing folder: empty, or with what was left there.
+        compute: Where layers are computed, and with how much memory; it affects the speed, and at most the rounding.
+        check: Whether transformers' own class runs along and is compared.
+        on_layer: Called with the index of each layer whose statistics are on disk.
 
     Raises:
         InputError: A weight is not finite, or the model computes something else than transformers does.
         EnvironmentFailure: The installed transformers has no class of the model's family.
     """
-    with torch.no_grad():
-        run = _Run(source, token_ids, max_batch_tokens)
-        for index in range(len(source.spec.layers)):
-            on_layer(index, run.layer(index))
-    return run.sensitivity()
+    layers, unfinished = len(source.spec.layers), folder / UNFINISHED
+    if not has_sensitivity(folder):
+        unfinished.mkdir(exist_ok=True)
+        write_tokens(folder, token_ids)
+        with torch.no_grad():
+            run = _Run(source, token_ids, folder, compute or Compute(), check)
+            for index in range(layers):
+                run.layer(index)
+                on_layer(index)
+            write_sensitivity(folder, run.sensitivity())
+    else:
+        for index in range(layers):
+            on_layer(index)
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def storage_for(source: Source, token_ids: Sequence[Sequence[int]], folder: Path, compute: Compute) -> Storage:
+    """Where `collect_statistics` keeps the hidden states of these texts."""
+    return choose_storage(source.spec, sum(map(len, token_ids)), compute, folder / UNFINISHED)
 
 
 class _Run:
-    """The hidden states of the real tokens of all tasks, advanced layer by layer."""
+    """The hidden states of the real tokens, advanced layer by layer, from wherever an earlier run came to."""
 
-    def __init__(self, source: Source, token_ids: Mapping[str, Sequence[Sequence[int]]], max_tokens: int) -> None:
-        self._source = source
-        self._first: dict[str, int] = {}  # number of batches that the sensitivity is computed from
-        self._hidden: dict[str, HiddenStates] = {}
-        table = source.read_outer("embed_tokens")
-        for task, sequences in token_ids.items():
-            texts = sensitivity_texts(sequences)
-            first = length_buckets(sequences[:texts], SENSITIVITY_TOKENS)
-            self._first[task] = len(first)
-            batches = first + length_buckets(sequences[texts:], max_tokens)
-            self._hidden[task] = HiddenStates.embedded(source.spec, table, batches)
-        self._check = WalkCheck(source, [ids for sequences in token_ids.values() for ids in sequences], table)
-        self._inputs: list[dict[str, list[torch.Tensor]]] = []
+    def __init__(
+        self, source: Source, token_ids: Sequence[Sequence[int]], folder: Path, compute: Compute, check: bool
+    ) -> None:
+        self._source, self._compute, self._folder = source, compute, folder
+        self._unfinished = folder / UNFINISHED
+        texts = sensitivity_texts(token_ids)
+        first = length_buckets(token_ids[:texts], SENSITIVITY_TOKENS, compute.device)
+        batches = first + length_buckets(token_ids[texts:], compute.batch_tokens, compute.device)
+        self._streams = storage_for(source, token_ids, folder, compute).streams(_STREAM, source.spec, batches)
+        self._backward = Backward(source, first, self._unfinished, compute.device)
+        self._check: WalkCheck | None = None
+        self._hidden = HiddenStates(batches, self._streams)
+        self._next = self._start(token_ids, check)
 
-    def layer(self, index: int) -> dict[str, LayerStatistics]:
-        """Runs one layer; replaces the hidden states by its output."""
-        self._inputs.append({task: [stream.clone() for stream in own] for task, own in self._of_first().items()})
+    def _start(self, token_ids: Sequence[Sequence[int]], check: bool) -> int:
+        """Sets the streams of the first layer that is to be computed; returns its index."""
+        layers = len(self._source.spec.layers)
+        if self._backward.has_begun:
+            return layers
+        saved = [index for index in self._streams.saved() if not check or self._path_of_check(index).is_file()]
+        if check or not saved:
+            table = self._source.read_outer("embed_tokens")
+            if check:
+                self._check = WalkCheck(self._source, token_ids, table)
+            if not saved:
+                HiddenStates.embedded(self._source.spec, table, self._hidden.batches, self._streams)
+                return 0
+        if self._check is not None:
+            self._check.restore(kept_tensors(self._path_of_check(saved[-1])))
+        self._streams.load(saved[-1])
+        return saved[-1]
+
+    def _path_of_check(self, index: int) -> Path:
+        return path_of(self._unfinished, _CHECK, index)
+
+    def layer(self, index: int) -> None:
+        """Runs one layer, unless it was done before, and replaces the hidden states by its output."""
+        if index < self._next:
+            return
+        self._backward.keep_inputs(index, [self._streams[place] for place in range(self._backward.number)])
         tensors = self._source.read_layer(index)
-        layer = DecoderLayer(self._source.spec, index, tensors)
-        self._check.layer(index, layer, tensors)
-        return {task: {half: _run_half(layer, half, own) for half in HALVES} for task, own in self._hidden.items()}
+        if self._check is not None:
+            self._check.layer(index, tensors)
+        write_layer(self._folder, index, {half: self._half(index, half, tensors) for half in HALVES})
+        self._save(index + 1)
 
-    def sensitivity(self) -> dict[str, torch.Tensor]:
+    def _half(self, index: int, half: Half, tensors: dict[str, torch.Tensor]) -> HalfStatistics:
+        own = half_tensors(tensors, index, half)
+        layer = DecoderLayer(self._source.spec, index, own, self._compute.device)
+        moments, covariance = MomentAccumulator(), CovarianceAccumulator()
+
+        def add(passed: HalfPass) -> None:
+            moments.update(passed.channels)
+            covariance.update(passed.channels)
+
+        self._hidden.advance(layer, half, add)
+        return HalfStatistics(moments.result(), covariance.packed_covariance())
+
+    def _save(self, index: int) -> None:
+        """Keeps all that the layer needs which comes next."""
+        if self._check is not None:
+            keep_tensors(self._path_of_check(index), self._check.state())
+        self._streams.save(index)
+        self._streams.forget(index)
+        self._path_of_check(index - 1).unlink(missing_ok=True)
+
+    def sensitivity(self) -> torch.Tensor:
         """The sensitivities; call it after the last layer."""
-        spec = self._source.spec
-        gain = self._source.read_outer("norm")
-        head = self._source.read_outer("embed_tokens" if spec.tie_word_embeddings else "lm_head")
-        self._check.logits(gain, head)
-        batches = {task: own.batches[: self._first[task]] for task, own in self._hidden.items()}
-        gradients = {task: last_gradients(spec, gain, head, own) for task, own in self._of_first().items()}
-        return residual_sensitivity(self._source, batches, self._inputs, gradients)
-
-    def _of_first(self) -> dict[str, list[torch.Tensor]]:
-        return {task: hidden.streams[: self._first[task]] for task, hidden in self._hidden.items()}
-
-
-def _run_half(layer: DecoderLayer, half: Half, hidden: HiddenStates) -> HalfStatistics:
-    moments, covariance = MomentAccumulator(), CovarianceAccumulator()
-
-    def add(passed: HalfPass) -> None:
-        moments.update(passed.channels)
-        covariance.update(passed.channels)
-
-    hidden.advance(layer, half, add)
-    return HalfStatistics(moments.result(), covariance.covariance())
+        if not self._backward.has_begun:
+            spec = self._source.spec
+            gain = self._source.read_outer("norm")
+            head = self._source.read_outer("embed_tokens" if spec.tie_word_embeddings else "lm_head")
+            if self._check is not None:
+                self._check.logits(gain, head)
+            outputs = [self._streams[place] for place in range(self._backward.number)]
+            self._backward.begin(gain, head, outputs)
+        return self._backward.run()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
-__all__ = ["CovarianceAccumulator", "pack_symmetric", "unpack_symmetric"]
+__all__ = ["CovarianceAccumulator", "add_packed", "mirrored", "pack_symmetric"]
 
 #: Rows of the matrix computed at a time, only from the diagonal to the right, which saves nearly half of the work.
 _STRIP = 256
@@ -19,6 +20,9 @@ class CovarianceAccumulator:
 
     Values are shifted by the mean of the first block before they are multiplied, so that a channel whose mean is
     large against its spread keeps its variance (as in `moments`); blocks of products in float32 are summed in float64.
+
+    The sums are where the first values were. A result takes the memory of its sums, so each can be had once, and
+    nothing can be added afterwards.
     """
 
     def __init__(self) -> None:
@@ -55,12 +59,13 @@ class CovarianceAccumulator:
     def _start(self, values: torch.Tensor, targets: torch.Tensor | None) -> None:
         channels = values.shape[1]
         self._shift = values[:_BLOCK].double().mean(0).float()
-        self._sum = torch.zeros(channels, dtype=torch.float64)
-        self._square = torch.zeros(channels, channels, dtype=torch.float64)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=values.device)
+        self._sum = zeros(channels)
+        self._square = zeros(channels, channels)
         if targets is not None:
             self._target_shift = targets[:_BLOCK].double().mean(0).float()
-            self._target_sum = torch.zeros(targets.shape[1], dtype=torch.float64)
-            self._cross = torch.zeros(targets.shape[1], channels, dtype=torch.float64)
+            self._target_sum = zeros(targets.shape[1])
+            self._cross = zeros(targets.shape[1], channels)
 
     def _add(self, values: torch.Tensor, targets: torch.Tensor | None, weights: torch.Tensor | None) -> None:
         shifted = values - self._shift
@@ -85,8 +90,16 @@ class CovarianceAccumulator:
 
     def covariance(self) -> torch.Tensor:
         """Population covariance of x, float64 [channels, channels], symmetric."""
+        return mirrored(self._upper())
+
+    def packed_covariance(self) -> torch.Tensor:
+        """The same as `pack_symmetric` gives it."""
+        return pack_symmetric(self._upper())
+
+    def _upper(self) -> torch.Tensor:
+        square, self._square = self._square, torch.empty(0)
         offset = self._sum / self._weight
-        return _mirrored((self._square / self._weight).addr_(offset, offset, alpha=-1.0))
+        return square.div_(self._weight).addr_(offset, offset, alpha=-1.0)
 
     def target_mean(self) -> torch.Tensor:
         """Mean of y, float64 [outputs]."""
@@ -94,8 +107,9 @@ class CovarianceAccumulator:
 
     def cross_covariance(self) -> torch.Tensor:
         """Covariance of y with x, float64 [outputs, channels]."""
+        cross, self._cross = self._cross, torch.empty(0)
         offset, target_offset = self._sum / self._weight, self._target_sum / self._weight
-        return (self._cross / self._weight).sub_(torch.outer(target_offset, offset))
+        return cross.div_(self._weight).addr_(target_offset, offset, alpha=-1.0)
 
 
 def _strips(channels: int) -> Iterator[slice]:
@@ -104,21 +118,25 @@ def _strips(channels: int) -> Iterator[slice]:
 
 
 def pack_symmetric(matrix: torch.Tensor) -> torch.Tensor:
-    """The upper triangle of a symmetric matrix [n, n], row by row; [n (n + 1) / 2]."""
+    """The upper triangle of a symmetric matrix [n, n], row by row, on the CPU; float32 [n (n + 1) / 2]."""
     n = len(matrix)
-    return torch.cat([matrix[row, row:] for row in range(n)])
+    packed, end = torch.empty(n * (n + 1) // 2), 0
+    for strip in _strips(n):
+        for row, values in enumerate(matrix[strip].float().cpu(), start=strip.start):
+            start, end = end, end + n - row
+            packed[start:end] = values[row:]
+    return packed
 
 
-def unpack_symmetric(packed: torch.Tensor, n: int) -> torch.Tensor:
-    """The symmetric matrix [n, n] that `pack_symmetric` packed, in float64."""
-    matrix = torch.empty(n, n, dtype=torch.float64)
+def add_packed(matrix: torch.Tensor, packed: torch.Tensor, weight: float) -> None:
+    """Adds what `pack_symmetric` packed, times a weight, to the upper triangle of a float64 matrix."""
+    n = len(matrix)
     for row, values in enumerate(packed.split([n - row for row in range(n)])):
-        matrix[row, row:] = values
-    return _mirrored(matrix)
+        matrix[row, row:].add_(values, alpha=weight)
 
 
-def _mirrored(matrix: torch.Tensor) -> torch.Tensor:
-    """The same matrix, its lower triangle overwritten by the upper one."""
+def mirrored(matrix: torch.Tensor) -> torch.Tensor:
+    """The same matrix, changed: its lower triangle overwritten by the upper one."""
     for strip in _strips(len(matrix)):
         corner = matrix[strip, strip]
         corner.copy_(corner.triu() + corner.triu(1).T)

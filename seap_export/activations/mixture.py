@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from seap_export.activations.covariance import mirrored
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import Calibration, LayerMoments
 from seap_export.errors import InputError
@@ -64,13 +65,11 @@ class Mixture:
         """Covariance of the mixture at the input of a layer's o_proj or down_proj, float64 [channels, channels]."""
         means = {task: getattr(own.layer(index), half).mean for task, own in self.calibrations.items()}
         mean = torch.stack([p * means[task] for task, p in self.probabilities.items()]).sum(0)
-        total: torch.Tensor | None = None
+        total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
         for task, probability in self.probabilities.items():
-            own = self.calibrations[task].covariance(index, half).mul_(probability)
-            total = own if total is None else total.add_(own)
+            self.calibrations[task].add_covariance(index, half, total, probability)
             total.addr_(means[task] - mean, means[task] - mean, alpha=probability)
-        assert total is not None  # a mixture has a task
-        return total
+        return mirrored(total)
 
     def sensitivity(self) -> torch.Tensor:
         """Mean of the tasks' sensitivities, float64 [num_hidden_layers, 2]."""

@@ -49,13 +49,14 @@ class MomentAccumulator:
     def __init__(self) -> None:
         self._count = 0
         self._shift = torch.empty(0)
-        self._sum = torch.zeros(1, dtype=torch.float64)
-        self._sum_of_squares = torch.zeros(1, dtype=torch.float64)
+        self._sum = torch.empty(0)
+        self._sum_of_squares = torch.empty(0)
 
     def update(self, values: torch.Tensor) -> None:
         """Adds float32 values [tokens, channels]; padding must have been taken out."""
         if self._count == 0:
             self._shift = values[:_BLOCK].double().mean(0)
+            self._sum, self._sum_of_squares = torch.zeros_like(self._shift), torch.zeros_like(self._shift)
         self._count += values.shape[0]
         for block in values.split(_BLOCK):
             shifted = block.double().sub_(self._shift)
@@ -63,11 +64,11 @@ class MomentAccumulator:
             self._sum_of_squares = self._sum_of_squares + shifted.mul_(shifted).sum(0)
 
     def result(self) -> Moments:
-        """The moments of all tokens seen.
+        """The moments of all tokens seen, on the CPU.
 
         Raises:
             ValueError: No token was seen.
         """
         offset = self._sum / self._count
         variance = (self._sum_of_squares / self._count - offset.square()).clamp_(min=0.0)
-        return Moments(self._count, self._shift + offset, variance)
+        return Moments(self._count, (self._shift + offset).cpu(), variance.cpu())

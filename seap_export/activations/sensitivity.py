@@ -9,22 +9,24 @@ E[|g|²] / hidden_size: one number for each half of each layer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
 from seap_export.layers.halves import HALVES
-from seap_export.layers.hidden_states import logits, output_stream
+from seap_export.layers.hidden_states import logits, output_stream, times_head
+from seap_export.layers.kept import keep_tensors, kept_layers, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.working_memory import LOGIT_TOKENS
 from seap_export.sources.source import Source
 
-__all__ = ["SENSITIVITY_TOKENS", "last_gradients", "residual_sensitivity", "sensitivity_texts"]
+__all__ = ["SENSITIVITY_TOKENS", "Backward", "last_gradients", "sensitivity_texts"]
 
 #: Tokens whose gradients are taken. Each contributes hidden_size squares, so a few hundred are plenty.
 SENSITIVITY_TOKENS = 512
-#: Tokens whose logits are in memory at once.
-_LOGIT_TOKENS = 256
+_INPUTS, _GRADIENT, _SQUARES = "inputs", "gradient", "squares"
 
 
 def sensitivity_texts(sequences: Sequence[Sequence[int]]) -> int:
@@ -37,39 +39,75 @@ def sensitivity_texts(sequences: Sequence[Sequence[int]]) -> int:
     return len(sequences)
 
 
-def residual_sensitivity(
-    source: Source,
-    batches: Mapping[str, Sequence[Batch]],
-    inputs: Sequence[Mapping[str, Sequence[torch.Tensor]]],
-    last: Mapping[str, Sequence[torch.Tensor]],
-) -> dict[str, torch.Tensor]:
-    """E[d² |g|²] / hidden_size of each half of each layer, for each task; float64 [num_hidden_layers, 2].
+class Backward:
+    """The way back through the layers, with one in memory at a time.
 
-    d is the factor between the half's gain-weighted product and what it adds to the stream (`DecoderLayer.factor`), 1
-    in most families.
-
-    Goes through the layers backwards, with one in memory at a time. All hidden states are [tokens, hidden_size], of
-    the real tokens of a batch.
+    What goes into each layer is written on the way forward, and the gradient behind each on the way back, so that
+    memory does not grow with the layers, and interrupted work goes on where it was.
 
     Args:
         source: The model.
-        batches: Token ids of each task's texts.
-        inputs: For each layer, the hidden states that went into it.
-        last: For each task the result of `last_gradients`.
+        batches: Token ids of the texts.
+        folder: Where files are kept.
+        device: Where the layers are computed.
     """
-    gradients = {task: list(own) for task, own in last.items()}
-    counts = {task: sum(int(batch.real.sum()) for batch in own) for task, own in batches.items()}
-    found = {task: torch.zeros(len(inputs), len(HALVES), dtype=torch.float64) for task in batches}
-    for index in reversed(range(len(inputs))):
-        tensors = source.reader.read(source.spec.layer_tensors(index))  # known to be finite since the way forward
-        layer = DecoderLayer(source.spec, index, tensors)
-        for task, own in batches.items():
-            for position, batch in enumerate(own):
-                after = gradients[task][position]
-                squares, before = _backward(layer, batch, inputs[index][task][position], after)
-                found[task][index] += squares
-                gradients[task][position] = before
-    return {task: own / (counts[task] * source.spec.hidden_size) for task, own in found.items()}
+
+    def __init__(self, source: Source, batches: Sequence[Batch], folder: Path, device: torch.device) -> None:
+        self._source, self._batches, self._folder, self._device = source, list(batches), folder, device
+
+    @property
+    def number(self) -> int:
+        """The number of batches."""
+        return len(self._batches)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the way forward is done."""
+        return bool(kept_layers(self._folder, _GRADIENT))
+
+    def keep_inputs(self, index: int, streams: Sequence[torch.Tensor]) -> None:
+        """Keeps the hidden states of the batches, [tokens, hidden_size] each, that go into a layer."""
+        self._keep(_INPUTS, index, streams, {})
+
+    def begin(self, gain: torch.Tensor, head: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
+        """Keeps the gradients behind the last layer.
+
+        Args:
+            gain: The gain of the last norm, [hidden_size].
+            head: The LM head, [vocab_size, hidden_size].
+            outputs: The hidden states after the last layer.
+        """
+        layers = len(self._source.spec.layers)
+        squares = torch.zeros(layers, len(HALVES), dtype=torch.float64)
+        gradients = last_gradients(self._source.spec, gain, head, outputs)
+        self._keep(_GRADIENT, layers, gradients, {_SQUARES: squares})
+
+    def run(self) -> torch.Tensor:
+        """E[d² |g|²] / hidden_size of each half of each layer, float64 [num_hidden_layers, 2].
+
+        d is the factor between the half's gain-weighted product and what it adds to the stream
+        (`DecoderLayer.factor`), 1 in most families.
+        """
+        spec, behind = self._source.spec, kept_layers(self._folder, _GRADIENT)[0]
+        gradients = kept_tensors(path_of(self._folder, _GRADIENT, behind))
+        squares = gradients.pop(_SQUARES)
+        for index in reversed(range(behind)):
+            # known to be finite since the way forward
+            layer = DecoderLayer(spec, index, self._source.reader.read(spec.layer_tensors(index)), self._device)
+            inputs = kept_tensors(path_of(self._folder, _INPUTS, index))
+            for place, batch in enumerate(self._batches):
+                hidden, after = (own[str(place)].to(self._device) for own in (inputs, gradients))
+                found, before = _backward(layer, batch, hidden, after)
+                squares[index] += found.cpu()
+                gradients[str(place)] = before.cpu()
+            del layer  # before the next one is read
+            self._keep(_GRADIENT, index, [gradients[str(place)] for place in range(self.number)], {_SQUARES: squares})
+            path_of(self._folder, _GRADIENT, index + 1).unlink()
+        return squares / (sum(batch.num_tokens for batch in self._batches) * spec.hidden_size)
+
+    def _keep(self, name: str, index: int, values: Sequence[torch.Tensor], others: Mapping[str, torch.Tensor]) -> None:
+        tensors = {str(place): value for place, value in enumerate(values)}
+        keep_tensors(path_of(self._folder, name, index), {**tensors, **others})
 
 
 def _backward(
@@ -101,30 +139,26 @@ def last_gradients(
         head: Its LM head, [vocab_size, hidden_size].
         outputs: The hidden states after the last layer.
     """
-    head = head.float()
     return [_gradient(spec, gain, head, hidden) for hidden in outputs]
 
 
 def _gradient(spec: ModelSpec, gain: torch.Tensor, head: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     """With u the logits before they are capped, the gradient of log p(y) at the LM head's input z is headᵀ at_u.
 
-    Without a cap, at_u is the one-hot vector of y minus p, so that the gradient is head_y - E[head]; autograd does the
-    norm.
+    Without a cap, at_u is the one-hot vector of y minus p; autograd does the norm. Labels are drawn on the CPU, so
+    that they are the same on every device.
     """
     generator = torch.Generator().manual_seed(0)
     rows = []
-    for block in hidden.split(_LOGIT_TOKENS):
+    for block in hidden.split(LOGIT_TOKENS):
         with torch.enable_grad():
             stream = block.clone().requires_grad_(True)
             normed = output_stream(spec, gain, stream)
         capped = logits(spec, head, normed.detach())
         p = capped.softmax(-1)
-        drawn = torch.multinomial(p, 1, generator=generator)[:, 0]
-        if spec.block.logits_softcap is None:
-            at_normed = head[drawn] - p @ head
-        else:
-            at_logits = -p
-            at_logits[torch.arange(len(drawn)), drawn] += 1.0
-            at_normed = (at_logits * (1 - (capped / spec.block.logits_softcap).square())) @ head
-        rows.append(torch.autograd.grad(normed, stream, at_normed)[0])
+        drawn = torch.multinomial(p.cpu(), 1, generator=generator).to(p.device)
+        at_logits = p.neg_().scatter_add_(1, drawn, torch.ones_like(drawn, dtype=p.dtype))
+        if spec.block.logits_softcap is not None:
+            at_logits *= 1 - capped.div_(spec.block.logits_softcap).square_()
+        rows.append(torch.autograd.grad(normed, stream, times_head(head, at_logits))[0])
     return torch.cat(rows)

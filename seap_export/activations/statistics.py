@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from seap_export.activations.covariance import pack_symmetric, unpack_symmetric
+from seap_export.activations.covariance import add_packed, mirrored
 from seap_export.activations.moments import Moments
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec
 from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.kept import UNFINISHED, keep_tensors
 from seap_export.sources.config import read_json
 from seap_export.sources.tensor_writer import SafetensorsWriter
-
-if TYPE_CHECKING:
-    from seap_export.activations.calibrate import LayerStatistics
 
 __all__ = [
     "CALIBRATION_SCHEMA",
     "Calibration",
     "CalibrationRecord",
-    "CalibrationWriter",
+    "HalfStatistics",
     "LayerMoments",
     "covariance_bytes",
+    "has_sensitivity",
+    "write_layer",
+    "write_record",
+    "write_sensitivity",
+    "write_tokens",
 ]
 
-CALIBRATION_SCHEMA = "seap-export/calibration/2"
-_MOMENTS = "moments.safetensors"
-_COVARIANCE = "covariance.safetensors"
+CALIBRATION_SCHEMA = "seap-export/calibration/3"
 _TOKENS = "tokens.safetensors"
+_SENSITIVITY = "sensitivity.safetensors"
 _RECORD = "calibration.json"
-_SENSITIVITY = "sensitivity"
 
 
 @dataclass(frozen=True)
@@ -82,62 +82,68 @@ class CalibrationRecord:
 
 
 def covariance_bytes(spec: ModelSpec) -> int:
-    """Bytes of a task's covariances."""
-    return 4 * sum(shape[0] for shape in _covariance_shapes(spec).values())
+    """Bytes of a task's covariances, whose upper triangles are stored."""
+    layers = range(len(spec.layers))
+    channels = [spec.projection_shape(half, index)[1] for index in layers for half in HALVES]
+    return sum(4 * n * (n + 1) // 2 for n in channels)
 
 
-def _covariance_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Upper triangles of symmetric matrices."""
-    channels = {
-        f"layers.{index}.{half}": spec.projection_shape(half, index)[1]
-        for index in range(len(spec.layers))
-        for half in HALVES
+@dataclass(frozen=True)
+class HalfStatistics:
+    """The input of o_proj or down_proj over all real tokens.
+
+    Attributes:
+        moments: Its moments.
+        covariance: Its covariance as `pack_symmetric` gives it, float32.
+    """
+
+    moments: Moments
+    covariance: torch.Tensor
+
+
+def write_layer(folder: Path, index: int, statistics: Mapping[Half, HalfStatistics]) -> None:
+    """Writes the file of a layer, which is there as a whole or not at all."""
+    tensors: dict[str, torch.Tensor] = {}
+    for half in HALVES:  # what has 8 bytes comes first, so that everything is aligned
+        tensors[f"{half}.mean"] = statistics[half].moments.mean
+        tensors[f"{half}.variance"] = statistics[half].moments.variance
+    tensors |= {f"{half}.covariance": statistics[half].covariance for half in HALVES}
+    part = folder / UNFINISHED / "layer"
+    part.parent.mkdir(exist_ok=True)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    with SafetensorsWriter(part, shapes, {name: tensor.dtype for name, tensor in tensors.items()}) as writer:
+        for name, tensor in tensors.items():
+            writer.write(name, tensor)
+    os.replace(part, folder / _layer_file(index))
+
+
+def write_tokens(folder: Path, token_ids: Sequence[Sequence[int]]) -> None:
+    """Writes the token ids of the calibration texts."""
+    tokens = {
+        "token_ids": torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int32),
+        "lengths": torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32),
     }
-    return {name: (n * (n + 1) // 2,) for name, n in channels.items()}
+    keep_tensors(folder / _TOKENS, tokens)
 
 
-class CalibrationWriter:
-    """Writes a task's statistics into an existing folder, layer by layer."""
+def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
+    """Writes the sensitivity after each half of each layer, float64 [num_hidden_layers, 2]; nothing follows it."""
+    keep_tensors(folder / _SENSITIVITY, {"sensitivity": sensitivity})
 
-    def __init__(self, folder: Path, spec: ModelSpec) -> None:
-        self._folder = folder
-        self._covariances = SafetensorsWriter(folder / _COVARIANCE, _covariance_shapes(spec), torch.float32)
-        self._moments: dict[str, torch.Tensor] = {}
 
-    def __enter__(self) -> Self:
-        self._covariances.__enter__()
-        return self
+def has_sensitivity(folder: Path) -> bool:
+    """Whether all that is computed is there."""
+    return (folder / _SENSITIVITY).is_file()
 
-    def write_layer(self, index: int, statistics: LayerStatistics) -> None:
-        """Writes the statistics of a layer; layers must come in order."""
-        for half in HALVES:
-            own = statistics[half]
-            self._moments[f"layers.{index}.{half}.mean"] = own.moments.mean.contiguous()
-            self._moments[f"layers.{index}.{half}.variance"] = own.moments.variance.contiguous()
-            self._covariances.write(f"layers.{index}.{half}", pack_symmetric(own.covariance))
 
-    def finish(self, record: CalibrationRecord, sensitivity: torch.Tensor, token_ids: Sequence[Sequence[int]]) -> None:
-        """Writes what is known only after the last layer.
+def write_record(folder: Path, record: CalibrationRecord) -> None:
+    """Writes what the statistics were made from, which makes a calibration of them."""
+    text = json.dumps({"schema": CALIBRATION_SCHEMA, **asdict(record)}, indent=1, ensure_ascii=False)
+    (folder / _RECORD).write_text(text + "\n", "utf-8", newline="\n")
 
-        Args:
-            record: What the statistics were made from.
-            sensitivity: Sensitivity after each half of each layer, float64 [num_hidden_layers, 2].
-            token_ids: Token ids of the calibration texts.
-        """
-        tensors = {**self._moments, _SENSITIVITY: sensitivity.contiguous()}
-        (self._folder / _MOMENTS).write_bytes(save(tensors))  # `save_file` would make it unreadable for others
-        tokens = {
-            "token_ids": torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int32),
-            "lengths": torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32),
-        }
-        (self._folder / _TOKENS).write_bytes(save(tokens))
-        text = json.dumps({"schema": CALIBRATION_SCHEMA, **asdict(record)}, indent=1, ensure_ascii=False)
-        (self._folder / _RECORD).write_text(text + "\n", "utf-8", newline="\n")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._covariances.__exit__(kind, error, trace)
+def _layer_file(index: int) -> str:
+    return f"layer-{index:05}.safetensors"
 
 
 class Calibration:
@@ -145,7 +151,7 @@ class Calibration:
 
     def __init__(self, folder: Path) -> None:
         """Raises `ArtifactError` if the folder holds no calibration of this schema."""
-        if not all((folder / name).is_file() for name in (_RECORD, _MOMENTS, _COVARIANCE, _TOKENS)):
+        if not all((folder / name).is_file() for name in (_RECORD, _TOKENS, _SENSITIVITY, _layer_file(0))):
             raise ArtifactError(f"{folder}: no calibration found; make one with 'seap-export calibrate'")
         self._folder = folder
         try:
@@ -155,26 +161,30 @@ class Calibration:
 
     def layer(self, index: int) -> LayerMoments:
         """The moments of one layer."""
-        names = [f"layers.{index}.{half}.{moment}" for half in HALVES for moment in ("mean", "variance")]
-        found = self._read(_MOMENTS, names)
+        names = [f"{half}.{moment}" for half in HALVES for moment in ("mean", "variance")]
+        found = self._read(_layer_file(index), names)
         return LayerMoments(
-            *(
-                Moments(self.record.num_tokens, found[f"{prefix}.mean"], found[f"{prefix}.variance"])
-                for prefix in (f"layers.{index}.{half}" for half in HALVES)
-            )
+            *(Moments(self.record.num_tokens, found[f"{half}.mean"], found[f"{half}.variance"]) for half in HALVES)
         )
 
     def covariance(self, index: int, half: Half) -> torch.Tensor:
         """Population covariance of the input of a layer's o_proj or down_proj, float64 [channels, channels]."""
-        packed = self._read(_COVARIANCE, [f"layers.{index}.{half}"])[f"layers.{index}.{half}"]
         channels = len(getattr(self.layer(index), half).mean)
+        total = torch.zeros(channels, channels, dtype=torch.float64)
+        self.add_covariance(index, half, total, 1.0)
+        return mirrored(total)
+
+    def add_covariance(self, index: int, half: Half, total: torch.Tensor, weight: float) -> None:
+        """Adds that covariance, times a weight, to the upper triangle of a float64 matrix."""
+        name = f"{half}.covariance"
+        packed, channels = self._read(_layer_file(index), [name])[name], len(total)
         if packed.shape != (channels * (channels + 1) // 2,):
-            raise self._unreadable(_COVARIANCE, f"layer {index} does not have {channels} channels at {half}")
-        return unpack_symmetric(packed, channels)
+            raise self._unreadable(_layer_file(index), f"{half} does not have {channels} channels")
+        add_packed(total, packed, weight)
 
     def sensitivity(self) -> torch.Tensor:
         """Sensitivity after each half of each layer, float64 [num_hidden_layers, 2]."""
-        return self._read(_MOMENTS, [_SENSITIVITY])[_SENSITIVITY]
+        return self._read(_SENSITIVITY, ["sensitivity"])["sensitivity"]
 
     def token_ids(self) -> list[list[int]]:
         """The token ids of the calibration texts."""

@@ -37,7 +37,8 @@ __all__ = ["bench_command"]
         "batches",
         multiple=True,
         type=int,
-        help="Number of prompts at once; more than one are timed at the smallest depth. Repeatable.  "
+        help="Number of prompts at once; more than one are timed at the smallest depth, where the runtime takes them. "
+        "Repeatable.  "
         "[default: 1, 4, 16]",
     ),
     option("--runs", type=int, default=5, show_default=True, help="Number of runs of each model, in turn."),
@@ -53,11 +54,20 @@ __all__ = ["bench_command"]
 @titled(
     "Machine",
     option(
+        "--runtime",
         "--engine",
         "engines",
         multiple=True,
-        type=click.Choice(["torch", "onnxruntime"]),
-        help="What runs the models; torch runs on the CPU, in fp32. Repeatable.  [default: both]",
+        metavar="NAME",
+        help="What runs the models: torch (on the CPU, in fp32), onnxruntime, or another that docs/runtimes.md lists. "
+        "Repeatable.  [default: torch and onnxruntime]",
+    ),
+    option(
+        "--format",
+        "formats",
+        multiple=True,
+        metavar="NAME:PRECISION",
+        help="What a runtime other than onnxruntime is given. Repeatable.  [default: the first that it takes]",
     ),
     threads_option,
     output_options,
@@ -83,11 +93,19 @@ def bench_command(
       seap-export bench pruned --dense ./SmolLM2-135M --out bench.json --chart bench.svg
       seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --engine onnxruntime --depth 512
     """
+    from converters.formats import parse_format
     from seap_export.pipeline.bench import BenchRequest, bench
     from seap_export.pipeline.outputs import write_whole
     from seap_export.pipeline.speed_chart import check_chart, write_speed_chart
+    from validation.runners.table import REFERENCE, runtime_row
 
     form = form_of(options)
+    options["formats"] = tuple(
+        own(precision or own.precisions[0]) for own, precision in map(parse_format, options["formats"])
+    )
+    for name in options["engines"]:
+        if name != REFERENCE:
+            runtime_row(name)
     defaults = {name: value for name, value in options.items() if value not in ((), None)}
     request = BenchRequest(form=form, **defaults)
     if chart:
@@ -99,8 +117,8 @@ def bench_command(
             target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")
         if picture:
             write_speed_chart(report, picture)
-    for complaint in report.complaints:
-        console.warn(complaint)
+    for line in (*report.left_out, *report.complaints):
+        console.warn(line)
     console.result(report.to_json(), _summary(report))
 
 
@@ -139,7 +157,7 @@ def _time_table(report: SpeedReport, engine: Any) -> str:
     rows = []
     for cell in report.cells:
         for subject in report.subjects:
-            if subject.engine != engine:
+            if subject.engine != engine or cell not in subject.timings:
                 continue
             timing = subject.timings[cell]
             rows.append(

@@ -11,6 +11,7 @@ from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, titled
 from seap_export.cli.options import (
     calibration_options,
+    compute_options,
     force_option,
     model_argument,
     out_option,
@@ -30,7 +31,7 @@ __all__ = ["calibrate_command"]
     out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),
     force_option,
 )
-@titled("Output", output_options)
+@titled("Machine", *compute_options, output_options)
 def calibrate_command(
     console: Console, model: str, tasks: tuple[str, ...], out: Path, force: bool, **options: Any
 ) -> None:
@@ -40,20 +41,18 @@ def calibrate_command(
     Example:
       seap-export calibrate ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --out pruned
     """
-    from seap_export.cli.settings import calibration_settings
+    from seap_export.activations.statistics import Calibration
+    from seap_export.cli.settings import calibration_settings, compute_of
     from seap_export.corpus import parse_tasks
-    from seap_export.pipeline.calibration import calibrate_tasks, split_tasks
+    from seap_export.pipeline.calibrate import calibrate
     from seap_export.pipeline.settings import calibration_step
-    from seap_export.pipeline.workspace import Workspace
     from seap_export.sources.source import open_source
 
-    settings = calibration_settings(options)
+    compute, settings = compute_of(options), calibration_settings(options)
     parsed = parse_tasks(tasks)
     source = open_source(model)
-    workspace = Workspace(out, force)
-    splits = split_tasks(parsed, settings)
-    with workspace.locked():
-        calibrations = calibrate_tasks(source, splits, settings, workspace, console)
+    calibrate(source, parsed, settings, out, force=force, compute=compute, progress=console)
+    calibrations = {task.name: Calibration(out / calibration_step(task.name)) for task in parsed}
     result = {
         task: {
             "statistics": str(out / calibration_step(task)),

@@ -1,4 +1,4 @@
-"""`seap-export convert`: from a model folder to ONNX."""
+"""`seap-export convert`: from a model folder to another format."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, megabytes
-from seap_export.cli.form import form_of, logits_option, precision_option, rare_form_options
+from seap_export.cli.form import format_option, formats_of, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, titled
 from seap_export.cli.options import PathType, force_option, out_option, output_options, provider_option
 
@@ -19,33 +19,22 @@ __all__ = ["convert_command"]
 @click.argument("folder", type=PathType())
 @titled(
     "What to write",
-    out_option("Folder for model.onnx, its data, the tokenizer and genai_config.json."),
+    format_option,
+    out_option("Folder for the files of the format, such as model.onnx, its data, tokenizer and genai_config.json."),
     force_option,
 )
-@titled("Form of the graph", provider_option, precision_option, *rare_form_options, logits_option("all"))
+@titled("Form of an ONNX graph", provider_option, precision_option, *rare_form_options, logits_option("all"))
 @titled("Output", output_options)
-def convert_command(console: Console, folder: Path, out: Path, force: bool, **options: Any) -> None:
-    """Write the model in FOLDER, pruned by this tool or dense, as an ONNX graph for ONNX Runtime.
+def convert_command(console: Console, folder: Path, format_name: str, out: Path, force: bool, **options: Any) -> None:
+    """Write the model in FOLDER, pruned by this tool or dense, in another format, by default for ONNX Runtime.
 
     \b
     Examples:
       seap-export convert pruned/gsm8k-0.2/hf --out gsm8k-onnx
-      seap-export convert pruned/gsm8k-0.2/hf --precision int4 --logits last --out gsm8k-int4
+      seap-export convert pruned/gsm8k-0.2/hf --format onnx:int4 --logits last --out gsm8k-int4
     """
-    from converters.widths import width_warning
-    from seap_export.families import model_spec
-    from seap_export.pipeline.convert import GENAI_CONFIG, convert_folder
-    from seap_export.pipeline.outputs import write_whole
-    from seap_export.sources.config import read_json
+    from seap_export.pipeline.convert import convert
 
-    form = form_of(options)
-    spec = model_spec(read_json(folder / "config.json"))
-    if slow := width_warning(spec, form):
-        console.warn(slow)
-    with (
-        write_whole(out, marker=GENAI_CONFIG, force=force) as target,
-        console.step("writing ONNX", len(spec.layers)) as advance,
-    ):
-        convert_folder(folder, target, form, advance)
-    size = sum(path.stat().st_size for path in out.iterdir())
+    (own,) = formats_of([format_name], options)
+    size = convert(folder, own, out, console, force=force)
     console.result({"folder": str(out), "bytes": size}, f"{out}: {megabytes(size)}")

@@ -28,7 +28,8 @@ def doctor_command(console: Console, require: str | None) -> None:
 
     Runs a matrix product and attention in float16 on each execution provider of ONNX Runtime, each in a separate
     process, and looks for the NVIDIA driver and for the libraries that CUDA and TensorRT need. Installs nothing. A
-    machine without a GPU passes, unless --require asks for one.
+    machine without a GPU passes, unless --require asks for one. Also lists the runtimes of written variants, and the
+    extras of this package.
 
     \b
     Examples:
@@ -41,7 +42,32 @@ def doctor_command(console: Console, require: str | None) -> None:
         diagnosis.require(require)
     for warning in diagnosis.warnings:
         console.warn(warning)
-    console.result(diagnosis.to_json(), _summary(diagnosis))
+    runtimes, extras = _runtimes(), _extras()
+    values = {**diagnosis.to_json(), "runtimes": runtimes, "extras": extras}
+    console.result(values, _summary(diagnosis, _optional(runtimes, extras)))
+
+
+def _runtimes() -> dict[str, str | None]:
+    """What each runtime of a written variant lacks."""
+    from validation.runners.table import RUNTIMES, runtime_lack
+
+    return {name: runtime_lack(name) for name in RUNTIMES}
+
+
+def _extras() -> dict[str, list[str]]:
+    """The packages that are missing of each extra."""
+    from seap_export.extras import missing_packages, optional_extras
+
+    return {name: missing_packages(name) for name in optional_extras()}
+
+
+def _optional(runtimes: dict[str, str | None], extras: dict[str, list[str]]) -> str:
+    rows = [[name, "ready" if lack is None else lack] for name, lack in runtimes.items()]
+    rows += [
+        [f"[{name}]", f"pip install 'seap-export[{name}]'" if missing else "installed"]
+        for name, missing in extras.items()
+    ]
+    return table(["runtime or extra", ""], rows)
 
 
 def _diagnose() -> Callable[..., Diagnosis]:
@@ -64,8 +90,8 @@ def _diagnose() -> Callable[..., Diagnosis]:
     return diagnose
 
 
-def _summary(diagnosis: Diagnosis) -> str:
-    return "\n\n".join([_facts(diagnosis), _provider_table(diagnosis), "\n".join(_remarks(diagnosis))])
+def _summary(diagnosis: Diagnosis, *tables: str) -> str:
+    return "\n\n".join([_facts(diagnosis), _provider_table(diagnosis), *tables, "\n".join(_remarks(diagnosis))])
 
 
 def _facts(diagnosis: Diagnosis) -> str:

@@ -10,13 +10,25 @@ import click
 
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, option, titled
-from seap_export.cli.options import PathType, force_option, output_options, provider_option, threads_option
+from seap_export.cli.options import (
+    PathType,
+    compute_options,
+    force_option,
+    output_options,
+    provider_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation_report import EvaluationReport
     from validation.zero_shot import ZeroShotFigures
 
 __all__ = ["evaluate_command"]
+
+#: The runtimes of the two forms.
+_FORMS = {"torch": "hf", "onnxruntime": "onnx"}
+#: What is kept of the dense model's accuracy, and how many of its answers became wrong and right.
+_BESIDE_DENSE = ("retained", "lost", "won")
 
 
 @click.command("evaluate", cls=GroupedCommand)
@@ -30,6 +42,13 @@ __all__ = ["evaluate_command"]
         multiple=True,
         type=click.Choice(["hf", "onnx"]),
         help="Which artifact of the variant to run. Repeatable.  [default: hf]",
+    ),
+    option(
+        "--runtime",
+        "runtimes",
+        multiple=True,
+        metavar="NAME",
+        help="Also run what this runtime takes of the variant; docs/runtimes.md lists them. Repeatable.",
     ),
     option(
         "--text",
@@ -51,6 +70,15 @@ __all__ = ["evaluate_command"]
         metavar="NAME",
         help="A task of the lm-evaluation-harness, such as piqa; its data are fetched from the hub. Repeatable.",
     ),
+    option(
+        "--generate",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="A task file (.toml) with 'answer', for exact match of generated answers. Repeatable.",
+    ),
+    option(
+        "--max-new-tokens", type=int, default=256, show_default=True, help="The most tokens of a generated answer."
+    ),
     option("--limit", type=int, help="Use only the first texts and questions of each task.  [default: all]"),
     option(
         "--max-length", type=int, default=256, show_default=True, help="Number of tokens after which a text is cut."
@@ -62,7 +90,7 @@ __all__ = ["evaluate_command"]
     option(
         "--min-accuracy-retained",
         type=float,
-        help="Smallest accuracy of any task, as a fraction of the dense model's.",
+        help="Smallest accuracy or exact match of any task, as a fraction of the dense model's.",
     ),
 )
 @titled(
@@ -78,8 +106,9 @@ __all__ = ["evaluate_command"]
         type=int,
         default=8,
         show_default=True,
-        help="Number of sequences in a zero-shot batch; fewer need less memory.",
+        help="Number of questions, or of their choices, in a batch; fewer need less memory.",
     ),
+    *compute_options,
     provider_option,
     threads_option,
     output_options,
@@ -90,24 +119,32 @@ def evaluate_command(
     """Measure how much of the dense model's quality the variant at PATH keeps.
 
     The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or names of harness tasks, and
-    the extra `evaluate` (see README); PATH can then also be a dense model. Texts that the variant was calibrated on
-    are refused. The exit code is 4 if a quality gate fails.
+    the extra `evaluate` (see README); exact match of generated answers needs task files that say how the answer is
+    found. PATH can then also be a dense model. Texts that the variant was calibrated on are refused. The exit code is
+    4 if a quality gate fails.
 
     \b
     Examples:
       seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --form hf --form onnx
       seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --zero-shot piqa=piqa.toml --limit 500
+      seap-export evaluate pruned/gsm8k-0.2 --dense ./SmolLM2-135M --generate gsm8k=gsm8k_test.toml --limit 200
     """
+    from seap_export.cli.settings import compute_of
     from seap_export.corpus import parse_tasks
     from seap_export.errors import QualityFailure
     from seap_export.pipeline.evaluate import evaluate, preview, write_evaluation
     from seap_export.pipeline.evaluation_request import EvaluationRequest
     from seap_export.pipeline.outputs import write_whole
 
+    compute = compute_of(options)
+    runtimes = options.pop("runtimes")
+    forms = [*options.pop("forms"), *(_FORMS[name] for name in runtimes if name in _FORMS)]
     request = EvaluationRequest(
-        forms=options.pop("forms") or ("hf",),
+        forms=tuple(dict.fromkeys(forms)) or ("hf",),
+        runtimes=tuple(name for name in runtimes if name not in _FORMS),
         texts=parse_tasks(options.pop("texts")),
         zero_shot=parse_tasks(options.pop("zero_shot")),
+        generate=parse_tasks(options.pop("generate")),
         **options,
     )
     if dry_run:
@@ -115,7 +152,7 @@ def evaluate_command(
         console.result(rows, _preview_table(rows))
         return
     with write_whole(out, force=force) if out else nullcontext() as target:
-        report = evaluate(path, dense, request, console)
+        report = evaluate(path, dense, request, console, compute)
         if target:
             write_evaluation(report, target)
     for note in report.notes:
@@ -129,7 +166,7 @@ def evaluate_command(
 def _summary(report: EvaluationReport) -> str:
     plan = report.subject.plan
     what = "dense model" if plan is None else f"task {plan.task}, ratio {plan.achieved_ratio:.4f}"
-    tables = [_divergence_table(report), _zero_shot_table(report)]
+    tables = [_divergence_table(report), _zero_shot_table(report), _generation_table(report)]
     return "\n".join([f"{report.subject.name}: {what}", *(text for text in tables if text)])
 
 
@@ -156,20 +193,50 @@ def _divergence_table(report: EvaluationReport) -> str:
 def _zero_shot_table(report: EvaluationReport) -> str:
     if not report.zero_shot:
         return ""
-    retained = report.accuracy_retained
     rows = [
         [
             f"{task} {model}",
             str(figures.questions),
             *_accuracies(figures),
             f"{figures.chance:.1%}",
-            _share(retained.get(model, {}).get(task)),
+            *_beside_dense(report, model, task),
         ]
         for task in report.tasks
         for model, by_task in report.zero_shot.items()
-        for figures in [by_task[task]]
+        for figures in [by_task.get(task)]
+        if figures is not None
     ]
-    return table(["zero-shot", "questions", "acc", "+-", "acc_norm", "+-", "chance", "retained"], rows)
+    header = ["zero-shot", "questions", "acc", "+-", "acc_norm", "+-", "chance", *_BESIDE_DENSE]
+    return table(header, rows)
+
+
+def _generation_table(report: EvaluationReport) -> str:
+    if not report.generation:
+        return ""
+    rows = [
+        [
+            f"{task} {model}",
+            str(figures.questions),
+            _share(figures.exact_match),
+            _share(figures.exact_match_stderr),
+            *_beside_dense(report, model, task),
+            f"{figures.mean_tokens:.0f}",
+            _share(figures.never_stopped),
+        ]
+        for task in report.tasks
+        for model, by_task in report.generation.items()
+        for figures in [by_task.get(task)]
+        if figures is not None
+    ]
+    header = ["generated", "questions", "exact match", "+-", *_BESIDE_DENSE, "tokens", "never stopped"]
+    return table(header, rows)
+
+
+def _beside_dense(report: EvaluationReport, model: str, task: str) -> list[str]:
+    """The cells of `_BESIDE_DENSE`."""
+    flips = report.flipped.get(model, {}).get(task)
+    counts = ["-", "-"] if flips is None else [str(number) for number in flips.values()]
+    return [_share(report.accuracy_retained.get(model, {}).get(task)), *counts]
 
 
 def _accuracies(figures: ZeroShotFigures) -> list[str]:

@@ -10,10 +10,12 @@ import click
 
 from seap_export.cli.config import ConfigurableCommand, config_option, set_option
 from seap_export.cli.console import Console, duration, megabytes, table
-from seap_export.cli.form import logits_option, precision_option, rare_form_options
+from seap_export.cli.form import formats_option, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import option, settings, titled
 from seap_export.cli.options import (
     calibration_options,
+    cluster_option,
+    compute_options,
     force_option,
     general_option,
     layout_option,
@@ -50,6 +52,7 @@ __all__ = ["export_command"]
 @titled(
     "What to write",
     out_option("Folder for the artifacts; a second run continues where the first one stopped."),
+    formats_option,
     precision_option,
     logits_option("all"),
     force_option,
@@ -62,7 +65,7 @@ __all__ = ["export_command"]
     option("--speed/--no-speed", default=True, show_default=True, help="Time each variant beside the dense model."),
     option("--dry-run", is_flag=True, help="Check the inputs, estimate sizes and times, and write nothing."),
 )
-@titled("Machine", provider_option, threads_option, output_options)
+@titled("Machine", *compute_options, provider_option, threads_option, cluster_option, output_options)
 @settings(*calibration_options, *mixture_options, *router_options, *rare_form_options, *parity_options)
 def export_command(
     console: Console,
@@ -72,9 +75,10 @@ def export_command(
     out: Path,
     dry_run: bool,
     force: bool,
+    cluster: str | None,
     **options: Any,
 ) -> None:
-    """Prune MODEL for each task and ratio, write safetensors and ONNX, and check parity.
+    """Prune MODEL for each task and ratio, write safetensors, ONNX and other formats, and check parity.
 
     MODEL is a Hugging Face folder, a .gguf file or a hub id.
 
@@ -85,22 +89,30 @@ def export_command(
       seap-export export model.gguf --task a=a.txt --task b=b.toml --general --ratio 0.2 --ratio 0.5 --out pruned
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --recipe flap --ratio 0.5 --out baseline
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
+      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --format onnx --format onnx:int4 --out both
       seap-export export --config export.toml
     """
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, no_gains, step_table
-    from seap_export.cli.settings import export_request
+    from seap_export.cli.settings import cluster_of, export_request
     from seap_export.pipeline.export import export
     from seap_export.pipeline.preview import preview
     from seap_export.sources.source import open_source
 
+    compute, chosen = cluster_of(cluster, model, options)
+    is_asked = options["quality"] or options["speed"]
     request = export_request(tasks, ratios, options)
+    if is_asked and request.measured is None:
+        console.say(
+            "quality and speed are not measured on hf alone: they need a further format, such as --format onnx"
+        )
     source = open_source(model)
     if dry_run:
         planned = preview(source, request, out, force=force)
-        console.result({"variants": planned.variants, "seconds_about": planned.seconds}, _preview_text(planned))
+        values = {"variants": planned.variants, "disk_about": vars(planned.disk), "seconds_about": planned.seconds}
+        console.result(values, _preview_text(planned))
         return
-    exported = export(source, request, out, force=force, progress=console)
+    exported = export(source, request, out, force=force, compute=compute, cluster=chosen, progress=console)
     _warn_of_coarse_shapes(console, exported.variants)
     for line in no_gains(exported):
         console.warn(line)
@@ -134,4 +146,6 @@ def _preview_text(planned: Preview) -> str:
     steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
     total = duration(sum(planned.seconds.values()))
     variants = table(["variant", "calibration texts", "held out", "size, about", ""], rows)
-    return f"{variants}\nAbout {total} on this machine{f': {steps}' if steps else ''}"
+    kept, unfinished, temporary = map(megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary))
+    disk = f"About {kept} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
+    return f"{variants}\n{disk}\nAbout {total} on this machine{f': {steps}' if steps else ''}"

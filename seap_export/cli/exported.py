@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from seap_export.pipeline.export import Exported
     from seap_export.pipeline.performance import StepFigures
 
-__all__ = ["export_json", "export_text", "no_gains", "quality_cells", "speedup_cell", "step_table"]
+__all__ = ["export_json", "export_text", "no_gains", "parity_verdict", "quality_cells", "speedup_cell", "step_table"]
 
-_HEADER = ("variant", "removed", "parameters", "onnx", "of dense", "KL", "perplexity", "top-1", "decode", "prefill")
+_BEFORE, _AFTER = ("variant", "removed", "parameters"), ("KL", "perplexity", "top-1", "decode", "prefill", "parity")
 #: Number of characters of a prompt or an answer that are shown.
 _LETTERS = 88
 _MOST_ANSWERS = 6
@@ -31,8 +31,10 @@ def export_json(exported: Exported) -> dict[str, Any]:
 def export_text(exported: Exported, out: Path) -> str:
     """The table of variants, what its columns mean, an answer of each variant, and what to do next."""
     variants = exported.report.variants
-    rows = [_row(name, variants[name]) for name in exported.variants]
-    parts = [table([*_HEADER, "parity"], rows), "\n".join(_legend(variants.values()))]
+    folders = list(dict.fromkeys(folder for name in exported.variants for folder in _written(variants[name])))
+    rows = [_row(name, variants[name], folders) for name in exported.variants]
+    sizes = [title for folder in folders for title in (folder, "of dense")]
+    parts = [table([*_BEFORE, *sizes, *_AFTER], rows), "\n".join(_legend(variants.values()))]
     answers = [line for name in list(exported.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
         parts.append("\n".join(["A held-out prompt, continued by both models:", *answers]))
@@ -44,8 +46,9 @@ def no_gains(exported: Exported) -> Iterator[str]:
     """Variants that are no smaller than the dense model, or surely slower: the interval of the speed-up is below 1."""
     for name in exported.variants:
         variant = exported.report.variants[name]
-        if variant["requested_ratio"] and variant["bytes"]["onnx"] >= (variant["dense_bytes"]["onnx"] or math.inf):
-            yield f"{name}: its ONNX file is no smaller than the dense model's"
+        for folder in _written(variant) if variant["requested_ratio"] else ():
+            if variant["bytes"][folder] >= (variant["dense_bytes"][folder] or math.inf):
+                yield f"{name}: {folder}/ is no smaller than the dense model's"
         for cell in variant["speed"]["variant"] if variant["speed"] else ():
             for what in ("decode", "prefill"):
                 high = cell[f"{what}_speedup_high"]
@@ -53,15 +56,25 @@ def no_gains(exported: Exported) -> Iterator[str]:
                     yield f"{name}: {what} is slower than with the dense model ({cell[f'{what}_speedup']:.2f}x)"
 
 
-def _row(name: str, variant: Mapping[str, Any]) -> list[str]:
-    onnx, dense = variant["bytes"]["onnx"], variant["dense_bytes"]["onnx"]
+def _written(variant: Mapping[str, Any]) -> list[str]:
+    """The folders of a variant beside `hf`."""
+    return [folder for folder in variant["bytes"] if folder != "hf"]
+
+
+def _sizes(variant: Mapping[str, Any], folder: str) -> list[str]:
+    own, dense = variant["bytes"].get(folder), variant["dense_bytes"].get(folder)
+    return ["-", "-"] if own is None else [megabytes(own), f"{own / dense:.0%}" if dense else "-"]
+
+
+def _row(name: str, variant: Mapping[str, Any], folders: Iterable[str]) -> list[str]:
+    from seap_export.pipeline.measured import divergence_of
+
     return [
         name,
         f"{variant['achieved_ratio']:.1%}",
         f"{variant['num_parameters'] / 1e6:.1f} M",
-        megabytes(onnx),
-        f"{onnx / dense:.0%}" if dense else "-",
-        *quality_cells((variant["quality"] or {}).get("divergence", {}).get("onnx")),
+        *(cell for folder in folders for cell in _sizes(variant, folder)),
+        *quality_cells(divergence_of(variant["quality"] or {})),
         *(speedup_cell(variant["speed"], what) for what in ("decode", "prefill")),
         _parity(variant["parity"]),
     ]
@@ -86,25 +99,42 @@ def speedup_cell(speed: Mapping[str, Any] | None, what: str) -> str:
     return f"{cell[f'{what}_speedup']:.2f}x ({cell[f'{what}_share_of_ideal']:.0%})"
 
 
-def _parity(parity: Mapping[str, Any] | None) -> str:
-    if parity is None:
+def parity_verdict(parities: Mapping[str, Mapping[str, Any]]) -> str:
+    """What became of all comparisons."""
+    if not parities:
         return "not compared"
+    failed = [folder for folder, parity in parities.items() if parity["verdict"] != "passed"]
+    return f"failed: {', '.join(failed)}" if failed and len(parities) > 1 else "failed" if failed else "passed"
+
+
+def _parity(parities: Mapping[str, Mapping[str, Any]]) -> str:
+    if len(parities) != 1:
+        return parity_verdict(parities)
+    (parity,) = parities.values()
     return parity["verdict"] if parity["max_abs"] is None else f"{parity['verdict']} ({difference(parity['max_abs'])})"
 
 
 def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What the columns mean, as far as they were measured."""
+    from seap_export.pipeline.measured import measured_title
+
     found = list(variants)
-    if any(variant["quality"] for variant in found):
-        yield "KL (nats per token), perplexity, top-1: the ONNX file against the dense model, on held-out texts."
+    compared = [variant["quality"] for variant in found if variant["quality"]]
+    if compared:
+        what = measured_title(compared[0])
+        yield f"KL (nats per token), perplexity, top-1: {what} against the dense model, on held-out texts."
     timed = [variant["speed"] for variant in found if variant["speed"]]
     if timed:
-        cell = timed[0]["dense"][0]
+        what, cell = measured_title(timed[0]), timed[0]["dense"][0]
         yield (
-            f"Decode and prefill: speed-up over the dense ONNX file ({cell['decode_ms_per_token']:.1f} ms per token, "
-            f"{cell['prefill_ms']:.0f} ms for {cell['depth']} tokens); in brackets the share of the ideal speed-up."
+            f"Decode and prefill: speed-up of {what} over the dense model's ({cell['decode_ms_per_token']:.1f} ms per "
+            f"token, {cell['prefill_ms']:.0f} ms for {cell['depth']} tokens); in brackets the share of the ideal "
+            "speed-up."
         )
-    yield "Parity: the ONNX file against the same variant in torch; in brackets the largest difference of a logit."
+    runtimes = dict.fromkeys(own["runtime"] for variant in found for own in variant["parity"].values())
+    if runtimes:
+        where = ", ".join(runtimes)
+        yield f"Parity: the variant in {where} against torch; in brackets the largest difference of a logit."
 
 
 def _answer(name: str, variant: Mapping[str, Any]) -> Iterator[str]:
@@ -128,8 +158,10 @@ def _next_steps(exported: Exported, out: Path) -> Iterator[str]:
         return
     name = next(iter(exported.variants))
     yield "Next:"
-    yield f"  seap-export generate {out / name} PROMPT     let a variant answer"
-    if (out / "router").is_dir():
+    has_onnx = (out / name / "onnx").is_dir()
+    if has_onnx:
+        yield f"  seap-export generate {out / name} PROMPT     let a variant answer"
+    if has_onnx and (out / "router").is_dir():
         yield f"  seap-export route {out} PROMPT     choose the variant for a prompt"
     yield f"  seap-export validate {out}     check the files again after copying them"
 
@@ -151,8 +183,12 @@ def _cost(figures: list[StepFigures]) -> list[str]:
 
 
 def _kind(step: str) -> str:
+    from converters.formats import FORMATS
+
     first, _, last = step.partition("/")
-    return _KINDS.get(last, first)
+    if last.startswith("parity") and last.endswith(".json"):
+        return "parity"
+    return _KINDS.get(last, last if last.partition("-")[0] in FORMATS else first)
 
 
-_KINDS = {"hf": "shrinking", "onnx": "ONNX", "parity.json": "parity", "quality.json": "quality"}
+_KINDS = {"hf": "shrinking", "onnx": "ONNX", "quality.json": "quality"}

@@ -1,19 +1,51 @@
-"""Options that choose the form of ONNX files."""
+"""Options that choose formats, and the form of ONNX files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from seap_export.cli.groups import option
 
 if TYPE_CHECKING:
-    from converters.form import Logits, OnnxForm
+    from converters.format import Format
+    from converters.onnx.form import Logits, OnnxForm
 
-__all__ = ["default_form", "form_of", "logits_option", "precision_option", "rare_form_options"]
+__all__ = [
+    "default_form",
+    "form_of",
+    "format_option",
+    "formats_of",
+    "formats_option",
+    "is_given",
+    "logits_option",
+    "precision_option",
+    "rare_form_options",
+]
 
+#: The options of a graph; formats other than ONNX have none of them.
+_OF_GRAPHS = ("precision", "activations", "block_size", "asymmetric", "float_embeddings", "dialect", "logits")
+_GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
+
+format_option = option(
+    "--format",
+    "format_name",
+    default="onnx",
+    show_default=True,
+    metavar="NAME[:PRECISION]",
+    help="Format to write; docs/runtimes.md lists them.",
+)
+formats_option = option(
+    "--format",
+    "formats",
+    multiple=True,
+    metavar="NAME[:PRECISION]",
+    help="Format to write beside the model folder hf, which is always written; docs/runtimes.md lists them. "
+    "Repeatable.  [default: onnx]",
+)
 precision_option = option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
@@ -55,14 +87,56 @@ def logits_option(default: Logits) -> Callable[..., Any]:
     )
 
 
+def formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, ...]:
+    """The formats of some `NAME[:PRECISION]`; the options of graphs are removed from `options`, except `provider`.
+
+    Raises:
+        UsageError: There is no such format or precision, or an option has no effect.
+    """
+    from converters.formats import parse_format
+    from converters.onnx.format import OnnxFormat
+    from seap_export.errors import UsageError
+
+    parsed = [parse_format(text) for text in texts]
+    if all(own is not OnnxFormat for own, _ in parsed) and (idle := _given()):
+        raise UsageError(f"no effect without --format onnx: {', '.join(idle)}")
+    formats = tuple(
+        _graph(precision, dict(options)) if own is OnnxFormat else own(precision or own.precisions[0])
+        for own, precision in parsed
+    )
+    for name in _OF_GRAPHS:
+        del options[name]
+    return formats
+
+
+def _graph(precision: str | None, options: dict[str, Any]) -> Format:
+    from converters.onnx.format import OnnxFormat
+    from seap_export.errors import UsageError
+
+    own = options["precision"]
+    if precision is not None and own not in (None, precision):
+        raise UsageError(f"--format onnx:{precision} and --precision {own} contradict each other; give one of them")
+    return OnnxFormat.of(form_of({**options, "precision": precision or own}))
+
+
+def _given() -> list[str]:
+    """The options of a graph that the user gave."""
+    return [f"--{name.replace('_', '-')}" for name in _OF_GRAPHS if is_given(name)]
+
+
+def is_given(name: str) -> bool:
+    """Whether the user gave an option, on the command line or in a file."""
+    return click.get_current_context().get_parameter_source(name) in _GIVEN
+
+
 def form_of(options: dict[str, Any]) -> OnnxForm:
     """The form that the options describe; removes them from `options`, except `provider`.
 
     Raises:
         UsageError: The provider cannot run it, or an option has no effect.
     """
-    from converters.form import OnnxForm
-    from converters.precision import choose_precision
+    from converters.onnx.form import OnnxForm
+    from converters.onnx.precision import choose_precision
     from seap_export.errors import UsageError
 
     provider, dialect = options["provider"], options.pop("dialect")

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, difference, megabytes, table
-from seap_export.cli.exported import quality_cells, speedup_cell
+from seap_export.cli.exported import parity_verdict, quality_cells, speedup_cell
 from seap_export.cli.options import output_options
 
 __all__ = ["inspect_command"]
@@ -33,7 +33,10 @@ def inspect_command(console: Console, path: str) -> None:
 
 
 def _export_text(result: dict[str, Any]) -> str:
+    from seap_export.pipeline.measured import measured_title
+
     source = result["source"]
+    folders = list(dict.fromkeys(name for variant in result["variants"].values() for name in variant["bytes"]))
     rows = [
         [
             name,
@@ -41,23 +44,25 @@ def _export_text(result: dict[str, Any]) -> str:
             _weights(variant["weights"]),
             f"{variant['achieved_ratio']:.4f}",
             f"{variant['num_parameters'] / 1e6:.1f} M",
-            megabytes(variant["bytes"]["hf"]),
-            megabytes(variant["bytes"]["onnx"]),
+            *(megabytes(variant["bytes"][name]) if name in variant["bytes"] else "-" for name in folders),
             *quality_cells(variant.get("quality")),
             *(speedup_cell(variant["speed"], what) for what in ("decode", "prefill")),
-            variant["parity"]["verdict"],
+            parity_verdict(variant["parity"]),
         ]
         for name, variant in result["variants"].items()
     ]
     measured = ["KL", "perplexity", "top-1", "decode", "prefill"]
-    header = ["variant", "method", "tasks", "removed", "parameters", "hf", "onnx", *measured, "parity"]
+    header = ["variant", "method", "tasks", "removed", "parameters", *folders, *measured, "parity"]
     lines = [table(header, rows)] if rows else []
+    quality = next((own["quality"] for own in result["variants"].values() if own.get("quality")), None)
+    measured = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
     return "\n".join(
         [
             f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
             + ("complete" if result["complete"] else "not complete: run the same export again to continue"),
             f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
             *lines,
+            *measured,
         ]
     )
 
@@ -90,8 +95,8 @@ def _variant_text(result: dict[str, Any]) -> str:
             f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
             f"compensation {result['compensation']}, layout {result['layout']}",
             f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
-            "parity: "
-            + (f"{parity['verdict']}, max abs {difference(parity['max_abs'])}" if parity else "not checked yet"),
+            *(_parity_text(name, own) for name, own in parity.items()),
+            *([] if parity else ["parity: not checked yet"]),
             _quality_text(result["quality"]),
             *([f"warning: {result['warning']}"] if result["warning"] else []),
             _model_text(result["model"]) if result["model"] else "not pruned yet",
@@ -99,11 +104,19 @@ def _variant_text(result: dict[str, Any]) -> str:
     )
 
 
+def _parity_text(name: str, parity: dict[str, Any]) -> str:
+    of = "" if name == "onnx" else f" of {name}"
+    return f"parity{of}: {parity['verdict']}, max abs {difference(parity['max_abs'])}"
+
+
 def _quality_text(quality: dict[str, Any] | None) -> str:
+    from seap_export.pipeline.measured import measured_title
+
     if quality is None:
         return "quality: not compared with the dense model"
     kl, perplexity, agreement = quality_cells(quality)
-    return f"quality: KL {kl} nats per token, perplexity {perplexity}, top-1 agreement {agreement}"
+    figures = f"KL {kl} nats per token, perplexity {perplexity}, top-1 agreement {agreement}"
+    return f"quality of {measured_title(quality)}: {figures}"
 
 
 def _weights(weights: dict[str, float]) -> str:

@@ -16,6 +16,7 @@ from seap_export.cli.groups import option
 __all__ = [
     "PathType",
     "calibration_options",
+    "cluster_option",
     "force_option",
     "general_option",
     "layout_option",
@@ -115,6 +116,28 @@ calibration_options = (
         show_default=True,
         help="Number of tokens in a batch; it changes the speed and the memory only.",
     ),
+)
+
+compute_options = (
+    option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda|cuda:N",
+        help="Where torch computes.",
+    ),
+    option(
+        "--memory",
+        metavar="SIZE",
+        help="Memory that hidden states and weights may take, such as 8GiB; what does not fit waits in files.  "
+        "[default: most of what is free]",
+    ),
+)
+
+cluster_option = option(
+    "--cluster",
+    metavar="local|ray://HOST:PORT",
+    help="Make the steps on the machines of a Ray cluster; --threads is the number of CPUs of a step.",
 )
 
 general_option = option("--general", is_flag=True, help="Also make a variant for all tasks together.")

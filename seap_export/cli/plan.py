@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import (
     PathType,
+    compute_options,
     force_option,
     layout_option,
     model_argument,
@@ -55,7 +57,7 @@ __all__ = ["plan_command"]
     option("--out", type=PathType(), help="Write the plan to this file; without it nothing is written."),
     force_option,
 )
-@titled("Output", output_options)
+@titled("Machine", *compute_options, output_options)
 def plan_command(
     console: Console,
     model: str,
@@ -72,7 +74,7 @@ def plan_command(
     Example:
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5
     """
-    from seap_export.cli.settings import plan_settings
+    from seap_export.cli.settings import compute_of, plan_settings
     from seap_export.pipeline.mixtures import open_mixture
     from seap_export.pipeline.outputs import write_whole
     from seap_export.plan.plan import write_plan
@@ -81,14 +83,16 @@ def plan_command(
     from seap_export.plan.solve import check_ratio
     from seap_export.sources.source import open_source
 
+    compute = compute_of(options)
     settings = plan_settings(options, Target(options.pop("provider")))
     source = open_source(model)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
     statistics = open_mixture(calibrations, weights)
     with write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")
-        with console.step(f"ranking {statistics.name}", len(source.spec.layers)) as advance:
-            ranking = rank(source, statistics, settings, advance)
+        label = f"ranking {statistics.name}"
+        with console.step(label, len(source.spec.layers)) as advance, TemporaryDirectory() as folder:
+            ranking = rank(source, statistics, settings, Path(folder), advance, compute=compute)
         plan = plan_variant(source, statistics, ranking, settings, ratio)
         if path:
             write_plan(plan, path)

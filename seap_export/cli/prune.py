@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.options import PathType, force_option, model_argument, out_option, output_options
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import (
+    PathType,
+    compute_options,
+    force_option,
+    model_argument,
+    out_option,
+    output_options,
+)
 
 __all__ = ["prune_command"]
 
 
-@click.command("prune")
+@click.command("prune", cls=GroupedCommand)
 @model_argument
-@click.option("--plan", "plan_file", required=True, type=PathType(), help="A plan.json.")
-@click.option(
+@option("--plan", "plan_file", required=True, type=PathType(), help="A plan.json.")
+@option(
     "--calibration",
     "calibrations",
     multiple=True,
@@ -25,9 +34,15 @@ __all__ = ["prune_command"]
 )
 @out_option("Folder for the shrunk model.")
 @force_option
-@output_options
+@titled("Machine", *compute_options, output_options)
 def prune_command(
-    console: Console, model: str, plan_file: Path, calibrations: tuple[Path, ...], out: Path, force: bool
+    console: Console,
+    model: str,
+    plan_file: Path,
+    calibrations: tuple[Path, ...],
+    out: Path,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Shrink MODEL by a plan: write safetensors, config, tokenizer, and code if its layers differ in shape.
 
@@ -35,12 +50,14 @@ def prune_command(
     Example:
       seap-export prune ./SmolLM2-135M --plan plan.json --calibration pruned/calibration/gsm8k --out shrunk
     """
+    from seap_export.cli.settings import compute_of
     from seap_export.pipeline.mixtures import open_mixture_of
     from seap_export.pipeline.outputs import write_whole
     from seap_export.plan.plan import read_plan
     from seap_export.shrink.write import write_shrunk_model
     from seap_export.sources.source import open_source
 
+    compute = compute_of(options)
     plan, source = read_plan(plan_file), open_source(model)
     statistics = open_mixture_of(plan, calibrations)
     console.say(f"hashing {source.name}")
@@ -48,7 +65,7 @@ def prune_command(
         write_whole(out, marker=_marker(out), force=force) as folder,
         console.step("shrinking", len(plan.layers)) as advance,
     ):
-        write_shrunk_model(source, plan, statistics, folder, advance)
+        write_shrunk_model(source, plan, statistics, folder, advance, compute=compute)
     parameters = plan.shrunk_spec(source.spec).num_parameters()
     console.result({"folder": str(out), "num_parameters": parameters}, f"{out}: {parameters:,} parameters")
 

@@ -5,25 +5,55 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from converters.form import OnnxForm
-from converters.widths import whole_blocks
-from seap_export.cli.form import form_of
+from converters.format import Format
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.widths import whole_blocks
+from seap_export.cli.form import formats_of, is_given
 from seap_export.corpus import parse_tasks
 from seap_export.errors import UsageError
-from seap_export.pipeline.export import ExportRequest
+from seap_export.layers.compute import Compute, choose_compute
+from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.mixtures import parse_mixtures
+from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings, Target, open_recipe
 from validation.profiles import Limits, read_limits
 
-__all__ = ["calibration_settings", "export_request", "parity_settings", "plan_settings"]
+__all__ = ["calibration_settings", "cluster_of", "compute_of", "export_request", "parity_settings", "plan_settings"]
+
+
+def compute_of(options: dict[str, Any]) -> Compute:
+    """The device and its limits; removes their options from `options`.
+
+    Raises:
+        UsageError: The device or the size is not a valid one.
+        EnvironmentFailure: torch cannot use the GPU.
+    """
+    batch_tokens = options.pop("batch_tokens", None)
+    more = {} if batch_tokens is None else {"batch_tokens": batch_tokens}
+    return choose_compute(options.pop("device"), options.pop("memory"), **more)
+
+
+def cluster_of(address: str | None, model: str, options: dict[str, Any]) -> tuple[Compute, Cluster | None]:
+    """Where the steps are made: as `compute_of`, and the cluster if there is an address.
+
+    Workers choose their device by themselves; this machine computes nothing but what is measured.
+
+    Raises:
+        UsageError: The address, the device or the size is not a valid one.
+        EnvironmentFailure: Ray is not installed, or torch cannot use the GPU.
+    """
+    if address is None:
+        return compute_of(options), None
+    device, memory = options.pop("device"), options.pop("memory")
+    cluster = Cluster(address, model, device, memory, options["threads"], options["provider"])
+    return choose_compute("cpu", memory, options.pop("batch_tokens")), cluster
 
 
 def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
     """Removes its options from `options`."""
-    return CalibrationSettings(
-        **{name: options.pop(name) for name in ("samples", "held_out", "seed", "max_length", "batch_tokens")}
-    )
+    return CalibrationSettings(**{name: options.pop(name) for name in ("samples", "held_out", "seed", "max_length")})
 
 
 def plan_settings(options: dict[str, Any], target: Target) -> PlanSettings:
@@ -35,7 +65,9 @@ def plan_settings(options: dict[str, Any], target: Target) -> PlanSettings:
     return open_recipe(options.pop("recipe"), layout=options.pop("layout"), target=target)
 
 
-def _target(form: OnnxForm) -> Target:
+def _target(formats: Sequence[Format]) -> Target:
+    """What the widths should suit: the first ONNX graph."""
+    form = next((own.form for own in formats if isinstance(own, OnnxFormat)), OnnxForm())
     return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
 
 
@@ -56,7 +88,8 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     parsed = parse_tasks(tasks)
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
-    form = form_of(options)
+    given = options.pop("formats") or ("onnx",)
+    formats = formats_of([text for text in given if text != "hf"], options)
     router, threshold = options.pop("router"), options.pop("threshold")
     if threshold is not None and not router:
         raise UsageError("the threshold has no effect without a router; set router to true, or remove the threshold")
@@ -67,9 +100,9 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         **_given({"threshold": threshold}),
         ratios=ratios,
         calibration=calibration_settings(options),
-        plan=plan_settings(options, _target(form)),
-        form=form,
+        plan=plan_settings(options, _target(formats)),
+        formats=formats,
         parity=parity_settings(options),
-        quality=options.pop("quality"),
-        speed=options.pop("speed"),
+        # Asked for, they are refused where nothing can be measured; by default they are left out there.
+        **{name: options.pop(name) and (bool(formats) or is_given(name)) for name in ("quality", "speed")},
     )

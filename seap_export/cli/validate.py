@@ -13,6 +13,7 @@ from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import (
     PathType,
+    compute_options,
     force_option,
     output_options,
     parity_options,
@@ -22,7 +23,7 @@ from seap_export.cli.options import (
 
 if TYPE_CHECKING:
     from seap_export.pipeline.validate import ValidationRequest
-    from seap_export.pipeline.validation_report import ValidationReport
+    from seap_export.pipeline.validation_report import Check, ValidationReport
 
 __all__ = ["validate_command"]
 
@@ -48,7 +49,17 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
         help="Compare a variant, or its onnx folder, with such a file; torch is not needed.",
     ),
 )
-@titled("Parity", *parity_options)
+@titled(
+    "Parity",
+    option(
+        "--runtime",
+        "runtimes",
+        multiple=True,
+        metavar="NAME",
+        help="Compare what this runtime runs, such as onnxruntime. Repeatable.  [default: of each format the first]",
+    ),
+    *parity_options,
+)
 @titled(
     "Quality and speed gates",
     option("--max-kl", type=float, help="Largest mean KL divergence from the dense model, in nats per token."),
@@ -71,13 +82,13 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     option("--html", type=PathType(), help="Write it to this file as an HTML page."),
     force_option,
 )
-@titled("Machine", provider_option, threads_option, output_options)
+@titled("Machine", *compute_options, provider_option, threads_option, output_options)
 def validate_command(console: Console, path: Path, force: bool, **options: Any) -> None:
     """Check all variants of an export at PATH, or one variant; the exit code shows what failed.
 
     \b
     integrity  every file exists, has its hash and agrees with the others
-    parity     the ONNX file computes what the model in hf computes in torch
+    parity     every written format computes in its runtime what the model in hf computes in torch
     router     it leads to the variants
     quality    the divergence from --dense is within --max-kl
     speed      the speed and the size, compared with --dense, are within their limits
@@ -122,20 +133,24 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
 
 def _request(options: dict[str, Any]) -> ValidationRequest:
     from seap_export.cli.form import default_form
-    from seap_export.cli.settings import parity_settings
+    from seap_export.cli.settings import compute_of, parity_settings
     from seap_export.pipeline.bench import BenchRequest
     from seap_export.pipeline.evaluation_request import EvaluationRequest
     from seap_export.pipeline.validate import ValidationRequest
+    from validation.runners.table import runtime_row
     from validation.speed.gate import SpeedLimits
 
-    parity = parity_settings(options)
+    compute, parity = compute_of(options), parity_settings(options)
     names = ("min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio")
     speed = {name: options.pop(name) for name in names}
     depths, runs, max_kl = options.pop("depths") or (128,), options.pop("runs"), options.pop("max_kl")
     checks = options.pop("checks")
+    for name in options["runtimes"]:
+        runtime_row(name)
     return ValidationRequest(
         **({"checks": checks} if checks else {}),
         parity=parity,
+        compute=compute,
         quality=None
         if max_kl is None
         else EvaluationRequest(("onnx",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
@@ -182,7 +197,7 @@ def _show(console: Console, report: ValidationReport) -> None:
     from seap_export.cli.errors import Failure
 
     rows = [
-        [check.variant or report.name, check.check, check.verdict, "; ".join(check.reasons or check.notes)[:80]]
+        [check.variant or report.name, _name(check), check.verdict, "; ".join(check.reasons or check.notes)[:80]]
         for check in report.checks
     ]
     text = f"{table(['variant', 'check', 'verdict', ''], rows)}\n{'passed' if report.passed else 'FAILED'}"
@@ -191,6 +206,10 @@ def _show(console: Console, report: ValidationReport) -> None:
         return
     console.text(text)
     raise Failure(report.failure, report.exit_code)
+
+
+def _name(check: Check) -> str:
+    return check.check if check.subject is None else f"{check.check} of {check.subject}"
 
 
 def _save_golden(console: Console, path: Path, target: Path, request: ValidationRequest, force: bool) -> None:

@@ -1,5 +1,6 @@
 """Reads files and data sets, turns their records into texts, and splits the texts."""
 
+from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
 from seap_export.corpus.parse import parse_task, parse_tasks
 from seap_export.corpus.readers import check_corpus, read_records
 from seap_export.corpus.split import DEFAULT_SAMPLES, Split, check_disjoint, split_samples, text_digest
@@ -14,6 +15,8 @@ from seap_export.corpus.templates import render
 
 __all__ = [
     "DEFAULT_SAMPLES",
+    "LAST_NUMBER",
+    "AnswerRule",
     "ChoiceCompletion",
     "Completion",
     "Sample",

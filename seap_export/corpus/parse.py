@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_harness_name, is_hub_id
 from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
 from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
@@ -18,6 +20,8 @@ __all__ = ["parse_task", "parse_tasks"]
 #: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
 _MAX_TASK_BYTES = 16 * 2**10
 _TASK_FILE = ".toml"
+#: Keys of a task whose answers can be generated.
+_ANSWER_KEYS = ("answer", "stop", "shots", "examples")
 
 
 def parse_tasks(specs: Sequence[str]) -> tuple[Task, ...]:
@@ -77,15 +81,17 @@ def _read_task_file(name: str, path: Path) -> Task:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a TOML file ({error}); see samples/tasks for an example") from error
     try:
-        _refuse_unknown_keys(table, ("corpus", "prompt", "completion"))
+        _refuse_unknown_keys(table, ("corpus", "prompt", "completion", *_ANSWER_KEYS))
         completion = _completion(table["completion"]) if "completion" in table else None
         corpus, prompt = _string(table, "corpus"), _string(table, "prompt")
-        task = Task(name, path.parent / corpus, prompt, completion)
+        task = Task(name, path.parent / corpus, prompt, completion, _answer(table, path.parent))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if is_hub_id(corpus) and not _is_file(path.parent / corpus):
-        return Task(name, HubCorpus.of(corpus), prompt, completion)
+        return replace(task, corpus=HubCorpus.of(corpus))
     check_corpus(path.parent / corpus)
+    if task.answer is not None and task.answer.examples is not None:
+        check_corpus(task.answer.examples)
     return task
 
 
@@ -110,6 +116,21 @@ def _completion(value: object) -> Completion:
         raise InputError("'choices' must be a list of templates or the path of a list field")
     optional = {key: _string(value, key) for key in ("labels", "template") if key in value}
     return ChoiceCompletion(choices, _string(value, "label"), **optional)
+
+
+def _answer(table: Mapping[str, Any], folder: Path) -> AnswerRule | None:
+    if "answer" not in table:
+        alone = next((key for key in _ANSWER_KEYS if key in table), None)
+        if alone is not None:
+            raise InputError(f"'{alone}' is for generated answers; add answer = \"{LAST_NUMBER}\" or remove it")
+        return None
+    stop, shots = table.get("stop", []), table.get("shots", 0)
+    if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
+        raise InputError(f"'stop' must be a list of texts, not {stop!r:.40}; write stop = [\"\\nQuestion:\"]")
+    if not isinstance(shots, int) or isinstance(shots, bool):
+        raise InputError(f"'shots' must be a number of examples, not {shots!r:.40}; write shots = 4")
+    examples = folder / _string(table, "examples") if "examples" in table else None
+    return AnswerRule(_string(table, "answer"), tuple(stop), shots, examples)
 
 
 def _refuse_unknown_keys(table: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seap_export.corpus.answers import AnswerRule
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
 from seap_export.corpus.names import NAME_RULE, is_folder_name
 from seap_export.corpus.readers import read_records
@@ -134,12 +135,14 @@ class Task:
         corpus: Where its records come from.
         prompt: Template of the prompt.
         completion: What follows the prompt; None: nothing.
+        answer: How the answer is found in a completion and in generated text; None: the task does not say it.
     """
 
     name: str
     corpus: Corpus
     prompt: str = _TEXT_PROMPT
     completion: Completion | None = None
+    answer: AnswerRule | None = None
 
     def __post_init__(self) -> None:
         if not is_folder_name(self.name):

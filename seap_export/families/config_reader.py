@@ -13,11 +13,13 @@ from seap_export.families.parts import Requirement
 __all__ = ["PROJECTION_PATHS", "ConfigReader"]
 
 _FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
-#: Keys that this package writes: biases of o_proj and down_proj, and where the pruned model's code finds the two.
+#: Keys that this package writes: biases of o_proj and down_proj, and where the pruned model's code finds the two;
+#: what vLLM multiplies logits by.
 PROJECTION_PATHS = {"o_proj": "o_proj_path", "down_proj": "down_proj_path"}
-_OWN_KEYS = frozenset(
-    {"model_type", "per_layer_config", PRUNED_FROM, "o_proj_bias", "down_proj_bias", *PROJECTION_PATHS.values()}
-)
+_OWN_KEYS = frozenset({
+    "model_type", "per_layer_config", PRUNED_FROM, "o_proj_bias", "down_proj_bias", "logit_scale",
+    *PROJECTION_PATHS.values(),
+})  # fmt: skip
 
 
 class ConfigReader:

@@ -234,6 +234,7 @@ def family_of_gguf(architecture: str) -> Family:
         InputError: The architecture is not supported.
     """
     known = {family.gguf.architecture: family for family in families() if family.gguf}
+    known |= {family.gguf.uneven: family for family in known.values() if family.gguf and family.gguf.uneven}
     if architecture not in known:
         raise InputError(
             f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(known)}"

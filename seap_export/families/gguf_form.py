@@ -15,6 +15,8 @@ class GgufForm:
 
     Attributes:
         architecture: `general.architecture` of the files.
+        uneven: The architecture of files with layers of several shapes, of this family unless the file names another;
+            "": there is none.
         rotary_rows_permuted: Whether they store the q and k rows for interleaved rotation.
         names: The plain names of norms whose GGUF names usually mean another one.
         keys: The metadata that hold the values of further keys of config.json.
@@ -27,6 +29,7 @@ class GgufForm:
     """
 
     architecture: str
+    uneven: str = ""
     rotary_rows_permuted: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)

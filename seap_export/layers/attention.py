@@ -47,7 +47,7 @@ def attend(
     if norms is not None and block.qk_norm == "after_rotation":
         query, key = (rms_norm(part, gain, epsilon) for part, gain in zip((query, key), norms, strict=True))
     if block.query_scaling is not None:
-        query = query * _query_factors(block.query_scaling, query.shape[2])
+        query = query * _query_factors(block.query_scaling, query.shape[2]).to(query.device)
     attended = _attention(query, key, value, layer.sliding_window, block)
     return attended.transpose(1, 2).flatten(2)
 
@@ -57,10 +57,10 @@ def _rotated(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rope = layer.rope
     assert rope is not None
-    cos, sin = rotary_tables(rope, query.shape[2])
+    cos, sin = (table.to(query.device) for table in rotary_tables(rope, query.shape[2]))
     if rope.switches_at is not None:
         is_long = (lengths > rope.switches_at)[:, None, None, None]
-        long_cos, long_sin = rotary_tables(rope, query.shape[2], long=True)
+        long_cos, long_sin = (table.to(query.device) for table in rotary_tables(rope, query.shape[2], long=True))
         cos, sin = torch.where(is_long, long_cos, cos), torch.where(is_long, long_sin, sin)
     if rope.interleaved:
         cos, sin = (table.repeat_interleave(2, -1) for table in (cos, sin))
@@ -93,7 +93,7 @@ def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None, block: BlockSpec
 ) -> torch.Tensor:
     length = query.shape[2]
-    mask = _window_mask(length, window) if window is not None and window < length else None
+    mask = _window_mask(length, window, query.device) if window is not None and window < length else None
     if block.attention_softcap is not None:
         return _capped_attention(query, key, value, mask, block.attention_scale, block.attention_softcap)
     if mask is not None:  # with a mask, torch has no fast kernel for grouped queries
@@ -119,7 +119,7 @@ def _capped_attention(
 ) -> torch.Tensor:
     key, value = (_repeated(part, query.shape[1]) for part in (key, value))
     scores = torch.tanh(torch.matmul(query, key.transpose(2, 3)) * scale / softcap) * softcap
-    visible = _window_mask(query.shape[2], query.shape[2]) if mask is None else mask
+    visible = _window_mask(query.shape[2], query.shape[2], query.device) if mask is None else mask
     return torch.matmul(functional.softmax(scores.masked_fill(~visible, -torch.inf), -1), value)
 
 
@@ -127,7 +127,8 @@ def _repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.repeat_interleave(heads // x.shape[1], 1)
 
 
-def _window_mask(length: int, window: int) -> torch.Tensor:
+def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
     """True where a query (row) sees a key (column): itself and the `window` - 1 before; [1, 1, length, length]."""
-    distance = torch.arange(length).unsqueeze(1) - torch.arange(length).unsqueeze(0)
+    places = torch.arange(length, device=device)
+    distance = places.unsqueeze(1) - places.unsqueeze(0)
     return ((distance >= 0) & (distance < window))[None, None]

@@ -10,6 +10,8 @@ import torch
 
 __all__ = ["Batch", "length_buckets"]
 
+_CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -18,10 +20,12 @@ class Batch:
     Attributes:
         input_ids: int64 [batch, length].
         real: bool [batch, length], False at padding.
+        device: Where its hidden states are computed; the two above stay on the CPU.
     """
 
     input_ids: torch.Tensor
     real: torch.Tensor
+    device: torch.device = _CPU
 
     def __post_init__(self) -> None:
         if self.input_ids.shape != self.real.shape or self.input_ids.dim() != 2:
@@ -30,7 +34,17 @@ class Batch:
     @cached_property
     def _positions(self) -> torch.Tensor:
         """Where the real tokens are in the flattened batch, int64."""
-        return torch.nonzero(self.real.flatten())[:, 0]
+        return torch.nonzero(self.real.flatten())[:, 0].to(self.device)
+
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """Real tokens of each row, int64 [batch], on the device."""
+        return self.real.sum(1).to(self.device)
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """Real tokens of all rows."""
+        return int(self.real.sum())
 
     def packed(self, values: torch.Tensor) -> torch.Tensor:
         """The values of the real tokens alone, [tokens, width], of values [batch, length, width]."""
@@ -42,7 +56,7 @@ class Batch:
         return empty.index_copy(0, self._positions, values).unflatten(0, self.real.shape)
 
 
-def length_buckets(sequences: Sequence[Sequence[int]], max_tokens: int) -> list[Batch]:
+def length_buckets(sequences: Sequence[Sequence[int]], max_tokens: int, device: torch.device = _CPU) -> list[Batch]:
     """Sorts sequences by length and divides them into batches of at most `max_tokens` positions.
 
     A batch holds at least one sequence, however long.
@@ -51,19 +65,19 @@ def length_buckets(sequences: Sequence[Sequence[int]], max_tokens: int) -> list[
     bucket: list[Sequence[int]] = []
     for sequence in sorted(sequences, key=lambda ids: (len(ids), list(ids))):
         if bucket and len(sequence) * (len(bucket) + 1) > max_tokens:
-            batches.append(_pad(bucket))
+            batches.append(_pad(bucket, device))
             bucket = []
         bucket.append(sequence)
     if bucket:
-        batches.append(_pad(bucket))
+        batches.append(_pad(bucket, device))
     return batches
 
 
-def _pad(sequences: Sequence[Sequence[int]]) -> Batch:
+def _pad(sequences: Sequence[Sequence[int]], device: torch.device) -> Batch:
     length = max(len(ids) for ids in sequences)
     input_ids = torch.zeros(len(sequences), length, dtype=torch.long)
     real = torch.zeros(len(sequences), length, dtype=torch.bool)
     for row, ids in enumerate(sequences):
         input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         real[row, : len(ids)] = True
-    return Batch(input_ids, real)
+    return Batch(input_ids, real, device)

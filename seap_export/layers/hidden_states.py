@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,8 +13,12 @@ from seap_export.layers.attention import rms_norm
 from seap_export.layers.batches import Batch
 from seap_export.layers.halves import Half
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.streams import MemoryStreams, Streams
 
-__all__ = ["HalfPass", "HiddenStates", "Visitor", "logits", "output_stream"]
+__all__ = ["HalfPass", "HiddenStates", "Visitor", "logits", "output_stream", "times_head"]
+
+#: Rows of the LM head in float32 at a time.
+_VOCABULARY_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -44,42 +48,67 @@ class HiddenStates:
 
     Attributes:
         batches: The batches.
-        streams: Their hidden states.
+        streams: Their hidden states, wherever these are kept.
     """
 
-    def __init__(self, batches: Sequence[Batch], streams: Sequence[torch.Tensor]) -> None:
-        self.batches, self.streams = list(batches), list(streams)
+    def __init__(self, batches: Sequence[Batch], streams: Streams) -> None:
+        self.batches, self.streams = list(batches), streams
 
     @classmethod
-    def embedded(cls, spec: ModelSpec, table: torch.Tensor, batches: Sequence[Batch]) -> HiddenStates:
-        """The embeddings of the tokens; `table` is [vocab_size, hidden_size]."""
-        multiplier = spec.block.embedding_multiplier
-        streams = (batch.packed(functional.embedding(batch.input_ids, table).float()) for batch in batches)
-        return cls(batches, [stream if multiplier == 1.0 else stream * multiplier for stream in streams])
+    def embedded(
+        cls, spec: ModelSpec, table: torch.Tensor, batches: Sequence[Batch], streams: Streams | None = None
+    ) -> HiddenStates:
+        """The embeddings of the tokens.
 
-    def copy(self) -> HiddenStates:
-        """The same batches with streams of their own."""
-        return HiddenStates(self.batches, [stream.clone() for stream in self.streams])
+        Args:
+            spec: The model.
+            table: Its embedding, [vocab_size, hidden_size], of which only the rows that occur are converted.
+            batches: The tokens.
+            streams: Where the hidden states are kept; None: in memory, wherever they are computed.
+        """
+        hidden = cls(batches, MemoryStreams(len(batches)) if streams is None else streams)
+        for place, batch in enumerate(batches):
+            rows = table[batch.input_ids[batch.real]].to(batch.device).float()
+            multiplier = spec.block.embedding_multiplier
+            hidden.streams[place] = rows if multiplier == 1.0 else rows * multiplier
+        return hidden
 
     def advance(self, layer: DecoderLayer, half: Half, visit: Visitor = lambda passed: None) -> None:
-        """Passes one half of a layer in place, and shows the visitor each batch."""
-        for place, (batch, stream) in enumerate(zip(self.batches, self.streams, strict=True)):
-            channels = layer.channels(half, stream, batch)
+        """Passes one half of a layer, and shows the visitor each batch."""
+        for place, batch in enumerate(self.batches):
+            before = self.streams[place]
+            channels = layer.channels(half, before, batch)
             product = layer.project(half, channels)
             written = layer.written(half, product)
-            stream += written
-            visit(HalfPass(place, channels, product, written, stream))
+            after = self.streams[place] = before + written
+            visit(HalfPass(place, channels, product, written, after))
 
 
 def output_stream(spec: ModelSpec, gain: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
     """What the LM head multiplies: the last norm of the stream, times the multiplier of the logits."""
-    normed = rms_norm(stream, gain.float(), spec.rms_norm_eps)
+    normed = rms_norm(stream, gain.to(stream.device).float(), spec.rms_norm_eps)
     multiplier = spec.block.logits_multiplier
     return normed if multiplier == 1.0 else normed * multiplier
 
 
 def logits(spec: ModelSpec, head: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
     """The logits of tokens, float32 [tokens, vocab_size]; `normed` is their `output_stream`."""
-    product = functional.linear(normed, head.float())
+    product = torch.empty(len(normed), len(head), device=normed.device)
+    for rows in _vocabulary_blocks(head):
+        product[:, rows] = functional.linear(normed, head[rows].to(normed.device).float())
     cap = spec.block.logits_softcap
-    return product if cap is None else torch.tanh(product / cap) * cap
+    return product if cap is None else product.div_(cap).tanh_().mul_(cap)
+
+
+def times_head(head: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The product of values [tokens, vocab_size] with the LM head, float32 [tokens, hidden_size]."""
+    total = torch.zeros(len(values), head.shape[1], device=values.device)
+    for rows in _vocabulary_blocks(head):
+        total += values[:, rows] @ head[rows].to(values.device).float()
+    return total
+
+
+def _vocabulary_blocks(head: torch.Tensor) -> Iterator[slice]:
+    """Rows of the LM head that are in memory in float32 at a time."""
+    for start in range(0, len(head), _VOCABULARY_BLOCK):
+        yield slice(start, start + _VOCABULARY_BLOCK)

@@ -6,7 +6,6 @@ x += m N(W channels(x)), with N the norm after the half, if there is one, and m 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -19,6 +18,8 @@ from seap_export.layers.batches import Batch
 from seap_export.layers.halves import NORMS_AROUND, Half
 
 __all__ = ["DecoderLayer"]
+
+_CPU = torch.device("cpu")
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -34,19 +35,16 @@ class DecoderLayer:
     Args:
         spec: The model.
         index: Index of the layer.
-        tensors: All tensors of the layer, by full name.
+        tensors: The tensors of the layer, by full name; those of one half (`half_tensors`) are enough to run it.
+        device: Where it computes.
     """
 
-    def __init__(self, spec: ModelSpec, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, spec: ModelSpec, index: int, tensors: Mapping[str, torch.Tensor], device: torch.device = _CPU
+    ) -> None:
         self._spec, self._index = spec, index
-        self._tensors = {name: tensor.float() for name, tensor in tensors.items()}
+        self._tensors = {name: tensor.to(device).float() for name, tensor in tensors.items()}
         self._activation = _ACTIVATIONS[spec.block.activation]
-
-    def under(self, spec: ModelSpec) -> DecoderLayer:
-        """The same weights in a model that differs only in what they compute."""
-        other = copy.copy(self)
-        other._spec = spec
-        return other
 
     def channels(self, half: Half, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The input of o_proj or down_proj at the real tokens of a batch, [tokens, channels].
@@ -89,7 +87,7 @@ class DecoderLayer:
 
     def factor(self, half: Half, product: torch.Tensor) -> torch.Tensor:
         """d in `written` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""
-        multiplier = torch.full((len(product), 1), self.multiplier)
+        multiplier = torch.full((len(product), 1), self.multiplier, device=product.device)
         if self.gain(half) is None:
             return multiplier
         return multiplier * torch.rsqrt(product.pow(2).mean(-1, keepdim=True) + self._spec.rms_norm_eps)
@@ -109,7 +107,7 @@ class DecoderLayer:
             heads("q_proj"),
             heads("k_proj"),
             heads("v_proj"),
-            batch.real.sum(1),
+            batch.lengths,
             layer,
             spec.block,
             None if norms[0] is None or norms[1] is None else (norms[0], norms[1]),

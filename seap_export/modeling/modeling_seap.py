@@ -2,7 +2,7 @@
 
 `SeapXForCausalLM` is made on demand: transformers' `XForCausalLM` with layers of different shapes. Every decoder
 layer is a stock layer built from that layer's config, so attention backends, caches and generation are those of
-transformers.
+transformers. `SeapXModel` is the same without the LM head, which servers such as vLLM have their own of.
 """
 
 import copy
@@ -62,28 +62,46 @@ def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
     return single
 
 
-class _PrunedForCausalLM:
-    """Mixin for a family's causal language model: replaces its layers by those of the config."""
+def _build_layers(model: nn.Module, config: PretrainedConfig) -> None:
+    """Replaces the single layer of a base model by those of the config."""
+    layer_class = type(model.layers[0])
+    layers = [_build_layer(layer_class, config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
+    model.layers, model.config = nn.ModuleList(layers), config
+
+
+class _PrunedModel:
+    """Mixin for a family's base model: replaces its layers by those of the config."""
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(_one_layer(config))
         config._attn_implementation = self.config._attn_implementation
-        self.config = self.model.config = config
-        layer_class = type(self.model.layers[0])
-        self.model.layers = nn.ModuleList(
-            [_build_layer(layer_class, config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
-        )
+        _build_layers(self, config)
+        self.post_init()
+
+
+class _PrunedForCausalLM:
+    """Mixin for a family's causal language model: replaces the layers of its base model by those of the config."""
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        super().__init__(_one_layer(config))
+        config._attn_implementation = self.config._attn_implementation
+        _build_layers(self.model, config)
+        self.config = config
         self.post_init()
 
 
 @cache
-def _model_class(stem: str) -> type:
+def _model_class(stem: str, kind: str) -> type:
+    stock = stock_class(stem)
+    mixin = _PrunedForCausalLM if kind == "ForCausalLM" else _PrunedModel
+    if kind == "Model":
+        stock = transformers.MODEL_MAPPING[stock.config_class]  # by config, since Gemma 3's is called Gemma3TextModel
     own = {"__module__": __name__, "config_class": config_class(stem)}
-    return type(f"Seap{stem}ForCausalLM", (_PrunedForCausalLM, stock_class(stem)), own)
+    return type(f"Seap{stem}{kind}", (mixin, stock), own)
 
 
 def __getattr__(name: str) -> type:
-    found = re.fullmatch("Seap(.+)ForCausalLM", name)
+    found = re.fullmatch("Seap(.+?)(ForCausalLM|Model)", name)
     if found is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _model_class(found[1])
+    return _model_class(*found.groups())

@@ -16,7 +16,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["register_pruned_families"]
+__all__ = ["register_models", "register_pruned_families"]
 
 _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
 
@@ -37,13 +37,15 @@ def _register(auto: ModuleType) -> None:
         auto.CONFIG_MAPPING.register(stand_in.model_type, stand_in, exist_ok=True)
 
 
-def _real_config(architecture: str) -> Any:
-    """Imports the config class and registers its model class as well."""
-    from transformers import AutoModelForCausalLM
+def register_models(architecture: str) -> Any:
+    """Registers the model classes of a family, such as "SeapLlamaForCausalLM"; returns its config class."""
+    from transformers import AutoModel, AutoModelForCausalLM
 
     modeling = importlib.import_module("seap_export.modeling.modeling_seap")
     model_class = getattr(modeling, architecture)
+    base_class = getattr(modeling, architecture.replace("ForCausalLM", "Model"))
     AutoModelForCausalLM.register(model_class.config_class, model_class, exist_ok=True)
+    AutoModel.register(base_class.config_class, base_class, exist_ok=True)
     return model_class.config_class
 
 
@@ -54,11 +56,11 @@ def _stand_in(name: str, architecture: str) -> type[Any]:
         model_type = name
 
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-            return _real_config(architecture)(*args, **kwargs)
+            return register_models(architecture)(*args, **kwargs)
 
         @classmethod
         def from_dict(cls, *args: Any, **kwargs: Any) -> Any:
-            return _real_config(architecture).from_dict(*args, **kwargs)
+            return register_models(architecture).from_dict(*args, **kwargs)
 
     return LazyConfig
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from converters.form import OnnxForm, read_form
-from converters.precision import Precision
+from converters.format import Format
+from converters.formats import FORMATS, format_class, format_folders, read_format, row_of
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.precision import Precision
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.pipeline.convert import convert_folder
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.origin import refuse_another_model
@@ -27,6 +29,9 @@ from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import available_threads, check_session_options, probe
 from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
+from validation.runners.candidate import arithmetic_of
+from validation.runners.table import REFERENCE, require_runtime
+from validation.session_memory import Calls, claim_memory
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.ideal import Work, model_work
 from validation.speed.measure import Cell, measure_speed
@@ -35,6 +40,8 @@ from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
 __all__ = ["BenchRequest", "bench", "refuse_long_prompts", "time_variants"]
 
+#: The suffixes of what lies beside weights and graphs.
+_BESIDE = (".json", ".txt", ".jinja", ".py", ".pyc", ".model")
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-export")
 
 
@@ -44,9 +51,10 @@ class BenchRequest:
 
     Attributes:
         depths: Prompt lengths.
-        batches: Batch sizes; those above 1 are timed only at the smallest depth.
+        batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
         engines: Engines that run the models.
         form: Form of the ONNX files.
+        formats: What other runtimes are given; those that take none of them get the first format that they take.
         provider: ONNX Runtime's execution provider.
         threads: Threads of each engine; None: all cores available to this process.
         runs: Runs of each model in each cell, without the warm-up.
@@ -58,6 +66,7 @@ class BenchRequest:
     batches: tuple[int, ...] = (1, 4, 16)
     engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
     form: OnnxForm = OnnxForm(logits="last")
+    formats: tuple[Format, ...] = ()
     provider: str = "cpu"
     threads: int | None = None
     runs: int = 5
@@ -74,6 +83,22 @@ class BenchRequest:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
 
+    def written(self, engine: EngineName) -> Format | None:
+        """The format that an engine runs; None: the model folder itself.
+
+        Raises:
+            UsageError: No format has this runtime.
+        """
+        if engine == "onnxruntime":
+            return OnnxFormat.of(self.form)
+        own = next((own for own in self.formats if engine in own.runtimes), None)
+        kinds = [format_class(name) for name in FORMATS if engine in format_class(name).runtimes]
+        if own is None and not kinds:
+            raise UsageError(f"no format is run by '{engine}'; use another --runtime")
+        if own is None and kinds[0].name != "hf":
+            return kinds[0](kinds[0].precisions[0])
+        return own
+
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Every depth with one prompt, then every other batch size at the smallest depth."""
@@ -83,14 +108,14 @@ class BenchRequest:
 
 @dataclass(frozen=True)
 class _Model:
-    """The folders of a model for torch and for ONNX Runtime."""
+    """The folders of a model: of transformers, and of each engine."""
 
     name: str
     hf: Path
-    onnx: Path
+    folders: Mapping[EngineName, Path]
 
     def folder(self, engine: EngineName) -> Path:
-        return self.hf if engine == "torch" else self.onnx
+        return self.folders[engine]
 
     @property
     def spec(self) -> ModelSpec:
@@ -100,7 +125,7 @@ class _Model:
 def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:
     """Times variants and their dense model in turn, one model in memory at a time.
 
-    The ONNX files are written again in the requested form, into a temporary folder.
+    Files of other forms than the requested are written again, into a temporary folder.
 
     Args:
         paths: Output folders of `export`, or variants' folders.
@@ -115,6 +140,9 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
         EnvironmentFailure: The provider is not available on this machine.
     """
     progress = progress or Silent()
+    for engine in request.engines:
+        if engine != REFERENCE:
+            require_runtime(engine)
     if "onnxruntime" in request.engines:
         probe(request.provider)
     variants = _variants(paths)
@@ -132,7 +160,7 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
 def time_variants(variants: Sequence[Path], dense: Path, request: BenchRequest, progress: Progress) -> SpeedReport:
     """Times variants and their dense model in turn, after all checks.
 
-    A variant's ONNX file that has the request's form is timed as it is; others are written to a temporary folder.
+    A variant's folder that has the request's format is timed as it is; others are written to a temporary folder.
 
     Args:
         variants: The variants' folders.
@@ -142,8 +170,11 @@ def time_variants(variants: Sequence[Path], dense: Path, request: BenchRequest, 
     """
     threads = request.threads or available_threads()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        models = [_converted(DENSE, dense, Path(scratch), request, progress)]
-        models += [_as_exported(variant, Path(scratch), request, progress) for variant in variants]
+        models = [_model(DENSE, dense, (), Path(scratch), request, progress)]
+        models += [
+            _model(variant.name, variant / "hf", format_folders(variant), Path(scratch), request, progress)
+            for variant in variants
+        ]
         figures = _measure(models, request, threads, progress)
     return SpeedReport(figures, request.cells, _setting(request, threads))
 
@@ -179,23 +210,34 @@ def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
         )
 
 
-def _as_exported(variant: Path, scratch: Path, request: BenchRequest, progress: Progress) -> _Model:
-    """The variant's own ONNX file where it has the right form."""
-    hf, onnx = variant / "hf", variant / "onnx"
-    if "onnxruntime" in request.engines and (onnx / "model.onnx").is_file():
+def _model(
+    name: str, hf: Path, exported: Sequence[Path], scratch: Path, request: BenchRequest, progress: Progress
+) -> _Model:
+    """A model's folders: those that there are in the right form, and for the others new ones."""
+    folders: dict[EngineName, Path] = {}
+    for engine in request.engines:
+        own = request.written(engine)
+        found = None if own is None else _of_format(own, exported)
+        folders[engine] = hf if own is None else found or _converted(own, name, hf, scratch, progress)
+    return _Model(name, hf, folders)
+
+
+def _of_format(own: Format, exported: Sequence[Path]) -> Path | None:
+    """The folder that an export has written in exactly this format."""
+    for folder in exported:
         with suppress(ArtifactError):
-            if read_form(onnx / "model.onnx") == request.form:
-                return _Model(variant.name, hf, onnx)
-    return _converted(variant.name, hf, scratch, request, progress)
+            if read_format(folder) == own:
+                return folder
+    return None
 
 
-def _converted(name: str, hf: Path, scratch: Path, request: BenchRequest, progress: Progress) -> _Model:
-    folder = scratch / name
-    folder.mkdir()
-    if "onnxruntime" in request.engines:
-        progress.say(f"{name}: writing ONNX")
-        convert_folder(hf, folder, request.form)
-    return _Model(name, hf, folder)
+def _converted(own: Format, name: str, hf: Path, scratch: Path, progress: Progress) -> Path:
+    folder = scratch / name / own.name
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        progress.say(f"{name}: writing {row_of(own).title}")
+        own.write(hf, folder, lambda layer: None)
+    return folder
 
 
 def _measure(
@@ -213,6 +255,11 @@ def _measure(
         )
         for model, engine in subjects
     }
+    calls = [Calls(cell.batch, cell.depth, cell.depth + request.steps) for cell in request.cells]
+    for model, engine in subjects:
+        if engine == "onnxruntime":
+            graph = model.folder(engine) / "model.onnx"
+            claim_memory(graph, calls, request.provider, progress.say, can_map=False)
     label = f"timing {', '.join(model.name for model in models)}"
     with progress.step(label, request.runs * len(openers), "runs", name="speed") as advance:
         timings = measure_speed(
@@ -233,7 +280,7 @@ def _measure(
             peak_bytes=peak.host,
             gpu_bytes=peak.gpu,
             timings=timings[f"{model.name} {engine}"],
-            works={cell: _work(model, engine, cell, request) for cell in request.cells},
+            works={cell: _work(model, engine, cell, request) for cell in timings[f"{model.name} {engine}"]},
         )
         for (model, engine), peak in zip(subjects, peaks, strict=True)
     ]
@@ -246,15 +293,18 @@ def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int
 
 
 def _work(model: _Model, engine: EngineName, cell: Cell, request: BenchRequest) -> Work:
-    if engine == "torch":
-        return model_work(model.spec, Precision(), cell.batch, cell.depth, last_logits=True)
-    form = request.form
-    return model_work(model.spec, form.precision, cell.batch, cell.depth, last_logits=form.logits == "last")
+    own = None if engine == REFERENCE else request.written(engine)
+    if isinstance(own, OnnxFormat):
+        form = own.form
+        return model_work(model.spec, form.precision, cell.batch, cell.depth, last_logits=form.logits == "last")
+    precision = Precision() if own is None else arithmetic_of(own.precision)
+    return model_work(model.spec, precision, cell.batch, cell.depth, last_logits=True)
 
 
 def _weights_and_graph(folder: Path) -> int:
-    suffixes = (".safetensors", ".onnx", ".data")
-    return sum(path.stat().st_size for path in folder.iterdir() if path.suffix in suffixes)
+    """Bytes of a folder without its tokenizer, settings and code."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in _BESIDE)
+    return sum(path.stat().st_size for path in files)
 
 
 def _setting(request: BenchRequest, threads: int) -> dict[str, object]:

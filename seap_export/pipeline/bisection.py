@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters.form import read_form
+from converters.onnx.form import read_form
 from seap_export.errors import ParityFailure
+from seap_export.layers.compute import Compute
 from seap_export.pipeline.parity import prompts_of
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import ParitySettings
@@ -28,6 +29,7 @@ def bisect_variant(
     parity: Mapping[str, Any] | None,
     reasons: Sequence[str],
     progress: Progress,
+    compute: Compute | None = None,
 ) -> Bisection | None:
     """Traces the cheapest failed stage, or the first case if no stage failed.
 
@@ -38,6 +40,7 @@ def bisect_variant(
         parity: The report of the comparison; None: there is none.
         reasons: Why parity failed; the first weight that they name is the place if no value diverges before it.
         progress: Reports what happens.
+        compute: Where torch runs.
 
     Returns:
         None if the graph does not run with intermediate values as outputs.
@@ -62,6 +65,7 @@ def bisect_variant(
             in_float=label == IN_FLOAT or _is_quantized(folder),
             provider=settings.provider,
             threads=settings.threads,
+            compute=compute,
         )
     except ParityFailure as error:
         progress.say(f"{folder.name}: cannot be bisected: {error}")

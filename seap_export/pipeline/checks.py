@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.precision import Precision
 from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.pipeline.disk import Disk
 from seap_export.pipeline.settings import calibration_step
-from seap_export.pipeline.sizes import weight_bytes
 from seap_export.pipeline.workspace import Workspace
 from seap_export.runtime.session import probe
 from seap_export.sources.source import Source
 
-__all__ = ["claim_folder", "refuse_full_disk", "refuse_missing_provider", "variant_bytes"]
+__all__ = ["claim_folder", "refuse_full_disk", "refuse_missing_provider"]
 
 
 def claim_folder(
@@ -66,12 +66,6 @@ def _prunable_weights(source: Source) -> int:
     return sum(source.spec.prunable_weights(layer) for layer in range(len(source.spec.layers)))
 
 
-def variant_bytes(source: Source, ratio: float, precision: Precision) -> int:
-    """About how many bytes a variant takes, if the requested ratio is the achieved one."""
-    removed = ratio * _prunable_weights(source)
-    return sum(weight_bytes(source.spec, source.reader.dtype, precision, removed).values())
-
-
 def refuse_missing_provider(provider: str) -> None:
     """Fails early if the execution provider that the checks need does not work.
 
@@ -85,16 +79,25 @@ def refuse_missing_provider(provider: str) -> None:
         raise EnvironmentFailure(f"{error}; {by_hand}") from error
 
 
-def refuse_full_disk(needed: int, out: Path) -> None:
-    """Fails early if the artifacts will not fit on the disk.
+def refuse_full_disk(disk: Disk, out: Path) -> None:
+    """Fails early if the artifacts, or what is needed while they are made, will not fit on the disk.
 
     Raises:
-        EnvironmentFailure: There is less free space than needed.
+        EnvironmentFailure: There is less free space than needed in the output folder or the temporary folder.
     """
     place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    scratch = Path(tempfile.gettempdir())
+    own = disk.kept + max(disk.unfinished, disk.temporary)
+    if place.stat().st_dev != scratch.stat().st_dev:
+        own = disk.kept + disk.unfinished
+        _refuse(disk.temporary, scratch, scratch, "set TMPDIR (on Windows, TEMP) to another folder")
+    _refuse(own, place, out, "use another --out")
+
+
+def _refuse(needed: int, place: Path, name: Path, other: str) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise EnvironmentFailure(
-            f"{out}: about {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "
-            "free some space, or use another --out"
+            f"{name}: about {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "
+            f"free some space, or {other}"
         )

@@ -1,47 +1,81 @@
-"""The conversion step: a model folder becomes a folder that ONNX Runtime and ONNX Runtime GenAI run."""
+"""The conversion step: a model folder becomes a folder of another format."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from converters.form import OnnxForm
-from converters.genai_config import genai_config
-from converters.onnx_writer import write_onnx
-from seap_export.families import model_spec
+from converters.format import Format
+from converters.formats import row_of
+from seap_export.errors import InputError
+from seap_export.extras import require_extra
+from seap_export.families import ModelSpec, model_spec
+from seap_export.pipeline.checks import refuse_full_disk
+from seap_export.pipeline.disk import Disk
+from seap_export.pipeline.outputs import write_whole
+from seap_export.pipeline.progress import Progress
 from seap_export.sources.config import read_json
-from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right
 
-__all__ = ["GENAI_CONFIG", "convert_folder"]
-
-GENAI_CONFIG = "genai_config.json"
-_DEFAULT = OnnxForm()
+__all__ = ["convert", "refuse_unwritable"]
 
 
-def convert_folder(
-    model_folder: Path,
-    onnx_folder: Path,
-    form: OnnxForm = _DEFAULT,
-    on_layer: Callable[[int], None] = lambda layer: None,
-) -> None:
-    """Writes the ONNX form of a model folder, dense or pruned, into `onnx_folder`, which exists.
-
-    Besides the graph and its data, writes the tokenizer, set to pad on the right, and genai_config.json.
+def convert(model_folder: Path, own: Format, out: Path, progress: Progress, *, force: bool = False) -> int:
+    """Writes a model folder, dense or pruned, in a format.
 
     Args:
-        model_folder: Contains config.json, safetensors files and the tokenizer.
-        onnx_folder: Folder for the files.
-        form: Precision, dialect and logits of the graph.
-        on_layer: Called with a layer's index once all its weights are written.
+        model_folder: config.json, safetensors files and tokenizer.
+        own: The format.
+        out: The folder to make.
+        progress: Reports what happens.
+        force: Replace a folder of the same format.
+
+    Returns:
+        The bytes of all files.
+
+    Raises:
+        UsageError: `out` must not be replaced, or other settings of the format are needed.
+        InputError: The model cannot be used, or not be written so.
+        EnvironmentFailure: A package or disk space is missing.
     """
+    row = row_of(own)
     config = read_json(model_folder / "config.json")
-    generation = model_folder / "generation_config.json"
-    defaults = read_json(generation) if generation.is_file() else None
-    settings = genai_config(model_spec(config), config, defaults, form)
-    write_onnx(model_folder, onnx_folder, form, on_layer=on_layer)
-    copy_tokenizer(model_folder, onnx_folder)
-    pad_on_the_right(onnx_folder)
-    (onnx_folder / GENAI_CONFIG).write_text(
-        json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n"
-    )
+    spec = model_spec(config)
+    refuse_unwritable(own, spec, config, _generation(model_folder))
+    refuse_full_disk(Disk(kept=own.size(spec)), out)
+    if (remark := own.remark(spec)) is not None:
+        progress.warn(remark)
+    with (
+        write_whole(out, marker=row.marker, force=force) as target,
+        progress.step(f"writing {row.title}", len(spec.layers)) as advance,
+    ):
+        own.write(model_folder, target, advance)
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+
+def refuse_unwritable(
+    own: Format, spec: ModelSpec, config: Mapping[str, Any], generation: Mapping[str, Any] | None
+) -> None:
+    """Fails early if a model cannot be written in a format, or not on this machine.
+
+    Args:
+        own: The format.
+        spec: The model's shapes.
+        config: Its config.json.
+        generation: Its generation_config.json, if any.
+
+    Raises:
+        UsageError: Other settings of the format would do.
+        InputError: The format does not take the model.
+        EnvironmentFailure: A package is missing.
+    """
+    special = {key: value for key, value in (generation or {}).items() if value is not None}
+    reason = own.refusal(spec, {**config, **special})
+    if reason is not None:
+        raise InputError(reason)
+    require_extra(own.extra, f"the format {own.name}")
+
+
+def _generation(folder: Path) -> dict[str, Any] | None:
+    path = folder / "generation_config.json"
+    return read_json(path) if path.is_file() else None

@@ -35,4 +35,5 @@ def _write(source: Source, folder: Path) -> None:
     """Writes config, tokenizer and weights, with one layer in memory at a time."""
     (folder / "config.json").write_text(json.dumps(dict(source.config)), "utf-8", newline="\n")
     source.write_tokenizer(folder)
-    write_weights(source, source.spec, map(source.read_layer, range(len(source.spec.layers))), folder)
+    layers = range(len(source.spec.layers))
+    write_weights(source, source.spec, lambda first: map(source.read_layer, layers[first:]), folder)

@@ -13,22 +13,31 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.families import ModelSpec
+from converters.format import Format
+from seap_export.pipeline.workload import KeptPart, Task, Workload
+from validation.runners.candidate import arithmetic_of
 
-__all__ = ["Machine", "Task", "Workload", "measure_machine", "step_seconds"]
+__all__ = ["Machine", "measure_machine", "step_seconds"]
 
 _SIZE, _READ, _REPEATS = 1024, 2**26, 5
-#: Measured seconds over counted seconds, and seconds that a step takes whatever the model.
-_EFFORT: Mapping[str, tuple[float, float]] = {
-    "calibration": (2.0, 3.0),
-    "ranking": (7.3, 0.0),
-    "shrinking": (2.05, 0.0),
-    "onnx": (205.0, 0.0),
-    "parity": (1.5, 4.0),
-    "quality": (3.0, 2.0),
-    "speed": (2.5, 0.8),
-    "validation": (38.0, 0.0),
+#: Measured seconds over counted seconds, then seconds for each layer and for the step that do not depend on sizes.
+_EFFORT: Mapping[str, tuple[float, float, float]] = {
+    "calibration": (1.8, 0.15, 5.0),
+    "ranking": (1.8, 0.25, 0.0),
+    "shrinking": (1.2, 0.15, 0.0),
+    "writing": (100.0, 0.0, 0.0),
+    "parity": (1.4, 0.0, 6.0),
+    "quality": (3.0, 0.0, 2.0),
+    "speed": (2.5, 0.0, 0.8),
+    "validation": (38.0, 0.0, 0.0),
 }
+#: How many times as long writing and parity take where weights are quantised: scales are searched, and torch rounds
+#: activations as well. At int8, parity's products with float32 activations have no fast kernel in ONNX Runtime.
+_QUANTIZED, _SLOW_INT8 = 2.0, 3.0
+#: How many times as long as in ONNX Runtime parity takes; measured on SmolLM2-135M beside other work, so roughly.
+_RUNTIMES: Mapping[str, float] = {"llama.cpp": 1.5, "openvino": 2.0, "transformers.js": 5.0, "mlx": 8.0}
+#: What the choice of heads takes, in cubes of their channels: if there are few, all sets of them are tried.
+_FEW_HEADS, _ALL_SETS, _GREEDY = 12, 17.0, 3.5
 #: Tokens that parity and the sensitivity run, besides parity's long prompt.
 _PARITY_TOKENS, _SENSITIVITY_TOKENS = 1000, 512
 _DECODE_STEPS = 150
@@ -69,82 +78,53 @@ def _best(run: Callable[[], object]) -> float:
     return min(seconds)
 
 
-@dataclass(frozen=True)
-class Task:
-    """The tokens of a task, or of all tasks of a mixture.
-
-    Attributes:
-        calibration_tokens: Tokens that it is calibrated on.
-        held_out_tokens: Tokens that its quality is measured on.
-    """
-
-    calibration_tokens: int
-    held_out_tokens: int
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What the steps of an export depend on.
-
-    Attributes:
-        spec: The dense model.
-        eliminates: Whether neurons are ranked by elimination rather than by scores.
-        refits: Whether layers are refitted one after another.
-        long_tokens: Positions of parity's long prompt.
-        runs: Runs of each model in the speed step.
-        dense_bytes: Size of the dense model's ONNX file.
-    """
-
-    spec: ModelSpec
-    eliminates: bool
-    refits: bool
-    long_tokens: int
-    runs: int
-    dense_bytes: int
-
-
 def step_seconds(step: str, task: Task, ratio: float, work: Workload, machine: Machine) -> float:
     """About how many seconds a step takes.
 
     Args:
-        step: `calibration`, `ranking`, `shrinking`, `onnx`, `parity`, `quality`, `speed` or `validation`. At ratio 0,
-            `quality` and `speed` are the dense model's part.
+        step: `calibration`, `ranking`, `shrinking`, `writing`, `parity`, `quality`, `speed` or `validation`. At ratio
+            0, `quality` and `speed` are the dense model's part.
         task: What it runs on.
         ratio: Fraction of the attention and MLP weights that the variant loses.
         work: What all steps depend on.
         machine: Its rates.
     """
-    factor, always = _EFFORT[step]
-    return factor * _COUNTED[step](_Variant(work, 1.0 - ratio), task, machine) + always
+    factor, of_layer, always = _EFFORT[step]
+    counted = _COUNTED[step](KeptPart(work, 1.0 - ratio), task, machine)
+    return factor * _slower(step, work.own) * counted + of_layer * len(work.spec.layers) + always
 
 
-class _Variant:
-    """Sizes of a model of which a fraction of the attention and MLP weights is kept."""
-
-    def __init__(self, work: Workload, kept: float) -> None:
-        spec, layers = work.spec, range(len(work.spec.layers))
-        widths = [spec.projection_shape(half, layer)[1] for layer in layers for half in ("o_proj", "down_proj")]
-        self.work = work
-        self.linear = kept * sum(spec.prunable_weights(layer) for layer in layers)
-        self.dense_linear = self.linear / kept
-        self.head = spec.vocab_size * spec.hidden_size
-        self.squares = sum((kept * width) ** 2 for width in widths)
-        self.cubes = sum((kept * width) ** 3 for width in widths)
-        self.outputs = sum(spec.hidden_size * kept * width for width in widths)
-        self.bytes = work.dense_bytes * (self.linear + self.head) / (self.dense_linear + self.head)
+def _slower(step: str, own: Format) -> float:
+    """How many times as long a step takes for this format as for float32 in ONNX Runtime."""
+    if step not in ("writing", "parity"):
+        return 1.0
+    factor = 1.0 if arithmetic_of(own.precision).quantization is None else _QUANTIZED
+    if step == "writing":
+        return factor
+    is_slow = (own.name, own.precision) == ("onnx", "int8")
+    return factor * (_SLOW_INT8 if is_slow else 1.0) * _RUNTIMES.get(own.runtimes[0], 1.0)
 
 
-def _calibration(model: _Variant, task: Task, machine: Machine) -> float:
+def _calibration(model: KeptPart, task: Task, machine: Machine) -> float:
     tokens, backward = task.calibration_tokens, 3 * _SENSITIVITY_TOKENS
     operations = tokens * (model.linear + model.squares / 2) + backward * (model.linear + model.head)
     return operations / machine.operations
 
 
-def _ranking(model: _Variant, task: Task, machine: Machine) -> float:
-    return (model.cubes if model.work.eliminates else model.squares) / machine.double_operations
+def _ranking(model: KeptPart, task: Task, machine: Machine) -> float:
+    """Neurons are eliminated in float32: an inverse, updates and a factorisation. Heads are chosen in float64."""
+    if not model.work.eliminates:
+        return model.squares / machine.double_operations
+    spec = model.work.spec
+    neurons = heads = 0.0
+    for index, layer in enumerate(spec.layers):
+        width, channels = layer.intermediate_size, spec.projection_shape("o_proj", index)[1]
+        neurons += 0.85 * width**3 + spec.hidden_size * width**2
+        heads += (_ALL_SETS if layer.num_attention_heads <= _FEW_HEADS else _GREEDY) * channels**3
+    return neurons / machine.operations + heads / machine.double_operations
 
 
-def _shrinking(model: _Variant, task: Task, machine: Machine) -> float:
+def _shrinking(model: KeptPart, task: Task, machine: Machine) -> float:
     if not model.work.refits:
         return 4 * model.linear / machine.memory_bytes
     both = task.calibration_tokens * (model.linear + model.dense_linear + model.squares / 2 + model.outputs)
@@ -152,38 +132,39 @@ def _shrinking(model: _Variant, task: Task, machine: Machine) -> float:
     return both / machine.operations + solved / machine.double_operations
 
 
-def _onnx(model: _Variant, task: Task, machine: Machine) -> float:
-    return model.bytes / machine.memory_bytes
+def _writing(model: KeptPart, task: Task, machine: Machine) -> float:
+    """One pass over the weights in float32."""
+    return 4 * (model.linear + model.head) / machine.memory_bytes
 
 
-def _parity(model: _Variant, task: Task, machine: Machine) -> float:
+def _parity(model: KeptPart, task: Task, machine: Machine) -> float:
     tokens = 2 * (_PARITY_TOKENS + model.work.long_tokens)
     return tokens * (model.linear + model.head / 2) / machine.operations + (
         2 * _DECODE_STEPS * model.bytes / machine.memory_bytes
     )
 
 
-def _quality(model: _Variant, task: Task, machine: Machine) -> float:
+def _quality(model: KeptPart, task: Task, machine: Machine) -> float:
     vocabulary = 8 * 4 * model.work.spec.vocab_size  # passes over the logits to compare them
     return task.held_out_tokens * (
         (model.linear + model.head) / machine.operations + vocabulary / machine.memory_bytes
     )
 
 
-def _speed(model: _Variant, task: Task, machine: Machine) -> float:
+def _speed(model: KeptPart, task: Task, machine: Machine) -> float:
     prefill = 2 * 128 * model.linear / machine.operations
     return model.work.runs * (prefill + 24 * model.bytes / machine.memory_bytes)
 
 
-def _validation(model: _Variant, task: Task, machine: Machine) -> float:
+def _validation(model: KeptPart, task: Task, machine: Machine) -> float:
     return 4 * model.bytes / machine.memory_bytes
 
 
-_COUNTED: Mapping[str, Callable[[_Variant, Task, Machine], float]] = {
+_COUNTED: Mapping[str, Callable[[KeptPart, Task, Machine], float]] = {
     "calibration": _calibration,
     "ranking": _ranking,
     "shrinking": _shrinking,
-    "onnx": _onnx,
+    "writing": _writing,
     "parity": _parity,
     "quality": _quality,
     "speed": _speed,

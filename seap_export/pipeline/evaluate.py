@@ -10,14 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.corpus.harness import require_harness
+from seap_export.extras import installed_versions
+from seap_export.layers.compute import Compute
 from seap_export.pipeline.dense_folder import dense_folder
+from seap_export.pipeline.evaluation_generation import generated_answers
 from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation_request import EvaluationRequest
-from seap_export.pipeline.evaluation_subject import Subject, chosen_texts, local_questions, open_subject
+from seap_export.pipeline.evaluation_subject import (
+    Subject,
+    chosen_texts,
+    local_questions,
+    open_subject,
+    open_tasks,
+)
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.session import available_threads, probe
+from validation.generation import GenerationFigures
 from validation.prompts import tokenize_prompts
-from validation.quality import DenseAnswers, DivergenceFigures, measure_divergence
+from validation.quality import DenseAnswers, DivergenceFigures, claim_texts, measure_divergence
+from validation.runners.table import require_runtime, runtime_row
 from validation.zero_shot import (
     HarnessTask,
     ZeroShotFigures,
@@ -30,15 +41,20 @@ __all__ = ["divergence_report", "divergence_texts", "evaluate", "preview", "writ
 
 
 def evaluate(
-    path: str, dense: str | None, request: EvaluationRequest, progress: Progress | None = None
+    path: str,
+    dense: str | None,
+    request: EvaluationRequest,
+    progress: Progress | None = None,
+    compute: Compute | None = None,
 ) -> EvaluationReport:
     """Measures what is requested, with one model in memory at a time.
 
     Args:
         path: A variant's folder, or a dense model.
-        dense: The dense model of the variant; None: measure only the zero-shot accuracy of the variant.
+        dense: The dense model of the variant; None: measure only the answers of the variant.
         request: What to measure.
         progress: Receives progress messages.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
 
     Returns:
         The report; a failed quality gate is a verdict in it, not an exception.
@@ -52,22 +68,31 @@ def evaluate(
     """
     progress = progress or Silent()
     probe(request.provider)
-    if request.asks_questions:
+    if request.needs_harness:
         require_harness()
     subject = open_subject(path, dense, request, progress)
+    _run_by(subject, request)  # refuses what is not there
     texts = chosen_texts(subject, request)
     tasks, origins = _tasks(subject, request)
+    generated = open_tasks(subject, request)
+    origins |= {
+        name: TaskOrigin("file", None, disjoint, len(task.examples)) for name, (task, disjoint) in generated.items()
+    }
     divergence: dict[str, DivergenceFigures] = {}
     zero_shot: dict[str, dict[str, ZeroShotFigures]] = {}
+    generation: dict[str, dict[str, GenerationFigures]] = {}
     with ExitStack() as stack:
         folder = None
         if subject.dense is not None:
             progress.say(f"opening {subject.dense.name}")
             folder = stack.enter_context(dense_folder(subject.dense))
         if texts is not None and folder is not None:
-            divergence = _divergence(subject, folder, request, progress)
+            divergence = _divergence(subject, folder, request, compute, progress)
         if tasks:
-            zero_shot = _zero_shot(subject, folder, tasks, request, progress)
+            zero_shot = _zero_shot(subject, folder, tasks, request, compute, progress)
+        if generated:
+            written, asked = _run_by(subject, request), [task for task, _ in generated.values()]
+            generation = generated_answers(subject, folder, written, asked, request, compute, progress)
     return EvaluationReport(
         subject=subject,
         request=request,
@@ -75,6 +100,7 @@ def evaluate(
         divergence=divergence,
         tasks=origins,
         zero_shot=zero_shot,
+        generation=generation,
         threads=request.threads or available_threads(),
         versions=_versions(request),
     )
@@ -96,10 +122,11 @@ def preview(
         EnvironmentFailure: The lm-evaluation-harness, the hub or the provider is not available.
     """
     probe(request.provider)
-    if request.asks_questions:
+    if request.needs_harness:
         require_harness()
     subject = open_subject(path, dense, request, progress or Silent())
-    forms = [] if subject.variant is None else list(request.forms)
+    _run_by(subject, request)
+    forms = [] if subject.variant is None else [*request.forms, *request.runtimes]
     models = [*([] if subject.dense is None else ["dense"]), *forms]
     texts = chosen_texts(subject, request)
     rows: list[tuple[str, str, int | None, bool | None]] = []
@@ -108,8 +135,17 @@ def preview(
     for name, (questions, disjoint) in local_questions(subject, request).items():
         rows.append(("zero-shot", name, len(questions), disjoint))
     rows += [("zero-shot", name, None, None) for name in request.harness_tasks]
+    for name, (task, disjoint) in open_tasks(subject, request).items():
+        rows.append(("generation", name, len(task.questions), disjoint))
     keys = ("measurement", "name", "items", "disjoint")
     return [{**dict(zip(keys, row, strict=True)), "models": models} for row in rows]
+
+
+def _run_by(subject: Subject, request: EvaluationRequest) -> dict[str, Path]:
+    """The folders that are run besides the forms, by runtime."""
+    for name in request.runtimes:
+        require_runtime(name)
+    return {name: subject.run_by(name) for name in request.runtimes}
 
 
 def write_evaluation(report: EvaluationReport, path: Path) -> None:
@@ -138,7 +174,7 @@ def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[tupl
         raise ValueError("a divergence needs a variant and its dense model")
     spec = subject.dense.spec
     return tokenize_prompts(
-        subject.artifact(request.forms[0]),  # all models are given the variant's tokens
+        subject.artifact(request.tokenizer_form),  # all models are given the variant's tokens
         texts.texts,
         max_tokens=min(request.max_length, spec.max_position_embeddings),
         vocab_size=spec.vocab_size,
@@ -150,6 +186,7 @@ def divergence_report(
     request: EvaluationRequest,
     answers: DenseAnswers,
     *,
+    compute: Compute | None = None,
     on_progress: Callable[[str], object] | None = None,
 ) -> EvaluationReport:
     """The divergence of a variant alone, from answers of the dense model that may serve other variants too.
@@ -158,17 +195,23 @@ def divergence_report(
         subject: The variant and its dense model.
         request: What to measure; it asks no questions.
         answers: Those of the dense model, which have seen `divergence_texts`.
+        compute: Where torch runs the variant, if it does.
         on_progress: Called with a line about each text when it is done.
     """
     texts = chosen_texts(subject, request)
     reference = answers.reference(divergence_texts(subject, request))
     options: Any = {"threads": request.threads, "provider": request.provider, "on_progress": on_progress}
+    options["compute"] = compute
     return EvaluationReport(
         subject=subject,
         request=request,
         texts=texts,
         divergence={
-            form: measure_divergence(reference, subject.artifact(form), form, **options) for form in request.forms
+            **{form: measure_divergence(reference, subject.artifact(form), form, **options) for form in request.forms},
+            **{
+                f"{folder.name} in {name}": measure_divergence(reference, folder, name, **options)
+                for name, folder in _run_by(subject, request).items()
+            },
         },
         tasks={},
         zero_shot={},
@@ -178,24 +221,32 @@ def divergence_report(
 
 
 def _divergence(
-    subject: Subject, folder: Path, request: EvaluationRequest, progress: Progress
+    subject: Subject, folder: Path, request: EvaluationRequest, compute: Compute | None, progress: Progress
 ) -> dict[str, DivergenceFigures]:
-    with DenseAnswers(folder, request.threads) as answers:
+    with DenseAnswers(folder, request.threads, compute) as answers:
         texts = divergence_texts(subject, request)
+        if "onnx" in request.forms:
+            claim_texts(subject.artifact("onnx"), texts, request.provider, compute, progress.say)
         with progress.step("running the dense model", len(set(texts)), "texts") as done:
             answers.run(texts, on_progress=done)
-        label = f"running the variant ({', '.join(request.forms)})"
-        with progress.step(label, len(texts) * len(request.forms), "texts") as done:
-            return dict(divergence_report(subject, request, answers, on_progress=done).divergence)
+        ways = (*request.forms, *request.runtimes)
+        with progress.step(f"running the variant ({', '.join(ways)})", len(texts) * len(ways), "texts") as done:
+            return dict(divergence_report(subject, request, answers, compute=compute, on_progress=done).divergence)
 
 
 def _zero_shot(
-    subject: Subject, folder: Path | None, tasks: list[HarnessTask], request: EvaluationRequest, progress: Progress
+    subject: Subject,
+    folder: Path | None,
+    tasks: list[HarnessTask],
+    request: EvaluationRequest,
+    compute: Compute | None,
+    progress: Progress,
 ) -> dict[str, dict[str, ZeroShotFigures]]:
     options: Any = {"limit": request.limit, "batch_size": request.batch_size, "threads": request.threads}
+    options["compute"] = compute
     figures = {}
     names = ", ".join(task.name for task in tasks)
-    tokenizer = None if subject.variant is None else subject.artifact(request.forms[0])
+    tokenizer = None if subject.variant is None else subject.artifact(request.tokenizer_form)
     if folder is not None:
         progress.say(f"dense: {names}")
         figures["dense"] = evaluate_zero_shot(
@@ -205,6 +256,12 @@ def _zero_shot(
         progress.say(f"{form}: {names}")
         figures[form] = evaluate_zero_shot(
             subject.artifact(form), tasks, form=form, provider=request.provider, on_progress=progress.say, **options
+        )
+    for runtime, written in _run_by(subject, request).items():
+        way = f"{written.name} in {runtime}"
+        progress.say(f"{way}: {names}")
+        figures[way] = evaluate_zero_shot(
+            written, tasks, form=runtime, tokenizer_folder=subject.artifact("hf"), on_progress=progress.say, **options
         )
     return figures
 
@@ -218,6 +275,8 @@ def _versions(request: EvaluationRequest) -> dict[str, str]:
     used = {"torch": torch.__version__, "transformers": transformers.__version__}
     if "onnx" in request.forms:
         used["onnxruntime"] = onnxruntime.__version__
+    for extra in filter(None, (runtime_row(name).extra for name in request.runtimes)):
+        used |= installed_versions(extra)
     if request.asks_questions:
         used["lm_eval"] = metadata.version("lm_eval")
     return used

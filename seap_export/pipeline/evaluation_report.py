@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from operator import gt, lt
+from typing import Any, Literal, TypeVar
 
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, Texts
+from validation.generation import GenerationFigures
 from validation.quality import DivergenceFigures
 from validation.zero_shot import ZeroShotFigures
 
 __all__ = ["EVALUATION_SCHEMA", "EvaluationReport", "TaskOrigin"]
 
 EVALUATION_SCHEMA = "seap-export/evaluation/1"
+_Figures = ZeroShotFigures | GenerationFigures
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
 class TaskOrigin:
-    """The origin of a zero-shot task's questions.
+    """The origin of a task's questions.
 
     Attributes:
         origin: `file`, or `hub` for a task of the lm-evaluation-harness.
         split: The split of a hub task's data set; None for a file.
         disjoint: True: no question was used in calibration; None: this could not be checked.
+        num_fewshot: How many examples come before each question.
     """
 
     origin: Literal["file", "hub"]
     split: str | None
     disjoint: bool | None
+    num_fewshot: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,11 @@ class EvaluationReport:
         request: The request.
         texts: The texts of the divergence; None if it was not measured.
         divergence: Results by form; empty if divergence was not measured.
-        tasks: Origins by name of the zero-shot task.
-        zero_shot: Results by form or "dense", then by task; empty if there were no tasks.
+        tasks: Origins by name of the task.
+        zero_shot: Results by form or "dense", then by task; empty if there were no such tasks.
         threads: Threads of torch and ONNX Runtime.
         versions: Versions of the libraries used.
+        generation: As `zero_shot`, of tasks whose answers are generated.
     """
 
     subject: Subject
@@ -55,15 +62,21 @@ class EvaluationReport:
     zero_shot: Mapping[str, Mapping[str, ZeroShotFigures]]
     threads: int
     versions: Mapping[str, str]
+    generation: Mapping[str, Mapping[str, GenerationFigures]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if bool(self.divergence) != (self.texts is not None):
             raise ValueError("a divergence and its texts belong together")
-        if not self.divergence and not self.zero_shot:
+        if not self.divergence and not self.zero_shot and not self.generation:
             raise ValueError("an evaluation must measure something")
         for name in self.tasks:
-            if len({by_task[name].sha256 for by_task in self.zero_shot.values()}) != 1:
+            if len({figures.sha256 for figures in self._answers(name).values()}) != 1:
                 raise ValueError(f"all models must get the same questions of {name}")
+
+    def _answers(self, name: str) -> dict[str, _Figures]:
+        """The results of one task, by form."""
+        results: tuple[Mapping[str, Mapping[str, Any]], ...] = (self.zero_shot, self.generation)
+        return {form: own[name] for kind in results for form, own in kind.items() if name in own}
 
     @property
     def passed(self) -> bool:
@@ -88,23 +101,45 @@ class EvaluationReport:
         return [
             f"{form}: {name} retains "
             + ("nothing" if share is None else f"{share:.2%}")
-            + f" of acc, below {limit:.2%}"
+            + f" of {'exact match' if name in self._generated else 'acc'}, below {limit:.2%}"
             for form, by_task in self.accuracy_retained.items()
             for name, share in by_task.items()
             if limit is not None and (share is None or share < limit)
         ]
 
     @property
+    def _generated(self) -> frozenset[str]:
+        """The tasks whose answers are generated."""
+        return frozenset(name for by_task in self.generation.values() for name in by_task)
+
+    @property
     def accuracy_retained(self) -> dict[str, dict[str, float | None]]:
-        """Accuracy of the variant / accuracy of the dense model, by form and task; None if the latter is 0."""
-        dense = self.zero_shot.get("dense", {})
-        return {
-            form: {
-                name: figures.acc / dense[name].acc if dense[name].acc else None for name, figures in by_task.items()
+        """Accuracy of the variant / accuracy of the dense model, by form and task; None if the latter is 0.
+
+        The accuracy is acc, or the exact match of generated answers.
+        """
+        return self._beside_dense(lambda dense, own: own.accuracy / dense.accuracy if dense.accuracy else None)
+
+    @property
+    def flipped(self) -> dict[str, dict[str, dict[str, int]]]:
+        """How many answers changed between right and wrong from the dense model to the variant, by form and task."""
+        return self._beside_dense(
+            lambda dense, own: {
+                "right_to_wrong": sum(map(gt, dense.right, own.right)),
+                "wrong_to_right": sum(map(lt, dense.right, own.right)),
             }
-            for form, by_task in self.zero_shot.items()
-            if form != "dense" and dense
-        }
+        )
+
+    def _beside_dense(self, compared: Callable[[_Figures, _Figures], _Result]) -> dict[str, dict[str, _Result]]:
+        """What a comparison with the dense model gives, by form and task."""
+        found: dict[str, dict[str, _Result]] = {}
+        for name in self.tasks:
+            answers = self._answers(name)
+            if (dense := answers.pop("dense", None)) is None:
+                continue
+            for form, own in answers.items():
+                found.setdefault(form, {})[name] = compared(dense, own)
+        return found
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -141,13 +176,19 @@ class EvaluationReport:
                 form: {name: _zero_shot_json(figures) for name, figures in by_task.items()}
                 for form, by_task in self.zero_shot.items()
             },
+            "generation": {
+                form: {name: _generation_json(figures) for name, figures in by_task.items()}
+                for form, by_task in self.generation.items()
+            },
             "accuracy_retained": self.accuracy_retained,
+            "flipped": self.flipped,
             "texts": None if self.texts is None else _texts_json(self.texts, self.request.max_length),
             "tasks": {
-                name: {**asdict(task), "sha256": next(iter(self.zero_shot.values()))[name].sha256, "num_fewshot": 0}
+                name: {**asdict(task), "sha256": next(iter(self._answers(name).values())).sha256}
                 for name, task in self.tasks.items()
             },
             "limit": self.request.limit,
+            "max_new_tokens": self.request.max_new_tokens if self.generation else None,
             "batch_size": self.request.batch_size,
             "threads": self.threads,
             "provider": self.request.provider,
@@ -179,7 +220,13 @@ def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
 
 
 def _zero_shot_json(figures: ZeroShotFigures) -> dict[str, Any]:
-    return {key: value for key, value in asdict(figures).items() if key != "sha256"}
+    return {key: value for key, value in asdict(figures).items() if key not in ("sha256", "right")}
+
+
+def _generation_json(figures: GenerationFigures) -> dict[str, Any]:
+    samples = [{"text": own.text, "found": own.found, "gold": own.gold} for own in figures.samples]
+    numbers = {key: value for key, value in asdict(figures).items() if key not in ("sha256", "right", "samples")}
+    return {**numbers, "samples": samples}
 
 
 def _texts_json(texts: Texts, max_length: int) -> dict[str, Any]:

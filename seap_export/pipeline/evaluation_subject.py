@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from converters.formats import format_class, format_folders
 from seap_export.activations.statistics import CalibrationRecord
 from seap_export.corpus import Task, check_disjoint, text_digest
 from seap_export.errors import ArtifactError, InputError, UsageError
@@ -20,10 +21,11 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import calibration_step
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.sources.source import Source, open_source
+from validation.generation import OpenTask, open_task
 from validation.quality import Form
 from validation.zero_shot import Question, read_questions
 
-__all__ = ["Subject", "Texts", "chosen_texts", "local_questions", "open_subject", "variant_subject"]
+__all__ = ["Subject", "Texts", "chosen_texts", "local_questions", "open_subject", "open_tasks", "variant_subject"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,29 @@ class Subject:
         if self.variant is None and self.dense is None:
             raise ValueError("there is nothing to evaluate")
 
-    def artifact(self, form: Form) -> Path:
-        """The folder of the variant in the given form."""
+    @property
+    def folder(self) -> Path:
+        """The variant's folder."""
         if self.variant is None:
             raise ValueError("a dense model has no artifacts")
-        return self.variant / form
+        return self.variant
+
+    def artifact(self, form: Form) -> Path:
+        """The folder of the variant in the given form."""
+        return self.folder / form
+
+    def run_by(self, runtime: str) -> Path:
+        """The first folder of the variant that a runtime takes.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if self.variant is None:
+            raise UsageError(f"--runtime {runtime} runs a folder of a variant, and this is none; leave it out")
+        for folder in format_folders(self.variant):
+            if runtime in format_class(folder.name.partition("-")[0]).runtimes:
+                return folder
+        raise UsageError(f"{self.variant}: no folder here runs in {runtime}; export it with another --format")
 
     def is_disjoint(self, what: str, texts: Iterable[str]) -> bool | None:
         """Checks that no text was used in calibration; returns None if this is unknown.
@@ -138,8 +158,8 @@ def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Su
     source = open_source(path)
     if not request.asks_questions:
         raise UsageError(
-            "only zero-shot accuracy can be measured for a dense model; give --zero-shot NAME=FILE or "
-            "--harness-task NAME"
+            "only answers to questions can be measured for a dense model; give --zero-shot NAME=FILE, "
+            "--harness-task NAME or --generate NAME=FILE"
         )
     return Subject(source.name, None, None, None, source)
 
@@ -148,7 +168,10 @@ def _refuse_useless(dense: str | None, request: EvaluationRequest) -> None:
     if dense is not None:
         return
     if not request.asks_questions:
-        raise UsageError("nothing to evaluate; give --dense MODEL for the divergence, or a zero-shot task")
+        raise UsageError(
+            "nothing to evaluate; give --dense MODEL for the divergence, or a task: --zero-shot, --harness-task or "
+            "--generate"
+        )
     if request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
         raise UsageError("--text, --max-kl and --min-accuracy-retained need a baseline; give --dense MODEL")
 
@@ -224,4 +247,17 @@ def local_questions(
     return {
         name: (own, subject.is_disjoint(f"task '{name}'", (question.text for question in own)))
         for name, own in questions.items()
+    }
+
+
+def open_tasks(subject: Subject, request: EvaluationRequest) -> dict[str, tuple[OpenTask, bool | None]]:
+    """The tasks whose answers are generated, and whether they are disjoint from calibration (None: unknown).
+
+    Raises:
+        InputError: A task file or its corpus cannot be used, or a question was used in calibration.
+    """
+    tasks = [open_task(task, request.limit) for task in request.generate]
+    return {
+        task.name: (task, subject.is_disjoint(f"task '{task.name}'", (question.text for question in task.questions)))
+        for task in tasks
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from converters.form import read_form
+from converters.onnx.form import read_form
 from seap_export.errors import UsageError
 from seap_export.pipeline.manifest import MANIFEST
 from seap_export.pipeline.parity import prompts_of

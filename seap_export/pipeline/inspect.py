@@ -6,18 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-from converters.form import read_form
-from converters.onnx_writer import MODEL_FILE
-from converters.widths import width_warning
+from converters.formats import format_folders, read_format
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import is_pruned, model_spec
-from seap_export.pipeline.manifest import MANIFEST, read_artifact, read_manifest
+from seap_export.pipeline.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.parity import parity_files
 from seap_export.pipeline.performance import read_performance
 from seap_export.pipeline.quality import quality_figures, recorded_quality
 from seap_export.pipeline.settings import calibration_step
 from seap_export.pipeline.speed import recorded_speed
 from seap_export.plan.plan import read_plan
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_artifact, read_json
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
 __all__ = ["describe"]
@@ -67,7 +66,6 @@ def _export(folder: Path) -> dict[str, Any]:
 
 def _variant(folder: Path) -> dict[str, Any]:
     plan = read_plan(folder / "plan.json")
-    parity = read_artifact(folder / "parity.json") if (folder / "parity.json").is_file() else None
     return {
         "kind": "variant",
         "task": plan.task,
@@ -84,19 +82,22 @@ def _variant(folder: Path) -> dict[str, Any]:
         "ridge": plan.ridge,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
-        "parity": parity,
-        "warning": _width_warning(folder),
+        "parity": {name: read_artifact(path) for name, path in parity_files(folder).items()},
+        "warning": _remarks(folder),
         "quality": None if (quality := recorded_quality(folder)) is None else quality_figures(quality),
         "model": _model(folder / "hf") if (folder / "hf").is_dir() else None,
     }
 
 
-def _width_warning(folder: Path) -> str | None:
-    """What the graph's form and the model's sizes cost on CUDA."""
-    graph, config = folder / "onnx" / MODEL_FILE, folder / "hf" / "config.json"
-    if not graph.is_file() or not config.is_file():
+def _remarks(folder: Path) -> str | None:
+    """What the formats and the model's shapes cost."""
+    config = folder / "hf" / "config.json"
+    written = [path for path in format_folders(folder) if path.name != "hf"]
+    if not config.is_file() or not written:
         return None
-    return width_warning(model_spec(read_json(config)), read_form(graph))
+    spec = model_spec(read_json(config))
+    found = [read_format(path).remark(spec) for path in written]
+    return "; ".join(remark for remark in found if remark is not None) or None
 
 
 def _model(folder: Path) -> dict[str, Any]:

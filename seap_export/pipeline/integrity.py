@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from converters.form import read_form
-from converters.genai_config import genai_config
-from converters.stored import interface_differences, refuse_bad_data
+from converters.formats import FORMATS, format_folders, read_format
 from seap_export.errors import ArtifactError, InputError, SeapError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.pipeline.convert import GENAI_CONFIG
-from seap_export.pipeline.manifest import MANIFEST, Manifest, read_artifact
+from seap_export.pipeline.manifest import MANIFEST, Manifest
+from seap_export.pipeline.parity import parity_file
 from seap_export.pipeline.quality import QUALITY, quality_figures, recorded_quality
 from seap_export.pipeline.settings import variant_name
 from seap_export.plan.plan import Plan, read_plan
-from seap_export.sources.config import read_json
-from seap_export.sources.stored import StoredForm
-from seap_export.sources.tokenizer import TOKENIZER_FILES
-from seap_export.sources.weights import SafetensorsReader, check_weights
+from seap_export.sources.config import read_artifact, read_json
 
 __all__ = ["PARTS", "folder_damages", "variant_damages"]
 
-#: The parts of a variant.
-PARTS = ("plan.json", "hf", "onnx")
-_STEPS = (*PARTS, "parity.json")
-#: The only setting in which a copied tokenizer differs: graphs need padding on the right.
-_PADDING = "padding_side"
+#: What every variant has.
+PARTS = ("plan.json", "hf")
 
 
 def folder_damages(folder: Path, manifest: Manifest) -> list[str]:
@@ -38,7 +30,7 @@ def folder_damages(folder: Path, manifest: Manifest) -> list[str]:
         found.append(f"{folder}: its last export did not finish; run the same command again")
     if not manifest.variants:
         found.append(f"{folder}: {MANIFEST} lists no variant; export again")
-    made = {step.split("/")[0] for step in manifest.steps if step.endswith("/onnx")}
+    made = {step.split("/")[0] for step in manifest.steps if step.endswith("/hf")}
     found += [
         f"{folder / name}: not listed in {MANIFEST}; run the same export again"
         for name in sorted(made - manifest.variants.keys())
@@ -55,11 +47,16 @@ def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
         folder: The variant's folder.
         manifest: The output folder's manifest; None: there is none, and hashes are not compared.
     """
-    missing = [f"{folder / part} is missing" for part in PARTS if not (folder / part).exists()]
+    parts = (*PARTS, *_recorded(folder, manifest))
+    missing = [f"{folder / part} is missing" for part in parts if not (folder / part).exists()]
     hashes = [] if manifest is None else list(_against_manifest(folder, manifest))
     if missing or hashes:
         return [*missing, *(line for line in hashes if line not in missing)]
-    checks: list[Callable[[Path], Iterable[str]]] = [_plan_and_weights, _graph, _settings, _tokenizer]
+    written = [path.name for path in format_folders(folder) if path.name != "hf"]
+    checks: list[Callable[[Path], Iterable[str]]] = [
+        _plan_and_weights,
+        *(partial(_files, part=name) for name in written),
+    ]
     if manifest is not None:
         checks.append(partial(_entry, manifest=manifest))
     found: list[str] = []
@@ -73,13 +70,24 @@ def variant_damages(folder: Path, manifest: Manifest | None) -> list[str]:
     return found
 
 
+def _recorded(folder: Path, manifest: Manifest | None) -> list[str]:
+    """The folders beside `hf` that must be there: those that the manifest names, or without one at least `onnx`."""
+    if manifest is None:
+        return [] if any(path.name != "hf" for path in format_folders(folder)) else ["onnx"]
+    entry = manifest.variants.get(folder.name, {})
+    steps = [step.split("/")[1] for step in manifest.steps if step.startswith(f"{folder.name}/")]
+    named = [*entry.get("bytes", ()), *(name for name in steps if name.partition("-")[0] in FORMATS)]
+    return [name for name in dict.fromkeys(named) if name != "hf"]
+
+
 def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[str]:
-    for step in (f"{folder.name}/{part}" for part in _STEPS):
+    written = _recorded(folder, manifest)
+    for step in (f"{folder.name}/{part}" for part in (*PARTS, *written, *map(parity_file, written))):
         if step not in manifest.steps:
             yield f"{MANIFEST} does not list {step}"
         yield from manifest.damages(folder.parent, step)
     yield from manifest.damages(folder.parent, f"{folder.name}/{QUALITY}")
-    for part in PARTS[1:]:
+    for part in ("hf", *written):
         for path in sorted((folder / part).rglob("*")):
             name = path.relative_to(folder.parent).as_posix()
             if path.is_file() and name not in manifest.files and "__pycache__" not in path.parts:
@@ -88,15 +96,16 @@ def _against_manifest(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _plan_and_weights(folder: Path) -> Iterator[str]:
     spec, plan = _spec(folder), read_plan(folder / "plan.json")
-    reader = SafetensorsReader(folder / "hf")
-    stored = StoredForm(spec).shapes
-    check_weights(reader, stored, str(folder / "hf"))
-    for name in sorted(reader.shapes().keys() - stored.keys()):
-        yield f"{folder / 'hf'}: config.json does not describe the tensor '{name:.80}'"
+    yield from _files(folder, "hf")
     planned, found = _planned_shapes(plan), _shapes(spec)
     if plan.layout == "per-layer" and planned != found:
         layer = next((i for i, pair in enumerate(zip(planned, found, strict=False)) if pair[0] != pair[1]), 0)
         yield f"{folder}: plan.json and hf/config.json disagree from layer {layer} on"
+
+
+def _files(folder: Path, part: str) -> Iterator[str]:
+    """Damage to the files of one format."""
+    return read_format(folder / part).damages(folder / "hf", folder / part)
 
 
 def _planned_shapes(plan: Plan) -> list[tuple[int, int, int]]:
@@ -107,59 +116,21 @@ def _shapes(spec: ModelSpec) -> list[tuple[int, int, int]]:
     return [(own.num_attention_heads, own.num_key_value_heads, own.intermediate_size) for own in spec.layers]
 
 
-def _graph(folder: Path) -> Iterator[str]:
-    refuse_bad_data(folder / "onnx")
-    form = read_form(folder / "onnx" / "model.onnx")
-    yield from (f"{folder}: {line}" for line in interface_differences(folder / "hf", folder / "onnx", form))
-
-
-def _settings(folder: Path) -> Iterator[str]:
-    """Differences between genai_config.json and what the model requires."""
-    config = read_json(folder / "hf" / "config.json")
-    generation = folder / "hf" / "generation_config.json"
-    defaults = read_json(generation) if generation.is_file() else None
-    form = read_form(folder / "onnx" / "model.onnx")
-    expected = genai_config(model_spec(config), config, defaults, form)
-    found = read_artifact(folder / "onnx" / GENAI_CONFIG)
-    for section in expected.keys() | found.keys():
-        wanted, own = expected.get(section), found.get(section)
-        if wanted != own:
-            yield f"{folder / 'onnx' / GENAI_CONFIG}: its '{section:.40}' differs from hf/{_difference(wanted, own)}"
-
-
-def _difference(wanted: Any, found: Any) -> str:
-    if not isinstance(wanted, dict) or not isinstance(found, dict):
-        return ""
-    keys = [key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key)]
-    return f" ({', '.join(sorted(map(str, keys)))})"
-
-
-def _tokenizer(folder: Path) -> Iterator[str]:
-    """Differences between the graph's tokenizer and chat template and the model's."""
-    for name in TOKENIZER_FILES:
-        model, graph = (folder / part / name for part in ("hf", "onnx"))
-        if model.is_file() != graph.is_file():
-            if name != "tokenizer_config.json":
-                yield f"{folder}: {name} exists only in {'hf' if model.is_file() else 'onnx'}"
-        elif model.is_file() and model.read_bytes() != graph.read_bytes() and not _is_same_config(name, model, graph):
-            yield f"{folder}: {name} differs between onnx and hf"
-
-
 def _entry(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Differences between the variant's entry in the manifest and its files."""
     plan, spec = read_plan(folder / "plan.json"), _spec(folder)
-    parity = read_artifact(folder / "parity.json")
     entry = manifest.variants.get(folder.name)
     if entry is None:
         yield f"{MANIFEST} does not list the variant {folder.name}"
         return
+    written = _recorded(folder, manifest)
     found = {
         "task": plan.task,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
         "num_parameters": spec.num_parameters(),
-        "precision": read_form(folder / "onnx" / "model.onnx").precision.name,
-        "parity": {key: parity.get(key) for key in entry.get("parity", {})},
+        "precision": {name: read_format(folder / name).precision for name in written},
+        "parity": {name: _verdict(folder / parity_file(name), entry["parity"].get(name, {})) for name in written},
         "quality": None if (quality := recorded_quality(folder)) is None else quality_figures(quality),
     }
     for key, value in found.items():
@@ -171,11 +142,10 @@ def _entry(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{folder}: plan.json is for {plan.task} at ratio {plan.requested_ratio:g}"
 
 
-def _is_same_config(name: str, model: Path, graph: Path) -> bool:
-    if name != "tokenizer_config.json":
-        return False
-    own, other = read_artifact(model), read_artifact(graph)
-    return {**own, _PADDING: "right"} == other
+def _verdict(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a parity report says of what the manifest repeats of it."""
+    report = read_artifact(path)
+    return {key: report.get(key) for key in entry}
 
 
 def _spec(folder: Path) -> ModelSpec:

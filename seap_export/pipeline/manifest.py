@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import seap_export
-from seap_export.errors import ArtifactError, InputError
+from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_files
 from seap_export.pipeline.outputs import write_whole
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_artifact
 
-__all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_artifact", "read_manifest"]
+__all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_manifest"]
 
 MANIFEST = "manifest.json"
-MANIFEST_SCHEMA = "seap-export/manifest/2"
+MANIFEST_SCHEMA = "seap-export/manifest/3"
 #: The fields of every finished variant, and their types.
 _VARIANT: dict[str, Any] = {
     "task": str,
@@ -27,6 +27,7 @@ _VARIANT: dict[str, Any] = {
     "requested_ratio": int | float,
     "achieved_ratio": int | float,
     "num_parameters": int,
+    "precision": dict,
     "bytes": dict,
     "parity": dict,
 }
@@ -44,7 +45,8 @@ class Manifest:
         versions: Versions of the packages that affect artifacts, in the run that made the last step.
         source: Name, digest and shape of the dense model.
         tasks: For each task, what it was calibrated on.
-        variants: For each finished variant, its tasks, method, ratios, sizes and parity verdict.
+        variants: For each finished variant, its tasks, method and ratios; and by folder its precisions, sizes and
+            parity verdicts.
         steps: For each step, named by the path it made, the key of its inputs.
         files: For each file of a step, its size in bytes and SHA-256.
     """
@@ -114,18 +116,6 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def read_artifact(path: Path) -> dict[str, Any]:
-    """Reads a JSON object that this package wrote.
-
-    Raises:
-        ArtifactError: The file is missing or is no longer a JSON object.
-    """
-    try:
-        return read_json(path)
-    except InputError as error:
-        raise ArtifactError(f"{error}; the file is damaged, export again") from error
-
-
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder; an empty one if it has none.
 
@@ -139,7 +129,8 @@ def read_manifest(folder: Path) -> Manifest:
     schema = values.pop("schema", None)
     if schema != MANIFEST_SCHEMA:
         raise ArtifactError(
-            f"{path}: manifest schema is {schema!r}, expected {MANIFEST_SCHEMA!r}; export into another folder"
+            f"{path}: manifest schema is {schema!r}, expected {MANIFEST_SCHEMA!r}: written by another release of "
+            "seap-export; use that one, or export into another folder"
         )
     if not _is_manifest(values):
         raise ArtifactError(f"{path}: damaged; move the folder away and export again")
@@ -170,8 +161,10 @@ def _is_path_inside(name: str) -> bool:
 def _is_variant(entry: dict[str, Any]) -> bool:
     return (
         all(isinstance(entry.get(key), kind) for key, kind in _VARIANT.items())
-        and all(isinstance(entry["bytes"].get(part), int) for part in ("hf", "onnx"))
-        and isinstance(entry["parity"].get("verdict"), str)
+        and "hf" in entry["bytes"]
+        and all(isinstance(size, int) for size in entry["bytes"].values())
+        and all(map(_NAME.fullmatch, [*entry["bytes"], *entry["precision"], *entry["parity"]]))
+        and all(isinstance(own, dict) and isinstance(own.get("verdict"), str) for own in entry["parity"].values())
     )
 
 

@@ -9,19 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from seap_export.errors import UsageError
+from seap_export.errors import EnvironmentFailure, SeapError, UsageError
 
 __all__ = [
     "make_folders",
     "move_into_place",
     "refuse_foreign_folder",
     "remove_leftovers",
+    "remove_unfinished",
     "scratch_folder",
     "set_aside",
+    "unfinished_folder",
     "write_whole",
 ]
 
 _TEMPORARY_PREFIX = ".seap-export-tmp-"
+_UNFINISHED_PREFIX = ".seap-export-unfinished-"
 
 
 @contextmanager
@@ -99,6 +102,31 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def unfinished_folder(parent: Path, key: str) -> Iterator[Path]:
+    """A folder that the next run with the same key finds again if this one is interrupted or the machine fails.
+
+    It is removed when the block succeeds, when it holds no file, and when the inputs are at fault: another try would
+    fail alike.
+    """
+    unfinished = parent / f"{_UNFINISHED_PREFIX}{key[:16]}"
+    unfinished.mkdir(exist_ok=True)
+    try:
+        yield unfinished
+    except BaseException as error:
+        is_of_no_use = isinstance(error, SeapError) and not isinstance(error, EnvironmentFailure)
+        if is_of_no_use or not any(path.is_file() for path in unfinished.rglob("*")):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the folders that were kept for a run with the same inputs."""
+    for path in folder.glob(f"{_UNFINISHED_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def move_into_place(temporary: Path, target: Path) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from seap_export.errors import ArtifactError
 from seap_export.memory import peak_memory, reset_peak_memory
-from seap_export.pipeline.manifest import read_artifact
 from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.progress import Advance, Progress
+from seap_export.sources.config import read_artifact
 
 __all__ = ["PERFORMANCE", "Performance", "StepFigures", "Timed", "read_performance"]
 
@@ -78,16 +78,15 @@ def read_performance(folder: Path) -> Performance:
 class Timed:
     """A `Progress` that numbers the steps of a run and records what each one costs.
 
-    Args:
-        progress: Shows the steps.
-        planned: The names of the steps, in order; steps that are reused are skipped.
-
     Attributes:
+        planned: The names of the steps, in order; steps that are reused are skipped.
         steps: What each named step of this run cost.
     """
 
-    def __init__(self, progress: Progress, planned: Sequence[str]) -> None:
-        self._progress, self._planned = progress, list(planned)
+    def __init__(self, progress: Progress) -> None:
+        """Shows the steps through `progress`."""
+        self._progress = progress
+        self.planned: Sequence[str] = ()
         self.steps: dict[str, StepFigures] = {}
 
     @contextmanager
@@ -99,12 +98,15 @@ class Timed:
             with self._progress.step(label, total, unit) as advance:
                 yield advance
             return
-        number = f"[{self._planned.index(name) + 1}/{len(self._planned)}] " if name in self._planned else ""
         reset_peak_memory()
         start = time.perf_counter()
-        with self._progress.step(f"{number}{label}", total, unit) as advance:
+        with self._progress.step(self.numbered(label, name), total, unit) as advance:
             yield advance
         self.steps[name] = StepFigures(round(time.perf_counter() - start, 3), peak_memory())
+
+    def numbered(self, label: str, name: str) -> str:
+        """What is being done, with its number among the planned steps if it is one of them."""
+        return f"[{self.planned.index(name) + 1}/{len(self.planned)}] {label}" if name in self.planned else label
 
     def say(self, message: str) -> None:
         """Prints one line."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, dense_config, model_spec
-from seap_export.pipeline.manifest import MANIFEST, read_artifact, read_manifest
+from seap_export.pipeline.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.outputs import write_whole
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.plots.data import PARTS, Overlap, Part, Removed, Variant, by_ratio, overlap, removed_by_layer
 from seap_export.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable, series_names
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_artifact, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

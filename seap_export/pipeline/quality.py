@@ -11,28 +11,38 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError
+from seap_export.hashing import sha256_json
+from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluate import divergence_report, divergence_texts
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, variant_subject
-from seap_export.pipeline.keys import quality_key
-from seap_export.pipeline.manifest import read_artifact
+from seap_export.pipeline.measured import ONNX, Measured
 from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.workspace import Workspace
 from seap_export.runtime.files import load_tokenizer, model_limits
+from seap_export.sources.config import end_tokens, read_artifact
 from seap_export.sources.source import Source
-from validation.quality import DenseAnswers, continue_prompt
+from validation.quality import DenseAnswers, claim_texts, continue_prompt
 
 __all__ = [
     "DENSE_TEXTS",
+    "MAX_LENGTH",
     "QUALITY",
     "QualityRequest",
     "measure_quality",
     "quality_figures",
+    "quality_key",
+    "quality_request",
     "recorded_quality",
     "settled_quality",
 ]
 
 QUALITY = "quality.json"
+#: Tokens after which a text is cut.
+MAX_LENGTH = 256
+#: Increased when the same inputs give different bytes than before, so that older reports are not reused.
+_VERSION = 4
 #: The name of the step that runs the dense model.
 DENSE_TEXTS = "dense texts"
 #: The sample answer: tokens of the prompt at most, and tokens that follow it.
@@ -47,14 +57,33 @@ class QualityRequest:
     """How the quality of variants is measured.
 
     Attributes:
+        measured: What is measured of each.
         provider: ONNX Runtime's execution provider.
-        threads: Threads of torch and ONNX Runtime; None: all cores.
+        threads: Threads of torch and of the runtime; None: all cores.
         max_length: Tokens after which a text is cut.
     """
 
+    measured: Measured
     provider: str = "cpu"
     threads: int | None = None
-    max_length: int = 256
+    max_length: int = MAX_LENGTH
+
+    @property
+    def evaluation(self) -> EvaluationRequest:
+        """The same as a request of `seap-export evaluate`."""
+        is_onnx = self.measured.is_onnx
+        return EvaluationRequest(
+            forms=("onnx",) if is_onnx else (),
+            runtimes=() if is_onnx else (self.measured.runtime,),
+            max_length=self.max_length,
+            threads=self.threads,
+            provider=self.provider,
+        )
+
+
+def quality_request(measured: Measured, settings: ParitySettings) -> QualityRequest:
+    """How an export measures quality."""
+    return QualityRequest(measured, settings.provider if measured.is_onnx else "cpu", settings.threads)
 
 
 @dataclass(frozen=True)
@@ -67,15 +96,25 @@ class _Work:
     stops: frozenset[int]
 
 
+def quality_key(folder: str, max_length: int) -> str:
+    """The key of a quality report, from that of the folder that is measured.
+
+    The latter stands for the variant's held-out texts and its dense model, too, and for the runtime.
+    """
+    return sha256_json(["quality", _VERSION, folder, max_length])
+
+
 def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of the ONNX file that the manifest repeats from a quality report.
+    """The figures that the manifest repeats from a quality report, with what they belong to.
 
     Raises:
         ArtifactError: The report lacks one of them.
     """
     try:
-        return {key: report["divergence"]["onnx"][key] for key in _FIGURES}
-    except (KeyError, TypeError) as error:
+        (figures,) = report["divergence"].values()
+        place = {key: report[key] for key in ("folder", "runtime") if key in report}
+        return {**{key: figures[key] for key in _FIGURES}, **place}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{QUALITY}: damaged ({error} is missing); export again with --force") from error
 
 
@@ -85,6 +124,7 @@ def measure_quality(
     variants: Mapping[str, str],
     request: QualityRequest,
     workspace: Workspace,
+    compute: Compute,
     progress: Progress,
 ) -> None:
     """Writes quality.json for every variant that has none yet.
@@ -94,9 +134,10 @@ def measure_quality(
     Args:
         source: The dense model.
         dense: Returns its files as a folder that transformers loads; called if there is something to measure.
-        variants: The keys of the variants' ONNX files, by name.
+        variants: The keys of what is measured of each variant, by name.
         request: How to measure.
         workspace: The output folder, locked.
+        compute: Where torch runs.
         progress: Reports what happens.
 
     Raises:
@@ -104,6 +145,9 @@ def measure_quality(
         EnvironmentFailure: The temporary folder is full.
     """
     keys = {name: quality_key(key, request.max_length) for name, key in variants.items()}
+    for name, key in keys.items():
+        if workspace.manifest.steps.get(_step(name), key) != key:
+            _forget(workspace, name)  # it belongs to another folder
     missing = [name for name in variants if not workspace.is_done(_step(name), keys[name])]
     works = {name: _work(source, workspace.folder / name, request) for name in missing}
     for name, work in list(works.items()):
@@ -112,8 +156,10 @@ def measure_quality(
             del works[name]
     if not works:
         return
-    with DenseAnswers(dense(), request.threads) as answers:
+    with DenseAnswers(dense(), request.threads, compute) as answers:
         texts = [ids for work in works.values() for ids in work.texts]
+        for name in works if request.measured.is_onnx else ():
+            claim_texts(workspace.folder / name / ONNX, texts, request.provider, compute, progress.say)
         label = "running the dense model on held-out texts"
         with progress.step(label, len(set(texts)), "texts", name=DENSE_TEXTS) as done:
             stops = frozenset().union(*(work.stops for work in works.values()))
@@ -126,15 +172,14 @@ def measure_quality(
                 path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
 
 
-def settled_quality(workspace: Workspace, name: str, key: str) -> dict[str, Any] | None:
+def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
     """The quality figures of a variant for the manifest; None if none were measured.
 
-    A report of an earlier ONNX file, which --force has replaced, is removed.
+    A report of earlier files, which --force has replaced, is removed.
 
     Args:
         workspace: The output folder, locked.
         name: The variant.
-        key: The key of its ONNX file.
 
     Raises:
         ArtifactError: The report was changed since, and there is no --force.
@@ -142,12 +187,17 @@ def settled_quality(workspace: Workspace, name: str, key: str) -> dict[str, Any]
     step, manifest = _step(name), workspace.manifest
     if step not in manifest.steps:
         return None
-    own = quality_key(key, QualityRequest().max_length)
-    if manifest.steps[step] == own and workspace.is_done(step, own):
+    own = manifest.steps[step]
+    known = [key for other, key in manifest.steps.items() if other.startswith(f"{name}/")]
+    if own in (quality_key(key, MAX_LENGTH) for key in known) and workspace.is_done(step, own):
         return quality_figures(read_artifact(workspace.folder / step))
-    manifest.forget(step)
-    (workspace.folder / step).unlink(missing_ok=True)
+    _forget(workspace, name)
     return None
+
+
+def _forget(workspace: Workspace, name: str) -> None:
+    workspace.manifest.forget(_step(name))
+    (workspace.folder / _step(name)).unlink(missing_ok=True)
 
 
 def _step(name: str) -> str:
@@ -156,11 +206,14 @@ def _step(name: str) -> str:
 
 def _work(source: Source, folder: Path, request: QualityRequest) -> _Work:
     subject = variant_subject(folder, source)
-    evaluation = _evaluation(request)
-    tokenizer, (stops, _) = load_tokenizer(folder / "onnx"), model_limits(folder / "onnx" / "genai_config.json")
+    tokenizer = load_tokenizer(subject.artifact(request.evaluation.tokenizer_form))
+    if request.measured.is_onnx:
+        stops, _ = model_limits(folder / ONNX / "genai_config.json")
+    else:
+        stops = end_tokens(folder / "hf")
     samples = [sample for record in subject.records or () for sample in record.held_out]
     prompts = tuple(_prompt(tokenizer, sample) for sample in samples[:_MOST_PROMPTS])
-    return _Work(subject, divergence_texts(subject, evaluation), prompts, stops)
+    return _Work(subject, divergence_texts(subject, request.evaluation), prompts, stops)
 
 
 def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
@@ -169,24 +222,19 @@ def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
     return ids if sample["prompt"] and sample["completion"] else ids[: max(1, len(ids) // 2)]
 
 
-def _evaluation(request: QualityRequest) -> EvaluationRequest:
-    return EvaluationRequest(
-        ("onnx",), max_length=request.max_length, threads=request.threads, provider=request.provider
-    )
-
-
 def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: Any) -> dict[str, Any]:
     """The report of `seap-export evaluate`, and one answer of each model to the same prompt."""
+    measured, subject = request.measured, work.subject
     options: Any = {"provider": request.provider, "threads": request.threads}
-    report = divergence_report(work.subject, _evaluation(request), answers, on_progress=done)
-    folder = work.subject.artifact("onnx")
+    report = divergence_report(subject, request.evaluation, answers, on_progress=done)
     prompt, dense = answers.answer(work.prompts)
-    variant = continue_prompt(folder, prompt, _ANSWER_TOKENS, work.stops, **options)
-    tokenizer = load_tokenizer(folder)
+    folder = subject.folder / measured.folder
+    variant = continue_prompt(folder, measured.runtime, prompt, _ANSWER_TOKENS, work.stops, **options)
+    tokenizer = load_tokenizer(subject.artifact(request.evaluation.tokenizer_form))
     before: str = tokenizer.decode(list(prompt))
     after = {"dense": dense, "variant": variant}
     sample = {name: tokenizer.decode([*prompt, *ids]).removeprefix(before) for name, ids in after.items()}
-    return {**report.to_json(), "sample": {"prompt": before, **sample}}
+    return {**report.to_json(), **measured.to_json(), "sample": {"prompt": before, **sample}}
 
 
 def recorded_quality(folder: Path) -> dict[str, Any] | None:

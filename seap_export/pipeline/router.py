@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.router import write_router_graph
+from converters.onnx.router import write_router_graph
 from seap_export.corpus import Sample, Split, text_digest
 from seap_export.errors import ParityFailure, UsageError
 from seap_export.hashing import sha256_json

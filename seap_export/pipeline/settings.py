@@ -20,17 +20,15 @@ class CalibrationSettings:
         held_out: Texts set aside for parity and evaluation, never calibrated on.
         seed: Seed of the split.
         max_length: Tokens after which a text is cut.
-        batch_tokens: Positions in a batch; it changes the speed only.
     """
 
     samples: int | None = None
     held_out: int = 16
     seed: int = 0
     max_length: int = 512
-    batch_tokens: int = 1024
 
     def __post_init__(self) -> None:
-        _refuse_below(self, samples=1, held_out=1, max_length=2, batch_tokens=1)
+        _refuse_below(self, samples=1, held_out=1, max_length=2)
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,28 @@
-"""Computes how many bytes a model's weights take from its shapes."""
+"""How many bytes a format takes for a model that loses some of its weights."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
-import torch
-
-from converters.precision import Precision
+from converters.format import Format
 from seap_export.families import ModelSpec
 
-__all__ = ["weight_bytes"]
+__all__ = ["format_bytes"]
 
 
-def weight_bytes(spec: ModelSpec, dtype: torch.dtype, precision: Precision, removed: float = 0) -> dict[str, int]:
-    """Approximate size in safetensors (`hf`) and in ONNX (`onnx`): norms count like matrices, headers do not count.
+def format_bytes(own: Format, spec: ModelSpec, removed: float = 0) -> int:
+    """About how many bytes the weight files take.
 
     Args:
+        own: The format.
         spec: The model's shapes.
-        dtype: Dtype of the safetensors files.
-        precision: Precision of the ONNX file.
         removed: Number of weights that are removed from the layers first.
     """
-    weights = spec.num_parameters() - removed
-    whole = 0  # of the weights that stay as they are in ONNX
-    if precision.quantization is not None and not precision.quantization.embeddings:
-        whole = sum(math.prod(shape) for shape in spec.outer_tensors().values())
-    onnx = (weights - whole) * precision.weight_bytes + whole * precision.dtype_bytes
-    return {"hf": round(weights * dtype.itemsize), "onnx": round(onnx)}
+    whole = own.size(spec)
+    if not removed:
+        return whole
+    thinner = spec.with_layers(
+        tuple(replace(layer, intermediate_size=max(1, layer.intermediate_size // 2)) for layer in spec.layers)
+    )
+    per_weight = (whole - own.size(thinner)) / max(1, spec.num_parameters() - thinner.num_parameters())
+    return round(whole - removed * per_weight)

@@ -1,4 +1,4 @@
-"""The speed step of an export: times each variant against the dense model, both in ONNX Runtime."""
+"""The speed step of an export: times each variant against the dense model, both in the same runtime."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converters.form import OnnxForm
+from converters.onnx.format import OnnxFormat
 from seap_export.families import ModelSpec
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.bench import BenchRequest, time_variants
 from seap_export.pipeline.manifest import Manifest
+from seap_export.pipeline.measured import ONNX, ONNX_RUNTIME, Measured
 from seap_export.pipeline.performance import Performance
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import ParitySettings
@@ -32,15 +33,18 @@ _SPEEDUPS = tuple(
 )
 
 
-def speed_request(spec: ModelSpec, form: OnnxForm, settings: ParitySettings) -> BenchRequest:
+def speed_request(spec: ModelSpec, measured: Measured, settings: ParitySettings) -> BenchRequest:
     """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps."""
+    if isinstance(measured.own, OnnxFormat):
+        given: dict[str, Any] = {"form": measured.own.form, "provider": settings.provider}
+    else:
+        given = {"formats": (measured.own,)}
     steps = max(1, min(_STEPS, spec.max_position_embeddings // 2))
     return BenchRequest(
         depths=(max(1, min(_DEPTH, spec.max_position_embeddings - steps)),),
         batches=(1,),
-        engines=("onnxruntime",),
-        form=form,
-        provider=settings.provider,
+        engines=(measured.runtime,),
+        **given,
         threads=settings.threads,
         runs=FEWEST_RUNS,
         steps=steps,
@@ -51,6 +55,7 @@ def speed_request(spec: ModelSpec, form: OnnxForm, settings: ParitySettings) -> 
 def measure_speed(
     dense: Callable[[], Path],
     variants: Mapping[Path, str],
+    measured: Measured,
     request: BenchRequest,
     performance: Performance,
     progress: Progress,
@@ -59,13 +64,14 @@ def measure_speed(
 
     Args:
         dense: Returns the dense model as a folder that transformers loads; called if there is something to time.
-        variants: The keys of the variants' ONNX files, by the variants' folders.
+        variants: The keys of what is timed, by the variants' folders.
+        measured: What is timed of each.
         request: What to time.
         performance: Receives the figures, with the key that says what they belong to.
         progress: Reports what happens.
 
     Raises:
-        EnvironmentFailure: The provider is not available.
+        EnvironmentFailure: The provider or the runtime is not available.
         ArtifactError: A variant cannot be loaded.
     """
     gpu = None if request.provider == "cpu" else gpu_name()
@@ -73,51 +79,65 @@ def measure_speed(
     missing = []
     for folder, key in variants.items():
         known = performance.speed.get(folder.name, {})
-        if (known.get("onnx"), known.get("setting")) != (key, setting):
+        if (known.get(measured.folder), known.get("setting")) != (key, setting):
             missing.append(folder)
     if not missing:
         return
     report = time_variants(missing, dense(), request, progress)
     for folder in missing:
-        figures = speed_json(report, folder.name)
-        performance.speed[folder.name] = {"onnx": variants[folder], "setting": setting, "figures": figures}
+        figures = {**measured.to_json(), **speed_json(report, folder.name, engine=measured.runtime)}
+        performance.speed[folder.name] = {measured.folder: variants[folder], "setting": setting, "figures": figures}
 
 
 def recorded_speed(performance: Performance, manifest: Manifest, name: str) -> dict[str, Any] | None:
-    """The speed figures of a variant; None if its ONNX file, as the manifest records it, was not timed.
+    """The speed figures of a variant; None if the folder that was timed is no longer as the manifest records it.
 
     performance.json has no hash, so figures that are not as `speed_json` writes them count as not measured.
     """
     known = performance.speed.get(name, {})
     figures: dict[str, Any] | None = known.get("figures")
-    is_current = known.get("onnx") == manifest.steps.get(f"{name}/onnx")
-    return figures if is_current and _is_whole(figures) else None
+    if not _is_whole(figures):
+        return None
+    assert figures is not None
+    folder = figures.get("folder", ONNX)
+    key = manifest.steps.get(f"{name}/{folder}")
+    return figures if key is not None and known.get(folder) == key else None
 
 
 def _is_whole(figures: Any) -> bool:
     try:
-        return bool(figures["dense"] and figures["variant"]) and all(
-            isinstance(cell[key], int | float)
-            for cells, keys in (("dense", _TIMES), ("variant", (*_TIMES, *_SPEEDUPS)))
-            for cell in figures[cells]
-            for key in keys
+        is_named = all(isinstance(figures.get(key, ""), str) for key in ("folder", "runtime"))
+        return (
+            is_named
+            and bool(figures["dense"] and figures["variant"])
+            and all(
+                isinstance(cell[key], int | float)
+                for cells, keys in (("dense", _TIMES), ("variant", (*_TIMES, *_SPEEDUPS)))
+                for cell in figures[cells]
+                for key in keys
+            )
         )
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         return False
 
 
 def speed_json(
-    report: SpeedReport, name: str, limits: SpeedLimits | None = None, verdicts: Sequence[SpeedVerdict] = ()
+    report: SpeedReport,
+    name: str,
+    limits: SpeedLimits | None = None,
+    verdicts: Sequence[SpeedVerdict] = (),
+    engine: str = ONNX_RUNTIME,
 ) -> dict[str, Any]:
-    """What a validation report says about the speed of a variant in ONNX Runtime.
+    """What a validation report says about the speed of a variant.
 
     Args:
         report: The figures.
         name: The variant.
         limits: The requested limits; None: no limits, the figures are only reported.
         verdicts: The verdict on each limit.
+        engine: What ran it.
     """
-    variant = next(own for own in report.subjects if own.model == name and own.engine == "onnxruntime")
+    variant = next(own for own in report.subjects if own.model == name and own.engine == engine)
     return {
         "limits": {} if limits is None else vars(limits),
         "verdicts": [
@@ -129,7 +149,7 @@ def speed_json(
             }
             for verdict in verdicts
         ],
-        "dense": [_times(report.dense("onnxruntime"), cell) for cell in report.cells],
+        "dense": [_times(report.dense(engine), cell) for cell in report.cells],
         "variant": [
             {
                 **_times(variant, cell),

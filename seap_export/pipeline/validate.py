@@ -8,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converters.form import read_form
-from converters.stored import weight_differences
+from converters.formats import FORMATS, format_class, format_folders, read_format
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
+from seap_export.layers.compute import Compute
 from seap_export.pipeline.bench import BenchRequest, bench, refuse_long_prompts
 from seap_export.pipeline.bisection import bisect_variant
 from seap_export.pipeline.evaluate import evaluate
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.integrity import folder_damages, variant_damages
 from seap_export.pipeline.manifest import MANIFEST, Manifest, read_manifest
+from seap_export.pipeline.measured import ONNX
 from seap_export.pipeline.origin import refuse_another_model
 from seap_export.pipeline.parity import check_parity, prompts_of
 from seap_export.pipeline.performance import read_performance
@@ -30,10 +31,14 @@ from seap_export.plan.plan import read_plan
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads, probe
 from seap_export.sources.source import open_source
+from seap_export.toml_file import either
+from validation.runners.table import REFERENCE, require_runtime, runtime_row, runtime_title
 from validation.speed.gate import SpeedLimits, judge_speed, reason
 
 __all__ = ["ValidationRequest", "validate"]
 
+#: Parity reports by variant and folder.
+_Known = Mapping[str, Mapping[str, Mapping[str, Any]]]
 #: The most differing weights that are named, since all weights of a wrong file differ.
 _MOST_WEIGHTS = 5
 
@@ -45,24 +50,28 @@ class ValidationRequest:
     Attributes:
         variants: Names of the variants; None: all.
         checks: Checks to run where they apply; quality and speed need the dense model and a limit.
-        parity: How ONNX and torch are compared.
+        parity: How written folders and torch are compared.
+        runtimes: The runtimes of parity; empty: of each folder's format the first.
         prompt_file: Prompts for parity; None: the held-out texts of the export.
         bisect: Whether a failed parity is followed to the sublayer that diverges first.
         dense: The dense model, for quality and speed.
         quality: Texts, tasks and limits of the quality gate; None: no gate.
         speed: Limits of the speed gate; None: no gate.
         bench: How speed is measured.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
     """
 
     variants: tuple[str, ...] | None = None
     checks: tuple[CheckName, ...] = CHECKS
     parity: ParitySettings = ParitySettings()
+    runtimes: tuple[str, ...] = ()
     prompt_file: Path | None = None
     bisect: bool = False
     dense: str | None = None
     quality: EvaluationRequest | None = None
     speed: SpeedLimits | None = None
     bench: BenchRequest = field(default_factory=BenchRequest)
+    compute: Compute | None = None
 
     def __post_init__(self) -> None:
         if not self.checks:
@@ -78,7 +87,7 @@ def validate(
     path: Path,
     request: ValidationRequest,
     progress: Progress | None = None,
-    known_parity: Mapping[str, Mapping[str, Any]] | None = None,
+    known_parity: _Known | None = None,
 ) -> ValidationReport:
     """Checks an output folder of `export`, or one variant in it.
 
@@ -88,7 +97,7 @@ def validate(
         path: The folder.
         request: What to check.
         progress: Reports what happens.
-        known_parity: The parity reports of variants that were just compared, by name.
+        known_parity: The parity reports of variants that were just compared, by name and folder.
 
     Returns:
         The report; a failed check is a verdict in it, not an exception.
@@ -103,9 +112,7 @@ def validate(
 
 
 class _Validation:
-    def __init__(
-        self, path: Path, request: ValidationRequest, progress: Progress, known: Mapping[str, Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, path: Path, request: ValidationRequest, progress: Progress, known: _Known) -> None:
         self._path, self._request, self._progress, self._known = path, request, progress, known
         self._checks: list[Check] = []
         self._results: dict[str, dict[str, Any]] = {}
@@ -114,7 +121,7 @@ class _Validation:
 
     def report(self) -> ValidationReport:
         """Runs all checks."""
-        self._refuse_missing_provider()
+        self._refuse_missing_runtime()
         self._refuse_unusable_dense()
         if self._is_whole and self._asks("integrity") and self._manifest is not None:
             self._add(Check.of(None, "integrity", folder_damages(self._path, self._manifest), 7))
@@ -151,9 +158,15 @@ class _Validation:
         speed = recorded_speed(read_performance(folder.parent), self._manifest, folder.name)
         return {"quality": recorded_quality(folder), "speed": speed}
 
-    def _refuse_missing_provider(self) -> None:
-        """Tries the execution providers before anything is hashed or computed."""
+    def _refuse_missing_runtime(self) -> None:
+        """Tries runtimes and execution providers before anything is hashed or computed."""
         request = self._request
+        compared = [runtime for folder in self._variants for _, runtime in self._comparisons(folder)]
+        if request.runtimes and self._asks("parity") and not compared:
+            asked = either(request.runtimes)
+            raise UsageError(f"{self._path}: no folder here runs in {asked}; give another --runtime")
+        for runtime in dict.fromkeys(compared) if self._asks("parity") else ():
+            require_runtime(runtime)
         used = [request.parity.provider] if self._asks("parity") else []
         used += [request.quality.provider] if request.quality is not None and self._asks("quality") else []
         used += [request.bench.provider] if request.speed is not None and self._asks("speed") else []
@@ -183,7 +196,7 @@ class _Validation:
             manifest = read_manifest(path)
             asked = self._request.variants
             return manifest, [path / name for name in sorted(manifest.variants) if asked is None or name in asked]
-        if not any((path / part).exists() for part in ("plan.json", "hf", "onnx")):
+        if not any((path / part).exists() for part in ("plan.json", *FORMATS)):
             if (path / "calibration").is_dir() or any(path.glob("*/plan.json")):
                 raise ArtifactError(f"{path}: {MANIFEST} is missing; export again, or copy the whole folder")
             raise UsageError(f"{path} is neither an export nor a variant; give OUT, or OUT/TASK-0.2")
@@ -216,48 +229,71 @@ class _Validation:
         self._add(Check.of(folder.name, "integrity", reasons, ArtifactError.exit_code, notes))
         return not reasons
 
+    def _comparisons(self, folder: Path) -> list[tuple[Path, str]]:
+        """The folders of a variant that are compared with torch, each with a runtime."""
+        found = []
+        for written in format_folders(folder):
+            own = format_class(written.name.partition("-")[0]).runtimes
+            asked = [name for name in own if name in self._request.runtimes] if self._request.runtimes else own[:1]
+            found += [(written, name) for name in asked if name != REFERENCE]
+        return found
+
     def _parity(self, folder: Path, is_sound: bool) -> None:
         if not is_sound:
             self._skip(folder.name, "parity", "its files are damaged")
             return
-        reasons, code = [], ParityFailure.exit_code
+        self._results[folder.name]["parity"] = {}
+        comparisons = self._comparisons(folder)
+        if not comparisons:
+            self._skip(folder.name, "parity", "there is no folder beside hf that a given runtime runs")
+        for written, runtime in comparisons:
+            self._compare(folder, written, runtime, f"{written.name} in {runtime}" if len(comparisons) > 1 else None)
+
+    def _compare(self, folder: Path, written: Path, runtime: str, subject: str | None) -> None:
+        reasons, notes, code = [], (), ParityFailure.exit_code
+        report: Mapping[str, Any] | None = None
         try:
-            reasons += self._logits(folder)
-            reasons += self._weights(folder)
+            report = self._logits(folder, written, runtime)
+            first, *others = report["reasons"] or [""]
+            reasons += [f"{first}; {report['hint']}", *others] if first else []
+            notes = report.get("looser_limits", ())
+            reasons += self._weights(folder, written)
         except ParityFailure as error:
             reasons.append(str(error))
         except ArtifactError as error:
             reasons, code = [str(error)], ArtifactError.exit_code
-        notes = (self._results[folder.name].get("parity") or {}).get("looser_limits", [])
-        self._add(Check.of(folder.name, "parity", reasons, code, notes))
-        if reasons and code == ParityFailure.exit_code and self._request.bisect:
-            self._bisect(folder, reasons)
+        self._add(Check.of(folder.name, "parity", reasons, code, notes, subject))
+        if reasons and code == ParityFailure.exit_code and self._request.bisect and runtime_row(runtime).traces:
+            self._bisect(folder, report, reasons)
 
-    def _logits(self, folder: Path) -> list[str]:
-        report = self._known.get(folder.name)
-        if report is None:
-            self._progress.say(f"{folder.name}: comparing ONNX Runtime with torch")
+    def _logits(self, folder: Path, written: Path, runtime: str) -> Mapping[str, Any]:
+        report = self._known.get(folder.name, {}).get(written.name)
+        if report is None or report["runtime"] != runtime:
+            self._progress.say(f"{folder.name}: comparing {runtime_title(runtime)} with torch")
             settings = self._request.parity
             prompts = prompts_of(folder, self._request.prompt_file, settings.prompts)
-            report = check_parity(folder, prompts, settings, self._progress.say).to_json()
-        self._results[folder.name]["parity"] = report
-        first, *others = report["reasons"] or [""]
-        return [f"{first}; {report['hint']}", *others] if first else []
+            report = check_parity(
+                folder, written.name, runtime, prompts, settings, self._progress.say, self._request.compute
+            ).to_json()
+        known = self._results[folder.name]["parity"]
+        known[f"{written.name} in {runtime}" if written.name in known else written.name] = report
+        return report
 
-    def _weights(self, folder: Path) -> Iterator[str]:
+    def _weights(self, folder: Path, written: Path) -> Iterator[str]:
         self._progress.say(f"{folder.name}: comparing weights")
-        form = read_form(folder / "onnx" / "model.onnx")
         try:
-            found = list(weight_differences(folder / "hf", folder / "onnx", form))
+            found = list(read_format(written).differences(folder / "hf", written))
         except InputError as error:  # here the model is a part of the artifact
             raise ArtifactError(str(error)) from error
         yield from (f"weights: {line}" for line in found[:_MOST_WEIGHTS])
         if len(found) > _MOST_WEIGHTS:
             yield f"weights: {len(found) - _MOST_WEIGHTS} more differ"
 
-    def _bisect(self, folder: Path, reasons: Sequence[str]) -> None:
-        parity, request = self._results[folder.name].get("parity"), self._request
-        found = bisect_variant(folder, request.parity, request.prompt_file, parity, reasons, self._progress)
+    def _bisect(self, folder: Path, parity: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
+        request = self._request
+        found = bisect_variant(
+            folder, request.parity, request.prompt_file, parity, reasons, self._progress, request.compute
+        )
         if found is None:
             return
         self._results[folder.name]["bisect"] = found.to_json()
@@ -274,7 +310,8 @@ class _Validation:
             return
         self._progress.say(f"{folder.name}: comparing with the dense model")
         try:
-            report = evaluate(str(folder), self._request.dense, self._request.quality, self._progress)
+            asked = _asked_of(folder, self._request.quality)
+            report = evaluate(str(folder), self._request.dense, asked, self._progress, self._request.compute)
         except ArtifactError as error:
             self._add(Check.of(folder.name, "quality", [str(error)], ArtifactError.exit_code))
             return
@@ -309,3 +346,14 @@ class _Validation:
 
     def _is_sound(self, folder: Path) -> bool:
         return not any(check.variant == folder.name and check.exit_code == 7 for check in self._checks)
+
+
+def _asked_of(folder: Path, request: EvaluationRequest) -> EvaluationRequest:
+    """The same of a variant without ONNX files: of what an export measures there, or else of the model folder."""
+    written = {path.name: format_class(path.name.partition("-")[0]) for path in format_folders(folder)}
+    if ONNX in written:
+        return request
+    other = next((own.runtimes[0] for name, own in written.items() if name != "hf"), None)
+    if other is None:
+        return replace(request, forms=("hf",), provider="cpu")
+    return replace(request, forms=(), runtimes=(other,), provider="cpu")

@@ -8,19 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from converters.form import read_form
+from converters.formats import format_folders, read_format, row_of
 from seap_export.errors import SeapError
 from seap_export.families import ModelSpec, dense_config, model_spec
 from seap_export.pipeline.manifest import Manifest, package_versions
-from seap_export.pipeline.sizes import weight_bytes
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.runtime.doctor.machine import processor
 from seap_export.sources.config import read_json
-from seap_export.sources.weights import SafetensorsReader
 
 __all__ = ["CHECKS", "VALIDATION_SCHEMA", "Check", "CheckName", "ValidationReport", "Verdict", "describe_variant"]
 
-VALIDATION_SCHEMA = "seap-export/validation/1"
+VALIDATION_SCHEMA = "seap-export/validation/2"
 CheckName = Literal["integrity", "parity", "router", "quality", "speed"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)
 Verdict = Literal["passed", "failed", "skipped"]
@@ -39,6 +37,7 @@ class Check:
         exit_code: Exit code of the command if this were the only failure; 0 unless it failed.
         reasons: Why it failed.
         notes: Further remarks; why it was skipped.
+        subject: What of the variant was checked, if there are several such checks.
     """
 
     variant: str | None
@@ -47,6 +46,7 @@ class Check:
     exit_code: int = 0
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    subject: str | None = None
 
     def __post_init__(self) -> None:
         if (self.verdict == "failed") != (self.exit_code != 0) or (self.verdict == "failed") != bool(self.reasons):
@@ -54,19 +54,26 @@ class Check:
 
     @classmethod
     def of(
-        cls, variant: str | None, check: CheckName, reasons: Sequence[str], exit_code: int, notes: Sequence[str] = ()
+        cls,
+        variant: str | None,
+        check: CheckName,
+        reasons: Sequence[str],
+        exit_code: int,
+        notes: Sequence[str] = (),
+        subject: str | None = None,
     ) -> Check:
         """A check that failed for these reasons, or passed if there are none."""
         if not reasons:
-            return cls(variant, check, "passed", notes=tuple(notes))
-        return cls(variant, check, "failed", exit_code, tuple(reasons), tuple(notes))
+            return cls(variant, check, "passed", notes=tuple(notes), subject=subject)
+        return cls(variant, check, "failed", exit_code, tuple(reasons), tuple(notes), subject)
 
     @property
     def line(self) -> str:
         """What failed, in one line."""
         more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
         name = "" if self.variant is None else f"{self.variant}: "
-        return f"{name}{self.check}: {self.reasons[0]}{more}"
+        of = "" if self.subject is None else f" of {self.subject}"
+        return f"{name}{self.check}{of}: {self.reasons[0]}{more}"
 
 
 @dataclass(frozen=True)
@@ -146,10 +153,11 @@ def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[s
     Args:
         folder: The variant's folder.
         manifest: Manifest of the output folder, for the dense model's size.
-        results: The reports of its checks: `parity`, `bisect`, `quality`, `speed`. Quality and speed that were not
-            checked are those that the export recorded.
+        results: The reports of its checks: `parity` by folder, `bisect`, `quality`, `speed`. Quality and speed that
+            were not checked are those that the export recorded.
     """
-    plan, spec, form = (_read(folder, read) for read in (_plan, _spec, _form))
+    plan, spec, dense = (_read(folder, read) for read in (_plan, _spec, _dense))
+    written = {path.name: _read(path, read_format) for path in format_folders(folder)} if folder.is_dir() else {}
     source = manifest.source if manifest else {}
     return {
         "task": None if plan is None else plan.task,
@@ -158,12 +166,18 @@ def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[s
         "achieved_ratio": None if plan is None else plan.achieved_ratio,
         "num_parameters": None if spec is None else spec.num_parameters(),
         "dense_parameters": source.get("num_parameters"),
-        "precision": "unknown" if form is None else form.precision.name,
-        "dialect": "unknown" if form is None else form.dialect,
-        "bytes": {part: _bytes(folder / part) for part in ("hf", "onnx")},
-        "dense_bytes": _read(folder, _dense_bytes) or {"hf": None, "onnx": None},
+        "formats": {
+            name: {"title": row_of(own).title, "format": own.name, "precision": own.precision, "form": own.settings()}
+            for name, own in written.items()
+            if own is not None and name != "hf"
+        },
+        "bytes": {name: _bytes(folder / name) for name in ("hf", *(own for own in written if own != "hf"))},
+        "dense_bytes": {
+            name: None if own is None or dense is None else own.size(dense) for name, own in written.items()
+        },
         "layers": [] if spec is None else _layers(spec, source.get("prunable_weights")),
-        **{name: results.get(name) for name in ("parity", "bisect", "quality", "speed")},
+        "parity": results.get("parity", {}),
+        **{name: results.get(name) for name in ("bisect", "quality", "speed")},
     }
 
 
@@ -201,11 +215,6 @@ def _spec(folder: Path) -> ModelSpec:
     return model_spec(read_json(folder / "hf" / "config.json"))
 
 
-def _form(folder: Path) -> Any:
-    return read_form(folder / "onnx" / "model.onnx")
-
-
-def _dense_bytes(folder: Path) -> dict[str, int]:
-    """Sizes of the model that the variant was made from, in the variant's forms."""
-    dense = model_spec(dense_config(read_json(folder / "hf" / "config.json")))
-    return weight_bytes(dense, SafetensorsReader(folder / "hf").dtype, _form(folder).precision)
+def _dense(folder: Path) -> ModelSpec:
+    """The model that the variant was made from."""
+    return model_spec(dense_config(read_json(folder / "hf" / "config.json")))

@@ -1,153 +1,102 @@
-"""Makes the variants of one task or mixture, step by step."""
+"""What the manifest says about a finished variant, and what the user should know about it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
-from converters.form import OnnxForm
-from converters.widths import width_warning
+from converters.formats import format_folders, read_format
 from seap_export.activations.mixture import Mixture
+from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
-from seap_export.pipeline.convert import convert_folder
-from seap_export.pipeline.keys import hf_key, onnx_key, parity_key, plan_key
-from seap_export.pipeline.manifest import read_artifact
-from seap_export.pipeline.mixtures import MixtureSpec
-from seap_export.pipeline.parity import check_parity, held_out_prompts, write_report
-from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.parity import parity_file
 from seap_export.pipeline.quality import settled_quality
-from seap_export.pipeline.settings import ParitySettings, calibration_step, variant_name
+from seap_export.pipeline.steps.build import VariantSteps
+from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.written import FormatStep
 from seap_export.pipeline.workspace import Workspace
-from seap_export.plan.make import Ranking
-from seap_export.plan.plan import Plan, read_plan, write_plan
-from seap_export.plan.planning import plan_variant, rank
-from seap_export.plan.recipes import PlanSettings
-from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source
+from seap_export.plan.plan import Plan, read_plan
+from seap_export.sources.config import read_artifact
 
-__all__ = ["VariantMaker"]
+__all__ = ["describe_variant", "remarks"]
+
+#: What is repeated of a parity report.
+_PARITY = ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats", "runtime")
 
 
-class VariantMaker:
-    """The steps from statistics to checked artifacts; a step that was done before is reused."""
+def describe_variant(own: VariantSteps, work: Work, workspace: Workspace) -> dict[str, Any]:
+    """The manifest's entry of a variant whose steps are all made."""
+    name, files = own.plan.variant, workspace.manifest.files
+    plan = read_plan(work.folder / own.plan.name)
+    earlier = dict(_earlier(own, work))
+    if workspace.force:
+        _drop_outdated(name, earlier, workspace)
+    written = {**own.written, **{folder: step for folder, step in earlier.items() if _is_whole(step, workspace)}}
+    reports = {folder: read_artifact(work.folder / name / parity_file(folder)) for folder in written}
+    return {
+        "task": plan.task,
+        "weights": dict(plan.weights),
+        "method": plan.method,
+        "requested_ratio": plan.requested_ratio,
+        "achieved_ratio": plan.achieved_ratio,
+        "num_parameters": plan.shrunk_spec(work.source.spec).num_parameters(),
+        "precision": {folder: step.own.precision for folder, step in written.items()},
+        "bytes": {
+            part: sum(entry["bytes"] for path, entry in files.items() if path.startswith(f"{name}/{part}/"))
+            for part in ("hf", *written)
+        },
+        "parity": {folder: {key: report[key] for key in _PARITY} for folder, report in reports.items()},
+        "quality": settled_quality(workspace, name),
+    }
 
-    def __init__(
-        self,
-        source: Source,
-        settings: PlanSettings,
-        form: OnnxForm,
-        parity: ParitySettings,
-        batch_tokens: int,
-        workspace: Workspace,
-        progress: Progress,
-    ) -> None:
-        self._source = source
-        self._settings = settings
-        self._form = form
-        self._parity_settings = parity
-        self._batch_tokens = batch_tokens
-        self._workspace = workspace
-        self._progress = progress
 
-    def variants(self, mixture: MixtureSpec, statistics: Mixture, ratios: Sequence[float]) -> dict[str, Any]:
-        """Makes the variants of a task or a mixture at all ratios."""
-        made = {}
-        ranking: Ranking | None = None
-        steps = self._workspace.manifest.steps
-        keys = {task: steps[calibration_step(task)] for task in mixture.weights}
-        for ratio in ratios:
-            name = variant_name(mixture.name, ratio)
-            key = plan_key(keys, mixture, self._settings, ratio, len(self._source.spec.layers))
-            if not self._workspace.is_done(f"{name}/plan.json", key):
-                ranking = ranking or self._rank(statistics)
-                self._plan(name, key, statistics, ranking, ratio)
-            made[name] = self._variant(name, key, statistics)
-            self._workspace.manifest.variants[name] = made[name]
-        return made
+def _earlier(own: VariantSteps, work: Work) -> Iterator[tuple[str, FormatStep]]:
+    """The folders of earlier exports that this one does not write, as steps from its model."""
+    for path in format_folders(work.folder / own.plan.variant):
+        if path.name not in own.written and path.name != "hf":
+            with suppress(ArtifactError):  # of a damaged folder, which the validation reports
+                yield path.name, FormatStep(own.hf, path.name, read_format(path))
 
-    def _rank(self, statistics: Mixture) -> Ranking:
-        label, layers = f"ranking {statistics.name}", len(self._source.spec.layers)
-        with self._progress.step(label, layers, name=f"ranking/{statistics.name}") as advance:
-            return rank(self._source, statistics, self._settings, advance)
 
-    def _plan(self, name: str, key: str, statistics: Mixture, ranking: Ranking, ratio: float) -> None:
-        plan = plan_variant(self._source, statistics, ranking, self._settings, ratio)
-        with self._workspace.writing(f"{name}/plan.json", key, folder=False) as path:
-            write_plan(plan, path)
+def _drop_outdated(name: str, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:
+    """Removes the folders that were written from a model which --force has replaced."""
+    for folder, step in earlier.items():
+        if workspace.manifest.steps.get(step.name, step.key) != step.key:
+            shutil.rmtree(workspace.folder / step.name)
+            parity = f"{name}/{parity_file(folder)}"
+            (workspace.folder / parity).unlink(missing_ok=True)
+            for own in (step.name, parity):
+                workspace.manifest.forget(own)
 
-    def _variant(self, name: str, key: str, statistics: Mixture) -> dict[str, Any]:
-        folder = self._workspace.folder / name
-        plan = read_plan(folder / "plan.json")
-        self._warn_of_few_tokens(name, plan, statistics)
-        if slow := width_warning(plan.shrunk_spec(self._source.spec), self._form):
-            self._progress.warn(f"{name}: {slow}")
-        key_of_hf = hf_key(key)
-        key_of_onnx = onnx_key(key_of_hf, self._form)
-        shrink = partial(
-            write_shrunk_model,
-            self._source,
-            plan,
-            statistics,
-            max_batch_tokens=self._batch_tokens,
-        )
-        self._layer_by_layer(f"{name}/hf", key_of_hf, f"{name}: shrinking", shrink)
-        convert = partial(convert_folder, folder / "hf", form=self._form)
-        self._layer_by_layer(f"{name}/onnx", key_of_onnx, f"{name}: writing ONNX", convert)
-        return self._describe(name, plan, key_of_onnx, self._parity(name, key_of_onnx, statistics))
 
-    def _warn_of_few_tokens(self, name: str, plan: Plan, statistics: Mixture) -> None:
-        channels = _refitted_channels(plan, self._source.spec)
-        if statistics.effective_tokens < channels:
-            self._progress.warn(
-                f"{name}: {statistics.effective_tokens:.0f} calibration tokens for {channels} channels; "
-                "the refit depends on its ridge; use more calibration texts (samples)"
-            )
+def _is_whole(step: FormatStep, workspace: Workspace) -> bool:
+    """Whether a folder belongs to the same model and was compared."""
+    steps = workspace.manifest.steps
+    return steps.get(step.name) == step.key and f"{step.variant}/{parity_file(step.folder)}" in steps
 
-    def _layer_by_layer(self, step: str, key: str, label: str, make: Callable[..., None]) -> None:
-        if self._workspace.is_done(step, key):
-            return
-        with (
-            self._progress.step(label, len(self._source.spec.layers), name=step) as advance,
-            self._workspace.writing(step, key, folder=True) as folder,
-        ):
-            make(folder, on_layer=advance)
 
-    def _parity(self, name: str, key_of_onnx: str, statistics: Mixture) -> dict[str, Any]:
-        settings = self._parity_settings
-        folder = self._workspace.folder / name
-        prompts = held_out_prompts(list(statistics.calibrations.values()), settings.prompts)
-        key = parity_key(key_of_onnx, settings, prompts)
-        if self._workspace.is_done(f"{name}/parity.json", key):
-            self._progress.say(f"{name}: reused")
-        else:
-            label = f"{name}: comparing ONNX Runtime with torch"
-            with self._progress.step(label, name=f"{name}/parity.json") as advance:
-                report = check_parity(folder, prompts, settings, advance)
-            with self._workspace.writing(f"{name}/parity.json", key, folder=False) as path:
-                write_report(report, path)
-        return read_artifact(folder / "parity.json")
+def remarks(own: VariantSteps, work: Work) -> Iterator[str]:
+    """Warnings about a plan: too few tokens for its refit, and shapes that cost speed or size in a format."""
+    plan = read_plan(work.folder / own.plan.name)
+    statistics = own.plan.ranking.statistics(work)
+    if (few := _few_tokens(plan, work.source.spec, statistics)) is not None:
+        yield f"{own.plan.variant}: {few}"
+    shrunk = plan.shrunk_spec(work.source.spec)
+    for step in own.written.values():
+        if (remark := step.own.remark(shrunk)) is not None:
+            yield f"{own.plan.variant}: {remark}"
 
-    def _describe(self, name: str, plan: Plan, key_of_onnx: str, parity: dict[str, Any]) -> dict[str, Any]:
-        files = self._workspace.manifest.files
-        spec = plan.shrunk_spec(self._source.spec)
-        return {
-            "task": plan.task,
-            "weights": dict(plan.weights),
-            "method": plan.method,
-            "requested_ratio": plan.requested_ratio,
-            "achieved_ratio": plan.achieved_ratio,
-            "num_parameters": spec.num_parameters(),
-            "precision": self._form.precision.name,
-            "bytes": {
-                part: sum(entry["bytes"] for path, entry in files.items() if path.startswith(f"{name}/{part}/"))
-                for part in ("hf", "onnx")
-            },
-            "parity": {
-                key: parity[key] for key in ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats")
-            },
-            "quality": settled_quality(self._workspace, name, key_of_onnx),
-        }
+
+def _few_tokens(plan: Plan, dense: ModelSpec, statistics: Mixture) -> str | None:
+    channels = _refitted_channels(plan, dense)
+    if statistics.effective_tokens >= channels:
+        return None
+    return (
+        f"{statistics.effective_tokens:.0f} calibration tokens for {channels} channels; the refit depends on its "
+        "ridge; use more calibration texts (samples)"
+    )
 
 
 def _refitted_channels(plan: Plan, dense: ModelSpec) -> int:

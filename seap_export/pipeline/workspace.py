@@ -9,14 +9,17 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from seap_export.errors import ArtifactError, UsageError
+from seap_export.hashing import sha256_json
 from seap_export.pipeline.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.outputs import (
     make_folders,
     move_into_place,
     refuse_foreign_folder,
     remove_leftovers,
+    remove_unfinished,
     scratch_folder,
     set_aside,
+    unfinished_folder,
 )
 
 __all__ = ["Workspace"]
@@ -90,20 +93,42 @@ class Workspace:
         return not damages
 
     @contextmanager
-    def writing(self, step: str, key: str, *, folder: bool) -> Iterator[Path]:
+    def writing(self, step: str, key: str, *, folder: bool, resumes: bool = False) -> Iterator[Path]:
         """Yields a temporary path to make a step in; if the block succeeds, the step is recorded and moved into place.
 
         Existing files are removed before the step is recorded: a run killed before the move leaves a step that is
         recorded but missing, which the next run makes again.
+
+        Args:
+            step: The path within the folder.
+            key: The key of its inputs.
+            folder: Whether the step is a folder, which is created.
+            resumes: Whether the temporary folder is kept if the run is interrupted or the machine fails, so that the
+                next one with the same key goes on with what it holds.
         """
         target = self.folder / step
-        with scratch_folder(self.folder) as scratch:
+        with (
+            unfinished_folder(self.folder, sha256_json([step, key]))
+            if resumes
+            else scratch_folder(self.folder) as scratch
+        ):
             path = scratch / target.name
             if folder:
-                path.mkdir()
+                path.mkdir(exist_ok=True)
             yield path
-            self.manifest.record(step, key, path)
-            with set_aside(target, scratch):
-                self.manifest.write(self.folder)
-            with make_folders(target.parent):
-                move_into_place(path, target)
+            self.record(step, key, path)
+
+    def record(self, step: str, key: str, path: Path) -> None:
+        """Records a step that is made at a temporary path of this folder, and moves it into place."""
+        target = self.folder / step
+        self.manifest.record(step, key, path)
+        with set_aside(target, path.parent):
+            self.manifest.write(self.folder)
+        with make_folders(target.parent):
+            move_into_place(path, target)
+
+    def finish(self) -> None:
+        """Marks the export as complete, and removes what interrupted runs with other inputs left."""
+        remove_unfinished(self.folder)
+        self.manifest.complete = True
+        self.manifest.write(self.folder)

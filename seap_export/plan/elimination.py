@@ -16,12 +16,12 @@ from seap_export.plan.cost import LayerShape, layer_shape
 from seap_export.plan.options import AttentionOption, LayerOptions, attention_options
 from seap_export.plan.refit import Refit, SetLosses, removal_losses
 
-__all__ = ["eliminate_neurons", "options_from_elimination"]
+__all__ = ["eliminate_neurons", "options_from_elimination", "removal_order"]
 
 #: Fraction of the remaining neurons that is removed before the others are evaluated again.
 _FRACTION = 1 / 8
-#: Down to this ridge neurons are chosen in float32: the condition number is at most its reciprocal, so that the
-#: rounding error of an inverse stays below a percent. The losses of the choice are still computed in float64.
+#: Down to this ridge single precision will do: the condition number is at most its reciprocal, so that the rounding
+#: error of an inverse stays below a percent. That of a loss is smaller by far.
 _SINGLE_PRECISION_RIDGE = 1e-5
 #: Largest number of sets of heads that are all tried in a layer; beyond it, the elimination is greedy.
 _EXACT_SETS = 200
@@ -36,6 +36,7 @@ def options_from_elimination(
     down_cov: torch.Tensor,
     *,
     ridge: float,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 - it is immutable
 ) -> LayerOptions:
     """The options of a layer whose projections are refitted; losses as in `Refit`.
 
@@ -48,9 +49,10 @@ def options_from_elimination(
         layer: Which layer.
         o_proj: Weight, [hidden_size, num_attention_heads * head_dim].
         down_proj: Weight, [hidden_size, intermediate_size].
-        o_cov: Centred covariance of o_proj's input, float64 [channels, channels].
-        down_cov: Centred covariance of down_proj's input.
+        o_cov: Centred covariance of o_proj's input, float64 [channels, channels], contiguous. It is overwritten.
+        down_cov: The same of down_proj's input.
         ridge: Ridge of the refit, as a fraction of the sum of the variances of an input's channels; positive.
+        device: Where this is computed.
 
     Raises:
         UsageError: The ridge is not positive and finite, or too small for a covariance.
@@ -62,12 +64,12 @@ def options_from_elimination(
     for weight, covariance in ((o_proj, o_cov), (down_proj, down_cov)):
         if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
             raise ValueError("a covariance must be finite, and as wide as the weight's input")
-    order, loss = eliminate_neurons(down_proj, down_cov, ridge, _FRACTION)
-    return LayerOptions(shape, _eliminate_heads(shape, o_proj, o_cov, ridge), order, loss)
+    attention = _eliminate_heads(shape, o_proj.to(device), o_cov.to(device), ridge)
+    return LayerOptions(shape, attention, *eliminate_neurons(down_proj.to(device), down_cov.to(device), ridge))
 
 
 def eliminate_neurons(
-    weight: torch.Tensor, covariance: torch.Tensor, ridge: float, fraction: float
+    weight: torch.Tensor, covariance: torch.Tensor, ridge: float, fraction: float = _FRACTION
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Backward elimination of input channels.
 
@@ -75,7 +77,7 @@ def eliminate_neurons(
     and then the increases are computed again. The work of each round shrinks with the square of what is left.
 
     Args:
-        weight: Weight, [out, channels].
+        weight: Weight, [out, channels], on the covariance's device.
         covariance: Centred covariance of the input, float64 [channels, channels].
         ridge: Fraction of the sum of the variances.
         fraction: Fraction of the remaining channels removed per round; 0 removes them one by one, which is the slowest
@@ -91,17 +93,17 @@ def eliminate_neurons(
     channels, total = weight.shape[1], float(covariance.trace())
     if not total > 0.0:
         return np.arange(channels), np.zeros(channels + 1)
-    order = _removal_order(weight, covariance, ridge, total, fraction).flip(0)
-    loss = removal_losses(weight, covariance, ridge * total, order).flip(0).cummax(0).values
-    return order.numpy(), loss.flip(0).numpy()
+    # On the scale where the sum is 1, single precision neither overflows nor vanishes.
+    scaled = torch.empty_like(covariance, dtype=torch.float32 if ridge >= _SINGLE_PRECISION_RIDGE else torch.float64)
+    order = removal_order(weight, torch.div(covariance, total, out=scaled), ridge, fraction).flip(0)
+    losses = removal_losses(weight, torch.div(covariance, total, out=scaled), ridge, order).mul_(total)
+    loss = losses.flip(0).cummax(0).values.flip(0)
+    return order.cpu().numpy(), loss.cpu().numpy()
 
 
-def _removal_order(
-    weight: torch.Tensor, covariance: torch.Tensor, ridge: float, total: float, fraction: float
-) -> torch.Tensor:
-    """All channels, the first removed first; `total` is the sum of the variances, which are scaled to the sum 1."""
-    dtype = torch.float32 if ridge >= _SINGLE_PRECISION_RIDGE else torch.float64
-    refit = Refit(weight, torch.div(covariance, total, out=torch.empty_like(covariance, dtype=dtype)), ridge, dtype)
+def removal_order(weight: torch.Tensor, covariance: torch.Tensor, ridge: float, fraction: float) -> torch.Tensor:
+    """All channels, the first removed first, int64 [channels]; the arguments are those of `Refit`."""
+    refit = Refit(weight, covariance, ridge)
     removed: list[torch.Tensor] = []
     while len(left := refit.left):
         lowest = torch.sort(refit.increases(), stable=True).indices[: max(1, int(fraction * len(left)))]
@@ -185,8 +187,9 @@ def _without_least(
     shape: LayerShape, refit: Refit, kept: Sequence[int], loss: float, candidates: Sequence[Sequence[int]]
 ) -> tuple[list[int], float]:
     """Removes the candidate, a set of heads, that increases the loss least; the heads left and the loss."""
-    least = min(candidates, key=lambda heads: refit.increase(_channels(shape, heads)))
-    loss += refit.remove(_channels(shape, least))
+    device = refit.left.device
+    least = min(candidates, key=lambda heads: float(refit.increase(_channels(shape, heads, device))))
+    loss += float(refit.remove(_channels(shape, least, device)))
     return [head for head in kept if head not in least], loss
 
 
@@ -200,6 +203,7 @@ def _group(shape: LayerShape, group: int) -> range:
     return range(group * size, (group + 1) * size)
 
 
-def _channels(shape: LayerShape, heads: Sequence[int]) -> torch.Tensor:
+def _channels(shape: LayerShape, heads: Sequence[int], device: torch.device) -> torch.Tensor:
     """The input channels of o_proj that belong to some heads, int64."""
-    return (torch.tensor(heads)[:, None] * shape.head_dim + torch.arange(shape.head_dim)).flatten()
+    first = torch.tensor(heads, device=device)[:, None] * shape.head_dim
+    return (first + torch.arange(shape.head_dim, device=device)).flatten()

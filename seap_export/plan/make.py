@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,44 +13,43 @@ from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 from seap_export.families import names
 from seap_export.families.names import Norm
+from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.kept import UNFINISHED, keep_tensors
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.groups import preferring_groups
-from seap_export.plan.options import LayerOptions, options_from_scores
+from seap_export.plan.options import LayerOptions
 from seap_export.plan.plan import Balance, Compensation, Layout, Plan, ScoreMix
+from seap_export.plan.ranked import (
+    Ranking,
+    is_finished,
+    layer_file,
+    read_ranking,
+    read_tensors,
+    write_options,
+    write_scores,
+    write_sensitivity,
+)
 from seap_export.plan.solve import solve_layers
 from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import ChannelScore, LayerScores, Score, layer_scores
 from seap_export.sources.source import Source
 
-__all__ = ["Ranking", "make_plan", "rank_layers"]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """What every layer may keep and the resulting losses, for plans of any ratio.
-
-    Attributes:
-        options: One for each layer.
-        scores: Scores of each layer; None where the options come from elimination.
-        sensitivity: Sensitivity after each half of each layer, float64 [num_hidden_layers, 2].
-    """
-
-    options: tuple[LayerOptions, ...]
-    scores: tuple[LayerScores, ...] | None
-    sensitivity: torch.Tensor
+__all__ = ["make_plan", "rank_layers"]
 
 
 def rank_layers(
     source: Source,
     statistics: Mixture,
     score: Score,
+    folder: Path,
+    on_layer: Callable[[int], None] = lambda layer: None,
     *,
+    compute: Compute,
     ridge: float,
     mix: ScoreMix,
     square_heads: bool,
-    on_layer: Callable[[int], None] = lambda layer: None,
 ) -> Ranking:
     """Ranks the heads and neurons of every layer.
 
@@ -57,10 +57,12 @@ def rank_layers(
         source: The dense model.
         statistics: Statistics of one task or of a mixture.
         score: Importance score, or `elimination`.
+        folder: Where the ranking is kept. It is empty, or has what an interrupted call with the same arguments left.
+        on_layer: Called with the index of every finished layer.
+        compute: Where elimination runs.
         ridge: Ridge of the refit that elimination assumes.
         mix: How scores of several tasks are added: `scaled` so that each task's sum to 1 over the model, or `plain`.
         square_heads: Whether channels of heads are squared before they are averaged (FLAP).
-        on_layer: Called with the index of every finished layer.
 
     Raises:
         InputError: The statistics come from another model.
@@ -69,21 +71,46 @@ def rank_layers(
         raise InputError(
             f"the calibration of '{statistics.name}' was made with another model; calibrate again with this one"
         )
-    layers = range(len(source.spec.layers))
-    if score == "elimination":
-        options = []
-        for index in layers:
-            options.append(_eliminate(source, statistics, index, ridge))
-            on_layer(index)
-        return Ranking(tuple(options), None, statistics.sensitivity())
+    # The last file to be written tells that only the working files may be left to remove.
+    if not is_finished(folder):
+        if score == "elimination":
+            for index in range(len(source.spec.layers)):
+                if not layer_file(folder, index).exists():
+                    write_options(folder, index, _eliminate(source, statistics, index, ridge, compute))
+                on_layer(index)
+        else:
+            by_task = _scores_by_task(source, statistics, folder / UNFINISHED, on_layer, score, square_heads)
+            for index, own in enumerate(_mixed(statistics, by_task, mix)):
+                write_scores(folder, index, own)
+        write_sensitivity(folder, statistics.sensitivity())
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+    return read_ranking(source.spec, folder)
+
+
+def _scores_by_task(
+    source: Source,
+    statistics: Mixture,
+    folder: Path,
+    on_layer: Callable[[int], None],
+    score: ChannelScore,
+    square_heads: bool,
+) -> dict[str, list[LayerScores]]:
+    """The scores of every task and layer; each layer's are kept in a file."""
+    folder.mkdir(exist_ok=True)
     by_task: dict[str, list[LayerScores]] = {task: [] for task in statistics.calibrations}
-    for index in layers:
-        for task, calibration in statistics.calibrations.items():
-            by_task[task].append(_scores(source, calibration, index, score, square_heads))
+    for index in range(len(source.spec.layers)):
+        path = layer_file(folder, index)
+        if not path.exists():
+            tensors: dict[str, torch.Tensor] = {}
+            for task, calibration in statistics.calibrations.items():
+                own = _scores(source, calibration, index, score, square_heads)
+                tensors |= {f"{task}.head_channels": own.head_channels, f"{task}.neurons": own.neurons}
+            keep_tensors(path, tensors)
+        found = read_tensors(path)
+        for task, scores in by_task.items():
+            scores.append(LayerScores(found[f"{task}.head_channels"], found[f"{task}.neurons"]))
         on_layer(index)
-    scores = _mixed(statistics, by_task, mix)
-    ranked = tuple(options_from_scores(source.spec, index, scores[index]) for index in layers)
-    return Ranking(ranked, scores, statistics.sensitivity())
+    return by_task
 
 
 def _output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +129,7 @@ def _output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Ten
     return tensors[wanted[0]], tensors[wanted[1]]
 
 
-def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float) -> LayerOptions:
+def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, compute: Compute) -> LayerOptions:
     o_proj, down_proj = _output_weights(source, index)
     return options_from_elimination(
         source.spec,
@@ -112,6 +139,7 @@ def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float) ->
         statistics.covariance(index, "o_proj"),
         statistics.covariance(index, "down_proj"),
         ridge=ridge / statistics.effective_tokens,  # as in `shrink.refit`
+        device=compute.device,
     )
 
 

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from seap_export.errors import UsageError
+from seap_export.plan.symmetric import cholesky, factorise, invert, permute, reduced, strips, subtract_square
 
 __all__ = ["Refit", "SetLosses", "removal_losses"]
-
-#: Columns of a product with a triangular matrix that are computed at a time.
-_STRIP = 256
 
 
 class Refit:
@@ -35,33 +32,31 @@ class Refit:
     r |W_Q|^2 at most.
     """
 
-    def __init__(
-        self, weight: torch.Tensor, covariance: torch.Tensor, ridge: float, dtype: torch.dtype = torch.float64
-    ) -> None:
+    def __init__(self, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> None:
         """Starts with all channels.
 
         Args:
-            weight: W, [out, channels].
-            covariance: S, centred, float64 [channels, channels].
+            weight: W, [out, channels], on the covariance's device.
+            covariance: S, centred, [channels, channels], contiguous. It is overwritten. All is computed in its
+                precision: the relative error of P is about that precision times the condition number of A, which is
+                at most 1 + tr(S) / r.
             ridge: r, in the units of the covariance.
-            dtype: The precision to compute in. The relative error of P is about the precision times the condition
-                number of A, which is at most 1 + tr(S) / r.
 
         Raises:
             UsageError: The covariance plus the ridge is not positive definite.
         """
-        regular = covariance.to(dtype, copy=True)
-        regular.diagonal().add_(ridge)
+        covariance.diagonal().add_(ridge)
         #: P over the channels left, and V, [out, channels left].
-        self._inverse = torch.cholesky_inverse(_cholesky(regular))
-        self._weight = weight.to(dtype, copy=True)
+        self._inverse = invert(covariance)
+        self._weight = weight.to(covariance.dtype, copy=True)
         self._removed_alone = ridge * self._weight.square().sum(0)
-        self._left = torch.arange(weight.shape[1])
+        self._left = torch.arange(weight.shape[1], device=weight.device)
 
     def copy(self) -> Refit:
         """The same state, independent of this one."""
         other = object.__new__(Refit)
-        vars(other).update(vars(self))  # no tensor is changed in place
+        vars(other).update(vars(self))
+        other._inverse = self._inverse.clone()  # the only tensor that is changed in place
         return other
 
     @property
@@ -74,25 +69,26 @@ class Refit:
         smallest = torch.finfo(self._inverse.dtype).tiny
         return self._weight.square().sum(0) / self._inverse.diagonal().clamp_min(smallest) - self._removed_alone
 
-    def increase(self, channels: torch.Tensor) -> float:
-        """The increase in loss if this set were removed at once."""
+    def increase(self, channels: torch.Tensor) -> torch.Tensor:
+        """The increase in loss if this set were removed at once; a scalar."""
         rows = torch.searchsorted(self._left, channels)
-        factor = _cholesky(_block(self._inverse, rows, rows))
-        moved = torch.linalg.solve_triangular(factor, self._weight[:, rows].T, upper=False)
-        return float(moved.square().sum() - self._removed_alone[rows].sum())
+        factor = cholesky(_block(self._inverse, rows, rows))
+        moved = torch.linalg.solve_triangular(factor, self._weight.index_select(1, rows).T, upper=False)
+        return moved.square().sum() - self._removed_alone[rows].sum()
 
-    def remove(self, channels: torch.Tensor) -> float:
-        """Removes a set of channels, refits the others and returns the increase in loss."""
+    def remove(self, channels: torch.Tensor) -> torch.Tensor:
+        """Removes a set of channels, refits the others and returns the increase in loss, a scalar."""
         rows = torch.searchsorted(self._left, channels)
-        stays = torch.ones(len(self._left), dtype=torch.bool)
-        stays[rows] = False
-        keep = torch.nonzero(stays)[:, 0]
-        factor = _cholesky(_block(self._inverse, rows, rows))
+        gone = torch.zeros(len(self._left), dtype=torch.int8, device=rows.device)
+        gone[rows] = 1
+        keep = torch.sort(gone, stable=True).indices[: len(gone) - len(rows)]
+        factor = cholesky(_block(self._inverse, rows, rows))
         across = torch.linalg.solve_triangular(factor, _block(self._inverse, rows, keep), upper=False)
-        moved = torch.linalg.solve_triangular(factor, self._weight[:, rows].T, upper=False)
-        self._inverse = _block(self._inverse, keep, keep).addmm_(across.T, across, alpha=-1.0)
+        moved = torch.linalg.solve_triangular(factor, self._weight.index_select(1, rows).T, upper=False)
+        self._inverse = reduced(self._inverse, keep)
+        subtract_square(self._inverse, across)
         self._weight = self._weight.index_select(1, keep).addmm_(moved.T, across, alpha=-1.0)
-        increase = float(moved.square().sum() - self._removed_alone[rows].sum())
+        increase = moved.square().sum() - self._removed_alone[rows].sum()
         self._removed_alone = self._removed_alone[keep]
         self._left = self._left[keep]
         return increase
@@ -109,8 +105,9 @@ def removal_losses(weight: torch.Tensor, covariance: torch.Tensor, ridge: float,
     and W_R L_RR consists of the last columns of W L, whatever k is. One factorisation gives all losses.
 
     Args:
-        weight: W, [out, channels].
-        covariance: S, centred, float64 [channels, channels].
+        weight: W, [out, channels], on the covariance's device.
+        covariance: S, centred, [channels, channels], contiguous. It is overwritten. All but the sum over channels is
+            computed in its precision.
         ridge: r, in the units of the covariance.
         order: All channels, the last removed first.
 
@@ -120,14 +117,13 @@ def removal_losses(weight: torch.Tensor, covariance: torch.Tensor, ridge: float,
     Raises:
         UsageError: The covariance plus the ridge is not positive definite.
     """
-    regular = _block(covariance, order, order)
-    regular.diagonal().add_(ridge)
-    factor = _cholesky(regular)
-    ordered = weight.index_select(1, order).double()
-    increases = -ridge * ordered.square().sum(0)
-    for start in range(0, len(order), _STRIP):  # what is left of the diagonal is 0
-        strip = slice(start, start + _STRIP)
-        increases[strip] += (ordered[:, start:] @ factor[start:, strip]).square().sum(0)
+    permute(covariance, order)
+    covariance.diagonal().add_(ridge)
+    factor = factorise(covariance)
+    ordered = weight.index_select(1, order).to(covariance.dtype)
+    increases = -ridge * ordered.double().square().sum(0)
+    for own in strips(len(order)):  # what is left of the diagonal is 0
+        increases[own] += (ordered[:, own.start :] @ factor[own.start :, own]).square().sum(0)
     return torch.cat([increases.flip(0).cumsum(0).flip(0), increases.new_zeros(1)])
 
 
@@ -149,17 +145,17 @@ class SetLosses:
         """Prepares the matrices; raises `UsageError` as `Refit` does.
 
         Args:
-            weight: W, [out, channels].
-            covariance: S, float64 [channels, channels].
+            weight: W, [out, channels], on the covariance's device.
+            covariance: S, float64 [channels, channels], contiguous. It is overwritten.
             ridge: r, in the units of the covariance.
             width: Consecutive channels that are kept or removed together; a head's.
         """
         weight, self._width = weight.double(), width
-        self._regular = covariance.clone()
+        self._regular = covariance
         self._regular.diagonal().add_(ridge)
-        self._inverse = torch.cholesky_inverse(_cholesky(self._regular))
+        self._inverse = invert(self._regular.clone())
         self._squares = weight.T @ weight
-        self._norms = ridge * self._squares.diagonal().unflatten(0, (-1, width)).sum(1)
+        self._norms = ridge * self._squares.diagonal().view(-1, width).sum(1)
         fitted = weight @ self._regular
         self._products = fitted.T @ fitted
         self._all = float((fitted * weight).sum() - self._norms.sum())
@@ -176,12 +172,12 @@ class SetLosses:
         """tr(D^-1 M), with D and M the blocks of some heads of two symmetric matrices."""
         if not heads:
             return 0.0
-        inverse = torch.cholesky_inverse(_cholesky(self._of_heads(divisor, heads)))
+        inverse = torch.cholesky_inverse(cholesky(self._of_heads(divisor, heads)))
         return float(torch.dot(inverse.flatten(), self._of_heads(dividend, heads).flatten()))
 
     def _of_heads(self, matrix: torch.Tensor, heads: Sequence[int]) -> torch.Tensor:
         """The rows and columns of some heads; faster than gathering channel by channel."""
-        index, size = torch.tensor(heads), len(heads) * self._width
+        index, size = torch.tensor(heads, device=matrix.device), len(heads) * self._width
         parts = matrix.view(len(self._norms), self._width, len(self._norms), self._width)
         return parts.index_select(0, index).index_select(2, index).reshape(size, size)
 
@@ -189,12 +185,3 @@ class SetLosses:
 def _block(matrix: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """A copy of some rows and columns; twice as fast as `matrix[rows[:, None], columns]`."""
     return matrix.index_select(0, rows).index_select(1, columns)
-
-
-def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    if failed:
-        raise UsageError(
-            "the ridge is too small for the covariance of these statistics; use a larger 'ridge' in the recipe"
-        )
-    return factor

@@ -24,7 +24,7 @@ class QualityPoint:
         variant: The variant's name.
         task: The variant's task.
         settings: How the plan was made, in words: method, score, sparsity and compensation.
-        form: The evaluated form, `hf` or `onnx`; None if only benchmarks were run.
+        form: The evaluated form, `hf`, `onnx` or FOLDER in RUNTIME; None if only benchmarks were run.
         achieved_ratio: Fraction of the budget removed, at least 0 and below 1.
         mean_kl_nats: Mean KL divergence from the dense model, nats per token.
         perplexity: Perplexity of the variant on the task's held-out texts.
@@ -58,7 +58,7 @@ class QualityPoint:
 
 
 def parse_evaluation(report: Mapping[str, Any], name: str) -> QualityPoint:
-    """Reads an evaluation report: the results of the safetensors form (`hf`), or of ONNX if only that was run.
+    """Reads an evaluation report: the results of the safetensors form (`hf`), or of ONNX, or of what was run instead.
 
     Args:
         report: A report with schema `EVALUATION_SCHEMA`.
@@ -80,7 +80,9 @@ def parse_evaluation(report: Mapping[str, Any], name: str) -> QualityPoint:
 
 def _parse(report: Mapping[str, Any]) -> QualityPoint:
     divergence, zero_shot = report.get("divergence") or {}, report.get("zero_shot") or {}
-    form = next((form for form in ("hf", "onnx") if form in divergence or form in zero_shot), None)
+    generation = report.get("generation") or {}
+    asked = [form for form in (*zero_shot, *generation) if form != "dense"]
+    form = next((form for form in ("hf", "onnx", *divergence, *asked) if form in (*divergence, *asked)), None)
     measured = divergence.get(form) or {}
     sparsity = report["sparsity"]
     settings = (
@@ -98,8 +100,8 @@ def _parse(report: Mapping[str, Any]) -> QualityPoint:
         mean_kl_nats=_number(measured["mean_kl_nats"]) if measured else None,
         perplexity=_finite(measured["perplexity"]) if measured else None,
         dense_perplexity=_finite(measured["dense_perplexity"]) if measured else None,
-        accuracy=_accuracies(zero_shot.get(form) or {}),
-        dense_accuracy=_accuracies(zero_shot.get("dense") or {}),
+        accuracy=_accuracies(zero_shot.get(form) or {}, generation.get(form) or {}),
+        dense_accuracy=_accuracies(zero_shot.get("dense") or {}, generation.get("dense") or {}),
         digests=_digests(report),
     )
 
@@ -110,8 +112,13 @@ def _digests(report: Mapping[str, Any]) -> dict[str, str]:
     return {what: str(origin["sha256"]) for what, origin in asked.items() if "sha256" in origin}
 
 
-def _accuracies(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    return {benchmark: _number(result["acc"]) for benchmark, result in sorted(results.items())}
+def _accuracies(
+    chosen: Mapping[str, Mapping[str, Any]], generated: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float]:
+    """The accuracy of choices and the exact match of generated answers, by benchmark."""
+    found = {benchmark: _number(result["acc"]) for benchmark, result in chosen.items()}
+    found |= {benchmark: _number(result["exact_match"]) for benchmark, result in generated.items()}
+    return dict(sorted(found.items()))
 
 
 def _finite(perplexity: Any) -> float | None:

@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from seap_export.plots.style import BLUE, GREY, LETTER, ORANGE, fitted, new_figure
+from validation.runners.table import REFERENCE, runtime_title
 from validation.speed.measure import Cell
 from validation.speed.report import DENSE, SpeedReport, Speedup, SubjectFigures
 
 __all__ = ["speed_figure"]
 
 _BAR = 0.24  # inches for a bar and the gap below it
-_LABELS = {"torch": "torch", "onnxruntime": "ONNX Runtime"}
 Of = Callable[[SubjectFigures, Cell], Speedup]
 
 
@@ -28,8 +28,8 @@ def speed_figure(report: SpeedReport) -> Figure:
     variants = {
         engine: [own for own in report.subjects if own.engine == engine and own.model != DENSE] for engine in engines
     }
-    bars = max(map(len, variants.values())) * len(report.cells)
-    longest = max(len(_label(own, cell)) for group in variants.values() for own in group for cell in report.cells)
+    bars = max(sum(len(own.timings) for own in group) for group in variants.values())
+    longest = max(len(_label(own, cell)) for group in variants.values() for own in group for cell in own.timings)
     width, height = fitted(6.0 + LETTER * longest, 7.0, 14.0), len(engines) * (_BAR * bars + 0.9) + 0.9
     setting = report.setting
     note = f"{setting['provider']} provider, {setting['threads']} threads, medians of {setting['runs']} runs"
@@ -38,8 +38,8 @@ def speed_figure(report: SpeedReport) -> Figure:
     columns: tuple[tuple[str, Of], ...] = (("time to the first token", report.prefill), ("decoding", report.decode))
     for row, engine in zip(grid, engines, strict=True):
         for panel, (what, speedup) in zip(row, columns, strict=True):
-            _panel(panel, variants[engine], report.cells, speedup)
-            panel.set_title(f"{what}, {_LABELS[engine]}")
+            _panel(panel, variants[engine], speedup)
+            panel.set_title(f"{what}, {engine if engine == REFERENCE else runtime_title(engine)}")
     for panel in grid[-1]:
         panel.set_xlabel("times faster")
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -47,8 +47,8 @@ def speed_figure(report: SpeedReport) -> Figure:
     return figure
 
 
-def _panel(panel: Axes, variants: Sequence[SubjectFigures], cells: Sequence[Cell], speedup: Of) -> None:
-    rows = [(own, cell) for own in variants for cell in cells]
+def _panel(panel: Axes, variants: Sequence[SubjectFigures], speedup: Of) -> None:
+    rows = [(own, cell) for own in variants for cell in own.timings]
     found = [speedup(own, cell) for own, cell in rows]
     places = range(len(rows))
     panel.barh(places, [own.measured for own in found], height=0.7, color=BLUE, label="measured")

@@ -59,14 +59,26 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
         "architectures": [f"Seap{stem}ForCausalLM"],
         "auto_map": {
             "AutoConfig": f"configuration_seap.Seap{stem}Config",
+            "AutoModel": f"modeling_seap.Seap{stem}Model",
             "AutoModelForCausalLM": f"modeling_seap.Seap{stem}ForCausalLM",
         },
         "model_type": PRUNED_PREFIX + family.model_type,
+        **_for_vllm(source, spec),
         "o_proj_bias": False,  # what a layer has unless per_layer_config says otherwise
         "down_proj_bias": False,
         "per_layer_config": per_layer,
         **unusual,
     }
+
+
+def _for_vllm(source: Source, spec: ModelSpec) -> dict[str, Any]:
+    """What vLLM's class around models of transformers goes by, whatever the family's own class does."""
+    values: dict[str, Any] = {}
+    if spec.block.logits_multiplier != 1.0:
+        values["logit_scale"] = spec.block.logits_multiplier
+    if spec.block.attention_softcap is None and "attn_logit_softcapping" in source.config:
+        values["attn_logit_softcapping"] = None  # Gemma 3 has the key and no cap
+    return values
 
 
 def _sizes(family: Family, layer: LayerSpec) -> dict[str, int]:

@@ -47,8 +47,8 @@ def mean_fit(weight: torch.Tensor, bias: torch.Tensor | None, mean: torch.Tensor
         mean: E[x] of all channels, float64 [channels].
         kept: Indices of the kept channels.
     """
-    removed = torch.ones(weight.shape[1], dtype=torch.bool)
-    removed[kept] = False
+    removed = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device)
+    removed.index_fill_(0, kept, False)
     moved = weight[:, removed].double() @ mean[removed]
     return OutputFit(weight[:, kept].double(), moved if bias is None else moved + bias.double())
 
@@ -107,9 +107,9 @@ def refit(
     Args:
         weight: W_K, the original weights of the kept channels, float64 [out, kept].
         mean: E[x], float64 [kept].
-        covariance: S_xx, float64 [kept, kept].
+        covariance: S_xx, float64 [kept, kept], which is overwritten: it may be the largest matrix of all.
         output_mean: E[y], float64 [out].
-        cross_covariance: S_yx, float64 [out, kept].
+        cross_covariance: S_yx, float64 [out, kept], which is overwritten.
         ridge: Strength of the ridge, positive.
         tokens: Number of tokens that the covariances were computed from.
         intercept: Whether the fit may have a bias.
@@ -119,16 +119,19 @@ def refit(
             there are fewer tokens than channels.
     """
     if not intercept:
-        covariance = torch.addr(covariance, mean, mean)
-        cross_covariance = torch.addr(cross_covariance, output_mean, mean)
+        covariance.addr_(mean, mean)
+        cross_covariance.addr_(output_mean, mean)
     strength = ridge * float(covariance.trace()) / tokens
     if strength > 0.0:
-        regular = covariance.clone()
-        regular.diagonal().add_(strength)
-        factor, failed = torch.linalg.cholesky_ex(regular)
+        covariance.diagonal().add_(strength)
+        factor, failed = covariance.mT, torch.empty(0, dtype=torch.int32, device=covariance.device)
+        torch.linalg.cholesky_ex(factor, out=(factor, failed))  # in place, since LAPACK counts columns first
         if failed:
             raise UsageError(
                 "the ridge is too small for the covariance of these statistics; use a larger 'ridge' in the recipe"
             )
-        weight = torch.cholesky_solve(torch.add(cross_covariance, weight, alpha=strength).T, factor).T
+        solved = cross_covariance.add_(weight, alpha=strength).T
+        for side, upper in ((factor, False), (factor.mT, True)):  # `cholesky_solve` would copy both matrices
+            torch.linalg.solve_triangular(side, solved, upper=upper, out=solved)
+        weight = solved.T
     return OutputFit(weight, output_mean - weight @ mean if intercept else None)

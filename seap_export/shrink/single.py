@@ -16,22 +16,28 @@ from seap_export.sources.source import Source
 
 __all__ = ["single_layers"]
 
+_CPU = torch.device("cpu")
 
-def single_layers(source: Source, plan: Plan, statistics: Mixture) -> Iterator[dict[str, torch.Tensor]]:
+
+def single_layers(
+    source: Source, plan: Plan, statistics: Mixture, first: int = 0, device: torch.device = _CPU
+) -> Iterator[dict[str, torch.Tensor]]:
     """Yields the tensors of every shrunk layer in turn, by full name.
 
     Args:
         source: The dense model.
         plan: What is kept, and how it is compensated: `one-shot`, `bias` or `none`.
         statistics: Statistics of the plan's tasks.
+        first: The layer to begin with.
+        device: Where the fits are computed.
     """
-    spec = plan.shrunk_spec(source.spec)
-    for index, compensated in enumerate(plan.compensated(source.spec)):
-        yield with_all_biases(_layer(source, plan, statistics, index, compensated), spec, index)
+    spec, compensated = plan.shrunk_spec(source.spec), plan.compensated(source.spec)
+    for index in range(first, len(compensated)):
+        yield with_all_biases(_layer(source, plan, statistics, index, compensated[index], device), spec, index)
 
 
 def _layer(
-    source: Source, plan: Plan, statistics: Mixture, index: int, compensated: frozenset[Half]
+    source: Source, plan: Plan, statistics: Mixture, index: int, compensated: frozenset[Half], device: torch.device
 ) -> dict[str, torch.Tensor]:
     tensors = source.read_layer(index)
     shrunk = shrink_layer(tensors, source.spec, index, plan.layers[index])
@@ -39,14 +45,15 @@ def _layer(
     for half in HALVES:
         if half not in compensated:
             continue
-        weight, bias = tensors[names.weight(half, index)], tensors.get(names.bias(half, index))
-        kept = kept_channels(plan.layers[index], source.spec, half)
-        mean = getattr(moments, half).mean
+        weight, bias = tensors[names.weight(half, index)].to(device), tensors.get(names.bias(half, index))
+        bias = None if bias is None else bias.to(device)
+        kept = kept_channels(plan.layers[index], source.spec, half).to(device)
+        mean = getattr(moments, half).mean.to(device)
         fit: OutputFit
         if plan.compensation == "bias":
             fit = mean_fit(weight, bias, mean, kept)
         else:
-            covariance = statistics.covariance(index, half)
+            covariance = statistics.covariance(index, half).to(device)
             fit = refit_from_dense(
                 weight,
                 bias,
@@ -57,7 +64,7 @@ def _layer(
                 tokens=statistics.effective_tokens,
                 intercept=plan.has_intercept(half, source.spec.family),
             )
-        shrunk[names.weight(half, index)] = fit.weight
+        shrunk[names.weight(half, index)] = fit.weight.cpu()
         if fit.bias is not None:
-            shrunk[names.bias(half, index)] = fit.bias
+            shrunk[names.bias(half, index)] = fit.bias.cpu()
     return shrunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,11 @@ import torch
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec, names
+from seap_export.layers.compute import Compute
+from seap_export.layers.kept import UNFINISHED
 from seap_export.plan.plan import Plan
 from seap_export.shrink.config import shrunk_config
-from seap_export.shrink.sequential import sequential_layers
+from seap_export.shrink.sequential import SequentialLayers
 from seap_export.shrink.single import single_layers
 from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
@@ -35,11 +37,12 @@ def write_shrunk_model(
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
     *,
-    max_batch_tokens: int = 1024,
+    compute: Compute | None = None,
 ) -> None:
     """Writes safetensors, config, generation config and tokenizer into the existing `folder`.
 
-    In the per-layer layout, writes the modelling code too. One layer of the dense model is in memory at a time.
+    In the per-layer layout, writes the modelling code too. One layer of the dense model is in memory at a time. It
+    continues what an interrupted call with the same arguments left in the folder; at most one layer is made again.
 
     Raises:
         InputError: The plan or the statistics were made from another model, or a weight is not finite.
@@ -61,39 +64,71 @@ def write_shrunk_model(
     for name in MODELING_FILES if plan.layout == "per-layer" else ():
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
             shutil.copyfile(file, folder / name)
+    unfinished, compute = folder / UNFINISHED, compute or Compute()
+    unfinished.mkdir(exist_ok=True)
+
+    def layers(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        return single_layers(source, plan, statistics, first, compute.device)
+
     if plan.compensation == "sequential":
-        layers = sequential_layers(source, plan, statistics, max_batch_tokens)
+        streams = SequentialLayers(source, plan, statistics, unfinished, compute)
+        write_weights(source, spec, streams.layers, folder, on_layer, finished=streams.finished)
     else:
-        layers = single_layers(source, plan, statistics)
-    write_weights(source, spec, layers, folder, on_layer)
+        write_weights(source, spec, layers, folder, on_layer)
+    shutil.rmtree(unfinished)
 
 
 def write_weights(
     source: Source,
     spec: ModelSpec,
-    layers: Iterable[Mapping[str, torch.Tensor]],
+    layers: Callable[[int], Iterable[Mapping[str, torch.Tensor]]],
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
+    finished: int | None = None,
 ) -> None:
-    """Writes model.safetensors in the family's stored form.
+    """Writes model.safetensors in the family's stored form, or the rest of it.
 
     Args:
         source: Gives the tensors outside the layers, and the dtype.
         spec: The model to write.
-        layers: The tensors of each of its layers, in the plain form.
-        folder: Where to.
+        layers: Gives the tensors of its layers from an index on, in the plain form.
+        folder: Where to; an unfinished file of the same tensors there is continued.
         on_layer: Called with a layer's index once it is written.
+        finished: Layers that an unfinished file may have; None: as many as it has.
     """
     form = StoredForm(spec)
-    with SafetensorsWriter(folder / "model.safetensors", form.shapes, source.reader.dtype) as writer:
-        for name in spec.outer_names:
-            for stored, tensor in form.to_stored({names.tensor(name): source.read_outer(name)}).items():
-                writer.write(stored, tensor)
-        for index, plain in enumerate(layers):
-            tensors = form.to_stored(plain)
-            for stored in form.holders(spec.layer_tensors(index)):
-                writer.write(stored, tensors[stored])
+    with SafetensorsWriter(folder / "model.safetensors", form.shapes, source.reader.dtype, resume=True) as writer:
+        _write_outer(source, spec, form, writer)
+        holders = [form.holders(spec.layer_tensors(index)) for index in range(len(spec.layers))]
+        first = _first_to_write(writer, holders, finished)
+        for index in range(first):
             on_layer(index)
+        if first == len(holders):
+            return
+        for index, plain in enumerate(layers(first), start=first):
+            tensors = form.to_stored(plain)
+            for stored in holders[index]:
+                writer.write(stored, tensors[stored])
+            writer.flush()
+            on_layer(index)
+            del plain, tensors  # before the next layer is made
+
+
+def _write_outer(source: Source, spec: ModelSpec, form: StoredForm, writer: SafetensorsWriter) -> None:
+    """Writes those tensors outside of the layers that are missing."""
+    for name in spec.outer_names:
+        (stored,) = form.holders([names.tensor(name)])
+        if stored in writer.pending:
+            writer.write(stored, form.to_stored({names.tensor(name): source.read_outer(name)})[stored])
+
+
+def _first_to_write(writer: SafetensorsWriter, holders: Sequence[Sequence[str]], finished: int | None) -> int:
+    """The first layer that is not written, or not finished; all that is written of it and of later ones is dropped."""
+    written = sum(stored[-1] not in writer.pending for stored in holders)
+    first = written if written == len(holders) or finished is None else min(written, finished)
+    if first < len(holders):
+        writer.rewind(holders[first][0])
+    return first
 
 
 def _listed(weights: Mapping[str, float]) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seap_export.errors import InputError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.families import family_of_model_type
 from seap_export.families.family import Family
 
-__all__ = ["MAX_JSON_BYTES", "portable_config", "read_json"]
+__all__ = ["MAX_JSON_BYTES", "end_tokens", "portable_config", "read_artifact", "read_json"]
 
 #: The largest JSON file that is read (256 MiB); tokenizers with large vocabularies take 35 MB.
 MAX_JSON_BYTES = 256 * 2**20
@@ -47,6 +47,31 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object")
     return value
+
+
+def read_artifact(path: Path) -> dict[str, Any]:
+    """Reads a JSON object that this package wrote.
+
+    Raises:
+        ArtifactError: The file is missing or is no longer a JSON object.
+    """
+    try:
+        return read_json(path)
+    except InputError as error:
+        raise ArtifactError(f"{error}; the file is damaged, export again") from error
+
+
+def end_tokens(model_folder: Path) -> frozenset[int]:
+    """The tokens that end a text of a model folder, none if the model has none.
+
+    Raises:
+        ArtifactError: Its config.json is missing, or a config is damaged.
+    """
+    found = read_artifact(model_folder / "config.json").get("eos_token_id")
+    generation = model_folder / "generation_config.json"
+    if generation.is_file():
+        found = read_artifact(generation).get("eos_token_id", found)
+    return frozenset(found if isinstance(found, list) else [] if found is None else [found])
 
 
 def _finite(text: str) -> float:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from seap_export.errors import InputError
-from seap_export.families.config_reader import ConfigReader
+from seap_export.families import names
+from seap_export.families.config_reader import PROJECTION_PATHS, ConfigReader
+from seap_export.families.family import PRUNED_PREFIX
 from seap_export.sources.gguf_file import GgufFile
 from seap_export.sources.gguf_reader import GgufReader, projections_of
 from seap_export.sources.gguf_rope import rope_keys
@@ -41,7 +43,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
             )
     if "token_embd.weight" not in file.tensors:
         raise InputError(f"{file.path}: no token embedding; give the GGUF file of a whole language model")
-    hidden_size, heads = file.whole("embedding_length"), file.whole("attention.head_count")
+    hidden_size, heads = file.whole("embedding_length"), max(file.by_layer("attention.head_count"))
     head_dim = file.whole("attention.key_length", hidden_size // heads)
     if file.whole("attention.value_length", head_dim) != head_dim:
         raise InputError(f"{file.path}: values of another width than keys are not supported")
@@ -50,10 +52,8 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         "model_type": family.model_type,
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden_size,
-        "intermediate_size": file.whole("feed_forward_length"),
-        "num_hidden_layers": file.whole("block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": file.whole("attention.head_count_kv", heads),
+        "num_hidden_layers": file.layers,
+        **{name: max(sizes) for name, sizes in _sizes(file).items()},
         "head_dim": head_dim,
         "max_position_embeddings": file.whole("context_length"),
         "rms_norm_eps": file.number("attention.layer_norm_rms_epsilon", 1e-6),
@@ -66,6 +66,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         **_special_ids(file),
         "dtype": str(GgufReader(file).dtype).removeprefix("torch."),
     }
+    config |= _compensation(file)
     _refuse_unread(file)
     return {family.key(key): value for key, value in {**_constants(file, config), **config}.items()}
 
@@ -83,7 +84,7 @@ def _windows(file: GgufFile) -> dict[str, Any]:
         return {}
     if rule.layers == "all":
         return {"sliding_window": window}
-    pattern, number = file.get("attention.sliding_window_pattern", rule.pattern), file.whole("block_count")
+    pattern, number = file.get("attention.sliding_window_pattern", rule.pattern), file.layers
     if isinstance(pattern, list):
         slides = [bool(own) for own in pattern]
     else:
@@ -111,10 +112,51 @@ def _bias_switches(file: GgufFile) -> dict[str, bool]:
     biases = [name for name in file.tensors if name.startswith("blk.") and name.endswith(".bias")]
     present = {projection for name in biases for projection in projections_of(file, name)}
     switches: dict[str, bool] = {}
-    for projection, key in file.family.biases.items():
-        if isinstance(key, str):
-            switches[key] = switches.get(key, False) or projection in present
+    for key in filter(lambda key: isinstance(key, str), file.family.biases.values()):
+        switched = {projection for projection, own in file.family.biases.items() if own == key}
+        # what refits add is no sign of a switch that others share
+        switches[str(key)] = bool((switched - PROJECTION_PATHS.keys() or switched) & present)
     return switches
+
+
+def _sizes(file: GgufFile) -> dict[str, list[int]]:
+    """The sizes of all layers by their usual names."""
+    heads = file.by_layer("attention.head_count")
+    return {
+        "num_attention_heads": heads,
+        "num_key_value_heads": file.by_layer("attention.head_count_kv", heads),
+        "intermediate_size": file.by_layer("feed_forward_length"),
+    }
+
+
+def _compensation(file: GgufFile) -> dict[str, Any]:
+    """The keys of a model whose layers differ in shape or in biases that refits have added; none for others."""
+    by_layer, switches, per_layer = _sizes(file), _bias_switches(file), {}
+    largest = {name: max(sizes) for name, sizes in by_layer.items()}
+    for layer in range(file.layers):
+        own = {name: sizes[layer] for name, sizes in by_layer.items()}
+        values: dict[str, Any] = {file.family.key(name): size for name, size in own.items() if size != largest[name]}
+        for projection in PROJECTION_PATHS:
+            stem = "attn_output" if projection == "o_proj" else "ffn_down"
+            is_switched = switches.get(str(file.family.biases.get(projection)), False)
+            if f"blk.{layer}.{stem}.bias" in file.tensors and not is_switched:
+                values[f"{projection}_bias"] = True
+        if values:
+            per_layer[str(layer)] = values
+    if not per_layer:
+        return {}
+    unusual = {
+        key: file.family.names[name]
+        for name, key in PROJECTION_PATHS.items()
+        if file.family.stored(name, 0) != names.tensor(name, 0)
+    }
+    return {
+        "model_type": PRUNED_PREFIX + file.family.model_type,
+        "o_proj_bias": False,
+        "down_proj_bias": False,
+        "per_layer_config": per_layer,
+        **unusual,
+    }
 
 
 def _special_ids(file: GgufFile) -> dict[str, int | None]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import gguf
 import numpy as np
 
 from seap_export.errors import InputError
-from seap_export.families import Family, GgufForm, family_of_gguf
+from seap_export.families import Family, GgufForm, family_of_gguf, family_of_model_type
 from seap_export.sources.gguf_header import GgufTensor, read_header
 
-__all__ = ["GgufFile"]
+__all__ = ["MODEL_TYPE_KEY", "GgufFile"]
+
+#: The family of a model in an architecture that serves several; this package writes it.
+MODEL_TYPE_KEY = "seap.model_type"
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class GgufFile:
         path: The file.
         metadata: Its key/value pairs, with arrays as lists.
         tensors: Its tensors by their names in the file.
-        family: The family of its architecture.
+        family: The family of its architecture, or the one that it names.
+        form: How it holds a model of this family.
         asked: The metadata of the architecture that were asked for.
     """
 
@@ -34,6 +38,7 @@ class GgufFile:
     metadata: Mapping[str, Any]
     tensors: Mapping[str, GgufTensor]
     family: Family
+    form: GgufForm
     asked: set[str] = field(default_factory=set, compare=False)
 
     @classmethod
@@ -49,14 +54,7 @@ class GgufFile:
             raise InputError(
                 f"{path}: one of {metadata['split.count']} shards; join them with 'llama-gguf-split --merge' first"
             )
-        architecture = str(metadata.get("general.architecture", "(not stated)"))
-        return cls(path, metadata, tensors, family_of_gguf(architecture))
-
-    @property
-    def form(self) -> GgufForm:
-        """How GGUF files hold models of this family."""
-        assert self.family.gguf is not None  # it was found by its architecture
-        return self.family.gguf
+        return cls(path, metadata, tensors, *_family(metadata))
 
     def get(self, key: str, default: Any = None) -> Any:
         """The metadata value `{architecture}.{key}`."""
@@ -74,6 +72,39 @@ class GgufFile:
             value = value[0]
         if isinstance(value, list):
             raise InputError(f"{self.path}: '{key}' differs by layer; only models with uniform layers are supported")
+        return self._positive(key, value)
+
+    def by_layer(self, key: str, default: Sequence[int] | None = None) -> list[int]:
+        """Like `whole`, for the numbers of all layers, which may differ where the architecture has such layers.
+
+        Raises:
+            InputError: They are missing and have no default, or there are not as many as layers.
+        """
+        layers, value = self.layers, self.get(key, default)
+        if not isinstance(value, list) or not self.is_uneven:
+            return [self.whole(key, None if default is None else default[0])] * layers
+        if len(value) != layers:
+            raise InputError(f"{self.path}: metadata '{key}' has {len(value)} numbers for {layers} layers")
+        return [self._positive(key, own) for own in value]
+
+    @property
+    def layers(self) -> int:
+        """The number of layers.
+
+        Raises:
+            InputError: It is missing, or more than the file can hold.
+        """
+        number = self.whole("block_count")
+        if number > len(self.tensors):
+            raise InputError(f"{self.path}: damaged: {number} layers in {len(self.tensors)} tensors")
+        return number
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether its architecture has layers of several shapes."""
+        return self.form.architecture == self.form.uneven
+
+    def _positive(self, key: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{self.path}: metadata '{key}' must be a positive whole number, not {value!r}")
         return value
@@ -116,6 +147,20 @@ class GgufFile:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.path}: tensor '{name}' cannot be read ({error}); download it again") from error
         return values.reshape(tensor.shape)
+
+
+def _family(metadata: Mapping[str, Any]) -> tuple[Family, GgufForm]:
+    """The family of a file, and how it holds a model of it."""
+    architecture = str(metadata.get("general.architecture", "(not stated)"))
+    family = family_of_gguf(architecture)
+    assert family.gguf is not None  # it was found by its architecture
+    if architecture != family.gguf.uneven:
+        return family, family.gguf
+    form = replace(family.gguf, architecture=architecture)
+    if MODEL_TYPE_KEY in metadata:
+        family = family_of_model_type(str(metadata[MODEL_TYPE_KEY]))
+    permuted = form.rotary_rows_permuted and not family.rotation.interleaved
+    return family, replace(form, rotary_rows_permuted=permuted)
 
 
 def _read_header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, GgufTensor]]:

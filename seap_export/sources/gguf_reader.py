@@ -54,12 +54,15 @@ class GgufReader:
     def __init__(self, file: GgufFile) -> None:
         """Raises `InputError` if the head counts are missing or do not match the query and key rows."""
         self._file = file
-        hidden_size, heads = file.whole("embedding_length"), file.whole("attention.head_count")
-        head_dim = file.whole("attention.key_length", hidden_size // heads)
-        key_heads = file.whole("attention.head_count_kv", heads)
-        self._heads: dict[str, int] = {"q_proj": heads, "k_proj": key_heads} if file.form.rotary_rows_permuted else {}
-        self._rows: dict[str, int] = {"q_proj": heads * head_dim, "k_proj": key_heads * head_dim}
-        self._rows["gate_proj"] = file.whole("feed_forward_length")
+        heads = file.by_layer("attention.head_count")
+        head_dim = file.whole("attention.key_length", file.whole("embedding_length") // heads[0])
+        key_heads, neurons = file.by_layer("attention.head_count_kv", heads), file.by_layer("feed_forward_length")
+        self._heads: dict[str, list[int]] = {"q_proj": heads, "k_proj": key_heads}
+        self._rows: dict[str, list[int]] = {
+            "q_proj": [own * head_dim for own in heads],
+            "k_proj": [own * head_dim for own in key_heads],
+            "gate_proj": neurons,
+        }
         self._parts = {plain: part for name in file.tensors for plain, part in self._found(name)}
         for part in self._parts.values():
             if part.heads and self._shape(part)[0] % (2 * part.heads):
@@ -108,6 +111,9 @@ class GgufReader:
             yield names.tensor(_OUTER[name]), whole
             return
         layer, stem, suffix = _split(name)
+        if layer >= self._file.whole("block_count"):
+            yield name, whole
+            return
         norm = {**_NORMS, **self._file.form.names}.get(stem)
         projections = projections_of(self._file, name)
         if norm in self._file.family.names and suffix == "weight":
@@ -116,8 +122,9 @@ class GgufReader:
             start = 0
             for projection in projections:
                 last = projection == projections[-1]
-                rows = slice(start, None if last else start + self._rows[projection])
-                part = replace(whole, rows=rows, heads=self._heads.get(projection, 0))
+                rows = slice(start, None if last else start + self._rows[projection][layer])
+                permuted = self._file.form.rotary_rows_permuted and projection in self._heads
+                part = replace(whole, rows=rows, heads=self._heads[projection][layer] if permuted else 0)
                 yield names.tensor(projection, layer) + f".{suffix}", part
                 start = rows.stop
         else:

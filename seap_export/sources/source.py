@@ -27,8 +27,10 @@ from seap_export.sources.tokenizer import (
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.sources.wrapper import LanguagePart
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "open_gguf", "open_source"]
 
+#: Values that are checked at a time, so that what the check takes is little against a tensor.
+_CHECKED = 2**20
 #: Owner and name of a model on the hub.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
@@ -75,7 +77,7 @@ class Source:
     def _read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
         tensors = self.reader.read(wanted)
         for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
+            if not all(torch.isfinite(part).all() for part in tensor.flatten().split(_CHECKED)):
                 raise InputError(
                     f"{self.name}: tensor '{name}' holds NaN or infinite weights; download the model again"
                 )
@@ -102,7 +104,10 @@ def open_source(model: str) -> Source:
     if os.path.isfile(path):
         if path.suffix != ".gguf":
             raise InputError(f"{model}: not a model; give a Hugging Face folder, a .gguf file or a hub id")
-        return _gguf_source(path)
+        source = open_gguf(path)
+        if source.config.get("per_layer_config") is not None:
+            raise InputError(f"{model}: already pruned (its layers differ in shape); give the dense model")
+        return source
     if os.path.isdir(path):
         return _folder_source(path, path.resolve().name)
     if not _HUB_ID.fullmatch(model) or ".." in model or path.suffix == ".gguf":
@@ -173,7 +178,12 @@ def _carry_tokenizer(folder: Path, target: Path, as_it_is: bool) -> None:
     name_tokenizer_class(target, always=as_it_is or named_code)
 
 
-def _gguf_source(path: Path) -> Source:
+def open_gguf(path: Path) -> Source:
+    """Opens a GGUF file, of a dense model or one pruned by this package, and checks that it agrees with itself.
+
+    Raises:
+        InputError: It is not supported or is damaged.
+    """
     from seap_export.sources.gguf_config import gguf_config
     from seap_export.sources.gguf_file import GgufFile
     from seap_export.sources.gguf_reader import GgufReader

@@ -17,7 +17,9 @@ import torch
 
 __all__ = ["SafetensorsWriter"]
 
-_DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPE_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint32: "U32",
+}  # fmt: skip
 
 
 class SafetensorsWriter:
@@ -26,42 +28,103 @@ class SafetensorsWriter:
     Args:
         path: The file to create.
         shapes: Name and shape of every tensor.
-        dtype: float32, float16 or bfloat16, for all tensors.
+        dtypes: A float dtype for all tensors, or that of each, which may be uint32 for packed numbers.
+        framework: Whose layout the tensors have, as loaders look it up: "pt" or "mlx".
+        resume: Goes on with an unfinished file at `path` that was to hold the same tensors.
 
     Raises:
         ValueError: On `write`, if a tensor is out of order or has the wrong shape; on exit, if tensors are missing.
     """
 
-    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> None:
-        self._path = path
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtypes: torch.dtype | Mapping[str, torch.dtype],
+        *,
+        framework: str = "pt",
+        resume: bool = False,
+    ) -> None:
+        self._path, self._framework = path, framework
         self._shapes = dict(shapes)
-        self._dtype = dtype
+        self._dtypes = dict.fromkeys(shapes, dtypes) if isinstance(dtypes, torch.dtype) else dict(dtypes)
         self._pending = list(shapes)
+        self._resume = resume
         self._file: BinaryIO
 
     def __enter__(self) -> Self:
-        self._file = self._path.open("wb")
-        self._file.write(self._header())
+        header = self._header()
+        going_on = self._resume and self._path.is_file() and self._starts_with(header)
+        self._file = self._path.open("r+b" if going_on else "wb")
+        if going_on:
+            self._skip_written(self._path.stat().st_size - len(header))
+        else:
+            self._file.write(header)
         return self
 
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return len(self._header()) + sum(map(self._bytes, self._shapes))
+
     def _header(self) -> bytes:
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        header: dict[str, object] = {"__metadata__": {"format": self._framework}}
         end = 0
         for name, shape in self._shapes.items():
-            start, end = end, end + math.prod(shape) * self._dtype.itemsize
-            header[name] = {"dtype": _DTYPE_NAMES[self._dtype], "shape": list(shape), "data_offsets": [start, end]}
+            start, end = end, end + self._bytes(name)
+            header[name] = {
+                "dtype": _DTYPE_NAMES[self._dtypes[name]],
+                "shape": list(shape),
+                "data_offsets": [start, end],
+            }
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)  # the data start at a multiple of 8 bytes
         return len(text).to_bytes(8, "little") + text
 
+    def _bytes(self, name: str) -> int:
+        return math.prod(self._shapes[name]) * self._dtypes[name].itemsize
+
+    def _starts_with(self, header: bytes) -> bool:
+        with self._path.open("rb") as file:
+            return file.read(len(header)) == header
+
+    def _skip_written(self, size: int) -> None:
+        """Drops a tensor that is there in part."""
+        whole = 0
+        while self._pending and whole + self._bytes(self._pending[0]) <= size:
+            whole += self._bytes(self._pending.pop(0))
+        self._cut(whole)
+
+    def _cut(self, size: int) -> None:
+        self._file.flush()
+        end = len(self._header()) + size
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The tensors that are not written yet."""
+        return tuple(self._pending)
+
+    def rewind(self, name: str) -> None:
+        """Drops a tensor and all that follow it, so that they can be written again."""
+        names = list(self._shapes)
+        self._pending = names[names.index(name) :]
+        self._cut(sum(self._bytes(kept) for kept in names[: names.index(name)]))
+
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Appends a tensor, converted to the file's dtype."""
+        """Appends a tensor from any device, converted to its dtype in the file."""
         if not self._pending or self._pending[0] != name:
             raise ValueError(f"tensor '{name}' is out of order; expected {self._pending[:1]}")
         if tuple(tensor.shape) != self._shapes[name]:
             raise ValueError(f"tensor '{name}' has shape {list(tensor.shape)}, expected {list(self._shapes[name])}")
-        self._file.write(tensor.to(self._dtype).contiguous().view(torch.uint8).numpy().data)
+        data = tensor.to(self._dtypes[name]).cpu().contiguous().view(torch.uint8)
+        self._file.write(data.numpy().data)
         del self._pending[0]
+
+    def flush(self) -> None:
+        """Hands all that is written to the operating system, which keeps it when the process is killed."""
+        self._file.flush()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

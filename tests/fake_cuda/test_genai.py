@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from micro import VARIATIONS, write_micro_model
 
-from converters.form import OnnxForm
-from converters.precision import PrecisionName, choose_precision
+from converters.onnx.folder import convert_folder
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import PrecisionName, choose_precision
 from fake_cuda.log import Counts
 from fake_cuda.machine import Machine
-from seap_export.pipeline.convert import convert_folder
 
 pytestmark = [pytest.mark.needs("fake-cuda"), pytest.mark.release]
 

@@ -15,10 +15,10 @@ import onnx
 import pytest
 from micro import RICHEST, VARIATIONS, write_micro_model
 
-from converters import write_onnx
-from converters.dialects import DialectName
-from converters.form import Logits, OnnxForm
-from converters.precision import BlockQuantization, Precision
+from converters.onnx import write_onnx
+from converters.onnx.dialects import DialectName
+from converters.onnx.form import Logits, OnnxForm
+from converters.onnx.precision import BlockQuantization, Precision
 from fake_cuda.log import Counts
 from fake_cuda.machine import Machine
 from fake_cuda.steps import Job, run

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from micro import VARIATIONS, write_micro_model
 
-from converters import write_onnx
-from converters.form import OnnxForm
-from converters.genai_config import genai_config
-from converters.precision import Precision
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from converters.onnx.genai_config import genai_config
+from converters.onnx.precision import Precision
 from seap_export.families import model_spec
 from seap_export.sources.config import read_json
 

@@ -12,8 +12,10 @@ import pytest
 from faults.tool import ALL, Tool
 from outcome import Outcome
 
-from seap_export.pipeline import router, variants
+from converters.onnx import format as onnx_format
+from seap_export.pipeline import router
 from seap_export.pipeline.manifest import Manifest, read_manifest
+from seap_export.pipeline.steps import variant as variants
 
 RunIt = Callable[..., Outcome]
 TreeOf = Callable[[Path], Any]
@@ -61,7 +63,7 @@ def test_a_disk_that_grows_a_little_each_time_gets_the_same_export(
         assert_whole(copy)
         steps.add(len(read_manifest(copy).steps))
         shutil.rmtree(copy)
-    assert len(steps) > 6  # it went on each time, as far as the disk took it
+    assert len(steps) > 3  # it went on each time, as far as the disk took it
     tool.shell("mount", "-o", "remount,size=100m", disk)
     assert tool(work, *ALL).code == 0
     tool.shell("cp", "-a", disk, work / "copy")
@@ -84,7 +86,7 @@ def test_a_full_folder_of_temporary_files(
 
 def test_a_limit_on_the_size_of_files(tool: Tool, work: Path, undisturbed: Path, tree: TreeOf) -> None:
     before = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (MOST, -1))"
-    for size, made in ((20_000, None), (200_000, "calibration"), (560_000, "a-0.2")):
+    for size, made in ((20_000, None), (300_000, "calibration"), (560_000, "a-0.2")):
         message = tool(work, *ALL, before=before.replace("MOST", str(size))).refused(6)
         assert "larger than" in message or "File too large" in message
         assert made is None or (work / "out" / made).is_dir()
@@ -100,7 +102,7 @@ def full(*args: object, **kwargs: object) -> None:
     ("module", "name", "step"),
     [
         (variants, "write_plan", "a-0.2/plan.json"),
-        (variants, "convert_folder", "a-0.2/onnx"),
+        (onnx_format, "convert_folder", "a-0.2/onnx"),
         (router, "write_router_graph", "router"),
         (router, "write_router", "router"),
     ],

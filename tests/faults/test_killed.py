@@ -66,7 +66,7 @@ def test_thirty_kills_change_nothing_in_the_end(
             share = chance.random()
             continue
         stages.append(done)
-        num_halves += any((work / "out").glob(".seap-export-tmp-*"))
+        num_halves += any((work / "out").glob(".seap-export-[tu]*"))
         left -= 1
         share = (KILLS - left + chance.random()) / KILLS
 

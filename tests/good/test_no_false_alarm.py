@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 from micro import RICHEST, VARIATIONS, write_corpus, write_micro_model
 
-from converters.form import OnnxForm
-from converters.precision import Precision, choose_precision
+from converters.onnx.folder import convert_folder
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import Precision, choose_precision
 from seap_export.cli import main
-from seap_export.pipeline.convert import convert_folder
 from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.validate import ValidationRequest, validate
 

@@ -10,7 +10,7 @@ from mutations.faults import Change, Fault, recorded
 from mutations.faults_block import offset_twice
 from mutations.faults_model import config, tensors
 
-from seap_export.pipeline.convert import convert_folder
+from converters.onnx.folder import convert_folder
 
 __all__ = ["FAULTS"]
 

@@ -42,7 +42,7 @@ def _variant_lost(manifest: dict[str, Any]) -> None:
 
 
 def _verdict(manifest: dict[str, Any]) -> None:
-    manifest["variants"]["a-0"]["parity"].update(verdict="failed", failure="max abs 1")
+    manifest["variants"]["a-0"]["parity"]["onnx"].update(verdict="failed", failure="max abs 1")
 
 
 def _variant(**values: Any) -> Change:
@@ -103,7 +103,7 @@ FAULTS: tuple[Fault, ...] = (
     damage("manifest empty", "int4", _text("")),
     damage("manifest missing", "whole", lambda artifact: artifact.manifest.unlink()),
     damage("manifest: parity has failed", "whole", _manifest(_verdict)),
-    damage("manifest: another precision", "routed", _variant(precision="int4")),
+    damage("manifest: another precision", "routed", _variant(precision={"onnx": "int4"})),
     damage("manifest: another ratio", "routed", _variant(achieved_ratio=0.4)),
     damage("manifest: other parameters", "routed", _variant(num_parameters=1000)),
     damage("manifest: another task", "routed", _variant(task="b")),
@@ -112,7 +112,7 @@ FAULTS: tuple[Fault, ...] = (
     damage(
         "calibration changed",
         "half",
-        lambda artifact: flip_byte(artifact.out / "calibration" / "a" / "moments.safetensors", 0.9),
+        lambda artifact: flip_byte(artifact.out / "calibration" / "a" / "layer-00000.safetensors", 0.9),
     ),
     damage("calibration missing", "window", _folder_lost("calibration/a")),
     damage("parity report missing", "qwen3", lambda artifact: (artifact.variant / "parity.json").unlink()),

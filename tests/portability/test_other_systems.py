@@ -28,7 +28,8 @@ for top in ("seap_export", "converters", "validation"):
             importlib.import_module(module.name)
             count += 1
         except ModuleNotFoundError as error:
-            if error.name.partition(".")[0] not in ("optimum", "matplotlib", "lm_eval", "datasets", "accelerate"):
+            extras = ("optimum", "matplotlib", "lm_eval", "datasets", "accelerate", "mlx", "vllm")
+            if error.name.partition(".")[0] not in extras:
                 raise
 print(count)
 """

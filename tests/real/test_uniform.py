@@ -29,7 +29,7 @@ def test_a_uniform_variant_is_a_plain_llama(smollm2_gguf: Path, run: Callable[..
         "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     made = json.loads(done.stdout)["reading-0.2"]
-    assert (made["method"], made["parity"]["verdict"]) == ("custom", "passed")
+    assert (made["method"], made["parity"]["onnx"]["verdict"]) == ("custom", "passed")
     assert abs(made["achieved_ratio"] - 0.2) <= 0.005
     folder = tmp_path / "out" / "reading-0.2"
     model, info = AutoModelForCausalLM.from_pretrained(

@@ -29,7 +29,7 @@ def test_the_documented_commands(demo: Path) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout
     report = json.loads(Path(f"{demo}-report.json").read_text("utf-8"))
-    parity = report["variants"]["reading-0.2"]["parity"]
+    parity = report["variants"]["reading-0.2"]["parity"]["onnx"]
     assert parity["longest_tokens"] == 2048
     assert parity["mean_kl_nats"] < 1e-7
 

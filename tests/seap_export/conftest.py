@@ -23,8 +23,9 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         import torch
         from calibrated import write_calibration
 
-        from seap_export.activations.calibrate import HalfStatistics
+        from seap_export.activations.covariance import pack_symmetric
         from seap_export.activations.moments import Moments
+        from seap_export.activations.statistics import HalfStatistics
         from seap_export.layers.halves import HALVES
 
         generator = torch.Generator().manual_seed(seed)
@@ -37,7 +38,7 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             samples *= scale
             centred = samples - samples.mean(0)
             moments = Moments(40, samples.mean(0), centred.square().mean(0))
-            return HalfStatistics(moments, centred.T @ centred / 40)
+            return HalfStatistics(moments, pack_symmetric(centred.T @ centred / 40))
 
         layers = [
             {half: statistics(spec.projection_shape(half, index)[1]) for half in HALVES}

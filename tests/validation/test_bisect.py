@@ -9,9 +9,9 @@ import onnx
 import pytest
 from micro import write_micro_model
 
-from converters import write_onnx
-from converters.form import OnnxForm
-from converters.precision import Precision
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import Precision
 from validation.bisect import Bisection, bisect
 from validation.prompts import Case
 

@@ -12,10 +12,10 @@ from micro import RICHEST, VARIATIONS, write_micro_model
 from onnx.external_data_helper import load_external_data_for_model
 from scaled import write_scaled
 
-from converters import write_onnx
-from converters.dialects import DialectName
-from converters.form import OnnxForm
-from converters.precision import BlockQuantization, Precision
+from converters.onnx import write_onnx
+from converters.onnx.dialects import DialectName
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import BlockQuantization, Precision
 from validation.bisect import bisect
 from validation.prompts import Case
 

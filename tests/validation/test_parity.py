@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.form import OnnxForm
-from converters.scaling import Scaling
+from converters.onnx.format import OnnxFormat
+from converters.onnx.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
 from validation import parity
 from validation.parity import run_parity
 from validation.profiles import Limits
 from validation.prompts import Case, parity_cases
 from validation.report import ParityReport, round_beyond
-from validation.torch_runner import ReferenceRun
+from validation.runners import onnx_candidate
+from validation.runners.torch_runner import Run, TakeCache
 
 VOCABULARY = 11
 CONFIG = {
@@ -53,19 +54,26 @@ def fp32(max_abs: float) -> Limits:
 class FakeTorch:
     def use_other_attention(self) -> None: ...
 
-    def run(self, parts: Sequence[Sequence[int]], kept: int) -> ReferenceRun:
-        tokens = [token for part in parts for token in part]
-        logits = np.stack([_truth(token, position) for position, token in enumerate(tokens)])
-        return ReferenceRun(logits[-kept:], _cache(len(tokens)))
+    def run(self, runs: Sequence[Run], take_cache: TakeCache) -> Iterator[np.ndarray]:
+        for place, own in enumerate(runs):
+            take_cache(place, *_cache(sum(map(len, own.parts)))[0])
+        yield from map(self.logits, runs)
+
+    def logits(self, own: Run) -> np.ndarray:
+        tokens = [token for part in own.parts for token in part]
+        return np.stack([_truth(token, position) for position, token in enumerate(tokens)])[-own.kept :]
 
 
 class FakeOnnx:
     """Computes the same from padded input; `spoil(stage, row, position or step, logits)` may change a token's."""
 
     spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
-    gives_last_only = runs_left_padding = False
+    gives = "logits"
+    runs_left_padding = False
 
     def __init__(self, session: Any) -> None: ...
+
+    def close(self) -> None: ...
 
     def takes_left_padding(self) -> bool:
         return type(self).runs_left_padding
@@ -106,17 +114,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     """`run(spoil, **arguments)`: a parity run of two fake models."""
 
     @contextlib.contextmanager
-    def torch_runner(folder: Path, threads: int, prepare: Any) -> Iterator[FakeTorch]:
+    def torch_runner(folder: Path, threads: int, *_: Any, **__: Any) -> Iterator[FakeTorch]:
         yield FakeTorch()
 
-    form = OnnxForm()
     options = SimpleNamespace(intra_op_num_threads=2)
     session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"], get_session_options=lambda: options)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
     monkeypatch.setattr(parity, "open_torch_runner", torch_runner)
-    monkeypatch.setattr(parity, "open_session", lambda *_, **__: session)
-    monkeypatch.setattr(parity, "read_form", lambda _: form)
-    monkeypatch.setattr(parity, "read_scaling", lambda _: Scaling())
+    monkeypatch.setattr(onnx_candidate, "claim_memory", lambda *_, **__: False)
+    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(OnnxFormat, "read", lambda _: OnnxFormat("fp32"))
+    monkeypatch.setattr(onnx_candidate, "read_scaling", lambda _: Scaling())
     monkeypatch.setattr(
         parity,
         "tokenize_prompts",
@@ -125,7 +133,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
 
     def execute(spoil: Spoil | None = None, prompts: Sequence[str] = PROMPTS, **arguments: Any) -> ParityReport:
         fake = type("SpoiltOnnx", (FakeOnnx,), {"spoil": staticmethod(spoil)}) if spoil else FakeOnnx
-        monkeypatch.setattr(parity, "OnnxRunner", fake)
+        monkeypatch.setattr(onnx_candidate, "OnnxRunner", fake)
         return run_parity(tmp_path, tmp_path, prompts, **arguments)
 
     return execute
@@ -151,7 +159,7 @@ def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityRepo
         ("long prompt", "prefill", 1, 8),  # of 16 in two calls, so that the last is at the context's end
         ("long prompt", "decode", 1, 16),
     ]
-    assert said[0] == "torch: sequence 1 of 6"
+    assert said[0] == "torch: layer 1 of 1"
     assert said[-1] == "onnx: long prompt"
     assert (report.longest_tokens, report.context_length) == (32, 32)
     assert report.summary() == (
@@ -165,10 +173,10 @@ def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -
     """`on_cuda(spoil)`: the same on a GPU that there is not; `spoil(step, logits)` may change what is served."""
     options = SimpleNamespace(intra_op_num_threads=2)
     session = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"], get_session_options=lambda: options)
-    monkeypatch.setattr(parity, "open_session", lambda *_, **__: session)
-    monkeypatch.setattr(parity, "probe", lambda provider: None)
-    monkeypatch.setattr(parity, "gpu_name", lambda: "NVIDIA H100")
-    monkeypatch.setattr(parity, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
+    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(onnx_candidate, "probe", lambda provider: None)
+    monkeypatch.setattr(onnx_candidate, "gpu_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(onnx_candidate, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
 
     def execute(spoil: Callable[[int, np.ndarray], None] = lambda step, logits: None) -> ParityReport:
         class FakeDecoder:
@@ -191,7 +199,7 @@ def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -
                 decoding.step = step
                 return decoding
 
-        monkeypatch.setattr(parity, "Decoder", FakeDecoder)
+        monkeypatch.setattr(onnx_candidate, "Decoder", FakeDecoder)
         return run(provider="cuda")
 
     return execute
@@ -259,18 +267,17 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
     run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With another attention kernel, torch is off by 0.0005: ten times as much passes, no more."""
-    honest = FakeTorch.run
+    honest = FakeTorch.logits
     attention = ["eager"]
 
-    def noisy(self: FakeTorch, parts: Sequence[Sequence[int]], kept: int) -> ReferenceRun:
-        found = honest(self, parts, kept)
-        return replace(found, logits=found.logits + np.float32(0.0005)) if attention[-1] == "sdpa" else found
+    def noisy(self: FakeTorch, own: Run) -> np.ndarray:
+        return honest(self, own) + np.float32(0.0005 if attention[-1] == "sdpa" else 0.0)
 
     def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
         logits[7] += 0.0045 if stage != "cache" else 0
 
     assert not run(lambda *args: spoil(*args) if args[0] != "cache" else None).passed
-    monkeypatch.setattr(FakeTorch, "run", noisy)
+    monkeypatch.setattr(FakeTorch, "logits", noisy)
     monkeypatch.setattr(FakeTorch, "use_other_attention", lambda self: attention.append("sdpa"))
     assert run(lambda *args: spoil(*args) if args[0] != "cache" else None).passed
     attention.append("eager")
@@ -330,11 +337,7 @@ def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], val
 
 
 def test_logits_of_another_vocabulary_fail(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        FakeTorch,
-        "run",
-        lambda self, parts, kept: ReferenceRun(np.zeros((kept, 9), np.float32), _cache(sum(map(len, parts)))),
-    )
+    monkeypatch.setattr(FakeTorch, "logits", lambda self, own: np.zeros((own.kept, 9), np.float32))
     report = run()
     assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in report.reasons
 
@@ -358,11 +361,13 @@ def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     report = run(decode_steps=2).to_json()
     assert list(report) == [
         "schema", "verdict", "failure", "reasons", "hint", "max_abs", "top1_agreement", "mean_kl_nats", "cache_error",
-        "form", "limits", "smallest_passing_limits", "looser_limits", "noise_kl_nats", "provider", "threads",
-        "versions", "prompts", "max_prompt_tokens", "decode_steps", "longest_tokens", "context_length", "cases",
+        "format", "runtime", "precision", "form", "limits", "smallest_passing_limits", "looser_limits",
+        "noise_kl_nats", "provider", "threads", "versions", "prompts", "max_prompt_tokens", "decode_steps",
+        "longest_tokens", "context_length", "cases",
     ]  # fmt: skip
-    assert report["schema"] == "seap-export/parity/3"
+    assert report["schema"] == "seap-export/parity/4"
     assert report["verdict"] == "passed"
+    assert (report["format"], report["runtime"], report["precision"]) == ("onnx", "onnxruntime", "fp32")
     assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "gpu": None, "nodes": None}
     assert report["prompts"]["count"] == 3
     assert report["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
@@ -381,18 +386,23 @@ def test_arguments_out_of_range_are_refused(run: Callable[..., ParityReport], ar
 
 def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Callable[..., ParityReport]) -> None:
     nodes = {"CPUExecutionProvider": {"Shape": 3, "MatMul": 2}, "CUDAExecutionProvider": {"MatMul": 9}}
-    values = {**vars(run()), "provider_asked": "cuda", "provider_obtained": "CUDAExecutionProvider"}
-    report = ParityReport(**{**values, "nodes": nodes})
+    passed = run()
+
+    def with_nodes(nodes: dict[str, dict[str, int]]) -> ParityReport:
+        conditions = replace(passed.conditions, provider="CUDAExecutionProvider", nodes=nodes)
+        return replace(passed, provider_asked="cuda", conditions=conditions)
+
+    report = with_nodes(nodes)
     assert report.reasons == ("2 MatMul nodes ran on CPUExecutionProvider instead of CUDAExecutionProvider",)
     assert not report.passed
     assert report.failure().endswith("no limit would pass")
-    assert ParityReport(**{**values, "nodes": {**nodes, "CPUExecutionProvider": {"Shape": 3}}}).passed
+    assert with_nodes({**nodes, "CPUExecutionProvider": {"Shape": 3}}).passed
 
 
 def test_a_report_without_decode_cannot_be_made(run: Callable[..., ParityReport]) -> None:
     report = run()
     with pytest.raises(ValueError, match="both prefill and decode"):
-        ParityReport(**{**vars(report), "stages": report.stages[:1]})
+        replace(report, stages=report.stages[:1])
 
 
 def plan(texts: Sequence[tuple[int, ...]], long_tokens: int = 40, steps: int = 3) -> tuple[Case, ...]:

@@ -11,10 +11,10 @@ import pytest
 from micro import VARIATIONS, write_micro_model
 from onnx import helper, numpy_helper
 
-from converters import write_onnx
-from converters.form import OnnxForm, read_form
-from converters.precision import PrecisionName, choose_precision
-from converters.stored import weight_differences
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm, read_form
+from converters.onnx.precision import PrecisionName, choose_precision
+from converters.onnx.stored import weight_differences
 from seap_export.errors import ParityFailure
 from validation.parity import run_parity
 

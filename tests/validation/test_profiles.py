@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from converters.precision import Precision, choose_precision
+from converters.onnx.precision import Precision, choose_precision
 from seap_export.errors import UsageError
 from validation.profiles import DEFAULT_LIMITS, Limit, Limits, Noise, passes, read_limits
 

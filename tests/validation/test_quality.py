@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from micro import write_micro_model
 
-from converters import write_onnx
-from converters.form import OnnxForm
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
 from seap_export.errors import ArtifactError, InputError
 from validation import quality
 from validation.quality import DenseAnswers, DenseReference, DivergenceFigures, continue_prompt, measure_divergence
@@ -145,14 +145,14 @@ def test_prompts_are_continued_greedily(models: Path) -> None:
             prompt, following = answers.answer((ids,))
             assert prompt == ids
             assert len(following) == 5
-            assert continue_prompt(models / "onnx", ids, 5, threads=1) == following
+            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, threads=1) == following
             until = following[: following.index(following[3])]
-            assert continue_prompt(models / "onnx", ids, 5, following[3:4], threads=1) == until
+            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, following[3:4], threads=1) == until
 
 
 def test_the_first_prompt_with_an_answer_is_taken(models: Path) -> None:
     """What the model says first to the first prompt is made a stop, so that it has nothing to say to that one."""
-    stop = continue_prompt(models / "onnx", TEXTS[0], 1, threads=1)
+    stop = continue_prompt(models / "onnx", "onnxruntime", TEXTS[0], 1, threads=1)
     with DenseAnswers(models / "other", 1) as answers:
         answers.run(prompts=[TEXTS], steps=5, stops=stop)
         prompt, following = answers.answer(TEXTS)

@@ -11,16 +11,19 @@ from micro import RICHEST, VARIATIONS, write_micro_model
 from mutations.editing import edit_weights
 from scaled import every_exponent
 
-from converters.overflow import find_scaling
-from converters.precision import Precision
-from converters.scaling import Scaling
+from converters.onnx.overflow import find_scaling
+from converters.onnx.precision import Precision
 from seap_export.families import model_spec
 from seap_export.sources.config import read_json
 from seap_export.sources.weights import SafetensorsReader
-from validation.rounding import scale_weights
-from validation.torch_runner import open_torch_runner
+from validation.rounding import narrow, scale_norms, scale_weights
+from validation.runners.torch_runner import Run, TorchRunner, open_torch_runner
 
 TOKENS = [[3, 4, 5, 6, 7, 8, 9, 10]]
+
+
+def _logits(runner: TorchRunner) -> np.ndarray:
+    return next(runner.run([Run(TOKENS, 8)]))
 
 
 @pytest.mark.parametrize("name", RICHEST)
@@ -28,19 +31,14 @@ def test_scaling_changes_no_result(name: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[name])
     spec = model_spec(read_json(folder / "config.json"))
     with open_torch_runner(folder, 1) as runner:
-        expected = runner.run(TOKENS, 8).logits
-        kept = scale_weights(runner.model, spec, every_exponent(spec))
-        found = runner.run(TOKENS, 8).logits
+        expected = _logits(runner)
+        runner.change_weights(scale_weights(spec, every_exponent(spec)))
+        kept = scale_norms(runner.model, spec, every_exponent(spec))
+        found = _logits(runner)
         assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
-        runner.narrow(torch.float16, kept)
-        rounded = runner.run(TOKENS, 8).logits
+        runner.change_weights(narrow(torch.float16, kept))
+        rounded = _logits(runner)
     assert 1e-5 < np.abs(rounded - expected).max() / np.sqrt(np.square(expected).mean()) < 0.1
-
-
-def test_no_scaling_touches_nothing(tmp_path: Path) -> None:
-    folder = write_micro_model(tmp_path / "m", model_type="gemma")
-    spec = model_spec(read_json(folder / "config.json"))
-    assert scale_weights(None, spec, Scaling()) == frozenset()
 
 
 def test_what_overflows_in_fp16_is_rounded_like_the_graph(tmp_path: Path) -> None:
@@ -51,9 +49,10 @@ def test_what_overflows_in_fp16_is_rounded_like_the_graph(tmp_path: Path) -> Non
     spec = model_spec(config)
     scaling = find_scaling(config, spec, SafetensorsReader(folder), Precision("fp16"))
     with open_torch_runner(folder, 1) as runner:
-        expected = runner.run(TOKENS, 8).logits
-        runner.narrow(torch.float16, scale_weights(runner.model, spec, scaling))
-        assert np.abs(runner.run(TOKENS, 8).logits - expected).max() < 0.1 * np.abs(expected).max()
+        expected = _logits(runner)
+        runner.change_weights(scale_weights(spec, scaling))
+        runner.change_weights(narrow(torch.float16, scale_norms(runner.model, spec, scaling)))
+        assert np.abs(_logits(runner) - expected).max() < 0.1 * np.abs(expected).max()
     with open_torch_runner(folder, 1) as runner:
-        runner.narrow(torch.float16)
-        assert not np.isfinite(runner.run(TOKENS, 8).logits).all()
+        runner.change_weights(narrow(torch.float16))
+        assert not np.isfinite(_logits(runner)).all()

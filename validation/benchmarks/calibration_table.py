@@ -13,6 +13,7 @@ token ids.
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -88,7 +89,8 @@ def _in_turn(
 
 
 def _calibrate(source: Source, token_ids: Sequence[Sequence[int]]) -> None:
-    collect_statistics(source, {"task": token_ids}, lambda index, own: None)
+    with tempfile.TemporaryDirectory() as folder:
+        collect_statistics(source, token_ids, Path(folder))
 
 
 @torch.no_grad()

@@ -12,15 +12,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.layers.compute import Compute
 from seap_export.plan.groups import preferring_groups
-from seap_export.plan.make import Ranking
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.planning import plan_variant, rank
+from seap_export.plan.ranked import Ranking
 from seap_export.plan.recipes import Target, open_recipe
 from seap_export.sources.source import Source, open_source
 
@@ -38,7 +40,8 @@ def groups_table(model: str, calibration: Path, avoid: int) -> None:
     """Print the table; MODEL is a model folder."""
     source, own_task = open_source(model), Calibration(calibration)
     statistics = Mixture(own_task.record.task, {own_task.record.task: 1.0}, {own_task.record.task: own_task})
-    ranking = rank(source, statistics, open_recipe(target=Target("cuda")))
+    with TemporaryDirectory() as folder:
+        ranking = rank(source, statistics, open_recipe(target=Target("cuda")), Path(folder), compute=Compute())
     click.echo("| ratio | " + " | ".join(f"tolerance {own:g}" for own in _TOLERANCES) + " |")
     click.echo("| --- |" + " --- |" * len(_TOLERANCES))
     for ratio in _RATIOS:

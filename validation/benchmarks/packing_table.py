@@ -22,13 +22,13 @@ import click
 import numpy as np
 import onnx_ir as ir
 
-from converters import operators as op
-from converters.dialects import open_dialect
-from converters.graph import GraphBuilder
-from converters.linear import Linears
-from converters.precision import PrecisionName, choose_precision
-from converters.rotary import RotaryTables
-from converters.weights import open_weights
+from converters.onnx import operators as op
+from converters.onnx.dialects import open_dialect
+from converters.onnx.graph import GraphBuilder
+from converters.onnx.linear import Linears
+from converters.onnx.precision import PrecisionName, choose_precision
+from converters.onnx.rotary import RotaryTables
+from converters.onnx.weights import open_weights
 from seap_export.families import ModelSpec, model_spec, names
 from seap_export.families.names import QKV, Projection
 from seap_export.runtime.session import open_session

@@ -19,9 +19,9 @@ from typing import Any
 
 import click
 
-from converters import write_onnx
-from converters.form import OnnxForm
-from converters.precision import PRECISIONS, choose_precision
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import PRECISIONS, choose_precision
 from seap_export.activations.statistics import Calibration
 from seap_export.plan.recipes import DEFAULT_RECIPE, open_recipe
 from seap_export.sources.source import open_source

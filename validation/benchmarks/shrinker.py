@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
-from seap_export.plan.make import Ranking
+from seap_export.layers.compute import Compute
 from seap_export.plan.planning import plan_variant, rank
+from seap_export.plan.ranked import Ranking
 from seap_export.plan.recipes import PlanSettings
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
@@ -30,7 +32,9 @@ class Shrinker:
         statistics = Mixture(task, {task: 1.0}, {task: calibration})
         key = (task, settings.score, settings.square_heads, settings.ridge)
         if self._ranking is None or key != self._key:
-            self._key, self._ranking = key, rank(self._source, statistics, settings)
+            with TemporaryDirectory() as kept:
+                ranking = rank(self._source, statistics, settings, Path(kept), compute=Compute())
+            self._key, self._ranking = key, ranking
         plan = plan_variant(self._source, statistics, self._ranking, settings, ratio)
         write_shrunk_model(self._source, plan, statistics, folder)
         return plan.achieved_ratio

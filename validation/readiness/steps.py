@@ -196,11 +196,12 @@ def _bench(request: Request, precision: str) -> Step:
 def _large_model(request: Request) -> Step:
     """Calibration on a few tokens and the paper's recipe: only the shapes matter, since the weights are random."""
     folder, shape = _large(request), request.large
-    dense, sizes = folder / "dense", vars(request.large).items()
+    dense, sizes = folder / "dense", [word for size in shape.sizes.items() for word in map(str, size)]
+    write = (*request.programs.python, "-m", "validation.benchmarks.random_model", "llama-2-7b", str(dense), *sizes)
     settings = ("--samples", 4, "--held-out", 1, "--max-length", 32)
     commands = [
         Command(("rm", "-rf", str(folder))),
-        _module(request, "random_llama", dense, *(word for name, size in sizes for word in (f"--{name}", size))),
+        Command(write),
         *_pruned(request, dense, LARGE, folder, settings=settings, recipe="seap"),
     ]
     return Step(

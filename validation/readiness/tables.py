@@ -82,7 +82,7 @@ def parity_rows(request: Request) -> list[dict[str, Any]]:
     for precision, dialect in request.forms:
         report = read_json(request.result(f"parity-{precision}-{dialect}"))
         for variant in (report.get("variants") or {}).values():
-            parity = variant.get("parity") or {}
+            parity = (variant.get("parity") or {}).get("onnx")
             if not parity:
                 continue
             names = ("verdict", "mean_kl_nats", "max_abs", "top1_agreement", "longest_tokens", "provider", "reasons")

@@ -12,7 +12,8 @@ from validation.reports.variants import verdict_of
 __all__ = ["variant_section"]
 
 _DIVERGENCE = ("Form", "Mean KL, nats", "Max KL, nats", "Top-1", "Perplexity", "Perplexity, dense", "Tokens")
-_SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions")
+_SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions", "Lost / won")
+_EXACT = ("Task", "Form", "Exact match", "Questions", "Lost / won", "Tokens", "Never stopped")
 _OVERFLOW_WORDS = {"nan": "NaN", "inf": "Inf", "near": "near the largest number of its type"}
 _NAME_LETTERS = 20  # fit next to the pointer on a phone
 
@@ -21,14 +22,14 @@ def variant_section(report: Json, name: str, anchor: str) -> Markup:
     """Everything that was measured for a variant, and why other checks were skipped."""
     variant = report["variants"][name]
     parts = {
-        "parity": _parity(variant["parity"]),
+        "parity": join([_parity(own, name) for name, own in variant["parity"].items()]),
         "bisect": _bisect(variant["bisect"]),
         "quality": _quality(variant["quality"]),
         "layers": _layers(variant["layers"]),
         "speed": speed_section(variant["speed"]),
     }
     head = tag("h2", f"{name} ", pill(verdict_of(report, name)))
-    form = tag("p", f"ONNX in {variant['precision']}, {variant['dialect']} dialect.", class_="quiet")
+    form = tag("p", " ".join(_written(own) for own in variant["formats"].values()), class_="quiet")
     absent = [
         tag("p", f"{check['check'].capitalize()} was skipped: {'; '.join(check['notes'])}.", class_="quiet")
         for check in report["checks"]
@@ -37,10 +38,14 @@ def variant_section(report: Json, name: str, anchor: str) -> Markup:
     return tag("section", head, form, *parts.values(), *absent, id=anchor)
 
 
-def _parity(parity: Json | None) -> Markup:
+def _written(own: Json) -> str:
+    """How a folder is written."""
+    dialect = own["form"].get("dialect")
+    return f"{own['title']} in {own['precision']}{f', {dialect} dialect' if dialect else ''}."
+
+
+def _parity(parity: Json, name: str) -> Markup:
     """Prefill and decode of every case."""
-    if parity is None:
-        return Markup()
     head = ("Case", "Stage", "Result", "Tokens", "Max abs", "Mean KL", "p99.9 KL", "Max KL", "Top-1")
     more = ("Top-1, clear margin", "Perplexity ratio", "KV cache error", "KV cache, max abs")
     rows = []
@@ -53,7 +58,7 @@ def _parity(parity: Json | None) -> Markup:
         tokens, max_abs = str(case["tokens"]), figure(case["max_abs"])
         rows.append((case["case"], case["stage"], result, tokens, max_abs, *kl, *agreement, *last))
     limits = f"KL in nats per token. Limits: {limits_in_words(parity)}."
-    told = tag("p", f"The ONNX file compared with the model in hf/. {limits}", class_="quiet")
+    told = tag("p", f"{name}, run by {parity['runtime']}, compared with the model in hf/. {limits}", class_="quiet")
     return join([tag("h3", "Parity"), told, table("Parity by case and stage", (*head, *more), rows)])
 
 
@@ -119,14 +124,47 @@ def _quality(quality: Json | None) -> Markup:
     if sample:
         texts = [("Prompt", sample["prompt"]), ("Dense model", sample["dense"]), ("This variant", sample["variant"])]
         parts.append(table("A held-out prompt, continued by both models", ("", "Text"), texts))
-    scores = [
-        (task, form, percent(own["acc"]), percent(own["acc_norm"]), percent(own["chance"]), f"{own['questions']:,}")
+    return join([*parts, _scores(quality), _exact_matches(quality)])
+
+
+def _scores(quality: Json) -> Markup:
+    rows = [
+        (
+            task,
+            form,
+            percent(own["acc"]),
+            percent(own["acc_norm"]),
+            percent(own["chance"]),
+            f"{own['questions']:,}",
+            _flips(quality, form, task),
+        )
         for form, by_task in (quality.get("zero_shot") or {}).items()
         for task, own in by_task.items()
     ]
-    if scores:
-        parts.append(table("Zero-shot accuracy", _SCORES, sorted(scores, key=lambda row: row[0])))
-    return join(parts)
+    return table("Zero-shot accuracy", _SCORES, sorted(rows, key=lambda row: row[0])) if rows else Markup()
+
+
+def _exact_matches(quality: Json) -> Markup:
+    rows = [
+        (
+            task,
+            form,
+            percent(own["exact_match"]),
+            f"{own['questions']:,}",
+            _flips(quality, form, task),
+            f"{own['mean_tokens']:.0f}",
+            percent(own["never_stopped"]),
+        )
+        for form, by_task in (quality.get("generation") or {}).items()
+        for task, own in by_task.items()
+    ]
+    return table("Generated answers", _EXACT, sorted(rows, key=lambda row: row[0])) if rows else Markup()
+
+
+def _flips(quality: Json, form: str, task: str) -> str:
+    """How many right answers of the dense model became wrong, and wrong ones right."""
+    flips = (quality.get("flipped") or {}).get(form, {}).get(task)
+    return "" if flips is None else f"{flips['right_to_wrong']:,} / {flips['wrong_to_right']:,}"
 
 
 def _layers(layers: list[Json]) -> Markup:

@@ -15,6 +15,7 @@ from validation.reports.reading import (
     Json,
     advice,
     bisection,
+    check_label,
     diverges_first,
     failed_checks,
     headline,
@@ -22,7 +23,7 @@ from validation.reports.reading import (
     remarks,
 )
 from validation.reports.style import STYLE
-from validation.reports.variants import HEAD, Cell, cells
+from validation.reports.variants import Cell, cells, head
 
 __all__ = ["html_page"]
 
@@ -82,7 +83,7 @@ def _failures(report: Json, anchors: Mapping[str, str]) -> Markup:
         name: str = label(variant)
         linked = tag("a", name, href=f"#{anchors[variant]}") if variant in anchors else name
         reasons = [tag("li", reason) for reason in check["reasons"]]
-        parts = [tag("b", linked, f": {check['check']}"), tag("ul", *reasons[:_MOST_REASONS])]
+        parts = [tag("b", linked, f": {check_label(check)}"), tag("ul", *reasons[:_MOST_REASONS])]
         if len(reasons) > _MOST_REASONS:
             rest = reasons[_MOST_REASONS:]
             parts.append(tag("details", tag("summary", f"{len(rest)} more"), tag("ul", *rest)))
@@ -102,7 +103,9 @@ def _variants(report: Json, anchors: Mapping[str, str]) -> Markup:
         (tag("a", name, href=f"#{anchor}"), *(_cell(cell) for cell in cells(report, name)))
         for name, anchor in anchors.items()
     ]
-    return tag("section", tag("h2", "Variants"), table("Compared with the dense model", ("Variant", *HEAD), rows))
+    return tag(
+        "section", tag("h2", "Variants"), table("Compared with the dense model", ("Variant", *head(report)), rows)
+    )
 
 
 def _cell(cell: Cell) -> Markup:
@@ -113,8 +116,8 @@ def _cell(cell: Cell) -> Markup:
 
 def _checks(report: Json) -> Markup:
     """A row for each variant, a column for each check, then the remarks."""
-    names = list(dict.fromkeys(check["check"] for check in report["checks"]))
-    verdicts = {(check["variant"], check["check"]): check["verdict"] for check in report["checks"]}
+    names = list(dict.fromkeys(map(check_label, report["checks"])))
+    verdicts = {(check["variant"], check_label(check)): check["verdict"] for check in report["checks"]}
     rows = [
         (
             label(subject),
@@ -131,18 +134,19 @@ def _checks(report: Json) -> Markup:
 
 def _divergence(report: Json) -> Markup:
     """Mean KL divergence from the dense model by task, with a bar for each form of a variant."""
-    rows = []
+    rows, forms = [], dict[str, list[str]]()
     for name, variant in report["variants"].items():
         quality = variant["quality"] or {}
         limit = (quality.get("limits") or {}).get("max_kl_nats")
         task = "" if variant["task"] is None or variant["task"] in name else f" ({variant['task']})"
         for form, own in (quality.get("divergence") or {}).items():
-            kind, _ = _FORMS.get(form, ("a", form))
+            kind, words = _FORMS.get(form, ("b", form))
+            forms.setdefault(kind, [])
+            forms[kind] += [words] if words not in forms[kind] else []
             rows.append(Bar(f"{name}{task}, {form}", own["mean_kl_nats"], kind, limit))
     if not rows:
         return Markup()
-    found = {row.kind for row in rows}
-    legend = [(kind, words) for kind, words in _FORMS.values() if kind in found]
+    legend = [(kind, ", ".join(words)) for kind, words in sorted(forms.items())]
     if any(row.limit is not None for row in rows):
         legend.append(("dash", "limit"))
     chart = bars("Mean KL divergence from the dense model", "nats per token", rows, legend)

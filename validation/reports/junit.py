@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from validation.reports.reading import Json, case_failures, clean, failed_checks, label, subjects
+from validation.reports.reading import Json, case_failures, check_label, clean, failed_checks, label, subjects
 
 __all__ = ["junit_xml"]
 
@@ -52,11 +52,12 @@ def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
             notes = tuple(check["notes"])
             skipped = "; ".join(notes) if check["verdict"] == "skipped" else None
             reasons = (tuple(check["reasons"]) or ("failed",)) if check["verdict"] == "failed" else ()
-            yield _Case(check["check"], check["check"], reasons, skipped, () if skipped is not None else notes)
-    parity: Json | None = report["variants"][subject]["parity"] if subject in report["variants"] else None
-    if parity is not None:
+            yield _Case(check_label(check), check["check"], reasons, skipped, () if skipped is not None else notes)
+    parities: Json = report["variants"][subject]["parity"] if subject in report["variants"] else {}
+    for folder, parity in parities.items():
+        of = f" of {folder}" if len(parities) > 1 else ""
         for case in parity["cases"]:
-            name = f"parity: {case['case']}, {case['stage']}"
+            name = f"parity{of}: {case['case']}, {case['stage']}"
             yield _Case(name, "parity", tuple(case_failures(case)))
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "advice",
     "bisection",
     "case_failures",
+    "check_label",
     "clean",
     "diverges_first",
     "failed_checks",
@@ -44,7 +45,7 @@ EXIT_WORDS = {
 _ENVIRONMENT, _DAMAGED = 6, 7
 _ADVICE = {
     "integrity": "Files are missing or differ from the manifest: copy the folder again, or export it again.",
-    "parity": "The ONNX file does not compute what the model in hf/ computes: do not ship it. Convert the model "
+    "parity": "A written file does not compute what the model in hf/ computes: do not ship it. Convert the model "
     "again; if the precision is not fp32, choose one that rounds less.",
     "quality": "Pruning costs more than the limit allows: export at a lower --ratio or with more --samples, "
     "or raise the limit.",
@@ -75,6 +76,11 @@ def clean(text: str) -> str:
 def label(variant: str | None) -> str:
     """The subject of a check in words."""
     return FOLDER if variant is None else variant
+
+
+def check_label(check: Json) -> str:
+    """The name of a check, with what it compares where there are several of a kind."""
+    return f"{check['check']} of {check['subject']}" if check["subject"] else str(check["check"])
 
 
 def subjects(report: Json) -> list[str | None]:
@@ -120,10 +126,10 @@ def remarks(report: Json) -> list[tuple[str, str]]:
         skipped = " was skipped" if check["verdict"] == "skipped" else ""
         for note in check["notes"]:
             if note not in check["reasons"]:
-                found.append((label(check["variant"]), f"{check['check']}{skipped}: {note}"))
+                found.append((label(check["variant"]), f"{check_label(check)}{skipped}: {note}"))
     for name, variant in report["variants"].items():
-        for limit in (variant["parity"] or {}).get("looser_limits", ()):
-            found.append((name, f"parity: {limit}"))
+        for parity in variant["parity"].values():
+            found += [(name, f"parity: {limit}") for limit in parity["looser_limits"]]
     return list(dict.fromkeys(found))
 
 

@@ -9,6 +9,7 @@ from validation.reports.reading import Json
 
 __all__ = ["speed_section"]
 
+_RUNTIMES = {"onnxruntime": "ONNX Runtime"}
 _WORDS = {"decode_speedup": "decode", "prefill_speedup": "prefill", "bytes_ratio": "size on disk"}
 _SIZE = "bytes_ratio"  # the only figure with an upper limit; it is not a speed-up
 _LIMITS = ("Figure", "At", "Result", "Found", "Interval", "Limit")
@@ -22,7 +23,7 @@ def speed_section(speed: Json | None) -> Markup:
         return Markup()
     spans = [_interval(own) for own in speed["verdicts"] if own["figure"] != _SIZE]
     rows, times = [_row(own) for own in speed["verdicts"]], _times(speed)
-    parts: list[Markup] = [tag("h3", "Speed and size compared with the dense model in ONNX Runtime")]
+    parts: list[Markup] = [tag("h3", f"Speed and size compared with the dense model in {_runtime(speed)}")]
     if spans:
         parts.append(intervals("Speed-up over the dense model", "times as fast", spans))
     if rows:
@@ -33,6 +34,12 @@ def speed_section(speed: Json | None) -> Markup:
     if speedups:
         parts.append(table("Speed-ups, and what the smaller shapes would allow at best", _SPEEDUPS, speedups))
     return join(parts)
+
+
+def _runtime(speed: Json) -> str:
+    """What ran both; reports from before there were several do not say it."""
+    name: str = speed.get("runtime", "onnxruntime")
+    return _RUNTIMES.get(name, name)
 
 
 def _interval(own: Json) -> Interval:

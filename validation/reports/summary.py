@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import re
 
-from validation.reports.reading import EXIT_WORDS, Json, advice, clean, failed_checks, headline, label, remarks
-from validation.reports.variants import HEAD, Cell, cells
+from validation.reports.reading import (
+    EXIT_WORDS,
+    Json,
+    advice,
+    check_label,
+    clean,
+    failed_checks,
+    headline,
+    label,
+    remarks,
+)
+from validation.reports.variants import Cell, cells, head
 
 __all__ = ["job_summary"]
 
@@ -30,7 +40,8 @@ def job_summary(report: Json) -> str:
     parts = [f"## {_TITLES[report['verdict']]}: {_plain(report['name'])}"]
     parts.append(f"{_plain(headline(report))}. Exit code {code}: {EXIT_WORDS[code]}.")
     failures = [
-        f"- **{_plain(label(check['variant']))}: {check['check']}** {_plain('; '.join(_first(check['reasons'])))}  \n"
+        f"- **{_plain(label(check['variant']))}: {_plain(check_label(check))}** "
+        f"{_plain('; '.join(_first(check['reasons'])))}  \n"
         f"  What to do: {_plain(advice(report, check))}"
         for check in failed_checks(report)
     ]
@@ -46,7 +57,8 @@ def job_summary(report: Json) -> str:
 
 def _table(report: Json) -> str:
     """One row per variant."""
-    rows = [("Variant", *HEAD), ("---",) * (len(HEAD) + 1)]
+    columns = ("Variant", *head(report))
+    rows = [columns, ("---",) * len(columns)]
     rows += [(_plain(name), *(_cell(cell) for cell in cells(report, name))) for name in report["variants"]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -8,20 +8,10 @@ from dataclasses import dataclass
 from validation.reports.numbers import NOTHING, count, figure, megabytes, percent, share, times
 from validation.reports.reading import Json, speedups
 
-__all__ = ["HEAD", "Cell", "cells", "verdict_of"]
+__all__ = ["Cell", "cells", "head", "verdict_of"]
 
-HEAD = (
-    "Result",
-    "Task",
-    "Removed",
-    "Parameters",
-    "safetensors",
-    "ONNX",
-    "Parity",
-    "KL to dense",
-    "Decode",
-    "Prefill",
-)
+_BEFORE = ("Result", "Task", "Removed", "Parameters", "safetensors")
+_AFTER = ("Parity", "KL to dense", "Decode", "Prefill")
 
 
 @dataclass(frozen=True)
@@ -38,8 +28,24 @@ def verdict_of(report: Json, variant: str | None) -> str:
     return next((verdict for verdict in ("failed", "passed") if verdict in verdicts), "skipped")
 
 
+def head(report: Json) -> tuple[str, ...]:
+    """The columns of the table, with one for each folder beside `hf`."""
+    return (*_BEFORE, *_folders(report).values(), *_AFTER)
+
+
+def _folders(report: Json) -> dict[str, str]:
+    """The folders beside `hf` of any variant, and what they are called."""
+    found: dict[str, str] = {}
+    for variant in report["variants"].values():
+        for folder in variant["bytes"]:
+            own = variant["formats"].get(folder)
+            if folder != "hf" and (own is not None or folder not in found):
+                found[folder] = own["title"] if own is not None and own["format"] == folder else folder
+    return found
+
+
 def cells(report: Json, name: str) -> list[Cell]:
-    """A variant's row, with the columns of `HEAD`."""
+    """A variant's row, with the columns of `head`."""
     variant = report["variants"][name]
     removed, asked = percent(variant["achieved_ratio"]), variant["requested_ratio"]
     parameters = variant["num_parameters"]
@@ -48,17 +54,19 @@ def cells(report: Json, name: str) -> list[Cell]:
         Cell(variant["task"] or NOTHING, _known(variant["method"])),
         Cell(removed, () if asked is None else (f"{percent(asked)} asked",)),
         Cell(count(parameters), _known(_of(parameters, variant["dense_parameters"], count))),
-        *(_size(variant, form) for form in ("hf", "onnx")),
-        _parity(variant["parity"]),
+        *(_size(variant, folder) for folder in ("hf", *_folders(report))),
+        _parity(list(variant["parity"].values())),
         _divergence(variant["quality"]),
         *(_speedup(variant["speed"], what) for what in ("decode", "prefill")),
     ]
 
 
-def _size(variant: Json, form: str) -> Cell:
-    own, dense = variant["bytes"][form], variant["dense_bytes"][form]
-    precision = variant["precision"] if form == "onnx" else None
-    return Cell(megabytes(own), _known(precision, _of(own, dense, megabytes)))
+def _size(variant: Json, folder: str) -> Cell:
+    own, dense = variant["bytes"].get(folder), variant["dense_bytes"].get(folder)
+    if own is None:
+        return Cell(NOTHING)
+    written = variant["formats"].get(folder)
+    return Cell(megabytes(own), _known(None if written is None else written["precision"], _of(own, dense, megabytes)))
 
 
 def _known(*details: str | None) -> tuple[str, ...]:
@@ -71,18 +79,23 @@ def _of(part: int | None, whole: int | None, written: Callable[[int], str]) -> s
     return "" if part is None or not whole else f"{share(part, whole)} of {written(whole)}"
 
 
-def _parity(parity: Json | None) -> Cell:
-    if parity is None:
+def _parity(parities: list[Json]) -> Cell:
+    """The only comparison, or the verdict of each."""
+    if not parities:
         return Cell(NOTHING)
+    if len(parities) > 1:
+        failed = [own for own in parities if own["verdict"] != "passed"]
+        return Cell("failed" if failed else "passed", tuple(f"{own['runtime']} {own['verdict']}" for own in parities))
+    (parity,) = parities
     max_abs, mean_kl = figure(parity["max_abs"]), figure(parity["mean_kl_nats"])
     details = f"max abs {max_abs}", f"KL {mean_kl}", f"top-1 {percent(parity['top1_agreement'])}"
     return Cell(parity["verdict"], details)
 
 
 def _divergence(quality: Json | None) -> Cell:
-    """The mean KL of the ONNX file if it was measured, otherwise that of the model in hf/."""
+    """The mean KL of the ONNX file if it was measured, otherwise that of the model in hf/, or of another folder."""
     divergence = (quality or {}).get("divergence") or {}
-    form = next((form for form in ("onnx", "hf") if form in divergence), None)
+    form = next((form for form in ("onnx", "hf", *divergence) if form in divergence), None)
     if quality is None or form is None:
         return Cell(NOTHING)
     own, limit = divergence[form], (quality.get("limits") or {}).get("max_kl_nats")

@@ -1,73 +1,129 @@
-"""The engines that run a model: torch with its cache, or ONNX Runtime with caches updated in place."""
+"""The engines that run a model: torch with its cache, ONNX Runtime with caches updated in place, and other
+runtimes as they are served.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seap_export.runtime.decoder import Decoder, Decoding
 from seap_export.runtime.files import decoder_options
+from validation.runners.pace import Pace, timed_loop
+from validation.runners.runner import Runner, Timed
+from validation.runners.table import REFERENCE, open_server
 
-__all__ = ["Engine", "EngineName", "open_engine"]
+__all__ = ["Engine", "EngineName", "open_engine", "pace_of"]
 
-EngineName = Literal["torch", "onnxruntime"]
+#: "torch", or a runtime of `validation.runners.table`.
+EngineName = str
 
 
 class Engine(Protocol):
     """A model that continues prompts greedily."""
 
-    def prefill(self, prompts: Sequence[Sequence[int]], steps: int) -> None:
-        """Runs prompts of equal length from an empty cache, with room for this many steps."""
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it takes more than one prompt at a time."""
 
-    def step(self) -> None:
-        """Appends the most likely token to each row."""
+    def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
+        """Times prompts of equal length, from an empty cache, and `steps` tokens after each, the most likely ones."""
 
 
 class _OnnxEngine:
+    takes_batches = True
+
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._decoding: Decoding | None = None
 
-    def prefill(self, prompts: Sequence[Sequence[int]], steps: int) -> None:
+    def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
         self._decoding = None  # frees the buffers of the previous run first
-        self._decoding = self._decoder.start(prompts, steps)
+        return timed_loop(partial(self._start, prompts, steps), self._step, steps)
 
-    def step(self) -> None:
-        if self._decoding is None:
-            raise ValueError("step() was called before prefill()")
-        self._decoding.step(self._decoding.logits.argmax(axis=1).tolist())
+    def _start(self, prompts: Sequence[Sequence[int]], steps: int) -> list[int]:
+        self._decoding = self._decoder.start(prompts, steps)
+        return _likeliest(self._decoding.logits)
+
+    def _step(self, tokens: list[int]) -> list[int]:
+        assert self._decoding is not None
+        self._decoding.step(tokens)
+        return _likeliest(self._decoding.logits)
 
 
 class _TorchEngine:
+    takes_batches = True
+
     def __init__(self, model: Any) -> None:
         self._model = model
         # transformers 5.24 renames the argument and deprecates the old name.
         new_name = "cache" in inspect.signature(type(model).forward).parameters
         self._cache_argument = "cache" if new_name else "past_key_values"
-        self._cache: Any = None
-        self._last: Any = None
 
-    def prefill(self, prompts: Sequence[Sequence[int]], steps: int) -> None:
+    def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
         import torch
         from transformers import DynamicCache
 
-        self._cache = DynamicCache()
-        self._last = self._run(torch.tensor(prompts))
+        cache = DynamicCache()
+        return timed_loop(
+            lambda: self._run(torch.tensor(prompts), cache), lambda last: self._run(last[:, None], cache), steps
+        )
 
-    def step(self) -> None:
-        self._last = self._run(self._last[:, None])
-
-    def _run(self, input_ids: Any) -> Any:
+    def _run(self, input_ids: Any, cache: Any) -> Any:
         import torch
 
         with torch.inference_mode():
             output = self._model(
-                input_ids=input_ids, use_cache=True, logits_to_keep=1, **{self._cache_argument: self._cache}
+                input_ids=input_ids, use_cache=True, logits_to_keep=1, **{self._cache_argument: cache}
             )
         return output.logits[:, -1].argmax(-1)
+
+
+class _RunnerEngine:
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    @property
+    def takes_batches(self) -> bool:
+        return not isinstance(self._runner, Timed)
+
+    def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
+        return pace_of(self._runner, prompts, steps)
+
+
+def pace_of(runner: Runner, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
+    """Times prompts of equal length and `steps` tokens after each, the most likely ones.
+
+    Args:
+        runner: Takes the time by its own clock if it has one; it then runs one prompt at a time.
+        prompts: Token ids.
+        steps: Number of tokens.
+
+    Raises:
+        ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
+    """
+    if isinstance(runner, Timed):
+        (prompt,) = prompts
+        return runner.timed(prompt, steps)
+    ids, lengths = np.asarray(prompts, np.int64), [len(prompt) for prompt in prompts]
+    return timed_loop(
+        lambda: _likeliest(runner.prefill(ids, lengths, steps)[:, -1]),
+        lambda tokens: _likeliest(runner.step(tokens)),
+        steps,
+    )
+
+
+def _likeliest(logits: NDArray[np.float32]) -> list[int]:
+    """The most likely token of each row."""
+    tokens: list[int] = logits.argmax(axis=1).tolist()
+    return tokens
 
 
 @contextlib.contextmanager
@@ -78,20 +134,25 @@ def open_engine(
 
     Args:
         engine: The engine.
-        folder: The `hf` folder for torch, which runs on the CPU, or the `onnx` folder for ONNX Runtime.
+        folder: The `hf` folder for torch, which runs on the CPU, or one of a format that the runtime takes.
         context_length: Maximum number of positions.
         provider: ONNX Runtime's execution provider.
-        threads: Threads of either engine.
+        threads: Threads of the engine.
 
     Raises:
         ArtifactError: The folder cannot be loaded.
-        EnvironmentFailure: The provider is not available on this machine.
+        EnvironmentFailure: The provider is not available on this machine, or the model does not fit in its memory.
     """
     if engine == "onnxruntime":
         options = decoder_options(folder / "genai_config.json", provider)
         yield _OnnxEngine(Decoder(folder / "model.onnx", context_length, provider, threads, options))
         return
-    from validation.torch_runner import open_torch_model
+    if engine != REFERENCE:
+        with contextlib.closing(open_server(engine, folder, threads)) as other:
+            yield _RunnerEngine(other)
+        return
+    from seap_export.layers.compute import choose_compute
+    from validation.runners.torch_runner import open_torch_runner
 
-    with open_torch_model(folder, threads) as model:
-        yield _TorchEngine(model)
+    with open_torch_runner(folder, threads, choose_compute("cpu"), attention=None) as runner:
+        yield _TorchEngine(runner.whole_model())

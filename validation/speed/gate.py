@@ -128,7 +128,7 @@ def _verdicts(report: SpeedReport, variant: SubjectFigures, limits: SpeedLimits)
     if limits.max_bytes_ratio is not None:
         ratio = variant.disk_bytes / dense.disk_bytes
         yield SpeedVerdict(variant.model, "bytes_ratio", None, limits.max_bytes_ratio, ratio, ratio, ratio)
-    for cell in report.cells:
+    for cell in variant.timings:
         timings = dense.timings[cell], variant.timings[cell]
         if limits.min_decode_speedup is not None:
             runs = [timing.run_steps for timing in timings]

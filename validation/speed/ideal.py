@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from converters.precision import Precision
+from converters.onnx.precision import Precision
 from seap_export.families import ModelSpec
 
 __all__ = ["Work", "model_work"]

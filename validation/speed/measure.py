@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from validation.runners.pace import Pace
 from validation.speed.engines import Engine
 
 __all__ = ["Cell", "Timing", "measure_speed"]
@@ -39,6 +40,11 @@ class Timing:
 
     prefills: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)
+
+    def add(self, pace: Pace) -> None:
+        """Adds a run."""
+        self.prefills.append(pace.first_s)
+        self.steps.extend(pace.steps_s)
 
     @property
     def prefill_s(self) -> float:
@@ -94,8 +100,11 @@ def measure_speed(
         runs: Number of runs of each engine.
         steps: Decode steps of a run, each timed.
         on_progress: Called with a line about each run when it is done.
+
+    Returns:
+        The times of each engine in each cell that it takes: one that runs a prompt at a time takes no batches.
     """
-    timings = {name: {cell: Timing() for cell in cells} for name in openers}
+    timings: dict[str, dict[Cell, Timing]] = {name: {} for name in openers}
     prompts = {
         cell: np.random.default_rng(0).integers(0, vocab_size, (cell.batch, cell.depth)).tolist() for cell in cells
     }
@@ -103,19 +112,11 @@ def measure_speed(
         for name, opened in openers.items():
             with opened() as engine:
                 for cell in cells:
-                    _time(engine, prompts[cell], 1, Timing())
+                    if cell.batch > 1 and not engine.takes_batches:
+                        continue
+                    engine.pace(prompts[cell], 1)
                     time.sleep(_PAUSE_SECONDS)
-                    _time(engine, prompts[cell], steps, timings[name][cell])
+                    timings[name].setdefault(cell, Timing()).add(engine.pace(prompts[cell], steps))
             del engine  # it may hold the model
             on_progress(f"run {run + 1} of {runs}: {name}")
     return timings
-
-
-def _time(engine: Engine, prompts: Sequence[Sequence[int]], steps: int, timing: Timing) -> None:
-    start = time.perf_counter()
-    engine.prefill(prompts, steps)
-    timing.prefills.append(time.perf_counter() - start)
-    for _ in range(steps):
-        start = time.perf_counter()
-        engine.step()
-        timing.steps.append(time.perf_counter() - start)

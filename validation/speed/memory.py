@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
+from seap_export.memory import children_peak
 from seap_export.memory import peak_memory as own_peak
 from seap_export.runtime.doctor.driver import free_gpu_memory
 from validation.speed.engines import EngineName, open_engine
@@ -30,8 +31,8 @@ class PeakMemory:
     """What a process that runs one model takes.
 
     Attributes:
-        host: Peak resident bytes, the interpreter and its libraries included; None where the system does not report
-            it.
+        host: Peak resident bytes, the interpreter and its libraries included, of the largest process if the runtime
+            has one of its own; None where the system does not report it.
         gpu: Bytes that it takes of the GPU's memory beside CUDA's own context: weights, caches and all buffers, which
             ONNX Runtime keeps until the session ends. None on the CPU, and where the driver does not report it.
     """
@@ -83,15 +84,14 @@ def _main(engine: Any, folder: Path, context_length: int, provider: str, threads
     before = free_gpu_memory() if is_on_gpu else None
     try:
         with open_engine(engine, folder, context_length, provider, threads) as model:
-            model.prefill([[5] * depth] * batch, _STEPS)
-            for _ in range(_STEPS):
-                model.step()
+            model.pace([[5] * depth] * batch, _STEPS)
             after = free_gpu_memory() if is_on_gpu else None
     except SeapError as error:
         click.echo(error, err=True)
         sys.exit(error.exit_code)
     taken = None if before is None or after is None else before - after
-    click.echo(json.dumps(asdict(PeakMemory(own_peak(), taken))))
+    peaks = [peak for peak in (own_peak(), children_peak()) if peak is not None]
+    click.echo(json.dumps(asdict(PeakMemory(max(peaks, default=None), taken))))
 
 
 if __name__ == "__main__":

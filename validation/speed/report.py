@@ -47,8 +47,8 @@ class SubjectFigures:
         engine: What ran it.
         disk_bytes: Of its weights and graph.
         peak_bytes: Peak memory of a process that runs it; None where the system does not report it.
-        timings: For each cell.
-        works: For each cell the least work.
+        timings: For each cell that the engine takes.
+        works: For each of these the least work.
         gpu_bytes: What it takes of the GPU's memory; None on the CPU, and where the driver does not report it.
     """
 
@@ -109,7 +109,7 @@ class SpeedReport:
             name = f"{subject.model} on {subject.engine}"
             if subject.disk_bytes >= self.dense(subject.engine).disk_bytes:
                 found.append(f"{name} is no smaller than the dense model")
-            for cell in self.cells:
+            for cell in subject.timings:
                 where = f"batch {cell.batch}, {cell.depth} tokens"
                 for what, speedup in (
                     ("decode", self.decode(subject, cell)),
@@ -121,6 +121,17 @@ class SpeedReport:
                         )
         return found
 
+    @property
+    def left_out(self) -> list[str]:
+        """One line for each engine that does not take all cells."""
+        found = []
+        for engine in dict.fromkeys(own.engine for own in self.subjects):
+            batches = [cell.batch for cell in self.cells if cell not in self.dense(engine).timings]
+            if batches:
+                sizes = ", ".join(map(str, batches))
+                found.append(f"{engine} was timed with one prompt at a time; left out: batches of {sizes}")
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; times are in seconds."""
         return {
@@ -128,6 +139,7 @@ class SpeedReport:
             "setting": dict(self.setting),
             "subjects": [self._subject(subject) for subject in self.subjects],
             "complaints": self.complaints,
+            "left_out": self.left_out,
         }
 
     def _subject(self, subject: SubjectFigures) -> dict[str, Any]:
@@ -137,7 +149,7 @@ class SpeedReport:
             "disk_bytes": subject.disk_bytes,
             "peak_bytes": subject.peak_bytes,
             "gpu_bytes": subject.gpu_bytes,
-            "cells": [self._cell(subject, cell) for cell in self.cells],
+            "cells": [self._cell(subject, cell) for cell in subject.timings],
         }
 
     def _cell(self, subject: SubjectFigures, cell: Cell) -> dict[str, Any]:

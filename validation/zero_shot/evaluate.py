@@ -7,15 +7,16 @@ import gc
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from seap_export.corpus.harness import quiet_harness, require_harness
 from seap_export.errors import UsageError
 from seap_export.hashing import sha256_json
+from seap_export.layers.compute import Compute
 from seap_export.runtime.session import available_threads
-from validation.quality import Form
-from validation.torch_runner import quiet_transformers
+from validation.quiet import quiet_transformers
 from validation.zero_shot.figures import ZeroShotFigures
 from validation.zero_shot.models import open_model
 from validation.zero_shot.tasks import HarnessTask
@@ -31,25 +32,27 @@ def evaluate_zero_shot(
     tasks: Sequence[HarnessTask],
     *,
     limit: int | None = None,
-    form: Form = "hf",
+    form: str = "hf",
     batch_size: int = 8,
     threads: int | None = None,
     provider: str = "cpu",
     tokenizer_folder: Path | None = None,
+    compute: Compute | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, ZeroShotFigures]:
-    """Measures the accuracy of one model on each task, without few-shot examples; torch runs in float32 on the CPU.
+    """Measures the accuracy of one model on each task, without few-shot examples; torch runs in float32.
 
     Args:
-        folder: A model folder, dense or pruned, or with `form` "onnx" an ONNX folder.
+        folder: A model folder, dense or pruned, or with another `form` what was written from one.
         tasks: At least one task, all with different names (`validation.zero_shot.local_task`, `hub_tasks`); they can
             be reused for the next folder.
         limit: Ask only the first `limit` questions of each task; None: all.
-        form: Type of `folder`.
+        form: "hf", "onnx", or the runtime of another folder.
         batch_size: Sequences per batch; affects only speed and memory.
         threads: Threads of torch or ONNX Runtime; None: all cores available to this process.
         provider: ONNX Runtime's execution provider.
-        tokenizer_folder: Folder of the tokenizer; None: `folder`.
+        tokenizer_folder: Folder of the tokenizer, and where a runtime is given the model folder; None: `folder`.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
         on_progress: Called with a progress line from time to time.
 
     Returns:
@@ -78,16 +81,20 @@ def evaluate_zero_shot(
             batch_size=batch_size,
             threads=threads or available_threads(),
             provider=provider,
+            compute=compute,
             on_sequences=on_sequences,
         ) as model,
     ):
-        results = _ask(model, tasks, limit)
+        results, samples = _ask(model, tasks, limit)
         del model
     gc.collect()  # the harness's model class may reference itself; the next model needs the memory
-    return {task.name: _figures(task.task, results[task.name]) for task in tasks}
+    return {task.name: _figures(task.task, results[task.name], samples[task.name]) for task in tasks}
 
 
-def _ask(model: Any, tasks: Sequence[HarnessTask], limit: int | None) -> dict[str, dict[str, Any]]:
+def _ask(
+    model: Any, tasks: Sequence[HarnessTask], limit: int | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """The harness's results of each task, and of each of its questions."""
     import lm_eval
 
     by_name = {task.name: task.task for task in tasks}
@@ -95,10 +102,9 @@ def _ask(model: Any, tasks: Sequence[HarnessTask], limit: int | None) -> dict[st
         lm=model,
         task_dict={"tasks": by_name, "groups": {}, "group_map": {}},
         limit=limit,
-        log_samples=False,
+        log_samples=True,
     )
-    results: dict[str, dict[str, Any]] = answers["results"]
-    return results
+    return answers["results"], answers["samples"]
 
 
 def _meter(on_progress: Progress | None) -> Callable[[int, int], None]:
@@ -116,7 +122,7 @@ def _meter(on_progress: Progress | None) -> Callable[[int, int], None]:
     return count
 
 
-def _figures(task: Any, results: dict[str, Any]) -> ZeroShotFigures:
+def _figures(task: Any, results: dict[str, Any], samples: Sequence[dict[str, Any]]) -> ZeroShotFigures:
     by_question: dict[int, list[Any]] = defaultdict(list)
     for instance in task.instances:
         by_question[instance.doc_id].append(instance)
@@ -129,6 +135,7 @@ def _figures(task: Any, results: dict[str, Any]) -> ZeroShotFigures:
         questions=len(by_question),
         chance=sum(chances) / len(chances),
         sha256=sha256_json([[list(instance.args) for instance in own] for own in by_question.values()]),
+        right=tuple(own["acc"] > 0 for own in sorted(samples, key=itemgetter("doc_id")) if own["filter"] == "none"),
     )
 
 

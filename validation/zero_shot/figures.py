@@ -20,6 +20,7 @@ class ZeroShotFigures:
         questions: Number of questions.
         chance: Accuracy of a random choice: mean of 1 / number of choices.
         sha256: Digest of all prompts and choices in order; equal digests mean the same questions.
+        right: Whether the correct choice of each question has the highest log-likelihood, in order.
     """
 
     acc: float
@@ -29,10 +30,16 @@ class ZeroShotFigures:
     questions: int
     chance: float
     sha256: str
+    right: tuple[bool, ...]
 
     def __post_init__(self) -> None:
-        if self.questions < 1:
-            raise ValueError("an accuracy needs at least one question")
+        if self.questions < 1 or len(self.right) != self.questions:
+            raise ValueError("an accuracy needs at least one question, and to know of each if it was right")
         shares = [self.acc, self.chance, *([] if self.acc_norm is None else [self.acc_norm])]
         if not all(0.0 <= share <= 1.0 for share in shares):
             raise ValueError("an accuracy must be from 0 to 1")
+
+    @property
+    def accuracy(self) -> float:
+        """What is compared with other models."""
+        return self.acc

@@ -3,50 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.runtime.session import open_session
+from seap_export.families import model_spec
+from seap_export.layers.compute import Compute, choose_compute
 from seap_export.sources.config import read_json
-from validation.onnx_runner import OnnxRunner
-from validation.quality import Form
-from validation.torch_runner import open_torch_model
+from validation.runners.scorer import open_scorer
+from validation.runners.torch_runner import open_torch_runner
+from validation.session_memory import Calls, claim_memory
 
 __all__ = ["open_model"]
 
+#: Tokens of a question, as far as memory is concerned; the questions are not known yet.
+_TOKENS = 256
 OnSequences = Callable[[int, int], None]
 
 
 @contextmanager
 def open_model(
     folder: Path,
-    form: Form,
+    form: str,
     *,
     tokenizer_folder: Path,
     batch_size: int,
     threads: int,
     on_sequences: OnSequences,
     provider: str = "cpu",
+    compute: Compute | None = None,
 ) -> Iterator[Any]:
-    """Opens a model folder (`hf`) or an ONNX folder as the harness's `LM`; frees its memory at the end.
+    """Opens a model folder (`hf`), an ONNX folder or one that another runtime takes as the harness's `LM`.
+
+    Its memory is freed at the end.
 
     Raises:
         ArtifactError: The folder or its tokenizer is incomplete or cannot be loaded.
+        EnvironmentFailure: The runtime, its provider or memory is missing.
     """
     tokenizer = _tokenizer(tokenizer_folder)
-    if form == "onnx":
-        from validation.zero_shot.onnx_lm import OnnxLM
+    options: Any = {"batch_size": batch_size, "on_sequences": on_sequences}
+    if form == "hf":
+        with open_torch_runner(folder, threads, compute or choose_compute("cpu"), attention=None) as torch_runner:
+            from validation.zero_shot.torch_lm import TorchLM
 
-        positions = _positions(folder)
-        runner = OnnxRunner(open_session(folder / "model.onnx", provider, threads))
-        yield OnnxLM(runner, tokenizer, max_length=positions, batch_size=batch_size, on_sequences=on_sequences)
+            yield TorchLM(torch_runner, tokenizer, max_length=torch_runner.spec.max_position_embeddings, **options)
         return
-    with open_torch_model(folder, threads) as model:
-        from validation.zero_shot.hf_lm import CountingHFLM
+    from validation.zero_shot.runner_lm import RunnerLM
 
-        yield CountingHFLM(model, tokenizer, batch_size, on_sequences)
+    runtime, mapped = form, False
+    if form == "onnx":
+        runtime, positions = "onnxruntime", _positions(folder)
+        tokens = min(_TOKENS, positions)
+        mapped = claim_memory(folder / "model.onnx", [Calls(batch_size, tokens, tokens)], provider, compute=compute)
+    else:
+        positions = model_spec(read_json(tokenizer_folder / "config.json")).max_position_embeddings
+    with closing(open_scorer(runtime, folder, threads, provider, mapped=mapped)) as runner:
+        yield RunnerLM(runner, tokenizer, max_length=positions, **options)
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -27,8 +27,8 @@ __all__ = [
 RUNTIME = ("click", "numpy", "tokenizers")
 #: Needed in addition to export one.
 EXPORT = (
-    "filelock", "gguf", "ml_dtypes", "onnx", "onnx-ir", "optimum", "pyarrow", "safetensors", "scikit-learn", "torch",
-    "transformers",
+    "filelock", "gguf", "ml_dtypes", "onnx", "onnx-ir", "optimum", "packaging", "psutil", "pyarrow", "safetensors",
+    "scikit-learn", "torch", "transformers",
 )  # fmt: skip
 _TENSORRT = re.compile(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)")
 _CPU_ONLY = "onnxruntime"

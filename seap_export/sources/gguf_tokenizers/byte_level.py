@@ -6,12 +6,14 @@ right but are not.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
@@ -20,7 +22,7 @@ from seap_export.errors import InputError
 from seap_export.sources.gguf_file import GgufFile
 from seap_export.sources.gguf_tokenizers.vocabulary import token_list, vocabulary
 
-__all__ = ["byte_level"]
+__all__ = ["byte_level", "split_rules"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class _Rule:
         if not self.names or isinstance(self.names, str) or isinstance(self.splits, str):
             raise ValueError(f"byte_level.toml: names and splits must be lists, and names not empty: {self.names}")
 
+    def apply(self, tokenizer: Tokenizer) -> None:
+        """Makes a tokenizer split text by this rule."""
+        if self.composed:
+            tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = self.pre_tokenizer()
+
     def pre_tokenizer(self) -> pre_tokenizers.PreTokenizer:
         steps: list[pre_tokenizers.PreTokenizer] = []
         if self.digits_apart:
@@ -59,6 +67,17 @@ def _rules() -> Mapping[str, _Rule]:
     return MappingProxyType({name: rule for rule in rules for name in rule.names})
 
 
+def split_rules() -> Mapping[str, Mapping[str, Any]]:
+    """What the tokenizer.json of a vocabulary with a rule says of it, by the first name of each rule."""
+    found = {}
+    for name, rule in _rules().items():
+        if name == rule.names[0]:
+            tokenizer = Tokenizer(BPE(ignore_merges=rule.whole_words))
+            rule.apply(tokenizer)
+            found[name] = json.loads(tokenizer.to_str())
+    return MappingProxyType(found)
+
+
 def byte_level(file: GgufFile) -> tuple[Tokenizer, bool]:
     """The tokenizer without special tokens, and whether it adds BOS if the file does not say.
 
@@ -70,9 +89,7 @@ def byte_level(file: GgufFile) -> tuple[Tokenizer, bool]:
     if any(len(merge) != 2 for merge in merges):
         raise InputError(f"{file.path}: the tokenizer has a merge that is not a pair; download the file again")
     tokenizer = Tokenizer(BPE(vocab=vocabulary(file), merges=merges, ignore_merges=rule.whole_words))
-    if rule.composed:
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = rule.pre_tokenizer()
+    rule.apply(tokenizer)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer, rule.adds_bos
 

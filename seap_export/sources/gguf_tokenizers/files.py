@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from seap_export.errors import InputError
+from seap_export.families import Family, GgufForm
 from seap_export.sources.gguf_file import GgufFile
 from seap_export.sources.gguf_tokenizers.byte_level import byte_level
 from seap_export.sources.gguf_tokenizers.sentencepiece import sentencepiece
@@ -16,7 +18,10 @@ from seap_export.sources.gguf_tokenizers.special_tokens import add_special_token
 from seap_export.sources.gguf_tokenizers.vocabulary import special_id, special_token
 from seap_export.sources.tokenizer import MODEL_INPUTS
 
-__all__ = ["gguf_generation_config", "write_gguf_tokenizer"]
+__all__ = ["gguf_generation_config", "tokenizer_of", "write_gguf_tokenizer"]
+
+#: The special tokens that end a text, a turn or a message.
+_ENDS = ("eos", "eot", "eom")
 
 
 def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
@@ -25,18 +30,37 @@ def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
     Raises:
         InputError: The file has no tokenizer, or one whose token ids cannot be guaranteed.
     """
-    tokenizer, adds_bos = _build(file)
-    add_special_tokens(file, tokenizer)
-    frame(file, tokenizer, adds_bos)
+    tokenizer = _whole(file)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8", newline="\n")
     text = json.dumps(_tokenizer_config(file), indent=2, ensure_ascii=False)
     (folder / "tokenizer_config.json").write_text(text + "\n", "utf-8", newline="\n")
 
 
+def tokenizer_of(path: Path, metadata: Mapping[str, Any], family: Family) -> Tokenizer:
+    """The tokenizer of a GGUF file that has these metadata.
+
+    Args:
+        path: What errors name.
+        metadata: The `tokenizer.ggml` keys.
+        family: The model's family.
+
+    Raises:
+        InputError: They do not describe a known tokenizer.
+    """
+    return _whole(GgufFile(path, metadata, {}, family, GgufForm("")))
+
+
+def _whole(file: GgufFile) -> Tokenizer:
+    tokenizer, adds_bos = _build(file)
+    add_special_tokens(file, tokenizer)
+    frame(file, tokenizer, adds_bos)
+    return tokenizer
+
+
 def gguf_generation_config(file: GgufFile) -> dict[str, Any]:
-    """A generation_config.json with the BOS and PAD ids, and the EOS id or a list of it and the end-of-turn id."""
-    ids = {key: special_id(file, key) for key in ("bos", "eos", "eot", "padding")}
-    ends = list(dict.fromkeys(ids[key] for key in ("eos", "eot") if ids[key] is not None))
+    """A generation_config.json with the BOS and PAD ids, and the EOS id or a list of it and those that end a turn."""
+    ids = {key: special_id(file, key) for key in ("bos", *_ENDS, "padding")}
+    ends = list(dict.fromkeys(ids[key] for key in _ENDS if ids[key] is not None))
     eos = ends if len(ends) > 1 else next(iter(ends), None)
     config = {"bos_token_id": ids["bos"], "eos_token_id": eos, "pad_token_id": ids["padding"]}
     return {key: value for key, value in config.items() if value is not None}

@@ -45,7 +45,7 @@ def token_list(file: GgufFile, key: str, kind: type) -> Sequence[Any]:
 
 
 def special_id(file: GgufFile, key: str) -> int | None:
-    """The id of the special token `key` ("bos", "eos", "eot", "padding", "unknown"); None if there is none.
+    """The id of the special token `key` ("bos", "eos", "eot", "eom", "padding", "unknown"); None if there is none.
 
     Raises:
         InputError: It is not the id of a token.

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import collect, load, micro_source, projection_inputs, random_texts
+from calibrated import Full, collect, load, micro_source, projection_inputs, random_texts, statistics_in
 from micro import VARIATIONS
 
-from seap_export.activations.calibrate import HalfStatistics, LayerStatistics, collect_statistics
-from seap_export.layers.halves import HALVES
+from seap_export.layers.halves import HALVES, Half
 
 
-def assert_statistics_of(own: HalfStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:
+def assert_statistics_of(own: Full, values: torch.Tensor, tolerance: float = 1e-5) -> None:
     """Against two passes over all tokens in float64."""
     moments, mean = own.moments, values.mean(0)
     centred = values - mean
@@ -29,7 +28,9 @@ def assert_statistics_of(own: HalfStatistics, values: torch.Tensor, tolerance: f
     assert torch.equal(own.covariance, own.covariance.T)
 
 
-def assert_same(one: Sequence[LayerStatistics], other: Sequence[LayerStatistics], tolerance: float = 1e-5) -> None:
+def assert_same(
+    one: Sequence[Mapping[Half, Full]], other: Sequence[Mapping[Half, Full]], tolerance: float = 1e-5
+) -> None:
     for ours, theirs in zip(one, other, strict=True):
         for half in HALVES:
             a, b = ours[half].moments, theirs[half].moments
@@ -41,7 +42,7 @@ def assert_same(one: Sequence[LayerStatistics], other: Sequence[LayerStatistics]
             assert (difference <= tolerance * torch.outer(spread, spread)).all()
 
 
-def assert_all_of(layers: Sequence[LayerStatistics], expected: Sequence[Mapping[str, torch.Tensor]]) -> None:
+def assert_all_of(layers: Sequence[Mapping[Half, Full]], expected: Sequence[Mapping[str, torch.Tensor]]) -> None:
     assert len(layers) == len(expected) == 3
     for layer, values in zip(layers, expected, strict=True):
         for half in HALVES:
@@ -51,7 +52,7 @@ def assert_all_of(layers: Sequence[LayerStatistics], expected: Sequence[Mapping[
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_statistics_are_those_of_transformers_model_text_by_text(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    layers = collect(source, {"task": random_texts()}, max_batch_tokens=64)["task"]
+    layers = collect(source, random_texts(), max_batch_tokens=64)
     assert_all_of(layers, projection_inputs(load(tmp_path / "model"), random_texts()))
 
 
@@ -59,13 +60,13 @@ def test_texts_behind_those_of_the_sensitivity_count_like_the_others(tmp_path: P
     source = micro_source(tmp_path / "model")
     texts = random_texts(60)
     assert sum(map(len, texts)) > 700  # the sensitivity is taken from the first 512 tokens
-    layers = collect(source, {"task": texts})["task"]
+    layers = collect(source, texts)
     assert_all_of(layers, projection_inputs(load(tmp_path / "model"), texts))
 
 
 def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", dtype="bfloat16")
-    layers = collect(source, {"task": random_texts()})["task"]
+    layers = collect(source, random_texts())
     assert_all_of(layers, projection_inputs(load(tmp_path / "model"), random_texts()))
 
 
@@ -75,9 +76,9 @@ def test_batches_and_order_change_nothing(tmp_path: Path, variation: str) -> Non
     texts = random_texts(45)
     shuffled = random_texts(45)
     random.Random(7).shuffle(shuffled)
-    first = collect(source, {"task": texts}, max_batch_tokens=1)["task"]
+    first = collect(source, texts, max_batch_tokens=1)
     for max_batch_tokens, sequences in ((40, texts), (4096, shuffled)):
-        other = collect(source, {"task": sequences}, max_batch_tokens=max_batch_tokens)["task"]
+        other = collect(source, sequences, max_batch_tokens=max_batch_tokens)
         assert_same(other, first)
 
 
@@ -85,7 +86,7 @@ def test_padding_is_never_counted(tmp_path: Path) -> None:
     """One long text makes the short ones mostly padding; alone, they need none."""
     source = micro_source(tmp_path / "model")
     long, short = list(range(30)), [[7], [8, 9], [7]]
-    layers = collect(source, {"task": [long, *short]})["task"]
+    layers = collect(source, [long, *short])
     assert layers[0]["o_proj"].moments.count == 34
     assert_all_of(layers, projection_inputs(load(tmp_path / "model"), [long, *short]))
 
@@ -97,7 +98,7 @@ def test_what_a_window_has_left_behind_does_not_count(tmp_path: Path) -> None:
     expected = [projection_inputs(load(tmp_path / "model"), [ids])[0]["o_proj"] for ids in (early, late)]
     assert torch.allclose(expected[0][8:], expected[1][8:])  # the window is at work in transformers
     for ids, values in zip((early, late), expected, strict=True):
-        moments = collect(source, {"task": [ids]})["task"][0]["o_proj"].moments
+        moments = collect(source, [ids])[0]["o_proj"].moments
         assert ((moments.mean - values.mean(0)).abs() <= 1e-5 * values.square().mean(0).sqrt()).all()
 
 
@@ -105,26 +106,14 @@ def test_what_a_window_has_left_behind_does_not_count(tmp_path: Path) -> None:
 def test_a_window_starts_to_matter_one_token_past_its_width(tmp_path: Path, length: int) -> None:
     source = micro_source(tmp_path / "model", "mistral-window")
     ids = list(range(10, 10 + length))
-    layers = collect(source, {"task": [ids]})["task"]
+    layers = collect(source, [ids])
     assert_all_of(layers, projection_inputs(load(tmp_path / "model"), [ids]))
-
-
-def test_tasks_do_not_mix(tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "model")
-    tasks = {"one": random_texts(seed=1), "two": random_texts(seed=2)}
-    together = collect(source, tasks)
-    sensitivity = collect_statistics(source, tasks, lambda *_: None)
-    assert list(together) == list(sensitivity) == ["one", "two"]
-    for task, sequences in tasks.items():
-        assert_same(together[task], collect(source, {task: sequences})[task], tolerance=1e-9)
-        alone = collect_statistics(source, {task: sequences}, lambda *_: None)[task]
-        torch.testing.assert_close(sensitivity[task], alone, rtol=1e-9, atol=0.0)
 
 
 def test_weights_are_read_twice_at_most_and_a_layer_once_for_all_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forwards once, and once backwards for the sensitivity, whatever the number of tasks and batches."""
+    """Forwards once, and once backwards for the sensitivity, whatever the number of batches."""
     source = micro_source(tmp_path / "model")
     read: list[str] = []
     plain = source.reader.read
@@ -135,19 +124,15 @@ def test_weights_are_read_twice_at_most_and_a_layer_once_for_all_batches(
         return plain(wanted)
 
     monkeypatch.setattr(source.reader, "read", noted)
-    tasks = {"one": random_texts(seed=1), "two": random_texts(seed=2)}
-    collect_statistics(source, tasks, lambda *_: None, max_batch_tokens=1)
+    statistics_in(tmp_path / "statistics", source, random_texts(), 1)
     layers = [name for name in read if ".layers." in name]
     assert sorted(layers) == sorted(2 * list(dict.fromkeys(layers)))
     outer = [name for name in read if ".layers." not in name]
     assert len(outer) == len(set(outer))
 
 
-def test_layers_are_handed_over_as_they_are_done(tmp_path: Path) -> None:
-    done: list[tuple[int, list[str]]] = []
-    collect_statistics(
-        micro_source(tmp_path / "model"),
-        {"one": random_texts(2), "two": random_texts(1)},
-        lambda index, statistics: done.append((index, list(statistics))),
-    )
-    assert done == [(index, ["one", "two"]) for index in range(3)]
+def test_a_layer_is_reported_once_its_file_is_there(tmp_path: Path) -> None:
+    folder, seen = tmp_path / "statistics", []
+    source = micro_source(tmp_path / "model")
+    statistics_in(folder, source, random_texts(2), on_layer=lambda _: seen.append(len(list(folder.glob("layer-*")))))
+    assert seen == [1, 2, 3]

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from calibrated import collect, load, micro_source, projections, random_texts, skip_unless_loaded
+from calibrated import load, micro_source, opened, projections, random_texts, statistics_in
 from transformers import PreTrainedModel
 from varied import VARIED
 
-from seap_export.activations import sensitivity as module
-from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.working_memory import LOGIT_TOKENS
 from seap_export.sources.source import Source
 
 POST_NORMS: dict[Half, str] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
 
 
 def measured(source: Source, texts: Sequence[Sequence[int]], **options: int) -> torch.Tensor:
-    skip_unless_loaded(source.spec.family)
-    return collect_statistics(source, {"task": texts}, lambda *_: None, **options)["task"]
+    with tempfile.TemporaryDirectory() as folder:
+        return opened(statistics_in(Path(folder), source, texts, **options), source, "task", texts).sensitivity()
 
 
 def drawn_labels(model: PreTrainedModel, batch: Batch, block: int = 256) -> list[torch.Tensor]:
@@ -115,7 +115,7 @@ def test_more_tokens_than_logits_fit_in_memory_and_more_than_one_batch(tmp_path:
     texts = random_texts(60)[: sensitivity_texts(random_texts(60))]
     batches = length_buckets(texts, SENSITIVITY_TOKENS)
     assert len(batches) > 1
-    assert max(int(batch.real.sum()) for batch in batches) > module._LOGIT_TOKENS
+    assert max(int(batch.real.sum()) for batch in batches) > LOGIT_TOKENS
     expected = expected_sensitivity(source, load(tmp_path / "model"), texts)
     torch.testing.assert_close(measured(source, texts), expected, rtol=1e-4, atol=0.0)
 
@@ -218,12 +218,3 @@ def test_texts_of_fewer_tokens_all_count() -> None:
     assert sensitivity_texts([]) == 0
     assert sensitivity_texts([[0] * SENSITIVITY_TOKENS, [1]]) == 1
     assert sensitivity_texts([[0] * (SENSITIVITY_TOKENS - 1), [1], [2]]) == 2
-
-
-def test_taking_it_leaves_the_statistics_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = micro_source(tmp_path / "model")
-    with_it = collect(source, {"task": random_texts()})["task"]
-    monkeypatch.setattr("seap_export.activations.calibrate.residual_sensitivity", lambda *_: {})
-    without = collect(source, {"task": random_texts()})["task"]
-    for ours, theirs in zip(with_it, without, strict=True):
-        assert torch.equal(ours["down_proj"].covariance, theirs["down_proj"].covariance)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import micro_source, random_texts
+from calibrated import collect, micro_source, random_texts, statistics_in
 from micro import VARIATIONS, write_micro_model
 from safetensors.torch import load_file, save_file
 from wrong_families import WRONG, describe
 
-from seap_export.activations.calibrate import collect_statistics
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import family_of_model_type
 from seap_export.sources.source import open_source
@@ -41,7 +40,7 @@ def test_what_is_left_out_is_noticed_where_it_shows_first(
     describe(monkeypatch, **WRONG[left_out](right))
     layers: list[int] = []
     with pytest.raises(InputError, match=f"from {PLACES[left_out]} on, .*'gemma3_text'"):
-        collect_statistics(open_source(str(folder)), {"task": random_texts()}, lambda index, _: layers.append(index))
+        statistics_in(tmp_path / "statistics", open_source(str(folder)), random_texts(), on_layer=layers.append)
     place = PLACES[left_out]
     before = {"the embedding": 0, "the logits": 3}[place] if place.startswith("the") else int(place[-1])
     assert layers == list(range(before))
@@ -50,7 +49,7 @@ def test_what_is_left_out_is_noticed_where_it_shows_first(
 def test_with_all_of_it_the_same_description_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma3-all"])
     describe(monkeypatch)
-    collect_statistics(open_source(str(folder)), {"task": random_texts()}, lambda *_: None)
+    collect(open_source(str(folder)), random_texts())
 
 
 def test_a_window_longer_than_all_texts_is_noticed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,17 +58,17 @@ def test_a_window_longer_than_all_texts_is_noticed_too(tmp_path: Path, monkeypat
     kinds = ["full_attention"] * 3  # so that only the windows differ
     describe(monkeypatch)
     source = open_source(str(folder))
-    collect_statistics(source, {"task": random_texts()}, lambda *_: None)
+    collect(source, random_texts())
     layers = tuple(dataclasses.replace(own, sliding_window=None) for own in source.spec.layers)
     wrong = dataclasses.replace(source, spec=source.spec.with_layers(layers))
     with pytest.raises(InputError, match="layer 0"):
-        collect_statistics(wrong, {"task": random_texts()}, lambda *_: None)
+        collect(wrong, random_texts())
     full = {**VARIATIONS["gemma3"], "sliding_window": 100, "layer_types": kinds}
     other = open_source(str(write_micro_model(tmp_path / "full", **full)))
     layers = tuple(dataclasses.replace(own, sliding_window=100) for own in other.spec.layers)
     wrong = dataclasses.replace(other, spec=other.spec.with_layers(layers))
     with pytest.raises(InputError, match="layer 0"):
-        collect_statistics(wrong, {"task": random_texts()}, lambda *_: None)
+        collect(wrong, random_texts())
 
 
 def test_a_qwen3_renamed_to_gemma3_is_refused_by_the_first_key_that_it_does_not_know(
@@ -85,11 +84,11 @@ def test_a_qwen3_renamed_to_gemma3_is_refused_by_the_first_key_that_it_does_not_
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("variation", ["gemma3-all", "phi3-all", "granite-all"])
 def test_half_precision_weights_pass(tmp_path: Path, variation: str, dtype: str) -> None:
-    collect_statistics(micro_source(tmp_path / "model", variation, dtype), {"task": random_texts(3)}, lambda *_: None)
+    collect(micro_source(tmp_path / "model", variation, dtype), random_texts(3))
 
 
 def test_one_token_is_enough_to_pass(tmp_path: Path) -> None:
-    collect_statistics(micro_source(tmp_path / "model", "gemma3-all"), {"task": [[5]]}, lambda *_: None)
+    collect(micro_source(tmp_path / "model", "gemma3-all"), [[5]])
 
 
 def test_large_activations_pass(tmp_path: Path) -> None:
@@ -99,12 +98,12 @@ def test_large_activations_pass(tmp_path: Path) -> None:
     tensors["model.embed_tokens.weight"] *= 1e4
     tensors["model.layers.1.mlp.down_proj.weight"] *= 1e3
     save_file(tensors, folder / "model.safetensors")
-    collect_statistics(open_source(str(folder)), {"task": random_texts()}, lambda *_: None)
+    collect(open_source(str(folder)), random_texts())
 
 
 def test_no_module_is_left_on_another_device(tmp_path: Path) -> None:
     """Modules made while transformers' model is made have no memory; those made afterwards do."""
-    collect_statistics(micro_source(tmp_path / "model"), {"task": random_texts(2)}, lambda *_: None)
+    collect(micro_source(tmp_path / "model"), random_texts(2))
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
 
 
@@ -113,4 +112,4 @@ def test_a_release_of_transformers_without_the_class_is_named(tmp_path: Path) ->
     wrong = dataclasses.replace(source.spec.family, architecture="LlamaOfTomorrowForCausalLM")
     other = dataclasses.replace(source, spec=dataclasses.replace(source.spec, family=wrong))
     with pytest.raises(EnvironmentFailure, match=r"transformers [\d.]+ has no LlamaOfTomorrowForCausalLM"):
-        collect_statistics(other, {"task": [[1]]}, lambda *_: None)
+        collect(other, [[1]])

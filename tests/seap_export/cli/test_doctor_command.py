@@ -160,3 +160,11 @@ def test_the_page_shows_a_program_that_runs() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("True ")
+
+
+def test_runtimes_and_extras_are_listed(run: Run, found: Callable[[Diagnosis], None]) -> None:
+    found(diagnosis())
+    values = json.loads(run("doctor", "--json", "-q").out)
+    assert values["runtimes"]["onnxruntime"] is None
+    assert "plots" in values["extras"]
+    assert "[plots]" in run("doctor").out

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from seap_export.pipeline import calibration, router, variants
+from converters.onnx import format as onnx_format
+from seap_export.pipeline import router
+from seap_export.pipeline.steps import run as steps
 
 Run = Callable[..., Any]
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
 STEPS = [
-    "hashing m",
-    "calibrating a, b",
+    "calibrating a",
+    "calibrating b",
     *(
         step
         for task in "ab"
@@ -24,7 +26,7 @@ STEPS = [
             *(
                 f"{task}-{ratio}: {what}"
                 for ratio in ("0.2", "0.4")
-                for what in ("shrinking", "writing ONNX", "comparing ONNX Runtime with torch")
+                for what in ("planning", "shrinking", "writing ONNX", "comparing ONNX Runtime with torch")
             ),
         )
     ),
@@ -64,15 +66,15 @@ def test_export_says_what_it_does_and_what_came_of_it(run: Run, work: Path, pris
 
     assert outcome.code == 0
     assert [row[:7] for row in rows(outcome.out)] == [
-        ["a-0.2", "20.2%", "0.1", "M", "0.6", "MB", "86%"],
-        ["a-0.4", "40.4%", "0.1", "M", "0.5", "MB", "68%"],
-        ["b-0.2", "20.2%", "0.1", "M", "0.6", "MB", "86%"],
-        ["b-0.4", "40.4%", "0.1", "M", "0.5", "MB", "68%"],
+        ["a-0.2", "20.2%", "0.1", "M", "0.6", "MB", "85%"],
+        ["a-0.4", "40.4%", "0.1", "M", "0.5", "MB", "67%"],
+        ["b-0.2", "20.2%", "0.1", "M", "0.6", "MB", "85%"],
+        ["b-0.4", "40.4%", "0.1", "M", "0.5", "MB", "67%"],
     ]
     assert all("passed" in row for row in rows(outcome.out))
     lines = outcome.err.splitlines()
     assert [line.partition("] ")[2] for line in lines if line.startswith("[")] == STEPS
-    assert lines[0] == f"[1/{len(STEPS)}] hashing m"
+    assert lines[:2] == ["hashing m", f"[1/{len(STEPS)}] calibrating a"]
     assert ROUTED in lines
     assert tree(work / "out") == tree(pristine)
 
@@ -84,7 +86,9 @@ def test_an_export_holds_these_files_and_no_others(pristine: Path) -> None:
     expected = {".seap-export.lock", "manifest.json", "validation.json", "validation.html"}
     expected |= {f"router/{name}" for name in {"router.json", "router.onnx"} | tokenizer}
     for task in "ab":
-        statistics = {f"{name}.safetensors" for name in ("covariance", "moments", "tokens")}
+        layers = {f"layer-0000{layer}" for layer in range(3)}
+        statistics = {f"{name}.safetensors" for name in {"sensitivity", "tokens"} | layers}
+        expected |= {f"ranking/{task}/{name}.safetensors" for name in {"sensitivity"} | layers}
         expected |= {f"calibration/{task}/{name}" for name in {"calibration.json"} | statistics}
         for ratio in ("0.2", "0.4"):
             expected |= {f"{task}-{ratio}/{name}" for name in ("plan.json", "parity.json")}
@@ -96,9 +100,7 @@ def test_an_export_holds_these_files_and_no_others(pristine: Path) -> None:
 
 def test_a_second_export_reuses_everything(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = stamps(done)
-    forbid(monkeypatch, calibration, "_calibrate")
-    for name in ("rank", "plan_variant", "write_shrunk_model", "convert_folder", "check_parity"):
-        forbid(monkeypatch, variants, name)
+    forbid(monkeypatch, steps, "make_step")
     forbid(monkeypatch, router, "fit_classifier")
 
     outcome = run(*ALL)
@@ -133,11 +135,13 @@ def test_a_ratio_can_be_added(run: Run, work: Path, pristine: Path, monkeypatch:
     assert run(*ONE, "--task", "b=b.jsonl").code == 0
     assert json.loads((work / "out" / "router" / "router.json").read_text())["variants"].keys() == {"0.2"}
     before = stamps(work / "out" / "a-0.2")
-    forbid(monkeypatch, calibration, "_calibrate")
+    make, made = steps.make_step, []
+    monkeypatch.setattr(steps, "make_step", lambda step, *others: made.append(step.name) or make(step, *others))
 
     assert run(*ALL).code == 0
     assert tree(work / "out") == tree(pristine)
     assert stamps(work / "out" / "a-0.2") == before
+    assert made == [f"{task}-0.4/{part}" for task in "ab" for part in ("plan.json", "hf", "onnx", "parity.json")]
 
 
 def test_quiet_prints_warnings_only(run: Run, work: Path) -> None:
@@ -164,7 +168,7 @@ def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
     assert (variants["a-0.2"]["requested_ratio"], variants["a-0.2"]["method"]) == (0.2, "reconstruct")
     assert (variants["a-0.2"]["task"], variants["a-0.2"]["weights"]) == ("a", {"a": 1.0})
     assert variants["a-0.2"]["bytes"]["hf"] == sum(path.stat().st_size for path in (done / "a-0.2" / "hf").iterdir())
-    assert variants["a-0.2"]["parity"]["verdict"] == "passed"
+    assert variants["a-0.2"]["parity"]["onnx"]["verdict"] == "passed"
 
 
 def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
@@ -173,7 +177,7 @@ def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
     assert outcome.code == 0
     assert outcome.err == ""
     assert [row[1:5] for row in rows(outcome.out)] == [
-        ["44", "16", "1.1", "MB"], ["44", "16", "0.9", "MB"], ["44", "16", "1.1", "MB"], ["44", "16", "0.9", "MB"],
+        ["44", "16", "1.2", "MB"], ["44", "16", "0.9", "MB"], ["44", "16", "1.2", "MB"], ["44", "16", "0.9", "MB"],
     ]  # fmt: skip
     assert "About " in outcome.out.splitlines()[-1]
     assert not (work / "out").exists()
@@ -184,34 +188,34 @@ def test_a_dry_run_says_what_is_there_already(run: Run, done: Path) -> None:
 
     assert [row["variant"] for row in planned["variants"] if not row["exists"]] == ["a-0.5", "b-0.5"]
     steps = planned["seconds_about"]
-    assert steps.keys() == {"ranking", "shrinking", "onnx", "parity", "validation"}
+    assert steps.keys() == {"shrinking", "onnx", "parity", "validation"}
     assert all(seconds > 0 for seconds in steps.values())
     done_already = json.loads(run(*ALL, "--dry-run", "--json").out)
     assert done_already["seconds_about"] == {}
 
 
 def test_an_interrupted_export_goes_on(run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert, calls = variants.convert_folder, iter([False, True])
+    convert, calls = onnx_format.convert_folder, iter([False, True])
 
     def interrupted(*args: Any, **kwargs: Any) -> None:
         convert(*args, **kwargs)
         if next(calls):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(variants, "convert_folder", interrupted)
+    monkeypatch.setattr(onnx_format, "convert_folder", interrupted)
     outcome = run(*ALL)
     assert outcome.code == 130
     assert "\nError: interrupted; " in outcome.err
     made = {path.relative_to(work / "out").as_posix() for path in (work / "out").glob("*/*")}
     assert made == {
-        "calibration/a", "calibration/b", "a-0.2/plan.json", "a-0.2/hf", "a-0.2/onnx", "a-0.2/parity.json",
-        "a-0.4/plan.json", "a-0.4/hf",
+        "calibration/a", "calibration/b", "ranking/a", "a-0.2/plan.json", "a-0.2/hf", "a-0.2/onnx",
+        "a-0.2/parity.json", "a-0.4/plan.json", "a-0.4/hf",
     }  # fmt: skip
     manifest = json.loads((work / "out" / "manifest.json").read_text())
     assert not manifest["complete"]
     assert list(manifest["variants"]) == ["a-0.2"]
 
-    monkeypatch.setattr(variants, "convert_folder", convert)
+    monkeypatch.setattr(onnx_format, "convert_folder", convert)
     before = stamps(work / "out" / "a-0.2") | stamps(work / "out" / "calibration")
     assert run(*ALL).code == 0
     assert tree(work / "out") == tree(pristine)
@@ -224,7 +228,7 @@ def test_other_inputs_need_force(run: Run, done: Path) -> None:
 
     assert outcome.code == 2
     assert outcome.err == (
-        "Error: out/a-0.2/plan.json was made from other inputs (model, corpus or options); use --force to replace it, "
+        "Error: out/calibration/a was made from other inputs (model, corpus or options); use --force to replace it, "
         "or another --out\n"
     )
     assert tree(done) == before
@@ -256,7 +260,7 @@ def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
     outcome = run(*ONE, *form, "--force", "--quiet", "--json")
     assert outcome.code == 0
     variant = json.loads(outcome.out)["a-0.2"]
-    assert (variant["precision"], variant["parity"]["verdict"]) == ("int4", "passed")
+    assert (variant["precision"]["onnx"], variant["parity"]["onnx"]["verdict"]) == ("int4", "passed")
     assert stamps(done / "a-0.2" / "hf") == hf
     assert (done / "a-0.2" / "onnx" / "model.onnx.data").stat().st_size < 0.3 * size
     report = json.loads((done / "a-0.2" / "parity.json").read_text())
@@ -319,8 +323,8 @@ def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) 
 @pytest.mark.parametrize(
     "part",
     [
-        "calibration/a/moments.safetensors",
-        "calibration/a/covariance.safetensors",
+        "calibration/a/sensitivity.safetensors",
+        "calibration/a/layer-00001.safetensors",
         "a-0.2/hf/model.safetensors",
         "a-0.2/plan.json",
         "router/router.onnx",
@@ -360,7 +364,7 @@ def test_a_damaged_manifest_is_noticed(run: Run, done: Path) -> None:
     assert outcome.code == 7
     assert outcome.err.startswith("Error: out/manifest.json: not a readable JSON file (")
 
-    (done / "manifest.json").write_text('{"schema": "seap-export/manifest/2"}')
+    (done / "manifest.json").write_text('{"schema": "seap-export/manifest/3"}')
     outcome = run(*ALL, "--quiet", "--force")
     assert outcome.code == 7
     assert outcome.err == "Error: out/manifest.json: damaged; move the folder away and export again\n"
@@ -381,7 +385,7 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
     assert report["verdict"] == "failed"
     told = json.loads((work / "out" / "validation.json").read_text())
     assert (told["verdict"], told["exit_code"], "Error: " + told["failure"]) == ("failed", 3, message)
-    assert told["variants"]["a-0.2"]["parity"] == report
+    assert told["variants"]["a-0.2"]["parity"]["onnx"] == report
     before = tree(work / "out")
 
     again = run(*ONE, *limits(work, 1e-9), "--quiet", "--json")

@@ -46,7 +46,9 @@ def test_quality_is_what_evaluate_measures(run: Run, measured: Path) -> None:
     recorded = _json(measured / "a-0.4" / "quality.json")
     assert recorded["divergence"]["onnx"] == pytest.approx(evaluated, rel=1e-6)
     assert recorded["texts"]["disjoint"] is True
-    assert _json(measured / "manifest.json")["variants"]["a-0.4"]["quality"].items() <= evaluated.items()
+    figures = _json(measured / "manifest.json")["variants"]["a-0.4"]["quality"]
+    assert (figures.pop("folder"), figures.pop("runtime")) == ("onnx", "onnxruntime")
+    assert figures.items() <= evaluated.items()
     assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
 
 
@@ -85,7 +87,8 @@ def test_a_second_export_measures_nothing_again(run: Run, measured: Path, monkey
 def test_every_step_is_timed(measured: Path) -> None:
     steps = _json(measured / "performance.json")["steps"]
     assert steps.keys() == {
-        "hashing", "calibration", "ranking/a", "a-0.4/hf", "a-0.4/onnx", "a-0.4/parity.json", "dense texts",
+        "hashing", "calibration/a", "ranking/a", "a-0.4/plan.json", "a-0.4/hf", "a-0.4/onnx", "a-0.4/parity.json",
+            "dense texts",
         "a-0.4/quality.json", "speed", "validation",
     }  # fmt: skip
     assert "performance.json" not in _json(measured / "manifest.json")["files"]
@@ -166,6 +169,14 @@ def test_figures_that_were_changed_or_are_gone(run: Run, measured: Path) -> None
     assert outcome.code == 0, outcome.err
     found = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
     assert found["speed"] is None
+
+
+@pytest.mark.parametrize(("key", "value"), [("folder", []), ("folder", "gguf"), ("runtime", 3)])
+def test_recorded_speed_of_something_else_is_none(run: Run, measured: Path, key: str, value: object) -> None:
+    values = _json(measured / "performance.json")
+    values["speed"]["a-0.4"]["figures"][key] = value
+    (measured / "performance.json").write_text(json.dumps(values), "utf-8")
+    assert json.loads(run("inspect", measured, "--json").out)["variants"]["a-0.4"]["speed"] is None
 
 
 def test_a_file_of_that_name_is_not_removed(run: Run, work: Path) -> None:

@@ -15,7 +15,10 @@ from micro import one_thread
 from outcome import run_here
 from routed import task_texts, write_task_corpora
 
-from seap_export.pipeline import calibration, router, variants
+from seap_export.pipeline import router
+from seap_export.pipeline.steps import run as steps
+from seap_export.pipeline.steps import variant as variants
+from seap_export.pipeline.steps.calibration import CalibrationStep
 
 Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
@@ -100,7 +103,7 @@ def test_every_mixture_gets_a_proven_variant(place: Path) -> None:
         "x-0.3": ("x", {"a": 2.0, "b": 1.0}, "reconstruct"),
     }
     for name, own in manifest["variants"].items():
-        assert own["parity"]["verdict"] == "passed"
+        assert own["parity"]["onnx"]["verdict"] == "passed"
         plan = json.loads((place / "out" / name / "plan.json").read_text("utf-8"))
         assert (plan["task"], plan["weights"], plan["method"]) == (own["task"], own["weights"], own["method"])
     weights = {(place / "out" / name / "hf" / "model.safetensors").read_bytes() for name in NAMES}
@@ -134,8 +137,7 @@ def test_the_router_leads_to_the_tasks_and_falls_back_on_general(run: Run, place
 
 def test_a_second_run_writes_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = stamps(place / "out")
-    forbid(monkeypatch, calibration, "_calibrate")
-    forbid(monkeypatch, variants, "rank", "plan_variant", "write_shrunk_model", "convert_folder", "check_parity")
+    forbid(monkeypatch, steps, "make_step")
     forbid(monkeypatch, router, "fit_classifier")
 
     outcome = run(*MIXED, "--set", "batch_tokens=100")
@@ -161,13 +163,13 @@ def test_the_order_of_tasks_and_parts_is_no_other_input(run: Run, place: Path) -
 def test_same_inputs_same_bytes_in_another_folder(run: Run, place: Path) -> None:
     assert run(*MIXED[:-1], "again", "-q").code == 0
     found = digests(place / "again")
-    assert len(found) == 72
+    assert len(found) == 92
     assert found == digests(place / "out")
 
 
 def test_a_ratio_and_a_mixture_can_be_added(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {name: stamps(place / "out" / name) for name in [*NAMES, "calibration"]}
-    forbid(monkeypatch, calibration, "_calibrate")
+    forbid(monkeypatch, CalibrationStep, "make")
 
     assert run(*MIXED, "--ratio", "0.2", "--set", "mix.y=a,b:5", "-q").code == 0
 
@@ -184,7 +186,7 @@ def test_other_weights_need_force_and_replace_one_mixture(run: Run, place: Path)
     outcome = run(*changed)
     assert outcome.code == 2
     assert outcome.err == (
-        "Error: out/general-0.3/plan.json was made from other inputs (model, corpus or options); use --force to "
+        "Error: out/ranking/general was made from other inputs (model, corpus or options); use --force to "
         "replace it, or another --out\n"
     )
     assert digests(place / "out") == before
@@ -192,7 +194,7 @@ def test_other_weights_need_force_and_replace_one_mixture(run: Run, place: Path)
     assert run(*changed, "--force").code == 0
     after = digests(place / "out")
     assert {name.split("/")[0] for name in before if after[name] != before[name]} == {
-        "general-0.3", "manifest.json", "validation.html", "validation.json",
+        "general-0.3", "manifest.json", "ranking", "validation.html", "validation.json",
     }  # fmt: skip
     assert manifest_of(place / "out")["variants"]["general-0.3"]["weights"] == {"a": 1.0, "b": 1.0}
 
@@ -357,7 +359,7 @@ def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, place: 
 
 def test_inspect_tells_the_tasks_of_a_mixture(run: Run, place: Path) -> None:
     lines = run("inspect", "out").out.splitlines()
-    assert lines[1] == "calibrated: a, b; 68 files as in the manifest"
+    assert lines[1] == "calibrated: a, b; 88 files as in the manifest"
     assert [line.split()[:3] for line in lines[3:]] == [
         ["a-0.3", "reconstruct", "a"],
         ["b-0.3", "reconstruct", "b"],
@@ -387,7 +389,7 @@ def test_every_method_is_proven(run: Run, bare: Path, method: str) -> None:
     for name, variant in json.loads(outcome.out).items():
         plan = json.loads((bare / "out" / name / "plan.json").read_text("utf-8"))
         assert (variant["method"], plan["method"]) == (method, method)
-        assert variant["parity"]["verdict"] == "passed"
+        assert variant["parity"]["onnx"]["verdict"] == "passed"
         assert abs(variant["achieved_ratio"] - 0.3) <= 0.005
 
 
@@ -409,7 +411,7 @@ def test_a_changed_recipe_is_custom_and_proven(run: Run, bare: Path, recipe: str
     outcome = run(*arguments)
     assert outcome.code == 0, outcome.err
     variant = json.loads(outcome.out)["a-0.3"]
-    assert (variant["method"], variant["parity"]["verdict"]) == ("custom", "passed")
+    assert (variant["method"], variant["parity"]["onnx"]["verdict"]) == ("custom", "passed")
     assert run("plot", "out", "--out", "pictures", "-q").code == 0  # checks the plan's ratio against its budget
 
 

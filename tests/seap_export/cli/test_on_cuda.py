@@ -9,11 +9,11 @@ import pytest
 from fake_cuda.machine import Machine, Ran
 from micro import VARIATIONS, write_micro_model
 
-from converters.dialects import DialectName
-from converters.form import OnnxForm
-from converters.precision import Precision
+from converters.onnx.dialects import DialectName
+from converters.onnx.folder import convert_folder
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import Precision
 from seap_export.errors import ArtifactError
-from seap_export.pipeline.convert import convert_folder
 
 pytestmark = pytest.mark.needs("fake-cuda")
 

@@ -12,8 +12,8 @@ import pytest
 
 from seap_export.cli.config import settings_of
 from seap_export.cli.main import main
-from seap_export.cli.settings import export_request
-from seap_export.pipeline.export import ExportRequest
+from seap_export.cli.settings import compute_of, export_request
+from seap_export.pipeline.request import ExportRequest
 from seap_export.plan.recipes import open_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -28,12 +28,16 @@ recipe = "mine.toml"
 layout = "uniform"
 samples = 20
 out = "made"
+format = ["hf", "onnx"]
 precision = "int4"
 logits = "last"
 quality = false
 speed = false
+device = "cpu"
+memory = "2GiB"
 provider = "cpu"
 threads = 1
+cluster = "local"
 held_out = 6
 seed = 3
 max_length = 64
@@ -58,7 +62,8 @@ y = "a:1,b:5"
 SAME = (
     "m", "--ratio", "0.3", "--ratio", "0.4", "--general", "--recipe", "mine.toml", "--layout", "uniform",
     "--samples", "20", "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
-    "--no-quality", "--no-speed",
+    "--format", "hf", "--format", "onnx",
+    "--device", "cpu", "--memory", "2GiB", "--cluster", "local", "--no-quality", "--no-speed",
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",
     *(word for setting in (
         "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
@@ -85,6 +90,8 @@ def values_of(*arguments: object) -> dict[str, Any]:
 
 def request_of(values: dict[str, Any]) -> ExportRequest:
     tasks, ratios = values.pop("tasks"), values.pop("ratios")
+    values.pop("cluster")
+    compute_of(values)
     return export_request(tasks, ratios, values)
 
 
@@ -114,7 +121,7 @@ def test_the_plan_suits_the_kernels_of_the_form_unless_the_recipe_says_otherwise
 def test_what_computes_on_cuda(place: Path, precision: str, dtype: str) -> None:
     setting = "dialect=standard" if precision == "fp32" else f"activations={dtype}"
     arguments = ("--provider", "cuda", "--precision", precision, "--set", setting)
-    form = request_of(values_of(*REQUIRED, *arguments)).form
+    form = request_of(values_of(*REQUIRED, *arguments)).measured.own.form
     assert (form.precision.name, form.precision.dtype, form.provider) == (precision, dtype, "cuda")
 
 
@@ -200,7 +207,7 @@ def test_every_setting_is_documented() -> None:
 def test_the_help_of_export_is_short(run: Run) -> None:
     lines = run("export", "--help").out.splitlines()
     shown = [line.split()[0] for line in lines if line.startswith("  -")]
-    assert len(shown) <= 20
+    assert len(shown) <= 24
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert titles == ["Model and tasks:", "How much:", "What to write:", "Checks:", "Machine:"]
     command = main.commands["export"]

@@ -34,7 +34,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine: Path) -> None:
     outcome = run("calibrate", "m", "--task", "a=a.jsonl", "--out", "run")
-    assert (outcome.code, outcome.err) == (0, "hashing m\ncalibrating a\n")
+    assert (outcome.code, outcome.err) == (0, "hashing m\ncalibrating a\na: hidden states in memory (0.2 MB)\n")
     table = "task  texts  tokens         statistics\na        44     619  run/calibration/a\n"
     assert outcome.out == table
 
@@ -52,7 +52,7 @@ def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine
 
     expected = tree(pristine / "a-0.2")
     parity = json.loads(expected.pop("parity.json"))
-    assert json.loads((work / "run" / "validation.json").read_text())["variants"]["a-0.2"]["parity"] == parity
+    assert json.loads((work / "run" / "validation.json").read_text())["variants"]["a-0.2"]["parity"]["onnx"] == parity
     assert tree(work / "run" / "a-0.2") == expected
     assert tree(work / "run" / "calibration" / "a") == tree(pristine / "calibration" / "a")
     assert [path.name for path in work.iterdir() if path.name.startswith(".")] == []
@@ -62,7 +62,7 @@ def test_export_goes_on_from_calibrate(run: Run, work: Path, pristine: Path) -> 
     assert run("calibrate", "m", "--task", "b=b.jsonl", "--task", "a=a.jsonl", "--out", "out", "--json").code == 0
     outcome = run("inspect", "out")
     assert outcome.out.startswith("export of m (llama), not complete: ")
-    assert outcome.out.endswith("calibrated: a, b; 8 files as in the manifest\n")
+    assert outcome.out.endswith("calibrated: a, b; 12 files as in the manifest\n")
     outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
     assert "calibration of a: reused" in outcome.err
     assert "calibrating" not in outcome.err
@@ -170,7 +170,7 @@ def test_inspect_an_export(run: Run, done: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     first, second, header, *rows = outcome.out.splitlines()
     assert first == "export of m (llama), complete"
-    assert "68 files" in second
+    assert "80 files" in second
     assert header.split() == [
         "variant", "method", "tasks", "removed", "parameters", "hf", "onnx", "KL", "perplexity", "top-1", "decode",
         "prefill", "parity",
@@ -205,7 +205,7 @@ def test_inspect_a_variant(run: Run, done: Path) -> None:
     ]
     described = json.loads(run("inspect", "out/a-0.2", "--json").out)
     assert (described["method"], described["weights"]) == ("reconstruct", {"a": 1.0})
-    assert described["parity"]["verdict"] == "passed"
+    assert described["parity"]["onnx"]["verdict"] == "passed"
 
 
 def test_inspect_a_variant_without_a_finite_logit(run: Run, done: Path) -> None:

@@ -70,7 +70,7 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     outcome = run("export", dense, *arguments)
     assert (outcome.code, outcome.err) == (0, "")
     made = json.loads(outcome.out)["a-0.4"]
-    assert (made["method"], made["parity"]["verdict"]) == ("reconstruct", "passed")
+    assert (made["method"], made["parity"]["onnx"]["verdict"]) == ("reconstruct", "passed")
     assert abs(made["achieved_ratio"] - 0.4) <= 0.005
     folder = tmp_path / "out" / "a-0.4"
     plan = read_plan(folder / "plan.json")
@@ -88,7 +88,7 @@ def test_every_recipe_keeps_its_name(run: Run, work: Path, method: str) -> None:
     outcome = run(*EXPORT, "--recipe", method, "--json", "-q")
     assert outcome.code == 0, outcome.err
     made = json.loads(outcome.out)["a-0.4"]
-    assert (made["method"], made["parity"]["verdict"]) == (method, "passed")
+    assert (made["method"], made["parity"]["onnx"]["verdict"]) == (method, "passed")
     switches = json.loads((work / "out" / "a-0.4" / "hf" / "config.json").read_text("utf-8"))
     assert switches.get("mlp_bias", False) is (method != "wanda-sp")
 

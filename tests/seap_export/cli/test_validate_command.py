@@ -68,14 +68,15 @@ def test_a_good_export_passes_and_is_left_as_it_was(run: Run, done: Path, work: 
     jsonschema.validate(report, schema())
     assert (report["verdict"], report["exit_code"], report["failure"]) == ("passed", 0, "")
     variant = report["variants"]["a-0.2"]
-    assert variant["parity"]["verdict"] == "passed"
-    assert {case["case"] for case in variant["parity"]["cases"]} == {
+    assert variant["parity"]["onnx"]["verdict"] == "passed"
+    assert {case["case"] for case in variant["parity"]["onnx"]["cases"]} == {
         "prompt 0", "batch of 3", "one token", "random tokens", "long prompt",
     }  # fmt: skip
     assert [layer["kept"] for layer in variant["layers"]] == [1.0, 1.0, pytest.approx(13 / 33)]
     dense = (work / "m" / "model.safetensors").stat().st_size
     assert variant["dense_bytes"]["hf"] == pytest.approx(dense, rel=0.05)  # a header and metadata
-    assert variant["dense_bytes"]["onnx"] == variant["dense_bytes"]["hf"] > variant["bytes"]["onnx"] / 2
+    assert variant["dense_bytes"]["hf"] > variant["bytes"]["onnx"] / 2
+    assert 0 < variant["dense_bytes"]["onnx"] - variant["dense_bytes"]["hf"] < 10_000  # the tables of the rotation
     assert ElementTree.parse(work / "v.xml").getroot().get("failures") == "0"
     assert (work / "v.html").read_text().startswith("<!doctype html>")
 
@@ -251,7 +252,7 @@ def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path
     outcome = run("validate", "alone", *QUICK[2:], "--prompt-file", "prompts.txt", "--json", "--quiet")
     assert outcome.code == 0, outcome.err
     report = json.loads(outcome.out)
-    assert report["variants"]["alone"]["parity"]["prompts"]["count"] == 2
+    assert report["variants"]["alone"]["parity"]["onnx"]["prompts"]["count"] == 2
     assert ["hashes were not compared" in note for note in report["checks"][0]["notes"]] == [True]
 
 
@@ -289,7 +290,9 @@ def test_a_validation_that_checks_nothing_proves_nothing(run: Run, done: Path) -
 def test_progress_is_told(run: Run, done: Path) -> None:
     outcome = run("validate", "out/a-0.2", *QUICK)
     said = outcome.err.splitlines()
-    assert said[:3] == ["a-0.2: checking files", "a-0.2: comparing ONNX Runtime with torch", "torch: sequence 1 of 6"]
+    assert said[:2] == ["a-0.2: checking files", "a-0.2: comparing ONNX Runtime with torch"]
+    assert said[2].startswith("ONNX Runtime will take about ")
+    assert said[3] == "torch: layer 1 of 3"
     assert said[-2:] == ["onnx: long prompt", "a-0.2: comparing weights"]
 
 

@@ -147,7 +147,10 @@ def test_template_applies_to_the_right_choice_and_sees_the_record(tmp_path: Path
 @pytest.mark.parametrize(
     ("task_file", "message"),
     [
-        ('prompt = "x"\nprompts = 1', "unknown key 'prompts'; known keys: corpus, prompt, completion"),
+        (
+            'prompt = "x"\nprompts = 1',
+            "unknown key 'prompts'; known keys: corpus, prompt, completion, answer, stop, shots, examples",
+        ),
         ("", "key 'prompt' must be a string, but it is missing; write prompt = \"...\""),
         ("prompt = 3", "key 'prompt' must be a string, not 3; write prompt = \"...\""),
         ('corpus = ["x"]', "key 'corpus' must be a string, not ['x']; write corpus = \"...\""),

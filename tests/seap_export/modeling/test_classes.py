@@ -21,24 +21,29 @@ def test_they_are_transformers_own_with_another_name(model_type: str) -> None:
     stock = getattr(transformers, family.architecture)
     stem = family.architecture.removesuffix("ForCausalLM")
     model_class = getattr(modeling_seap, f"Seap{family.architecture}")
+    base_class = getattr(modeling_seap, f"Seap{stem}Model")
     config_class = getattr(configuration_seap, f"Seap{stem}Config")
     assert issubclass(model_class, stock)
+    assert issubclass(base_class, transformers.MODEL_MAPPING[stock.config_class])
     assert issubclass(config_class, stock.config_class)
-    assert model_class.config_class is config_class
+    assert model_class.config_class is base_class.config_class is config_class
     assert config_class.model_type == f"seap_{model_type}"
     assert (model_class.__name__, model_class.__module__) == (f"Seap{family.architecture}", modeling_seap.__name__)
+    assert (base_class.__name__, base_class.__module__) == (f"Seap{stem}Model", modeling_seap.__name__)
     assert (config_class.__name__, config_class.__module__) == (f"Seap{stem}Config", configuration_seap.__name__)
-    for own in (model_class, config_class):
+    for own in (model_class, base_class, config_class):
         assert pickle.loads(pickle.dumps(own)) is own
 
 
-@pytest.mark.parametrize(("module", "suffix"), [(configuration_seap, "Config"), (modeling_seap, "ForCausalLM")])
+@pytest.mark.parametrize(
+    ("module", "suffix"), [(configuration_seap, "Config"), (modeling_seap, "ForCausalLM"), (modeling_seap, "Model")]
+)
 def test_a_class_that_transformers_lacks_is_refused_by_name(module: object, suffix: str) -> None:
     with pytest.raises(AttributeError, match=r"transformers \S+ has no NobodyForCausalLM; install a newer release"):
         getattr(module, f"SeapNobody{suffix}")
 
 
 @pytest.mark.parametrize("module", [configuration_seap, modeling_seap])
-@pytest.mark.parametrize("name", ["SeapConfig", "LlamaForCausalLM", "SeapLlamaModel", "nothing"])
+@pytest.mark.parametrize("name", ["SeapConfig", "LlamaForCausalLM", "SeapLlama", "SeapModel", "nothing"])
 def test_other_names_are_not_made(module: object, name: str) -> None:
     assert not hasattr(module, name)

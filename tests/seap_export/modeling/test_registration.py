@@ -16,16 +16,19 @@ ROOT = Path(__file__).parents[3]
 PER_LAYER = {"1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 11}}
 #: Loads the pruned and the ordinary model, and prints what came of it.
 LOADING = """
-import json, sys
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+import json, sys, torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCausalLM
 pruned, dense = sys.argv[1:]
 config = AutoConfig.from_pretrained(pruned)
 model = AutoModelForCausalLM.from_pretrained(pruned)
+base = AutoModel.from_pretrained(pruned)
 plain = AutoModelForCausalLM.from_pretrained(dense)
 print(json.dumps({
     "config": type(config).__name__,
     "model": type(model).__name__,
     "model config": type(model.config).__name__,
+    "base": type(base).__name__,
+    "same weights": all(map(torch.equal, base.parameters(), model.model.parameters())),
     "module": type(model).__module__,
     "dense": type(plain).__name__,
     "dense is stock": type(plain) is LlamaForCausalLM,
@@ -75,6 +78,7 @@ def test_a_pruned_model_is_loaded_with_layers_of_its_own_shape(loaded: dict[str,
     assert (loaded["model"], loaded["module"]) == ("SeapLlamaForCausalLM", "seap_export.modeling.modeling_seap")
     assert loaded["q_proj"] == [32, 96]
     assert loaded["up_proj"] == [11, 96]
+    assert (loaded["base"], loaded["same weights"]) == ("SeapLlamaModel", True)
 
 
 def test_an_ordinary_model_is_loaded_as_ever(loaded: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ _PER_LAYER = {
 @pytest.fixture(scope="session")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`pristine("qwen2")`: the folder of a variant, named as in `VARIATIONS`; not to be changed."""
-    from seap_export.pipeline.convert import convert_folder
+    from converters.onnx.folder import convert_folder
 
     made: dict[str, Path] = {}
 

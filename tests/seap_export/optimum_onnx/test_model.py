@@ -17,11 +17,11 @@ if int(transformers.__version__.split(".")[0]) >= 5:
 
 from optimum.onnxruntime import ORTModelForCausalLM
 
-from converters.form import OnnxForm
-from converters.precision import choose_precision
+from converters.onnx.folder import convert_folder
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import choose_precision
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.optimum_onnx import SeapORTModelForCausalLM
-from seap_export.pipeline.convert import convert_folder
 
 Pristine = Callable[[str], Path]
 

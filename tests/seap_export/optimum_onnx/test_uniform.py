@@ -18,9 +18,9 @@ if int(transformers.__version__.split(".")[0]) >= 5:
 from calibrated import micro_source, single, uniform_plan, whole_layer
 from optimum.onnxruntime import ORTModelForCausalLM
 
+from converters.onnx.folder import convert_folder
 from seap_export.activations.statistics import Calibration
 from seap_export.optimum_onnx import SeapORTModelForCausalLM
-from seap_export.pipeline.convert import convert_folder
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
 

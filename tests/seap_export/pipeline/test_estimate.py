@@ -3,15 +3,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from micro import micro_config
 
+from converters.mlx.format import MlxFormat
+from converters.onnx.format import OnnxFormat
 from seap_export.families import model_spec
-from seap_export.pipeline.estimate import Machine, Task, Workload, step_seconds
+from seap_export.pipeline.estimate import Machine, step_seconds
+from seap_export.pipeline.workload import Task, Workload
 
 MACHINE = Machine(operations=1e9, double_operations=5e8, memory_bytes=1e9)
-WORK = Workload(model_spec(micro_config(model_type="llama")), True, True, 2048, 5, 600_000)
+WORK = Workload(model_spec(micro_config(model_type="llama")), torch.float32)
 TASK = Task(calibration_tokens=100_000, held_out_tokens=10_000)
-STEPS = ("calibration", "ranking", "shrinking", "onnx", "parity", "quality", "speed", "validation")
+STEPS = ("calibration", "ranking", "shrinking", "writing", "parity", "quality", "speed", "validation")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -20,7 +24,7 @@ def test_a_slower_machine_takes_longer(step: str) -> None:
     assert 0 < step_seconds(step, TASK, 0.2, WORK, MACHINE) < step_seconds(step, TASK, 0.2, WORK, slow)
 
 
-@pytest.mark.parametrize("step", ["shrinking", "onnx", "parity", "quality", "speed", "validation"])
+@pytest.mark.parametrize("step", ["shrinking", "writing", "parity", "quality", "speed", "validation"])
 def test_a_smaller_variant_takes_less(step: str) -> None:
     assert step_seconds(step, TASK, 0.5, WORK, MACHINE) < step_seconds(step, TASK, 0.2, WORK, MACHINE)
 
@@ -35,3 +39,15 @@ def test_recipes_that_do_less_take_less() -> None:
     plain = replace(WORK, eliminates=False, refits=False)
     for step in ("ranking", "shrinking"):
         assert step_seconds(step, TASK, 0.2, plain, MACHINE) < step_seconds(step, TASK, 0.2, WORK, MACHINE)
+
+
+@pytest.mark.parametrize("step", ["writing", "parity"])
+def test_quantised_weights_take_longer(step: str) -> None:
+    plain, coarse = (replace(WORK, own=OnnxFormat(precision)) for precision in ("fp32", "int4"))
+    assert step_seconds(step, TASK, 0.2, plain, MACHINE) < step_seconds(step, TASK, 0.2, coarse, MACHINE)
+
+
+def test_parity_takes_longer_in_slower_runtimes() -> None:
+    other = replace(WORK, own=MlxFormat("fp32"))
+    assert step_seconds("parity", TASK, 0.2, WORK, MACHINE) < step_seconds("parity", TASK, 0.2, other, MACHINE)
+    assert step_seconds("writing", TASK, 0.2, WORK, MACHINE) == step_seconds("writing", TASK, 0.2, other, MACHINE)

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from micro import write_micro_model
 
+from seap_export.corpus import Task
 from seap_export.errors import InputError, UsageError
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, Texts
 from seap_export.sources.source import Source, open_source
+from validation.generation import GenerationFigures
 from validation.quality import DivergenceFigures
 from validation.zero_shot import ZeroShotFigures
 
@@ -28,7 +30,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def _figures(acc: float, sha256: str = "aa") -> ZeroShotFigures:
-    return ZeroShotFigures(acc, acc, 0.1, 0.1, 20, 0.5, sha256)
+    right = tuple(place < round(20 * acc) for place in range(20))
+    return ZeroShotFigures(acc, acc, 0.1, 0.1, 20, 0.5, sha256, right)
+
+
+def _generated(*right: bool) -> GenerationFigures:
+    return GenerationFigures(sum(right) / len(right), 0.1, len(right), 12.5, 0.25, 0.0, right, "bb", ())
 
 
 def _report(source: Source, dense: float = 0.8, variant: float = 0.6, **limits: Any) -> EvaluationReport:
@@ -84,6 +91,39 @@ def test_reports_that_contradict_themselves_cannot_be_made(source: Source) -> No
         replace(report, zero_shot={"dense": {"piqa": _figures(1)}, "hf": {"piqa": _figures(1, "bb")}})
 
 
+def test_flips_are_counted_beside_an_accuracy_that_stayed(source: Source) -> None:
+    """The dense model and the variant are right as often, but not where it was."""
+    report = replace(
+        _report(source),
+        tasks={"piqa": TaskOrigin("file", None, True), "sums": TaskOrigin("file", None, True, 4)},
+        generation={
+            "dense": {"sums": _generated(True, True, False, False, False)},
+            "hf": {"sums": _generated(False, False, True, True, False)},
+        },
+    )
+    assert report.accuracy_retained["hf"] == {"piqa": pytest.approx(0.75), "sums": 1.0}
+    assert report.flipped == {
+        "hf": {
+            "piqa": {"right_to_wrong": 4, "wrong_to_right": 0},
+            "sums": {"right_to_wrong": 2, "wrong_to_right": 2},
+        }
+    }
+    found = report.to_json()
+    assert found["generation"]["hf"]["sums"]["exact_match"] == 0.4
+    assert "right" not in found["generation"]["hf"]["sums"]
+    assert (found["tasks"]["sums"]["num_fewshot"], found["tasks"]["sums"]["sha256"]) == (4, "bb")
+
+
+def test_exact_match_is_gated(source: Source) -> None:
+    report = replace(
+        _report(source, generate=(Task("sums", Path("a.jsonl")),), min_accuracy_retained=0.6),
+        tasks={"sums": TaskOrigin("file", None, True)},
+        zero_shot={},
+        generation={"dense": {"sums": _generated(True, True)}, "hf": {"sums": _generated(True, False)}},
+    )
+    assert report.reasons == ("hf: sums retains 50.00% of exact match, below 60.00%",)
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -97,6 +137,8 @@ def test_reports_that_contradict_themselves_cannot_be_made(source: Source) -> No
         {"max_kl": float("nan")},
         {"harness_tasks": ("a", "a")},
         {"min_accuracy_retained": 0.9},
+        {"max_new_tokens": 0},
+        {"generate": (Task("a", Path("a.jsonl")),), "harness_tasks": ("a",)},
     ],
 )
 def test_requests_out_of_range(values: dict[str, Any]) -> None:

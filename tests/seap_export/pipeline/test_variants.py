@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from micro import write_corpus, write_micro_model
 
-from converters.form import OnnxForm
-from converters.precision import choose_precision
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.precision import choose_precision
 from seap_export.corpus import parse_tasks
-from seap_export.pipeline.export import ExportRequest, export
+from seap_export.pipeline.export import export
 from seap_export.pipeline.progress import Silent
+from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings, open_recipe
 from seap_export.sources.source import Source, open_source
@@ -86,7 +88,7 @@ def test_sizes_without_a_fast_kernel_are_worth_a_warning(
     source: Source, request_few: ExportRequest, tmp_path: Path
 ) -> None:
     form = OnnxForm(choose_precision("int8"), provider="cuda")  # what a GPU would compute in cannot run here
-    few = replace(request_few, form=form, plan=open_recipe("seap"), quality=False, speed=False)
+    few = replace(request_few, formats=(OnnxFormat.of(form),), plan=open_recipe("seap"), quality=False, speed=False)
     (found,) = warnings(source, few, tmp_path / "out")
     assert found.startswith("a-0.2: CUDA has no fast int8 kernel for ")
     assert "down_proj of layers " in found

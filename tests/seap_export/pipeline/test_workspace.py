@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from seap_export.errors import ArtifactError, UsageError
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.pipeline import workspace as module
 from seap_export.pipeline.manifest import MANIFEST_SCHEMA, Manifest, read_manifest
 from seap_export.pipeline.workspace import Workspace
@@ -142,3 +142,52 @@ def test_a_manifest_that_cannot_be_trusted(tmp_path: Path, text: str, message: s
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ArtifactError, match=message):
         read_manifest(tmp_path)
+
+
+class Killed(BaseException):
+    """What neither `except Exception` nor a clean-up sees."""
+
+
+def interrupted(workspace: Workspace, key: str, error: BaseException, *, resumes: bool = True) -> None:
+    def write() -> None:
+        with workspace.locked(), workspace.writing("v/hf", key, folder=True, resumes=resumes) as path:
+            (path / "first").write_text("x")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+
+
+def test_the_next_run_goes_on_with_what_an_interrupted_one_left(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", force=False)
+    for error in (Killed(), OSError("no space"), EnvironmentFailure("no memory"), RuntimeError("a defect")):
+        interrupted(workspace, "key", error)
+    workspace = Workspace(tmp_path / "out", force=False)
+    with workspace.locked():
+        assert not workspace.is_done("v/hf", "key")
+        with workspace.writing("v/hf", "another key", folder=True, resumes=True) as path:
+            assert list(path.iterdir()) == []
+        (tmp_path / "out" / "v" / "hf").rmdir()
+        with workspace.writing("v/hf", "key", folder=True, resumes=True) as path:
+            assert (path / "first").read_text() == "x"
+        assert workspace.is_done("v/hf", "key")
+    assert not list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+
+
+def test_what_cannot_be_gone_on_with_is_removed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", force=False)
+    interrupted(workspace, "key", InputError("a weight is NaN"))
+    assert not (tmp_path / "out").exists()
+    interrupted(workspace, "key", OSError("no space"), resumes=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_complete_export_keeps_nothing_unfinished(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", force=False)
+    interrupted(workspace, "an older key", Killed())
+    with workspace.locked():
+        make(workspace, "v/hf", "key")
+        assert list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+        workspace.finish()
+    assert not list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+    assert read_manifest(tmp_path / "out").complete

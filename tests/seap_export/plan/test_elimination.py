@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from refits import covariance_of, random_projection, refitted_loss
@@ -15,8 +16,13 @@ from seap_export.families import ModelSpec
 from seap_export.plan import elimination
 from seap_export.plan.elimination import eliminate_neurons, options_from_elimination
 from seap_export.plan.options import AttentionOption, LayerOptions
+from seap_export.plan.refit import removal_losses
 
 RIDGE = 0.001
+#: So small that all is computed in float64.
+SMALL_RIDGE = 1e-6
+#: Relative errors of losses.
+ROUNDING = {RIDGE: 1e-4, SMALL_RIDGE: 1e-8}
 
 
 def eliminated_by_hand(weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> tuple[list[int], list[float]]:
@@ -37,7 +43,7 @@ def eliminated_by_hand(weight: torch.Tensor, covariance: torch.Tensor, ridge: fl
 
 def options_of(spec: ModelSpec, seed: int = 0, tokens: int = 60, ridge: float = RIDGE) -> LayerOptions:
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec, seed, tokens)
-    return options_from_elimination(spec, 0, o_proj, down_proj, o_cov, down_cov, ridge=ridge)
+    return options_from_elimination(spec, 0, o_proj, down_proj, o_cov.clone(), down_cov.clone(), ridge=ridge)
 
 
 def statistics_of(
@@ -51,27 +57,30 @@ def statistics_of(
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("tokens", [50, 6])
-def test_one_at_a_time_is_the_greedy_loop_of_refits(tokens: int, seed: int) -> None:
+@pytest.mark.parametrize("ridge", [RIDGE, SMALL_RIDGE])
+def test_one_at_a_time_is_the_greedy_loop_of_refits(ridge: float, tokens: int, seed: int) -> None:
     weight, covariance = random_projection(12, tokens, seed=seed)
-    order, loss = eliminate_neurons(weight, covariance, RIDGE, 0.0)
-    expected_order, expected_loss = eliminated_by_hand(weight, covariance, RIDGE)
-    assert order.tolist() == expected_order
-    assert loss.tolist() == pytest.approx(expected_loss, rel=1e-8)
+    order, loss = eliminate_neurons(weight, covariance, ridge, 0.0)
+    expected_order, expected_loss = eliminated_by_hand(weight, covariance, ridge)
+    least = RIDGE * expected_loss[0]  # smaller ones are of channels that others make up for, which go in any order
+    assert [own for own, kept in zip(order, expected_loss, strict=False) if kept > least] == [
+        own for own, kept in zip(expected_order, expected_loss, strict=False) if kept > least
+    ]
+    assert loss.tolist() == pytest.approx(expected_loss, rel=ROUNDING[ridge], abs=1e-9 * expected_loss[0])
 
 
-@pytest.mark.parametrize("ridge", [RIDGE, 1e-6])
+@pytest.mark.parametrize("ridge", [RIDGE, SMALL_RIDGE])
 @pytest.mark.parametrize("fraction", [0.0, 0.125, 0.5, 1.0])
 def test_the_loss_of_every_number_is_that_of_its_set_whatever_is_removed_at_a_time(
     fraction: float, ridge: float
 ) -> None:
-    """With the smaller ridge the choice is made in float64, with the larger one in float32."""
     weight, covariance = random_projection(40, 90)
     order, loss = eliminate_neurons(weight, covariance, ridge, fraction)
     assert sorted(order.tolist()) == list(range(40))
     highest = 0.0
     for kept in range(40, -1, -1):
         highest = max(highest, refitted_loss(weight, covariance, order[:kept].tolist(), ridge))
-        assert loss[kept] == pytest.approx(highest, rel=1e-11)
+        assert loss[kept] == pytest.approx(highest, rel=ROUNDING[ridge])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -84,6 +93,20 @@ def test_looking_less_often_loses_little_more_than_one_removal_at_a_time(seed: i
     for removed in (0.5, 0.6, 0.7, 0.8):
         kept = round(128 * (1.0 - removed))
         assert loss[kept] < (1.03 if tokens > 128 else 1.1) * least[kept]
+
+
+@pytest.mark.parametrize("tokens", [3000, 300])
+def test_single_precision_chooses_and_weighs_as_double_precision_does(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, covariance = random_projection(600, tokens, 48)
+    order, loss = eliminate_neurons(weight, covariance, 1 / tokens)
+    own = weight.double(), covariance, 1 / tokens * float(covariance.trace()), torch.from_numpy(order.copy())
+    exact = np.maximum.accumulate(removal_losses(own[0], own[1].clone(), *own[2:]).numpy()[::-1])[::-1]
+    monkeypatch.setattr(elimination, "_SINGLE_PRECISION_RIDGE", 1.0)
+    _, least = eliminate_neurons(weight, covariance, 1 / tokens)
+    assert loss[:594] == pytest.approx(exact[:594], rel=2e-5)
+    assert loss[:594] == pytest.approx(least[:594], rel=2e-3)
 
 
 def test_the_scale_of_the_statistics_changes_nothing_about_the_choice() -> None:
@@ -127,14 +150,16 @@ def test_channels_that_others_make_up_for_go_first_and_at_no_loss() -> None:
     assert loss[8] > 1e-3 * loss[0]
 
 
-def test_channels_that_never_vary_go_first_however_large_their_weights() -> None:
+@pytest.mark.parametrize(("ridge", "least"), [(RIDGE, 1e-4), (SMALL_RIDGE, 1e-9)])
+def test_channels_that_never_vary_go_first_however_large_their_weights(ridge: float, least: float) -> None:
+    """The rounding error of their loss is relative to that of the ridge, which grows with their weights."""
     weight, covariance = random_projection(12)
     dead = [4, 7, 8]
     covariance[dead], covariance[:, dead] = 0.0, 0.0
-    weight[:, dead] *= 1000.0
-    order, loss = eliminate_neurons(weight, covariance, RIDGE, 0.0)
+    weight[:, dead] *= 100.0
+    order, loss = eliminate_neurons(weight, covariance, ridge, 0.0)
     assert sorted(order[-3:].tolist()) == dead
-    assert loss[9] < 1e-9 * loss[0] < loss[8]
+    assert loss[9] < least * loss[0] < loss[8]
 
 
 def test_inputs_that_never_vary_keep_their_order_and_lose_nothing() -> None:
@@ -225,7 +250,7 @@ def test_losses_scale_with_the_square_of_the_weights_in_both_halves() -> None:
     spec = small_spec(6, 3, 20)
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
     once = options_of(spec)
-    twice = options_from_elimination(spec, 0, 2 * o_proj, 2 * down_proj, o_cov, down_cov, ridge=RIDGE)
+    twice = options_from_elimination(spec, 0, 2 * o_proj, 2 * down_proj, o_cov.clone(), down_cov.clone(), ridge=RIDGE)
     assert twice.neuron_loss == pytest.approx(4 * once.neuron_loss, rel=1e-9)
     assert [own.loss for own in twice.attention] == pytest.approx([4 * own.loss for own in once.attention], rel=1e-9)
 
@@ -239,7 +264,7 @@ def test_independent_channels_go_in_the_order_of_their_losses() -> None:
     options = options_from_elimination(spec, 0, o_proj, down_proj, o_cov, variances.diag(), ridge=RIDGE)
     # The loss of each is its own, variance times squared weights.
     scores = (variances * down_proj.double().square().sum(0)).numpy()
-    assert options.neuron_loss[0] == pytest.approx(scores.sum(), rel=1e-12)
+    assert options.neuron_loss[0] == pytest.approx(scores.sum(), rel=1e-6)
     assert scores[options.neuron_order] == pytest.approx(sorted(scores, reverse=True), rel=1e-4)
 
 
@@ -256,4 +281,4 @@ def test_covariances_that_do_not_fit_are_refused() -> None:
     broken[0, 0] = math.nan
     for covariance in (down_cov[:19, :19], broken):
         with pytest.raises(ValueError, match="must be finite, and as wide"):
-            options_from_elimination(spec, 0, o_proj, down_proj, o_cov, covariance, ridge=RIDGE)
+            options_from_elimination(spec, 0, o_proj, down_proj, o_cov.clone(), covariance.clone(), ridge=RIDGE)

@@ -13,9 +13,10 @@ from scored import scored_options, scores_of, small_spec
 from seap_export.activations.mixture import Mixture
 from seap_export.families import ModelSpec
 from seap_export.plan.groups import preferring_groups
-from seap_export.plan.make import Ranking, make_plan
+from seap_export.plan.make import make_plan
 from seap_export.plan.options import LayerOptions
 from seap_export.plan.plan import Layout, Plan
+from seap_export.plan.ranked import Ranking
 from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.scores import LayerScores
 from seap_export.sources.source import Source

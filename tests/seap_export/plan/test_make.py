@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,11 +18,13 @@ from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 from seap_export.families import names
+from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES
 from seap_export.plan.elimination import options_from_elimination
-from seap_export.plan.make import Ranking, make_plan, rank_layers
+from seap_export.plan.make import make_plan, rank_layers
 from seap_export.plan.options import LayerOptions, options_from_scores
 from seap_export.plan.plan import Plan, ScoreMix
+from seap_export.plan.ranked import Ranking
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import CHANNEL_SCORES, ChannelScore, LayerScores, channel_scores, layer_scores
 from seap_export.sources.source import Source, open_source
@@ -42,7 +45,8 @@ def output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tens
 
 def ranking_of(source: Source, statistics: Mixture, score: Any, **changes: Any) -> Ranking:
     options = {"ridge": 1.0, "mix": "scaled", "square_heads": False, **changes}
-    return rank_layers(source, statistics, score, **options)
+    with TemporaryDirectory() as folder:
+        return rank_layers(source, statistics, score, Path(folder), compute=Compute(), **options)
 
 
 def planned(source: Source, statistics: Mixture, ranking: Ranking, **changes: Any) -> Plan:

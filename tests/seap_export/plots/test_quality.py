@@ -51,6 +51,25 @@ def test_onnx_alone_and_divergence_alone() -> None:
     assert (point.form, point.mean_kl_nats, point.accuracy, point.dense_accuracy) == ("onnx", 0.5, {}, {})
 
 
+def test_exact_match_stands_beside_accuracy() -> None:
+    generation = {"dense": {"gsm8k": {"exact_match": 0.5}}, "hf": {"gsm8k": {"exact_match": 0.25}}}
+    point = parse_evaluation(report(generation=generation), "r.json")
+    assert (point.accuracy, point.dense_accuracy) == (
+        {"gsm8k": 0.25, "piqa": 0.6},
+        {"gsm8k": 0.5, "piqa": 0.65},
+    )
+    alone = parse_evaluation(report(divergence={}, zero_shot={}, generation=generation), "r.json")
+    assert (alone.form, alone.accuracy) == ("hf", {"gsm8k": 0.25})
+
+
+def test_another_runtime_stands_for_the_variant_where_it_is_alone() -> None:
+    name = "gguf in llama.cpp"
+    divergence = {name: REPORT["divergence"]["onnx"]}
+    point = parse_evaluation(report(divergence=divergence, zero_shot={name: REPORT["zero_shot"]["hf"]}), "r.json")
+    assert (point.form, point.mean_kl_nats, point.accuracy) == (name, 0.5, {"piqa": 0.6})
+    assert parse_evaluation(report(divergence={**divergence, **REPORT["divergence"]}), "r.json").form == "hf"
+
+
 def test_benchmarks_alone_and_a_sparsity_spelled_out() -> None:
     point = parse_evaluation(report(divergence={}, sparsity={"kind": "uniform", "k": 0.8}), "r.json")
     assert (point.form, point.mean_kl_nats, point.perplexity) == ("hf", None, None)

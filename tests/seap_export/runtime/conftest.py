@@ -13,9 +13,9 @@ from micro import VARIATIONS, write_micro_model
 from onnx import helper
 from routed import export_with_router
 
-from converters.form import OnnxForm
-from converters.precision import Precision
-from seap_export.pipeline.convert import convert_folder
+from converters.onnx.folder import convert_folder
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import Precision
 from seap_export.runtime.decoder import CACHE_KEY
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,10 @@ from transformers import PreTrainedModel
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
 from seap_export.families import names
+from seap_export.layers.compute import Compute
 from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
-from seap_export.shrink import sequential
 from seap_export.shrink.layer import kept_channels
-from seap_export.shrink.sequential import sequential_layers
+from seap_export.shrink.sequential import SequentialLayers
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source, open_source
 
@@ -44,7 +45,9 @@ FITTED = ("llama-mha", "llama-biases", "mistral-window", "qwen2-window", "qwen3"
 def fitted_layers(
     source: Source, plan: Plan, statistics: Mixture, max_batch_tokens: int = 4096
 ) -> list[dict[str, torch.Tensor]]:
-    return list(sequential_layers(source, plan, statistics, max_batch_tokens))
+    with tempfile.TemporaryDirectory() as folder:
+        compute = Compute(batch_tokens=max_batch_tokens)
+        return list(SequentialLayers(source, plan, statistics, Path(folder), compute).layers(0))
 
 
 def written(folder: Path, source: Source, plan: Plan, statistics: Mixture) -> PreTrainedModel:
@@ -271,14 +274,14 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
     assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
     assert all(torch.equal(stored[name], layers[1][name]) for name in fitted)
     streams: list[Any] = []
-    plain = sequential._Streams.layer
+    plain = SequentialLayers._layer
 
     def noted(self: Any, index: int) -> dict[str, torch.Tensor]:
         found = plain(self, index)
-        streams[:] = self._shrunk.streams
+        streams[:] = list(self._shrunk.streams)
         return found
 
-    monkeypatch.setattr(sequential._Streams, "layer", noted)
+    monkeypatch.setattr(SequentialLayers, "_layer", noted)
     fitted_layers(source, plan, statistics)
     own, expected = (
         torch.cat([part.double() for part in parts]) for parts in (streams, [last_stream(shrunk, _in_order(TEXTS))])

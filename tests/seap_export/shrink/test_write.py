@@ -133,6 +133,24 @@ def test_config_says_only_what_differs_from_the_dense_layer(shrink: Callable[...
     }
 
 
+@pytest.mark.parametrize(
+    ("variation", "scale"), [("llama-gqa", None), ("granite-all", 0.5), ("hyperclovax-all", 0.125)]
+)
+def test_config_says_what_vllm_multiplies_logits_by(
+    shrink: Callable[..., Shrunk], variation: str, scale: float | None
+) -> None:
+    assert shrink(variation).config().get("logit_scale") == scale
+
+
+def test_vllm_is_not_told_of_a_cap_that_the_family_does_not_apply(
+    tmp_path: Path, random_calibration: Callable[[Source], Calibration]
+) -> None:
+    source = micro_source(tmp_path / "dense", "gemma3", attn_logit_softcapping=50.0)
+    (tmp_path / "hf").mkdir()
+    write_shrunk_model(source, micro_plan(source, "none"), single(random_calibration(source)), tmp_path / "hf")
+    assert json.loads((tmp_path / "hf" / "config.json").read_text("utf-8"))["attn_logit_softcapping"] is None
+
+
 def test_a_bias_that_the_dense_layer_has_is_not_said_again(shrink: Callable[..., Shrunk]) -> None:
     per_layer = shrink("llama-biases", "bias").config()["per_layer_config"]
     assert all(not key.endswith("_bias") for values in per_layer.values() for key in values)
@@ -143,7 +161,7 @@ def test_config_keeps_the_dense_values_and_names_the_classes(shrink: Callable[..
     config = shrunk.config()
     assert config["model_type"] == "seap_qwen3"
     assert config["architectures"] == ["SeapQwen3ForCausalLM"]
-    assert set(config["auto_map"]) == {"AutoConfig", "AutoModelForCausalLM"}
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
     same = shrunk.source.config.keys() - {"model_type", "architectures"}
     assert {key: config[key] for key in same} == {key: shrunk.source.config[key] for key in same}
 

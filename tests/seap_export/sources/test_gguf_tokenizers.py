@@ -207,7 +207,7 @@ def test_runs_of_spaces_may_share_a_score(tmp_path: Path) -> None:
 def test_special_tokens_that_take_the_spaces_after_them(tmp_path: Path) -> None:
     file = write_header(tmp_path / "model.gguf", sentencepiece(add_space_prefix=False))
     form = replace(file.form, spaces_kept_after=("<unk>", "<s>"))
-    tokenizer = load(replace(file, family=replace(file.family, gguf=form)), tmp_path)
+    tokenizer = load(replace(file, form=form), tmp_path)
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert ids(tokenizer, "<|im_start|> \na<|im_end|>  ") == [start, *ids(tokenizer, "a"), end]
     assert ids(tokenizer, "<s> a") == [1, *ids(tokenizer, " a")]

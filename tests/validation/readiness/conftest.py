@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from validation.readiness.random_llama import Shape
+from validation.benchmarks.shapes import Shape
 from validation.readiness.request import Programs, Request
 
 #: A model that is written in no time.
-SMALL = Shape(layers=2, hidden=32, heads=2, neurons=48, vocabulary=300, positions=128)
+SMALL = Shape(layers=2, hidden=32, heads=2, kv_heads=2, neurons=48, vocabulary=300, positions=128)
 _PROGRAM = Path(__file__).with_name("pretend.py")
 
 

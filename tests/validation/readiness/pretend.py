@@ -70,8 +70,8 @@ def _main(failing: dict[str, int], program: str, arguments: list[str]) -> int:
         _put(out / "config.json", {})
     elif verb == "calibrate":
         _put(out / "calibration" / "calibration.json", {})
-    elif verb == "random_llama":
-        _put(Path(arguments[2]) / "config.json", {})
+    elif verb == "random_model":
+        _put(Path(arguments[3]) / "config.json", {})
     elif verb in ("genai_gaps", "profile"):
         _put(out, _GENAI if verb == "genai_gaps" else _PROFILE)
     return 0

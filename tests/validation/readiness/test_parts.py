@@ -8,24 +8,23 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from outcome import run_here
 
 from seap_export.runtime import Generator
 from seap_export.runtime.decoder import Decoder
-from seap_export.sources.source import open_source
+from validation.benchmarks.random_model import write_random_model
+from validation.benchmarks.shapes import Shape
 from validation.readiness.genai_gaps import genai_gaps
 from validation.readiness.profile import profile, summary
-from validation.readiness.random_llama import Shape, write_random_llama
 
-SHAPE = Shape(layers=2, hidden=32, heads=2, neurons=48, vocabulary=300, positions=128)
+SHAPE = Shape(layers=2, hidden=32, heads=2, kv_heads=2, neurons=48, vocabulary=300, positions=128)
 
 
 @pytest.fixture(scope="module")
 def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("random")
-    write_random_llama(folder, SHAPE, seed=1)
+    write_random_model(folder, SHAPE, seed=1)
     return folder
 
 
@@ -34,28 +33,6 @@ def graph(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("graph") / "onnx"
     assert run_here("convert", random_model, "--out", out).code == 0
     return out
-
-
-def test_the_random_model_is_a_model(random_model: Path) -> None:
-    source = open_source(str(random_model))
-    assert (len(source.spec.layers), source.spec.num_parameters()) == (2, SHAPE.spec.num_parameters())
-    layer = source.read_layer(1)
-    weights = next(tensor for name, tensor in layer.items() if "down_proj" in name)
-    assert weights.dtype == torch.bfloat16
-    assert 0.015 < weights.float().std() < 0.025
-    size = sum(path.stat().st_size for path in random_model.glob("*.safetensors"))
-    assert 0 <= size - SHAPE.weight_bytes() < 2000 * (SHAPE.layers + 1)
-
-
-def test_the_seed_decides(random_model: Path, tmp_path: Path) -> None:
-    for seed in (1, 2):
-        write_random_llama(tmp_path / str(seed), SHAPE, seed)
-    own, same, other = (open_source(str(path)).digest for path in (random_model, tmp_path / "1", tmp_path / "2"))
-    assert own == same != other
-
-
-def test_its_sizes_shrink_with_the_ratio() -> None:
-    assert SHAPE.weight_bytes() > SHAPE.weight_bytes(0.2) > SHAPE.weight_bytes(0.5) > 0
 
 
 def gaps_of(graph: Path, tmp_path: Path, generated: list[int], device: str = "CPU") -> tuple[int, str]:

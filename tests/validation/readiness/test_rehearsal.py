@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from validation.readiness.random_llama import Shape, write_random_llama
+from validation.benchmarks.random_model import write_random_model
+from validation.benchmarks.shapes import Shape
 from validation.readiness.request import Programs, Request
 from validation.readiness.run import run_steps
 from validation.readiness.steps import plan_steps
 
 pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[3]
-SHAPE = Shape(layers=4, hidden=128, heads=4, neurons=352, vocabulary=512, positions=512)
+SHAPE = Shape(layers=4, hidden=128, heads=4, kv_heads=4, neurons=352, vocabulary=512, positions=512)
 #: One of each kind but the export, which other tests run; those of the other precisions differ in a word.
 WANTED = (
     *("doctor", "variants", "parity-fp32-fused"),
@@ -25,7 +26,7 @@ WANTED = (
 
 def test_every_kind_of_step_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    write_random_llama(tmp_path / "model", SHAPE)
+    write_random_model(tmp_path / "model", SHAPE)
     programs = Programs(
         seap_export=(str(Path(sys.executable).with_name("seap-export")),),
         python=(sys.executable,),

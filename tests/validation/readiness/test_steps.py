@@ -13,11 +13,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from converters.precision import PRECISIONS, Provider, choose_precision
+from converters.onnx.precision import PRECISIONS, Provider, choose_precision
 from seap_export.cli import main
 from seap_export.errors import UsageError
+from validation.benchmarks.shapes import LLAMA_2_7B
 from validation.readiness.__main__ import readiness
-from validation.readiness.random_llama import LLAMA_2_7B
 from validation.readiness.request import FORMS, Programs, Request
 from validation.readiness.step import Command
 from validation.readiness.steps import plan_steps
@@ -66,7 +66,7 @@ def test_a_step_needs_what_earlier_ones_write(provider: Provider) -> None:
         for command in step.commands:
             words = command.words
             written += [Path(words[index + 1]) for index, word in enumerate(words) if word == "--out"]
-            written += [Path(words[3])] if "validation.readiness.random_llama" in words else []
+            written += [Path(words[4])] if "validation.benchmarks.random_model" in words else []
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -45,7 +45,10 @@ def _case(case: str, stage: str, scale: float, judged_by: tuple[str, ...] = EXAC
 def _parity(scale: float = 1.0, **changes: Any) -> dict[str, Any]:
     names = [*(f"prompt {index}" for index in range(4)), "batch of 3"]
     return {
-        "schema": "seap-export/parity/3",
+        "schema": "seap-export/parity/4",
+        "format": "onnx",
+        "runtime": "onnxruntime",
+        "precision": "fp32",
         "verdict": "passed",
         "failure": "",
         "reasons": [],
@@ -148,6 +151,11 @@ def _layers(ratio: float) -> list[dict[str, Any]]:
     ]
 
 
+def _format(precision: str) -> dict[str, Any]:
+    form = {"dialect": "fused", "logits": "all"}
+    return {"title": "ONNX", "format": "onnx", "precision": precision, "form": form}
+
+
 def _variant(task: str | None, ratio: float, **changes: Any) -> dict[str, Any]:
     parameters = round(DENSE_PARAMETERS * (1 - 0.79 * ratio))
     return {
@@ -157,12 +165,11 @@ def _variant(task: str | None, ratio: float, **changes: Any) -> dict[str, Any]:
         "achieved_ratio": ratio + 0.0013,
         "num_parameters": parameters,
         "dense_parameters": DENSE_PARAMETERS,
-        "precision": "fp32",
-        "dialect": "fused",
+        "formats": {"onnx": _format("fp32")},
         "bytes": {"hf": parameters * 4, "onnx": parameters * 4 + 812_345},
         "dense_bytes": {"hf": DENSE_PARAMETERS * 4, "onnx": DENSE_PARAMETERS * 4 + 901_234},
         "layers": _layers(ratio),
-        "parity": _parity(),
+        "parity": {"onnx": _parity()},
         "bisect": None,
         "quality": _quality(0.12 * ratio),
         "speed": _speed(1.24, 1.18),
@@ -174,6 +181,7 @@ def check(variant: str | None, name: str, verdict: str = "passed", exit_code: in
     return {
         "variant": variant,
         "check": name,
+        "subject": None,
         "verdict": verdict,
         "exit_code": exit_code,
         "reasons": told.get("reasons", []),
@@ -190,6 +198,18 @@ def _passing() -> dict[str, Any]:
         }
         for form in ("dense", "onnx")
     }
+    exact = {"questions": 200, "exact_match_stderr": 0.03, "never_stopped": 0.0, "unanswered": 0.0, "samples": []}
+    generation = {
+        "dense": {"gsm8k": {**exact, "exact_match": 0.335, "mean_tokens": 96.4}},
+        "onnx": {"gsm8k": {**exact, "exact_match": 0.29, "mean_tokens": 133.7, "never_stopped": 0.125}},
+    }
+    flipped = {
+        "onnx": {
+            "piqa": {"right_to_wrong": 41, "wrong_to_right": 43},
+            "gsm8k": {"right_to_wrong": 17, "wrong_to_right": 8},
+        }
+    }
+    answered = {"zero_shot": zero_shot, "generation": generation, "flipped": flipped}
     # float32 and rounded activations: the second pass is judged by its divergence, not by single logits
     limits = {"max_abs": 0.01, "cache_error": 1e-3, "mean_kl": 0.02}
     looser = ["int4 max_abs 0.01 is looser than the default 0.001"]
@@ -200,14 +220,14 @@ def _passing() -> dict[str, Any]:
         "everyday-0.35": _variant(
             "everyday",
             0.35,
-            quality=_quality(0.061, zero_shot=zero_shot, sample=SAMPLE),
+            quality=_quality(0.061, sample=SAMPLE, **answered),
             speed=recorded_speed(1.25, 1.5),
         ),
         "general-0.5": _variant(
             None,
             0.5,
-            precision="int4",
-            parity=int4,
+            formats={"onnx": _format("int4")},
+            parity={"onnx": int4},
             quality=None,
             speed=None,
             bytes={"hf": 325_500_112, "onnx": 58_210_330},
@@ -222,7 +242,7 @@ def _passing() -> dict[str, Any]:
         check("general-0.5", "speed", "skipped", notes=["no dense model was given"]),
     ]
     return {
-        "schema": "seap-export/validation/1",
+        "schema": "seap-export/validation/2",
         "verdict": "passed",
         "exit_code": 0,
         "failure": "",
@@ -297,7 +317,8 @@ def _failing() -> dict[str, Any]:
         None,
         0.0,
         **dict.fromkeys(("method", "requested_ratio", "achieved_ratio", "num_parameters", "dense_parameters")),
-        **dict.fromkeys(("parity", "quality", "speed")),
+        **dict.fromkeys(("quality", "speed")),
+        parity={},
         layers=[],
         bytes={"hf": 0, "onnx": 0},
         dense_bytes={"hf": None, "onnx": None},
@@ -305,7 +326,7 @@ def _failing() -> dict[str, Any]:
     report["variants"] = {
         "everyday-0.35": report["variants"]["everyday-0.35"],
         "arithmetic-0.5": _variant(
-            "arithmetic", 0.5, parity=parity, bisect=_bisect(), quality=_quality(0.31), speed=slow
+            "arithmetic", 0.5, parity={"onnx": parity}, bisect=_bisect(), quality=_quality(0.31), speed=slow
         ),
         HOSTILE: empty,
     }

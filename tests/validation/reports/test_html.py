@@ -124,7 +124,9 @@ def test_sections_hold_the_figures(passing: Report) -> None:
         "prompt 3 prefill ✓ passed 120 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% 100% 1.0000 2.4e-5",
         "everyday-0.35, onnx: 0.0622 nats per token",
         "onnx 0.0622 2.55 93.8% 15.1 14.2 3,012",
-        "piqa onnx 54.2% – 50% 500",
+        "piqa onnx 54.2% – 50% 500 41 / 43",
+        "gsm8k dense 33.5% 200 96 0%",
+        "gsm8k onnx 29% 200 17 / 8 134 12.5%",
         "This variant Put it in <hot> water.",
         "batch 1, 128 tokens decode 1.25× 1.23 to 1.27 1.3× 96%",
         "batch 1, 128 tokens prefill 1.5× 1.48 to 1.52 1.56× 96%",
@@ -140,6 +142,19 @@ def test_sections_hold_the_figures(passing: Report) -> None:
         "Processor Example CPU @ 2.10GHz",
         "9 files with their SHA-256",
         "arithmetic-0.2/hf/model.safetensors 453 MB " + "00" * 32,
+    ):
+        assert words in text, words
+
+
+def test_figures_of_another_runtime_are_told_with_its_name(passing: Report) -> None:
+    name, variant = "gguf in llama.cpp", passing["variants"]["arithmetic-0.2"]
+    variant["quality"]["divergence"] = {name: variant["quality"]["divergence"]["onnx"]}
+    variant["speed"] |= {"folder": "gguf", "runtime": "llama.cpp"}
+    text = Page(html_page(passing)).text
+    for words in (
+        f"arithmetic-0.2, {name}: ",
+        f"{name}, ONNX",  # what the colour of bars means, since other variants have ONNX files
+        "Speed and size compared with the dense model in llama.cpp",
     ):
         assert words in text, words
 
@@ -160,7 +175,7 @@ def test_error_by_layer_names_the_first_and_what_overflows(failing: Report) -> N
 def test_what_was_not_measured_is_left_out(passing: Report, key: str) -> None:
     heads = {"parity": "Parity by case and stage", "quality": "Divergence", "speed": "Speed and size"}
     before = html_page(passing).count(f"<caption>{heads[key]}")
-    passing["variants"]["arithmetic-0.2"][key] = None
+    passing["variants"]["arithmetic-0.2"][key] = {} if key == "parity" else None
     assert html_page(passing).count(f"<caption>{heads[key]}") == before - 1
 
 
@@ -201,7 +216,7 @@ def test_same_report_gives_the_same_text(failing: Report) -> None:
 
 def test_limits_that_noise_widened_are_told(passing: Report) -> None:
     name = next(iter(passing["variants"]))
-    case = passing["variants"][name]["parity"]["cases"][0]
+    case = passing["variants"][name]["parity"]["onnx"]["cases"][0]
     assert "torch's own noise" not in html_page(passing)
     case["limits"]["max_abs"] = 0.021
     page = html_page(passing).replace("&#x27;", "'").replace("&#39;", "'")

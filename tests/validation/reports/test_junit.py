@@ -49,7 +49,7 @@ def test_failures_carry_every_reason(failing: Report) -> None:
 
 
 def test_parity_stages_say_what_is_beyond_its_limit(failing: Report) -> None:
-    case = failing["variants"]["arithmetic-0.5"]["parity"]["cases"][7]
+    case = failing["variants"]["arithmetic-0.5"]["parity"]["onnx"]["cases"][7]
     case |= {"verdict": "failed", "limits": {"mean_kl": 0.002, "clear_top1_agreement": 0.99}}
     case["top1_agreement_margin"] = 0.9
     cases = _cases(_suites(failing)["arithmetic-0.5"])

@@ -33,7 +33,7 @@ def test_fewest_possible_is_a_report(passing: Report, validator: jsonschema.Draf
 
 def test_embedded_reports_may_hold_more(passing: Report, validator: jsonschema.Draft202012Validator) -> None:
     variant = passing["variants"]["arithmetic-0.2"]
-    variant["parity"]["more"] = variant["quality"]["more"] = variant["parity"]["cases"][0]["more"] = 1
+    variant["parity"]["onnx"]["more"] = variant["quality"]["more"] = variant["parity"]["onnx"]["cases"][0]["more"] = 1
     passing["tasks"]["arithmetic"]["more"] = [1]
     validator.validate(passing)
 
@@ -46,7 +46,7 @@ def _variant(report: Report) -> dict[str, Any]:
 WRONG: dict[str, Callable[[Report], object]] = {
     "key too many": lambda r: r.update(extra=1),
     "key missing": lambda r: r.pop("machine"),
-    "other schema": lambda r: r.update(schema="seap-export/validation/2"),
+    "other schema": lambda r: r.update(schema="seap-export/validation/1"),
     "no verdict": lambda r: r.update(verdict="skipped"),
     "unknown exit code": lambda r: r.update(exit_code=8),
     "passed with an exit code": lambda r: r.update(exit_code=3),
@@ -64,8 +64,8 @@ WRONG: dict[str, Callable[[Report], object]] = {
     "ratio as text": lambda r: _variant(r).update(achieved_ratio="0.2"),
     "negative size": lambda r: _variant(r)["bytes"].update(onnx=-1),
     "more kept than there was": lambda r: _variant(r)["layers"][0].update(kept=1.5),
-    "parity of another schema": lambda r: _variant(r)["parity"].update(schema="seap-export/parity/1"),
-    "case without a stage": lambda r: _variant(r)["parity"]["cases"][0].pop("stage"),
+    "parity of another schema": lambda r: _variant(r)["parity"]["onnx"].update(schema="seap-export/parity/1"),
+    "case without a stage": lambda r: _variant(r)["parity"]["onnx"]["cases"][0].pop("stage"),
     "unknown speed verdict": lambda r: _variant(r)["speed"]["verdicts"][0].update(verdict="maybe"),
     "short digest": lambda r: r["source"].update(sha256="5f"),
     "file without a digest": lambda r: r["files"].update(x={"bytes": 1}),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from converters.precision import BlockQuantization, Precision
+from converters.onnx.precision import BlockQuantization, Precision
 from seap_export.families import model_spec
 from validation.speed.ideal import Work, model_work
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from validation.runners.pace import Pace
 from validation.speed.measure import Cell, Timing, measure_speed
 
 
 class Recorder:
     """An engine that notes what it is asked, and when it is open."""
 
-    def __init__(self, name: str, log: list[tuple[str, str]], prompts: list[Any]) -> None:
-        self.name, self.log, self.prompts = name, log, prompts
+    def __init__(self, name: str, log: list[tuple[str, str]], prompts: list[Any], takes_batches: bool = True) -> None:
+        self.name, self.log, self.prompts, self.takes_batches = name, log, prompts, takes_batches
 
     def __enter__(self) -> Recorder:
         self.log.append((self.name, "opened"))
@@ -24,12 +25,10 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.log.append((self.name, "closed"))
 
-    def prefill(self, prompts: Sequence[Sequence[int]], steps: int) -> None:
-        self.log.append((self.name, f"prefill {len(prompts)}x{len(prompts[0])}"))
+    def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
+        self.log.append((self.name, f"{len(prompts)}x{len(prompts[0])} and {steps}"))
         self.prompts.append(prompts)
-
-    def step(self) -> None:
-        self.log.append((self.name, "step"))
+        return Pace(float(len(self.prompts)), (0.5,) * steps)
 
 
 def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
@@ -39,14 +38,24 @@ def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
     cells = [Cell(1, 4), Cell(2, 3)]
     lines: list[str] = []
     timings = measure_speed(openers, cells, vocab_size=50, runs=2, steps=3, on_progress=lines.append)
-    cell = ["{}", "step", "{}", "step", "step", "step"]  # warmed up by a prompt and a step
-    turn = ["opened", *(what.format(f"prefill {size}") for size in ("1x4", "2x3") for what in cell), "closed"]
+    warm_up, timed = " and 1", " and 3"
+    turn = ["opened", *(size + what for size in ("1x4", "2x3") for what in (warm_up, timed)), "closed"]
     assert log == [(name, what) for name in ("one", "two", "one", "two") for what in turn]
     assert prompts["one"] == prompts["two"]
     assert all(0 <= token < 50 for rows in prompts["one"] for row in rows for token in row)
     assert lines == ["run 1 of 2: one", "run 1 of 2: two", "run 2 of 2: one", "run 2 of 2: two"]
     for own in timings.values():
         assert {cell: (len(t.prefills), len(t.steps)) for cell, t in own.items()} == dict.fromkeys(cells, (2, 6))
+        assert own[cells[0]].prefills == [2.0, 6.0]  # not those of the warm-up
+
+
+def test_what_takes_no_batches_is_timed_without_them() -> None:
+    log: list[tuple[str, str]] = []
+    openers = {name: partial(Recorder, name, log, [], name == "both") for name in ("both", "single")}
+    cells = [Cell(1, 4), Cell(2, 3)]
+    timings = measure_speed(openers, cells, vocab_size=50, runs=1, steps=2)
+    assert {name: list(own) for name, own in timings.items()} == {"both": cells, "single": cells[:1]}
+    assert [what for name, what in log if name == "single"] == ["opened", "1x4 and 1", "1x4 and 2", "closed"]
 
 
 def test_medians_and_percentiles() -> None:

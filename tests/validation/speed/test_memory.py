@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
+from converters.onnx.folder import convert_folder
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.pipeline.convert import convert_folder
 from validation.speed import memory
 from validation.speed.measure import Cell
 from validation.speed.memory import PeakMemory, peak_memory
@@ -45,6 +45,22 @@ def test_what_the_machine_lacks_is_not_the_files_fault(monkeypatch: pytest.Monke
         peak_memory("onnxruntime", tmp_path, 64, "cuda", 1, Cell(1, 8))
 
 
+def test_a_process_that_the_runtime_starts_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "ballast = bytearray(b'x') * 400_000_000"
+
+    @contextlib.contextmanager
+    def engine(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(pace=lambda *_: subprocess.run([sys.executable, "-c", code], check=True))
+
+    monkeypatch.setattr(memory, "open_engine", engine)
+    monkeypatch.setattr(memory, "own_peak", lambda: 1_000_000)
+    found = PeakMemory(
+        **json.loads(CliRunner().invoke(memory._main, ["x", "folder", "--context-length", "64"]).output)
+    )
+    assert found.host is not None
+    assert found.host > 400e6
+
+
 @pytest.mark.parametrize(
     ("provider", "free", "gpu"),
     [("cuda", [900, 300], 600), ("cuda", [None, None], None), ("cpu", [900, 300], None)],
@@ -58,7 +74,7 @@ def test_the_memory_of_the_gpu_is_what_its_free_memory_shrinks_by(
     @contextlib.contextmanager
     def engine(*_: object) -> Iterator[SimpleNamespace]:
         is_open.append(True)
-        yield SimpleNamespace(prefill=lambda *_: None, step=lambda: None)
+        yield SimpleNamespace(pace=lambda *_: None)
         is_open.clear()
 
     def taken() -> int | None:

@@ -80,6 +80,19 @@ def test_what_is_no_better_is_said(report: SpeedReport) -> None:
     ]
 
 
+def test_an_engine_without_some_cells(report: SpeedReport) -> None:
+    """It is judged by the others, and what it lacks is said."""
+    assert report.left_out == report.to_json()["left_out"] == []
+    larger = Cell(4, 8)
+    for own in report.subjects:
+        if own.engine == "torch":
+            own.timings[larger], own.works[larger] = own.timings[CELL], own.works[CELL]  # type: ignore[index]
+    both = SpeedReport(report.subjects, [CELL, larger], {})
+    assert both.left_out == ["onnxruntime was timed with one prompt at a time; left out: batches of 4"]
+    assert [len(own["cells"]) for own in both.to_json()["subjects"]] == [2, 1, 2, 1]
+    assert sum("decode" in line for line in both.complaints) == 2
+
+
 def test_in_json(report: SpeedReport) -> None:
     values = report.to_json()
     assert (values["schema"], values["setting"]) == ("seap-export/bench/2", {"threads": 2})

@@ -55,6 +55,7 @@ def test_the_figures_are_those_of_a_plain_loop(
     assert figures.acc_norm == pytest.approx(acc_norm)
     assert figures.acc_stderr == pytest.approx(math.sqrt(acc * (1 - acc) / 39))
     assert figures.acc_norm_stderr == pytest.approx(math.sqrt(acc_norm * (1 - acc_norm) / 39))
+    assert figures.right == tuple(own == right for own, right in zip(by_hand[0], gold, strict=True))
     assert figures.chance == pytest.approx(float(np.mean([1 / len(question.choices) for question in questions])))
     assert figures.questions == 40
 
@@ -188,6 +189,6 @@ def test_a_task_without_questions_and_an_unknown_hub_task() -> None:
 
 def test_impossible_figures_cannot_be_made() -> None:
     with pytest.raises(ValueError, match="at least one question"):
-        ZeroShotFigures(0.5, 0.5, None, None, 0, 0.5, "")
+        ZeroShotFigures(0.5, 0.5, None, None, 0, 0.5, "", ())
     with pytest.raises(ValueError, match="from 0 to 1"):
-        ZeroShotFigures(1.5, None, None, None, 1, 0.5, "")
+        ZeroShotFigures(1.5, None, None, None, 1, 0.5, "", (True,))

@@ -1,0 +1,138 @@
+"""What every format that a model is written in can do; `converters.formats` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from seap_export.families import ModelSpec
+
+__all__ = ["Format", "StoredWeights", "named_folders"]
+
+
+class StoredWeights(Protocol):
+    """The weights that a written file holds, under the names and in the shapes of the model folder's safetensors."""
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors in float32: dequantised, and with their rows in the model folder's order.
+
+        Raises:
+            ArtifactError: The file is damaged, or lacks one of them.
+        """
+        ...
+
+
+class Format(Protocol):
+    """One way to write a model, at one precision: a frozen dataclass.
+
+    Attributes:
+        name: On the command line, in the manifest, and of the folder beside `hf`.
+        extra: What installs the packages that write it, `pip install 'seap-export[EXTRA]'`; None: our own do.
+        runtimes: What runs it; parity takes the first.
+        precisions: What may follow the colon; the first is the default.
+    """
+
+    name: ClassVar[str]
+    extra: ClassVar[str | None]
+    runtimes: ClassVar[tuple[str, ...]]
+    precisions: ClassVar[tuple[str, ...]]
+
+    def __init__(self, precision: str) -> None:
+        """The format at one of its precisions, with the settings that are usual otherwise."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """One of `precisions`."""
+        ...
+
+    @classmethod
+    def read(cls, folder: Path) -> Format:
+        """The format of a written folder, as its files say; their weights are not read.
+
+        Raises:
+            ArtifactError: A file is missing or damaged.
+        """
+        ...
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Why a model cannot be written so, with a remedy, in one line; None: it can.
+
+        Args:
+            spec: The model's shapes.
+            config: Its config.json, with the special tokens of generation_config.json where that has others.
+
+        Raises:
+            UsageError: Other settings of the format would do.
+        """
+        ...
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """What the user should know about a model in this format, such as shapes that cost speed or size."""
+        ...
+
+    def size(self, spec: ModelSpec) -> int:
+        """Bytes of the weight files, within 3 percent."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but the model that the bytes depend on, as JSON values, and a number that grows with changes."""
+        ...
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Writes a model folder, dense or pruned, one layer in memory at a time; the same input gives the same bytes.
+
+        Args:
+            model_folder: config.json, safetensors files and tokenizer.
+            out_folder: Exists and is empty. Nothing stays there after a failure.
+            on_layer: Called with a layer's index once all its weights are written.
+
+        Raises:
+            InputError: The model is refused or damaged, or a weight does not fit the precision.
+            EnvironmentFailure: The extra is missing, or the files cannot be written.
+        """
+        ...
+
+    def weights(self, folder: Path, spec: ModelSpec) -> StoredWeights:
+        """The weights of a written folder; none is read yet.
+
+        Raises:
+            ArtifactError: It cannot be read.
+        """
+        ...
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """The weights that are further from the model's than rounding explains, and wrong constants, a line each.
+
+        Raises:
+            ArtifactError: The folder cannot be read.
+            InputError: The model folder cannot.
+        """
+        ...
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """What shows, without running a model, that files are damaged or not of one model: a line each.
+
+        Raises:
+            ArtifactError, InputError: A file cannot be read.
+        """
+        ...
+
+
+def named_folders(formats: Sequence[Format]) -> dict[str, Format]:
+    """The folder of each format: its name, or for a further precision NAME-PRECISION.
+
+    Args:
+        formats: No two are of the same name and precision.
+    """
+    found: dict[str, Format] = {}
+    for own in formats:
+        folder = own.name if own.name not in found else f"{own.name}-{own.precision}"
+        if folder in found:
+            raise ValueError(f"the format {own.name} is given twice at {own.precision}")
+        found[folder] = own
+    return found

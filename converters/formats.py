@@ -1,0 +1,87 @@
+"""The formats there are. A format's code is imported when it is asked for, because some need packages of an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+
+from converters.format import Format
+from seap_export.errors import ArtifactError, UsageError
+from seap_export.toml_file import either
+
+__all__ = ["FORMATS", "Row", "format_class", "format_folders", "parse_format", "read_format", "row_of"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a format without its code.
+
+    Attributes:
+        place: Its class, as MODULE:CLASS.
+        title: Its name in texts.
+        marker: A file that every folder of this format has, and others have hardly ever.
+    """
+
+    place: str
+    title: str
+    marker: str
+
+
+FORMATS: Mapping[str, Row] = {
+    "hf": Row("converters.hf.format:HfFormat", "safetensors", "config.json"),
+    "onnx": Row("converters.onnx.format:OnnxFormat", "ONNX", "genai_config.json"),
+    "gguf": Row("converters.gguf.format:GgufFormat", "GGUF", "model.gguf"),
+    "web": Row("converters.web.format:WebFormat", "transformers.js", "onnx"),
+    "mlx": Row("converters.mlx.format:MlxFormat", "MLX", "modeling_mlx.py"),
+    "openvino": Row("converters.openvino.format:OpenvinoFormat", "OpenVINO", "openvino_model.xml"),
+}
+
+
+def row_of(own: Format) -> Row:
+    """The row of a format."""
+    return FORMATS[own.name]
+
+
+def format_class(name: str) -> type[Format]:
+    """The class of a format in `FORMATS`."""
+    found: type[Format] = resolve_name(FORMATS[name].place)
+    return found
+
+
+def parse_format(text: str) -> tuple[type[Format], str | None]:
+    """The class, and the precision if one is given, of `NAME` or `NAME:PRECISION`.
+
+    Raises:
+        UsageError: There is no such format, or it has no such precision.
+    """
+    name, colon, precision = text.partition(":")
+    if name not in FORMATS:
+        raise UsageError(f"--format {text}: unknown format '{name}'; use {either(FORMATS)}")
+    own = format_class(name)
+    if not colon:
+        return own, None
+    if precision not in own.precisions:
+        raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(own.precisions)}")
+    return own, precision
+
+
+def read_format(folder: Path) -> Format:
+    """The format of a folder that was named by `named_folders`.
+
+    Raises:
+        ArtifactError: Its name is not that of a format, or its files do not say which precision they have.
+    """
+    name = folder.name.partition("-")[0]
+    if name not in FORMATS:
+        raise ArtifactError(f"{folder}: not a folder of a known format; known are {', '.join(FORMATS)}")
+    return format_class(name).read(folder)
+
+
+def format_folders(variant: Path) -> Sequence[Path]:
+    """The folders of a variant that a format wrote, `hf` first, then by the order of `FORMATS` and by name."""
+    order = list(FORMATS)
+    inside = variant.iterdir() if variant.is_dir() else ()
+    found = [path for path in inside if path.is_dir() and path.name.partition("-")[0] in FORMATS]
+    return sorted(found, key=lambda path: (order.index(path.name.partition("-")[0]), path.name))

@@ -1,0 +1,5 @@
+"""GGUF files for llama.cpp."""
+
+from converters.gguf.format import GgufFormat
+
+__all__ = ["GgufFormat"]

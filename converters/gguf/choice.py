@@ -1,0 +1,42 @@
+"""The architecture that a model is written in, and why there may be none."""
+
+from __future__ import annotations
+
+from converters.gguf.architectures import ARCHITECTURES, Architecture, why_not
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec
+
+__all__ = ["choose_architecture", "refusal"]
+
+
+def choose_architecture(spec: ModelSpec) -> Architecture:
+    """The architecture of the model's family if it computes the model, or the first one that does.
+
+    Raises:
+        InputError: There is none.
+    """
+    found = next((own for own in _candidates(spec) if why_not(own, spec) is None), None)
+    if found is None:
+        raise InputError(str(refusal(spec)))
+    return found
+
+
+def refusal(spec: ModelSpec) -> str | None:
+    """Why llama.cpp cannot compute this model, on one line with what to do; None: it can."""
+    candidates = _candidates(spec)
+    if any(why_not(own, spec) is None for own in candidates):
+        return None
+    shapes = {(one.num_attention_heads, one.num_key_value_heads, one.intermediate_size) for one in spec.layers}
+    if len(shapes) > 1:
+        own = [one for one in candidates if one.varies and (one.qk_norm is None) == (spec.block.qk_norm is None)]
+        remedy = "use --layout uniform, or another format"
+    else:
+        own, remedy = candidates[:1], "use another format"
+    reasons = "; ".join(f"'{one.name}' {why_not(one, spec)}" for one in own)
+    return f"llama.cpp cannot run this {spec.family.model_type} model: its architecture {reasons}; {remedy}"
+
+
+def _candidates(spec: ModelSpec) -> list[Architecture]:
+    form = spec.family.gguf
+    first = [own for own in ARCHITECTURES if form is not None and own.name == form.architecture]
+    return [*first, *(own for own in ARCHITECTURES if own not in first)]

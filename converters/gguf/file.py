@@ -1,0 +1,94 @@
+"""What a GGUF file of a model consists of: its architecture, metadata and tensors, before a byte is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from gguf import GGMLQuantizationType as Kind
+from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT
+from numpy.typing import NDArray
+
+from converters.gguf.architectures import Architecture
+from converters.gguf.choice import choose_architecture
+from converters.gguf.layout import FileTensor, file_tensors
+from converters.gguf.metadata import Metadata, model_metadata, rope_tensors
+from converters.gguf.types import PRESETS, Preset, bytes_of, needs_library, type_of, wanted_type
+from seap_export.families import ModelSpec
+
+__all__ = ["MODEL_FILE", "FilePlan"]
+
+MODEL_FILE = "model.gguf"
+#: About what the metadata take: a token with its text and kind, and two merges.
+_BYTES_OF_TOKEN, _BYTES_OF_TENSOR = 45, 64
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """The file of a model at a precision; see `FilePlan.of`."""
+
+    spec: ModelSpec
+    architecture: Architecture
+    preset: Preset
+
+    @classmethod
+    def of(cls, spec: ModelSpec, precision: str) -> FilePlan:
+        """Raises `InputError` if no architecture of llama.cpp computes the model."""
+        return cls(spec, choose_architecture(spec), PRESETS[precision])
+
+    @cached_property
+    def tensors(self) -> tuple[FileTensor, ...]:
+        """The tensors made from the model's, in the order of the file."""
+        return tuple(file_tensors(self.architecture, self.spec))
+
+    @cached_property
+    def rope_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Further tensors, float32, which precede the others."""
+        return rope_tensors(self.spec)
+
+    @property
+    def metadata(self) -> Metadata:
+        """The metadata but those of the tokenizer."""
+        return model_metadata(self.architecture, self.spec, self.preset)
+
+    def kind(self, tensor: FileTensor) -> Kind:
+        """The type that a tensor is stored in."""
+        return type_of(tensor, self.preset, len(self.spec.layers), self.spec.tie_word_embeddings)
+
+    def needs_library(self) -> bool:
+        """Whether llama.cpp's library is needed to write the file."""
+        return any(needs_library(self.kind(tensor)) for tensor in self.tensors)
+
+    def size(self) -> int:
+        """The bytes of the file, of which those of the tokenizer are estimated."""
+        own = [bytes_of(tensor, self.kind(tensor)) for tensor in self.tensors]
+        own += [factors.nbytes for factors in self.rope_tensors.values()]
+        padded = sum(-(-size // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT for size in own)
+        return padded + _BYTES_OF_TOKEN * self.spec.vocab_size + _BYTES_OF_TENSOR * len(own)
+
+    def missing_alignment(self) -> int | None:
+        """What the numbers of neurons would have to be multiples of for all rows of the MLP to be whole blocks."""
+        tied, layers = self.spec.tie_word_embeddings, len(self.spec.layers)
+        wanted = [
+            (own.columns, GGML_QUANT_SIZES[wanted_type(own, self.preset, layers, tied)][0])
+            for own in self.tensors
+            if own.stem == "ffn_down" and len(own.shape) == 2
+        ]
+        return max((block for columns, block in wanted if columns % block), default=None)
+
+    def fallbacks(self) -> dict[tuple[Kind, Kind], tuple[int, int]]:
+        """How many tensors are stored in another type because their rows are not whole blocks, and the bytes it costs.
+
+        Returns:
+            By the wanted type and the one taken.
+        """
+        found: dict[tuple[Kind, Kind], tuple[int, int]] = {}
+        for tensor in self.tensors:
+            wanted = wanted_type(tensor, self.preset, len(self.spec.layers), self.spec.tie_word_embeddings)
+            taken = self.kind(tensor)
+            if taken != wanted:
+                count, cost = found.get((wanted, taken), (0, 0))
+                cost += bytes_of(tensor, taken) - bytes_of(tensor, wanted)
+                found[wanted, taken] = (count + 1, cost)
+        return found

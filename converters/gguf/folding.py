@@ -1,0 +1,59 @@
+"""Factors that an architecture of llama.cpp lacks, multiplied into the weights.
+
+A factor on embeddings goes into the embedding, and out of the last norm if that is the LM head too; one on logits into
+the last norm; one on the outputs of attention and MLP into the norms after them, or into the projections and their
+biases; one on attention scores into the queries' norm, or into their projection and its bias.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from converters.gguf.architectures import Architecture
+from seap_export.families import ModelSpec
+
+__all__ = ["Folding", "attention_scale", "embedding_scale"]
+
+
+def attention_scale(architecture: Architecture, spec: ModelSpec) -> float:
+    """The factor on attention scores in llama.cpp, where the metadata do not give it."""
+    if architecture.wide_scale and len(spec.layers) == architecture.wide_scale:
+        return float((spec.hidden_size // spec.layers[0].num_attention_heads) ** -0.5)
+    return float(spec.head_dim**-0.5)
+
+
+def embedding_scale(architecture: Architecture, spec: ModelSpec) -> float:
+    """The factor on embeddings in llama.cpp, where the metadata do not give it."""
+    return math.sqrt(spec.hidden_size) if architecture.scales_embeddings else 1.0
+
+
+@dataclass(frozen=True)
+class Folding:
+    """What tensors are multiplied with; 1.0 for those that are not named.
+
+    Attributes:
+        factors: By the plain names of tensors in a layer (`q_proj`, `input_layernorm`) or outside (`norm`).
+    """
+
+    factors: dict[str, float]
+
+    @classmethod
+    def of(cls, architecture: Architecture, spec: ModelSpec) -> Folding:
+        """What has to be folded for this model to be computed in this architecture."""
+        if architecture.scaled_by_keys:
+            return cls({})
+        block, found = spec.block, {}
+        embeddings = block.embedding_multiplier / embedding_scale(architecture, spec)
+        scores = block.attention_scale / attention_scale(architecture, spec)
+        found["embed_tokens"] = embeddings
+        found["norm"] = block.logits_multiplier / (embeddings if spec.tie_word_embeddings else 1.0)
+        found["q_norm" if block.qk_norm else "q_proj"] = scores
+        after = {"post_self_attn_layernorm": "o_proj", "post_mlp_layernorm": "down_proj"}
+        for norm, projection in after.items():
+            found[norm if norm in block.norms else projection] = block.residual_multiplier
+        return cls({name: factor for name, factor in found.items() if not math.isclose(factor, 1.0, rel_tol=1e-12)})
+
+    def factor(self, name: str) -> float:
+        """The factor of a tensor."""
+        return self.factors.get(name, 1.0)

@@ -1,0 +1,104 @@
+"""The format `gguf`: one file for llama.cpp and all that is built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from converters.gguf import choice, stored
+from converters.gguf.file import FilePlan
+from converters.gguf.stored import GgufWeights
+from converters.gguf.types import PRESETS
+from converters.gguf.writer import write_gguf
+from seap_export.errors import UsageError
+from seap_export.families import ModelSpec
+from seap_export.llama_library import llama_library
+
+__all__ = ["GgufFormat"]
+
+#: Grows whenever the same model is written as other bytes.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class GgufFormat:
+    """`model.gguf` at a precision of llama.cpp's.
+
+    The default is q8_0: next to the loss of pruning its own is nothing, it takes half the space of f16, and nothing
+    has to be installed to write it. K-quants, and the LM head of q4_0, take llama.cpp's library.
+
+    Attributes:
+        precision: The name of the preset.
+
+    Raises:
+        UsageError: There is no such precision.
+    """
+
+    name: ClassVar[str] = "gguf"
+    extra: ClassVar[str | None] = None
+    runtimes: ClassVar[tuple[str, ...]] = ("llama.cpp",)
+    precisions: ClassVar[tuple[str, ...]] = ("q8_0", *(name for name in PRESETS if name != "q8_0"))
+    precision: str = precisions[0]
+
+    def __post_init__(self) -> None:
+        if self.precision not in self.precisions:
+            raise UsageError(f"gguf has no precision '{self.precision}'; use one of {', '.join(self.precisions)}")
+
+    @classmethod
+    def read(cls, folder: Path) -> GgufFormat:
+        """The format of a written file, as its metadata say.
+
+        Raises:
+            ArtifactError: The file is missing or damaged, or of another precision.
+        """
+        return cls(stored.precision_of(folder))
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Why llama.cpp cannot compute this model, on one line with what to do; None: it can.
+
+        Raises:
+            EnvironmentFailure: The precision takes llama.cpp's library, and it is missing.
+        """
+        found = choice.refusal(spec)
+        if found is None and FilePlan.of(spec, self.precision).needs_library():
+            llama_library()
+        return found
+
+    def size(self, spec: ModelSpec) -> int:
+        """The bytes of the file, of which those of the tokenizer are estimated."""
+        return FilePlan.of(spec, self.precision).size()
+
+    def settings(self) -> dict[str, Any]:
+        """What the bytes depend on, beside the model."""
+        return {"precision": self.precision, "version": _VERSION}
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """What is stored in another type than asked for, and the bytes it costs; None: nothing."""
+        plan = FilePlan.of(spec, self.precision)
+        found, align = plan.fallbacks(), plan.missing_alignment()
+        if not found:
+            return None
+        parts = [
+            f"{taken.name} in place of {wanted.name} in {count} tensors ({cost / 1e6:+.1f} MB)"
+            for (wanted, taken), (count, cost) in found.items()
+        ]
+        remedy = f"; --align {align} avoids it in the MLP" if align else ""
+        return f"gguf:{self.precision}: rows that are not whole blocks take {', '.join(parts)}{remedy}"
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Writes `model.gguf`; see `write_gguf`."""
+        write_gguf(model_folder, out_folder, self.precision, on_layer)
+
+    def weights(self, folder: Path, spec: ModelSpec) -> GgufWeights:
+        """The weights of the file in `folder`; see `GgufWeights`."""
+        return GgufWeights(folder, FilePlan.of(spec, self.precision))
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """The tensors that are not the model's; see `stored.differences`."""
+        return stored.differences(model_folder, folder, self.precision)
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """What is missing, cut off or another model's; see `stored.damages`."""
+        return stored.damages(model_folder, folder, self.precision)

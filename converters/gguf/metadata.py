@@ -1,0 +1,153 @@
+"""The metadata of a GGUF file that say what its model computes.
+
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, and llama.cpp's src/llama-model.cpp.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from gguf import GGML_QUANT_VERSION
+from numpy.typing import NDArray
+
+from converters.gguf.architectures import Architecture, effective_window, full_rope, local_rope
+from converters.gguf.folding import Folding
+from converters.gguf.types import Preset
+from seap_export.families import LayerSpec, ModelSpec, RopeSpec
+from seap_export.layers.rotary import attention_factor, inverse_frequencies
+from seap_export.sources.gguf_file import MODEL_TYPE_KEY
+
+__all__ = ["Metadata", "Value", "model_metadata", "rope_tensors"]
+
+Value: TypeAlias = bool | int | float | str | list[str] | list[int] | list[float] | list[bool]
+Metadata: TypeAlias = dict[str, Value]
+_SIZES = {
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "feed_forward_length": "intermediate_size",
+}
+
+
+def model_metadata(architecture: Architecture, spec: ModelSpec, preset: Preset) -> Metadata:
+    """All metadata but those of the tokenizer and `general.architecture`."""
+    general: Metadata = {"general.type": "model", "general.file_type": preset.number}
+    if preset.number > 1:
+        general["general.quantization_version"] = GGML_QUANT_VERSION
+    if architecture.varies and not Folding.of(architecture, spec).factors:
+        general[MODEL_TYPE_KEY] = spec.family.model_type
+    own: Metadata = {
+        "vocab_size": spec.vocab_size,
+        "context_length": spec.max_position_embeddings,
+        "embedding_length": spec.hidden_size,
+        "block_count": len(spec.layers),
+        **_sizes(architecture, spec.layers),
+        "attention.key_length": spec.head_dim,
+        "attention.value_length": spec.head_dim,
+        "attention.layer_norm_rms_epsilon": spec.rms_norm_eps,
+        **_windows(architecture, spec),
+        **_factors(architecture, spec),
+        **_rotation(architecture, spec),
+    }
+    return {**general, **{f"{architecture.name}.{key}": value for key, value in own.items()}}
+
+
+def rope_tensors(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
+    """What the frequencies of the rotation are divided by, float32 [rotated channels / 2], by the tensors' names."""
+    rope = full_rope(spec)
+    if rope is None:
+        return {}
+    if rope.rope_type == "longrope":
+        names = {"rope_factors_long.weight": "long_factor", "rope_factors_short.weight": "short_factor"}
+        return {name: np.asarray(rope.parameters[key], np.float32) for name, key in names.items()}
+    if rope.rope_type != "llama3":
+        return {}
+    plain = RopeSpec(rope.theta, "default", {}, rope.dim)
+    factors = inverse_frequencies(plain).double() / inverse_frequencies(rope).double()
+    return {"rope_freqs.weight": factors.float().numpy()}
+
+
+def _sizes(architecture: Architecture, layers: tuple[LayerSpec, ...]) -> Metadata:
+    values = {key: [int(getattr(layer, name)) for layer in layers] for key, name in _SIZES.items()}
+    return {key: own if architecture.varies else own[0] for key, own in values.items()}
+
+
+def _windows(architecture: Architecture, spec: ModelSpec) -> Metadata:
+    if not architecture.windows:
+        return {}
+    windows = [effective_window(spec, layer) for layer in spec.layers]
+    found = next((window for window in windows if window is not None), None)
+    if found is None and not architecture.needs_window:
+        return {}
+    # where there must be one, the first layer gets one that reaches all positions
+    slides = [window is not None for window in windows] if found else [index == 0 for index in range(len(windows))]
+    return {
+        "attention.sliding_window": found or spec.max_position_embeddings,
+        "attention.sliding_window_pattern": slides,
+    }
+
+
+def _factors(architecture: Architecture, spec: ModelSpec) -> Metadata:
+    block, found = spec.block, Metadata()
+    if block.attention_softcap is not None:
+        found["attn_logit_softcapping"] = block.attention_softcap
+    if block.logits_softcap is not None:
+        found["final_logit_softcapping"] = block.logits_softcap
+    if block.query_scaling is not None:
+        found["attention.temperature_scale"] = block.query_scaling.beta
+    if architecture.scaled_by_keys:
+        found |= {
+            "attention.scale": block.attention_scale,
+            "embedding_scale": block.embedding_multiplier,
+            "residual_scale": block.residual_multiplier,
+            "logit_scale": 1.0 / block.logits_multiplier,
+        }
+    return found
+
+
+def _rotation(architecture: Architecture, spec: ModelSpec) -> Metadata:
+    rope, local = full_rope(spec), local_rope(spec)
+    if rope is None:
+        return {"rope.scaling.finetuned": False}  # Granite 4's word for attention without rotation
+    found: Metadata = {"rope.dimension_count": rope.dim, "rope.freq_base": float(rope.theta)}
+    if architecture.local_theta and local is not None:
+        found["rope.freq_base_swa"] = float(local.theta)
+    scaling = _scaling(architecture, rope)
+    if spec.block.query_scaling is not None:
+        scaling["rope.scaling.original_context_length"] = spec.block.query_scaling.context
+    return {**found, **scaling}
+
+
+def _scaling(architecture: Architecture, rope: RopeSpec) -> Metadata:
+    given = rope.parameters
+    match rope.rope_type:
+        case "linear":
+            return {"rope.scaling.type": "linear", "rope.scaling.factor": float(given["factor"])}
+        case "longrope":
+            return {
+                "rope.scaling.type": "longrope",
+                "rope.scaling.original_context_length": int(given["original_max_position_embeddings"]),
+                "rope.scaling.attn_factor": attention_factor(rope),
+            }
+        case "yarn":
+            return _yarn(architecture, rope)
+        case _:
+            return {}
+
+
+def _yarn(architecture: Architecture, rope: RopeSpec) -> Metadata:
+    given, factor = rope.parameters, float(rope.parameters["factor"])
+    found: Metadata = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": factor,
+        "rope.scaling.original_context_length": int(given["original_max_position_embeddings"]),
+    }
+    usual = attention_factor(RopeSpec(rope.theta, "yarn", {"factor": factor}, rope.dim))
+    if architecture.yarn_betas:
+        found["rope.scaling.yarn_beta_fast"] = float(given.get("beta_fast") or 32)
+        found["rope.scaling.yarn_beta_slow"] = float(given.get("beta_slow") or 1)
+        if given.get("attention_factor") is None and given.get("mscale") == 1 and given.get("mscale_all_dim"):
+            found["rope.scaling.yarn_log_multiplier"] = float(given["mscale_all_dim"])
+            return found
+    ratio = attention_factor(rope) / usual
+    return found if abs(ratio - 1.0) < 1e-9 else {**found, "rope.scaling.attn_factor": ratio}

@@ -1,0 +1,70 @@
+"""The rows of a file's tensors, made from a model's weights a block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Kind
+from numpy.typing import NDArray
+
+from converters.gguf.layout import FileTensor, Part
+from seap_export.errors import InputError
+from seap_export.sources.weights import WeightReader
+
+__all__ = ["plain_rows", "rows_of"]
+
+#: Values that are converted at a time (16 MiB in float32).
+_AT_ONCE = 2**22
+_LARGEST_FLOAT16 = 65504.0
+
+
+def rows_of(tensor: FileTensor, kind: Kind, reader: WeightReader) -> Iterator[NDArray[np.float32]]:
+    """The rows of a tensor as the file has them, float32 [rows, columns], from the first.
+
+    Args:
+        tensor: The tensor.
+        kind: The type that it will be stored in.
+        reader: The model's weights in the plain form.
+
+    Raises:
+        InputError: A weight is NaN or infinite, or too large for float16.
+    """
+    for part in tensor.parts:
+        stored = reader.read([part.plain])[part.plain]
+        for start, rows in _blocks(part, stored):
+            if not np.isfinite(rows).all():
+                raise InputError(f"tensor '{part.plain}' holds NaN or infinite weights; export the model again")
+            if kind == Kind.F16 and np.abs(rows).max(initial=0.0) > _LARGEST_FLOAT16:
+                raise InputError(
+                    f"tensor '{part.plain}' holds weights beyond float16's {_LARGEST_FLOAT16:g} (from row {start}); "
+                    "use f32 or q8_0"
+                )
+            yield rows
+
+
+def plain_rows(tensor: FileTensor, rows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """The tensors of the plain form in a tensor of the file, by their full names; undoes order and factors."""
+    found, start = {}, 0
+    for part in tensor.parts:
+        own = rows[start : start + part.rows]
+        if part.order is not None:
+            own = own[np.argsort(part.order)]
+        if part.factor != 1.0:
+            own = (own.astype(np.float64) / part.factor).astype(np.float32)
+        found[part.plain], start = own, start + part.rows
+    return found
+
+
+def _blocks(part: Part, stored: torch.Tensor) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The rows of a part of a tensor, [rows, columns]; those of a vector are one row."""
+    is_vector = stored.ndim == 1
+    order = np.arange(part.rows) if part.order is None else part.order
+    step = part.rows if is_vector else max(1, _AT_ONCE // stored.shape[1])
+    for start in range(0, part.rows, step):
+        rows = stored[torch.from_numpy(order[start : start + step])]
+        if part.factor != 1.0:
+            rows = rows.double() * part.factor
+        values: NDArray[np.float32] = rows.float().numpy()
+        yield start, values[None] if is_vector else values

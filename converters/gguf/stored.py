@@ -1,0 +1,199 @@
+"""Reads a GGUF file back, and compares it with the model folder that it was written from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.gguf.encoding import decode, encode, tolerance
+from converters.gguf.file import MODEL_FILE, FilePlan
+from converters.gguf.layout import FileTensor
+from converters.gguf.rows import plain_rows, rows_of
+from converters.gguf.types import PRESETS, needs_library
+from converters.gguf.writer import whole_metadata
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+from seap_export.sources.gguf_header import GgufTensor, read_header
+from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.weights import SafetensorsReader
+
+__all__ = ["GgufWeights", "damages", "differences", "precision_of"]
+
+#: Rows that are compared at a time.
+_ROWS = 4096
+
+
+class GgufWeights:
+    """The weights of a GGUF file by the stored names of the model folder, dequantised, a few tensors at a time.
+
+    Args:
+        folder: Holds the file.
+        plan: What the file consists of; its precision does not matter.
+
+    Raises:
+        ArtifactError: The file is missing, truncated, or another model's.
+    """
+
+    def __init__(self, folder: Path, plan: FilePlan) -> None:
+        self._path = folder / MODEL_FILE
+        self._stored = _header(self._path)[1]
+        self._form = StoredForm(plan.spec)
+        self._tensor_of = {part.plain: tensor for tensor in plan.tensors for part in tensor.parts}
+        wrong = next(iter(_tensor_damages(plan, self._stored, types=False)), None)
+        if wrong is not None:
+            raise ArtifactError(f"{self._path}: {wrong}; export it again")
+        self._plain_of: dict[str, list[str]] = {}
+        for plain in plan.spec.tensors():
+            self._plain_of.setdefault(self._form.holders([plain])[0], []).append(plain)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors in float32; the LM head of a tied model is the embedding."""
+        found: dict[str, torch.Tensor] = {}
+        for name in names:
+            if name not in self._plain_of:
+                raise ArtifactError(f"{self._path}: there is no '{name}' in it; export it again")
+            plain = {key: self.plain(key) for key in self._plain_of[name]}
+            found |= {key: tensor.float() for key, tensor in self._form.to_stored(plain).items()}
+        return found
+
+    def plain(self, name: str) -> torch.Tensor:
+        """A tensor of the plain form in float32."""
+        tensor = self._tensor_of[name]
+        rows = plain_rows(tensor, self.rows(tensor, slice(0, tensor.shape[0])))
+        return torch.from_numpy(rows[name].reshape(-1) if len(tensor.shape) == 1 else rows[name])
+
+    def packed(self, tensor: FileTensor, rows: slice) -> NDArray[np.uint8]:
+        """Rows of a tensor as they are stored, [rows, bytes of a row]; a vector's numbers are rows of one."""
+        stored = self._stored[tensor.name]
+        width = stored.size // tensor.shape[0]
+        start, stop, _ = rows.indices(tensor.shape[0])
+        raw = np.fromfile(self._path, np.uint8, (stop - start) * width, offset=stored.offset + start * width)
+        return raw.reshape(stop - start, width)
+
+    def rows(self, tensor: FileTensor, rows: slice) -> NDArray[np.float32]:
+        """Rows of a tensor in float32."""
+        values = decode(self.packed(tensor, rows), self._stored[tensor.name].kind)
+        return values.reshape(-1) if len(tensor.shape) == 1 else values
+
+
+def precision_of(folder: Path) -> str:
+    """The precision of a written file.
+
+    Raises:
+        ArtifactError: The file is missing or damaged, or of no precision that is known.
+    """
+    path = folder / MODEL_FILE
+    number = _header(path)[0].get("general.file_type")
+    found = next((name for name, preset in PRESETS.items() if preset.number == number), None)
+    if found is None:
+        raise ArtifactError(f"{path}: its precision, {number!r:.40}, is not known; export it again")
+    return found
+
+
+def differences(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+    """The tensors that are not the model's, one line each.
+
+    Read back, each weight must be as near to the model's as the rounding of its type allows; and unless it took
+    llama.cpp's library to write them, the bytes must be those that the weights give.
+    """
+    plan = _plan(model_folder, precision)
+    weights = GgufWeights(folder, plan)
+    reader = PlainReader(SafetensorsReader(model_folder), plan.spec)
+    for tensor in plan.tensors:
+        kind, start, far, other = plan.kind(tensor), 0, 0, 0
+        for expected in rows_of(tensor, kind, reader):
+            for first in range(0, len(expected), _ROWS):
+                wanted = expected[first : first + _ROWS]
+                count = wanted.size if len(tensor.shape) == 1 else len(wanted)
+                place = slice(start, start + count)
+                apart = np.abs(weights.rows(tensor, place).reshape(wanted.shape) - wanted)
+                far += int((~(apart <= tolerance(wanted, kind))).sum())
+                packed = weights.packed(tensor, place).reshape(-1)
+                if not needs_library(kind):
+                    other += int((packed != encode(wanted, kind).reshape(-1)).any())
+                start += count
+        if far:
+            yield f"tensor '{tensor.name}': {far} weights are further off than {kind.name} rounds"
+        elif other:
+            yield f"tensor '{tensor.name}' is not stored as {kind.name} stores the model's weights"
+    for name, factors in plan.rope_tensors.items():
+        if not np.array_equal(_vector(weights, name), factors):
+            yield f"tensor '{name}' is not the model's"
+
+
+def damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+    """What is missing in a file, cut off, or does not belong to the model folder, one line each; see `Format`."""
+    path = folder / MODEL_FILE
+    try:
+        metadata, tensors = _header(path)
+    except ArtifactError as error:
+        yield str(error)
+        return
+    plan = _plan(model_folder, precision)
+    end = max((own.offset + own.size for own in tensors.values()), default=0)
+    if path.stat().st_size - end not in range(32):
+        yield f"{path}: {path.stat().st_size - end} bytes follow the last tensor"
+    for damage in _tensor_damages(plan, tensors, types=True):
+        yield f"{path}: {damage}"
+    expected = {"general.architecture": plan.architecture.name, **whole_metadata(plan, model_folder)}
+    for key in sorted(expected.keys() | metadata.keys()):
+        if not _is_same(metadata.get(key), expected.get(key)):
+            found, wanted = _short(metadata.get(key)), _short(expected.get(key))
+            yield f"{path}: metadata '{key}' are {found}, not {wanted}"
+
+
+def _plan(model_folder: Path, precision: str) -> FilePlan:
+    try:
+        return FilePlan.of(model_spec(read_json(model_folder / "config.json")), precision)
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
+
+
+def _header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, GgufTensor]]:
+    try:
+        return read_header(path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror}); export it again") from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{path}: truncated or not a GGUF file ({reason}); export it again") from error
+
+
+def _tensor_damages(plan: FilePlan, stored: Mapping[str, GgufTensor], *, types: bool) -> Iterator[str]:
+    shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
+    shapes |= {name: factors.shape for name, factors in plan.rope_tensors.items()}
+    for name in sorted(shapes.keys() - stored.keys()):
+        yield f"tensor '{name}' is missing"
+    for name in sorted(stored.keys() - shapes.keys()):
+        yield f"tensor '{name:.60}' is not the model's"
+    for name in sorted(shapes.keys() & stored.keys()):
+        if stored[name].shape != shapes[name]:
+            yield f"tensor '{name}' is {list(stored[name].shape)}, not {list(shapes[name])}"
+    for tensor in plan.tensors if types else ():
+        if tensor.name in stored and stored[tensor.name].kind != plan.kind(tensor):
+            yield f"tensor '{tensor.name}' is {stored[tensor.name].kind.name}, not {plan.kind(tensor).name}"
+
+
+def _vector(weights: GgufWeights, name: str) -> NDArray[np.float32]:
+    stored = weights._stored[name]
+    return np.fromfile(weights._path, np.float32, stored.shape[0], offset=stored.offset)
+
+
+def _is_same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, float) and isinstance(found, float):
+        return bool(np.float32(found) == np.float32(wanted))
+    if isinstance(wanted, list) and wanted and isinstance(wanted[0], float) and isinstance(found, list):
+        return np.array_equal(np.asarray(found, np.float32), np.asarray(wanted, np.float32))
+    return type(found) is type(wanted) and bool(found == wanted)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "missing"
+    return f"a list of {len(value)}" if isinstance(value, list) else f"{value!r:.40}"

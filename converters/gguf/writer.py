@@ -1,0 +1,133 @@
+"""Writes a model folder as one GGUF file, a block of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGUFValueType
+
+from converters.gguf.encoding import encode
+from converters.gguf.file import MODEL_FILE, FilePlan
+from converters.gguf.metadata import Metadata, Value
+from converters.gguf.rows import rows_of
+from converters.gguf.types import bytes_of
+from converters.gguf.vocabulary import tokenizer_metadata
+from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.families import model_spec
+from seap_export.llama_library import llama_library
+from seap_export.sources.config import read_json
+from seap_export.sources.stored import PlainReader
+from seap_export.sources.weights import SafetensorsReader, WeightReader
+
+__all__ = ["whole_metadata", "write_gguf"]
+
+_TYPES: dict[type, GGUFValueType] = {
+    bool: GGUFValueType.BOOL,
+    int: GGUFValueType.UINT32,
+    float: GGUFValueType.FLOAT32,
+    str: GGUFValueType.STRING,
+    list: GGUFValueType.ARRAY,
+}
+
+
+def write_gguf(
+    model_folder: Path, out_folder: Path, precision: str, on_layer: Callable[[int], None] | None = None
+) -> None:
+    """Writes a dense or pruned model as `model.gguf`, which llama.cpp loads.
+
+    The same input gives the same bytes; with K-quants, by the same release of llama.cpp.
+
+    Args:
+        model_folder: Contains config.json, safetensors files and a tokenizer.
+        out_folder: An existing folder for the file.
+        precision: One of `PRESETS`.
+        on_layer: Called with a layer's index once all its weights are written.
+
+    Raises:
+        InputError: llama.cpp cannot compute the model, GGUF files cannot hold its tokenizer, or it is damaged.
+        UsageError: The file already exists.
+        EnvironmentFailure: The file cannot be written, or the precision takes llama.cpp's library and it is missing.
+    """
+    plan = FilePlan.of(model_spec(read_json(model_folder / "config.json")), precision)
+    metadata = whole_metadata(plan, model_folder)
+    if plan.needs_library():
+        llama_library()
+    reader = PlainReader(SafetensorsReader(model_folder), plan.spec)
+    path = out_folder / MODEL_FILE
+    if path.exists():
+        raise UsageError(f"{path} already exists; give another folder or remove it")
+    writer = gguf.GGUFWriter(None, plan.architecture.name)
+    try:
+        _write_header(writer, path, plan, metadata)
+        _write_tensors(writer.fout[0], plan, reader, on_layer)
+    except BaseException as error:
+        path.unlink(missing_ok=True)  # an incomplete model is worse than none
+        if isinstance(error, OSError):
+            message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
+            raise EnvironmentFailure(message) from error
+        raise
+    finally:
+        _close(writer)
+
+
+def whole_metadata(plan: FilePlan, model_folder: Path) -> Metadata:
+    """All metadata of a model's file but `general.architecture`.
+
+    Raises:
+        InputError: GGUF files cannot hold the tokenizer.
+    """
+    return {**plan.metadata, **tokenizer_metadata(model_folder, plan.spec)}
+
+
+def _write_header(writer: Any, path: Path, plan: FilePlan, metadata: Metadata) -> None:
+    for key, value in metadata.items():
+        writer.add_key_value(key, value, _TYPES[type(value)], _item_type(value))
+    for name, factors in plan.rope_tensors.items():
+        writer.add_tensor_info(name, factors.shape, factors.dtype, factors.nbytes)
+    for tensor in plan.tensors:
+        kind = plan.kind(tensor)
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), bytes_of(tensor, kind), raw_dtype=kind)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+
+
+def _item_type(value: Value) -> GGUFValueType | None:
+    """The type of a list's items, which an empty list does not show."""
+    if not isinstance(value, list):
+        return None
+    kind = type(value[0]) if value else str
+    return GGUFValueType.INT32 if kind is int else _TYPES[kind]
+
+
+def _write_tensors(file: Any, plan: FilePlan, reader: WeightReader, on_layer: Callable[[int], None] | None) -> None:
+    _pad(file)
+    for factors in plan.rope_tensors.values():
+        file.write(factors.tobytes())
+        _pad(file)
+    for index, tensor in enumerate(plan.tensors):
+        kind = plan.kind(tensor)
+        for rows in rows_of(tensor, kind, reader):
+            file.write(encode(rows, kind).tobytes())
+        _pad(file)
+        following = plan.tensors[index + 1 : index + 2]
+        if on_layer is not None and tensor.layer is not None and [own.layer for own in following] != [tensor.layer]:
+            on_layer(tensor.layer)
+    file.flush()
+
+
+def _pad(file: Any) -> None:
+    file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
+
+
+def _close(writer: Any) -> None:
+    try:
+        writer.close()
+    except OSError as error:  # what the disk has no room for is written once more on closing
+        raise EnvironmentFailure(
+            f"cannot write the model ({error}); free disk space or check the permissions"
+        ) from error

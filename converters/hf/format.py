@@ -1,0 +1,101 @@
+"""The model folder as a format: it is where the others start, so that only `export` and `prune` write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.sources.config import read_json
+from seap_export.sources.stored import StoredForm
+from seap_export.sources.weights import SafetensorsReader, check_weights
+
+__all__ = ["HfFormat", "dtype_name"]
+
+_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_SIZES = {name: dtype.itemsize for dtype, name in _NAMES.items()}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The precision of weights that are stored in a dtype."""
+    return _NAMES[dtype]
+
+
+@dataclass(frozen=True)
+class HfFormat:
+    """config.json, safetensors, the tokenizer and the modelling code; see `converters.format.Format`."""
+
+    name: ClassVar[str] = "hf"
+    extra: ClassVar[str | None] = None
+    runtimes: ClassVar[tuple[str, ...]] = ("torch", "vllm")
+    precisions: ClassVar[tuple[str, ...]] = tuple(_SIZES)
+
+    precision: str = "fp32"
+
+    @classmethod
+    def read(cls, folder: Path) -> HfFormat:
+        """By the weights' dtype."""
+        try:
+            return cls(dtype_name(SafetensorsReader(folder).dtype))
+        except InputError as error:
+            raise ArtifactError(str(error)) from error
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Raises `UsageError`: a model folder is not made from itself."""
+        raise UsageError("a model folder is in the format hf already; use another --format")
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """Nothing."""
+        return None
+
+    def size(self, spec: ModelSpec) -> int:
+        """Every parameter in the precision."""
+        return spec.num_parameters() * _SIZES[self.precision]
+
+    def settings(self) -> dict[str, Any]:
+        """The precision is the dense model's."""
+        return {"version": 1, "precision": self.precision}
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Raises `UsageError`."""
+        self.refusal(_spec(model_folder), {})
+
+    def weights(self, folder: Path, spec: ModelSpec) -> _Weights:
+        """The tensors as they are."""
+        return _Weights(folder)
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """Tensors that are not the same."""
+        own, other = SafetensorsReader(model_folder), SafetensorsReader(folder)
+        for name in own.shapes():
+            if name not in other.shapes():
+                yield f"'{name}' is not stored"
+            elif not torch.equal(own.read([name])[name].float(), other.read([name])[name].float()):
+                yield f"'{name}' differs from the model's"
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """Tensors that are missing, of another shape, or not described by config.json."""
+        reader, stored = SafetensorsReader(folder), StoredForm(_spec(folder)).shapes
+        check_weights(reader, stored, str(folder))
+        for name in sorted(reader.shapes().keys() - stored.keys()):
+            yield f"{folder}: config.json does not describe the tensor '{name:.80}'"
+
+
+class _Weights:
+    """Reads a folder's tensors in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self._reader = SafetensorsReader(folder)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """See `StoredWeights`."""
+        return {name: tensor.float() for name, tensor in self._reader.read(names).items()}
+
+
+def _spec(folder: Path) -> ModelSpec:
+    return model_spec(read_json(folder / "config.json"))

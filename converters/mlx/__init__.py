@@ -1,0 +1,5 @@
+"""Folders that mlx-lm loads."""
+
+from converters.mlx.format import MlxFormat
+
+__all__ = ["MlxFormat"]

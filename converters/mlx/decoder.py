@@ -1,0 +1,77 @@
+"""What a decoder computes, as `modeling_mlx.py` reads it from config.json: without the words of any family."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from seap_export.families import LayerSpec, ModelSpec, RopeSpec
+from seap_export.families.names import NORMS, PROJECTIONS
+from seap_export.layers.rotary import attention_factor, inverse_frequencies
+
+__all__ = ["described"]
+
+
+def described(spec: ModelSpec) -> dict[str, Any]:
+    """All that `modeling_mlx.py` needs to know of a model, as JSON."""
+    block, ropes = spec.block, _ropes(spec)
+    return {
+        "vocab_size": spec.vocab_size,
+        "hidden_size": spec.hidden_size,
+        "head_dim": spec.head_dim,
+        "rms_norm_eps": spec.rms_norm_eps,
+        "tie_word_embeddings": spec.tie_word_embeddings,
+        "norms": [norm for norm in NORMS if norm in block.norms],
+        "qk_norm": block.qk_norm,
+        "activation": block.activation,
+        "attention_scale": block.attention_scale,
+        "attention_softcap": block.attention_softcap,
+        "query_scaling": None if block.query_scaling is None else asdict(block.query_scaling),
+        "residual_multiplier": block.residual_multiplier,
+        "embedding_multiplier": block.embedding_multiplier,
+        "logits_multiplier": block.logits_multiplier,
+        "logits_softcap": block.logits_softcap,
+        "ropes": [_rope(rope) for rope in ropes],
+        "layers": [_layer(layer, ropes) for layer in spec.layers],
+    }
+
+
+def _ropes(spec: ModelSpec) -> list[RopeSpec]:
+    """Each rotation once; `RopeSpec` has no hash."""
+    found: list[RopeSpec] = []
+    for layer in spec.layers:
+        if layer.rope is not None and layer.rope not in found:
+            found.append(layer.rope)
+    return found
+
+
+def _rope(rope: RopeSpec) -> dict[str, Any]:
+    """A rotation by the inverses of its frequencies, which is what `mlx.core.fast.rope` takes."""
+    described = {
+        "dims": rope.dim,
+        "interleaved": rope.interleaved,
+        "factor": attention_factor(rope),
+        "periods": _periods(rope, long=False),
+    }
+    if rope.switches_at is not None:
+        described |= {"switches_at": rope.switches_at, "long_periods": _periods(rope, long=True)}
+    return described
+
+
+def _periods(rope: RopeSpec, long: bool) -> list[float]:
+    frequencies = inverse_frequencies(rope, long=long)
+    periods: list[float] = (1.0 / frequencies.double()).to(torch.float32).tolist()
+    return periods
+
+
+def _layer(layer: LayerSpec, ropes: list[RopeSpec]) -> dict[str, Any]:
+    return {
+        "heads": layer.num_attention_heads,
+        "kv_heads": layer.num_key_value_heads,
+        "width": layer.intermediate_size,
+        "biases": [projection for projection in PROJECTIONS if projection in layer.biases],
+        "window": layer.sliding_window,
+        "rope": None if layer.rope is None else ropes.index(layer.rope),
+    }

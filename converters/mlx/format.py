@@ -1,0 +1,165 @@
+"""The format of mlx-lm: safetensors in the plain form, and a model file that runs layers of different shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from converters.mlx.damages import folder_damages
+from converters.mlx.layout import GROUPS, PRECISIONS, Layout
+from converters.mlx.stored import MlxWeights, weight_differences
+from converters.mlx.writer import write_mlx
+from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.sources.config import read_json
+from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.sources.weights import SafetensorsReader
+
+__all__ = ["MlxFormat"]
+
+#: Increased when the same model gives other bytes than before.
+_VERSION = 1
+#: How many matrices a remark names.
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class MlxFormat:
+    """Writes and reads folders of mlx-lm, without MLX itself.
+
+    Attributes:
+        precision: One of `precisions`. "8bit" and "4bit" are MLX's affine quantisation in groups of 64, or of 32 where
+            64 does not divide a width; other matrices are left as they are.
+
+    Raises:
+        UsageError: The precision is not known.
+    """
+
+    name: ClassVar[str] = "mlx"
+    extra: ClassVar[str | None] = None
+    runtimes: ClassVar[tuple[str, ...]] = ("mlx",)
+    precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
+
+    precision: str = "fp16"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"mlx has no precision '{self.precision}'; use one of {', '.join(PRECISIONS)}")
+
+    @classmethod
+    def read(cls, folder: Path) -> MlxFormat:
+        """By what config.json says of dtype and quantisation.
+
+        Raises:
+            ArtifactError: It is missing or damaged, or says neither.
+        """
+        dtype, quantization = read_dtype(folder), read_json(folder / "config.json").get("quantization")
+        bits = quantization.get("bits") if isinstance(quantization, dict) else None
+        for name, own in PRECISIONS.items():
+            if own.bits == bits and own.dtype in (dtype, None):
+                return cls(name)
+        raise ArtifactError(f"{folder / 'config.json'}: {bits} bits are not known; export again")
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Why the model cannot be written so; None: it can."""
+        if PRECISIONS[self.precision].bits is None:
+            return None
+        layout = Layout(spec, self.precision)
+        if any(layout.group(name) for name in spec.tensors()):
+            return None
+        return (
+            f"mlx cannot quantise any matrix of this model: no width is a multiple of {GROUPS[-1]}; "
+            f"use --align {GROUPS[-1]}, or fp16"
+        )
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """The matrices that are not quantised because no group divides their width."""
+        left = Layout(spec, self.precision).unquantised
+        if not left:
+            return None
+        names = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
+        return (
+            f"mlx leaves {len(left)} matrices unquantised whose width is no multiple of {GROUPS[-1]}: {names}; "
+            f"--align {GROUPS[-1]} lets it quantise all"
+        )
+
+    def size(self, spec: ModelSpec) -> int:
+        """Bytes of model.safetensors."""
+        layout = Layout(spec, self.precision)
+        return SafetensorsWriter(Path(), layout.shapes, layout.dtypes, framework="mlx").size
+
+    def settings(self) -> dict[str, Any]:
+        """What the bytes depend on besides the model."""
+        return {"format": self.name, "precision": self.precision, "version": _VERSION}
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Writes a dense or pruned model into the existing, empty `out_folder`.
+
+        Args:
+            model_folder: config.json, safetensors files and the tokenizer.
+            out_folder: Gets model.safetensors, config.json, the model file and the tokenizer.
+            on_layer: Called with a layer's index once all its weights are written.
+
+        Raises:
+            InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows.
+            UsageError: The output already exists.
+            EnvironmentFailure: The output cannot be written.
+        """
+        config = read_json(model_folder / "config.json")
+        spec = model_spec(config)
+        reason = self.refusal(spec, config)
+        if reason is not None:
+            raise InputError(reason)
+        write_mlx(model_folder, out_folder, spec, self.precision, on_layer)
+
+    def weights(self, folder: Path, spec: ModelSpec) -> MlxWeights:
+        """The written weights by the names of hf/.
+
+        Raises:
+            ArtifactError: They are missing, damaged or of another model.
+        """
+        dtype = read_dtype(folder)
+        return MlxWeights(folder, spec, Layout(spec, self.precision, dtype))
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """The weights that are further from hf/ than rounding, one line each.
+
+        Raises:
+            ArtifactError: The folder's weights are missing or damaged.
+            InputError: The model folder is damaged.
+        """
+        spec, layout = self._opened(model_folder)
+        return weight_differences(model_folder, folder, spec, layout)
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """Files that are missing, damaged or of another model, one line each.
+
+        Raises:
+            InputError: The model folder is damaged.
+        """
+        spec, layout = self._opened(model_folder)
+        return folder_damages(model_folder, folder, spec, layout)
+
+    def _opened(self, model_folder: Path) -> tuple[ModelSpec, Layout]:
+        spec = model_spec(read_json(model_folder / "config.json"))
+        return spec, Layout(spec, self.precision, SafetensorsReader(model_folder).dtype)
+
+
+def read_dtype(folder: Path) -> torch.dtype:
+    """The dtype of what an MLX folder does not quantise.
+
+    Raises:
+        ArtifactError: config.json does not say.
+    """
+    try:
+        name = read_json(folder / "config.json").get("dtype")
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
+    if name not in ("float32", "float16", "bfloat16"):
+        raise ArtifactError(f"{folder / 'config.json'}: the dtype '{name!s:.40}' is not known; export again")
+    found: torch.dtype = getattr(torch, name)
+    return found

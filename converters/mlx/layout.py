@@ -1,0 +1,105 @@
+"""Which tensors an MLX folder stores, and how: the plain form, of which matrices may be quantised in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from seap_export.families import ModelSpec
+
+__all__ = ["GROUPS", "PRECISIONS", "Layout", "Precision"]
+
+#: Group sizes, the one first that is tried first; what the columns of a matrix are no multiple of is not quantised.
+GROUPS = (64, 32)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How weights are stored.
+
+    Attributes:
+        dtype: Of what is not quantised, and of scales; None: that of hf/, float16 where it is float32.
+        bits: Of quantised numbers; None: nothing is quantised.
+    """
+
+    dtype: torch.dtype | None
+    bits: int | None = None
+
+
+PRECISIONS: Mapping[str, Precision] = {
+    "fp16": Precision(torch.float16),
+    "bf16": Precision(torch.bfloat16),
+    "fp32": Precision(torch.float32),
+    "8bit": Precision(None, 8),
+    "4bit": Precision(None, 4),
+}
+
+
+class Layout:
+    """The tensors of one model in one precision.
+
+    Args:
+        spec: The model.
+        precision: The precision's name.
+        stored: The dtype of hf/.
+
+    Attributes:
+        bits: As in `Precision`.
+        dtype: Of all numbers that are not quantised.
+        shapes: Name and shape of every stored tensor, in the order of use.
+        dtypes: The dtype of each.
+    """
+
+    def __init__(self, spec: ModelSpec, precision: str, stored: torch.dtype = torch.float16) -> None:
+        chosen = PRECISIONS[precision]
+        narrow = torch.float16 if stored == torch.float32 else stored
+        self.bits, self.dtype = chosen.bits, chosen.dtype or narrow
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self._plain = spec.tensors()
+        for name in self._plain:
+            for stored_name, shape, dtype in self._parts(name):
+                self.shapes[stored_name], self.dtypes[stored_name] = shape, dtype
+
+    def group(self, name: str) -> int | None:
+        """The group size of a tensor of the plain form; None: it is not quantised."""
+        shape = self._plain[name]
+        if self.bits is None or len(shape) != 2:
+            return None
+        return next((group for group in GROUPS if shape[1] % group == 0), None)
+
+    def parts(self, name: str) -> list[str]:
+        """The stored tensors that hold one of the plain form."""
+        return [stored for stored, _, _ in self._parts(name)]
+
+    @property
+    def unquantised(self) -> list[str]:
+        """The matrices that are left as they are, although the precision quantises."""
+        if self.bits is None:
+            return []
+        return [name for name, shape in self._plain.items() if len(shape) == 2 and self.group(name) is None]
+
+    def quantization(self) -> dict[str, Any] | None:
+        """What config.json says of quantised matrices, as mlx-lm reads it: those that differ from the most by name."""
+        if self.bits is None:
+            return None
+        usual = {"group_size": GROUPS[0], "bits": self.bits, "mode": "affine"}
+        others: dict[str, Any] = {}
+        for name, shape in self._plain.items():
+            group, module = self.group(name), name.removesuffix(".weight")
+            if len(shape) == 2 and group != GROUPS[0]:
+                others[module] = {**usual, "group_size": group} if group else False
+        return usual | others
+
+    def _parts(self, name: str) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
+        shape, group = self._plain[name], self.group(name)
+        if group is None or self.bits is None:
+            yield name, shape, self.dtype
+            return
+        module, (rows, columns) = name.removesuffix(".weight"), shape
+        yield name, (rows, columns * self.bits // 32), torch.uint32
+        yield f"{module}.scales", (rows, columns // group), self.dtype
+        yield f"{module}.biases", (rows, columns // group), self.dtype

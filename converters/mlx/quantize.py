@@ -1,0 +1,92 @@
+"""MLX's affine quantisation in groups, with the same bits as `mlx.core.quantize` on the CPU.
+
+It is computed here so that any machine can write it and all write the same bytes; MLX itself rounds differently on a
+GPU (the formula: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html, of which the
+end of the range with the larger magnitude is kept exactly).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["QuantizedRows", "dequantize", "quantize"]
+
+#: Elements that are quantised at a time.
+_ELEMENTS = 1 << 24
+#: The smallest scale.
+_SMALLEST = 1e-7
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """A matrix [rows, columns] as MLX stores it.
+
+    Attributes:
+        weight: uint32 [rows, columns * bits / 32], the first of the numbers in a word in its lowest bits.
+        scales: [rows, columns / group], in the dtype of the matrix.
+        biases: The same; a weight is number * scale + bias.
+    """
+
+    weight: torch.Tensor
+    scales: torch.Tensor
+    biases: torch.Tensor
+
+
+def quantize(matrix: torch.Tensor, bits: int, group: int) -> QuantizedRows:
+    """Quantises a matrix some rows at a time.
+
+    Args:
+        matrix: float [rows, columns]; scales and biases get its dtype.
+        bits: 4 or 8.
+        group: Neighbours in a row that share a scale; it divides the columns.
+    """
+    rows, columns = matrix.shape
+    weight = torch.empty(rows, columns * bits // 32, dtype=torch.int32)
+    scales, biases = (torch.empty(rows, columns // group, dtype=matrix.dtype) for _ in range(2))
+    at_once = max(1, _ELEMENTS // columns)
+    for start in range(0, rows, at_once):
+        own = slice(start, start + at_once)
+        weight[own], scales[own], biases[own] = _quantized(matrix[own], bits, group)
+    return QuantizedRows(weight.view(torch.uint32), scales, biases)
+
+
+def dequantize(stored: QuantizedRows, bits: int) -> torch.Tensor:
+    """The matrix, float32 [rows, columns]."""
+    numbers = _unpacked(stored.weight, bits).float()
+    rows, columns = numbers.shape
+    grouped = numbers.view(rows, stored.scales.shape[1], -1)
+    grouped.mul_(stored.scales.float().unsqueeze(-1)).add_(stored.biases.float().unsqueeze(-1))
+    return grouped.view(rows, columns)
+
+
+def _quantized(matrix: torch.Tensor, bits: int, group: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    grouped, largest = matrix.float().unflatten(1, (-1, group)), 2**bits - 1
+    low, high = grouped.amin(-1), grouped.amax(-1)
+    low_is_edge = low.abs() > high.abs()
+    scale = ((high - low) / largest).clamp(min=_SMALLEST)
+    scale = torch.where(low_is_edge, scale, -scale)
+    edge = torch.where(low_is_edge, low, high)
+    steps = (edge / scale).round()
+    has_edge = steps != 0
+    scale = torch.where(has_edge, edge / steps, scale)
+    bias = torch.where(has_edge, edge, 0.0)
+    numbers = ((grouped - bias.unsqueeze(-1)) / scale.unsqueeze(-1)).round_().clamp_(0, largest)
+    return _packed(numbers.flatten(1), bits), scale.to(matrix.dtype), bias.to(matrix.dtype)
+
+
+def _packed(numbers: torch.Tensor, bits: int) -> torch.Tensor:
+    """int32 words of whole numbers, float32 [rows, columns]."""
+    each = 8 // bits
+    octets = torch.zeros(len(numbers), numbers.shape[1] // each, dtype=torch.uint8)
+    for place in range(each):
+        octets |= numbers[:, place::each].to(torch.uint8) << (place * bits)
+    return octets.view(torch.int32)  # of a little-endian machine, as every one that MLX runs on is
+
+
+def _unpacked(words: torch.Tensor, bits: int) -> torch.Tensor:
+    octets = words.contiguous().view(torch.uint8)
+    if bits == 8:
+        return octets
+    return torch.stack([octets & 15, octets >> 4], -1).flatten(1)

@@ -1,0 +1,132 @@
+"""Writes a model folder as one that mlx-lm loads, tensor by tensor."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from converters.mlx.decoder import described
+from converters.mlx.layout import Layout
+from converters.mlx.quantize import quantize
+from seap_export.errors import EnvironmentFailure, InputError, UsageError
+from seap_export.families import ModelSpec, names
+from seap_export.sources.config import read_json
+from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.sources.tokenizer import copy_tokenizer
+from seap_export.sources.weights import SafetensorsReader, check_weights
+
+__all__ = ["MODEL_FILE", "WEIGHTS", "mlx_config", "open_plain", "stored_parts", "write_mlx"]
+
+#: The model file's name in an artifact.
+MODEL_FILE = "modeling_mlx.py"
+WEIGHTS = "model.safetensors"
+#: Elements that are checked at a time.
+_ELEMENTS = 1 << 24
+#: Keys of hf/config.json that only transformers follows, or that "decoder" says for every layer.
+_LEFT_OUT = ("architectures", "auto_map", "base_model_tp_plan", "dtype", "per_layer_config", "torch_dtype")
+
+
+def write_mlx(
+    model_folder: Path, out_folder: Path, spec: ModelSpec, precision: str, on_layer: Callable[[int], None]
+) -> None:
+    """Writes weights, config, model file and tokenizer into the existing, empty `out_folder`.
+
+    Memory holds one tensor, as it is stored and as it is written.
+
+    Raises:
+        InputError: The model is damaged, has NaN or infinite weights, or overflows in this precision.
+        UsageError: The output already exists.
+        EnvironmentFailure: The output cannot be written.
+    """
+    plain = open_plain(model_folder, spec)
+    layout = Layout(spec, precision, plain.dtype)
+    config = mlx_config(model_folder, spec, layout)
+    present = sorted(path.name for path in out_folder.iterdir())
+    if present:
+        raise UsageError(f"{out_folder / present[0]} already exists; give another folder or remove it")
+    try:
+        _write_weights(plain, spec, layout, out_folder / WEIGHTS, on_layer)
+        (out_folder / "config.json").write_text(
+            json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n"
+        )
+        (out_folder / MODEL_FILE).write_bytes((resources.files("converters.mlx") / MODEL_FILE).read_bytes())
+        copy_tokenizer(model_folder, out_folder)
+        if (model_folder / "generation_config.json").is_file():
+            shutil.copyfile(model_folder / "generation_config.json", out_folder / "generation_config.json")
+    except BaseException as error:
+        for path in out_folder.iterdir():  # an incomplete model is worse than none
+            path.unlink()
+        if isinstance(error, OSError):
+            message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
+            raise EnvironmentFailure(message) from error
+        raise
+
+
+def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
+    """The weights of a model folder in the plain form.
+
+    Raises:
+        InputError: A file is missing or damaged, or config and weights disagree.
+    """
+    reader = SafetensorsReader(model_folder)
+    check_weights(reader, StoredForm(spec).shapes, str(model_folder))
+    return PlainReader(reader, spec)
+
+
+def mlx_config(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Any]:
+    """The config.json of the folder: that of hf/ with what mlx-lm and the model file read."""
+    config = {key: value for key, value in read_json(model_folder / "config.json").items() if key not in _LEFT_OUT}
+    config |= {
+        "decoder": described(spec),
+        "dtype": str(layout.dtype).removeprefix("torch."),
+        "model_file": MODEL_FILE,
+    }
+    quantization = layout.quantization()
+    return config if quantization is None else config | {"quantization": quantization}
+
+
+def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
+    """The stored tensors of one of the plain form.
+
+    Raises:
+        InputError: It has NaN or infinite values, or overflows.
+    """
+    narrow, group = tensor.to(layout.dtype), layout.group(name)
+    if group is None or layout.bits is None:
+        parts = [narrow]
+    else:
+        made = quantize(narrow, layout.bits, group)
+        parts = [made.weight, made.scales, made.biases]
+    if not all(_is_finite(part) for part in (narrow, *parts[1:])):
+        if not _is_finite(tensor):
+            raise InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
+        dtype = str(layout.dtype).removeprefix("torch.")
+        raise InputError(f"weights: '{name}' is too large for {dtype}; use bf16 or fp32")
+    return dict(zip(layout.parts(name), parts, strict=True))
+
+
+def _write_weights(
+    plain: PlainReader, spec: ModelSpec, layout: Layout, path: Path, on_layer: Callable[[int], None]
+) -> None:
+    last_of = {names.layer_of(name): name for name in spec.tensors()}
+    with SafetensorsWriter(path, layout.shapes, layout.dtypes, framework="mlx") as writer:
+        for name in spec.tensors():
+            (tensor,) = plain.read([name]).values()
+            for stored, part in stored_parts(name, tensor, layout).items():
+                writer.write(stored, part)
+            layer = names.layer_of(name)
+            if layer is not None and last_of[layer] == name:
+                on_layer(layer)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    rows = max(1, _ELEMENTS // max(1, math.prod(tensor.shape[1:])))
+    return all(bool(torch.isfinite(torch.stack(torch.aminmax(piece.float()))).all()) for piece in tensor.split(rows))

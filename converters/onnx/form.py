@@ -1,0 +1,72 @@
+"""The form of an ONNX file: precision, dialect and logits, as recorded in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import onnx
+
+from converters.onnx.dialects import DialectName
+from converters.onnx.precision import BlockQuantization, Precision, Provider
+from seap_export.errors import ArtifactError
+
+__all__ = ["FORM_NOTE", "Logits", "OnnxForm", "read_form"]
+
+#: The positions for which a graph returns logits.
+Logits = Literal["all", "last"]
+#: Metadata key under which a graph records its form.
+FORM_NOTE = "seap_export.form"
+
+
+@dataclass(frozen=True)
+class OnnxForm:
+    """How a model is written as a graph.
+
+    Attributes:
+        precision: Dtype of the computation and storage of the weights.
+        dialect: Set of operators.
+        logits: Whether logits are returned for all positions or only for each row's last token.
+        provider: Execution provider that the graph is written for; others may run it, too.
+    """
+
+    precision: Precision = Precision()
+    dialect: DialectName = "fused"
+    logits: Logits = "all"
+    provider: Provider = "cpu"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("dialect", DialectName), ("logits", Logits), ("provider", Provider)):
+            known = get_args(kind)
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The form as JSON values."""
+        return asdict(self)
+
+
+def read_form(model: Path) -> OnnxForm:
+    """Reads the form of an .onnx file written by `write_onnx`; does not read its data file.
+
+    Raises:
+        ArtifactError: The file is missing or not an ONNX file, or its metadata record no form.
+    """
+    if not model.is_file():
+        raise ArtifactError(f"{model}: no such file; export again")
+    try:
+        properties = onnx.load(model, load_external_data=False).metadata_props
+    except Exception as error:  # errors of several packages: file system, protobuf
+        reason = " ".join(str(error).split())
+        raise ArtifactError(f"{model}: cannot be read as ONNX ({reason}); convert again") from error
+    noted = {entry.key: entry.value for entry in properties}
+    try:
+        values = json.loads(noted[FORM_NOTE])
+        precision = values.pop("precision")
+        how = precision["quantization"]
+        quantization = None if how is None else BlockQuantization(**how)
+        return OnnxForm(Precision(precision["dtype"], quantization), **values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{model}: its metadata do not record its form; convert it again") from error

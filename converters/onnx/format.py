@@ -1,0 +1,99 @@
+"""ONNX as a format: model.onnx and its data, the tokenizer and genai_config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from converters.onnx.damages import onnx_damages
+from converters.onnx.folder import convert_folder
+from converters.onnx.form import OnnxForm, read_form
+from converters.onnx.genai_config import genai_config
+from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
+from converters.onnx.precision import PRECISIONS, Provider, choose_precision
+from converters.onnx.read_back import GraphWeights
+from converters.onnx.sizes import weight_bytes
+from converters.onnx.stored import weight_differences
+from converters.onnx.widths import width_warning
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec
+
+__all__ = ["OnnxFormat"]
+
+#: Increased when the same inputs give different bytes than before.
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class OnnxFormat:
+    """An ONNX graph; see `converters.format.Format`.
+
+    Attributes:
+        precision: Of the weights.
+        form: Precision, dialect, logits and provider of the graph.
+    """
+
+    name: ClassVar[str] = "onnx"
+    extra: ClassVar[str | None] = None
+    runtimes: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+
+    precision: str
+    form: OnnxForm = field(init=False)
+
+    def __post_init__(self) -> None:
+        # For the CPU where it computes in this precision.
+        provider: Provider = "cuda" if self.precision == "bf16" else "cpu"
+        precision = choose_precision(self.precision, provider)  # type: ignore[arg-type]
+        object.__setattr__(self, "form", OnnxForm(precision, provider=provider))
+
+    @classmethod
+    def of(cls, form: OnnxForm) -> OnnxFormat:
+        """The format of graphs of this form."""
+        own = cls(form.precision.name)
+        object.__setattr__(own, "form", form)
+        return own
+
+    @classmethod
+    def read(cls, folder: Path) -> OnnxFormat:
+        """By the graph's metadata."""
+        return cls.of(read_form(folder / MODEL_FILE))
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Heads of a size that GroupQueryAttention does not take, or no EOS token, which GenAI needs."""
+        try:
+            refuse_unsupported(spec, self.form)
+            genai_config(spec, config, None, self.form)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """Widths that the provider computes slowly."""
+        return width_warning(spec, self.form)
+
+    def size(self, spec: ModelSpec) -> int:
+        """Of the data file."""
+        return weight_bytes(spec, self.form.precision)
+
+    def settings(self) -> dict[str, Any]:
+        """The form."""
+        return {"version": _VERSION, **self.form.to_json()}
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Writes the graph, the tokenizer and genai_config.json."""
+        convert_folder(model_folder, out_folder, self.form, on_layer)
+
+    def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
+        """What the graph's initialisers hold."""
+        return GraphWeights(folder / MODEL_FILE, spec)
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """Tensors and nodes; see `weight_differences`."""
+        return weight_differences(model_folder, folder, self.form)
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """See `onnx_damages`."""
+        return onnx_damages(model_folder, folder)

@@ -1,0 +1,114 @@
+"""The genai_config.json that ONNX Runtime GenAI reads next to model.onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from converters.onnx.form import OnnxForm
+from converters.onnx.onnx_writer import MODEL_FILE
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec
+
+__all__ = ["GENAI_CONFIG", "genai_config"]
+
+GENAI_CONFIG = "genai_config.json"
+_DEFAULT = OnnxForm()
+#: Search options that a generation_config.json may set, with their defaults.
+_SEARCH_DEFAULTS: Mapping[str, Any] = {
+    "diversity_penalty": 0.0,
+    "do_sample": False,
+    "length_penalty": 1.0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+}
+
+
+def genai_config(
+    spec: ModelSpec,
+    config: Mapping[str, Any],
+    generation_config: Mapping[str, Any] | None,
+    form: OnnxForm = _DEFAULT,
+) -> dict[str, Any]:
+    """Describes a model written by `write_onnx` for ONNX Runtime GenAI (0.15 or later).
+
+    Head counts are the largest of any layer. They are only defaults, because GenAI reads the head count of each layer
+    from the static dimensions of the graph's inputs. A sliding window is left out: attention applies it to a cache of
+    full length, whereas GenAI's setting is for caches as short as the window.
+
+    Args:
+        spec: The model's shapes.
+        config: The model's config.json, for special tokens.
+        generation_config: The model's generation_config.json, if any; takes precedence over `config`.
+        form: The form of the graph. Only the fused dialect updates caches in place. Without a provider named here,
+            GenAI runs on the CPU.
+
+    Raises:
+        InputError: Neither config has an end-of-sequence token.
+    """
+    generation = {key: value for key, value in (generation_config or {}).items() if value is not None}
+    return {
+        "model": {
+            **_special_tokens(config, generation),
+            "context_length": spec.max_position_embeddings,
+            "decoder": _decoder(spec, form),
+            "type": spec.family.genai_type or spec.family.model_type,
+            "vocab_size": spec.vocab_size,
+        },
+        "search": {
+            **{key: generation.get(key, default) for key, default in _SEARCH_DEFAULTS.items()},
+            "early_stopping": True,
+            "max_length": spec.max_position_embeddings,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "past_present_share_buffer": form.dialect == "fused",
+        },
+    }
+
+
+def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
+    return {
+        "session_options": {"log_id": "onnxruntime-genai", "provider_options": _provider_options(form)},
+        "filename": MODEL_FILE,
+        "head_size": spec.head_dim,
+        "hidden_size": spec.hidden_size,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+        "num_attention_heads": max(layer.num_attention_heads for layer in spec.layers),
+        "num_hidden_layers": len(spec.layers),
+        "num_key_value_heads": max(layer.num_key_value_heads for layer in spec.layers),
+    }
+
+
+def _provider_options(form: OnnxForm) -> list[dict[str, dict[str, str]]]:
+    if form.provider == "cpu":
+        return []
+    # Off, because GenAI then gives prompts a mask as wide as the whole text, which attention takes for one row only.
+    return [{form.provider: {"enable_cuda_graph": "0"}}]
+
+
+def _special_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:
+    """EOS (one or many), padding and BOS; GenAI needs all three, so the last two default to the first EOS."""
+
+    def token(name: str) -> Any:
+        return generation[name] if name in generation else config.get(name)
+
+    eos = token("eos_token_id")
+    if eos is None or eos == []:
+        raise InputError("config.json and generation_config.json have no eos_token_id; add one for ONNX Runtime GenAI")
+    first = eos[0] if isinstance(eos, list) else eos
+    bos, pad = (first if token(name) is None else token(name) for name in ("bos_token_id", "pad_token_id"))
+    return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}

@@ -1,0 +1,122 @@
+"""Writes a model folder as model.onnx and model.onnx.data, directly from the safetensors files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from converters.onnx.decoder import HEAD_DIM_MULTIPLE, decoder_graph
+from converters.onnx.form import OnnxForm
+from converters.onnx.overflow import find_scaling
+from converters.onnx.precision import BLOCK_SIZES
+from converters.onnx.scaling import Scaling
+from converters.onnx.weights import INLINE_BYTES, open_weights
+from seap_export.errors import EnvironmentFailure, InputError, UsageError
+from seap_export.families import ModelSpec, model_spec, names
+from seap_export.sources.config import read_json
+
+__all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+_PRODUCER = "seap-export"
+_DEFAULT = OnnxForm()
+
+
+def write_onnx(
+    model_folder: Path,
+    out_folder: Path,
+    form: OnnxForm = _DEFAULT,
+    *,
+    on_layer: Callable[[int], None] | None = None,
+) -> None:
+    """Writes a dense or pruned model as one ONNX graph for prefill and decode.
+
+    Weights are read, checked and written tensor by tensor, in blocks of rows, so that memory holds the largest one as
+    it is stored and, in int8 and int4, as it is written.
+    The same input gives the same bytes. For inputs and outputs, see `converters.onnx.decoder`.
+
+    Args:
+        model_folder: Contains config.json and safetensors files.
+        out_folder: An existing folder for model.onnx and model.onnx.data.
+        form: Precision, dialect and logits; recorded in the metadata.
+        on_layer: Called with a layer's index once all its weights are written.
+
+    Raises:
+        InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows in fp16.
+        UsageError: The output already exists.
+        EnvironmentFailure: The output cannot be written.
+    """
+    config = read_json(model_folder / "config.json")
+    spec = model_spec(config)
+    refuse_unsupported(spec, form)
+    files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
+    for file in files:
+        if file.exists():
+            raise UsageError(f"{file} already exists; give another folder or remove it")
+    weights = open_weights(model_folder, spec, form.precision)
+    scaling = Scaling()
+    if form.precision.dtype == "fp16":
+        scaling = find_scaling(config, spec, weights.reader, form.precision)
+    model = decoder_graph(spec, weights, form, scaling).build(_PRODUCER)
+    try:
+        _save(model, files[0], _LayerProgress(model, on_layer) if on_layer else None)
+    except BaseException as error:
+        for file in files:  # an incomplete model is worse than none
+            file.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
+            raise EnvironmentFailure(message) from error
+        raise
+
+
+def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
+    """Rejects a model that cannot be written as a graph of this form.
+
+    Raises:
+        InputError: The attention operator does not take heads of this size.
+        UsageError: The rows of the embedding are not whole blocks, or the dialect has no operators for blocks.
+    """
+    how = form.precision.quantization
+    if how is not None and form.dialect == "standard":
+        raise UsageError("the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16")
+    if how is not None and how.embeddings and spec.hidden_size % how.block_size:
+        fitting = [str(size) for size in BLOCK_SIZES if spec.hidden_size % size == 0]
+        smaller = f"use block size {' or '.join(fitting)}, or " if fitting else ""
+        raise UsageError(
+            f"the embedding's rows of {spec.hidden_size} are not whole blocks of {how.block_size}; "
+            f"{smaller}leave the embedding and LM head unquantised"
+        )
+    if spec.head_dim % HEAD_DIM_MULTIPLE:
+        raise InputError(
+            f"head_dim {spec.head_dim} is not supported in ONNX; GroupQueryAttention needs a multiple of "
+            f"{HEAD_DIM_MULTIPLE}"
+        )
+
+
+def _save(model: ir.Model, path: Path, callback: Callable[..., None] | None) -> None:
+    # A single thread: more would hold several tensors in memory and gain little, since the disk is the bottleneck.
+    ir.save(model, path, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES, callback=callback)
+
+
+class _LayerProgress:
+    """Counts each layer's tensors as they are written, in any order."""
+
+    def __init__(self, model: ir.Model, on_layer: Callable[[int], None]) -> None:
+        placed = ((name, names.layer_of(name)) for name in model.graph.initializers)
+        self._layer_of = {name: layer for name, layer in placed if layer is not None}
+        self._left = Counter(self._layer_of.values())
+        self._on_layer = on_layer
+
+    def __call__(self, tensor: Any, _: Any) -> None:
+        """Called by onnx_ir before it writes a tensor."""
+        layer = self._layer_of.get(tensor.name)
+        if layer is None:
+            return
+        self._left[layer] -= 1
+        if self._left[layer] == 0:
+            self._on_layer(layer)

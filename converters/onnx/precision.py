@@ -1,0 +1,156 @@
+"""Precisions in which a graph computes and stores its weights, and the providers that can run them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import onnx_ir as ir
+import torch
+
+from seap_export.errors import UsageError
+from seap_export.toml_file import either
+
+if TYPE_CHECKING:
+    from converters.onnx.dialects import DialectName
+
+__all__ = [
+    "BLOCK_SIZES",
+    "PRECISIONS",
+    "BlockQuantization",
+    "Dtype",
+    "Precision",
+    "PrecisionName",
+    "Provider",
+    "choose_precision",
+]
+
+Dtype = Literal["fp32", "fp16", "bf16"]
+Provider = Literal["cpu", "cuda"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
+BLOCK_SIZES = (32, 64, 128)
+
+_BITS: dict[str, int] = {"int8": 8, "int4": 4}
+_NAMES: dict[int, PrecisionName] = {8: "int8", 4: "int4"}
+_TORCH: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_ONNX: dict[Dtype, ir.DataType] = {
+    "fp32": ir.DataType.FLOAT,
+    "fp16": ir.DataType.FLOAT16,
+    "bf16": ir.DataType.BFLOAT16,
+}
+#: The dtypes each provider computes in, by dialect; int8 and int4 use the first unless another is asked for. The CPU
+#: casts fp16 matrices to float32: half the file size, but no faster. It has no bf16 product at all. CUDA's
+#: GroupQueryAttention has no float32; its Attention, which the standard dialect uses, does.
+_COMPUTES: dict[tuple[Provider, DialectName], tuple[Dtype, ...]] = {
+    ("cpu", "fused"): ("fp32", "fp16"),
+    ("cpu", "standard"): ("fp32", "fp16"),
+    ("cuda", "fused"): ("fp16", "bf16"),
+    ("cuda", "standard"): ("fp16", "bf16", "fp32"),
+}
+
+
+@dataclass(frozen=True)
+class BlockQuantization:
+    """Weight-only quantisation of matrices [out, in] in blocks along `in`: weight = (q - zero point) * scale.
+
+    Attributes:
+        bits: 4 or 8.
+        block_size: Number of weights that share a scale: 32, 64 or 128.
+        symmetric: Whether the zero point is always 2^(bits - 1); otherwise each block has one.
+        embeddings: Whether the embedding and the LM head are quantised, too.
+    """
+
+    bits: int
+    block_size: int = 32
+    symmetric: bool = True
+    embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in _BITS.values():
+            raise ValueError(f"bits must be 4 or 8, not {self.bits}")
+        if self.block_size not in BLOCK_SIZES:
+            raise ValueError(f"block size must be one of {BLOCK_SIZES}, not {self.block_size}")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a graph computes and what it stores.
+
+    Attributes:
+        dtype: Dtype of activations, caches and unquantised weights. Logits are always float32.
+        quantization: Quantisation of the weight matrices; None: they are stored in `dtype`.
+    """
+
+    dtype: Dtype = "fp32"
+    quantization: BlockQuantization | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _TORCH:
+            raise ValueError(f"dtype must be one of {', '.join(_TORCH)}, not {self.dtype}")
+
+    @property
+    def name(self) -> PrecisionName:
+        """The name that users give it, which describes the weights."""
+        return self.dtype if self.quantization is None else _NAMES[self.quantization.bits]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` in torch."""
+        return _TORCH[self.dtype]
+
+    @property
+    def onnx_dtype(self) -> ir.DataType:
+        """`dtype` in ONNX."""
+        return _ONNX[self.dtype]
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of an unquantised number."""
+        return self.torch_dtype.itemsize
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of a weight in a linear layer, including its share of scale and zero point."""
+        how = self.quantization
+        if how is None:
+            return float(self.dtype_bytes)
+        zero_point = 0 if how.symmetric else how.bits / 8
+        return how.bits / 8 + (self.dtype_bytes + zero_point) / how.block_size
+
+
+def choose_precision(
+    name: PrecisionName,
+    provider: Provider = "cpu",
+    dialect: DialectName = "fused",
+    *,
+    activations: Dtype | None = None,
+    block_size: int = 32,
+    symmetric: bool = True,
+    embeddings: bool = True,
+) -> Precision:
+    """The precision of the given name for a provider.
+
+    Args:
+        name: A floating-point precision, or int8 or int4.
+        provider: The provider that will run the graph.
+        dialect: The graph's set of operators.
+        activations: Dtype in which int8 and int4 compute; None: the provider's first.
+        block_size: Block size of int8 and int4.
+        symmetric: Whether int8 and int4 are symmetric.
+        embeddings: Whether int8 and int4 include the embedding and the LM head.
+
+    Raises:
+        UsageError: The provider cannot run this precision; the message lists those that it can.
+    """
+    own = _COMPUTES[provider, dialect]
+    if name in _BITS:
+        dtype = activations or own[0]
+        if dtype not in own:
+            raise UsageError(f"the {provider} provider cannot run {name} with {dtype} activations; use {either(own)}")
+        return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings))
+    if name not in own:
+        others = either(own if dialect == "standard" else [*own, *_BITS])
+        standard = ", or the dialect standard" if name in _COMPUTES[provider, "standard"] else ""
+        raise UsageError(f"the {provider} provider cannot run {name}; use {others}{standard}")
+    return Precision(name)  # type: ignore[arg-type]

@@ -1,0 +1,29 @@
+"""Computes how many bytes a graph's weights take from the model's shapes."""
+
+from __future__ import annotations
+
+import math
+
+from converters.onnx.precision import Precision
+from seap_export.families import ModelSpec, RopeSpec
+
+__all__ = ["weight_bytes"]
+
+
+def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
+    """About how many bytes weights and rotary tables take: norms count like matrices."""
+    weights = spec.num_parameters()
+    whole = 0  # of the weights that stay as they are
+    if precision.quantization is not None and not precision.quantization.embeddings:
+        whole = sum(math.prod(shape) for shape in spec.outer_tensors().values())
+    return round((weights - whole) * precision.weight_bytes + (whole + _rotary_numbers(spec)) * precision.dtype_bytes)
+
+
+def _rotary_numbers(spec: ModelSpec) -> int:
+    """Cosines and sines of every position for each kind of rotation; longrope has those of short inputs besides."""
+    ropes: list[RopeSpec] = []
+    for layer in spec.layers:
+        if layer.rope is not None and layer.rope not in ropes:
+            ropes.append(layer.rope)
+    switched = sum(rope.dim * min(rope.switches_at or 0, spec.max_position_embeddings) for rope in ropes)
+    return spec.max_position_embeddings * sum(rope.dim for rope in ropes) + switched

@@ -1,0 +1,96 @@
+"""Sizes for which CUDA has no kernel of its own for int8 and int4, so that it dequantises a matrix in every call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import BLOCK_SIZES, BlockQuantization
+from seap_export.families import ModelSpec
+from seap_export.families.names import PROJECTIONS, Projection
+
+__all__ = ["slow_products", "whole_blocks", "width_warning"]
+
+#: MatMulNBits of onnxruntime-gpu 1.31 has kernels for up to 5 (int8) or 16 (int4) tokens where the outputs are a
+#: multiple of this, and the inputs a multiple of this (int4) or whole blocks (int8).
+_MULTIPLE = 8
+_MLP: frozenset[Projection] = frozenset({"gate_proj", "up_proj", "down_proj"})
+_HEAD = "lm_head"
+
+
+def whole_blocks(form: OnnxForm) -> int:
+    """The number that the inputs of a product must be a multiple of for CUDA's fast kernel; 1 where none is needed."""
+    how = form.precision.quantization
+    if form.provider != "cuda" or how is None:
+        return 1
+    return how.block_size if how.bits == 8 else _MULTIPLE
+
+
+def slow_products(spec: ModelSpec, form: OnnxForm) -> Mapping[str, Sequence[int]]:
+    """The products for which CUDA has no fast kernel, by name, each with its layers (none for `lm_head`)."""
+    how = form.precision.quantization
+    if form.provider != "cuda" or how is None:
+        return {}
+    multiple = whole_blocks(form)
+
+    def is_slow(outputs: int, inputs: int) -> bool:
+        return bool(outputs % _MULTIPLE or inputs % multiple)
+
+    layers = range(len(spec.layers))
+    slow: dict[str, Sequence[int]] = {
+        name: [index for index in layers if is_slow(*spec.projection_shape(name, index))] for name in PROJECTIONS
+    }
+    found = {name: own for name, own in slow.items() if own}
+    if how.embeddings and is_slow(spec.vocab_size, spec.hidden_size):
+        found[_HEAD] = ()
+    return found
+
+
+def width_warning(spec: ModelSpec, form: OnnxForm) -> str | None:
+    """One line that names the products without a fast kernel and says how to get one; None: all have one."""
+    slow, how = slow_products(spec, form), form.precision.quantization
+    if not slow or how is None:
+        return None
+    places = [f"{name} of layers {_ranges(own)}" if own else name for name, own in slow.items()]
+    wanted = f"outputs in multiples of {_MULTIPLE} and inputs in multiples of {whole_blocks(form)}"
+    return (
+        f"CUDA has no fast {form.precision.name} kernel for {', '.join(places)}, because it takes {wanted}; "
+        + ", and ".join(_remedies(spec, form, how, slow))
+    )
+
+
+def _remedies(
+    spec: ModelSpec, form: OnnxForm, how: BlockQuantization, slow: Mapping[str, Sequence[int]]
+) -> Iterator[str]:
+    layers = slow.keys() - {_HEAD}
+    if layers:
+        yield f"use {_other_form(spec, form, how, layers)}"
+    if _HEAD in slow:
+        yield "leave the embedding and LM head unquantised (float embeddings)"
+
+
+def _other_form(spec: ModelSpec, form: OnnxForm, how: BlockQuantization, layers: set[str]) -> str:
+    """What has fast kernels for all layers: a smaller block, other numbers of neurons, or another precision."""
+    for size in sorted(BLOCK_SIZES, reverse=True):
+        if size < how.block_size and not _still_slow(spec, form, replace(how, block_size=size)):
+            return f"block size {size}"
+    if layers <= _MLP:
+        return f"a recipe whose align is a multiple of {max(_MULTIPLE, whole_blocks(form))}"
+    return "int4" if not _still_slow(spec, form, replace(how, bits=4)) else "fp16 or bf16"
+
+
+def _still_slow(spec: ModelSpec, form: OnnxForm, how: BlockQuantization) -> bool:
+    other = replace(form, precision=replace(form.precision, quantization=how))
+    return bool(slow_products(spec, other).keys() - {_HEAD})
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """`0-3, 7` for 0, 1, 2, 3 and 7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,162 @@
+"""The format `openvino`: an IR for OpenVINO, OpenVINO GenAI and optimum-intel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar
+
+from converters.openvino.damages import file_damages, graph_differences
+from converters.openvino.ir_file import MODEL_FILE, read_ir
+from converters.openvino.packages import EXTRA
+from converters.openvino.read_back import IrWeights, weight_differences
+from converters.openvino.stored_tensor import BLOCK, Storage, padded, storage_of
+from converters.openvino.tensors import standard_graph
+from converters.openvino.writer import write_openvino
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import ModelSpec, RopeSpec, model_spec, names
+from seap_export.sources.config import read_json
+
+__all__ = ["OpenvinoFormat"]
+
+#: Grows when the same model and packages give other bytes.
+_VERSION = 1
+#: The share of a file from which on the user is told.
+_REMARKABLE = 0.01
+_TYPES = {"f32": "fp32", "f16": "fp16", "i8": "int8", "i4": "int4"}
+
+
+@dataclass(frozen=True)
+class OpenvinoFormat:
+    """See `converters.format.Format`.
+
+    Attributes:
+        precision: fp32; or that of the matrices, which are computed with in float32 or what the plugin chooses: fp16,
+            or int8 and int4 with a scale for each 32 weights of a row, as our ONNX graphs have them.
+    """
+
+    name: ClassVar[str] = "openvino"
+    extra: ClassVar[str | None] = EXTRA
+    runtimes: ClassVar[tuple[str, ...]] = ("openvino",)
+    precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "int4")
+    precision: str = precisions[0]
+
+    def __post_init__(self) -> None:
+        if self.precision not in self.precisions:
+            raise ValueError(f"precision must be one of {', '.join(self.precisions)}, not {self.precision}")
+
+    @classmethod
+    def read(cls, folder: Path) -> OpenvinoFormat:
+        """The format of a written folder, by the type of its embedding.
+
+        Raises:
+            ArtifactError: The IR is missing or damaged, or not one of this package.
+        """
+        found = read_ir(folder).constants.get(names.tensor("embed_tokens"))
+        if found is None or found.element_type not in _TYPES:
+            raise ArtifactError(f"{folder / MODEL_FILE}: has no embedding that this package wrote; export again")
+        return cls(_TYPES[found.element_type])
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Why a model cannot be written so; None: it can."""
+        if self._storage.rounding is not None and spec.hidden_size % BLOCK:
+            return (
+                f"{self.name}:{self.precision} looks the embedding's rows of {spec.hidden_size} up in whole blocks of "
+                f"{BLOCK}; use {self.name}:fp16"
+            )
+        return None
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """What whole blocks of integers cost, where it is at least 1 percent."""
+        if self._storage.rounding is None:
+            return None
+        matrices = [shape for shape in spec.tensors().values() if len(shape) == 2]
+        share = sum(rows * padded(columns) for rows, columns in matrices) / sum(map(prod, matrices)) - 1
+        if share < _REMARKABLE:
+            return None
+        return (
+            f"{self.name}:{self.precision} fills rows up to whole blocks of {BLOCK}, which adds {share:.0%} to its "
+            f"weights; a recipe whose align is a multiple of {BLOCK} avoids that"
+        )
+
+    def size(self, spec: ModelSpec) -> int:
+        """Bytes of openvino_model.bin, but for the constants of the graph and what tensors are aligned with."""
+        matrices = [shape for shape in spec.tensors().values() if len(shape) == 2]
+        number = sum(shape[0] * self._columns(shape[1]) for shape in matrices)
+        vectors = sum(shape[0] for shape in spec.tensors().values() if len(shape) == 1)
+        tables = sum((spec.max_position_embeddings + _short(rope, spec)) * rope.dim for rope in _rotations(spec))
+        return round(number * self._bytes) + 4 * (vectors + tables)
+
+    def settings(self) -> dict[str, Any]:
+        """The precision, and a number that grows when bytes change."""
+        return {"precision": self.precision, "version": _VERSION}
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Writes a model folder; see `write_openvino`.
+
+        Raises:
+            InputError: The model is refused or damaged, or a weight does not fit the precision.
+            UsageError: The folder is not empty.
+            EnvironmentFailure: The extra is missing, or the files cannot be written.
+        """
+        config = read_json(model_folder / "config.json")
+        reason = self.refusal(model_spec(config), config)
+        if reason is not None:
+            raise InputError(reason)
+        write_openvino(model_folder, out_folder, self._storage, on_layer)
+
+    def weights(self, folder: Path, spec: ModelSpec) -> IrWeights:
+        """The weights of a written folder.
+
+        Raises:
+            ArtifactError: It cannot be read.
+        """
+        return IrWeights(folder, spec)
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """The weights that are further from the model's than rounding explains, and other nodes, a line each."""
+        yield from weight_differences(model_folder, folder, self._storage)
+        yield from graph_differences(model_folder, folder, self._storage)
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """Files that are missing, truncated or not the model's, and tensors of other shapes, a line each."""
+        try:
+            constants = read_ir(folder).constants
+        except ArtifactError as error:
+            yield str(error)
+        else:
+            for weight in standard_graph(model_folder, self._storage).weights:
+                for tensor in weight.tensors:
+                    own = constants.get(tensor.name)
+                    if own is None or (own.shape, own.element_type) != (tensor.shape, tensor.element_type):
+                        yield f"{MODEL_FILE}: '{tensor.name}' is missing, or of another shape or type"
+        yield from file_damages(model_folder, folder)
+
+    @property
+    def _storage(self) -> Storage:
+        return storage_of(self.precision)
+
+    @property
+    def _bytes(self) -> float:
+        """Of a weight, with its share of a scale in f16."""
+        how = self._storage.rounding
+        return {"fp32": 4.0, "fp16": 2.0}[self.precision] if how is None else how.bits / 8 + 2 / BLOCK
+
+    def _columns(self, columns: int) -> int:
+        return columns if self._storage.rounding is None else padded(columns)
+
+
+def _rotations(spec: ModelSpec) -> list[RopeSpec]:
+    found: list[RopeSpec] = []
+    for layer in spec.layers:
+        if layer.rope is not None and layer.rope not in found:
+            found.append(layer.rope)
+    return found
+
+
+def _short(rope: RopeSpec, spec: ModelSpec) -> int:
+    """Rows of the table for short inputs, where there are two."""
+    switch = rope.switches_at
+    return switch if switch is not None and switch < spec.max_position_embeddings else 0

@@ -1,0 +1,182 @@
+"""The two files of an IR: a graph in XML, and the numbers of its constants.
+
+OpenVINO writes the graph with inputs that stand for the weights. In the file each becomes a constant, whose numbers
+are appended to the others one tensor at a time, so that no more than one is in memory and each is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.openvino.packages import require
+from converters.openvino.stored_tensor import StoredTensor
+from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.families import names
+
+__all__ = ["DATA_FILE", "MODEL_FILE", "Constant", "Ir", "read_ir", "write_ir"]
+
+MODEL_FILE = "openvino_model.xml"
+DATA_FILE = "openvino_model.bin"
+#: Each tensor starts at a multiple of so many bytes, where kernels read fastest.
+_ALIGNMENT = 64
+#: Bits of a number by type, as far as this package writes them.
+_BITS: Mapping[str, int] = {"f64": 64, "f32": 32, "f16": 16, "i64": 64, "i32": 32, "i8": 8, "u8": 8, "i4": 4}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Where the numbers of a constant are.
+
+    Attributes:
+        element_type: Their type, as in the file: `f32`, `f16`, `i8`, `i4`, ….
+        shape: Their shape.
+        offset: Of their first byte in the data file.
+        size: Bytes.
+    """
+
+    element_type: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Ir:
+    """An IR that has been written.
+
+    Attributes:
+        net: The graph.
+        constants: By name.
+        data_file: Their numbers.
+    """
+
+    net: ElementTree.Element
+    constants: Mapping[str, Constant]
+    data_file: Path
+
+    def read(self, name: str, part: slice | None = None) -> NDArray[np.uint8]:
+        """The bytes of a constant, or those of a part.
+
+        Args:
+            name: Its name.
+            part: Of its bytes, with start and stop.
+
+        Raises:
+            ArtifactError: There is no such constant, or the data file ends before it does.
+        """
+        constant = self.constants.get(name)
+        if constant is None:
+            raise ArtifactError(f"{self.data_file.parent}: '{name}' is not stored; export again")
+        start, stop, _ = (part or slice(None)).indices(constant.size)
+        found = np.fromfile(self.data_file, np.uint8, stop - start, offset=constant.offset + start)
+        if found.size != stop - start:
+            raise ArtifactError(f"{self.data_file}: is truncated; export again")
+        return found
+
+
+def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer: Callable[[int], None]) -> None:
+    """Writes both files.
+
+    Args:
+        model: An `openvino.Model` with a parameter for each tensor, of its name, shape and type.
+        tensors: What they stand for, in the order of the layers.
+        folder: Has neither file.
+        on_layer: Called with a layer's index once all its weights are written.
+
+    Raises:
+        OSError: They cannot be written.
+        EnvironmentFailure: OpenVINO cannot write its own part.
+        InputError: A weight is not finite, or too large for fp16.
+    """
+    paths = folder / MODEL_FILE, folder / DATA_FILE
+    try:
+        require("openvino").serialize(model, *paths)
+        net = ElementTree.parse(paths[0]).getroot()
+    except (RuntimeError, ElementTree.ParseError) as error:  # a full disk shows in either way
+        reason = " ".join(str(error).split())
+        raise EnvironmentFailure(
+            f"{folder}: OpenVINO cannot write the graph ({reason:.160}); free disk space or check the permissions"
+        ) from error
+    with paths[1].open("ab") as file:
+        _fill(net, _appended(file, tensors, on_layer))
+    ElementTree.ElementTree(net).write(paths[0], encoding="utf-8", xml_declaration=True)
+
+
+def _appended(file: BinaryIO, tensors: Sequence[StoredTensor], on_layer: Callable[[int], None]) -> dict[str, Constant]:
+    """Writes the tensors; where each is."""
+    places, layer = {}, None
+    for tensor in tensors:
+        own = names.layer_of(tensor.name)
+        if own != layer and layer is not None:
+            on_layer(layer)
+        layer = own
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+        places[tensor.name] = Constant(tensor.element_type, tensor.shape, file.tell(), tensor.size)
+        for piece in tensor.write():
+            file.write(piece.data)
+    if layer is not None:
+        on_layer(layer)
+    return places
+
+
+def _fill(net: ElementTree.Element, places: Mapping[str, Constant]) -> None:
+    """Makes constants of the inputs that stand for the tensors."""
+    for layer in net.iterfind("layers/layer"):
+        place = places.get(layer.attrib["name"])
+        if layer.attrib["type"] != "Parameter" or place is None:
+            continue
+        layer.attrib["type"] = "Const"
+        data, port = layer.find("data"), layer.find("output/port")
+        if data is None or port is None:
+            raise ValueError(f"{place} has no data or output")
+        port.attrib.pop("names", None)
+        data.attrib.clear()
+        data.attrib.update(
+            element_type=place.element_type,
+            shape=", ".join(map(str, place.shape)),
+            offset=str(place.offset),
+            size=str(place.size),
+        )
+
+
+def read_ir(folder: Path) -> Ir:
+    """Reads the graph; no numbers yet.
+
+    Raises:
+        ArtifactError: A file is missing, the graph is damaged, or a constant lies beyond the end of the data file.
+    """
+    path, data_file = folder / MODEL_FILE, folder / DATA_FILE
+    for file in (path, data_file):
+        if not file.is_file():
+            raise ArtifactError(f"{file}: no such file; export again")
+    try:
+        net = ElementTree.parse(path).getroot()
+        layers = [layer for layer in net.iterfind("layers/layer") if layer.attrib["type"] == "Const"]
+        constants = {layer.attrib["name"]: _constant(layer.find("data")) for layer in layers}
+    except (ElementTree.ParseError, KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: not an IR of OpenVINO ({' '.join(str(error).split()):.120}); export again"
+        ) from error
+    size = data_file.stat().st_size
+    end = max((constant.offset + constant.size for constant in constants.values()), default=0)
+    if end != size:
+        raise ArtifactError(f"{data_file}: has {size} bytes, but {MODEL_FILE} needs {end}; export again")
+    return Ir(net, constants, data_file)
+
+
+def _constant(data: ElementTree.Element | None) -> Constant:
+    if data is None:
+        raise ValueError("a constant without data")
+    kind, shape = data.attrib["element_type"], tuple(int(size) for size in data.attrib["shape"].split(",") if size)
+    constant = Constant(kind, shape, int(data.attrib["offset"]), int(data.attrib["size"]))
+    if kind not in _BITS or constant.offset < 0 or constant.size != -(-prod(shape) * _BITS[kind] // 8):
+        raise ValueError(f"a constant of {constant.size} bytes for {kind} {list(shape)}")
+    return constant

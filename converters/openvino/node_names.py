@@ -1,0 +1,45 @@
+"""Names of nodes and tensors that are the same in every process, and no more than are of use."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["settle_names"]
+
+#: Names that OpenVINO makes up count all nodes that the process ever made.
+_MADE_UP = re.compile(r"(.*?)_\d+(\.\d+)?")
+
+
+def settle_names(model: Any, *, every: bool = False) -> None:
+    """Gives nodes of an `openvino.Model` whose names were made up others that only depend on their places.
+
+    Of tensors, inputs and outputs of the model alone keep their names: where a plugin joins an inner one with an
+    output, that would get both.
+
+    Args:
+        model: The model.
+        every: Whether any name that ends in a number was made up, or only a node's type and a number.
+    """
+    nodes = model.get_ordered_ops()
+    for place, node in enumerate(nodes):
+        kind = node.get_type_name()
+        if _is_made_up(node.get_friendly_name(), kind, every):
+            node.set_friendly_name(f"{kind}/{place}")
+    for node in nodes:
+        kind = node.get_type_name()
+        for output in node.outputs():
+            names = {name for name in output.get_names() if not _is_made_up(name, kind, every)}
+            if kind == "Parameter":
+                output.set_names(names or {node.get_friendly_name()})
+            else:
+                output.set_names(names if kind == "Result" or _is_result(output) else set())
+
+
+def _is_result(output: Any) -> bool:
+    return any(target.get_node().get_type_name() == "Result" for target in output.get_target_inputs())
+
+
+def _is_made_up(name: str, kind: str, every: bool) -> bool:
+    found = _MADE_UP.fullmatch(name)
+    return found is not None and (every or found[1] == kind)

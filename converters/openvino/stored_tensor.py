@@ -1,0 +1,162 @@
+"""The tensors that an IR holds of a model: what they are made of, and their types, sizes and bytes by precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.openvino.parts import BlockQuantization, QuantizedMatrix, quantize
+from seap_export.errors import InputError
+
+__all__ = ["BLOCK", "ElementType", "Storage", "StoredTensor", "dequantized", "padded", "storage_of"]
+
+ElementType = Literal["f32", "f16", "i8", "i4"]
+#: Weights of a row that share a scale.
+BLOCK = 32
+_BITS: Mapping[ElementType, int] = {"f32": 32, "f16": 16, "i8": 8, "i4": 4}
+#: Numbers that are converted at a time.
+_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How matrices are stored.
+
+    Attributes:
+        matrices: Type of the weights of products and of the embedding; all else is f32.
+    """
+
+    matrices: ElementType
+
+    @property
+    def rounding(self) -> BlockQuantization | None:
+        """How matrices are rounded to integers; None: they are floats."""
+        bits = _BITS[self.matrices]
+        return BlockQuantization(bits, BLOCK) if self.matrices in ("i8", "i4") else None
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A constant of the IR.
+
+    Attributes:
+        name: Its name there.
+        element_type: Of its numbers.
+        shape: Its shape; integers are [rows, blocks, `BLOCK`], and their scales [rows, blocks, 1].
+        write: Gives its bytes, a piece at a time.
+    """
+
+    name: str
+    element_type: ElementType
+    shape: tuple[int, ...]
+    write: Callable[[], Iterator[NDArray[np.uint8]]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return -(-prod(self.shape) * _BITS[self.element_type] // 8)
+
+
+def storage_of(precision: str) -> Storage:
+    """How the matrices of fp32, fp16, int8 or int4 are stored."""
+    types: dict[str, ElementType] = {"fp32": "f32", "fp16": "f16", "int8": "i8", "int4": "i4"}
+    return Storage(types[precision])
+
+
+def padded(columns: int) -> int:
+    """The columns of a matrix of integers, whose last block is filled with zeros."""
+    return -(-columns // BLOCK) * BLOCK
+
+
+def floats(
+    name: str, shape: tuple[int, ...], kind: ElementType, read: Callable[[], Iterator[torch.Tensor]]
+) -> StoredTensor:
+    """A constant of floats.
+
+    Args:
+        name: Its name.
+        shape: Its shape.
+        kind: f32 or f16.
+        read: Gives consecutive rows.
+    """
+    dtype = torch.float16 if kind == "f16" else torch.float32
+
+    def write() -> Iterator[NDArray[np.uint8]]:
+        for rows in read():
+            for piece in rows.split(max(1, _ELEMENTS // max(1, prod(rows.shape[1:])))):
+                yield _bytes(_finite(piece, name).to(dtype), name)
+
+    return StoredTensor(name, kind, shape, write)
+
+
+def integers(
+    name: str, shape: tuple[int, int], how: BlockQuantization, read: Callable[[], torch.Tensor]
+) -> tuple[StoredTensor, StoredTensor]:
+    """The constants of a matrix that is rounded to integers, and of the scales of its blocks, in f16.
+
+    Args:
+        name: Name of the first; the second is `name`.scale.
+        shape: Rows and columns of the matrix.
+        how: The rounding.
+        read: Gives the matrix.
+    """
+    latest: list[QuantizedMatrix] = []
+    rows, blocks = shape[0], padded(shape[1]) // BLOCK
+
+    def levels() -> Iterator[NDArray[np.uint8]]:
+        latest[:] = [quantize(_finite(read(), name), how)]
+        # ours count from 0, with the middle for zero; these are signed: the highest bit differs
+        sign = 0x80 if how.bits == 8 else 0x88
+        yield _bytes(latest[0].packed, name) ^ np.uint8(sign)
+
+    def scales() -> Iterator[NDArray[np.uint8]]:
+        matrix = latest.pop() if latest else quantize(_finite(read(), name), how)
+        yield _bytes(matrix.scales.half(), name)
+
+    return (
+        StoredTensor(name, "i8" if how.bits == 8 else "i4", (rows, blocks, BLOCK), levels),
+        StoredTensor(f"{name}.scale", "f16", (rows, blocks, 1), scales),
+    )
+
+
+def dequantized(
+    stored: NDArray[np.uint8], scales: NDArray[np.float16], shape: tuple[int, int], kind: ElementType
+) -> NDArray[np.float32]:
+    """The matrix that a runtime makes of integers and scales, float32 [rows, columns].
+
+    Args:
+        stored: Bytes of the integers.
+        scales: [rows, blocks, 1].
+        shape: Rows and columns of the matrix.
+        kind: i8 or i4; of two integers in a byte, the first is in the lower half.
+    """
+    if kind == "i8":
+        numbers = stored.view(np.int8)
+    else:
+        low, high = (stored << np.uint8(4)).view(np.int8) >> 4, stored.view(np.int8) >> 4
+        numbers = np.stack([low, high], axis=1)
+    rows, columns = shape
+    found = numbers.reshape(rows, -1, BLOCK).astype(np.float32)
+    found *= scales.astype(np.float32)
+    return found.reshape(rows, -1)[:, :columns]
+
+
+def _finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """Rejects NaN and infinity, which show in the minimum and maximum."""
+    low, high = tensor.aminmax()
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        raise InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
+    return tensor
+
+
+def _bytes(tensor: torch.Tensor, name: str) -> NDArray[np.uint8]:
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise InputError(f"weights: '{name}' is too large for fp16; use openvino:fp32")
+    array: NDArray[np.uint8] = tensor.contiguous().view(torch.uint8).reshape(-1).numpy()
+    return array

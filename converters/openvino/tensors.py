@@ -1,0 +1,113 @@
+"""The graph of the standard dialect with its weights as inputs, and the tensors that take their places in an IR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+
+from converters.openvino.parts import LazyTensor, LazyWeights, OnnxForm, Precision, decoder_graph, open_weights
+from converters.openvino.stored_tensor import Storage, StoredTensor, floats, integers
+from seap_export.families import model_spec, names
+from seap_export.families.names import QKV
+from seap_export.sources.config import read_json
+
+__all__ = ["Graph", "Weight", "parts_of", "standard_graph"]
+
+_TRANSPOSED = ".transposed"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """An input of the graph that stands for numbers of the model.
+
+    Attributes:
+        input_name: Name of the input.
+        tensors: The constants that take its place: one, or the integers of a matrix and their scales.
+        shape: Shape of the numbers; of a matrix [out, in].
+        is_transposed: Whether the graph has the matrix as [in, out].
+    """
+
+    input_name: str
+    tensors: tuple[StoredTensor, ...]
+    shape: tuple[int, ...]
+    is_transposed: bool
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A decoder.
+
+    Attributes:
+        proto: Serialised ONNX model without weights.
+        weights: Its further inputs, in the order of use.
+    """
+
+    proto: bytes
+    weights: tuple[Weight, ...]
+
+
+def standard_graph(model_folder: Path, storage: Storage) -> Graph:
+    """Builds the graph of a model folder; no weights are read but vectors of up to 8 numbers.
+
+    Raises:
+        InputError: The folder is damaged, or its family is not supported.
+    """
+    spec = model_spec(read_json(model_folder / "config.json"))
+    weights = open_weights(model_folder, spec, Precision())
+    model = decoder_graph(spec, weights, OnnxForm(dialect="standard")).build("seap-export")
+    graph, found = model.graph, []
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if isinstance(tensor, LazyTensor | TorchTensor):  # others are constants of the graph
+            del graph.initializers[name]
+            value.const_value = None
+            graph.inputs.append(value)
+            found.append(_weight(name, tensor, weights, storage))
+    return Graph(ir.to_proto(model).SerializeToString(), tuple(found))
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The tensors of the plain form in a stored one: `…qkv_proj.weight` holds the rows of three."""
+    return tuple(name.replace("qkv_proj", part) for part in QKV) if "qkv_proj" in name else (name,)
+
+
+def _weight(name: str, tensor: ir.TensorProtocol, weights: LazyWeights, storage: Storage) -> Weight:
+    stored_as = name.removesuffix(_TRANSPOSED)
+    is_transposed = stored_as != name
+    shape = tuple(int(size) for size in tensor.shape.numpy())
+    if not is_transposed and stored_as != names.tensor("embed_tokens"):
+        return Weight(name, (floats(stored_as, shape, "f32", lambda: _pieces(tensor)),), shape, False)
+    parts = parts_of(stored_as)
+    rows, columns = weights.shape(parts)
+    how = storage.rounding
+    if how is None:
+        own = floats(stored_as, (rows, columns), storage.matrices, lambda: _rows(weights, parts))
+        return Weight(name, (own,), own.shape, is_transposed)
+    both = integers(stored_as, (rows, columns), how, lambda: _joined(weights, parts))
+    return Weight(name, both, (rows, columns), is_transposed)
+
+
+def _pieces(tensor: ir.TensorProtocol) -> Iterator[torch.Tensor]:
+    if isinstance(tensor, LazyTensor):
+        yield from tensor.pieces()
+    else:
+        yield torch.from_numpy(tensor.numpy())
+
+
+def _rows(weights: LazyWeights, parts: Sequence[str]) -> Iterator[torch.Tensor]:
+    yield from _read(weights, parts).values()
+
+
+def _joined(weights: LazyWeights, parts: Sequence[str]) -> torch.Tensor:
+    found = list(_read(weights, parts).values())
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _read(weights: LazyWeights, parts: Sequence[str]) -> Mapping[str, torch.Tensor]:
+    read: Mapping[str, torch.Tensor] = weights.reader.read(parts)
+    return read

@@ -1,0 +1,99 @@
+"""The JSON files that transformers.js reads beside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from converters.web.precisions import file_name
+from seap_export.families import ModelSpec
+from seap_export.sources.config import read_json
+from seap_export.sources.tokenizer import MODEL_INPUTS
+
+__all__ = ["generation_config", "tokenizer_config", "web_config"]
+
+#: Keys of a tokenizer_config.json that name code, or contradict tokenizer.json.
+_DROPPED = ("auto_map", "add_eos_token")
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def web_config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: int) -> dict[str, Any]:
+    """The config.json.
+
+    Every family is called a Llama: transformers.js takes from the type that caches are called `past_key_values.N.key`,
+    for N up to the number of layers, and reads their shapes from the graph, which has all that families differ in.
+    Head counts and widths are the largest of any layer, for readers.
+
+    Args:
+        spec: The model's shapes.
+        config: The model's config.json, for special tokens.
+        precision: The graph's, as transformers.js calls it.
+        chunks: The number of data files.
+    """
+    layers = spec.layers
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        **{key: config[key] for key in _SPECIAL if config.get(key) is not None},
+        "head_dim": spec.head_dim,
+        "hidden_size": spec.hidden_size,
+        "intermediate_size": max(layer.intermediate_size for layer in layers),
+        "max_position_embeddings": spec.max_position_embeddings,
+        "num_attention_heads": max(layer.num_attention_heads for layer in layers),
+        "num_hidden_layers": len(layers),
+        "num_key_value_heads": max(layer.num_key_value_heads for layer in layers),
+        "vocab_size": spec.vocab_size,
+        "transformers.js_config": {
+            "dtype": precision,
+            "use_external_data_format": {file_name(precision): chunks},
+        },
+    }
+
+
+def generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The generation_config.json, without nulls: transformers.js takes a null for "no such token".
+
+    Args:
+        folder: The model's folder, which may have such a file.
+        config: The model's config.json, for special tokens that the file does not name.
+    """
+    path = folder / "generation_config.json"
+    own = {key: value for key, value in (read_json(path) if path.is_file() else {}).items() if value is not None}
+    return {**{key: config[key] for key in _SPECIAL if config.get(key) is not None}, **own}
+
+
+def tokenizer_config(folder: Path) -> dict[str, Any]:
+    """The tokenizer_config.json.
+
+    The class is the one that takes tokenizer.json as it is. The chat template is in this file, because transformers.js
+    reads no other. Its pipeline adds special tokens to a text only if `add_bos_token` says so, which here says what
+    tokenizer.json does.
+
+    Args:
+        folder: The model's folder, with a tokenizer.json.
+    """
+    path = folder / "tokenizer_config.json"
+    own = read_json(path) if path.is_file() else {}
+    own = {key: value for key, value in own.items() if key not in _DROPPED}
+    template = _chat_template(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return {
+        "clean_up_tokenization_spaces": False,  # transformers.js would
+        "model_input_names": MODEL_INPUTS,
+        **own,
+        **({} if template is None else {"chat_template": template}),
+        "add_bos_token": bool(tokenizer.encode("").ids),
+        "padding_side": "right",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+
+
+def _chat_template(folder: Path) -> Any:
+    """That of a file of its own; None: there is none."""
+    text, values = folder / "chat_template.jinja", folder / "chat_template.json"
+    if text.is_file():
+        return text.read_text("utf-8")
+    return read_json(values).get("chat_template") if values.is_file() else None

@@ -1,0 +1,118 @@
+"""What is missing from a folder for transformers.js, damaged, or does not belong to its model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from converters.web.configs import generation_config, tokenizer_config, web_config
+from converters.web.data_files import data_name
+from converters.web.graph import web_graph
+from converters.web.onnx_parts import Precision, Scaling, open_graph, open_weights, read_form
+from converters.web.precisions import file_name, precision_of
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.sources.config import read_json
+
+__all__ = ["ONNX_FOLDER", "folder_damages"]
+
+#: The folder of the graph, in which transformers.js looks for it.
+ONNX_FOLDER = "onnx"
+
+
+def folder_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+    """What is wrong with a written folder, one line each; no model runs, and no weights are compared.
+
+    Args:
+        model_folder: The model it was written from.
+        folder: config.json, tokenizer and `onnx/`.
+        precision: That of the graph, as transformers.js calls it.
+
+    Raises:
+        InputError: The model folder is damaged.
+    """
+    config = read_json(model_folder / "config.json")
+    spec = model_spec(config)
+    graph = folder / ONNX_FOLDER / file_name(precision)
+    chunks = 0
+    try:
+        model = open_graph(graph)
+        sizes = _sizes(model, graph)
+        chunks = len(sizes)
+        yield from _wrong_files(graph, sizes)
+        yield from _wrong_graph(model_folder, graph, model, spec, precision)
+    except ArtifactError as error:
+        yield str(error)
+    wanted = {
+        "config.json": web_config(spec, config, precision, chunks),
+        "generation_config.json": generation_config(model_folder, config),
+        "tokenizer_config.json": tokenizer_config(model_folder),
+        "tokenizer.json": read_json(model_folder / "tokenizer.json"),
+    }
+    for name, values in wanted.items():
+        yield from _other_values(folder / name, values)
+
+
+def _other_values(path: Path, wanted: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        found = read_json(path)
+    except InputError as error:
+        yield str(error)
+        return
+    wanted = json.loads(json.dumps(wanted))
+    others = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if others:
+        yield f"{path}: {', '.join(others):.200} differ from what the model's folder says; export again"
+
+
+def _sizes(model: ir.Model, path: Path) -> list[int]:
+    """The bytes that each data file must have, in the order of their numbers."""
+    ends: dict[str, int] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            name = str(tensor.location)
+            ends[name] = max(ends.get(name, 0), (tensor.offset or 0) + (tensor.length or 0))
+    expected = [data_name(path.name, chunk) for chunk in range(len(ends))]
+    if sorted(ends) != sorted(expected):
+        found = ", ".join(sorted(ends))
+        raise ArtifactError(f"{path}: its data are in {found:.200} and not in {', '.join(expected)}; export again")
+    return [ends[name] for name in expected]
+
+
+def _wrong_files(graph: Path, sizes: list[int]) -> Iterator[str]:
+    for chunk, needed in enumerate(sizes):
+        file = graph.parent / data_name(graph.name, chunk)
+        size = file.stat().st_size if file.is_file() else None
+        if size is None:
+            yield f"{file}: no such file; export again"
+        elif size != needed:
+            yield f"{file}: it has {size} bytes, but {graph.name} needs {needed}; export again"
+
+
+def _wrong_graph(model_folder: Path, path: Path, model: ir.Model, spec: ModelSpec, precision: str) -> Iterator[str]:
+    own = precision_of(precision, spec)
+    found = read_form(path).precision
+    if found != own:
+        yield f"{path}: it was written as {found.name} and not as {precision}; export again"
+        return
+    expected = _expected(model_folder, spec, own)
+    for kind in ("inputs", "outputs"):
+        wanted, given = (
+            {str(value.name): f"{value.dtype} {value.shape}" for value in getattr(graph, kind)}
+            for graph in (expected.graph, model.graph)
+        )
+        for name in sorted(wanted.keys() | given.keys()):
+            if wanted.get(name) != given.get(name):
+                yield (
+                    f"{path}: {kind[:-1]} '{name:.60}' is {given.get(name, 'missing')}, and "
+                    f"{wanted.get(name, 'unknown')} according to config.json"
+                )
+
+
+def _expected(model_folder: Path, spec: ModelSpec, precision: Precision) -> ir.Model:
+    return web_graph(spec, open_weights(model_folder, spec, precision), precision, Scaling())

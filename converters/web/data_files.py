@@ -1,0 +1,112 @@
+"""Writes a graph with its weights in data files, named and divided as transformers.js looks for them.
+
+The data of `model_q4.onnx` are in `model_q4.onnx_data`, then `model_q4.onnx_data_1` and so on. A browser reads each
+into one array, so none may be larger than what a browser holds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx_ir as ir
+
+from converters.web.onnx_parts import INLINE_BYTES
+from seap_export.families import names
+
+__all__ = ["CHUNK_BYTES", "Place", "data_name", "places", "write_graph"]
+
+#: The most bytes of a data file: browsers' arrays have ended at 2^31 - 1 bytes.
+CHUNK_BYTES = 2_000_000_000
+#: ONNX Runtime reads tensors from aligned places without a copy.
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor is stored.
+
+    Attributes:
+        name: The tensor.
+        chunk: Number of the data file, from 0.
+        offset: Its first byte there.
+        length: Its number of bytes.
+    """
+
+    name: str
+    chunk: int
+    offset: int
+    length: int
+
+
+def data_name(graph_name: str, chunk: int) -> str:
+    """The name of a data file of the graph `graph_name`, such as "model_q4.onnx"."""
+    return f"{graph_name}_data" + (f"_{chunk}" if chunk else "")
+
+
+def places(model: ir.Model, most: int = CHUNK_BYTES) -> Iterator[Place]:
+    """Where each tensor that is not stored in the graph itself goes, in the order of the graph.
+
+    Args:
+        model: The graph.
+        most: The most bytes of a data file; a tensor that is larger has a file to itself.
+    """
+    chunk = end = 0
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= INLINE_BYTES:
+            continue
+        offset = -(-end // _ALIGNMENT) * _ALIGNMENT
+        if end and offset + tensor.nbytes > most:
+            chunk, offset = chunk + 1, 0
+        end = offset + tensor.nbytes
+        yield Place(name, chunk, offset, tensor.nbytes)
+
+
+def write_graph(model: ir.Model, path: Path, on_layer: Callable[[int], None], most: int = CHUNK_BYTES) -> None:
+    """Writes a graph and its data files, one tensor at a time.
+
+    Args:
+        model: The graph; afterwards it refers to the files.
+        path: Where the graph goes; the data files lie beside it.
+        on_layer: Called with a layer's index once all its tensors are written.
+        most: The most bytes of a data file.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
+    placed = list(places(model, most))
+    left = Counter(names.layer_of(place.name) for place in placed)
+    for chunk, own in groupby(placed, attrgetter("chunk")):
+        with (path.parent / data_name(path.name, chunk)).open("xb") as file:
+            for place in own:
+                _write(model.graph.initializers[place.name], place, path, file)
+                layer = names.layer_of(place.name)
+                left[layer] -= 1
+                if layer is not None and left[layer] == 0:
+                    on_layer(layer)
+    ir.save(model, path)
+
+
+def _write(value: ir.Value, place: Place, path: Path, file: BinaryIO) -> None:
+    tensor = value.const_value
+    assert tensor is not None
+    file.write(bytes(place.offset - file.tell()))
+    if hasattr(tensor, "tofile"):
+        tensor.tofile(file)
+    else:
+        file.write(tensor.tobytes())
+    value.const_value = ir.ExternalTensor(
+        data_name(path.name, place.chunk),
+        place.offset,
+        place.length,
+        tensor.dtype,
+        name=place.name,
+        shape=ir.Shape(tensor.shape.numpy()),
+        base_dir=path.parent,
+    )

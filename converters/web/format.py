@@ -1,0 +1,183 @@
+"""The format of transformers.js: a model's folder with an ONNX graph in `onnx/`, for browsers and Node."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from converters.web.configs import generation_config, tokenizer_config, web_config
+from converters.web.damages import ONNX_FOLDER, folder_damages
+from converters.web.data_files import CHUNK_BYTES, Place, places, write_graph
+from converters.web.graph import web_graph
+from converters.web.onnx_parts import (
+    HEAD_DIM_MULTIPLE,
+    GraphWeights,
+    LazyWeights,
+    Scaling,
+    find_scaling,
+    open_weights,
+    read_form,
+    weight_differences,
+)
+from converters.web.precisions import PRECISIONS, file_name, precision_of
+from converters.web.shapes import ShapesAlone
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.sources.config import read_artifact, read_json
+from seap_export.sources.tokenizer import tokenizer_files
+
+__all__ = ["WebFormat"]
+
+#: Grows when the bytes that are written change.
+_VERSION = 1
+#: Weights above this leave too little of WebAssembly's 4 GB, where a part of them is held twice.
+_MOST_WASM = 2_500_000_000
+
+
+@dataclass(frozen=True)
+class WebFormat:
+    """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`.
+
+    Attributes:
+        precision: As transformers.js calls it, such as "q4".
+    """
+
+    name: ClassVar[str] = "web"
+    extra: ClassVar[str | None] = None
+    runtimes: ClassVar[tuple[str, ...]] = ("transformers.js",)
+    precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+
+    precision: str = PRECISIONS[0]
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision}")
+
+    @classmethod
+    def read(cls, folder: Path) -> WebFormat:
+        """By config.json; raises `ArtifactError` if it does not say the precision."""
+        path = folder / "config.json"
+        settings = read_artifact(path).get("transformers.js_config")
+        precision = settings.get("dtype") if isinstance(settings, dict) else None
+        if precision not in PRECISIONS:
+            raise ArtifactError(f"{path}: its transformers.js_config names no known dtype; export again")
+        return cls(precision)
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Why a model cannot be written so, as one line with a remedy; None: it can."""
+        if spec.head_dim % HEAD_DIM_MULTIPLE:
+            return (
+                f"head_dim {spec.head_dim} is not supported in transformers.js, whose GroupQueryAttention needs a "
+                f"multiple of {HEAD_DIM_MULTIPLE}; use the format hf"
+            )
+        largest = max(self._places(spec), key=lambda place: place.length)
+        if largest.length > CHUNK_BYTES:
+            smaller = [other for other in PRECISIONS if _largest(spec, other) <= CHUNK_BYTES]
+            remedy = f"use web:{smaller[0]}" if smaller else "use another format"
+            return (
+                f"the tensor '{largest.name}' takes {largest.length / 1e9:.1f} GB in {self.precision}, more than "
+                f"the {CHUNK_BYTES / 1e9:.0f} GB that a browser loads as one; {remedy}"
+            )
+        return None
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """What the user should know of a model in this format: that only a graphics card may hold it."""
+        size = self.size(spec)
+        if size <= _MOST_WASM:
+            return None
+        return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"
+
+    def size(self, spec: ModelSpec) -> int:
+        """The bytes of the data files to be written."""
+        return sum(place.length for place in self._places(spec))
+
+    def settings(self) -> dict[str, Any]:
+        """What the written bytes depend on besides the model."""
+        return {"precision": self.precision, "version": _VERSION}
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Writes a dense or pruned model, one tensor at a time; nothing is left behind on failure.
+
+        Args:
+            model_folder: config.json, safetensors and tokenizer.
+            out_folder: An existing, empty folder.
+            on_layer: Called with a layer's index once all its weights are written.
+
+        Raises:
+            InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows in fp16.
+            EnvironmentFailure: The output cannot be written.
+        """
+        config = read_json(model_folder / "config.json")
+        spec = model_spec(config)
+        reason = self.refusal(spec, config)
+        if reason is not None:
+            raise InputError(reason)
+        tokenizer_files(model_folder)
+        precision = precision_of(self.precision, spec)
+        weights = open_weights(model_folder, spec, precision)
+        scaling = Scaling()
+        if precision.dtype == "fp16":
+            scaling = find_scaling(config, spec, weights.reader, precision)
+        model = web_graph(spec, weights, precision, scaling)
+        chunks = 1 + max(place.chunk for place in places(model))
+        try:
+            (out_folder / ONNX_FOLDER).mkdir()
+            write_graph(model, out_folder / ONNX_FOLDER / file_name(self.precision), on_layer)
+            _write_json(out_folder / "config.json", web_config(spec, config, self.precision, chunks))
+            _write_json(out_folder / "generation_config.json", generation_config(model_folder, config))
+            _write_json(out_folder / "tokenizer_config.json", tokenizer_config(model_folder))
+            shutil.copyfile(model_folder / "tokenizer.json", out_folder / "tokenizer.json")
+        except BaseException as error:
+            _empty(out_folder)
+            if isinstance(error, OSError):
+                message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
+                raise EnvironmentFailure(message) from error
+            raise
+
+    def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
+        """Reads the written weights back; raises `ArtifactError` where that is impossible."""
+        return GraphWeights(folder / ONNX_FOLDER / file_name(self.precision), spec)
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """The tensors and nodes of the graph that differ from the model's, one line each.
+
+        Raises:
+            ArtifactError: The graph cannot be read.
+            InputError: The model folder is damaged.
+        """
+        file = file_name(self.precision)
+        form = read_form(folder / ONNX_FOLDER / file)
+        yield from weight_differences(model_folder, folder / ONNX_FOLDER, form, file)
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """What is missing, truncated or does not belong together, one line each, without running a model."""
+        yield from folder_damages(model_folder, folder, self.precision)
+
+    def _places(self, spec: ModelSpec) -> Iterator[Place]:
+        return _places(spec, self.precision)
+
+
+def _places(spec: ModelSpec, name: str) -> Iterator[Place]:
+    precision = precision_of(name, spec)
+    return places(web_graph(spec, LazyWeights(ShapesAlone(spec), precision), precision, Scaling()))
+
+
+def _largest(spec: ModelSpec, name: str) -> int:
+    return max(place.length for place in _places(spec, name))
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+
+
+def _empty(folder: Path) -> None:
+    """Removes what is in a folder: an incomplete model is worse than none."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,71 @@
+"""The optional packages: what an extra of this package installs, and what is missing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+
+from packaging.requirements import Requirement
+
+from seap_export.errors import EnvironmentFailure
+
+__all__ = ["installed_versions", "missing_packages", "optional_extras", "require_extra"]
+
+
+def missing_packages(extra: str) -> list[str]:
+    """The packages of an extra that are not installed, or in another version, as requirements; none: it is usable."""
+    return [str(own) for own in _packages(extra) if not _is_installed(own)]
+
+
+def optional_extras() -> list[str]:
+    """The extras of this package, but for the one that is for its developers."""
+    try:
+        found = metadata("seap-export").get_all("Provides-Extra") or []
+    except PackageNotFoundError:
+        return []
+    return sorted(name for name in found if name != "dev")
+
+
+def installed_versions(extra: str) -> dict[str, str]:
+    """The packages of an extra that are installed, and their versions."""
+    found = {}
+    for own in _packages(extra):
+        with suppress(PackageNotFoundError):
+            found[own.name] = version(own.name)
+    return found
+
+
+def require_extra(extra: str | None, what: str) -> None:
+    """Refuses to go on without the packages of an extra.
+
+    Args:
+        extra: Its name; None: nothing is needed.
+        what: What needs them.
+
+    Raises:
+        EnvironmentFailure: Some are missing.
+    """
+    missing = [] if extra is None else missing_packages(extra)
+    if missing:
+        needed = ", ".join(missing)
+        raise EnvironmentFailure(f"{what} needs {needed}; install it with: pip install 'seap-export[{extra}]'")
+
+
+def _packages(extra: str) -> Iterator[Requirement]:
+    """What the metadata name for an extra, on this system."""
+    try:
+        texts = requires("seap-export") or []
+    except PackageNotFoundError:  # the source tree on PYTHONPATH; imports will say what is missing
+        return
+    for own in map(Requirement, texts):
+        if own.marker is not None and own.marker.evaluate({"extra": extra}) and not own.marker.evaluate({"extra": ""}):
+            own.marker = None
+            yield own
+
+
+def _is_installed(own: Requirement) -> bool:
+    try:
+        return own.specifier.contains(version(own.name), prereleases=True)
+    except PackageNotFoundError:
+        return False

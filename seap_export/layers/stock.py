@@ -1,0 +1,252 @@
+"""transformers' own model of a family, without weights: they are loaded and released a layer at a time.
+
+A pass over a sequence begins with empty layers, which record what transformers gives to each of them: masks, rotations
+and positions. These do not depend on the hidden states, so many sequences can then go through one layer after the
+other.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from seap_export.errors import EnvironmentFailure
+from seap_export.families import ModelSpec
+
+__all__ = ["Passage", "StockModel"]
+
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass
+class Passage:
+    """A batch of token sequences on its way through the layers, in one part or in several.
+
+    Attributes:
+        hidden: The hidden states of each part, [batch, tokens of the part, hidden_size].
+        caches: Keys and values by layer, as far as they are held: `keys` and `values`, [batch, KV heads, tokens,
+            head_dim] each. Take out those that are not needed any more.
+    """
+
+    hidden: list[torch.Tensor] = field(default_factory=list)
+    caches: dict[int, Any] = field(default_factory=dict)
+    _calls: list[list[_Call]] = field(default_factory=list)
+    _length: int = 0
+
+
+class _AllRecorded(Exception):
+    """Ends a pass over empty layers, whose result nobody needs."""
+
+
+class _OwnCache:
+    """Where the recorded arguments of a layer have the cache."""
+
+
+class StockModel:
+    """A transformers causal language model in evaluation mode, whose weights are on meta until they are loaded.
+
+    Args:
+        config: transformers' config of the model.
+        spec: The same model's description.
+        attention: transformers' attention implementation; None: its default.
+        device: Where weights and hidden states are.
+
+    Attributes:
+        model: The model. Its modules stay the same, so that hooks on them see every pass.
+        in_tuples: Whether a layer returns its hidden states in a tuple, as in some families of 4.57; known once one
+            has run.
+
+    Raises:
+        EnvironmentFailure: The installed transformers has no class of this family.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        spec: ModelSpec,
+        attention: str | None = "eager",
+        device: torch.device = torch.device("cpu"),  # noqa: B008 - immutable
+    ) -> None:
+        import transformers
+
+        if not hasattr(transformers, spec.family.architecture):
+            raise EnvironmentFailure(
+                f"transformers {transformers.__version__} has no {spec.family.architecture}, which the model is "
+                "compared with; install a newer release: pip install --upgrade transformers"
+            )
+        config._attn_implementation = None  # a config may name a kernel of the hub
+        options = {} if attention is None else {"attn_implementation": attention}
+        with _parameters_on_meta():
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+        self.model: Any = model.eval()
+        self._device, self._family = device, spec.family
+        for module in self.model.modules():  # not `model.to`, which would give memory to parameters
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffer.to(device))
+        self._prefix = spec.family.names["layer"]
+        self._layers = self.model.get_submodule(self._prefix.partition(".{layer}")[0])
+        self._empty = [layer.state_dict() for layer in self._layers]
+        # transformers 5.24 renames the argument and announces the end of the old name.
+        new_name = "cache" in inspect.signature(type(self.model).forward).parameters
+        self._cache_argument = "cache" if new_name else "past_key_values"
+        self.in_tuples = False
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether transformers uses the embedding as LM head, too."""
+        return bool(getattr(self.model.config, "tie_word_embeddings", False))
+
+    def load_outer(self, name: str, weight: torch.Tensor | None) -> None:
+        """Gives the embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`) its weight.
+
+        Args:
+            name: Its name in the plain form.
+            weight: The stored weight. An embedding may have the rows of some tokens only. None: releases it.
+        """
+        module = self.model.get_submodule(self._family.module(name))
+        if name == "embed_tokens":
+            module.padding_idx = None  # may be beyond the rows, and matters in training only
+        module.weight = _parameter(torch.empty(0, device="meta") if weight is None else weight.to(self._device))
+
+    def load(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Gives a layer its weights, by stored name, in the dtype to compute in."""
+        prefix = self._prefix.format(layer=index)
+        weights = {name.removeprefix(prefix): _parameter(own.to(self._device)) for name, own in tensors.items()}
+        self._layers[index].load_state_dict(weights, assign=True)
+
+    def release(self, index: int) -> None:
+        """Takes a layer's weights away."""
+        self._layers[index].load_state_dict(self._empty[index], assign=True)
+
+    def start(self, parts: Sequence[torch.Tensor], *, cached: bool = True) -> Passage:
+        """Embeds sequences; the embedding must be loaded.
+
+        Args:
+            parts: int64 [batch, tokens] each, which run one after the other with a cache.
+            cached: Whether there is a cache at all; a single part needs none.
+        """
+        passage = Passage()
+        for part in parts:
+            self.append(passage, part, cached=cached)
+        return passage
+
+    def append(
+        self, passage: Passage, part: torch.Tensor, *, cached: bool = True, mask: torch.Tensor | None = None
+    ) -> None:
+        """Adds a part to sequences; those before it have passed all layers, if any has.
+
+        Args:
+            passage: The sequences.
+            part: int64 [batch, tokens].
+            cached: Whether there is a cache.
+            mask: int64 [batch, tokens so far and new ones], 0 for padding on the left; None: there is none.
+        """
+        calls: list[_Call] = []
+        ids = part.to(self._device)
+        cache = _cache(passage._length, len(self._layers), self._device) if cached else None
+
+        def record(*arguments: Any, **keywords: Any) -> Any:
+            if not calls:
+                passage.hidden.append(arguments[0])
+            named = {name: _OwnCache if cached and own is cache else own for name, own in keywords.items()}
+            calls.append((arguments[1:], named))
+            if len(calls) == len(self._layers):
+                raise _AllRecorded
+            return passage.hidden[-1].unsqueeze(0)  # which some families of 4.57 take the first of, layer by layer
+
+        options: dict[str, Any] = {self._cache_argument: cache} if cached else {}
+        if mask is not None:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            options |= {"attention_mask": mask.to(self._device), "position_ids": positions.to(self._device)}
+        with torch.inference_mode(), self._replaced_layers(record), suppress(_AllRecorded):
+            self.model(input_ids=ids, use_cache=cached, **options)
+        passage._calls.append(calls)
+        passage._length += ids.shape[1]
+
+    def advance(self, index: int, passage: Passage) -> None:
+        """Passes the parts through one layer, whose weights are loaded; adds its keys and values to the caches."""
+        from transformers.cache_utils import DynamicLayer
+
+        layer = passage.caches.setdefault(index, DynamicLayer())
+        cache = _new_cache([layer] * (index + 1))
+        for place, calls in enumerate(passage._calls):
+            arguments, keywords = calls[index]
+            filled = {name: cache if own is _OwnCache else own for name, own in keywords.items()}
+            with torch.inference_mode():
+                output = self._layers[index](passage.hidden[place], *arguments, **filled)
+            self.in_tuples = isinstance(output, tuple)
+            passage.hidden[place] = output[0] if self.in_tuples else output
+
+    def finish(self, passage: Passage) -> list[torch.Tensor]:
+        """The hidden states of the parts after the last layer; more parts may be appended afterwards."""
+        hidden, passage.hidden, passage._calls = passage.hidden, [], []
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The logits [batch, tokens, vocab_size] of hidden states [batch, tokens, hidden_size] after the last layer.
+
+        The last norm and the LM head must be loaded.
+        """
+        last = (hidden,) if self.in_tuples else hidden
+        with torch.inference_mode(), self._replaced_layers(lambda *arguments, **keywords: last):
+            found: torch.Tensor = self.model(inputs_embeds=hidden, use_cache=False).logits
+        return found
+
+    @contextmanager
+    def _replaced_layers(self, forward: Callable[..., Any]) -> Iterator[None]:
+        for module in self._layers:
+            module.forward = forward
+        try:
+            yield
+        finally:
+            for module in self._layers:
+                del module.forward
+
+
+def _parameter(tensor: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _new_cache(layers: Sequence[Any]) -> Any:
+    """Made without the config, so that layers with a sliding window keep all keys and rely on the mask."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    if not hasattr(cache, "has_previous_state"):
+        cache.has_previous_state = False  # 4.57's Granite 4 asks for it
+    cache.layers = list(layers)
+    return cache
+
+
+def _cache(length: int, layers: int, device: torch.device) -> Any:
+    """As long a cache as the parts before have filled, of keys that nobody reads."""
+    from transformers.cache_utils import DynamicLayer
+
+    if not length:
+        return _new_cache([])
+    layer = DynamicLayer()
+    keys = torch.zeros(1, 1, length, 1, device=device)
+    layer.update(keys, keys)
+    return _new_cache([layer] * layers)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules made within the block have no memory for parameters; buffers, such as rotary frequencies, stay real."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        moved = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, moved)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

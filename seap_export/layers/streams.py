@@ -1,0 +1,260 @@
+"""Where hidden states are between two batches: on the device, in the host's memory or in a file, as they fit.
+
+All of them can be saved before a layer and loaded again, so that interrupted work goes on there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+
+from seap_export.families import ModelSpec
+from seap_export.layers.batches import Batch
+from seap_export.layers.compute import Compute
+from seap_export.layers.kept import PART, kept_layers, path_of
+from seap_export.layers.working_memory import working_bytes
+
+__all__ = ["MemoryStreams", "SavedStreams", "Storage", "Streams", "choose_storage"]
+
+_CPU = torch.device("cpu")
+
+
+class Streams(Protocol):
+    """The hidden states of each batch, float32 [tokens, hidden_size], on the device that computes them."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[torch.Tensor]: ...
+    def __getitem__(self, place: int) -> torch.Tensor: ...
+    def __setitem__(self, place: int, stream: torch.Tensor) -> None: ...
+
+
+class SavedStreams(Streams, Protocol):
+    """Streams that can be saved before a layer, and loaded again by another process."""
+
+    def save(self, layer: int) -> None:
+        """Saves all of them as they are before a layer; what was saved before others stays until `forget`."""
+        ...
+
+    def load(self, layer: int) -> None:
+        """Goes on with what was saved before a layer."""
+        ...
+
+    def saved(self) -> list[int]:
+        """The layers that they were saved before."""
+        ...
+
+    def forget(self, layer: int) -> None:
+        """Removes what was saved before earlier layers."""
+        ...
+
+
+class MemoryStreams:
+    """Streams in memory.
+
+    Args:
+        number: Number of batches.
+        home: Where they are between batches; None: where they were computed.
+    """
+
+    def __init__(self, number: int, home: torch.device | None = None, device: torch.device | None = None) -> None:
+        self._parts: list[torch.Tensor] = [torch.empty(0)] * number
+        self._home, self._device = home, device
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        part = self._parts[place]
+        return part if self._device is None else part.to(self._device)
+
+    def __setitem__(self, place: int, stream: torch.Tensor) -> None:
+        self._parts[place] = stream if self._home is None else stream.to(self._home)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A file of the streams of all batches, one behind the other, without a header.
+
+    Attributes:
+        name: Name of the streams.
+        folder: Folder of their files.
+        lengths: Tokens of each batch.
+        width: hidden_size.
+    """
+
+    name: str
+    folder: Path
+    lengths: tuple[int, ...]
+    width: int
+
+    def path(self, layer: int) -> Path:
+        return path_of(self.folder, self.name, layer)
+
+    @property
+    def part(self) -> Path:
+        return self.folder / (self.name + PART)
+
+    def read(self, path: Path, place: int) -> torch.Tensor:
+        stream = torch.empty(self.lengths[place], self.width)
+        with path.open("rb", buffering=0) as file:
+            file.seek(self._offset(place))
+            view, done = _bytes(stream), 0
+            while done < len(view):  # one call reads 2 GiB at most
+                count = file.readinto(view[done:])
+                if not count:
+                    raise OSError(f"{path}: truncated")
+                done += count
+        return stream
+
+    def write(self, path: Path, place: int, stream: torch.Tensor) -> None:
+        if tuple(stream.shape) != (self.lengths[place], self.width):
+            raise ValueError(f"batch {place} has {self.lengths[place]} tokens of {self.width} values")
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            file.seek(self._offset(place))
+            file.write(_bytes(stream.detach().cpu().contiguous()))
+
+    def _offset(self, place: int) -> int:
+        return self._starts[place] * self.width * 4
+
+    @cached_property
+    def _starts(self) -> Sequence[int]:
+        return list(accumulate(self.lengths, initial=0))
+
+
+def _bytes(stream: torch.Tensor) -> memoryview:
+    return stream.view(torch.uint8).flatten().numpy().data
+
+
+class _Saved:
+    """Knows the saved files of streams."""
+
+    _layout: _Layout
+
+    def saved(self) -> list[int]:
+        return kept_layers(self._layout.folder, self._layout.name)
+
+    def forget(self, layer: int) -> None:
+        for earlier in self.saved():
+            if earlier < layer:
+                self._layout.path(earlier).unlink()
+
+
+class _KeptInMemory(_Saved, MemoryStreams):
+    """Streams in memory, saved as a file."""
+
+    def __init__(self, layout: _Layout, home: torch.device, device: torch.device) -> None:
+        super().__init__(len(layout.lengths), home, device)
+        self._layout = layout
+
+    def save(self, layer: int) -> None:
+        self._layout.part.unlink(missing_ok=True)
+        for place, part in enumerate(self._parts):
+            self._layout.write(self._layout.part, place, part)
+        os.replace(self._layout.part, self._layout.path(layer))
+
+    def load(self, layer: int) -> None:
+        for place in range(len(self)):
+            self[place] = self._layout.read(self._layout.path(layer), place)
+
+
+class _KeptInFile(_Saved):
+    """Streams in a file, of which one batch at a time is in memory.
+
+    What was saved stays as it is: what is set goes into a second file, which is the one that the next `save` keeps.
+    No file is mapped, since mapped pages would count as the process's memory.
+    """
+
+    def __init__(self, layout: _Layout, device: torch.device) -> None:
+        self._layout, self._device = layout, device
+        self._base: Path | None = None
+        self._changed: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._layout.lengths)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        path = self._layout.part if place in self._changed else self._base
+        if path is None:
+            raise IndexError(place)
+        return self._layout.read(path, place).to(self._device)
+
+    def __setitem__(self, place: int, stream: torch.Tensor) -> None:
+        self._layout.write(self._layout.part, place, stream)
+        self._changed.add(place)
+
+    def save(self, layer: int) -> None:
+        for place in set(range(len(self))) - self._changed:
+            self[place] = self[place]
+        os.replace(self._layout.part, self._layout.path(layer))
+        self.load(layer)
+
+    def load(self, layer: int) -> None:
+        self._base, self._changed = self._layout.path(layer), set()
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The choice of a place for hidden states.
+
+    Attributes:
+        kind: On the device, in the host's memory or in files.
+        size: Bytes of all of them.
+        folder: Where they are saved, or kept.
+        device: Where they are computed.
+    """
+
+    kind: Literal["device", "memory", "disk"]
+    size: int
+    folder: Path
+    device: torch.device
+
+    def streams(self, name: str, spec: ModelSpec, batches: Sequence[Batch]) -> SavedStreams:
+        """Streams of that name without values, which are set, embedded or loaded next."""
+        layout = _Layout(name, self.folder, tuple(batch.num_tokens for batch in batches), spec.hidden_size)
+        if self.kind == "disk":
+            return _KeptInFile(layout, self.device)
+        return _KeptInMemory(layout, self.device if self.kind == "device" else _CPU, self.device)
+
+    def room(self, compute: Compute, spec: ModelSpec) -> int:
+        """Bytes of the device that are left besides the hidden states there and what the layers need."""
+        here = self.kind == ("memory" if compute.is_cpu else "device")
+        limit = compute.memory if compute.is_cpu else compute.device_memory
+        return limit - working_bytes(spec, compute.batch_tokens) - (self.size if here else 0)
+
+    @property
+    def description(self) -> str:
+        """One line for the user, such as "hidden states in memory (33.6 MB)"."""
+        place = {"device": f"on {self.device}", "memory": "in memory", "disk": "on disk"}[self.kind]
+        return f"hidden states {place} ({self.size / 1e6:.1f} MB)"
+
+
+def choose_storage(spec: ModelSpec, tokens: int, compute: Compute, folder: Path, copies: int = 1) -> Storage:
+    """The fastest place where hidden states fit besides what the layers need.
+
+    Args:
+        spec: The model.
+        tokens: Real tokens of all batches.
+        compute: The device and its limits.
+        folder: Where files are written.
+        copies: How many streams there are for each token.
+    """
+    size, working = 4 * tokens * spec.hidden_size * copies, working_bytes(spec, compute.batch_tokens)
+    kind: Literal["device", "memory", "disk"] = "disk"
+    if not compute.is_cpu and size <= compute.device_memory - working:
+        kind = "device"
+    elif size <= compute.memory - working:
+        kind = "memory"
+    return Storage(kind, size, folder, compute.device)

@@ -1,0 +1,48 @@
+"""`seap-export calibrate`: the statistics of tasks alone, which a later export into the same folder uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from seap_export.corpus import Task
+from seap_export.layers.compute import Compute
+from seap_export.pipeline.checks import claim_folder
+from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.settings import CalibrationSettings
+from seap_export.pipeline.steps.calibration import calibration_steps
+from seap_export.pipeline.steps.run import run_steps
+from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.texts import split_tasks, warn_of_texts
+from seap_export.pipeline.workspace import Workspace
+from seap_export.sources.source import Source
+
+__all__ = ["calibrate"]
+
+
+def calibrate(
+    source: Source,
+    tasks: Sequence[Task],
+    settings: CalibrationSettings,
+    out: Path,
+    *,
+    force: bool,
+    compute: Compute,
+    progress: Progress,
+) -> None:
+    """Writes the statistics of each task that has none in `out` yet.
+
+    Raises:
+        UsageError: The folder holds statistics made from other inputs, and there is no --force.
+        InputError: The tokenizer, a text or a weight of the model cannot be used; no statistics were written.
+        ArtifactError: Finished statistics are damaged, and there is no --force.
+    """
+    workspace = Workspace(out, force)
+    splits = split_tasks(tasks, settings)
+    with progress.step(f"hashing {source.name}"):
+        steps = calibration_steps(source, splits, settings)
+    warn_of_texts(splits, progress)
+    with workspace.locked():
+        claim_folder(workspace, source, {task: step.key for task, step in steps.items()})
+        for _ in run_steps(steps.values(), Work(source, out, compute, progress), workspace):
+            pass

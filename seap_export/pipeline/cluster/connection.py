@@ -1,0 +1,170 @@
+"""Which cluster, and the way to it. Ray is imported nowhere else, and only when there is something to connect to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.layers.compute import parse_bytes
+from seap_export.runtime.session import available_threads
+
+__all__ = ["Cluster", "Share", "connected", "import_ray", "share_of"]
+
+LOCAL = "local"
+_ADDRESS = re.compile(r"ray://([^:/\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
+_CONNECT_SECONDS = 10.0
+#: Steps send and return next to nothing; the files are on the shared disk. Ray takes no less.
+_OBJECT_STORE_BYTES = 80 * 2**20
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the steps are made.
+
+    Attributes:
+        address: `local` for this machine alone, or `ray://HOST:PORT`.
+        model: A path that every machine sees, or a hub id.
+        device: `auto`, `cpu` or `cuda`; Ray chooses the GPU.
+        memory: What one step may take, such as `8GiB`; None: its share of what is free.
+        threads: CPUs of a step; None: all of the smallest machine.
+        provider: Execution provider on which parity is checked.
+    """
+
+    address: str
+    model: str
+    device: str = "auto"
+    memory: str | None = None
+    threads: int | None = None
+    provider: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.address != LOCAL and not _ADDRESS.fullmatch(self.address):
+            raise UsageError(f"--cluster '{self.address}' is no address; give local, or ray://HOST:10001")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"--device {self.device}: Ray chooses the GPU of a step; give auto, cpu or cuda")
+        if self.memory is not None:
+            parse_bytes(self.memory)
+        import_ray()
+
+    @property
+    def model_path(self) -> str:
+        """The model as workers open it, whatever their current folder is."""
+        path = os.path.abspath(os.path.expanduser(self.model))
+        return path if os.path.exists(path) else self.model
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each step gets; it is the same for all, because results depend on it to rounding.
+
+    Attributes:
+        threads: Its CPUs, and torch's threads.
+        gpus: 0 or 1.
+        device: `cpu` or `cuda`.
+    """
+
+    threads: int
+    gpus: int
+    device: str
+
+
+def import_ray() -> Any:
+    """The package; raises `EnvironmentFailure` if it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise EnvironmentFailure("--cluster needs Ray; install it with: pip install 'seap-export[ray]'") from error
+    return ray
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[Any]:
+    """Yields Ray, connected; a local cluster lives as long as the block.
+
+    Raises:
+        EnvironmentFailure: There is no cluster at the address, or the connection is lost.
+    """
+    ray = import_ray()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # Ray prints there when a worker is lost
+        try:
+            with _sigterm_kept():
+                _connect(ray, cluster.address)
+            yield ray
+        except SystemExit as error:  # after SIGTERM; Ray makes the code 1 where it waits
+            raise SystemExit(128 + signal.SIGTERM) from error
+        except (ConnectionError, ray.exceptions.RayError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise EnvironmentFailure(
+                f"--cluster {cluster.address}: {reason}; see that it runs, then run the same command again to continue"
+            ) from error
+        finally:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        cpus = available_threads()
+        ray.init(LOCAL, num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        return
+    host, port = address.removeprefix("ray://").rsplit(":", 1)
+    try:  # Ray itself would try for half a minute
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(f"nothing answers there ({error})") from error
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what it warns of is in the error, too
+            ray.init(address, **quiet)
+    except ConnectionError as error:  # it tried for half a minute; a wrong token ends like this, too
+        raise ConnectionError(f"{error}; it may want a token (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)") from error
+    except (RuntimeError, ValueError, TypeError) as error:  # such as another release of Ray or Python
+        raise ConnectionError(str(error)) from error
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray installs a handler of its own, which would not remove temporary folders."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def share_of(ray: Any, cluster: Cluster) -> Share:
+    """What each step gets of the machines that are there.
+
+    Raises:
+        EnvironmentFailure: No machine has that much.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not machines:
+        raise EnvironmentFailure(
+            f"--cluster {cluster.address}: no machine has a CPU for a step; add one to the cluster"
+        )
+    threads = cluster.threads or int(min(machine["CPU"] for machine in machines))
+    device = cluster.device
+    if device == "auto":
+        device = "cuda" if any(machine.get("GPU") for machine in machines) else "cpu"
+    gpus = int("cuda" in (device, cluster.provider))
+    if not any(machine["CPU"] >= threads and machine.get("GPU", 0) >= gpus for machine in machines):
+        most = int(max(machine["CPU"] for machine in machines))
+        raise EnvironmentFailure(
+            f"--cluster {cluster.address}: no machine has {threads} CPUs{' and a GPU' if gpus else ''} for a step; "
+            f"the largest has {most} CPUs; give --threads {most} or less{', or --device cpu' if gpus else ''}"
+        )
+    return Share(threads, gpus, device)

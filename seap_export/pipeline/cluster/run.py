@@ -1,0 +1,208 @@
+"""The driver: hands each step out when those that it needs are made, and records what comes back."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+from seap_export.errors import EnvironmentFailure
+from seap_export.pipeline.cluster.connection import Cluster, connected, share_of
+from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
+from seap_export.pipeline.manifest import package_versions
+from seap_export.pipeline.performance import Timed
+from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.workspace import Workspace
+
+__all__ = ["run_on_cluster"]
+
+#: How often a step whose worker is lost is given to another one.
+_RETRIES = 3
+#: How often the driver looks for reports, and says how far the steps have come, in seconds.
+_LOOK, _HEARTBEAT = 0.5, 30.0
+#: How long workers that are stopped may take to end, in seconds.
+_FAREWELL = 10.0
+
+
+def run_on_cluster(
+    steps: Sequence[Step], work: Work, workspace: Workspace, cluster: Cluster, timed: Timed
+) -> Generator[Step, None, None]:
+    """Makes what is not there yet; yields each step once it and all before it are made.
+
+    Close the iterator: that stops the workers.
+
+    Args:
+        steps: Each after the steps that it needs.
+        work: The model, and the size of batches.
+        workspace: The output folder, locked.
+        cluster: Where the steps are made.
+        timed: Shows and records them.
+
+    Raises:
+        SeapError: As for `run_steps`.
+        EnvironmentFailure: The cluster cannot be used, or a step has lost its worker too often.
+    """
+    made = set()
+    for step in steps:
+        if workspace.is_done(step.name, step.key):
+            made.add(step.name)
+            if step.reused is not None:
+                timed.say(step.reused)
+    if len(made) == len(steps):
+        yield from steps
+        return
+    left = deque(steps)
+    with connected(cluster) as ray, closing(_Dispatch(ray, made, steps, work, workspace, cluster, timed)) as dispatch:
+        while left:
+            if left[0].name in made:
+                yield left.popleft()
+            else:
+                dispatch.go_on()
+
+
+@dataclass
+class _Running:
+    """A step that was handed out.
+
+    Attributes:
+        step: The step.
+        place: Closes its temporary folder, or records and moves it.
+        host: The machine that makes it; empty while it waits for one.
+        since: When it began there.
+        units: How many units are done.
+    """
+
+    step: Step
+    place: ExitStack
+    host: str = ""
+    since: float = 0.0
+    units: str = "0"
+
+
+class _Dispatch:
+    """The steps that are being made."""
+
+    def __init__(
+        self,
+        ray: Any,
+        made: set[str],
+        steps: Sequence[Step],
+        work: Work,
+        workspace: Workspace,
+        cluster: Cluster,
+        timed: Timed,
+    ) -> None:
+        self._ray, self._made, self._work, self._workspace = ray, made, work, workspace
+        self._cluster, self._timed = cluster, timed
+        self._waiting = [step for step in steps if step.name not in made]
+        self._running: dict[Any, _Running] = {}
+        self._share = share_of(ray, cluster)
+        self._events = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Events).remote()
+        self._make = ray.remote(num_cpus=self._share.threads, num_gpus=self._share.gpus, max_retries=_RETRIES)(
+            make_order
+        )
+        self._told = time.monotonic()
+
+    def go_on(self) -> None:
+        """Hands out what can be made now, waits a little, and records what has come back."""
+        for step in [step for step in self._waiting if all(need.name in self._made for need in step.needs)]:
+            self._waiting.remove(step)
+            self._hand_out(step)
+        ready, _ = self._ray.wait(list(self._running), timeout=_LOOK)
+        for event in self._ray.get(self._events.take.remote()):
+            self._show(event)
+        self._tell()
+        for ref in ready:
+            self._record(ref)
+
+    def _hand_out(self, step: Step) -> None:
+        with ExitStack() as stack:
+            place = stack.enter_context(
+                self._workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes)
+            )
+            order = Order(
+                step=step,
+                place=place.absolute(),
+                folder=self._work.folder.absolute(),
+                model=self._cluster.model_path,
+                digest=self._work.source.digest,
+                share=self._share,
+                memory=self._cluster.memory,
+                batch_tokens=self._work.compute.batch_tokens,
+                versions=package_versions(),
+            )
+            ref = self._make.options(name=step.name).remote(order, self._events)
+            self._running[ref] = _Running(step, stack.pop_all())
+
+    def _record(self, ref: Any) -> None:
+        running = self._running[ref]
+        with ExitStack() as stack:
+            stack.callback(self._running.pop, ref)
+            stack.push(running.place)  # whose end records the step, or keeps what is there of it
+            result = self._result(ref, running)
+            if isinstance(result, Failed):
+                self._timed.say(f"{self._label(running)} failed on {running.host}")
+                raise result.error
+        self._made.add(running.step.name)
+        self._timed.steps[running.step.name] = result.figures
+        self._timed.say(f"{self._label(running)}: done in {result.figures.seconds:.0f} s on {running.host}")
+
+    def _result(self, ref: Any, running: _Running) -> Made | Failed:
+        errors = self._ray.exceptions
+        try:
+            result: Made | Failed = self._ray.get(ref)
+        except errors.RayTaskError as error:  # `make_order` raises nothing, so it was not reached
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            raise EnvironmentFailure(
+                f"a worker cannot run seap-export ({reason}); install the same seap-export[ray] on all machines"
+            ) from error
+        except errors.RayError as error:
+            raise EnvironmentFailure(
+                f"{running.step.label}: lost {_RETRIES + 1} workers, the last one on {running.host} "
+                f"({type(error).__name__}), perhaps out of memory; give each step more of a machine (--threads), "
+                "or less memory (--memory), and run the same command again to continue"
+            ) from error
+        return result
+
+    def _show(self, event: Event) -> None:
+        running = next((own for own in self._running.values() if own.step.name == event.step), None)
+        if event.kind == "say":
+            self._timed.say(event.text)
+        elif event.kind == "warn":
+            self._timed.warn(event.text)
+        elif running is None:  # a late report
+            return
+        elif event.kind == "count":
+            running.units = event.text
+        elif event.kind == "begin":
+            again = f"lost the worker on {running.host}; again " if running.host else ""
+            running.host, running.since, running.units = event.text, time.monotonic(), "0"
+            self._timed.say(f"{again}{self._label(running)}, on {running.host}")
+
+    def _tell(self) -> None:
+        """Says how far the steps have come, every half minute."""
+        now = time.monotonic()
+        if now - self._told < _HEARTBEAT:
+            return
+        self._told = now
+        for running in self._running.values():
+            if running.host and now - running.since >= _HEARTBEAT:
+                of = f" of {running.step.units}" if running.step.units else ""
+                self._timed.say(f"{self._label(running)}, on {running.host}: {running.units}{of}")
+
+    def _label(self, running: _Running) -> str:
+        return self._timed.numbered(running.step.label, running.step.name)
+
+    def close(self) -> None:
+        """Stops the workers; what they have finished of their steps stays for the next run."""
+        for ref in self._running:
+            self._ray.cancel(ref, force=True)
+        if self._running:
+            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=_FAREWELL)
+        for running in self._running.values():
+            stopped = KeyboardInterrupt()
+            running.place.__exit__(KeyboardInterrupt, stopped, None)
+        self._running.clear()

@@ -1,0 +1,234 @@
+"""What a worker does: it opens the model by itself and makes one step in the shared output folder."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from seap_export.errors import EnvironmentFailure
+from seap_export.layers.compute import Compute, choose_compute
+from seap_export.pipeline.cluster.connection import Share
+from seap_export.pipeline.manifest import package_versions
+from seap_export.pipeline.performance import StepFigures, Timed
+from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.steps.step import Step, Work
+from seap_export.runtime.session import available_threads
+from seap_export.sources.source import Source, open_source
+
+__all__ = ["Event", "Events", "Failed", "Made", "Order", "make_order"]
+
+#: How long a worker waits for another that still writes to its folder, in seconds.
+_PATIENCE = 60.0
+_SECONDS_BETWEEN_COUNTS = 1.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """One step to make.
+
+    Attributes:
+        step: The step.
+        place: Where, on the shared disk; its parent holds nothing else.
+        folder: The output folder, absolute.
+        model: An absolute path, or a hub id.
+        digest: The digest of the model.
+        share: What the step gets of the machine.
+        memory: What it may take, in words; None: its share of what is free.
+        batch_tokens: Positions in a batch.
+        versions: The packages of the driver.
+    """
+
+    step: Step
+    place: Path
+    folder: Path
+    model: str
+    digest: str
+    share: Share
+    memory: str | None
+    batch_tokens: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A step that is made, and what it cost."""
+
+    figures: StepFigures
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The error that stopped a step, which the driver raises."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker reports: `begin` with its host, `count` with units done, `say` or `warn` with a line."""
+
+    step: str
+    kind: str
+    text: str
+
+
+class Events:
+    """What the workers have reported since the driver asked last; an actor."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def add(self, event: Event) -> None:
+        """Keeps it for the driver."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """Hands them over, oldest first."""
+        taken, self._events = self._events, []
+        return taken
+
+
+class _Forwarded:
+    """A `Progress` that sends everything to the driver."""
+
+    def __init__(self, step: str, events: Any) -> None:
+        self._step, self._events = step, events
+
+    def send(self, kind: str, text: str) -> None:
+        self._events.add.remote(Event(self._step, kind, text))
+
+    @contextmanager
+    def step(
+        self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
+    ) -> Iterator[Advance]:
+        """Sends the number of units that are done, at most once a second."""
+        done, sent = 0, time.monotonic()
+
+        def advance(_: object) -> None:
+            nonlocal done, sent
+            done += 1
+            if time.monotonic() - sent >= _SECONDS_BETWEEN_COUNTS:
+                sent = time.monotonic()
+                self.send("count", str(done))
+
+        yield advance
+
+    def say(self, message: str) -> None:
+        """Sends a line."""
+        self.send("say", message)
+
+    def warn(self, message: str) -> None:
+        """Sends a warning."""
+        self.send("warn", message)
+
+
+def make_order(order: Order, events: Any) -> Made | Failed:
+    """Makes a step. An error is returned and not raised: another worker would meet it, too, and Ray would wrap it."""
+    progress = _Forwarded(order.step.name, events)
+    progress.send("begin", socket.gethostname())
+    try:
+        return Made(_make(order, progress))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the tokenizers library panics with what is no `Exception`
+        sent = _portable(error)
+        sent.add_note(f"on {socket.gethostname()}:\n{traceback.format_exc()}")
+        return Failed(sent)
+
+
+def _make(order: Order, progress: _Forwarded) -> StepFigures:
+    _refuse_what_differs(order)
+    torch.set_num_threads(order.share.threads)
+    timed = Timed(progress)
+    with _alone(order):
+        if not order.step.resumes:
+            _clear(order.place)
+        work = Work(_source(order.model, order.digest), order.folder, _compute(order), progress)
+        with timed.step(order.step.label, order.step.units, name=order.step.name) as advance:
+            order.step.make(work, order.place, advance)
+    return timed.steps[order.step.name]
+
+
+def _refuse_what_differs(order: Order) -> None:
+    host = socket.gethostname()
+    if not order.place.parent.is_dir():
+        raise EnvironmentFailure(
+            f"{host} does not see {order.folder}; give an --out on a disk that all machines see under the same path"
+        )
+    if os.path.isabs(order.model) and not os.path.exists(order.model):
+        raise EnvironmentFailure(
+            f"{host} does not see {order.model}; put the model on a disk that all machines see under the same path"
+        )
+    own = package_versions()
+    for name in sorted({*own, *order.versions}):
+        if own.get(name) != order.versions.get(name):
+            raise EnvironmentFailure(
+                f"{host} has {name} {own.get(name, 'not at all')}, this machine "
+                f"{order.versions.get(name, 'not at all')}; install the same versions on all machines"
+            )
+
+
+@contextmanager
+def _alone(order: Order) -> Iterator[None]:
+    """Keeps out a worker that was given up as lost, or whose driver was killed, but still writes to the folder."""
+    try:
+        with FileLock(order.place.with_name(".seap-export-worker.lock"), timeout=_PATIENCE):
+            yield
+    except Timeout as error:
+        raise EnvironmentFailure(
+            f"another worker still writes to {order.place}; end it, then run the same command again to continue"
+        ) from error
+
+
+def _clear(place: Path) -> None:
+    """Removes what a lost worker left of a step that cannot go on with it."""
+    if place.is_dir():
+        shutil.rmtree(place)
+        place.mkdir()
+    else:
+        place.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def _source(model: str, digest: str) -> Source:
+    """The model, hashed once in each worker process."""
+    source = open_source(model)
+    if source.digest != digest:
+        raise EnvironmentFailure(
+            f"{socket.gethostname()} has other files at {model} than this machine; "
+            "put the model on a disk that all machines see under the same path"
+        )
+    return source
+
+
+def _compute(order: Order) -> Compute:
+    """Steps that run beside each other share a machine's memory as they share its CPUs."""
+    compute = choose_compute(order.share.device, order.memory, order.batch_tokens)
+    if order.memory is not None:
+        return compute
+    share = min(1.0, order.share.threads / available_threads())
+    return replace(compute, memory=max(1, int(compute.memory * share)))
+
+
+def _portable(error: BaseException) -> Exception:
+    """The error, if the driver can read it; else its text."""
+    try:
+        if isinstance(error, Exception):
+            pickle.loads(pickle.dumps(error))
+            return error
+    except Exception:  # whatever the class of the error does when it is copied
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return Exception(str(error))

@@ -1,0 +1,102 @@
+"""What an export still has to do, in terms of its cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from converters.format import Format
+from seap_export.corpus import Sample, Split
+from seap_export.pipeline.performance import read_performance
+from seap_export.pipeline.quality import MAX_LENGTH, QUALITY
+from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.steps.build import ExportSteps
+from seap_export.pipeline.steps.step import Step
+from seap_export.pipeline.steps.variant import OfVariant, PlanStep
+from seap_export.pipeline.steps.written import FormatStep, ParityStep
+from seap_export.pipeline.workload import Task, Workload
+
+__all__ = ["Remaining", "remaining_work", "task_sizes"]
+
+#: Tokens of each task's texts, given the texts by task and the length after which a text is cut.
+CountTokens = Callable[[Mapping[str, Sequence[Sample]], int], Mapping[str, int]]
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """A part of the work.
+
+    Attributes:
+        kind: A step as `estimate.step_seconds` and `disk.step_disk` call it.
+        tasks: The tasks whose texts it works on.
+        ratio: The variant's; 0 for what belongs to the dense model.
+        own: The format that it works on; None: the model folder, or what has none.
+    """
+
+    kind: str
+    tasks: tuple[str, ...]
+    ratio: float = 0.0
+    own: Format | None = None
+
+    @property
+    def label(self) -> str:
+        """The kind, or for what writes a format its name."""
+        return self.own.name if self.kind == "writing" and self.own is not None else self.kind
+
+    def of(self, work: Workload) -> Workload:
+        """What this part depends on."""
+        return work if self.own is None else replace(work, own=self.own)
+
+    def size(self, tasks: Mapping[str, Task]) -> Task:
+        """The tokens of all its tasks."""
+        own = [tasks[name] for name in self.tasks]
+        return Task(sum(one.calibration_tokens for one in own), sum(one.held_out_tokens for one in own))
+
+
+def remaining_work(
+    request: ExportRequest, steps: ExportSteps, missing: Sequence[Step], out: Path
+) -> tuple[Remaining, ...]:
+    """In order.
+
+    Args:
+        request: What is to be made.
+        steps: All steps.
+        missing: Those that are not made yet.
+        out: The output folder.
+    """
+    found = [
+        Remaining(step.kind, step.tasks, step.ratio if isinstance(step, PlanStep | OfVariant) else 0.0, _format(step))
+        for step in missing
+    ]
+    timed = read_performance(out).speed
+    own = None if request.measured is None else request.measured.own
+    for name, (mixture, ratio) in request.variants.items():
+        names = tuple(mixture.weights)
+        compared = steps.variants[name].parity.values()
+        found += [Remaining("validation", names, ratio, step.before.own) for step in compared if step in missing]
+        if request.quality and not (out / name / QUALITY).exists():
+            found.append(Remaining("quality", names, ratio, own))
+        if request.speed and name not in timed:
+            found.append(Remaining("speed", names, ratio, own))
+    dense = [kind for kind in ("quality", "speed") if any(part.kind == kind for part in found)]
+    return (*found, *(Remaining(kind, tuple(steps.calibrations), own=own) for kind in dense))
+
+
+def _format(step: Step) -> Format | None:
+    if isinstance(step, FormatStep):
+        return step.own
+    return step.before.own if isinstance(step, ParityStep) else None
+
+
+def task_sizes(splits: Mapping[str, Split], max_length: int, count: CountTokens) -> dict[str, Task]:
+    """The tokens of each task.
+
+    Args:
+        splits: The texts.
+        max_length: Tokens after which a calibration text is cut.
+        count: Counts tokens.
+    """
+    calibration = count({name: own.calibration for name, own in splits.items()}, max_length)
+    held_out = count({name: own.held_out for name, own in splits.items()}, MAX_LENGTH)
+    return {name: Task(calibration[name], held_out[name]) for name in splits}

@@ -1,0 +1,89 @@
+"""All steps of an export, in the order in which one machine makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from seap_export.corpus import Split
+from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.settings import variant_name
+from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
+from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.step import Step
+from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.written import FormatStep, ParityStep
+from seap_export.sources.source import Source
+
+__all__ = ["ExportSteps", "VariantSteps", "export_steps"]
+
+
+@dataclass(frozen=True)
+class VariantSteps:
+    """The steps of a variant alone.
+
+    Attributes:
+        plan: What it keeps.
+        hf: The model folder.
+        written: The other formats, by folder.
+        parity: The comparison of each of these, by folder.
+    """
+
+    plan: PlanStep
+    hf: ShrinkStep
+    written: Mapping[str, FormatStep]
+    parity: Mapping[str, ParityStep]
+
+    @property
+    def all(self) -> tuple[Step, ...]:
+        """In order: each format is compared before the next is written."""
+        pairs = zip(self.written.values(), self.parity.values(), strict=True)
+        return self.plan, self.hf, *(step for pair in pairs for step in pair)
+
+
+@dataclass(frozen=True)
+class ExportSteps:
+    """The steps of an export.
+
+    Attributes:
+        calibrations: By task.
+        rankings: By task or mixture.
+        variants: By the variant's name.
+    """
+
+    calibrations: Mapping[str, CalibrationStep]
+    rankings: Mapping[str, RankingStep]
+    variants: Mapping[str, VariantSteps]
+
+    @property
+    def all(self) -> tuple[Step, ...]:
+        """In order: a ranking comes before the first variant that needs it."""
+        found: dict[str, Step] = dict(self.calibrations)
+        for own in self.variants.values():
+            for step in (own.plan.ranking, *own.all):
+                found.setdefault(step.name, step)
+        return tuple(found.values())
+
+
+def export_steps(source: Source, request: ExportRequest, splits: Mapping[str, Split]) -> ExportSteps:
+    """The steps of a request.
+
+    Args:
+        source: The dense model.
+        request: What to make.
+        splits: The texts of each task.
+    """
+    calibrations = calibration_steps(source, splits, request.calibration)
+    rankings = {
+        own.name: RankingStep(own, request.plan, tuple(calibrations[task] for task in own.weights))
+        for own in request.all_mixtures
+    }
+    variants = {}
+    for name, ranking in rankings.items():
+        for ratio in request.ratios:
+            plan = PlanStep(ranking, ratio)
+            hf = ShrinkStep(plan)
+            written = {folder: FormatStep(hf, folder, own) for folder, own in request.folders.items()}
+            parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}
+            variants[variant_name(name, ratio)] = VariantSteps(plan, hf, written, parity)
+    return ExportSteps(calibrations, rankings, variants)

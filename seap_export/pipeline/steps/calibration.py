@@ -1,0 +1,120 @@
+"""A task's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from seap_export.activations.statistics import CALIBRATION_SCHEMA, CalibrationRecord, write_record
+from seap_export.corpus import Split
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.settings import CalibrationSettings, calibration_step
+from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.texts import tokenize
+from seap_export.sources.source import Source
+from validation.quiet import quiet_transformers
+
+__all__ = ["CalibrationStep", "calibration_steps"]
+
+#: Increased when the same inputs give different bytes than before, so that older steps are not reused.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CalibrationStep(Step):
+    """Runs a task's texts through the dense model.
+
+    Attributes:
+        task: Name of the task.
+        split: Its texts.
+        settings: How they are run.
+        model: Digest of the dense model.
+        layers: Number of its layers.
+        checks: Whether the walk is compared with transformers, which is done once for a model.
+    """
+
+    kind = "calibration"
+    resumes = True
+
+    task: str
+    split: Split
+    settings: CalibrationSettings
+    model: str
+    layers: int
+    checks: bool
+
+    @property
+    def name(self) -> str:
+        return calibration_step(self.task)
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        return ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return (self.task,)
+
+    @property
+    def label(self) -> str:
+        return f"calibrating {self.task}"
+
+    @property
+    def reused(self) -> str:
+        return f"calibration of {self.task}: reused"
+
+    @property
+    def units(self) -> int:
+        return self.layers
+
+    def _key(self) -> str:
+        held_out = [[sample.prompt, sample.completion] for sample in self.split.held_out]
+        texts = self.split.digests()["calibration"]
+        inputs = [self.model, texts, held_out, self.settings.seed, self.settings.max_length]
+        return sha256_json([CALIBRATION_SCHEMA, _VERSION, *inputs])
+
+    def make(self, work: Work, place: Path, advance: Advance) -> None:
+        """Writes the statistics.
+
+        Raises:
+            InputError: The tokenizer, a text or a weight of the model cannot be used.
+        """
+        from seap_export.activations.calibrate import collect_statistics, storage_for
+
+        source = work.source
+        for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
+            source.read_outer(name)  # not used here, but NaN weights should be reported before the work begins
+        token_ids = tokenize(source, {self.task: self.split.calibration}, self.settings.max_length)[self.task]
+        work.progress.say(f"{self.task}: {storage_for(source, token_ids, place, work.compute).description}")
+        with quiet_transformers():
+            collect_statistics(source, token_ids, place, work.compute, check=self.checks, on_layer=advance)
+        write_record(place, self._record(source, sum(map(len, token_ids))))
+
+    def _record(self, source: Source, num_tokens: int) -> CalibrationRecord:
+        digests = self.split.digests()
+        return CalibrationRecord(
+            task=self.task,
+            source_name=source.name,
+            source_sha256=source.digest,
+            seed=self.settings.seed,
+            max_length=self.settings.max_length,
+            num_tokens=num_tokens,
+            calibration_texts=tuple(digests["calibration"]),
+            held_out_texts=tuple(digests["held_out"]),
+            held_out=tuple(
+                {"prompt": sample.prompt, "completion": sample.completion} for sample in self.split.held_out
+            ),
+        )
+
+
+def calibration_steps(
+    source: Source, splits: Mapping[str, Split], settings: CalibrationSettings
+) -> dict[str, CalibrationStep]:
+    """The step of each task; the first one compares the walk with transformers."""
+    layers = len(source.spec.layers)
+    return {
+        task: CalibrationStep(task, split, settings, source.digest, layers, checks=index == 0)
+        for index, (task, split) in enumerate(splits.items())
+    }

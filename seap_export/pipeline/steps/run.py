@@ -1,0 +1,38 @@
+"""Makes steps one after the other, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+
+from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.workspace import Workspace
+
+__all__ = ["make_step", "run_steps"]
+
+
+def run_steps(steps: Iterable[Step], work: Work, workspace: Workspace) -> Generator[Step, None, None]:
+    """Makes what is not there yet; yields each step once it is.
+
+    Args:
+        steps: Each after the steps that it needs.
+        work: The model and the machine.
+        workspace: The output folder, locked.
+
+    Raises:
+        SeapError: A step cannot be made, or one in the folder must not be replaced; see `Workspace.is_done`.
+    """
+    for step in steps:
+        if not workspace.is_done(step.name, step.key):
+            make_step(step, work, workspace)
+        elif step.reused is not None:
+            work.progress.say(step.reused)
+        yield step
+
+
+def make_step(step: Step, work: Work, workspace: Workspace) -> None:
+    """Makes one step and records it."""
+    with (
+        work.progress.step(step.label, step.units, name=step.name) as advance,
+        workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as place,
+    ):
+        step.make(work, place, advance)

@@ -1,0 +1,93 @@
+"""What all steps have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+from seap_export.layers.compute import Compute
+from seap_export.pipeline.progress import Advance, Progress
+from seap_export.sources.source import Source
+
+__all__ = ["Step", "Work"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the making of every step is given.
+
+    Attributes:
+        source: The dense model.
+        folder: The output folder, where the steps before are.
+        compute: The device, and what the work may take of it.
+        progress: Reports what happens.
+    """
+
+    source: Source
+    folder: Path
+    compute: Compute
+    progress: Progress
+
+
+class Step(ABC):
+    """One path in an output folder, and everything about it.
+
+    A step holds settings and texts, but no model and no tensor, so that it can be sent to another process.
+
+    Attributes:
+        kind: What `pipeline.estimate` calls steps like this one.
+        is_folder: Whether it makes a folder or a file.
+        resumes: Whether `make` goes on with what an interrupted call left in its folder.
+    """
+
+    kind: ClassVar[str]
+    is_folder: ClassVar[bool] = True
+    resumes: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The path within the output folder."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> tuple[Step, ...]:
+        """The steps that must be made first."""
+
+    @property
+    @abstractmethod
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks whose texts it works on."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What is being done while it is made."""
+
+    @property
+    def reused(self) -> str | None:
+        """What is said if it is there already."""
+        return None
+
+    @property
+    def units(self) -> int | None:
+        """How many units of work `make` reports, layers unless the step says otherwise; None if it does not know."""
+        return None
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of everything that the result depends on, so that it is reused only for the same inputs.
+
+        It contains the keys of the steps before. Paths and settings that change only the speed are left out.
+        """
+        return self._key()
+
+    @abstractmethod
+    def _key(self) -> str: ...
+
+    @abstractmethod
+    def make(self, work: Work, place: Path, advance: Advance) -> None:
+        """Makes the step at `place`: an empty folder, what an earlier call left in it, or a file that is not there."""

@@ -1,0 +1,140 @@
+"""The first steps of a variant: its plan, and the model folder. `written` has those of the other formats."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.settings import variant_name
+from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.step import Step, Work
+from seap_export.plan.plan import PLAN_SCHEMA, read_plan, write_plan
+from seap_export.plan.planning import plan_variant
+from seap_export.plan.ranked import read_ranking
+from seap_export.shrink.sequential import storage_for
+from seap_export.shrink.write import MODELING_FILES, write_shrunk_model
+
+__all__ = ["OfVariant", "PlanStep", "ShrinkStep"]
+
+#: Increased when the same inputs give different bytes than before.
+_PLAN, _HF = 1, 2
+
+
+@dataclass(frozen=True)
+class PlanStep(Step):
+    """Decides what a variant keeps.
+
+    Attributes:
+        ranking: The ranking of its task or mixture.
+        ratio: Fraction to remove.
+    """
+
+    kind = "plan"
+    is_folder = False
+
+    ranking: RankingStep
+    ratio: float
+
+    @property
+    def variant(self) -> str:
+        """The variant's name."""
+        return variant_name(self.ranking.mixture.name, self.ratio)
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}/plan.json"
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        return (self.ranking,)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.ranking.tasks
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant}: planning"
+
+    def _key(self) -> str:
+        settings, layers = self.ranking.settings, self.ranking.units
+        # The default protection gives the same key as the equal explicit one.
+        values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(layers))}
+        return sha256_json([PLAN_SCHEMA, _PLAN, self.ranking.key, self.ranking.mixture.name, values, self.ratio])
+
+    def make(self, work: Work, place: Path, advance: Advance) -> None:
+        """Writes plan.json."""
+        statistics = self.ranking.statistics(work)
+        ranking = read_ranking(work.source.spec, work.folder / self.ranking.name)
+        write_plan(plan_variant(work.source, statistics, ranking, self.ranking.settings, self.ratio), place)
+
+
+@dataclass(frozen=True)
+class OfVariant(Step):
+    """A step after the plan.
+
+    Attributes:
+        before: The step that it is made from.
+    """
+
+    before: PlanStep | OfVariant
+
+    @cached_property
+    def plan(self) -> PlanStep:
+        """The variant's plan."""
+        return self.before if isinstance(self.before, PlanStep) else self.before.plan
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        return (self.before,)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.before.tasks
+
+    @property
+    def variant(self) -> str:
+        """The variant's name."""
+        return self.before.variant
+
+    @property
+    def ratio(self) -> float:
+        """The fraction that the variant loses."""
+        return self.plan.ratio
+
+
+@dataclass(frozen=True)
+class ShrinkStep(OfVariant):
+    """Shrinks and refits the layers, and writes them as a model that transformers loads."""
+
+    kind = "shrinking"
+    resumes = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}/hf"
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant}: shrinking"
+
+    @property
+    def units(self) -> int:
+        return self.plan.ranking.units
+
+    def _key(self) -> str:
+        """The modelling code is part of the model."""
+        code = [(resources.files("seap_export.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
+        return sha256_json(["hf", _HF, self.before.key, code])
+
+    def make(self, work: Work, place: Path, advance: Advance) -> None:
+        """Writes the folder."""
+        plan, statistics = read_plan(work.folder / self.plan.name), self.plan.ranking.statistics(work)
+        if plan.compensation == "sequential":
+            storage = storage_for(work.source, statistics, place, work.compute)
+            work.progress.say(f"{self.variant}: {storage.description}")
+        write_shrunk_model(work.source, plan, statistics, place, advance, compute=work.compute)

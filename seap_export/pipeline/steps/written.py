@@ -1,0 +1,109 @@
+"""The steps of a variant in one format: its files, and their parity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.format import Format
+from converters.formats import row_of
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.parity import check_parity, held_out_prompts, parity_file, write_report
+from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.settings import ParitySettings
+from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.variant import OfVariant
+from validation.report import SCHEMA as PARITY_SCHEMA
+from validation.runners.table import runtime_title
+
+__all__ = ["FormatStep", "ParityStep"]
+
+#: Increased when the same inputs give another report than before.
+_PARITY = 3
+
+
+@dataclass(frozen=True)
+class FormatStep(OfVariant):
+    """Writes the files of a format.
+
+    Attributes:
+        folder: The folder within the variant.
+        own: The format.
+    """
+
+    kind = "writing"
+
+    folder: str
+    own: Format
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}/{self.folder}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant}: writing {row_of(self.own).title}"
+
+    @property
+    def units(self) -> int:
+        return self.plan.ranking.units
+
+    def _key(self) -> str:
+        return sha256_json([self.own.name, self.before.key, self.own.settings()])
+
+    def make(self, work: Work, place: Path, advance: Advance) -> None:
+        """Writes the folder."""
+        self.own.write(work.folder / self.before.name, place, advance)
+
+
+@dataclass(frozen=True)
+class ParityStep(OfVariant):
+    """Compares the files of a format, in the first of its runtimes, with torch.
+
+    Attributes:
+        before: The step that wrote them.
+        settings: How.
+    """
+
+    kind = "parity"
+    is_folder = False
+
+    before: FormatStep
+    settings: ParitySettings
+
+    @property
+    def runtime(self) -> str:
+        """What runs the files."""
+        return self.before.own.runtimes[0]
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}/{parity_file(self.before.folder)}"
+
+    @property
+    def label(self) -> str:
+        return f"{self.variant}: comparing {runtime_title(self.runtime)} with torch"
+
+    @property
+    def reused(self) -> str:
+        return f"{self.variant}: reused"
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts that are compared."""
+        splits = [step.split for step in self.plan.ranking.calibrations]
+        held_out = [[(sample.prompt, sample.completion) for sample in split.held_out] for split in splits]
+        return held_out_prompts(held_out, self.settings.prompts)
+
+    def _key(self) -> str:
+        own = self.settings
+        values = [own.provider, own.decode_steps, own.long_tokens, [list(limit) for limit in own.limits.given]]
+        return sha256_json([PARITY_SCHEMA, _PARITY, self.runtime, self.before.key, values, own.threads, self.prompts])
+
+    def make(self, work: Work, place: Path, advance: Advance) -> None:
+        """Writes the report, whatever its verdict."""
+        variant, own = work.folder / self.variant, self.before
+        report = check_parity(
+            variant, own.folder, self.runtime, self.prompts, self.settings, advance, work.compute, work.progress.say
+        )
+        write_report(report, place)

@@ -1,0 +1,87 @@
+"""The texts of an export's tasks, and their tokens."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seap_export.corpus import Sample, Split, Task, split_samples
+from seap_export.errors import InputError
+from seap_export.families.family import PRUNED_PREFIX
+from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.settings import CalibrationSettings
+from seap_export.sources.source import Source
+from validation.quiet import quiet_transformers
+
+__all__ = ["split_tasks", "tokenize", "warn_of_texts"]
+
+
+def split_tasks(tasks: Sequence[Task], settings: CalibrationSettings) -> dict[str, Split]:
+    """Each task's calibration and held-out texts."""
+    return {task.name: _split(task, settings) for task in tasks}
+
+
+def warn_of_texts(splits: Mapping[str, Split], progress: Progress) -> None:
+    """Says what a user should know about the texts."""
+    for split in splits.values():
+        if split.notice:
+            progress.warn(split.notice)
+
+
+def _split(task: Task, settings: CalibrationSettings) -> Split:
+    split = split_samples(
+        task.name,
+        task.texts(),
+        num_samples=settings.samples,
+        num_held_out=settings.held_out,
+        seed=settings.seed,
+    )
+    return replace(split, notice=task.notice)
+
+
+def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, list[list[int]]]:
+    """Token ids of each task's texts; a text without a token is left out.
+
+    Raises:
+        InputError: The tokenizer is damaged or belongs to another model, or no text of a task has a token.
+    """
+    token_ids = {}
+    with quiet_transformers():
+        tokenizer = _load_tokenizer(source)
+        for task, samples in texts.items():
+            sequences = tokenizer([sample.text for sample in samples])["input_ids"]
+            token_ids[task] = [ids[:max_length] for ids in sequences if ids]
+    for task, sequences in token_ids.items():
+        if not sequences:
+            raise InputError(f"task '{task}': the tokenizer gives no token for any text; use another corpus")
+        largest = max(map(max, sequences))
+        if largest >= source.spec.vocab_size:
+            raise InputError(
+                f"{source.name}: its tokenizer gives token id {largest}, its model has a vocabulary of "
+                f"{source.spec.vocab_size}; use the tokenizer that belongs to the model"
+            )
+    return token_ids
+
+
+def _load_tokenizer(source: Source) -> Any:
+    """The tokenizer, loaded from the files that the artifacts will contain.
+
+    For some model types (qwen2), transformers 5 ignores the tokenizer class that the files name.
+    """
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        source.write_tokenizer(Path(folder))
+        config = {**source.config, "model_type": PRUNED_PREFIX + source.spec.family.model_type}
+        (Path(folder) / "config.json").write_text(json.dumps(config), "utf-8", newline="\n")
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # damaged files raise nearly anything, including a bare Exception of `tokenizers`
+            reason = " ".join(str(error).split())
+            raise InputError(f"{source.name}: its tokenizer cannot be loaded ({reason}); download it again") from error

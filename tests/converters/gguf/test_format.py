@@ -1,0 +1,168 @@
+"""A model is written as one file, read back as the same weights, and nothing is left of a file that failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf_variations import GGUF_VARIATIONS
+from gguf_written import Written
+from micro import VARIATIONS, micro_config
+from safetensors.torch import load_file, save_file
+from uneven import uneven_values
+from varied import VARIED
+
+import converters.gguf.writer as writer
+from converters.gguf import GgufFormat
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.families import model_spec
+from seap_export.sources.source import open_gguf, open_source
+from seap_export.sources.stored import StoredForm
+
+Write = Callable[..., Written]
+UNEVEN = uneven_values("llama-gqa")
+
+
+def _weights(made: Written) -> dict[str, torch.Tensor]:
+    names = load_file(made.model / "model.safetensors")
+    return made.own.weights(made.folder, made.spec).read(names)
+
+
+@pytest.mark.parametrize("variation", VARIED)
+def test_weights_are_read_back(write: Write, variation: str) -> None:
+    if GgufFormat("f32").refusal(model_spec(micro_config(**VARIATIONS[variation])), {}):
+        pytest.skip("llama.cpp cannot compute it; the test of its runner says why")
+    made = write(**VARIATIONS[variation])
+    assert made.complaints() == []
+    stored = load_file(made.model / "model.safetensors")
+    read = _weights(made)
+    assert read.keys() == stored.keys()
+    for name, tensor in stored.items():
+        torch.testing.assert_close(read[name], tensor, rtol=2e-7, atol=2e-7)
+    assert made.file.stat().st_size == pytest.approx(made.own.size(made.spec), rel=0.03)
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "qwen2", "mistral", "seed_oss-biases", "ernie4_5"])
+def test_uneven_layers_make_a_round_trip_through_the_reader_of_gguf_files(write: Write, variation: str) -> None:
+    made = write(**uneven_values(variation))
+    assert made.complaints() == []
+    source = open_gguf(made.file)
+    assert source.spec.layers == made.spec.layers
+    assert source.spec.family == made.spec.family
+    for layer, expected in enumerate(made.spec.layers):
+        tensors = source.read_layer(layer)
+        assert {name: tuple(own.shape) for name, own in tensors.items()} == made.spec.layer_tensors(layer)
+        assert expected.num_attention_heads
+        stored = load_file(made.model / "model.safetensors")
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, stored[name]), name
+    with pytest.raises(InputError, match="already pruned"):
+        open_source(str(made.file))
+
+
+def test_norms_of_queries_and_keys_make_the_round_trip_too(write: Write) -> None:
+    made = write(**uneven_values("qwen3", biases=False, tie_word_embeddings=True))
+    source, stored = open_gguf(made.file), load_file(made.model / "model.safetensors")
+    assert source.spec.layers == made.spec.layers
+    assert all(torch.equal(own, stored[name]) for name, own in source.read_layer(1).items())
+
+
+#: What the reader knows and llama.cpp does not compute: windows in a small EXAONE, and yarn with limits of its own.
+NOT_COMPUTED = ("exaone4-window", "llama-yarn", "smollm3-yarn")
+
+
+@pytest.mark.parametrize("variation", [name for name in GGUF_VARIATIONS if name not in NOT_COMPUTED])
+def test_a_dense_file_is_opened_as_the_same_model(write: Write, variation: str) -> None:
+    made = write(**GGUF_VARIATIONS[variation])
+    source = open_source(str(made.file))
+    assert source.spec.block == made.spec.block
+    for own, expected in zip(source.spec.layers, made.spec.layers, strict=True):
+        assert (own.rope is None) == (expected.rope is None)
+        assert own == dataclasses.replace(expected, rope=own.rope)
+    stored = load_file(made.model / "model.safetensors")
+    form = StoredForm(made.spec)
+    for layer in range(len(made.spec.layers)):
+        for name, tensor in form.to_stored(source.read_layer(layer)).items():
+            torch.testing.assert_close(tensor.float(), stored[name], rtol=2e-7, atol=2e-7)
+
+
+def test_the_same_model_gives_the_same_bytes(write: Write, tmp_path: Path) -> None:
+    made, again = write("q8_0", **UNEVEN), tmp_path / "again"
+    again.mkdir()
+    layers: list[int] = []
+    made.own.write(made.model, again, layers.append)
+    assert (again / "model.gguf").read_bytes() == made.file.read_bytes()
+    assert layers == [0, 1, 2]
+    assert GgufFormat.read(again) == made.own
+
+
+def test_an_existing_file_is_kept(write: Write) -> None:
+    made = write(**UNEVEN)
+    before = made.file.read_bytes()
+    with pytest.raises(UsageError, match="already exists"):
+        made.own.write(made.model, made.folder, lambda layer: None)
+    assert made.file.read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_is_left_of_a_file_that_failed(
+    model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    encode, calls = writer.encode, iter(range(99))
+
+    def fails(rows: Any, kind: Any) -> Any:
+        if next(calls) == 5:
+            raise error
+        return encode(rows, kind)
+
+    monkeypatch.setattr(writer, "encode", fails)
+    expected = EnvironmentFailure if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        GgufFormat("f32").write(model(**UNEVEN), out, lambda layer: None)
+    assert list(out.iterdir()) == []
+
+
+def test_weights_that_are_no_numbers_or_beyond_float16(model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = model(**UNEVEN)
+    tensors = load_file(folder / "model.safetensors")
+    for value, precision, reason in ((float("nan"), "f32", "NaN"), (1e5, "f16", "beyond float16")):
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = value
+        save_file(tensors, folder / "model.safetensors")
+        out = tmp_path / precision
+        out.mkdir()
+        with pytest.raises(InputError, match=reason):
+            GgufFormat(precision).write(folder, out, lambda layer: None)
+        assert list(out.iterdir()) == []
+
+
+def test_a_file_of_another_precision_is_read_as_what_it_is(write: Write) -> None:
+    made = write("f16", **UNEVEN)
+    assert GgufFormat.read(made.folder).precision == "f16"
+    assert any("F16, not Q8_0" in line for line in GgufFormat("q8_0").damages(made.model, made.folder))
+
+
+def test_a_missing_file(write: Write, tmp_path: Path) -> None:
+    made = write(**UNEVEN)
+    made.file.unlink()
+    with pytest.raises(ArtifactError, match=r"model\.gguf"):
+        GgufFormat.read(made.folder)
+    with pytest.raises(ArtifactError, match=r"model\.gguf"):
+        _weights(made)
+    assert any("model.gguf" in line for line in made.own.damages(made.model, made.folder))
+
+
+def test_a_refused_model_raises_the_reason(model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = model(**uneven_values("gemma"))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    reason = GgufFormat("f32").refusal(model_spec(config), config)
+    with pytest.raises(InputError) as error:
+        GgufFormat("f32").write(folder, tmp_path, lambda layer: None)
+    assert str(error.value) == reason

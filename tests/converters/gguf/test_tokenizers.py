@@ -1,0 +1,101 @@
+"""Tokenizers are written with their rule, special tokens and template, or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro import micro_config, micro_texts, write_micro_tokenizer
+from micro_vocabulary import write_byte_level, write_sentencepiece
+from tokenizers import Tokenizer
+
+from converters.gguf.vocabulary import tokenizer_metadata
+from seap_export.errors import InputError
+from seap_export.families import model_spec
+from seap_export.sources.gguf_tokenizers import split_rules, tokenizer_of
+
+SPEC = model_spec(micro_config(model_type="llama", vocab_size=512))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps(micro_config(model_type="llama", vocab_size=512)), "utf-8")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5]}), "utf-8")
+    write_byte_level(tmp_path)
+    return tmp_path
+
+
+def _change(folder: Path, change: Callable[[dict[str, Any]], object], name: str = "tokenizer.json") -> None:
+    content = json.loads((folder / name).read_text("utf-8"))
+    change(content)
+    (folder / name).write_text(json.dumps(content), "utf-8")
+
+
+@pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
+def test_ids_are_the_same_when_read_back(folder: Path, write: Callable[[Path], None]) -> None:
+    write(folder)
+    metadata = tokenizer_metadata(folder, SPEC)
+    before, after = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer_of(folder, metadata, SPEC.family)
+    for text in (*micro_texts(50), "the <s> cat</s> on", " two  spaces\n", "unknown letters: ÄÖ日"):
+        assert before.encode(text).ids == after.encode(text).ids
+    assert len(metadata["tokenizer.ggml.tokens"]) == 512  # type: ignore[arg-type]
+
+
+def test_special_tokens_and_the_template(folder: Path) -> None:
+    metadata = tokenizer_metadata(folder, SPEC)
+    own = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
+    assert (own["eos_token_id"], own["eot_token_id"], own["bos_token_id"], own["padding_token_id"]) == (2, 5, 1, 0)
+    assert (own["add_bos_token"], own["add_eos_token"]) == (False, False)
+    assert metadata["tokenizer.chat_template"] == "{{ messages }}"
+    assert own["token_type"][:4] == [3, 3, 3, 1]  # type: ignore[index]
+    assert own["token_type"][-1] == 5  # type: ignore[index]
+    write_sentencepiece(folder)
+    own = tokenizer_metadata(folder, SPEC)
+    assert own["tokenizer.ggml.add_bos_token"] is True
+    assert own["tokenizer.ggml.unknown_token_id"] == 0
+
+
+def test_a_template_in_a_file_of_its_own_counts(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{{ other }}", "utf-8")
+    assert tokenizer_metadata(folder, SPEC)["tokenizer.chat_template"] == "{{ other }}"
+
+
+@pytest.mark.parametrize("name", list(split_rules()))
+def test_every_rule_is_recognised(folder: Path, name: str) -> None:
+    given = split_rules()[name]
+    parts = {key: given[key] for key in ("pre_tokenizer", "normalizer")}
+    ignored = given["model"].get("ignore_merges")
+    _change(folder, lambda own: (own.update(parts), own["model"].update(ignore_merges=ignored)))
+    found = str(tokenizer_metadata(folder, SPEC)["tokenizer.ggml.pre"])
+    assert found == name or split_rules()[found] == given  # two rules may differ in what a file says by itself
+
+
+REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "rule": (lambda own: own["pre_tokenizer"].update(add_prefix_space=True), "no name for the rule"),
+    "normalizer": (lambda own: own.update(normalizer={"type": "Lowercase"}), "no name for the rule"),
+    "frame": (
+        lambda own: own.update(post_processor={"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1]}),
+        "framed by BertProcessing",
+    ),
+    "more tokens than embeddings": (lambda own: own["model"]["vocab"].update(more=512), "token 512 has no embedding"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_llama_cpp_does_not_know_is_refused(folder: Path, case: str) -> None:
+    change, reason = REFUSED[case]
+    _change(folder, change)
+    with pytest.raises(InputError, match=reason):
+        tokenizer_metadata(folder, SPEC)
+
+
+def test_words_and_too_many_ends_are_refused(folder: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 3, 4, 5]}), "utf-8")
+    with pytest.raises(InputError, match="4 tokens end a text"):
+        tokenizer_metadata(folder, SPEC)
+    write_micro_tokenizer(folder)
+    with pytest.raises(InputError, match="WordLevel"):
+        tokenizer_metadata(folder, SPEC)

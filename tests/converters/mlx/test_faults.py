@@ -1,0 +1,272 @@
+"""Faults planted in good folders, each found by what looks for it; those that are not are listed with the reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from micro import write_micro_tokenizer
+from safetensors.torch import load_file, save_file
+
+from converters.mlx import MlxFormat
+from seap_export.errors import ArtifactError
+from validation.runners.mlx_runner import MlxRunner
+
+Tensors = dict[str, torch.Tensor]
+Copied = Callable[[str], Path]
+_LAYER = "model.layers.2"
+
+
+def rows_swapped(tensors: Tensors) -> None:
+    own = tensors[f"{_LAYER}.self_attn.q_proj.weight"]
+    own[[0, 1]] = own[[1, 0]]
+
+
+def heads_in_another_order(tensors: Tensors) -> None:
+    own = tensors[f"{_LAYER}.self_attn.q_proj.weight"]
+    tensors[f"{_LAYER}.self_attn.q_proj.weight"] = own.roll(32, 0)
+
+
+def keys_for_values(tensors: Tensors) -> None:
+    names = [f"{_LAYER}.self_attn.{part}_proj.weight" for part in "kv"]
+    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+
+
+def gate_for_up(tensors: Tensors) -> None:
+    names = [f"{_LAYER}.mlp.{part}_proj.weight" for part in ("gate", "up")]
+    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+
+
+def bias_of_zeros(tensors: Tensors) -> None:
+    tensors["model.layers.1.mlp.down_proj.bias"] = torch.zeros_like(tensors["model.layers.1.mlp.down_proj.bias"])
+
+
+def bias_of_the_other_sign(tensors: Tensors) -> None:
+    tensors["model.layers.1.self_attn.o_proj.bias"] = -tensors["model.layers.1.self_attn.o_proj.bias"]
+
+
+def gain_without_its_one(tensors: Tensors) -> None:
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] - 1
+
+
+def norms_swapped(tensors: Tensors) -> None:
+    names = [f"{_LAYER}.self_attn.{part}_norm.weight" for part in "qk"]
+    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
+
+
+def one_number_of_the_table(tensors: Tensors) -> None:
+    tensors["model.embed_tokens.weight"][5, 7] += 0.01
+
+
+def a_nan(tensors: Tensors) -> None:
+    tensors["lm_head.weight"][0, 0] = float("nan")
+
+
+def head_of_the_table(tensors: Tensors) -> None:
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        rows_swapped, heads_in_another_order, keys_for_values, gate_for_up, bias_of_zeros, bias_of_the_other_sign,
+        gain_without_its_one, norms_swapped, one_number_of_the_table, a_nan, head_of_the_table,
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_another_number_is_a_difference(
+    qwen3: Path, copied: Copied, fault: Callable[[Tensors], None], precision: str
+) -> None:
+    folder = copied(precision)
+    change(folder, fault)
+    assert list(MlxFormat(precision).differences(qwen3, folder)) != []
+
+
+def a_scale_off(tensors: Tensors) -> None:
+    tensors[f"{_LAYER}.mlp.up_proj.scales"][3, 1] *= 1.05
+
+
+def an_offset_off(tensors: Tensors) -> None:
+    tensors[f"{_LAYER}.mlp.up_proj.biases"][3, 1] += 0.05
+
+
+def nibbles_in_another_order(tensors: Tensors) -> None:
+    name = f"{_LAYER}.self_attn.k_proj.weight"
+    octets = tensors[name].view(torch.uint8)
+    tensors[name] = ((octets >> 4) | (octets << 4)).view(torch.uint32)
+
+
+def words_in_another_order(tensors: Tensors) -> None:
+    name = f"{_LAYER}.self_attn.k_proj.weight"
+    tensors[name] = tensors[name].view(torch.int32).flip(1).contiguous().view(torch.uint32)
+
+
+def scales_of_another_row(tensors: Tensors) -> None:
+    name = "model.embed_tokens.scales"
+    tensors[name] = tensors[name].roll(1, 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [a_scale_off, an_offset_off, nibbles_in_another_order, words_in_another_order, scales_of_another_row],
+)
+@pytest.mark.parametrize("precision", ["8bit", "4bit"])
+def test_other_quantised_numbers_are_a_difference(
+    qwen3: Path, copied: Copied, fault: Callable[[Tensors], None], precision: str
+) -> None:
+    folder = copied(precision)
+    change(folder, fault)
+    assert len(list(MlxFormat(precision).differences(qwen3, folder))) == 1
+
+
+def test_rounding_of_another_machine_is_none(qwen3: Path, copied: Copied) -> None:
+    folder = copied("4bit")
+
+    exact = load_file(qwen3 / "model.safetensors")["model.norm.weight"]
+
+    def cut_off(tensors: Tensors) -> None:
+        """Towards 0 instead of to the nearest."""
+        nearest = exact.half()
+        lower = (nearest.view(torch.int16) - 1).view(torch.float16)
+        tensors["model.norm.weight"] = torch.where(nearest.float().abs() > exact.abs(), lower, nearest)
+
+    change(folder, cut_off)
+    assert not torch.equal(load_file(folder / "model.safetensors")["model.norm.weight"], exact.half())
+    assert list(MlxFormat("4bit").differences(qwen3, folder)) == []
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without_a_bias(folder: Path) -> None:
+    change(folder, lambda tensors: tensors.pop("model.layers.1.mlp.down_proj.bias"))
+
+
+def with_a_tensor_too_many(folder: Path) -> None:
+    change(folder, lambda tensors: tensors.update(other=torch.zeros(3)))
+
+
+def in_another_dtype(folder: Path) -> None:
+    change(folder, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].float()}))
+
+
+def transposed(folder: Path) -> None:
+    name = f"{_LAYER}.mlp.up_proj.weight"
+    change(folder, lambda tensors: tensors.update({name: tensors[name].T.contiguous()}))
+
+
+def tokenizer_of_another_model(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace('"cat"', '"cow"'))
+
+
+def without_a_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def tokenizer_config_changed(folder: Path) -> None:
+    edit(folder / "tokenizer_config.json", lambda config: config.update(eos_token="the"))
+
+
+def another_end_of_text(folder: Path) -> None:
+    edit(folder / "generation_config.json", lambda config: config.update(eos_token_id=7))
+
+
+def another_end_in_the_config(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(eos_token_id=7))
+
+
+def another_rope(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config["decoder"]["ropes"][0]["periods"].reverse())
+
+
+def another_epsilon(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config["decoder"].update(rms_norm_eps=1e-2))
+
+
+def another_scale(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config["decoder"].update(attention_scale=0.1))
+
+
+def another_group(folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(quantization={"group_size": 32, "bits": 8}))
+
+
+def without_a_model_file(folder: Path) -> None:
+    (folder / "modeling_mlx.py").unlink()
+
+
+def half_a_model_file(folder: Path) -> None:
+    text = (folder / "modeling_mlx.py").read_text()
+    (folder / "modeling_mlx.py").write_text(text[: text.index("def turned") + 9])
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        truncated, without_a_bias, with_a_tensor_too_many, in_another_dtype, transposed, tokenizer_of_another_model,
+        without_a_tokenizer, tokenizer_config_changed, another_end_of_text, another_end_in_the_config, another_rope,
+        another_epsilon, another_scale, another_group, without_a_model_file, half_a_model_file,
+    ],
+)  # fmt: skip
+def test_it_is_damage(qwen3: Path, copied: Copied, fault: Callable[[Path], None]) -> None:
+    folder = copied("fp16")
+    fault(folder)
+    damages = list(MlxFormat("fp16").damages(qwen3, folder))
+    assert len(damages) == 1
+    assert damages[0].startswith(str(folder))
+    assert "\n" not in damages[0]
+    if fault in (truncated, without_a_bias, transposed):
+        with pytest.raises(ArtifactError):
+            list(MlxFormat("fp16").differences(qwen3, folder))
+
+
+def test_what_is_not_found(qwen3: Path, copied: Copied) -> None:
+    """Code that compiles may be that of another version of this package; the manifest's hash tells."""
+    folder = copied("fp16")
+    path = folder / "modeling_mlx.py"
+    path.write_text(path.read_text().replace("nn.silu", "nn.relu"))
+    assert list(MlxFormat("fp16").damages(qwen3, folder)) == []
+    assert list(MlxFormat("fp16").differences(qwen3, folder)) == []
+
+
+@pytest.mark.needs("mlx-lm")
+@pytest.mark.parametrize("fault", [another_rope, another_epsilon, another_scale, "norms after the rotation", "window"])
+def test_another_computation_changes_logits(qwen3: Path, copied: Copied, fault: Callable[[Path], None] | str) -> None:
+    folder, ids = copied("fp32"), np.arange(3, 33)[None]
+    wanted = MlxRunner(folder).prefill(ids, [30])
+    if fault == "window":
+        edit(folder / "config.json", lambda config: config["decoder"]["layers"][1].update(window=4))
+    elif isinstance(fault, str):
+        edit(folder / "config.json", lambda config: config["decoder"].update(qk_norm="after_rotation"))
+    else:
+        fault(folder)
+    assert np.abs(MlxRunner(folder).prefill(ids, [30]) - wanted).max() > 1e-2
+
+
+def test_another_tokenizer_folder_is_damage(qwen3: Path, made: Callable[[str], Path], tmp_path: Path) -> None:
+    model = Path(shutil.copytree(qwen3, tmp_path / "hf"))
+    write_micro_tokenizer(model)
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    assert any("chat_template.jinja: missing" in line for line in MlxFormat().damages(model, made("fp16")))
+
+
+def change(folder: Path, fault: Callable[[Tensors], object]) -> None:
+    """Changes the stored tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    fault(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "mlx"})
+
+
+def edit(path: Path, fault: Callable[[dict], object]) -> None:
+    """Changes a JSON file."""
+    value = json.loads(path.read_text())
+    fault(value)
+    path.write_text(json.dumps(value))

@@ -1,0 +1,68 @@
+"""Quantised weights have the bits that MLX itself gives them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from converters.mlx import quantize as module
+from converters.mlx.quantize import dequantize, quantize
+
+
+def matrix(scale: float, shift: float, dtype: torch.dtype) -> torch.Tensor:
+    """Random numbers, and rows of zeros, of one number, of none below zero, and of numbers hardly apart."""
+    made = scale * (torch.randn(64, 256, generator=torch.Generator().manual_seed(0)) + shift)
+    made[3], made[4], made[5] = 0.0, scale, -scale
+    made[6], made[7, ::2] = made[6].abs(), 0.0
+    made[8] = scale * (1 + 1e-6 * made[8])
+    return made.to(dtype)
+
+
+@pytest.mark.needs("mlx-lm")
+@pytest.mark.parametrize("shift", [0.0, 0.5, -0.7, 3.0])
+@pytest.mark.parametrize("scale", [1e-9, 1e-4, 0.02, 1.0, 30.0])
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_bits_are_those_of_mlx(dtype: torch.dtype, bits: int, group: int, scale: float, shift: float) -> None:
+    import mlx.core as mx
+
+    given = matrix(scale, shift, dtype)
+    same = mx.array(given.float().numpy()).astype(getattr(mx, str(dtype).removeprefix("torch.")))
+    wanted = mx.quantize(same, group_size=group, bits=bits)
+    found = quantize(given, bits, group)
+    assert np.array_equal(np.array(wanted[0]), found.weight.numpy())
+    for own, part in zip((found.scales, found.biases), wanted[1:], strict=True):
+        assert own.dtype == dtype
+        assert np.array_equal(np.array(part.astype(mx.float32)), own.float().numpy())
+    parts = [mx.array(found.weight.numpy()), *(mx.array(own.float().numpy()) for own in (found.scales, found.biases))]
+    whole = np.array(mx.dequantize(*parts, group_size=group, bits=bits))
+    np.testing.assert_allclose(dequantize(found, bits).numpy(), whole, rtol=1e-6, atol=1e-12)
+
+
+def test_a_word_holds_the_first_number_in_its_lowest_bits() -> None:
+    row = torch.cat([torch.arange(-15.0, 1.0), torch.zeros(16)]).unsqueeze(0)  # numbers 0 to 15, then 15
+    found = quantize(row, 4, 32)
+    words = [int(word) for word in found.weight[0].tolist()]
+    assert words == [0x76543210, 0xFEDCBA98, 0xFFFFFFFF, 0xFFFFFFFF]
+    assert (found.scales.item(), found.biases.item()) == (1.0, -15.0)
+    assert torch.equal(dequantize(found, 4), row)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rows_are_quantised_some_at_a_time(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = matrix(1.0, 0.1, torch.float32)
+    whole = quantize(given, bits, 32)
+    monkeypatch.setattr(module, "_ELEMENTS", 3 * given.shape[1])
+    parts = quantize(given, bits, 32)
+    for name in ("weight", "scales", "biases"):
+        assert torch.equal(getattr(parts, name).view(torch.int32), getattr(whole, name).view(torch.int32))
+
+
+@pytest.mark.parametrize(("bits", "most"), [(4, 1.0), (8, 1.0)])
+def test_no_number_is_further_off_than_a_step(bits: int, most: float) -> None:
+    given = matrix(1.0, 0.3, torch.float32)
+    found = quantize(given, bits, 64)
+    steps = found.scales.abs().repeat_interleave(64, 1)
+    assert ((dequantize(found, bits) - given).abs() <= most * steps + 1e-6).all()

@@ -1,0 +1,215 @@
+"""What is written, and what is left when that fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from micro import VARIATIONS, write_micro_model
+from pruned_micro import write_pruned_micro_model
+from safetensors.torch import load_file, save_file
+from varied import VARIED
+
+from converters.mlx import MlxFormat
+from converters.mlx.layout import Layout
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.sources.config import read_json
+from seap_export.sources.tensor_writer import SafetensorsWriter
+
+PRECISIONS = MlxFormat.precisions
+
+
+def spec_of(folder: Path) -> ModelSpec:
+    return model_spec(read_json(folder / "config.json"))
+
+
+@pytest.mark.parametrize("variation", VARIED)
+def test_weights_are_read_back_as_the_model_s(tmp_path: Path, variation: str) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", variation)
+    for precision in PRECISIONS:
+        assert_read_back(model, tmp_path / precision, precision)
+
+
+def assert_read_back(model: Path, folder: Path, precision: str) -> None:
+    form, layers = MlxFormat(precision), []
+    folder.mkdir()
+    form.write(model, folder, layers.append)
+    assert layers == [0, 1, 2]
+    assert list(form.differences(model, folder)) == []
+    assert list(form.damages(model, folder)) == []
+    assert (folder / "model.safetensors").stat().st_size == form.size(spec_of(model))
+    stored = load_file(model / "model.safetensors")
+    found = form.weights(folder, spec_of(model)).read(stored)
+    assert {name: (own.shape, own.dtype) for name, own in found.items()} == {
+        name: (own.shape, torch.float32) for name, own in stored.items()
+    }
+    step = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 8e-3, "8bit": 1e-2, "4bit": 0.15}[precision]
+    for name, own in found.items():
+        assert (own - stored[name]).abs().max() <= step * max(1.0, stored[name].abs().max()), name
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_same_model_gives_the_same_bytes(
+    qwen3: Path, made: Callable[[str], Path], tmp_path: Path, precision: str
+) -> None:
+    MlxFormat(precision).write(qwen3, tmp_path, lambda layer: None)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in made(precision).iterdir()}
+    assert files.keys() == {
+        "config.json", "generation_config.json", "model.safetensors", "modeling_mlx.py", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "kept"),
+    [("8bit", "float16", "float32"), ("4bit", "bfloat16", "bfloat16"), ("4bit", "float16", "float16")],
+)
+def test_what_is_not_quantised_keeps_the_model_s_dtype_but_for_float32(
+    tmp_path: Path, precision: str, dtype: str, kept: str
+) -> None:
+    model = write_micro_model(tmp_path / "hf", dtype=kept, **VARIATIONS["qwen2"])
+    (tmp_path / "mlx").mkdir()
+    MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)
+    stored = load_file(tmp_path / "mlx" / "model.safetensors")
+    assert stored["model.norm.weight"].dtype == stored["model.embed_tokens.scales"].dtype == getattr(torch, dtype)
+    assert read_json(tmp_path / "mlx" / "config.json")["dtype"] == dtype
+
+
+def test_what_no_group_divides_is_left_as_it_is_and_named(qwen3: Path, made: Callable[[str], Path]) -> None:
+    """Rows of 96 take groups of 32; those of 80 and 27 neurons, and of 3 heads of 16, none."""
+    said = read_json(made("4bit") / "config.json")["quantization"]
+    assert (said["group_size"], said["bits"], said["mode"]) == (64, 4, "affine")
+    assert said["model.layers.1.mlp.down_proj"] is False
+    assert said["model.layers.1.mlp.up_proj"] == {"group_size": 32, "bits": 4, "mode": "affine"}
+    assert said["model.layers.2.self_attn.o_proj"] is False
+    remark = MlxFormat("4bit").remark(spec_of(qwen3))
+    assert remark is not None
+    assert "4 matrices" in remark
+    assert "model.layers.1.mlp.down_proj.weight" in remark
+    assert "and 1 more" in remark
+    assert "--align 32" in remark
+    assert MlxFormat("fp16").remark(spec_of(qwen3)) is None
+
+
+def test_groups_of_64_need_no_mention(tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "hf", model_type="llama", hidden_size=128, intermediate_size=192)
+    said = Layout(spec_of(model), "8bit").quantization()
+    assert said is not None
+    assert said.keys() == {
+        "group_size",
+        "bits",
+        "mode",
+        *(f"model.layers.{index}.self_attn.o_proj" for index in range(3)),
+    }
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_folder_says_its_precision(made: Callable[[str], Path], precision: str) -> None:
+    assert MlxFormat.read(made(precision)) == MlxFormat(precision)
+
+
+def test_a_folder_that_does_not_say_it_is_refused(made: Callable[[str], Path], tmp_path: Path) -> None:
+    config = read_json(made("4bit") / "config.json")
+    for change in ({"quantization": {"bits": 3}}, {"dtype": None}):
+        (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+        with pytest.raises(ArtifactError, match="not known; export again"):
+            MlxFormat.read(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ArtifactError, match="no such file"):
+        MlxFormat.read(tmp_path)
+
+
+@pytest.mark.parametrize("precision", ["8bit", "4bit"])
+def test_a_model_of_which_nothing_can_be_quantised_is_refused(tmp_path: Path, precision: str) -> None:
+    model = write_micro_model(
+        tmp_path / "hf", model_type="llama", hidden_size=72, head_dim=8, num_attention_heads=9, intermediate_size=40
+    )
+    spec = spec_of(model)
+    assert MlxFormat("fp16").refusal(spec, {}) is None
+    (tmp_path / "mlx").mkdir()
+    with pytest.raises(InputError, match="no width is a multiple of 32; use --align 32, or fp16"):
+        MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)
+    assert list((tmp_path / "mlx").iterdir()) == []
+
+
+def test_a_precision_that_is_not_known_is_refused() -> None:
+    with pytest.raises(UsageError, match="mlx has no precision 'q4_0'; use one of fp16, bf16, fp32, 8bit, 4bit"):
+        MlxFormat("q4_0")
+
+
+def test_settings_tell_precisions_apart() -> None:
+    settings = [json.dumps(MlxFormat(precision).settings()) for precision in PRECISIONS]
+    assert len(set(settings)) == len(PRECISIONS)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "anything"])
+def test_what_is_there_is_not_overwritten(qwen3: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=f"{name} already exists"):
+        MlxFormat().write(qwen3, tmp_path, lambda layer: None)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
+
+
+@pytest.mark.parametrize("number", [0, 1, 20])
+@pytest.mark.parametrize(
+    ("raised", "caught"),
+    [(OSError(errno.ENOSPC, "No space left on device"), EnvironmentFailure), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["a full disk", "an interruption"],
+)
+def test_nothing_is_left_of(
+    qwen3: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    raised: BaseException,
+    caught: type[BaseException],
+) -> None:
+    write, calls = SafetensorsWriter.write, []
+
+    def fail(self: SafetensorsWriter, name: str, tensor: torch.Tensor) -> None:
+        calls.append(name)
+        if len(calls) > number:
+            raise raised
+        write(self, name, tensor)
+
+    monkeypatch.setattr(SafetensorsWriter, "write", fail)
+    with pytest.raises(caught):
+        MlxFormat().write(qwen3, tmp_path, lambda layer: None)
+    assert len(calls) == number + 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "precision", "message"),
+    [
+        (float("nan"), "fp32", r"'model.layers.1.mlp.up_proj.weight' holds NaN or infinite values"),
+        (float("inf"), "4bit", r"'model.layers.1.mlp.up_proj.weight' holds NaN or infinite values"),
+        (1e5, "fp16", r"'model.layers.1.mlp.up_proj.weight' is too large for float16; use bf16 or fp32"),
+        (1e5, "8bit", r"'model.layers.1.mlp.up_proj.weight' is too large for float16; use bf16 or fp32"),
+    ],
+)
+def test_numbers_that_cannot_be_stored_are_refused(tmp_path: Path, value: float, precision: str, message: str) -> None:
+    model = write_micro_model(tmp_path / "hf", model_type="llama")
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = value
+    save_file(weights, model / "model.safetensors")
+    (tmp_path / "mlx").mkdir()
+    with pytest.raises(InputError, match=message):
+        MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)
+    assert list((tmp_path / "mlx").iterdir()) == []
+
+
+def test_one_tensor_is_read_at_a_time(qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from seap_export.sources.stored import PlainReader
+
+    read, calls = PlainReader.read, []
+    monkeypatch.setattr(PlainReader, "read", lambda self, names: calls.append(list(names)) or read(self, calls[-1]))
+    MlxFormat().write(qwen3, tmp_path, lambda layer: None)
+    assert all(len(names) == 1 for names in calls)
+    assert len(calls) == len(Layout(spec_of(qwen3), "fp16").shapes)

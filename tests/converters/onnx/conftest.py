@@ -1,0 +1,123 @@
+"""Micro models of every family, dense and pruned, and sessions that run what was written from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from converters.onnx import write_onnx
+from converters.onnx.dialects import DialectName
+from converters.onnx.form import Logits, OnnxForm
+from converters.onnx.precision import Precision
+from seap_export.modeling import modeling_seap
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 96,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+FLOAT32 = Precision()
+FAMILIES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+
+
+def micro_model(family: str, **extra: Any) -> PreTrainedModel:
+    """A three-layer model whose attention and norms matter: wide weights, random biases and gammas.
+
+    `per_layer_config` makes it a pruned one.
+    """
+    pruned = "per_layer_config" in extra
+    module = modeling_seap if pruned else transformers
+    prefix = ("Seap" if pruned else "") + FAMILIES[family]
+    model_class = getattr(module, f"{prefix}ForCausalLM")
+    config = model_class.config_class(**{**SHAPE, **extra})
+    torch.manual_seed(0)
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 1.5)
+            elif name.endswith(("q_proj.weight", "k_proj.weight")):
+                parameter.normal_(std=0.3)
+            else:
+                parameter.normal_(std=0.1)
+    return model
+
+
+@dataclass
+class Written:
+    """A model folder, the ONNX folder made from it, and its session with a running cache."""
+
+    model: PreTrainedModel
+    source: Path
+    folder: Path
+
+    @cached_property
+    def session(self) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        return onnxruntime.InferenceSession(self.folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+
+    def kv_dims(self) -> list[tuple[int, int]]:
+        """KV heads and head_dim of each layer, as the inputs declare them."""
+        keys = [i for i in self.session.get_inputs() if i.name.endswith(".key")]
+        return [(i.shape[1], i.shape[3]) for i in keys]
+
+    def run(
+        self, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logits, and keys and values of each layer in turn."""
+        feeds: dict[str, np.ndarray] = {"input_ids": ids, "attention_mask": mask}
+        empty = [np.zeros((len(ids), kv, 0, dim), np.float32) for kv, dim in self.kv_dims() for _ in range(2)]
+        names = [i.name for i in self.session.get_inputs()][2:]
+        logits, *presents = self.session.run(None, feeds | dict(zip(names, past or empty, strict=True)))
+        return logits, presents
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[..., Written]:
+    """Makes a micro model, saves it and writes it."""
+
+    def make(
+        family: str = "llama",
+        dtype: torch.dtype = torch.float32,
+        *,
+        precision: Precision = FLOAT32,
+        dialect: DialectName = "fused",
+        logits: Logits = "all",
+        folder: str = "onnx",
+        change: Callable[[PreTrainedModel], None] = lambda model: None,
+        **extra: Any,
+    ) -> Written:
+        model = micro_model(family, **extra)
+        change(model)
+        source, target = tmp_path / "model", tmp_path / folder
+        if dtype != torch.float32:
+            for parameter in model.parameters():  # not `model.to`: the rotation's frequencies stay float32
+                parameter.data = parameter.data.to(dtype)
+        model.save_pretrained(source)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.float()
+        target.mkdir()
+        write_onnx(source, target, OnnxForm(precision, dialect, logits))
+        return Written(model, source, target)
+
+    return make

@@ -1,0 +1,125 @@
+"""The graphs for CUDA compute what those for the CPU do: ONNX Runtime's CPU provider runs both, here in float32.
+
+What CUDA itself makes of them is in tests/fake_cuda.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from micro import RICHEST, VARIATIONS, write_micro_model
+from numpy.typing import NDArray
+
+from converters.onnx import write_onnx
+from converters.onnx.form import Logits, OnnxForm
+from converters.onnx.precision import Precision, Provider
+
+#: Where products of gate and up are one node; other widths take two.
+WIDTH = 96
+IDS = np.random.default_rng(0).integers(3, 60, (3, 9))
+MASK = np.array([[1] * 9, [1] * 5 + [0] * 4, [1] + [0] * 8])
+
+
+class Runner:
+    """Prompts, steps and rows padded on the left, with a cache that grows."""
+
+    def __init__(self, path: Path) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        self.session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past")]
+
+    def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64], caches: Sequence[NDArray[np.float32]] = ()) -> list:
+        found = caches or [np.zeros((len(ids), i.shape[1], 0, i.shape[3]), np.float32) for i in self.pasts]
+        feeds = {"input_ids": ids, "attention_mask": mask}
+        return self.session.run(None, feeds | {i.name: c for i, c in zip(self.pasts, found, strict=True)})
+
+    def all_calls(self) -> Iterator[NDArray[np.float32]]:
+        """Logits of a padded prompt, of a step, and of three more tokens of a single row."""
+        logits, *caches = self.run(IDS, MASK)
+        for row, length in enumerate(MASK.sum(1)):
+            yield logits[row, : 1 if logits.shape[1] == 1 else length]
+        grown = np.concatenate([MASK, np.zeros((3, 1), np.int64)], axis=1)
+        grown[np.arange(3), MASK.sum(1)] = 1
+        yield self.run(IDS[:, :1], grown, caches)[0]
+        _, *caches = self.run(IDS[:1], MASK[:1])
+        yield self.run(IDS[1:2, :3], np.ones((1, 12), np.int64), caches)[0]
+
+
+def written(folder: Path, name: str, provider: Provider, logits: Logits = "all", **values: int) -> Path:
+    if not folder.joinpath("m").exists():
+        write_micro_model(folder / "m", **{**VARIATIONS[name], "intermediate_size": WIDTH, **values})
+    out = folder / f"{provider}-{logits}"
+    out.mkdir()
+    write_onnx(folder / "m", out, OnnxForm(Precision(), "fused", logits, provider))
+    return out / "model.onnx"
+
+
+def operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
+
+
+@pytest.mark.parametrize("logits", ["all", "last"])
+@pytest.mark.parametrize("name", RICHEST)
+def test_they_compute_the_same(name: str, logits: Logits, tmp_path: Path) -> None:
+    own, other = (Runner(written(tmp_path, name, provider, logits)) for provider in ("cuda", "cpu"))
+    for found, wanted in zip(own.all_calls(), other.all_calls(), strict=True):
+        assert np.abs(found - wanted).max() <= 1e-5 * max(1.0, np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("logits", ["all", "last"])
+@pytest.mark.parametrize("name", ["llama-gqa", "qwen3", "phi3-all"])
+def test_a_row_padded_on_the_left_has_no_finite_logit(name: str, logits: Logits, tmp_path: Path) -> None:
+    runner = Runner(written(tmp_path, name, "cuda", logits))
+    whole = np.ones((2, 9), np.int64)
+    padded = whole.copy()
+    padded[1, :3] = 0
+    wanted, found = (runner.run(IDS[:2], mask)[0] for mask in (whole, padded))
+    assert np.array_equal(found[0], wanted[0])
+    assert not np.isfinite(found[1]).any()
+
+
+def test_tokens_beyond_the_positions_have_no_finite_logit(tmp_path: Path) -> None:
+    """Where RotaryEmbedding rotates; GroupQueryAttention refuses a cache that is longer than its tables."""
+    runner = Runner(written(tmp_path, "phi3-all", "cuda"))
+    positions = 128
+    ids = np.zeros((1, positions + 1), np.int64)
+    assert np.isfinite(runner.run(ids[:, :positions], np.ones((1, positions), np.int64))[0]).all()
+    assert not np.isfinite(runner.run(ids, np.ones_like(ids))[0]).any()
+
+
+def test_nothing_branches_on_data(tmp_path: Path) -> None:
+    """No operator whose shape, or the host, depends on a tensor's content."""
+    for name in ("llama-gqa", "qwen3", "phi3-all", "ministral3-all"):
+        folder = tmp_path / name
+        folder.mkdir()
+        found = operators(written(folder, name, "cuda", "last"))
+        assert not found.keys() & {"Range", "ReduceMin", "ReduceMax", "NonZero", "If", "Loop", "Expand"}, name
+
+
+@pytest.mark.parametrize(("width", "kernels"), [(32, {"GatedRMSNorm"}), (1536, {"GatedRMSNorm"}), (41, {"QuickGelu"})])
+def test_gate_and_up_are_one_node_where_threads_have_enough_to_do(
+    width: int, kernels: set[str], tmp_path: Path
+) -> None:
+    path = written(tmp_path, "llama-gqa", "cuda", intermediate_size=width)
+    assert operators(path).keys() & {"GatedRMSNorm", "QuickGelu"} == kernels
+
+
+@pytest.mark.parametrize(("dtype", "exponent"), [("fp16", 15), ("bf16", 30)])
+def test_the_epsilon_of_the_product_hides_the_mean(dtype: str, exponent: int, tmp_path: Path) -> None:
+    """The scale is exact in the dtype, and undoes the epsilon's root."""
+    write_micro_model(tmp_path / "m", **{**VARIATIONS["llama-gqa"], "intermediate_size": WIDTH})
+    write_onnx(tmp_path / "m", tmp_path, OnnxForm(Precision(dtype), "fused", "last", "cuda"))  # type: ignore[arg-type]
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    epsilon = next(
+        a.f for node in graph.node if node.op_type == "GatedRMSNorm" for a in node.attribute if a.name == "epsilon"
+    )
+    scale = next(onnx.numpy_helper.to_array(i) for i in graph.initializer if i.name.startswith("gate_scale"))
+    assert epsilon == 4.0**exponent
+    assert set(scale.astype(np.float64)) == {2.0**exponent}

@@ -1,0 +1,344 @@
+"""Graphs compute what the description of a block says: each feature alone, and all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from block_reference import Reference, random_tensors
+from scaled import every_exponent
+
+from converters.onnx.decoder import decoder_graph
+from converters.onnx.dialects import DialectName
+from converters.onnx.form import Logits, OnnxForm
+from converters.onnx.precision import BlockQuantization, Precision
+from converters.onnx.quantize import dequantize, quantize
+from converters.onnx.rotary import LENGTH_GUARD
+from converters.onnx.scaling import Scaling
+from converters.onnx.weights import LazyWeights
+from seap_export.families import BlockSpec, LayerSpec, ModelSpec, QueryScaling, RopeSpec, family_of_model_type
+from seap_export.families.names import NORMS, PROJECTIONS
+
+TOLERANCE = 1e-5
+POSITIONS, SWITCH = 40, 12
+BEFORE, AFTER = frozenset({NORMS[0], NORMS[2]}), frozenset({NORMS[1], NORMS[3]})
+ALL_BIASES = frozenset(PROJECTIONS)
+
+
+def rope(dim: int = 32, theta: float = 100.0, **extra: Any) -> RopeSpec:
+    return RopeSpec(theta, "default", {}, dim, max_position_embeddings=POSITIONS, **extra)
+
+
+def longrope(dim: int = 32, **extra: Any) -> RopeSpec:
+    pairs = np.arange(dim // 2)
+    factors = {"short_factor": (1 + 0.1 * pairs).tolist(), "long_factor": (2 + 0.3 * pairs).tolist()}
+    parameters = {**factors, "original_max_position_embeddings": SWITCH}
+    return RopeSpec(100.0, "longrope", parameters, dim, max_position_embeddings=POSITIONS, **extra)
+
+
+LAYER = LayerSpec(4, 2, 40, frozenset(), None, rope())
+BLOCK = BlockSpec(norms=BEFORE, qk_norm=None, activation="silu", attention_scale=32**-0.5)
+PLAIN = ModelSpec(
+    family=family_of_model_type("llama"),
+    block=BLOCK,
+    vocab_size=64,
+    hidden_size=32,
+    head_dim=32,
+    rms_norm_eps=1e-5,
+    max_position_embeddings=POSITIONS,
+    tie_word_embeddings=True,
+    layers=(
+        LAYER,
+        replace(LAYER, num_key_value_heads=4),
+        replace(LAYER, num_attention_heads=2, num_key_value_heads=1),
+    ),
+)
+
+
+def block(**changes: Any) -> ModelSpec:
+    return replace(PLAIN, block=replace(BLOCK, **changes))
+
+
+def layers(*changes: dict[str, Any], spec: ModelSpec = PLAIN) -> ModelSpec:
+    """The model with layers changed in turn: by the first dict, the next, and so on, again from the first."""
+    own = (replace(layer, **changes[index % len(changes)]) for index, layer in enumerate(spec.layers))
+    return spec.with_layers(tuple(own))
+
+
+def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
+    spec = block(
+        norms=frozenset(NORMS),
+        activation="gelu_tanh",
+        attention_scale=0.11,
+        attention_softcap=1.5,
+        query_scaling=QueryScaling(0.7, 4),
+        residual_multiplier=0.6,
+        embedding_multiplier=3.0,
+        logits_multiplier=0.4,
+        logits_softcap=0.9,
+        **changes,
+    )
+    windows = (None, 5, 3)
+    return layers(
+        *(
+            {"rope": own, "sliding_window": window, "biases": ALL_BIASES}
+            for own, window in zip(ropes, windows, strict=True)
+        ),
+        spec=spec,
+    )
+
+
+SPECS: dict[str, ModelSpec] = {
+    "plain": PLAIN,
+    "norms before and after": block(norms=BEFORE | AFTER),
+    "norms after": block(norms=AFTER),
+    "norms after, biases": layers({"biases": ALL_BIASES}, spec=block(norms=AFTER)),
+    "no norms around the MLP": layers({"biases": ALL_BIASES}, spec=block(norms=frozenset(NORMS[:2]))),
+    "no norms around attention": layers({"biases": ALL_BIASES}, spec=block(norms=frozenset(NORMS[2:]))),
+    "gelu": block(activation="gelu_tanh"),
+    "attention scale": block(attention_scale=0.7),
+    "attention soft cap": block(attention_softcap=0.8),
+    "attention soft cap, window": layers({"sliding_window": 5}, spec=block(attention_softcap=0.8)),
+    "logits soft cap": block(logits_softcap=0.7),
+    "embedding multiplier": block(embedding_multiplier=5.5),
+    "residual multiplier": block(residual_multiplier=0.22),
+    "residual multiplier, biases": layers({"biases": ALL_BIASES}, spec=block(residual_multiplier=0.22)),
+    "logits multiplier": block(logits_multiplier=0.125),
+    "norm before rotation": block(qk_norm="before_rotation"),
+    "norm after rotation": block(qk_norm="after_rotation"),
+    "query scaling": block(query_scaling=QueryScaling(0.5, 4)),
+    "some layers do not rotate": layers({"rope": None}, {}),
+    "no rotation": layers({"rope": None}),
+    "partial": layers({"rope": rope(16)}),
+    "partial, too narrow for GroupQueryAttention": layers({"rope": rope(24)}),
+    "interleaved": layers({"rope": rope(interleaved=True)}),
+    "partial and interleaved": layers({"rope": rope(16, interleaved=True)}),
+    "narrow and interleaved": layers({"rope": rope(8, interleaved=True)}),
+    "local rotation": layers({"rope": rope(theta=10.0), "sliding_window": 5}, {}),
+    "longrope": layers({"rope": longrope()}),
+    "longrope, partial, window": layers({"rope": longrope(16), "sliding_window": 5}),
+    "heads of 24": layers({"rope": rope(24)}, spec=replace(PLAIN, head_dim=24)),
+    "everything": everything(rope(16, interleaved=True), rope(theta=10.0), None, qk_norm="before_rotation"),
+    "everything, apart": everything(longrope(24, interleaved=True), rope(8), None, qk_norm="after_rotation"),
+}  # fmt: skip
+
+
+@dataclass
+class Tensors:
+    """Weights in memory."""
+
+    tensors: dict[str, torch.Tensor]
+    dtype: torch.dtype = torch.float32
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        return {name: self.tensors[name] for name in names}
+
+
+@dataclass
+class Graph:
+    """A graph, its weights, and its session."""
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    spec: ModelSpec
+
+    @cached_property
+    def session(self) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
+
+    def run(self, ids: np.ndarray, mask: np.ndarray, past: list[np.ndarray] | None = None) -> list[np.ndarray]:
+        """Logits and caches."""
+        inputs = self.session.get_inputs()[2:]
+        dtype = np.float16 if "float16" in inputs[0].type else np.float32
+        empty = [np.zeros((len(ids), item.shape[1], 0, item.shape[3]), dtype) for item in inputs]
+        feeds = dict(zip([item.name for item in inputs], past or empty, strict=True))
+        return self.session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds})
+
+
+def written(
+    folder: Path,
+    spec: ModelSpec,
+    dialect: DialectName = "fused",
+    precision: Precision | None = None,
+    logits: Logits = "all",
+    scaling: Scaling | None = None,
+) -> Graph:
+    tensors, precision = random_tensors(spec), precision or Precision()
+    form = OnnxForm(precision, dialect, logits)
+    graph = decoder_graph(spec, LazyWeights(Tensors(tensors), precision), form, scaling or Scaling())
+    ir.save(graph.build("test"), folder / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=32)
+    onnx.checker.check_model(folder / "model.onnx", full_check=True)
+    return Graph(folder / "model.onnx", tensors, spec)
+
+
+def tokens(*shape: int) -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 64, shape)
+
+
+def assert_equal(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", SPECS)
+def test_calls_and_steps(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    graph = written(tmp_path, SPECS[name], dialect)
+    reference = Reference(graph.spec, graph.tensors)
+    ids, past, end = tokens(1, 18), None, 0
+    for length in (5, 4, *[1] * 5, 4):  # the longrope switch is passed by a step
+        start, end = end, end + length
+        logits, *past = graph.run(ids[:, start:end], np.ones((1, end), np.int64), past)
+        expected = reference.call(ids[0, start:end].tolist()).numpy()
+        assert_equal(logits[0], expected)
+    for index, (keys, values) in enumerate(reference.caches):
+        assert_equal(past[2 * index][0], keys.numpy())
+        assert_equal(past[2 * index + 1][0], values.numpy())
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", SPECS)
+def test_right_padded_batch(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    graph = written(tmp_path, SPECS[name], dialect)
+    lengths = [15, 4, 11]  # beyond the longrope switch, below it, and passing it with a step
+    ids = tokens(3, 18)
+    mask = (np.arange(15)[None] < np.array(lengths)[:, None]).astype(np.int64)
+    references = [Reference(graph.spec, graph.tensors) for _ in lengths]
+    logits, *past = graph.run(ids[:, :15], mask)
+    for row, (reference, length) in enumerate(zip(references, lengths, strict=True)):
+        expected = reference.call(ids[row, :length].tolist()).numpy()
+        assert_equal(logits[row, :length], expected)
+    for step in range(15, 18):
+        mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
+        logits, *past = graph.run(ids[:, step : step + 1], mask, past)
+        for row, reference in enumerate(references):
+            expected = reference.call(ids[row, step : step + 1].tolist()).numpy()
+            assert_equal(logits[row], expected)
+
+
+@pytest.mark.parametrize("name", sorted(SPECS.keys() - {"plain", "heads of 24"}))
+def test_every_feature_changes_the_logits(name: str) -> None:
+    """Otherwise a test could not tell whether a graph has it."""
+    spec, ids = SPECS[name], tokens(1, 18)[0].tolist()
+    tensors = random_tensors(spec)
+    plain = replace(PLAIN, head_dim=spec.head_dim).with_layers(
+        tuple(replace(own, rope=rope(spec.head_dim), sliding_window=None) for own in spec.layers)
+    )
+    shared = {key: tensors.get(key, torch.ones(shape)) for key, shape in plain.tensors().items()}
+    difference = Reference(spec, tensors).call(ids) - Reference(plain, shared).call(ids)
+    assert difference.abs().max() > 1000 * TOLERANCE
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", ["everything", "everything, apart"])
+def test_logits_of_the_last_token(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    graph = written(tmp_path, SPECS[name], dialect, logits="last")
+    ids = tokens(1, 15)
+    expected = Reference(graph.spec, graph.tensors).call(ids[0].tolist())[-1].numpy()
+    logits, *_ = graph.run(ids, np.ones_like(ids))
+    assert_equal(logits[0, 0], expected)
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", SPECS)
+def test_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    graph = written(tmp_path, SPECS[name], dialect, Precision("fp16"))
+    assert_near(graph, 0.02)
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", SPECS)
+def test_scaling_changes_no_bit(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    """Powers of two leave the rounding of float32 as it is, so that even it is the same."""
+    ids, found = tokens(2, 15), []
+    for scaling in (Scaling(), every_exponent(SPECS[name])):
+        graph = written(tmp_path, SPECS[name], dialect, scaling=scaling)
+        logits, *past = graph.run(ids[:, :14], np.ones((2, 14), np.int64))
+        found.append([logits, *past, *graph.run(ids[:, 14:], np.ones((2, 15), np.int64), past)])
+    assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize(
+    "name", ["everything", "everything, apart", "no norms around the MLP", "residual multiplier, biases"]
+)
+def test_scaled_in_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    graph = written(tmp_path, SPECS[name], dialect, Precision("fp16"), scaling=every_exponent(SPECS[name]))
+    assert_near(graph, 0.02)
+
+
+def assert_near(graph: Graph, limit: float) -> None:
+    """The prompt's logits and those of a step, at most so many times their own RMS from the reference's."""
+    ids, reference = tokens(1, 15), Reference(graph.spec, graph.tensors)
+    logits, *past = graph.run(ids[:, :14], np.ones((1, 14), np.int64))
+    last, *_ = graph.run(ids[:, 14:], np.ones((1, 15), np.int64), past)
+    expected = torch.cat([reference.call(part.tolist()) for part in (ids[0, :14], ids[0, 14:])]).numpy()
+    difference = np.concatenate([logits[0], last[0]]) - expected
+    assert np.sqrt(np.square(difference).mean()) <= limit * np.sqrt(np.square(expected).mean())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", ["everything", "everything, apart"])
+def test_quantised(name: str, bits: int, tmp_path: Path) -> None:
+    how = BlockQuantization(bits)
+    graph = written(tmp_path, SPECS[name], precision=Precision("fp32", how))
+    for key, tensor in graph.tensors.items():
+        if tensor.dim() == 2:
+            graph.tensors[key] = dequantize(quantize(tensor, how), how, tensor.shape[1])
+    assert_near(graph, 0.05)  # activations are rounded to 8 bits
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", ["plain", "norm after rotation", "longrope"])
+def test_a_call_beyond_the_positions_fails(name: str, dialect: DialectName, tmp_path: Path) -> None:
+    graph = written(tmp_path, SPECS[name], dialect)
+    ids, mask = tokens(1, POSITIONS + 1), np.ones((1, POSITIONS + 1), np.int64)
+    _, *past = graph.run(ids[:, :-1], mask[:, :-1])
+    for call in ((ids, mask, None), (ids[:, -1:], mask, past)):
+        with pytest.raises(Exception, match=f"cos_cache|position_ids value {POSITIONS}|{LENGTH_GUARD}"):
+            graph.run(*call)
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"), [("plain", 1), ("local rotation", 2), ("no rotation", 0), ("everything", 2)]
+)
+def test_a_table_is_stored_once(name: str, tables: int, tmp_path: Path) -> None:
+    initializers = onnx.load(written(tmp_path, SPECS[name]).path).graph.initializer
+    assert sum(item.name.startswith("cos_cache") for item in initializers) == tables
+
+
+def test_longrope_keeps_no_rows_that_are_never_read(tmp_path: Path) -> None:
+    initializers = {item.name: item for item in onnx.load(written(tmp_path, SPECS["longrope"]).path).graph.initializer}
+    assert list(initializers["cos_cache"].dims) == [SWITCH + POSITIONS, 16]
+    never = replace(longrope(), parameters={**longrope().parameters, "original_max_position_embeddings": POSITIONS})
+    written(tmp_path, layers({"rope": never}))
+    initializers = {item.name: item for item in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert list(initializers["cos_cache"].dims) == [POSITIONS, 16]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_standard_dialect_is_the_standard_alone(name: str, tmp_path: Path) -> None:
+    graph = onnx.load(written(tmp_path, SPECS[name], "standard").path, load_external_data=False).graph
+    assert {node.domain for node in graph.node} == {""}
+
+
+@pytest.mark.parametrize("name", ["everything", "everything, apart"])
+def test_bf16_is_well_formed(name: str, tmp_path: Path) -> None:
+    """The CPU cannot run it."""
+    initializers = onnx.load(written(tmp_path, SPECS[name], precision=Precision("bf16")).path).graph.initializer
+    types = {item.name: item.data_type for item in initializers}
+    assert types["bfloat16_0.6"] == types["bfloat16_3.0"] == types["bfloat16_0.4"] == onnx.TensorProto.BFLOAT16

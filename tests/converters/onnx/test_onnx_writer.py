@@ -1,0 +1,294 @@
+"""The written graph computes what torch computes, in every family and for every shape of layer."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from converters.onnx import write_onnx
+from converters.onnx.dialects import LEFT_PADDING_GUARD
+from seap_export.errors import EnvironmentFailure, InputError, UsageError
+
+TOLERANCE = 1e-4
+ROPES: dict[str, dict[str, Any]] = {
+    "linear": {"rope_type": "linear", "factor": 3.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24},
+}
+MIXED_BIASES: dict[str, Any] = {"attention_bias": True, "mlp_bias": True}
+#: Heads, KV heads and neurons differ in every layer; compensation gave some projections a bias.
+PRUNED: dict[str, Any] = {
+    "per_layer_config": {
+        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
+        1: {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 1, "down_proj_bias": True},
+        2: {"intermediate_size": 70, "o_proj_bias": True, "down_proj_bias": True},
+    }
+}
+LAYER_TYPES = ["full_attention", "sliding_attention", "full_attention"]
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-gqa-tied": ("llama", {"tie_word_embeddings": True}),
+    "llama-mha": ("llama", {"num_key_value_heads": 4}),
+    "llama-mqa": ("llama", {"num_key_value_heads": 1}),
+    "llama-biases": ("llama", MIXED_BIASES),
+    "llama-theta": ("llama", {"rope_theta": 500.0}),
+    **{f"llama-{kind}": ("llama", {"rope_theta": 1e4, "rope_scaling": rope}) for kind, rope in ROPES.items()},
+    "mistral-window": ("mistral", {"sliding_window": 5}),
+    "mistral-no-window": ("mistral", {"sliding_window": None, "tie_word_embeddings": True}),
+    "qwen2": ("qwen2", {}),
+    "qwen2-tied-yarn": ("qwen2", {"tie_word_embeddings": True, "rope_theta": 1e4, "rope_scaling": ROPES["yarn"]}),
+    "qwen2-layer-types": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "layer_types": LAYER_TYPES},
+    ),
+    "qwen3": ("qwen3", {}),
+    "qwen3-tied-biases": ("qwen3", {"tie_word_embeddings": True, "attention_bias": True}),
+    "llama-pruned": ("llama", PRUNED),
+    "llama-pruned-biases": ("llama", {**PRUNED, **MIXED_BIASES, "tie_word_embeddings": True}),
+    "mistral-pruned": ("mistral", {**PRUNED, "sliding_window": 5}),
+    "qwen2-pruned": ("qwen2", PRUNED),
+    "qwen3-pruned": ("qwen3", {**PRUNED, "tie_word_embeddings": True}),
+}
+
+
+def tokens(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(3, 128, shape)
+
+
+def torch_logits(model: Any, ids: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(ids)).logits.numpy()
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> None:
+    family, extra = CASES[case]
+    made = written(family, dialect=dialect, **extra)
+    onnx.checker.check_model(made.folder / "model.onnx", full_check=True)
+
+    ids = tokens(1, 17)
+    with torch.no_grad():
+        output = made.model(torch.from_numpy(ids), use_cache=True)
+    expected = output.logits.numpy()
+    logits, presents = made.run(ids, np.ones_like(ids))
+    assert np.abs(expected).max() > 0.5
+    assert np.abs(logits - expected).max() <= TOLERANCE
+    for index, layer in enumerate(output.past_key_values.layers):
+        keys, values = layer.keys.numpy(), layer.values.numpy()  # a sliding layer keeps only its window
+        assert np.abs(presents[2 * index][:, :, -keys.shape[2] :] - keys).max() <= TOLERANCE
+        assert np.abs(presents[2 * index + 1][:, :, -values.shape[2] :] - values).max() <= TOLERANCE
+
+    past = presents
+    for step in range(4):
+        ids = np.concatenate([ids, tokens(step + 1, 1)[-1:]], axis=1)
+        logits, past = made.run(ids[:, -1:], np.ones_like(ids), past)
+        assert np.abs(logits[:, -1] - torch_logits(made.model, ids)[:, -1]).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("case", ["llama-mha", "llama-biases", "qwen2", "qwen3-pruned"])
+def test_queries_keys_and_values_are_one_product(case: str, dialect: str, written: Callable[..., Any]) -> None:
+    family, extra = CASES[case]
+    graph = onnx.load(written(family, dialect=dialect, **extra).folder / "model.onnx", load_external_data=False).graph
+    products = [node.name for node in graph.node if node.op_type == "MatMul" and node.name != "lm_head"]
+    parts = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    assert products == [f"layers.{index}.{part}" for index in range(3) for part in parts]
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("case", CASES)
+def test_right_padded_batch(case: str, dialect: str, written: Callable[..., Any]) -> None:
+    family, extra = CASES[case]
+    made = written(family, dialect=dialect, **extra)
+    lengths = [11, 4, 8]
+    ids = tokens(3, 11)
+    mask = (np.arange(11)[None] < np.array(lengths)[:, None]).astype(np.int64)
+    rows = [ids[row : row + 1, :length] for row, length in enumerate(lengths)]
+
+    logits, past = made.run(ids, mask)
+    for row, length in enumerate(lengths):
+        difference = logits[row, :length] - torch_logits(made.model, rows[row])[0]
+        assert np.abs(difference).max() <= TOLERANCE
+
+    for step in range(4):
+        new = tokens(step + 2, 3)[-1][:, None]
+        rows = [np.concatenate([row, token[None]], axis=1) for row, token in zip(rows, new, strict=True)]
+        mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
+        logits, past = made.run(new, mask, past)
+        for row, history in enumerate(rows):
+            assert np.abs(logits[row, 0] - torch_logits(made.model, history)[0, -1]).max() <= TOLERANCE
+
+
+def test_chunked_prefill_continues_the_cache(written: Callable[..., Any]) -> None:
+    made = written("llama", **PRUNED)
+    ids = tokens(1, 12)
+    _, past = made.run(ids[:, :7], np.ones((1, 7), np.int64))
+    logits, _ = made.run(ids[:, 7:], np.ones((1, 12), np.int64), past)
+    assert np.abs(logits - torch_logits(made.model, ids)[:, 7:]).max() <= TOLERANCE
+
+
+def test_more_tokens_than_positions_fail(written: Callable[..., Any]) -> None:
+    made = written()
+    made.run(tokens(1, 96), np.ones((1, 96), np.int64))
+    with pytest.raises(Exception, match="cos_cache"):
+        made.run(tokens(1, 97), np.ones((1, 97), np.int64))
+
+
+def test_every_layer_declares_its_own_kv_heads(written: Callable[..., Any]) -> None:
+    made = written("llama", **PRUNED)
+    assert made.kv_dims() == [(3, 16), (1, 16), (2, 16)]
+    names = [i.name for i in made.session.get_inputs()]
+    assert names[:4] == ["input_ids", "attention_mask", "past_key_values.0.key", "past_key_values.0.value"]
+    outputs = made.session.get_outputs()
+    assert [o.name for o in outputs[:3]] == ["logits", "present.0.key", "present.0.value"]
+    assert outputs[0].shape == ["batch_size", "sequence_length", 128]
+    assert outputs[1].shape == ["batch_size", 3, "total_sequence_length", 16]
+
+
+@pytest.mark.parametrize("mask", [[[0, 0, 1, 1], [1, 1, 1, 1]], [[1, 1, 1, 1], [0, 1, 1, 1]]])
+def test_left_padding_fails_by_name(mask: list[list[int]], written: Callable[..., Any]) -> None:
+    made = written()
+    with pytest.raises(Exception, match=LEFT_PADDING_GUARD):
+        made.run(tokens(2, 4), np.array(mask, np.int64))
+    made.run(tokens(2, 4), np.array([[1, 1, 1, 1], [1, 0, 0, 0]], np.int64))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_everything_is_stored_once(tied: bool, written: Callable[..., Any]) -> None:
+    made = written("llama", tie_word_embeddings=tied)
+    graph = onnx.load(made.folder / "model.onnx", load_external_data=False).graph
+    external = [t for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    stored = sum(4 * math.prod(t.dims) for t in external)
+    parameters = sum(p.numel() for p in made.model.parameters())  # a tied weight is listed once
+    rotary = 2 * 96 * 8
+    assert stored == 4 * (parameters + rotary)
+    assert (made.folder / "model.onnx.data").stat().st_size == stored
+    tables = [list(t.dims) for t in external if "embed_tokens" in t.name or "lm_head" in t.name]
+    assert tables == ([[128, 64]] if tied else [[128, 64], [64, 128]])
+    assert sorted(file.name for file in made.folder.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert not any(node.op_type == "Transpose" for node in graph.node)
+
+
+def test_ten_nodes_a_layer(written: Callable[..., Any]) -> None:
+    nodes = onnx.load(written().folder / "model.onnx", load_external_data=False).graph.node
+    assert len(nodes) == 13 + 3 * 10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_source(dtype: torch.dtype, written: Callable[..., Any]) -> None:
+    made = written("qwen2", dtype)  # its model is the 16-bit weights, computed in float32
+    ids = tokens(1, 9)
+    logits, _ = made.run(ids, np.ones_like(ids))
+    assert np.abs(logits - torch_logits(made.model, ids)).max() <= TOLERANCE
+
+
+def test_same_bytes_twice(written: Callable[..., Any], tmp_path: Path) -> None:
+    made = written("qwen3", **PRUNED)
+    again = tmp_path / "again"
+    again.mkdir()
+    write_onnx(made.source, again)
+    for name in ("model.onnx", "model.onnx.data"):
+        assert (again / name).read_bytes() == (made.folder / name).read_bytes()
+
+
+def test_layers_are_reported_in_order(written: Callable[..., Any], tmp_path: Path) -> None:
+    made, again, layers = written(), tmp_path / "again", []
+    again.mkdir()
+    write_onnx(made.source, again, on_layer=layers.append)
+    assert layers == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
+def test_never_overwrites(name: str, written: Callable[..., Any], tmp_path: Path) -> None:
+    made, other = written(), tmp_path / "other"
+    other.mkdir()
+    (other / name).write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"already exists"):
+        write_onnx(made.source, other)
+    assert [file.name for file in other.iterdir()] == [name]
+    assert (other / name).read_bytes() == b"mine"
+
+
+def test_a_failed_write_leaves_nothing(
+    written: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disk_full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    made, other = written(), tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setattr(onnx, "save", disk_full)
+    with pytest.raises(EnvironmentFailure, match="No space left on device"):
+        write_onnx(made.source, other)
+    assert list(other.iterdir()) == []
+    with pytest.raises(EnvironmentFailure, match="cannot write"):
+        write_onnx(made.source, tmp_path / "absent")
+
+
+def refused(made: Any, folder: Path) -> str:
+    """The message of the refusal, of one line, which leaves nothing behind."""
+    folder.mkdir()
+    with pytest.raises(InputError) as caught:
+        write_onnx(made.source, folder)
+    assert list(folder.iterdir()) == []
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("tensor", ["layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.bias", "norm.weight"])
+def test_refuses_weights_that_are_not_finite(
+    value: float, tensor: str, written: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = written("llama", **PRUNED, **MIXED_BIASES)  # layer 1 has one neuron: its bias is stored in the graph
+    weights = load_file(made.source / "model.safetensors")
+    weights[f"model.{tensor}"].view(-1)[-1] = value
+    save_file(weights, made.source / "model.safetensors", metadata={"format": "pt"})
+    assert f"'model.{tensor}' holds NaN or infinite values" in refused(made, tmp_path / "refused")
+
+
+def test_refuses_shapes_that_disagree(written: Callable[..., Any], tmp_path: Path) -> None:
+    made = written("llama", **PRUNED)
+    config = json.loads((made.source / "config.json").read_text())
+    config["per_layer_config"]["0"]["intermediate_size"] = 42
+    (made.source / "config.json").write_text(json.dumps(config))
+    assert "config and weights disagree" in refused(made, tmp_path / "refused")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dim": 20}, "multiple of 8"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "is not supported"),
+        ({"model_type": "gpt2"}, "is not supported"),
+    ],
+)
+def test_refuses_what_the_graph_cannot_say(
+    change: dict[str, Any], message: str, written: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = written()
+    config = json.loads((made.source / "config.json").read_text())
+    (made.source / "config.json").write_text(json.dumps(config | change))
+    assert message in refused(made, tmp_path / "refused")
+
+
+def test_writes_without_transformers() -> None:
+    code = "import sys, converters.onnx; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

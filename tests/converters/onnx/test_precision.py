@@ -1,0 +1,222 @@
+"""In every precision the graph computes what torch computes with the same weights, and stores each weight once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from written import WRITTEN
+
+from converters.onnx.precision import (
+    PRECISIONS,
+    BlockQuantization,
+    Precision,
+    choose_precision,
+)
+from converters.onnx.quantize import dequantize, quantize
+from seap_export.errors import InputError, UsageError
+
+MODELS = [*WRITTEN, ("qwen3", {})]
+IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
+QUANTIZATIONS = [
+    BlockQuantization(bits, size, symmetric, embeddings)
+    for bits, (size, symmetric, embeddings) in itertools.product(
+        (8, 4), ((32, True, True), (64, False, True), (128, False, False))
+    )
+]
+
+
+def logits_of(model: Any) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(IDS)).logits.numpy()
+
+
+def run(session: onnxruntime.InferenceSession, lengths: list[int] | None = None) -> np.ndarray:
+    mask = np.arange(IDS.shape[1])[None] < np.array(lengths or [IDS.shape[1]] * len(IDS))[:, None]
+    feeds = {"input_ids": IDS, "attention_mask": mask.astype(np.int64)}
+    for item in session.get_inputs()[2:]:
+        dtype = np.float16 if item.type == "tensor(float16)" else np.float32
+        feeds[item.name] = np.zeros((len(IDS), item.shape[1], 0, item.shape[3]), dtype)
+    return session.run(["logits"], feeds)[0]
+
+
+def in_float_activations(folder: Path) -> onnxruntime.InferenceSession:
+    """The graph, with MatMulNBits told not to round activations to int8: all that is left is the weights' rounding."""
+    path = folder / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 0
+    onnx.save(model, folder / "exact.onnx")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(folder / "exact.onnx", options, providers=["CPUExecutionProvider"])
+
+
+def round_weights(model: torch.nn.Module, how: BlockQuantization) -> None:
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2 and (how.embeddings or "proj" in name):
+                weight.copy_(dequantize(quantize(weight, how), how, weight.shape[1]))
+
+
+@pytest.mark.parametrize("how", QUANTIZATIONS, ids=str)
+@pytest.mark.parametrize(("family", "extra"), MODELS, ids=[f"{m}-{i}" for i, (m, _) in enumerate(MODELS)])
+def test_quantised_weights_are_the_rounded_ones(
+    family: str, extra: dict[str, Any], how: BlockQuantization, written: Callable[..., Any]
+) -> None:
+    made = written(family, precision=Precision("fp32", how), **extra)
+    onnx.checker.check_model(made.folder / "model.onnx")
+    before = logits_of(made.model)
+    round_weights(made.model, how)
+    expected = logits_of(made.model)
+    assert np.abs(before - expected).max() > 1e-3
+    assert np.abs(run(in_float_activations(made.folder)) - expected).max() < 2e-4
+    noise = run(made.session) - expected
+    assert 0 < np.sqrt((noise**2).mean()) < 0.12 * np.sqrt((expected**2).mean())
+
+
+@pytest.mark.parametrize(("family", "extra"), MODELS, ids=[f"{m}-{i}" for i, (m, _) in enumerate(MODELS)])
+def test_fp16_is_close(family: str, extra: dict[str, Any], written: Callable[..., Any]) -> None:
+    made = written(family, precision=Precision("fp16"), **extra)
+    onnx.checker.check_model(made.folder / "model.onnx", full_check=True)
+    expected = logits_of(made.model)
+    assert np.sqrt(((run(made.session) - expected) ** 2).mean()) < 0.01 * np.sqrt((expected**2).mean())
+    assert {item.type for item in made.session.get_inputs()[2:]} == {"tensor(float16)"}
+    assert made.session.get_outputs()[0].type == "tensor(float)"
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_the_graph_is_valid_in_every_dtype(dtype: Any, written: Callable[..., Any]) -> None:
+    precision = Precision(dtype, BlockQuantization(4))
+    folder = written("llama", precision=precision).folder
+    onnx.checker.check_model(folder / "model.onnx")
+    kinds = {
+        tensor.data_type for tensor in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
+    }
+    assert kinds == {int(precision.onnx_dtype), onnx.TensorProto.UINT8, onnx.TensorProto.INT64}
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_a_tied_embedding_is_stored_once(name: Any, written: Callable[..., Any]) -> None:
+    values = 128 * 64 + 3 * (64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96)
+    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8 + 32 / 32, "int4": 4 + 32 / 32}[name]
+    provider = "cuda" if name == "bf16" else "cpu"
+    precision = choose_precision(name, provider)  # type: ignore[arg-type]
+    made = written("llama", precision=precision, tie_word_embeddings=True)
+    size = (made.folder / "model.onnx.data").stat().st_size
+    others = (96 * 16 + 7 * 64) * 4  # rotary caches and norms
+    assert 0 <= size - values * bits / 8 <= others
+
+
+@pytest.mark.parametrize("lengths", [[17, 17], [17, 9], [4, 17]])
+@pytest.mark.parametrize("name", ["fp32", "int4"])
+def test_logits_of_the_last_token_alone(name: Any, lengths: list[int], written: Callable[..., Any]) -> None:
+    precision = choose_precision(name)
+    whole = run(written("llama", precision=precision).session, lengths)
+    made = written("llama", precision=precision, logits="last", folder="last")
+    last = run(made.session, lengths)
+    assert made.session.get_outputs()[0].shape == ["batch_size", 1, 128]
+    assert last.shape == (2, 1, 128)
+    for row, length in enumerate(lengths):
+        assert np.abs(last[row, 0] - whole[row, length - 1]).max() < 1e-5
+
+
+def test_logits_of_the_last_token_behind_a_cache(written: Callable[..., Any]) -> None:
+    whole, made = written("llama"), written("llama", logits="last", folder="last")
+    mask = (np.arange(17)[None] < np.array([[17], [9]])).astype(np.int64)
+    _, past = whole.run(IDS, mask)
+    for step in range(3):
+        mask = np.concatenate([mask, np.ones((2, 1), np.int64)], axis=1)
+        ids = IDS[:, step : step + 1]
+        logits, _ = made.run(ids, mask, past)
+        expected, past = whole.run(ids, mask, past)
+        assert np.abs(logits - expected).max() < 1e-5
+
+    row = IDS[:1]  # attention takes one row where it continues a cache by several tokens
+    _, past = whole.run(row[:, :7], np.ones((1, 7), np.int64))
+    expected, _ = whole.run(row[:, 7:], np.ones((1, 17), np.int64), past)
+    logits, _ = made.run(row[:, 7:], np.ones((1, 17), np.int64), past)
+    assert np.abs(logits[:, 0] - expected[:, -1]).max() < 1e-5
+
+
+def test_the_table_of_the_cpu_is_what_a_session_accepts(written: Callable[..., Any]) -> None:
+    for name in PRECISIONS:
+        try:
+            precision, accepted = choose_precision(name, "cpu"), True
+        except UsageError:
+            precision, accepted = choose_precision(name, "cuda"), False
+        made = written("qwen2", precision=precision, folder=name)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            onnxruntime.InferenceSession(made.folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+            opened = True
+        except Exception:
+            opened = False
+        assert opened == accepted, name
+
+
+@pytest.mark.parametrize(
+    ("name", "provider", "dialect", "words"),
+    [
+        ("bf16", "cpu", "fused", "cpu provider cannot run bf16; use fp32, fp16, int8 or int4"),
+        ("bf16", "cpu", "standard", "cpu provider cannot run bf16; use fp32 or fp16"),
+        ("fp32", "cuda", "fused", "cuda .*fp32; use fp16, bf16, int8 or int4, or the dialect standard"),
+    ],
+)
+def test_what_a_provider_cannot_run_is_refused_with_what_it_can(
+    name: Any, provider: Any, dialect: Any, words: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{words}$"):
+        choose_precision(name, provider, dialect)
+
+
+def test_the_standard_dialect_runs_float32_on_cuda() -> None:
+    assert choose_precision("fp32", "cuda", "standard") == Precision("fp32")
+
+
+def test_quantised_weights_take_the_first_dtype_of_the_provider_or_the_one_asked_for() -> None:
+    assert choose_precision("int4", "cuda").dtype == "fp16"
+    assert choose_precision("int4", "cpu").dtype == "fp32"
+    assert choose_precision("int8", "cuda", activations="bf16") == Precision("bf16", BlockQuantization(8))
+    for activations, provider, others in (("fp32", "cuda", "fp16 or bf16"), ("bf16", "cpu", "fp32 or fp16")):
+        with pytest.raises(UsageError, match=f"{provider} .*int4 with {activations} activations; use {others}$"):
+            choose_precision("int4", provider, activations=activations)  # type: ignore[arg-type]
+
+
+def test_blocks_that_do_not_fill_the_embedding_are_refused(written: Callable[..., Any]) -> None:
+    with pytest.raises(UsageError, match=r"rows of 64.*; use block size 32 or 64"):
+        written("llama", precision=Precision("fp32", BlockQuantization(4, 128)))
+
+
+def test_weights_beyond_fp16_are_named(written: Callable[..., Any]) -> None:
+    def spoil(model: torch.nn.Module) -> None:
+        model.get_parameter("lm_head.weight").data[0, 0] = 1e5
+
+    with pytest.raises(InputError, match=r"'lm_head\.weight' reaches 1e\+05.* fp16; use fp32"):
+        written("llama", precision=Precision("fp16"), change=spoil)
+
+
+@pytest.mark.parametrize("how", [None, BlockQuantization(4), BlockQuantization(8)], ids=str)
+def test_weights_that_are_not_finite_are_refused(how: BlockQuantization | None, written: Callable[..., Any]) -> None:
+    def spoil(model: torch.nn.Module) -> None:
+        model.get_parameter("model.layers.1.mlp.up_proj.weight").data[3, 5] = float("nan")
+
+    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj\.weight' holds NaN"):
+        written("llama", precision=Precision("fp32", how), change=spoil)
+
+
+def test_the_same_input_gives_the_same_bytes(written: Callable[..., Any]) -> None:
+    precision = Precision("fp32", BlockQuantization(4, 32, symmetric=False))
+    one, two = (written("llama", precision=precision, folder=name).folder for name in ("one", "two"))
+    for name in ("model.onnx", "model.onnx.data"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()

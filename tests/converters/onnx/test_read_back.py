@@ -1,0 +1,89 @@
+"""The weights of a graph are the model's again when they are read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from micro import VARIATIONS, write_micro_model
+from safetensors.torch import load_file
+from varied import VARIED
+from written import PRUNED
+
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.precision import Precision, choose_precision
+from converters.onnx.scaling import Scaling
+from seap_export.errors import ArtifactError
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+from validation.rounding import round_weights
+
+FORMS = {
+    "fp32": OnnxForm(),
+    "standard": OnnxForm(dialect="standard"),
+    "fp16": OnnxForm(Precision("fp16")),
+    "bf16": OnnxForm(Precision("bf16"), provider="cuda"),
+    "int8": OnnxForm(choose_precision("int8", symmetric=False)),
+    "int4": OnnxForm(choose_precision("int4")),
+    "float-embeddings": OnnxForm(choose_precision("int4", embeddings=False)),
+}
+
+
+def read_back(model: Path, folder: Path, form: OnnxForm) -> dict[str, torch.Tensor]:
+    """What is read after writing."""
+    folder.mkdir()
+    write_onnx(model, folder, form)
+    spec = model_spec(read_json(model / "config.json"))
+    return OnnxFormat.of(form).weights(folder, spec).read(load_file(model / "model.safetensors"))
+
+
+def wanted(model: Path, form: OnnxForm) -> dict[str, torch.Tensor]:
+    """The model's weights, rounded by the same levels; 16 bits round what is not quantised."""
+    stored = load_file(model / "model.safetensors")
+    change = round_weights(model_spec(read_json(model / "config.json")), form.precision)
+    rounded = {name: tensor.float() for name, tensor in stored.items()}
+    return rounded if change is None else change(rounded)
+
+
+@pytest.mark.parametrize("variation", VARIED)
+def test_every_family(tmp_path: Path, variation: str) -> None:
+    model = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
+    found = read_back(model, tmp_path / "onnx", OnnxForm())
+    for name, tensor in load_file(model / "model.safetensors").items():
+        assert torch.equal(found[name], tensor.float()), name
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("model_type", ["llama", "qwen2"])
+def test_every_form(tmp_path: Path, model_type: str, form: OnnxForm) -> None:
+    model = write_micro_model(tmp_path / "m", model_type=model_type, hidden_size=64, **PRUNED)
+    found = read_back(model, tmp_path / "onnx", form)
+    for name, tensor in wanted(model, form).items():
+        allowed = 0.0 if form.precision.dtype == "fp32" else 2e-2 * float(tensor.abs().max())
+        assert float((found[name] - tensor).abs().max()) <= allowed, name
+
+
+def test_powers_of_two_are_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converters.onnx.onnx_writer.find_scaling", lambda *_: Scaling(stream=3))
+    model = write_micro_model(tmp_path / "m", model_type="gemma2")
+    found = read_back(model, tmp_path / "onnx", OnnxForm(Precision("fp16")))
+    for name, tensor in load_file(model / "model.safetensors").items():
+        assert float((found[name] - tensor).abs().max()) <= 2e-3 * float(tensor.abs().max() + 1), name
+
+
+def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "m", model_type="llama")
+    read_back(model, tmp_path / "onnx", OnnxForm())
+    graph = tmp_path / "onnx" / "model.onnx"
+    proto = onnx.load(graph, load_external_data=False)
+    kept = [item for item in proto.graph.initializer if item.name != "model.norm.weight"]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    graph.write_bytes(proto.SerializeToString())
+    own = OnnxFormat("fp32").weights(graph.parent, model_spec(read_json(model / "config.json")))
+    with pytest.raises(ArtifactError, match=r"model\.norm\.weight"):
+        own.read(["model.norm.weight"])

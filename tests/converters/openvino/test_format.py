@@ -1,0 +1,242 @@
+"""What an IR holds, byte by byte, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from ir_models import write_ir_model, write_source
+from micro import VARIATIONS, write_micro_tokenizer
+from safetensors.torch import load_file, save_file
+from varied import VARIED
+
+from converters.openvino import OpenvinoFormat, packages
+from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+
+pytestmark = pytest.mark.needs("openvino")
+PRECISIONS = OpenvinoFormat.precisions
+ROOT = Path(__file__).parents[3]
+FILES = {
+    MODEL_FILE,
+    DATA_FILE,
+    *(f"openvino_{part}tokenizer.{end}" for part in ("", "de") for end in ("xml", "bin")),
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("variation", VARIED)
+def test_every_family(variation: str, pruned: bool, tmp_path: Path) -> None:
+    precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
+    made = write_ir_model(tmp_path, variation, precision, pruned=pruned)
+    assert {file.name for file in made.folder.iterdir()} == FILES
+    assert made.layers == (0, 1, 2)
+    assert OpenvinoFormat.read(made.folder) == made.format
+    assert list(made.format.differences(made.source, made.folder)) == []
+    assert list(made.format.damages(made.source, made.folder)) == []
+    size = (made.folder / DATA_FILE).stat().st_size
+    assert made.format.size(made.spec) == pytest.approx(size, rel=0.03)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_floats_are_read_back_as_they_are(precision: str, tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, "gemma3-all", precision, pruned=True)
+    own = load_file(made.source / "model.safetensors")
+    read = made.format.weights(made.folder, made.spec).read(own)
+    for name, tensor in own.items():
+        narrow = tensor.half().float() if precision == "fp16" and tensor.ndim == 2 else tensor
+        torch.testing.assert_close(read[name], narrow, rtol=0, atol=2e-7 if "norm" in name else 0)
+
+
+@pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
+def test_integers_are_those_of_onnx(precision: str, bits: int, tmp_path: Path) -> None:
+    from converters.openvino.parts import BlockQuantization, quantize
+
+    made = write_ir_model(tmp_path, "llama-gqa", precision)
+    weight = load_file(made.source / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    onnx, ir = quantize(weight, BlockQuantization(bits)), read_ir(made.folder)
+    stored = ir.read("model.layers.0.mlp.down_proj.weight")
+    sign = 0x80 if bits == 8 else 0x88
+    assert np.array_equal(stored ^ np.uint8(sign), onnx.packed.numpy().reshape(-1))
+    scales = ir.read("model.layers.0.mlp.down_proj.weight.scale").view(np.float16)
+    assert np.array_equal(scales, onnx.scales.half().numpy().reshape(-1))
+
+
+def test_same_bytes_in_another_process(tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, "llama-biases", "int4", pruned=True)
+    again = tmp_path / "again"
+    again.mkdir()
+    command = (
+        "import sys; from pathlib import Path; from converters.openvino import OpenvinoFormat; "
+        "OpenvinoFormat('int4').write(*map(Path, sys.argv[1:]), lambda layer: None)"
+    )
+    subprocess.run([sys.executable, "-c", command, str(made.source), str(again)], check=True, cwd=ROOT)
+    assert {file.name: file.read_bytes() for file in made.folder.iterdir()} == {
+        file.name: file.read_bytes() for file in again.iterdir()
+    }
+
+
+def test_the_config_needs_no_code(tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, "llama-gqa", "fp32", pruned=True)
+    config = read_json(made.folder / "config.json")
+    assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    assert "auto_map" not in config
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_an_embedding_of_odd_rows_is_refused(precision: str, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "hf", "llama-gqa", hidden_size=80)
+    made = OpenvinoFormat(precision)
+    config = read_json(source / "config.json")
+    (tmp_path / "out").mkdir()
+    assert "openvino:fp16" in str(made.refusal(model_spec(config), config))
+    with pytest.raises(InputError, match="rows of 80"):
+        made.write(source, tmp_path / "out", lambda layer: None)
+    assert OpenvinoFormat("fp16").refusal(model_spec(config), config) is None
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_whole_blocks_are_remarked(tmp_path: Path) -> None:
+    odd, whole = (
+        model_spec(
+            read_json(write_source(tmp_path / str(width), "llama-gqa", intermediate_size=width) / "config.json")
+        )
+        for width in (65, 96)
+    )
+    assert "align" in str(OpenvinoFormat("int4").remark(odd))
+    assert OpenvinoFormat("int4").remark(whole) is None
+    assert OpenvinoFormat("fp16").remark(odd) is None
+
+
+def _write_changed(source: Path, out: Path, name: str, value: float, precision: str) -> None:
+    tensors = load_file(source / "model.safetensors")
+    tensors[name].view(-1)[-1] = value
+    save_file(tensors, source / "model.safetensors")
+    out.mkdir()
+    OpenvinoFormat(precision).write(source, out, lambda layer: None)
+
+
+@pytest.mark.parametrize(
+    ("value", "precision", "said"),
+    [(float("nan"), "fp32", "NaN"), (float("inf"), "int4", "NaN"), (1e5, "fp16", "too large for fp16")],
+)
+def test_weights_that_cannot_be_stored_leave_nothing(value: float, precision: str, said: str, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "hf", "llama-gqa")
+    with pytest.raises(InputError, match=said):
+        _write_changed(source, tmp_path / "out", "model.layers.2.mlp.down_proj.weight", value, precision)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, "llama-gqa", "fp16")
+    before = {file.name: file.read_bytes() for file in made.folder.iterdir()}
+    with pytest.raises(UsageError, match="already exists"):
+        made.format.write(made.source, made.folder, lambda layer: None)
+    assert {file.name: file.read_bytes() for file in made.folder.iterdir()} == before
+
+
+def test_an_interruption_leaves_nothing(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "hf", "llama-gqa")
+    (tmp_path / "out").mkdir()
+
+    def interrupted(layer: int) -> None:
+        if layer == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        OpenvinoFormat("fp32").write(source, tmp_path / "out", interrupted)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["weights", "graph", "tokenizer"])
+def test_a_full_disk_leaves_nothing(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_source(tmp_path / "hf", "llama-gqa")
+    (tmp_path / "out").mkdir()
+    _fill_disk(what, monkeypatch)
+    with pytest.raises(EnvironmentFailure, match="free disk space"):
+        OpenvinoFormat("fp32").write(source, tmp_path / "out", lambda layer: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def _fill_disk(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino
+
+    from converters.openvino import ir_file
+
+    serialize = openvino.serialize
+
+    def truncated(model: object, path: Path, *rest: Path) -> None:
+        """As OpenVINO writes where there is no space: without an error."""
+        serialize(model, path, *rest)
+        if path.name == MODEL_FILE and what == "graph":
+            path.write_bytes(path.read_bytes()[:1000])
+        if path.name != MODEL_FILE and what == "tokenizer":
+            raise RuntimeError("cannot write")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(openvino, "serialize", truncated)
+    if what == "weights":
+        monkeypatch.setattr(ir_file, "_appended", full)
+
+
+def test_a_tokenizer_that_is_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import openvino_tokenizers
+
+    def convert(*_: object, **__: object) -> None:
+        raise NotImplementedError("this step is unknown")
+
+    source = write_source(tmp_path / "hf", "llama-gqa")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(openvino_tokenizers, "convert_tokenizer", convert)
+    with pytest.raises(InputError, match=r"cannot convert this tokenizer.*use another format"):
+        OpenvinoFormat("fp32").write(source, tmp_path / "out", lambda layer: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> ModuleType:
+        raise ModuleNotFoundError(f"No module named '{name}'")
+
+    source = write_source(tmp_path / "hf", "llama-gqa")
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(packages.importlib, "import_module", missing)
+    with pytest.raises(EnvironmentFailure, match=r"pip install 'seap-export\[openvino\]'"):
+        OpenvinoFormat("fp32").write(source, tmp_path / "out", lambda layer: None)
+
+
+def test_an_unknown_precision() -> None:
+    with pytest.raises(ValueError, match="fp32, fp16, int8, int4"):
+        OpenvinoFormat("q4_0")
+
+
+@pytest.mark.parametrize("content", ["", "<net/>", "<net><layers><layer name='x' type='Const'/></layers></net>"])
+def test_what_is_no_ir(content: str, tmp_path: Path) -> None:
+    (tmp_path / MODEL_FILE).write_text(content, "utf-8")
+    (tmp_path / DATA_FILE).write_bytes(b"")
+    with pytest.raises(ArtifactError, match="export again"):
+        OpenvinoFormat.read(tmp_path)
+
+
+def test_special_tokens_reach_the_tokenizer(tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, "llama-gqa", "fp32")
+    write_micro_tokenizer(tmp_path)
+    assert json.loads((made.folder / "tokenizer.json").read_text("utf-8")) == json.loads(
+        (tmp_path / "tokenizer.json").read_text("utf-8")
+    )
+    graph = (made.folder / "openvino_tokenizer.xml").read_text("utf-8")
+    assert 'eos_token_id value="2"' in graph
+    assert 'pad_token_id value="0"' in graph

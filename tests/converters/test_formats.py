@@ -1,0 +1,53 @@
+"""Formats by name, and the folders they get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from micro import write_micro_model
+
+from converters.format import named_folders
+from converters.formats import FORMATS, format_class, parse_format, read_format
+from converters.hf.format import HfFormat
+from converters.onnx.format import OnnxFormat
+from seap_export.errors import ArtifactError, UsageError
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_names_its_class(name: str) -> None:
+    own = format_class(name)
+    assert own.name == name
+    assert own(own.precisions[0]).precision == own.precisions[0]
+    assert own.runtimes
+
+
+def test_a_precision_follows_a_colon() -> None:
+    assert parse_format("onnx") == (OnnxFormat, None)
+    assert parse_format("onnx:int4") == (OnnxFormat, "int4")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("onnxx", "hf, onnx"), ("", "unknown"), ("onnx:int3", "int8"), ("onnx:", "int4")]
+)
+def test_what_there_is_not_is_refused(text: str, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        parse_format(text)
+
+
+def test_a_second_precision_gets_its_name() -> None:
+    first, second = OnnxFormat("fp32"), OnnxFormat("int4")
+    assert named_folders([HfFormat(), first, second]) == {"hf": HfFormat(), "onnx": first, "onnx-int4": second}
+    with pytest.raises(ValueError, match="twice"):
+        named_folders([first, second, second])
+
+
+def test_a_folder_says_its_format(tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "hf", model_type="llama")
+    assert read_format(model) == HfFormat("fp32")
+    folder = tmp_path / "onnx-int8"
+    folder.mkdir()
+    OnnxFormat("int8").write(model, folder, lambda layer: None)
+    assert read_format(folder) == OnnxFormat("int8")
+    with pytest.raises(ArtifactError, match="known format"):
+        read_format(tmp_path)

@@ -1,0 +1,53 @@
+"""Micro models in the format web: dense, or with layers of shapes of their own and biases from compensation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from webbed import write_source
+
+from converters.web import WebFormat
+from converters.web.precisions import file_name
+from seap_export.families import ModelSpec, model_spec
+from seap_export.sources.config import read_json
+
+
+@dataclass(frozen=True)
+class Webbed:
+    """A model folder, and what the format has made of it."""
+
+    format: WebFormat
+    source: Path
+    folder: Path
+    layers: tuple[int, ...]
+
+    @property
+    def spec(self) -> ModelSpec:
+        return model_spec(read_json(self.source / "config.json"))
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / "onnx" / file_name(self.format.precision)
+
+    @property
+    def data(self) -> Path:
+        return self.graph.with_name(f"{self.graph.name}_data")
+
+
+@pytest.fixture
+def webbed(tmp_path: Path) -> Callable[..., Webbed]:
+    """`webbed("qwen3", "q4", pruned=True)`."""
+
+    def make(variation: str = "llama-biases", precision: str = "fp32", *, pruned: bool = True) -> Webbed:
+        source = write_source(tmp_path / "hf", variation, pruned=pruned)
+        folder = tmp_path / "web"
+        folder.mkdir()
+        layers: list[int] = []
+        made = WebFormat(precision)
+        made.write(source, folder, layers.append)
+        return Webbed(made, source, folder, tuple(layers))
+
+    return make

@@ -1,0 +1,75 @@
+"""The JSON files beside the graph say what transformers.js has to know, and nothing that misleads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, processors
+from webbed import write_source
+
+from converters.web.configs import generation_config, tokenizer_config, web_config
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_source(tmp_path / "hf", "gemma3-all", pruned=True)
+
+
+def edit(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**read_json(path), **values}), "utf-8")
+
+
+def test_config_has_the_largest_of_any_layer_and_is_a_llamas(source: Path) -> None:
+    config = read_json(source / "config.json")
+    made = web_config(model_spec(config), config, "q4", 3)
+    assert (made["model_type"], made["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    heads = made["num_attention_heads"], made["num_key_value_heads"], made["intermediate_size"]
+    assert heads == (6, 3, 80)
+    assert made["transformers.js_config"]["use_external_data_format"] == {"model_q4.onnx": 3}
+    assert not made.keys() & {"per_layer_config", "text_config", "auto_map", "layer_types"}
+
+
+def test_null_is_no_token(source: Path) -> None:
+    edit(source / "generation_config.json", eos_token_id=None, temperature=0.6)
+    edit(source / "config.json", eos_token_id=[7, 8])
+    made = generation_config(source, read_json(source / "config.json"))
+    assert made == {"bos_token_id": 1, "eos_token_id": [7, 8], "pad_token_id": 0, "temperature": 0.6}
+    edit(source / "generation_config.json", eos_token_id=9)
+    assert generation_config(source, read_json(source / "config.json"))["eos_token_id"] == 9
+    (source / "generation_config.json").unlink()
+    assert generation_config(source, read_json(source / "config.json"))["eos_token_id"] == [7, 8]
+
+
+def test_chat_template_is_in_the_tokenizers_config(source: Path) -> None:
+    assert "chat_template" not in tokenizer_config(source)
+    edit(source / "tokenizer_config.json", chat_template="own")
+    assert tokenizer_config(source)["chat_template"] == "own"
+    (source / "chat_template.json").write_text('{"chat_template": "json"}', "utf-8")
+    assert tokenizer_config(source)["chat_template"] == "json"
+    (source / "chat_template.jinja").write_text("{{ messages }}\n", "utf-8")
+    assert tokenizer_config(source)["chat_template"] == "{{ messages }}\n"
+
+
+def test_tokenizer_is_taken_as_it_is(source: Path) -> None:
+    edit(
+        source / "tokenizer_config.json",
+        tokenizer_class="LlamaTokenizer",
+        auto_map={"AutoTokenizer": "x--y.Z"},
+        add_bos_token=True,
+        add_eos_token=True,
+        padding_side="left",
+    )
+    made = tokenizer_config(source)
+    assert made["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (made["padding_side"], made["clean_up_tokenization_spaces"]) == ("right", False)
+    assert made["add_bos_token"] is False
+    assert not made.keys() & {"auto_map", "add_eos_token"}
+    path = str(source / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(path)
+    assert tokenizer_config(source)["add_bos_token"] is True

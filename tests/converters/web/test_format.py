@@ -1,0 +1,221 @@
+"""Folders for transformers.js: what they hold, what is read back from them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from varied import VARIED
+from webbed import write_source
+
+from converters.web import WebFormat, data_files
+from converters.web.graph import KEPT
+from converters.web.precisions import precision_of
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+from validation.rounding import round_weights
+
+
+def faults(own: Any) -> list[str]:
+    return [*own.format.differences(own.source, own.folder), *own.format.damages(own.source, own.folder)]
+
+
+def read_back(own: Any) -> dict[str, torch.Tensor]:
+    weights = own.format.weights(own.folder, own.spec)
+    return {name: weights.read([name])[name] for name in load_file(own.source / "model.safetensors")}
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("variation", VARIED)
+def test_what_is_read_back_is_the_model(webbed: Callable[..., Any], variation: str, pruned: bool) -> None:
+    own = webbed(variation, pruned=pruned)
+    assert faults(own) == []
+    assert own.layers == (0, 1, 2)
+    stored = {name: tensor.float() for name, tensor in load_file(own.source / "model.safetensors").items()}
+    for name, tensor in read_back(own).items():
+        assert tensor.dtype == torch.float32
+        torch.testing.assert_close(tensor, stored[name], rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("precision", ["q8", "q4", "fp16", "q4f16"])
+@pytest.mark.parametrize("variation", ["llama-biases", "gemma3-all", "phi3-all"])
+def test_what_is_read_back_is_rounded(webbed: Callable[..., Any], variation: str, precision: str) -> None:
+    own = webbed(variation, precision)
+    assert faults(own) == []
+    stored = {name: tensor.float() for name, tensor in load_file(own.source / "model.safetensors").items()}
+    change = round_weights(own.spec, precision_of(precision, own.spec))
+    expected = stored if change is None else change(stored)
+    for name, tensor in read_back(own).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=1e-3, msg=name)
+    matrix = own.spec.family.stored("embed_tokens")
+    assert not torch.equal(read_back(own)[matrix], stored[matrix])
+
+
+@pytest.mark.parametrize("precision", WebFormat.precisions)
+def test_files_are_where_transformers_js_looks(webbed: Callable[..., Any], precision: str) -> None:
+    own = webbed(precision=precision)
+    names = {"q8": "_quantized", "q4": "_q4", "q4f16": "_q4f16", "fp16": "_fp16", "fp32": ""}
+    graph = f"model{names[precision]}.onnx"
+    found = {path.relative_to(own.folder).as_posix() for path in own.folder.rglob("*") if path.is_file()}
+    assert found == {
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        f"onnx/{graph}",
+        f"onnx/{graph}_data",
+    }
+    config = read_json(own.folder / "config.json")
+    assert config["model_type"] == "llama"
+    assert config["transformers.js_config"] == {"dtype": precision, "use_external_data_format": {graph: 1}}
+    proto = onnx.load(own.graph, load_external_data=False)
+    places = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+    assert places == {f"{graph}_data"}
+    assert own.format.size(own.spec) == pytest.approx(own.data.stat().st_size, rel=0.03)
+
+
+def test_inputs_are_those_that_transformers_js_fills(webbed: Callable[..., Any]) -> None:
+    own = webbed(pruned=True)
+    graph = onnx.load(own.graph, load_external_data=False).graph
+    shapes = {
+        item.name: [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in graph.input
+    }
+    for layer, heads in enumerate((3, 1, 3)):
+        for part in ("key", "value"):
+            past = f"past_key_values.{layer}.{part}"
+            assert shapes.pop(past) == ["batch_size", heads, "past_sequence_length", 16]
+    assert shapes == {
+        "input_ids": ["batch_size", "sequence_length"],
+        "attention_mask": ["batch_size", "total_sequence_length"],
+        KEPT: [],
+    }
+    onnx.checker.check_model(str(own.graph))
+
+
+def test_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "hf", "qwen3-biases", pruned=True)
+    for precision in ("fp32", "q4"):
+        written = []
+        for name in ("one", "two"):
+            folder = tmp_path / f"{name}-{precision}"
+            folder.mkdir()
+            WebFormat(precision).write(source, folder, lambda _: None)
+            written.append({path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()})
+        assert written[0] == written[1]
+
+
+def test_data_are_divided_and_read_back(webbed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 75_000
+    monkeypatch.setattr(data_files.write_graph, "__defaults__", (limit,))
+    monkeypatch.setattr(data_files.places, "__defaults__", (limit,))
+    own = webbed("llama-gqa", pruned=False)
+    sizes = [path.stat().st_size for path in own.graph.parent.glob("*_data*")]
+    assert len(sizes) > 5
+    assert max(sizes) <= limit
+    config = read_json(own.folder / "config.json")["transformers.js_config"]
+    assert config["use_external_data_format"] == {"model.onnx": len(sizes)}
+    assert own.data.with_name(f"model.onnx_data_{len(sizes) - 1}").is_file()
+    assert own.layers == (0, 1, 2)
+    assert faults(own) == []
+    stored = load_file(own.source / "model.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in read_back(own).items())
+
+
+def test_rows_of_no_whole_blocks_stay_as_they_are(webbed: Callable[..., Any], tmp_path: Path) -> None:
+    source = write_source(tmp_path / "m", "llama-tied", pruned=False, hidden_size=72)
+    spec = model_spec(read_json(source / "config.json"))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    own = WebFormat("q4")
+    own.write(source, folder, lambda _: None)
+    assert [*own.differences(source, folder), *own.damages(source, folder)] == []
+    stored = load_file(source / "model.safetensors")
+    found = own.weights(folder, spec).read(stored)
+    table = "model.embed_tokens.weight"
+    assert torch.equal(found[table], stored[table])
+    assert not torch.equal(found["model.layers.0.mlp.up_proj.weight"], stored["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_heads_that_no_kernel_takes_are_refused(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "m", "llama-gqa", pruned=False, head_dim=20)
+    config = read_json(source / "config.json")
+    assert "head_dim 20" in str(WebFormat().refusal(model_spec(config), config))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="head_dim 20"):
+        WebFormat().write(source, tmp_path / "out", lambda _: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -> None:
+    own = webbed("llama-tied", pruned=False)
+    spec = replace(own.spec, vocab_size=30_000_000)
+    reason = WebFormat("fp32").refusal(spec, {})
+    assert reason is not None
+    assert "11.5 GB" in reason
+    assert reason.endswith("use web:q4")
+    assert WebFormat("q4").refusal(spec, {}) is None
+    assert "use another format" in str(WebFormat("fp32").refusal(replace(spec, vocab_size=300_000_000), {}))
+    assert WebFormat("fp32").refusal(own.spec, {}) is None
+
+
+def test_unknown_precision_is_an_error() -> None:
+    with pytest.raises(ValueError, match="q8, q4"):
+        WebFormat("int3")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(OSError(28, "No space left on device"), EnvironmentFailure), (KeyboardInterrupt(), KeyboardInterrupt)],
+)
+def test_nothing_is_left_of_what_fails(tmp_path: Path, error: BaseException, raised: type[BaseException]) -> None:
+    source = write_source(tmp_path / "m", "llama-gqa", pruned=True)
+    (tmp_path / "out").mkdir()
+
+    def fail(layer: int) -> None:
+        if layer == 1:
+            raise error
+
+    with pytest.raises(raised):
+        WebFormat("q4").write(source, tmp_path / "out", fail)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
+    source = write_source(tmp_path / "m", "llama-gqa", pruned=False)
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.2.mlp.up_proj.weight"][3, 4] = np.nan
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="up_proj"):
+        WebFormat("q8").write(source, tmp_path / "out", lambda _: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", ["q8", "fp16"])
+def test_folder_says_its_precision(webbed: Callable[..., Any], precision: str) -> None:
+    own = webbed(precision=precision)
+    assert WebFormat.read(own.folder) == own.format
+    (own.folder / "config.json").write_text('{"transformers.js_config": {"dtype": "int3"}}', "utf-8")
+    with pytest.raises(ArtifactError, match="no known dtype"):
+        WebFormat.read(own.folder)
+
+
+def test_models_for_graphics_cards_alone_are_remarked_on(webbed: Callable[..., Any]) -> None:
+    own = webbed("llama-tied", pruned=False)
+    assert own.format.remark(own.spec) is None
+    assert "WebGPU" in str(own.format.remark(replace(own.spec, vocab_size=10_000_000)))
+
+
+def test_settings_are_json() -> None:
+    assert {json.dumps(WebFormat(name).settings()) for name in WebFormat.precisions} == {
+        json.dumps({"precision": name, "version": 1}) for name in WebFormat.precisions
+    }

@@ -1,0 +1,182 @@
+"""A format and its runtime that tests of the frame use: weights in a file of their own, rows in reversed order."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from transformers import DynamicCache
+
+from converters.formats import FORMATS, Row
+from seap_export.errors import ArtifactError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.sources.config import read_json
+from validation.runners.pace import Pace
+from validation.runners.runner import Runtime
+from validation.runners.table import RUNTIMES
+from validation.runners.torch_runner import TorchRunner
+
+__all__ = ["FakeFormat", "FakeRunner", "Quiet", "install"]
+
+FILE = "model.fake"
+_DTYPES = {"f32": torch.float32, "f16": torch.float16}
+
+
+@dataclass(frozen=True)
+class FakeFormat:
+    """Refuses models with MQA; knows the tokens that the config names."""
+
+    name: ClassVar[str] = "fake"
+    extra: ClassVar[str | None] = None
+    runtimes: ClassVar[tuple[str, ...]] = ("faked", "faked-too", "clocked")
+    precisions: ClassVar[tuple[str, ...]] = ("f32", "f16")
+
+    precision: str = "f32"
+
+    @classmethod
+    def read(cls, folder: Path) -> FakeFormat:
+        return cls(json.loads((folder / "about.json").read_text("utf-8"))["precision"])
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        if config.get("eos_token_id") is None:
+            return "fake needs an EOS token; name one in config.json"
+        return None
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        return "fake is slow in f16" if self.precision == "f16" else None
+
+    def size(self, spec: ModelSpec) -> int:
+        return spec.num_parameters() * _DTYPES[self.precision].itemsize
+
+    def settings(self) -> dict[str, Any]:
+        return {"version": 1, "precision": self.precision}
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        stored = load_file(model_folder / "model.safetensors")
+        tensors = {name: own.flip(0).to(_DTYPES[self.precision]).contiguous() for name, own in stored.items()}
+        save_file(tensors, out_folder / FILE)
+        config = read_json(model_folder / "config.json")
+        shutil.copyfile(model_folder / "config.json", out_folder / "config.json")
+        about = {"precision": self.precision, "eos_token_id": config.get("eos_token_id")}
+        (out_folder / "about.json").write_text(json.dumps(about), "utf-8")
+        for layer in range(len(model_spec(config).layers)):
+            on_layer(layer)
+
+    def weights(self, folder: Path, spec: ModelSpec) -> _Weights:
+        return _Weights(folder)
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        stored = load_file(model_folder / "model.safetensors")
+        for name, found in _Weights(folder).read(stored).items():
+            if float((found - stored[name]).abs().max()) > 1e-2 * float(stored[name].abs().max()):
+                yield f"'{name}' differs"
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        if not (folder / FILE).is_file():
+            raise ArtifactError(f"{folder / FILE}: no such file; convert again")
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        if about["eos_token_id"] != read_json(model_folder / "config.json")["eos_token_id"]:
+            yield f"{folder}: another EOS token than the model's"
+
+
+class _Weights:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        stored = load_file(self._folder / FILE)
+        return {name: stored[name].flip(0).float() for name in names}
+
+
+class FakeRunner:
+    """Runs each row by itself in torch; a test may set a `fault` in the weights."""
+
+    runtime: ClassVar[str] = "faked"
+    extra: ClassVar[str | None] = None
+    gives: ClassVar[Literal["logits", "log-probabilities"]] = "logits"
+    fault: ClassVar[Callable[[dict[str, torch.Tensor]], object]] = staticmethod(lambda tensors: None)  # type: ignore[assignment]
+    #: Runners that were not closed.
+    opened: ClassVar[int] = 0
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        type(self).opened += 1
+        stored = {name: own.flip(0).float() for name, own in load_file(folder / FILE).items()}
+        type(self).fault(stored)
+        with tempfile.TemporaryDirectory() as place:
+            shutil.copyfile(folder / "config.json", Path(place) / "config.json")
+            save_file(stored, Path(place) / "model.safetensors", {"format": "pt"})
+            self._model = TorchRunner(Path(place)).whole_model()
+        new_name = "cache" in inspect.signature(type(self._model).forward).parameters  # since transformers 5.24
+        self._cache_argument = "cache" if new_name else "past_key_values"
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> NDArray[np.float32]:
+        self._caches = [DynamicCache() for _ in lengths]
+        rows = [self._run(row, ids[:length]) for row, (ids, length) in enumerate(zip(input_ids, lengths, strict=True))]
+        found = np.zeros((*input_ids.shape, rows[0].shape[1]), np.float32)
+        for row, logits in enumerate(rows):
+            found[row, : len(logits)] = logits
+        return found
+
+    def append(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._run(0, input_ids[0])[None]
+
+    def step(self, next_ids: Sequence[int]) -> NDArray[np.float32]:
+        return np.concatenate([self._run(row, np.array([token])) for row, token in enumerate(next_ids)])
+
+    def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
+        return ((own.keys[0].numpy(), own.values[0].numpy()) for own in self._caches[row].layers)
+
+    def close(self) -> None:
+        type(self).opened -= 1
+
+    @torch.no_grad()
+    def _run(self, row: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = (
+            self._model(torch.from_numpy(ids[None]), **{self._cache_argument: self._caches[row]}, use_cache=True)
+            .logits[0]
+            .numpy()
+        )
+        return logits
+
+
+class Quiet(FakeRunner):
+    """Gives log-probabilities with a constant of its own for each token, and shows no cache."""
+
+    runtime: ClassVar[str] = "faked-too"
+    gives: ClassVar[Literal["logits", "log-probabilities"]] = "log-probabilities"
+
+    def cache(self, row: int) -> None:
+        return None
+
+    def _run(self, row: int, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        return super()._run(row, ids) + 3.0 + ids[:, None].astype(np.float32)
+
+
+class Clocked(FakeRunner):
+    """Times itself."""
+
+    runtime: ClassVar[str] = "clocked"
+
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        return Pace(2.0, (0.25,) * steps)
+
+
+def install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adds the format and its runtimes to the tables."""
+    monkeypatch.setitem(FORMATS, "fake", Row("fake_format:FakeFormat", "Fake", FILE))  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "faked", Runtime("fake_format:FakeRunner", title="Faked"))  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "faked-too", Runtime("fake_format:Quiet"))  # type: ignore[arg-type]
+    row = Runtime("fake_format:FakeRunner", server="fake_format:Clocked")
+    monkeypatch.setitem(RUNTIMES, "clocked", row)  # type: ignore[arg-type]
+    monkeypatch.setattr(FakeRunner, "opened", 0)

@@ -1,0 +1,81 @@
+"""A GPU without one: tensors that say they are on `cuda:0` and refuse to be mixed with others, with real values.
+
+torch's own fake tensors have no values, so that nothing could branch on them. These carry a tensor of the CPU, on
+which every operator runs; results are those of the CPU, and an operator with operands of both kinds raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+CUDA = torch.device("cuda", 0)
+
+
+class PretendCuda(torch.Tensor):
+    """To torch's own kernels a tensor of the CPU, so that it takes the ways of the CPU; to its users one of CUDA."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> PretendCuda:
+        own = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, inner.size(), strides=inner.stride(), dtype=inner.dtype, device="cpu"
+        )
+        own.inner = inner
+        return own
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return CUDA
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"PretendCuda({self.inner})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        for operand in tree_leaves((args, kwargs)):
+            if isinstance(operand, torch.Tensor) and not isinstance(operand, cls) and operand.dim():  # as CUDA has it
+                raise RuntimeError(f"{func}: expected all tensors to be on cuda:0, but found one on {operand.device}")
+        result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
+        if func._schema.is_mutable:  # what is changed in place is handed back
+            changed = [own for own in tree_leaves((args, kwargs)) if isinstance(own, cls)]
+            return tree_map(lambda own: next((c for c in changed if c.inner is own), own), result)
+        return tree_map(lambda own: cls(own) if isinstance(own, torch.Tensor) else own, result)
+
+
+def _inner(value: Any) -> Any:
+    return value.inner if isinstance(value, PretendCuda) else value
+
+
+class _Moves(TorchFunctionMode):
+    """Makes and moves tensors for which CUDA is named."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.Tensor.cpu, torch.Tensor.__bool__):
+            return func(_inner(args[0]))
+        if func is torch.Tensor.to and len(args) == 2 and isinstance(args[1], torch.device):
+            return _moved(*args)
+        if kwargs.get("device") == CUDA:
+            return PretendCuda(func(*args, **{**kwargs, "device": "cpu"}))
+        return func(*args, **kwargs)
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device == tensor.device:
+        return tensor
+    return tensor.inner if isinstance(tensor, PretendCuda) else PretendCuda(tensor.detach().clone())
+
+
+@contextmanager
+def pretend_cuda() -> Iterator[torch.device]:
+    """Yields the device that can be used within the block."""
+    with _Moves():
+        yield CUDA

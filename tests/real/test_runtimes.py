@@ -1,0 +1,95 @@
+"""A real variant in every runtime."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import needs
+import numpy as np
+import pytest
+
+from converters.format import Format
+from converters.formats import parse_format
+from validation.parity import run_parity
+from validation.runners.table import open_runner, open_server
+from validation.runners.vllm_runner import PYTHON
+from validation.speed.engines import pace_of
+
+pytestmark = pytest.mark.release
+PROMPTS = ("What is 12 + 30?", "Write a short poem about the sea and the wind.", "Name three colours.")
+#: What runs each, as `needs` knows it.
+FORMATS = {
+    "gguf:f16": "llama.cpp",
+    "gguf:q4_0": "llama.cpp",
+    "openvino:fp16": "openvino",
+    "openvino:int4": "openvino",
+    "web:fp32": "transformers.js",
+    "web:q4": "transformers.js",
+    "mlx:fp16": "mlx-lm",
+    "mlx:4bit": "mlx-lm",
+    "hf:fp32": "vllm",
+}
+#: Whose rounding may not tip a choice.
+EXACT = ("gguf:f16", "openvino:fp16", "web:fp32", "mlx:fp16", "hf:fp32")
+TOKENS = 12
+#: "What is 12 + 30?" in SmolLM2's tokens.
+PROMPT = (1780, 314, 216, 33, 34, 1232, 216, 35, 32, 47)
+
+
+@pytest.fixture(autouse=True)
+def vllm_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    if (python := needs.find("vllm")) is not None:
+        monkeypatch.setenv(PYTHON, python)
+
+
+def of(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("name", [pytest.param(own, marks=pytest.mark.needs(FORMATS[own])) for own in names])
+
+
+def write(name: str, hf: Path, out: Path) -> tuple[Format, Path]:
+    """The format, and the folder that it has written; `hf` itself is not written anew."""
+    kind, precision = parse_format(name)
+    own = kind(str(precision))
+    if own.name == "hf":
+        return own, hf
+    own.write(hf, out, lambda layer: None)
+    return own, out
+
+
+def runtime(own: Format) -> str:
+    return own.runtimes[-1]
+
+
+@of(*FORMATS)
+def test_parity(name: str, demo: Path, tmp_path: Path) -> None:
+    hf = demo / "reading-0.2" / "hf"
+    own, folder = write(name, hf, tmp_path)
+    report = run_parity(hf, folder, PROMPTS, runtime=runtime(own), own=own, threads=2, decode_steps=8, long_tokens=256)
+    assert report.passed, report.summary()
+
+
+@of(*EXACT)
+def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path) -> None:
+    own, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
+    assert greedy(runtime(own), folder) == greedy("onnxruntime", demo / "reading-0.2" / "onnx")
+
+
+@of("gguf:q4_0", "openvino:int4", "web:q4", "mlx:4bit", "hf:fp32")
+def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> None:
+    own, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
+    with closing(open_server(runtime(own), folder, 2)) as runner:
+        pace = pace_of(runner, [range(100, 140)], 5)
+    assert pace.first_s > min(pace.steps_s) > 0
+    assert len(pace.steps_s) == 5
+
+
+def greedy(name: str, folder: Path) -> list[int]:
+    prompt = PROMPT
+    found: list[int] = []
+    with closing(open_runner(name, folder, 2)) as runner:
+        last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)], TOKENS)[0, len(prompt) - 1]
+        for _ in range(TOKENS):
+            found.append(int(last.argmax()))
+            last = runner.step(found[-1:])[0]
+    return found

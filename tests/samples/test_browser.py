@@ -1,0 +1,194 @@
+"""The sample page in a real browser, which runs a micro model with ONNX Runtime Web's wasm backend."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import json
+import queue
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from micro import WORDS, write_micro_model
+from needs import find
+from tokenizers import Tokenizer
+
+from converters.web import WebFormat
+from validation.runners.torch_runner import TorchRunner
+
+pytestmark = pytest.mark.needs("browser", "transformers.js")
+ROOT = Path(__file__).parents[2]
+SERVE = ROOT / "samples" / "browser" / "serve.py"
+SCRIPTS = (ROOT / "tests" / "validation" / "reports" / "measure.js", Path(__file__).with_name("drive.js"))
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",  # as root there is none
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # small in containers
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PROMPT, TOKENS = "the cat sat on", 8
+WIDTHS, HEIGHT = (390, 1280), 900
+# WCAG 2 AA
+TEXT_CONTRAST, LEAST_SIZE = 4.5, 11.0
+Seen = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def serve() -> ModuleType:
+    """The sample's server."""
+    spec = importlib.util.spec_from_file_location("serve", SERVE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "hf"
+    values = {"vocab_size": len(WORDS) + 4, "max_position_embeddings": 4096, "tie_word_embeddings": True}
+    return write_micro_model(folder, model_type="llama", **values)
+
+
+@pytest.fixture(scope="module")
+def model(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("web")
+    WebFormat("fp32").write(source, folder, lambda _: None)
+    return folder
+
+
+def _frame(name: str, width: int, scheme: str, **use: Any) -> str:
+    style = f"width:{width}px;height:{HEIGHT}px;border:0;color-scheme:{scheme}"
+    told = html.escape(json.dumps({"prompt": PROMPT, "tokens": TOKENS, "key": False, "stop": False, **use}))
+    return f'<iframe id="{name}" style="{style}" data-use="{told}" src="/index.html"></iframe>'
+
+
+@pytest.fixture(scope="module")
+def show(serve: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Seen]:
+    """Shows the page in frames, one after the other; what each shows at the end, by its name."""
+
+    def show(model: Path, modules: Path, *frames: str) -> Seen:
+        seen: queue.Queue[Seen] = queue.Queue()
+        scripts = "".join(f"<script>{path.read_text('utf-8')}</script>" for path in SCRIPTS)
+        page = f'<!doctype html><meta charset="utf-8">{scripts}<pre id="measured" hidden></pre>{"".join(frames)}'
+
+        class Handler(serve.Handler):  # type: ignore[name-defined, misc]
+            def do_GET(self) -> None:  # noqa: N802 - as the base class calls it
+                if self.path != "/drive.html":
+                    return super().do_GET()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+                self.wfile.write(page.encode())
+
+            def do_POST(self) -> None:  # noqa: N802
+                seen.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
+        running = serve.server(model, modules, handler=Handler)
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        profile = tmp_path_factory.mktemp("profile")
+        address = f"http://127.0.0.1:{running.server_port}/drive.html"
+        command = [str(find("browser")), *OPTIONS, f"--user-data-dir={profile}", address]
+        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            found = seen.get(timeout=240)
+        finally:
+            browser.kill()
+            browser.wait()
+            running.shutdown()
+            running.server_close()
+        assert "error" not in found, found["error"]
+        return found
+
+    return show
+
+
+@pytest.fixture(scope="module")
+def modules() -> Path:
+    return Path(str(find("transformers.js"))).parents[1]
+
+
+@pytest.fixture(scope="module")
+def pages(show: Callable[..., Seen], model: Path, modules: Path) -> Seen:
+    narrow, wide = WIDTHS
+    return show(
+        model,
+        modules,
+        _frame("narrow", narrow, "light"),
+        _frame("wide", wide, "dark", key=True),
+        _frame("stopped", wide, "light", tokens=4000, stop=True),
+    )
+
+
+def test_answer_is_the_models(pages: Seen, source: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    prompt = tokenizer.encode(PROMPT).ids
+    (expected,) = TorchRunner(source).continuations([prompt], TOKENS, stops=(2,))
+    words = tokenizer.decode(list(expected))
+    assert len(words.split()) > 1
+    for name in ("narrow", "wide"):
+        assert pages[name]["answer"].split() == words.split()
+        assert pages[name]["problem"] is None
+        assert pages[name]["status"] == "The answer is complete."
+
+
+def test_model_and_speed_are_described(pages: Seen, model: Path) -> None:
+    page = pages["narrow"]
+    assert (page["layers"], page["precision"]) == ("3", "fp32")
+    size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file()) / 1e6
+    assert float(page["size"].removesuffix(" MB")) == pytest.approx(size, abs=0.1)
+    assert page["speed"].endswith("tokens per second")
+    assert page["isolated"]
+
+
+def test_answer_can_be_stopped(pages: Seen, source: Path) -> None:
+    prompt = Tokenizer.from_file(str(source / "tokenizer.json")).encode(PROMPT).ids
+    (endless,) = TorchRunner(source).continuations([prompt], 60, stops=(2,))
+    assert len(endless) == 60  # the model repeats itself by then
+    page = pages["stopped"]
+    assert page["status"] == "The answer is complete."
+    assert 1 <= int(page["speed"].split()[0]) < 4000
+
+
+@pytest.mark.parametrize("name", ["narrow", "wide"])
+def test_page_fits_and_can_be_read(pages: Seen, name: str) -> None:
+    page = pages[name]
+    assert page["width"] == WIDTHS[name == "wide"]
+    assert page["dark"] == (name == "wide")
+    assert page["scrollWidth"] <= page["width"]
+    assert page["beyond"] == []
+    assert len(page["texts"]) > 15
+    assert [text for text in page["texts"] if text["contrast"] < TEXT_CONTRAST] == []
+    assert [text for text in page["texts"] if text["size"] < LEAST_SIZE] == []
+    assert page["unnamed"] == []
+
+
+def test_errors_are_said_in_words(show: Callable[..., Seen], model: Path, modules: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut" / "onnx").mkdir(parents=True)
+    (tmp_path / "none").mkdir()
+    for path in model.rglob("*.json"):
+        (tmp_path / "cut" / path.name).write_bytes(path.read_bytes())
+    for path in (model / "onnx").iterdir():
+        (tmp_path / "cut" / "onnx" / path.name).write_bytes(path.read_bytes()[:-4096])
+    for folder, place, said in (
+        (tmp_path / "none", modules, "There is no model"),
+        (model, tmp_path / "none", "npm install @huggingface/transformers@4.3"),
+        (tmp_path / "cut", modules, "The model does not load."),
+    ):
+        page = show(folder, place, _frame("only", 390, "light"))["only"]
+        assert page["problem"] is not None
+        assert said in page["problem"]
+        assert page["status"] == "The model is not loaded."
+        assert page["scrollWidth"] <= page["width"]

@@ -1,0 +1,135 @@
+"""Calibration that was interrupted anywhere goes on, does at most one layer again, and ends in the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calibrated import micro_source
+from swept import TEXTS, Killed, contents, die_at, in_memory, on_disk
+
+from seap_export.activations import calibrate, sensitivity
+from seap_export.activations.calibrate import collect_statistics
+from seap_export.layers.compute import Compute
+from seap_export.layers.layer import DecoderLayer
+from seap_export.sources.source import Source
+
+#: Functions that calibration calls, and how often: each call is a place to die at.
+PLACES: tuple[tuple[object, str, int], ...] = (
+    (calibrate, "write_layer", 3),
+    (calibrate._Run, "_save", 3),
+    (calibrate._Run, "_half", 6),
+    (calibrate, "write_sensitivity", 1),
+    (calibrate.shutil, "rmtree", 1),
+    (sensitivity.Backward, "begin", 1),
+    (sensitivity.Backward, "_keep", 7),
+    (sensitivity, "_backward", 4),
+    (calibrate.HiddenStates, "advance", 6),
+)
+
+
+def run(source: Source, folder: Path, compute: Compute, **options: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    collect_statistics(source, TEXTS, folder, compute, **options)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return micro_source(tmp_path_factory.mktemp("source") / "model", "gemma2-all")
+
+
+@pytest.fixture(scope="module")
+def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(source, folder, in_memory())
+    return dict(contents(folder))
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [pytest.param(module, name, call, id=f"{name}-{call}") for module, name, calls in PLACES for call in range(calls)],
+)
+def test_the_bytes_are_those_of_an_undisturbed_run(
+    source: Source,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    call: int,
+    where: str,
+) -> None:
+    compute = in_memory() if where == "memory" else on_disk(source)
+    computed: Counter[int] = Counter()
+    plain = DecoderLayer.__init__
+
+    def counted(self: DecoderLayer, spec: Any, index: int, *arguments: Any) -> None:
+        computed[index] += 1
+        plain(self, spec, index, *arguments)
+
+    monkeypatch.setattr(DecoderLayer, "__init__", counted)
+    with monkeypatch.context() as patch:
+        die_at(patch, module, name, call)
+        with pytest.raises(Killed):
+            run(source, tmp_path, compute, check=False)
+    before = Counter(computed)
+    reported: list[int] = []
+    run(source, tmp_path, compute, check=False, on_layer=reported.append)
+    assert reported == [0, 1, 2]
+    assert contents(tmp_path) == expected
+    again = {index: count for index, count in computed.items() if count > 3}  # two halves, and the way back
+    assert sum(computed.values()) <= 9 + 2, (before, computed)
+    assert len(again) <= 1
+
+
+@pytest.mark.parametrize("name", ["write_layer", "keep_tensors"])
+@pytest.mark.parametrize("call", range(3))
+def test_the_comparison_with_transformers_goes_on_too(
+    source: Source, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        die_at(patch, calibrate, name, call)
+        with pytest.raises(Killed):
+            run(source, tmp_path, in_memory())
+    compared: list[str] = []
+    plain = calibrate.WalkCheck._compare
+    monkeypatch.setattr(
+        calibrate.WalkCheck,
+        "_compare",
+        lambda self, place, *values: (compared.append(place), plain(self, place, *values)),
+    )
+    run(source, tmp_path, in_memory())
+    assert compared == ["the embedding", *(f"layer {index}" for index in range(call, 3)), "the logits"]
+    assert contents(tmp_path) == expected
+
+
+def test_streams_on_disk_give_the_same_bytes(source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
+    run(source, tmp_path, on_disk(source))
+    assert contents(tmp_path) == expected
+
+
+def test_a_process_that_is_killed(source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from calibrated import open_source
+from swept import TEXTS, in_memory
+from seap_export.activations.calibrate import collect_statistics
+kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
+collect_statistics(open_source(sys.argv[1]), TEXTS, Path(sys.argv[2]), in_memory(), on_layer=kill)
+"""
+    model = source.files[0].parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", script, str(model), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "unfinished").is_dir()
+    run(source, tmp_path, in_memory())
+    assert contents(tmp_path) == expected

@@ -1,0 +1,176 @@
+"""`export --cluster`: the files of one machine, whatever happens to the workers; errors as on one machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from micro import one_thread
+from outcome import Outcome, run_here
+from safetensors.torch import load_file, save_file
+
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out")
+ARGUMENTS = (*EXPORT, "--set", "decode_steps=2", "--no-quality", "--no-speed")
+#: Runs the command; a worker that reports the second layer of a step does `FATE`, once.
+DISTURBED = """
+import sys
+from seap_export.cli.main import main
+from seap_export.pipeline.cluster import run
+
+make_order = run.make_order
+
+def disturbed(order, events):
+    import os, signal, time
+    from pathlib import Path
+    make, seen = type(order.step).make, []
+    mark = Path(order.folder).with_name("disturbed")
+    def second(advance, layer):
+        advance(layer)
+        seen.append(layer)
+        if order.step.name == STEP and len(seen) == 2 and not mark.exists():
+            mark.write_text("")
+            FATE
+    def fatal(self, work, place, advance):
+        make(self, work, place, lambda layer: second(advance, layer))
+    type(order.step).make = fatal
+    try:
+        return make_order(order, events)
+    finally:
+        type(order.step).make = make
+
+run.make_order = disturbed
+main(sys.argv[1:])
+"""
+
+pytestmark = [
+    pytest.mark.needs("ray"),
+    pytest.mark.skipif(sys.platform == "win32", reason="Ray's local cluster is tested on Linux alone"),
+]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
+
+
+@contextmanager
+def started(work: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, *command], cwd=work, env=environment, text=True, **streams) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ended(process: subprocess.Popen[str]) -> Outcome:
+    out, err = process.communicate(timeout=240)
+    return Outcome(process.returncode, out, err)
+
+
+def on_cluster(work: Path, *arguments: str) -> Outcome:
+    code = "import sys; from seap_export.cli.main import main; main(sys.argv[1:])"
+    with started(work, "-c", code, *arguments) as process:
+        return ended(process)
+
+
+def disturbed(step: str, fate: str) -> str:
+    return DISTURBED.replace("STEP", repr(step)).replace("FATE", fate)
+
+
+@pytest.fixture
+def expected(work: Path) -> dict[str, bytes]:
+    """The files of an undisturbed export on one machine; ./out is not there yet."""
+    with one_thread():
+        assert run_here(*ARGUMENTS, "--task", "b=b.jsonl", "--quiet").code == 0
+    files = tree(work / "out")
+    shutil.rmtree(work / "out")
+    return files
+
+
+def test_the_files_are_those_of_one_machine(work: Path, expected: dict[str, bytes]) -> None:
+    outcome = on_cluster(work, *ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local", "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("{")
+    assert tree(work / "out") == expected
+    for line in ("calibrating a, on ", "calibrating b, on ", "b-0.2: shrinking: done in "):
+        assert line in outcome.err
+    assert '"calibration/b"' in (work / "out" / "performance.json").read_text("utf-8")
+    again = on_cluster(work, *ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local")
+    assert (again.code, tree(work / "out")) == (0, expected)
+    assert "calibration of a: reused" in again.err
+    assert ", on " not in again.err  # no cluster was needed
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("step", ["calibration/a", "a-0.2/hf"])
+def test_what_a_lost_worker_began_another_one_finishes(work: Path, expected: dict[str, bytes], step: str) -> None:
+    code = disturbed(step, "os.kill(os.getpid(), signal.SIGKILL)")
+    with started(work, "-c", code, *ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local", "--json") as process:
+        outcome = ended(process)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("{")  # Ray would print there that a worker died
+    assert (work / "disturbed").exists()
+    assert "lost the worker on " in outcome.err
+    assert tree(work / "out") == expected
+
+
+@pytest.mark.release
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_export_goes_on_on_one_machine(
+    work: Path, expected: dict[str, bytes], number: signal.Signals, code: int
+) -> None:
+    arguments = (*ARGUMENTS, "--task", "b=b.jsonl", "--quiet")
+    with started(work, "-c", disturbed("calibration/b", "time.sleep(600)"), *arguments, "--cluster", "local") as run:
+        wait_for(lambda: (work / "disturbed").exists() or run.poll() is not None)
+        os.kill(run.pid, number)
+        outcome = ended(run)
+    assert outcome.code == code, outcome.err
+    assert outcome.err.count("\n") == (number == signal.SIGINT), outcome.err
+    assert list((work / "out").glob(".seap-export-unfinished-*/b/*"))
+    assert number == signal.SIGKILL or not list((work / "out").glob(".seap-export-tmp-*"))
+    with one_thread():
+        assert run_here(*arguments).code == 0
+    assert tree(work / "out") == expected
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.release
+def test_an_error_of_a_worker_is_one_line(work: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    path = work / "m" / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, name: tensors[name] * float("nan")}, path, {"format": "pt"})
+    outcome = on_cluster(work, *ARGUMENTS, "--cluster", "local", "--quiet")
+    outcome.refused(8, name, "NaN")
+    assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "keywords"),
+    [
+        (["--cluster", "somewhere"], 2, ["somewhere", "ray://"]),
+        (["--cluster", "ray://127.0.0.1:1"], 6, ["ray://127.0.0.1:1", "nothing answers"]),
+        (["--cluster", "ray://127.0.0.1:99999"], 6, ["ray://127.0.0.1:99999", "nothing answers"]),
+        (["--cluster", "local", "--device", "cuda:0"], 2, ["cuda:0", "Ray chooses"]),
+        (["--cluster", "local", "--memory", "much"], 2, ["much", "8GiB"]),
+    ],
+)
+def test_what_cannot_be_a_cluster_is_refused(work: Path, options: list[str], code: int, keywords: list[str]) -> None:
+    run_here(*ARGUMENTS, *options, "--quiet").refused(code, *keywords)
+    assert not (work / "out").exists()

@@ -1,0 +1,102 @@
+"""`convert --format`: any format is refused, reported, interrupted and replaced alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_format
+import pytest
+from fake_format import FakeFormat
+
+Run = Callable[..., Any]
+CONVERT = ("convert", "m", "--format", "fake", "--out", "new")
+
+
+@pytest.fixture(autouse=True)
+def model(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_format.install(monkeypatch)
+
+
+def test_it_says_what_it_writes(run: Run, work: Path) -> None:
+    outcome = run("convert", "m", "--format", "fake:f16", "--out", "new")
+    assert outcome.code == 0
+    assert outcome.err == "Warning: fake is slow in f16\nwriting Fake\n"
+    assert outcome.out.startswith("new: ")
+    assert {path.name for path in (work / "new").iterdir()} == {"model.fake", "about.json", "config.json"}
+    size = sum(path.stat().st_size for path in (work / "new").iterdir())
+    assert json.loads(run("convert", "m", "--format", "fake:f16", "--out", "new", "--force", "--json").out) == {
+        "folder": "new",
+        "bytes": size,
+    }
+
+
+def test_a_precision_follows_a_colon(run: Run, work: Path) -> None:
+    assert run("convert", "m", "--format", "fake:f16", "--out", "new", "-q").code == 0
+    assert json.loads((work / "new" / "about.json").read_text())["precision"] == "f16"
+    assert run("convert", "m", "--format", "onnx:int4", "--out", "by-colon", "-q").code == 0
+    assert run("convert", "m", "--precision", "int4", "--out", "by-option", "-q").code == 0
+    assert all(
+        (work / "by-option" / path.name).read_bytes() == path.read_bytes() for path in (work / "by-colon").iterdir()
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--format", "fkae"), "unknown format 'fkae'"),
+        (("--format", "fake:int3"), "use f32 or f16"),
+        (("--format", "hf"), "already"),
+        (("--format", "fake", "--precision", "int4"), "no effect"),
+        (("--format", "fake", "--logits", "all"), "--logits"),
+        (("--format", "onnx:int4", "--precision", "int8"), "contradict"),
+    ],
+)
+def test_options_that_are_wrong(run: Run, work: Path, options: tuple[str, ...], words: str) -> None:
+    run("convert", "m", *options, "--out", "new", "-q").refused(2, words)
+    assert not (work / "new").exists()
+
+
+def test_a_model_that_the_format_does_not_take(run: Run, work: Path) -> None:
+    config = json.loads((work / "m" / "config.json").read_text())
+    (work / "m" / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+    (work / "m" / "generation_config.json").unlink(missing_ok=True)
+    run(*CONVERT, "-q").refused(8, "EOS")
+    assert not (work / "new").exists()
+    (work / "m" / "generation_config.json").write_text('{"eos_token_id": 2}')
+    assert run(*CONVERT, "-q").code == 0  # it is named there, too
+
+
+def test_a_package_that_is_missing(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeFormat, "extra", "plots")
+    monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["matplotlib>=3.8"])
+    run(*CONVERT, "-q").refused(6, "pip install 'seap-export[plots]'")
+    assert not (work / "new").exists()
+
+
+def test_a_full_disk(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeFormat, "size", lambda self, spec: 10**18)
+    run(*CONVERT, "-q").refused(6, "free")
+    assert not (work / "new").exists()
+
+
+def test_an_interrupted_run_leaves_nothing(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = FakeFormat.write
+
+    def interrupted(self: FakeFormat, model: Path, out: Path, on_layer: Callable[[int], None]) -> None:
+        write(self, model, out, on_layer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeFormat, "write", interrupted)
+    before = sorted(work.iterdir())
+    assert run(*CONVERT, "-q").code == 130
+    assert sorted(work.iterdir()) == before
+
+
+def test_only_a_folder_of_the_format_is_replaced(run: Run, work: Path) -> None:
+    assert run(*CONVERT, "-q").code == 0
+    run(*CONVERT, "-q").refused(2, "--force")
+    run("convert", "m", "--out", "new", "--force", "-q").refused(2, "not empty")
+    assert run(*CONVERT, "--force", "-q").code == 0

@@ -1,0 +1,122 @@
+"""`seap-export evaluate --generate` on micro models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answered import by_hand
+from micro import micro_texts
+
+from seap_export.corpus import text_digest
+
+Run = Callable[..., Any]
+TASK = 'corpus = "{corpus}"\nprompt = "{{text}}"\ncompletion = " {{answer}}"\nanswer = "(\\\\S+)"\n'
+STEPS = 8
+
+
+def _write(work: Path, records: list[dict[str, str]], words: str = "") -> None:
+    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (work / "quiz.toml").write_text(TASK.format(corpus="quiz.jsonl") + words)
+
+
+@pytest.fixture
+def quiz(work: Path) -> list[str]:
+    """Ten questions: the dense model is right in eight, the others have an answer that nobody gives."""
+    texts = micro_texts(10, seed=77)
+    found = [own.text.split()[0] if own.text.split() else "none" for own in by_hand(work / "m", texts, STEPS)]
+    golds = ["planted" if place in (3, 6) else gold for place, gold in enumerate(found)]
+    _write(work, [{"text": text, "answer": gold} for text, gold in zip(texts, golds, strict=True)])
+    return golds
+
+
+def _report(run: Run, *arguments: object, code: int = 0) -> dict[str, Any]:
+    options = ("--max-new-tokens", STEPS, "--threads", "1", "--json", "--quiet")
+    outcome = run("evaluate", *arguments, *options)
+    assert outcome.code == code, outcome.err
+    report: dict[str, Any] = json.loads(outcome.out)
+    return report
+
+
+def test_exact_match_of_dense_and_both_forms(run: Run, done: Path, quiz: list[str]) -> None:
+    command = ("out/a-0.4", "--dense", "m", "--form", "hf", "--form", "onnx", "--generate", "quiz=quiz.toml")
+    report = _report(run, *command, "--limit", "10")
+    found = report["generation"]
+    assert list(found) == ["dense", "hf", "onnx"]
+    dense, hf = found["dense"]["quiz"], found["hf"]["quiz"]
+    right = 8 - quiz.count("none")
+    assert (dense["questions"], dense["exact_match"]) == (10, pytest.approx(right / 10))
+    assert found["onnx"]["quiz"] == hf
+    assert set(hf) == {
+        "exact_match", "exact_match_stderr", "questions", "mean_tokens", "never_stopped", "unanswered", "samples",
+    }  # fmt: skip
+    assert [sample["gold"] for sample in hf["samples"]] == quiz[:3]
+    flips = report["flipped"]["hf"]["quiz"]
+    assert flips["wrong_to_right"] == 0
+    assert right - flips["right_to_wrong"] == round(10 * hf["exact_match"])
+    assert report["accuracy_retained"]["hf"]["quiz"] == pytest.approx(hf["exact_match"] / dense["exact_match"])
+    origin = report["tasks"]["quiz"]
+    assert (origin["origin"], origin["disjoint"], origin["num_fewshot"]) == ("file", True, 0)
+    assert (report["max_new_tokens"], report["zero_shot"], report["limit"]) == (STEPS, {}, 10)
+
+
+def test_a_dense_model_alone_and_what_people_see(run: Run, work: Path, quiz: list[str]) -> None:
+    command = ("evaluate", "m", "--generate", "quiz=quiz.toml", "--max-new-tokens", STEPS, "--threads", "1")
+    outcome = run(*command)
+    lines = outcome.out.splitlines()
+    assert lines[0] == "m: dense model"
+    assert lines[1].split() == [
+        "generated", "questions", "exact", "match", "+-", "retained", "lost", "won", "tokens", "never", "stopped",
+    ]  # fmt: skip
+    assert lines[2].split()[:4] == ["quiz", "dense", "10", f"{(8 - quiz.count('none')) / 10:.1%}"]
+    assert lines[2].split()[5:8] == ["-", "-", "-"]
+    assert "dense: answering quiz" in outcome.err
+    assert run(*command, "--out", "report.json", "-q").out == ""
+    assert json.loads((work / "report.json").read_text())["variant"] is None
+
+
+def test_exact_match_is_gated(run: Run, done: Path, quiz: list[str]) -> None:
+    command = ("out/a-0.4", "--dense", "m", "--generate", "quiz=quiz.toml", "--min-accuracy-retained")
+    assert _report(run, *command, "0")["verdict"] == "passed"
+    error = _report(run, *command, "100", code=4)
+    assert "hf: quiz retains " in error["error"]["message"]
+    assert "of exact match, below 10000.00%" in error["error"]["message"]
+
+
+def test_a_dry_run_lists_the_task(run: Run, done: Path, quiz: list[str]) -> None:
+    command = ("evaluate", "out/a-0.2", "--dense", "m", "--generate", "quiz=quiz.toml", "--dry-run")
+    rows = json.loads(run(*command, "--json").out)
+    assert [(row["measurement"], row["name"], row["items"], row["disjoint"]) for row in rows] == [
+        ("divergence", "a", 16, True), ("generation", "quiz", 10, True),
+    ]  # fmt: skip
+    assert "generation quiz" in run(*command).out
+
+
+def test_questions_that_were_calibrated_on_are_refused(run: Run, done: Path, work: Path) -> None:
+    """A question counts by its prompt and completion, the text that calibration uses."""
+    calibrated = set(json.loads((done / "calibration" / "a" / "calibration.json").read_text())["calibration_texts"])
+    texts = [json.loads(line)["text"] for line in (work / "a.jsonl").read_text().splitlines()]
+    prompt, _, last = next(text for text in texts if text_digest(text) in calibrated).rpartition(" ")
+    _write(work, [{"text": prompt, "answer": last}])
+    for extra in ((), ("--dry-run",)):
+        outcome = run("evaluate", "out/a-0.2", "--generate", "quiz=quiz.toml", "-q", *extra)
+        outcome.refused(8, "task 'quiz'", "1 of the 1 evaluated texts")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--generate", "a=a.jsonl"), 8, "answer"),
+        (("--generate", "q=quiz.toml", "--max-new-tokens", "0"), 2, "--max-new-tokens 0 is out of range"),
+        (("--generate", "q=quiz.toml", "--harness-task", "q"), 2, "two tasks have the same name"),
+        (("--generate", "q=none.toml"), 8, "none.toml"),
+    ],
+)
+def test_bad_requests_are_one_line(
+    run: Run, quiz: list[str], work: Path, arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    run("evaluate", "m", *arguments, "--out", "report.json", "-q").refused(code, message)
+    assert not (work / "report.json").exists()

@@ -1,0 +1,271 @@
+"""Exports in several formats, one of which no part of the package knows by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from fake_format import FILE, FakeFormat, FakeRunner, install
+from micro import micro_texts, one_thread
+from outcome import run_here
+from safetensors.torch import load_file, save_file
+
+from validation.reports.schema import schema
+from validation.speed.memory import PeakMemory
+
+Run = Callable[..., Any]
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
+FORMATS = ("--format", "hf", "--format", "onnx", "--format", "fake", "--format", "fake:f16")
+FOLDERS = ("hf", "onnx", "fake", "fake-f16")
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export in all formats; not to be changed."""
+    place = tmp_path_factory.mktemp("formats")
+    words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", place / "out"]
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        install(patch)
+        outcome = run_here(*words, *FORMATS)
+    assert outcome.code == 0, outcome.err
+    return place / "out"
+
+
+@pytest.fixture
+def out(whole: Path, work: Path) -> Path:
+    """A copy of it at ./out."""
+    return Path(shutil.copytree(whole, work / "out"))
+
+
+def manifest_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "manifest.json").read_text("utf-8"))
+
+
+def change(path: Path, name: str) -> None:
+    tensors = load_file(path)
+    tensors[name] = tensors[name] * 1.5
+    save_file(tensors, path)
+
+
+def test_each_format_gets_its_folder_and_its_parity(whole: Path) -> None:
+    variant = whole / "a-0.2"
+    files = {"plan.json", "parity.json", "parity-fake.json", "parity-fake-f16.json"}
+    assert {path.name for path in variant.iterdir()} == {*FOLDERS, *files}
+    entry = manifest_of(whole)["variants"]["a-0.2"]
+    assert entry["precision"] == {"onnx": "fp32", "fake": "f32", "fake-f16": "f16"}
+    assert {name: own["verdict"] for name, own in entry["parity"].items()} == dict.fromkeys(FOLDERS[1:], "passed")
+    assert entry["parity"]["fake"]["runtime"] == "faked"
+    for name in FOLDERS:
+        assert entry["bytes"][name] == sum(path.stat().st_size for path in (variant / name).iterdir())
+    report = json.loads((whole / "validation.json").read_text("utf-8"))
+    jsonschema.validate(report, schema())
+    told = report["variants"]["a-0.2"]
+    assert told["formats"]["fake-f16"]["title"] == "Fake"
+    assert told["dense_bytes"]["fake"] > told["bytes"]["fake"]
+    page = (whole / "validation.html").read_text("utf-8")
+    assert "fake-f16" in page
+    assert "faked" in page
+
+
+def test_onnx_and_hf_are_as_without_other_formats(whole: Path, pristine: Path) -> None:
+    for name in ("plan.json", "parity.json"):
+        assert (whole / "a-0.2" / name).read_bytes() == (pristine / "a-0.2" / name).read_bytes()
+    for folder in ("hf", "onnx"):
+        for path in (pristine / "a-0.2" / folder).iterdir():
+            assert (whole / "a-0.2" / folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_format_is_added_later(run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = FakeFormat.write
+
+    def interrupted(self: FakeFormat, model: Path, out: Path, on_layer: Callable[[int], None]) -> None:
+        write(self, model, out, on_layer)
+        raise KeyboardInterrupt
+
+    before = (done / "a-0.2" / "onnx" / "model.onnx").stat().st_mtime_ns
+    monkeypatch.setattr(FakeFormat, "write", interrupted)
+    assert run(*EXPORT, *FORMATS).code == 130
+    assert not (done / "a-0.2" / "fake").exists()
+    monkeypatch.setattr(FakeFormat, "write", write)
+    assert run(*EXPORT, *FORMATS).code == 0
+    assert (done / "a-0.2" / "onnx" / "model.onnx").stat().st_mtime_ns == before
+    assert list(manifest_of(done)["variants"]["a-0.2"]["parity"]) == list(FOLDERS[1:])
+
+
+def test_force_removes_what_was_written_from_the_model_that_it_replaces(run: Run, out: Path) -> None:
+    fewer = (*EXPORT, "--no-quality", "--no-speed", "--format", "onnx", "--force")
+    assert run(*fewer).code == 0  # nothing is replaced, so that nothing is outdated
+    assert (out / "a-0.2" / "fake").is_dir()
+    outcome = run(*fewer, "--set", "seed=1")
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in (out / "a-0.2").iterdir()} == {"hf", "onnx", "plan.json", "parity.json"}
+    assert not [step for step in manifest_of(out)["steps"] if "fake" in step]
+    assert run("validate", "out").code == 0
+
+
+def test_a_dry_run_counts_every_format(run: Run, work: Path) -> None:
+    sizes = {}
+    for words in (("--format", "onnx"), FORMATS):
+        values = json.loads(run(*EXPORT, *words, "--dry-run", "--json").out)
+        sizes[words] = values["variants"][0]["bytes_about"]
+        steps = values["seconds_about"].keys()
+    assert steps >= {"onnx", "fake", "parity"}
+    assert sizes[FORMATS] > 1.6 * sizes["--format", "onnx"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--format", "gguf-"), 2, "unknown format"),
+        (("--format", "fake:f8"), 2, "f32 or f16"),
+        (("--format", "hf:fp16"), 2, "precision of MODEL"),
+        (("--format", "fake", "--format", "fake:f32"), 2, "twice"),
+        (("--format", "fake", "--precision", "int4"), 2, "--precision"),
+    ],
+)
+def test_formats_that_are_refused(run: Run, work: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    run(*EXPORT, *words, "-q").refused(code, said)
+    assert not (work / "out").exists()
+
+
+def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as refusing:
+        refusing.setattr(FakeFormat, "refusal", lambda self, spec, config: "fake takes no such model; use onnx")
+        run(*EXPORT, *FORMATS, "-q").refused(8, "use onnx")
+    monkeypatch.setattr(FakeFormat, "extra", "plots")
+    monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["matplotlib"])
+    run(*EXPORT, *FORMATS, "-q").refused(6, "seap-export[plots]")
+    assert not (work / "out").exists()
+
+
+def test_validate_compares_what_a_runtime_runs(run: Run, out: Path) -> None:
+    report = json.loads(run("validate", "out", "--json", "-q").out)
+    subjects = [check["subject"] for check in report["checks"] if check["check"] == "parity"]
+    assert subjects == ["onnx in onnxruntime", "fake in faked", "fake-f16 in faked"]
+    words = ("--check", "parity", "--runtime", "faked", "--runtime", "faked-too")
+    report = json.loads(run("validate", "out", *words, "--json", "-q").out)
+    assert list(report["variants"]["a-0.2"]["parity"]) == [
+        "fake", "fake in faked-too", "fake-f16", "fake-f16 in faked-too",
+    ]  # fmt: skip
+    jsonschema.validate(report, schema())
+    assert FakeRunner.opened == 0
+    run("validate", "out", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "faked")
+    shutil.rmtree(out / "a-0.2" / "onnx")
+    run("validate", "out/a-0.2", "--check", "parity", "--runtime", "onnxruntime", "-q").refused(2, "onnxruntime")
+
+
+def test_a_wrong_weight_and_a_wrong_runtime_are_told_apart(
+    run: Run, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = ("validate", "out/a-0.2", "--check", "parity", "--runtime", "faked", "-q")
+    change(out / "a-0.2" / "fake" / FILE, "model.layers.1.mlp.up_proj.weight")
+    run(*only).refused(3, "parity of fake in faked", "weights: 'model.layers.1.mlp.up_proj.weight' differs")
+    run("validate", "out", "-q").refused(7, f"fake/{FILE}", "SHA-256")
+    shutil.copyfile(out / "a-0.2" / "fake-f16" / FILE, out / "a-0.2" / "fake" / FILE)
+
+    def fault(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.norm.weight"] *= 1.2
+
+    monkeypatch.setattr(FakeRunner, "fault", staticmethod(fault))
+    run(*only).refused(3, "under [fp32] in a file of limits")
+
+
+def test_damage_is_found_by_the_format(run: Run, out: Path, work: Path) -> None:
+    (out / "a-0.2").rename(work / "alone")
+    about = work / "alone" / "fake" / "about.json"
+    about.write_text(about.read_text().replace('"eos_token_id": 2', '"eos_token_id": 3'))
+    run("validate", "alone", "--check", "integrity", "-q").refused(7, "EOS")
+    (work / "alone" / "fake" / FILE).unlink()
+    run("validate", "alone", "--check", "integrity", "-q").refused(7, FILE)
+
+
+def test_inspect_shows_every_folder(run: Run, out: Path) -> None:
+    header = run("inspect", "out").out.splitlines()[2]
+    assert header.split()[5:9] == list(FOLDERS)
+    text = run("inspect", "out/a-0.2").out
+    assert "parity of fake: passed" in text
+    assert "warning: fake is slow in f16" in text
+
+
+def test_a_manifest_of_another_release_is_named(run: Run, out: Path) -> None:
+    path = out / "manifest.json"
+    path.write_text(path.read_text("utf-8").replace("manifest/3", "manifest/2"))
+    run(*EXPORT, "-q").refused(7, "manifest/2", "another release", "another folder")
+
+
+def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # measured in a process of its own, which does not know the fake
+    monkeypatch.setattr("seap_export.pipeline.bench.peak_memory", lambda *_: PeakMemory(None, None))
+    words = ("--depth", "8", "--batch", "2", "--runs", "1", "--steps", "2", "--runtime", "faked", "--json", "-q")
+    values = json.loads(run("bench", "out", "--dense", "m", *words, "--format", "fake:f16").out)
+    assert {(own["model"], own["engine"]) for own in values["subjects"]} == {("dense", "faked"), ("a-0.2", "faked")}
+    assert values["subjects"][1]["disk_bytes"] == (out / "a-0.2" / "fake-f16" / FILE).stat().st_size
+    assert [(cell["batch"], cell["depth"]) for cell in values["subjects"][1]["cells"]] == [(1, 8), (2, 8)]
+    assert values["left_out"] == []
+    run("bench", "out", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime")
+
+
+def test_bench_says_which_batches_a_runtime_does_not_take(
+    run: Run, out: Path, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seap_export.pipeline.bench.peak_memory", lambda *_: PeakMemory(None, None))
+    words = ("--depth", "8", "--batch", "1", "--batch", "2", "--runs", "1", "--steps", "2", "--out", "b.json")
+    runtimes = ("--runtime", "faked", "--runtime", "clocked", "--chart", "b.svg")
+    outcome = run("bench", "out", "--dense", "m", *words, *runtimes)
+    assert outcome.code == 0
+    assert "Warning: clocked was timed with one prompt at a time; left out: batches of 2\n" in outcome.err
+    assert outcome.err.count("left out") == 1
+    values = json.loads((work / "b.json").read_text("utf-8"))
+    assert [len(own["cells"]) for own in values["subjects"]] == [2, 1, 2, 1]
+    found = values["subjects"][1]["cells"][0]
+    assert (found["prefill_s"], found["decode_step_s"]) == (2.0, 0.25)  # by its own clock
+    assert FakeRunner.opened == 0
+
+
+def test_evaluate_takes_a_runtime(run: Run, out: Path) -> None:
+    words = ("--dense", "m", "--limit", "2", "--runtime", "faked", "--runtime", "onnxruntime", "--json", "-q")
+    found = json.loads(run("evaluate", "out/a-0.2", *words).out)["divergence"]
+    assert found.keys() == {"onnx", "fake in faked"}
+    assert found["onnx"]["mean_kl_nats"] == pytest.approx(found["fake in faked"]["mean_kl_nats"], abs=1e-6)
+    run("evaluate", "m", "--runtime", "faked", "-q").refused(2)
+
+
+def test_evaluate_asks_questions_in_a_runtime(run: Run, out: Path, work: Path) -> None:
+    records = [{"text": text, "label": index % 2} for index, text in enumerate(micro_texts(6, seed=77))]
+    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (work / "quiz.toml").write_text(
+        'corpus = "quiz.jsonl"\nprompt = "{text}"\n[completion]\n'
+        'choices = [" the cat sat", " a dog ran"]\nlabel = "label"\n'
+    )
+    words = ("--runtime", "faked", "--form", "onnx", "--zero-shot", "quiz=quiz.toml", "--json", "-q")
+    report = json.loads(run("evaluate", "out/a-0.2", "--dense", "m", *words).out)
+    assert list(report["zero_shot"]) == ["dense", "onnx", "fake in faked"]
+    assert report["zero_shot"]["fake in faked"] == report["zero_shot"]["onnx"]
+    assert report["accuracy_retained"].keys() == report["flipped"].keys() == {"onnx", "fake in faked"}
+    assert FakeRunner.opened == 0
+
+
+def test_evaluate_generates_answers_in_a_runtime(run: Run, out: Path, work: Path) -> None:
+    records = [{"text": text, "answer": "cat"} for text in micro_texts(6, seed=77)]
+    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (work / "quiz.toml").write_text(
+        'corpus = "quiz.jsonl"\nprompt = "{text}"\ncompletion = " {answer}"\nanswer = "(\\\\S+)"\n'
+    )
+    words = ("--runtime", "faked", "--form", "hf", "--form", "onnx", "--generate", "quiz=quiz.toml")
+    options = ("--max-new-tokens", "8", "--batch-size", "4", "--json", "-q")
+    report = json.loads(run("evaluate", "out/a-0.2", *words, *options).out)
+    found = report["generation"]
+    assert list(found) == ["hf", "onnx", "fake in faked"]
+    assert found["fake in faked"] == found["onnx"] == found["hf"]
+    assert FakeRunner.opened == 0

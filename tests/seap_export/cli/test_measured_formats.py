@@ -1,0 +1,174 @@
+"""Quality and speed of an export without the folder `onnx`: those of its first format, in its first runtime."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+from fake_format import FakeRunner, install
+from micro import one_thread
+from outcome import run_here
+
+from seap_export.cli import main
+from seap_export.pipeline import quality, speed
+from validation.reports.schema import schema
+
+Run = Callable[..., Any]
+TASK = ("--ratio", "0.2", "--out", "out")
+MEASURED = ("--quality", "--speed")
+EXPORT = ("export", "m", "--task", "a=a.jsonl", *TASK)
+NAME = "fake in faked"
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """An export to the formats fake and fake:f16, and what it said; not to be changed."""
+    out = tmp_path_factory.mktemp("measured") / "out"
+    words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", out, *MEASURED]
+    with pytest.MonkeyPatch.context() as patch, one_thread():
+        install(patch)
+        outcome = run_here(*words, "--format", "fake", "--format", "fake:f16")
+        assert FakeRunner.opened == 0
+    assert outcome.code == 0, outcome.err
+    return out, outcome.out, outcome.err
+
+
+@pytest.fixture
+def out(once: tuple[Path, str, str], work: Path) -> Path:
+    """A copy of it at ./out."""
+    return Path(shutil.copytree(once[0], work / "out"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return values
+
+
+def test_the_first_format_is_measured(run: Run, out: Path) -> None:
+    recorded = _json(out / "a-0.2" / "quality.json")
+    assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("fake", "faked", [NAME])
+    found = json.loads(run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "faked", "--json").out)
+    assert recorded["divergence"][NAME] == pytest.approx(found["divergence"][NAME], rel=1e-6)
+    assert found["divergence"]["hf"]["mean_kl_nats"] == pytest.approx(
+        recorded["divergence"][NAME]["mean_kl_nats"], rel=1e-3
+    )
+    assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
+    figures = _json(out / "manifest.json")["variants"]["a-0.2"]["quality"]
+    assert (figures["folder"], figures["runtime"]) == ("fake", "faked")
+    assert figures["mean_kl_nats"] == recorded["divergence"][NAME]["mean_kl_nats"]
+    timed = _json(out / "performance.json")["speed"]["a-0.2"]
+    assert timed["fake"] == _json(out / "manifest.json")["steps"]["a-0.2/fake"]
+    assert (timed["figures"]["folder"], timed["figures"]["runtime"]) == ("fake", "faked")
+
+
+def test_the_answer_is_that_of_the_onnx_file(run: Run, out: Path, work: Path) -> None:
+    """Both runtimes have the same weights in fp32, so that greedy steps give the same text."""
+    answer = _json(out / "a-0.2" / "quality.json")["sample"]
+    assert run(*EXPORT, "--format", "onnx", "--quality").code == 0
+    recorded = _json(out / "a-0.2" / "quality.json")
+    assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("onnx", "onnxruntime", ["onnx"])
+    assert recorded["sample"] == answer
+    assert answer["variant"]
+    assert run("validate", "out", "-q").code == 0
+
+
+def test_the_files_of_an_export_without_onnx(once: tuple[Path, str, str]) -> None:
+    out, _, said = once
+    assert {path.name for path in (out / "a-0.2").iterdir()} == {
+        "plan.json", "hf", "fake", "parity-fake.json", "fake-f16", "parity-fake-f16.json", "quality.json",
+    }  # fmt: skip
+    assert "a-0.2: writing Fake\n" in said
+    assert "comparing Faked with torch" in said
+
+
+def test_reports_name_it(run: Run, once: tuple[Path, str, str], out: Path) -> None:
+    report = _json(out / "validation.json")
+    jsonschema.validate(report, schema())
+    variant = report["variants"]["a-0.2"]
+    assert (variant["quality"]["folder"], variant["speed"]["folder"]) == ("fake", "fake")
+    page = (out / "validation.html").read_text("utf-8")
+    assert f"a-0.2, {NAME}" in page
+    assert "compared with the dense model in faked" in page
+    kl = f"{variant['quality']['divergence'][NAME]['mean_kl_nats']:.3f}"
+    for text in (once[1], run("inspect", "out").out, run("inspect", "out/a-0.2").out):
+        assert kl in text
+        assert "fake in Faked" in text
+    assert "seap-export generate" not in once[1]  # which runs ONNX files
+    assert run("validate", "out", "-q").code == 0
+
+
+def test_a_report_that_was_changed_is_shown_as_it_is(run: Run, out: Path) -> None:
+    path = out / "a-0.2" / "quality.json"
+    path.write_text(json.dumps({**_json(path), "runtime": ["x"], "folder": 3}), "utf-8")
+    assert "3 in ['x']" in run("inspect", "out/a-0.2").out
+    assert run("inspect", "out").code == 7
+
+
+def test_a_second_export_measures_nothing_again(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _json(out / "performance.json")["speed"]
+    monkeypatch.setattr(quality, "divergence_report", None)
+    monkeypatch.setattr(speed, "time_variants", None)
+    outcome = run(*EXPORT, *MEASURED, "--format", "fake", "--format", "fake:f16", "--json")
+    assert outcome.code == 0, outcome.err
+    assert _json(out / "performance.json")["speed"] == before
+    assert json.loads(outcome.out)["a-0.2"]["speed"] == before["a-0.2"]["figures"]
+
+
+def test_figures_stay_while_what_they_belong_to_does(run: Run, out: Path) -> None:
+    """A format that is added measures nothing if it is told so; a format that is replaced loses its figures."""
+    assert run(*EXPORT, "--format", "onnx").code == 0
+    entry = _json(out / "manifest.json")["variants"]["a-0.2"]
+    assert entry["quality"]["folder"] == "fake"
+    assert entry["precision"] == {"onnx": "fp32", "fake": "f32", "fake-f16": "f16"}
+    assert list(entry["bytes"]) == ["hf", *entry["parity"]] == ["hf", "onnx", "fake", "fake-f16"]
+    assert run("validate", "out", "-q").code == 0
+    formats = ("--format", "fake", "--format", "fake:f16", "--format", "onnx")
+    assert run(*EXPORT, *formats, "--set", "seed=1", "--force").code == 0
+    assert not (out / "a-0.2" / "quality.json").exists()
+
+
+def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefill = FakeRunner.prefill
+    monkeypatch.setattr(FakeRunner, "prefill", lambda self, *words: prefill(self, *words) * 0.5)
+    assert run(*EXPORT, "--format", "fake", *MEASURED).code == 3
+    assert not (work / "out" / "a-0.2" / "quality.json").exists()
+
+
+def test_the_gate_takes_what_there_is(run: Run, out: Path) -> None:
+    """The first folder in its runtime, and the model folder where there is no other."""
+    words = ("validate", "out/a-0.2", "--check", "quality", "--dense", "m")
+    report = json.loads(run(*words, "--max-kl", "99", "--json", "-q").out)
+    assert list(report["variants"]["a-0.2"]["quality"]["divergence"]) == [NAME]
+    run(*words, "--max-kl", "1e-9", "-q").refused(4, NAME)
+    for name in ("fake", "fake-f16"):
+        shutil.rmtree(out / "a-0.2" / name)
+    report = json.loads(run(*words, "--max-kl", "99", "--json", "-q").out)
+    assert list(report["variants"]["a-0.2"]["quality"]["divergence"]) == ["hf"]
+
+
+@pytest.mark.parametrize("word", MEASURED)
+def test_hf_alone_is_refused_if_it_is_to_be_measured(run: Run, work: Path, word: str) -> None:
+    run(*EXPORT, "--format", "hf", word, "-q").refused(2, "--format onnx", word.replace("--", "--no-"))
+    assert not (work / "out").exists()
+
+
+def test_hf_alone_is_not_measured_by_default(work: Path) -> None:
+    words = [*EXPORT, "--format", "hf", "--dry-run"]
+    found = CliRunner().invoke(main, words)
+    assert found.exit_code == 0, found.stderr
+    assert found.stderr.count("quality and speed are not measured") == 1
+    assert "quality" not in found.stdout.rpartition("About")[2]
+    found = CliRunner().invoke(main, [*words, "--no-quality", "--no-speed"])
+    assert found.exit_code == 0
+    assert "not measured" not in found.stderr

@@ -1,0 +1,62 @@
+"""An export that is killed in the middle of a step goes on there, and ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from micro import one_thread
+from outcome import run_here
+
+ARGUMENTS = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--no-speed", "--quiet")
+#: Runs the command and kills itself when a step reports its second layer.
+KILLED = """
+import os, signal, sys
+from seap_export.cli.main import main
+from seap_export.pipeline.steps import run
+
+make_step = run.make_step
+
+def killed(step, work, workspace):
+    make, seen = type(step).make, []
+    def fatal(layer):
+        seen.append(layer)
+        if step.name == sys.argv[1] and len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+    type(step).make = lambda self, work, place, advance: make(self, work, place, fatal)
+    try:
+        make_step(step, work, workspace)
+    finally:
+        type(step).make = make
+
+run.make_step = killed
+main(sys.argv[2:])
+"""
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_killed_export_goes_on_in_the_middle_of_each_step(work: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with one_thread():
+        assert run_here(*ARGUMENTS).code == 0
+    expected = tree(work / "out")
+    (work / "out").rename(work / "whole")
+    for step in ("calibration/a", "ranking/a", "a-0.2/hf"):
+        command = [sys.executable, "-c", KILLED, step, *ARGUMENTS]
+        killed = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not (work / "out" / step).exists()
+        (left,) = (work / "out").glob(".seap-export-unfinished-*")
+        assert [path for path in left.rglob("*") if path.is_file()]
+    with one_thread():
+        assert run_here(*ARGUMENTS).code == 0
+    assert tree(work / "out") == expected

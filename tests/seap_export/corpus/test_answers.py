@@ -1,0 +1,96 @@
+"""How answers are found in texts, and what task files say about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seap_export.corpus import LAST_NUMBER, AnswerRule, parse_task
+from seap_export.errors import InputError
+
+HEAD = 'corpus = "a.jsonl"\nprompt = "{text}"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("He has 3 + 4 = 7.", "7"),
+        ("It is 72.\n#### 72", "72"),
+        ("She earns $1,250.50.", "1250.5"),
+        ("#### 1,000,000", "1000000"),
+        ("It costs 18.00 dollars", "18"),
+        ("It is -5", "-5"),
+        ("It is -$5.", "-5"),
+        ("7-5", "5"),
+        ("(7)-5", "5"),
+        ("007", "7"),
+        ("-0.0", "0"),
+        ("3.", "3"),
+        ("9" * 60, "9" * 60),
+        ("no number", None),
+        ("", None),
+    ],
+)
+def test_last_number(text: str, number: str | None) -> None:
+    assert AnswerRule(LAST_NUMBER).find(text) == number
+
+
+def test_a_pattern_finds_its_group_where_it_first_matches() -> None:
+    rule = AnswerRule(r"(?:answer|result) is ([^.]*)")
+    assert rule.find("The answer is a cat . The answer is a dog.") == "a cat"
+    assert rule.find("no answer") is None
+    assert rule.find("The answer is  .") is None
+    assert AnswerRule("(a)|b").find("b") is None
+    assert AnswerRule(r"(?s).*#(\d)").find("#1\n#2") == "2"
+
+
+def test_a_text_ends_before_the_first_of_its_stops() -> None:
+    rule = AnswerRule("(x)", stop=("\nQuestion:", "##"))
+    assert rule.before_stop("a ## b\nQuestion:") == "a "
+    assert rule.before_stop("a\nQuestion: ##") == "a"
+    assert rule.before_stop("a # b") is None
+    assert AnswerRule("(x)").before_stop("a") is None
+
+
+def _parsed(tmp_path: Path, words: str) -> Any:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "a.toml").write_text(HEAD + words)
+    return parse_task(f"a={tmp_path / 'a.toml'}")
+
+
+def test_task_files_say_how_answers_are_found(tmp_path: Path) -> None:
+    words = (
+        'completion = " {text}"\nanswer = "last number"\nstop = ["\\nQuestion:"]\nshots = 2\nexamples = "b.jsonl"\n'
+    )
+    task = _parsed(tmp_path, words)
+    assert task.answer == AnswerRule(LAST_NUMBER, ("\nQuestion:",), 2, tmp_path / "b.jsonl")
+    assert _parsed(tmp_path, "").answer is None
+    assert [sample.text for sample in _parsed(tmp_path, words).texts()] == ["one one"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ('answer = "("', "'answer' is not a regular expression"),
+        ('answer = "[0-9]+"', "'answer' has 0 groups"),
+        ('answer = "(a)(b)"', "'answer' has 2 groups"),
+        ("answer = 1", "key 'answer' must be a string"),
+        ('stop = ["a"]', "'stop' is for generated answers"),
+        ('answer = "(a)"\nstop = "a"', "'stop' must be a list of texts"),
+        ('answer = "(a)"\nstop = [""]', "'stop' contains an empty text"),
+        ('answer = "(a)"\nshots = "4"', "'shots' must be a number of examples"),
+        ('answer = "(a)"\nshots = true', "'shots' must be a number of examples"),
+        ('answer = "(a)"\nshots = 4', "'shots' and 'examples' belong together"),
+        ('answer = "(a)"\nshots = -1\nexamples = "b.jsonl"', "'shots' and 'examples' belong together"),
+        ('answer = "(a)"\nexamples = "b.jsonl"', "'shots' and 'examples' belong together"),
+        ('answer = "(a)"\nshots = 1\nexamples = "none.jsonl"', "none.jsonl: no such file"),
+    ],
+)
+def test_faulty_rules_are_refused_when_the_task_is_parsed(tmp_path: Path, words: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        _parsed(tmp_path, words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

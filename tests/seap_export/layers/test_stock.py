@@ -1,0 +1,93 @@
+"""transformers' own model on a GPU that is not there: tensors without data, of which mixed devices raise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro import RICHEST, VARIATIONS, write_micro_model
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from seap_export.families import model_spec
+from seap_export.layers.stock import StockModel
+from seap_export.sources.config import read_json
+from seap_export.sources.weights import SafetensorsReader
+
+CUDA = torch.device("cuda", 0)
+
+
+class _WithoutCuda(TorchFunctionMode):
+    """What a torch built for the CPU cannot do even for tensors without data, in other words."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.Tensor.__getitem__:
+            return _indexed(*args)
+        if function is torch.Tensor.to and args[0].device == CUDA:
+            return _converted(*args, **(kwargs or {}))
+        if function is torch.nn.functional.softmax:
+            return torch.ops.aten._softmax(args[0], -1, False)  # all of them are of the last axis, in float32
+        if function is torch.Tensor.contiguous:
+            return args[0].clone(memory_format=torch.contiguous_format)
+        if function is torch.tensor and args[0] == []:
+            return torch.empty(0, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def _converted(tensor: torch.Tensor, *to: Any, dtype: Any = None, device: Any = None) -> torch.Tensor:
+    for own in to:
+        dtype, device = (own, device) if isinstance(own, torch.dtype) else (dtype, own)
+    if dtype in (None, tensor.dtype) and device in (None, tensor.device):
+        return tensor
+    return torch.ops.aten._to_copy(tensor, dtype=dtype, device=device)
+
+
+def _indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
+    items = list(index) if isinstance(index, tuple) else [index]
+    if any(isinstance(item, torch.Tensor) for item in items):
+        return torch.ops.aten.index(tensor, [None if isinstance(item, slice) else item for item in items])
+    if Ellipsis in items:
+        place, named = items.index(Ellipsis), sum(item is not None for item in items) - 1
+        items[place : place + 1] = [slice(None)] * (tensor.dim() - named)
+    axis = 0
+    for item in items:
+        if item is None:
+            tensor = tensor.unsqueeze(axis)
+        elif isinstance(item, slice):
+            tensor = torch.ops.aten.slice(tensor, axis, item.start, item.stop, item.step or 1)
+        else:
+            tensor, axis = tensor.select(axis, item), axis - 1
+        axis += 1
+    return tensor
+
+
+#: longrope asks for the value of a position, which there is none of.
+_VARIATIONS = [name if name != "phi3-all" else "phi3-partial" for name in RICHEST]
+
+
+@pytest.mark.parametrize("variation", _VARIATIONS)
+def test_everything_is_on_the_device(variation: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
+    spec, tensors = model_spec(read_json(folder / "config.json")), SafetensorsReader(folder)
+    weights = tensors.read(tensors.shapes())
+    config = AutoConfig.from_pretrained(folder)
+    family = spec.family
+    head = weights.get(family.stored("lm_head"), weights[family.stored("embed_tokens")])
+    with FakeTensorMode(allow_non_fake_inputs=True), _WithoutCuda():
+        stock = StockModel(config, spec, "eager", CUDA)
+        stock.load_outer("embed_tokens", weights[family.stored("embed_tokens")])
+        passage = stock.start([torch.zeros(1, 6, dtype=torch.long), torch.zeros(1, 3, dtype=torch.long)])
+        for index in range(len(spec.layers)):
+            prefix = family.names["layer"].format(layer=index)
+            stock.load(index, {name: own for name, own in weights.items() if name.startswith(prefix)})
+            stock.advance(index, passage)
+            stock.release(index)
+        stock.load_outer("norm", weights[family.stored("norm")])
+        stock.load_outer("lm_head", head)
+        logits = stock.logits(passage.hidden[1])
+    assert (logits.device, tuple(logits.shape)) == (CUDA, (1, 3, 96))
+    assert all(layer.keys.device == CUDA and layer.keys.shape[2] == 9 for layer in passage.caches.values())

@@ -1,0 +1,117 @@
+"""Hidden states come back as they were set, wherever they are kept, and from what was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from micro import micro_config
+from pretend_cuda import CUDA, pretend_cuda
+
+from seap_export.families import model_spec
+from seap_export.layers.batches import Batch, length_buckets
+from seap_export.layers.compute import Compute
+from seap_export.layers.streams import SavedStreams, Storage, choose_storage
+from seap_export.layers.working_memory import working_bytes
+
+SPEC = model_spec(micro_config(model_type="llama"))
+Kind = Literal["memory", "disk"]
+
+
+def batches(device: torch.device | None = None) -> list[Batch]:
+    return length_buckets([[1, 2, 3], [4, 5], [6]], 4, device or torch.device("cpu"))
+
+
+def values(seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(batch.num_tokens, SPEC.hidden_size, generator=generator) for batch in batches()]
+
+
+def streams(folder: Path, kind: Kind) -> SavedStreams:
+    return Storage(kind, 0, folder, torch.device("cpu")).streams("stream", SPEC, batches())
+
+
+def set_all(own: SavedStreams, seed: int) -> None:
+    for place, stream in enumerate(values(seed)):
+        own[place] = stream
+
+
+def assert_holds(own: SavedStreams, seed: int) -> None:
+    assert len(own) == len(values(seed))
+    assert all(torch.equal(stream, expected) for stream, expected in zip(own, values(seed), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_what_is_set_comes_back(tmp_path: Path, kind: Kind) -> None:
+    own = streams(tmp_path, kind)
+    set_all(own, 0)
+    assert_holds(own, 0)
+    own[1] = values(1)[1]
+    assert torch.equal(own[1], values(1)[1])
+    assert torch.equal(own[0], values(0)[0])
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_what_was_saved_stays_while_new_values_are_set(tmp_path: Path, kind: Kind) -> None:
+    own = streams(tmp_path, kind)
+    set_all(own, 0)
+    own.save(1)
+    set_all(own, 1)
+    assert_holds(own, 1)
+    again = streams(tmp_path, kind)
+    assert again.saved() == [1]
+    again.load(1)
+    assert_holds(again, 0)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_the_next_save_keeps_what_was_not_set_again(tmp_path: Path, kind: Kind) -> None:
+    own = streams(tmp_path, kind)
+    set_all(own, 0)
+    own.save(1)
+    own[1] = values(1)[1]
+    own.save(2)
+    own.forget(2)
+    again = streams(tmp_path, kind)
+    assert again.saved() == [2]
+    again.load(2)
+    assert [torch.equal(stream, old) for stream, old in zip(again, values(0), strict=True)] == [True, False]
+    assert torch.equal(again[1], values(1)[1])
+
+
+def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
+    own = streams(tmp_path, "disk")
+    set_all(own, 0)
+    own.save(1)
+    file = next(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(OSError, match="truncated"):
+        list(own)
+
+
+def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
+    need, size = working_bytes(SPEC, 1024), 4 * 100 * SPEC.hidden_size
+    for compute, kind, says in (
+        (Compute(memory=need + size), "memory", "in memory"),
+        (Compute(memory=need + size - 1), "disk", "on disk"),
+        (Compute(CUDA, memory=need + size, device_memory=need + size), "device", "on cuda:0"),
+        (Compute(CUDA, memory=need + size, device_memory=need + size - 1), "memory", "in memory"),
+    ):
+        storage = choose_storage(SPEC, 100, compute, tmp_path)
+        assert (storage.kind, storage.size) == (kind, size)
+        assert says in storage.description
+    assert choose_storage(SPEC, 100, Compute(memory=need + size), tmp_path, copies=2).kind == "disk"
+
+
+@pytest.mark.parametrize("kind", ["device", "memory", "disk"])
+def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Literal["device", "memory", "disk"]) -> None:
+    with pretend_cuda() as device:
+        own = Storage(kind, 0, tmp_path, device).streams("stream", SPEC, batches(device))
+        for place, stream in enumerate(values(0)):
+            own[place] = stream.to(device)
+        own.save(1)
+        own.load(1)
+        assert all(stream.device == device for stream in own)
+        assert all(torch.equal(stream.cpu(), expected) for stream, expected in zip(own, values(0), strict=True))

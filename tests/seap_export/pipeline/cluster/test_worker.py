@@ -1,0 +1,127 @@
+"""What a worker refuses, and what it says to its driver."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+
+from seap_export.errors import InputError
+from seap_export.pipeline.cluster import worker
+from seap_export.pipeline.cluster.connection import Share
+from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
+from seap_export.pipeline.manifest import package_versions
+from seap_export.pipeline.steps.step import Step
+from seap_export.sources.source import open_source
+
+
+@dataclass(frozen=True)
+class Written(Step):
+    """Writes a file, or does something else."""
+
+    kind = "written"
+    act: Callable[[Any, Path], None]
+    name = "v/written"
+    needs = ()
+    tasks = ()
+    label = "writing"
+
+    def _key(self) -> str:
+        return "key"
+
+    def make(self, work: Any, place: Path, advance: Callable[[object], None]) -> None:
+        self.act(work, place)
+
+
+class Unreadable(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__("both")
+
+
+def failing(error: BaseException) -> Callable[[Any, Path], None]:
+    def act(work: Any, place: Path) -> None:
+        raise error
+
+    return act
+
+
+@pytest.fixture
+def order(inputs: Path, tmp_path: Path) -> Order:
+    place = tmp_path / "out" / "scratch" / "written"
+    place.mkdir(parents=True)
+    digest = open_source(str(inputs / "m")).digest
+    step = Written(lambda work, place: (place / "file").write_text("new"))
+    share = Share(1, 0, "cpu")
+    return Order(step, place, tmp_path / "out", str(inputs / "m"), digest, share, None, 64, package_versions())
+
+
+def made(order: Order) -> tuple[Made | Failed, list[Event]]:
+    events = Events()
+    result = make_order(order, SimpleNamespace(add=SimpleNamespace(remote=events.add)))
+    return result, events.take()
+
+
+def test_a_step_is_made_anew_in_the_place_that_a_lost_worker_left(order: Order) -> None:
+    (order.place / "half").write_text("old")
+    result, events = made(order)
+    assert isinstance(result, Made)
+    assert {path.name for path in order.place.iterdir()} == {"file"}
+    assert [event.kind for event in events] == ["begin"]
+
+
+def test_lines_of_a_step_reach_the_driver(order: Order) -> None:
+    def act(work: Any, place: Path) -> None:
+        work.progress.warn("careful")
+        work.progress.say(f"{torch.get_num_threads()} thread, {work.compute.batch_tokens} positions")
+
+    _, events = made(replace(order, step=Written(act)))
+    expected = [Event("v/written", "warn", "careful"), Event("v/written", "say", "1 thread, 64 positions")]
+    assert events[1:] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"place": Path("/nowhere/scratch/written")}, "does not see"),
+        ({"model": "/nowhere/m"}, "does not see /nowhere/m"),
+        ({"digest": "0" * 64}, "other files"),
+        ({"versions": {**package_versions(), "torch": "0.1"}}, "this machine 0.1"),
+    ],
+)
+def test_a_machine_that_differs_is_refused(order: Order, changes: dict[str, Any], said: str) -> None:
+    result, _ = made(replace(order, **changes))
+    assert isinstance(result, Failed)
+    assert said in str(result.error)
+    assert list(order.place.iterdir()) == []
+
+
+def test_two_workers_never_write_to_one_place(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_PATIENCE", 0.1)
+    with FileLock(order.place.with_name(".seap-export-worker.lock")):
+        result, _ = made(order)
+    assert isinstance(result, Failed)
+    assert "another worker still writes" in str(result.error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (InputError("bad weights"), InputError("bad weights")),
+        (OSError(28, "No space left on device", "file"), OSError(28, "No space left on device", "file")),
+        (Unreadable(1, 2), RuntimeError("Unreadable: both")),
+        (BaseException("panic"), Exception("panic")),
+    ],
+)
+def test_errors_reach_the_driver(order: Order, error: BaseException, expected: Exception) -> None:
+    result, _ = made(replace(order, step=Written(failing(error))))
+    assert isinstance(result, Failed)
+    received = pickle.loads(pickle.dumps(result)).error
+    assert (type(received), received.args, str(received)) == (type(expected), expected.args, str(expected))
+    assert "in act" in received.__notes__[-1]  # where it was raised

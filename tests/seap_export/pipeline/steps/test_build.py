@@ -1,0 +1,160 @@
+"""The steps of an export: their order, and keys that change with every input and only with those."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro import micro_texts, write_micro_model
+
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.precision import choose_precision
+from seap_export.corpus import Sample, Split, Task
+from seap_export.errors import UsageError
+from seap_export.pipeline.mixtures import MixtureSpec
+from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
+from seap_export.pipeline.steps.build import ExportSteps, export_steps
+from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.written import FormatStep, ParityStep
+from seap_export.plan.recipes import PlanSettings
+from seap_export.plan.sparsity import EVEN, Sparsity
+from seap_export.sources.source import Source, open_source
+from validation.profiles import Limits
+
+TEXTS = micro_texts(6)
+SPLIT = Split(tuple(Sample(text, "") for text in TEXTS[:4]), tuple(Sample(text, "") for text in TEXTS[4:]))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
+
+
+def calibration(digest: str = "model", settings: CalibrationSettings = CalibrationSettings(), **change: Any) -> str:  # noqa: B008
+    return CalibrationStep("a", replace(SPLIT, **change), settings, digest, 12, checks=True).key
+
+
+def test_the_statistics_key() -> None:
+    settings = CalibrationSettings()
+    prompt, rest = TEXTS[4][:3], TEXTS[4][3:]
+    keys = [
+        calibration(),
+        calibration("other"),
+        calibration(calibration=SPLIT.calibration[1:]),
+        calibration(held_out=SPLIT.held_out[1:]),
+        calibration(held_out=(Sample(prompt, rest), SPLIT.held_out[1])),
+        calibration(settings=replace(settings, seed=1)),
+        calibration(settings=replace(settings, max_length=8)),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert CalibrationStep("b", SPLIT, settings, "model", 12, checks=False).key == keys[0]
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_every_file_of_the_model_counts(source: Source, tmp_path: Path, name: str) -> None:
+    digest = source.digest
+    path = tmp_path / "m" / name
+    path.write_text(path.read_text() + "\n")
+    assert open_source(str(tmp_path / "m")).digest != digest
+
+
+def test_the_name_of_the_model_does_not_count(source: Source, tmp_path: Path) -> None:
+    digest = source.digest
+    (tmp_path / "m").rename(tmp_path / "n")
+    assert open_source(str(tmp_path / "n")).digest == digest
+
+
+MIXTURE = MixtureSpec("x", {"a": 1.0, "b": 2.0})
+SETTINGS = PlanSettings("wifv", Sparsity("logistic"))
+
+
+def ranking(mixture: MixtureSpec = MIXTURE, settings: PlanSettings = SETTINGS, model: str = "model") -> RankingStep:
+    own = CalibrationSettings()
+    steps = {task: CalibrationStep(task, SPLIT, own, model, 12, checks=False) for task in mixture.weights}
+    return RankingStep(mixture, settings, tuple(steps.values()))
+
+
+def test_the_plan_key() -> None:
+    key = PlanStep(ranking(), 0.2).key
+    changes: list[dict[str, Any]] = [
+        {"score": "wifn"}, {"align": 8}, {"compensation": "none"}, {"sparsity": Sparsity("uniform")},
+        {"sparsity": Sparsity(k=0.9)}, {"sparsity": Sparsity(x0=0.4)}, {"sparsity": Sparsity(protect_first=3)},
+        {"balance": "alike"}, {"ridge": 1.0}, {"mix": "plain"}, {"sparsity": Sparsity("adaptive", budget="macs")},
+        {"sparsity": Sparsity("adaptive", budget="macs", context=9)}, {"sparsity": EVEN},
+        {"sparsity": EVEN, "layout": "uniform"}, {"group_tolerance": 0.01},
+    ]  # fmt: skip
+    others = [PlanStep(ranking(settings=replace(SETTINGS, **change)), 0.2).key for change in changes]
+    others += [
+        PlanStep(ranking(model="other"), 0.2).key,
+        PlanStep(ranking(replace(MIXTURE, name="y")), 0.2).key,
+        PlanStep(ranking(replace(MIXTURE, weights={"a": 1.0, "b": 3.0})), 0.2).key,
+        PlanStep(ranking(replace(MIXTURE, weights={"a": 1.0})), 0.2).key,
+        PlanStep(ranking(), 0.20000001).key,
+    ]
+    assert len({key, *others}) == 1 + len(others)
+    spelled_out = replace(SETTINGS, sparsity=Sparsity(protect_first=1, protect_last=1))
+    assert PlanStep(ranking(settings=spelled_out), 0.2).key == key
+    assert PlanStep(ranking(MixtureSpec("x", {"b": 2.0, "a": 1.0})), 0.2).key == key
+
+
+def test_a_ranking_serves_every_plan_that_differs_only_in_how_it_is_spread() -> None:
+    key = ranking().key
+    assert ranking(settings=replace(SETTINGS, sparsity=EVEN, align=8, compensation="none")).key == key
+    assert ranking(settings=replace(SETTINGS, ridge=1.0)).key != key
+
+
+def test_the_keys_of_a_variant_follow_from_each_other() -> None:
+    plan = PlanStep(ranking(), 0.2)
+    hf = ShrinkStep(plan)
+    forms = [OnnxForm(), OnnxForm(logits="last"), OnnxForm(choose_precision("int4"))]
+    keys = [plan.key, hf.key, *(FormatStep(hf, "onnx", OnnxFormat.of(form)).key for form in forms)]
+    keys.append(FormatStep(ShrinkStep(PlanStep(ranking(), 0.3)), "onnx", OnnxFormat.of(OnnxForm())).key)
+    settings, onnx = ParitySettings(), FormatStep(hf, "onnx", OnnxFormat.of(OnnxForm()))
+    changes: list[dict[str, Any]] = [
+        {}, {"provider": "cuda"}, {"decode_steps": 9}, {"long_tokens": 9}, {"threads": 1}, {"prompts": 1},
+        {"limits": Limits((("fp32", "max_abs", 1.0),))},
+    ]  # fmt: skip
+    keys += [ParityStep(onnx, replace(settings, **change)).key for change in changes]
+    keys.append(ParityStep(FormatStep(hf, "onnx", OnnxFormat.of(forms[1])), settings).key)
+    assert len(set(keys)) == len(keys)
+    # Both tasks have the same two held-out texts, so that there are four prompts.
+    assert ParityStep(onnx, replace(settings, prompts=9)).key == ParityStep(onnx, settings).key
+
+
+@pytest.fixture
+def steps(source: Source, tmp_path: Path) -> ExportSteps:
+    tasks = tuple(Task(name, tmp_path / f"{name}.txt") for name in "ab")
+    request = ExportRequest(tasks, (0.2, 0.5), (MIXTURE,))
+    return export_steps(source, request, {"a": SPLIT, "b": SPLIT})
+
+
+def test_each_step_comes_after_those_that_it_needs(steps: ExportSteps) -> None:
+    seen: set[str] = set()
+    for step in steps.all:
+        assert {own.name for own in step.needs} <= seen
+        assert step.name not in seen
+        seen.add(step.name)
+    assert len(seen) == 2 + 3 + 6 * 4
+    assert [step.checks for step in steps.calibrations.values()] == [True, False]
+
+
+def test_steps_can_be_sent_to_another_process(steps: ExportSteps) -> None:
+    for step in steps.all:
+        copy = pickle.loads(pickle.dumps(step))
+        assert (copy.name, copy.key, copy.label) == (step.name, step.key, step.label)
+
+
+def test_settings_refuse_values_that_mean_nothing() -> None:
+    with pytest.raises(UsageError, match="magnitude"):
+        PlanSettings(score="magnitude")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="all"):
+        PlanSettings(compensation="all")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="--long-tokens 0 is out of range; give at least 1"):
+        ParitySettings(long_tokens=0)

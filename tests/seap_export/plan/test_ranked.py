@@ -1,0 +1,112 @@
+"""An interrupted ranking goes on where it stopped, and is the same to the last bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from calibrated import micro_source
+
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration
+from seap_export.errors import ArtifactError
+from seap_export.layers.compute import Compute
+from seap_export.plan import make
+from seap_export.plan.planning import plan_variant, rank
+from seap_export.plan.ranked import Ranking, read_ranking
+from seap_export.plan.recipes import PlanSettings, open_recipe
+from seap_export.sources.source import Source
+
+Calibrate = Callable[..., Calibration]
+
+
+class Interrupted(Exception):
+    """In the place of a kill."""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return micro_source(tmp_path / "model")
+
+
+@pytest.fixture
+def statistics(source: Source, random_calibration: Calibrate) -> Mixture:
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
+    return Mixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def ranked(source: Source, statistics: Mixture, settings: PlanSettings, folder: Path, **more: Any) -> Ranking:
+    folder.mkdir(exist_ok=True)
+    return rank(source, statistics, settings, folder, compute=Compute(), **more)
+
+
+@pytest.mark.parametrize("recipe", ["reconstruct", "seap"])
+def test_an_interrupted_ranking_goes_on_and_is_the_same(
+    source: Source, statistics: Mixture, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = open_recipe(recipe)
+    whole = ranked(source, statistics, settings, tmp_path / "whole")
+    made: list[int] = []
+    for name in ("_eliminate", "_scores"):
+        monkeypatch.setattr(make, name, counted(getattr(make, name), made))
+    for last in range(3):
+        folder = tmp_path / str(last)
+
+        def interrupt(layer: int, last: int = last) -> None:
+            if layer == last:
+                raise Interrupted
+
+        with pytest.raises(Interrupted):
+            ranked(source, statistics, settings, folder, on_layer=interrupt)
+        made.clear()
+        done: list[int] = []
+        again = ranked(source, statistics, settings, folder, on_layer=done.append)
+        assert done == [0, 1, 2]
+        assert sorted(set(made)) == list(range(last + 1, 3))
+        assert contents(folder) == contents(tmp_path / "whole")
+        plans = [plan_variant(source, statistics, own, settings, 0.3) for own in (whole, again)]
+        assert plans[0] == plans[1]
+
+
+def counted(work: Callable[..., Any], made: list[int]) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
+        made.append(arguments[2])
+        return work(*arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("recipe", ["reconstruct", "seap"])
+def test_a_finished_folder_is_the_ranking(source: Source, statistics: Mixture, tmp_path: Path, recipe: str) -> None:
+    ranking = ranked(source, statistics, open_recipe(recipe), tmp_path / "ranking")
+    assert torch.equal(ranking.sensitivity, statistics.sensitivity())
+    read = read_ranking(source.spec, tmp_path / "ranking")
+    assert (read.scores is None) is (recipe == "reconstruct")
+    for own, other in zip(ranking.options, read.options, strict=True):
+        assert own.attention == other.attention
+        assert own.neuron_order.tolist() == other.neuron_order.tolist()
+        assert own.neuron_loss.tolist() == other.neuron_loss.tolist()
+
+
+def test_half_a_file_counts_as_none_and_a_damaged_one_is_refused(
+    source: Source, statistics: Mixture, tmp_path: Path
+) -> None:
+    settings, folder = open_recipe(), tmp_path / "ranking"
+    ranked(source, statistics, settings, folder)
+    expected = contents(folder)
+    last = folder / "layer-00002.safetensors"
+    (folder / "sensitivity.safetensors").unlink()
+    last.with_name(f"{last.name}.part").write_bytes(last.read_bytes()[:100])
+    last.unlink()
+    ranked(source, statistics, settings, folder)
+    assert contents(folder) == expected
+    last.write_bytes(last.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="rank again"):
+        read_ranking(source.spec, folder)

@@ -1,0 +1,65 @@
+"""All that sweeps through the layers runs on a GPU: nothing is mixed with the CPU, and the result is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import micro_plan, micro_source, opened, single
+from pretend_cuda import pretend_cuda
+from swept import BATCH_TOKENS, TEXTS, contents, in_memory
+
+from seap_export.activations.calibrate import collect_statistics
+from seap_export.layers import attention
+from seap_export.layers.compute import Compute
+from seap_export.plan.plan import COMPENSATIONS
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source
+
+#: Between them windows, soft caps, norms after halves, long rotations, scaled queries, biases and multipliers.
+VARIATIONS = ("llama-biases", "gemma2-all", "phi3-all", "granite-all", "ministral3-all", "exaone4-window", "qwen3")
+
+
+def there(device: torch.device, room: int = 2**62) -> Compute:
+    return Compute(device, device_memory=room, batch_tokens=BATCH_TOKENS)
+
+
+def calibrated(source: Source, folder: Path, compute: Compute) -> Path:
+    folder.mkdir()
+    collect_statistics(source, TEXTS, folder, compute, check=False)
+    return folder
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_calibration_and_shrinking_give_the_same_bytes_there(tmp_path: Path, variation: str) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    here = calibrated(source, tmp_path / "here", in_memory())
+    with pretend_cuda() as device:
+        for room in (2**62, 1):  # hidden states on the GPU, and in the host's memory
+            assert contents(calibrated(source, tmp_path / str(room), there(device, room))) == contents(here)
+    statistics = single(opened(here, source, "boolq", TEXTS))
+    for compensation in COMPENSATIONS:
+        plan, folders = micro_plan(source, compensation), [tmp_path / f"{compensation}-{side}" for side in (0, 1)]
+        for folder in folders:
+            folder.mkdir()
+        write_shrunk_model(source, plan, statistics, folders[0], compute=in_memory())
+        with pretend_cuda() as device:
+            write_shrunk_model(source, plan, statistics, folders[1], compute=there(device))
+        assert contents(folders[0]) == contents(folders[1])
+
+
+def test_the_comparison_with_transformers_runs_besides(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model")
+    with pretend_cuda() as device:
+        collect_statistics(source, TEXTS, tmp_path, there(device), check=True)
+
+
+def test_a_table_that_stays_on_the_cpu_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = micro_source(tmp_path / "model", "mistral-window")
+    plain = attention._window_mask
+    monkeypatch.setattr(
+        attention, "_window_mask", lambda length, window, _: plain(length, window, torch.device("cpu"))
+    )
+    with pretend_cuda() as device, pytest.raises(RuntimeError, match="but found one on cpu"):
+        calibrated(source, tmp_path / "there", there(device))

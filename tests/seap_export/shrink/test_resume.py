@@ -1,0 +1,141 @@
+"""Shrinking that was interrupted anywhere goes on, makes at most one layer again, and ends in the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from calibrated import calibrate, micro_plan, micro_source
+from swept import TEXTS, Killed, contents, die_at, in_memory, on_disk
+
+from seap_export.activations.mixture import Mixture
+from seap_export.layers import streams
+from seap_export.layers.compute import Compute
+from seap_export.plan.plan import COMPENSATIONS, Compensation
+from seap_export.shrink import sequential
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source
+from seap_export.sources.tensor_writer import SafetensorsWriter
+
+
+@dataclass
+class Case:
+    source: Source
+    statistics: Mixture
+    expected: Mapping[str, Mapping[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    work = tmp_path_factory.mktemp("case")
+    source = micro_source(work / "model", "llama-gqa", "bfloat16")
+    made = Case(source, calibrate(source, work / "statistics", {"boolq": TEXTS}), {})
+    for compensation in COMPENSATIONS:
+        run(made, work / compensation, compensation, in_memory())
+    made.expected = {name: contents(work / name) for name in COMPENSATIONS}
+    return made
+
+
+def run(case: Case, folder: Path, compensation: Compensation, compute: Compute, **options: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    plan = micro_plan(case.source, compensation)
+    write_shrunk_model(case.source, plan, case.statistics, folder, compute=compute, **options)
+
+
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+def test_killed_before_any_tensor_is_written(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compensation: Compensation
+) -> None:
+    layers: list[int] = []
+    plain = Source.read_layer
+
+    def noted(self: Source, layer: int) -> Any:
+        layers.append(layer)
+        return plain(self, layer)
+
+    monkeypatch.setattr(Source, "read_layer", noted)
+    for call in itertools.count():
+        layers.clear()
+        folder = tmp_path / str(call)
+        with monkeypatch.context() as patch:
+            die_at(patch, SafetensorsWriter, "write", call)
+            try:
+                run(case, folder, compensation, in_memory())
+                break
+            except Killed:
+                pass
+        reported: list[int] = []
+        run(case, folder, compensation, in_memory(), on_layer=reported.append)
+        assert reported == [0, 1, 2]
+        assert contents(folder) == case.expected[compensation]
+        assert len(layers) <= 4
+    assert call > 20
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize(
+    ("place", "name", "calls"),
+    [
+        (streams._KeptInMemory, "save", 6),
+        (streams._KeptInFile, "save", 6),
+        (streams._Saved, "forget", 6),
+        (streams._Layout, "write", 40),
+        (sequential, "refit", 3),
+        (SafetensorsWriter, "flush", 3),
+        (SafetensorsWriter, "__exit__", 1),
+    ],
+)
+def test_killed_while_the_streams_are_saved(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, calls: int, where: str
+) -> None:
+    compute = in_memory() if where == "memory" else on_disk(case.source)
+    if place in (streams._KeptInMemory, streams._KeptInFile) and (place is streams._KeptInFile) is (where == "memory"):
+        pytest.skip("not used there")
+    layers: list[int] = []
+    plain = Source.read_layer
+    monkeypatch.setattr(Source, "read_layer", lambda self, layer: (layers.append(layer), plain(self, layer))[1])
+    for call in range(0, calls, 1 if calls < 10 else 7):
+        layers.clear()
+        folder = tmp_path / str(call)
+        with monkeypatch.context() as patch:
+            die_at(patch, place, name, call)
+            with pytest.raises(Killed):
+                run(case, folder, "sequential", compute)
+        run(case, folder, "sequential", compute)
+        assert contents(folder) == case.expected["sequential"]
+        assert len(layers) <= 4
+
+
+def test_streams_on_disk_and_inputs_computed_twice_give_the_same_bytes(case: Case, tmp_path: Path) -> None:
+    run(case, tmp_path, "sequential", on_disk(case.source))
+    assert contents(tmp_path) == case.expected["sequential"]
+
+
+def test_a_process_that_is_killed(case: Case, tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from calibrated import Calibration, micro_plan, open_source, single
+from swept import in_memory
+from seap_export.shrink.write import write_shrunk_model
+source = open_source(sys.argv[1])
+kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
+statistics, plan = single(Calibration(Path(sys.argv[2]))), micro_plan(source, "sequential")
+write_shrunk_model(source, plan, statistics, Path(sys.argv[3]), kill, compute=in_memory())
+"""
+    model = case.source.files[0].parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", script, str(model), str(model.parent / "statistics" / "boolq"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert (tmp_path / "unfinished").is_dir()
+    run(case, tmp_path, "sequential", in_memory())
+    assert contents(tmp_path) == case.expected["sequential"]

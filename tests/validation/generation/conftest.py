@@ -1,0 +1,50 @@
+"""A micro model as a model folder and as an ONNX folder, and a task of what it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from answered import WRONG, Written, by_hand
+from micro import micro_texts, write_micro_model
+
+from seap_export.corpus import AnswerRule
+from validation.generation import OpenQuestion, OpenTask
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `hf` and `onnx`; not to be changed."""
+    from converters.onnx.folder import convert_folder
+
+    folder = tmp_path_factory.mktemp("generation")
+    write_micro_model(folder / "hf", max_position_embeddings=64, model_type="llama")
+    (folder / "onnx").mkdir()
+    convert_folder(folder / "hf", folder / "onnx")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[str]:
+    """Twelve prompts of 4 to 24 words."""
+    return micro_texts(12, seed=4)
+
+
+@pytest.fixture(scope="session")
+def written(model: Path, prompts: list[str]) -> list[Written]:
+    """What the model writes after each prompt: some texts end, others do not."""
+    found = by_hand(model / "hf", prompts)
+    assert {own.is_ended for own in found} == {True, False}  # or a test could not tell them apart
+    return found
+
+
+@pytest.fixture(scope="session")
+def task(prompts: list[str], written: list[Written]) -> OpenTask:
+    """The right answers are the model's first words, but for each third question."""
+    rule = AnswerRule(r"(\S+)")
+    found = [rule.find(own.text) or "nothing" for own in written]
+    questions = [
+        OpenQuestion(prompt, f" {gold}", "planted" if place % WRONG == 0 else gold)
+        for place, (prompt, gold) in enumerate(zip(prompts, found, strict=True))
+    ]
+    return OpenTask("t", rule, tuple(questions))

@@ -1,0 +1,137 @@
+"""Generated answers against a plain loop over torch logits, in both forms, alone and in batches."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from answered import STEPS, WRONG, Written
+from micro import VARIATIONS, micro_texts, write_micro_model
+from varied import VARIED
+
+from seap_export.corpus import AnswerRule
+from seap_export.errors import ArtifactError, InputError, UsageError
+from validation.generation import OpenQuestion, OpenTask, evaluate_generation
+from validation.generation import evaluate as module
+
+
+def _asked(folder: Path, task: OpenTask, form: str = "hf", **options: Any) -> Any:
+    options = {"max_new_tokens": STEPS, "threads": 1, **options}
+    return evaluate_generation(folder, [task], form=form, **options)[task.name]
+
+
+@pytest.fixture
+def all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All texts are kept."""
+    monkeypatch.setattr(module, "_SAMPLES", 1000)
+
+
+@pytest.mark.usefixtures("all_samples")
+@pytest.mark.parametrize("form", ["hf", "onnx"])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_texts_and_figures_are_those_of_a_plain_loop(
+    model: Path, task: OpenTask, written: list[Written], form: str, batch_size: int
+) -> None:
+    """Every text, whatever it is padded to; and every planted wrong answer is found."""
+    figures = _asked(model / form, task, form, batch_size=batch_size)
+    assert [own.text for own in figures.samples] == [own.text for own in written]
+    assert [own.tokens for own in figures.samples] == [len(own.tokens) for own in written]
+    assert [own.is_stopped for own in figures.samples] == [own.is_ended for own in written]
+    answered = [task.rule.find(own.text) is not None for own in written]
+    right = [place % WRONG != 0 and own for place, own in enumerate(answered)]
+    assert figures.right == tuple(right)
+    share = sum(right) / len(right)
+    assert 0 < share < 1
+    assert figures.exact_match == pytest.approx(share)
+    assert figures.exact_match_stderr == pytest.approx(math.sqrt(share * (1 - share) / (len(right) - 1)))
+    assert figures.mean_tokens == pytest.approx(np.mean([len(own.tokens) for own in written]))
+    assert figures.never_stopped == pytest.approx(np.mean([not own.is_ended for own in written]))
+    assert figures.unanswered == pytest.approx(1 - np.mean(answered))
+
+
+def test_a_wrong_right_answer_lowers_the_exact_match_by_one(model: Path, task: OpenTask) -> None:
+    before = _asked(model / "hf", task)
+    place = before.right.index(True)
+    questions = list(task.questions)
+    questions[place] = replace(questions[place], gold="planted")
+    after = _asked(model / "hf", replace(task, questions=tuple(questions)))
+    assert sum(before.right) - sum(after.right) == 1
+    assert after.sha256 != before.sha256
+
+
+@pytest.mark.usefixtures("all_samples")
+@pytest.mark.parametrize("form", ["hf", "onnx"])
+def test_a_text_ends_before_a_stop(model: Path, task: OpenTask, written: list[Written], form: str) -> None:
+    """The first word of the third place of some text; its tokens count, what follows is not generated."""
+    place, stop = next((place, own.text.split()[2]) for place, own in enumerate(written) if len(own.text.split()) > 3)
+    figures = _asked(model / form, replace(task, rule=replace(task.rule, stop=(f" {stop}",))), form)
+    text = written[place].text
+    assert figures.samples[place].text == text[: text.index(f" {stop}")]
+    assert figures.samples[place].is_stopped
+    assert figures.samples[place].tokens < len(written[place].tokens)
+    for own, found in zip(written, figures.samples, strict=True):
+        assert f" {stop}" not in found.text
+        assert own.text.startswith(found.text)
+
+
+def test_a_stop_that_is_a_token_ends_a_text(model: Path, task: OpenTask, written: list[Written]) -> None:
+    """As `<|im_end|>` does, which is not seen in the text."""
+    special = next(own.text.split()[1] for own in written if len(own.text.split()) > 2)
+    figures = _asked(model / "hf", replace(task, rule=replace(task.rule, stop=(special,))))
+    assert figures.mean_tokens < np.mean([len(own.tokens) for own in written])
+
+
+@pytest.mark.usefixtures("all_samples")
+@pytest.mark.parametrize("form", ["hf", "onnx"])
+def test_prompts_near_the_end_of_the_context_run_alone(model: Path, form: str) -> None:
+    """64 positions: a long prompt gets what is left, and the others get what they would get without it."""
+    texts = [*micro_texts(4, seed=8), " ".join(micro_texts(8, seed=3)).split(" a")[0]]
+    long = " ".join((" ".join(micro_texts(8, seed=3))).split()[:60])
+    questions = tuple(OpenQuestion(text, " cat", "cat") for text in [*texts[:4], long])
+    together = _asked(model / form, OpenTask("t", AnswerRule("(cat)"), questions), form)
+    apart = [_asked(model / form, OpenTask("t", AnswerRule("(cat)"), (own,)), form) for own in questions]
+    assert [own.text for own in together.samples] == [own.samples[0].text for own in apart]
+    assert together.samples[-1].tokens <= 4
+    too_long = replace(questions[-1], prompt=f"{long} the cat sat on")
+    with pytest.raises(InputError, match=r"question 1 has 64 tokens.* context is 64; "):
+        _asked(model / form, OpenTask("t", AnswerRule("(cat)"), (too_long,)), form)
+
+
+@pytest.mark.usefixtures("all_samples")
+@pytest.mark.parametrize("name", VARIED)
+def test_a_batch_changes_no_answer_in_any_family(name: str, tmp_path: Path, prompts: list[str]) -> None:
+    write_micro_model(tmp_path / "m", **VARIATIONS[name])
+    task = OpenTask("t", AnswerRule(r"(\S+)"), tuple(OpenQuestion(text, " cat", "cat") for text in prompts[:5]))
+    alone, together = (_asked(tmp_path / "m", task, batch_size=size, max_new_tokens=10) for size in (1, 5))
+    assert alone == together
+
+
+def test_each_question_is_reported_when_it_is_done(model: Path, task: OpenTask) -> None:
+    done: list[object] = []
+    _asked(model / "onnx", task, "onnx", on_answer=done.append)
+    assert len(done) == len(task.questions)
+
+
+def test_a_model_that_computes_nan_is_refused(model: Path, task: OpenTask, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    damaged = Path(shutil.copytree(model / "hf", tmp_path / "hf"))
+    weights = load_file(damaged / "model.safetensors")
+    weights["model.norm.weight"][:] = float("nan")
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=f"{damaged}: its logits are NaN"):
+        _asked(damaged, task)
+
+
+def test_arguments_out_of_range_are_refused(model: Path, task: OpenTask) -> None:
+    for options in ({"max_new_tokens": 0}, {"batch_size": 0}, {"threads": 0}):
+        with pytest.raises(UsageError, match="at least 1"):
+            _asked(model / "hf", task, **options)
+    for tasks in ([], [task, task]):
+        with pytest.raises(UsageError, match="names must be different"):
+            evaluate_generation(model / "hf", tasks)

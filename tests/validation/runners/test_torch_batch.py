@@ -1,0 +1,52 @@
+"""Padding on the left changes nothing: each row of a batch computes what it computes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from micro import VARIATIONS, write_micro_model
+from varied import VARIED
+
+from seap_export.layers.compute import Compute
+from validation.runners.torch_batch import TorchBatch
+from validation.runners.torch_runner import open_torch_runner
+
+Logits = Callable[..., list[np.ndarray]]
+#: Longrope rotates a whole batch as its longest row, so rows that get longer than 16 tokens run alone.
+SHORT = 7
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_prompts_and_steps_of_a_batch(
+    name: str, tmp_path: Path, prompts: list[list[int]], padded: np.ndarray, torch_logits: Logits
+) -> None:
+    model = write_micro_model(tmp_path / "m", **VARIATIONS[name])
+    rows = SHORT if "phi3" in name else len(prompts)
+    lengths, steps = [len(prompt) for prompt in prompts[:rows]], ([5] * rows, [7] * rows)
+    with open_torch_runner(model, 1) as runner, runner.head():
+        batch = TorchBatch(runner)
+        found = [batch.prefill(padded[:rows], lengths)[:, 0], *map(batch.step, steps)]
+        alone = batch.prefill(padded[1:2, : lengths[1]], lengths[1:2])
+        batch.close()
+    texts = [[*prompt, 5, 7] for prompt in prompts[:rows]]
+    wanted = [own[-3:] for own in torch_logits(model, texts, lengths)]
+    assert found[0].shape == (rows, wanted[0].shape[1])
+    assert np.abs(np.stack(found, 1) - np.stack(wanted)).max() <= 1e-3
+    assert np.abs(alone[0, 0] - wanted[1][0]).max() <= 1e-3
+
+
+def test_a_model_that_does_not_fit_is_read_for_every_step(
+    tmp_path: Path, prompts: list[list[int]], padded: np.ndarray
+) -> None:
+    model = write_micro_model(tmp_path / "m", model_type="llama")
+    lengths = [len(prompt) for prompt in prompts]
+    found = []
+    for compute in (Compute(), Compute(memory=1)):
+        with open_torch_runner(model, 1, compute) as runner, runner.head():
+            batch = TorchBatch(runner)
+            found.append((batch.prefill(padded, lengths), batch.step([5] * len(lengths))))
+    for roomy, tight in zip(*found, strict=True):
+        assert np.array_equal(roomy, tight)

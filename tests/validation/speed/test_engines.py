@@ -1,0 +1,132 @@
+"""Every engine appends the likeliest tokens to the same prompts. No time is asserted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from converters.formats import format_class
+from converters.onnx.folder import convert_folder
+from seap_export.runtime.decoder import Decoding
+from validation.benchmarks.runtimes.small_models import write_small_model
+from validation.runners.pace import Pace
+from validation.runners.runner import Runtime
+from validation.runners.table import RUNTIMES
+from validation.speed.engines import _TorchEngine, open_engine, pace_of
+from validation.speed.measure import Cell
+from validation.speed.memory import peak_memory
+
+PROMPTS = [[5, 6, 7], [8, 9, 10]]
+
+
+class Counting:
+    """A runner whose likeliest token is one more than the last one."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> NDArray[np.float32]:
+        self.calls.append(("prefill", (input_ids.tolist(), list(lengths), room)))
+        return np.eye(100, dtype=np.float32)[input_ids + 1]
+
+    def step(self, next_ids: Sequence[int]) -> NDArray[np.float32]:
+        self.calls.append(("step", next_ids))
+        return np.eye(100, dtype=np.float32)[np.asarray(next_ids) + 1]
+
+    def close(self) -> None:
+        self.calls.append(("close", None))
+
+
+class Clocked(Counting):
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        self.calls.append(("timed", (prompt, steps)))
+        return Pace(1.0, (0.5,) * steps)
+
+
+def test_a_runner_without_a_clock_is_timed_with_its_batch() -> None:
+    runner: Any = Counting()
+    pace = pace_of(runner, PROMPTS, 2)
+    assert len(pace.steps_s) == 2
+    assert runner.calls == [("prefill", (PROMPTS, [3, 3], 2)), ("step", [8, 11]), ("step", [9, 12])]
+
+
+def test_a_runner_with_a_clock_is_asked() -> None:
+    runner: Any = Clocked()
+    assert pace_of(runner, PROMPTS[:1], 2) == Pace(1.0, (0.5, 0.5))
+    assert runner.calls == [("timed", ([5, 6, 7], 2))]
+    with pytest.raises(ValueError, match="too many values"):
+        pace_of(runner, PROMPTS, 2)
+
+
+@pytest.mark.parametrize(("kind", "takes_batches"), [(Counting, True), (Clocked, False)])
+def test_other_runtimes_are_opened_as_they_are_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[Counting], takes_batches: bool
+) -> None:
+    opened: list[Counting] = []
+
+    def server(name: str, folder: Path, threads: int) -> Counting:
+        assert (name, folder, threads) == ("other", tmp_path, 3)
+        opened.append(kind())
+        return opened[0]
+
+    monkeypatch.setitem(RUNTIMES, "other", Runtime("nowhere:open"))  # type: ignore[arg-type]
+    monkeypatch.setattr("validation.speed.engines.open_server", server)
+    with open_engine("other", tmp_path, 64, "cpu", 3) as engine:
+        assert engine.takes_batches == takes_batches
+        assert len(engine.pace(PROMPTS[:1], 4).steps_s) == 4
+    assert opened[0].calls[-1] == ("close", None)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "takes_batches"),
+    [
+        pytest.param("gguf", False, marks=pytest.mark.needs("llama.cpp")),
+        pytest.param("openvino", True, marks=pytest.mark.needs("openvino")),
+        pytest.param("web", False, marks=pytest.mark.needs("transformers.js")),
+        pytest.param("mlx", False, marks=pytest.mark.needs("mlx-lm")),
+    ],
+)
+def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name: str, takes_batches: bool) -> None:
+    own, model, written = format_class(format_name), tmp_path / "model", tmp_path / "written"
+    write_small_model(model, "llama", "pruned")
+    written.mkdir()
+    own(own.precisions[0]).write(model, written, lambda layer: None)
+    with open_engine(own.runtimes[0], written, 64, "cpu", 1) as engine:
+        assert engine.takes_batches == takes_batches
+        pace = engine.pace(PROMPTS[: 2 if takes_batches else 1], 4)
+        assert min(pace.first_s, *pace.steps_s) > 0
+        assert len(pace.steps_s) == 4
+    found = peak_memory(own.runtimes[0], written, 64, "cpu", 1, Cell(1, 8))
+    assert (found.host or 0) > 40e6
+
+
+def test_torch_and_onnx_runtime_append_the_same_tokens(
+    monkeypatch: pytest.MonkeyPatch, micro_hf: Callable[[str], Path], tmp_path: Path
+) -> None:
+    appended: dict[str, list[list[int]]] = {"torch": [], "onnxruntime": []}
+    torch_run, onnx_step = _TorchEngine._run, Decoding.step
+
+    def run(self: _TorchEngine, input_ids: Any, cache: Any) -> Any:
+        found = torch_run(self, input_ids, cache)
+        appended["torch"].append(found.tolist())
+        return found
+
+    def step(self: Decoding, tokens: Sequence[int]) -> None:
+        appended["onnxruntime"].append(list(tokens))
+        onnx_step(self, tokens)
+
+    monkeypatch.setattr(_TorchEngine, "_run", run)
+    monkeypatch.setattr(Decoding, "step", step)
+    hf, onnx = micro_hf("Llama"), tmp_path
+    convert_folder(hf, onnx)
+    for name, folder in (("torch", hf), ("onnxruntime", onnx)):
+        with open_engine(name, folder, 64, "cpu", 1) as engine:
+            assert engine.takes_batches
+            assert len(engine.pace(PROMPTS, 4).steps_s) == 4
+    assert appended["torch"][:-1] == appended["onnxruntime"]
+    assert len(appended["onnxruntime"]) == 4

@@ -1,0 +1,181 @@
+"""What ONNX Runtime will take is judged from the graph, and refused before anything is computed if it does not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from converters.onnx.form import OnnxForm
+from converters.onnx.onnx_writer import write_onnx
+from converters.onnx.precision import choose_precision
+from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.layers.compute import Compute
+from seap_export.runtime.session import open_session
+from validation import session_memory
+from validation.parity import run_parity
+from validation.prompts import Case
+from validation.quality import claim_texts
+from validation.runners.onnx_runner import OnnxRunner
+from validation.session_memory import Calls, calls_of, claim_memory
+from validation.session_memory import session_memory as estimate
+from validation.zero_shot.models import open_model
+
+ONE = (Calls(1, 8, 16),)
+
+
+def written(hf: Path, folder: Path, **form: Any) -> Path:
+    folder.mkdir()
+    write_onnx(hf, folder, OnnxForm(**form))
+    return folder / "model.onnx"
+
+
+@pytest.fixture
+def model(micro_hf: Callable[..., Path], tmp_path: Path) -> Path:
+    return written(micro_hf("Llama"), tmp_path / "onnx")
+
+
+def matrices(model: Path) -> int:
+    """Bytes of the matrices that are multiplied."""
+    graph = onnx.load(model, load_external_data=False).graph
+    products = {node.input[1] for node in graph.node if node.op_type in ("MatMul", "FusedMatMul")}
+    return sum(4 * int(np.prod(t.dims)) for t in graph.initializer if t.name in products)
+
+
+def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(session_memory, "available_memory", lambda: size)
+
+
+def test_every_matrix_is_copied(model: Path) -> None:
+    small, large = estimate(model, ONE), matrices(model)
+    assert large <= small.copies <= large + 100_000  # norms and rotary tables
+    assert small.can_map
+
+
+def test_a_tied_table_is_copied_and_mapped(model: Path, micro_hf: Callable[..., Path], tmp_path: Path) -> None:
+    hf = shutil.copytree(micro_hf("Llama"), tmp_path / "hf")
+    config = json.loads((hf / "config.json").read_text())
+    (hf / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    tied, own = estimate(written(hf, tmp_path / "tied"), ONE), estimate(model, ONE)
+    assert tied.copies == own.copies
+    assert (tied.mapped, own.mapped) == (4 * config["vocab_size"] * config["hidden_size"], 0)
+
+
+def test_fp16_is_multiplied_in_float32_on_the_cpu(micro_hf: Callable[..., Path], tmp_path: Path) -> None:
+    hf = micro_hf("Llama")
+    wide = estimate(written(hf, tmp_path / "fp32"), ONE)
+    half = written(hf, tmp_path / "fp16", precision=choose_precision("fp16"))
+    assert estimate(half, ONE).largest == wide.largest
+    assert not estimate(half, ONE).can_map
+    assert estimate(half, ONE, "cuda").total < estimate(half, ONE).total
+
+
+def test_int4_is_copied_with_its_scales(micro_hf: Callable[..., Path], tmp_path: Path) -> None:
+    hf = micro_hf("Llama")
+    fp32 = estimate(written(hf, tmp_path / "fp32"), ONE)
+    int4 = estimate(written(hf, tmp_path / "int4", precision=choose_precision("int4")), ONE)
+    assert 1 / 8 < int4.copies / fp32.copies < 3 / 4
+    assert not int4.can_map
+
+
+@pytest.mark.parametrize("name", ["rows", "tokens", "positions"])
+def test_each_size_of_a_call_counts(model: Path, name: str) -> None:
+    sizes = {"rows": 2, "tokens": 8, "positions": 16}
+    more = Calls(**sizes | {name: 4 * sizes[name]})
+    less = Calls(**sizes)
+    assert estimate(model, [more]).run > estimate(model, [less]).run
+    assert estimate(model, [less, more]).run == estimate(model, [more]).run
+
+
+def test_logits_of_the_last_token_take_less(micro_hf: Callable[..., Path], tmp_path: Path, model: Path) -> None:
+    last = written(micro_hf("Llama"), tmp_path / "last", logits="last")
+    assert estimate(last, ONE).run < estimate(model, ONE).run
+
+
+def test_the_calls_of_a_case() -> None:
+    assert calls_of(Case("batch", ((1, 2, 3), (1,)), ((4, 5), (6, 7)))) == Calls(2, 3, 5)
+    assert calls_of(Case("long", ((1, 2, 3, 4, 5),), ((6,),), call_tokens=2, kept=1)) == Calls(1, 2, 6)
+
+
+def test_what_fits_is_said(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    need = estimate(model, ONE).total
+    free(monkeypatch, need)
+    assert claim_memory(model, ONE, say=lines.append) is False
+    assert lines == [f"ONNX Runtime will take about {need / 1e6:.1f} MB"]
+
+
+def test_float32_that_does_not_fit_twice_stays_in_its_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, estimate(model, ONE).without_copies)
+    lines: list[str] = []
+    assert claim_memory(model, ONE, say=lines.append) is True
+    assert "every call" in lines[0]
+    with pytest.raises(EnvironmentFailure):
+        claim_memory(model, ONE, can_map=False)
+
+
+def test_a_mapped_session_computes_the_same(model: Path) -> None:
+    ids = np.arange(3, 11)[None]
+    logits = [OnnxRunner(open_session(model, mapped=mapped)).prefill(ids, [8]) for mapped in (False, True)]
+    assert np.abs(logits[0]).max() > 0
+    np.testing.assert_allclose(*logits, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused_by_name(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 1000)
+    with pytest.raises(EnvironmentFailure) as refused:
+        claim_memory(model, ONE)
+    message = str(refused.value)
+    assert str(model) in message
+    assert "of what is free" in message
+    assert "seap-export convert" in message
+    free(monkeypatch, 2**40)
+    with pytest.raises(EnvironmentFailure):
+        claim_memory(model, ONE, compute=Compute(memory=1000))
+
+
+def test_on_a_gpu_its_own_memory_counts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, 1000)
+    monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: 2**40)
+    assert claim_memory(model, ONE, "cuda") is False
+    monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: 1000)
+    with pytest.raises(EnvironmentFailure, match="GPU"):
+        claim_memory(model, ONE, "cuda")
+    monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: None)  # the driver does not tell
+    assert claim_memory(model, ONE, "cuda") is False
+
+
+def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no such file"):
+        claim_memory(tmp_path / "model.onnx", ONE)
+    (tmp_path / "model.onnx").write_bytes(b"\xff" * 9)
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        claim_memory(tmp_path / "model.onnx", ONE)
+
+
+def test_parity_refuses_before_torch_runs(
+    model: Path, micro_hf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 1000)
+    monkeypatch.setattr("validation.parity.open_torch_runner", lambda *_: pytest.fail("torch was opened"))
+    with pytest.raises(EnvironmentFailure, match="of what is free"):
+        run_parity(micro_hf("Llama"), model.parent, ["the cat", "a dog sat", "one"])
+
+
+def test_texts_and_questions_are_refused(
+    model: Path, micro_hf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free(monkeypatch, 1000)
+    with pytest.raises(EnvironmentFailure, match="of what is free"):
+        claim_texts(model.parent, [(1, 2), (3, 4, 5)])
+    (model.parent / "genai_config.json").write_text('{"model": {"context_length": 64}}')
+    monkeypatch.setattr("validation.zero_shot.models._tokenizer", lambda _: None)
+    options: Any = {"tokenizer_folder": micro_hf("Llama"), "batch_size": 2, "threads": 1, "on_sequences": print}
+    with pytest.raises(EnvironmentFailure, match="of what is free"), open_model(model.parent, "onnx", **options):
+        pytest.fail("it was opened")

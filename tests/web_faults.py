@@ -1,0 +1,203 @@
+"""Faults that are planted in a folder for transformers.js, by what finds them without running the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+Edit = Callable[[Any], None]
+_LAYER = "model.layers.0"
+_QKV = f"{_LAYER}.self_attn.qkv_proj"
+
+
+def _tensor(name: str, edit: Callable[[NDArray[Any]], Any]) -> Edit:
+    """Edits a tensor in the data file, in place."""
+
+    def plant(own: Any) -> None:
+        proto = onnx.load(own.graph, load_external_data=False)
+        tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        with own.data.open("r+b") as file:
+            file.seek(int(place["offset"]))
+            values = np.frombuffer(file.read(int(place["length"])), dtype).reshape(tuple(tensor.dims)).copy()
+            edit(values)
+            file.seek(int(place["offset"]))
+            file.write(values.tobytes())
+
+    return plant
+
+
+def _graph(edit: Callable[[onnx.GraphProto], None]) -> Edit:
+    def plant(own: Any) -> None:
+        proto = onnx.load(own.graph, load_external_data=False)
+        edit(proto.graph)
+        own.graph.write_bytes(proto.SerializeToString())
+
+    return plant
+
+
+def _attribute(op_type: str, name: str, value: float) -> Edit:
+    """Changes an attribute of the first node of a kind."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        node = next(node for node in graph.node if node.op_type == op_type)
+        attribute = next(own for own in node.attribute if own.name == name)
+        attribute.CopyFrom(onnx.helper.make_attribute(name, value))
+
+    return _graph(edit)
+
+
+def _json(file: str, edit: Callable[[dict[str, Any]], Any]) -> Edit:
+    def plant(own: Any) -> None:
+        path: Path = own.folder / file
+        values = json.loads(path.read_text("utf-8"))
+        edit(values)
+        path.write_text(json.dumps(values), "utf-8")
+
+    return plant
+
+
+def _bytes(data: bool, edit: Callable[[bytes], bytes]) -> Edit:
+    def plant(own: Any) -> None:
+        path: Path = own.data if data else own.graph
+        path.write_bytes(edit(path.read_bytes()))
+
+    return plant
+
+
+def _swap_keys_and_values(values: NDArray[Any]) -> None:
+    """[96, (3 + 3 + 3) * 16]: queries, keys, values."""
+    values[:, 48:96], values[:, 96:] = values[:, 96:].copy(), values[:, 48:96].copy()
+
+
+def _reverse_rows(values: NDArray[Any]) -> None:
+    values[:] = values[::-1].copy()
+
+
+def _other_place(graph: onnx.GraphProto) -> None:
+    """Data in a file of ONNX Runtime's usual name, which transformers.js does not load."""
+    for tensor in graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "model.onnx.data"
+
+
+def _without_kept(graph: onnx.GraphProto) -> None:
+    graph.input.remove(next(item for item in graph.input if item.name == "num_logits_to_keep"))
+
+
+def _other_heads(graph: onnx.GraphProto) -> None:
+    """Layer 0 has 3 KV heads."""
+    item = next(item for item in graph.input if item.name == "past_key_values.0.key")
+    item.type.tensor_type.shape.dim[1].dim_value = 1
+
+
+#: Of a pruned fp32 model with biases: name, edit, which check finds it, and a word of what it says.
+FAULTS: list[tuple[str, Edit, str, str]] = [
+    (
+        "keys and values swapped",
+        _tensor(f"{_QKV}.weight.transposed", _swap_keys_and_values),
+        "differences",
+        "qkv_proj",
+    ),
+    (
+        "rows in another order",
+        _tensor(f"{_LAYER}.mlp.down_proj.weight.transposed", _reverse_rows),
+        "differences",
+        "down",
+    ),
+    ("bias of qkv is zero", _tensor(f"{_QKV}.bias", lambda v: v.fill(0)), "differences", "qkv_proj.bias"),
+    (
+        "bias of the refit is zero",
+        _tensor(f"{_LAYER}.self_attn.o_proj.bias", lambda v: v.fill(0)),
+        "differences",
+        "o_proj",
+    ),
+    ("one number", _tensor("model.embed_tokens.weight", lambda v: v.__setitem__((7, 7), 9)), "differences", "embed"),
+    ("NaN", _tensor("model.norm.weight", lambda v: v.__setitem__(3, np.nan)), "differences", "NaN"),
+    ("rope of another base", _tensor("cos_cache", lambda v: np.square(v, out=v)), "differences", "cos_cache"),
+    ("another epsilon", _attribute("SkipSimplifiedLayerNormalization", "epsilon", 1e-2), "differences", "epsilon"),
+    ("another scale of scores", _attribute("GroupQueryAttention", "scale", 0.5), "differences", "scale"),
+    ("no rotation", _attribute("GroupQueryAttention", "do_rotary", 0), "differences", "do_rotary"),
+    ("interleaved rotation", _attribute("GroupQueryAttention", "rotary_interleaved", 1), "differences", "interleaved"),
+    ("data end early", _bytes(True, lambda content: content[:-512]), "damages", "needs"),
+    ("data are too long", _bytes(True, lambda content: content + b"more"), "damages", "needs"),
+    ("data are missing", lambda own: own.data.unlink(), "damages", "no such file"),
+    ("graph ends early", _bytes(False, lambda content: content[:-900]), "damages", "onnx"),
+    ("graph is missing", lambda own: own.graph.unlink(), "damages", "cannot be read"),
+    ("data of another name", _graph(_other_place), "damages", "its data are in"),
+    ("no input for kept logits", _graph(_without_kept), "damages", "num_logits_to_keep"),
+    ("cache of another shape", _graph(_other_heads), "damages", "past_key_values.0.key"),
+    ("too few layers", _json("config.json", lambda v: v.update(num_hidden_layers=2)), "damages", "num_hidden_layers"),
+    ("unknown model type", _json("config.json", lambda v: v.update(model_type="seap_llama")), "damages", "model_type"),
+    ("another precision", _json("config.json", lambda v: v.pop("transformers.js_config")), "damages", "js_config"),
+    ("wrong EOS", _json("generation_config.json", lambda v: v.update(eos_token_id=5)), "damages", "eos_token_id"),
+    ("EOS is null", _json("generation_config.json", lambda v: v.update(eos_token_id=None)), "damages", "eos_token_id"),
+    (
+        "tokenizer of another model",
+        _json("tokenizer.json", lambda v: v["model"]["vocab"].update(cat=5, a=6)),
+        "damages",
+        "tokenizer.json",
+    ),
+    (
+        "BOS is added",
+        _json("tokenizer_config.json", lambda v: v.update(add_bos_token=True)),
+        "damages",
+        "add_bos_token",
+    ),
+    ("no tokenizer", lambda own: (own.folder / "tokenizer.json").unlink(), "damages", "tokenizer.json"),
+    ("config is no JSON", lambda own: (own.folder / "config.json").write_text("{", "utf-8"), "damages", "config.json"),
+]
+
+QUANTISED: list[tuple[str, Edit, str, str]] = [
+    (
+        "one scale",
+        _tensor(f"{_QKV}.weight.scales", lambda v: v.__setitem__((5, 1), v[5, 1] * 1.5)),
+        "differences",
+        "row 5",
+    ),
+    ("all scales", _tensor(f"{_QKV}.weight.scales", lambda v: np.negative(v, out=v)), "differences", "qkv_proj"),
+    (
+        "one byte",
+        _tensor(f"{_QKV}.weight.packed", lambda v: v.__setitem__((9, 0, 0), v[9, 0, 0] ^ 0x88)),
+        "differences",
+        "row 9",
+    ),
+    (
+        "scale is infinite",
+        _tensor(f"{_QKV}.weight.scales", lambda v: v.__setitem__((0, 0), np.inf)),
+        "differences",
+        "infinite",
+    ),
+]
+
+
+def _other_input(node: str, place: int, value: str) -> Edit:
+    def edit(graph: onnx.GraphProto) -> None:
+        found = next(own for own in graph.node if own.name == node)
+        found.input[place] = value
+
+    return _graph(edit)
+
+
+def _without_refit(graph: onnx.GraphProto) -> None:
+    """The refit's bias of o_proj is the last input of the norm after attention."""
+    node = next(node for node in graph.node if node.input[-1].endswith("o_proj.bias"))
+    del node.input[-1]
+
+
+#: Wiring is not compared: only the runtime tells.
+PARITY: list[tuple[str, Edit]] = [
+    ("refit's bias is not added", _graph(_without_refit)),
+    ("gate for up", _other_input("layers.2.mlp.gated", 1, "layers.2.mlp.gate_proj.bias_add.output")),
+    ("norm of another layer", _other_input("layers.2.input_layernorm", 2, "model.layers.1.input_layernorm.weight")),
+    ("cache of another layer", _other_input("layers.2.self_attn.attention", 3, "past_key_values.0.key")),
+    ("logits of the last token alone", _other_input("num_logits_to_keep.tokens.node", 1, "num_logits_to_keep.flat")),
+]

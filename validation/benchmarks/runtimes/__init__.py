@@ -1,0 +1,1 @@
+"""What `validation.benchmarks.runtime_table` runs and shows."""

@@ -1,0 +1,96 @@
+"""The shapes of well-known Llama models, for models with random weights and for computed costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from seap_export.activations.statistics import covariance_bytes
+from seap_export.families import ModelSpec, model_spec
+
+__all__ = ["LLAMA_2_7B", "SHAPES", "Shape"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The shape of a Llama model.
+
+    Attributes:
+        layers: Decoder layers.
+        hidden: Width of the residual stream.
+        heads: Query heads; each has hidden / heads channels.
+        kv_heads: Heads of keys and values.
+        neurons: Width of the MLP.
+        vocabulary: Tokens.
+        positions: Longest context.
+        theta: Base of the rotary frequencies.
+        tied: Whether the LM head is the embedding.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    neurons: int
+    vocabulary: int
+    positions: int
+    theta: float = 10000.0
+    tied: bool = False
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Its whole numbers, as the options of `random_model` take them."""
+        numbers = {key: value for key, value in vars(self).items() if type(value) is int}
+        return {f"--{key.replace('_', '-')}": value for key, value in numbers.items()}
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The model's config.json."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "num_hidden_layers": self.layers,
+            "hidden_size": self.hidden,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "intermediate_size": self.neurons,
+            "vocab_size": self.vocabulary,
+            "max_position_embeddings": self.positions,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "rope_theta": self.theta,
+            "tie_word_embeddings": self.tied,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "dtype": "bfloat16",
+        }
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The shapes of all tensors."""
+        return model_spec(self.config)
+
+    def weight_bytes(self, ratio: float = 0.0) -> int:
+        """Bytes of the weights in 16 bits when that fraction of attention and MLP is removed."""
+        prunable = sum(self.spec.prunable_weights(layer) for layer in range(self.layers))
+        return 2 * (self.spec.num_parameters() - round(ratio * prunable))
+
+    @property
+    def statistics_bytes(self) -> int:
+        """Bytes that `calibrate` writes for a task."""
+        return covariance_bytes(self.spec)
+
+    def cache_bytes(self, positions: int) -> int:
+        """Bytes of one row's keys and values in 16 bits."""
+        return 2 * 2 * self.layers * self.kv_heads * (self.hidden // self.heads) * positions
+
+
+LLAMA_2_7B = Shape(32, 4096, 32, 32, 11008, 32000, 4096)
+#: By name. Llama 3's rescaled rotary frequencies are left out: they change no shape.
+SHAPES: Mapping[str, Shape] = {
+    "llama-3.2-1b": Shape(16, 2048, 32, 8, 8192, 128256, 131072, 500000.0, tied=True),
+    "llama-2-7b": LLAMA_2_7B,
+    "llama-3.1-8b": Shape(32, 4096, 32, 8, 14336, 128256, 131072, 500000.0),
+    "llama-2-70b": Shape(80, 8192, 64, 8, 28672, 32000, 4096),
+    "llama-3.1-70b": Shape(80, 8192, 64, 8, 28672, 128256, 131072, 500000.0),
+}

@@ -1,0 +1,140 @@
+"""The weights of a model folder, read a layer at a time in float32, and what a format does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from converters.format import StoredWeights
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.layers.stock import StockModel
+from seap_export.sources.config import read_json
+from seap_export.sources.weights import SafetensorsReader, WeightReader
+from validation.quiet import quiet_transformers
+
+__all__ = ["Change", "Checkpoint", "Weights"]
+
+#: Stored tensors by name: those of a layer, or one outside the layers.
+Weights = dict[str, torch.Tensor]
+#: Makes other weights of float32 ones; it sees each tensor by itself, or with all others of its layer.
+Change = Callable[[Weights], Weights]
+
+
+class Checkpoint:
+    """A model folder, dense or pruned by this package; no weight is in memory until it is read.
+
+    Args:
+        folder: config.json and safetensors files.
+
+    Attributes:
+        folder: The folder.
+        spec: The model's shapes.
+
+    Raises:
+        ArtifactError: The folder cannot be loaded.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.spec: ModelSpec = model_spec(read_json(folder / "config.json"))
+            self._reader = SafetensorsReader(folder)
+        except InputError as error:
+            raise ArtifactError(str(error)) from error
+        self._family = self.spec.family
+        self._changes: list[Change] = []
+        self._stored: StoredWeights | None = None
+
+    def stock(self, attention: str | None, device: torch.device) -> StockModel:
+        """transformers' model of the folder, without weights.
+
+        Raises:
+            ArtifactError: transformers cannot make it, or the folder's weights do not fill it exactly.
+            EnvironmentFailure: The installed transformers has no class of this family.
+        """
+        from transformers import AutoConfig
+
+        try:
+            with quiet_transformers():
+                # the folder's own copy of the code is not run; ours is registered
+                config = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
+                stock = StockModel(config, self.spec, attention, device)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise ArtifactError(f"{self.folder}: cannot be loaded: {' '.join(str(error).split())}") from error
+        self._check(stock)
+        return stock
+
+    def read_from(self, stored: StoredWeights) -> None:
+        """Reads all weights from a written file from now on, and none from the folder."""
+        self._stored = stored
+
+    def change(self, change: Change) -> None:
+        """Changes all weights that are read from now on, after the changes before it."""
+        self._changes.append(change)
+
+    def layer(self, index: int) -> Weights:
+        """The stored tensors of a layer."""
+        prefix = self._family.names["layer"].format(layer=index)
+        return self._read(name for name in self._expected if name.startswith(prefix))
+
+    def rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The rows of the embedding of some tokens, int64 [n]; other rows are not read."""
+        name = self._family.stored("embed_tokens")
+        return self._changed({name: self._from.read([name])[name][tokens]})[name]
+
+    def outer(self, name: str) -> torch.Tensor:
+        """The embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`), which may be tied."""
+        stored = self._family.stored(name)
+        stored = stored if stored in self._expected else self._family.stored("embed_tokens")
+        return self._read([stored])[stored]
+
+    def bytes_of(self, index: int) -> int:
+        """What a layer takes in float32."""
+        return 4 * sum(prod(shape) for shape in self.spec.layer_tensors(index).values())
+
+    @property
+    def outer_bytes(self) -> int:
+        """What the LM head takes in float32."""
+        return 4 * self.spec.vocab_size * self.spec.hidden_size
+
+    def _read(self, names: Iterable[str]) -> Weights:
+        return self._changed(self._from.read(list(names)))
+
+    @property
+    def _from(self) -> WeightReader | StoredWeights:
+        return self._reader if self._stored is None else self._stored
+
+    def _changed(self, weights: Weights) -> Weights:
+        weights = {name: tensor.float() for name, tensor in weights.items()}
+        for change in self._changes:
+            weights = change(weights)
+        return weights
+
+    def _check(self, stock: StockModel) -> None:
+        """transformers would leave weights that are missing at random values."""
+        model: Any = stock.model
+        head = self._family.stored("lm_head")
+        self._expected = {
+            name: tuple(own.shape)
+            for name, own in model.named_parameters(remove_duplicate=False)
+            if not (name == head and stock.is_tied)
+        }
+        stored = self._reader.shapes()
+        harmless = (head,) if stock.is_tied else ()
+        wrong = {
+            "missing": self._expected.keys() - stored.keys(),
+            "mismatched": {name for name, shape in self._expected.items() if stored.get(name, shape) != shape},
+            "unexpected": {
+                name
+                for name in stored.keys() - self._expected.keys()
+                if name not in harmless and not name.endswith("rotary_emb.inv_freq")
+            },
+        }
+        for kind, names in wrong.items():
+            if names:
+                raise ArtifactError(f"{self.folder}: {len(names)} {kind} keys in its weights, such as {min(names)}")

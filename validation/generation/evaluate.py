@@ -1,0 +1,135 @@
+"""Lets a model answer the questions of several tasks in its own words."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.layers.compute import Compute, choose_compute
+from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.session import available_threads, open_session
+from validation.generation.figures import Answer, GenerationFigures, figures_of
+from validation.generation.greedy import Ends, continue_prompts
+from validation.generation.limits import Limits, text_limits
+from validation.generation.questions import OpenTask
+from validation.quiet import quiet_transformers
+from validation.runners.onnx_runner import OnnxRunner
+from validation.runners.runner import Runner
+from validation.runners.table import open_runner
+from validation.runners.torch_batch import TorchBatch
+from validation.runners.torch_runner import open_torch_runner
+from validation.session_memory import Calls, claim_memory
+
+__all__ = ["MAX_NEW_TOKENS", "evaluate_generation"]
+
+#: The most tokens of an answer, unless asked otherwise.
+MAX_NEW_TOKENS = 256
+#: Answers that are kept for people to read.
+_SAMPLES = 3
+
+
+def evaluate_generation(
+    folder: Path,
+    tasks: Sequence[OpenTask],
+    *,
+    form: str = "hf",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 8,
+    threads: int | None = None,
+    provider: str = "cpu",
+    tokenizer_folder: Path | None = None,
+    compute: Compute | None = None,
+    on_answer: Callable[[object], object] = lambda done: None,
+) -> dict[str, GenerationFigures]:
+    """Measures how many questions of each task one model answers rightly, by greedy decoding; torch runs in float32.
+
+    Args:
+        folder: A model folder, dense or pruned, or with another `form` what was written from one.
+        tasks: At least one task, all with different names (`validation.generation.open_task`).
+        form: "hf", "onnx", or the runtime of another folder.
+        max_new_tokens: The most tokens of an answer.
+        batch_size: Prompts that run together; affects speed and memory, and answers only where two tokens are as
+            likely as each other to the last bits.
+        threads: Threads of the runtime; None: all cores available to this process.
+        provider: ONNX Runtime's execution provider.
+        tokenizer_folder: Folder of the tokenizer, and where a runtime is given the model folder; None: `folder`.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+        on_answer: Called once for each question that is answered.
+
+    Returns:
+        Results by task name.
+
+    Raises:
+        UsageError: An argument is out of range.
+        InputError: A question has no tokens, or too many for the model.
+        ArtifactError: The folder or its tokenizer cannot be loaded, or its logits are NaN or infinite.
+        EnvironmentFailure: The runtime, its provider or memory is not available.
+        ParityFailure: The model does not run.
+    """
+    if min(max_new_tokens, batch_size) < 1 or (threads is not None and threads < 1):
+        raise UsageError("max new tokens, batch size and threads must be at least 1")
+    if not tasks or len({task.name for task in tasks}) != len(tasks):
+        raise UsageError("give at least one task; names must be different")
+    texts = tokenizer_folder or folder
+    tokenizer, limits = load_tokenizer(texts), text_limits(texts)
+    prompts = {task.name: _tokens(task, tokenizer, limits) for task in tasks}
+    longest = max(len(ids) for own in prompts.values() for ids in own)
+    calls = Calls(batch_size, longest, min(longest + max_new_tokens, limits.context))
+    shared = text_limits(folder).shared if form == "hf" else limits.shared  # genai_config.json does not say it
+    figures = {}
+    with (
+        quiet_transformers(),
+        _opened(folder, form, threads or available_threads(), provider, compute, calls) as runner,
+    ):
+        for task in tasks:
+            stops = {own for stop in task.rule.stop if (own := tokenizer.token_to_id(stop)) is not None}
+            ends = Ends(limits.ends | stops, task.rule, max_new_tokens, limits.context, shared)
+            try:
+                found = continue_prompts(runner, tokenizer, prompts[task.name], ends, batch_size, on_answer)
+            except ArtifactError as error:
+                raise ArtifactError(f"{folder}: {error}") from error
+            answers = [
+                Answer(own.text, own.tokens, own.is_stopped, task.rule.find(own.text), question.gold)
+                for own, question in zip(found, task.questions, strict=True)
+            ]
+            figures[task.name] = figures_of(answers, task.sha256, _SAMPLES)
+    gc.collect()  # the next model needs the memory
+    return figures
+
+
+def _tokens(task: OpenTask, tokenizer: Tokenizer, limits: Limits) -> list[list[int]]:
+    found = [list(own.ids) for own in tokenizer.encode_batch(list(task.prompts))]
+    for number, ids in enumerate(found, start=1):
+        if not 1 <= len(ids) < limits.context:
+            raise InputError(
+                f"task '{task.name}': question {number} has {len(ids)} tokens, but the model's context is "
+                f"{limits.context}; use fewer examples, or remove the question"
+            )
+    return found
+
+
+@contextmanager
+def _opened(
+    folder: Path, form: str, threads: int, provider: str, compute: Compute | None, calls: Calls
+) -> Iterator[Runner]:
+    if form == "hf":
+        with (
+            open_torch_runner(folder, threads, compute or choose_compute("cpu")) as model,
+            model.head(),
+            closing(TorchBatch(model)) as batch,
+        ):
+            yield batch
+        return
+    if form == "onnx":
+        model_file = folder / "model.onnx"
+        mapped = claim_memory(model_file, [calls], provider, compute=compute)
+        runner: Runner = OnnxRunner(open_session(model_file, provider, threads, mapped=mapped))
+    else:
+        runner = open_runner(form, folder, threads)
+    with closing(runner):
+        yield runner

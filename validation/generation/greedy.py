@@ -1,0 +1,164 @@
+"""Greedy decoding with any runner, in batches of prompts of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from seap_export.corpus import AnswerRule
+from seap_export.errors import ArtifactError
+from seap_export.runtime.text import TextStream
+from validation.runners.runner import Follows, Runner
+
+__all__ = ["Continuation", "Ends", "continue_prompts"]
+
+TokenIds = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Ends:
+    """When a text ends.
+
+    Attributes:
+        tokens: Tokens that end it.
+        rule: The texts before which it ends.
+        most: The most tokens that are generated.
+        context: The most tokens of prompt and text together.
+        shared: Rows that may get longer than this run alone, because a batch would change or refuse them.
+    """
+
+    tokens: frozenset[int]
+    rule: AnswerRule
+    most: int
+    context: int
+    shared: int
+
+    def room(self, prompt: TokenIds) -> int:
+        """The most tokens that may follow a prompt."""
+        return min(self.most, self.context - len(prompt))
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What follows a prompt.
+
+    Attributes:
+        text: Without special tokens, as far as the first stop.
+        tokens: How many tokens were generated, without one that ends the text.
+        is_stopped: Whether it ended by a token or a stop.
+    """
+
+    text: str
+    tokens: int
+    is_stopped: bool
+
+
+def continue_prompts(
+    runner: Runner,
+    tokenizer: Tokenizer,
+    prompts: Sequence[TokenIds],
+    ends: Ends,
+    batch_size: int,
+    on_done: Callable[[object], object] = lambda done: None,
+) -> list[Continuation]:
+    """Continues each prompt with the most likely tokens.
+
+    Args:
+        runner: What runs the model; those that generate by themselves do.
+        tokenizer: Turns tokens to text.
+        prompts: Token ids, each shorter than the context.
+        ends: When a text ends.
+        batch_size: The most prompts that run together.
+        on_done: Called once for each prompt that is done.
+
+    Raises:
+        ArtifactError: The model gives NaN or infinite logits.
+        ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
+    """
+    found: dict[int, Continuation] = {}
+    for batch in _batches(prompts, ends, batch_size):
+        rows = [_Row(tokenizer, prompts[place], ends) for place in batch]
+        if isinstance(runner, Follows):
+            _follow(runner, rows)
+        else:
+            _step(runner, rows)
+        for place, row in zip(batch, rows, strict=True):
+            found[place] = row.continuation()
+            on_done(place)
+    return [found[place] for place in range(len(prompts))]
+
+
+def _batches(prompts: Sequence[TokenIds], ends: Ends, size: int) -> Iterator[list[int]]:
+    """Places of prompts that run together; the longest come first, so that memory runs out at once."""
+    places = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
+    alone = [place for place in places if len(prompts[place]) + ends.most > ends.shared]
+    yield from ([place] for place in alone)
+    together = places[len(alone) :]
+    yield from (together[start : start + size] for start in range(0, len(together), size))
+
+
+class _Row:
+    """A prompt and what follows it."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: TokenIds, ends: Ends) -> None:
+        self.prompt, self.room = prompt, ends.room(prompt)
+        self.is_done, self.last = False, 0
+        self._ends, self._stream = ends, TextStream(tokenizer, prompt)
+        self._text, self._tokens, self._is_stopped = "", 0, False
+
+    def add(self, token: int) -> None:
+        """Adds the next token, unless the text has ended."""
+        if self.is_done:
+            return
+        if token in self._ends.tokens:
+            self.is_done = self._is_stopped = True
+            return
+        self.last = token
+        self._tokens += 1
+        piece = self._stream.add(token)
+        self._text += piece
+        self._is_stopped = bool(piece) and self._ends.rule.before_stop(self._text) is not None
+        self.is_done = self._is_stopped or self._tokens == self.room
+
+    def continuation(self) -> Continuation:
+        """What followed the prompt."""
+        text = self._text + self._stream.end()
+        before = self._ends.rule.before_stop(text)
+        return Continuation(text if before is None else before, self._tokens, self._is_stopped or before is not None)
+
+
+def _step(runner: Runner, rows: Sequence[_Row]) -> None:
+    """Decodes rows together; those that are done go on unheard until all are."""
+    lengths = [len(row.prompt) for row in rows]
+    input_ids = np.zeros((len(rows), max(lengths)), np.int64)
+    for own, row in zip(input_ids, rows, strict=True):
+        own[: len(row.prompt)] = row.prompt
+    found = runner.prefill(input_ids, lengths, max(row.room for row in rows))
+    is_last_only = found.shape[1] == 1
+    logits = found[np.arange(len(rows)), [0 if is_last_only else length - 1 for length in lengths]]
+    while True:
+        for row, token in zip(rows, _likeliest(logits, rows), strict=True):
+            row.add(token)
+        if all(row.is_done for row in rows):
+            return
+        logits = runner.step([row.last for row in rows])
+
+
+def _likeliest(logits: NDArray[np.float32], rows: Sequence[_Row]) -> list[int]:
+    """The most likely token of each row, of logits [rows, vocabulary]."""
+    largest = logits.max(axis=1)  # NaN if one is
+    if not all(np.isfinite(own) or row.is_done for own, row in zip(largest, rows, strict=True)):
+        raise ArtifactError("its logits are NaN or infinite; the model is damaged, export again")
+    tokens: list[int] = logits.argmax(axis=1).tolist()
+    return tokens
+
+
+def _follow(runner: Follows, rows: Sequence[_Row]) -> None:
+    tokens = runner.follow([row.prompt for row in rows], max(row.room for row in rows))
+    for row, following in zip(rows, tokens, strict=True):
+        for token in following:
+            row.add(token)

@@ -1,0 +1,167 @@
+"""Runs an IR of OpenVINO: prompts, then more tokens, with the cache in its states.
+
+Computation and cache are float32, and activations are not rounded to integers, which the CPU plugin otherwise does
+where weights are integers. Batches are padded on the right, and each further token comes after the padding, which
+stays hidden.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.openvino.ir_file import MODEL_FILE
+from converters.openvino.packages import EXTRA, require
+from seap_export.errors import ArtifactError, ParityFailure
+
+__all__ = ["OpenvinoRunner", "open_openvino_server"]
+
+Logits = NDArray[np.float32]
+_INPUTS = {"input_ids", "attention_mask", "beam_idx"}
+_STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2")
+
+
+class OpenvinoRunner:
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
+
+    Args:
+        folder: Contains openvino_model.xml and its data file.
+        threads: Threads of the CPU plugin.
+        properties: Further properties of the plugin, which take precedence.
+
+    Attributes:
+        compiled: The `openvino.CompiledModel`.
+
+    Raises:
+        ArtifactError: The model cannot be read or compiled, or has other inputs, outputs or states.
+        EnvironmentFailure: OpenVINO is missing.
+    """
+
+    runtime: ClassVar[str] = "openvino"
+    extra: ClassVar[str | None] = EXTRA
+    gives: ClassVar[Literal["logits", "log-probabilities"]] = "logits"
+
+    def __init__(self, folder: Path, threads: int = 1, properties: Mapping[str, Any] | None = None) -> None:
+        ov = require("openvino")
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "KV_CACHE_PRECISION": "f32",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            **(properties or {}),
+        }
+        try:
+            model = ov.Core().read_model(folder / MODEL_FILE)
+            self.compiled = ov.Core().compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{folder / MODEL_FILE}: OpenVINO cannot load it ({_line(error)}); export again"
+            ) from error
+        self._request = self.compiled.create_infer_request()
+        self._states = {state.name: state for state in self._request.query_state()}
+        inputs = {port.get_any_name() for port in self.compiled.inputs}
+        outputs = {name for port in self.compiled.outputs for name in port.get_names()}
+        if (
+            inputs != _INPUTS
+            or outputs != {"logits"}
+            or not self._states
+            or not all(map(_STATE.fullmatch, self._states))
+        ):
+            raise ArtifactError(f"{folder / MODEL_FILE}: is not a decoder with a cache as states; export again")
+        self._is_real: NDArray[np.int64] = np.zeros((0, 0), np.int64)
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs the prompts from an empty cache.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right with any token.
+            lengths: The real tokens of each row, 1 to S; logits after them mean nothing.
+            room: Of no account, because the cache grows.
+
+        Returns:
+            [B, S, V].
+
+        Raises:
+            ParityFailure: The graph does not run, or returns logits of another shape.
+        """
+        rows, width = input_ids.shape
+        real = np.asarray(lengths, np.int64)
+        if real.shape != (rows,) or real.min() < 1 or real.max() > width:
+            raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        self._request.reset_state()
+        self._is_real = (np.arange(width) < real[:, None]).astype(np.int64)
+        return self._run(input_ids)
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens, int64 [B, S], all of them real, to each row and returns the logits [B, S, V].
+
+        Raises:
+            ParityFailure: As for `prefill`.
+        """
+        if not self._is_real.size:
+            raise ValueError("tokens are appended before there is a prompt")
+        if len(input_ids) != len(self._is_real):
+            raise ValueError(f"tokens for {len(input_ids)} rows follow prompts of {len(self._is_real)}")
+        self._is_real = np.concatenate([self._is_real, np.ones_like(input_ids)], axis=1)
+        return self._run(input_ids)
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
+
+    def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
+        if not self._is_real.size:
+            raise ValueError("a cache is read before there is a prompt")
+        places = np.flatnonzero(self._is_real[row])
+        for layer in range(len(self._states) // 2):
+            key, value = (f"past_key_values.{layer}.{part}present.{layer}.{part}" for part in ("key", "value"))
+            yield self._positions(key, row, places), self._positions(value, row, places)
+
+    def close(self) -> None:
+        """Frees the model."""
+        del self._states, self._request, self.compiled
+
+    def _positions(self, state: str, row: int, places: NDArray[np.intp]) -> NDArray[np.float32]:
+        stored: NDArray[np.float32] = self._states[state].state.data[row][:, places].astype(np.float32)
+        return stored
+
+    def _run(self, input_ids: NDArray[np.int64]) -> Logits:
+        rows, width = input_ids.shape
+        feeds = {
+            "input_ids": np.ascontiguousarray(input_ids),
+            "attention_mask": self._is_real,
+            "beam_idx": np.arange(rows, dtype=np.int32),
+        }
+        with _reported():
+            found = self._request.infer(feeds)["logits"]
+        logits = np.array(found, np.float32)
+        if logits.ndim != 3 or logits.shape[:2] != (rows, width):
+            raise ParityFailure(
+                f"the IR's logits have the shape {list(logits.shape)}; expected [{rows}, {width}, vocabulary]"
+            )
+        return logits
+
+
+def open_openvino_server(folder: Path, threads: int) -> OpenvinoRunner:
+    """Opens a folder with the CPU plugin's defaults: keys and values of 8 bits, and so activations before integers."""
+    return OpenvinoRunner(folder, threads, {"KV_CACHE_PRECISION": "u8", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32})
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ParityFailure(f"OpenVINO cannot run the model: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

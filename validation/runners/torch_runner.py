@@ -1,0 +1,307 @@
+"""The reference: what the torch model of a folder computes for each prompt alone, without padding.
+
+It runs in float32 with transformers' "eager" attention. That is as exact as "sdpa" (on SmolLM2-135M the logits of both
+are within 6e-5 of float64's, 7e-6 on average) and does not choose a kernel by shape and mask.
+
+All sequences go through a layer before the next one is read, so that the model may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.format import StoredWeights
+from seap_export.errors import EnvironmentFailure
+from seap_export.layers.compute import Compute
+from seap_export.layers.stock import Passage
+from validation.checkpoint import Change, Checkpoint
+
+__all__ = ["Run", "TakeCache", "TorchRunner", "open_torch_runner"]
+
+TokenIds = Sequence[int]
+#: Called with the place of a sequence and its keys and values in the next layer, float32 [KV heads, T, head_dim] each.
+TakeCache = Callable[[int, NDArray[np.float32], NDArray[np.float32]], None]
+_DEFAULT = Compute()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sequence to run.
+
+    Attributes:
+        parts: Token ids, which run one part after the other with a cache. Eager attention materialises [heads, tokens
+            of the part, tokens so far], so long sequences take less memory and time in several parts.
+        kept: How many tokens at the end to give logits for, at least 1.
+    """
+
+    parts: Sequence[TokenIds]
+    kept: int
+
+
+class TorchRunner:
+    """A torch model that runs sequences without holding more of its weights than there is room for.
+
+    Args:
+        folder: config.json and safetensors files, of a dense model or one pruned by this package.
+        compute: Where, and in how much memory.
+        attention: transformers' attention implementation; None: the fastest that computes the model.
+
+    Attributes:
+        checkpoint: Where the weights come from.
+        model: A transformers causal language model without weights; hooks on its modules see every sequence.
+
+    Raises:
+        ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
+        EnvironmentFailure: The installed transformers has no class of the family.
+    """
+
+    def __init__(self, folder: Path, compute: Compute = _DEFAULT, attention: str | None = "eager") -> None:
+        self.checkpoint = Checkpoint(folder)
+        self.spec = self.checkpoint.spec
+        # sdpa knows no soft cap, and 4.57 leaves it out without a word
+        self._fastest = None if self.spec.block.attention_softcap is None else "eager"
+        self._stock = self.checkpoint.stock(attention or self._fastest, compute.device)
+        self.model = self._stock.model
+        self._number = len(self.spec.layers)
+        self._limit = compute.memory if compute.is_cpu else compute.device_memory
+        largest = max(map(self.checkpoint.bytes_of, range(self._number)))
+        self._room = max(0, self._limit - self.checkpoint.outer_bytes - 2 * largest)  # one is read, another computes
+        self._loaded: dict[int, int] = {}
+
+    def run(self, runs: Sequence[Run], take_cache: TakeCache | None = None) -> Iterator[NDArray[np.float32]]:
+        """The logits of each sequence, float32 [kept, vocab_size], after all have passed all layers.
+
+        A layer's keys and values are shown and released before the next layer is read: in each layer the first
+        sequence's, the second's and so on. Sequences whose hidden states do not fit together take several passes.
+
+        Args:
+            runs: The sequences.
+            take_cache: Receives keys and values of each sequence and layer.
+        """
+        for block in self.blocks([self.passing_bytes(sum(map(len, run.parts))) for run in runs]):
+            passages = self.start([[torch.tensor([list(part)]) for part in runs[place].parts] for place in block])
+
+            def show(place: int, index: int, passages: Sequence[Passage] = passages, first: int = block[0]) -> None:
+                layer = passages[place].caches.pop(index)
+                if take_cache is not None:
+                    take_cache(first + place, _float32(layer.keys[0]), _float32(layer.values[0]))
+
+            self.pass_layers(passages, show, keep=block.stop < len(runs))
+            with self.head():
+                for place, passage in zip(block, passages, strict=True):
+                    yield self._kept_logits(passage, runs[place])
+
+    def start(self, batches: Sequence[Sequence[torch.Tensor]], *, cached: bool = True) -> list[Passage]:
+        """Embeds sequences, whose parts are int64 [batch, tokens] each."""
+        passages = [Passage() for _ in batches]
+        self._append(passages, batches, cached)
+        return passages
+
+    def pass_layers(
+        self, passages: Sequence[Passage], show: Callable[[int, int], None] | None = None, *, keep: bool = False
+    ) -> None:
+        """Passes sequences through all layers.
+
+        Args:
+            passages: The sequences.
+            show: Called with the place of a sequence and the index of a layer that it has passed.
+            keep: Whether layers stay loaded for another pass, as far as there is room.
+        """
+        for index in range(self._number):
+            if index not in self._loaded:
+                self._stock.load(index, self.checkpoint.layer(index))
+                self._loaded[index] = self.checkpoint.bytes_of(index)
+            for place, passage in enumerate(passages):
+                self._stock.advance(index, passage)
+                if show is not None:
+                    show(place, index)
+            if not keep or sum(self._loaded.values()) > self._room // 2:
+                self._release(index)
+
+    @contextlib.contextmanager
+    def head(self) -> Iterator[None]:
+        """Loads what follows the layers, for `logits`."""
+        for name in ("norm", "lm_head"):
+            self._stock.load_outer(name, self.checkpoint.outer(name))
+        try:
+            yield
+        finally:
+            for name in ("norm", "lm_head"):
+                self._stock.load_outer(name, None)
+
+    def logits(self, hidden: torch.Tensor) -> NDArray[np.float32]:
+        """float32 [batch, tokens, vocab_size], given hidden states after the last layer."""
+        return _float32(self._stock.logits(hidden))
+
+    def continuations(
+        self, prompts: Sequence[TokenIds], steps: int, stops: Collection[int] = ()
+    ) -> list[tuple[int, ...]]:
+        """Up to `steps` tokens that follow each prompt, each the most likely one, as far as the first of `stops`.
+
+        All prompts take a step together, because the layers may have to be read for it.
+        """
+        following: list[list[int]] = [[] for _ in prompts]
+        passages = self.start([[torch.tensor([list(prompt)])] for prompt in prompts])
+        going = list(range(len(prompts)))
+        with self.head():
+            while going:
+                self.pass_layers([passages[place] for place in going], keep=True)
+                last = [self.logits(self._stock.finish(passages[place])[-1][:, -1:]) for place in going]
+                for place, logits in zip(list(going), last, strict=True):
+                    token = int(logits.argmax())
+                    if token in stops or len(following[place]) == steps:
+                        going.remove(place)
+                    else:
+                        following[place].append(token)
+                new = [[torch.tensor([[following[place][-1]]])] for place in going]
+                self._append([passages[place] for place in going], new, cached=True)
+        return [tuple(own) for own in following]
+
+    def extend(self, passage: Passage, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Appends tokens to sequences, with their cache, and passes them through all layers.
+
+        Layers stay loaded as far as there is room; `head` must be open for the logits.
+
+        Args:
+            passage: The sequences so far.
+            input_ids: int64 [batch, tokens].
+            mask: int64 [batch, tokens so far and new ones], 0 for padding on the left; None: there is none.
+
+        Returns:
+            The hidden states after the last layer, [batch, tokens, hidden_size].
+        """
+        self._append([passage], [[input_ids]], cached=True, mask=mask)
+        self.pass_layers([passage], keep=True)
+        return self._stock.finish(passage)[-1]
+
+    def use_other_attention(self) -> None:
+        """Switches to another attention implementation, if the class has one that computes the model."""
+        with contextlib.suppress(ValueError):  # a class may refuse it; Gemma 2's does even without a soft cap
+            self.model.set_attn_implementation(self._fastest or "sdpa")
+
+    def change_weights(self, change: Change) -> None:
+        """Changes the weights, after the changes before it."""
+        for index in list(self._loaded):
+            self._release(index)
+        self.checkpoint.change(change)
+
+    def whole_model(self) -> Any:
+        """The model with all of its weights, to be timed.
+
+        Raises:
+            EnvironmentFailure: It does not fit in memory.
+        """
+        needed = 4 * self.spec.num_parameters()
+        if needed > self._limit:
+            raise EnvironmentFailure(
+                f"{self.checkpoint.folder}: torch needs {needed / 1e9:.1f} GB for the whole model in float32, and "
+                f"{self._limit / 1e9:.1f} GB are free; use a machine with more memory, or measure ONNX Runtime alone"
+            )
+        for index in range(self._number):
+            self._stock.load(index, self.checkpoint.layer(index))
+            self._loaded[index] = self.checkpoint.bytes_of(index)
+        for name in ("norm", "lm_head"):
+            self._stock.load_outer(name, self.checkpoint.outer(name))
+        if self._stock.is_tied:
+            self._stock.load_outer("embed_tokens", self.model.get_output_embeddings().weight)
+        else:
+            self._stock.load_outer("embed_tokens", self.checkpoint.outer("embed_tokens"))
+        return self.model
+
+    def _release(self, index: int) -> None:
+        self._stock.release(index)
+        del self._loaded[index]
+
+    def _append(
+        self,
+        passages: Sequence[Passage],
+        batches: Sequence[Sequence[torch.Tensor]],
+        cached: bool,
+        mask: torch.Tensor | None = None,
+    ) -> None:
+        """Embeds parts with the rows of their tokens alone."""
+        if not batches:
+            return
+        vocabulary = torch.cat([part.flatten() for parts in batches for part in parts]).unique()
+        self._stock.load_outer("embed_tokens", self.checkpoint.rows(vocabulary))
+        for passage, parts in zip(passages, batches, strict=True):
+            for part in parts:
+                self._stock.append(passage, torch.searchsorted(vocabulary, part), cached=cached, mask=mask)
+        self._stock.load_outer("embed_tokens", None)
+
+    def _kept_logits(self, passage: Passage, run: Run) -> NDArray[np.float32]:
+        behind, logits = sum(map(len, run.parts)), []
+        for part, hidden in zip(run.parts, self._stock.finish(passage), strict=True):
+            behind -= len(part)
+            wanted = min(len(part), run.kept - behind)
+            if wanted > 0:
+                logits.append(self.logits(hidden[:, -wanted:])[0])
+        return np.concatenate(logits)
+
+    def blocks(self, sizes: Sequence[int]) -> Iterator[range]:
+        """Sequences that fit together, given the bytes that each takes on its way."""
+        start, taken = 0, 0
+        for place, size in enumerate(sizes):
+            if taken + size > self._room // 2 and place > start:
+                yield range(start, place)
+                start, taken = place, 0
+            taken += size
+        if sizes:
+            yield range(start, len(sizes))
+
+    def passing_bytes(self, tokens: int) -> int:
+        """About what a sequence takes on its way: hidden states, rotations, and masks for all and within windows."""
+        return 4 * tokens * (2 * self.spec.hidden_size + 4 * self.spec.head_dim + 2 * tokens)
+
+
+def _float32(tensor: torch.Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.float().cpu().numpy()
+    return array
+
+
+@contextlib.contextmanager
+def open_torch_runner(
+    folder: Path,
+    threads: int,
+    compute: Compute = _DEFAULT,
+    *,
+    change: Change | None = None,
+    stored: StoredWeights | None = None,
+    attention: str | None = "eager",
+) -> Iterator[TorchRunner]:
+    """Opens a model folder; frees what is in memory when the context ends.
+
+    Args:
+        folder: config.json and safetensors files, of a dense model or one pruned by this package.
+        threads: torch's threads while the context lasts.
+        compute: Where the model runs, and in how much memory.
+        change: What is done to its weights.
+        stored: Where the weights are read instead; None: in the folder.
+        attention: transformers' attention implementation; None: the fastest that computes the model.
+
+    Raises:
+        ArtifactError: The folder cannot be loaded, or its weights do not fill the model exactly.
+        EnvironmentFailure: The installed transformers has no class of the family.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runner = TorchRunner(folder, compute, attention)
+        if stored is not None:
+            runner.checkpoint.read_from(stored)
+        if change is not None:
+            runner.change_weights(change)
+        yield runner
+        del runner
+    finally:
+        gc.collect()
+        torch.set_num_threads(before)

@@ -1,0 +1,238 @@
+"""How much memory ONNX Runtime will take for a graph, judged from its file before a session is opened.
+
+On the CPU, a session maps the data file and copies every matrix into the layout of its kernels, one at a time; the
+pages of the original are released after each. What is measured against what is estimated: docs/measurements.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.layers.compute import Compute
+from seap_export.memory import available_memory
+from seap_export.runtime.decoder import CACHE_KEY
+from seap_export.runtime.doctor.driver import free_gpu_memory
+from validation.prompts import Case
+
+__all__ = ["Calls", "SessionMemory", "calls_of", "claim_memory", "session_memory"]
+
+#: What a session takes besides weights: the graph, its plan and the threads.
+_SESSION = 32_000_000
+#: Values per token that a layer holds at once, in multiples of the hidden size and of the widest matrix's rows.
+_HIDDEN, _WIDEST = 6, 3
+_FLOAT = 4
+_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What a session is asked for, at most.
+
+    Attributes:
+        rows: Rows of a call.
+        tokens: Tokens of a row in one call.
+        positions: Tokens of a row in its cache at the end.
+    """
+
+    rows: int
+    tokens: int
+    positions: int
+
+
+def calls_of(case: Case) -> Calls:
+    """What a case of parity asks for."""
+    positions = max(map(len, case.rows)) + len(case.forced[0])
+    tokens = max(map(len, case.calls if len(case.rows) == 1 else case.rows))
+    return Calls(len(case.rows), tokens, positions)
+
+
+@dataclass(frozen=True)
+class SessionMemory:
+    """Bytes that a session takes where its provider keeps the weights: of the host's memory, or of the GPU's.
+
+    Attributes:
+        copies: Weights in the layout of the kernels.
+        mapped: Pages of the data file that are read at every step beside them.
+        largest: The largest matrix, which is there twice while it is copied.
+        run: Logits, activations and caches.
+        can_map: Whether the session can do without copies at no great cost: all products are in float32, on the CPU.
+    """
+
+    copies: int
+    mapped: int
+    largest: int
+    run: int
+    can_map: bool = False
+
+    @property
+    def total(self) -> int:
+        """The most that is taken at any time."""
+        return self.copies + self.mapped + _SESSION + max(self.largest, self.run)
+
+    @property
+    def without_copies(self) -> int:
+        """The most that is needed if weights are read from the file, whose pages can be given up at any time."""
+        return self.largest + self.run + _SESSION
+
+
+def claim_memory(
+    model: Path,
+    calls: Sequence[Calls],
+    provider: str = "cpu",
+    say: Callable[[str], object] = lambda line: None,
+    *,
+    compute: Compute | None = None,
+    can_map: bool = True,
+) -> bool:
+    """Says what a session will take, and refuses one that does not fit into what is free now.
+
+    Args:
+        model: The .onnx file.
+        calls: What it will be asked for.
+        provider: "cpu", "cuda" or "tensorrt".
+        say: Called with a line about it.
+        compute: Its limit of the host's memory holds here, too; None: all that is free now.
+        can_map: Whether it may be opened `mapped`, which changes its speed.
+
+    Returns:
+        Whether the session is to be opened `mapped`: its copies of the weights do not fit, but it works without them.
+
+    Raises:
+        EnvironmentFailure: It does not fit.
+        ArtifactError: The file cannot be read.
+    """
+    need = session_memory(model, calls, provider)
+    free = min(available_memory(), (compute or Compute()).memory) if provider == "cpu" else free_gpu_memory()
+    where = "" if provider == "cpu" else " of the GPU's memory"
+    if free is None or need.total <= free:
+        say(f"ONNX Runtime will take about {_gigabytes(need.total)}{where}")
+        return False
+    if can_map and need.can_map and need.without_copies <= free:
+        say(
+            f"ONNX Runtime will read {_gigabytes(need.copies)} of weights from {model.parent.name}'s data file in "
+            f"every call, because copies of them do not fit into {_gigabytes(free)}"
+        )
+        return True
+    raise EnvironmentFailure(
+        f"{model}: ONNX Runtime needs about {_gigabytes(need.total)}{where} to run it, and may take "
+        f"{_gigabytes(free)} of what is free; use a smaller precision such as --precision int4, free memory or use a "
+        "machine with more, or write the graph unchecked with 'seap-export convert'"
+    )
+
+
+def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -> SessionMemory:
+    """Estimates what a session takes; see `claim_memory`. The data file is not read."""
+    graph = _Graph(model)
+    run = max(map(graph.run_bytes, calls))
+    if provider != "cpu":
+        return SessionMemory(sum(map(graph.size, graph.tensors)), 0, 0, run)
+    copies = mapped = largest = 0
+    for name in graph.tensors:
+        uses, size = graph.uses[name], graph.size(name)
+        kinds = {(node.op_type, place) for node, place in uses}
+        if graph.rank(name) == 2 and kinds & {(product, 1) for product in _PRODUCTS}:
+            size = size // graph.item(name) * _FLOAT  # the CPU multiplies in float32
+            copies, largest = copies + size, max(largest, size)
+            if ("Gather", 0) in kinds:  # a tied table is read as it is, too
+                mapped += size
+        elif ("MatMulNBits", 1) in kinds:
+            copies, largest = copies + size, max(largest, size)
+            if any(op == "Reshape" for op, _ in kinds):  # the embedding's view of the table is a copy
+                copies += size
+        elif ("MatMulNBits", 2) in kinds:  # the scales, and as many sums of blocks, lie with the packed weights
+            mapped += size
+            copies += 2 * _FLOAT * (size // graph.item(name))
+        elif not kinds & {("Gather", 0), ("GatherBlockQuantized", 2)}:  # of tables, only a few rows are read
+            copies += size
+    return SessionMemory(copies, mapped, largest, run, graph.is_float32)
+
+
+class _Graph:
+    """What the estimate needs of an .onnx file."""
+
+    def __init__(self, model: Path) -> None:
+        if not model.is_file():
+            raise ArtifactError(f"{model}: no such file; export again")
+        try:
+            self._proto = onnx.load(model, load_external_data=False)
+        except Exception as error:  # errors of several packages: file system, protobuf
+            reason = " ".join(str(error).split())
+            raise ArtifactError(f"{model}: cannot be read as ONNX ({reason:.200}); export again") from error
+        self.tensors = {tensor.name: tensor for tensor in self._proto.graph.initializer}
+        self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+        for node in self._proto.graph.node:
+            for place, name in enumerate(node.input):
+                self.uses[name].append((node, place))
+
+    def rank(self, name: str) -> int:
+        """Number of dimensions."""
+        return len(self.tensors[name].dims)
+
+    def item(self, name: str) -> int:
+        """Bytes of a number."""
+        return _item(self.tensors[name].data_type)
+
+    def size(self, name: str) -> int:
+        """Bytes of a tensor."""
+        return math.prod(self.tensors[name].dims) * self.item(name)
+
+    @property
+    def is_float32(self) -> bool:
+        """Whether every matrix is stored in float32."""
+        matrices = [name for name in self.tensors if self.rank(name) >= 2]
+        return all(self.tensors[name].data_type == onnx.TensorProto.FLOAT for name in matrices)
+
+    def run_bytes(self, calls: Calls) -> int:
+        """Logits and their copy, what a layer computes, and the caches."""
+        graph = self._proto.graph
+        logits = next(item for item in graph.output if item.name == "logits").type.tensor_type
+        dims = logits.shape.dim
+        vocabulary = dims[2].dim_value
+        answered = dims[1].dim_value or calls.tokens
+        heads = max(map(_heads, graph.node), default=0)
+        inner = [shape for shape in self._products() if vocabulary not in shape]
+        hidden = min((min(shape) for shape in inner), default=0)
+        widest = max((max(shape) for shape in inner), default=0)
+        each = _FLOAT * (_HIDDEN * hidden + _WIDEST * widest + heads * calls.positions)
+        is_appended = any(note.key == CACHE_KEY and note.value == "appended" for note in self._proto.metadata_props)
+        cache = (1 + is_appended) * sum(
+            calls.positions * dims[1].dim_value * dims[3].dim_value * _item(kind) for dims, kind in self._caches()
+        )
+        return calls.rows * (2 * _FLOAT * answered * vocabulary + calls.tokens * each + cache)
+
+    def _products(self) -> Iterator[tuple[int, int]]:
+        for node in self._proto.graph.node:
+            if node.op_type == "MatMulNBits":
+                yield _integer(node, "N"), _integer(node, "K")
+            elif node.op_type in _PRODUCTS:
+                weight = self.tensors.get(node.input[1])
+                if weight is not None and len(weight.dims) == 2:
+                    yield weight.dims[0], weight.dims[1]
+
+    def _caches(self) -> Iterator[tuple[list[onnx.TensorShapeProto.Dimension], int]]:
+        for item in self._proto.graph.input:
+            if item.name.startswith("past_key_values."):
+                yield list(item.type.tensor_type.shape.dim), item.type.tensor_type.elem_type
+
+
+def _heads(node: onnx.NodeProto) -> int:
+    return max(_integer(node, name) for name in ("num_heads", "q_num_heads"))
+
+
+def _integer(node: onnx.NodeProto, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+def _item(kind: int) -> int:
+    return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,118 @@
+"""What models of the lm-evaluation-harness have in common here.
+
+They split and score tokens in the same way as `lm_eval.models.huggingface.HFLM`, in batches of sequences of similar
+length, padded on the right.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from lm_eval.api.model import TemplateLM
+from numpy.typing import NDArray
+
+from validation.zero_shot.requests import Request, check_lengths
+
+__all__ = ["BatchLM", "padded"]
+
+Answer = tuple[float, bool]
+TokenIds = tuple[int, ...]
+
+
+class BatchLM(TemplateLM):
+    """Log-likelihoods of continuations; does not generate text.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        max_length: Maximum number of positions.
+        batch_size: Sequences per batch.
+        on_sequences: Called after each batch with its number of sequences and the total.
+    """
+
+    def __init__(
+        self, tokenizer: Any, *, max_length: int, batch_size: int, on_sequences: Callable[[int, int], None]
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self._batch_size = batch_size
+        self._on_sequences = on_sequences
+
+    @property
+    def eot_token_id(self) -> int:
+        """The tokenizer's end-of-text token."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """The token before a continuation without a prompt: BOS or, if there is none, EOS."""
+        beginning = self.tokenizer.bos_token_id
+        return self.eot_token_id if beginning is None else int(beginning)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids; by default with the special tokens that the tokenizer adds, unless the text contains them."""
+        if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+            add_special_tokens = False
+        choice = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
+        return list(self.tokenizer.encode(string, **choice))
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
+        """Not supported; multiple choice does not need it."""
+        raise NotImplementedError
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """Not supported; multiple choice does not need it."""
+        raise NotImplementedError
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Request], disable_tqdm: bool = False, **options: Any
+    ) -> list[Answer]:
+        """The sum of log P over each continuation's tokens in nats, and whether greedy decoding gives these tokens.
+
+        Requests that differ only in the last token, such as one-token choices for one prompt, share a sequence.
+        """
+        check_lengths(requests, self.max_length)
+        alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, (_, context, continuation) in enumerate(requests):
+            alike[tuple(self._model_input(context, continuation))].append(number)
+        sequences = sorted(alike, key=lambda ids: (-len(ids), ids))  # longest first, so that memory runs out at once
+        batches = [sequences[start : start + self._batch_size] for start in range(0, len(sequences), self._batch_size)]
+        kept = {ids: max(len(requests[number][2]) for number in numbers) for ids, numbers in alike.items()}
+        answers: dict[int, Answer] = {}
+        for batch, found in zip(batches, self._logits(batches, kept), strict=True):
+            for ids, logits in zip(batch, found, strict=True):
+                for number in alike[ids]:
+                    answers[number] = _score(logits, requests[number][2])
+            self._on_sequences(len(batch), len(sequences))
+        return [answers[number] for number in range(len(requests))]
+
+    def _model_input(self, context: list[int], continuation: list[int]) -> list[int]:
+        """All tokens but the last, which is only predicted, truncated on the left to the maximum length."""
+        return (context + continuation)[-(self.max_length + 1) :][:-1]
+
+    @abstractmethod
+    def _logits(
+        self, batches: Sequence[Sequence[TokenIds]], kept: dict[TokenIds, int]
+    ) -> Iterator[Sequence[NDArray[np.floating]]]:
+        """For each batch the logits of its sequences, [at least `kept`, V] each, of the last tokens."""
+
+
+def padded(batch: Sequence[TokenIds]) -> NDArray[np.int64]:
+    """The sequences of a batch, padded on the right, int64 [B, longest]; by causality padding changes nothing."""
+    input_ids = np.zeros((len(batch), max(map(len, batch))), np.int64)
+    for row, ids in enumerate(batch):
+        input_ids[row, : len(ids)] = ids
+    return input_ids
+
+
+def _score(logits: NDArray[np.floating], continuation: list[int]) -> Answer:
+    """Scores the continuation, which is predicted by the last rows of the logits [T, V]."""
+    own = np.asarray(logits[-len(continuation) :], np.float64)
+    largest = own.max(axis=1)
+    log_sum = largest + np.log(np.exp(own - largest[:, None]).sum(axis=1))
+    chosen = own[np.arange(len(continuation)), continuation]
+    return float((chosen - log_sum).sum()), bool((own.argmax(axis=1) == continuation).all())
