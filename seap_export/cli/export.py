@@ -28,7 +28,7 @@ from seap_export.cli.options import (
     ratio_option,
     recipe_option,
     router_options,
-    samples_option,
+    samples_options,
     task_option,
     threads_option,
 )
@@ -47,7 +47,7 @@ __all__ = ["export_command"]
     ratio_option(multiple=True),
     recipe_option,
     layout_option,
-    samples_option,
+    *samples_options,
 )
 @titled(
     "What to write",

@@ -239,7 +239,7 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     for ratio in request.ratios:
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)
-    splits = split_tasks(request.tasks, request.calibration)
+    splits = split_tasks(source, request.tasks, request.calibration)
     with progress.step(f"hashing {source.name}", name="hashing"):
         source.digest  # noqa: B018 - remembered
     steps = export_steps(source, request, splits)

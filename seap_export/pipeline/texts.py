@@ -19,10 +19,19 @@ from validation.quiet import quiet_transformers
 
 __all__ = ["split_tasks", "tokenize", "warn_of_texts"]
 
+#: Texts that are tokenized at a time.
+_TEXTS = 256
 
-def split_tasks(tasks: Sequence[Task], settings: CalibrationSettings) -> dict[str, Split]:
-    """Each task's calibration and held-out texts."""
-    return {task.name: _split(task, settings) for task in tasks}
+
+def split_tasks(source: Source, tasks: Sequence[Task], settings: CalibrationSettings) -> dict[str, Split]:
+    """Each task's calibration and held-out texts.
+
+    Raises:
+        UsageError, InputError: See `split_samples`.
+        InputError: The tokenizer is damaged.
+    """
+    splits, most = {task.name: _split(task, settings) for task in tasks}, settings.most_tokens
+    return splits if most is None else _cut_to_tokens(source, splits, most, settings.max_length)
 
 
 def warn_of_texts(splits: Mapping[str, Split], progress: Progress) -> None:
@@ -39,8 +48,31 @@ def _split(task: Task, settings: CalibrationSettings) -> Split:
         num_samples=settings.samples,
         num_held_out=settings.held_out,
         seed=settings.seed,
+        most=settings.most_tokens,  # a text has a token at least, or does not count
     )
     return replace(split, notice=task.notice)
+
+
+def _cut_to_tokens(source: Source, splits: Mapping[str, Split], most: int, max_length: int) -> dict[str, Split]:
+    """Leaves out the texts from the one on that would exceed the number of tokens; the first one always stays."""
+    with quiet_transformers():
+        tokenizer = _load_tokenizer(source)
+        return {
+            task: split.calibrated_on(_within(tokenizer, split, most, max_length)) for task, split in splits.items()
+        }
+
+
+def _within(tokenizer: Any, split: Split, most: int, max_length: int) -> int:
+    """The number of calibration texts that have no more than `most` tokens."""
+    number = total = 0
+    for start in range(0, len(split.calibration), _TEXTS):
+        some = split.calibration[start : start + _TEXTS]
+        for ids in tokenizer([sample.text for sample in some])["input_ids"]:
+            total += min(len(ids), max_length)
+            if total > most and number:
+                return number
+            number += 1
+    return number
 
 
 def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, list[list[int]]]:
