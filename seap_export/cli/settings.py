@@ -97,6 +97,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     return ExportRequest(
         tasks=parsed,
         mixtures=parse_mixtures(names, **mixtures),
+        rounding=options.pop("rounding"),
         router=router,
         **_given({"threshold": threshold}),
         ratios=ratios,

@@ -1,0 +1,156 @@
+"""Writes a rounded model as a folder of its own, from which every format with the same grid is written.
+
+Its weights are float32 numbers that lie on the grid: a format that rounds them to the nearest level finds just these
+levels. So no format needs to know how they were chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from seap_export.activations.mixture import Mixture
+from seap_export.errors import InputError
+from seap_export.families import model_spec, names
+from seap_export.layers.compute import Compute
+from seap_export.layers.kept import PART, UNFINISHED
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.rounding.walk import RoundedLayers
+from seap_export.shrink.write import MODELING_FILES, write_weights
+from seap_export.sources.config import read_json
+from seap_export.sources.source import Source
+from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.sources.tokenizer import copy_tokenizer
+from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+
+__all__ = ["ROUNDING", "folder_source", "rounding_of", "write_rounded_model"]
+
+#: The key of config.json under which a rounded model says which grid its weights are on.
+ROUNDING = "rounding"
+_TABLES = "tables"
+
+
+def write_rounded_model(
+    model_folder: Path,
+    statistics: Mixture,
+    how: BlockQuantization,
+    folder: Path,
+    on_layer: Callable[[int], None] = lambda layer: None,
+    *,
+    compute: Compute | None = None,
+) -> None:
+    """Writes safetensors, config, tokenizer and what else the model folder has into the existing `folder`.
+
+    One layer is in memory at a time. It continues what an interrupted call with the same arguments left in the folder.
+
+    Args:
+        model_folder: config.json, safetensors files and tokenizer, dense or pruned.
+        statistics: The calibration texts.
+        how: The grid; with 4 bits.
+        folder: Where to.
+        on_layer: Called with a layer's index once it is written.
+        compute: Where layers are computed; None: on the CPU.
+
+    Raises:
+        InputError: The model is damaged, or the calibration was made with another vocabulary.
+    """
+    source, compute = folder_source(model_folder), compute or Compute()
+    largest = max(max(ids) for ids, _ in statistics.token_ids())
+    if largest >= source.spec.vocab_size:
+        raise InputError(
+            f"{model_folder}: the calibration has token id {largest}, the model a vocabulary of "
+            f"{source.spec.vocab_size}; give the calibration of this model"
+        )
+    unfinished = folder / UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    walk = RoundedLayers(source, statistics, how, unfinished, compute)
+    tables = unfinished / _TABLES
+    if not tables.is_file():
+        _keep_tables(walk, source, tables)
+    rounded = replace(source, reader=_Rounded(source.reader, tables))
+
+    def layers(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        return walk.layers(first, rounded.read_outer("embed_tokens"))
+
+    write_weights(rounded, source.spec, layers, folder, on_layer, finished=walk.finished)
+    config = {key: value for key, value in source.config.items() if key != "torch_dtype"}
+    config |= {"dtype": "float32", ROUNDING: asdict(how)}
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / "config.json").write_text(text, "utf-8", newline="\n")
+    for name in ("generation_config.json", *MODELING_FILES):
+        if (model_folder / name).is_file():
+            shutil.copyfile(model_folder / name, folder / name)
+    copy_tokenizer(model_folder, folder)
+    shutil.rmtree(unfinished)
+
+
+def folder_source(folder: Path) -> Source:
+    """A model folder, dense or pruned.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    config = read_json(folder / "config.json")
+    spec, reader = model_spec(config), SafetensorsReader(folder)
+    check_weights(reader, StoredForm(spec).shapes, str(folder))
+    return Source(
+        name=folder.name,
+        config=config,
+        generation_config=None,
+        spec=spec,
+        reader=PlainReader(reader, spec),
+        files=(),
+        write_tokenizer=lambda target: copy_tokenizer(folder, target),
+    )
+
+
+def rounding_of(folder: Path) -> BlockQuantization | None:
+    """The grid that the weights of a model folder are on, as its config.json says; None: on none.
+
+    Raises:
+        InputError: config.json is missing or damaged.
+    """
+    values = read_json(folder / "config.json").get(ROUNDING)
+    try:
+        return None if values is None else BlockQuantization(**values)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'config.json'}: '{ROUNDING}' is damaged; export again") from error
+
+
+def _keep_tables(walk: RoundedLayers, source: Source, file: Path) -> None:
+    """Writes the tables that are rounded, so that they are there as a whole or not at all, and not held in memory."""
+    part = file.with_name(file.name + PART)
+    every = source.reader.shapes()
+    shapes = {names.tensor(name): every[names.tensor(name)] for name in walk.tables}
+    with SafetensorsWriter(part, shapes, torch.float32) as writer:
+        for name, table in walk.outer():
+            writer.write(names.tensor(name), table)
+    os.replace(part, file)
+
+
+class _Rounded:
+    """Float32 weights, with the tables of a file in the place of the model's."""
+
+    dtype = torch.float32
+
+    def __init__(self, reader: WeightReader, tables: Path) -> None:
+        self._reader, self._file = reader, tables
+        with safe_open(tables, "pt") as file:
+            self._tables = frozenset(file.keys())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._reader.shapes()
+
+    def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+        found = list(wanted)
+        rest = self._reader.read([name for name in found if name not in self._tables])
+        with safe_open(self._file, "pt") as file:
+            return {name: file.get_tensor(name) if name in self._tables else rest[name] for name in found}

@@ -1,0 +1,151 @@
+"""A rounded model: on the grid, nearer to the model in floats than the nearest levels, and the same however made."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import calibrate, load, micro_plan, micro_source, random_texts
+from pretend_cuda import pretend_cuda
+from swept import BATCH_TOKENS, TEXTS, Killed, contents, die_at, in_memory, on_disk
+
+from converters.onnx.quantize import dequantize, quantize
+from seap_export.activations.mixture import Mixture
+from seap_export.errors import InputError
+from seap_export.layers.compute import Compute
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.rounding.write import folder_source, rounding_of, write_rounded_model
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.sources.weights import SafetensorsReader
+
+HOW = BlockQuantization(4)
+Made = tuple[Path, Mixture]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """The pruned model folder and the statistics of a variation."""
+    known: dict[str, Made] = {}
+
+    def make(variation: str) -> Made:
+        if variation not in known:
+            work = tmp_path_factory.mktemp(variation)
+            source = micro_source(work / "model", variation)
+            statistics = calibrate(source, work / "statistics", {"boolq": TEXTS})
+            (work / "hf").mkdir()
+            write_shrunk_model(source, micro_plan(source, "sequential"), statistics, work / "hf", compute=in_memory())
+            known[variation] = work / "hf", statistics
+        return known[variation]
+
+    return make
+
+
+def rounded(made: Made, folder: Path, how: BlockQuantization = HOW, compute: Compute | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_rounded_model(made[0], made[1], how, folder, compute=compute or in_memory())
+    return folder
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    reader = SafetensorsReader(folder)
+    return reader.read(reader.shapes())
+
+
+def nearest(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
+    return {
+        name: dequantize(quantize(own, how), how, own.shape[1]) if own.dim() == 2 else own
+        for name, own in tensors(folder).items()
+    }
+
+
+@torch.no_grad()
+def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[int]]) -> float:
+    """Mean KL from the model in floats, in transformers' own class."""
+    exact, other = load(made[0]), load(made[0])
+    other.load_state_dict(weights, strict=False)
+    total = 0.0
+    for ids in texts:
+        wanted, found = (model(torch.tensor([ids])).logits.double().log_softmax(-1) for model in (exact, other))
+        total += float((wanted.exp() * (wanted - found)).sum())
+    return total / sum(map(len, texts))
+
+
+@pytest.mark.parametrize(
+    ("variation", "how"),
+    [
+        ("llama-gqa", HOW),
+        ("llama-biases", BlockQuantization(4, symmetric=False)),
+        ("gemma2-all", HOW),
+        ("phi3-all", BlockQuantization(4, embeddings=False)),
+        ("granite-all", HOW),
+        ("qwen3", BlockQuantization(4, 32)),
+    ],
+)
+def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
+    made: Callable[[str], Made], tmp_path: Path, variation: str, how: BlockQuantization
+) -> None:
+    own = made(variation)
+    folder = rounded(own, tmp_path / "rounded", how)
+    found = tensors(folder)
+    for name, tensor in found.items():
+        is_table = "embed" in name or "lm_head" in name
+        if tensor.dim() == 2 and (how.embeddings or not is_table):
+            assert torch.equal(dequantize(quantize(tensor, how), how, tensor.shape[1]), tensor), name
+    assert rounding_of(folder) == how
+    assert rounding_of(own[0]) is None
+    assert {path.name for path in folder.iterdir()} == {path.name for path in own[0].iterdir()}
+    plain = nearest(own[0], how)
+    if not how.embeddings:
+        plain |= {name: own for name, own in tensors(own[0]).items() if "embed" in name or "lm_head" in name}
+    texts = [list(text) for text in TEXTS]
+    assert divergence(own, found, texts) < 0.8 * divergence(own, plain, texts)
+
+
+def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Callable[[str], Made], tmp_path: Path) -> None:
+    for variation in ("llama-biases", "gemma2-all", "granite-all"):
+        own = made(variation)
+        expected = contents(rounded(own, tmp_path / variation))
+        assert contents(rounded(own, tmp_path / f"{variation}-disk", compute=on_disk(folder_source(own[0])))) == expected
+        with pretend_cuda() as device:
+            there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
+            assert contents(rounded(own, tmp_path / f"{variation}-there", compute=there)) == expected
+
+
+def test_it_goes_on_where_it_was_interrupted(
+    made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = made("llama-biases")
+    expected = contents(rounded(own, tmp_path / "whole"))
+    for call in itertools.count(step=7):
+        folder, layers = tmp_path / str(call), list[int]()
+        with monkeypatch.context() as patch:
+            die_at(patch, SafetensorsWriter, "write", call)
+            try:
+                rounded(own, folder)
+                break
+            except Killed:
+                pass
+        write_rounded_model(own[0], own[1], HOW, folder, layers.append, compute=in_memory())
+        assert layers == [0, 1, 2]
+        assert contents(folder) == expected
+    assert call > 20
+
+
+def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
+    folder, _ = made("llama-gqa")
+    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=200)
+    statistics = calibrate(larger, tmp_path / "statistics", {"boolq": random_texts(9, vocabulary=200)})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="vocabulary of 96; give the calibration"):
+        write_rounded_model(folder, statistics, HOW, tmp_path / "out")
+
+
+def test_a_damaged_note_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"rounding": {"bits": 5}}), "utf-8")
+    with pytest.raises(InputError, match="'rounding' is damaged"):
+        rounding_of(tmp_path)
