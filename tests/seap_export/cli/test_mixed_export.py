@@ -450,7 +450,7 @@ def test_support_is_calibrated_on_and_nothing_is_measured_on_it(run: Run, bare: 
         json.loads((bare / out / "a-0.3" / "quality.json").read_text()) for out in ("out", "alone")
     )
     assert with_support["texts"] == without["texts"]
-    assert with_support["mean_kl"] != without["mean_kl"]
+    assert with_support["divergence"] != without["divergence"]
     again = stamps(bare / "out")
     assert run("export", "m", *TASKS, *options, "out", "-q").code == 0
     assert stamps(bare / "out") == again
