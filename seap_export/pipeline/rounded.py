@@ -1,23 +1,17 @@
-"""Where the rounded model is that a folder was written from, and the file in the folder that says so."""
+"""Where the rounded model is that a folder was written from."""
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from converters.format import Format
 from seap_export.errors import ArtifactError
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.rounding.write import rounding_of
-from seap_export.sources.config import read_artifact
+from seap_export.rounding.write import ROUNDING_FILE, rounding_of
 
-__all__ = ["ROUNDING_FILE", "model_of", "noted_rounding", "rounding_step", "write_format"]
-
-#: In a folder whose weights were rounded with calibration texts; others were rounded to the nearest level.
-ROUNDING_FILE = "rounding.json"
-_SCHEMA = "seap-export/rounding/1"
+__all__ = ["model_of", "rounding_step", "write_format"]
 
 
 def rounding_step(variant: str, how: BlockQuantization) -> str:
@@ -26,30 +20,10 @@ def rounding_step(variant: str, how: BlockQuantization) -> str:
 
 
 def write_format(own: Format, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-    """Writes a model folder, rounded or not, in a format; see `Format.write`."""
+    """Writes a model folder in a format; see `Format.write`. That of a rounded model says so in a file besides."""
     own.write(model_folder, out_folder, on_layer)
-    how = rounding_of(model_folder)
-    if how is not None:
-        text = json.dumps({"schema": _SCHEMA, **asdict(how)}, indent=1) + "\n"
-        (out_folder / ROUNDING_FILE).write_text(text, "utf-8", newline="\n")
-
-
-def noted_rounding(written: Path) -> BlockQuantization | None:
-    """The grid that the model of a written folder was rounded to with calibration texts; None: it was not.
-
-    Raises:
-        ArtifactError: The note is damaged.
-    """
-    note = written / ROUNDING_FILE
-    if not note.is_file():
-        return None
-    values = read_artifact(note)
-    try:
-        if values.pop("schema") != _SCHEMA:
-            raise ValueError(_SCHEMA)
-        return BlockQuantization(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{note}: damaged, or of another version; export again") from error
+    if (model_folder / ROUNDING_FILE).is_file():
+        shutil.copyfile(model_folder / ROUNDING_FILE, out_folder / ROUNDING_FILE)
 
 
 def model_of(written: Path) -> Path:
@@ -58,7 +32,7 @@ def model_of(written: Path) -> Path:
     Raises:
         ArtifactError: The rounded model is missing, or the note of it is damaged.
     """
-    variant, how = written.absolute().parent, noted_rounding(written)
+    variant, how = written.absolute().parent, rounding_of(written)
     if how is None:
         return written.parent / "hf"
     folder = variant.parent / rounding_step(variant.name, how)

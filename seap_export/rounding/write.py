@@ -12,29 +12,31 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from seap_export.activations.mixture import Mixture
-from seap_export.errors import InputError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.families import model_spec, names
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import PART, UNFINISHED
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.walk import RoundedLayers
 from seap_export.shrink.write import MODELING_FILES, write_weights
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_artifact, read_json
 from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.tokenizer import copy_tokenizer
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 
-__all__ = ["ROUNDING", "folder_source", "rounding_of", "write_rounded_model"]
+__all__ = ["ROUNDING_FILE", "folder_source", "rounding_of", "write_rounded_model"]
 
-#: The key of config.json under which a rounded model says which grid its weights are on.
-ROUNDING = "rounding"
+#: In the folder of a rounded model, and in every folder that is written from it: the grid.
+ROUNDING_FILE = "rounding.json"
+_SCHEMA = "seap-export/rounding/1"
 _TABLES = "tables"
 
 
@@ -81,10 +83,9 @@ def write_rounded_model(
         return walk.layers(first, rounded.read_outer("embed_tokens"))
 
     write_weights(rounded, source.spec, layers, folder, on_layer, finished=walk.finished)
-    config = {key: value for key, value in source.config.items() if key != "torch_dtype"}
-    config |= {"dtype": "float32", ROUNDING: asdict(how)}
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    (folder / "config.json").write_text(text, "utf-8", newline="\n")
+    config = {key: value for key, value in source.config.items() if key != "torch_dtype"} | {"dtype": "float32"}
+    _write_json(config, folder / "config.json")
+    _write_json({"schema": _SCHEMA, **asdict(how)}, folder / ROUNDING_FILE)
     for name in ("generation_config.json", *MODELING_FILES):
         if (model_folder / name).is_file():
             shutil.copyfile(model_folder / name, folder / name)
@@ -113,16 +114,25 @@ def folder_source(folder: Path) -> Source:
 
 
 def rounding_of(folder: Path) -> BlockQuantization | None:
-    """The grid that the weights of a model folder are on, as its config.json says; None: on none.
+    """The grid that a rounded model is on, or the one that a folder was written from; None: neither.
 
     Raises:
-        InputError: config.json is missing or damaged.
+        ArtifactError: The note is damaged.
     """
-    values = read_json(folder / "config.json").get(ROUNDING)
+    note = folder / ROUNDING_FILE
+    if not note.is_file():
+        return None
+    values = read_artifact(note)
     try:
-        return None if values is None else BlockQuantization(**values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'config.json'}: '{ROUNDING}' is damaged; export again") from error
+        if values.pop("schema") != _SCHEMA:
+            raise ValueError(_SCHEMA)
+        return BlockQuantization(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{note}: damaged, or of another version; export again") from error
+
+
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n")
 
 
 def _keep_tables(walk: RoundedLayers, source: Source, file: Path) -> None:

@@ -87,8 +87,9 @@ def test_other_formats_with_this_grid_hold_the_same_weights(out: Path, run: Run,
 
 
 def test_nearest_levels_if_they_are_asked_for(out: Path, run: Run) -> None:
-    words = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.3", "--format", "onnx:int4", "--set", "rounding=nearest")
-    run(*words, "--out", "out").refused(2, "--force")  # it was made otherwise
+    words = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.3", "--format", "onnx:int4")
+    words += ("--set", "rounding=nearest")
+    run(*words, "--out", "out", "--quiet").refused(2, "--force")  # it was made otherwise
     assert run(*words, "--out", "plain").code == 0
     assert not Path("plain", "rounding").exists()
     assert run("convert", out / "a-0.3" / "hf", "--precision", "int4", "--out", "by-hand").code == 0

@@ -57,6 +57,8 @@ def test_scales_are_those_that_they_have_always_been_for_other_matrices() -> Non
 
 
 def test_names_tell_grids_apart() -> None:
-    grids = [BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), (True, False), (True, False))]
+    grids = [
+        BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), (True, False), (True, False))
+    ]
     assert len({own.name for own in grids}) == len(grids)
     assert grids[0].name == "int4-32"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from swept import BATCH_TOKENS, TEXTS, Killed, contents, die_at, in_memory, on_d
 
 from converters.onnx.quantize import dequantize, quantize
 from seap_export.activations.mixture import Mixture
-from seap_export.errors import InputError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.layers.compute import Compute
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.write import folder_source, rounding_of, write_rounded_model
@@ -98,7 +97,10 @@ def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
             assert torch.equal(dequantize(quantize(tensor, how), how, tensor.shape[1]), tensor), name
     assert rounding_of(folder) == how
     assert rounding_of(own[0]) is None
-    assert {path.name for path in folder.iterdir()} == {path.name for path in own[0].iterdir()}
+    assert {path.name for path in folder.iterdir()} == {
+        *(path.name for path in own[0].iterdir()),
+        "rounding.json",
+    }
     plain = nearest(own[0], how)
     if not how.embeddings:
         plain |= {name: own for name, own in tensors(own[0]).items() if "embed" in name or "lm_head" in name}
@@ -110,7 +112,9 @@ def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Callable[[str], 
     for variation in ("llama-biases", "gemma2-all", "granite-all"):
         own = made(variation)
         expected = contents(rounded(own, tmp_path / variation))
-        assert contents(rounded(own, tmp_path / f"{variation}-disk", compute=on_disk(folder_source(own[0])))) == expected
+        assert (
+            contents(rounded(own, tmp_path / f"{variation}-disk", compute=on_disk(folder_source(own[0])))) == expected
+        )
         with pretend_cuda() as device:
             there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
             assert contents(rounded(own, tmp_path / f"{variation}-there", compute=there)) == expected
@@ -145,7 +149,8 @@ def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Ma
         write_rounded_model(folder, statistics, HOW, tmp_path / "out")
 
 
-def test_a_damaged_note_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"rounding": {"bits": 5}}), "utf-8")
-    with pytest.raises(InputError, match="'rounding' is damaged"):
+@pytest.mark.parametrize("text", ["{}", "[]", '{"schema": "seap-export/rounding/1", "bits": 5}'])
+def test_a_damaged_note_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rounding.json").write_text(text, "utf-8")
+    with pytest.raises(ArtifactError, match=r"rounding\.json"):
         rounding_of(tmp_path)
