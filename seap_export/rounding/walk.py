@@ -36,7 +36,7 @@ __all__ = ["RoundedLayers"]
 #: Strength of the ridge of each fit, as in the default recipe.
 _RIDGE = 5.0
 #: What is added to the diagonal of the LM head's metric, as a fraction of its mean, where its table is the embedding.
-_EMBEDDING = 1.0
+_EMBEDDING = 0.01
 
 Tensors = Mapping[str, torch.Tensor]
 
