@@ -6,6 +6,7 @@ levels. So no format needs to know how they were chosen.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -32,11 +33,15 @@ from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.tokenizer import copy_tokenizer
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 
-__all__ = ["ROUNDING_FILE", "folder_source", "rounding_of", "write_rounded_model"]
+__all__ = ["ROUNDING_FILE", "folder_source", "origin_differences", "rounding_of", "write_rounded_model"]
 
 #: In the folder of a rounded model, and in every folder that is written from it: the grid.
 ROUNDING_FILE = "rounding.json"
 _SCHEMA = "seap-export/rounding/1"
+#: In the folder of a rounded model alone: the SHA-256 of each tensor that it was made from.
+_ORIGIN = "origin.json"
+#: What a rounded model's config.json has otherwise.
+_DTYPES = ("dtype", "torch_dtype")
 _TABLES = "tables"
 
 
@@ -83,8 +88,8 @@ def write_rounded_model(
         return walk.layers(first, rounded.read_outer("embed_tokens"))
 
     write_weights(rounded, source.spec, layers, folder, on_layer, finished=walk.finished)
-    config = {key: value for key, value in source.config.items() if key != "torch_dtype"} | {"dtype": "float32"}
-    _write_json(config, folder / "config.json")
+    _write_json({**_without_dtype(source.config), "dtype": "float32"}, folder / "config.json")
+    _write_json(_digests(model_folder), folder / _ORIGIN)
     _write_json({"schema": _SCHEMA, **asdict(how)}, folder / ROUNDING_FILE)
     for name in ("generation_config.json", *MODELING_FILES):
         if (model_folder / name).is_file():
@@ -111,6 +116,41 @@ def folder_source(folder: Path) -> Source:
         files=(),
         write_tokenizer=lambda target: copy_tokenizer(folder, target),
     )
+
+
+def origin_differences(model_folder: Path, rounded: Path) -> Iterator[str]:
+    """The tensors and settings of a model folder that are not those that were rounded, a line each.
+
+    Args:
+        model_folder: config.json and safetensors files.
+        rounded: The folder of the rounded model.
+
+    Raises:
+        ArtifactError: The rounded model's files are damaged.
+        InputError: The model folder's are.
+    """
+    recorded, found = read_artifact(rounded / _ORIGIN), _digests(model_folder)
+    for name in sorted(recorded.keys() | found.keys()):
+        if recorded.get(name) != found.get(name):
+            yield f"'{name}' of {model_folder.name} is not what was rounded"
+    wanted, own = (_without_dtype(read_json(folder / "config.json")) for folder in (rounded, model_folder))
+    for key in sorted(wanted.keys() | own.keys()):
+        if wanted.get(key) != own.get(key):
+            yield f"config.json of {model_folder.name} has another {key} than the rounded model"
+
+
+def _digests(model_folder: Path) -> dict[str, str]:
+    """The SHA-256 of each tensor's bytes."""
+    reader = SafetensorsReader(model_folder)
+    return {name: _digest(reader.read([name])[name]) for name in reader.shapes()}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
+
+
+def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _DTYPES}
 
 
 def rounding_of(folder: Path) -> BlockQuantization | None:

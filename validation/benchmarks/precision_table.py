@@ -5,8 +5,8 @@
         --ratio 0.2 --ratio 0.5 --precision fp32 --precision int8 --precision int4
 
 All are compared with the dense model in float32, in torch, on the held-out texts of the calibration; they run as ONNX
-files on the CPU. 4 bits have two rows: rounded to the nearest level, and with the calibration texts. Rows are sorted by
-size, so that a pruned model is next to a dense one of about the same size.
+files on the CPU. 4 bits have two rows: rounded to the nearest level, and with the calibration texts. Rows are sorted
+by size, so that a pruned model is next to a dense one of about the same size.
 """
 
 from __future__ import annotations

@@ -111,7 +111,9 @@ def test_a_level_that_is_off_by_one_fails_the_comparison(out: Path, run: Run) ->
     place = int(np.flatnonzero((stored[: len(stored) // 2] & 15) == 7)[-1])
     stored[place] += 1
     stored.tofile(data)
-    run(*validate).refused(3, "weights:")
+    found = run(*validate)
+    assert found.code == 3
+    assert "weights:" in found.out
 
 
 def test_a_file_that_lost_its_note_is_not_taken_for_one_of_nearest_levels(out: Path, run: Run) -> None:
@@ -122,7 +124,10 @@ def test_a_file_that_lost_its_note_is_not_taken_for_one_of_nearest_levels(out: P
 
 def test_the_rounded_model_that_is_missing_is_named(out: Path, run: Run) -> None:
     shutil.rmtree(out / "rounding")
-    run("validate", out / "a-0.3", "--check", "parity").refused(7, "rounded model", "is missing", "export again")
+    found = run("validate", out / "a-0.3", "--check", "parity")
+    assert found.code == 7
+    for keyword in ("rounded model", "is missing", "export again"):
+        assert keyword in found.out
 
 
 def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from calibrated import calibrate, load, micro_plan, micro_source, random_texts
 from pretend_cuda import pretend_cuda
+from safetensors.torch import save_file
 from swept import BATCH_TOKENS, TEXTS, Killed, contents, die_at, in_memory, on_disk
 
 from converters.onnx.quantize import dequantize, quantize
@@ -17,7 +20,7 @@ from seap_export.activations.mixture import Mixture
 from seap_export.errors import ArtifactError, InputError
 from seap_export.layers.compute import Compute
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.rounding.write import folder_source, rounding_of, write_rounded_model
+from seap_export.rounding.write import folder_source, origin_differences, rounding_of, write_rounded_model
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.weights import SafetensorsReader
@@ -100,7 +103,9 @@ def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
     assert {path.name for path in folder.iterdir()} == {
         *(path.name for path in own[0].iterdir()),
         "rounding.json",
+        "origin.json",
     }
+    assert not list(origin_differences(own[0], folder))
     plain = nearest(own[0], how)
     if not how.embeddings:
         plain |= {name: own for name, own in tensors(own[0]).items() if "embed" in name or "lm_head" in name}
@@ -154,3 +159,19 @@ def test_a_damaged_note_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "rounding.json").write_text(text, "utf-8")
     with pytest.raises(ArtifactError, match=r"rounding\.json"):
         rounding_of(tmp_path)
+
+
+def test_what_is_not_the_model_that_was_rounded_is_named(made: Callable[[str], Made], tmp_path: Path) -> None:
+    own = made("llama-gqa")
+    folder, other = rounded(own, tmp_path / "rounded"), tmp_path / "hf"
+    shutil.copytree(own[0], other)
+    name = "model.layers.1.self_attn.v_proj.weight"
+    changed = tensors(other)
+    changed[name][3, 5] *= -1
+    save_file(changed, other / "model.safetensors", {"format": "pt"})
+    config = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3, "dtype": "bfloat16"}), "utf-8")
+    found = list(origin_differences(other, folder))
+    assert len(found) == 2
+    assert f"'{name}' of hf" in found[0]
+    assert "rms_norm_eps" in found[1]
