@@ -100,7 +100,7 @@ class RoundedLayers:
 
     @torch.no_grad()
     def layers(self, first: int, embedding: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
-        """Yields the tensors of each rounded layer from the first one on, by full name; float32.
+        """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.
 
         The streams are saved after a layer once the next one is asked for. They must have been saved after those
         before the first one.
@@ -142,7 +142,7 @@ class RoundedLayers:
     def _layer(self, index: int) -> dict[str, torch.Tensor]:
         """Rounds one layer, and advances both streams through it."""
         tensors = self._source.read_layer(index)
-        found = {name: tensor.float() for name, tensor in tensors.items()}
+        found = dict(tensors)
         for half in HALVES:
             exact = DecoderLayer(self._spec, index, half_tensors(tensors, index, half), self._device)
             found |= self._readers(index, half, exact, tensors)
