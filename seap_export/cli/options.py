@@ -32,6 +32,7 @@ __all__ = [
     "samples_option",
     "task_option",
     "threads_option",
+    "vocabulary_option",
     "weight_option",
 ]
 
@@ -71,6 +72,13 @@ layout_option = option(
     default="per-layer",
     show_default=True,
     help="Each layer has its own shape, or all have the same, which programs for plain models need.",
+)
+vocabulary_option = option(
+    "--vocabulary",
+    default="all",
+    show_default=True,
+    metavar="N|auto|all",
+    help="Number of tokens to keep; auto: what the tasks' texts use (docs/vocabulary.md).",
 )
 provider_option = option(
     "--provider",

@@ -17,7 +17,7 @@ from seap_export.pipeline.settings import CalibrationSettings
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
-__all__ = ["split_tasks", "tokenize", "warn_of_texts"]
+__all__ = ["load_tokenizer", "split_tasks", "tokenize", "warn_of_texts"]
 
 
 def split_tasks(tasks: Sequence[Task], settings: CalibrationSettings) -> dict[str, Split]:
@@ -51,7 +51,7 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
     """
     token_ids = {}
     with quiet_transformers():
-        tokenizer = _load_tokenizer(source)
+        tokenizer = load_tokenizer(source)
         for task, samples in texts.items():
             sequences = tokenizer([sample.text for sample in samples])["input_ids"]
             token_ids[task] = [ids[:max_length] for ids in sequences if ids]
@@ -67,7 +67,7 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
     return token_ids
 
 
-def _load_tokenizer(source: Source) -> Any:
+def load_tokenizer(source: Source) -> Any:
     """The tokenizer, loaded from the files that the artifacts will contain.
 
     For some model types (qwen2), transformers 5 ignores the tokenizer class that the files name.
