@@ -28,7 +28,7 @@ from seap_export.cli.options import (
     ratio_option,
     recipe_option,
     router_options,
-    samples_option,
+    samples_options,
     task_option,
     threads_option,
     vocabulary_option,
@@ -49,7 +49,7 @@ __all__ = ["export_command"]
     recipe_option,
     layout_option,
     vocabulary_option,
-    samples_option,
+    *samples_options,
 )
 @titled(
     "What to write",

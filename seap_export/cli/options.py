@@ -29,7 +29,7 @@ __all__ = [
     "ratio_option",
     "recipe_option",
     "router_options",
-    "samples_option",
+    "samples_options",
     "task_option",
     "threads_option",
     "vocabulary_option",
@@ -90,11 +90,14 @@ provider_option = option(
 threads_option = option("--threads", type=_AT_LEAST_1, metavar="N", help="Number of threads.  [default: all cores]")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
 
-samples_option = option(
-    "--samples",
-    type=_AT_LEAST_1,
-    metavar="N",
-    help="Number of calibration texts per task.  [default: 200, or all there are]",
+samples_options = (
+    option(
+        "--calibration-tokens",
+        type=_AT_LEAST_1,
+        metavar="N",
+        help="Number of tokens per task at most to calibrate on.  [default: 65536, or all there are]",
+    ),
+    option("--samples", type=_AT_LEAST_1, metavar="N", help="Number of calibration texts per task instead."),
 )
 calibration_options = (
     option(

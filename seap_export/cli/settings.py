@@ -54,7 +54,8 @@ def cluster_of(address: str | None, model: str, options: dict[str, Any]) -> tupl
 
 def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
     """Removes its options from `options`."""
-    return CalibrationSettings(**{name: options.pop(name) for name in ("samples", "held_out", "seed", "max_length")})
+    names = ("samples", "calibration_tokens", "held_out", "seed", "max_length")
+    return CalibrationSettings(**{name: options.pop(name) for name in names})
 
 
 def plan_settings(options: dict[str, Any], target: Target) -> PlanSettings:

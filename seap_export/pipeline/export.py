@@ -240,7 +240,7 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     for ratio in request.ratios:
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)
-    splits = split_tasks(request.tasks, request.calibration)
+    splits = split_tasks(source, request.tasks, request.calibration)
     with progress.step(f"hashing {source.name}", name="hashing"):
         source.digest  # noqa: B018 - remembered
     mixtures = {own.name: tuple(own.weights) for own in request.all_mixtures}

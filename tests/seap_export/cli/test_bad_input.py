@@ -95,6 +95,8 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--ratio", "0.2", "--ratio", "0.20"], "a ratio is given twice"),
         (["--ratio", "much"], "'--ratio': 'much'"),
         (["--samples", "-3"], "'--samples': -3"),
+        (["--calibration-tokens", "0"], "'--calibration-tokens': 0"),
+        (["--samples", "3", "--calibration-tokens", "9"], "--samples and --calibration-tokens give one of them"),
         (["--threads", "0"], "'--threads': 0"),
         (["--set", "held_out=0"], "held_out=0: 0 is not in the range"),
         (["--set", "max_length=1"], "max_length=1: 1 is not in the range"),
