@@ -14,7 +14,7 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.texts import load_tokenizer
 from seap_export.sources.config import read_json
 from seap_export.sources.source import Source
-from seap_export.vocabulary.choice import VocabularySize, choose_tokens
+from seap_export.vocabulary.choice import VocabularySize, check_size, choose_tokens, required_tokens
 from seap_export.vocabulary.config import named_tokens
 from seap_export.vocabulary.pairs import BytePairs
 from seap_export.vocabulary.table import Vocabulary
@@ -56,15 +56,17 @@ def choose_vocabularies(
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
         content = read_json(Path(folder) / "tokenizer.json")
-    BytePairs.read(content)  # refused before the texts are read
+    pairs, all_tokens = BytePairs.read(content), source.spec.vocab_size
     with quiet_transformers():
         tokenizer = load_tokenizer(source)
         named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
         used = {task.name: _used(tokenizer, task, progress) for task in tasks}
-    return {
-        name: choose_tokens(content, named.union(*(used[task] for task in own)), size, source.spec.vocab_size)
+    required = {
+        name: required_tokens(content, pairs, named.union(*(used[task] for task in own)))
         for name, own in mixtures.items()
     }
+    check_size(size, max(map(len, required.values())), all_tokens)
+    return {name: choose_tokens(pairs, own, size, all_tokens) for name, own in required.items()}
 
 
 def _used(tokenizer: Any, task: Task, progress: Progress) -> frozenset[int]:

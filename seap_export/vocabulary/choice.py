@@ -10,7 +10,7 @@ from seap_export.vocabulary.pairs import BytePairs
 from seap_export.vocabulary.table import Vocabulary
 from seap_export.vocabulary.tokenizer import fixed_tokens
 
-__all__ = ["MULTIPLE", "VocabularySize", "choose_tokens", "parse_size"]
+__all__ = ["MULTIPLE", "VocabularySize", "check_size", "choose_tokens", "parse_size", "required_tokens"]
 
 #: How many tokens are kept: a number, those that the texts use (`auto`), or all of them.
 VocabularySize = int | Literal["auto", "all"]
@@ -31,33 +31,60 @@ def parse_size(text: str) -> VocabularySize:
     return int(text)
 
 
-def choose_tokens(
-    tokenizer: Mapping[str, Any],
-    used: frozenset[int],
-    size: int | Literal["auto"],
-    vocab_size: int,
-) -> Vocabulary:
-    """The tokens to keep: characters or bytes, added tokens, `used` ones, and further ones in the order of the merges.
+def required_tokens(tokenizer: Mapping[str, Any], pairs: BytePairs, used: frozenset[int]) -> frozenset[int]:
+    """The tokens that must be kept: characters or bytes, added tokens, `used` ones, and all that is made on the way.
 
-    With each token, those that are made on the way to it are kept, so that a text whose tokens are all kept is cut
-    into the same tokens.
+    So a text whose tokens are all kept is cut into the same tokens (docs/vocabulary.md).
 
     Args:
         tokenizer: The content of tokenizer.json.
-        used: The tokens that must be kept: those of the task's texts, and those that configs name.
-        size: How many tokens to keep; `auto`: what must be kept, rounded up to a multiple of `MULTIPLE`.
+        pairs: Its merges.
+        used: The tokens of the task's texts, and those that configs name.
+    """
+    kept = pairs.alphabet | fixed_tokens(tokenizer) | used
+    return kept.union(*(pairs.made(text) for text, token in pairs.ids.items() if token in kept))
+
+
+def check_size(size: int | Literal["auto"], least: int, vocab_size: int) -> None:
+    """Refuses a number of tokens.
+
+    Args:
+        size: The number.
+        least: How many tokens must be kept.
         vocab_size: Number of tokens of the dense model.
 
     Raises:
-        InputError: The vocabulary of such a tokenizer cannot be cut.
         UsageError: The number is too small, or not below that of the dense model.
     """
-    pairs = BytePairs.read(tokenizer)
+    if size == "auto":
+        return
+    if size >= vocab_size:
+        raise UsageError(f"--vocabulary {size} cuts nothing: the model has {vocab_size} tokens; give fewer, or all")
+    if size < least:
+        raise UsageError(
+            f"--vocabulary {size} is too small: the texts, the bytes and the added tokens need {least}; "
+            f"give at least {least}, or auto"
+        )
+
+
+def choose_tokens(
+    pairs: BytePairs, required: frozenset[int], size: int | Literal["auto"], vocab_size: int
+) -> Vocabulary:
+    """The tokens to keep: the required ones, and further ones in the order of the merges with what makes them.
+
+    Args:
+        pairs: The merges.
+        required: The tokens that must be kept (`required_tokens`).
+        size: How many tokens to keep; `auto`: the required ones, rounded up to a multiple of `MULTIPLE`.
+        vocab_size: Number of tokens of the dense model.
+
+    Raises:
+        UsageError: See `check_size`.
+    """
+    check_size(size, len(required), vocab_size)
+    wanted = min(vocab_size, -(-len(required) // MULTIPLE) * MULTIPLE) if size == "auto" else size
     texts = {token: text for text, token in pairs.ids.items()}
-    kept = set(pairs.alphabet | fixed_tokens(tokenizer) | used)
-    for token in sorted(kept & texts.keys()):
-        kept |= pairs.made(texts[token])
-    wanted = _number(size, len(kept), vocab_size)
+    kept = set(required)
     for _, token in sorted(pairs.merges.values()):  # the most frequent of the tokenizer's training text first
         if len(kept) >= wanted:
             break
@@ -66,17 +93,3 @@ def choose_tokens(
             if len(kept) + len(made) <= wanted:
                 kept |= made
     return Vocabulary(tuple(sorted(kept)), vocab_size)
-
-
-def _number(size: int | Literal["auto"], least: int, vocab_size: int) -> int:
-    """How many tokens to keep, given how many must be."""
-    if size == "auto":
-        return min(vocab_size, -(-least // MULTIPLE) * MULTIPLE)
-    if size >= vocab_size:
-        raise UsageError(f"--vocabulary {size} cuts nothing: the model has {vocab_size} tokens; give fewer, or all")
-    if size < least:
-        raise UsageError(
-            f"--vocabulary {size} is too small: the texts, the bytes and the added tokens need {least}; "
-            f"give at least {least}, or auto"
-        )
-    return size
