@@ -84,12 +84,12 @@ def choose_tokens(
     check_size(size, len(required), vocab_size)
     wanted = min(vocab_size, -(-len(required) // MULTIPLE) * MULTIPLE) if size == "auto" else size
     texts = {token: text for text, token in pairs.ids.items()}
-    kept = set(required)
-    for _, token in sorted(pairs.merges.values()):  # the most frequent of the tokenizer's training text first
-        if len(kept) >= wanted:
-            break
-        if token not in kept:
-            made = pairs.made(texts[token]) - kept
-            if len(kept) + len(made) <= wanted:
-                kept |= made
+    kept, before = set(required), -1
+    while before < len(kept) < wanted:  # again if a token was passed over whose parts were too many
+        before = len(kept)
+        for _, token in sorted(pairs.merges.values()):  # the most frequent of the tokenizer's training text first
+            if token not in kept and len(kept) < wanted:
+                made = pairs.made(texts[token]) - kept
+                if len(kept) + len(made) <= wanted:
+                    kept |= made
     return Vocabulary(tuple(sorted(kept)), vocab_size)
