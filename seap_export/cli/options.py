@@ -14,6 +14,7 @@ from seap_export.cli.console import Console
 from seap_export.cli.groups import option
 
 __all__ = [
+    "NumberOrWord",
     "PathType",
     "calibration_options",
     "cluster_option",
@@ -48,6 +49,16 @@ class PathType(click.Path):
         return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
 
 
+class NumberOrWord(click.ParamType):
+    """A number or one of some words, as text; in a settings file the number needs no quotes."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Converts a number to text."""
+        return str(value)
+
+
 model_argument = click.argument("model")
 
 task_option = option(
@@ -75,6 +86,7 @@ layout_option = option(
 )
 vocabulary_option = option(
     "--vocabulary",
+    type=NumberOrWord(),
     default="all",
     show_default=True,
     metavar="N|auto|all",

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from seap_export.errors import InputError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.families import names
 from seap_export.sources.config import read_json
 from seap_export.sources.weights import WeightReader
 from seap_export.vocabulary.config import renumbered_tokenizer_config
 from seap_export.vocabulary.table import Vocabulary
-from seap_export.vocabulary.tokenizer import cut_tokenizer
+from seap_export.vocabulary.tokenizer import cut_tokenizer, fixed_tokens
 
-__all__ = ["KeptRows", "cut_tokenizer_files"]
+__all__ = ["KeptRows", "cut_tokenizer_files", "refuse_missing"]
 
 #: Files of a tokenizer that hold the dense vocabulary in other forms; tokenizer.json has all that they say.
 _OTHER_FORMS = ("vocab.json", "merges.txt", "tokenizer.model")
@@ -55,10 +55,13 @@ def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
     """Rewrites the tokenizer's files in a folder for the kept tokens.
 
     Raises:
+        ArtifactError: The vocabulary lacks a token that the tokenizer cannot do without.
         InputError: The tokenizers library would give other ids to some of them.
     """
     path = folder / "tokenizer.json"
-    cut = cut_tokenizer(read_json(path), vocabulary)
+    content = read_json(path)
+    refuse_missing(vocabulary, fixed_tokens(content))
+    cut = cut_tokenizer(content, vocabulary)
     _write(path, cut)
     for name in ("tokenizer_config.json", "added_tokens.json"):
         if (folder / name).is_file():
@@ -72,6 +75,20 @@ def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
     for name in _OTHER_FORMS:
         (folder / name).unlink(missing_ok=True)
     _check_ids(path, {**cut["model"]["vocab"], **{entry["content"]: entry["id"] for entry in cut["added_tokens"]}})
+
+
+def refuse_missing(vocabulary: Vocabulary, needed: frozenset[int]) -> None:
+    """Refuses a vocabulary that lacks a token which a config or the tokenizer names.
+
+    Raises:
+        ArtifactError: It lacks one.
+    """
+    missing = sorted(needed - vocabulary.new_ids.keys())
+    if missing:
+        raise ArtifactError(
+            f"the plan's vocabulary lacks token {missing[0]}, which the model's configs or its tokenizer need; "
+            "make the plan again"
+        )
 
 
 def _check_ids(path: Path, expected: dict[str, int]) -> None:

@@ -17,7 +17,7 @@ from seap_export.families import ModelSpec, language_config, model_spec, names, 
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.sources.config import portable_config, read_json
 from seap_export.sources.config_check import check_token_ids
-from seap_export.sources.cut import KeptRows, cut_tokenizer_files
+from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tokenizer import (
     copy_tokenizer,
@@ -27,7 +27,7 @@ from seap_export.sources.tokenizer import (
 )
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.sources.wrapper import LanguagePart
-from seap_export.vocabulary.config import renumbered_config
+from seap_export.vocabulary.config import named_tokens, renumbered_config
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["Source", "open_gguf", "open_source"]
@@ -90,7 +90,11 @@ class Source:
         """The same model with the kept tokens only, under their new ids: tables, tokenizer and configs.
 
         Its digest is that of the whole model.
+
+        Raises:
+            ArtifactError: A config names a token that is not kept.
         """
+        refuse_missing(vocabulary, named_tokens(self.config, self.generation_config))
 
         def write_tokenizer(target: Path) -> None:
             self.write_tokenizer(target)
