@@ -26,6 +26,7 @@ ratio = [0.3, 0.4]
 general = true
 recipe = "mine.toml"
 layout = "uniform"
+vocabulary = 20000
 samples = 20
 out = "made"
 format = ["hf", "onnx"]
@@ -61,7 +62,7 @@ y = "a:1,b:5"
 """
 SAME = (
     "m", "--ratio", "0.3", "--ratio", "0.4", "--general", "--recipe", "mine.toml", "--layout", "uniform",
-    "--samples", "20", "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
+    "--vocabulary", "20000", "--samples", "20", "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
     "--format", "hf", "--format", "onnx",
     "--device", "cpu", "--memory", "2GiB", "--cluster", "local", "--no-quality", "--no-speed",
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",

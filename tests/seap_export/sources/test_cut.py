@@ -53,7 +53,7 @@ def test_what_the_tokenizer_adds_follows(tmp_path: Path) -> None:
     own.write_tokenizer(tmp_path / "t")
     before, after = (Tokenizer.from_file(str(tmp_path / place / "tokenizer.json")) for place in ("m", "t"))
     assert before.encode("a").tokens[0] == after.encode("a").tokens[0] == "<s>"
-    assert len(after.encode("cat").ids) > len(before.encode("cat").ids)
+    assert after.encode("cat").ids != before.encode("cat").ids
 
 
 def test_a_vocabulary_without_a_token_that_is_named_is_refused(tmp_path: Path) -> None:
