@@ -121,6 +121,7 @@ def _vocabulary(
     """The tokens that are kept; None: all."""
     from seap_export.corpus import parse_tasks
     from seap_export.errors import UsageError
+    from seap_export.pipeline.mixtures import SUPPORT
     from seap_export.pipeline.vocabulary import choose_vocabularies
     from seap_export.vocabulary.choice import parse_size
 
@@ -130,10 +131,11 @@ def _vocabulary(
         if tasks:
             raise UsageError("--task has no effect without --vocabulary; add --vocabulary auto, or leave it out")
         return None
-    if names != tuple(sorted(statistics.weights)):
+    wanted = sorted(set(statistics.weights) - {SUPPORT})
+    if list(names) != wanted:
         raise UsageError(
             "--vocabulary goes by the texts of the same tasks as --calibration; "
-            f"give --task for each of {', '.join(statistics.weights)}"
+            f"give --task for each of {', '.join(wanted)}, and for no other"
         )
     return choose_vocabularies(source, parsed, {statistics.name: names}, chosen, console)[statistics.name]
 

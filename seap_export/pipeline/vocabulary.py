@@ -43,7 +43,7 @@ def choose_vocabularies(
     Args:
         source: The dense model.
         tasks: Tasks, whose corpora are read once.
-        mixtures: Names of the tasks of each mixture.
+        mixtures: Names of the tasks of each mixture; others than these tasks, such as the support, do not count.
         size: How many tokens to keep.
         progress: Reports what happens.
 
@@ -62,7 +62,7 @@ def choose_vocabularies(
         named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
         used = {task.name: _used(tokenizer, task, progress) for task in tasks}
     required = {
-        name: required_tokens(content, pairs, named.union(*(used[task] for task in own)))
+        name: required_tokens(content, pairs, named.union(*(used[task] for task in own if task in used)))
         for name, own in mixtures.items()
     }
     check_size(size, max(map(len, required.values())), all_tokens)
