@@ -88,7 +88,12 @@ def _cut_for(variant: Path, tokenizer: list[Any]) -> list[Any]:
     """The router's tokenizer as it must be in a variant, which may have fewer tokens."""
     plan = variant / "plan.json"
     kept = read_plan(plan).vocabulary if plan.is_file() else None
-    return tokenizer if kept is None else [cut_tokenizer(tokenizer[0], kept), *tokenizer[1:]]
+    if kept is None:
+        return tokenizer
+    try:
+        return [cut_tokenizer(tokenizer[0], kept), *tokenizer[1:]]
+    except (KeyError, TypeError, ValueError, AttributeError):  # a tokenizer of another kind, or with other tokens
+        return []
 
 
 def _floats(folder: Path) -> list[onnx.TensorProto]:

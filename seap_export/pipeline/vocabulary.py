@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.corpus import Task
+from seap_export.errors import InputError
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.texts import load_tokenizer
 from seap_export.sources.config import read_json
@@ -18,6 +19,7 @@ from seap_export.vocabulary.choice import VocabularySize, check_size, choose_tok
 from seap_export.vocabulary.config import named_tokens
 from seap_export.vocabulary.pairs import BytePairs
 from seap_export.vocabulary.table import Vocabulary
+from seap_export.vocabulary.tokenizer import fixed_tokens
 from validation.quiet import quiet_transformers
 
 __all__ = ["choose_vocabularies"]
@@ -48,7 +50,7 @@ def choose_vocabularies(
         progress: Reports what happens.
 
     Raises:
-        InputError: The vocabulary of such a tokenizer cannot be cut, or a corpus cannot be read.
+        InputError: The vocabulary of such a tokenizer cannot be cut, or a corpus or the tokenizer cannot be read.
         UsageError: The number is too small, or not below that of the model.
     """
     if size == "all":
@@ -56,9 +58,11 @@ def choose_vocabularies(
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
         content = read_json(Path(folder) / "tokenizer.json")
-    pairs, all_tokens = BytePairs.read(content), source.spec.vocab_size
+    all_tokens = source.spec.vocab_size
     with quiet_transformers():
-        tokenizer = load_tokenizer(source)
+        tokenizer = load_tokenizer(source)  # refuses a damaged one
+        pairs = BytePairs.read(content)
+        _refuse_tokens_without_rows(source, max(fixed_tokens(content).union(pairs.ids.values())))
         named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
         used = {task.name: _used(tokenizer, task, progress) for task in tasks}
     required = {
@@ -67,6 +71,14 @@ def choose_vocabularies(
     }
     check_size(size, max(map(len, required.values())), all_tokens)
     return {name: choose_tokens(pairs, own, size, all_tokens) for name, own in required.items()}
+
+
+def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
+    if largest >= source.spec.vocab_size:
+        raise InputError(
+            f"{source.name}: its tokenizer has the token id {largest}, its model a vocabulary of "
+            f"{source.spec.vocab_size}, which cannot be cut; use --vocabulary all, or the tokenizer of the model"
+        )
 
 
 def _used(tokenizer: Any, task: Task, progress: Progress) -> frozenset[int]:

@@ -224,3 +224,44 @@ def test_a_damaged_vocabulary_in_a_plan_is_refused(run: Run, cut: Path) -> None:
     for change, keyword in (({"tokens": 9}, "bits"), ({"kept": "?"}, "bits"), ({"of": 131}, "131 tokens")):
         Path("x.json").write_text(json.dumps({**values, "vocabulary": {**values["vocabulary"], **change}}))
         run(*prune).refused(7, keyword, "plan")
+
+
+def test_in_tasks_the_dense_model_is_asked_with_its_own_tokens(run: Run, cut: Path) -> None:
+    chance = random.Random(1)
+    records = [
+        {"text": " ".join(chance.choices(WORDS, k=6)), "choices": chance.sample(WORDS, 3), "label": index % 3}
+        for index in range(9)
+    ]
+    (cut / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    head = 'corpus = "quiz.jsonl"\nprompt = "{text}"\n'
+    (cut / "quiz.toml").write_text(head + '[completion]\nchoices = "choices"\nlabel = "label"\n')
+    (cut / "open.toml").write_text(head + 'completion = " {label}"\nanswer = "(\\\\S+)"\n')
+    asked = ("--zero-shot", "quiz=quiz.toml", "--generate", "open=open.toml", "--max-new-tokens", 5, "--json", "-q")
+    beside = json.loads(run("evaluate", "out/a-0.4", "--dense", "m", *asked).out)
+    alone = json.loads(run("evaluate", "m", *asked).out)
+    for kind, name in (("zero_shot", "quiz"), ("generation", "open")):
+        assert beside[kind]["dense"][name] == alone[kind]["dense"][name]
+        assert beside[kind]["hf"][name]["questions"] == 9
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("gguf", marks=pytest.mark.needs("llama.cpp")),
+        pytest.param("openvino", marks=pytest.mark.needs("openvino")),
+        pytest.param("mlx", marks=pytest.mark.needs("mlx-lm")),
+        pytest.param("web", marks=pytest.mark.needs("transformers.js")),
+    ],
+)
+def test_every_format_holds_the_kept_tokens(run: Run, tmp_path: Path, name: str, variation: str) -> None:
+    size = write_model(tmp_path, variation)
+    task, out = f"a={tmp_path / 'a.jsonl'}", tmp_path / "out"
+    outcome = run(
+        "export", tmp_path / "m", "--task", task, "--ratio", 0.4, "--vocabulary", size, "--format", name, "--out", out,
+        "--json", "-q",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["a-0.4"]["parity"][name]["verdict"] == "passed"
+    assert run("validate", out, "-q").code == 0
