@@ -16,6 +16,7 @@ from seap_export.pipeline.router import RouterSettings
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, variant_name
 from seap_export.plan.recipes import PlanSettings
 from seap_export.rounding.grid import BlockQuantization
+from seap_export.vocabulary.choice import VocabularySize
 
 __all__ = ["ExportRequest", "Rounding"]
 
@@ -40,6 +41,7 @@ class ExportRequest:
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
         speed: Whether variants are timed against the dense model.
+        vocabulary: How many tokens each variant keeps.
     """
 
     tasks: tuple[Task, ...]
@@ -55,6 +57,7 @@ class ExportRequest:
     threshold: float = 0.7
     quality: bool = True
     speed: bool = True
+    vocabulary: VocabularySize = "all"
 
     def __post_init__(self) -> None:
         if not self.tasks:

@@ -9,7 +9,7 @@ a bias, which is not, takes up the mean of what is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -49,18 +49,24 @@ class RoundedLayers:
 
     Args:
         source: The model in floats, dense or pruned.
-        statistics: The calibration texts, and the weights of their tasks.
+        statistics: How many tokens there are.
+        texts: Token ids of the calibration texts, and the probability of each of their tokens; see `Mixture`.
         how: The grid.
         folder: An existing folder for what is needed to go on after an interruption.
         compute: Where layers are computed, and with how much memory.
     """
 
     def __init__(
-        self, source: Source, statistics: Mixture, how: BlockQuantization, folder: Path, compute: Compute
+        self,
+        source: Source,
+        statistics: Mixture,
+        texts: Sequence[tuple[Sequence[int], float]],
+        how: BlockQuantization,
+        folder: Path,
+        compute: Compute,
     ) -> None:
         self._source, self._spec, self._how, self._device = source, source.spec, how, compute.device
         self._tokens = statistics.effective_tokens
-        texts = statistics.token_ids()
         batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
         self._weights = [own.to(compute.device) for own in token_weights(batches, texts)]
         storage = storage_for(source, statistics, folder, compute)

@@ -32,6 +32,7 @@ from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.tokenizer import copy_tokenizer
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["ROUNDING_FILE", "folder_source", "origin_differences", "rounding_of", "write_rounded_model"]
 
@@ -53,6 +54,7 @@ def write_rounded_model(
     on_layer: Callable[[int], None] = lambda layer: None,
     *,
     compute: Compute | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> None:
     """Writes safetensors, config, tokenizer and what else the model folder has into the existing `folder`.
 
@@ -65,12 +67,14 @@ def write_rounded_model(
         folder: Where to.
         on_layer: Called with a layer's index once it is written.
         compute: Where layers are computed; None: on the CPU.
+        vocabulary: The tokens that the model folder keeps of those that were calibrated on; None: all.
 
     Raises:
         InputError: The model is damaged, or the calibration was made with another vocabulary.
     """
     source, compute = folder_source(model_folder), compute or Compute()
-    largest = max(max(ids) for ids, _ in statistics.token_ids())
+    texts = _kept_tokens(statistics.token_ids(), vocabulary)
+    largest = max(max(ids) for ids, _ in texts)
     if largest >= source.spec.vocab_size:
         raise InputError(
             f"{model_folder}: the calibration has token id {largest}, the model a vocabulary of "
@@ -78,7 +82,7 @@ def write_rounded_model(
         )
     unfinished = folder / UNFINISHED
     unfinished.mkdir(exist_ok=True)
-    walk = RoundedLayers(source, statistics, how, unfinished, compute)
+    walk = RoundedLayers(source, statistics, texts, how, unfinished, compute)
     tables = unfinished / _TABLES
     if not tables.is_file():
         _keep_tables(walk, source, tables)
@@ -96,6 +100,17 @@ def write_rounded_model(
             shutil.copyfile(model_folder / name, folder / name)
     copy_tokenizer(model_folder, folder)
     shutil.rmtree(unfinished)
+
+
+def _kept_tokens(
+    texts: Iterable[tuple[list[int], float]], vocabulary: Vocabulary | None
+) -> list[tuple[list[int], float]]:
+    """Texts in a variant's own ids; tokens that it lacks, which texts of other tasks may have, are left out."""
+    if vocabulary is None:
+        return list(texts)
+    new_ids = vocabulary.new_ids
+    found = [([new_ids[token] for token in ids if token in new_ids], weight) for ids, weight in texts]
+    return [(ids, weight) for ids, weight in found if ids]
 
 
 def folder_source(folder: Path) -> Source:
