@@ -20,6 +20,7 @@ from seap_export.pipeline.disk import Disk
 from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.rounded import write_format
+from seap_export.plan.plan import read_plan
 from seap_export.rounding.write import write_rounded_model
 from seap_export.sources.config import read_json
 
@@ -72,7 +73,11 @@ def convert(
     with write_whole(out, marker=row.marker, force=force) as target, TemporaryDirectory() as scratch:
         if statistics is not None and how is not None:
             with progress.step("rounding", len(spec.layers)) as advance:
-                write_rounded_model(model_folder, statistics, how, Path(scratch), advance, compute=compute)
+                plan = model_folder.absolute().parent / "plan.json"  # a variant may keep some tokens only
+                kept = read_plan(plan).vocabulary if plan.is_file() else None
+                write_rounded_model(
+                    model_folder, statistics, how, Path(scratch), advance, compute=compute, vocabulary=kept
+                )
             model_folder = Path(scratch)
         with progress.step(f"writing {row.title}", len(spec.layers)) as advance:
             write_format(own, model_folder, target, advance)

@@ -50,4 +50,12 @@ class RoundingStep(OfVariant):
     def make(self, work: Work, place: Path, advance: Advance) -> None:
         """Writes the folder."""
         statistics = self.plan.ranking.statistics(work)
-        write_rounded_model(work.folder / self.before.name, statistics, self.how, place, advance, compute=work.compute)
+        write_rounded_model(
+            work.folder / self.before.name,
+            statistics,
+            self.how,
+            place,
+            advance,
+            compute=work.compute,
+            vocabulary=self.plan.vocabulary,
+        )

@@ -71,7 +71,8 @@ SAME = (
     "--device", "cpu", "--memory", "2GiB", "--cluster", "local", "--no-quality", "--no-speed",
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",
     *(word for setting in (
-        "samples=20", "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16", "rounding=nearest",
+        "samples=20", "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
+        "rounding=nearest",
         "block_size=64", "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml",
         "decode_steps=3", "prompts=2", "long_tokens=100", "weight.b=3", "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
     ) for word in ("--set", setting)),

@@ -24,6 +24,7 @@ from seap_export.rounding.write import folder_source, origin_differences, roundi
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.weights import SafetensorsReader
+from seap_export.vocabulary.table import Vocabulary
 
 HOW = BlockQuantization(4)
 Made = tuple[Path, Mixture]
@@ -175,3 +176,27 @@ def test_what_is_not_the_model_that_was_rounded_is_named(made: Callable[[str], M
     assert len(found) == 2
     assert f"'{name}' of hf" in found[0]
     assert "rms_norm_eps" in found[1]
+
+
+def test_a_cut_vocabulary_is_rounded_with_its_own_ids(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", "llama-gqa")
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    whole, renumbered = tmp_path / "whole", tmp_path / "renumbered"
+    whole.mkdir()
+    write_shrunk_model(source, micro_plan(source, "sequential"), statistics, whole, compute=in_memory())
+    shutil.copytree(whole, renumbered)
+    kept = Vocabulary(tuple(range(1, 96)), 96)  # without the token 0, which some texts have
+    found = tensors(whole)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        found[name] = found[name][1:].contiguous()
+    save_file(found, renumbered / "model.safetensors", {"format": "pt"})
+    config = json.loads((whole / "config.json").read_text("utf-8")) | {"vocab_size": 95}
+    (renumbered / "config.json").write_text(json.dumps(config), "utf-8")
+    own = [([token - 1 for token in ids if token], weight) for ids, weight in statistics.token_ids()]
+    outs = [tmp_path / "by-vocabulary", tmp_path / "by-hand"]
+    for out in outs:
+        out.mkdir()
+    write_rounded_model(renumbered, statistics, HOW, outs[0], compute=in_memory(), vocabulary=kept)
+    statistics.token_ids = lambda: [text for text in own if text[0]]  # type: ignore[method-assign]
+    write_rounded_model(renumbered, statistics, HOW, outs[1], compute=in_memory())
+    assert contents(outs[0]) == contents(outs[1])
