@@ -28,9 +28,11 @@ from seap_export.cli.options import (
     ratio_option,
     recipe_option,
     router_options,
-    samples_option,
+    support_option,
     task_option,
     threads_option,
+    tokens_option,
+    vocabulary_option,
 )
 
 if TYPE_CHECKING:
@@ -41,13 +43,14 @@ __all__ = ["export_command"]
 
 @click.command("export", cls=ConfigurableCommand)
 @model_argument
-@titled("Model and tasks", task_option, general_option, config_option, set_option)
+@titled("Model and tasks", task_option, general_option, support_option, config_option, set_option)
 @titled(
     "How much",
     ratio_option(multiple=True),
     recipe_option,
     layout_option,
-    samples_option,
+    vocabulary_option,
+    tokens_option,
 )
 @titled(
     "What to write",
@@ -90,6 +93,7 @@ def export_command(
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --recipe flap --ratio 0.5 --out baseline
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --format onnx --format onnx:int4 --out both
+      seap-export export ./SmolLM2-135M --task gsm8k --ratio 0.5 --vocabulary auto --out small
       seap-export export --config export.toml
     """
     from seap_export.cli.errors import Failure

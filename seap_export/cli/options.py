@@ -14,6 +14,7 @@ from seap_export.cli.console import Console
 from seap_export.cli.groups import option
 
 __all__ = [
+    "NumberOrWord",
     "PathType",
     "calibration_options",
     "cluster_option",
@@ -29,9 +30,11 @@ __all__ = [
     "ratio_option",
     "recipe_option",
     "router_options",
-    "samples_option",
+    "support_option",
     "task_option",
     "threads_option",
+    "tokens_option",
+    "vocabulary_option",
     "weight_option",
 ]
 
@@ -45,6 +48,16 @@ class PathType(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Converts text to a path."""
         return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
+
+
+class NumberOrWord(click.ParamType):
+    """A number or one of some words, as text; in a settings file the number needs no quotes."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Converts a number to text."""
+        return str(value)
 
 
 model_argument = click.argument("model")
@@ -72,6 +85,14 @@ layout_option = option(
     show_default=True,
     help="Each layer has its own shape, or all have the same, which programs for plain models need.",
 )
+vocabulary_option = option(
+    "--vocabulary",
+    type=NumberOrWord(),
+    default="all",
+    show_default=True,
+    metavar="N|auto|all",
+    help="Number of tokens to keep; auto: what the tasks' texts use (docs/vocabulary.md).",
+)
 provider_option = option(
     "--provider",
     type=click.Choice(["cpu", "cuda"]),
@@ -82,13 +103,19 @@ provider_option = option(
 threads_option = option("--threads", type=_AT_LEAST_1, metavar="N", help="Number of threads.  [default: all cores]")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
 
-samples_option = option(
-    "--samples",
+tokens_option = option(
+    "--calibration-tokens",
     type=_AT_LEAST_1,
     metavar="N",
-    help="Number of calibration texts per task.  [default: 200, or all there are]",
+    help="Tokens to calibrate on for each task at most.  [default: 65536, or all there are]",
 )
 calibration_options = (
+    option(
+        "--samples",
+        type=_AT_LEAST_1,
+        metavar="N",
+        help="Calibration texts of each task.  [default: as many as the tokens allow]",
+    ),
     option(
         "--held-out",
         type=_AT_LEAST_1,
@@ -140,6 +167,12 @@ cluster_option = option(
     help="Make the steps on the machines of a Ray cluster; --threads is the number of CPUs of a step.",
 )
 
+support_option = option(
+    "--support",
+    metavar="SOURCE[:SHARE]",
+    help="General text that every variant is made from as well, with this share beside the task's.  [default share: "
+    "0.3]",
+)
 general_option = option("--general", is_flag=True, help="Also make a variant for all tasks together.")
 weight_option = option(
     "--weight",

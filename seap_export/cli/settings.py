@@ -14,10 +14,11 @@ from seap_export.corpus import parse_tasks
 from seap_export.errors import UsageError
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.pipeline.cluster.connection import Cluster
-from seap_export.pipeline.mixtures import parse_mixtures
+from seap_export.pipeline.mixtures import parse_mixtures, parse_support
 from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings, Target, open_recipe
+from seap_export.vocabulary.choice import parse_size
 from validation.profiles import Limits, read_limits
 
 __all__ = ["calibration_settings", "cluster_of", "compute_of", "export_request", "parity_settings", "plan_settings"]
@@ -53,7 +54,8 @@ def cluster_of(address: str | None, model: str, options: dict[str, Any]) -> tupl
 
 def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
     """Removes its options from `options`."""
-    return CalibrationSettings(**{name: options.pop(name) for name in ("samples", "held_out", "seed", "max_length")})
+    names = ("samples", "calibration_tokens", "held_out", "seed", "max_length")
+    return CalibrationSettings(**{name: options.pop(name) for name in names})
 
 
 def plan_settings(options: dict[str, Any], target: Target) -> PlanSettings:
@@ -88,6 +90,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     parsed = parse_tasks(tasks)
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
+    support = options.pop("support")
     given = options.pop("formats") or ("onnx",)
     formats = formats_of([text for text in given if text != "hf"], options)
     router, threshold = options.pop("router"), options.pop("threshold")
@@ -96,11 +99,13 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     return ExportRequest(
         tasks=parsed,
         mixtures=parse_mixtures(names, **mixtures),
+        support=None if support is None else parse_support(support, names),
         router=router,
         **_given({"threshold": threshold}),
         ratios=ratios,
         calibration=calibration_settings(options),
         plan=plan_settings(options, _target(formats)),
+        vocabulary=parse_size(options.pop("vocabulary")),
         formats=formats,
         parity=parity_settings(options),
         # Asked for, they are refused where nothing can be measured; by default they are left out there.

@@ -3,7 +3,7 @@
 from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
 from seap_export.corpus.parse import parse_task, parse_tasks
 from seap_export.corpus.readers import check_corpus, read_records
-from seap_export.corpus.split import DEFAULT_SAMPLES, Split, check_disjoint, split_samples, text_digest
+from seap_export.corpus.split import Split, check_disjoint, split_samples, text_digest
 from seap_export.corpus.task import (
     ChoiceCompletion,
     Completion,
@@ -14,7 +14,6 @@ from seap_export.corpus.task import (
 from seap_export.corpus.templates import render
 
 __all__ = [
-    "DEFAULT_SAMPLES",
     "LAST_NUMBER",
     "AnswerRule",
     "ChoiceCompletion",

@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seap_export.corpus.task import Sample
 from seap_export.errors import InputError, UsageError
 
-__all__ = ["DEFAULT_SAMPLES", "Split", "check_disjoint", "split_samples", "text_digest"]
-
-#: The default number of calibration texts, if the corpus has as many.
-DEFAULT_SAMPLES = 200
+__all__ = ["Split", "check_disjoint", "split_samples", "text_digest"]
 
 
 @dataclass(frozen=True)
@@ -47,26 +44,37 @@ class Split:
             "held_out": sorted(text_digest(sample.text) for sample in self.held_out),
         }
 
+    def calibrated_on(self, number: int) -> Split:
+        """The same held-out texts, and the first calibration texts alone."""
+        return replace(self, calibration=self.calibration[:number])
+
 
 def split_samples(
-    task_name: str, samples: Iterable[Sample], *, num_samples: int | None, num_held_out: int, seed: int
+    task_name: str,
+    samples: Iterable[Sample],
+    *,
+    num_samples: int | None,
+    num_held_out: int,
+    seed: int,
+    most: int | None = None,
 ) -> Split:
     """Chooses the calibration and the held-out texts among the distinct texts of a corpus.
 
     Args:
         task_name: The task, for error messages.
         samples: The corpus; only the chosen samples are kept in memory.
-        num_samples: Calibration texts; None: up to `DEFAULT_SAMPLES` of those that are not held out.
+        num_samples: Calibration texts; None: all that are not held out, up to `most`.
         num_held_out: Held-out texts.
         seed: Another seed gives another choice.
+        most: Calibration texts that are enough; None: there is no such number.
 
     Raises:
         UsageError: A number is too small.
         InputError: The corpus has too few distinct texts.
     """
     _check_numbers(task_name, num_samples, num_held_out)
-    wanted = DEFAULT_SAMPLES if num_samples is None else num_samples
-    chosen, num_texts = _first_by_key(samples, num_held_out + wanted, seed)
+    wanted = most if num_samples is None else num_samples
+    chosen, num_texts = _first_by_key(samples, None if wanted is None else num_held_out + wanted, seed)
     if num_texts <= num_held_out:
         raise InputError(
             f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_held_out} held-out texts and "
@@ -75,8 +83,8 @@ def split_samples(
     if num_samples is not None and num_texts < num_held_out + num_samples:
         raise InputError(
             f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_samples} calibration + "
-            f"{num_held_out} held-out texts were asked for; use --samples {num_texts - num_held_out} "
-            "or a larger corpus"
+            f"{num_held_out} held-out texts were asked for; set samples to {num_texts - num_held_out} "
+            "or use a larger corpus"
         )
     return Split(calibration=chosen[num_held_out:], held_out=chosen[:num_held_out])
 
@@ -107,8 +115,8 @@ def _check_numbers(task_name: str, num_samples: int | None, num_held_out: int) -
         raise UsageError(f"task '{task_name}': {num_held_out} held-out texts were requested; request 0 or more")
 
 
-def _first_by_key(samples: Iterable[Sample], size: int, seed: int) -> tuple[tuple[Sample, ...], int]:
-    """The `size` samples whose texts have the smallest keys, in order of the key, and the number of texts."""
+def _first_by_key(samples: Iterable[Sample], size: int | None, seed: int) -> tuple[tuple[Sample, ...], int]:
+    """The `size` samples whose texts have the smallest keys, or all, in order of the key, and the number of texts."""
     seen: set[bytes] = set()
     chosen: dict[int, Sample] = {}
     largest_first: list[int] = []
@@ -121,7 +129,7 @@ def _first_by_key(samples: Iterable[Sample], size: int, seed: int) -> tuple[tupl
         elif digest not in seen:
             chosen[key] = sample
             heapq.heappush(largest_first, -key)
-            if len(largest_first) > size:
+            if size is not None and len(largest_first) > size:
                 del chosen[-heapq.heappop(largest_first)]
         seen.add(digest)
     return tuple(chosen[key] for key in sorted(chosen)), len(seen)

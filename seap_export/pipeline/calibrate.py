@@ -38,7 +38,7 @@ def calibrate(
         ArtifactError: Finished statistics are damaged, and there is no --force.
     """
     workspace = Workspace(out, force)
-    splits = split_tasks(tasks, settings)
+    splits = split_tasks(source, tasks, settings)
     with progress.step(f"hashing {source.name}"):
         steps = calibration_steps(source, splits, settings)
     warn_of_texts(splits, progress)

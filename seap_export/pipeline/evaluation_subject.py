@@ -21,6 +21,7 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import calibration_step
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.sources.source import Source, open_source
+from seap_export.vocabulary.table import Vocabulary
 from validation.generation import OpenTask, open_task
 from validation.quality import Form
 from validation.zero_shot import Question, read_questions
@@ -58,6 +59,11 @@ class Subject:
         if self.variant is None:
             raise ValueError("a dense model has no artifacts")
         return self.variant
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokens that the variant keeps; None: all."""
+        return None if self.plan is None else self.plan.vocabulary
 
     def artifact(self, form: Form) -> Path:
         """The folder of the variant in the given form."""
@@ -208,18 +214,18 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
         raise ArtifactError(
             f"{subject.variant}: the held-out texts of its export are missing; give texts with --text NAME=FILE"
         )
+    records = [record for record in subject.records if record.held_out]  # none of the support is
     held_out = [
-        [sample["prompt"] + sample["completion"] for sample in record.held_out[: request.limit]]
-        for record in subject.records
+        [sample["prompt"] + sample["completion"] for sample in record.held_out[: request.limit]] for record in records
     ]
     texts = _distinct(held_out)
     if not texts:
         raise ArtifactError(f"{subject.variant}: no texts were held out; give texts with --text NAME=FILE")
     return Texts(
         origin="held-out",
-        tasks=tuple(record.task for record in subject.records),
+        tasks=tuple(record.task for record in records),
         texts=texts,
-        seeds=tuple(record.seed for record in subject.records),
+        seeds=tuple(record.seed for record in records),
         disjoint=subject.is_disjoint("held-out texts", texts),
     )
 

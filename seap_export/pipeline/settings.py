@@ -8,7 +8,10 @@ from seap_export.errors import UsageError
 from validation.parity import DECODE_STEPS, LONG_TOKENS
 from validation.profiles import Limits
 
-__all__ = ["CalibrationSettings", "ParitySettings", "calibration_step", "variant_name"]
+__all__ = ["CALIBRATION_TOKENS", "CalibrationSettings", "ParitySettings", "calibration_step", "variant_name"]
+
+#: The default number of calibration tokens per task, if its texts have as many: docs/measurements.md has their gain.
+CALIBRATION_TOKENS = 65_536
 
 
 @dataclass(frozen=True)
@@ -16,19 +19,26 @@ class CalibrationSettings:
     """How texts are sampled and run.
 
     Attributes:
-        samples: Calibration texts per task; None: up to 200.
+        samples: Calibration texts per task; None: as many as the tokens allow.
+        calibration_tokens: Tokens of these texts at most; None: `CALIBRATION_TOKENS`, or all if `samples` is given.
         held_out: Texts set aside for parity and evaluation, never calibrated on.
         seed: Seed of the split.
         max_length: Tokens after which a text is cut.
     """
 
     samples: int | None = None
+    calibration_tokens: int | None = None
     held_out: int = 16
     seed: int = 0
     max_length: int = 512
 
     def __post_init__(self) -> None:
-        _refuse_below(self, samples=1, held_out=1, max_length=2)
+        _refuse_below(self, samples=1, calibration_tokens=1, held_out=1, max_length=2)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Calibration tokens per task at most; None: the number of texts is the only limit."""
+        return self.calibration_tokens or (CALIBRATION_TOKENS if self.samples is None else None)
 
 
 @dataclass(frozen=True)

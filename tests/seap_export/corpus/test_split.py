@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from seap_export.corpus import DEFAULT_SAMPLES, Sample, Split, check_disjoint, split_samples, text_digest
+from seap_export.corpus import Sample, Split, check_disjoint, split_samples, text_digest
 from seap_export.errors import InputError, UsageError
 
 
@@ -55,11 +55,14 @@ def test_another_seed_gives_another_choice() -> None:
     assert _split(samples, 20, seed=1) == _split(samples, 20, seed=1)
 
 
-@pytest.mark.parametrize(("num_texts", "num_calibration"), [(17, 1), (100, 84), (216, 200), (500, 200)])
-def test_up_to_200_texts_are_taken_when_no_number_is_given(num_texts: int, num_calibration: int) -> None:
-    assert DEFAULT_SAMPLES == 200
-    split = _split(_samples(num_texts))
-    assert (len(split.calibration), len(split.held_out)) == (num_calibration, 16)
+@pytest.mark.parametrize(("most", "num_calibration"), [(None, 284), (284, 284), (283, 283), (1000, 284), (1, 1)])
+def test_all_texts_up_to_the_number_that_is_enough(most: int | None, num_calibration: int) -> None:
+    samples = _samples(300)
+    split = split_samples("x", samples, num_samples=None, num_held_out=16, seed=0, most=most)
+    whole = _split(samples, 284)
+    assert split.held_out == whole.held_out
+    assert split.calibration == whole.calibration[:num_calibration]
+    assert split == whole.calibrated_on(num_calibration)
 
 
 def test_duplicate_texts_count_once_wherever_they_stand() -> None:
@@ -84,10 +87,10 @@ def test_nothing_need_be_held_out() -> None:
 def test_too_large_a_sample_names_the_number_that_works() -> None:
     assert _message(InputError, _samples(90), 200, 16) == (
         "task 'x': the corpus has 90 distinct texts, but 200 calibration + 16 held-out texts were asked for; "
-        "use --samples 74 or a larger corpus"
+        "set samples to 74 or use a larger corpus"
     )
     assert len(_split(_samples(90), 74).calibration) == 74
-    assert "use --samples 74 or" in _message(InputError, _samples(90), 75, 16)
+    assert "set samples to 74 or" in _message(InputError, _samples(90), 75, 16)
 
 
 @pytest.mark.parametrize("num_samples", [None, 5])
