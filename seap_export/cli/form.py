@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from converters.onnx.form import Logits, OnnxForm
 
 __all__ = [
+    "all_formats_of",
     "default_form",
     "form_of",
     "format_option",
@@ -27,7 +29,8 @@ __all__ = [
 ]
 
 #: The options of a graph; formats other than ONNX have none of them.
-_OF_GRAPHS = ("precision", "activations", "block_size", "asymmetric", "float_embeddings", "dialect", "logits")
+_OF_BLOCKS = ("activations", "block_size", "asymmetric", "float_embeddings")
+_OF_GRAPHS = ("precision", *_OF_BLOCKS, "dialect", "logits")
 _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 format_option = option(
@@ -107,6 +110,38 @@ def formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, .
     for name in _OF_GRAPHS:
         del options[name]
     return formats
+
+
+def all_formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, ...]:
+    """As `formats_of`, where a format without a precision stands for all that it has, on the provider if it is ONNX.
+
+    Raises:
+        UsageError: As `formats_of`.
+    """
+    from converters.formats import parse_format
+    from converters.onnx.format import OnnxFormat
+
+    found: list[Format] = []
+    for text in texts:
+        own, precision = parse_format(text)
+        is_graph = own is OnnxFormat
+        if precision is not None or (is_graph and options["precision"] is not None):
+            found += formats_of([text], dict(options))
+        else:
+            found += _graphs(options) if is_graph else map(own, own.precisions)
+    formats_of(texts, options)  # refuses what has no effect, and removes the options
+    return tuple(dict.fromkeys(found))
+
+
+def _graphs(options: dict[str, Any]) -> Iterator[Format]:
+    """ONNX in every precision that the provider can run; options of blocks are for int8 and int4."""
+    from converters.onnx.precision import PRECISIONS
+    from seap_export.errors import UsageError
+
+    for precision in PRECISIONS:
+        idle = {} if precision.startswith("int") else dict.fromkeys(_OF_BLOCKS)
+        with suppress(UsageError):
+            yield _graph(precision, {**options, **idle})
 
 
 def _graph(precision: str | None, options: dict[str, Any]) -> Format:

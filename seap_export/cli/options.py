@@ -224,11 +224,33 @@ def ratio_option(*, multiple: bool) -> Command:
         "--ratio",
         "ratios" if multiple else "ratio",
         multiple=multiple,
-        required=True,
+        required=not multiple,
         type=click.FloatRange(min=0.0, max=1.0, max_open=True),
         metavar="R",
-        help="Fraction of all attention and MLP weights to remove." + (" Repeatable." if multiple else ""),
+        help="Fraction of all attention and MLP weights to remove."
+        + (" Repeatable. Give it, or a target." if multiple else ""),
     )
+
+
+target_options = (
+    option(
+        "--target-size",
+        metavar="SIZE",
+        help="Choose ratio and precision: the folder of the variant's format may take so much, such as 60MB.",
+    ),
+    option(
+        "--target-decode-speedup",
+        type=float,
+        metavar="X",
+        help="The same for the measured speed-up of a decode step over the dense model in the usual precision.",
+    ),
+    option(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="The same for the mean KL divergence on held-out texts; the smallest variant is taken.",
+    ),
+)
 
 
 def out_option(what: str) -> Command:

@@ -71,8 +71,9 @@ def remaining_work(
     ]
     timed = read_performance(out).speed
     own = None if request.measured is None else request.measured.own
-    for name, (mixture, ratio) in request.variants.items():
-        names = tuple(mixture.weights)
+    for name, variant in request.variants.items():
+        names, ratio = tuple(variant.mixture.weights), variant.ratio
+        own = None if variant.measured is None else variant.measured.own
         compared = steps.variants[name].parity.values()
         found += [Remaining("validation", names, ratio, step.before.own) for step in compared if step in missing]
         if request.quality and not (out / name / QUALITY).exists():

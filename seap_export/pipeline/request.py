@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from converters.format import Format, named_folders
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
+from seap_export.pipeline.budget.candidate import Candidate
+from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.measured import Measured, measured_of
 from seap_export.pipeline.mixtures import MixtureSpec
 from seap_export.pipeline.router import RouterSettings
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, variant_name
 from seap_export.plan.recipes import PlanSettings
 
-__all__ = ["ExportRequest"]
+__all__ = ["ExportRequest", "VariantRequest"]
+
+
+@dataclass(frozen=True)
+class VariantRequest:
+    """One variant.
+
+    Attributes:
+        mixture: Its tasks.
+        ratio: Fraction of the weights to remove.
+        formats: What is written beside the model folder.
+    """
+
+    mixture: MixtureSpec
+    ratio: float
+    formats: tuple[Format, ...]
+
+    @property
+    def folders(self) -> dict[str, Format]:
+        """The formats by their folders within the variant."""
+        return named_folders(self.formats)
+
+    @property
+    def measured(self) -> Measured | None:
+        """The folder whose quality and speed are measured; None: none is written beside `hf`."""
+        return measured_of(self.folders)
 
 
 @dataclass(frozen=True)
@@ -22,17 +50,19 @@ class ExportRequest:
     """Everything that an export depends on except the model.
 
     Attributes:
-        tasks: Tasks; each gets a variant for each ratio.
-        ratios: Fractions of the weights to remove.
+        tasks: Tasks; each gets a variant for each ratio, or one that meets the targets.
+        ratios: Fractions of the weights to remove; none if there are targets.
         mixtures: Variants for several tasks.
         calibration: How texts are sampled and run.
         plan: How heads and neurons are chosen and compensated.
-        formats: What is written beside the model folder.
+        formats: What is written beside the model folder; with targets, what each variant's only format is chosen from.
         parity: How written folders and torch are compared, and on which execution provider.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
         speed: Whether variants are timed against the dense model.
+        targets: What the variants must meet; their ratios and formats are then chosen.
+        choices: What was chosen, by the name of the task or mixture.
     """
 
     tasks: tuple[Task, ...]
@@ -46,12 +76,18 @@ class ExportRequest:
     threshold: float = 0.7
     quality: bool = True
     speed: bool = True
+    targets: Targets | None = None
+    choices: Mapping[str, Candidate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tasks:
             raise UsageError("no task given; give at least one --task NAME=FILE")
-        if not self.ratios:
-            raise UsageError("no ratio given; give at least one, e.g. --ratio 0.2")
+        if self.targets is not None:
+            self.targets.refuse_beside(self.ratios, self.formats, self.quality, self.speed)
+        elif not self.ratios:
+            raise UsageError(
+                "no ratio given; give at least one, e.g. --ratio 0.2, or a target, e.g. --target-size 60MB"
+            )
         names = [variant_name("", ratio) for ratio in self.ratios]
         if len(set(names)) < len(names):
             raise UsageError("a ratio is given twice; give each --ratio once")
@@ -66,14 +102,9 @@ class ExportRequest:
         _router_settings(self)  # refuses an invalid threshold
 
     @property
-    def folders(self) -> dict[str, Format]:
-        """The formats by their folders within a variant."""
-        return named_folders(self.formats)
-
-    @property
     def measured(self) -> Measured | None:
-        """The folder whose quality and speed are measured; None: none is written beside `hf`."""
-        return measured_of(self.folders)
+        """What is measured of a variant that has all formats; None: nothing can be measured."""
+        return measured_of(named_folders(self.formats))
 
     @property
     def all_mixtures(self) -> tuple[MixtureSpec, ...]:
@@ -81,13 +112,14 @@ class ExportRequest:
         return (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
 
     @property
-    def variants(self) -> dict[str, tuple[MixtureSpec, float]]:
-        """The name of every requested variant, with its mixture and its ratio."""
-        return {
-            variant_name(mixture.name, ratio): (mixture, ratio)
-            for mixture in self.all_mixtures
-            for ratio in self.ratios
-        }
+    def variants(self) -> dict[str, VariantRequest]:
+        """Every requested variant by its name; none before those that meet the targets are chosen."""
+        if self.targets is not None:
+            chosen = [(own, self.choices[own.name]) for own in self.all_mixtures if own.name in self.choices]
+            found = [VariantRequest(mixture, own.ratio, (own.format,)) for mixture, own in chosen]
+        else:
+            found = [VariantRequest(own, ratio, self.formats) for own in self.all_mixtures for ratio in self.ratios]
+        return {variant_name(own.mixture.name, own.ratio): own for own in found}
 
     @property
     def router_settings(self) -> RouterSettings | None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from seap_export.corpus import Split
 from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.settings import variant_name
 from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step
@@ -79,11 +78,10 @@ def export_steps(source: Source, request: ExportRequest, splits: Mapping[str, Sp
         for own in request.all_mixtures
     }
     variants = {}
-    for name, ranking in rankings.items():
-        for ratio in request.ratios:
-            plan = PlanStep(ranking, ratio)
-            hf = ShrinkStep(plan)
-            written = {folder: FormatStep(hf, folder, own) for folder, own in request.folders.items()}
-            parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}
-            variants[variant_name(name, ratio)] = VariantSteps(plan, hf, written, parity)
+    for name, own in request.variants.items():
+        plan = PlanStep(rankings[own.mixture.name], own.ratio)
+        hf = ShrinkStep(plan)
+        written = {folder: FormatStep(hf, folder, written) for folder, written in own.folders.items()}
+        parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}
+        variants[name] = VariantSteps(plan, hf, written, parity)
     return ExportSteps(calibrations, rankings, variants)
