@@ -29,6 +29,7 @@ from seap_export.cli.options import (
     recipe_option,
     router_options,
     samples_options,
+    target_options,
     task_option,
     threads_option,
 )

@@ -24,7 +24,7 @@ _MOST_ANSWERS = 6
 
 
 def export_json(exported: Exported, frontier: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The manifest's entries of the variants, each with its speed figures, or null; with targets, beside a frontier."""
+    """The manifest's entries of the variants, each with its speed figures, or null. With targets: and the frontier."""
     reported = exported.report.variants
     found = {name: {**variant, "speed": reported[name]["speed"]} for name, variant in exported.variants.items()}
     return found if frontier is None else {"variants": found, "frontier": frontier}
