@@ -118,6 +118,7 @@ def export_command(
     if dry_run:
         planned = preview(source, request, out, force=force)
         values = {"variants": planned.variants, "disk_about": vars(planned.disk), "seconds_about": planned.seconds}
+        values |= {"candidates": planned.candidates} if request.targets is not None else {}
         console.result(values, _preview_text(planned))
         return
     frontier = None
@@ -146,6 +147,8 @@ def _warn_of_coarse_shapes(console: Console, made: Mapping[str, Any]) -> None:
 
 
 def _preview_text(planned: Preview) -> str:
+    from seap_export.cli.frontier import candidates_text
+
     rows = [
         [
             row["variant"],
@@ -159,6 +162,8 @@ def _preview_text(planned: Preview) -> str:
     steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
     total = duration(sum(planned.seconds.values()))
     variants = table(["variant", "calibration texts", "held out", "size, about", ""], rows)
+    if planned.candidates:
+        variants = candidates_text(planned.candidates)
     kept, unfinished, temporary = map(megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary))
     disk = f"About {kept} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
     return f"{variants}\n{disk}\nAbout {total} on this machine{f': {steps}' if steps else ''}"

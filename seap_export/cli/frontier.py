@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from seap_export.cli.console import megabytes, table
 
-__all__ = ["frontier_text"]
+__all__ = ["candidates_text", "frontier_text"]
 
 _HEAD = ("candidate", "written as", "size", "KL", "top-1", "decode, ideal", "measured", "")
 
@@ -42,3 +42,18 @@ def _legend(frontier: Mapping[str, Any]) -> Iterator[str]:
         f"Decode: speed-up over the dense model in {frontier['speedups_over']}; ideal if time were proportional to "
         "the bytes that are read."
     )
+
+
+def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:
+    """What a search would try first."""
+    rows = [
+        [
+            own["variant"],
+            f"{own['format']} {own['precision']}",
+            megabytes(own["bytes_about"]),
+            f"{own['decode_ideal_speedup']:.2f}x",
+        ]
+        for own in candidates
+    ]
+    remark = "Tried first; what is measured decides about further ones, and --max-kl about all their ratios."
+    return f"{table(['candidate', 'written as', 'size, about', 'decode, ideal'], rows)}\n{remark}"

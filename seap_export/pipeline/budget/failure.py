@@ -5,35 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from converters.format import Format
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
 from seap_export.families import ModelSpec
 from seap_export.pipeline.budget.candidate import Candidate, Point, ways
 from seap_export.pipeline.budget.frontier import Frontier
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.targets import Targets
+from seap_export.pipeline.budget.usual import timed_depth, usual_format
+from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import variant_name
-from seap_export.plan.recipes import PlanSettings
 
-__all__ = ["nothing_fits", "refuse_impossible"]
+__all__ = ["nothing_fits", "refuse_unreachable"]
 
 
-def refuse_impossible(
-    spec: ModelSpec, formats: Sequence[Format], targets: Targets, plan: PlanSettings, usual: Format, depth: int
-) -> None:
+def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
     """Refuses targets that no ratio reaches in any format, before any work.
 
     Args:
         spec: The dense model.
-        formats: What is chosen from.
-        targets: What is asked for.
-        plan: What a plan may remove.
-        usual: The format of the dense model that speed-ups are over.
-        depth: Tokens before the decode step.
+        request: With targets.
 
     Raises:
         UsageError: A target is out of reach.
     """
+    targets, plan = request.targets, request.plan
+    assert targets is not None
     curve = plan.sparsity.curve(len(spec.layers))
     smallest = spec.with_layers(
         tuple(
@@ -48,8 +44,9 @@ def refuse_impossible(
             for own, share in zip(spec.layers, curve, strict=True)
         )
     )
+    usual, depth = usual_format(request.formats), timed_depth(spec, request)
     least = Predictor(lambda ratio: smallest if ratio else spec, 0.5, usual, depth, 0)
-    ends = [replace(way, ratio=0.5) for way in ways(formats)]
+    ends = [replace(way, ratio=0.5) for way in ways(request.formats)]
     if targets.size is not None and targets.size < min(map(least.bytes, ends)):
         end = min(ends, key=least.bytes)
         raise UsageError(

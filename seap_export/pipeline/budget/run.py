@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -10,35 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from converters.format import Format
-from converters.onnx.format import OnnxFormat
-from converters.onnx.precision import choose_precision
 from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute, torch_threads
 from seap_export.pipeline.budget.candidate import Candidate, Point, ways
-from seap_export.pipeline.budget.failure import nothing_fits, refuse_impossible
+from seap_export.pipeline.budget.failure import nothing_fits, refuse_unreachable
 from seap_export.pipeline.budget.frontier import Frontier, frontier_json, known_figures, write_frontier
 from seap_export.pipeline.budget.predictor import Predictor
+from seap_export.pipeline.budget.preview import search_disk
 from seap_export.pipeline.budget.search import Found, search
+from seap_export.pipeline.budget.usual import timed_depth, usual_format
 from seap_export.pipeline.budget.workshop import Workshop, open_workshop
-from seap_export.pipeline.checks import claim_folder
+from seap_export.pipeline.checks import claim_folder, refuse_full_disk
+from seap_export.pipeline.disk import needed, step_disk
 from seap_export.pipeline.export import Exported, PlannedExport, export, plan_export
 from seap_export.pipeline.manifest import MANIFEST
-from seap_export.pipeline.measured import Measured
 from seap_export.pipeline.outputs import remove_unfinished
 from seap_export.pipeline.performance import Timed, read_performance
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.speed import speed_request
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Work
-from seap_export.pipeline.workload import workload
+from seap_export.pipeline.workload import Task, workload
 from seap_export.plan.planning import plan_variant
 from seap_export.plan.ranked import read_ranking
 from seap_export.plan.solve import largest_ratio
 from seap_export.sources.source import Source
 
-__all__ = ["ExportedWithin", "export_within", "usual_format"]
+__all__ = ["ExportedWithin", "export_within"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,10 @@ def export_within(
     assert request.targets is not None
     timed = Timed(progress or Silent())
     planned = plan_export(source, request, out, force, timed)
-    usual, depth = usual_format(request.formats), _depth(source, request)
-    refuse_impossible(source.spec, request.formats, request.targets, request.plan, usual, depth)
+    refuse_unreachable(source.spec, request)
+    work = workload(source, request)
+    disk = [step_disk(own.kind, Task(0, 0), 0.0, own.of(work)) for own in search_disk(source.spec, request)]
+    refuse_full_disk(needed(disk), out)
     with planned.workspace.locked(), torch_threads(request.parity.threads):
         keys = {task: step.key for task, step in planned.steps.calibrations.items()}
         claim_folder(planned.workspace, source, keys)
@@ -102,16 +103,6 @@ def _recorded(planned: PlannedExport, timed: Timed) -> Iterator[None]:
             performance.write(folder)
 
 
-def usual_format(formats: Sequence[Format]) -> Format:
-    """How `--format NAME` without a precision would write the dense model; NAME is the first of some formats."""
-    first = formats[0]
-    if not isinstance(first, OnnxFormat):
-        return type(first)(first.precisions[0])
-    form = first.form
-    precision = choose_precision("fp32" if form.provider == "cpu" else "fp16", form.provider, form.dialect)
-    return OnnxFormat.of(replace(form, precision=precision))
-
-
 def _choose(
     source: Source, request: ExportRequest, planned: PlannedExport, work: Work
 ) -> tuple[dict[str, Candidate], dict[str, Any]]:
@@ -133,7 +124,7 @@ def _choose(
     with open_workshop(request, usual, work, planned.splits, known) as workshop:
         beside = workload(source, request).tokenizer_bytes
         for task, ranking in steps.rankings.items():
-            predictor = _predictor(source, ranking, work, usual, _depth(source, request), beside)
+            predictor = _predictor(source, ranking, work, usual, timed_depth(source.spec, request), beside)
             found = _search(request, ranking, workshop, predictor, usual, partial(note, task))
             values = note(task, found)
         failure = nothing_fits(targets, tasks)
@@ -178,11 +169,6 @@ def _search(
     )
     workshop.keep(ranking, best[-1:])
     return found
-
-
-def _depth(source: Source, request: ExportRequest) -> int:
-    """Tokens before the decode steps that are timed."""
-    return speed_request(source.spec, Measured("", request.formats[0]), request.parity).depths[0]
 
 
 def _predictor(source: Source, ranking: RankingStep, work: Work, usual: Format, depth: int, beside: int) -> Predictor:

@@ -94,6 +94,7 @@ class Workshop:
         if key in self._known:
             self._work.progress.say(f"{name}: its figures are reused")
             return Point(candidate, self._known[key], key, predicted, ideal)
+        self._work.progress.say(f"trying {name}, about {predicted / 1e6:.1f} MB")
         try:
             figures = self._measure(made, self._texts[ranking.mixture.name], name)
         except (InputError, ArtifactError) as error:
