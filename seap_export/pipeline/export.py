@@ -215,8 +215,9 @@ def _route(
     if settings is None:
         return
     variants = workspace.manifest.variants
+    chosen = {own.mixture.name: name for name, own in request.variants.items()} if request.choices else None
     fallback = GENERAL if any(variant["task"] == GENERAL for variant in variants.values()) else None
-    figures = make_router(source, splits, variants, settings, workspace, progress, fallback)
+    figures = make_router(source, splits, variants, settings, workspace, progress, fallback, chosen)
     held_out = figures["held_out"]
     if held_out["prompts"]:  # none if each is also a calibration prompt
         progress.say(f"router: {held_out['accuracy']:.1%} of {held_out['prompts']} held-out prompts go to their task")
