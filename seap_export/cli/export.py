@@ -149,6 +149,15 @@ def _warn_of_coarse_shapes(console: Console, made: Mapping[str, Any]) -> None:
 def _preview_text(planned: Preview) -> str:
     from seap_export.cli.frontier import candidates_text
 
+    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
+    total = duration(sum(planned.seconds.values()))
+    what = candidates_text(planned.candidates) if planned.candidates else _variants_text(planned)
+    kept, unfinished, temporary = map(megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary))
+    disk = f"About {kept} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
+    return f"{what}\n{disk}\nAbout {total} on this machine{f': {steps}' if steps else ''}"
+
+
+def _variants_text(planned: Preview) -> str:
     rows = [
         [
             row["variant"],
@@ -159,11 +168,4 @@ def _preview_text(planned: Preview) -> str:
         ]
         for row in planned.variants
     ]
-    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
-    total = duration(sum(planned.seconds.values()))
-    variants = table(["variant", "calibration texts", "held out", "size, about", ""], rows)
-    if planned.candidates:
-        variants = candidates_text(planned.candidates)
-    kept, unfinished, temporary = map(megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary))
-    disk = f"About {kept} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
-    return f"{variants}\n{disk}\nAbout {total} on this machine{f': {steps}' if steps else ''}"
+    return table(["variant", "calibration texts", "held out", "size, about", ""], rows)

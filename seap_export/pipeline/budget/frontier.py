@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import SeapError
 from seap_export.pipeline.budget.candidate import Candidate, Figures, Point
 from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.outputs import write_whole
@@ -90,7 +90,7 @@ def read_frontier(folder: Path) -> dict[str, Any] | None:
 
     The file has no hash, so one that is not as `write_frontier` leaves it counts as missing.
     """
-    with suppress(ArtifactError, KeyError, TypeError, AttributeError):
+    with suppress(SeapError, KeyError, TypeError, ValueError, AttributeError):
         if (folder / FRONTIER).is_file():
             values = read_artifact(folder / FRONTIER)
             rows: Sequence[Any] = [row for task in values["tasks"].values() for row in task["points"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from converters.format import Format
 from converters.onnx.format import OnnxFormat
@@ -59,6 +60,10 @@ class Predictor:
         """The ideal speed-up times the share of it that was reached in the same way."""
         return self.ideal_speedup(candidate) * self._shares.get(candidate.way, 1.0)
 
+    def are_alike(self, one: Candidate, other: Candidate) -> bool:
+        """Whether two candidates of a way have the same shapes."""
+        return self._shrunk(one.ratio) == self._shrunk(other.ratio)
+
     def learn_bytes(self, candidate: Candidate, measured: int) -> None:
         """Takes note of the size of a written folder."""
         self._sizes[candidate] = measured
@@ -72,11 +77,11 @@ class Predictor:
         """The smallest ratio at which size and speed are predicted to meet the targets; None: there is none."""
         ratios = self.ratios
         low, high = -1, len(ratios) - 1
-        if not self._meets(Candidate(ratios[high], way.format), targets):
+        if not self._meets(replace(way, ratio=ratios[high]), targets):
             return None
         while high - low > 1:
             middle = (low + high) // 2
-            meets = self._meets(Candidate(ratios[middle], way.format), targets)
+            meets = self._meets(replace(way, ratio=ratios[middle]), targets)
             low, high = (low, middle) if meets else (middle, high)
         return ratios[high]
 

@@ -51,7 +51,7 @@ def search_work(spec: ModelSpec, request: ExportRequest) -> tuple[Remaining, ...
     pruned = [own for own in candidates if own.ratio]
     assert request.targets is not None
     if request.targets.max_kl is not None:
-        pruned = [replace(request_way, ratio=_TYPICAL) for request_way in ways(request.formats)]
+        pruned = [replace(way, ratio=_TYPICAL) for way in ways(request.formats)]
         pruned = (pruned * MOST_EVALUATIONS)[:MOST_EVALUATIONS]
     found = []
     for mixture in request.all_mixtures:

@@ -12,14 +12,15 @@ from seap_export.pipeline.budget.targets import Targets
 
 __all__ = ["MOST_EVALUATIONS", "Found", "search"]
 
-#: Pruned candidates that are made and evaluated for each task; dense ones come on top.
+#: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and the nearest one where no
+#: candidate meets the targets.
 MOST_EVALUATIONS = 6
 #: A candidate is not made if its predicted KL is above this many times the best one's.
 _HOPELESS = 1.5
-#: With --max-kl, candidates aim at this share of it, since KL is predicted roughly.
-_AIM = 0.96
+#: With --max-kl, pruning aims at this share of what rounding leaves of it, since KL is predicted roughly.
+_AIM = 0.97
 #: With --max-kl, a candidate must promise to be smaller than the best one by this share.
-_WORTH = 0.02
+_WORTH = 0.015
 
 #: Makes a candidate and measures it; None: it cannot be made or run.
 Evaluate = Callable[[Candidate], Point | None]
@@ -68,6 +69,9 @@ def search(
         if proposed is None:
             break
         own.try_one(proposed)
+    nearest = own.nearest() if own.best is None else None
+    if nearest is not None:
+        own.try_one(nearest)
     return Found(own.best, tuple(own.points.values()))
 
 
@@ -117,12 +121,25 @@ class _Search:
         size, kl = point.figures.bytes, point.figures.mean_kl_nats
         return (*((size, kl) if self._targets.max_kl is not None else (kl, size)), point.candidate.label)
 
+    @property
+    def _ways(self) -> list[Candidate]:
+        """Those that can be made and run."""
+        return [way for way in self.points if not way.ratio and way not in self._refused]
+
     def proposal(self) -> Candidate | None:
         """The most promising candidate that was not tried; None: none is worth it."""
         curve = KlCurve(list(self.points.values()))
-        found = [self._pruned(way, curve) for way in self.points if not way.ratio and way not in self._refused]
+        found = [self._pruned(way, curve) for way in self._ways]
         worth = [own for own in found if own is not None and self._is_worth(own, curve)]
         return min(worth, key=lambda own: self._promise(own, curve), default=None)
+
+    def nearest(self) -> Candidate | None:
+        """What probably has the least KL of all that meet the other targets, for users whose limit was not met."""
+        curve = KlCurve(list(self.points.values()))
+        ratios = {way: self._predictor.least_ratio(way, self._targets) for way in self._ways}
+        found = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]
+        nearest = min(found, key=lambda own: (curve.at(own), own.label), default=None)
+        return None if nearest in self.points else nearest
 
     def _pruned(self, way: Candidate, curve: KlCurve) -> Candidate | None:
         """The best candidate of a way, by prediction; None: it was tried, or there is none."""
@@ -135,16 +152,20 @@ class _Search:
         return None if found in self.points else found
 
     def _largest(self, way: Candidate, least: float, limit: float, curve: KlCurve) -> float | None:
-        """The largest ratio from `least` on whose KL is predicted to stay below the limit."""
+        """The largest ratio from `least` on whose KL is predicted to stay below the limit; None: all were tried."""
         own = [point for point in self.points.values() if point.candidate.way == way]
         good = max((at.candidate.ratio for at in own if at.figures.mean_kl_nats <= limit), default=0.0)
         bad = min((at.candidate.ratio for at in own if at.figures.mean_kl_nats > limit), default=1.0)
         if bad <= least:
             return None
         step = 10**-RATIO_DIGITS
-        wanted = max(curve.ratio(way, _AIM * limit), least, good + step)
+        aim = curve.dense(way) + _AIM * (limit - curve.dense(way))
+        wanted = max(curve.ratio(way, aim), least, good + step)
         ratio = round(min(wanted, bad - step, self._predictor.ratios[-1]), RATIO_DIGITS)
-        return ratio if ratio > good or (good == 0.0 and ratio >= least) else None
+        tried = [point.candidate for point in own]
+        while ratio > good and any(self._predictor.are_alike(replace(way, ratio=ratio), other) for other in tried):
+            ratio = round(ratio - step, RATIO_DIGITS)  # coarse shapes: the same model again
+        return ratio if ratio > good and ratio >= least else None
 
     def _is_worth(self, candidate: Candidate, curve: KlCurve) -> bool:
         if self.best is None:
