@@ -28,10 +28,11 @@ from seap_export.cli.options import (
     ratio_option,
     recipe_option,
     router_options,
-    samples_options,
+    support_option,
     target_options,
     task_option,
     threads_option,
+    tokens_option,
 )
 
 if TYPE_CHECKING:
@@ -42,14 +43,14 @@ __all__ = ["export_command"]
 
 @click.command("export", cls=ConfigurableCommand)
 @model_argument
-@titled("Model and tasks", task_option, general_option, config_option, set_option)
+@titled("Model and tasks", task_option, general_option, support_option, config_option, set_option)
 @titled(
     "How much",
     ratio_option(multiple=True),
     *target_options,
     recipe_option,
     layout_option,
-    *samples_options,
+    tokens_option,
 )
 @titled(
     "What to write",

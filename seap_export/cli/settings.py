@@ -15,7 +15,7 @@ from seap_export.errors import UsageError
 from seap_export.layers.compute import Compute, choose_compute, parse_bytes
 from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.cluster.connection import Cluster
-from seap_export.pipeline.mixtures import parse_mixtures
+from seap_export.pipeline.mixtures import parse_mixtures, parse_support
 from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings, Target, open_recipe
@@ -90,6 +90,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     parsed = parse_tasks(tasks)
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
+    support = options.pop("support")
     given = options.pop("formats") or ("onnx",)
     targets = _targets(options)
     chosen_from = formats_of if targets is None else all_formats_of
@@ -100,6 +101,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     return ExportRequest(
         tasks=parsed,
         mixtures=parse_mixtures(names, **mixtures),
+        support=None if support is None else parse_support(support, names),
         router=router,
         **_given({"threshold": threshold}),
         ratios=ratios,

@@ -12,7 +12,7 @@ from seap_export.errors import UsageError
 from seap_export.pipeline.budget.candidate import Candidate
 from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.measured import Measured, measured_of
-from seap_export.pipeline.mixtures import MixtureSpec
+from seap_export.pipeline.mixtures import MixtureSpec, Support
 from seap_export.pipeline.router import RouterSettings
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, variant_name
 from seap_export.plan.recipes import PlanSettings
@@ -53,6 +53,7 @@ class ExportRequest:
         tasks: Tasks; each gets a variant for each ratio, or one that meets the targets.
         ratios: Fractions of the weights to remove; none if there are targets.
         mixtures: Variants for several tasks.
+        support: Text that every variant is made from as well.
         calibration: How texts are sampled and run.
         plan: How heads and neurons are chosen and compensated.
         formats: What is written beside the model folder; with targets, what each variant's only format is chosen from.
@@ -68,6 +69,7 @@ class ExportRequest:
     tasks: tuple[Task, ...]
     ratios: tuple[float, ...]
     mixtures: tuple[MixtureSpec, ...] = ()
+    support: Support | None = None
     calibration: CalibrationSettings = CalibrationSettings()
     plan: PlanSettings = PlanSettings()
     formats: tuple[Format, ...] = (OnnxFormat("fp32"),)
@@ -108,8 +110,9 @@ class ExportRequest:
 
     @property
     def all_mixtures(self) -> tuple[MixtureSpec, ...]:
-        """The single tasks, and the mixtures."""
-        return (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
+        """The single tasks, and the mixtures, each with the support."""
+        found = (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
+        return found if self.support is None else tuple(map(self.support.added_to, found))
 
     @property
     def variants(self) -> dict[str, VariantRequest]:

@@ -16,7 +16,7 @@ from validation.speed.ideal import model_work
 
 __all__ = ["Predictor", "arithmetic"]
 
-#: A predicted size must stay below the target by this share: `Format.size` counts biases like matrices.
+#: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
 _MARGIN = 0.003
 
 
@@ -91,7 +91,10 @@ class Predictor:
         return fits and (targets.decode_speedup is None or self.speedup(candidate) >= targets.decode_speedup)
 
     def _weights(self, candidate: Candidate) -> int:
-        return candidate.format.size(self._shrunk(candidate.ratio))
+        spec, precision = self._shrunk(candidate.ratio), arithmetic(candidate.format)
+        vectors = sum(shape[0] for shape in spec.tensors().values() if len(shape) == 1)
+        # `size` counts norms and biases like matrices, and a refit adds biases.
+        return candidate.format.size(spec) + round(vectors * (precision.dtype_bytes - precision.weight_bytes))
 
     def _decode_bytes(self, candidate: Candidate) -> float:
         precision = arithmetic(candidate.format)

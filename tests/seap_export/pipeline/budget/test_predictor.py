@@ -28,10 +28,18 @@ def predictor() -> Predictor:
 
 def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predictor) -> None:
     pruned = replace(INT8, ratio=0.5)
-    assert predictor.bytes(pruned) == OnnxFormat("int8").size(shrunk(0.5)) + BESIDE
-    predictor.learn_bytes(INT8, OnnxFormat("int8").size(SPEC) + 7)
-    assert predictor.bytes(pruned) == OnnxFormat("int8").size(shrunk(0.5)) + 7
+    before = predictor.bytes(pruned) - predictor.bytes(INT8)
+    assert before == OnnxFormat("int8").size(shrunk(0.5)) - OnnxFormat("int8").size(SPEC)
+    predictor.learn_bytes(INT8, 100_000)
+    assert predictor.bytes(pruned) == 100_000 + before
     assert predictor.bytes(replace(FP32, ratio=0.5)) == OnnxFormat("fp32").size(shrunk(0.5)) + BESIDE
+
+
+def test_norms_and_biases_are_not_quantised() -> None:
+    biased = SPEC.with_layers(tuple(replace(own, biases=frozenset({"o_proj", "down_proj"})) for own in SPEC.layers))
+    predictor = Predictor(lambda ratio: biased if ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, BESIDE)
+    more = predictor.bytes(replace(INT8, ratio=0.5)) - predictor.bytes(INT8)
+    assert more == pytest.approx(4 * 2 * SPEC.hidden_size * len(SPEC.layers), abs=2)
 
 
 def test_the_least_ratio_is_the_first_that_fits(predictor: Predictor) -> None:
