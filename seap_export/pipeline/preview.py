@@ -11,7 +11,7 @@ from typing import Any
 from seap_export.corpus import Sample
 from seap_export.pipeline.budget.failure import refuse_unreachable
 from seap_export.pipeline.budget.preview import first_candidates, search_disk, search_work
-from seap_export.pipeline.disk import Disk, needed, step_disk, variant_bytes
+from seap_export.pipeline.disk import Disk, beside_weights, needed, step_disk, variant_bytes
 from seap_export.pipeline.estimate import measure_machine, step_seconds
 from seap_export.pipeline.export import plan_export
 from seap_export.pipeline.progress import Silent
@@ -48,11 +48,12 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
     Raises:
         UsageError, InputError, EnvironmentFailure, ArtifactError: As for `export`; an input would be refused.
     """
+    if request.targets is not None:
+        refuse_unreachable(source.spec, request)
     planned = plan_export(source, request, out, force, Silent())
     work, parts, candidates = workload(source, request), planned.remaining, tuple[dict[str, Any], ...]()
     if request.targets is not None:
-        refuse_unreachable(source.spec, request)
-        candidates = first_candidates(source.spec, request, work.tokenizer_bytes)
+        candidates = first_candidates(source.spec, request, beside_weights(work))
         parts += search_work(source.spec, request)
     missing = {step.name for step in planned.missing}
     rows = tuple(

@@ -114,4 +114,4 @@ def _name(task: str, candidate: Candidate) -> str:
 
 
 def _megabytes(number: float) -> str:
-    return f"{number / 1e6:.1f} MB"
+    return f"{number / 1e6:.3g} MB"

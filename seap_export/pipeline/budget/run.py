@@ -21,7 +21,7 @@ from seap_export.pipeline.budget.search import Found, search
 from seap_export.pipeline.budget.usual import timed_depth, usual_format
 from seap_export.pipeline.budget.workshop import Workshop, open_workshop
 from seap_export.pipeline.checks import claim_folder, refuse_full_disk
-from seap_export.pipeline.disk import needed, step_disk
+from seap_export.pipeline.disk import beside_weights, needed, step_disk
 from seap_export.pipeline.export import Exported, PlannedExport, export, plan_export
 from seap_export.pipeline.manifest import MANIFEST
 from seap_export.pipeline.outputs import remove_unfinished
@@ -74,9 +74,9 @@ def export_within(
         InputError, EnvironmentFailure, ArtifactError: As for `export`.
     """
     assert request.targets is not None
+    refuse_unreachable(source.spec, request)
     timed = Timed(progress or Silent())
     planned = plan_export(source, request, out, force, timed)
-    refuse_unreachable(source.spec, request)
     work = workload(source, request)
     disk = [step_disk(own.kind, Task(0, 0), 0.0, own.of(work)) for own in search_disk(source.spec, request)]
     refuse_full_disk(needed(disk), out)
@@ -122,7 +122,7 @@ def _choose(
 
     values = dict[str, Any]()
     with open_workshop(request, usual, work, planned.splits, known) as workshop:
-        beside = workload(source, request).tokenizer_bytes
+        beside = beside_weights(workload(source, request))
         for task, ranking in steps.rankings.items():
             predictor = _predictor(source, ranking, work, usual, timed_depth(source.spec, request), beside)
             found = _search(request, ranking, workshop, predictor, usual, partial(note, task))

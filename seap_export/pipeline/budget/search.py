@@ -19,7 +19,7 @@ MOST_EVALUATIONS = 6
 _HOPELESS = 1.5
 #: With --max-kl, pruning aims at this share of what rounding leaves of it, since KL is predicted roughly.
 _AIM = 0.97
-#: With --max-kl, a candidate must promise to be smaller than the best one by this share.
+#: A candidate must promise to be better than the best one of its kind by this share: smaller, or nearer.
 _WORTH = 0.015
 
 #: Makes a candidate and measures it; None: it cannot be made or run.
@@ -172,7 +172,9 @@ class _Search:
             return True
         if self._targets.max_kl is not None:
             return self._predictor.bytes(candidate) < self.best.figures.bytes * (1.0 - _WORTH)
-        best = self.best.figures.mean_kl_nats
+        best, own = self.best.figures.mean_kl_nats, self.best.candidate
+        if candidate.way == own.way and candidate.ratio < own.ratio:
+            return curve.at(candidate) < best * (1.0 - _WORTH)
         return curve.dense(candidate) < best and curve.at(candidate) < _HOPELESS * best
 
     def _promise(self, candidate: Candidate, curve: KlCurve) -> tuple[bool, float, str]:

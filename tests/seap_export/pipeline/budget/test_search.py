@@ -137,7 +137,7 @@ def test_with_a_limit_of_kl_the_choice_is_about_the_smallest(max_kl: float, powe
     chosen = chosen_of(world.search(max_kl=max_kl))
     assert world.kl(chosen) <= max_kl
     smallest = min(value for way in WAYS for value in world.best(targets, way, "size"))
-    assert world.size(chosen) <= 1.04 * smallest
+    assert world.size(chosen) <= 1.05 * smallest
 
 
 def test_the_dense_model_is_chosen_where_it_meets_the_targets() -> None:
@@ -154,6 +154,12 @@ def test_a_size_that_was_predicted_too_low_is_corrected() -> None:
     assert found.chosen is not None
     assert 0.98 * 54_000_000 < found.chosen.figures.bytes <= 54_000_000
     assert len([own for own in world.evaluated if own.ratio and own.way == chosen_of(found).way]) == 2
+
+
+def test_a_size_that_was_predicted_a_little_too_high_is_good_enough() -> None:
+    world = World(error=-0.002)
+    chosen = chosen_of(world.search(size=54_000_000))
+    assert len([own for own in world.evaluated if own.ratio and own.way == chosen.way]) == 1
 
 
 def test_all_targets_hold_together() -> None:
@@ -192,7 +198,7 @@ def test_each_best_candidate_is_kept_and_the_last_is_chosen() -> None:
 @pytest.mark.parametrize(
     ("targets", "error", "words"),
     [
-        ({"size": 54_000_000, "max_kl": 0.3}, QualityFailure, ("--max-kl", "onnx int4", "comes nearest", "54.0 MB")),
+        ({"size": 54_000_000, "max_kl": 0.3}, QualityFailure, ("--max-kl", "onnx int4", "comes nearest", "54 MB")),
         ({"max_kl": 0.01, "decode_speedup": 5.0}, QualityFailure, ("--max-kl", "comes nearest", "KL at most 0.01")),
         ({"size": 10_000_000}, UsageError, ("--target-size", "t-0 in onnx int4", "71.7 MB")),
         ({"decode_speedup": 100.0}, SpeedFailure, ("--target-decode-speedup", "comes nearest", "speed-up 7.1")),
