@@ -20,7 +20,7 @@ def frontier_figure(frontier: Mapping[str, Any]) -> Figure:
     """One column per task; rows for mean KL divergence and top-1 agreement against the size (log).
 
     Points that another beats, being no larger and nearer to the dense model, are grey; a ring marks the choice, dashed
-    lines are the targets.
+    lines are the targets. Names are at the dense points and at the choice, since others may lie close together.
 
     Args:
         frontier: The content of frontier.json, with at least one task that has points.
@@ -34,7 +34,7 @@ def frontier_figure(frontier: Mapping[str, Any]) -> Figure:
         _panel(upper, points, "mean_kl_nats", targets["size"])
         _panel(lower, points, "top1_agreement", targets["size"])
         upper.set_title(task)
-        upper.set_ylim(bottom=0.0)
+        upper.set_ylim(0.0, 1.08 * upper.get_ylim()[1])
         if targets["max_kl"] is not None:
             upper.axhline(targets["max_kl"], color=GREY, linestyle=(0, (4, 3)), linewidth=1.0, label="target")
         lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -61,13 +61,15 @@ def _panel(panel: Axes, points: Points, measure: str, limit: int | None) -> None
         places = [(point["bytes"] / 1e6, point[measure]) for point in own]
         if places:
             x, y = zip(*places, strict=True)
-            panel.scatter(x, y, s=28, color=colour, label=label, zorder=3.0)
+            panel.scatter(x, y, s=28, color=colour, label=label, zorder=3.0, clip_on=False)
     for point in points:
-        place = point["bytes"] / 1e6, point[measure]
-        words = f"{point['precision']}, {point['ratio']:g}" if point["ratio"] else point["precision"]
-        panel.annotate(words, place, (0, 6), textcoords="offset points", ha="center", fontsize=7, color=GREY)
+        place, precision = (point["bytes"] / 1e6, point[measure]), point["precision"]
         if point["chosen"]:
             panel.scatter(place[0], place[1], s=110, facecolors="none", edgecolors="black", label="chosen", zorder=4.0)
+            words = f"{precision}, {point['ratio']:g}"
+            panel.annotate(words, place, (9, -3), textcoords="offset points", color="black")
+        elif not point["ratio"]:
+            panel.annotate(precision, place, (0, 6), textcoords="offset points", ha="center", color=GREY)
     if limit is not None:
         panel.axvline(limit / 1e6, color=GREY, linestyle=(0, (4, 3)), linewidth=1.0, label="target")
     low, high = panel.get_xlim()

@@ -80,9 +80,8 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
         x, y = place(point["bytes"]), height(point["mean_kl_nats"])
         if point["chosen"]:
             marks.append(tag("circle", cx=across(x), cy=y, r=9, class_="ring"))
-            marks.append(
-                text(words, across(x), y - 14, "start" if x < 0.3 else "end" if x > 0.7 else "middle", "chosen")
-            )
+            beside, anchor = (x + 0.03, "start") if x < 0.6 else (x - 0.03, "end")
+            marks.append(text(words, across(beside), y + 4, anchor, "chosen"))
         marks.append(tag("circle", tag("title", said), cx=across(x), cy=y, r=5, class_=kind))
     marks.append(x_axis([(place(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)"))
     told = "; ".join(
