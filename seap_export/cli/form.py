@@ -96,16 +96,11 @@ def formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, .
     Raises:
         UsageError: There is no such format or precision, or an option has no effect.
     """
-    from converters.formats import parse_format
     from converters.onnx.format import OnnxFormat
-    from seap_export.errors import UsageError
 
-    parsed = [parse_format(text) for text in texts]
-    if all(own is not OnnxFormat for own, _ in parsed) and (idle := _given()):
-        raise UsageError(f"no effect without --format onnx: {', '.join(idle)}")
     formats = tuple(
         _graph(precision, dict(options)) if own is OnnxFormat else own(precision or own.precisions[0])
-        for own, precision in parsed
+        for own, precision in _parsed(texts)
     )
     for name in _OF_GRAPHS:
         del options[name]
@@ -118,19 +113,30 @@ def all_formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Forma
     Raises:
         UsageError: As `formats_of`.
     """
-    from converters.formats import parse_format
     from converters.onnx.format import OnnxFormat
 
     found: list[Format] = []
-    for text in texts:
-        own, precision = parse_format(text)
-        is_graph = own is OnnxFormat
-        if precision is not None or (is_graph and options["precision"] is not None):
-            found += formats_of([text], dict(options))
+    for own, precision in _parsed(texts):
+        if own is not OnnxFormat:
+            found += map(own, own.precisions if precision is None else [precision])
+        elif precision is None and options["precision"] is None:
+            found += _graphs(options)
         else:
-            found += _graphs(options) if is_graph else map(own, own.precisions)
-    formats_of(texts, options)  # refuses what has no effect, and removes the options
+            found.append(_graph(precision, dict(options)))
+    for name in _OF_GRAPHS:
+        del options[name]
     return tuple(dict.fromkeys(found))
+
+
+def _parsed(texts: Sequence[str]) -> list[tuple[type[Format], str | None]]:
+    from converters.formats import parse_format
+    from converters.onnx.format import OnnxFormat
+    from seap_export.errors import UsageError
+
+    parsed = [parse_format(text) for text in texts]
+    if all(own is not OnnxFormat for own, _ in parsed) and (idle := _given()):
+        raise UsageError(f"no effect without --format onnx: {', '.join(idle)}")
+    return parsed
 
 
 def _graphs(options: dict[str, Any]) -> Iterator[Format]:

@@ -166,7 +166,10 @@ def test_targets_in_a_file_stand_in_place_of_ratios(place: Path) -> None:
         (["--precision", "int8"], ["onnx int8"]),
         (["--format", "onnx:int4", "--format", "onnx:int8"], ["onnx int4", "onnx int8"]),
         (["--format", "onnx:int4", "--format", "onnx"], ["onnx int4", "onnx fp32", "onnx fp16", "onnx int8"]),
-        (["--format", "hf", "--format", "gguf", "--format", "onnx:int8"], ["gguf f16", "gguf q8_0", "onnx int8"]),
+        (
+            ["--format", "hf", "--format", "gguf", "--format", "onnx:int8"],
+            ["gguf q8_0", "gguf f16", "gguf q4_k_m", "onnx int8"],
+        ),
         (["--provider", "cuda"], ["onnx fp16", "onnx bf16", "onnx int8", "onnx int4"]),
         (["--set", "dialect=standard"], ["onnx fp32", "onnx fp16"]),
     ],
