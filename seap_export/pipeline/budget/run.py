@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -92,7 +92,7 @@ def export_within(
 
 @contextmanager
 def _recorded(planned: PlannedExport, timed: Timed) -> Iterator[None]:
-    """Records what the steps of the search cost."""
+    """Records what the steps of the search cost, unless the disk is full."""
     folder = planned.workspace.folder
     try:
         yield
@@ -100,7 +100,8 @@ def _recorded(planned: PlannedExport, timed: Timed) -> Iterator[None]:
         if (folder / MANIFEST).is_file():
             performance = read_performance(folder)
             performance.steps |= timed.steps
-            performance.write(folder)
+            with suppress(OSError):
+                performance.write(folder)
 
 
 def _choose(

@@ -20,11 +20,11 @@ from seap_export.pipeline.measured import ONNX_RUNTIME, Measured
 from seap_export.pipeline.quality import DENSE_TEXTS, MAX_LENGTH, quality_key
 from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.speed import speed_request
+from seap_export.pipeline.steps.build import variant_steps
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
-from seap_export.pipeline.steps.written import FormatStep
+from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.pipeline.workspace import Workspace
 from seap_export.runtime.session import available_threads
 from validation.prompts import tokenize_prompts
@@ -40,15 +40,15 @@ WORKSHOP = ".seap-export-unfinished-frontier"
 
 @dataclass(frozen=True)
 class _Made:
-    """The steps of a candidate in the hidden folder."""
+    """The steps of a candidate in the hidden folder: those of a variant but for parity.
 
-    plan: PlanStep
-    hf: ShrinkStep
+    Attributes:
+        all: In order.
+        written: The last of them, which writes the format.
+    """
+
+    all: tuple[Step, ...]
     written: FormatStep
-
-    @property
-    def all(self) -> tuple[Step, ...]:
-        return self.plan, self.hf, self.written
 
 
 class Workshop:
@@ -83,7 +83,7 @@ class Workshop:
         What the dense model loses unquantised is taken for nothing if it is too large to be chosen, and not measured.
         """
         made, ideal = self._steps(ranking, candidate), predictor.ideal_speedup(candidate)
-        name, predicted = f"{made.plan.variant} in {candidate.label}", predictor.bytes(candidate)
+        name, predicted = f"{made.written.variant} in {candidate.label}", predictor.bytes(candidate)
         key = quality_key(made.written.key, MAX_LENGTH)
         size = None if self._request.targets is None else self._request.targets.size
         is_exact = not candidate.ratio and arithmetic(candidate.format).quantization is None
@@ -157,7 +157,7 @@ class Workshop:
         """
         made = self._steps(ranking, chosen)
         for step in made.all:
-            name = f"{made.plan.variant}/{chosen.format.name}" if step is made.written else step.name
+            name = f"{made.written.variant}/{chosen.format.name}" if step is made.written else step.name
             if not workspace.is_done(name, step.key) and self._hidden.is_done(step.name, step.key):
                 workspace.record(name, step.key, self._hidden.folder / step.name)
 
@@ -180,9 +180,9 @@ class Workshop:
         return self._hidden.folder / made.written.name
 
     def _steps(self, ranking: RankingStep, candidate: Candidate) -> _Made:
-        plan = PlanStep(ranking, candidate.ratio)
-        hf = ShrinkStep(plan)
-        return _Made(plan, hf, FormatStep(hf, candidate.label.replace(" ", "-"), candidate.format))
+        folder = candidate.label.replace(" ", "-")
+        own = variant_steps(ranking, candidate.ratio, {folder: candidate.format}, self._request.parity)
+        return _Made(tuple(step for step in own.all if not isinstance(step, ParityStep)), own.written[folder])
 
     @cached_property
     def _dense(self) -> Path:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from converters.format import Format
 from seap_export.corpus import Split
 from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step
@@ -14,7 +16,7 @@ from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.sources.source import Source
 
-__all__ = ["ExportSteps", "VariantSteps", "export_steps"]
+__all__ = ["ExportSteps", "VariantSteps", "export_steps", "variant_steps"]
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,25 @@ def export_steps(source: Source, request: ExportRequest, splits: Mapping[str, Sp
         own.name: RankingStep(own, request.plan, tuple(calibrations[task] for task in own.weights))
         for own in request.all_mixtures
     }
-    variants = {}
-    for name, own in request.variants.items():
-        plan = PlanStep(rankings[own.mixture.name], own.ratio)
-        hf = ShrinkStep(plan)
-        written = {folder: FormatStep(hf, folder, written) for folder, written in own.folders.items()}
-        parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}
-        variants[name] = VariantSteps(plan, hf, written, parity)
+    variants = {
+        name: variant_steps(rankings[own.mixture.name], own.ratio, own.folders, request.parity)
+        for name, own in request.variants.items()
+    }
     return ExportSteps(calibrations, rankings, variants)
+
+
+def variant_steps(
+    ranking: RankingStep, ratio: float, folders: Mapping[str, Format], parity: ParitySettings
+) -> VariantSteps:
+    """The steps of one variant.
+
+    Args:
+        ranking: That of its task or mixture.
+        ratio: Fraction to remove.
+        folders: What is written beside the model folder, by the names of the folders.
+        parity: How they are compared.
+    """
+    plan = PlanStep(ranking, ratio)
+    hf = ShrinkStep(plan)
+    written = {folder: FormatStep(hf, folder, own) for folder, own in folders.items()}
+    return VariantSteps(plan, hf, written, {folder: ParityStep(step, parity) for folder, step in written.items()})
