@@ -47,7 +47,7 @@ formats_option = option(
     multiple=True,
     metavar="NAME[:PRECISION]",
     help="Format to write beside the model folder hf, which is always written; docs/runtimes.md lists them. "
-    "Repeatable.  [default: onnx]",
+    "Repeatable; with a target, one is chosen for each variant.  [default: onnx]",
 )
 precision_option = option(
     "--precision",

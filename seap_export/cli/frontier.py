@@ -28,8 +28,14 @@ def _row(point: Mapping[str, Any]) -> list[str]:
         f"{point['top1_agreement']:.1%}",
         f"{point['decode_ideal_speedup']:.2f}x",
         "-" if timed is None else f"{timed:.2f}x",
-        "chosen" if point["chosen"] else "beaten" if point["beaten"] else "",
+        _state(point),
     ]
+
+
+def _state(point: Mapping[str, Any]) -> str:
+    if point["key"] is None:
+        return "not made"
+    return "chosen" if point["chosen"] else "beaten" if point["beaten"] else ""
 
 
 def _legend(frontier: Mapping[str, Any]) -> Iterator[str]:
@@ -38,6 +44,8 @@ def _legend(frontier: Mapping[str, Any]) -> Iterator[str]:
         "held-out texts,"
     )
     yield "which the choice was made on. Beaten: another is no larger, and nearer to the dense model."
+    if any(point["key"] is None for task in frontier["tasks"].values() for point in task["points"]):
+        yield "Not made: the dense model, unquantised and too large; its KL counts as 0."
     yield (
         f"Decode: speed-up over the dense model in {frontier['speedups_over']}; ideal if time were proportional to "
         "the bytes that are read."

@@ -238,7 +238,7 @@ def ratio_option(*, multiple: bool) -> Command:
         type=click.FloatRange(min=0.0, max=1.0, max_open=True),
         metavar="R",
         help="Fraction of all attention and MLP weights to remove."
-        + (" Repeatable. Give it, or a target." if multiple else ""),
+        + (" Repeatable. The next three options take its place." if multiple else ""),
     )
 
 
@@ -246,19 +246,19 @@ target_options = (
     option(
         "--target-size",
         metavar="SIZE",
-        help="Choose ratio and precision: the folder of the variant's format may take so much, such as 60MB.",
+        help="Most bytes of the written folder, such as 60MB; ratio and precision are chosen.",
     ),
     option(
         "--target-decode-speedup",
         type=float,
         metavar="X",
-        help="The same for the measured speed-up of a decode step over the dense model in the usual precision.",
+        help="Least measured speed-up of a decode step over the dense model in the usual precision; the same is chosen.",
     ),
     option(
         "--max-kl",
         type=float,
         metavar="NATS",
-        help="The same for the mean KL divergence on held-out texts; the smallest variant is taken.",
+        help="Largest mean KL divergence from the dense model on held-out texts; the smallest variant is chosen.",
     ),
 )
 

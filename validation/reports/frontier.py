@@ -42,13 +42,19 @@ def _row(point: Json) -> tuple[str | Markup, ...]:
     return (
         point["variant"],
         f"{point['format']} {point['precision']}",
-        pill("chosen") if point["chosen"] else "beaten" if point["beaten"] else NOTHING,
+        _state(point),
         megabytes(point["bytes"]),
         figure(point["mean_kl_nats"]),
         percent(point["top1_agreement"]),
         f"{figure(point['decode_ideal_speedup'])}×",
         NOTHING if timed is None else f"{figure(timed)}×",
     )
+
+
+def _state(point: Json) -> str:
+    if point["key"] is None:
+        return "not made"
+    return pill("chosen") if point["chosen"] else "beaten" if point["beaten"] else NOTHING
 
 
 def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:

@@ -11,7 +11,14 @@ TARGETS = {"size": 60_000_000, "decode_speedup": None, "max_kl": 0.3}
 
 
 def point(precision: str, ratio: float, size: int, kl: float, **values: Any) -> dict[str, Any]:
-    known = {"variant": f"a-{ratio:g}", "ratio": ratio, "format": "onnx", "precision": precision, "bytes": size}
+    known = {
+        "variant": f"a-{ratio:g}",
+        "ratio": ratio,
+        "format": "onnx",
+        "precision": precision,
+        "bytes": size,
+        "key": "k",
+    }
     figures = {"mean_kl_nats": kl, "top1_agreement": 0.9, "decode_ideal_speedup": 2.0, "decode_speedup": None}
     return {**known, **figures, "beaten": False, "chosen": False, **values}
 
@@ -20,7 +27,7 @@ POINTS = [
     point("int4", 0.4, 58_000_000, 0.25, chosen=True),
     point("int4", 0.0, 90_000_000, 0.2),
     point("int8", 0.5, 95_000_000, 0.4, beaten=True, decode_speedup=1.75),
-    point("fp32", 0.0, 540_000_000, 0.0),
+    point("fp32", 0.0, 540_000_000, 0.0, key=None),
 ]
 
 
@@ -70,3 +77,4 @@ def test_the_section_has_a_row_for_each_point_and_none_without_targets() -> None
     rows = list(ElementTree.fromstring(page).iter("tr"))
     assert len(rows) == 1 + len(POINTS)
     assert "1.75×" in page
+    assert [row[2].findtext(".") or row[2][0].text for row in rows[1:]] == ["chosen", "–", "beaten", "not made"]
