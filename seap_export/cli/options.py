@@ -252,7 +252,8 @@ target_options = (
         "--target-decode-speedup",
         type=float,
         metavar="X",
-        help="Least measured speed-up of a decode step over the dense model in the usual precision; the same is chosen.",
+        help="Least speed-up of a decode step, measured over the dense model in the usual precision; ratio and "
+        "precision are chosen.",
     ),
     option(
         "--max-kl",
