@@ -12,9 +12,9 @@ from seap_export.pipeline.budget.targets import Targets
 
 __all__ = ["MOST_EVALUATIONS", "Found", "search"]
 
-#: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and the nearest one where no
-#: candidate meets the targets.
-MOST_EVALUATIONS = 6
+#: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and a few that may come nearest
+#: where none of them meets the targets.
+MOST_EVALUATIONS, _NEAREST = 6, 3
 #: A candidate is not made if its predicted KL is above this many times the best one's.
 _HOPELESS = 1.5
 #: With --max-kl, pruning aims at this share of what rounding leaves of it, since KL is predicted roughly.
@@ -69,8 +69,10 @@ def search(
         if proposed is None:
             break
         own.try_one(proposed)
-    nearest = own.nearest() if own.best is None else None
-    if nearest is not None:
+    for _ in range(_NEAREST if own.best is None else 0):
+        nearest = own.nearest()
+        if nearest is None:
+            break
         own.try_one(nearest)
     return Found(own.best, tuple(own.points.values()))
 
@@ -134,7 +136,7 @@ class _Search:
         return min(worth, key=lambda own: self._promise(own, curve), default=None)
 
     def nearest(self) -> Candidate | None:
-        """What probably has the least KL of all that meet the other targets, for users whose limit was not met."""
+        """What probably has the least KL of all that meet the other targets; None: it was tried."""
         curve = KlCurve(list(self.points.values()))
         ratios = {way: self._predictor.least_ratio(way, self._targets) for way in self._ways}
         found = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]

@@ -65,7 +65,7 @@ class World:
             WAYS, Targets(**targets), Predicted(self), self.evaluate, self.speed,  # type: ignore[arg-type]
             lambda point: self.kept.append(point.candidate),
         )  # fmt: skip
-        most = MOST_EVALUATIONS + (found.chosen is None)
+        most = MOST_EVALUATIONS + (0 if found.chosen else 3)
         assert len([own for own in self.evaluated if own.ratio]) <= most
         assert len(self.evaluated) == len(set(self.evaluated))
         return found
@@ -102,13 +102,16 @@ class Predicted:
     def learn_speedup(self, own: Candidate, measured: float) -> None:
         self._shares[own.way] = measured / self._world.ideal(own)
 
+    def speedup(self, own: Candidate) -> float:
+        return self._world.ideal(own) * self._shares.get(own.way, 1.0)
+
     def are_alike(self, one: Candidate, other: Candidate) -> bool:
         return one == other
 
     def least_ratio(self, way: Candidate, targets: Targets) -> float | None:
         for ratio in RATIOS:
             own = replace(way, ratio=ratio)
-            fast = self._world.ideal(own) * self._shares.get(way, 1.0) >= (targets.decode_speedup or 0.0)
+            fast = self.speedup(own) >= (targets.decode_speedup or 0.0)
             if fast and (targets.size is None or self.bytes(own) <= targets.size):
                 return ratio
         return None
@@ -213,6 +216,14 @@ def test_where_nothing_fits_the_nearest_is_named(
     assert type(failure) is error
     assert [word for word in words if word not in str(failure)] == []
     assert "\n" not in str(failure)
+
+
+def test_the_nearest_is_small_enough_even_if_sizes_are_predicted_too_low() -> None:
+    targets = {"size": 54_000_000, "max_kl": 0.3}
+    found = World(error=0.03).search(**targets)
+    failure = nothing_fits(Targets(**targets), {"t": Frontier(found.points, None)})
+    assert isinstance(failure, QualityFailure)
+    assert any(point.figures.bytes <= 54_000_000 for point in found.points)
 
 
 def test_all_tasks_without_a_choice_are_named() -> None:
