@@ -26,6 +26,7 @@ from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.session import available_threads, open_session
 from validation.array_store import ArrayStore, StoredArray
 from validation.metrics import Defect, LogitComparison
+from validation.paired import CutFigures, PairedText, PerByte, cut_figures, lost_mass, per_byte, same_cut
 from validation.runners.onnx_runner import OnnxRunner
 from validation.runners.runner import Runner
 from validation.runners.scorer import open_scorer
@@ -82,6 +83,8 @@ class DivergenceFigures:
         perplexity: Perplexity of the variant.
         dense_perplexity: Perplexity of the dense model.
         tokens: Number of tokens after which the distributions were compared.
+        per_byte: Figures that do not depend on the tokens; None: the lengths of the texts were not given.
+        cut: What a cut vocabulary costs; None: the variant has all tokens.
     """
 
     mean_kl: float
@@ -90,6 +93,8 @@ class DivergenceFigures:
     perplexity: float
     dense_perplexity: float
     tokens: int
+    per_byte: PerByte | None = None
+    cut: CutFigures | None = None
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
@@ -107,10 +112,12 @@ class DenseReference:
     Attributes:
         token_ids: The tokens of each text.
         perplexity: The dense model's perplexity on them.
+        loss: The sum of its -log P(next token), nats.
     """
 
     token_ids: tuple[TokenIds, ...]
     perplexity: float
+    loss: float
     _store: ArrayStore
     _stored: tuple[StoredArray, ...]
 
@@ -217,8 +224,9 @@ class DenseAnswers:
         if not all(own) or not predicted:
             raise InputError("the evaluated texts have no token to predict; give longer texts")
         answers = [self._texts[ids] for ids in own]
-        perplexity = _perplexity(sum(answer.loss for answer in answers), predicted)
-        return DenseReference(own, perplexity, self._store, tuple(answer.logits for answer in answers))
+        loss = sum(answer.loss for answer in answers)
+        stored = tuple(answer.logits for answer in answers)
+        return DenseReference(own, _perplexity(loss, predicted), loss, self._store, stored)
 
     def answer(self, prompts: Alternatives) -> tuple[TokenIds, TokenIds]:
         """The prompt taken of some alternatives that were run, and the tokens with which the model continues it."""
@@ -230,6 +238,8 @@ def measure_divergence(
     folder: Path,
     form: str = "hf",
     *,
+    texts: Sequence[PairedText] | None = None,
+    kept: NDArray[np.int64] | None = None,
     threads: int | None = None,
     provider: str = "cpu",
     compute: Compute | None = None,
@@ -241,6 +251,9 @@ def measure_divergence(
         reference: The dense model's predictions.
         folder: The variant's `hf` or `onnx` folder, or one of another format.
         form: Which of the two it is, or the runtime of another format.
+        texts: The same texts as the tokens of both; None: the variant gets the tokens of the reference.
+        kept: The dense model's ids of the tokens that the variant has; None: all. Its distributions are then
+            restricted to these tokens.
         threads: Threads of torch or of ONNX Runtime; None: all cores this process may use.
         provider: ONNX Runtime's execution provider.
         compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
@@ -251,17 +264,24 @@ def measure_divergence(
         ParityFailure: The ONNX graph does not run.
     """
     say = on_progress or (lambda line: None)
-    comparison, loss = LogitComparison(), _Loss()
-    texts = reference.token_ids
-    mapped = form == "onnx" and claim_texts(folder, texts, provider, compute)
-    with _logits(texts, folder, form, threads or available_threads(), provider, compute, mapped) as found:
-        for index, (ids, logits) in enumerate(zip(texts, found, strict=True)):
-            comparison.update(reference.logits(index), logits, row=index)
+    comparison, loss, lost = LogitComparison(), _Loss(), 0.0
+    pairs = tuple(texts or map(same_cut, reference.token_ids))
+    token_ids = tuple(pair.own for pair in pairs)
+    mapped = form == "onnx" and claim_texts(folder, token_ids, provider, compute)
+    with _logits(token_ids, folder, form, threads or available_threads(), provider, compute, mapped) as found:
+        for index, (pair, logits) in enumerate(zip(pairs, found, strict=True)):
+            dense, own = reference.logits(index), logits
+            if kept is not None:
+                lost += lost_mass(dense[pair.places[:, 0]], kept)
+                dense = dense[pair.places[:, 0]][:, kept]
+                own = logits[pair.places[:, 1]] if len(logits) == len(pair.own) else logits
+            comparison.update(dense, own, row=index)
+            loss.add(logits, pair.own)
             defects = comparison.figures().defects
-            if defects:
-                raise ArtifactError(f"{folder}: {_in_words(defects[0])} for text {index}; export the variant again")
-            loss.add(logits, ids)
-            say(f"{form}: text {index + 1} of {len(reference.token_ids)}")
+            if defects or not math.isfinite(loss.sum):
+                what = _in_words(defects[0]) if defects else "NaN or infinite logits"
+                raise ArtifactError(f"{folder}: {what} for text {index}; export the variant again")
+            say(f"{form}: text {index + 1} of {len(pairs)}")
     figures = comparison.figures()
     if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
         raise ValueError("no finite token although no defect was found")
@@ -272,6 +292,8 @@ def measure_divergence(
         perplexity=_perplexity(loss.sum, loss.tokens),
         dense_perplexity=reference.perplexity,
         tokens=figures.tokens,
+        per_byte=per_byte(pairs, figures.mean_kl * figures.tokens, loss.sum, reference.loss),
+        cut=None if kept is None else cut_figures(pairs, len(kept), lost / figures.tokens),
     )
 
 

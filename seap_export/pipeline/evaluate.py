@@ -23,10 +23,11 @@ from seap_export.pipeline.evaluation_subject import (
     open_subject,
     open_tasks,
 )
+from seap_export.pipeline.evaluation_texts import own_tokenizer, paired_texts
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.session import available_threads, probe
 from validation.generation import GenerationFigures
-from validation.prompts import tokenize_prompts
+from validation.paired import PairedText
 from validation.quality import DenseAnswers, DivergenceFigures, claim_texts, measure_divergence
 from validation.runners.table import require_runtime, runtime_row
 from validation.zero_shot import (
@@ -162,8 +163,8 @@ def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTa
     return tasks, {task.name: TaskOrigin(task.origin, task.split, disjoint.get(task.name)) for task in tasks}
 
 
-def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[tuple[int, ...], ...]:
-    """The token ids of the texts that a variant and its dense model are compared on.
+def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[PairedText, ...]:
+    """The texts that a variant and its dense model are compared on, as the tokens of both.
 
     Raises:
         ArtifactError: The variant's held-out texts are not beside it, or its tokenizer cannot be loaded.
@@ -172,13 +173,8 @@ def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[tupl
     texts = chosen_texts(subject, request)
     if texts is None or subject.dense is None:
         raise ValueError("a divergence needs a variant and its dense model")
-    spec = subject.dense.spec
-    return tokenize_prompts(
-        subject.artifact(request.tokenizer_form),  # all models are given the variant's tokens
-        texts.texts,
-        max_tokens=min(request.max_length, spec.max_position_embeddings),
-        vocab_size=spec.vocab_size,
-    )
+    most = min(request.max_length, subject.dense.spec.max_position_embeddings)
+    return paired_texts(subject, subject.dense, subject.artifact(request.tokenizer_form), texts.texts, most)
 
 
 def divergence_report(
@@ -199,9 +195,10 @@ def divergence_report(
         on_progress: Called with a line about each text when it is done.
     """
     texts = chosen_texts(subject, request)
-    reference = answers.reference(divergence_texts(subject, request))
+    pairs, kept = divergence_texts(subject, request), subject.vocabulary
+    reference = answers.reference([pair.dense for pair in pairs])
     options: Any = {"threads": request.threads, "provider": request.provider, "on_progress": on_progress}
-    options["compute"] = compute
+    options |= {"compute": compute, "texts": pairs, "kept": None if kept is None else kept.rows}
     return EvaluationReport(
         subject=subject,
         request=request,
@@ -224,9 +221,11 @@ def _divergence(
     subject: Subject, folder: Path, request: EvaluationRequest, compute: Compute | None, progress: Progress
 ) -> dict[str, DivergenceFigures]:
     with DenseAnswers(folder, request.threads, compute) as answers:
-        texts = divergence_texts(subject, request)
+        pairs = divergence_texts(subject, request)
+        texts = [pair.dense for pair in pairs]
         if "onnx" in request.forms:
-            claim_texts(subject.artifact("onnx"), texts, request.provider, compute, progress.say)
+            own = [pair.own for pair in pairs]
+            claim_texts(subject.artifact("onnx"), own, request.provider, compute, progress.say)
         with progress.step("running the dense model", len(set(texts)), "texts") as done:
             answers.run(texts, on_progress=done)
         ways = (*request.forms, *request.runtimes)
@@ -246,12 +245,12 @@ def _zero_shot(
     options["compute"] = compute
     figures = {}
     names = ", ".join(task.name for task in tasks)
-    tokenizer = None if subject.variant is None else subject.artifact(request.tokenizer_form)
     if folder is not None:
         progress.say(f"dense: {names}")
-        figures["dense"] = evaluate_zero_shot(
-            folder, tasks, tokenizer_folder=tokenizer, on_progress=progress.say, **options
-        )
+        with own_tokenizer(subject, request) as tokenizer:
+            figures["dense"] = evaluate_zero_shot(
+                folder, tasks, tokenizer_folder=tokenizer, on_progress=progress.say, **options
+            )
     for form in request.forms if subject.variant is not None else ():
         progress.say(f"{form}: {names}")
         figures[form] = evaluate_zero_shot(

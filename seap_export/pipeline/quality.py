@@ -16,6 +16,7 @@ from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluate import divergence_report, divergence_texts
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, variant_subject
+from seap_export.pipeline.evaluation_texts import own_tokenizer
 from seap_export.pipeline.measured import ONNX, Measured
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import ParitySettings
@@ -23,6 +24,7 @@ from seap_export.pipeline.workspace import Workspace
 from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.sources.config import end_tokens, read_artifact
 from seap_export.sources.source import Source
+from validation.paired import PairedText
 from validation.quality import DenseAnswers, claim_texts, continue_prompt
 
 __all__ = [
@@ -42,7 +44,7 @@ QUALITY = "quality.json"
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
-_VERSION = 4
+_VERSION = 5
 #: The name of the step that runs the dense model.
 DENSE_TEXTS = "dense texts"
 #: The sample answer: tokens of the prompt at most, and tokens that follow it.
@@ -88,12 +90,31 @@ def quality_request(measured: Measured, settings: ParitySettings) -> QualityRequ
 
 @dataclass(frozen=True)
 class _Work:
-    """What is compared for one variant."""
+    """What is compared for one variant.
+
+    Attributes:
+        subject: The variant and its dense model.
+        texts: The texts, as the tokens of both.
+        prompts: Prompts of which one is continued, as tokens of the dense model.
+        own_prompts: The same as the variant's tokens.
+        stops: The variant's tokens that end an answer.
+        dense: The dense model's tokenizer.
+        tokenizer: The variant's.
+    """
 
     subject: Subject
-    texts: tuple[tuple[int, ...], ...]
+    texts: tuple[PairedText, ...]
     prompts: tuple[tuple[int, ...], ...]
+    own_prompts: tuple[tuple[int, ...], ...]
     stops: frozenset[int]
+    dense: Tokenizer
+    tokenizer: Tokenizer
+
+    @property
+    def dense_stops(self) -> frozenset[int]:
+        """The same as the dense model's tokens."""
+        kept = self.subject.vocabulary
+        return self.stops if kept is None else frozenset(kept.kept[token] for token in self.stops)
 
 
 def quality_key(folder: str, max_length: int) -> str:
@@ -151,18 +172,19 @@ def measure_quality(
     missing = [name for name in variants if not workspace.is_done(_step(name), keys[name])]
     works = {name: _work(source, workspace.folder / name, request) for name in missing}
     for name, work in list(works.items()):
-        if not any(len(ids) > 1 for ids in work.texts):
+        if not any(min(len(text.dense), len(text.own)) > 1 for text in work.texts):
             progress.warn(f"{name}: its held-out texts are too short to measure quality")
             del works[name]
     if not works:
         return
     with DenseAnswers(dense(), request.threads, compute) as answers:
-        texts = [ids for work in works.values() for ids in work.texts]
-        for name in works if request.measured.is_onnx else ():
-            claim_texts(workspace.folder / name / ONNX, texts, request.provider, compute, progress.say)
+        texts = [text.dense for work in works.values() for text in work.texts]
+        for name, work in works.items() if request.measured.is_onnx else ():
+            own = [text.own for text in work.texts]
+            claim_texts(workspace.folder / name / ONNX, own, request.provider, compute, progress.say)
         label = "running the dense model on held-out texts"
         with progress.step(label, len(set(texts)), "texts", name=DENSE_TEXTS) as done:
-            stops = frozenset().union(*(work.stops for work in works.values()))
+            stops = frozenset().union(*(work.dense_stops for work in works.values()))
             answers.run(texts, [work.prompts for work in works.values()], _ANSWER_TOKENS, stops, done)
         for name, work in works.items():
             label = f"{name}: comparing with the dense model"
@@ -212,8 +234,10 @@ def _work(source: Source, folder: Path, request: QualityRequest) -> _Work:
     else:
         stops = end_tokens(folder / "hf")
     samples = [sample for record in subject.records or () for sample in record.held_out]
-    prompts = tuple(_prompt(tokenizer, sample) for sample in samples[:_MOST_PROMPTS])
-    return _Work(subject, divergence_texts(subject, request.evaluation), prompts, stops)
+    with own_tokenizer(subject, request.evaluation) as place:
+        dense = tokenizer if place is None else load_tokenizer(place)
+    prompts, own = (tuple(_prompt(cut, sample) for sample in samples[:_MOST_PROMPTS]) for cut in (dense, tokenizer))
+    return _Work(subject, divergence_texts(subject, request.evaluation), prompts, own, stops, dense, tokenizer)
 
 
 def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
@@ -228,12 +252,14 @@ def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: A
     options: Any = {"provider": request.provider, "threads": request.threads}
     report = divergence_report(subject, request.evaluation, answers, on_progress=done)
     prompt, dense = answers.answer(work.prompts)
+    own = work.own_prompts[work.prompts.index(prompt)]
     folder = subject.folder / measured.folder
-    variant = continue_prompt(folder, measured.runtime, prompt, _ANSWER_TOKENS, work.stops, **options)
-    tokenizer = load_tokenizer(subject.artifact(request.evaluation.tokenizer_form))
-    before: str = tokenizer.decode(list(prompt))
-    after = {"dense": dense, "variant": variant}
-    sample = {name: tokenizer.decode([*prompt, *ids]).removeprefix(before) for name, ids in after.items()}
+    variant = continue_prompt(folder, measured.runtime, own, _ANSWER_TOKENS, work.stops, **options)
+    before: str = work.dense.decode(list(prompt))
+    sample = {
+        "dense": work.dense.decode([*prompt, *dense]).removeprefix(before),
+        "variant": work.tokenizer.decode([*own, *variant]).removeprefix(work.tokenizer.decode(list(own))),
+    }
     return {**report.to_json(), **measured.to_json(), "sample": {"prompt": before, **sample}}
 
 

@@ -16,6 +16,7 @@ from seap_export.pipeline.mixtures import MixtureSpec, Support
 from seap_export.pipeline.router import RouterSettings
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, variant_name
 from seap_export.plan.recipes import PlanSettings
+from seap_export.vocabulary.choice import VocabularySize
 
 __all__ = ["ExportRequest", "VariantRequest"]
 
@@ -62,6 +63,7 @@ class ExportRequest:
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
         speed: Whether variants are timed against the dense model.
+        vocabulary: How many tokens each variant keeps.
         targets: What the variants must meet; their ratios and formats are then chosen.
         choices: What was chosen, by the name of the task or mixture.
     """
@@ -78,6 +80,7 @@ class ExportRequest:
     threshold: float = 0.7
     quality: bool = True
     speed: bool = True
+    vocabulary: VocabularySize = "all"
     targets: Targets | None = None
     choices: Mapping[str, Candidate] = field(default_factory=dict)
 
@@ -86,6 +89,8 @@ class ExportRequest:
             raise UsageError("no task given; give at least one --task NAME=FILE")
         if self.targets is not None:
             self.targets.refuse_beside(self.ratios, self.formats, self.quality, self.speed)
+            if self.vocabulary != "all":
+                raise UsageError("--vocabulary takes ratios only, not a target; leave it out, or give --ratio")
         elif not self.ratios:
             raise UsageError(
                 "no ratio given; give at least one, e.g. --ratio 0.2, or a target, e.g. --target-size 60MB"

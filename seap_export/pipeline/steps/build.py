@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from converters.format import Format
 from seap_export.corpus import Split
@@ -15,6 +16,7 @@ from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["ExportSteps", "VariantSteps", "export_steps", "variant_steps"]
 
@@ -66,13 +68,19 @@ class ExportSteps:
         return tuple(found.values())
 
 
-def export_steps(source: Source, request: ExportRequest, splits: Mapping[str, Split]) -> ExportSteps:
+def export_steps(
+    source: Source,
+    request: ExportRequest,
+    splits: Mapping[str, Split],
+    vocabularies: Mapping[str, Vocabulary] = MappingProxyType({}),
+) -> ExportSteps:
     """The steps of a request.
 
     Args:
         source: The dense model.
         request: What to make.
         splits: The texts of each task.
+        vocabularies: The tokens that the variants of a mixture keep, by its name; of others, all are kept.
     """
     calibrations = calibration_steps(source, splits, request.calibration)
     rankings = {
@@ -80,14 +88,20 @@ def export_steps(source: Source, request: ExportRequest, splits: Mapping[str, Sp
         for own in request.all_mixtures
     }
     variants = {
-        name: variant_steps(rankings[own.mixture.name], own.ratio, own.folders, request.parity)
+        name: variant_steps(
+            rankings[own.mixture.name], own.ratio, own.folders, request.parity, vocabularies.get(own.mixture.name)
+        )
         for name, own in request.variants.items()
     }
     return ExportSteps(calibrations, rankings, variants)
 
 
 def variant_steps(
-    ranking: RankingStep, ratio: float, folders: Mapping[str, Format], parity: ParitySettings
+    ranking: RankingStep,
+    ratio: float,
+    folders: Mapping[str, Format],
+    parity: ParitySettings,
+    vocabulary: Vocabulary | None = None,
 ) -> VariantSteps:
     """The steps of one variant.
 
@@ -96,8 +110,9 @@ def variant_steps(
         ratio: Fraction to remove.
         folders: What is written beside the model folder, by the names of the folders.
         parity: How they are compared.
+        vocabulary: The tokens that are kept; None: all.
     """
-    plan = PlanStep(ranking, ratio)
+    plan = PlanStep(ranking, ratio, vocabulary)
     hf = ShrinkStep(plan)
     written = {folder: FormatStep(hf, folder, own) for folder, own in folders.items()}
     return VariantSteps(plan, hf, written, {folder: ParityStep(step, parity) for folder, step in written.items()})
