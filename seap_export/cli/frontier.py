@@ -22,7 +22,7 @@ def _row(point: Mapping[str, Any]) -> list[str]:
     timed = point["decode_speedup"]
     return [
         point["variant"],
-        f"{point['format']} {point['precision']}",
+        _written(point),
         megabytes(point["bytes"]),
         f"{point['mean_kl_nats']:.3f}",
         f"{point['top1_agreement']:.1%}",
@@ -30,6 +30,11 @@ def _row(point: Mapping[str, Any]) -> list[str]:
         "-" if timed is None else f"{timed:.2f}x",
         _state(point),
     ]
+
+
+def _written(point: Mapping[str, Any]) -> str:
+    own = f"{point['format']} {point['precision']}"
+    return own if point["vocabulary"] == "all" else f"{own}, vocabulary {point['vocabulary']}"
 
 
 def _state(point: Mapping[str, Any]) -> str:
@@ -57,7 +62,7 @@ def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             own["variant"],
-            f"{own['format']} {own['precision']}",
+            _written(own),
             megabytes(own["bytes_about"]),
             f"{own['decode_ideal_speedup']:.2f}x",
         ]

@@ -48,6 +48,7 @@ from seap_export.plan.solve import check_ratio
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.sources.config import read_artifact
 from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
 from validation.reports import html_page
 from validation.runners.table import require_runtime
 
@@ -232,6 +233,7 @@ class PlannedExport:
     Attributes:
         workspace: The output folder, not locked yet.
         splits: The texts of each task.
+        vocabularies: The tokens that variants of each task and mixture keep; none: all.
         steps: All steps.
         missing: Those that are not made yet.
         remaining: All that is to be done, in terms of its cost.
@@ -239,6 +241,7 @@ class PlannedExport:
 
     workspace: Workspace
     splits: Mapping[str, Split]
+    vocabularies: Mapping[str, Vocabulary]
     steps: ExportSteps
     missing: tuple[Step, ...]
     remaining: tuple[Remaining, ...]
@@ -269,7 +272,7 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     refuse_full_disk(
         needed(step_disk(part.kind, part.size(tasks), part.ratio, part.of(work)) for part in remaining), out
     )
-    return PlannedExport(workspace, splits, steps, missing, remaining)
+    return PlannedExport(workspace, splits, vocabularies, steps, missing, remaining)
 
 
 def _describe_task(step: CalibrationStep, calibration: Calibration) -> dict[str, Any]:

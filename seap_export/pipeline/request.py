@@ -29,11 +29,13 @@ class VariantRequest:
         mixture: Its tasks.
         ratio: Fraction of the weights to remove.
         formats: What is written beside the model folder.
+        vocabulary: How many tokens it keeps.
     """
 
     mixture: MixtureSpec
     ratio: float
     formats: tuple[Format, ...]
+    vocabulary: VocabularySize
 
     @property
     def folders(self) -> dict[str, Format]:
@@ -63,7 +65,7 @@ class ExportRequest:
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
         speed: Whether variants are timed against the dense model.
-        vocabulary: How many tokens each variant keeps.
+        vocabulary: How many tokens each variant keeps; with targets, `auto` is tried beside `all`.
         targets: What the variants must meet; their ratios and formats are then chosen.
         choices: What was chosen, by the name of the task or mixture.
     """
@@ -89,8 +91,6 @@ class ExportRequest:
             raise UsageError("no task given; give at least one --task NAME=FILE")
         if self.targets is not None:
             self.targets.refuse_beside(self.ratios, self.formats, self.quality, self.speed)
-            if self.vocabulary != "all":
-                raise UsageError("--vocabulary takes ratios only, not a target; leave it out, or give --ratio")
         elif not self.ratios:
             raise UsageError(
                 "no ratio given; give at least one, e.g. --ratio 0.2, or a target, e.g. --target-size 60MB"
@@ -124,9 +124,13 @@ class ExportRequest:
         """Every requested variant by its name; none before those that meet the targets are chosen."""
         if self.targets is not None:
             chosen = [(own, self.choices[own.name]) for own in self.all_mixtures if own.name in self.choices]
-            found = [VariantRequest(mixture, own.ratio, (own.format,)) for mixture, own in chosen]
+            found = [VariantRequest(mixture, own.ratio, (own.format,), own.vocabulary) for mixture, own in chosen]
         else:
-            found = [VariantRequest(own, ratio, self.formats) for own in self.all_mixtures for ratio in self.ratios]
+            found = [
+                VariantRequest(own, ratio, self.formats, self.vocabulary)
+                for own in self.all_mixtures
+                for ratio in self.ratios
+            ]
         return {variant_name(own.mixture.name, own.ratio): own for own in found}
 
     @property

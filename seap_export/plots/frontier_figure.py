@@ -63,7 +63,8 @@ def _panel(panel: Axes, points: Points, measure: str, limit: int | None) -> None
             x, y = zip(*places, strict=True)
             panel.scatter(x, y, s=28, color=colour, label=label, zorder=3.0, clip_on=False)
     for point in points:
-        place, precision = (point["bytes"] / 1e6, point[measure]), point["precision"]
+        place = point["bytes"] / 1e6, point[measure]
+        precision = point["precision"] + ("" if point["vocabulary"] == "all" else " (vocabulary cut)")
         if point["chosen"]:
             panel.scatter(place[0], place[1], s=110, facecolors="none", edgecolors="black", label="chosen", zorder=4.0)
             words = f"{precision}, {point['ratio']:g}"

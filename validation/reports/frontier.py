@@ -41,7 +41,7 @@ def _row(point: Json) -> tuple[str | Markup, ...]:
     timed = point["decode_speedup"]
     return (
         point["variant"],
-        f"{point['format']} {point['precision']}",
+        _written(point),
         _state(point),
         megabytes(point["bytes"]),
         figure(point["mean_kl_nats"]),
@@ -49,6 +49,11 @@ def _row(point: Json) -> tuple[str | Markup, ...]:
         f"{figure(point['decode_ideal_speedup'])}×",
         NOTHING if timed is None else f"{figure(timed)}×",
     )
+
+
+def _written(point: Json) -> str:
+    own = f"{point['format']} {point['precision']}"
+    return own if point["vocabulary"] == "all" else f"{own}, vocabulary {point['vocabulary']}"
 
 
 def _state(point: Json) -> str:
@@ -80,7 +85,7 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
         ends = [(across(place(own["bytes"])), height(own["mean_kl_nats"])) for own in (left, right)]
         marks.append(line(*ends[0], *ends[1], "path"))
     for point in points:
-        words = f"{point['variant']}, {point['format']} {point['precision']}"
+        words = f"{point['variant']}, {_written(point)}"
         said = f"{words}: {megabytes(point['bytes'])}, KL {figure(point['mean_kl_nats'])}"
         kind = "beaten" if point["beaten"] else "a" if point["ratio"] else "b"
         x, y = place(point["bytes"]), height(point["mean_kl_nats"])
@@ -91,7 +96,7 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
         marks.append(tag("circle", tag("title", said), cx=across(x), cy=y, r=5, class_=kind))
     marks.append(x_axis([(place(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)"))
     told = "; ".join(
-        f"{own['variant']} in {own['format']} {own['precision']} {megabytes(own['bytes'])}, "
+        f"{own['variant']} in {_written(own)} {megabytes(own['bytes'])}, "
         f"KL {figure(own['mean_kl_nats'])}{', chosen' if own['chosen'] else ', beaten' if own['beaten'] else ''}"
         for own in points
     )

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from converters.format import Format
+from seap_export.vocabulary.choice import VocabularySize
 
 __all__ = ["RATIO_DIGITS", "Candidate", "Figures", "Point", "ways"]
 
@@ -22,10 +23,12 @@ class Candidate:
     Attributes:
         ratio: Fraction of the weights to remove.
         format: What is written.
+        vocabulary: How many tokens are kept.
     """
 
     ratio: float
     format: Format
+    vocabulary: VocabularySize = "all"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.ratio < 1.0 or round(self.ratio, RATIO_DIGITS) != self.ratio:
@@ -38,13 +41,20 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """How it is written, in words: `onnx int8`."""
-        return f"{self.format.name} {self.format.precision}"
+        """How it is written, in words: `onnx int8`, or `onnx int8, vocabulary auto`."""
+        own = f"{self.format.name} {self.format.precision}"
+        return own if self.vocabulary == "all" else f"{own}, vocabulary {self.vocabulary}"
 
 
-def ways(formats: Sequence[Format]) -> tuple[Candidate, ...]:
-    """All combinations of what is chosen besides the ratio; a further choice is a further list of this product."""
-    return tuple(Candidate(0.0, *axes) for axes in itertools.product(formats))
+def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candidate, ...]:
+    """All combinations of what is chosen besides the ratio; a further choice is a further list of this product.
+
+    Args:
+        formats: What is chosen from.
+        vocabulary: `auto` is tried beside the whole vocabulary; others are as asked for.
+    """
+    vocabularies: tuple[VocabularySize, ...] = ("all", "auto") if vocabulary == "auto" else (vocabulary,)
+    return tuple(Candidate(0.0, own, tokens) for tokens, own in itertools.product(vocabularies, formats))
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,7 @@ class Point:
             "ratio": self.candidate.ratio,
             "format": self.candidate.format.name,
             "precision": self.candidate.format.precision,
+            "vocabulary": self.candidate.vocabulary,
             **asdict(self.figures),
             "predicted_bytes": self.predicted_bytes,
             "decode_ideal_speedup": self.ideal_speedup,

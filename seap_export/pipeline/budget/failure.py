@@ -45,8 +45,8 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
         )
     )
     usual, depth = usual_format(request.formats), timed_depth(spec, request)
-    least = Predictor(lambda ratio: smallest if ratio else spec, 0.5, usual, depth, 0)
-    ends = [replace(way, ratio=0.5) for way in ways(request.formats)]
+    least = Predictor(lambda own: _cut(smallest, own) if own.ratio else spec, 0.5, usual, depth, 0)
+    ends = [replace(way, ratio=0.5) for way in ways(request.formats, request.vocabulary)]
     if targets.size is not None and targets.size < min(map(least.bytes, ends)):
         end = min(ends, key=least.bytes)
         raise UsageError(
@@ -59,6 +59,12 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
             f"--target-decode-speedup {targets.decode_speedup:g} is out of reach: a decode step would have to read "
             f"fewer bytes than what cannot be removed, which allows {fastest:.2f}; give a lower speed-up"
         )
+
+
+def _cut(spec: ModelSpec, candidate: Candidate) -> ModelSpec:
+    """The fewest tokens that a candidate may keep, before its texts are read."""
+    kept = {"all": spec.vocab_size, "auto": 1}.get(str(candidate.vocabulary), candidate.vocabulary)
+    return spec.with_tokens(int(kept))
 
 
 def nothing_fits(targets: Targets, tasks: Mapping[str, Frontier]) -> SeapError | None:

@@ -29,6 +29,7 @@ _OF_A_POINT = {
     "ratio": int | float,
     "format": str,
     "precision": str,
+    "vocabulary": str | int,
     "bytes": int,
     "mean_kl_nats": int | float,
     "top1_agreement": int | float,

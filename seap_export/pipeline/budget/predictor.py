@@ -24,7 +24,7 @@ class Predictor:
     """Sizes and speed-ups of candidates, corrected by what was measured of others.
 
     Args:
-        shrunk: The shapes of the model without a fraction of its weights.
+        shrunk: The shapes of a candidate.
         largest: The largest ratio.
         usual: The format of the dense model that speed-ups are over.
         depth: Tokens before the decode step.
@@ -32,7 +32,7 @@ class Predictor:
     """
 
     def __init__(
-        self, shrunk: Callable[[float], ModelSpec], largest: float, usual: Format, depth: int, beside: int
+        self, shrunk: Callable[[Candidate], ModelSpec], largest: float, usual: Format, depth: int, beside: int
     ) -> None:
         self._shrunk, self._steps, self._depth = shrunk, int(largest * 10**RATIO_DIGITS + 1e-9), depth
         self._usual_bytes = self._decode_bytes(Candidate(0.0, usual))
@@ -62,7 +62,7 @@ class Predictor:
 
     def are_alike(self, one: Candidate, other: Candidate) -> bool:
         """Whether two candidates of a way have the same shapes."""
-        return self._shrunk(one.ratio) == self._shrunk(other.ratio)
+        return self._shrunk(one) == self._shrunk(other)
 
     def learn_bytes(self, candidate: Candidate, measured: int) -> None:
         """Takes note of the size of a written folder."""
@@ -91,14 +91,14 @@ class Predictor:
         return fits and (targets.decode_speedup is None or self.speedup(candidate) >= targets.decode_speedup)
 
     def _weights(self, candidate: Candidate) -> int:
-        spec, precision = self._shrunk(candidate.ratio), arithmetic(candidate.format)
+        spec, precision = self._shrunk(candidate), arithmetic(candidate.format)
         vectors = sum(shape[0] for shape in spec.tensors().values() if len(shape) == 1)
         # `size` counts norms and biases like matrices, and a refit adds biases.
         return candidate.format.size(spec) + round(vectors * (precision.dtype_bytes - precision.weight_bytes))
 
     def _decode_bytes(self, candidate: Candidate) -> float:
         precision = arithmetic(candidate.format)
-        return model_work(self._shrunk(candidate.ratio), precision, 1, self._depth, last_logits=True).decode_bytes
+        return model_work(self._shrunk(candidate), precision, 1, self._depth, last_logits=True).decode_bytes
 
 
 def arithmetic(own: Format) -> Precision:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,35 +23,39 @@ __all__ = ["first_candidates", "search_disk", "search_work"]
 _TYPICAL = 0.4
 
 
-def first_candidates(spec: ModelSpec, request: ExportRequest, beside: int) -> tuple[dict[str, Any], ...]:
+def first_candidates(
+    spec: ModelSpec, request: ExportRequest, tokens: Mapping[str, int], beside: int
+) -> tuple[dict[str, Any], ...]:
     """The dense model in every way, and in each the ratio that about meets size and speed; KL is not known yet.
 
     Args:
         spec: The dense model.
         request: With targets.
+        tokens: How many tokens candidates of each task and mixture keep, unless they keep all.
         beside: Bytes of a folder besides its weights.
     """
-    predictor = _predictor(spec, request, beside)
+    predictors = {own.name: _predictor(spec, request, tokens.get(own.name), beside) for own in request.all_mixtures}
     return tuple(
         {
             "variant": variant_name(mixture.name, own.ratio),
             "format": own.format.name,
             "precision": own.format.precision,
-            "bytes_about": predictor.bytes(own),
-            "decode_ideal_speedup": predictor.ideal_speedup(own),
+            "vocabulary": own.vocabulary,
+            "bytes_about": predictors[mixture.name].bytes(own),
+            "decode_ideal_speedup": predictors[mixture.name].ideal_speedup(own),
         }
         for mixture in request.all_mixtures
-        for own in _first(request, predictor)
+        for own in _first(request, predictors[mixture.name])
     )
 
 
 def search_work(spec: ModelSpec, request: ExportRequest) -> tuple[Remaining, ...]:
     """What the search adds to an export, and the checks of what it chooses; with a limit of KL, about the most."""
-    candidates = list(_first(request, _predictor(spec, request, 0)))
+    candidates = list(_first(request, _predictor(spec, request, None, 0)))
     pruned = [own for own in candidates if own.ratio]
     assert request.targets is not None
     if request.targets.max_kl is not None:
-        pruned = [replace(way, ratio=_TYPICAL) for way in ways(request.formats)]
+        pruned = [replace(way, ratio=_TYPICAL) for way in ways(request.formats, request.vocabulary)]
         pruned = (pruned * MOST_EVALUATIONS)[:MOST_EVALUATIONS]
     found = []
     for mixture in request.all_mixtures:
@@ -74,18 +78,23 @@ def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[Remaining, ...
 
 def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
     assert request.targets is not None
-    for way in ways(request.formats):
+    for way in ways(request.formats, request.vocabulary):
         yield way
         least = predictor.least_ratio(way, request.targets)
         if least:
             yield replace(way, ratio=least)
 
 
-def _predictor(spec: ModelSpec, request: ExportRequest, beside: int) -> Predictor:
+def _predictor(spec: ModelSpec, request: ExportRequest, tokens: int | None, beside: int) -> Predictor:
     plan = request.plan
     most = largest_ratio(spec, plan.sparsity, plan.align, plan.layout)
     usual, depth = usual_format(request.formats), timed_depth(spec, request)
-    return Predictor(lambda ratio: _thinner(spec, ratio), most, usual, depth, beside)
+
+    def shrunk(own: Candidate) -> ModelSpec:
+        thinner = _thinner(spec, own.ratio)
+        return thinner if tokens is None or own.vocabulary == "all" else thinner.with_tokens(tokens)
+
+    return Predictor(shrunk, most, usual, depth, beside)
 
 
 def _thinner(spec: ModelSpec, ratio: float) -> ModelSpec:

@@ -36,6 +36,7 @@ from seap_export.plan.planning import plan_variant
 from seap_export.plan.ranked import read_ranking
 from seap_export.plan.solve import largest_ratio
 from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["ExportedWithin", "export_within"]
 
@@ -122,10 +123,11 @@ def _choose(
         return values
 
     values = dict[str, Any]()
-    with open_workshop(request, usual, work, planned.splits, known) as workshop:
+    with open_workshop(request, usual, work, planned.splits, planned.vocabularies, known) as workshop:
         beside = beside_weights(workload(source, request))
         for task, ranking in steps.rankings.items():
-            predictor = _predictor(source, ranking, work, usual, timed_depth(source.spec, request), beside)
+            kept, depth = planned.vocabularies.get(task), timed_depth(source.spec, request)
+            predictor = _predictor(source, ranking, kept, work, usual, depth, beside)
             found = _search(request, ranking, workshop, predictor, usual, partial(note, task))
             values = note(task, found)
         failure = nothing_fits(targets, tasks)
@@ -161,7 +163,7 @@ def _search(
         return point
 
     found = search(
-        ways(request.formats),
+        ways(request.formats, request.vocabulary),
         request.targets,
         predictor,
         evaluate,
@@ -172,13 +174,25 @@ def _search(
     return found
 
 
-def _predictor(source: Source, ranking: RankingStep, work: Work, usual: Format, depth: int, beside: int) -> Predictor:
+def _predictor(
+    source: Source,
+    ranking: RankingStep,
+    kept: Vocabulary | None,
+    work: Work,
+    usual: Format,
+    depth: int,
+    beside: int,
+) -> Predictor:
     settings, statistics = ranking.settings, ranking.statistics(work)
     ranked = read_ranking(source.spec, work.of_task(ranking))
     most = largest_ratio(source.spec, settings.sparsity, settings.align, settings.layout)
 
     @cache
-    def shrunk(ratio: float) -> ModelSpec:
+    def pruned(ratio: float) -> ModelSpec:
         return plan_variant(source, statistics, ranked, settings, ratio).shrunk_spec(source.spec)
+
+    def shrunk(own: Candidate) -> ModelSpec:
+        spec = pruned(own.ratio)
+        return spec if kept is None or own.vocabulary == "all" else spec.with_tokens(len(kept))
 
     return Predictor(shrunk, most, usual, depth, beside)

@@ -16,6 +16,8 @@ from seap_export.errors import ArtifactError, InputError
 from seap_export.pipeline.budget.candidate import Candidate, Figures, Point
 from seap_export.pipeline.budget.predictor import Predictor, arithmetic
 from seap_export.pipeline.dense_folder import dense_folder
+from seap_export.pipeline.evaluation_subject import Subject
+from seap_export.pipeline.evaluation_texts import paired_texts
 from seap_export.pipeline.measured import ONNX_RUNTIME, Measured
 from seap_export.pipeline.quality import DENSE_TEXTS, MAX_LENGTH, quality_key
 from seap_export.pipeline.request import ExportRequest
@@ -26,7 +28,9 @@ from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.pipeline.workspace import Workspace
+from seap_export.plan.plan import read_plan
 from seap_export.runtime.session import available_threads
+from seap_export.vocabulary.table import Vocabulary
 from validation.prompts import tokenize_prompts
 from validation.quality import DenseAnswers, claim_texts, measure_divergence
 from validation.speed.engines import open_engine
@@ -60,6 +64,7 @@ class Workshop:
         work: The model and the machine; candidates go into its folder, statistics and rankings are in `shared`.
         hidden: The same folder, locked.
         splits: The texts of each task.
+        vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
         known: Figures of an earlier run by their keys.
         stack: Closes what this opens.
     """
@@ -71,11 +76,12 @@ class Workshop:
         work: Work,
         hidden: Workspace,
         splits: Mapping[str, Split],
+        vocabularies: Mapping[str, Vocabulary],
         known: Mapping[str, Figures],
         stack: ExitStack,
     ) -> None:
         self._request, self._usual, self._work, self._hidden = request, usual, work, hidden
-        self._splits, self._known, self._stack = splits, known, stack
+        self._splits, self._vocabularies, self._known, self._stack = splits, vocabularies, known, stack
 
     def evaluate(self, ranking: RankingStep, candidate: Candidate, predictor: Predictor) -> Point | None:
         """Makes a candidate and compares it with the dense model; None: it cannot be made or run.
@@ -88,7 +94,7 @@ class Workshop:
         size = None if self._request.targets is None else self._request.targets.size
         is_exact = not candidate.ratio and arithmetic(candidate.format).quantization is None
         if size is not None and predicted > size and is_exact:
-            reference = self._answers.reference(self._texts[ranking.mixture.name])
+            reference = self._answers.reference(self._tokens[ranking.mixture.name])
             tokens = sum(map(len, reference.token_ids))
             return Point(candidate, Figures(predicted, 0.0, 1.0, reference.perplexity, tokens), None, predicted, ideal)
         if key in self._known:
@@ -128,13 +134,21 @@ class Workshop:
             timings = measure_speed(
                 openers,
                 asked.cells,
-                vocab_size=spec.vocab_size,
+                vocab_size=self._fewest_tokens(ranking, candidate),
                 runs=asked.runs,
                 steps=asked.steps,
                 on_progress=advance,
             )
         (cell,) = asked.cells
         return timings["usual"][cell].step_s / timings["candidate"][cell].step_s
+
+    def _fewest_tokens(self, ranking: RankingStep, candidate: Candidate) -> int:
+        """The tokens that the candidate and the dense model both have."""
+        kept = self._kept(ranking, candidate)
+        return self._work.source.spec.vocab_size if kept is None else len(kept)
+
+    def _kept(self, ranking: RankingStep, candidate: Candidate) -> Vocabulary | None:
+        return None if candidate.vocabulary == "all" else self._vocabularies[ranking.mixture.name]
 
     def keep(self, ranking: RankingStep, kept: Collection[Candidate]) -> None:
         """Removes all other candidates of a task or mixture."""
@@ -161,15 +175,21 @@ class Workshop:
             if not workspace.is_done(name, step.key) and self._hidden.is_done(step.name, step.key):
                 workspace.record(name, step.key, self._hidden.folder / step.name)
 
-    def _measure(self, made: _Made, texts: Sequence[tuple[int, ...]], name: str) -> Figures:
-        reference, own = self._answers.reference(texts), made.written.own
-        folder, parity = self._make(made), self._request.parity
+    def _measure(self, made: _Made, texts: Sequence[str], name: str) -> Figures:
+        folder, own, parity = self._make(made), made.written.own, self._request.parity
+        variant, kept = self._hidden.folder / made.written.variant, made.written.plan.vocabulary
+        subject = Subject(variant.name, variant, read_plan(variant / "plan.json"), None, self._work.source)
+        pairs = paired_texts(subject, self._work.source, variant / "hf", texts, self._most_tokens)
+        dense = [pair.dense for pair in pairs]
+        self._answers.run(dense)  # what the candidate's tokenizer cuts otherwise
+        reference = self._answers.reference(dense)
         runtime, provider = own.runtimes[0], "cpu"
         if runtime == ONNX_RUNTIME:
             provider = parity.provider
-            claim_texts(folder, texts, provider, self._work.compute, self._work.progress.say)
+            claim_texts(folder, [pair.own for pair in pairs], provider, self._work.compute, self._work.progress.say)
         with self._work.progress.step(f"{name}: comparing with the dense model", len(texts), "texts") as done:
             options: Any = {"threads": parity.threads, "provider": provider, "on_progress": done}
+            options |= {"texts": pairs, "kept": None if kept is None else kept.rows}
             found = measure_divergence(reference, folder, runtime, compute=self._work.compute, **options)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Figures(size, found.mean_kl, found.top1_agreement, found.perplexity, found.tokens)
@@ -180,8 +200,9 @@ class Workshop:
         return self._hidden.folder / made.written.name
 
     def _steps(self, ranking: RankingStep, candidate: Candidate) -> _Made:
-        folder = candidate.label.replace(" ", "-")
-        own = variant_steps(ranking, candidate.ratio, {folder: candidate.format}, self._request.parity)
+        folder = f"{candidate.format.name}-{candidate.format.precision}"
+        kept = self._kept(ranking, candidate)
+        own = variant_steps(ranking, candidate.ratio, {folder: candidate.format}, self._request.parity, kept)
         return _Made(tuple(step for step in own.all if not isinstance(step, ParityStep)), own.written[folder])
 
     @cached_property
@@ -189,26 +210,34 @@ class Workshop:
         return self._stack.enter_context(dense_folder(self._work.source))
 
     @cached_property
-    def _texts(self) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """The tokens of the held-out texts of each task and mixture, as `pipeline.quality` takes them."""
-        spec = self._work.source.spec
-        found = {}
-        for mixture in self._request.all_mixtures:
-            texts = dict.fromkeys(own.text for task in mixture.weights for own in self._splits[task].held_out)
-            found[mixture.name] = tokenize_prompts(
-                self._dense,
-                tuple(texts),
-                max_tokens=min(MAX_LENGTH, spec.max_position_embeddings),
-                vocab_size=spec.vocab_size,
+    def _texts(self) -> dict[str, tuple[str, ...]]:
+        """The held-out texts of each task and mixture, as `pipeline.quality` takes them."""
+        return {
+            own.name: tuple(
+                dict.fromkeys(sample.text for task in own.weights for sample in self._splits[task].held_out)
             )
-        return found
+            for own in self._request.all_mixtures
+        }
+
+    @property
+    def _most_tokens(self) -> int:
+        return min(MAX_LENGTH, self._work.source.spec.max_position_embeddings)
+
+    @cached_property
+    def _tokens(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """The same as the dense model's tokens."""
+        size, most = self._work.source.spec.vocab_size, self._most_tokens
+        return {
+            name: tokenize_prompts(self._dense, texts, max_tokens=most, vocab_size=size)
+            for name, texts in self._texts.items()
+        }
 
     @cached_property
     def _answers(self) -> DenseAnswers:
         answers = self._stack.enter_context(
             DenseAnswers(self._dense, self._request.parity.threads, self._work.compute)
         )
-        texts = [ids for own in self._texts.values() for ids in own]
+        texts = [ids for own in self._tokens.values() for ids in own]
         label = "running the dense model on held-out texts"
         with self._work.progress.step(label, len(set(texts)), "texts", name=DENSE_TEXTS) as done:
             answers.run(texts, on_progress=done)
@@ -226,10 +255,15 @@ class Workshop:
 
 @contextmanager
 def open_workshop(
-    request: ExportRequest, usual: Format, work: Work, splits: Mapping[str, Split], known: Mapping[str, Figures]
+    request: ExportRequest,
+    usual: Format,
+    work: Work,
+    splits: Mapping[str, Split],
+    vocabularies: Mapping[str, Vocabulary],
+    known: Mapping[str, Figures],
 ) -> Iterator[Workshop]:
     """Opens the hidden folder within an output folder, `work.folder`, that is locked."""
     hidden = Workspace(work.folder / WORKSHOP, force=True)
     inner = Work(work.source, hidden.folder, work.compute, work.progress, shared=work.folder)
     with hidden.locked(), ExitStack() as stack:
-        yield Workshop(request, usual, inner, hidden, splits, known, stack)
+        yield Workshop(request, usual, inner, hidden, splits, vocabularies, known, stack)

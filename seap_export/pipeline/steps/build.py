@@ -89,7 +89,11 @@ def export_steps(
     }
     variants = {
         name: variant_steps(
-            rankings[own.mixture.name], own.ratio, own.folders, request.parity, vocabularies.get(own.mixture.name)
+            rankings[own.mixture.name],
+            own.ratio,
+            own.folders,
+            request.parity,
+            None if own.vocabulary == "all" else vocabularies.get(own.mixture.name),
         )
         for name, own in request.variants.items()
     }

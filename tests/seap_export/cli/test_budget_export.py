@@ -256,7 +256,6 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
         (["--target-size", "1kB"], ("--target-size", "out of reach", "onnx int4")),
         (["--target-decode-speedup", "1000"], ("--target-decode-speedup", "out of reach")),
         (["--target-size", "1MB", "--cluster", "local"], ("--cluster",)),
-        (["--target-size", "1MB", "--vocabulary", "auto"], ("--vocabulary", "--ratio")),
     ],
 )
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])

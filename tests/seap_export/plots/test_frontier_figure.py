@@ -14,7 +14,7 @@ from seap_export.plots.style import BLUE, ORANGE, PALE, house_style
 
 def point(ratio: float, size: int, kl: float, *, beaten: bool = False, chosen: bool = False) -> dict[str, Any]:
     figures = {"bytes": size, "mean_kl_nats": kl, "top1_agreement": 1 - kl / 2}
-    return {"ratio": ratio, "precision": "int8", **figures, "beaten": beaten, "chosen": chosen}
+    return {"ratio": ratio, "precision": "int8", "vocabulary": "all", **figures, "beaten": beaten, "chosen": chosen}
 
 
 POINTS = [

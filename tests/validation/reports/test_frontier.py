@@ -18,6 +18,7 @@ def point(precision: str, ratio: float, size: int, kl: float, **values: Any) -> 
         "precision": precision,
         "bytes": size,
         "key": "k",
+        "vocabulary": "all",
     }
     figures = {"mean_kl_nats": kl, "top1_agreement": 0.9, "decode_ideal_speedup": 2.0, "decode_speedup": None}
     return {**known, **figures, "beaten": False, "chosen": False, **values}

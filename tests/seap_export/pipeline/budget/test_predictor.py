@@ -12,12 +12,12 @@ from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.targets import Targets
 
 SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))
-FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")])
+FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")
 BESIDE = 1000
 
 
-def shrunk(ratio: float) -> ModelSpec:
-    width = round(1000 * (1 - ratio))
+def shrunk(own: Candidate) -> ModelSpec:
+    width = round(1000 * (1 - own.ratio))
     return SPEC.with_layers(tuple(replace(layer, intermediate_size=width) for layer in SPEC.layers))
 
 
@@ -29,15 +29,17 @@ def predictor() -> Predictor:
 def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predictor) -> None:
     pruned = replace(INT8, ratio=0.5)
     before = predictor.bytes(pruned) - predictor.bytes(INT8)
-    assert before == OnnxFormat("int8").size(shrunk(0.5)) - OnnxFormat("int8").size(SPEC)
+    assert before == OnnxFormat("int8").size(shrunk(replace(INT8, ratio=0.5))) - OnnxFormat("int8").size(SPEC)
     predictor.learn_bytes(INT8, 100_000)
     assert predictor.bytes(pruned) == 100_000 + before
-    assert predictor.bytes(replace(FP32, ratio=0.5)) == OnnxFormat("fp32").size(shrunk(0.5)) + BESIDE
+    assert (
+        predictor.bytes(replace(FP32, ratio=0.5)) == OnnxFormat("fp32").size(shrunk(replace(INT8, ratio=0.5))) + BESIDE
+    )
 
 
 def test_norms_and_biases_are_not_quantised() -> None:
     biased = SPEC.with_layers(tuple(replace(own, biases=frozenset({"o_proj", "down_proj"})) for own in SPEC.layers))
-    predictor = Predictor(lambda ratio: biased if ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, BESIDE)
+    predictor = Predictor(lambda own: biased if own.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, BESIDE)
     more = predictor.bytes(replace(INT8, ratio=0.5)) - predictor.bytes(INT8)
     assert more == pytest.approx(4 * 2 * SPEC.hidden_size * len(SPEC.layers), abs=2)
 

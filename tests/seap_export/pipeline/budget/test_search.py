@@ -17,7 +17,7 @@ from seap_export.pipeline.budget.targets import Targets
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39}
-WAYS = ways([OnnxFormat(name) for name in BYTES])
+WAYS = ways([OnnxFormat(name) for name in BYTES], "all")
 WEIGHTS, OUTER = 100_000_000, 28_000_000
 RATIOS = tuple(round(step / 1000, 3) for step in range(981))
 
