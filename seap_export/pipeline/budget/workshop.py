@@ -202,7 +202,8 @@ class Workshop:
     def _steps(self, ranking: RankingStep, candidate: Candidate) -> _Made:
         folder = f"{candidate.format.name}-{candidate.format.precision}"
         kept = self._kept(ranking, candidate)
-        own = variant_steps(ranking, candidate.ratio, {folder: candidate.format}, self._request.parity, kept)
+        spec, formats = self._work.source.spec, {folder: candidate.format}
+        own = variant_steps(spec, self._request, ranking, candidate.ratio, formats, kept)
         return _Made(tuple(step for step in own.all if not isinstance(step, ParityStep)), own.written[folder])
 
     @cached_property
