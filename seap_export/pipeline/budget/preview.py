@@ -62,7 +62,13 @@ def search_work(spec: ModelSpec, request: ExportRequest) -> tuple[Remaining, ...
         tasks = tuple(mixture.weights)
         for own in [own for own in candidates if not own.ratio] + pruned:
             shrinking = [Remaining("shrinking", tasks, own.ratio)] if own.ratio else []
-            found += [*shrinking, *(Remaining(kind, tasks, own.ratio, own.format) for kind in ("writing", "quality"))]
+            is_rounded = request.grid(own.format, spec) is not None
+            rounding = [Remaining("rounding", tasks, own.ratio)] if is_rounded else []
+            found += [
+                *shrinking,
+                *rounding,
+                *(Remaining(kind, tasks, own.ratio, own.format) for kind in ("writing", "quality")),
+            ]
         chosen = ["parity", "validation", "quality", *(["speed"] if request.speed else [])]
         found += [Remaining(kind, tasks, _TYPICAL, request.formats[-1]) for kind in chosen]
     return tuple(found)

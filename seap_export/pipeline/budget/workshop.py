@@ -21,6 +21,7 @@ from seap_export.pipeline.evaluation_texts import paired_texts
 from seap_export.pipeline.measured import ONNX_RUNTIME, Measured
 from seap_export.pipeline.quality import DENSE_TEXTS, MAX_LENGTH, quality_key
 from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.rounded import ROUNDING
 from seap_export.pipeline.speed import speed_request
 from seap_export.pipeline.steps.build import variant_steps
 from seap_export.pipeline.steps.ranking import RankingStep
@@ -154,8 +155,9 @@ class Workshop:
         """Removes all other candidates of a task or mixture."""
         names = {step.name for own in kept for step in self._steps(ranking, own).all}
         for name in list(self._hidden.manifest.steps):
-            task = name.partition("/")[0].rpartition("-")[0]
-            if task == ranking.mixture.name and name not in names:
+            first, second, *_ = name.split("/")
+            variant = second if first == ROUNDING else first
+            if variant.rpartition("-")[0] == ranking.mixture.name and name not in names:
                 self._forget(name)
 
     def hand_over(self, ranking: RankingStep, chosen: Candidate, workspace: Workspace) -> None:
