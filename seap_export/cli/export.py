@@ -27,6 +27,7 @@ from seap_export.cli.options import (
     provider_option,
     ratio_option,
     recipe_option,
+    rounding_option,
     router_options,
     support_option,
     task_option,
@@ -69,7 +70,9 @@ __all__ = ["export_command"]
     option("--dry-run", is_flag=True, help="Check the inputs, estimate sizes and times, and write nothing."),
 )
 @titled("Machine", *compute_options, provider_option, threads_option, cluster_option, output_options)
-@settings(*calibration_options, *mixture_options, *router_options, *rare_form_options, *parity_options)
+@settings(
+    *calibration_options, *mixture_options, *router_options, *rare_form_options, rounding_option, *parity_options
+)
 def export_command(
     console: Console,
     model: str,

@@ -188,6 +188,8 @@ def _kind(step: str) -> str:
     first, _, last = step.partition("/")
     if last.startswith("parity") and last.endswith(".json"):
         return "parity"
+    if first == "rounding":
+        return first
     return _KINDS.get(last, last if last.partition("-")[0] in FORMATS else first)
 
 

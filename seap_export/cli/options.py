@@ -29,6 +29,7 @@ __all__ = [
     "provider_option",
     "ratio_option",
     "recipe_option",
+    "rounding_option",
     "router_options",
     "support_option",
     "task_option",
@@ -199,6 +200,14 @@ router_options = (
         type=click.FloatRange(0.0, 1.0),
         help="Confidence that the router needs to choose a task.  [default: 0.7]",
     ),
+)
+
+rounding_option = option(
+    "--rounding",
+    type=click.Choice(["calibrated", "nearest"]),
+    default="calibrated",
+    show_default=True,
+    help="Round 4-bit weights with the calibration texts, or each to the nearest level.",
 )
 
 parity_options = (

@@ -99,6 +99,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     return ExportRequest(
         tasks=parsed,
         mixtures=parse_mixtures(names, **mixtures),
+        rounding=options.pop("rounding"),
         support=None if support is None else parse_support(support, names),
         router=router,
         **_given({"threshold": threshold}),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from converters.format import Format
+from converters.hf.format import HfFormat
 from seap_export.activations.statistics import covariance_bytes
 from seap_export.layers.halves import HALVES
 from seap_export.pipeline.sizes import format_bytes
@@ -93,6 +94,12 @@ def _shrinking(model: KeptPart, task: Task) -> Disk:
     return Disk(_files(model, model.work.hf), unfinished=streams)
 
 
+def _rounding(model: KeptPart, task: Task) -> Disk:
+    """The model in float32; meanwhile two streams, as for the refit, and the tables outside of the layers."""
+    tables = 4 * model.head * (1 if model.work.spec.tie_word_embeddings else 2)
+    return Disk(_files(model, HfFormat("fp32")), unfinished=4 * _hidden(model, task) + tables)
+
+
 def _writing(model: KeptPart, task: Task) -> Disk:
     return Disk(_files(model, model.work.own) + _GRAPH * len(model.work.spec.layers))
 
@@ -141,6 +148,7 @@ _TAKEN: Mapping[str, Callable[[KeptPart, Task], Disk]] = {
     "ranking": _ranking,
     "plan": _plan,
     "shrinking": _shrinking,
+    "rounding": _rounding,
     "writing": _writing,
     "parity": _parity,
     "quality": _quality,

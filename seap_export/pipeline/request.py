@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from converters.format import Format, named_folders
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
+from seap_export.families import ModelSpec
 from seap_export.pipeline.measured import Measured, measured_of
 from seap_export.pipeline.mixtures import MixtureSpec, Support
 from seap_export.pipeline.router import RouterSettings
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, variant_name
 from seap_export.plan.recipes import PlanSettings
+from seap_export.rounding.grid import BlockQuantization
 from seap_export.vocabulary.choice import VocabularySize
 
-__all__ = ["ExportRequest"]
+__all__ = ["ExportRequest", "Rounding"]
+
+Rounding = Literal["calibrated", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class ExportRequest:
         plan: How heads and neurons are chosen and compensated.
         formats: What is written beside the model folder.
         parity: How written folders and torch are compared, and on which execution provider.
+        rounding: How weights of 4 bits are rounded: with the calibration texts, or each to the nearest level.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
@@ -46,6 +52,7 @@ class ExportRequest:
     plan: PlanSettings = PlanSettings()
     formats: tuple[Format, ...] = (OnnxFormat("fp32"),)
     parity: ParitySettings = ParitySettings()
+    rounding: Rounding = "calibrated"
     router: bool = True
     threshold: float = 0.7
     quality: bool = True
@@ -69,6 +76,10 @@ class ExportRequest:
             if is_asked and self.measured is None:
                 raise UsageError(f"{name} is not measured on hf alone; add --format onnx, or use --no-{name}")
         _router_settings(self)  # refuses an invalid threshold
+
+    def grid(self, own: Format, spec: ModelSpec) -> BlockQuantization | None:
+        """The grid that a model of these shapes is rounded to with the calibration texts before it is written."""
+        return own.grid(spec) if self.rounding == "calibrated" else None
 
     @property
     def folders(self) -> dict[str, Format]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converters.formats import FORMATS, format_class, format_folders, read_format
+from converters.formats import FORMATS, format_class, format_folders
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.bench import BenchRequest, bench, refuse_long_prompts
@@ -23,6 +23,7 @@ from seap_export.pipeline.parity import check_parity, prompts_of
 from seap_export.pipeline.performance import read_performance
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.quality import recorded_quality
+from seap_export.pipeline.rounded import differences
 from seap_export.pipeline.router_check import router_damages
 from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.speed import recorded_speed, speed_json
@@ -282,7 +283,7 @@ class _Validation:
     def _weights(self, folder: Path, written: Path) -> Iterator[str]:
         self._progress.say(f"{folder.name}: comparing weights")
         try:
-            found = list(read_format(written).differences(folder / "hf", written))
+            found = list(differences(written))
         except InputError as error:  # here the model is a part of the artifact
             raise ArtifactError(str(error)) from error
         yield from (f"weights: {line}" for line in found[:_MOST_WEIGHTS])

@@ -11,9 +11,10 @@ from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import variant_name
 from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
 from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
-from seap_export.pipeline.steps.written import FormatStep, ParityStep
+from seap_export.pipeline.steps.written import FormatStep, ParityStep, format_step
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
@@ -27,12 +28,14 @@ class VariantSteps:
     Attributes:
         plan: What it keeps.
         hf: The model folder.
+        rounded: The model on the grids of the formats.
         written: The other formats, by folder.
         parity: The comparison of each of these, by folder.
     """
 
     plan: PlanStep
     hf: ShrinkStep
+    rounded: tuple[RoundingStep, ...]
     written: Mapping[str, FormatStep]
     parity: Mapping[str, ParityStep]
 
@@ -40,7 +43,7 @@ class VariantSteps:
     def all(self) -> tuple[Step, ...]:
         """In order: each format is compared before the next is written."""
         pairs = zip(self.written.values(), self.parity.values(), strict=True)
-        return self.plan, self.hf, *(step for pair in pairs for step in pair)
+        return self.plan, self.hf, *self.rounded, *(step for pair in pairs for step in pair)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,12 @@ def export_steps(
         for ratio in request.ratios:
             plan = PlanStep(ranking, ratio, vocabularies.get(name))
             hf = ShrinkStep(plan)
-            written = {folder: FormatStep(hf, folder, own) for folder, own in request.folders.items()}
+            written = {
+                folder: format_step(hf, folder, own, request.grid(own, source.spec))
+                for folder, own in request.folders.items()
+            }
+            before = (step.before for step in written.values())
+            rounded = {step.name: step for step in before if isinstance(step, RoundingStep)}
             parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}
-            variants[variant_name(name, ratio)] = VariantSteps(plan, hf, written, parity)
+            variants[variant_name(name, ratio)] = VariantSteps(plan, hf, tuple(rounded.values()), written, parity)
     return ExportSteps(calibrations, rankings, variants)

@@ -46,6 +46,7 @@ seed = 3
 max_length = 64
 batch_tokens = 256
 router = false
+rounding = "nearest"
 activations = "fp16"
 block_size = 64
 asymmetric = true
@@ -71,6 +72,7 @@ SAME = (
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",
     *(word for setting in (
         "samples=20", "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
+        "rounding=nearest",
         "block_size=64", "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml",
         "decode_steps=3", "prompts=2", "long_tokens=100", "weight.b=3", "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
     ) for word in ("--set", setting)),
