@@ -2,7 +2,8 @@
 
 KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
 text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
-but the first of each. Both models get the same tokens, one text at a time; torch runs in float32.
+but the first of each. Bits per byte are the sum of -log2 P of the same tokens over the bytes of text that they stand
+for. Both models get the same tokens, one text at a time; torch runs in float32.
 
 The dense model runs first, a layer at a time, and is released. Its logits are kept in a temporary file for any number
 of variants.
@@ -16,7 +17,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +40,11 @@ __all__ = [
     "DenseReference",
     "DivergenceFigures",
     "Form",
+    "bits_per_byte",
     "claim_texts",
     "continue_prompt",
     "measure_divergence",
+    "measure_divergences",
 ]
 
 #: A variant's two artifacts: `hf` runs in torch, `onnx` in ONNX Runtime.
@@ -250,29 +253,80 @@ def measure_divergence(
         ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of the wrong shape.
         ParityFailure: The ONNX graph does not run.
     """
+    options: Any = {"threads": threads, "provider": provider, "compute": compute, "on_progress": on_progress}
+    return measure_divergences([reference], folder, form, **options)[0]
+
+
+def measure_divergences(
+    references: Sequence[DenseReference],
+    folder: Path,
+    form: str = "hf",
+    *,
+    threads: int | None = None,
+    provider: str = "cpu",
+    compute: Compute | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[DivergenceFigures, ...]:
+    """The same for several sets of texts, in which each distinct text runs once.
+
+    Args:
+        references: The dense model's predictions for each set.
+
+    The other arguments, and what is raised, are those of `measure_divergence`.
+    """
     say = on_progress or (lambda line: None)
-    comparison, loss = LogitComparison(), _Loss()
-    texts = reference.token_ids
+    sets = {reference.token_ids: _Compared(reference) for reference in references}
+    texts = tuple(dict.fromkeys(ids for own in sets for ids in own))
     mapped = form == "onnx" and claim_texts(folder, texts, provider, compute)
     with _logits(texts, folder, form, threads or available_threads(), provider, compute, mapped) as found:
         for index, (ids, logits) in enumerate(zip(texts, found, strict=True)):
-            comparison.update(reference.logits(index), logits, row=index)
-            defects = comparison.figures().defects
-            if defects:
-                raise ArtifactError(f"{folder}: {_in_words(defects[0])} for text {index}; export the variant again")
-            loss.add(logits, ids)
-            say(f"{form}: text {index + 1} of {len(reference.token_ids)}")
-    figures = comparison.figures()
-    if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
-        raise ValueError("no finite token although no defect was found")
-    return DivergenceFigures(
-        mean_kl=figures.mean_kl,
-        max_kl=figures.max_kl,
-        top1_agreement=figures.top1_agreement,
-        perplexity=_perplexity(loss.sum, loss.tokens),
-        dense_perplexity=reference.perplexity,
-        tokens=figures.tokens,
-    )
+            for own in sets.values():
+                defect = own.add(ids, logits)
+                if defect is not None:
+                    raise ArtifactError(f"{folder}: {_in_words(defect)} for text {index}; export the variant again")
+            say(f"{form}: text {index + 1} of {len(texts)}")
+    return tuple(sets[reference.token_ids].figures() for reference in references)
+
+
+class _Compared:
+    """The comparison on one set of texts."""
+
+    def __init__(self, reference: DenseReference) -> None:
+        self._reference, self._comparison, self._loss = reference, LogitComparison(), _Loss()
+
+    def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> Defect | None:
+        """Adds the variant's logits [T, V] of a text as often as the set has it; the first defect so far."""
+        rows = [row for row, own in enumerate(self._reference.token_ids) if own == ids]
+        for row in rows:
+            self._comparison.update(self._reference.logits(row), logits, row=row)
+            self._loss.add(logits, ids)
+        defects = self._comparison.figures().defects if rows else ()
+        return defects[0] if defects else None
+
+    def figures(self) -> DivergenceFigures:
+        """The figures of all texts."""
+        figures = self._comparison.figures()
+        if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
+            raise ValueError("no finite token although no defect was found")
+        return DivergenceFigures(
+            mean_kl=figures.mean_kl,
+            max_kl=figures.max_kl,
+            top1_agreement=figures.top1_agreement,
+            perplexity=_perplexity(self._loss.sum, self._loss.tokens),
+            dense_perplexity=self._reference.perplexity,
+            tokens=figures.tokens,
+        )
+
+
+def bits_per_byte(perplexity: float, predicted: int, size: int) -> float:
+    """The sum of -log2 P over predicted tokens, divided by the bytes that they stand for.
+
+    Args:
+        perplexity: Of these tokens.
+        predicted: Their number.
+        size: The bytes of text, in UTF-8, that they stand for.
+    """
+    return math.log2(perplexity) * predicted / size
 
 
 def continue_prompt(

@@ -18,6 +18,7 @@ from seap_export.cli.options import (
     compute_options,
     force_option,
     general_option,
+    general_text_option,
     layout_option,
     mixture_options,
     model_argument,
@@ -66,7 +67,14 @@ __all__ = ["export_command"]
     option("--dry-run", is_flag=True, help="Check the inputs, estimate sizes and times, and write nothing."),
 )
 @titled("Machine", *compute_options, provider_option, threads_option, cluster_option, output_options)
-@settings(*calibration_options, *mixture_options, *router_options, *rare_form_options, *parity_options)
+@settings(
+    *calibration_options,
+    *mixture_options,
+    *router_options,
+    *rare_form_options,
+    *parity_options,
+    general_text_option,
+)
 def export_command(
     console: Console,
     model: str,

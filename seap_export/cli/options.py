@@ -19,6 +19,7 @@ __all__ = [
     "cluster_option",
     "force_option",
     "general_option",
+    "general_text_option",
     "layout_option",
     "mixture_options",
     "model_argument",
@@ -143,6 +144,11 @@ cluster_option = option(
     help="Make the steps on the machines of a Ray cluster; --threads is the number of CPUs of a step.",
 )
 
+general_text_option = option(
+    "--general-text",
+    type=PathType(exists=True, dir_okay=False),
+    help="A corpus or a task file whose first texts show what variants lost elsewhere.",
+)
 general_option = option("--general", is_flag=True, help="Also make a variant for all tasks together.")
 weight_option = option(
     "--weight",

@@ -104,6 +104,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         plan=plan_settings(options, _target(formats)),
         formats=formats,
         parity=parity_settings(options),
+        general_text=options.pop("general_text"),
         # Asked for, they are refused where nothing can be measured; by default they are left out there.
         **{name: options.pop(name) and (bool(formats) or is_given(name)) for name in ("quality", "speed")},
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.activations.statistics import Calibration
-from seap_export.corpus import Split
+from seap_export.corpus import Sample, Split
 from seap_export.layers.compute import Compute, torch_threads
 from seap_export.pipeline.checks import claim_folder, refuse_full_disk, refuse_missing_provider
 from seap_export.pipeline.cluster.connection import Cluster
@@ -19,6 +19,7 @@ from seap_export.pipeline.cluster.run import run_on_cluster
 from seap_export.pipeline.convert import refuse_unwritable
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.disk import needed, step_disk
+from seap_export.pipeline.elsewhere import general_samples
 from seap_export.pipeline.manifest import MANIFEST
 from seap_export.pipeline.mixtures import GENERAL
 from seap_export.pipeline.outputs import write_whole
@@ -165,7 +166,7 @@ def _measure(
     with ExitStack() as stack:
         dense = cache(lambda: stack.enter_context(dense_folder(source)))  # takes time and disk space for a GGUF file
         if request.quality:
-            settings = quality_request(measured, request.parity)
+            settings = quality_request(measured, request.parity, request.general_text)
             measure_quality(source, dense, sound, settings, workspace, compute, progress)
         for name in made:
             made[name]["quality"] = settled_quality(workspace, name)
@@ -216,6 +217,7 @@ class PlannedExport:
     Attributes:
         workspace: The output folder, not locked yet.
         splits: The texts of each task.
+        general: The general text on which quality is measured; empty: it is not measured.
         steps: All steps.
         missing: Those that are not made yet.
         remaining: All that is to be done, in terms of its cost.
@@ -223,6 +225,7 @@ class PlannedExport:
 
     workspace: Workspace
     splits: Mapping[str, Split]
+    general: tuple[Sample, ...]
     steps: ExportSteps
     missing: tuple[Step, ...]
     remaining: tuple[Remaining, ...]
@@ -240,6 +243,8 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)
     splits = split_tasks(source, request.tasks, request.calibration)
+    calibrated = {digest for split in splits.values() for digest in split.digests()["calibration"]}
+    general = general_samples(request.general_text, calibrated) if request.quality else ()
     with progress.step(f"hashing {source.name}", name="hashing"):
         source.digest  # noqa: B018 - remembered
     steps = export_steps(source, request, splits)
@@ -247,11 +252,11 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
         refuse_lost_tasks(workspace, list(splits))
     missing = tuple(step for step in steps.all if not workspace.is_done(step.name, step.key))
     remaining, work = remaining_work(request, steps, missing, out), workload(source, request)
-    tasks = task_sizes(splits, request.calibration.max_length, at_most)
+    tasks = task_sizes(splits, general, request.calibration.max_length, at_most)
     refuse_full_disk(
         needed(step_disk(part.kind, part.size(tasks), part.ratio, part.of(work)) for part in remaining), out
     )
-    return PlannedExport(workspace, splits, steps, missing, remaining)
+    return PlannedExport(workspace, splits, general, steps, missing, remaining)
 
 
 def _describe_task(step: CalibrationStep, calibration: Calibration) -> dict[str, Any]:

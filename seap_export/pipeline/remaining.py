@@ -8,6 +8,7 @@ from pathlib import Path
 
 from converters.format import Format
 from seap_export.corpus import Sample, Split
+from seap_export.pipeline.elsewhere import GENERAL_TEXT, MOST_TEXTS
 from seap_export.pipeline.performance import read_performance
 from seap_export.pipeline.quality import MAX_LENGTH, QUALITY
 from seap_export.pipeline.request import ExportRequest
@@ -32,12 +33,14 @@ class Remaining:
         tasks: The tasks whose texts it works on.
         ratio: The variant's; 0 for what belongs to the dense model.
         own: The format that it works on; None: the model folder, or what has none.
+        others: Further tasks, and the general text, on a few texts of which quality is measured.
     """
 
     kind: str
     tasks: tuple[str, ...]
     ratio: float = 0.0
     own: Format | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -49,9 +52,11 @@ class Remaining:
         return work if self.own is None else replace(work, own=self.own)
 
     def size(self, tasks: Mapping[str, Task]) -> Task:
-        """The tokens of all its tasks."""
+        """The tokens of all its tasks, and of a few texts of the others."""
         own = [tasks[name] for name in self.tasks]
-        return Task(sum(one.calibration_tokens for one in own), sum(one.held_out_tokens for one in own))
+        elsewhere = sum(tasks[name].elsewhere_tokens for name in self.others)
+        held_out = sum(one.held_out_tokens for one in own)
+        return Task(sum(one.calibration_tokens for one in own), held_out + elsewhere)
 
 
 def remaining_work(
@@ -76,11 +81,12 @@ def remaining_work(
         compared = steps.variants[name].parity.values()
         found += [Remaining("validation", names, ratio, step.before.own) for step in compared if step in missing]
         if request.quality and not (out / name / QUALITY).exists():
-            found.append(Remaining("quality", names, ratio, own))
+            others = (*(task for task in steps.calibrations if task not in names), GENERAL_TEXT)
+            found.append(Remaining("quality", names, ratio, own, others))
         if request.speed and name not in timed:
             found.append(Remaining("speed", names, ratio, own))
     dense = [kind for kind in ("quality", "speed") if any(part.kind == kind for part in found)]
-    return (*found, *(Remaining(kind, tuple(steps.calibrations), own=own) for kind in dense))
+    return (*found, *(Remaining(kind, tuple(steps.calibrations), 0.0, own, (GENERAL_TEXT,)) for kind in dense))
 
 
 def _format(step: Step) -> Format | None:
@@ -89,14 +95,20 @@ def _format(step: Step) -> Format | None:
     return step.before.own if isinstance(step, ParityStep) else None
 
 
-def task_sizes(splits: Mapping[str, Split], max_length: int, count: CountTokens) -> dict[str, Task]:
-    """The tokens of each task.
+def task_sizes(
+    splits: Mapping[str, Split], general: Sequence[Sample], max_length: int, count: CountTokens
+) -> dict[str, Task]:
+    """The tokens of each task, and of the general text.
 
     Args:
-        splits: The texts.
+        splits: The texts of the tasks.
+        general: The general text; empty: none is measured on.
         max_length: Tokens after which a calibration text is cut.
         count: Counts tokens.
     """
     calibration = count({name: own.calibration for name, own in splits.items()}, max_length)
     held_out = count({name: own.held_out for name, own in splits.items()}, MAX_LENGTH)
-    return {name: Task(calibration[name], held_out[name]) for name in splits}
+    few = {name: own.held_out[:MOST_TEXTS] for name, own in splits.items()}
+    elsewhere = count({**few, **({GENERAL_TEXT: general} if general else {})}, MAX_LENGTH)
+    sizes = {name: Task(calibration[name], held_out[name], elsewhere[name]) for name in splits}
+    return {**sizes, GENERAL_TEXT: Task(0, 0, elsewhere.get(GENERAL_TEXT, 0))}

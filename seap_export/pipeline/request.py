@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from converters.format import Format, named_folders
 from converters.onnx.format import OnnxFormat
@@ -32,6 +33,7 @@ class ExportRequest:
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
+        general_text: The corpus of the general text that they are compared on; None: the one of the package.
         speed: Whether variants are timed against the dense model.
     """
 
@@ -45,6 +47,7 @@ class ExportRequest:
     router: bool = True
     threshold: float = 0.7
     quality: bool = True
+    general_text: Path | None = None
     speed: bool = True
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from validation.reports.charts import Bar, bars
 from validation.reports.details import variant_section
+from validation.reports.elsewhere import elsewhere_section
 from validation.reports.markup import Markup, join, pill, table, tag
 from validation.reports.numbers import NOTHING, megabytes
 from validation.reports.reading import (
@@ -52,6 +53,7 @@ def html_page(report: Json) -> str:
         _variants(report, anchors),
         _checks(report),
         _divergence(report),
+        elsewhere_section(report),
         *(variant_section(report, name, anchor) for name, anchor in anchors.items()),
         _origin(report),
     )

@@ -39,6 +39,7 @@ provider = "cpu"
 threads = 1
 cluster = "local"
 held_out = 6
+general_text = "a.jsonl"
 seed = 3
 max_length = 64
 batch_tokens = 256

@@ -34,7 +34,10 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("max_length", [512, 3])
 def test_texts_are_taken_up_to_the_number_of_tokens(tmp_path: Path, corpus: Path, max_length: int) -> None:
-    source, tasks = open_source(str(write_micro_model(tmp_path / "m", model_type="llama"))), parse_tasks([f"a={corpus}"])
+    source, tasks = (
+        open_source(str(write_micro_model(tmp_path / "m", model_type="llama"))),
+        parse_tasks([f"a={corpus}"]),
+    )
     whole = split_tasks(source, tasks, CalibrationSettings(samples=484))["a"]
     lengths = [len(ids) for ids in tokenize(source, {"a": whole.calibration}, max_length)["a"]]
     for number in (1, 2, 100, 300, 484):
