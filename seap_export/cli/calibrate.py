@@ -16,8 +16,8 @@ from seap_export.cli.options import (
     model_argument,
     out_option,
     output_options,
-    samples_options,
     task_option,
+    tokens_option,
 )
 
 __all__ = ["calibrate_command"]
@@ -25,7 +25,7 @@ __all__ = ["calibrate_command"]
 
 @click.command("calibrate", cls=GroupedCommand)
 @model_argument
-@titled("Tasks", task_option, *samples_options, *calibration_options)
+@titled("Tasks", task_option, tokens_option, *calibration_options)
 @titled(
     "What to write",
     out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),

@@ -20,7 +20,7 @@ __all__ = ["ConfigurableCommand", "config_option", "set_option", "settings_of"]
 #: Options of a single run; the others describe an export and may appear in a file.
 _OF_A_RUN = frozenset({"config", "set", "force", "dry_run", "as_json", "quiet", "help"})
 #: Parameters that hold a path or a name; paths are relative to the file.
-_PATHS_OR_NAMES = frozenset({"model", "tasks", "recipe"})
+_PATHS_OR_NAMES = frozenset({"model", "tasks", "recipe", "support"})
 _FILES = frozenset({".gguf", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".toml", ".txt"})
 _TYPES: Mapping[type, tuple[type | tuple[type, ...], str]] = {
     click.types.BoolParamType: (bool, "true or false"),
@@ -148,10 +148,21 @@ def _one(param: click.Parameter, value: Any, base: Path) -> Any:
 
 
 def _beside(base: Path, text: str) -> str:
-    """Resolves a path relative to `base`; leaves a name, such as that of a model on the hub, as it is."""
+    """Resolves a path, with a share after it or not, relative to `base`; leaves names, such as a hub model's."""
+    source, _, share = text.rpartition(":")
+    if _is_number(share):
+        return f"{_beside(base, source)}:{share}"
     path = base / Path(text).expanduser()
     is_path = text.startswith((".", "~")) or path.suffix.lower() in _FILES or path.exists()
     return str(path) if is_path else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 config_option = option(

@@ -29,9 +29,10 @@ from seap_export.cli.options import (
     ratio_option,
     recipe_option,
     router_options,
-    samples_options,
+    support_option,
     task_option,
     threads_option,
+    tokens_option,
 )
 
 if TYPE_CHECKING:
@@ -42,13 +43,13 @@ __all__ = ["export_command"]
 
 @click.command("export", cls=ConfigurableCommand)
 @model_argument
-@titled("Model and tasks", task_option, general_option, config_option, set_option)
+@titled("Model and tasks", task_option, general_option, support_option, config_option, set_option)
 @titled(
     "How much",
     ratio_option(multiple=True),
     recipe_option,
     layout_option,
-    *samples_options,
+    tokens_option,
 )
 @titled(
     "What to write",

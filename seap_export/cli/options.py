@@ -30,9 +30,10 @@ __all__ = [
     "ratio_option",
     "recipe_option",
     "router_options",
-    "samples_options",
+    "support_option",
     "task_option",
     "threads_option",
+    "tokens_option",
     "weight_option",
 ]
 
@@ -83,16 +84,19 @@ provider_option = option(
 threads_option = option("--threads", type=_AT_LEAST_1, metavar="N", help="Number of threads.  [default: all cores]")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
 
-samples_options = (
-    option(
-        "--calibration-tokens",
-        type=_AT_LEAST_1,
-        metavar="N",
-        help="Number of tokens per task at most to calibrate on.  [default: 65536, or all there are]",
-    ),
-    option("--samples", type=_AT_LEAST_1, metavar="N", help="Number of calibration texts per task instead."),
+tokens_option = option(
+    "--calibration-tokens",
+    type=_AT_LEAST_1,
+    metavar="N",
+    help="Tokens to calibrate on for each task at most.  [default: 65536, or all there are]",
 )
 calibration_options = (
+    option(
+        "--samples",
+        type=_AT_LEAST_1,
+        metavar="N",
+        help="Calibration texts of each task.  [default: as many as the tokens allow]",
+    ),
     option(
         "--held-out",
         type=_AT_LEAST_1,
@@ -148,6 +152,12 @@ general_text_option = option(
     "--general-text",
     type=PathType(exists=True, dir_okay=False),
     help="A corpus or a task file whose first texts show what variants lost elsewhere.",
+)
+support_option = option(
+    "--support",
+    metavar="SOURCE[:SHARE]",
+    help="General text that every variant is made from as well, with this share beside the task's.  [default share: "
+    "0.3]",
 )
 general_option = option("--general", is_flag=True, help="Also make a variant for all tasks together.")
 weight_option = option(

@@ -14,7 +14,7 @@ from seap_export.corpus import parse_tasks
 from seap_export.errors import UsageError
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.pipeline.cluster.connection import Cluster
-from seap_export.pipeline.mixtures import parse_mixtures
+from seap_export.pipeline.mixtures import parse_mixtures, parse_support
 from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings, Target, open_recipe
@@ -89,6 +89,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     parsed = parse_tasks(tasks)
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
+    support = options.pop("support")
     given = options.pop("formats") or ("onnx",)
     formats = formats_of([text for text in given if text != "hf"], options)
     router, threshold = options.pop("router"), options.pop("threshold")
@@ -97,6 +98,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     return ExportRequest(
         tasks=parsed,
         mixtures=parse_mixtures(names, **mixtures),
+        support=None if support is None else parse_support(support, names),
         router=router,
         **_given({"threshold": threshold}),
         ratios=ratios,

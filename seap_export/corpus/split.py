@@ -83,8 +83,8 @@ def split_samples(
     if num_samples is not None and num_texts < num_held_out + num_samples:
         raise InputError(
             f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_samples} calibration + "
-            f"{num_held_out} held-out texts were asked for; use --samples {num_texts - num_held_out} "
-            "or a larger corpus"
+            f"{num_held_out} held-out texts were asked for; set samples to {num_texts - num_held_out} "
+            "or use a larger corpus"
         )
     return Split(calibration=chosen[num_held_out:], held_out=chosen[:num_held_out])
 

@@ -208,18 +208,18 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
         raise ArtifactError(
             f"{subject.variant}: the held-out texts of its export are missing; give texts with --text NAME=FILE"
         )
+    records = [record for record in subject.records if record.held_out]  # none of the support is
     held_out = [
-        [sample["prompt"] + sample["completion"] for sample in record.held_out[: request.limit]]
-        for record in subject.records
+        [sample["prompt"] + sample["completion"] for sample in record.held_out[: request.limit]] for record in records
     ]
     texts = _distinct(held_out)
     if not texts:
         raise ArtifactError(f"{subject.variant}: no texts were held out; give texts with --text NAME=FILE")
     return Texts(
         origin="held-out",
-        tasks=tuple(record.task for record in subject.records),
+        tasks=tuple(record.task for record in records),
         texts=texts,
-        seeds=tuple(record.seed for record in subject.records),
+        seeds=tuple(record.seed for record in records),
         disjoint=subject.is_disjoint("held-out texts", texts),
     )
 

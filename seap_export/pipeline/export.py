@@ -204,7 +204,8 @@ def _route(
         return
     variants = workspace.manifest.variants
     fallback = GENERAL if any(variant["task"] == GENERAL for variant in variants.values()) else None
-    figures = make_router(source, splits, variants, settings, workspace, progress, fallback)
+    own = {task.name: splits[task.name] for task in request.tasks}
+    figures = make_router(source, own, variants, settings, workspace, progress, fallback)
     held_out = figures["held_out"]
     if held_out["prompts"]:  # none if each is also a calibration prompt
         progress.say(f"router: {held_out['accuracy']:.1%} of {held_out['prompts']} held-out prompts go to their task")
@@ -242,14 +243,14 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     for ratio in request.ratios:
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)
-    splits = split_tasks(source, request.tasks, request.calibration)
+    splits = split_tasks(source, request.tasks, request.calibration, request.support)
     calibrated = {digest for split in splits.values() for digest in split.digests()["calibration"]}
     general = general_samples(request.general_text, calibrated) if request.quality else ()
     with progress.step(f"hashing {source.name}", name="hashing"):
         source.digest  # noqa: B018 - remembered
     steps = export_steps(source, request, splits)
     if request.router_settings is not None:
-        refuse_lost_tasks(workspace, list(splits))
+        refuse_lost_tasks(workspace, [task.name for task in request.tasks])
     missing = tuple(step for step in steps.all if not workspace.is_done(step.name, step.key))
     remaining, work = remaining_work(request, steps, missing, out), workload(source, request)
     tasks = task_sizes(splits, general, request.calibration.max_length, at_most)

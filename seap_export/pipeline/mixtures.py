@@ -9,13 +9,25 @@ from pathlib import Path
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.corpus import Task
 from seap_export.corpus.names import NAME_RULE, is_folder_name
+from seap_export.corpus.parse import parse_task
 from seap_export.errors import UsageError
 from seap_export.plan.plan import Plan
 
-__all__ = ["GENERAL", "MixtureSpec", "open_mixture", "open_mixture_of", "parse_mixtures", "parse_weights"]
+__all__ = [
+    "GENERAL",
+    "MixtureSpec",
+    "Support",
+    "open_mixture",
+    "open_mixture_of",
+    "parse_mixtures",
+    "parse_support",
+    "parse_weights",
+]
 
 GENERAL = "general"
+_SUPPORT, _SHARE = "support", 0.3
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,46 @@ class MixtureSpec:
             if not 0.0 < weight < math.inf:
                 raise UsageError(f"weight {weight:g} of task '{task}' is out of range; give a positive number")
         object.__setattr__(self, "weights", dict(sorted(self.weights.items())))  # independent of the given order
+
+
+@dataclass(frozen=True)
+class Support:
+    """General text that every variant is made from as well.
+
+    Attributes:
+        task: The text. None of it is held out, so that nothing is measured on it.
+        share: The fraction of each mixture, between 0 and 1.
+    """
+
+    task: Task
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share < 1.0:
+            raise UsageError(f"--support: the share {self.share:g} is out of range; give a number between 0 and 1")
+
+    def added_to(self, mixture: MixtureSpec) -> MixtureSpec:
+        """The mixture, with this text beside its tasks."""
+        scale = (1.0 - self.share) / sum(mixture.weights.values())
+        weights = {task: weight * scale for task, weight in mixture.weights.items()}
+        return MixtureSpec(mixture.name, {**weights, self.task.name: self.share})
+
+
+def parse_support(text: str, tasks: Sequence[str]) -> Support:
+    """The text of `SOURCE` or `SOURCE:SHARE`, as a task named `support`.
+
+    Raises:
+        UsageError: The share is out of range, or one of the other tasks has the name.
+        InputError, EnvironmentFailure: As for `parse_task`.
+    """
+    if _SUPPORT in (task.lower() for task in tasks):
+        raise UsageError(f"a task is named '{_SUPPORT}', which is the name of the --support text; rename the task")
+    source, _, end = text.rpartition(":")
+    try:
+        share = float(end)
+    except ValueError:
+        source, share = text, _SHARE
+    return Support(parse_task(f"{_SUPPORT}={source}"), share)
 
 
 def parse_weights(values: Sequence[str], tasks: Sequence[str], separator: str = "=") -> dict[str, float]:

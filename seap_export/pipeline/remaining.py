@@ -106,9 +106,13 @@ def task_sizes(
         max_length: Tokens after which a calibration text is cut.
         count: Counts tokens.
     """
-    calibration = count({name: own.calibration for name, own in splits.items()}, max_length)
-    held_out = count({name: own.held_out for name, own in splits.items()}, MAX_LENGTH)
+
+    def counted(texts: Mapping[str, Sequence[Sample]], length: int) -> Mapping[str, int]:
+        return dict.fromkeys(texts, 0) | dict(count({name: own for name, own in texts.items() if own}, length))
+
+    calibration = counted({name: own.calibration for name, own in splits.items()}, max_length)
+    held_out = counted({name: own.held_out for name, own in splits.items()}, MAX_LENGTH)
     few = {name: own.held_out[:MOST_TEXTS] for name, own in splits.items()}
-    elsewhere = count({**few, **({GENERAL_TEXT: general} if general else {})}, MAX_LENGTH)
+    elsewhere = counted({**few, GENERAL_TEXT: general}, MAX_LENGTH)
     sizes = {name: Task(calibration[name], held_out[name], elsewhere[name]) for name in splits}
-    return {**sizes, GENERAL_TEXT: Task(0, 0, elsewhere.get(GENERAL_TEXT, 0))}
+    return {**sizes, GENERAL_TEXT: Task(0, 0, elsewhere[GENERAL_TEXT])}

@@ -10,7 +10,7 @@ from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
 from seap_export.pipeline.measured import Measured, measured_of
-from seap_export.pipeline.mixtures import MixtureSpec
+from seap_export.pipeline.mixtures import MixtureSpec, Support
 from seap_export.pipeline.router import RouterSettings
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, variant_name
 from seap_export.plan.recipes import PlanSettings
@@ -26,6 +26,7 @@ class ExportRequest:
         tasks: Tasks; each gets a variant for each ratio.
         ratios: Fractions of the weights to remove.
         mixtures: Variants for several tasks.
+        support: Text that every variant is made from as well.
         calibration: How texts are sampled and run.
         plan: How heads and neurons are chosen and compensated.
         formats: What is written beside the model folder.
@@ -40,6 +41,7 @@ class ExportRequest:
     tasks: tuple[Task, ...]
     ratios: tuple[float, ...]
     mixtures: tuple[MixtureSpec, ...] = ()
+    support: Support | None = None
     calibration: CalibrationSettings = CalibrationSettings()
     plan: PlanSettings = PlanSettings()
     formats: tuple[Format, ...] = (OnnxFormat("fp32"),)
@@ -80,8 +82,9 @@ class ExportRequest:
 
     @property
     def all_mixtures(self) -> tuple[MixtureSpec, ...]:
-        """The single tasks, and the mixtures."""
-        return (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
+        """The single tasks, and the mixtures, each with the support."""
+        found = (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
+        return found if self.support is None else tuple(map(self.support.added_to, found))
 
     @property
     def variants(self) -> dict[str, tuple[MixtureSpec, float]]:

@@ -19,8 +19,8 @@ class CalibrationSettings:
     """How texts are sampled and run.
 
     Attributes:
-        samples: Calibration texts per task; None: as many as the number of tokens allows.
-        calibration_tokens: Tokens per task at most; None: `CALIBRATION_TOKENS`. Not with `samples`.
+        samples: Calibration texts per task; None: as many as the tokens allow.
+        calibration_tokens: Tokens of these texts at most; None: `CALIBRATION_TOKENS`, or all if `samples` is given.
         held_out: Texts set aside for parity and evaluation, never calibrated on.
         seed: Seed of the split.
         max_length: Tokens after which a text is cut.
@@ -34,13 +34,11 @@ class CalibrationSettings:
 
     def __post_init__(self) -> None:
         _refuse_below(self, samples=1, calibration_tokens=1, held_out=1, max_length=2)
-        if self.samples is not None and self.calibration_tokens is not None:
-            raise UsageError("--samples and --calibration-tokens both set the number of texts; give one of them")
 
     @property
     def most_tokens(self) -> int | None:
-        """Calibration tokens per task at most; None: the texts are counted instead."""
-        return None if self.samples is not None else self.calibration_tokens or CALIBRATION_TOKENS
+        """Calibration tokens per task at most; None: the number of texts is the only limit."""
+        return self.calibration_tokens or (CALIBRATION_TOKENS if self.samples is None else None)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
 from seap_export.families.family import PRUNED_PREFIX
+from seap_export.pipeline.mixtures import Support
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import CalibrationSettings
 from seap_export.sources.source import Source
@@ -23,14 +24,18 @@ __all__ = ["split_tasks", "tokenize", "warn_of_texts"]
 _TEXTS = 256
 
 
-def split_tasks(source: Source, tasks: Sequence[Task], settings: CalibrationSettings) -> dict[str, Split]:
-    """Each task's calibration and held-out texts.
+def split_tasks(
+    source: Source, tasks: Sequence[Task], settings: CalibrationSettings, support: Support | None = None
+) -> dict[str, Split]:
+    """Each task's calibration and held-out texts, and those of the support.
 
     Raises:
         UsageError, InputError: See `split_samples`.
         InputError: The tokenizer is damaged.
     """
-    splits, most = {task.name: _split(task, settings) for task in tasks}, settings.most_tokens
+    splits, most = {task.name: _split(task, settings, settings.held_out) for task in tasks}, settings.most_tokens
+    if support is not None:
+        splits[support.task.name] = _split(support.task, settings, 0)
     return splits if most is None else _cut_to_tokens(source, splits, most, settings.max_length)
 
 
@@ -41,12 +46,12 @@ def warn_of_texts(splits: Mapping[str, Split], progress: Progress) -> None:
             progress.warn(split.notice)
 
 
-def _split(task: Task, settings: CalibrationSettings) -> Split:
+def _split(task: Task, settings: CalibrationSettings, num_held_out: int) -> Split:
     split = split_samples(
         task.name,
         task.texts(),
         num_samples=settings.samples,
-        num_held_out=settings.held_out,
+        num_held_out=num_held_out,
         seed=settings.seed,
         most=settings.most_tokens,  # a text has a token at least, or does not count
     )

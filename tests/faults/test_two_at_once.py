@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ def test_the_second_is_refused_and_the_first_is_not_disturbed(
     with (work / "events").open(encoding="utf-8") as events:
         for _ in range(after):
             assert next(events)
+        os.kill(first.process, signal.SIGSTOP)  # it must not end before the others begin
         others = [
             tool(work, *ALL),
             tool(work, *ALL, "--force"),
             tool(work, *COMMON, "--ratio", "0.5"),
             tool(work, *CALIBRATE),
         ]
+        os.kill(first.process, signal.SIGCONT)
         for _ in events:
             pass  # a full pipe would stop it
     assert len({other.refused(2, *TAKEN) for other in others}) == 1

@@ -25,7 +25,7 @@ def exported(coder_gguf: Path, run: Run, tmp_path_factory: pytest.TempPathFactor
     """A variant at ratio 0.2."""
     out = tmp_path_factory.mktemp("coder") / "out"
     task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
-    run("export", coder_gguf, "--task", task, "--ratio", "0.2", "--samples", "40", "--out", out)
+    run("export", coder_gguf, "--task", task, "--ratio", "0.2", "--set", "samples=40", "--out", out)
     return out
 
 

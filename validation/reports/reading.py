@@ -47,8 +47,8 @@ _ADVICE = {
     "integrity": "Files are missing or differ from the manifest: copy the folder again, or export it again.",
     "parity": "A written file does not compute what the model in hf/ computes: do not ship it. Convert the model "
     "again; if the precision is not fp32, choose one that rounds less.",
-    "quality": "Pruning costs more than the limit allows: export at a lower --ratio or with more --samples, "
-    "or raise the limit.",
+    "quality": "Pruning costs more than the limit allows: export at a lower --ratio or with more "
+    "--calibration-tokens, or raise the limit.",
     "speed": "Measure again on an otherwise idle machine; if it fails again, export at a higher --ratio "
     "or in another --precision.",
     "router": "The router does not select the right variants: export them again into this folder.",

@@ -79,9 +79,9 @@ def test_a_field_that_is_not_there(run: Run, work: Path) -> None:
 def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
     says = (
         "task 'a': the corpus has 60 distinct texts, but 50 calibration + 16 held-out texts were asked for; "
-        "use --samples 44 or a larger corpus"
+        "set samples to 44 or use a larger corpus"
     )
-    refuse(run, work, "--samples", 50, code=8, says=says)
+    refuse(run, work, "--set", "samples=50", code=8, says=says)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,8 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--ratio", "0.999"], "ratio 0.999 cannot be reached"),
         (["--ratio", "0.2", "--ratio", "0.20"], "a ratio is given twice"),
         (["--ratio", "much"], "'--ratio': 'much'"),
-        (["--samples", "-3"], "'--samples': -3"),
+        (["--set", "samples=-3"], "samples=-3: -3 is not in the range"),
         (["--calibration-tokens", "0"], "'--calibration-tokens': 0"),
-        (["--samples", "3", "--calibration-tokens", "9"], "--samples and --calibration-tokens give one of them"),
         (["--threads", "0"], "'--threads': 0"),
         (["--set", "held_out=0"], "held_out=0: 0 is not in the range"),
         (["--set", "max_length=1"], "max_length=1: 1 is not in the range"),
@@ -109,7 +108,7 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--set", "dialect=plain"], "dialect=plain"),
         (["--set", "limits=a.jsonl"], "a.jsonl: cannot be read as TOML"),
         (["--set", "sed=1"], "unknown key; did you mean 'seed'"),
-        (["--set", "samples=8"], "use the option --samples"),
+        (["--samples", "8"], "'--samples' is a setting; use --set samples="),
         (["--set", "seed"], "KEY=VALUE"),
         (["--set", "=1"], "KEY=VALUE"),
         (["--seed", "1"], "'--seed' is a setting; use --set seed="),

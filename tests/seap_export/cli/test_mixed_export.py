@@ -16,6 +16,7 @@ from outcome import run_here
 from routed import task_texts, write_task_corpora
 
 from seap_export.pipeline import router
+from seap_export.pipeline.elsewhere import GENERAL_TEXT
 from seap_export.pipeline.steps import run as steps
 from seap_export.pipeline.steps import variant as variants
 from seap_export.pipeline.steps.calibration import CalibrationStep
@@ -427,3 +428,32 @@ def test_scores_of_several_tasks_are_mixed_as_asked(run: Run, bare: Path) -> Non
     assert manifest_of(bare / "plain")["variants"]["general-0.3"]["method"] == "seap"
     for mix in ("scaled", "plain"):
         assert json.loads((bare / mix / "general-0.3" / "plan.json").read_text())["mix"] == mix
+
+
+def test_support_is_calibrated_on_and_nothing_is_measured_on_it(run: Run, bare: Path) -> None:
+    (bare / "g.txt").write_text("\n\n".join(f"the dog {index} ran to the cat" for index in range(30)))
+    options = ("--support", "g.txt:0.4", "--general", "--ratio", "0.3", "--quality", "--out")
+    assert run("export", "m", *TASKS, *options, "out", "--dry-run", "-q").code == 0
+    assert run("export", "m", *TASKS, *options, "out", "-q").code == 0
+    manifest = manifest_of(bare / "out")
+    assert {name: own["weights"] for name, own in manifest["variants"].items()} == {
+        "a-0.3": {"a": 0.6, "support": 0.4},
+        "b-0.3": {"b": 0.6, "support": 0.4},
+        "general-0.3": {"a": 0.3, "b": 0.3, "support": 0.4},
+    }
+    assert (manifest["tasks"]["support"]["calibration_texts"], manifest["tasks"]["support"]["held_out_texts"]) == (
+        30,
+        0,
+    )
+    assert sorted(router_of(bare / "out")["classes"]) == ["a", "b"]
+    alone = ("export", "m", *TASKS[:2], "--ratio", "0.3", "--quality", "--out", "alone", "-q")
+    assert run(*alone).code == 0
+    with_support, without = (
+        json.loads((bare / out / "a-0.3" / "quality.json").read_text()) for out in ("out", "alone")
+    )
+    assert with_support["texts"] == without["texts"]
+    assert with_support["divergence"] != without["divergence"]
+    assert list(with_support["elsewhere"]["onnx"]) == ["a", "b", GENERAL_TEXT]
+    again = stamps(bare / "out")
+    assert run("export", "m", *TASKS, *options, "out", "-q").code == 0
+    assert stamps(bare / "out") == again

@@ -26,7 +26,8 @@ ratio = [0.3, 0.4]
 general = true
 recipe = "mine.toml"
 layout = "uniform"
-samples = 20
+calibration_tokens = 4000
+support = "a.jsonl:0.4"
 out = "made"
 format = ["hf", "onnx"]
 precision = "int4"
@@ -38,6 +39,7 @@ memory = "2GiB"
 provider = "cpu"
 threads = 1
 cluster = "local"
+samples = 20
 held_out = 6
 general_text = "a.jsonl"
 seed = 3
@@ -62,14 +64,16 @@ y = "a:1,b:5"
 """
 SAME = (
     "m", "--ratio", "0.3", "--ratio", "0.4", "--general", "--recipe", "mine.toml", "--layout", "uniform",
-    "--samples", "20", "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
+    "--calibration-tokens", "4000", "--support", "a.jsonl:0.4",
+    "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
     "--format", "hf", "--format", "onnx",
     "--device", "cpu", "--memory", "2GiB", "--cluster", "local", "--no-quality", "--no-speed",
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",
     *(word for setting in (
-        "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
+        "samples=20", "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
         "block_size=64", "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml",
-        "decode_steps=3", "prompts=2", "long_tokens=100", "weight.b=3", "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
+        "decode_steps=3", "prompts=2", "long_tokens=100", "general_text=a.jsonl", "weight.b=3",
+        "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
     ) for word in ("--set", setting)),
 )  # fmt: skip
 
@@ -148,8 +152,8 @@ def test_the_file_above_has_every_setting(place: Path) -> None:
 def test_the_command_line_wins_and_replaces_lists(place: Path) -> None:
     (place / "export.toml").write_text(FILE)
     found = values_of(
-        "n", "--config", "export.toml", "--task", "c=c.txt", "--ratio", "0.1", "--samples", "9", "--out", "there",
-        "--set", "seed=7", "--set", "mix.z=a",
+        "n", "--config", "export.toml", "--task", "c=c.txt", "--ratio", "0.1", "--out", "there",
+        "--set", "seed=7", "--set", "samples=9", "--set", "mix.z=a",
     )  # fmt: skip
     assert (found["model"], found["tasks"], found["ratios"]) == ("n", ("c=c.txt",), (0.1,))
     assert (found["samples"], found["out"], found["seed"], found["mixes"]) == (9, Path("there"), 7, ("z=a",))
@@ -208,7 +212,7 @@ def test_every_setting_is_documented() -> None:
 def test_the_help_of_export_is_short(run: Run) -> None:
     lines = run("export", "--help").out.splitlines()
     shown = [line.split()[0] for line in lines if line.startswith("  -")]
-    assert len(shown) <= 24
+    assert len(shown) <= 30
     titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
     assert titles == ["Model and tasks:", "How much:", "What to write:", "Checks:", "Machine:"]
     command = main.commands["export"]

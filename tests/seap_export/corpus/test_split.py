@@ -87,10 +87,10 @@ def test_nothing_need_be_held_out() -> None:
 def test_too_large_a_sample_names_the_number_that_works() -> None:
     assert _message(InputError, _samples(90), 200, 16) == (
         "task 'x': the corpus has 90 distinct texts, but 200 calibration + 16 held-out texts were asked for; "
-        "use --samples 74 or a larger corpus"
+        "set samples to 74 or use a larger corpus"
     )
     assert len(_split(_samples(90), 74).calibration) == 74
-    assert "use --samples 74 or" in _message(InputError, _samples(90), 75, 16)
+    assert "set samples to 74 or" in _message(InputError, _samples(90), 75, 16)
 
 
 @pytest.mark.parametrize("num_samples", [None, 5])

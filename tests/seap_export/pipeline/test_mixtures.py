@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from seap_export.errors import UsageError
-from seap_export.pipeline.mixtures import MixtureSpec, parse_mixtures, parse_weights
+from seap_export.pipeline.mixtures import MixtureSpec, parse_mixtures, parse_support, parse_weights
 
 
 def test_without_mixtures_there_are_none() -> None:
@@ -49,3 +51,31 @@ def test_mixtures_that_mean_nothing(mix: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_mixtures(["a", "b"], general=False, weights=(), mixes=[mix])
     assert parse_mixtures(["a", "b"], general=False, weights=(), mixes=["x" * 64 + "=a:1"])
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A corpus in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "g.txt").write_text("one\n\ntwo\n")
+    return "g.txt"
+
+
+def test_support_has_a_share_of_every_mixture(text: str) -> None:
+    support = parse_support(f"{text}:0.25", ["a", "b"])
+    assert [sample.text for sample in support.task.texts()] == ["one", "two"]
+    assert support.added_to(MixtureSpec("a", {"a": 1.0})) == MixtureSpec("a", {"a": 0.75, "support": 0.25})
+    mixed = support.added_to(MixtureSpec("x", {"a": 4.0, "b": 2.0}))
+    assert (mixed.name, mixed.weights) == ("x", pytest.approx({"a": 0.5, "b": 0.25, "support": 0.25}))
+    assert parse_support(text, ["a"]).share == 0.3
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.5", "nan", "2"])
+def test_a_share_that_is_none(text: str, share: str) -> None:
+    with pytest.raises(UsageError, match=r"--support: the share .* is out of range"):
+        parse_support(f"{text}:{share}", ["a"])
+
+
+def test_the_name_of_the_support_is_taken(text: str) -> None:
+    with pytest.raises(UsageError, match=r"a task is named 'support'.* rename the task"):
+        parse_support(text, ["a", "Support"])

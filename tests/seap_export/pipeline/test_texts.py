@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from micro import FAMILIES, write_micro_model
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, parse_tasks
-from seap_export.errors import UsageError
 from seap_export.pipeline.settings import CALIBRATION_TOKENS, CalibrationSettings
 from seap_export.pipeline.texts import split_tasks, tokenize
 from seap_export.sources.source import open_source
@@ -34,10 +34,8 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("max_length", [512, 3])
 def test_texts_are_taken_up_to_the_number_of_tokens(tmp_path: Path, corpus: Path, max_length: int) -> None:
-    source, tasks = (
-        open_source(str(write_micro_model(tmp_path / "m", model_type="llama"))),
-        parse_tasks([f"a={corpus}"]),
-    )
+    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
+    tasks = parse_tasks([f"a={corpus}"])
     whole = split_tasks(source, tasks, CalibrationSettings(samples=484))["a"]
     lengths = [len(ids) for ids in tokenize(source, {"a": whole.calibration}, max_length)["a"]]
     for number in (1, 2, 100, 300, 484):
@@ -45,13 +43,14 @@ def test_texts_are_taken_up_to_the_number_of_tokens(tmp_path: Path, corpus: Path
             most = sum(lengths[:number]) + more
             settings = CalibrationSettings(calibration_tokens=most, max_length=max_length)
             assert split_tasks(source, tasks, settings)["a"] == whole.calibrated_on(taken)
+            fewer = replace(settings, samples=90)
+            assert split_tasks(source, tasks, fewer)["a"] == whole.calibrated_on(min(taken, 90))
     assert sum(lengths) < CALIBRATION_TOKENS
     assert split_tasks(source, tasks, CalibrationSettings(max_length=max_length))["a"] == whole
 
 
-def test_texts_are_counted_in_one_way() -> None:
-    with pytest.raises(UsageError, match=r"--samples and --calibration-tokens .* give one"):
-        CalibrationSettings(samples=3, calibration_tokens=3)
+def test_both_limits_hold() -> None:
     assert CalibrationSettings(samples=3).most_tokens is None
     assert CalibrationSettings(calibration_tokens=3).most_tokens == 3
+    assert CalibrationSettings(samples=5, calibration_tokens=3).most_tokens == 3
     assert CalibrationSettings().most_tokens == CALIBRATION_TOKENS
