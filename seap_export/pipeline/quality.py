@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,9 +201,12 @@ def measure_quality(
 
 
 def _records(workspace: Workspace) -> list[CalibrationRecord]:
-    """What the tasks of the output folder were calibrated on, as far as their statistics are there."""
-    folders = [workspace.folder / calibration_step(task) for task in workspace.manifest.tasks]
-    return [Calibration(folder).record for folder in folders if folder.is_dir()]
+    """What the tasks of the output folder were calibrated on; an earlier task whose statistics are gone has none."""
+    found = []
+    for task in workspace.manifest.tasks:
+        with suppress(ArtifactError):
+            found.append(Calibration(workspace.folder / calibration_step(task)).record)
+    return found
 
 
 def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:

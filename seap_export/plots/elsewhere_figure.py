@@ -31,7 +31,8 @@ def elsewhere_figure(matrix: LossMatrix) -> Figure:
         fitted(side * len(matrix.columns) + LETTER * max(map(len, names)) + 1.8, 4.5, 24.0),
         fitted(0.45 * len(names) + 1.6, 2.6, 24.0),
         "What was lost elsewhere",
-        f"on up to {matrix.texts} texts of each task and on a general text; bits per byte in brackets",
+        f"on up to {matrix.texts} texts of each task and on a general text",
+        "bits per byte in brackets",
     )
     panel = figure.subplots()
     cells = [[math.nan] * len(matrix.columns)]

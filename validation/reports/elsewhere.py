@@ -23,7 +23,7 @@ def elsewhere_section(report: Json) -> Markup:
     matrix = loss_matrix({name: variant["quality"] for name, variant in report["variants"].items()})
     if matrix is None:
         return Markup()
-    rows = [("dense model", *(_stacked(NOTHING, bits) for bits in matrix.dense))]
+    rows = [("dense model", *(tag("span", _stacked(NOTHING, bits), class_="heat") for bits in matrix.dense))]
     rows += [(name, *map(_cell, cells)) for name, cells in matrix.rows.items()]
     caption = f"On up to {matrix.texts} held-out texts of each task, and on a general text"
     return tag(
