@@ -143,6 +143,15 @@ def test_a_task_that_is_added_is_measured_with_the_variants_that_are_made_again(
     assert run("validate", "out", "-q").code == 0
 
 
+def test_the_statistics_of_another_task_may_be_gone(run: Run, out: Path) -> None:
+    """Which is damage, but does not keep the others from being measured."""
+    shutil.rmtree(out / "calibration" / "b")
+    outcome = run("export", "m", *TASKS[:2], *SMALL, "--quality")
+    assert outcome.code == 7
+    assert "calibration/b" in outcome.err.splitlines()[-1]
+    assert list(_cells(out, "a-0.4")) == ["a", GENERAL_TEXT]
+
+
 def test_the_general_text_may_be_given(run: Run, out: Path, work: Path) -> None:
     """Without the texts that were calibrated on; another one is another column of texts."""
     before = _cells(out, "a-0.4")
