@@ -21,7 +21,6 @@ __all__ = [
     "RANDOM_TOKENS",
     "Case",
     "parity_cases",
-    "predicted_bytes",
     "prompt_digests",
     "tokenize_prompts",
 ]
@@ -102,27 +101,6 @@ def tokenize_prompts(
                 "use the tokenizer that belongs to the model"
             )
     return sequences
-
-
-def predicted_bytes(folder: Path, prompts: Sequence[str], sequences: Sequence[TokenIds]) -> int:
-    """The bytes of text, in UTF-8, that the tokens of some prompts stand for, without the first token of each.
-
-    Args:
-        folder: Has the tokenizer.
-        prompts: The texts.
-        sequences: Their tokens as `tokenize_prompts` gives them.
-
-    Raises:
-        ArtifactError: The tokenizer cannot be loaded.
-    """
-    tokenizer = _load_tokenizer(folder)
-    total = 0
-    with quiet_transformers():
-        for prompt, sequence in zip(prompts, sequences, strict=True):
-            # A token that the tokenizer adds stands at (0, 0).
-            ends = [end for _, end in tokenizer(prompt, return_offsets_mapping=True).offset_mapping[: len(sequence)]]
-            total += len(prompt[ends[0] : max(ends)].encode("utf-8"))
-    return total
 
 
 def _load_tokenizer(folder: Path) -> Any:

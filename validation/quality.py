@@ -2,8 +2,7 @@
 
 KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
 text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
-but the first of each. Bits per byte are the sum of -log2 P of the same tokens over the bytes of text that they stand
-for. Both models get the same tokens, one text at a time; torch runs in float32.
+but the first of each. Both models get the same tokens, one text at a time; torch runs in float32.
 
 The dense model runs first, a layer at a time, and is released. Its logits are kept in a temporary file for any number
 of variants.
@@ -27,6 +26,7 @@ from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.session import available_threads, open_session
 from validation.array_store import ArrayStore, StoredArray
 from validation.metrics import Defect, LogitComparison
+from validation.paired import CutFigures, PairedText, PerByte, cut_figures, lost_mass, per_byte, same_cut
 from validation.runners.onnx_runner import OnnxRunner
 from validation.runners.runner import Runner
 from validation.runners.scorer import open_scorer
@@ -40,7 +40,6 @@ __all__ = [
     "DenseReference",
     "DivergenceFigures",
     "Form",
-    "bits_per_byte",
     "claim_texts",
     "continue_prompt",
     "measure_divergence",
@@ -85,6 +84,8 @@ class DivergenceFigures:
         perplexity: Perplexity of the variant.
         dense_perplexity: Perplexity of the dense model.
         tokens: Number of tokens after which the distributions were compared.
+        per_byte: Figures that do not depend on the tokens; None: the lengths of the texts were not given.
+        cut: What a cut vocabulary costs; None: the variant has all tokens.
     """
 
     mean_kl: float
@@ -93,6 +94,8 @@ class DivergenceFigures:
     perplexity: float
     dense_perplexity: float
     tokens: int
+    per_byte: PerByte | None = None
+    cut: CutFigures | None = None
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
@@ -110,10 +113,12 @@ class DenseReference:
     Attributes:
         token_ids: The tokens of each text.
         perplexity: The dense model's perplexity on them.
+        loss: The sum of its -log P(next token), nats.
     """
 
     token_ids: tuple[TokenIds, ...]
     perplexity: float
+    loss: float
     _store: ArrayStore
     _stored: tuple[StoredArray, ...]
 
@@ -220,8 +225,9 @@ class DenseAnswers:
         if not all(own) or not predicted:
             raise InputError("the evaluated texts have no token to predict; give longer texts")
         answers = [self._texts[ids] for ids in own]
-        perplexity = _perplexity(sum(answer.loss for answer in answers), predicted)
-        return DenseReference(own, perplexity, self._store, tuple(answer.logits for answer in answers))
+        loss = sum(answer.loss for answer in answers)
+        stored = tuple(answer.logits for answer in answers)
+        return DenseReference(own, _perplexity(loss, predicted), loss, self._store, stored)
 
     def answer(self, prompts: Alternatives) -> tuple[TokenIds, TokenIds]:
         """The prompt taken of some alternatives that were run, and the tokens with which the model continues it."""
@@ -233,6 +239,8 @@ def measure_divergence(
     folder: Path,
     form: str = "hf",
     *,
+    texts: Sequence[PairedText] | None = None,
+    kept: NDArray[np.int64] | None = None,
     threads: int | None = None,
     provider: str = "cpu",
     compute: Compute | None = None,
@@ -244,6 +252,9 @@ def measure_divergence(
         reference: The dense model's predictions.
         folder: The variant's `hf` or `onnx` folder, or one of another format.
         form: Which of the two it is, or the runtime of another format.
+        texts: The same texts as the tokens of both; None: the variant gets the tokens of the reference.
+        kept: The dense model's ids of the tokens that the variant has; None: all. Its distributions are then
+            restricted to these tokens.
         threads: Threads of torch or of ONNX Runtime; None: all cores this process may use.
         provider: ONNX Runtime's execution provider.
         compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
@@ -253,15 +264,17 @@ def measure_divergence(
         ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of the wrong shape.
         ParityFailure: The ONNX graph does not run.
     """
-    options: Any = {"threads": threads, "provider": provider, "compute": compute, "on_progress": on_progress}
-    return measure_divergences([reference], folder, form, **options)[0]
+    pairs = tuple(texts or map(same_cut, reference.token_ids))
+    options: Any = {"kept": kept, "threads": threads, "provider": provider, "compute": compute}
+    return measure_divergences([(reference, pairs)], folder, form, on_progress=on_progress, **options)[0]
 
 
 def measure_divergences(
-    references: Sequence[DenseReference],
+    sets: Sequence[tuple[DenseReference, Sequence[PairedText]]],
     folder: Path,
     form: str = "hf",
     *,
+    kept: NDArray[np.int64] | None = None,
     threads: int | None = None,
     provider: str = "cpu",
     compute: Compute | None = None,
@@ -270,63 +283,69 @@ def measure_divergences(
     """The same for several sets of texts, in which each distinct text runs once.
 
     Args:
-        references: The dense model's predictions for each set.
+        sets: The dense model's predictions for each set, and its texts as the tokens of both.
 
     The other arguments, and what is raised, are those of `measure_divergence`.
     """
     say = on_progress or (lambda line: None)
-    sets = {reference.token_ids: _Compared(reference) for reference in references}
-    texts = tuple(dict.fromkeys(ids for own in sets for ids in own))
+    compared: dict[tuple[tuple[TokenIds, TokenIds], ...], _Compared] = {}
+    own = [compared.setdefault(_key(pairs), _Compared(reference, pairs, kept)) for reference, pairs in sets]
+    texts = tuple(dict.fromkeys(pair.own for _, pairs in sets for pair in pairs))
     mapped = form == "onnx" and claim_texts(folder, texts, provider, compute)
     with _logits(texts, folder, form, threads or available_threads(), provider, compute, mapped) as found:
         for index, (ids, logits) in enumerate(zip(texts, found, strict=True)):
-            for own in sets.values():
-                defect = own.add(ids, logits)
-                if defect is not None:
-                    raise ArtifactError(f"{folder}: {_in_words(defect)} for text {index}; export the variant again")
+            for one in compared.values():
+                if (defect := one.add(ids, logits)) is not None:
+                    raise ArtifactError(f"{folder}: {defect} for text {index}; export the variant again")
             say(f"{form}: text {index + 1} of {len(texts)}")
-    return tuple(sets[reference.token_ids].figures() for reference in references)
+    return tuple(one.figures() for one in own)
+
+
+def _key(pairs: Sequence[PairedText]) -> tuple[tuple[TokenIds, TokenIds], ...]:
+    return tuple((pair.dense, pair.own) for pair in pairs)
 
 
 class _Compared:
     """The comparison on one set of texts."""
 
-    def __init__(self, reference: DenseReference) -> None:
-        self._reference, self._comparison, self._loss = reference, LogitComparison(), _Loss()
+    def __init__(self, reference: DenseReference, pairs: Sequence[PairedText], kept: NDArray[np.int64] | None) -> None:
+        self._reference, self._pairs, self._kept = reference, tuple(pairs), kept
+        self._comparison, self._loss, self._lost = LogitComparison(), _Loss(), 0.0
 
-    def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> Defect | None:
-        """Adds the variant's logits [T, V] of a text as often as the set has it; the first defect so far."""
-        rows = [row for row, own in enumerate(self._reference.token_ids) if own == ids]
+    def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> str | None:
+        """Adds the variant's logits [T, V] of a text as often as the set has it; what is wrong with them, in words."""
+        rows = [row for row, pair in enumerate(self._pairs) if pair.own == ids]
         for row in rows:
-            self._comparison.update(self._reference.logits(row), logits, row=row)
-            self._loss.add(logits, ids)
+            self._add(row, logits)
         defects = self._comparison.figures().defects if rows else ()
-        return defects[0] if defects else None
+        if defects:
+            return _in_words(defects[0])
+        return None if math.isfinite(self._loss.sum) else "NaN or infinite logits"
+
+    def _add(self, row: int, logits: NDArray[np.floating]) -> None:
+        pair, dense, own = self._pairs[row], self._reference.logits(row), logits
+        if self._kept is not None:
+            self._lost += lost_mass(dense[pair.places[:, 0]], self._kept)
+            dense = dense[pair.places[:, 0]][:, self._kept]
+            own = logits[pair.places[:, 1]] if len(logits) == len(pair.own) else logits
+        self._comparison.update(dense, own, row=row)
+        self._loss.add(logits, pair.own)
 
     def figures(self) -> DivergenceFigures:
         """The figures of all texts."""
-        figures = self._comparison.figures()
+        figures, loss, kept = self._comparison.figures(), self._loss, self._kept
         if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
             raise ValueError("no finite token although no defect was found")
         return DivergenceFigures(
             mean_kl=figures.mean_kl,
             max_kl=figures.max_kl,
             top1_agreement=figures.top1_agreement,
-            perplexity=_perplexity(self._loss.sum, self._loss.tokens),
+            perplexity=_perplexity(loss.sum, loss.tokens),
             dense_perplexity=self._reference.perplexity,
             tokens=figures.tokens,
+            per_byte=per_byte(self._pairs, figures.mean_kl * figures.tokens, loss.sum, self._reference.loss),
+            cut=None if kept is None else cut_figures(self._pairs, len(kept), self._lost / figures.tokens),
         )
-
-
-def bits_per_byte(perplexity: float, predicted: int, size: int) -> float:
-    """The sum of -log2 P over predicted tokens, divided by the bytes that they stand for.
-
-    Args:
-        perplexity: Of these tokens.
-        predicted: Their number.
-        size: The bytes of text, in UTF-8, that they stand for.
-    """
-    return math.log2(perplexity) * predicted / size
 
 
 def continue_prompt(

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from seap_export.cli.groups import GroupedCommand, Option, option
-from seap_export.cli.options import PathType
+from seap_export.cli.options import NumberOrWord, PathType
 from seap_export.errors import UsageError
 from seap_export.toml_file import read_toml, unknown_key
 
@@ -130,7 +130,7 @@ def _joined(value: Any) -> str:
 
 
 def _one(param: click.Parameter, value: Any, base: Path) -> Any:
-    if isinstance(param.type, click.Choice) and type(value) is int:
+    if isinstance(param.type, click.Choice | NumberOrWord) and type(value) is int:
         value = str(value)  # such as block_size = 64
     for kind, (accepted, name) in _TYPES.items():
         if isinstance(param.type, kind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from seap_export.cli.options import (
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation_report import EvaluationReport
+    from validation.quality import DivergenceFigures
     from validation.zero_shot import ZeroShotFigures
 
 __all__ = ["evaluate_command"]
@@ -187,7 +189,23 @@ def _divergence_table(report: EvaluationReport) -> str:
     ]
     header = ["divergence", "mean KL", "max KL", "top-1", "perplexity", "dense", "tokens"]
     kind = "held-out texts" if report.texts.origin == "held-out" else "texts"
-    return f"{table(header, rows)}\nKL in nats per token, on {len(report.texts.texts)} {kind}"
+    below = [f"KL in nats per token, on {len(report.texts.texts)} {kind}"]
+    below += [line for form, figures in report.divergence.items() for line in _per_byte(form, figures)]
+    return "\n".join([table(header, rows), *below])
+
+
+def _per_byte(form: str, figures: DivergenceFigures) -> Iterator[str]:
+    """What can be compared with variants of another vocabulary, and what a cut one costs."""
+    if (own := figures.per_byte) is not None:
+        yield (
+            f"{form}: {own.bits:.3f} bits per byte, dense {own.dense_bits:.3f}; "
+            f"KL {own.kl:.4f} nats per byte, on {own.bytes:,} bytes"
+        )
+    if (cut := figures.cut) is not None:
+        yield (
+            f"{form}: {cut.tokens:,} tokens kept; the dense model gives {cut.lost_mass:.2%} to others; "
+            f"{cut.split_bytes:.2%} of the bytes are cut smaller, {cut.more_tokens:.2%} more tokens"
+        )
 
 
 def _zero_shot_table(report: EvaluationReport) -> str:

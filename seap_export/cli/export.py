@@ -33,6 +33,7 @@ from seap_export.cli.options import (
     task_option,
     threads_option,
     tokens_option,
+    vocabulary_option,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = ["export_command"]
     ratio_option(multiple=True),
     recipe_option,
     layout_option,
+    vocabulary_option,
     tokens_option,
 )
 @titled(
@@ -99,6 +101,7 @@ def export_command(
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --recipe flap --ratio 0.5 --out baseline
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --format onnx --format onnx:int4 --out both
+      seap-export export ./SmolLM2-135M --task gsm8k --ratio 0.5 --vocabulary auto --out small
       seap-export export --config export.toml
     """
     from seap_export.cli.errors import Failure

@@ -91,7 +91,7 @@ def _model_text(result: dict[str, Any]) -> str:
 
 
 def _variant_text(result: dict[str, Any]) -> str:
-    parity = result["parity"]
+    parity, kept = result["parity"], result["vocabulary"]
     elsewhere = elsewhere_text({"this variant": result["quality"]})
     return "\n".join(
         [
@@ -99,6 +99,7 @@ def _variant_text(result: dict[str, Any]) -> str:
             f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
             f"compensation {result['compensation']}, layout {result['layout']}",
             f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
+            *([f"vocabulary: {kept['tokens']:,} of {kept['of']:,} tokens"] if kept else []),
             *(_parity_text(name, own) for name, own in parity.items()),
             *([] if parity else ["parity: not checked yet"]),
             _quality_text(result["quality"]),

@@ -14,6 +14,7 @@ from seap_export.cli.console import Console
 from seap_export.cli.groups import option
 
 __all__ = [
+    "NumberOrWord",
     "PathType",
     "calibration_options",
     "cluster_option",
@@ -34,6 +35,7 @@ __all__ = [
     "task_option",
     "threads_option",
     "tokens_option",
+    "vocabulary_option",
     "weight_option",
 ]
 
@@ -47,6 +49,16 @@ class PathType(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Converts text to a path."""
         return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
+
+
+class NumberOrWord(click.ParamType):
+    """A number or one of some words, as text; in a settings file the number needs no quotes."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Converts a number to text."""
+        return str(value)
 
 
 model_argument = click.argument("model")
@@ -73,6 +85,14 @@ layout_option = option(
     default="per-layer",
     show_default=True,
     help="Each layer has its own shape, or all have the same, which programs for plain models need.",
+)
+vocabulary_option = option(
+    "--vocabulary",
+    type=NumberOrWord(),
+    default="all",
+    show_default=True,
+    metavar="N|auto|all",
+    help="Number of tokens to keep; auto: what the tasks' texts use (docs/vocabulary.md).",
 )
 provider_option = option(
     "--provider",

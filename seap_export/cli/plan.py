@@ -21,12 +21,15 @@ from seap_export.cli.options import (
     provider_option,
     ratio_option,
     recipe_option,
+    vocabulary_option,
     weight_option,
 )
 
 if TYPE_CHECKING:
+    from seap_export.activations.mixture import Mixture
     from seap_export.plan.plan import Plan
     from seap_export.sources.source import Source
+    from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["plan_command"]
 
@@ -44,12 +47,20 @@ __all__ = ["plan_command"]
         help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`. Repeatable.",
     ),
     weight_option,
+    option(
+        "--task",
+        "tasks",
+        multiple=True,
+        metavar="[NAME=]SOURCE",
+        help="The texts of the tasks, as for `export`; --vocabulary goes by them. Repeatable.",
+    ),
 )
 @titled(
     "How much",
     ratio_option(multiple=False),
     recipe_option,
     layout_option,
+    vocabulary_option,
     provider_option,
 )
 @titled(
@@ -63,7 +74,9 @@ def plan_command(
     model: str,
     calibrations: tuple[Path, ...],
     weights: tuple[str, ...],
+    tasks: tuple[str, ...],
     ratio: float,
+    vocabulary: str,
     out: Path | None,
     force: bool,
     **options: Any,
@@ -73,6 +86,7 @@ def plan_command(
     \b
     Example:
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5
+      seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5 --vocabulary auto --task gsm8k
     """
     from seap_export.cli.settings import compute_of, plan_settings
     from seap_export.pipeline.mixtures import open_mixture
@@ -88,16 +102,42 @@ def plan_command(
     source = open_source(model)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
     statistics = open_mixture(calibrations, weights)
+    kept = _vocabulary(source, statistics, tasks, vocabulary, console)
     with write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")
         label = f"ranking {statistics.name}"
         with console.step(label, len(source.spec.layers)) as advance, TemporaryDirectory() as folder:
             ranking = rank(source, statistics, settings, Path(folder), advance, compute=compute)
-        plan = plan_variant(source, statistics, ranking, settings, ratio)
+        plan = plan_variant(source, statistics, ranking, settings, ratio, kept)
         if path:
             write_plan(plan, path)
     result = _describe(source, plan)
     console.result(result, _text(result))
+
+
+def _vocabulary(
+    source: Source, statistics: Mixture, tasks: tuple[str, ...], size: str, console: Console
+) -> Vocabulary | None:
+    """The tokens that are kept; None: all."""
+    from seap_export.corpus import parse_tasks
+    from seap_export.errors import UsageError
+    from seap_export.pipeline.mixtures import SUPPORT
+    from seap_export.pipeline.vocabulary import choose_vocabularies
+    from seap_export.vocabulary.choice import parse_size
+
+    parsed = parse_tasks(tasks)
+    names, chosen = tuple(sorted(task.name for task in parsed)), parse_size(size)
+    if chosen == "all":
+        if tasks:
+            raise UsageError("--task has no effect without --vocabulary; add --vocabulary auto, or leave it out")
+        return None
+    wanted = sorted(set(statistics.weights) - {SUPPORT})
+    if list(names) != wanted:
+        raise UsageError(
+            "--vocabulary goes by the texts of the same tasks as --calibration; "
+            f"give --task for each of {', '.join(wanted)}, and for no other"
+        )
+    return choose_vocabularies(source, parsed, {statistics.name: names}, chosen, console)[statistics.name]
 
 
 def _describe(source: Source, plan: Plan) -> dict[str, Any]:
@@ -109,6 +149,7 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
         "budget": plan.sparsity.budget,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
+        "tokens": {"dense": dense.vocab_size, "shrunk": shrunk.vocab_size},
         "num_parameters": {"dense": dense.num_parameters(), "shrunk": shrunk.num_parameters()},
         "bytes": {
             "hf": shrunk.num_parameters() * source.reader.dtype.itemsize,
@@ -137,13 +178,14 @@ def _text(result: dict[str, Any]) -> str:
         ]
         for index, layer in enumerate(result["layers"])
     ]
-    parameters, sizes = result["num_parameters"], result["bytes"]
+    parameters, sizes, tokens = result["num_parameters"], result["bytes"], result["tokens"]
+    kept = "" if tokens["dense"] == tokens["shrunk"] else f"tokens {tokens['dense']:,} -> {tokens['shrunk']:,}; "
     return "\n".join(
         [
             table(["layer", "heads", "KV heads", "neurons", "removed"], rows),
             f"{result['task']}, method {result['method']}: ratio requested {result['requested_ratio']:g}, "
             f"achieved {result['achieved_ratio']:.4f} of the attention and MLP {result['budget']}",
-            f"parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
+            f"{kept}parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
             f"safetensors {megabytes(sizes['hf'])}, ONNX fp32 {megabytes(sizes['onnx'])}",
         ]
     )

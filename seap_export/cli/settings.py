@@ -18,6 +18,7 @@ from seap_export.pipeline.mixtures import parse_mixtures, parse_support
 from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.plan.recipes import PlanSettings, Target, open_recipe
+from seap_export.vocabulary.choice import parse_size
 from validation.profiles import Limits, read_limits
 
 __all__ = ["calibration_settings", "cluster_of", "compute_of", "export_request", "parity_settings", "plan_settings"]
@@ -104,6 +105,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         ratios=ratios,
         calibration=calibration_settings(options),
         plan=plan_settings(options, _target(formats)),
+        vocabulary=parse_size(options.pop("vocabulary")),
         formats=formats,
         parity=parity_settings(options),
         general_text=options.pop("general_text"),

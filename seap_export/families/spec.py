@@ -174,3 +174,7 @@ class ModelSpec:
     def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelSpec:
         """A copy of this model with other layer shapes."""
         return replace(self, layers=layers)
+
+    def with_tokens(self, vocab_size: int) -> ModelSpec:
+        """A copy of this model with another number of tokens."""
+        return replace(self, vocab_size=vocab_size)

@@ -265,7 +265,7 @@ def _measure(
         timings = measure_speed(
             openers,
             request.cells,
-            vocab_size=models[0].spec.vocab_size,
+            vocab_size=min(model.spec.vocab_size for model in models),  # all are given the same tokens
             runs=request.runs,
             steps=request.steps,
             on_progress=advance,

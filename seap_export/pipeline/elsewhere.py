@@ -12,7 +12,8 @@ from seap_export.activations.statistics import CalibrationRecord
 from seap_export.corpus import Sample, parse_task, text_digest
 from seap_export.errors import InputError
 from seap_export.hashing import sha256_json
-from validation.quality import DivergenceFigures, bits_per_byte
+from validation.paired import PairedText
+from validation.quality import DivergenceFigures
 
 __all__ = [
     "GENERAL_TEXT",
@@ -46,39 +47,40 @@ class TextSet:
     Attributes:
         texts: The texts.
         is_own: Whether they belong to a task of the variant.
-        token_ids: The tokens of each text.
-        size: Bytes that these tokens stand for, without the first of each text.
+        pairs: The texts as the tokens of the dense model and of the variant.
     """
 
     texts: tuple[str, ...]
     is_own: bool
-    token_ids: tuple[tuple[int, ...], ...]
-    size: int
+    pairs: tuple[PairedText, ...]
 
     @property
-    def predicted(self) -> int:
-        """Tokens that a model predicts: all but the first of each text."""
-        return sum(len(ids) - 1 for ids in self.token_ids)
+    def is_long_enough(self) -> bool:
+        """Whether both models predict some bytes of it."""
+        sizes = [pair.bytes for pair in self.pairs if pair.bytes is not None]
+        return all(sum(getattr(size, model) for size in sizes) > 0 for model in ("dense", "own"))
 
 
 @dataclass(frozen=True)
 class ElsewhereFigures:
-    """The divergence of a variant on a set of texts."""
+    """The divergence of a variant on a set of texts, which has figures per byte."""
 
     text_set: TextSet
     divergence: DivergenceFigures
 
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON values."""
-        own, found = self.text_set, self.divergence
+        own, found, per_byte = self.text_set, self.divergence, self.divergence.per_byte
+        if per_byte is None:
+            raise ValueError("what was lost elsewhere is given per byte")
         return {
             "own": own.is_own,
             "mean_kl_nats": found.mean_kl,
-            "bits_per_byte": bits_per_byte(found.perplexity, own.predicted, own.size),
-            "dense_bits_per_byte": bits_per_byte(found.dense_perplexity, own.predicted, own.size),
+            "bits_per_byte": per_byte.bits,
+            "dense_bits_per_byte": per_byte.dense_bits,
             "texts": len(own.texts),
             "tokens": found.tokens,
-            "bytes": own.size,
+            "bytes": per_byte.bytes,
             "sha256": sha256_json(list(own.texts)),
         }
 

@@ -25,10 +25,11 @@ from seap_export.pipeline.evaluation_subject import (
     open_subject,
     open_tasks,
 )
+from seap_export.pipeline.evaluation_texts import own_tokenizer, paired_texts
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.session import available_threads, probe
 from validation.generation import GenerationFigures
-from validation.prompts import predicted_bytes, tokenize_prompts
+from validation.paired import PairedText
 from validation.quality import DenseAnswers, DivergenceFigures, claim_texts, measure_divergences
 from validation.runners.table import require_runtime, runtime_row
 from validation.zero_shot import (
@@ -164,8 +165,8 @@ def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTa
     return tasks, {task.name: TaskOrigin(task.origin, task.split, disjoint.get(task.name)) for task in tasks}
 
 
-def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[tuple[int, ...], ...]:
-    """The token ids of the texts that a variant and its dense model are compared on.
+def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[PairedText, ...]:
+    """The texts that a variant and its dense model are compared on, as the tokens of both.
 
     Raises:
         ArtifactError: The variant's held-out texts are not beside it, or its tokenizer cannot be loaded.
@@ -174,19 +175,14 @@ def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[tupl
     texts = chosen_texts(subject, request)
     if texts is None:
         raise ValueError("a divergence needs a variant and its dense model")
-    return _tokens(subject, request, texts.texts)
+    return _pairs(subject, request, texts.texts)
 
 
-def _tokens(subject: Subject, request: EvaluationRequest, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+def _pairs(subject: Subject, request: EvaluationRequest, texts: Sequence[str]) -> tuple[PairedText, ...]:
     if subject.dense is None:
-        raise ValueError("only a dense model knows the vocabulary")
-    spec = subject.dense.spec
-    return tokenize_prompts(
-        subject.artifact(request.tokenizer_form),  # all models are given the variant's tokens
-        texts,
-        max_tokens=min(request.max_length, spec.max_position_embeddings),
-        vocab_size=spec.vocab_size,
-    )
+        raise ValueError("a divergence needs a variant and its dense model")
+    most = min(request.max_length, subject.dense.spec.max_position_embeddings)
+    return paired_texts(subject, subject.dense, subject.artifact(request.tokenizer_form), texts, most)
 
 
 def text_sets(subject: Subject, request: EvaluationRequest, texts: Mapping[str, Sequence[str]]) -> dict[str, TextSet]:
@@ -197,13 +193,8 @@ def text_sets(subject: Subject, request: EvaluationRequest, texts: Mapping[str, 
         InputError: A text has no tokens.
     """
     tasks = {} if subject.plan is None else subject.plan.weights
-    sets = {}
-    for name, own in texts.items():
-        tokens = _tokens(subject, request, own)
-        size = predicted_bytes(subject.artifact(request.tokenizer_form), own, tokens)
-        if size:
-            sets[name] = TextSet(tuple(own), name in tasks, tokens, size)
-    return sets
+    sets = {name: TextSet(tuple(own), name in tasks, _pairs(subject, request, own)) for name, own in texts.items()}
+    return {name: own for name, own in sets.items() if own.is_long_enough}
 
 
 def divergence_report(
@@ -225,10 +216,11 @@ def divergence_report(
         compute: Where torch runs the variant, if it does.
         on_progress: Called with a line about each text when it is done.
     """
-    token_ids = [divergence_texts(subject, request), *(own.token_ids for own in elsewhere.values())]
-    references = [answers.reference(own) for own in token_ids]
+    sets = [divergence_texts(subject, request), *(own.pairs for own in elsewhere.values())]
+    references = [(answers.reference([pair.dense for pair in pairs]), pairs) for pairs in sets]
     options: Any = {"threads": request.threads, "provider": request.provider, "on_progress": on_progress}
-    options["compute"] = compute
+    kept = subject.vocabulary
+    options |= {"compute": compute, "kept": None if kept is None else kept.rows}
     ways = {form: (subject.artifact(form), str(form)) for form in request.forms} | {
         f"{folder.name} in {name}": (folder, name) for name, folder in _run_by(subject, request).items()
     }
@@ -256,9 +248,11 @@ def _divergence(
     subject: Subject, folder: Path, request: EvaluationRequest, compute: Compute | None, progress: Progress
 ) -> dict[str, DivergenceFigures]:
     with DenseAnswers(folder, request.threads, compute) as answers:
-        texts = divergence_texts(subject, request)
+        pairs = divergence_texts(subject, request)
+        texts = [pair.dense for pair in pairs]
         if "onnx" in request.forms:
-            claim_texts(subject.artifact("onnx"), texts, request.provider, compute, progress.say)
+            own = [pair.own for pair in pairs]
+            claim_texts(subject.artifact("onnx"), own, request.provider, compute, progress.say)
         with progress.step("running the dense model", len(set(texts)), "texts") as done:
             answers.run(texts, on_progress=done)
         ways = (*request.forms, *request.runtimes)
@@ -278,12 +272,12 @@ def _zero_shot(
     options["compute"] = compute
     figures = {}
     names = ", ".join(task.name for task in tasks)
-    tokenizer = None if subject.variant is None else subject.artifact(request.tokenizer_form)
     if folder is not None:
         progress.say(f"dense: {names}")
-        figures["dense"] = evaluate_zero_shot(
-            folder, tasks, tokenizer_folder=tokenizer, on_progress=progress.say, **options
-        )
+        with own_tokenizer(subject, request) as tokenizer:
+            figures["dense"] = evaluate_zero_shot(
+                folder, tasks, tokenizer_folder=tokenizer, on_progress=progress.say, **options
+            )
     for form in request.forms if subject.variant is not None else ():
         progress.say(f"{form}: {names}")
         figures[form] = evaluate_zero_shot(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject
+from seap_export.pipeline.evaluation_texts import own_tokenizer
 from seap_export.pipeline.progress import Progress
 from validation.generation import GenerationFigures, OpenTask, evaluate_generation
 
@@ -24,7 +26,7 @@ def generated_answers(
     compute: Compute | None,
     progress: Progress,
 ) -> dict[str, dict[str, GenerationFigures]]:
-    """Results by form or "dense", then by task. All models are given the same tokens.
+    """Results by form or "dense", then by task. All models are given the same tokens, unless the variant lacks some.
 
     Args:
         subject: What is evaluated.
@@ -50,12 +52,17 @@ def generated_answers(
         "batch_size": request.batch_size,
         "threads": request.threads,
         "provider": request.provider,
-        "tokenizer_folder": subject.artifact(request.tokenizer_form) if has_variant else None,
         "compute": compute,
     }
+    own = subject.artifact(request.tokenizer_form) if has_variant else None
     names, number = ", ".join(task.name for task in tasks), sum(len(task.questions) for task in tasks)
     figures = {}
     for way, (folder, form) in folders.items():
-        with progress.step(f"{way}: answering {names}", number, "questions") as done:
-            figures[way] = evaluate_generation(folder, tasks, form=form, on_answer=done, **options)
+        with (
+            progress.step(f"{way}: answering {names}", number, "questions") as done,
+            own_tokenizer(subject, request) if way == "dense" else nullcontext(own) as tokenizer,
+        ):
+            figures[way] = evaluate_generation(
+                folder, tasks, form=form, tokenizer_folder=tokenizer, on_answer=done, **options
+            )
     return figures

@@ -12,6 +12,7 @@ from seap_export.pipeline.elsewhere import ElsewhereFigures
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, Texts
 from validation.generation import GenerationFigures
+from validation.paired import PerByte
 from validation.quality import DivergenceFigures
 from validation.zero_shot import ZeroShotFigures
 
@@ -229,6 +230,19 @@ def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
         "perplexity": figures.perplexity,
         "dense_perplexity": figures.dense_perplexity,
         "tokens": figures.tokens,
+        **_per_byte_json(figures.per_byte),
+        **({} if figures.cut is None else {"vocabulary": asdict(figures.cut)}),
+    }
+
+
+def _per_byte_json(figures: PerByte | None) -> dict[str, Any]:
+    if figures is None:
+        return {}
+    return {
+        "kl_nats_per_byte": figures.kl,
+        "bits_per_byte": figures.bits,
+        "dense_bits_per_byte": figures.dense_bits,
+        "bytes": figures.bytes,
     }
 
 

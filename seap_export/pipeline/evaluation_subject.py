@@ -21,6 +21,7 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import calibration_step
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.sources.source import Source, open_source
+from seap_export.vocabulary.table import Vocabulary
 from validation.generation import OpenTask, open_task
 from validation.quality import Form
 from validation.zero_shot import Question, read_questions
@@ -58,6 +59,11 @@ class Subject:
         if self.variant is None:
             raise ValueError("a dense model has no artifacts")
         return self.variant
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokens that the variant keeps; None: all."""
+        return None if self.plan is None else self.plan.vocabulary
 
     def artifact(self, form: Form) -> Path:
         """The folder of the variant in the given form."""

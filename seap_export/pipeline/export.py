@@ -40,6 +40,7 @@ from seap_export.pipeline.texts import split_tasks, warn_of_texts
 from seap_export.pipeline.validate import ValidationRequest, validate
 from seap_export.pipeline.validation_report import ValidationReport
 from seap_export.pipeline.variants import describe_variant, remarks
+from seap_export.pipeline.vocabulary import choose_vocabularies
 from seap_export.pipeline.workload import at_most, workload
 from seap_export.pipeline.workspace import Workspace
 from seap_export.plan.solve import check_ratio
@@ -248,7 +249,9 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     general = general_samples(request.general_text, calibrated) if request.quality else ()
     with progress.step(f"hashing {source.name}", name="hashing"):
         source.digest  # noqa: B018 - remembered
-    steps = export_steps(source, request, splits)
+    mixtures = {own.name: tuple(own.weights) for own in request.all_mixtures}
+    vocabularies = choose_vocabularies(source, request.tasks, mixtures, request.vocabulary, progress)
+    steps = export_steps(source, request, splits, vocabularies)
     if request.router_settings is not None:
         refuse_lost_tasks(workspace, [task.name for task in request.tasks])
     missing = tuple(step for step in steps.all if not workspace.is_done(step.name, step.key))

@@ -82,6 +82,7 @@ def _variant(folder: Path) -> dict[str, Any]:
         "ridge": plan.ridge,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
+        "vocabulary": None if plan.vocabulary is None else {"tokens": len(plan.vocabulary), "of": plan.vocabulary.of},
         "parity": {name: read_artifact(path) for name, path in parity_files(folder).items()},
         "warning": _remarks(folder),
         "quality": None if (quality := recorded_quality(folder)) is None else quality_figures(quality),

@@ -101,6 +101,8 @@ def _plan_and_weights(folder: Path) -> Iterator[str]:
     if plan.layout == "per-layer" and planned != found:
         layer = next((i for i, pair in enumerate(zip(planned, found, strict=False)) if pair[0] != pair[1]), 0)
         yield f"{folder}: plan.json and hf/config.json disagree from layer {layer} on"
+    if plan.vocabulary is not None and len(plan.vocabulary) != spec.vocab_size:
+        yield f"{folder}: plan.json and hf/config.json disagree on the number of tokens"
 
 
 def _files(folder: Path, part: str) -> Iterator[str]:

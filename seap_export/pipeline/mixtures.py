@@ -17,6 +17,7 @@ from seap_export.plan.plan import Plan
 
 __all__ = [
     "GENERAL",
+    "SUPPORT",
     "MixtureSpec",
     "Support",
     "open_mixture",
@@ -27,7 +28,8 @@ __all__ = [
 ]
 
 GENERAL = "general"
-_SUPPORT, _SHARE = "support", 0.3
+#: The name of the text of --support among the tasks, and its share by default.
+SUPPORT, _SHARE = "support", 0.3
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,14 @@ def parse_support(text: str, tasks: Sequence[str]) -> Support:
         UsageError: The share is out of range, or one of the other tasks has the name.
         InputError, EnvironmentFailure: As for `parse_task`.
     """
-    if _SUPPORT in (task.lower() for task in tasks):
-        raise UsageError(f"a task is named '{_SUPPORT}', which is the name of the --support text; rename the task")
+    if SUPPORT in (task.lower() for task in tasks):
+        raise UsageError(f"a task is named '{SUPPORT}', which is the name of the --support text; rename the task")
     source, _, end = text.rpartition(":")
     try:
         share = float(end)
     except ValueError:
         source, share = text, _SHARE
-    return Support(parse_task(f"{_SUPPORT}={source}"), share)
+    return Support(parse_task(f"{SUPPORT}={source}"), share)
 
 
 def parse_weights(values: Sequence[str], tasks: Sequence[str], separator: str = "=") -> dict[str, float]:

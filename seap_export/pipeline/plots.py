@@ -110,6 +110,8 @@ def _read_variant(folder: Path) -> Variant:
     try:
         pruned = model_spec(config)
         dense = model_spec(dense_config(config))
+        if plan.vocabulary is not None:  # config.json names the kept tokens only
+            dense = dense.with_tokens(plan.vocabulary.of)
     except InputError as error:
         raise ArtifactError(f"{folder / _CONFIG}: {error}") from error
     if _shapes(plan.shrunk_spec(dense)) != _shapes(pruned):

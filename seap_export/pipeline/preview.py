@@ -51,7 +51,7 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
             "variant": name,
             "calibration_texts": sum(len(own.split.calibration) for own in steps.plan.ranking.calibrations),
             "held_out_texts": sum(len(own.split.held_out) for own in steps.plan.ranking.calibrations),
-            "bytes_about": variant_bytes(steps.plan.ratio, work, request.formats),
+            "bytes_about": variant_bytes(steps.plan.ratio, work.with_tokens(steps.plan.vocabulary), request.formats),
             "exists": missing.isdisjoint(step.name for step in steps.all),
         }
         for name, steps in planned.steps.variants.items()

@@ -22,6 +22,7 @@ from seap_export.pipeline.elsewhere import TextSet, elsewhere_texts, refuse_dama
 from seap_export.pipeline.evaluate import divergence_report, divergence_texts, text_sets
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, variant_subject
+from seap_export.pipeline.evaluation_texts import own_tokenizer
 from seap_export.pipeline.measured import ONNX, Measured
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.settings import ParitySettings, calibration_step
@@ -29,6 +30,7 @@ from seap_export.pipeline.workspace import Workspace
 from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.sources.config import end_tokens, read_artifact
 from seap_export.sources.source import Source
+from validation.paired import PairedText
 from validation.quality import DenseAnswers, claim_texts, continue_prompt
 
 __all__ = [
@@ -48,7 +50,7 @@ QUALITY = "quality.json"
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
-_VERSION = 4
+_VERSION = 5
 #: The name of the step that runs the dense model.
 DENSE_TEXTS = "dense texts"
 #: The sample answer: tokens of the prompt at most, and tokens that follow it.
@@ -97,19 +99,43 @@ def quality_request(measured: Measured, settings: ParitySettings, general_text: 
 
 @dataclass(frozen=True)
 class _Work:
-    """What is compared for one variant."""
+    """What is compared for one variant.
+
+    Attributes:
+        subject: The variant and its dense model.
+        own_texts: The held-out texts of its tasks, as the tokens of both.
+        elsewhere: Texts of every task, and the general text.
+        prompts: Prompts of which one is continued, as tokens of the dense model.
+        own_prompts: The same as the variant's tokens.
+        stops: The variant's tokens that end an answer.
+        dense: The dense model's tokenizer.
+        tokenizer: The variant's.
+    """
 
     subject: Subject
-    own_texts: tuple[tuple[int, ...], ...]
+    own_texts: tuple[PairedText, ...]
     elsewhere: Mapping[str, TextSet]
     prompts: tuple[tuple[int, ...], ...]
+    own_prompts: tuple[tuple[int, ...], ...]
     stops: frozenset[int]
+    dense: Tokenizer
+    tokenizer: Tokenizer
 
     @property
-    def texts(self) -> tuple[tuple[int, ...], ...]:
-        """The tokens of all distinct texts."""
-        others = (ids for own in self.elsewhere.values() for ids in own.token_ids)
-        return tuple(dict.fromkeys((*self.own_texts, *others)))
+    def dense_stops(self) -> frozenset[int]:
+        """The same as the dense model's tokens."""
+        kept = self.subject.vocabulary
+        return self.stops if kept is None else frozenset(kept.kept[token] for token in self.stops)
+
+    @property
+    def texts(self) -> tuple[PairedText, ...]:
+        """All texts, each as often as a set has it."""
+        return (*self.own_texts, *(pair for own in self.elsewhere.values() for pair in own.pairs))
+
+    @property
+    def distinct(self) -> int:
+        """How many texts the variant runs."""
+        return len({text.own for text in self.texts})
 
 
 def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[str]]) -> str:
@@ -179,22 +205,23 @@ def measure_quality(
     missing = [name for name in variants if not workspace.is_done(_step(name), keys[name])]
     works = {name: _work(source, workspace.folder / name, elsewhere, request) for name in missing}
     for name, work in list(works.items()):
-        if not any(len(ids) > 1 for ids in work.own_texts):
+        if not any(min(len(text.dense), len(text.own)) > 1 for text in work.own_texts):
             progress.warn(f"{name}: its held-out texts are too short to measure quality")
             del works[name]
     if not works:
         return
     with DenseAnswers(dense(), request.threads, compute) as answers:
-        texts = tuple(dict.fromkeys(ids for work in works.values() for ids in work.texts))
-        for name in works if request.measured.is_onnx else ():
-            claim_texts(workspace.folder / name / ONNX, texts, request.provider, compute, progress.say)
+        texts = tuple(dict.fromkeys(text.dense for work in works.values() for text in work.texts))
+        for name, work in works.items() if request.measured.is_onnx else ():
+            own = [text.own for text in work.texts]
+            claim_texts(workspace.folder / name / ONNX, own, request.provider, compute, progress.say)
         label = "running the dense model on held-out texts"
         with progress.step(label, len(texts), "texts", name=DENSE_TEXTS) as done:
-            stops = frozenset().union(*(work.stops for work in works.values()))
+            stops = frozenset().union(*(work.dense_stops for work in works.values()))
             answers.run(texts, [work.prompts for work in works.values()], _ANSWER_TOKENS, stops, done)
         for name, work in works.items():
             label = f"{name}: comparing with the dense model"
-            with progress.step(label, len(work.texts), "texts", name=_step(name)) as done:
+            with progress.step(label, work.distinct, "texts", name=_step(name)) as done:
                 report = _report(work, answers, request, done)
             with workspace.writing(_step(name), keys[name], folder=False) as path:
                 path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
@@ -250,9 +277,11 @@ def _work(source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], 
     else:
         stops = end_tokens(folder / "hf")
     samples = [sample for record in subject.records or () for sample in record.held_out]
-    prompts = tuple(_prompt(tokenizer, sample) for sample in samples[:_MOST_PROMPTS])
-    own, others = divergence_texts(subject, evaluation), text_sets(subject, evaluation, elsewhere)
-    return _Work(subject, own, others, prompts, stops)
+    with own_tokenizer(subject, evaluation) as place:
+        dense = tokenizer if place is None else load_tokenizer(place)
+    prompts, own = (tuple(_prompt(cut, sample) for sample in samples[:_MOST_PROMPTS]) for cut in (dense, tokenizer))
+    texts, others = divergence_texts(subject, evaluation), text_sets(subject, evaluation, elsewhere)
+    return _Work(subject, texts, others, prompts, own, stops, dense, tokenizer)
 
 
 def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
@@ -267,12 +296,14 @@ def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: A
     options: Any = {"provider": request.provider, "threads": request.threads}
     report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
     prompt, dense = answers.answer(work.prompts)
+    own = work.own_prompts[work.prompts.index(prompt)]
     folder = subject.folder / measured.folder
-    variant = continue_prompt(folder, measured.runtime, prompt, _ANSWER_TOKENS, work.stops, **options)
-    tokenizer = load_tokenizer(subject.artifact(request.evaluation.tokenizer_form))
-    before: str = tokenizer.decode(list(prompt))
-    after = {"dense": dense, "variant": variant}
-    sample = {name: tokenizer.decode([*prompt, *ids]).removeprefix(before) for name, ids in after.items()}
+    variant = continue_prompt(folder, measured.runtime, own, _ANSWER_TOKENS, work.stops, **options)
+    before: str = work.dense.decode(list(prompt))
+    sample = {
+        "dense": work.dense.decode([*prompt, *dense]).removeprefix(before),
+        "variant": work.tokenizer.decode([*own, *variant]).removeprefix(work.tokenizer.decode(list(own))),
+    }
     return {**report.to_json(), **measured.to_json(), "sample": {"prompt": before, **sample}}
 
 

@@ -17,6 +17,7 @@ from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant import OfVariant, PlanStep
 from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.pipeline.workload import Task, Workload
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["Remaining", "remaining_work", "task_sizes"]
 
@@ -33,6 +34,7 @@ class Remaining:
         tasks: The tasks whose texts it works on.
         ratio: The variant's; 0 for what belongs to the dense model.
         own: The format that it works on; None: the model folder, or what has none.
+        vocabulary: The tokens that the variant keeps; None: all.
         others: Further tasks, and the general text, on a few texts of which quality is measured.
     """
 
@@ -40,6 +42,7 @@ class Remaining:
     tasks: tuple[str, ...]
     ratio: float = 0.0
     own: Format | None = None
+    vocabulary: Vocabulary | None = None
     others: tuple[str, ...] = ()
 
     @property
@@ -49,7 +52,8 @@ class Remaining:
 
     def of(self, work: Workload) -> Workload:
         """What this part depends on."""
-        return work if self.own is None else replace(work, own=self.own)
+        kept = work.with_tokens(self.vocabulary)
+        return kept if self.own is None else replace(kept, own=self.own)
 
     def size(self, tasks: Mapping[str, Task]) -> Task:
         """The tokens of all its tasks, and of a few texts of the others."""
@@ -70,23 +74,30 @@ def remaining_work(
         missing: Those that are not made yet.
         out: The output folder.
     """
-    found = [
-        Remaining(step.kind, step.tasks, step.ratio if isinstance(step, PlanStep | OfVariant) else 0.0, _format(step))
-        for step in missing
-    ]
+    found = [Remaining(step.kind, step.tasks, _ratio(step), _format(step), _vocabulary(step)) for step in missing]
     timed = read_performance(out).speed
     own = None if request.measured is None else request.measured.own
     for name, (mixture, ratio) in request.variants.items():
-        names = tuple(mixture.weights)
+        names, kept = tuple(mixture.weights), steps.variants[name].plan.vocabulary
         compared = steps.variants[name].parity.values()
-        found += [Remaining("validation", names, ratio, step.before.own) for step in compared if step in missing]
+        found += [Remaining("validation", names, ratio, step.before.own, kept) for step in compared if step in missing]
         if request.quality and not (out / name / QUALITY).exists():
             others = (*(task for task in steps.calibrations if task not in names), GENERAL_TEXT)
-            found.append(Remaining("quality", names, ratio, own, others))
+            found.append(Remaining("quality", names, ratio, own, kept, others))
         if request.speed and name not in timed:
-            found.append(Remaining("speed", names, ratio, own))
+            found.append(Remaining("speed", names, ratio, own, kept))
     dense = [kind for kind in ("quality", "speed") if any(part.kind == kind for part in found)]
-    return (*found, *(Remaining(kind, tuple(steps.calibrations), 0.0, own, (GENERAL_TEXT,)) for kind in dense))
+    return (*found, *(Remaining(kind, tuple(steps.calibrations), own=own, others=(GENERAL_TEXT,)) for kind in dense))
+
+
+def _ratio(step: Step) -> float:
+    return step.ratio if isinstance(step, PlanStep | OfVariant) else 0.0
+
+
+def _vocabulary(step: Step) -> Vocabulary | None:
+    if isinstance(step, PlanStep):
+        return step.vocabulary
+    return step.plan.vocabulary if isinstance(step, OfVariant) else None
 
 
 def _format(step: Step) -> Format | None:

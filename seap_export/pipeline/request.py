@@ -14,6 +14,7 @@ from seap_export.pipeline.mixtures import MixtureSpec, Support
 from seap_export.pipeline.router import RouterSettings
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, variant_name
 from seap_export.plan.recipes import PlanSettings
+from seap_export.vocabulary.choice import VocabularySize
 
 __all__ = ["ExportRequest"]
 
@@ -36,6 +37,7 @@ class ExportRequest:
         quality: Whether variants are compared with the dense model.
         general_text: The corpus of the general text that they are compared on; None: the one of the package.
         speed: Whether variants are timed against the dense model.
+        vocabulary: How many tokens each variant keeps.
     """
 
     tasks: tuple[Task, ...]
@@ -51,6 +53,7 @@ class ExportRequest:
     quality: bool = True
     general_text: Path | None = None
     speed: bool = True
+    vocabulary: VocabularySize = "all"
 
     def __post_init__(self) -> None:
         if not self.tasks:

@@ -12,9 +12,11 @@ from seap_export.activations.statistics import Calibration
 from seap_export.errors import SeapError
 from seap_export.pipeline.manifest import Manifest
 from seap_export.pipeline.settings import calibration_step
+from seap_export.plan.plan import read_plan
 from seap_export.runtime.files import read_object
 from seap_export.runtime.manifest import ROUTER_FOLDER, ROUTER_GRAPH, RouterManifest
 from seap_export.runtime.router import Router
+from seap_export.vocabulary.tokenizer import cut_tokenizer
 
 __all__ = ["router_damages"]
 
@@ -59,13 +61,12 @@ def _lost_targets(router: RouterManifest, folder: Path, manifest: Manifest) -> l
 
 def _other_model(router: RouterManifest, folder: Path, manifest: Manifest) -> list[str]:
     """Checks that its dense model, tokenizer and values match those of the variants."""
-    found = []
+    found, router_folder = [], folder / ROUTER_FOLDER
     if router.source.get("sha256") != manifest.source.get("sha256"):
         found.append("router.json belongs to another dense model than manifest.json")
-    own = _tokenizer(folder / ROUTER_FOLDER)
     for name in manifest.variants:
         hf = folder / name / "hf"
-        if (hf / "tokenizer.json").is_file() and _tokenizer(hf) != own:
+        if (hf / "tokenizer.json").is_file() and _tokenizer(hf) != _cut_for(folder / name, _tokenizer(router_folder)):
             found.append(f"the router's tokenizer or chat template differs from that of {name}")
     if not all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in _floats(folder)):
         found.append("router.onnx holds NaN or infinite values")
@@ -81,6 +82,18 @@ def _tokenizer(folder: Path) -> list[Any]:
         read_object(config).get("chat_template") if config.is_file() else None,
         *(template.read_bytes() if template.is_file() else None for template in templates),
     ]
+
+
+def _cut_for(variant: Path, tokenizer: list[Any]) -> list[Any]:
+    """The router's tokenizer as it must be in a variant, which may have fewer tokens."""
+    plan = variant / "plan.json"
+    kept = read_plan(plan).vocabulary if plan.is_file() else None
+    if kept is None:
+        return tokenizer
+    try:
+        return [cut_tokenizer(tokenizer[0], kept), *tokenizer[1:]]
+    except (KeyError, TypeError, ValueError, AttributeError):  # a tokenizer of another kind, or with other tokens
+        return []
 
 
 def _floats(folder: Path) -> list[onnx.TensorProto]:

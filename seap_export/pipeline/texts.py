@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from seap_export.pipeline.settings import CalibrationSettings
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
-__all__ = ["split_tasks", "tokenize", "warn_of_texts"]
+__all__ = ["load_tokenizer", "split_tasks", "tokenize", "tokenizer_folder", "warn_of_texts"]
 
 #: Texts that are tokenized at a time.
 _TEXTS = 256
@@ -61,7 +62,7 @@ def _split(task: Task, settings: CalibrationSettings, num_held_out: int) -> Spli
 def _cut_to_tokens(source: Source, splits: Mapping[str, Split], most: int, max_length: int) -> dict[str, Split]:
     """Leaves out the texts from the one on that would exceed the number of tokens; the first one always stays."""
     with quiet_transformers():
-        tokenizer = _load_tokenizer(source)
+        tokenizer = load_tokenizer(source)
         return {
             task: split.calibrated_on(_within(tokenizer, split, most, max_length)) for task, split in splits.items()
         }
@@ -88,7 +89,7 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
     """
     token_ids = {}
     with quiet_transformers():
-        tokenizer = _load_tokenizer(source)
+        tokenizer = load_tokenizer(source)
         for task, samples in texts.items():
             sequences = tokenizer([sample.text for sample in samples])["input_ids"]
             token_ids[task] = [ids[:max_length] for ids in sequences if ids]
@@ -104,17 +105,29 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
     return token_ids
 
 
-def _load_tokenizer(source: Source) -> Any:
-    """The tokenizer, loaded from the files that the artifacts will contain.
+@contextmanager
+def tokenizer_folder(source: Source) -> Iterator[Path]:
+    """A temporary folder with the tokenizer as the artifacts contain it, and the configs that say how to load it.
 
     For some model types (qwen2), transformers 5 ignores the tokenizer class that the files name.
     """
-    from transformers import AutoTokenizer
-
+    configs = {
+        "config.json": {**source.config, "model_type": PRUNED_PREFIX + source.spec.family.model_type},
+        "generation_config.json": source.generation_config,
+    }
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
-        config = {**source.config, "model_type": PRUNED_PREFIX + source.spec.family.model_type}
-        (Path(folder) / "config.json").write_text(json.dumps(config), "utf-8", newline="\n")
+        for name, values in configs.items():
+            if values is not None:
+                (Path(folder) / name).write_text(json.dumps(dict(values)), "utf-8", newline="\n")
+        yield Path(folder)
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The tokenizer, loaded from the files that the artifacts will contain."""
+    from transformers import AutoTokenizer
+
+    with tokenizer_folder(source) as folder:
         try:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except (ImportError, MemoryError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.sizes import format_bytes
 from seap_export.sources.config import read_json
 from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
 from validation.parity import DECODE_STEPS, LONG_TOKENS
 from validation.speed.interval import FEWEST_RUNS
 
@@ -74,6 +75,13 @@ class Workload:
     def hf(self) -> Format:
         """The format of the model folder."""
         return HfFormat(dtype_name(self.stored))
+
+    def with_tokens(self, vocabulary: Vocabulary | None) -> Workload:
+        """The same for a variant that keeps these tokens; None: all."""
+        if vocabulary is None:
+            return self
+        size = self.tokenizer_bytes * len(vocabulary) // vocabulary.of
+        return replace(self, spec=self.spec.with_tokens(len(vocabulary)), tokenizer_bytes=size)
 
 
 def workload(source: Source, request: ExportRequest) -> Workload:

@@ -35,6 +35,7 @@ from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import ChannelScore, LayerScores, Score, layer_scores
 from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["make_plan", "rank_layers"]
 
@@ -191,6 +192,7 @@ def make_plan(
     layout: Layout,
     mix: ScoreMix,
     group_tolerance: float = 0.0,
+    vocabulary: Vocabulary | None = None,
 ) -> Plan:
     """The plan of one variant; `ranking` is `rank_layers` of the same statistics, score and mix.
 
@@ -222,4 +224,5 @@ def make_plan(
         layout=layout,
         mix=mix,
         group_tolerance=group_tolerance,
+        vocabulary=vocabulary,
     )

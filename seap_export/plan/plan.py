@@ -18,6 +18,7 @@ from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import SCORES, Score
 from seap_export.sources.config import read_json
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = [
     "BALANCES",
@@ -123,6 +124,7 @@ class Plan:
         mix: Whether the scores of several tasks were brought to one scale before they were added.
         group_tolerance: By how much, as a fraction, the loss was allowed to rise for groups of heads that CUDA's
             attention prefers; 0: such groups were not looked for.
+        vocabulary: The tokens that are kept; None: all.
     """
 
     task: str
@@ -142,6 +144,7 @@ class Plan:
     layout: Layout = "per-layer"
     mix: ScoreMix = "scaled"
     group_tolerance: float = 0.0
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
@@ -179,6 +182,11 @@ class Plan:
                 f"the plan has {len(self.layers)} layers, but the model has {len(dense.layers)}; "
                 "make the plan again for this model"
             )
+        if self.vocabulary is not None and self.vocabulary.of != dense.vocab_size:
+            raise ArtifactError(
+                f"the plan was made for {self.vocabulary.of} tokens, but the model has {dense.vocab_size}; "
+                "make the plan again for this model"
+            )
         for index, (layer, own) in enumerate(zip(self.layers, dense.layers, strict=True)):
             fits = (
                 layer.num_heads_per_group == own.heads_per_group
@@ -190,12 +198,12 @@ class Plan:
                     f"the plan does not fit the model: layer {index} has another shape; "
                     "make the plan again for this model"
                 )
-        return dense.with_layers(
-            tuple(
-                own.spec(whole, biases)
-                for own, whole, biases in zip(self.layers, dense.layers, self._biases(dense), strict=True)
-            )
+        layers = tuple(
+            own.spec(whole, biases)
+            for own, whole, biases in zip(self.layers, dense.layers, self._biases(dense), strict=True)
         )
+        tokens = dense.vocab_size if self.vocabulary is None else len(self.vocabulary)
+        return dense.with_layers(layers).with_tokens(tokens)
 
     def has_intercept(self, half: Half, family: Family) -> bool:
         """Whether compensation may give o_proj or down_proj a bias."""
@@ -234,10 +242,13 @@ class Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Writes a plan as JSON, one layer per line; a group tolerance of 0 is left out."""
+    """Writes a plan as JSON, one layer per line; a group tolerance of 0 and a whole vocabulary are left out."""
     head = {"schema": PLAN_SCHEMA, **{key: value for key, value in asdict(plan).items() if key != "layers"}}
     if not plan.group_tolerance:
         del head["group_tolerance"]
+    del head["vocabulary"]
+    if plan.vocabulary is not None:
+        head["vocabulary"] = plan.vocabulary.to_json()
     rows = [json.dumps(asdict(layer), separators=(",", ":")) for layer in plan.layers]
     opening = json.dumps(head, indent=1).removesuffix("\n}")
     path.write_text(f'{opening},\n "layers": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n", "utf-8", newline="\n")
@@ -258,6 +269,8 @@ def read_plan(path: Path) -> Plan:
         raise ArtifactError(f"{path}: plan schema is {schema!r}, expected {PLAN_SCHEMA!r}")
     try:
         layers = tuple(_parse_layer(row) for row in values.pop("layers"))
+        if (kept := values.pop("vocabulary", None)) is not None:
+            values["vocabulary"] = Vocabulary.from_json(kept)
         return Plan(**{**values, "sparsity": Sparsity(**values["sparsity"])}, layers=layers)
     except (TypeError, ValueError, KeyError, AttributeError, UsageError) as error:
         raise ArtifactError(f"{path}: not a valid plan ({error}); make it again with 'seap-export plan'") from error

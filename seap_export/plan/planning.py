@@ -13,6 +13,7 @@ from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.recipes import PlanSettings
 from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["plan_variant", "rank"]
 
@@ -50,8 +51,15 @@ def rank(
     )
 
 
-def plan_variant(source: Source, statistics: Mixture, ranking: Ranking, settings: PlanSettings, ratio: float) -> Plan:
+def plan_variant(
+    source: Source,
+    statistics: Mixture,
+    ranking: Ranking,
+    settings: PlanSettings,
+    ratio: float,
+    vocabulary: Vocabulary | None = None,
+) -> Plan:
     """The plan of one variant; `ranking` is `rank` of the same statistics and settings."""
     method = settings.method(len(source.spec.layers))
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    return make_plan(source, statistics, ranking, ratio=ratio, method=method, **values)
+    return make_plan(source, statistics, ranking, ratio=ratio, method=method, vocabulary=vocabulary, **values)

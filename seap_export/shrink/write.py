@@ -56,11 +56,12 @@ def write_shrunk_model(
             "give those, with the same weights"
         )
     spec = plan.shrunk_spec(source.spec)
-    config = shrunk_config(source, spec, plan.layout)
+    kept = source if plan.vocabulary is None else source.with_tokens(plan.vocabulary)
+    config = shrunk_config(kept, spec, plan.layout)
     _write_json(config, folder / "config.json")
-    if source.generation_config is not None:
-        _write_json(dict(source.generation_config), folder / "generation_config.json")
-    source.write_tokenizer(folder)
+    if kept.generation_config is not None:
+        _write_json(dict(kept.generation_config), folder / "generation_config.json")
+    kept.write_tokenizer(folder)
     for name in MODELING_FILES if plan.layout == "per-layer" else ():
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
             shutil.copyfile(file, folder / name)
@@ -72,9 +73,9 @@ def write_shrunk_model(
 
     if plan.compensation == "sequential":
         streams = SequentialLayers(source, plan, statistics, unfinished, compute)
-        write_weights(source, spec, streams.layers, folder, on_layer, finished=streams.finished)
+        write_weights(kept, spec, streams.layers, folder, on_layer, finished=streams.finished)
     else:
-        write_weights(source, spec, layers, folder, on_layer)
+        write_weights(kept, spec, layers, folder, on_layer)
     shutil.rmtree(unfinished)
 
 

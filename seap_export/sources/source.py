@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from seap_export.families import ModelSpec, language_config, model_spec, names, 
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.sources.config import portable_config, read_json
 from seap_export.sources.config_check import check_token_ids
+from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tokenizer import (
     copy_tokenizer,
@@ -26,6 +27,8 @@ from seap_export.sources.tokenizer import (
 )
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.sources.wrapper import LanguagePart
+from seap_export.vocabulary.config import named_tokens, renumbered_config
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["Source", "open_gguf", "open_source"]
 
@@ -82,6 +85,30 @@ class Source:
                     f"{self.name}: tensor '{name}' holds NaN or infinite weights; download the model again"
                 )
         return tensors
+
+    def with_tokens(self, vocabulary: Vocabulary) -> Source:
+        """The same model with the kept tokens only, under their new ids: tables, tokenizer and configs.
+
+        Its digest is that of the whole model.
+
+        Raises:
+            ArtifactError: A config names a token that is not kept.
+        """
+        refuse_missing(vocabulary, named_tokens(self.config, self.generation_config))
+
+        def write_tokenizer(target: Path) -> None:
+            self.write_tokenizer(target)
+            cut_tokenizer_files(target, vocabulary)
+
+        defaults = self.generation_config
+        return replace(
+            self,
+            config=renumbered_config(self.config, vocabulary),
+            generation_config=None if defaults is None else renumbered_config(defaults, vocabulary),
+            spec=self.spec.with_tokens(len(vocabulary)),
+            reader=KeptRows(self.reader, vocabulary),
+            write_tokenizer=write_tokenizer,
+        )
 
     @cached_property
     def digest(self) -> str:

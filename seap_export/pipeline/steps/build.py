@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from seap_export.corpus import Split
 from seap_export.pipeline.request import ExportRequest
@@ -14,6 +15,7 @@ from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["ExportSteps", "VariantSteps", "export_steps"]
 
@@ -65,13 +67,19 @@ class ExportSteps:
         return tuple(found.values())
 
 
-def export_steps(source: Source, request: ExportRequest, splits: Mapping[str, Split]) -> ExportSteps:
+def export_steps(
+    source: Source,
+    request: ExportRequest,
+    splits: Mapping[str, Split],
+    vocabularies: Mapping[str, Vocabulary] = MappingProxyType({}),
+) -> ExportSteps:
     """The steps of a request.
 
     Args:
         source: The dense model.
         request: What to make.
         splits: The texts of each task.
+        vocabularies: The tokens that the variants of a mixture keep, by its name; of others, all are kept.
     """
     calibrations = calibration_steps(source, splits, request.calibration)
     rankings = {
@@ -81,7 +89,7 @@ def export_steps(source: Source, request: ExportRequest, splits: Mapping[str, Sp
     variants = {}
     for name, ranking in rankings.items():
         for ratio in request.ratios:
-            plan = PlanStep(ranking, ratio)
+            plan = PlanStep(ranking, ratio, vocabularies.get(name))
             hf = ShrinkStep(plan)
             written = {folder: FormatStep(hf, folder, own) for folder, own in request.folders.items()}
             parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}

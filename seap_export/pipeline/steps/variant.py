@@ -17,6 +17,7 @@ from seap_export.plan.planning import plan_variant
 from seap_export.plan.ranked import read_ranking
 from seap_export.shrink.sequential import storage_for
 from seap_export.shrink.write import MODELING_FILES, write_shrunk_model
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["OfVariant", "PlanStep", "ShrinkStep"]
 
@@ -31,6 +32,7 @@ class PlanStep(Step):
     Attributes:
         ranking: The ranking of its task or mixture.
         ratio: Fraction to remove.
+        vocabulary: The tokens that are kept; None: all.
     """
 
     kind = "plan"
@@ -38,6 +40,7 @@ class PlanStep(Step):
 
     ranking: RankingStep
     ratio: float
+    vocabulary: Vocabulary | None = None
 
     @property
     def variant(self) -> str:
@@ -64,13 +67,15 @@ class PlanStep(Step):
         settings, layers = self.ranking.settings, self.ranking.units
         # The default protection gives the same key as the equal explicit one.
         values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(layers))}
-        return sha256_json([PLAN_SCHEMA, _PLAN, self.ranking.key, self.ranking.mixture.name, values, self.ratio])
+        parts = [PLAN_SCHEMA, _PLAN, self.ranking.key, self.ranking.mixture.name, values, self.ratio]
+        return sha256_json(parts if self.vocabulary is None else [*parts, self.vocabulary.to_json()])
 
     def make(self, work: Work, place: Path, advance: Advance) -> None:
         """Writes plan.json."""
         statistics = self.ranking.statistics(work)
         ranking = read_ranking(work.source.spec, work.folder / self.ranking.name)
-        write_plan(plan_variant(work.source, statistics, ranking, self.ranking.settings, self.ratio), place)
+        settings = self.ranking.settings
+        write_plan(plan_variant(work.source, statistics, ranking, settings, self.ratio, self.vocabulary), place)
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,10 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, done: Path, quiz: Path)
     hf, onnx = report["divergence"]["hf"], report["divergence"]["onnx"]
     assert set(hf) == {
         "mean_kl_nats", "max_kl_nats", "top1_agreement", "perplexity", "dense_perplexity", "tokens",
+        "kl_nats_per_byte", "bits_per_byte", "dense_bits_per_byte", "bytes",
     }  # fmt: skip
     assert hf["mean_kl_nats"] > 1e-3
+    assert hf["kl_nats_per_byte"] * hf["bytes"] == pytest.approx(hf["mean_kl_nats"] * hf["tokens"])
     assert onnx == pytest.approx(hf, rel=1e-3)
     answers = report["zero_shot"]
     assert list(answers) == ["dense", "hf", "onnx"]
@@ -99,7 +101,8 @@ def test_what_people_see(run: Run, done: Path, quiz: Path) -> None:
     assert lines[0].startswith("a-0.2: task a, ratio 0.20")
     assert lines[1].split() == ["divergence", "mean", "KL", "max", "KL", "top-1", "perplexity", "dense", "tokens"]
     assert lines[3] == "KL in nats per token, on 16 held-out texts"
-    assert [line.split()[:2] for line in lines[5:]] == [["quiz", "dense"], ["quiz", "hf"]]
+    assert re.match(r"hf: \d\.\d+ bits per byte, dense \d\.\d+; KL \d\.\d+ nats per byte, on [\d,]+ bytes", lines[4])
+    assert [line.split()[:2] for line in lines[6:]] == [["quiz", "dense"], ["quiz", "hf"]]
     said = outcome.err.splitlines()
     assert (said[:3], said[-1]) == (["hashing m", "opening m", "running the dense model"], "100 % of 24 sequences")
     assert run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "--limit", "2", "-q").out == ""

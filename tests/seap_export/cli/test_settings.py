@@ -26,6 +26,7 @@ ratio = [0.3, 0.4]
 general = true
 recipe = "mine.toml"
 layout = "uniform"
+vocabulary = 20000
 calibration_tokens = 4000
 support = "a.jsonl:0.4"
 out = "made"
@@ -64,7 +65,7 @@ y = "a:1,b:5"
 """
 SAME = (
     "m", "--ratio", "0.3", "--ratio", "0.4", "--general", "--recipe", "mine.toml", "--layout", "uniform",
-    "--calibration-tokens", "4000", "--support", "a.jsonl:0.4",
+    "--calibration-tokens", "4000", "--support", "a.jsonl:0.4", "--vocabulary", "20000",
     "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
     "--format", "hf", "--format", "onnx",
     "--device", "cpu", "--memory", "2GiB", "--cluster", "local", "--no-quality", "--no-speed",

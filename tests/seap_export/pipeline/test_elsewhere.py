@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from seap_export.activations.statistics import CalibrationRecord
 from seap_export.corpus import text_digest
 from seap_export.errors import InputError
+from seap_export.hashing import sha256_json
 from seap_export.pipeline.elsewhere import (
     GENERAL_TEXT,
     MOST_TEXTS,
@@ -18,6 +20,7 @@ from seap_export.pipeline.elsewhere import (
     general_samples,
     refuse_damaged_cell,
 )
+from validation.paired import Bytes, PerByte, same_cut
 from validation.quality import DivergenceFigures
 
 
@@ -65,22 +68,36 @@ def test_only_as_much_of_a_corpus_is_read_as_is_compared(tmp_path: Path) -> None
     assert len(general_samples(general, ())) == MOST_TEXTS
 
 
+def text_set(sizes: Bytes) -> TextSet:
+    return TextSet(("abc",), True, (replace(same_cut((1, 2, 3)), bytes=sizes),))
+
+
+def cell() -> dict[str, Any]:
+    figures = DivergenceFigures(0.5, 1.0, 0.9, 8.0, 4.0, 7, PerByte(0.1, 1.25, 0.75, 12))
+    return ElsewhereFigures(text_set(Bytes(3, 2, 2)), figures).to_json()
+
+
 def test_the_figures_of_a_set() -> None:
-    """Perplexity 8 is 3 bits for each of 5 predicted tokens, which stand for 12 bytes."""
-    own = TextSet(("ab", "cd"), True, ((1, 2, 3), (4, 5, 6, 7)), 12)
-    cell = ElsewhereFigures(own, DivergenceFigures(0.5, 1.0, 0.9, 8.0, 4.0, 7)).to_json()
-    assert (cell["bits_per_byte"], cell["dense_bits_per_byte"]) == pytest.approx((15 / 12, 10 / 12))
-    assert (cell["own"], cell["texts"], cell["tokens"], cell["bytes"]) == (True, 2, 7, 12)
-    assert cell["mean_kl_nats"] == 0.5
-    refuse_damaged_cell(cell)
+    found = cell()
+    assert found.pop("sha256") == sha256_json(["abc"])
+    assert found == {
+        "own": True, "mean_kl_nats": 0.5, "bits_per_byte": 1.25, "dense_bits_per_byte": 0.75, "texts": 1, "tokens": 7,
+        "bytes": 12,
+    }  # fmt: skip
+    refuse_damaged_cell(cell())
+
+
+def test_a_set_of_which_a_model_predicts_nothing_is_too_short() -> None:
+    assert text_set(Bytes(3, 2, 2)).is_long_enough
+    assert not text_set(Bytes(3, 0, 2)).is_long_enough
+    assert not text_set(Bytes(3, 2, 0)).is_long_enough
 
 
 @pytest.mark.parametrize("change", [{"own": 1}, {"mean_kl_nats": "0.1"}, {"texts": 1.5}, {"sha256": None}])
 def test_a_changed_cell_is_refused(change: dict[str, Any]) -> None:
-    own = TextSet(("ab",), False, ((1, 2, 3),), 2)
-    cell = ElsewhereFigures(own, DivergenceFigures(0.5, 1.0, 0.9, 8.0, 4.0, 3)).to_json()
+    found = cell()
     with pytest.raises(TypeError):
-        refuse_damaged_cell({**cell, **change})
-    del cell[next(iter(change))]
+        refuse_damaged_cell({**found, **change})
+    del found[next(iter(change))]
     with pytest.raises(KeyError):
-        refuse_damaged_cell(cell)
+        refuse_damaged_cell(found)

@@ -28,10 +28,11 @@ def test_quality_counts_a_few_texts_of_the_others_and_the_general_text() -> None
     assert (sizes["a"].held_out_tokens, sizes["a"].elsewhere_tokens) == (16 * 11, MOST_TEXTS * 11)
     assert (sizes["b"].held_out_tokens, sizes["b"].elsewhere_tokens) == (3 * 11, 3 * 11)
     assert sizes[GENERAL_TEXT].elsewhere_tokens == 5 * 11
-    own = Remaining("quality", ("a",), 0.2, None, ("b", GENERAL_TEXT)).size(sizes)
+    own = Remaining("quality", ("a",), 0.2, others=("b", GENERAL_TEXT)).size(sizes)
     assert own.held_out_tokens == (16 + 3 + 5) * 11
     assert own.calibration_tokens == 20 * 11
-    assert Remaining("quality", ("b",), 0.2, None, ("a", GENERAL_TEXT)).size(sizes).held_out_tokens == (3 + 8 + 5) * 11
+    other = Remaining("quality", ("b",), 0.2, others=("a", GENERAL_TEXT)).size(sizes)
+    assert other.held_out_tokens == (3 + 8 + 5) * 11
     assert task_sizes(splits, (), 512, at_most)[GENERAL_TEXT].elsewhere_tokens == 0
 
 

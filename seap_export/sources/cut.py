@@ -1,0 +1,105 @@
+"""A source whose vocabulary is cut down: rows of the embedding and the LM head, the tokenizer, the special tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import names
+from seap_export.sources.config import read_json
+from seap_export.sources.weights import WeightReader
+from seap_export.vocabulary.config import renumbered_tokenizer_config
+from seap_export.vocabulary.table import Vocabulary
+from seap_export.vocabulary.tokenizer import cut_tokenizer, fixed_tokens
+
+__all__ = ["KeptRows", "cut_tokenizer_files", "refuse_missing"]
+
+#: Files of a tokenizer that hold the dense vocabulary in other forms; tokenizer.json has all that they say.
+_OTHER_FORMS = ("vocab.json", "merges.txt", "tokenizer.model")
+
+
+class KeptRows:
+    """A `WeightReader` that gives only the rows of kept tokens."""
+
+    def __init__(self, reader: WeightReader, vocabulary: Vocabulary) -> None:
+        self._reader, self._vocabulary = reader, vocabulary
+        self._tables = {names.tensor("embed_tokens"), names.tensor("lm_head")}
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point dtype in which a copy of these weights is stored."""
+        return self._reader.dtype
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor."""
+        rows = len(self._vocabulary)
+        return {
+            name: (rows, *shape[1:]) if name in self._tables else shape
+            for name, shape in self._reader.shapes().items()
+        }
+
+    def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Reads the named tensors."""
+        rows = torch.from_numpy(self._vocabulary.rows)
+        return {
+            name: tensor[rows] if name in self._tables else tensor
+            for name, tensor in self._reader.read(wanted).items()
+        }
+
+
+def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
+    """Rewrites the tokenizer's files in a folder for the kept tokens.
+
+    Raises:
+        ArtifactError: The vocabulary lacks a token that the tokenizer cannot do without.
+        InputError: The tokenizers library would give other ids to some of them.
+    """
+    path = folder / "tokenizer.json"
+    content = read_json(path)
+    refuse_missing(vocabulary, fixed_tokens(content))
+    cut = cut_tokenizer(content, vocabulary)
+    _write(path, cut)
+    for name in ("tokenizer_config.json", "added_tokens.json"):
+        if (folder / name).is_file():
+            values = read_json(folder / name)
+            own = (
+                renumbered_tokenizer_config(values, vocabulary)
+                if name == "tokenizer_config.json"
+                else {text: vocabulary.new_ids[token] for text, token in values.items()}
+            )
+            _write(folder / name, own)
+    for name in _OTHER_FORMS:
+        (folder / name).unlink(missing_ok=True)
+    _check_ids(path, {**cut["model"]["vocab"], **{entry["content"]: entry["id"] for entry in cut["added_tokens"]}})
+
+
+def refuse_missing(vocabulary: Vocabulary, needed: frozenset[int]) -> None:
+    """Refuses a vocabulary that lacks a token which a config or the tokenizer names.
+
+    Raises:
+        ArtifactError: It lacks one.
+    """
+    missing = sorted(needed - vocabulary.new_ids.keys())
+    if missing:
+        raise ArtifactError(
+            f"the plan's vocabulary lacks token {missing[0]}, which the model's configs or its tokenizer need; "
+            "make the plan again"
+        )
+
+
+def _check_ids(path: Path, expected: dict[str, int]) -> None:
+    """The library numbers added tokens that are not in the vocabulary by itself."""
+    from tokenizers import Tokenizer
+
+    if Tokenizer.from_file(str(path)).get_vocab() != expected:
+        raise InputError(
+            "the tokenizer numbers its added tokens in a way that a cut vocabulary cannot keep; use --vocabulary all"
+        )
+
+
+def _write(path: Path, values: object) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8", newline="\n")

@@ -1,0 +1,267 @@
+"""`--vocabulary` through every command: variants that keep the tokens of their tasks."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro import VARIATIONS, WORDS, one_thread, write_micro_model
+from micro_vocabulary import write_byte_level, write_sentencepiece
+from outcome import run_here
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from seap_export.plan.plan import read_plan
+from seap_export.vocabulary.table import Vocabulary
+
+Run = Callable[..., Any]
+#: Families, tied and not, with both kinds of tokenizers: its writer, the tokens of the model, those that are kept.
+MODELS = {
+    "llama-gqa": (write_byte_level, 130, 52),
+    "qwen2": (write_byte_level, 130, 52),
+    "phi3-all": (write_sentencepiece, 400, 308),
+    "llama-biases": (write_sentencepiece, 400, 308),
+    "gemma3-all": (write_sentencepiece, 400, 308),
+}
+SIZE = MODELS["llama-gqa"][2]
+
+
+def write_model(folder: Path, variation: str) -> int:
+    """A model with a BPE tokenizer, and two corpora, each with its own words; returns how many tokens to keep."""
+    write, tokens, kept = MODELS[variation]
+    write_micro_model(folder / "m", vocab_size=tokens, **VARIATIONS[variation])
+    write(folder / "m")
+    chance = random.Random(0)
+    for name, words in (("a", WORDS[:6]), ("b", WORDS[7:14])):
+        texts = {" ".join(chance.choices(words, k=chance.randint(4, 20))): None for _ in range(30)}
+        lines = [json.dumps({"text": text}) + "\n" for text in texts]
+        (folder / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    return kept
+
+
+@pytest.fixture(scope="module")
+def pristine_cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and an export of two tasks at ratio 0.4 in `out`; not to be changed."""
+    folder = tmp_path_factory.mktemp("cut")
+    size = write_model(folder, "llama-gqa")
+    tasks = [part for name in "ab" for part in ("--task", f"{name}={folder / name}.jsonl")]
+    options = ("--ratio", 0.4, "--general", "--vocabulary", size, "--quality", "--out", folder / "out", "-q")
+    with one_thread():
+        outcome = run_here("export", folder / "m", *tasks, *options)
+    assert outcome.code == 0, outcome.err
+    return folder
+
+
+@pytest.fixture
+def cut(pristine_cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, the current folder."""
+    folder = Path(shutil.copytree(pristine_cut, tmp_path / "cut"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("variation", "layout"),
+    [
+        ("llama-gqa", "per-layer"),
+        ("qwen2", "uniform"),
+        ("gemma3-all", "per-layer"),
+        pytest.param("phi3-all", "uniform", marks=pytest.mark.release),
+        pytest.param("llama-biases", "per-layer", marks=pytest.mark.release),
+        pytest.param("qwen2", "per-layer", marks=pytest.mark.release),
+    ],
+)
+def test_texts_of_the_task_get_the_same_tokens_and_at_ratio_0_the_same_logits(
+    run: Run, tmp_path: Path, variation: str, layout: str
+) -> None:
+    size = write_model(tmp_path, variation)
+    task, folder = f"a={tmp_path / 'a.jsonl'}", tmp_path / "out/a-0"
+    chosen = ("--ratio", 0, "--vocabulary", size, "--layout", layout, "--samples", 4, "--set", "held_out=2")
+    outcome = run("export", tmp_path / "m", "--task", task, *chosen, "--out", tmp_path / "out", "--json", "-q")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["a-0"]["parity"]["onnx"]["verdict"] == "passed"
+    kept = read_plan(folder / "plan.json").vocabulary
+    assert kept is not None
+    assert (len(kept), kept.of) == (size, MODELS[variation][1])
+    _compare_tokens(tmp_path, folder, kept)
+    _compare_logits(tmp_path / "m", folder / "hf", kept)
+
+
+def _compare_tokens(inputs: Path, folder: Path, kept: Vocabulary) -> None:
+    """All texts of the task, whether calibrated on, held out or neither."""
+    dense = AutoTokenizer.from_pretrained(inputs / "m")
+    texts = [json.loads(line)["text"] for line in (inputs / "a.jsonl").read_text("utf-8").splitlines()]
+    other = "tome fat moth"
+    for form in ("hf", "onnx"):
+        own = AutoTokenizer.from_pretrained(folder / form)
+        assert own.eos_token_id == kept.new_ids[dense.eos_token_id]
+        assert own.chat_template == dense.chat_template
+        for text in texts:
+            assert own(text)["input_ids"] == [kept.new_ids[token] for token in dense(text)["input_ids"]]
+        assert len(own(other)["input_ids"]) > len(dense(other)["input_ids"])
+        for tokenizer in (dense, own):
+            assert tokenizer.decode(tokenizer(other)["input_ids"], skip_special_tokens=True).strip() == other
+
+
+def _compare_logits(model: Path, folder: Path, kept: Vocabulary) -> None:
+    dense, own = (
+        AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True, dtype=torch.float32)
+        for place in (model, folder)
+    )
+    tables = own.get_input_embeddings().weight, own.get_output_embeddings().weight
+    assert own.config.vocab_size == len(kept) == len(tables[0]) == len(tables[1])
+    assert own.config.eos_token_id == own.generation_config.eos_token_id == kept.new_ids[2]
+    rows = torch.from_numpy(kept.rows)
+    with torch.no_grad():
+        expected, found = dense(rows[None, :30]).logits[..., rows], own(torch.arange(30)[None]).logits
+    assert torch.equal(found, expected)
+
+
+def test_the_steps_by_hand_give_the_same_bytes(run: Run, cut: Path) -> None:
+    for name, tasks in (("a", "a"), ("general", "ab")):
+        calibrations = [part for task in tasks for part in ("--calibration", f"out/calibration/{task}")]
+        texts = [part for task in tasks for part in ("--task", f"{task}={task}.jsonl")]
+        planned = run(
+            "plan", "m", *calibrations, *texts, "--ratio", 0.4, "--vocabulary", SIZE, "--out", f"{name}.json"
+        )
+        assert planned.code == 0, planned.err
+        assert f"tokens 130 -> {SIZE}" in planned.out
+        made = cut / "out" / f"{name}-0.4"
+        assert Path(f"{name}.json").read_bytes() == (made / "plan.json").read_bytes()
+        assert run("prune", "m", "--plan", f"{name}.json", *calibrations, "--out", f"{name}-hf", "-q").code == 0
+        files = {path.name: path.read_bytes() for path in Path(f"{name}-hf").iterdir()}
+        assert files == {path.name: path.read_bytes() for path in (made / "hf").iterdir()}
+
+
+def test_calibration_and_ranking_serve_every_vocabulary(run: Run, cut: Path) -> None:
+    before = json.loads((cut / "out/manifest.json").read_text("utf-8"))["steps"]
+    tasks = ("--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", 0.4, "--general", "--out", "out", "-q")
+    assert run("export", "m", *tasks).refused(2, "other inputs", "--force")
+    assert run("export", "m", *tasks, "--force").code == 0
+    after = json.loads((cut / "out/manifest.json").read_text("utf-8"))["steps"]
+    shared = [step for step in before if step.startswith(("calibration/", "ranking/"))]
+    assert len(shared) == 5
+    assert all(before[step] == after[step] for step in shared)
+    assert before["a-0.4/plan.json"] != after["a-0.4/plan.json"]
+    assert "vocabulary" not in json.loads((cut / "out/a-0.4/plan.json").read_text("utf-8"))
+
+
+def test_each_variant_has_its_own_vocabulary_and_the_router_sends_texts_to_them(run: Run, cut: Path) -> None:
+    kept = {name: read_plan(cut / "out" / f"{name}-0.4" / "plan.json").vocabulary for name in ("a", "b", "general")}
+    assert all(own is not None and len(own) == SIZE for own in kept.values())
+    assert kept["a"] != kept["b"]
+    assert run("validate", "out", "-q").code == 0
+    answered = run("route", "out", "the cat sat on the mat", "--generate", 3, "--json")
+    assert answered.code == 0, answered.err
+    tokenizer = cut / "out/a-0.4/hf/tokenizer.json"
+    shutil.copyfile(cut / "m/tokenizer.json", tokenizer)
+    assert run("validate", "out", "-q").code == 7
+
+
+def test_the_comparison_with_the_dense_model_is_per_byte_as_well(run: Run, cut: Path) -> None:
+    report = json.loads((cut / "out/a-0.4/quality.json").read_text("utf-8"))["divergence"]["onnx"]
+    assert report["kl_nats_per_byte"] == pytest.approx(report["mean_kl_nats"] * report["tokens"] / report["bytes"])
+    cost = report["vocabulary"]
+    assert (cost["tokens"], cost["split_bytes"], cost["more_tokens"]) == (SIZE, 0.0, 0.0)
+    assert 0.1 < cost["lost_mass"] < 0.9
+    (cut / "other.txt").write_text("tome tome fat moth the dog\n\nran from home to see it then\n")
+    outcome = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--form", "onnx", "--json")
+    assert outcome.code == 0, outcome.err
+    own = json.loads(outcome.out)["divergence"]["onnx"]
+    assert own["bytes"] == len("tome tome fat moth the dog" + "ran from home to see it then")
+    assert own["bits_per_byte"] > 0 < own["dense_bits_per_byte"]
+    text = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--form", "onnx").out
+    assert "bits per byte" in text
+    assert "cut smaller" in text
+
+
+def test_inspect_and_a_dry_run_count_what_is_kept(run: Run, cut: Path) -> None:
+    variant = json.loads(run("inspect", "out/a-0.4", "--json").out)
+    assert variant["vocabulary"] == {"tokens": SIZE, "of": 130}
+    assert variant["model"]["vocab_size"] == SIZE
+    assert f"{SIZE} of 130 tokens" in run("inspect", "out/a-0.4").out
+    dry = ("export", "m", "--task", "a=a.jsonl", "--ratio", 0.4, "--out", "dry", "--dry-run", "--json")
+    whole, less = (
+        json.loads(run(*dry, "--vocabulary", size).out)["variants"][0]["bytes_about"] for size in ("all", SIZE)
+    )
+    spared = (130 - SIZE) * 96 * 4 * 2  # rows of the embedding and of the head
+    assert 2 * spared <= whole - less <= 2 * spared + 10_000  # in hf and in onnx, and in the tokenizer
+
+
+def test_a_settings_file_takes_numbers_and_words(run: Run, cut: Path) -> None:
+    for value, code in ((str(SIZE), 0), ('"auto"', 0), ('"some"', 2), ("1.5", 2)):
+        Path("x.toml").write_text(f'model = "m"\nratio = 0.4\nout = "x"\nvocabulary = {value}\ntask.a = "a.jsonl"\n')
+        assert run("export", "--config", "x.toml", "--dry-run").code == code, value
+
+
+def test_what_cannot_be_cut_is_refused_in_one_line(run: Run, cut: Path, work: Path) -> None:
+    export = ("export", cut / "m", "--task", f"a={cut / 'a.jsonl'}", "--ratio", 0.4, "--out", "x")
+    least = int(
+        run(*export, "--vocabulary", 1, "-q").refused(2, "too small", "at least").split("at least ")[1].split(",")[0]
+    )
+    run(*export, "--vocabulary", least - 1, "-q").refused(2, "too small", str(least))
+    assert run(*export, "--vocabulary", least, "--dry-run").code == 0
+    run(*export, "--vocabulary", 130, "-q").refused(2, "cuts nothing", "all")
+    run(*export, "--vocabulary", "few", "-q").refused(2, "few", "auto")
+    run("export", "m", "--task", "a=a.jsonl", "--ratio", 0.4, "--vocabulary", "auto", "--out", "x", "-q").refused(
+        8, "WordLevel", "unknown", "--vocabulary all"
+    )
+    assert not Path("x").exists()
+    plan = ("plan", cut / "m", "--calibration", cut / "out/calibration/a", "--ratio", 0.4)
+    run(*plan, "--vocabulary", "auto", "-q").refused(2, "--task", "a")
+    run(*plan, "--vocabulary", "auto", "--task", f"b={cut / 'b.jsonl'}", "-q").refused(2, "--task", "a")
+    run(*plan, "--task", f"a={cut / 'a.jsonl'}", "-q").refused(2, "--task", "--vocabulary")
+
+
+def test_a_damaged_vocabulary_in_a_plan_is_refused(run: Run, cut: Path) -> None:
+    values = json.loads((cut / "out/a-0.4/plan.json").read_text("utf-8"))
+    prune = ("prune", "m", "--plan", "x.json", "--calibration", "out/calibration/a", "--out", "x", "-q")
+    for change, keyword in (({"tokens": 9}, "bits"), ({"kept": "?"}, "bits"), ({"of": 131}, "131 tokens")):
+        Path("x.json").write_text(json.dumps({**values, "vocabulary": {**values["vocabulary"], **change}}))
+        run(*prune).refused(7, keyword, "plan")
+
+
+def test_in_tasks_the_dense_model_is_asked_with_its_own_tokens(run: Run, cut: Path) -> None:
+    chance = random.Random(1)
+    records = [
+        {"text": " ".join(chance.choices(WORDS, k=6)), "choices": chance.sample(WORDS, 3), "label": index % 3}
+        for index in range(9)
+    ]
+    (cut / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    head = 'corpus = "quiz.jsonl"\nprompt = "{text}"\n'
+    (cut / "quiz.toml").write_text(head + '[completion]\nchoices = "choices"\nlabel = "label"\n')
+    (cut / "open.toml").write_text(head + 'completion = " {label}"\nanswer = "(\\\\S+)"\n')
+    asked = ("--zero-shot", "quiz=quiz.toml", "--generate", "open=open.toml", "--max-new-tokens", 5, "--json", "-q")
+    beside = json.loads(run("evaluate", "out/a-0.4", "--dense", "m", *asked).out)
+    alone = json.loads(run("evaluate", "m", *asked).out)
+    for kind, name in (("zero_shot", "quiz"), ("generation", "open")):
+        assert beside[kind]["dense"][name] == alone[kind]["dense"][name]
+        assert beside[kind]["hf"][name]["questions"] == 9
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("gguf", marks=pytest.mark.needs("llama.cpp")),
+        pytest.param("openvino", marks=pytest.mark.needs("openvino")),
+        pytest.param("mlx", marks=pytest.mark.needs("mlx-lm")),
+        pytest.param("web", marks=pytest.mark.needs("transformers.js")),
+    ],
+)
+def test_every_format_holds_the_kept_tokens(run: Run, tmp_path: Path, name: str, variation: str) -> None:
+    size = write_model(tmp_path, variation)
+    task, out = f"a={tmp_path / 'a.jsonl'}", tmp_path / "out"
+    outcome = run(
+        "export", tmp_path / "m", "--task", task, "--ratio", 0.4, "--vocabulary", size, "--format", name, "--out", out,
+        "--json", "-q",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["a-0.4"]["parity"][name]["verdict"] == "passed"
+    assert run("validate", out, "-q").code == 0

@@ -1,0 +1,157 @@
+"""Texts as the tokens of two models, which may cut them differently."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Bytes",
+    "CutFigures",
+    "PairedText",
+    "PerByte",
+    "cut_figures",
+    "lost_mass",
+    "pair_cuts",
+    "per_byte",
+    "same_cut",
+]
+
+TokenIds = tuple[int, ...]
+#: Rows of logits in float64 at a time.
+_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of a text, UTF-8.
+
+    Attributes:
+        all: Of the whole text.
+        dense: Of what the dense model predicts: all but its first token.
+        own: The same for the variant.
+    """
+
+    all: int
+    dense: int
+    own: int
+
+
+@dataclass(frozen=True)
+class PairedText:
+    """A text as the tokens of the dense model and of a variant.
+
+    Attributes:
+        dense: The dense model's tokens.
+        own: The variant's.
+        places: int64 [P, 2]: tokens, one of each, after which both models have seen the same part of the text.
+        split: Share of the text, 0 to 1 in bytes, that is in dense tokens which the variant cuts otherwise.
+        bytes: How long the text is; None: not known.
+    """
+
+    dense: TokenIds
+    own: TokenIds
+    places: NDArray[np.int64]
+    split: float = 0.0
+    bytes: Bytes | None = None
+
+
+@dataclass(frozen=True)
+class PerByte:
+    """What does not depend on how a text is cut.
+
+    Attributes:
+        kl: The sum of the divergences over the shared places / bytes of the texts, nats.
+        bits: -log2 P(text) of the variant / bytes that it predicts.
+        dense_bits: The same of the dense model.
+        bytes: Bytes of the texts.
+    """
+
+    kl: float
+    bits: float
+    dense_bits: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CutFigures:
+    """What a cut vocabulary costs on some texts.
+
+    Attributes:
+        tokens: Number of kept tokens.
+        lost_mass: Mean probability that the dense model gives to tokens that are not kept.
+        split_bytes: Share of the bytes, 0 to 1, that are in dense tokens which the variant cuts into smaller pieces.
+        more_tokens: The variant's tokens / the dense model's tokens, less 1.
+    """
+
+    tokens: int
+    lost_mass: float
+    split_bytes: float
+    more_tokens: float
+
+
+def per_byte(texts: Sequence[PairedText], kl: float, loss: float, dense_loss: float) -> PerByte | None:
+    """The figures per byte, given sums over the texts, in nats; None: the lengths of the texts are not known."""
+    sizes = [text.bytes for text in texts if text.bytes is not None]
+    dense, own = sum(size.dense for size in sizes), sum(size.own for size in sizes)
+    if len(sizes) < len(texts) or not min(dense, own):
+        return None
+    whole = sum(size.all for size in sizes)
+    return PerByte(kl / whole, loss / own / math.log(2), dense_loss / dense / math.log(2), whole)
+
+
+def cut_figures(texts: Sequence[PairedText], tokens: int, mass: float) -> CutFigures:
+    """What a vocabulary of so many tokens costs on some texts, given the mean mass that it loses."""
+    lengths = [1 if text.bytes is None else text.bytes.all for text in texts]
+    split = sum(text.split * length for text, length in zip(texts, lengths, strict=True)) / sum(lengths)
+    more = sum(len(text.own) for text in texts) / sum(len(text.dense) for text in texts) - 1.0
+    return CutFigures(tokens, mass, split, more)
+
+
+def same_cut(ids: TokenIds, own: TokenIds | None = None) -> PairedText:
+    """A text that both models cut alike; `own` are the variant's ids if they are other ones."""
+    place = np.arange(len(ids), dtype=np.int64)
+    return PairedText(ids, own or ids, np.stack([place, place], axis=1))
+
+
+def pair_cuts(
+    dense: TokenIds, own: TokenIds, dense_sizes: NDArray[np.int64], own_sizes: NDArray[np.int64], most: int
+) -> PairedText:
+    """Pairs two cuts of a text, up to the last place that both share within their first `most` tokens.
+
+    Args:
+        dense: The dense model's tokens of the text.
+        own: The variant's.
+        dense_sizes: Bytes of each token of the dense model by id.
+        own_sizes: The same for the variant.
+        most: The most tokens that either model is given.
+
+    Raises:
+        ValueError: They do not share a place.
+    """
+    ends, own_ends = np.cumsum(dense_sizes[list(dense[:most])]), np.cumsum(own_sizes[list(own[:most])])
+    _, at, own_at = np.intersect1d(ends, own_ends, return_indices=True)
+    if not len(at):
+        raise ValueError("two cuts of a text that share no place")
+    places = np.stack([at, own_at], axis=1).astype(np.int64)
+    last, own_last = places[-1]
+    shared = set(pairwise([0, *own_ends[: own_last + 1].tolist()]))
+    split = sum(end - start for start, end in pairwise([0, *ends[: last + 1].tolist()]) if (start, end) not in shared)
+    return PairedText(dense[: last + 1], own[: own_last + 1], places, split / max(1, int(ends[last])))
+
+
+def lost_mass(logits: NDArray[np.floating], kept: NDArray[np.int64]) -> float:
+    """The sum over tokens of the probability that goes to tokens that are not kept, given logits [T, V]."""
+    dropped = np.ones(logits.shape[1], np.bool_)
+    dropped[kept] = False
+    total = 0.0
+    for start in range(0, len(logits), _ROWS):
+        block = np.asarray(logits[start : start + _ROWS], np.float64)
+        block = np.exp(block - block.max(axis=1, keepdims=True))
+        total += float((block[:, dropped].sum(axis=1) / block.sum(axis=1)).sum())
+    return total
