@@ -18,6 +18,7 @@ from seap_export.cli.options import (
     compute_options,
     force_option,
     general_option,
+    general_text_option,
     layout_option,
     mixture_options,
     model_argument,
@@ -73,7 +74,13 @@ __all__ = ["export_command"]
 )
 @titled("Machine", *compute_options, provider_option, threads_option, cluster_option, output_options)
 @settings(
-    *calibration_options, *mixture_options, *router_options, *rare_form_options, rounding_option, *parity_options
+    *calibration_options,
+    *mixture_options,
+    *router_options,
+    *rare_form_options,
+    rounding_option,
+    *parity_options,
+    general_text_option,
 )
 def export_command(
     console: Console,

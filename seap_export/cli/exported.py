@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seap_export.cli.console import difference, duration, megabytes, table
+from seap_export.cli.elsewhere import elsewhere_text
 from seap_export.cli.frontier import frontier_text
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def export_text(exported: Exported, out: Path, frontier: Mapping[str, Any] | Non
     sizes = [title for folder in folders for title in (folder, "of dense")]
     parts = [] if frontier is None else [frontier_text(frontier)]
     parts += [table([*_BEFORE, *sizes, *_AFTER], rows), "\n".join(_legend(variants.values()))]
+    parts.append(elsewhere_text({name: variants[name]["quality"] for name in exported.variants}))
     answers = [line for name in list(exported.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
         parts.append("\n".join(["A held-out prompt, continued by both models:", *answers]))

@@ -20,6 +20,7 @@ __all__ = [
     "cluster_option",
     "force_option",
     "general_option",
+    "general_text_option",
     "layout_option",
     "mixture_options",
     "model_argument",
@@ -168,6 +169,11 @@ cluster_option = option(
     help="Make the steps on the machines of a Ray cluster; --threads is the number of CPUs of a step.",
 )
 
+general_text_option = option(
+    "--general-text",
+    type=PathType(exists=True, dir_okay=False),
+    help="A corpus or a task file whose first texts show what variants lost elsewhere.",
+)
 support_option = option(
     "--support",
     metavar="SOURCE[:SHARE]",

@@ -41,7 +41,7 @@ def plot_command(
     force: bool,
     picture_format: Any,
 ) -> None:
-    """Draw what is removed in each layer, what each variant keeps, how much variants share, and quality by ratio.
+    """Draw what is removed in each layer, what each variant keeps, how much variants share, and what that costs.
 
     PATH is an output folder of `export` (all its variants), a variant's folder or a plan.json with hf/ beside it.
 
@@ -55,6 +55,7 @@ def plot_command(
         PLOTS_FILE,
         read_evaluations,
         read_frontiers,
+        read_losses,
         read_variants,
         require_matplotlib,
         write_plots,
@@ -64,7 +65,7 @@ def plot_command(
         raise UsageError("nothing to plot; give an output folder, a variant or an --evaluation")
     require_matplotlib()
     variants, points = read_variants(paths), read_evaluations(evaluations)
-    frontiers = read_frontiers(paths)
-    numbers = write_plots(variants, points, out, picture_format, frontiers=frontiers, force=force)
+    frontiers, losses = read_frontiers(paths), read_losses(paths)
+    numbers = write_plots(variants, points, losses, out, picture_format, frontiers=frontiers, force=force)
     files = [*numbers["pictures"], PLOTS_FILE]
     console.result(numbers, "\n".join(str(out / name) for name in files))

@@ -112,6 +112,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         vocabulary=parse_size(options.pop("vocabulary")),
         formats=formats,
         parity=parity_settings(options),
+        general_text=options.pop("general_text"),
         # Asked for, they are refused where nothing can be measured; by default they are left out there.
         quality=options.pop("quality") and (bool(formats) or is_given("quality")),
         speed=options.pop("speed") and (bool(formats) or is_given("speed")),

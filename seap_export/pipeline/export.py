@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.activations.statistics import Calibration
-from seap_export.corpus import Split
+from seap_export.corpus import Sample, Split
 from seap_export.layers.compute import Compute, torch_threads
 from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.checks import claim_folder, refuse_full_disk, refuse_missing_provider
@@ -20,6 +20,7 @@ from seap_export.pipeline.cluster.run import run_on_cluster
 from seap_export.pipeline.convert import refuse_unwritable
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.disk import needed, step_disk
+from seap_export.pipeline.elsewhere import general_samples
 from seap_export.pipeline.manifest import MANIFEST
 from seap_export.pipeline.measured import Measured
 from seap_export.pipeline.mixtures import GENERAL
@@ -174,7 +175,7 @@ def _measure(
         }
         sound = {measured: _sound(names, measured, made, workspace) for measured, names in alike.items()}
         for measured, keys in sound.items() if request.quality else ():
-            settings = quality_request(measured, request.parity)
+            settings = quality_request(measured, request.parity, request.general_text)
             measure_quality(source, dense, keys, settings, workspace, compute, progress)
         for name in made if alike else ():
             made[name]["quality"] = settled_quality(workspace, name)
@@ -234,6 +235,7 @@ class PlannedExport:
         workspace: The output folder, not locked yet.
         splits: The texts of each task.
         vocabularies: The tokens that variants of each task and mixture keep; none: all.
+        general: The general text on which quality is measured; empty: it is not measured.
         steps: All steps.
         missing: Those that are not made yet.
         remaining: All that is to be done, in terms of its cost.
@@ -242,6 +244,7 @@ class PlannedExport:
     workspace: Workspace
     splits: Mapping[str, Split]
     vocabularies: Mapping[str, Vocabulary]
+    general: tuple[Sample, ...]
     steps: ExportSteps
     missing: tuple[Step, ...]
     remaining: tuple[Remaining, ...]
@@ -259,6 +262,8 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)
     splits = split_tasks(source, request.tasks, request.calibration, request.support)
+    calibrated = {digest for split in splits.values() for digest in split.digests()["calibration"]}
+    general = general_samples(request.general_text, calibrated) if request.quality else ()
     with progress.step(f"hashing {source.name}", name="hashing"):
         source.digest  # noqa: B018 - remembered
     mixtures = {own.name: tuple(own.weights) for own in request.all_mixtures}
@@ -268,11 +273,11 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
         refuse_lost_tasks(workspace, [task.name for task in request.tasks])
     missing = tuple(step for step in steps.all if not workspace.is_done(step.name, step.key))
     remaining, work = remaining_work(request, steps, missing, out), workload(source, request)
-    tasks = task_sizes(splits, request.calibration.max_length, at_most)
+    tasks = task_sizes(splits, general, request.calibration.max_length, at_most)
     refuse_full_disk(
         needed(step_disk(part.kind, part.size(tasks), part.ratio, part.of(work)) for part in remaining), out
     )
-    return PlannedExport(workspace, splits, vocabularies, steps, missing, remaining)
+    return PlannedExport(workspace, splits, vocabularies, general, steps, missing, remaining)
 
 
 def _describe_task(step: CalibrationStep, calibration: Calibration) -> dict[str, Any]:

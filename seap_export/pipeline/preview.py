@@ -69,7 +69,8 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
         }
         for name, steps in planned.steps.variants.items()
     )
-    tasks = task_sizes(planned.splits, request.calibration.max_length, partial(_count, source))
+    count = partial(_count, source)
+    tasks = task_sizes(planned.splits, planned.general, request.calibration.max_length, count)
     kept = planned.remaining + (() if request.targets is None else search_disk(source.spec, request))
     disk = needed(step_disk(part.kind, part.size(tasks), part.ratio, part.of(work)) for part in kept)
     return Preview(rows, disk, _seconds(parts, tasks, work), candidates)

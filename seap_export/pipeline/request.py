@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from converters.format import Format, named_folders
@@ -70,6 +71,7 @@ class ExportRequest:
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
+        general_text: The corpus of the general text that they are compared on; None: the one of the package.
         speed: Whether variants are timed against the dense model.
         vocabulary: How many tokens each variant keeps; with targets, `auto` is tried beside `all`.
         targets: What the variants must meet; their ratios and formats are then chosen.
@@ -88,6 +90,7 @@ class ExportRequest:
     router: bool = True
     threshold: float = 0.7
     quality: bool = True
+    general_text: Path | None = None
     speed: bool = True
     vocabulary: VocabularySize = "all"
     targets: Targets | None = None

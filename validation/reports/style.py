@@ -5,15 +5,18 @@ from __future__ import annotations
 __all__ = ["STYLE"]
 
 # Colour-blind readers can distinguish this blue and orange, and green and red of this lightness; every verdict has a
-# sign and a word as well. The SVG's margin leaves room for the labels of the vertical axis.
+# sign and a word as well. The steps h1 to h5 of a heat map get closer to --b. The SVG's margin leaves room for the
+# labels of the vertical axis.
 STYLE = """
 :root { color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --text: #1c2126; --quiet: #57606a; --rule: #d5dae0; --grid: #e4e8ec;
   --a: #0067b1; --b: #d07a00; --link: #0757a8;
+  --h1: #faf2e6; --h2: #f6e4cc; --h3: #f1d7b2; --h4: #ecca99; --h5: #e8bc80;
   --good: #00614a; --good-back: #dff3ec; --bad: #a3220b; --bad-back: #fde7e2; --mid: #594a00; --mid-back: #f6edc8; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #14171b; --card: #1d2227; --text: #e8ebee; --quiet: #a4adb6; --rule: #3a424a; --grid: #2d343b;
   --a: #58b0f0; --b: #f2a541; --link: #86c5ff;
+  --h1: #302e29; --h2: #433a2c; --h3: #57452e; --h4: #6a5130; --h5: #7d5d33;
   --good: #74dcb7; --good-back: #12342a; --bad: #ffa18d; --bad-back: #431c14; --mid: #e9d27a; --mid-back: #38300f; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -53,6 +56,16 @@ th, td { text-align: left; vertical-align: top; padding: 6px 14px 6px 0; border-
 thead th { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--card); }
 tbody th.long { white-space: normal; min-width: 20ch; }
+.heat { display: block; padding: 2px 8px; border: 2px solid transparent; border-radius: 4px; }
+.heat.own { border-color: var(--text); }
+.heat.word { display: inline-block; font-size: .8rem; margin: 0 4px 4px 0; }
+.heat small { color: inherit; }
+.h0 { background: var(--card); }
+.h1 { background: var(--h1); }
+.h2 { background: var(--h2); }
+.h3 { background: var(--h3); }
+.h4 { background: var(--h4); }
+.h5 { background: var(--h5); }
 details { margin: 8px 0; }
 summary { cursor: pointer; color: var(--link); }
 .charts { display: grid; gap: 8px 32px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 310px), 1fr));

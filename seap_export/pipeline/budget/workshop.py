@@ -19,7 +19,7 @@ from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.evaluation_subject import Subject
 from seap_export.pipeline.evaluation_texts import paired_texts
 from seap_export.pipeline.measured import ONNX_RUNTIME, Measured
-from seap_export.pipeline.quality import DENSE_TEXTS, MAX_LENGTH, quality_key
+from seap_export.pipeline.quality import DENSE_TEXTS, MAX_LENGTH, own_quality_key
 from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.rounded import ROUNDING
 from seap_export.pipeline.speed import speed_request
@@ -91,7 +91,7 @@ class Workshop:
         """
         made, ideal = self._steps(ranking, candidate), predictor.ideal_speedup(candidate)
         name, predicted = f"{made.written.variant} in {candidate.label}", predictor.bytes(candidate)
-        key = quality_key(made.written.key, MAX_LENGTH)
+        key = own_quality_key(made.written.key, MAX_LENGTH)
         size = None if self._request.targets is None else self._request.targets.size
         is_exact = not candidate.ratio and arithmetic(candidate.format).quantization is None
         if size is not None and predicted > size and is_exact:

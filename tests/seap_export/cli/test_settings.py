@@ -43,6 +43,7 @@ threads = 1
 cluster = "local"
 samples = 20
 held_out = 6
+general_text = "a.jsonl"
 seed = 3
 max_length = 64
 batch_tokens = 256
@@ -75,7 +76,8 @@ SAME = (
         "samples=20", "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
         "rounding=nearest",
         "block_size=64", "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml",
-        "decode_steps=3", "prompts=2", "long_tokens=100", "weight.b=3", "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
+        "decode_steps=3", "prompts=2", "long_tokens=100", "general_text=a.jsonl", "weight.b=3",
+        "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
     ) for word in ("--set", setting)),
 )  # fmt: skip
 

@@ -82,7 +82,7 @@ def test_texts_of_the_task_get_the_same_tokens_and_at_ratio_0_the_same_logits(
 ) -> None:
     size = write_model(tmp_path, variation)
     task, folder = f"a={tmp_path / 'a.jsonl'}", tmp_path / "out/a-0"
-    chosen = ("--ratio", 0, "--vocabulary", size, "--layout", layout, "--samples", 4, "--set", "held_out=2")
+    chosen = ("--ratio", 0, "--vocabulary", size, "--layout", layout, "--set", "samples=4", "--set", "held_out=2")
     outcome = run("export", tmp_path / "m", "--task", task, *chosen, "--out", tmp_path / "out", "--json", "-q")
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["a-0"]["parity"]["onnx"]["verdict"] == "passed"
@@ -243,6 +243,18 @@ def test_in_tasks_the_dense_model_is_asked_with_its_own_tokens(run: Run, cut: Pa
     for kind, name in (("zero_shot", "quiz"), ("generation", "open")):
         assert beside[kind]["dense"][name] == alone[kind]["dense"][name]
         assert beside[kind]["hf"][name]["questions"] == 9
+
+
+def test_the_text_of_a_support_does_not_count(run: Run, cut: Path) -> None:
+    export = ("export", "m", "--task", "a=a.jsonl", "--support", "b.jsonl", "--ratio", 0.4)
+    assert run(*export, "--vocabulary", SIZE, "--out", "x", "-q").code == 0
+    assert read_plan(cut / "x/a-0.4/plan.json").vocabulary == read_plan(cut / "out/a-0.4/plan.json").vocabulary
+    calibrations = ("--calibration", "x/calibration/a", "--calibration", "x/calibration/support")
+    planned = run(
+        "plan", "m", *calibrations, "--task", "a=a.jsonl", "--ratio", 0.4, "--vocabulary", SIZE, "--out", "y.json"
+    )
+    assert planned.code == 0, planned.err
+    assert read_plan(cut / "y.json").vocabulary == read_plan(cut / "out/a-0.4/plan.json").vocabulary
 
 
 @pytest.mark.release
