@@ -37,6 +37,7 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
     assert {name.split("/")[0] for name in names} > ours
     assert not any(name.startswith("seap_export/optimum_plugin/optimum/") for name in names)
     for data in (
+        "corpus/general.jsonl",
         "families/llama.toml",
         "recipes/seap.toml",
         "sources/gguf_tokenizers/byte_level.toml",

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ __all__ = [
     "claim_texts",
     "continue_prompt",
     "measure_divergence",
+    "measure_divergences",
 ]
 
 #: A variant's two artifacts: `hf` runs in torch, `onnx` in ONNX Runtime.
@@ -263,38 +264,88 @@ def measure_divergence(
         ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of the wrong shape.
         ParityFailure: The ONNX graph does not run.
     """
-    say = on_progress or (lambda line: None)
-    comparison, loss, lost = LogitComparison(), _Loss(), 0.0
     pairs = tuple(texts or map(same_cut, reference.token_ids))
-    token_ids = tuple(pair.own for pair in pairs)
-    mapped = form == "onnx" and claim_texts(folder, token_ids, provider, compute)
-    with _logits(token_ids, folder, form, threads or available_threads(), provider, compute, mapped) as found:
-        for index, (pair, logits) in enumerate(zip(pairs, found, strict=True)):
-            dense, own = reference.logits(index), logits
-            if kept is not None:
-                lost += lost_mass(dense[pair.places[:, 0]], kept)
-                dense = dense[pair.places[:, 0]][:, kept]
-                own = logits[pair.places[:, 1]] if len(logits) == len(pair.own) else logits
-            comparison.update(dense, own, row=index)
-            loss.add(logits, pair.own)
-            defects = comparison.figures().defects
-            if defects or not math.isfinite(loss.sum):
-                what = _in_words(defects[0]) if defects else "NaN or infinite logits"
-                raise ArtifactError(f"{folder}: {what} for text {index}; export the variant again")
-            say(f"{form}: text {index + 1} of {len(pairs)}")
-    figures = comparison.figures()
-    if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
-        raise ValueError("no finite token although no defect was found")
-    return DivergenceFigures(
-        mean_kl=figures.mean_kl,
-        max_kl=figures.max_kl,
-        top1_agreement=figures.top1_agreement,
-        perplexity=_perplexity(loss.sum, loss.tokens),
-        dense_perplexity=reference.perplexity,
-        tokens=figures.tokens,
-        per_byte=per_byte(pairs, figures.mean_kl * figures.tokens, loss.sum, reference.loss),
-        cut=None if kept is None else cut_figures(pairs, len(kept), lost / figures.tokens),
-    )
+    options: Any = {"kept": kept, "threads": threads, "provider": provider, "compute": compute}
+    return measure_divergences([(reference, pairs)], folder, form, on_progress=on_progress, **options)[0]
+
+
+def measure_divergences(
+    sets: Sequence[tuple[DenseReference, Sequence[PairedText]]],
+    folder: Path,
+    form: str = "hf",
+    *,
+    kept: NDArray[np.int64] | None = None,
+    threads: int | None = None,
+    provider: str = "cpu",
+    compute: Compute | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[DivergenceFigures, ...]:
+    """The same for several sets of texts, in which each distinct text runs once.
+
+    Args:
+        sets: The dense model's predictions for each set, and its texts as the tokens of both.
+
+    The other arguments, and what is raised, are those of `measure_divergence`.
+    """
+    say = on_progress or (lambda line: None)
+    compared: dict[tuple[tuple[TokenIds, TokenIds], ...], _Compared] = {}
+    own = [compared.setdefault(_key(pairs), _Compared(reference, pairs, kept)) for reference, pairs in sets]
+    texts = tuple(dict.fromkeys(pair.own for _, pairs in sets for pair in pairs))
+    mapped = form == "onnx" and claim_texts(folder, texts, provider, compute)
+    with _logits(texts, folder, form, threads or available_threads(), provider, compute, mapped) as found:
+        for index, (ids, logits) in enumerate(zip(texts, found, strict=True)):
+            for one in compared.values():
+                if (defect := one.add(ids, logits)) is not None:
+                    raise ArtifactError(f"{folder}: {defect} for text {index}; export the variant again")
+            say(f"{form}: text {index + 1} of {len(texts)}")
+    return tuple(one.figures() for one in own)
+
+
+def _key(pairs: Sequence[PairedText]) -> tuple[tuple[TokenIds, TokenIds], ...]:
+    return tuple((pair.dense, pair.own) for pair in pairs)
+
+
+class _Compared:
+    """The comparison on one set of texts."""
+
+    def __init__(self, reference: DenseReference, pairs: Sequence[PairedText], kept: NDArray[np.int64] | None) -> None:
+        self._reference, self._pairs, self._kept = reference, tuple(pairs), kept
+        self._comparison, self._loss, self._lost = LogitComparison(), _Loss(), 0.0
+
+    def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> str | None:
+        """Adds the variant's logits [T, V] of a text as often as the set has it; what is wrong with them, in words."""
+        rows = [row for row, pair in enumerate(self._pairs) if pair.own == ids]
+        for row in rows:
+            self._add(row, logits)
+        defects = self._comparison.figures().defects if rows else ()
+        if defects:
+            return _in_words(defects[0])
+        return None if math.isfinite(self._loss.sum) else "NaN or infinite logits"
+
+    def _add(self, row: int, logits: NDArray[np.floating]) -> None:
+        pair, dense, own = self._pairs[row], self._reference.logits(row), logits
+        if self._kept is not None:
+            self._lost += lost_mass(dense[pair.places[:, 0]], self._kept)
+            dense = dense[pair.places[:, 0]][:, self._kept]
+            own = logits[pair.places[:, 1]] if len(logits) == len(pair.own) else logits
+        self._comparison.update(dense, own, row=row)
+        self._loss.add(logits, pair.own)
+
+    def figures(self) -> DivergenceFigures:
+        """The figures of all texts."""
+        figures, loss, kept = self._comparison.figures(), self._loss, self._kept
+        if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
+            raise ValueError("no finite token although no defect was found")
+        return DivergenceFigures(
+            mean_kl=figures.mean_kl,
+            max_kl=figures.max_kl,
+            top1_agreement=figures.top1_agreement,
+            perplexity=_perplexity(loss.sum, loss.tokens),
+            dense_perplexity=self._reference.perplexity,
+            tokens=figures.tokens,
+            per_byte=per_byte(self._pairs, figures.mean_kl * figures.tokens, loss.sum, self._reference.loss),
+            cut=None if kept is None else cut_figures(self._pairs, len(kept), self._lost / figures.tokens),
+        )
 
 
 def continue_prompt(

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, difference, megabytes, table
+from seap_export.cli.elsewhere import elsewhere_text
 from seap_export.cli.exported import parity_verdict, quality_cells, speedup_cell
 from seap_export.cli.options import output_options
 
@@ -56,6 +57,7 @@ def _export_text(result: dict[str, Any]) -> str:
     lines = [table(header, rows)] if rows else []
     quality = next((own["quality"] for own in result["variants"].values() if own.get("quality")), None)
     measured = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
+    elsewhere = elsewhere_text({name: own.get("quality") for name, own in result["variants"].items()})
     return "\n".join(
         [
             f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
@@ -63,6 +65,7 @@ def _export_text(result: dict[str, Any]) -> str:
             f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
             *lines,
             *measured,
+            *([elsewhere] if elsewhere else []),
         ]
     )
 
@@ -89,6 +92,7 @@ def _model_text(result: dict[str, Any]) -> str:
 
 def _variant_text(result: dict[str, Any]) -> str:
     parity, kept = result["parity"], result["vocabulary"]
+    elsewhere = elsewhere_text({"this variant": result["quality"]})
     return "\n".join(
         [
             f"{result['task']}, made for {_weights(result['weights'])}",
@@ -99,6 +103,7 @@ def _variant_text(result: dict[str, Any]) -> str:
             *(_parity_text(name, own) for name, own in parity.items()),
             *([] if parity else ["parity: not checked yet"]),
             _quality_text(result["quality"]),
+            *([elsewhere] if elsewhere else []),
             *([f"warning: {result['warning']}"] if result["warning"] else []),
             _model_text(result["model"]) if result["model"] else "not pruned yet",
         ]

@@ -20,6 +20,7 @@ __all__ = [
     "cluster_option",
     "force_option",
     "general_option",
+    "general_text_option",
     "layout_option",
     "mixture_options",
     "model_argument",
@@ -168,6 +169,11 @@ cluster_option = option(
     help="Make the steps on the machines of a Ray cluster; --threads is the number of CPUs of a step.",
 )
 
+general_text_option = option(
+    "--general-text",
+    type=PathType(exists=True, dir_okay=False),
+    help="A corpus or a task file whose first texts show what variants lost elsewhere.",
+)
 support_option = option(
     "--support",
     metavar="SOURCE[:SHARE]",
@@ -263,11 +269,34 @@ def ratio_option(*, multiple: bool) -> Command:
         "--ratio",
         "ratios" if multiple else "ratio",
         multiple=multiple,
-        required=True,
+        required=not multiple,
         type=click.FloatRange(min=0.0, max=1.0, max_open=True),
         metavar="R",
-        help="Fraction of all attention and MLP weights to remove." + (" Repeatable." if multiple else ""),
+        help="Fraction of all attention and MLP weights to remove."
+        + (" Repeatable. The next three options take its place." if multiple else ""),
     )
+
+
+target_options = (
+    option(
+        "--target-size",
+        metavar="SIZE",
+        help="Most bytes of the written folder, such as 60MB; ratio and precision are chosen.",
+    ),
+    option(
+        "--target-decode-speedup",
+        type=float,
+        metavar="X",
+        help="Least speed-up of a decode step, measured over the dense model in the usual precision; ratio and "
+        "precision are chosen.",
+    ),
+    option(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="Largest mean KL divergence from the dense model on held-out texts; the smallest variant is chosen.",
+    ),
+)
 
 
 def out_option(what: str) -> Command:

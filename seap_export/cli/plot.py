@@ -41,7 +41,7 @@ def plot_command(
     force: bool,
     picture_format: Any,
 ) -> None:
-    """Draw what is removed in each layer, what each variant keeps, how much variants share, and quality by ratio.
+    """Draw what is removed in each layer, what each variant keeps, how much variants share, and what that costs.
 
     PATH is an output folder of `export` (all its variants), a variant's folder or a plan.json with hf/ beside it.
 
@@ -51,12 +51,21 @@ def plot_command(
       seap-export plot pruned --evaluation gsm8k-0.2.json --evaluation gsm8k-0.5.json --format png --out pictures
     """
     from seap_export.errors import UsageError
-    from seap_export.pipeline.plots import PLOTS_FILE, read_evaluations, read_variants, require_matplotlib, write_plots
+    from seap_export.pipeline.plots import (
+        PLOTS_FILE,
+        read_evaluations,
+        read_frontiers,
+        read_losses,
+        read_variants,
+        require_matplotlib,
+        write_plots,
+    )
 
     if not paths and not evaluations:
         raise UsageError("nothing to plot; give an output folder, a variant or an --evaluation")
     require_matplotlib()
     variants, points = read_variants(paths), read_evaluations(evaluations)
-    numbers = write_plots(variants, points, out, picture_format, force=force)
+    frontiers, losses = read_frontiers(paths), read_losses(paths)
+    numbers = write_plots(variants, points, losses, out, picture_format, frontiers=frontiers, force=force)
     files = [*numbers["pictures"], PLOTS_FILE]
     console.result(numbers, "\n".join(str(out / name) for name in files))

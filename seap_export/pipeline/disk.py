@@ -14,7 +14,7 @@ from seap_export.pipeline.workload import KeptPart, Task, Workload
 from validation.parity import MAX_PROMPT_TOKENS
 from validation.prompts import BATCH_ROWS, KEPT_TOKENS, RANDOM_TOKENS
 
-__all__ = ["Disk", "needed", "step_disk", "variant_bytes"]
+__all__ = ["Disk", "beside_weights", "needed", "step_disk", "variant_bytes"]
 
 #: Bytes of plan.json for each neuron that is kept, of a graph for each layer, and of an artifact's small files.
 _NEURON, _GRAPH, _SMALL = 5, 5000, 20_000
@@ -69,6 +69,11 @@ def variant_bytes(ratio: float, work: Workload, formats: Iterable[Format]) -> in
     writing = [replace(work, own=own) for own in formats]
     kept = [step_disk(step, Task(0, 0), ratio, work).kept for step in ("plan", "shrinking")]
     return sum(kept) + sum(step_disk("writing", Task(0, 0), ratio, own).kept for own in writing)
+
+
+def beside_weights(work: Workload) -> int:
+    """About how many bytes a written folder takes besides its weights: tokenizer, graph and settings."""
+    return work.tokenizer_bytes + _SMALL + _GRAPH * len(work.spec.layers)
 
 
 def _calibration(model: KeptPart, task: Task) -> Disk:

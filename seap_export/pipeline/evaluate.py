@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from seap_export.corpus.harness import require_harness
 from seap_export.extras import installed_versions
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.dense_folder import dense_folder
+from seap_export.pipeline.elsewhere import ElsewhereFigures, TextSet
 from seap_export.pipeline.evaluation_generation import generated_answers
 from seap_export.pipeline.evaluation_report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation_request import EvaluationRequest
@@ -28,7 +30,7 @@ from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.session import available_threads, probe
 from validation.generation import GenerationFigures
 from validation.paired import PairedText
-from validation.quality import DenseAnswers, DivergenceFigures, claim_texts, measure_divergence
+from validation.quality import DenseAnswers, DivergenceFigures, claim_texts, measure_divergences
 from validation.runners.table import require_runtime, runtime_row
 from validation.zero_shot import (
     HarnessTask,
@@ -38,7 +40,7 @@ from validation.zero_shot import (
     local_task,
 )
 
-__all__ = ["divergence_report", "divergence_texts", "evaluate", "preview", "write_evaluation"]
+__all__ = ["divergence_report", "divergence_texts", "evaluate", "preview", "text_sets", "write_evaluation"]
 
 
 def evaluate(
@@ -171,10 +173,28 @@ def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[Pair
         InputError: A corpus cannot be read, or a text was calibrated on.
     """
     texts = chosen_texts(subject, request)
-    if texts is None or subject.dense is None:
+    if texts is None:
+        raise ValueError("a divergence needs a variant and its dense model")
+    return _pairs(subject, request, texts.texts)
+
+
+def _pairs(subject: Subject, request: EvaluationRequest, texts: Sequence[str]) -> tuple[PairedText, ...]:
+    if subject.dense is None:
         raise ValueError("a divergence needs a variant and its dense model")
     most = min(request.max_length, subject.dense.spec.max_position_embeddings)
-    return paired_texts(subject, subject.dense, subject.artifact(request.tokenizer_form), texts.texts, most)
+    return paired_texts(subject, subject.dense, subject.artifact(request.tokenizer_form), texts, most)
+
+
+def text_sets(subject: Subject, request: EvaluationRequest, texts: Mapping[str, Sequence[str]]) -> dict[str, TextSet]:
+    """Further sets of texts, tokenized as those of `divergence_texts`; one without a token to predict is left out.
+
+    Raises:
+        ArtifactError: The variant's tokenizer cannot be loaded.
+        InputError: A text has no tokens.
+    """
+    tasks = {} if subject.plan is None else subject.plan.weights
+    sets = {name: TextSet(tuple(own), name in tasks, _pairs(subject, request, own)) for name, own in texts.items()}
+    return {name: own for name, own in sets.items() if own.is_long_enough}
 
 
 def divergence_report(
@@ -182,6 +202,7 @@ def divergence_report(
     request: EvaluationRequest,
     answers: DenseAnswers,
     *,
+    elsewhere: Mapping[str, TextSet] = MappingProxyType({}),
     compute: Compute | None = None,
     on_progress: Callable[[str], object] | None = None,
 ) -> EvaluationReport:
@@ -190,25 +211,31 @@ def divergence_report(
     Args:
         subject: The variant and its dense model.
         request: What to measure; it asks no questions.
-        answers: Those of the dense model, which have seen `divergence_texts`.
+        answers: Those of the dense model, which have seen `divergence_texts` and the further sets.
+        elsewhere: Further sets of texts.
         compute: Where torch runs the variant, if it does.
         on_progress: Called with a line about each text when it is done.
     """
-    texts = chosen_texts(subject, request)
-    pairs, kept = divergence_texts(subject, request), subject.vocabulary
-    reference = answers.reference([pair.dense for pair in pairs])
+    sets = [divergence_texts(subject, request), *(own.pairs for own in elsewhere.values())]
+    references = [(answers.reference([pair.dense for pair in pairs]), pairs) for pairs in sets]
     options: Any = {"threads": request.threads, "provider": request.provider, "on_progress": on_progress}
-    options |= {"compute": compute, "texts": pairs, "kept": None if kept is None else kept.rows}
+    kept = subject.vocabulary
+    options |= {"compute": compute, "kept": None if kept is None else kept.rows}
+    ways = {form: (subject.artifact(form), str(form)) for form in request.forms} | {
+        f"{folder.name} in {name}": (folder, name) for name, folder in _run_by(subject, request).items()
+    }
+    found = {way: measure_divergences(references, folder, form, **options) for way, (folder, form) in ways.items()}
     return EvaluationReport(
         subject=subject,
         request=request,
-        texts=texts,
-        divergence={
-            **{form: measure_divergence(reference, subject.artifact(form), form, **options) for form in request.forms},
-            **{
-                f"{folder.name} in {name}": measure_divergence(reference, folder, name, **options)
-                for name, folder in _run_by(subject, request).items()
-            },
+        texts=chosen_texts(subject, request),
+        divergence={way: figures[0] for way, figures in found.items()},
+        elsewhere={
+            way: {
+                name: ElsewhereFigures(own, divergence)
+                for (name, own), divergence in zip(elsewhere.items(), figures[1:], strict=True)
+            }
+            for way, figures in found.items()
         },
         tasks={},
         zero_shot={},

@@ -8,6 +8,7 @@ from operator import gt, lt
 from typing import Any, Literal, TypeVar
 
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.elsewhere import ElsewhereFigures
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, Texts
 from validation.generation import GenerationFigures
@@ -53,6 +54,7 @@ class EvaluationReport:
         threads: Threads of torch and ONNX Runtime.
         versions: Versions of the libraries used.
         generation: As `zero_shot`, of tasks whose answers are generated.
+        elsewhere: The divergence on further sets of texts, by form, then by name of the set; empty if there were none.
     """
 
     subject: Subject
@@ -64,6 +66,7 @@ class EvaluationReport:
     threads: int
     versions: Mapping[str, str]
     generation: Mapping[str, Mapping[str, GenerationFigures]] = field(default_factory=dict)
+    elsewhere: Mapping[str, Mapping[str, ElsewhereFigures]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if bool(self.divergence) != (self.texts is not None):
@@ -173,6 +176,7 @@ class EvaluationReport:
                 "min_accuracy_retained": self.request.min_accuracy_retained,
             },
             "divergence": {form: _divergence_json(figures) for form, figures in self.divergence.items()},
+            **self._elsewhere_json(),
             "zero_shot": {
                 form: {name: _zero_shot_json(figures) for name, figures in by_task.items()}
                 for form, by_task in self.zero_shot.items()
@@ -196,6 +200,15 @@ class EvaluationReport:
             "versions": dict(sorted(self.versions.items())),
             "notes": list(self.notes),
         }
+
+    def _elsewhere_json(self) -> dict[str, Any]:
+        """Nothing where it was not measured."""
+        found = {
+            form: {name: own.to_json() for name, own in by_name.items()}
+            for form, by_name in self.elsewhere.items()
+            if by_name
+        }
+        return {"elsewhere": found} if found else {}
 
 
 def _plan_json(subject: Subject) -> dict[str, Any]:

@@ -1,25 +1,31 @@
-"""The quality step of an export: compares each variant with the dense model on the held-out texts of its tasks."""
+"""The quality step of an export: compares each variant with the dense model on the held-out texts of its tasks.
+
+A few texts of the other tasks and a general text show what it lost elsewhere.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from seap_export.activations.statistics import Calibration, CalibrationRecord
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_json
 from seap_export.layers.compute import Compute
-from seap_export.pipeline.evaluate import divergence_report, divergence_texts
+from seap_export.pipeline.elsewhere import TextSet, elsewhere_texts, refuse_damaged_cell
+from seap_export.pipeline.evaluate import divergence_report, divergence_texts, text_sets
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, variant_subject
 from seap_export.pipeline.evaluation_texts import own_tokenizer
 from seap_export.pipeline.measured import ONNX, Measured
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.settings import ParitySettings
+from seap_export.pipeline.settings import ParitySettings, calibration_step
 from seap_export.pipeline.workspace import Workspace
 from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.sources.config import end_tokens, read_artifact
@@ -33,6 +39,7 @@ __all__ = [
     "QUALITY",
     "QualityRequest",
     "measure_quality",
+    "own_quality_key",
     "quality_figures",
     "quality_key",
     "quality_request",
@@ -62,12 +69,14 @@ class QualityRequest:
         measured: What is measured of each.
         provider: ONNX Runtime's execution provider.
         threads: Threads of torch and of the runtime; None: all cores.
+        general_text: The corpus of the general text; None: the one that comes with the package.
         max_length: Tokens after which a text is cut.
     """
 
     measured: Measured
     provider: str = "cpu"
     threads: int | None = None
+    general_text: Path | None = None
     max_length: int = MAX_LENGTH
 
     @property
@@ -83,9 +92,10 @@ class QualityRequest:
         )
 
 
-def quality_request(measured: Measured, settings: ParitySettings) -> QualityRequest:
+def quality_request(measured: Measured, settings: ParitySettings, general_text: Path | None) -> QualityRequest:
     """How an export measures quality."""
-    return QualityRequest(measured, settings.provider if measured.is_onnx else "cpu", settings.threads)
+    provider = settings.provider if measured.is_onnx else "cpu"
+    return QualityRequest(measured, provider, settings.threads, general_text)
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,8 @@ class _Work:
 
     Attributes:
         subject: The variant and its dense model.
-        texts: The texts, as the tokens of both.
+        own_texts: The held-out texts of its tasks, as the tokens of both.
+        elsewhere: Texts of every task, and the general text.
         prompts: Prompts of which one is continued, as tokens of the dense model.
         own_prompts: The same as the variant's tokens.
         stops: The variant's tokens that end an answer.
@@ -103,7 +114,8 @@ class _Work:
     """
 
     subject: Subject
-    texts: tuple[PairedText, ...]
+    own_texts: tuple[PairedText, ...]
+    elsewhere: Mapping[str, TextSet]
     prompts: tuple[tuple[int, ...], ...]
     own_prompts: tuple[tuple[int, ...], ...]
     stops: frozenset[int]
@@ -116,12 +128,31 @@ class _Work:
         kept = self.subject.vocabulary
         return self.stops if kept is None else frozenset(kept.kept[token] for token in self.stops)
 
+    @property
+    def texts(self) -> tuple[PairedText, ...]:
+        """All texts, each as often as a set has it."""
+        return (*self.own_texts, *(pair for own in self.elsewhere.values() for pair in own.pairs))
 
-def quality_key(folder: str, max_length: int) -> str:
-    """The key of a quality report, from that of the folder that is measured.
+    @property
+    def distinct(self) -> int:
+        """How many texts the variant runs."""
+        return len({text.own for text in self.texts})
 
-    The latter stands for the variant's held-out texts and its dense model, too, and for the runtime.
+
+def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[str]]) -> str:
+    """The key of a quality report: one part for what it belongs to, and one for the texts of other tasks.
+
+    Args:
+        folder: The key of the folder that is measured, which stands for the variant's held-out texts and its dense
+            model, too, and for the runtime.
+        max_length: Tokens after which a text is cut.
+        elsewhere: The texts of all tasks and the general text.
     """
+    return f"{own_quality_key(folder, max_length)}-{sha256_json({name: list(own) for name, own in elsewhere.items()})}"
+
+
+def own_quality_key(folder: str, max_length: int) -> str:
+    """The first part of `quality_key`."""
     return sha256_json(["quality", _VERSION, folder, max_length])
 
 
@@ -133,8 +164,10 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         (figures,) = report["divergence"].values()
-        place = {key: report[key] for key in ("folder", "runtime") if key in report}
-        return {**{key: figures[key] for key in _FIGURES}, **place}
+        more = {key: report[key] for key in ("folder", "runtime", "elsewhere") if key in report}
+        for cell in (cell for own in report.get("elsewhere", {}).values() for cell in own.values()):
+            refuse_damaged_cell(cell)
+        return {**{key: figures[key] for key in _FIGURES}, **more}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{QUALITY}: damaged ({error} is missing); export again with --force") from error
 
@@ -163,35 +196,46 @@ def measure_quality(
 
     Raises:
         ArtifactError: A variant's logits are NaN or infinite.
+        InputError: The general text cannot be used.
         EnvironmentFailure: The temporary folder is full.
     """
-    keys = {name: quality_key(key, request.max_length) for name, key in variants.items()}
+    elsewhere = elsewhere_texts(_records(workspace), request.general_text)
+    keys = {name: quality_key(key, request.max_length, elsewhere) for name, key in variants.items()}
     for name, key in keys.items():
         if workspace.manifest.steps.get(_step(name), key) != key:
-            _forget(workspace, name)  # it belongs to another folder
+            _forget(workspace, name)  # it belongs to another folder, or lacks a task
     missing = [name for name in variants if not workspace.is_done(_step(name), keys[name])]
-    works = {name: _work(source, workspace.folder / name, request) for name in missing}
+    works = {name: _work(source, workspace.folder / name, elsewhere, request) for name in missing}
     for name, work in list(works.items()):
-        if not any(min(len(text.dense), len(text.own)) > 1 for text in work.texts):
+        if not any(min(len(text.dense), len(text.own)) > 1 for text in work.own_texts):
             progress.warn(f"{name}: its held-out texts are too short to measure quality")
             del works[name]
     if not works:
         return
     with DenseAnswers(dense(), request.threads, compute) as answers:
-        texts = [text.dense for work in works.values() for text in work.texts]
+        texts = tuple(dict.fromkeys(text.dense for work in works.values() for text in work.texts))
         for name, work in works.items() if request.measured.is_onnx else ():
             own = [text.own for text in work.texts]
             claim_texts(workspace.folder / name / ONNX, own, request.provider, compute, progress.say)
         label = "running the dense model on held-out texts"
-        with progress.step(label, len(set(texts)), "texts", name=DENSE_TEXTS) as done:
+        with progress.step(label, len(texts), "texts", name=DENSE_TEXTS) as done:
             stops = frozenset().union(*(work.dense_stops for work in works.values()))
             answers.run(texts, [work.prompts for work in works.values()], _ANSWER_TOKENS, stops, done)
         for name, work in works.items():
             label = f"{name}: comparing with the dense model"
-            with progress.step(label, len(work.texts), "texts", name=_step(name)) as done:
+            with progress.step(label, work.distinct, "texts", name=_step(name)) as done:
                 report = _report(work, answers, request, done)
             with workspace.writing(_step(name), keys[name], folder=False) as path:
                 path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+
+
+def _records(workspace: Workspace) -> list[CalibrationRecord]:
+    """What the tasks of the output folder were calibrated on; an earlier task whose statistics are gone has none."""
+    found = []
+    for task in workspace.manifest.tasks:
+        with suppress(ArtifactError):
+            found.append(Calibration(workspace.folder / calibration_step(task)).record)
+    return found
 
 
 def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
@@ -211,7 +255,8 @@ def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
         return None
     own = manifest.steps[step]
     known = [key for other, key in manifest.steps.items() if other.startswith(f"{name}/")]
-    if own in (quality_key(key, MAX_LENGTH) for key in known) and workspace.is_done(step, own):
+    is_of_folder = own.partition("-")[0] in (own_quality_key(key, MAX_LENGTH) for key in known)
+    if is_of_folder and workspace.is_done(step, own):
         return quality_figures(read_artifact(workspace.folder / step))
     _forget(workspace, name)
     return None
@@ -226,18 +271,19 @@ def _step(name: str) -> str:
     return f"{name}/{QUALITY}"
 
 
-def _work(source: Source, folder: Path, request: QualityRequest) -> _Work:
-    subject = variant_subject(folder, source)
-    tokenizer = load_tokenizer(subject.artifact(request.evaluation.tokenizer_form))
+def _work(source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], request: QualityRequest) -> _Work:
+    subject, evaluation = variant_subject(folder, source), request.evaluation
+    tokenizer = load_tokenizer(subject.artifact(evaluation.tokenizer_form))
     if request.measured.is_onnx:
         stops, _ = model_limits(folder / ONNX / "genai_config.json")
     else:
         stops = end_tokens(folder / "hf")
     samples = [sample for record in subject.records or () for sample in record.held_out]
-    with own_tokenizer(subject, request.evaluation) as place:
+    with own_tokenizer(subject, evaluation) as place:
         dense = tokenizer if place is None else load_tokenizer(place)
     prompts, own = (tuple(_prompt(cut, sample) for sample in samples[:_MOST_PROMPTS]) for cut in (dense, tokenizer))
-    return _Work(subject, divergence_texts(subject, request.evaluation), prompts, own, stops, dense, tokenizer)
+    texts, others = divergence_texts(subject, evaluation), text_sets(subject, evaluation, elsewhere)
+    return _Work(subject, texts, others, prompts, own, stops, dense, tokenizer)
 
 
 def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
@@ -250,7 +296,7 @@ def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: A
     """The report of `seap-export evaluate`, and one answer of each model to the same prompt."""
     measured, subject = request.measured, work.subject
     options: Any = {"provider": request.provider, "threads": request.threads}
-    report = divergence_report(subject, request.evaluation, answers, on_progress=done)
+    report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
     prompt, dense = answers.answer(work.prompts)
     own = work.own_prompts[work.prompts.index(prompt)]
     folder = subject.folder / measured.folder

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from converters.format import Format
 from seap_export.corpus import Sample, Split
+from seap_export.pipeline.elsewhere import GENERAL_TEXT, MOST_TEXTS
 from seap_export.pipeline.performance import read_performance
 from seap_export.pipeline.quality import MAX_LENGTH, QUALITY
 from seap_export.pipeline.request import ExportRequest
@@ -34,6 +35,7 @@ class Remaining:
         ratio: The variant's; 0 for what belongs to the dense model.
         own: The format that it works on; None: the model folder, or what has none.
         vocabulary: The tokens that the variant keeps; None: all.
+        others: Further tasks, and the general text, on a few texts of which quality is measured.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class Remaining:
     ratio: float = 0.0
     own: Format | None = None
     vocabulary: Vocabulary | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -53,9 +56,11 @@ class Remaining:
         return kept if self.own is None else replace(kept, own=self.own)
 
     def size(self, tasks: Mapping[str, Task]) -> Task:
-        """The tokens of all its tasks."""
+        """The tokens of all its tasks, and of a few texts of the others."""
         own = [tasks[name] for name in self.tasks]
-        return Task(sum(one.calibration_tokens for one in own), sum(one.held_out_tokens for one in own))
+        elsewhere = sum(tasks[name].elsewhere_tokens for name in self.others)
+        held_out = sum(one.held_out_tokens for one in own)
+        return Task(sum(one.calibration_tokens for one in own), held_out + elsewhere)
 
 
 def remaining_work(
@@ -72,16 +77,19 @@ def remaining_work(
     found = [Remaining(step.kind, step.tasks, _ratio(step), _format(step), _vocabulary(step)) for step in missing]
     timed = read_performance(out).speed
     own = None if request.measured is None else request.measured.own
-    for name, (mixture, ratio) in request.variants.items():
-        names, kept = tuple(mixture.weights), steps.variants[name].plan.vocabulary
+    for name, variant in request.variants.items():
+        names, ratio = tuple(variant.mixture.weights), variant.ratio
+        own = None if variant.measured is None else variant.measured.own
+        kept = steps.variants[name].plan.vocabulary
         compared = steps.variants[name].parity.values()
         found += [Remaining("validation", names, ratio, step.before.own, kept) for step in compared if step in missing]
         if request.quality and not (out / name / QUALITY).exists():
-            found.append(Remaining("quality", names, ratio, own, kept))
+            others = (*(task for task in steps.calibrations if task not in names), GENERAL_TEXT)
+            found.append(Remaining("quality", names, ratio, own, kept, others))
         if request.speed and name not in timed:
             found.append(Remaining("speed", names, ratio, own, kept))
     dense = [kind for kind in ("quality", "speed") if any(part.kind == kind for part in found)]
-    return (*found, *(Remaining(kind, tuple(steps.calibrations), own=own) for kind in dense))
+    return (*found, *(Remaining(kind, tuple(steps.calibrations), own=own, others=(GENERAL_TEXT,)) for kind in dense))
 
 
 def _ratio(step: Step) -> float:
@@ -100,14 +108,24 @@ def _format(step: Step) -> Format | None:
     return step.before.own if isinstance(step, ParityStep) else None
 
 
-def task_sizes(splits: Mapping[str, Split], max_length: int, count: CountTokens) -> dict[str, Task]:
-    """The tokens of each task.
+def task_sizes(
+    splits: Mapping[str, Split], general: Sequence[Sample], max_length: int, count: CountTokens
+) -> dict[str, Task]:
+    """The tokens of each task, and of the general text.
 
     Args:
-        splits: The texts.
+        splits: The texts of the tasks.
+        general: The general text; empty: none is measured on.
         max_length: Tokens after which a calibration text is cut.
         count: Counts tokens.
     """
-    calibration = count({name: own.calibration for name, own in splits.items()}, max_length)
-    held_out = count({name: own.held_out for name, own in splits.items()}, MAX_LENGTH)
-    return {name: Task(calibration[name], held_out[name]) for name in splits}
+
+    def counted(texts: Mapping[str, Sequence[Sample]], length: int) -> Mapping[str, int]:
+        return dict.fromkeys(texts, 0) | dict(count({name: own for name, own in texts.items() if own}, length))
+
+    calibration = counted({name: own.calibration for name, own in splits.items()}, max_length)
+    held_out = counted({name: own.held_out for name, own in splits.items()}, MAX_LENGTH)
+    few = {name: own.held_out[:MOST_TEXTS] for name, own in splits.items()}
+    elsewhere = counted({**few, GENERAL_TEXT: general}, MAX_LENGTH)
+    sizes = {name: Task(calibration[name], held_out[name], elsewhere[name]) for name in splits}
+    return {**sizes, GENERAL_TEXT: Task(0, 0, elsewhere[GENERAL_TEXT])}

@@ -12,12 +12,15 @@ from seap_export.errors import ArtifactError
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.write import ROUNDING_FILE, origin_differences, rounding_of
 
-__all__ = ["differences", "model_of", "rounding_step", "write_format"]
+__all__ = ["ROUNDING", "differences", "model_of", "rounding_step", "write_format"]
+
+#: The folder of rounded models within an output folder.
+ROUNDING = "rounding"
 
 
 def rounding_step(variant: str, how: BlockQuantization) -> str:
     """The folder of a variant's rounded model within an output folder."""
-    return f"rounding/{variant}/{how.name}"
+    return f"{ROUNDING}/{variant}/{how.name}"
 
 
 def write_format(own: Format, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:

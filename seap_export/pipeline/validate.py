@@ -13,6 +13,7 @@ from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageEr
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.bench import BenchRequest, bench, refuse_long_prompts
 from seap_export.pipeline.bisection import bisect_variant
+from seap_export.pipeline.budget.frontier import read_frontier
 from seap_export.pipeline.evaluate import evaluate
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.integrity import folder_damages, variant_damages
@@ -150,6 +151,7 @@ class _Validation:
             },
             manifest=self._manifest,
             threads=self._request.parity.threads or available_threads(),
+            frontier=read_frontier(self._path) if self._is_whole else None,
         )
 
     def _recorded(self, folder: Path) -> dict[str, Any]:

@@ -33,10 +33,12 @@ class Task:
     Attributes:
         calibration_tokens: Tokens that it is calibrated on.
         held_out_tokens: Tokens that its quality is measured on.
+        elsewhere_tokens: Those of them that the quality of all other variants is measured on, too.
     """
 
     calibration_tokens: int
     held_out_tokens: int
+    elsewhere_tokens: int = 0
 
 
 @dataclass(frozen=True)

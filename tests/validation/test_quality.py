@@ -5,7 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from converters.onnx.form import OnnxForm
 from seap_export.errors import ArtifactError, InputError
 from validation import quality
 from validation.paired import Bytes, PairedText, same_cut
-from validation.quality import DenseAnswers, DenseReference, DivergenceFigures, continue_prompt, measure_divergence
+from validation.quality import (
+    DenseAnswers,
+    DenseReference,
+    DivergenceFigures,
+    continue_prompt,
+    measure_divergence,
+    measure_divergences,
+)
 
 TEXTS = ((4, 5, 6, 7, 8, 9), (10, 4, 11), (12,), (5, 4, 4, 20, 19, 18, 17))
 
@@ -97,6 +104,23 @@ def test_a_model_does_not_diverge_from_itself_and_one_reference_serves_many(mode
     assert first == second
     assert first.mean_kl > 0.01
     assert lines[3:5] == ["dense: text 4 of 4", "hf: text 1 of 4"]
+
+
+def test_several_sets_are_measured_in_one_pass(models: Path) -> None:
+    """Each text runs once; the figures of each set are those that it has alone."""
+    sets = [TEXTS[:2], TEXTS, TEXTS[1:2], (TEXTS[1], TEXTS[3], TEXTS[1])]
+    lines: list[str] = []
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run(TEXTS)
+        references = [(answers.reference(own), tuple(map(same_cut, own))) for own in sets]
+        found = measure_divergences(references, models / "onnx", "onnx", threads=1, on_progress=lines.append)
+        alone = [measure_divergence(reference, models / "onnx", "onnx", threads=1) for reference, _ in references]
+    assert len(lines) == len(TEXTS)
+    for own, other in zip(found, alone, strict=True):
+        assert (own.per_byte, own.cut) == (other.per_byte, other.cut) == (None, None)
+        assert astuple(own)[:6] == pytest.approx(astuple(other)[:6], rel=1e-6)
+    assert [figures.tokens for figures in found] == [9, 17, 3, 13]
+    assert len({figures.mean_kl for figures in found}) == len(sets)
 
 
 def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 __all__ = ["STYLE"]
 
 # Colour-blind readers can distinguish this blue and orange, and green and red of this lightness; every verdict has a
-# sign and a word as well. The SVG's margin leaves room for the labels of the vertical axis.
+# sign and a word as well. The steps h1 to h5 of a heat map get closer to --b. The SVG's margin leaves room for the
+# labels of the vertical axis.
 STYLE = """
 :root { color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --text: #1c2126; --quiet: #57606a; --rule: #d5dae0; --grid: #e4e8ec;
   --a: #0067b1; --b: #d07a00; --link: #0757a8;
+  --h1: #faf2e6; --h2: #f6e4cc; --h3: #f1d7b2; --h4: #ecca99; --h5: #e8bc80;
   --good: #00614a; --good-back: #dff3ec; --bad: #a3220b; --bad-back: #fde7e2; --mid: #594a00; --mid-back: #f6edc8; }
 @media (prefers-color-scheme: dark) { :root {
   --page: #14171b; --card: #1d2227; --text: #e8ebee; --quiet: #a4adb6; --rule: #3a424a; --grid: #2d343b;
   --a: #58b0f0; --b: #f2a541; --link: #86c5ff;
+  --h1: #302e29; --h2: #433a2c; --h3: #57452e; --h4: #6a5130; --h5: #7d5d33;
   --good: #74dcb7; --good-back: #12342a; --bad: #ffa18d; --bad-back: #431c14; --mid: #e9d27a; --mid-back: #38300f; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -41,6 +44,7 @@ li { margin: 0 0 8px; }
 li li { margin: 0; }
 .pill { display: inline-block; white-space: nowrap; padding: 0 8px; border-radius: 10px; font-size: .8rem;
   font-weight: 600; line-height: 1.5; vertical-align: middle; color: var(--mid); background: var(--mid-back); }
+.pill.chosen { color: var(--good); background: var(--good-back); }
 .pill.passed { color: var(--good); background: var(--good-back); }
 .pill.failed { color: var(--bad); background: var(--bad-back); }
 .scroll { overflow-x: auto; max-width: 100%; margin: 8px 0; }
@@ -52,6 +56,16 @@ th, td { text-align: left; vertical-align: top; padding: 6px 14px 6px 0; border-
 thead th { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--card); }
 tbody th.long { white-space: normal; min-width: 20ch; }
+.heat { display: block; padding: 2px 8px; border: 2px solid transparent; border-radius: 4px; }
+.heat.own { border-color: var(--text); }
+.heat.word { display: inline-block; font-size: .8rem; margin: 0 4px 4px 0; }
+.heat small { color: inherit; }
+.h0 { background: var(--card); }
+.h1 { background: var(--h1); }
+.h2 { background: var(--h2); }
+.h3 { background: var(--h3); }
+.h4 { background: var(--h4); }
+.h5 { background: var(--h5); }
 details { margin: 8px 0; }
 summary { cursor: pointer; color: var(--link); }
 .charts { display: grid; gap: 8px 32px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 310px), 1fr));
@@ -62,6 +76,7 @@ figcaption span { white-space: nowrap; margin-left: 14px; color: var(--quiet); }
 .key { display: inline-block; width: 12px; height: 12px; margin-right: 5px; border-radius: 2px; vertical-align: -1px; }
 .key.a { background: var(--a); }
 .key.b { background: var(--b); }
+.key.beaten { background: var(--quiet); opacity: .45; }
 .key.dash { width: 0; border-left: 2px dashed var(--text); border-radius: 0; }
 .plot svg { display: block; width: 100%; overflow: visible; }
 .plot.inset svg { margin-left: 52px; width: calc(100% - 56px); }
@@ -69,6 +84,9 @@ svg text { fill: var(--quiet); font-size: 12px; }
 svg text.first { fill: var(--bad); font-weight: 600; }
 .a { fill: var(--a); }
 .b { fill: var(--b); }
+.beaten { fill: var(--quiet); fill-opacity: .45; }
+.ring { fill: none; stroke: var(--text); stroke-width: 2; }
+svg text.chosen { fill: var(--text); font-weight: 600; }
 .axis { stroke: var(--quiet); }
 .grid { stroke: var(--grid); }
 .path { stroke: var(--a); stroke-opacity: .45; }

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from converters.format import Format
 from seap_export.corpus import Split
+from seap_export.families import ModelSpec
 from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.settings import variant_name
 from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.rounding import RoundingStep
@@ -18,7 +19,7 @@ from seap_export.pipeline.steps.written import FormatStep, ParityStep, format_st
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["ExportSteps", "VariantSteps", "export_steps"]
+__all__ = ["ExportSteps", "VariantSteps", "export_steps", "variant_steps"]
 
 
 @dataclass(frozen=True)
@@ -89,17 +90,42 @@ def export_steps(
         own.name: RankingStep(own, request.plan, tuple(calibrations[task] for task in own.weights))
         for own in request.all_mixtures
     }
-    variants = {}
-    for name, ranking in rankings.items():
-        for ratio in request.ratios:
-            plan = PlanStep(ranking, ratio, vocabularies.get(name))
-            hf = ShrinkStep(plan)
-            written = {
-                folder: format_step(hf, folder, own, request.grid(own, source.spec))
-                for folder, own in request.folders.items()
-            }
-            before = (step.before for step in written.values())
-            rounded = {step.name: step for step in before if isinstance(step, RoundingStep)}
-            parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}
-            variants[variant_name(name, ratio)] = VariantSteps(plan, hf, tuple(rounded.values()), written, parity)
+    variants = {
+        name: variant_steps(
+            source.spec,
+            request,
+            rankings[own.mixture.name],
+            own.ratio,
+            own.folders,
+            None if own.vocabulary == "all" else vocabularies.get(own.mixture.name),
+        )
+        for name, own in request.variants.items()
+    }
     return ExportSteps(calibrations, rankings, variants)
+
+
+def variant_steps(
+    dense: ModelSpec,
+    request: ExportRequest,
+    ranking: RankingStep,
+    ratio: float,
+    folders: Mapping[str, Format],
+    vocabulary: Vocabulary | None = None,
+) -> VariantSteps:
+    """The steps of one variant.
+
+    Args:
+        dense: The dense model.
+        request: How formats are rounded and compared.
+        ranking: That of the variant's task or mixture.
+        ratio: Fraction to remove.
+        folders: What is written beside the model folder, by the names of the folders.
+        vocabulary: The tokens that are kept; None: all.
+    """
+    plan = PlanStep(ranking, ratio, vocabulary)
+    hf = ShrinkStep(plan)
+    written = {folder: format_step(hf, folder, own, request.grid(own, dense)) for folder, own in folders.items()}
+    before = (step.before for step in written.values())
+    rounded = {step.name: step for step in before if isinstance(step, RoundingStep)}
+    parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}
+    return VariantSteps(plan, hf, tuple(rounded.values()), written, parity)

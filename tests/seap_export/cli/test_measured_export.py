@@ -48,6 +48,7 @@ def test_quality_is_what_evaluate_measures(run: Run, measured: Path) -> None:
     assert recorded["texts"]["disjoint"] is True
     figures = _json(measured / "manifest.json")["variants"]["a-0.4"]["quality"]
     assert (figures.pop("folder"), figures.pop("runtime")) == ("onnx", "onnxruntime")
+    assert figures.pop("elsewhere") == recorded["elsewhere"]
     assert figures.items() <= evaluated.items()
     assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
 

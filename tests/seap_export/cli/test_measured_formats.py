@@ -17,6 +17,7 @@ from outcome import run_here
 
 from seap_export.cli import main
 from seap_export.pipeline import quality, speed
+from seap_export.pipeline.elsewhere import GENERAL_TEXT
 from validation.reports.schema import schema
 
 Run = Callable[..., Any]
@@ -63,6 +64,8 @@ def test_the_first_format_is_measured(run: Run, out: Path) -> None:
     assert found["divergence"]["hf"]["mean_kl_nats"] == pytest.approx(
         recorded["divergence"][NAME]["mean_kl_nats"], rel=1e-3
     )
+    assert list(recorded["elsewhere"]) == [NAME]
+    assert list(recorded["elsewhere"][NAME]) == ["a", GENERAL_TEXT]
     assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
     figures = _json(out / "manifest.json")["variants"]["a-0.2"]["quality"]
     assert (figures["folder"], figures["runtime"]) == ("fake", "faked")

@@ -16,6 +16,7 @@ from outcome import run_here
 from routed import task_texts, write_task_corpora
 
 from seap_export.pipeline import router
+from seap_export.pipeline.elsewhere import GENERAL_TEXT
 from seap_export.pipeline.steps import run as steps
 from seap_export.pipeline.steps import variant as variants
 from seap_export.pipeline.steps.calibration import CalibrationStep
@@ -432,6 +433,7 @@ def test_scores_of_several_tasks_are_mixed_as_asked(run: Run, bare: Path) -> Non
 def test_support_is_calibrated_on_and_nothing_is_measured_on_it(run: Run, bare: Path) -> None:
     (bare / "g.txt").write_text("\n\n".join(f"the dog {index} ran to the cat" for index in range(30)))
     options = ("--support", "g.txt:0.4", "--general", "--ratio", "0.3", "--quality", "--out")
+    assert run("export", "m", *TASKS, *options, "out", "--dry-run", "-q").code == 0
     assert run("export", "m", *TASKS, *options, "out", "-q").code == 0
     manifest = manifest_of(bare / "out")
     assert {name: own["weights"] for name, own in manifest["variants"].items()} == {
@@ -451,6 +453,7 @@ def test_support_is_calibrated_on_and_nothing_is_measured_on_it(run: Run, bare: 
     )
     assert with_support["texts"] == without["texts"]
     assert with_support["divergence"] != without["divergence"]
+    assert list(with_support["elsewhere"]["onnx"]) == ["a", "b", GENERAL_TEXT]
     again = stamps(bare / "out")
     assert run("export", "m", *TASKS, *options, "out", "-q").code == 0
     assert stamps(bare / "out") == again

@@ -114,6 +114,34 @@ def test_passing_report_has_no_list_of_failures(passing: Report) -> None:
     assert "✗" not in text
 
 
+def test_a_heat_map_shows_what_was_lost_elsewhere(passing: Report) -> None:
+    """Own tasks are framed, a colour means a divergence, and variants without figures have no row."""
+    page = html_page(passing)
+    section = re.search(r'<section id="elsewhere">(.*?)</section>', page, re.DOTALL)
+    assert section is not None
+    rows = re.findall(r"<tr>(.*?)</tr>", section[1])
+    assert [re.sub("<[^>]*>", " ", row).split() for row in rows] == [
+        ["Variant", "arithmetic", "everyday", "general", "text"],
+        ["dense", "model", "–", "0.9", "–", "0.9", "–", "0.9"],
+        ["arithmetic-0.2", "0.024", "0.906", "3.2", "1.7", "1.7", "1.32"],
+        ["everyday-0.35", "0.44", "1.01", "0.061", "0.915", "0.12", "0.93"],
+    ]
+    kinds = [re.findall(r'class="heat ([^"]*)"', row) for row in rows[2:]]
+    assert kinds == [["h0 own", "h5", "h4"], ["h3", "h1 own", "h2"]]
+    assert "On up to 8 held-out texts" in section[1]
+    for variant in passing["variants"].values():
+        (variant["quality"] or {}).pop("elsewhere", None)
+    assert "What was lost elsewhere" not in html_page(passing)
+
+
+def test_a_variant_measured_on_other_texts_has_columns_of_its_own(passing: Report) -> None:
+    cell = passing["variants"]["everyday-0.35"]["quality"]["elsewhere"]["onnx"]["arithmetic"]
+    cell |= {"sha256": "f" * 64, "dense_bits_per_byte": 1.25}
+    text = Page(html_page(passing)).text
+    assert "Variant arithmetic arithmetic everyday general text dense model – 0.9 – 1.25 – 0.9 – 0.9" in text
+    assert "arithmetic-0.2 0.024 0.906 – 3.2 1.7 1.7 1.32 everyday-0.35 – 0.44 1.01 0.061" in text
+
+
 def test_sections_hold_the_figures(passing: Report) -> None:
     text = Page(html_page(passing)).text
     for words in (

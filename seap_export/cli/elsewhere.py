@@ -1,0 +1,36 @@
+"""What variants lost elsewhere, as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from seap_export.cli.console import table
+
+__all__ = ["elsewhere_text"]
+
+
+def elsewhere_text(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """The table, and what it shows; "" if nothing was measured.
+
+    Args:
+        reports: By variant its report of quality, or what the manifest repeats of it; None: there is none.
+    """
+    from validation.reports.matrix import loss_matrix
+
+    matrix = loss_matrix(reports)
+    if matrix is None:
+        return ""
+    rows = [["dense model", *(f"({bits:.3f})" for bits in matrix.dense)]]
+    rows += [[name, *map(_cell, cells)] for name, cells in matrix.rows.items()]
+    words = (
+        "Lost elsewhere: KL (nats per token) and in brackets bits per byte, on up to "
+        f"{matrix.texts} held-out texts of each task and on a general text; * marks a variant's own tasks."
+    )
+    return f"{words}\n{table(['', *matrix.columns], rows)}"
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell['mean_kl_nats']:.3f}{'*' if cell['own'] else ''} ({cell['bits_per_byte']:.3f})"

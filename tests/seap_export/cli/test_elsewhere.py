@@ -1,0 +1,192 @@
+"""What an export shows of each variant on the texts of every task and on a general text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro import micro_texts, one_thread
+from outcome import run_here
+
+from seap_export.pipeline.elsewhere import GENERAL_TEXT, MOST_TEXTS
+
+Run = Callable[..., Any]
+TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
+SMALL = ("--ratio", "0.4", "--set", "router=false", "--out", "out")
+EXPORT = ("export", "m", *TASKS, *SMALL, "--quality")
+COLUMNS = ["a", "b", GENERAL_TEXT]
+
+
+@pytest.fixture(scope="module")
+def once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of `EXPORT`, and what it printed; not to be changed."""
+    out = tmp_path_factory.mktemp("elsewhere") / "out"
+    tasks = ("--task", f"a={inputs / 'a.jsonl'}", "--task", f"b={inputs / 'b.jsonl'}")
+    with one_thread():
+        outcome = run_here("export", inputs / "m", *tasks, *SMALL[:-1], out, "--quality")
+    assert outcome.code == 0, outcome.err
+    return out, outcome.out
+
+
+@pytest.fixture
+def out(once: tuple[Path, str], work: Path) -> Path:
+    """A copy of it at ./out."""
+    return Path(shutil.copytree(once[0], work / "out"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return values
+
+
+def _cells(out: Path, variant: str) -> dict[str, Any]:
+    cells: dict[str, Any] = _json(out / variant / "quality.json")["elsewhere"]["onnx"]
+    return cells
+
+
+def _held_out(out: Path, task: str) -> list[str]:
+    samples = _json(out / "calibration" / task / "calibration.json")["held_out"]
+    return [sample["prompt"] + sample["completion"] for sample in samples]
+
+
+def test_every_variant_is_measured_on_every_task_and_the_general_text(out: Path) -> None:
+    for task in ("a", "b"):
+        cells = _cells(out, f"{task}-0.4")
+        assert list(cells) == COLUMNS
+        assert {name: cell["own"] for name, cell in cells.items()} == {name: name == task for name in COLUMNS}
+        assert [cell["texts"] for cell in cells.values()] == [MOST_TEXTS] * 3
+    one, other = _cells(out, "a-0.4"), _cells(out, "b-0.4")
+    for name in COLUMNS:  # the same texts, and so the same dense model
+        for key in ("sha256", "tokens", "bytes", "dense_bits_per_byte"):
+            assert one[name][key] == other[name][key]
+        assert one[name]["mean_kl_nats"] != other[name]["mean_kl_nats"]
+
+
+def test_the_figures_are_those_of_evaluate(run: Run, out: Path, work: Path) -> None:
+    """On the same texts, given as a file."""
+    texts = _held_out(out, "b")[:MOST_TEXTS]
+    (work / "few.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    words = ("evaluate", out / "a-0.4", "--dense", "m", "--form", "onnx", "--text", "b=few.jsonl", "--json")
+    found = json.loads(run(*words).out)["divergence"]["onnx"]
+    cell = _cells(out, "a-0.4")["b"]
+    for key in ("mean_kl_nats", "tokens", "bits_per_byte", "dense_bits_per_byte", "bytes"):
+        assert cell[key] == pytest.approx(found[key], rel=1e-6)
+
+
+def test_it_is_shown(run: Run, once: tuple[Path, str], out: Path) -> None:
+    lines = once[1].partition("Lost elsewhere")[2].splitlines()
+    assert lines[1].split() == ["a", "b", "general", "text"]
+    assert lines[2].split()[:2] == ["dense", "model"]
+    cells = _cells(out, "b-0.4")
+    row = [
+        f"{cell['mean_kl_nats']:.3f}{'*' if cell['own'] else ''} ({cell['bits_per_byte']:.3f})"
+        for cell in cells.values()
+    ]
+    assert lines[4].split() == ["b-0.4", *" ".join(row).split()]
+    table = "\n".join(lines[1:5])
+    assert table in run("inspect", out).out
+    assert " ".join(row) in " ".join(run("inspect", out / "b-0.4").out.split())
+    assert "What was lost elsewhere" in (out / "validation.html").read_text("utf-8")
+    assert _json(out / "validation.json")["variants"]["b-0.4"]["quality"]["elsewhere"]["onnx"] == cells
+    assert _json(out / "manifest.json")["variants"]["b-0.4"]["quality"]["elsewhere"]["onnx"] == cells
+    assert run("validate", out, "--check", "integrity").code == 0
+
+
+def test_it_is_drawn(run: Run, out: Path, work: Path) -> None:
+    outcome = run("plot", "out", "--out", "pictures", "--json")
+    assert outcome.code == 0, outcome.err
+    numbers = json.loads(outcome.out)
+    assert numbers["pictures"][-1] == "elsewhere.svg"
+    assert numbers["elsewhere"]["columns"] == COLUMNS
+    assert numbers["elsewhere"]["rows"] == {name: list(_cells(out, name).values()) for name in ("a-0.4", "b-0.4")}
+    read = (work / "pictures" / "elsewhere.svg").read_text("utf-8")
+    for name in ("a-0.4", GENERAL_TEXT, f"{_cells(out, 'a-0.4')['b']['mean_kl_nats']:.3f}"):
+        assert f"<!-- {name}" in read
+
+
+def test_a_damaged_figure_is_refused(run: Run, out: Path) -> None:
+    path = out / "a-0.4" / "quality.json"
+    path.write_text(path.read_text("utf-8").replace('"own"', '"mine"'), "utf-8")
+    for words in (("inspect", "out/a-0.4"), ("plot", "out/a-0.4", "--out", "pictures")):
+        run(*words).refused(7, "quality.json")
+
+
+def test_a_task_that_is_added_is_measured_with_the_variants_that_are_made_again(run: Run, work: Path) -> None:
+    """A task of its own gets a column; what the export does not name keeps its figures until it is named."""
+    words = (*SMALL, "--quality")
+    assert run("export", "m", *TASKS[:2], *words).code == 0
+    assert list(_cells(work / "out", "a-0.4")) == ["a", GENERAL_TEXT]
+    outcome = run("export", "m", *TASKS[2:], *words)
+    assert outcome.code == 0, outcome.err
+    assert list(_cells(work / "out", "b-0.4")) == COLUMNS
+    assert list(_cells(work / "out", "a-0.4")) == ["a", GENERAL_TEXT]
+    rows = outcome.out.partition("Lost elsewhere")[2]
+    assert "b-0.4" in rows
+    assert "a-0.4" not in rows
+    kept = (work / "out" / "b-0.4" / "quality.json").read_bytes()
+    assert run("export", "m", *TASKS[:2], *SMALL).code == 0  # measures nothing, and removes nothing
+    assert list(_cells(work / "out", "a-0.4")) == ["a", GENERAL_TEXT]
+    assert run(*EXPORT).code == 0
+    assert list(_cells(work / "out", "a-0.4")) == COLUMNS
+    assert (work / "out" / "b-0.4" / "quality.json").read_bytes() == kept
+    assert run("validate", "out", "-q").code == 0
+
+
+def test_the_statistics_of_another_task_may_be_gone(run: Run, out: Path) -> None:
+    """Which is damage, but does not keep the others from being measured."""
+    shutil.rmtree(out / "calibration" / "b")
+    outcome = run("export", "m", *TASKS[:2], *SMALL, "--quality")
+    assert outcome.code == 7
+    assert "calibration/b" in outcome.err.splitlines()[-1]
+    assert list(_cells(out, "a-0.4")) == ["a", GENERAL_TEXT]
+
+
+def test_the_general_text_may_be_given(run: Run, out: Path, work: Path) -> None:
+    """Without the texts that were calibrated on; another one is another column of texts."""
+    before = _cells(out, "a-0.4")
+    other = micro_texts(12, 99)
+    corpus = [*_calibrated(work / "a.jsonl", out), *other]
+    (work / "g.txt").write_text("\n\n".join(corpus), "utf-8")
+    assert run(*EXPORT, "--set", "general_text=g.txt").code == 0
+    after = _cells(out, "a-0.4")
+    assert after[GENERAL_TEXT]["sha256"] != before[GENERAL_TEXT]["sha256"]
+    assert {name: after[name] for name in "ab"} == {name: before[name] for name in "ab"}
+    (work / "same.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in other), "utf-8")
+    kept = (out / "a-0.4" / "quality.json").read_bytes()
+    assert run(*EXPORT, "--set", "general_text=same.jsonl").code == 0
+    assert (out / "a-0.4" / "quality.json").read_bytes() == kept
+
+
+def _calibrated(corpus: Path, out: Path) -> list[str]:
+    texts = [json.loads(line)["text"] for line in corpus.read_text("utf-8").splitlines()]
+    return [text for text in texts if text not in _held_out(out, "a")]
+
+
+def test_a_general_text_that_cannot_be_used_is_refused_before_any_work(run: Run, work: Path) -> None:
+    run(*EXPORT, "--set", "general_text=none.txt").refused(2, "general_text", "none.txt")
+    (work / "empty.txt").write_text("")
+    run(*EXPORT, "--set", "general_text=empty.txt").refused(8, "empty.txt")
+    texts = [json.loads(line)["text"] for line in (work / "a.jsonl").read_text("utf-8").splitlines()]
+    (work / "one.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:40]))
+    words = ("export", "m", "--task", "a=one.jsonl", *SMALL, "--quality", "--set", "held_out=1")
+    held_out = json.loads(run(*words, "--dry-run", "--json").out)["variants"][0]["held_out_texts"]
+    assert held_out == 1
+    (work / "g.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:2]))
+    outcomes = [
+        run(*words, "--set", "seed=" + str(seed), "--set", "general_text=g.jsonl", "--dry-run") for seed in (0, 1)
+    ]
+    refused = [outcome for outcome in outcomes if outcome.code]
+    assert refused, "both texts are calibrated on, unless one is held out"
+    refused[0].refused(8, "general text", "g.jsonl")
+    assert not (work / "out").exists()
+
+
+def test_nothing_is_measured_without_quality(run: Run, work: Path) -> None:
+    assert "Lost elsewhere" not in run("export", "m", *TASKS[:2], *SMALL).out
+    assert "What was lost elsewhere" not in (work / "out" / "validation.html").read_text("utf-8")
+    assert "elsewhere.svg" not in run("plot", "out", "--out", "pictures").out
+    assert json.loads((work / "pictures" / "plots.json").read_text("utf-8"))["elsewhere"] is None

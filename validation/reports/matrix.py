@@ -1,0 +1,74 @@
+"""What variants lost on the texts of every task and on a general text, as rows and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["STEPS", "LossMatrix", "loss_matrix", "step_of"]
+
+#: Mean KL, in nats per token, from which a cell gets the next darker colour.
+STEPS = (0.03, 0.1, 0.3, 1.0, 3.0)
+_Cells = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class LossMatrix:
+    """The figures of all variants.
+
+    Attributes:
+        columns: The names of the sets of texts; two sets have the same name if variants were measured on other texts.
+        dense: Bits per byte of the dense model, by column.
+        rows: By variant, for each column its figures as a report has them; None: not measured.
+        texts: The largest number of texts in a set.
+    """
+
+    columns: tuple[str, ...]
+    dense: tuple[float, ...]
+    rows: Mapping[str, tuple[Mapping[str, Any] | None, ...]]
+    texts: int
+
+
+def step_of(mean_kl: float) -> int:
+    """How many of `STEPS` a divergence has reached."""
+    return sum(mean_kl >= step for step in STEPS)
+
+
+def loss_matrix(reports: Mapping[str, Mapping[str, Any] | None]) -> LossMatrix | None:
+    """The matrix of what reports of quality say; None if none of them does.
+
+    Args:
+        reports: By variant its report, or what the manifest repeats of it; None: there is none.
+    """
+    measured = {name: _cells(report) for name, report in reports.items()}
+    measured = {name: cells for name, cells in measured.items() if cells}
+    if not measured:
+        return None
+    columns: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for cells in measured.values():
+        for name, cell in cells.items():
+            columns.setdefault((name, cell["sha256"]), cell)
+    ordered = sorted(
+        columns, key=lambda column: (" " in column[0], column[0])
+    )  # the general text, not a task, is last
+    return LossMatrix(
+        columns=tuple(name for name, _ in ordered),
+        dense=tuple(columns[column]["dense_bits_per_byte"] for column in ordered),
+        rows={
+            variant: tuple(_in_column(cells, name, digest) for name, digest in ordered)
+            for variant, cells in measured.items()
+        },
+        texts=max(cell["texts"] for cell in columns.values()),
+    )
+
+
+def _cells(report: Mapping[str, Any] | None) -> _Cells:
+    """The figures by set of texts, of the form that was measured."""
+    found: _Cells = next(iter((report or {}).get("elsewhere", {}).values()), {})
+    return found
+
+
+def _in_column(cells: _Cells, name: str, digest: str) -> Mapping[str, Any] | None:
+    cell = cells.get(name)
+    return None if cell is None or cell["sha256"] != digest else cell
