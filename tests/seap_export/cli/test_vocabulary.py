@@ -181,6 +181,16 @@ def test_the_comparison_with_the_dense_model_is_per_byte_as_well(run: Run, cut: 
     assert "cut smaller" in text
 
 
+@pytest.mark.parametrize("form", ["hf", "onnx"])
+def test_texts_that_are_cut_without_a_common_place_are_refused(
+    run: Run, cut: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr("seap_export.pipeline.evaluation_texts.pair_cuts", lambda *arguments: None)
+    run("evaluate", "out/a-0.4", "--dense", "m", "--form", form, "-q").refused(
+        8, "no token to predict", "longer texts"
+    )
+
+
 def test_inspect_and_a_dry_run_count_what_is_kept(run: Run, cut: Path) -> None:
     variant = json.loads(run("inspect", "out/a-0.4", "--json").out)
     assert variant["vocabulary"] == {"tokens": SIZE, "of": 130}
