@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from seap_export.families import ModelSpec
+    from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["Format", "StoredWeights", "named_folders"]
 
@@ -77,6 +78,13 @@ class Format(Protocol):
 
     def size(self, spec: ModelSpec) -> int:
         """Bytes of the weight files, within 3 percent."""
+        ...
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """The grid that matrices are rounded to, if a model that was put on it before keeps its levels.
+
+        None: matrices are not rounded, or are always rounded to the nearest level.
+        """
         ...
 
     def settings(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ __all__ = [
     "ParityFailure",
     "QualityFailure",
     "SeapError",
+    "SpeedFailure",
     "UsageError",
 ]
 
@@ -36,9 +37,15 @@ class ParityFailure(SeapError):
 
 
 class QualityFailure(SeapError):
-    """A variant differs from the dense model by more than the quality gate allows (exit code 4)."""
+    """A variant differs from the dense model by more than the quality gate or the target allows (exit code 4)."""
 
     exit_code = 4
+
+
+class SpeedFailure(SeapError):
+    """A variant is slower than the target that was asked for (exit code 5)."""
+
+    exit_code = 5
 
 
 class EnvironmentFailure(SeapError):

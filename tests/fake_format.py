@@ -59,6 +59,9 @@ class FakeFormat:
     def size(self, spec: ModelSpec) -> int:
         return spec.num_parameters() * _DTYPES[self.precision].itemsize
 
+    def grid(self, spec: ModelSpec) -> None:
+        return None
+
     def settings(self) -> dict[str, Any]:
         return {"version": 1, "precision": self.precision}
 

@@ -15,6 +15,7 @@ from converters.gguf.writer import write_gguf
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
 from seap_export.llama_library import llama_library
+from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["GgufFormat"]
 
@@ -69,6 +70,10 @@ class GgufFormat:
     def size(self, spec: ModelSpec) -> int:
         """The bytes of the file, of which those of the tokenizer are estimated."""
         return FilePlan.of(spec, self.precision).size()
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """None."""
+        return None
 
     def settings(self) -> dict[str, Any]:
         """What the bytes depend on, beside the model."""

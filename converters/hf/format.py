@@ -11,6 +11,7 @@ import torch
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
+from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_json
 from seap_export.sources.stored import StoredForm
 from seap_export.sources.weights import SafetensorsReader, check_weights
@@ -56,6 +57,10 @@ class HfFormat:
     def size(self, spec: ModelSpec) -> int:
         """Every parameter in the precision."""
         return spec.num_parameters() * _SIZES[self.precision]
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """None."""
+        return None
 
     def settings(self) -> dict[str, Any]:
         """The precision is the dense model's."""

@@ -15,6 +15,7 @@ from converters.mlx.stored import MlxWeights, weight_differences
 from converters.mlx.writer import write_mlx
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
+from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_json
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.weights import SafetensorsReader
@@ -91,6 +92,10 @@ class MlxFormat:
         """Bytes of model.safetensors."""
         layout = Layout(spec, self.precision)
         return SafetensorsWriter(Path(), layout.shapes, layout.dtypes, framework="mlx").size
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """None."""
+        return None
 
     def settings(self) -> dict[str, Any]:
         """What the bytes depend on besides the model."""

@@ -12,7 +12,7 @@ from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm, read_form
 from converters.onnx.genai_config import genai_config
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
-from converters.onnx.precision import PRECISIONS, Provider, choose_precision
+from converters.onnx.precision import PRECISIONS, BlockQuantization, Provider, choose_precision
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.sizes import weight_bytes
 from converters.onnx.stored import weight_differences
@@ -77,6 +77,11 @@ class OnnxFormat:
     def size(self, spec: ModelSpec) -> int:
         """Of the data file."""
         return weight_bytes(spec, self.form.precision)
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """That of int4."""
+        how = self.form.precision.quantization
+        return how if how is not None and how.bits == 4 else None
 
     def settings(self) -> dict[str, Any]:
         """The form."""

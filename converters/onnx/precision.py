@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 
 from seap_export.errors import UsageError
+from seap_export.rounding.grid import BLOCK_SIZES, BlockQuantization
 from seap_export.toml_file import either
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ Dtype = Literal["fp32", "fp16", "bf16"]
 Provider = Literal["cpu", "cuda"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
-BLOCK_SIZES = (32, 64, 128)
 
 _BITS: dict[str, int] = {"int8": 8, "int4": 4}
 _NAMES: dict[int, PrecisionName] = {8: "int8", 4: "int4"}
@@ -48,29 +48,6 @@ _COMPUTES: dict[tuple[Provider, DialectName], tuple[Dtype, ...]] = {
     ("cuda", "fused"): ("fp16", "bf16"),
     ("cuda", "standard"): ("fp16", "bf16", "fp32"),
 }
-
-
-@dataclass(frozen=True)
-class BlockQuantization:
-    """Weight-only quantisation of matrices [out, in] in blocks along `in`: weight = (q - zero point) * scale.
-
-    Attributes:
-        bits: 4 or 8.
-        block_size: Number of weights that share a scale: 32, 64 or 128.
-        symmetric: Whether the zero point is always 2^(bits - 1); otherwise each block has one.
-        embeddings: Whether the embedding and the LM head are quantised, too.
-    """
-
-    bits: int
-    block_size: int = 32
-    symmetric: bool = True
-    embeddings: bool = True
-
-    def __post_init__(self) -> None:
-        if self.bits not in _BITS.values():
-            raise ValueError(f"bits must be 4 or 8, not {self.bits}")
-        if self.block_size not in BLOCK_SIZES:
-            raise ValueError(f"block size must be one of {BLOCK_SIZES}, not {self.block_size}")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from converters.openvino.damages import file_damages, graph_differences
 from converters.openvino.ir_file import MODEL_FILE, read_ir
 from converters.openvino.packages import EXTRA
+from converters.openvino.parts import BlockQuantization
 from converters.openvino.read_back import IrWeights, weight_differences
 from converters.openvino.stored_tensor import BLOCK, Storage, padded, storage_of
 from converters.openvino.tensors import standard_graph
@@ -88,6 +89,11 @@ class OpenvinoFormat:
         vectors = sum(shape[0] for shape in spec.tensors().values() if len(shape) == 1)
         tables = sum((spec.max_position_embeddings + _short(rope, spec)) * rope.dim for rope in _rotations(spec))
         return round(number * self._bytes) + 4 * (vectors + tables)
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """That of int4."""
+        how = self._storage.rounding
+        return how if how is not None and how.bits == 4 else None
 
     def settings(self) -> dict[str, Any]:
         """The precision, and a number that grows when bytes change."""

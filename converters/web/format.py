@@ -15,6 +15,7 @@ from converters.web.data_files import CHUNK_BYTES, Place, places, write_graph
 from converters.web.graph import web_graph
 from converters.web.onnx_parts import (
     HEAD_DIM_MULTIPLE,
+    BlockQuantization,
     GraphWeights,
     LazyWeights,
     Scaling,
@@ -94,6 +95,11 @@ class WebFormat:
     def size(self, spec: ModelSpec) -> int:
         """The bytes of the data files to be written."""
         return sum(place.length for place in self._places(spec))
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """That of 4 bits."""
+        how = precision_of(self.precision, spec).quantization
+        return how if how is not None and how.bits == 4 else None
 
     def settings(self) -> dict[str, Any]:
         """What the written bytes depend on besides the model."""

@@ -28,8 +28,10 @@ from seap_export.cli.options import (
     provider_option,
     ratio_option,
     recipe_option,
+    rounding_option,
     router_options,
     support_option,
+    target_options,
     task_option,
     threads_option,
     tokens_option,
@@ -48,6 +50,7 @@ __all__ = ["export_command"]
 @titled(
     "How much",
     ratio_option(multiple=True),
+    *target_options,
     recipe_option,
     layout_option,
     vocabulary_option,
@@ -75,6 +78,7 @@ __all__ = ["export_command"]
     *mixture_options,
     *router_options,
     *rare_form_options,
+    rounding_option,
     *parity_options,
     general_text_option,
 )
@@ -102,11 +106,15 @@ def export_command(
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --format onnx --format onnx:int4 --out both
       seap-export export ./SmolLM2-135M --task gsm8k --ratio 0.5 --vocabulary auto --out small
+      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --target-size 60MB --out fitted
+      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --max-kl 0.3 --target-decode-speedup 1.8 --out fitted
       seap-export export --config export.toml
     """
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, no_gains, step_table
     from seap_export.cli.settings import cluster_of, export_request
+    from seap_export.errors import UsageError
+    from seap_export.pipeline.budget.run import export_within
     from seap_export.pipeline.export import export
     from seap_export.pipeline.preview import preview
     from seap_export.sources.source import open_source
@@ -119,20 +127,28 @@ def export_command(
             "quality and speed are not measured on hf alone: they need a further format, such as --format onnx"
         )
     source = open_source(model)
+    if request.targets is not None and chosen is not None:
+        raise UsageError("--cluster makes variants of given ratios only; leave it out, or give --ratio")
     if dry_run:
         planned = preview(source, request, out, force=force)
         values = {"variants": planned.variants, "disk_about": vars(planned.disk), "seconds_about": planned.seconds}
+        values |= {"candidates": planned.candidates} if request.targets is not None else {}
         console.result(values, _preview_text(planned))
         return
-    exported = export(source, request, out, force=force, compute=compute, cluster=chosen, progress=console)
+    frontier = None
+    if request.targets is None:
+        exported = export(source, request, out, force=force, compute=compute, cluster=chosen, progress=console)
+    else:
+        within = export_within(source, request, out, force=force, compute=compute, progress=console)
+        exported, frontier = within.exported, within.frontier
     _warn_of_coarse_shapes(console, exported.variants)
     for line in no_gains(exported):
         console.warn(line)
     console.say(step_table(exported.steps))
     if not exported.report.passed:
-        console.text(export_text(exported, out))
+        console.text(export_text(exported, out, frontier))
         raise Failure(exported.report.failure, exported.report.exit_code)
-    console.result(export_json(exported), export_text(exported, out))
+    console.result(export_json(exported, frontier), export_text(exported, out, frontier))
 
 
 def _warn_of_coarse_shapes(console: Console, made: Mapping[str, Any]) -> None:
@@ -145,6 +161,17 @@ def _warn_of_coarse_shapes(console: Console, made: Mapping[str, Any]) -> None:
 
 
 def _preview_text(planned: Preview) -> str:
+    from seap_export.cli.frontier import candidates_text
+
+    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
+    total = duration(sum(planned.seconds.values()))
+    what = candidates_text(planned.candidates) if planned.candidates else _variants_text(planned)
+    kept, unfinished, temporary = map(megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary))
+    disk = f"About {kept} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
+    return f"{what}\n{disk}\nAbout {total} on this machine{f': {steps}' if steps else ''}"
+
+
+def _variants_text(planned: Preview) -> str:
     rows = [
         [
             row["variant"],
@@ -155,9 +182,4 @@ def _preview_text(planned: Preview) -> str:
         ]
         for row in planned.variants
     ]
-    steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
-    total = duration(sum(planned.seconds.values()))
-    variants = table(["variant", "calibration texts", "held out", "size, about", ""], rows)
-    kept, unfinished, temporary = map(megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary))
-    disk = f"About {kept} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
-    return f"{variants}\n{disk}\nAbout {total} on this machine{f': {steps}' if steps else ''}"
+    return table(["variant", "calibration texts", "held out", "size, about", ""], rows)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from seap_export.cli.console import difference, duration, megabytes, table
 from seap_export.cli.elsewhere import elsewhere_text
+from seap_export.cli.frontier import frontier_text
 
 if TYPE_CHECKING:
     from seap_export.pipeline.export import Exported
@@ -23,19 +24,22 @@ _LETTERS = 88
 _MOST_ANSWERS = 6
 
 
-def export_json(exported: Exported) -> dict[str, Any]:
-    """The manifest's entries of the variants, each with its speed figures, or null."""
+def export_json(exported: Exported, frontier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The manifest's entries of the variants, each with its speed figures, or null. With targets: and the frontier."""
     reported = exported.report.variants
-    return {name: {**variant, "speed": reported[name]["speed"]} for name, variant in exported.variants.items()}
+    found = {name: {**variant, "speed": reported[name]["speed"]} for name, variant in exported.variants.items()}
+    return found if frontier is None else {"variants": found, "frontier": frontier}
 
 
-def export_text(exported: Exported, out: Path) -> str:
-    """The table of variants, what its columns mean, an answer of each variant, and what to do next."""
+def export_text(exported: Exported, out: Path, frontier: Mapping[str, Any] | None = None) -> str:
+    """The frontier if there are targets, the table of variants, what its columns mean, an answer of each variant, and
+    what to do next."""
     variants = exported.report.variants
     folders = list(dict.fromkeys(folder for name in exported.variants for folder in _written(variants[name])))
     rows = [_row(name, variants[name], folders) for name in exported.variants]
     sizes = [title for folder in folders for title in (folder, "of dense")]
-    parts = [table([*_BEFORE, *sizes, *_AFTER], rows), "\n".join(_legend(variants.values()))]
+    parts = [] if frontier is None else [frontier_text(frontier)]
+    parts += [table([*_BEFORE, *sizes, *_AFTER], rows), "\n".join(_legend(variants.values()))]
     parts.append(elsewhere_text({name: variants[name]["quality"] for name in exported.variants}))
     answers = [line for name in list(exported.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
@@ -190,6 +194,8 @@ def _kind(step: str) -> str:
     first, _, last = step.partition("/")
     if last.startswith("parity") and last.endswith(".json"):
         return "parity"
+    if first == "rounding":
+        return first
     return _KINDS.get(last, last if last.partition("-")[0] in FORMATS else first)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from converters.onnx.form import Logits, OnnxForm
 
 __all__ = [
+    "all_formats_of",
     "default_form",
     "form_of",
     "format_option",
@@ -27,7 +29,8 @@ __all__ = [
 ]
 
 #: The options of a graph; formats other than ONNX have none of them.
-_OF_GRAPHS = ("precision", "activations", "block_size", "asymmetric", "float_embeddings", "dialect", "logits")
+_OF_BLOCKS = ("activations", "block_size", "asymmetric", "float_embeddings")
+_OF_GRAPHS = ("precision", *_OF_BLOCKS, "dialect", "logits")
 _GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.DEFAULT_MAP)
 
 format_option = option(
@@ -44,7 +47,7 @@ formats_option = option(
     multiple=True,
     metavar="NAME[:PRECISION]",
     help="Format to write beside the model folder hf, which is always written; docs/runtimes.md lists them. "
-    "Repeatable.  [default: onnx]",
+    "Repeatable; with a target, one is chosen for each variant.  [default: onnx]",
 )
 precision_option = option(
     "--precision",
@@ -93,6 +96,39 @@ def formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, .
     Raises:
         UsageError: There is no such format or precision, or an option has no effect.
     """
+    from converters.onnx.format import OnnxFormat
+
+    formats = tuple(
+        _graph(precision, dict(options)) if own is OnnxFormat else own(precision or own.precisions[0])
+        for own, precision in _parsed(texts)
+    )
+    for name in _OF_GRAPHS:
+        del options[name]
+    return formats
+
+
+def all_formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, ...]:
+    """As `formats_of`, where a format without a precision stands for all that it has, on the provider if it is ONNX.
+
+    Raises:
+        UsageError: As `formats_of`.
+    """
+    from converters.onnx.format import OnnxFormat
+
+    found: list[Format] = []
+    for own, precision in _parsed(texts):
+        if own is not OnnxFormat:
+            found += map(own, own.precisions if precision is None else [precision])
+        elif precision is None and options["precision"] is None:
+            found += _graphs(options)
+        else:
+            found.append(_graph(precision, dict(options)))
+    for name in _OF_GRAPHS:
+        del options[name]
+    return tuple(dict.fromkeys(found))
+
+
+def _parsed(texts: Sequence[str]) -> list[tuple[type[Format], str | None]]:
     from converters.formats import parse_format
     from converters.onnx.format import OnnxFormat
     from seap_export.errors import UsageError
@@ -100,13 +136,18 @@ def formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, .
     parsed = [parse_format(text) for text in texts]
     if all(own is not OnnxFormat for own, _ in parsed) and (idle := _given()):
         raise UsageError(f"no effect without --format onnx: {', '.join(idle)}")
-    formats = tuple(
-        _graph(precision, dict(options)) if own is OnnxFormat else own(precision or own.precisions[0])
-        for own, precision in parsed
-    )
-    for name in _OF_GRAPHS:
-        del options[name]
-    return formats
+    return parsed
+
+
+def _graphs(options: dict[str, Any]) -> Iterator[Format]:
+    """ONNX in every precision that the provider can run; options of blocks are for int8 and int4."""
+    from converters.onnx.precision import PRECISIONS
+    from seap_export.errors import UsageError
+
+    for precision in PRECISIONS:
+        idle = {} if precision.startswith("int") else dict.fromkeys(_OF_BLOCKS)
+        with suppress(UsageError):
+            yield _graph(precision, {**options, **idle})
 
 
 def _graph(precision: str | None, options: dict[str, Any]) -> Format:

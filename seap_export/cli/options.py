@@ -30,6 +30,7 @@ __all__ = [
     "provider_option",
     "ratio_option",
     "recipe_option",
+    "rounding_option",
     "router_options",
     "support_option",
     "task_option",
@@ -207,6 +208,14 @@ router_options = (
     ),
 )
 
+rounding_option = option(
+    "--rounding",
+    type=click.Choice(["calibrated", "nearest"]),
+    default="calibrated",
+    show_default=True,
+    help="Round 4-bit weights with the calibration texts, or each to the nearest level.",
+)
+
 parity_options = (
     option(
         "--limits",
@@ -260,11 +269,34 @@ def ratio_option(*, multiple: bool) -> Command:
         "--ratio",
         "ratios" if multiple else "ratio",
         multiple=multiple,
-        required=True,
+        required=not multiple,
         type=click.FloatRange(min=0.0, max=1.0, max_open=True),
         metavar="R",
-        help="Fraction of all attention and MLP weights to remove." + (" Repeatable." if multiple else ""),
+        help="Fraction of all attention and MLP weights to remove."
+        + (" Repeatable. The next three options take its place." if multiple else ""),
     )
+
+
+target_options = (
+    option(
+        "--target-size",
+        metavar="SIZE",
+        help="Most bytes of the written folder, such as 60MB; ratio and precision are chosen.",
+    ),
+    option(
+        "--target-decode-speedup",
+        type=float,
+        metavar="X",
+        help="Least speed-up of a decode step, measured over the dense model in the usual precision; ratio and "
+        "precision are chosen.",
+    ),
+    option(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="Largest mean KL divergence from the dense model on held-out texts; the smallest variant is chosen.",
+    ),
+)
 
 
 def out_option(what: str) -> Command:

@@ -9,10 +9,11 @@ from converters.format import Format
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.widths import whole_blocks
-from seap_export.cli.form import formats_of, is_given
+from seap_export.cli.form import all_formats_of, formats_of, is_given
 from seap_export.corpus import parse_tasks
 from seap_export.errors import UsageError
-from seap_export.layers.compute import Compute, choose_compute
+from seap_export.layers.compute import Compute, choose_compute, parse_bytes
+from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.mixtures import parse_mixtures, parse_support
 from seap_export.pipeline.request import ExportRequest
@@ -92,13 +93,16 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
     support = options.pop("support")
     given = options.pop("formats") or ("onnx",)
-    formats = formats_of([text for text in given if text != "hf"], options)
+    targets = _targets(options)
+    chosen_from = formats_of if targets is None else all_formats_of
+    formats = chosen_from([text for text in given if text != "hf"], options)
     router, threshold = options.pop("router"), options.pop("threshold")
     if threshold is not None and not router:
         raise UsageError("the threshold has no effect without a router; set router to true, or remove the threshold")
     return ExportRequest(
         tasks=parsed,
         mixtures=parse_mixtures(names, **mixtures),
+        rounding=options.pop("rounding"),
         support=None if support is None else parse_support(support, names),
         router=router,
         **_given({"threshold": threshold}),
@@ -110,5 +114,19 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         parity=parity_settings(options),
         general_text=options.pop("general_text"),
         # Asked for, they are refused where nothing can be measured; by default they are left out there.
-        **{name: options.pop(name) and (bool(formats) or is_given(name)) for name in ("quality", "speed")},
+        quality=options.pop("quality") and (bool(formats) or is_given("quality")),
+        speed=options.pop("speed") and (bool(formats) or is_given("speed")),
+        targets=targets,
     )
+
+
+def _targets(options: dict[str, Any]) -> Targets | None:
+    """Removes their options from `options`; None: there are none.
+
+    Raises:
+        UsageError: A target is malformed or out of range.
+    """
+    size, decode_speedup, max_kl = (options.pop(name) for name in ("target_size", "target_decode_speedup", "max_kl"))
+    if (size, decode_speedup, max_kl) == (None, None, None):
+        return None
+    return Targets(None if size is None else parse_bytes(size), decode_speedup, max_kl)

@@ -57,9 +57,14 @@ class DecoderLayer:
             batch: The batch that they come from.
         """
         if half == "o_proj":
-            return batch.packed(self._attended(self._normed(half, batch.padded(stream)), batch))
-        x = self._normed(half, stream)
+            return batch.packed(self._attended(self.read(half, batch.padded(stream)), batch))
+        x = self.read(half, stream)
         return self._activation(self.linear("gate_proj", x)) * self.linear("up_proj", x)
+
+    def read(self, half: Half, x: torch.Tensor) -> torch.Tensor:
+        """What the half reads of the stream, the input of its first projections: its norm, if there is one."""
+        gain = self._tensors.get(names.tensor(NORMS_AROUND[half][0], self._index))
+        return x if gain is None else rms_norm(x, gain, self._spec.rms_norm_eps)
 
     def project(self, half: Half, channels: torch.Tensor) -> torch.Tensor:
         """The product of o_proj or down_proj with its input, [tokens, hidden_size]."""
@@ -91,10 +96,6 @@ class DecoderLayer:
         if self.gain(half) is None:
             return multiplier
         return multiplier * torch.rsqrt(product.pow(2).mean(-1, keepdim=True) + self._spec.rms_norm_eps)
-
-    def _normed(self, half: Half, x: torch.Tensor) -> torch.Tensor:
-        gain = self._tensors.get(names.tensor(NORMS_AROUND[half][0], self._index))
-        return x if gain is None else rms_norm(x, gain, self._spec.rms_norm_eps)
 
     def _attended(self, x: torch.Tensor, batch: Batch) -> torch.Tensor:
         spec, layer = self._spec, self._spec.layers[self._index]

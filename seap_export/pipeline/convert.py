@@ -4,23 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from converters.format import Format
 from converters.formats import row_of
-from seap_export.errors import InputError
+from converters.hf.format import HfFormat
+from seap_export.activations.mixture import Mixture
+from seap_export.errors import InputError, UsageError
 from seap_export.extras import require_extra
 from seap_export.families import ModelSpec, model_spec
+from seap_export.layers.compute import Compute
 from seap_export.pipeline.checks import refuse_full_disk
 from seap_export.pipeline.disk import Disk
 from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.rounded import write_format
+from seap_export.plan.plan import read_plan
+from seap_export.rounding.write import write_rounded_model
 from seap_export.sources.config import read_json
 
 __all__ = ["convert", "refuse_unwritable"]
 
 
-def convert(model_folder: Path, own: Format, out: Path, progress: Progress, *, force: bool = False) -> int:
+def convert(
+    model_folder: Path,
+    own: Format,
+    out: Path,
+    progress: Progress,
+    *,
+    force: bool = False,
+    statistics: Mixture | None = None,
+    compute: Compute | None = None,
+) -> int:
     """Writes a model folder, dense or pruned, in a format.
 
     Args:
@@ -29,12 +45,15 @@ def convert(model_folder: Path, own: Format, out: Path, progress: Progress, *, f
         out: The folder to make.
         progress: Reports what happens.
         force: Replace a folder of the same format.
+        statistics: The calibration texts that 4-bit weights are rounded with; None: to the nearest level.
+        compute: Where they are rounded; None: on the CPU.
 
     Returns:
         The bytes of all files.
 
     Raises:
-        UsageError: `out` must not be replaced, or other settings of the format are needed.
+        UsageError: `out` must not be replaced, other settings of the format are needed, or it has no use for the
+            calibration texts.
         InputError: The model cannot be used, or not be written so.
         EnvironmentFailure: A package or disk space is missing.
     """
@@ -42,14 +61,26 @@ def convert(model_folder: Path, own: Format, out: Path, progress: Progress, *, f
     config = read_json(model_folder / "config.json")
     spec = model_spec(config)
     refuse_unwritable(own, spec, config, _generation(model_folder))
-    refuse_full_disk(Disk(kept=own.size(spec)), out)
+    how = None if statistics is None else own.grid(spec)
+    if statistics is not None and how is None:
+        raise UsageError(
+            f"--calibration has no effect on {own.name}:{own.precision}; use a 4-bit precision, or leave it out"
+        )
+    rounded = 0 if how is None else HfFormat("fp32").size(spec)
+    refuse_full_disk(Disk(kept=own.size(spec), temporary=rounded), out)
     if (remark := own.remark(spec)) is not None:
         progress.warn(remark)
-    with (
-        write_whole(out, marker=row.marker, force=force) as target,
-        progress.step(f"writing {row.title}", len(spec.layers)) as advance,
-    ):
-        own.write(model_folder, target, advance)
+    with write_whole(out, marker=row.marker, force=force) as target, TemporaryDirectory() as scratch:
+        if statistics is not None and how is not None:
+            with progress.step("rounding", len(spec.layers)) as advance:
+                plan = model_folder.absolute().parent / "plan.json"  # a variant may keep some tokens only
+                kept = read_plan(plan).vocabulary if plan.is_file() else None
+                write_rounded_model(
+                    model_folder, statistics, how, Path(scratch), advance, compute=compute, vocabulary=kept
+                )
+            model_folder = Path(scratch)
+        with progress.step(f"writing {row.title}", len(spec.layers)) as advance:
+            write_format(own, model_folder, target, advance)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from converters.format import Format
+from converters.hf.format import HfFormat
 from seap_export.activations.statistics import covariance_bytes
 from seap_export.layers.halves import HALVES
 from seap_export.pipeline.sizes import format_bytes
@@ -13,7 +14,7 @@ from seap_export.pipeline.workload import KeptPart, Task, Workload
 from validation.parity import MAX_PROMPT_TOKENS
 from validation.prompts import BATCH_ROWS, KEPT_TOKENS, RANDOM_TOKENS
 
-__all__ = ["Disk", "needed", "step_disk", "variant_bytes"]
+__all__ = ["Disk", "beside_weights", "needed", "step_disk", "variant_bytes"]
 
 #: Bytes of plan.json for each neuron that is kept, of a graph for each layer, and of an artifact's small files.
 _NEURON, _GRAPH, _SMALL = 5, 5000, 20_000
@@ -70,6 +71,11 @@ def variant_bytes(ratio: float, work: Workload, formats: Iterable[Format]) -> in
     return sum(kept) + sum(step_disk("writing", Task(0, 0), ratio, own).kept for own in writing)
 
 
+def beside_weights(work: Workload) -> int:
+    """About how many bytes a written folder takes besides its weights: tokenizer, graph and settings."""
+    return work.tokenizer_bytes + _SMALL + _GRAPH * len(work.spec.layers)
+
+
 def _calibration(model: KeptPart, task: Task) -> Disk:
     spec = model.work.spec
     channels = sum(spec.projection_shape(half, layer)[1] for layer in range(len(spec.layers)) for half in HALVES)
@@ -91,6 +97,12 @@ def _shrinking(model: KeptPart, task: Task) -> Disk:
     """While it is refitted, two streams, each as it was before the layer and as it becomes."""
     streams = 4 * _hidden(model, task) if model.work.refits else 0
     return Disk(_files(model, model.work.hf), unfinished=streams)
+
+
+def _rounding(model: KeptPart, task: Task) -> Disk:
+    """The model in float32; meanwhile two streams, as for the refit, and the tables outside of the layers."""
+    tables = 4 * model.head * (1 if model.work.spec.tie_word_embeddings else 2)
+    return Disk(_files(model, HfFormat("fp32")), unfinished=4 * _hidden(model, task) + tables)
 
 
 def _writing(model: KeptPart, task: Task) -> Disk:
@@ -141,6 +153,7 @@ _TAKEN: Mapping[str, Callable[[KeptPart, Task], Disk]] = {
     "ranking": _ranking,
     "plan": _plan,
     "shrinking": _shrinking,
+    "rounding": _rounding,
     "writing": _writing,
     "parity": _parity,
     "quality": _quality,

@@ -25,6 +25,7 @@ _EFFORT: Mapping[str, tuple[float, float, float]] = {
     "calibration": (1.8, 0.15, 5.0),
     "ranking": (1.8, 0.25, 0.0),
     "shrinking": (1.2, 0.15, 0.0),
+    "rounding": (1.5, 0.4, 0.0),
     "writing": (100.0, 0.0, 0.0),
     "parity": (1.4, 0.0, 6.0),
     "quality": (3.0, 0.0, 2.0),
@@ -82,8 +83,8 @@ def step_seconds(step: str, task: Task, ratio: float, work: Workload, machine: M
     """About how many seconds a step takes.
 
     Args:
-        step: `calibration`, `ranking`, `shrinking`, `writing`, `parity`, `quality`, `speed` or `validation`. At ratio
-            0, `quality` and `speed` are the dense model's part.
+        step: `calibration`, `ranking`, `shrinking`, `rounding`, `writing`, `parity`, `quality`, `speed` or
+            `validation`. At ratio 0, `quality` and `speed` are the dense model's part.
         task: What it runs on.
         ratio: Fraction of the attention and MLP weights that the variant loses.
         work: What all steps depend on.
@@ -132,6 +133,17 @@ def _shrinking(model: KeptPart, task: Task, machine: Machine) -> float:
     return both / machine.operations + solved / machine.double_operations
 
 
+def _rounding(model: KeptPart, task: Task, machine: Machine) -> float:
+    """Both streams, and before them one for the LM head; then for each input two factors and what columns pass on."""
+    spec = model.work.spec
+    read = 2 * len(spec.layers) * spec.hidden_size**2
+    sums = model.squares / 2 + model.outputs + 1.5 * read
+    walked = task.calibration_tokens * (3 * model.linear + sums)
+    passed_on = (model.linear + model.head) * spec.hidden_size
+    factors = 2 * (model.cubes + read * spec.hidden_size) + 2 * model.linear * spec.hidden_size
+    return (walked + passed_on) / machine.operations + factors / machine.double_operations
+
+
 def _writing(model: KeptPart, task: Task, machine: Machine) -> float:
     """One pass over the weights in float32."""
     return 4 * (model.linear + model.head) / machine.memory_bytes
@@ -164,6 +176,7 @@ _COUNTED: Mapping[str, Callable[[KeptPart, Task, Machine], float]] = {
     "calibration": _calibration,
     "ranking": _ranking,
     "shrinking": _shrinking,
+    "rounding": _rounding,
     "writing": _writing,
     "parity": _parity,
     "quality": _quality,

@@ -13,6 +13,7 @@ from typing import Any
 from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Sample, Split
 from seap_export.layers.compute import Compute, torch_threads
+from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.checks import claim_folder, refuse_full_disk, refuse_missing_provider
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
@@ -21,6 +22,7 @@ from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.disk import needed, step_disk
 from seap_export.pipeline.elsewhere import general_samples
 from seap_export.pipeline.manifest import MANIFEST
+from seap_export.pipeline.measured import Measured
 from seap_export.pipeline.mixtures import GENERAL
 from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.parity import parity_file
@@ -47,6 +49,7 @@ from seap_export.plan.solve import check_ratio
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.sources.config import read_artifact
 from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
 from validation.reports import html_page
 from validation.runners.table import require_runtime
 
@@ -108,7 +111,7 @@ def export(
                 else run_on_cluster(steps.all, work, workspace, cluster, timed)
             )
             with closing(making) as finished:
-                made = _make(finished, steps, workspace, work)
+                made = _make(finished, steps, workspace, work, request.targets)
             _route(source, request, planned.splits, workspace, timed)
             _measure(source, request, made, workspace, performance, compute, timed)
             workspace.finish()
@@ -129,7 +132,9 @@ def _further(request: ExportRequest) -> list[str]:
     return [*names, *(["speed"] if request.speed else []), "validation"]
 
 
-def _make(finished: Iterable[Step], steps: ExportSteps, workspace: Workspace, work: Work) -> dict[str, Any]:
+def _make(
+    finished: Iterable[Step], steps: ExportSteps, workspace: Workspace, work: Work, targets: Targets | None
+) -> dict[str, Any]:
     """The variants, as the manifest describes them, once their steps are finished."""
     manifest, made = workspace.manifest, dict[str, Any]()
     pending = {name: {step.name for step in own.all} for name, own in steps.variants.items()}
@@ -143,7 +148,10 @@ def _make(finished: Iterable[Step], steps: ExportSteps, workspace: Workspace, wo
             name = step.variant
             pending[name].discard(step.name)
             if not pending[name]:
-                made[name] = manifest.variants[name] = describe_variant(steps.variants[name], work, workspace)
+                made[name] = manifest.variants[name] = {
+                    **describe_variant(steps.variants[name], work, workspace),
+                    **({} if targets is None else {"targets": targets.to_json()}),
+                }
     manifest.write(workspace.folder)  # the variants are finished, even if the next step fails
     return made
 
@@ -158,24 +166,30 @@ def _measure(
     progress: Progress,
 ) -> None:
     """Compares the variants with the dense model: first their predictions, then their speed."""
-    measured = request.measured
-    if measured is None:
-        return
-    keys = {name: workspace.manifest.steps[f"{name}/{measured.folder}"] for name in made}
-    # The figures of a variant that failed parity would mean nothing.
-    sound = {name: key for name, key in keys.items() if made[name]["parity"][measured.folder]["verdict"] == "passed"}
     with ExitStack() as stack:
         dense = cache(lambda: stack.enter_context(dense_folder(source)))  # takes time and disk space for a GGUF file
-        if request.quality:
+        alike = {
+            measured: [name for name, own in request.variants.items() if own.measured == measured]
+            for measured in dict.fromkeys(own.measured for own in request.variants.values())
+            if measured is not None
+        }
+        sound = {measured: _sound(names, measured, made, workspace) for measured, names in alike.items()}
+        for measured, keys in sound.items() if request.quality else ():
             settings = quality_request(measured, request.parity, request.general_text)
-            measure_quality(source, dense, sound, settings, workspace, compute, progress)
-        for name in made:
+            measure_quality(source, dense, keys, settings, workspace, compute, progress)
+        for name in made if alike else ():
             made[name]["quality"] = settled_quality(workspace, name)
             workspace.manifest.variants[name] = made[name]
-        if request.speed:
+        for measured, keys in sound.items() if request.speed else ():
             bench = speed_request(source.spec, measured, request.parity)
-            folders = {workspace.folder / name: key for name, key in sound.items()}
+            folders = {workspace.folder / name: key for name, key in keys.items()}
             measure_speed(dense, folders, measured, bench, performance, progress)
+
+
+def _sound(names: Iterable[str], measured: Measured, made: Mapping[str, Any], workspace: Workspace) -> dict[str, str]:
+    """The keys of what is measured; the figures of a variant that failed parity would mean nothing."""
+    passed = [name for name in names if made[name]["parity"][measured.folder]["verdict"] == "passed"]
+    return {name: workspace.manifest.steps[f"{name}/{measured.folder}"] for name in passed}
 
 
 def _validate(folder: Path, request: ExportRequest, made: Mapping[str, Any], progress: Progress) -> ValidationReport:
@@ -204,9 +218,10 @@ def _route(
     if settings is None:
         return
     variants = workspace.manifest.variants
+    chosen = {own.mixture.name: name for name, own in request.variants.items()} if request.choices else None
     fallback = GENERAL if any(variant["task"] == GENERAL for variant in variants.values()) else None
     own = {task.name: splits[task.name] for task in request.tasks}
-    figures = make_router(source, own, variants, settings, workspace, progress, fallback)
+    figures = make_router(source, own, variants, settings, workspace, progress, fallback, chosen)
     held_out = figures["held_out"]
     if held_out["prompts"]:  # none if each is also a calibration prompt
         progress.say(f"router: {held_out['accuracy']:.1%} of {held_out['prompts']} held-out prompts go to their task")
@@ -219,6 +234,7 @@ class PlannedExport:
     Attributes:
         workspace: The output folder, not locked yet.
         splits: The texts of each task.
+        vocabularies: The tokens that variants of each task and mixture keep; none: all.
         general: The general text on which quality is measured; empty: it is not measured.
         steps: All steps.
         missing: Those that are not made yet.
@@ -227,6 +243,7 @@ class PlannedExport:
 
     workspace: Workspace
     splits: Mapping[str, Split]
+    vocabularies: Mapping[str, Vocabulary]
     general: tuple[Sample, ...]
     steps: ExportSteps
     missing: tuple[Step, ...]
@@ -241,7 +258,7 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
         refuse_missing_provider(request.parity.provider)
     for own in request.formats:
         refuse_unwritable(own, source.spec, source.config, source.generation_config)
-    for ratio in request.ratios:
+    for ratio in sorted({own.ratio for own in request.variants.values()}):
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)
     splits = split_tasks(source, request.tasks, request.calibration, request.support)
@@ -260,7 +277,7 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     refuse_full_disk(
         needed(step_disk(part.kind, part.size(tasks), part.ratio, part.of(work)) for part in remaining), out
     )
-    return PlannedExport(workspace, splits, general, steps, missing, remaining)
+    return PlannedExport(workspace, splits, vocabularies, general, steps, missing, remaining)
 
 
 def _describe_task(step: CalibrationStep, calibration: Calibration) -> dict[str, Any]:

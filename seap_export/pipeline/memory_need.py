@@ -34,7 +34,7 @@ def step_memory(step: str, task: Task, ratio: float, work: Workload, *, on_gpu: 
     """About how much memory a step needs where hidden states are kept in memory; on disk they take none.
 
     Args:
-        step: `calibration`, `ranking`, `shrinking`, `writing` or `parity`.
+        step: `calibration`, `ranking`, `shrinking`, `rounding`, `writing` or `parity`.
         task: What it runs on.
         ratio: Fraction of the attention and MLP weights that the variant loses.
         work: What all steps depend on.
@@ -42,7 +42,7 @@ def step_memory(step: str, task: Task, ratio: float, work: Workload, *, on_gpu: 
     """
     model = KeptPart(work, 1.0 - ratio)
     needed = round(_NEEDED[step](model, task))
-    if not on_gpu or step not in ("calibration", "ranking", "shrinking"):
+    if not on_gpu or step not in ("calibration", "ranking", "shrinking", "rounding"):
         return Memory(_BASE + needed + (_CUDA_HOST if on_gpu else 0))
     return Memory(_BASE + _CUDA_HOST + 4 * _layer_weights(work), _CUDA + needed)
 
@@ -57,6 +57,14 @@ def _shrinking(model: KeptPart, task: Task) -> float:
         return 8 * _layer_weights(model.work)
     inputs = 4 * task.calibration_tokens * model.kept * _widest(model.work)
     return _working(model.work) + 2 * _hidden(model, task) + inputs
+
+
+def _rounding(model: KeptPart, task: Task) -> float:
+    """Besides what a refit needs, the layer in floats and rounded, and further matrices over the inputs of one."""
+    work, head = model.work, 4 * model.head
+    inputs = 4 * task.calibration_tokens * model.kept * _widest(work)
+    layer = _working(work) + 8 * _layer_weights(work) + 24 * _widest(work) ** 2
+    return max(layer + 2 * _hidden(model, task) + inputs, 2 * head + _hidden(model, task))
 
 
 def _ranking(model: KeptPart, task: Task) -> float:
@@ -100,6 +108,7 @@ _NEEDED: Mapping[str, Callable[[KeptPart, Task], float]] = {
     "calibration": _calibration,
     "ranking": _ranking,
     "shrinking": _shrinking,
+    "rounding": _rounding,
     "writing": _writing,
     "parity": _parity,
 }

@@ -12,6 +12,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task
 from seap_export.errors import ArtifactError
 from seap_export.layers.compute import Compute
+from seap_export.pipeline.rounded import model_of
 from seap_export.pipeline.settings import ParitySettings, calibration_step
 from seap_export.plan.plan import read_plan
 from validation.parity import run_parity
@@ -106,7 +107,7 @@ def check_parity(
     """
     _refuse_incomplete(variant, "hf", folder)
     return run_parity(
-        variant / "hf",
+        model_of(variant / folder),
         variant / folder,
         prompts,
         runtime=runtime,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, dense_config, model_spec
+from seap_export.pipeline.budget.frontier import read_frontier
 from seap_export.pipeline.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.quality import recorded_quality
@@ -28,6 +29,7 @@ __all__ = [
     "PLOTS_SCHEMA",
     "PictureFormat",
     "read_evaluations",
+    "read_frontiers",
     "read_losses",
     "read_variants",
     "require_matplotlib",
@@ -169,6 +171,17 @@ def _read_evaluation(path: Path) -> QualityPoint:
     return parse_evaluation(report, str(path))
 
 
+def read_frontiers(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The candidates of each export among some paths that had targets, by the folder's name."""
+    folders = {path.resolve(): None for path in paths if (path / MANIFEST).is_file()}
+    found = {folder.name: read_frontier(folder) for folder in folders}
+    return {
+        name: own
+        for name, own in found.items()
+        if own is not None and any(task["points"] for task in own["tasks"].values())
+    }
+
+
 def write_plots(
     variants: Sequence[Variant],
     points: Sequence[QualityPoint],
@@ -176,6 +189,7 @@ def write_plots(
     out: Path,
     picture_format: PictureFormat,
     *,
+    frontiers: Mapping[str, Mapping[str, Any]],
     force: bool = False,
 ) -> dict[str, Any]:
     """Draws everything that the inputs allow into a new folder, with the numbers in plots.json.
@@ -186,6 +200,7 @@ def write_plots(
         losses: What the variants lost on the texts of every task; None: it was not measured.
         out: Folder to create.
         picture_format: Format of the figures.
+        frontiers: Of `read_frontiers`.
         force: Replace a folder written by an earlier call.
 
     Returns:
@@ -196,6 +211,7 @@ def write_plots(
     """
     from seap_export.plots.elsewhere_figure import elsewhere_figure
     from seap_export.plots.figures import kept_figure, overlap_figure, sparsity_figure
+    from seap_export.plots.frontier_figure import frontier_figure
     from seap_export.plots.quality_figure import quality_figure
     from seap_export.plots.style import house_style, save
 
@@ -219,7 +235,9 @@ def write_plots(
             add("elsewhere", elsewhere_figure(losses))
         if points:
             add("quality", quality_figure(points))
-        numbers = _numbers(variants, removed, overlaps, points, losses, pictures)
+        for name, frontier in frontiers.items():
+            add("frontier" if len(frontiers) == 1 else f"frontier-{name}", frontier_figure(frontier))
+        numbers = _numbers(variants, removed, overlaps, points, losses, pictures) | {"frontiers": frontiers}
         (folder / PLOTS_FILE).write_text(
             json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n"
         )

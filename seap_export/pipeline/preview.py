@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.corpus import Sample
-from seap_export.pipeline.disk import Disk, needed, step_disk, variant_bytes
+from seap_export.pipeline.budget.failure import refuse_unreachable
+from seap_export.pipeline.budget.preview import first_candidates, search_disk, search_work
+from seap_export.pipeline.disk import Disk, beside_weights, needed, step_disk, variant_bytes
 from seap_export.pipeline.estimate import measure_machine, step_seconds
 from seap_export.pipeline.export import plan_export
 from seap_export.pipeline.progress import Silent
@@ -27,14 +29,17 @@ class Preview:
     """What `export` would do.
 
     Attributes:
-        variants: For each variant its name, its texts, its size in bytes and whether it exists already.
+        variants: For each variant its name, its texts, its size in bytes and whether it exists already; none if they
+            are yet to be chosen.
         disk: What the steps that remain take on the disk.
         seconds: Estimated time of each kind of step that remains to be done, in order.
+        candidates: With targets, what is tried first, with sizes and ideal speed-ups.
     """
 
     variants: tuple[dict[str, Any], ...]
     disk: Disk
     seconds: Mapping[str, float]
+    candidates: tuple[dict[str, Any], ...] = ()
 
 
 def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = False) -> Preview:
@@ -43,23 +48,32 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
     Raises:
         UsageError, InputError, EnvironmentFailure, ArtifactError: As for `export`; an input would be refused.
     """
+    if request.targets is not None:
+        refuse_unreachable(source.spec, request)
     planned = plan_export(source, request, out, force, Silent())
-    work, parts = workload(source, request), planned.remaining
+    work, parts, candidates = workload(source, request), planned.remaining, tuple[dict[str, Any], ...]()
+    if request.targets is not None:
+        tokens = {name: len(own) for name, own in planned.vocabularies.items()}
+        candidates = first_candidates(source.spec, request, tokens, beside_weights(work))
+        parts += search_work(source.spec, request)
     missing = {step.name for step in planned.missing}
     rows = tuple(
         {
             "variant": name,
             "calibration_texts": sum(len(own.split.calibration) for own in steps.plan.ranking.calibrations),
             "held_out_texts": sum(len(own.split.held_out) for own in steps.plan.ranking.calibrations),
-            "bytes_about": variant_bytes(steps.plan.ratio, work.with_tokens(steps.plan.vocabulary), request.formats),
+            "bytes_about": variant_bytes(
+                steps.plan.ratio, work.with_tokens(steps.plan.vocabulary), request.variants[name].formats
+            ),
             "exists": missing.isdisjoint(step.name for step in steps.all),
         }
         for name, steps in planned.steps.variants.items()
     )
     count = partial(_count, source)
     tasks = task_sizes(planned.splits, planned.general, request.calibration.max_length, count)
-    disk = needed(step_disk(part.kind, part.size(tasks), part.ratio, part.of(work)) for part in parts)
-    return Preview(rows, disk, _seconds(parts, tasks, work))
+    kept = planned.remaining + (() if request.targets is None else search_disk(source.spec, request))
+    disk = needed(step_disk(part.kind, part.size(tasks), part.ratio, part.of(work)) for part in kept)
+    return Preview(rows, disk, _seconds(parts, tasks, work), candidates)
 
 
 def _count(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, int]:

@@ -39,6 +39,7 @@ __all__ = [
     "QUALITY",
     "QualityRequest",
     "measure_quality",
+    "own_quality_key",
     "quality_figures",
     "quality_key",
     "quality_request",
@@ -147,10 +148,11 @@ def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[s
         max_length: Tokens after which a text is cut.
         elsewhere: The texts of all tasks and the general text.
     """
-    return f"{_own_key(folder, max_length)}-{sha256_json({name: list(own) for name, own in elsewhere.items()})}"
+    return f"{own_quality_key(folder, max_length)}-{sha256_json({name: list(own) for name, own in elsewhere.items()})}"
 
 
-def _own_key(folder: str, max_length: int) -> str:
+def own_quality_key(folder: str, max_length: int) -> str:
+    """The first part of `quality_key`."""
     return sha256_json(["quality", _VERSION, folder, max_length])
 
 
@@ -253,7 +255,7 @@ def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
         return None
     own = manifest.steps[step]
     known = [key for other, key in manifest.steps.items() if other.startswith(f"{name}/")]
-    is_of_folder = own.partition("-")[0] in (_own_key(key, MAX_LENGTH) for key in known)
+    is_of_folder = own.partition("-")[0] in (own_quality_key(key, MAX_LENGTH) for key in known)
     if is_of_folder and workspace.is_done(step, own):
         return quality_figures(read_artifact(workspace.folder / step))
     _forget(workspace, name)

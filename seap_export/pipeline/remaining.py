@@ -77,8 +77,10 @@ def remaining_work(
     found = [Remaining(step.kind, step.tasks, _ratio(step), _format(step), _vocabulary(step)) for step in missing]
     timed = read_performance(out).speed
     own = None if request.measured is None else request.measured.own
-    for name, (mixture, ratio) in request.variants.items():
-        names, kept = tuple(mixture.weights), steps.variants[name].plan.vocabulary
+    for name, variant in request.variants.items():
+        names, ratio = tuple(variant.mixture.weights), variant.ratio
+        own = None if variant.measured is None else variant.measured.own
+        kept = steps.variants[name].plan.vocabulary
         compared = steps.variants[name].parity.values()
         found += [Remaining("validation", names, ratio, step.before.own, kept) for step in compared if step in missing]
         if request.quality and not (out / name / QUALITY).exists():

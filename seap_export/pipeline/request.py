@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from converters.format import Format, named_folders
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
+from seap_export.families import ModelSpec
+from seap_export.pipeline.budget.candidate import Candidate
+from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.measured import Measured, measured_of
 from seap_export.pipeline.mixtures import MixtureSpec, Support
 from seap_export.pipeline.router import RouterSettings
 from seap_export.pipeline.settings import CalibrationSettings, ParitySettings, variant_name
 from seap_export.plan.recipes import PlanSettings
+from seap_export.rounding.grid import BlockQuantization
 from seap_export.vocabulary.choice import VocabularySize
 
-__all__ = ["ExportRequest"]
+__all__ = ["ExportRequest", "Rounding", "VariantRequest"]
+
+Rounding = Literal["calibrated", "nearest"]
+
+
+@dataclass(frozen=True)
+class VariantRequest:
+    """One variant.
+
+    Attributes:
+        mixture: Its tasks.
+        ratio: Fraction of the weights to remove.
+        formats: What is written beside the model folder.
+        vocabulary: How many tokens it keeps.
+    """
+
+    mixture: MixtureSpec
+    ratio: float
+    formats: tuple[Format, ...]
+    vocabulary: VocabularySize
+
+    @property
+    def folders(self) -> dict[str, Format]:
+        """The formats by their folders within the variant."""
+        return named_folders(self.formats)
+
+    @property
+    def measured(self) -> Measured | None:
+        """The folder whose quality and speed are measured; None: none is written beside `hf`."""
+        return measured_of(self.folders)
 
 
 @dataclass(frozen=True)
@@ -24,20 +59,23 @@ class ExportRequest:
     """Everything that an export depends on except the model.
 
     Attributes:
-        tasks: Tasks; each gets a variant for each ratio.
-        ratios: Fractions of the weights to remove.
+        tasks: Tasks; each gets a variant for each ratio, or one that meets the targets.
+        ratios: Fractions of the weights to remove; none if there are targets.
         mixtures: Variants for several tasks.
         support: Text that every variant is made from as well.
         calibration: How texts are sampled and run.
         plan: How heads and neurons are chosen and compensated.
-        formats: What is written beside the model folder.
+        formats: What is written beside the model folder; with targets, what each variant's only format is chosen from.
         parity: How written folders and torch are compared, and on which execution provider.
+        rounding: How weights of 4 bits are rounded: with the calibration texts, or each to the nearest level.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
         general_text: The corpus of the general text that they are compared on; None: the one of the package.
         speed: Whether variants are timed against the dense model.
-        vocabulary: How many tokens each variant keeps.
+        vocabulary: How many tokens each variant keeps; with targets, `auto` is tried beside `all`.
+        targets: What the variants must meet; their ratios and formats are then chosen.
+        choices: What was chosen, by the name of the task or mixture.
     """
 
     tasks: tuple[Task, ...]
@@ -48,18 +86,25 @@ class ExportRequest:
     plan: PlanSettings = PlanSettings()
     formats: tuple[Format, ...] = (OnnxFormat("fp32"),)
     parity: ParitySettings = ParitySettings()
+    rounding: Rounding = "calibrated"
     router: bool = True
     threshold: float = 0.7
     quality: bool = True
     general_text: Path | None = None
     speed: bool = True
     vocabulary: VocabularySize = "all"
+    targets: Targets | None = None
+    choices: Mapping[str, Candidate] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.tasks:
             raise UsageError("no task given; give at least one --task NAME=FILE")
-        if not self.ratios:
-            raise UsageError("no ratio given; give at least one, e.g. --ratio 0.2")
+        if self.targets is not None:
+            self.targets.refuse_beside(self.ratios, self.formats, self.quality, self.speed)
+        elif not self.ratios:
+            raise UsageError(
+                "no ratio given; give at least one, e.g. --ratio 0.2, or a target, e.g. --target-size 60MB"
+            )
         names = [variant_name("", ratio) for ratio in self.ratios]
         if len(set(names)) < len(names):
             raise UsageError("a ratio is given twice; give each --ratio once")
@@ -73,15 +118,14 @@ class ExportRequest:
                 raise UsageError(f"{name} is not measured on hf alone; add --format onnx, or use --no-{name}")
         _router_settings(self)  # refuses an invalid threshold
 
-    @property
-    def folders(self) -> dict[str, Format]:
-        """The formats by their folders within a variant."""
-        return named_folders(self.formats)
+    def grid(self, own: Format, spec: ModelSpec) -> BlockQuantization | None:
+        """The grid that a model of these shapes is rounded to with the calibration texts before it is written."""
+        return own.grid(spec) if self.rounding == "calibrated" else None
 
     @property
     def measured(self) -> Measured | None:
-        """The folder whose quality and speed are measured; None: none is written beside `hf`."""
-        return measured_of(self.folders)
+        """What is measured of a variant that has all formats; None: nothing can be measured."""
+        return measured_of(named_folders(self.formats))
 
     @property
     def all_mixtures(self) -> tuple[MixtureSpec, ...]:
@@ -90,13 +134,18 @@ class ExportRequest:
         return found if self.support is None else tuple(map(self.support.added_to, found))
 
     @property
-    def variants(self) -> dict[str, tuple[MixtureSpec, float]]:
-        """The name of every requested variant, with its mixture and its ratio."""
-        return {
-            variant_name(mixture.name, ratio): (mixture, ratio)
-            for mixture in self.all_mixtures
-            for ratio in self.ratios
-        }
+    def variants(self) -> dict[str, VariantRequest]:
+        """Every requested variant by its name; none before those that meet the targets are chosen."""
+        if self.targets is not None:
+            chosen = [(own, self.choices[own.name]) for own in self.all_mixtures if own.name in self.choices]
+            found = [VariantRequest(mixture, own.ratio, (own.format,), own.vocabulary) for mixture, own in chosen]
+        else:
+            found = [
+                VariantRequest(own, ratio, self.formats, self.vocabulary)
+                for own in self.all_mixtures
+                for ratio in self.ratios
+            ]
+        return {variant_name(own.mixture.name, own.ratio): own for own in found}
 
     @property
     def router_settings(self) -> RouterSettings | None:

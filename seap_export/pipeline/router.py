@@ -24,6 +24,7 @@ from seap_export.router.fit import LinearClassifier, evaluate, fit_classifier, m
 from seap_export.router.prompts import RouterPrompts, prompt_of, router_prompts
 from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.manifest import (
+    CHOSEN,
     ROUTER_FOLDER,
     ROUTER_GRAPH,
     ROUTER_SCHEMA,
@@ -34,7 +35,15 @@ from seap_export.runtime.manifest import (
 from seap_export.runtime.router import Router
 from seap_export.sources.source import Source
 
-__all__ = ["RouterSettings", "Targets", "make_router", "refuse_lost_tasks", "router_key", "router_targets"]
+__all__ = [
+    "RouterSettings",
+    "Targets",
+    "chosen_targets",
+    "make_router",
+    "refuse_lost_tasks",
+    "router_key",
+    "router_targets",
+]
 
 #: Increase this when the same inputs give other bytes than before, so that an older router is not reused.
 _ROUTER = 1
@@ -84,6 +93,7 @@ def make_router(
     workspace: Workspace,
     progress: Progress,
     fallback: str | None = None,
+    chosen: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Makes the router of an output folder, or reuses the existing one.
 
@@ -95,6 +105,8 @@ def make_router(
         workspace: The output folder, locked.
         progress: Receives progress messages.
         fallback: Name of the mixture of tasks whose variants answer uncertain prompts.
+        chosen: The variant of each task and mixture that meets the export's targets; None or empty: there are none,
+            and the router chooses among variants of the same ratio.
 
     Returns:
         Classes, threshold, ratios, fallback and the results on held-out prompts.
@@ -105,7 +117,7 @@ def make_router(
         ArtifactError: The files of the existing router were changed, and --force is not given.
         ParityFailure: The ONNX graph does not compute what the classifier computes.
     """
-    targets = router_targets(variants, splits, fallback)
+    targets = chosen_targets(chosen, splits, fallback) if chosen else router_targets(variants, splits, fallback)
     key = router_key(source, splits, settings, targets)
     if _is_made(workspace, key, splits):
         progress.say("router: reused")
@@ -150,6 +162,12 @@ def router_targets(variants: Mapping[str, Mapping[str, Any]], tasks: Collection[
         raise ValueError(f"there is no ratio at which all of {sorted(tasks)} have a variant")
     mixtures = {f"{ratio:g}": variant_name(fallback, ratio) for ratio in ratios if fallback is not None}
     return Targets(whole, {ratio: name if (name := mixtures.get(ratio)) in variants else None for ratio in whole})
+
+
+def chosen_targets(chosen: Mapping[str, str], tasks: Collection[str], fallback: str | None) -> Targets:
+    """The variants that were chosen to meet targets, whatever their ratios."""
+    own = {task: chosen[task] for task in sorted(tasks)}
+    return Targets({CHOSEN: own}, {CHOSEN: None if fallback is None else chosen.get(fallback)})
 
 
 def router_key(source: Source, splits: Mapping[str, Split], settings: RouterSettings, targets: Targets) -> str:

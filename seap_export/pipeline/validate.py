@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converters.formats import FORMATS, format_class, format_folders, read_format
+from converters.formats import FORMATS, format_class, format_folders
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.bench import BenchRequest, bench, refuse_long_prompts
 from seap_export.pipeline.bisection import bisect_variant
+from seap_export.pipeline.budget.frontier import read_frontier
 from seap_export.pipeline.evaluate import evaluate
 from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.integrity import folder_damages, variant_damages
@@ -23,6 +24,7 @@ from seap_export.pipeline.parity import check_parity, prompts_of
 from seap_export.pipeline.performance import read_performance
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.quality import recorded_quality
+from seap_export.pipeline.rounded import differences
 from seap_export.pipeline.router_check import router_damages
 from seap_export.pipeline.settings import ParitySettings
 from seap_export.pipeline.speed import recorded_speed, speed_json
@@ -149,6 +151,7 @@ class _Validation:
             },
             manifest=self._manifest,
             threads=self._request.parity.threads or available_threads(),
+            frontier=read_frontier(self._path) if self._is_whole else None,
         )
 
     def _recorded(self, folder: Path) -> dict[str, Any]:
@@ -282,7 +285,7 @@ class _Validation:
     def _weights(self, folder: Path, written: Path) -> Iterator[str]:
         self._progress.say(f"{folder.name}: comparing weights")
         try:
-            found = list(read_format(written).differences(folder / "hf", written))
+            found = list(differences(written))
         except InputError as error:  # here the model is a part of the artifact
             raise ArtifactError(str(error)) from error
         yield from (f"weights: {line}" for line in found[:_MOST_WEIGHTS])

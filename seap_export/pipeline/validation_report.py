@@ -86,6 +86,7 @@ class ValidationReport:
         variants: Description of each variant; see `describe_variant`.
         manifest: Manifest of the output folder; None: there is none.
         threads: Threads of torch and ONNX Runtime.
+        frontier: The candidates that the variants were chosen from; None: there were no targets.
     """
 
     name: str
@@ -93,6 +94,7 @@ class ValidationReport:
     variants: Mapping[str, Mapping[str, Any]]
     manifest: Manifest | None
     threads: int
+    frontier: Mapping[str, Any] | None = None
     failures: tuple[Check, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -136,6 +138,7 @@ class ValidationReport:
             ],
             "variants": {name: dict(values) for name, values in sorted(self.variants.items())},
             "tasks": manifest.tasks,
+            **({} if self.frontier is None else {"frontier": self.frontier}),
             "files": manifest.files,
             "versions": package_versions(),
             "machine": {

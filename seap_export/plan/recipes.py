@@ -42,7 +42,7 @@ _SELF_BALANCED = ("adaptive", "global")
 #: Settings that a recipe keeps its name with.
 _FREE = ("align", "group_tolerance", "ridge", "mix")
 #: The shipped recipes, one file each in `seap_export/recipes`.
-_SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap")
+_SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap", "obc")
 
 
 @dataclass(frozen=True)

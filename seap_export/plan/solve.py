@@ -18,7 +18,7 @@ from seap_export.plan.ranking import rank
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import LayerScores
 
-__all__ = ["RATIO_TOLERANCE", "check_ratio", "keeps_heads", "solve_layers"]
+__all__ = ["RATIO_TOLERANCE", "check_ratio", "keeps_heads", "largest_ratio", "solve_layers"]
 
 #: The achieved ratio is this near to the requested one if the model's granularity allows.
 RATIO_TOLERANCE = 0.005
@@ -123,14 +123,8 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, l
         raise UsageError(f"ratio {ratio} is out of range; give at least 0 and less than 1, e.g. --ratio 0.2")
     if align < 1:
         raise UsageError(f"align {align} is out of range; give a positive multiple, such as 16")
-    curve, cost = sparsity.curve(len(spec.layers)), sparsity.cost
-    shapes = [layer_shape(spec, layer) for layer in range(len(curve))]
-    all_heads = layout == "uniform" and keeps_heads(spec)
-    least = sum(
-        cost.least(shape, align, all_heads=all_heads) if value > 0.0 else cost.dense(shape)
-        for shape, value in zip(shapes, curve, strict=True)
-    )
-    most = 1.0 - least / sum(cost.dense(shape) for shape in shapes)
+    curve, all_heads = sparsity.curve(len(spec.layers)), layout == "uniform" and keeps_heads(spec)
+    most = largest_ratio(spec, sparsity, align, layout)
     if ratio > most + RATIO_TOLERANCE and all_heads:
         raise UsageError(
             f"ratio {ratio} cannot be reached: uniform layers of {spec.family.architecture} keep all heads, so with "
@@ -144,3 +138,15 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, l
             f"{align} neurons, at most {most:.3f}{counted} can be removed; lower the ratio, or align, protect_first "
             "or protect_last in the recipe"
         )
+
+
+def largest_ratio(spec: ModelSpec, sparsity: Sparsity, align: int, layout: Layout = "per-layer") -> float:
+    """The fraction that is removed if every unprotected layer keeps as little as it can."""
+    curve, cost = sparsity.curve(len(spec.layers)), sparsity.cost
+    shapes = [layer_shape(spec, layer) for layer in range(len(curve))]
+    all_heads = layout == "uniform" and keeps_heads(spec)
+    least = sum(
+        cost.least(shape, align, all_heads=all_heads) if value > 0.0 else cost.dense(shape)
+        for shape, value in zip(shapes, curve, strict=True)
+    )
+    return 1.0 - least / sum(cost.dense(shape) for shape in shapes)

@@ -13,13 +13,15 @@ from typing import Any
 from seap_export.errors import ArtifactError
 from seap_export.runtime.files import read_object
 
-__all__ = ["ROUTER_FOLDER", "ROUTER_GRAPH", "ROUTER_SCHEMA", "RouterManifest", "read_router", "write_router"]
+__all__ = ["CHOSEN", "ROUTER_FOLDER", "ROUTER_GRAPH", "ROUTER_SCHEMA", "RouterManifest", "read_router", "write_router"]
 
 ROUTER_SCHEMA = "seap-export/router/1"
 #: The router's folder in an output folder, and the files in it.
 ROUTER_FOLDER = "router"
 ROUTER_GRAPH = "router.onnx"
 ROUTER_MANIFEST = "router.json"
+#: In the place of a ratio: the variants that were chosen to meet targets, each of its own ratio.
+CHOSEN = "chosen"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -36,7 +38,7 @@ class RouterManifest:
         calibration_prompts: Number of prompts of each class that the router was fitted on.
         held_out: Results on held-out prompts; see docs/router.md.
         variants: The variant of each class at each ratio, as the name of a folder next to the router's; ratios are
-            written as in folder names.
+            written as in folder names, or `CHOSEN`.
         fallback: The variant for uncertain prompts at each ratio; None if there is none.
     """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.runtime.generator import Generator
-from seap_export.runtime.manifest import ROUTER_FOLDER, RouterManifest
+from seap_export.runtime.manifest import CHOSEN, ROUTER_FOLDER, RouterManifest
 from seap_export.runtime.providers import check_session_options
 from seap_export.runtime.router import Router
 
@@ -132,6 +132,8 @@ def _choose_ratio(manifest: RouterManifest, ratio: float | None) -> str:
         return ratios[0]
     if ratio is None:
         raise UsageError(f"there are variants at several ratios; choose one of {', '.join(ratios)} with --ratio")
+    if f"{ratio:g}" not in ratios and ratios == [CHOSEN]:
+        raise UsageError("the variants were chosen to meet targets and have different ratios; leave out --ratio")
     if f"{ratio:g}" not in ratios:
         raise UsageError(f"the router has no ratio {ratio:g}; choose one of {', '.join(ratios)}")
     return f"{ratio:g}"

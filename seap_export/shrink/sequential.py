@@ -28,7 +28,7 @@ from seap_export.shrink.refit import OutputFit, refit
 from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 
-__all__ = ["SequentialLayers", "storage_for"]
+__all__ = ["Inputs", "SequentialLayers", "storage_for", "token_weights"]
 
 
 class SequentialLayers:
@@ -51,7 +51,7 @@ class SequentialLayers:
         self._tokens = statistics.effective_tokens
         texts = statistics.token_ids()
         batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
-        self._weights = _token_weights(batches, texts)
+        self._weights = token_weights(batches, texts)
         self._fitted = plan.compensated(source.spec)
         storage = storage_for(source, statistics, folder, compute)
         self._saved = [storage.streams(name, source.spec, batches) for name in ("dense", "shrunk")]
@@ -113,7 +113,7 @@ class SequentialLayers:
         weight: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Fits one projection, advances both streams past it and returns its new tensors."""
-        inputs = _Inputs(layer, half, self._shrunk, self._room)
+        inputs = Inputs(layer, half, self._shrunk, self._room)
         fit = self._fit_to(self._sums(index, half, tensors, inputs), half, weight)
         dtype = self._source.reader.dtype  # what is stored is what the later layers correct
         stored = {names.weight(half, index): fit.weight.to(dtype)}
@@ -127,7 +127,7 @@ class SequentialLayers:
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
     def _sums(
-        self, index: int, half: Half, tensors: Mapping[str, torch.Tensor], inputs: _Inputs
+        self, index: int, half: Half, tensors: Mapping[str, torch.Tensor], inputs: Inputs
     ) -> CovarianceAccumulator:
         """Advances the dense stream, and sums the shrunk model's inputs and what they are fitted to."""
         dense, sums = DecoderLayer(self._source.spec, index, tensors, self._device), CovarianceAccumulator()
@@ -155,8 +155,8 @@ class SequentialLayers:
         )
 
 
-class _Inputs:
-    """The shrunk model's inputs of a projection, before the fit and after it: kept if there is room, or made again."""
+class Inputs:
+    """A projection's inputs in the changed model, before the fit and after it: kept if they fit, or made again."""
 
     def __init__(self, layer: DecoderLayer, half: Half, hidden: HiddenStates, room: int) -> None:
         self._layer, self._half, self._hidden, self._room = layer, half, hidden, room
@@ -183,7 +183,7 @@ def storage_for(source: Source, statistics: Mixture, folder: Path, compute: Comp
     return choose_storage(source.spec, statistics.num_tokens, compute, folder, copies=2)
 
 
-def _token_weights(batches: Sequence[Batch], texts: Sequence[tuple[Sequence[int], float]]) -> list[torch.Tensor]:
+def token_weights(batches: Sequence[Batch], texts: Sequence[tuple[Sequence[int], float]]) -> list[torch.Tensor]:
     """The probability of each real token's text, in units of the mean, for each batch; float32 [tokens]."""
     weight_of = {key: sum(same) / len(same) for key, same in _by_text(texts).items()}
     mean = sum(len(ids) * weight for ids, weight in texts) / sum(len(ids) for ids, _ in texts)

@@ -71,7 +71,7 @@ def write_shrunk_model(
     def layers(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         return single_layers(source, plan, statistics, first, compute.device)
 
-    if plan.compensation == "sequential":
+    if plan.compensation == "sequential" and any(plan.compensated(source.spec)):
         streams = SequentialLayers(source, plan, statistics, unfinished, compute)
         write_weights(kept, spec, streams.layers, folder, on_layer, finished=streams.finished)
     else:

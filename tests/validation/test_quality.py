@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm
 from seap_export.errors import ArtifactError, InputError
 from validation import quality
-from validation.paired import same_cut
+from validation.paired import Bytes, PairedText, same_cut
 from validation.quality import (
     DenseAnswers,
     DenseReference,
@@ -205,3 +206,70 @@ def test_impossible_figures_cannot_be_made(change: dict[str, float]) -> None:
     replaced: Callable[..., DivergenceFigures] = replace
     with pytest.raises(ValueError, match=r"divergence|perplexity"):
         replaced(figures, **change)
+
+
+def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models: Path, tmp_path: Path) -> None:
+    """The variant has no rows for the tokens below 4, and cuts the first text's 6 into two tokens of its own."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kept = np.arange(4, 96)
+    _keep_rows(models / "other", tmp_path / "cut", kept)
+    texts = (
+        PairedText((4, 5, 6, 7), (0, 1, 50, 60, 3), np.asarray([[0, 0], [1, 1], [2, 3], [3, 4]]), 0.4, Bytes(9, 8, 7)),
+        replace(same_cut((10, 4, 11), (6, 0, 7)), bytes=Bytes(6, 5, 4)),
+    )
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run([text.dense for text in texts])
+        reference = answers.reference([text.dense for text in texts])
+        figures = measure_divergence(reference, tmp_path / "cut", texts=texts, kept=kept, threads=1)
+    dense, own = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models / "dense", tmp_path / "cut"))
+    kl, lost, losses = [], [], {"dense": 0.0, "own": 0.0}
+    for text in texts:
+        with torch.no_grad():
+            p, q = (
+                model(torch.tensor([ids])).logits[0].double() for model, ids in ((dense, text.dense), (own, text.own))
+            )
+        for name, logits, ids in (("dense", p, text.dense), ("own", q, text.own)):
+            following = logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+            losses[name] -= float(following.sum())
+        places, own_places = text.places.T.tolist()
+        lost += p.softmax(-1)[places][:, :4].sum(-1).tolist()
+        p, q = p[places][:, kept].log_softmax(-1), q[own_places].log_softmax(-1)
+        kl += (p.exp() * (p - q)).sum(-1).tolist()
+    assert figures.tokens == len(kl) == 7
+    assert (figures.mean_kl, figures.max_kl) == pytest.approx((np.mean(kl), np.max(kl)), rel=1e-4)
+    assert figures.per_byte is not None
+    bits = losses["own"] / 11 / math.log(2), losses["dense"] / 13 / math.log(2)
+    assert (figures.per_byte.bits, figures.per_byte.dense_bits) == pytest.approx(bits, rel=1e-5)
+    assert figures.per_byte.kl == pytest.approx(sum(kl) / 15, rel=1e-4)
+    assert figures.cut is not None
+    assert figures.cut.lost_mass == pytest.approx(np.mean(lost), rel=1e-4)
+    assert (figures.cut.split_bytes, figures.cut.more_tokens) == pytest.approx((0.4 * 9 / 15, 8 / 7 - 1))
+    assert 0.01 < figures.cut.lost_mass < 0.5
+
+
+def test_nan_between_the_places_that_are_compared_is_refused(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PairedText((4, 5, 6), (0, 1, 50, 60), np.asarray([[0, 0], [1, 3]]))
+    logits = np.zeros((4, 92), np.float32)
+    logits[1] = np.nan
+    monkeypatch.setattr(quality, "_logits", lambda *arguments: nullcontext(iter([logits])))
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run([text.dense])
+        reference = answers.reference([text.dense])
+        with pytest.raises(ArtifactError, match="NaN or infinite logits for text 0"):
+            measure_divergence(reference, models / "other", texts=[text], kept=np.arange(4, 96))
+
+
+def _keep_rows(folder: Path, out: Path, kept: np.ndarray) -> None:
+    """A copy of a model with some rows of its tables."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, out)
+    weights = load_file(out / "model.safetensors")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        weights[name] = weights[name][torch.from_numpy(kept)].contiguous()
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((out / "config.json").read_text("utf-8"))
+    (out / "config.json").write_text(json.dumps({**config, "vocab_size": len(kept)}), "utf-8")

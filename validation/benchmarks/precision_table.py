@@ -5,7 +5,8 @@
         --ratio 0.2 --ratio 0.5 --precision fp32 --precision int8 --precision int4
 
 All are compared with the dense model in float32, in torch, on the held-out texts of the calibration; they run as ONNX
-files on the CPU. Rows are sorted by size, so that a pruned model is next to a dense one of about the same size.
+files on the CPU. 4 bits have two rows: rounded to the nearest level, and with the calibration texts. Rows are sorted
+by size, so that a pruned model is next to a dense one of about the same size.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ from typing import Any
 import click
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import PRECISIONS, choose_precision
+from converters.onnx.format import OnnxFormat
+from converters.onnx.precision import PRECISIONS
+from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.families import model_spec
 from seap_export.plan.recipes import DEFAULT_RECIPE, open_recipe
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.rounding.write import write_rounded_model
+from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
 from validation.benchmarks.shrinker import Shrinker
 from validation.prompts import tokenize_prompts
@@ -36,6 +42,7 @@ __all__ = ["precision_table"]
 class _Row:
     model: str
     precision: str
+    rounding: str
     onnx_bytes: int
     mean_kl_nats: float
     perplexity: float
@@ -44,7 +51,7 @@ class _Row:
     def __str__(self) -> str:
         size, perplexity = f"{self.onnx_bytes / 1e6:.1f} MB", f"{self.perplexity:.1f}"
         quality = (f"{self.mean_kl_nats:.3f}", perplexity, f"{self.top1_agreement:.1%}")
-        return f"| {' | '.join((self.model, self.precision, size, *quality))} |"
+        return f"| {' | '.join((self.model, self.precision, self.rounding, size, *quality))} |"
 
 
 @click.command()
@@ -68,6 +75,9 @@ def precision_table(
 ) -> None:
     """Print the table, the largest file first."""
     source, calibration = open_source(model), Calibration(folder)
+    statistics = Mixture(
+        calibration.record.task, {calibration.record.task: 1.0}, {calibration.record.task: calibration}
+    )
     shrinker, rows = Shrinker(source), []
     held_out = [sample["prompt"] + sample["completion"] for sample in calibration.record.held_out[:number]]
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,22 +91,29 @@ def precision_table(
             answers.run(token_ids)
             reference = answers.reference(token_ids)
             for path in sorted(Path(scratch).iterdir()):
-                for precision in precisions:
-                    rows.append(_row(reference, path, precision))
-                    click.echo(str(rows[-1]), file=sys.stderr)
-    click.echo("| model | precision | ONNX | mean KL | perplexity | top-1 |\n| --- | --- | --- | --- | --- | --- |")
+                for own in map(OnnxFormat, precisions):
+                    how = own.grid(model_spec(read_json(path / "config.json")))
+                    for rounding in (None, how) if how else (None,):
+                        rows.append(_row(reference, path, own, statistics, rounding))
+                        click.echo(str(rows[-1]), file=sys.stderr)
+    click.echo("| model | precision | rounding | ONNX | mean KL | perplexity | top-1 |\n|" + " --- |" * 7)
     for row in sorted(rows, key=lambda own: -own.onnx_bytes):
         click.echo(str(row))
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8", newline="\n")
 
 
-def _row(reference: DenseReference, hf: Path, precision: Any) -> _Row:
-    with tempfile.TemporaryDirectory() as folder:
-        write_onnx(hf, Path(folder), OnnxForm(choose_precision(precision)))
+def _row(
+    reference: DenseReference, hf: Path, own: OnnxFormat, statistics: Mixture, how: BlockQuantization | None
+) -> _Row:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as rounded:
+        if how is not None:
+            write_rounded_model(hf, statistics, how, Path(rounded))
+        write_onnx(hf if how is None else Path(rounded), Path(folder), own.form)
         size = sum(path.stat().st_size for path in Path(folder).glob("model.onnx*"))
-        own = measure_divergence(reference, Path(folder), "onnx")
-    return _Row(hf.name, precision, size, own.mean_kl, own.perplexity, own.top1_agreement)
+        found = measure_divergence(reference, Path(folder), "onnx")
+    rounding = "" if own.form.precision.quantization is None else "nearest" if how is None else "calibrated"
+    return _Row(hf.name, own.precision, rounding, size, found.mean_kl, found.perplexity, found.top1_agreement)
 
 
 if __name__ == "__main__":

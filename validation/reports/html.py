@@ -9,6 +9,7 @@ from typing import Any
 from validation.reports.charts import Bar, bars
 from validation.reports.details import variant_section
 from validation.reports.elsewhere import elsewhere_section
+from validation.reports.frontier import frontier_section
 from validation.reports.markup import Markup, join, pill, table, tag
 from validation.reports.numbers import NOTHING, megabytes
 from validation.reports.reading import (
@@ -51,6 +52,7 @@ def html_page(report: Json) -> str:
         _verdict(report),
         _failures(report, anchors),
         _variants(report, anchors),
+        frontier_section(report.get("frontier")),
         _checks(report),
         _divergence(report),
         elsewhere_section(report),

@@ -44,6 +44,7 @@ li { margin: 0 0 8px; }
 li li { margin: 0; }
 .pill { display: inline-block; white-space: nowrap; padding: 0 8px; border-radius: 10px; font-size: .8rem;
   font-weight: 600; line-height: 1.5; vertical-align: middle; color: var(--mid); background: var(--mid-back); }
+.pill.chosen { color: var(--good); background: var(--good-back); }
 .pill.passed { color: var(--good); background: var(--good-back); }
 .pill.failed { color: var(--bad); background: var(--bad-back); }
 .scroll { overflow-x: auto; max-width: 100%; margin: 8px 0; }
@@ -75,6 +76,7 @@ figcaption span { white-space: nowrap; margin-left: 14px; color: var(--quiet); }
 .key { display: inline-block; width: 12px; height: 12px; margin-right: 5px; border-radius: 2px; vertical-align: -1px; }
 .key.a { background: var(--a); }
 .key.b { background: var(--b); }
+.key.beaten { background: var(--quiet); opacity: .45; }
 .key.dash { width: 0; border-left: 2px dashed var(--text); border-radius: 0; }
 .plot svg { display: block; width: 100%; overflow: visible; }
 .plot.inset svg { margin-left: 52px; width: calc(100% - 56px); }
@@ -82,6 +84,9 @@ svg text { fill: var(--quiet); font-size: 12px; }
 svg text.first { fill: var(--bad); font-weight: 600; }
 .a { fill: var(--a); }
 .b { fill: var(--b); }
+.beaten { fill: var(--quiet); fill-opacity: .45; }
+.ring { fill: none; stroke: var(--text); stroke-width: 2; }
+svg text.chosen { fill: var(--text); font-weight: 600; }
 .axis { stroke: var(--quiet); }
 .grid { stroke: var(--grid); }
 .path { stroke: var(--a); stroke-opacity: .45; }

@@ -70,5 +70,5 @@ class RankingStep(Step):
 
     def statistics(self, work: Work) -> Mixture:
         """The statistics of the mixture."""
-        opened = {step.task: Calibration(work.folder / step.name) for step in self.calibrations}
+        opened = {step.task: Calibration(work.of_task(step)) for step in self.calibrations}
         return Mixture(self.mixture.name, self.mixture.weights, opened)

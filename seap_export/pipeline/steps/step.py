@@ -24,12 +24,18 @@ class Work:
         folder: The output folder, where the steps before are.
         compute: The device, and what the work may take of it.
         progress: Reports what happens.
+        shared: The output folder that statistics and rankings are in; None: the same.
     """
 
     source: Source
     folder: Path
     compute: Compute
     progress: Progress
+    shared: Path | None = None
+
+    def of_task(self, step: Step) -> Path:
+        """Where statistics or a ranking are."""
+        return (self.shared or self.folder) / step.name
 
 
 class Step(ABC):

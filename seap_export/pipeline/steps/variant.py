@@ -73,7 +73,7 @@ class PlanStep(Step):
     def make(self, work: Work, place: Path, advance: Advance) -> None:
         """Writes plan.json."""
         statistics = self.ranking.statistics(work)
-        ranking = read_ranking(work.source.spec, work.folder / self.ranking.name)
+        ranking = read_ranking(work.source.spec, work.of_task(self.ranking))
         settings = self.ranking.settings
         write_plan(plan_variant(work.source, statistics, ranking, settings, self.ratio, self.vocabulary), place)
 

@@ -10,13 +10,16 @@ from converters.formats import row_of
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.parity import check_parity, held_out_prompts, parity_file, write_report
 from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.rounded import write_format
 from seap_export.pipeline.settings import ParitySettings
+from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.step import Work
-from seap_export.pipeline.steps.variant import OfVariant
+from seap_export.pipeline.steps.variant import OfVariant, ShrinkStep
+from seap_export.rounding.grid import BlockQuantization
 from validation.report import SCHEMA as PARITY_SCHEMA
 from validation.runners.table import runtime_title
 
-__all__ = ["FormatStep", "ParityStep"]
+__all__ = ["FormatStep", "ParityStep", "format_step"]
 
 #: Increased when the same inputs give another report than before.
 _PARITY = 3
@@ -27,12 +30,14 @@ class FormatStep(OfVariant):
     """Writes the files of a format.
 
     Attributes:
+        before: The model, as it is or rounded.
         folder: The folder within the variant.
         own: The format.
     """
 
     kind = "writing"
 
+    before: ShrinkStep | RoundingStep
     folder: str
     own: Format
 
@@ -53,7 +58,19 @@ class FormatStep(OfVariant):
 
     def make(self, work: Work, place: Path, advance: Advance) -> None:
         """Writes the folder."""
-        self.own.write(work.folder / self.before.name, place, advance)
+        write_format(self.own, work.folder / self.before.name, place, advance)
+
+
+def format_step(hf: ShrinkStep, folder: str, own: Format, how: BlockQuantization | None) -> FormatStep:
+    """The step that writes a format.
+
+    Args:
+        hf: The model.
+        folder: The folder within the variant.
+        own: The format.
+        how: The grid that the model is rounded to before, with calibration texts; None: the format rounds, if it does.
+    """
+    return FormatStep(hf if how is None else RoundingStep(hf, how), folder, own)
 
 
 @dataclass(frozen=True)

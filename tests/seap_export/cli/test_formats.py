@@ -269,3 +269,20 @@ def test_evaluate_generates_answers_in_a_runtime(run: Run, out: Path, work: Path
     assert list(found) == ["hf", "onnx", "fake in faked"]
     assert found["fake in faked"] == found["onnx"] == found["hf"]
     assert FakeRunner.opened == 0
+
+
+def test_targets_are_met_by_a_format_among_several(run: Run, work: Path) -> None:
+    """float32 of the fake format has about twice the bytes of its f16, so that pruning competes with rounding."""
+    arguments = ("--format", "fake", "--max-kl", "0.2", "--quality", "--no-speed", "--quiet", "--json")
+    outcome = run(*EXPORT[:4], *EXPORT[6:], *arguments)
+    assert outcome.code == 0, outcome.err
+    values = json.loads(outcome.out)
+    points = values["frontier"]["tasks"]["a"]["points"]
+    (chosen,) = [point for point in points if point["chosen"]]
+    assert (chosen["format"], chosen["precision"]) == ("fake", "f16")
+    assert chosen["mean_kl_nats"] <= 0.2
+    assert chosen["bytes"] == min(point["bytes"] for point in points if point["mean_kl_nats"] <= 0.2)
+    folder = work / "out" / chosen["variant"] / "fake"
+    assert (folder / FILE).is_file()
+    assert values["variants"][chosen["variant"]]["precision"] == {"fake": "f16"}
+    assert values["frontier"]["speedups_over"].startswith("fake ")

@@ -13,6 +13,7 @@ import pytest
 from seap_export.cli.config import settings_of
 from seap_export.cli.main import main
 from seap_export.cli.settings import compute_of, export_request
+from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.request import ExportRequest
 from seap_export.plan.recipes import open_recipe
 
@@ -47,6 +48,7 @@ seed = 3
 max_length = 64
 batch_tokens = 256
 router = false
+rounding = "nearest"
 activations = "fp16"
 block_size = 64
 asymmetric = true
@@ -72,6 +74,7 @@ SAME = (
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",
     *(word for setting in (
         "samples=20", "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
+        "rounding=nearest",
         "block_size=64", "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml",
         "decode_steps=3", "prompts=2", "long_tokens=100", "general_text=a.jsonl", "weight.b=3",
         "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",
@@ -146,8 +149,49 @@ def test_the_file_above_has_every_setting(place: Path) -> None:
     defaults = values_of(*REQUIRED)
     given = values_of("--config", (place / "export.toml", (place / "export.toml").write_text(FILE))[0])
     of_a_run = {"as_json", "quiet", "force", "dry_run"}
-    only_one_value = {"provider", "dialect", "model"}  # others than the defaults contradict the rest of the file
+    # others than the defaults contradict the rest of the file
+    only_one_value = {"provider", "dialect", "model", "target_size", "target_decode_speedup", "max_kl"}
     assert {name for name in given if given[name] == defaults[name]} - of_a_run - only_one_value == {"threshold"}
+
+
+def test_targets_in_a_file_stand_in_place_of_ratios(place: Path) -> None:
+    text = 'model = "m"\ntask = { a = "a.jsonl" }\nout = "made"\n'
+    targets = 'target_size = "1.5 GiB"\ntarget_decode_speedup = 2\nmax_kl = 0.25\n'
+    (place / "export.toml").write_text(text + targets)
+    request = request_of(values_of("--config", "export.toml"))
+    assert request.targets == Targets(3 * 2**29, 2.0, 0.25)
+    assert [own.precision for own in request.formats] == ["fp32", "fp16", "int8", "int4"]
+    assert request.variants == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        ([], ["onnx fp32", "onnx fp16", "onnx int8", "onnx int4"]),
+        (["--precision", "int8"], ["onnx int8"]),
+        (["--format", "onnx:int4", "--format", "onnx:int8"], ["onnx int4", "onnx int8"]),
+        (["--format", "onnx:int4", "--format", "onnx"], ["onnx int4", "onnx fp32", "onnx fp16", "onnx int8"]),
+        (
+            ["--format", "hf", "--format", "gguf", "--format", "onnx:int8"],
+            ["gguf q8_0", "gguf f16", "gguf q4_k_m", "onnx int8"],
+        ),
+        (["--provider", "cuda"], ["onnx fp16", "onnx bf16", "onnx int8", "onnx int4"]),
+        (["--set", "dialect=standard"], ["onnx fp32", "onnx fp16"]),
+    ],
+)
+def test_what_a_target_is_met_with(place: Path, arguments: list[str], written: list[str]) -> None:
+    options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out")
+    formats = request_of(values_of(*options, *arguments)).formats
+    found = [f"{own.name} {own.precision}" for own in formats]
+    assert [name for name in found if name in written] == written
+    assert {name.split()[0] for name in found} == {name.split()[0] for name in written}
+
+
+def test_settings_of_blocks_hold_for_all_quantised_precisions(place: Path) -> None:
+    options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out", "--set", "block_size=64")
+    forms = {own.precision: own.form for own in request_of(values_of(*options)).formats}
+    assert list(forms) == ["fp32", "fp16", "int8", "int4"]
+    assert {forms[name].precision.quantization.block_size for name in ("int8", "int4")} == {64}
 
 
 def test_the_command_line_wins_and_replaces_lists(place: Path) -> None:

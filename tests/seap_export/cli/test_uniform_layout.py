@@ -83,7 +83,7 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     assert not list((folder / "hf").glob("*.py"))
 
 
-@pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap"])
+@pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap", "obc"])
 def test_every_recipe_keeps_its_name(run: Run, work: Path, method: str) -> None:
     outcome = run(*EXPORT, "--recipe", method, "--json", "-q")
     assert outcome.code == 0, outcome.err

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seap_export.pipeline.elsewhere import GENERAL_TEXT
 from seap_export.plan.plan import read_plan
+from seap_export.vocabulary import choice
 from seap_export.vocabulary.table import Vocabulary
 
 Run = Callable[..., Any]
@@ -82,7 +83,7 @@ def test_texts_of_the_task_get_the_same_tokens_and_at_ratio_0_the_same_logits(
 ) -> None:
     size = write_model(tmp_path, variation)
     task, folder = f"a={tmp_path / 'a.jsonl'}", tmp_path / "out/a-0"
-    chosen = ("--ratio", 0, "--vocabulary", size, "--layout", layout, "--samples", 4, "--set", "held_out=2")
+    chosen = ("--ratio", 0, "--vocabulary", size, "--layout", layout, "--set", "samples=4", "--set", "held_out=2")
     outcome = run("export", tmp_path / "m", "--task", task, *chosen, "--out", tmp_path / "out", "--json", "-q")
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["a-0"]["parity"]["onnx"]["verdict"] == "passed"
@@ -258,6 +259,18 @@ def test_in_tasks_the_dense_model_is_asked_with_its_own_tokens(run: Run, cut: Pa
         assert beside[kind]["hf"][name]["questions"] == 9
 
 
+def test_the_text_of_a_support_does_not_count(run: Run, cut: Path) -> None:
+    export = ("export", "m", "--task", "a=a.jsonl", "--support", "b.jsonl", "--ratio", 0.4)
+    assert run(*export, "--vocabulary", SIZE, "--out", "x", "-q").code == 0
+    assert read_plan(cut / "x/a-0.4/plan.json").vocabulary == read_plan(cut / "out/a-0.4/plan.json").vocabulary
+    calibrations = ("--calibration", "x/calibration/a", "--calibration", "x/calibration/support")
+    planned = run(
+        "plan", "m", *calibrations, "--task", "a=a.jsonl", "--ratio", 0.4, "--vocabulary", SIZE, "--out", "y.json"
+    )
+    assert planned.code == 0, planned.err
+    assert read_plan(cut / "y.json").vocabulary == read_plan(cut / "out/a-0.4/plan.json").vocabulary
+
+
 @pytest.mark.release
 @pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases"])
 @pytest.mark.parametrize(
@@ -279,3 +292,29 @@ def test_every_format_holds_the_kept_tokens(run: Run, tmp_path: Path, name: str,
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["a-0.4"]["parity"][name]["verdict"] == "passed"
     assert run("validate", out, "-q").code == 0
+
+
+def test_targets_try_the_vocabulary_of_the_task_beside_the_whole_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "MULTIPLE", 4)
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path, "llama-gqa")
+    given = ("export", "m", "--task", "a=a.jsonl", "--format", "onnx:int8", "--vocabulary", "auto", "--quality", "-q")
+    outcome = run(*given, "--max-kl", "0.3", "--out", "out", "--json")
+    assert outcome.code == 0, outcome.err
+    values = json.loads(outcome.out)
+    points = values["frontier"]["tasks"]["a"]["points"]
+    assert {(point["vocabulary"], point["ratio"]) for point in points} >= {("all", 0.0), ("auto", 0.0)}
+    (chosen,) = [point for point in points if point["chosen"]]
+    assert chosen["vocabulary"] == "auto"
+    assert chosen["ratio"] > 0
+    plan = read_plan(tmp_path / "out" / chosen["variant"] / "plan.json")
+    assert plan.vocabulary is not None
+    assert len(plan.vocabulary) < 130
+    recorded = values["variants"][chosen["variant"]]["quality"]
+    assert recorded["mean_kl_nats"] == pytest.approx(chosen["mean_kl_nats"], rel=1e-6)
+    assert run(*given, "--ratio", chosen["ratio"], "--out", "again").code == 0
+    for file in ("plan.json", "hf/model.safetensors", "onnx/model.onnx", "quality.json"):
+        same = [tmp_path / out / chosen["variant"] / file for out in ("out", "again")]
+        assert same[0].read_bytes() == same[1].read_bytes(), file

@@ -55,4 +55,7 @@ def test_llama_2_7b_by_hand() -> None:
     half = 6_738_415_616 - 16 * layer
     assert step_disk("shrinking", Task(2048, 0), 0.5, work).kept == pytest.approx(2 * half, rel=0.001)
     assert step_disk("writing", Task(2048, 0), 0.5, work).kept == pytest.approx(4 * half, rel=0.001)
+    rounding = step_disk("rounding", Task(2048, 0), 0.5, work)
+    assert rounding.kept == pytest.approx(4 * half, rel=0.001)
+    assert rounding.unfinished == 4 * 2048 * 4096 * 4 + 2 * 4 * 32000 * 4096
     assert step_disk("quality", Task(0, 1000), 0.0, work).temporary == 4 * 32000 * 1000

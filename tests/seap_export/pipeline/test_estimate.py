@@ -15,7 +15,7 @@ from seap_export.pipeline.workload import Task, Workload
 MACHINE = Machine(operations=1e9, double_operations=5e8, memory_bytes=1e9)
 WORK = Workload(model_spec(micro_config(model_type="llama")), torch.float32)
 TASK = Task(calibration_tokens=100_000, held_out_tokens=10_000)
-STEPS = ("calibration", "ranking", "shrinking", "writing", "parity", "quality", "speed", "validation")
+STEPS = ("calibration", "ranking", "shrinking", "rounding", "writing", "parity", "quality", "speed", "validation")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -24,7 +24,7 @@ def test_a_slower_machine_takes_longer(step: str) -> None:
     assert 0 < step_seconds(step, TASK, 0.2, WORK, MACHINE) < step_seconds(step, TASK, 0.2, WORK, slow)
 
 
-@pytest.mark.parametrize("step", ["shrinking", "writing", "parity", "quality", "speed", "validation"])
+@pytest.mark.parametrize("step", ["shrinking", "rounding", "writing", "parity", "quality", "speed", "validation"])
 def test_a_smaller_variant_takes_less(step: str) -> None:
     assert step_seconds(step, TASK, 0.5, WORK, MACHINE) < step_seconds(step, TASK, 0.2, WORK, MACHINE)
 

@@ -27,7 +27,7 @@ def test_memory_of_a_layer() -> None:
     assert found == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + 2048 * 4096 * 4, rel=0.001)
 
 
-@pytest.mark.parametrize("step", ["calibration", "ranking", "shrinking", "writing"])
+@pytest.mark.parametrize("step", ["calibration", "ranking", "shrinking", "rounding", "writing"])
 def test_memory_does_not_depend_on_the_number_of_layers(step: str) -> None:
     deep = Workload(replace(SHAPES["llama-2-7b"], layers=80).spec, torch.bfloat16)
     task = Task(2048, 0)

@@ -15,6 +15,7 @@ from seap_export.families import LayerSpec, ModelSpec, model_spec
 from seap_export.families.names import PROJECTIONS
 from seap_export.plan.plan import COMPENSATIONS, PLAN_SCHEMA, Compensation, LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.sparsity import Sparsity
+from seap_export.vocabulary.table import Vocabulary
 
 #: Of layers with 6 query heads, 3 key/value heads and 80 neurons.
 LAYERS = (
@@ -69,6 +70,19 @@ def test_a_group_tolerance_is_recorded_where_there_is_one(tmp_path: Path) -> Non
         write_plan(plan, tmp_path / "plan.json")
         assert ("group_tolerance" in (tmp_path / "plan.json").read_text("utf-8")) is is_written
         assert read_plan(tmp_path / "plan.json") == plan
+
+
+def test_a_vocabulary_is_recorded_where_there_is_one(tmp_path: Path) -> None:
+    plan = dataclasses.replace(PLAN, vocabulary=Vocabulary((0, 1, 2, 40, 95), 96))
+    for own, recorded in ((PLAN, None), (plan, {"tokens": 5, "of": 96, "kept": "4AAAAACAAAAAAAAB"})):
+        write_plan(own, tmp_path / "plan.json")
+        assert json.loads((tmp_path / "plan.json").read_text("utf-8")).get("vocabulary") == recorded
+        assert read_plan(tmp_path / "plan.json") == own
+    dense = dense_spec()
+    assert PLAN.shrunk_spec(dense).vocab_size == 96
+    assert plan.shrunk_spec(dense) == PLAN.shrunk_spec(dense).with_tokens(5)
+    with pytest.raises(ArtifactError, match="96 tokens, but the model has 97"):
+        plan.shrunk_spec(dense_spec(vocab_size=97))
 
 
 def test_a_plan_is_json_with_one_line_a_layer(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from seap_export.errors import UsageError
+from seap_export.plan.plan import Compensation
 from seap_export.plan.recipes import (
     DEFAULT_RECIPE,
     PlanSettings,
@@ -20,7 +21,7 @@ from seap_export.plan.recipes import (
 )
 from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 
-NAMES = ("reconstruct", "seap", "wanda-sp", "flap")
+NAMES = ("reconstruct", "seap", "wanda-sp", "flap", "obc")
 #: The recipes as the papers and docs/method.md describe them.
 EXPECTED = {
     "reconstruct": PlanSettings(),
@@ -29,6 +30,7 @@ EXPECTED = {
         "wifn", Sparsity("uniform", protect_first=0, protect_last=0), balance="alike", compensation="none"
     ),
     "flap": PlanSettings("wifv", Sparsity("global"), compensation="bias"),
+    "obc": PlanSettings("elimination", EVEN, balance="alike", compensation="one-shot"),
 }
 
 
@@ -57,8 +59,9 @@ def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None
     text = shipped_recipes()[name].text
     has_effect = {"score", "compensation", "align", "group_tolerance", "kind", "protect_first", "protect_last"}
     has_effect |= {"k", "x0"} if name == "seap" else set()
-    has_effect |= {"ridge", "budget", "context"} if name == "reconstruct" else {"mix"}
-    has_effect |= {"balance"} if name in ("seap", "wanda-sp") else set()
+    has_effect |= {"ridge"} if name in ("reconstruct", "obc") else {"mix"}
+    has_effect |= {"budget", "context"} if name == "reconstruct" else set()
+    has_effect |= {"balance"} if name in ("seap", "wanda-sp", "obc") else set()
     spelled_out = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
     assert {*spelled_out, *spelled_out["sparsity"]} == has_effect | {"summary", "source", "sparsity"}
 
@@ -111,6 +114,8 @@ def test_the_default_protection_spelled_out_is_still_the_recipe() -> None:
         ("seap", {"balance": "loss"}),
         ("wanda-sp", {"sparsity": Sparsity("uniform", protect_first=2, protect_last=2)}),
         ("flap", {"compensation": "none"}),
+        ("obc", {"compensation": "sequential"}),
+        ("obc", {"balance": "loss"}),
     ],
 )
 def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None:
@@ -193,7 +198,7 @@ def test_a_file_that_is_no_recipe_at_all(content: bytes, word: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["magic", "magic.toml", "."])
 def test_a_recipe_that_is_not_there(name: str) -> None:
-    with pytest.raises(UsageError, match="reconstruct, seap, wanda-sp or flap"):
+    with pytest.raises(UsageError, match="reconstruct, seap, wanda-sp, flap or obc"):
         open_recipe(name)
 
 
@@ -204,7 +209,8 @@ def test_a_recipe_in_the_uniform_layout_keeps_its_name(name: str, num_layers: in
     assert settings == replace(EXPECTED[name], layout="uniform", sparsity=EVEN)
     assert settings == open_recipe(write(tmp_path, shipped_recipes()[name].text), layout="uniform")
     assert settings.method(num_layers) == name
-    assert replace(settings, compensation="one-shot").method(num_layers) == "custom"
+    other: Compensation = "bias" if settings.score == "elimination" else "one-shot"
+    assert replace(settings, compensation=other).method(num_layers) == "custom"
     assert not settings.square_heads
 
 

@@ -23,10 +23,15 @@ def test_rows_by_size(dense: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(precision_table, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     table = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
-    assert [(line[0].strip("| "), line[1]) for line in table] == [
-        ("dense", "fp32"), ("a-0.4", "fp32"), ("dense", "int4"), ("a-0.4", "int4"),
+    assert [(line[0].strip("| "), line[1], line[2].strip()) for line in table] == [
+        ("dense", "fp32", ""), ("a-0.4", "fp32", ""),
+        ("dense", "int4", "nearest"), ("dense", "int4", "calibrated"),
+        ("a-0.4", "int4", "nearest"), ("a-0.4", "int4", "calibrated"),
     ]  # fmt: skip
-    rows = {(row["model"], row["precision"]): row for row in json.loads((tmp_path / "rows.json").read_text())}
-    assert rows["dense", "fp32"]["mean_kl_nats"] < 1e-6 < rows["dense", "int4"]["mean_kl_nats"]
-    assert rows["a-0.4", "fp32"]["mean_kl_nats"] > 1e-6
-    assert rows["dense", "fp32"]["perplexity"] > 1.0
+    found = json.loads((tmp_path / "rows.json").read_text())
+    rows = {(row["model"], row["precision"], row["rounding"]): row for row in found}
+    kl = {key: row["mean_kl_nats"] for key, row in rows.items()}
+    assert kl["dense", "fp32", ""] < 1e-6 < kl["dense", "int4", "calibrated"] < kl["dense", "int4", "nearest"]
+    assert kl["a-0.4", "fp32", ""] > 1e-6
+    assert len({row["onnx_bytes"] for row in found if (row["model"], row["precision"]) == ("dense", "int4")}) == 1
+    assert rows["dense", "fp32", ""]["perplexity"] > 1.0

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from micro import micro_texts, write_micro_model
 
+from converters.gguf.format import GgufFormat
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import choose_precision
+from converters.openvino.format import OpenvinoFormat
+from converters.web.format import WebFormat
 from seap_export.corpus import Sample, Split, Task
 from seap_export.errors import UsageError
 from seap_export.pipeline.mixtures import MixtureSpec
@@ -21,10 +24,12 @@ from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
 from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.plan.recipes import PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
+from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.source import Source, open_source
 from validation.profiles import Limits
 
@@ -116,6 +121,9 @@ def test_the_keys_of_a_variant_follow_from_each_other() -> None:
     forms = [OnnxForm(), OnnxForm(logits="last"), OnnxForm(choose_precision("int4"))]
     keys = [plan.key, hf.key, *(FormatStep(hf, "onnx", OnnxFormat.of(form)).key for form in forms)]
     keys.append(FormatStep(ShrinkStep(PlanStep(ranking(), 0.3)), "onnx", OnnxFormat.of(OnnxForm())).key)
+    grids = [RoundingStep(hf, BlockQuantization(4, size)) for size in (32, 64)]
+    keys += [step.key for step in grids]
+    keys.append(FormatStep(grids[0], "onnx", OnnxFormat.of(forms[2])).key)
     settings, onnx = ParitySettings(), FormatStep(hf, "onnx", OnnxFormat.of(OnnxForm()))
     changes: list[dict[str, Any]] = [
         {}, {"provider": "cuda"}, {"decode_steps": 9}, {"long_tokens": 9}, {"threads": 1}, {"prompts": 1},
@@ -158,3 +166,17 @@ def test_settings_refuse_values_that_mean_nothing() -> None:
         PlanSettings(compensation="all")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--long-tokens 0 is out of range; give at least 1"):
         ParitySettings(long_tokens=0)
+
+
+def test_formats_with_the_same_grid_share_its_rounding(source: Source, tmp_path: Path) -> None:
+    task = Task("a", tmp_path / "a.txt")
+    formats = (OnnxFormat("int4"), WebFormat("q4"), OpenvinoFormat("int4"), WebFormat("q8"), GgufFormat("q4_0"))
+    request = ExportRequest((task,), (0.2,), formats=formats, quality=False, speed=False)
+    own = export_steps(source, request, {"a": SPLIT}).variants["a-0.2"]
+    assert [step.name for step in own.rounded] == ["rounding/a-0.2/int4-32"]
+    rounded = {folder for folder, step in own.written.items() if step.before in own.rounded}
+    assert rounded == {"onnx", "web", "openvino"}
+    plain = export_steps(source, replace(request, rounding="nearest"), {"a": SPLIT}).variants["a-0.2"]
+    assert not plain.rounded
+    for folder, step in own.written.items():
+        assert (plain.written[folder].key == step.key) is (folder not in rounded)

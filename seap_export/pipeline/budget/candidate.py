@@ -1,0 +1,124 @@
+"""What could be made to meet the targets, and what was found out about it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from converters.format import Format
+from seap_export.vocabulary.choice import VocabularySize
+
+__all__ = ["RATIO_DIGITS", "Candidate", "Figures", "Point", "ways"]
+
+#: Ratios are rounded to so many digits, so that `--ratio` with the number in a variant's name makes it again.
+RATIO_DIGITS = 3
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Everything that is chosen for a variant. At ratio 0 it is a *way*: what stays the same at every ratio.
+
+    Attributes:
+        ratio: Fraction of the weights to remove.
+        format: What is written.
+        vocabulary: How many tokens are kept.
+    """
+
+    ratio: float
+    format: Format
+    vocabulary: VocabularySize = "all"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.ratio < 1.0 or round(self.ratio, RATIO_DIGITS) != self.ratio:
+            raise ValueError(f"a ratio is at least 0, below 1, and has at most {RATIO_DIGITS} digits")
+
+    @property
+    def way(self) -> Candidate:
+        """The dense model, written in the same way."""
+        return replace(self, ratio=0.0)
+
+    @property
+    def label(self) -> str:
+        """How it is written, in words: `onnx int8`, or `onnx int8, vocabulary auto`."""
+        own = f"{self.format.name} {self.format.precision}"
+        return own if self.vocabulary == "all" else f"{own}, vocabulary {self.vocabulary}"
+
+
+def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candidate, ...]:
+    """All combinations of what is chosen besides the ratio; a further choice is a further list of this product.
+
+    Args:
+        formats: What is chosen from.
+        vocabulary: `auto` is tried beside the whole vocabulary; others are as asked for.
+    """
+    vocabularies: tuple[VocabularySize, ...] = ("all", "auto") if vocabulary == "auto" else (vocabulary,)
+    return tuple(Candidate(0.0, own, tokens) for tokens, own in itertools.product(vocabularies, formats))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an evaluation measured.
+
+    Attributes:
+        bytes: Of the folder of the format: weights, graph, tokenizer and settings.
+        mean_kl_nats: Mean KL divergence from the dense model on the held-out texts, nats per token.
+        top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
+        perplexity: Of the variant.
+        tokens: Number of tokens that were compared.
+    """
+
+    bytes: int
+    mean_kl_nats: float
+    top1_agreement: float
+    perplexity: float
+    tokens: int
+
+    @classmethod
+    def read(cls, values: Any) -> Figures:
+        """Raises `KeyError` or `TypeError` if a figure is missing or no number."""
+        found = {field.name: values[field.name] for field in fields(cls)}
+        if not all(isinstance(value, int | float) for value in found.values()):
+            raise TypeError("a figure is not a number")
+        return cls(**found)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A candidate that was evaluated.
+
+    Attributes:
+        candidate: What was made.
+        figures: What was measured.
+        key: Stands for everything that the figures depend on; None: they follow from the dense model and a prediction.
+        predicted_bytes: The size that was predicted.
+        ideal_speedup: The speed-up of a decode step if time were proportional to the bytes that it reads.
+        speedup: The measured one; None: it was not measured.
+    """
+
+    candidate: Candidate
+    figures: Figures
+    key: str | None
+    predicted_bytes: int
+    ideal_speedup: float
+    speedup: float | None = None
+
+    def beats(self, other: Point) -> bool:
+        """Whether it is at least as small and as near to the dense model, and better in one of the two."""
+        own, others = ((at.figures.bytes, at.figures.mean_kl_nats) for at in (self, other))
+        return own != others and own[0] <= others[0] and own[1] <= others[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """As frontier.json lists it."""
+        return {
+            "ratio": self.candidate.ratio,
+            "format": self.candidate.format.name,
+            "precision": self.candidate.format.precision,
+            "vocabulary": self.candidate.vocabulary,
+            **asdict(self.figures),
+            "predicted_bytes": self.predicted_bytes,
+            "decode_ideal_speedup": self.ideal_speedup,
+            "decode_speedup": self.speedup,
+            "key": self.key,
+        }

@@ -1,0 +1,123 @@
+"""What is said where the targets cannot be met, before any work or after the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
+from seap_export.families import ModelSpec
+from seap_export.pipeline.budget.candidate import Candidate, Point, ways
+from seap_export.pipeline.budget.frontier import Frontier
+from seap_export.pipeline.budget.predictor import Predictor
+from seap_export.pipeline.budget.targets import Targets
+from seap_export.pipeline.budget.usual import timed_depth, usual_format
+from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.settings import variant_name
+
+__all__ = ["nothing_fits", "refuse_unreachable"]
+
+
+def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
+    """Refuses targets that no ratio reaches in any format, before any work.
+
+    Args:
+        spec: The dense model.
+        request: With targets.
+
+    Raises:
+        UsageError: A target is out of reach.
+    """
+    targets, plan = request.targets, request.plan
+    assert targets is not None
+    curve = plan.sparsity.curve(len(spec.layers))
+    smallest = spec.with_layers(
+        tuple(
+            replace(
+                own,
+                num_attention_heads=1,
+                num_key_value_heads=1,
+                intermediate_size=min(plan.align, own.intermediate_size),
+            )
+            if share > 0.0
+            else own
+            for own, share in zip(spec.layers, curve, strict=True)
+        )
+    )
+    usual, depth = usual_format(request.formats), timed_depth(spec, request)
+    least = Predictor(lambda own: _cut(smallest, own) if own.ratio else spec, 0.5, usual, depth, 0)
+    ends = [replace(way, ratio=0.5) for way in ways(request.formats, request.vocabulary)]
+    if targets.size is not None and targets.size < min(map(least.bytes, ends)):
+        end = min(ends, key=least.bytes)
+        raise UsageError(
+            f"--target-size {_megabytes(targets.size)} is out of reach: even without everything that can be removed, "
+            f"the weights take {_megabytes(least.bytes(end))} in {end.label}; give a larger size"
+        )
+    fastest = max(map(least.ideal_speedup, ends))
+    if targets.decode_speedup is not None and targets.decode_speedup > fastest:
+        raise UsageError(
+            f"--target-decode-speedup {targets.decode_speedup:g} is out of reach: a decode step would have to read "
+            f"fewer bytes than what cannot be removed, which allows {fastest:.2f}; give a lower speed-up"
+        )
+
+
+def _cut(spec: ModelSpec, candidate: Candidate) -> ModelSpec:
+    """The fewest tokens that a candidate may keep, before its texts are read."""
+    kept = {"all": spec.vocab_size, "auto": 1}.get(str(candidate.vocabulary), candidate.vocabulary)
+    return spec.with_tokens(int(kept))
+
+
+def nothing_fits(targets: Targets, tasks: Mapping[str, Frontier]) -> SeapError | None:
+    """The error of the tasks for which nothing was chosen, with what comes nearest; None: each has a choice.
+
+    It has the exit code of the first such task: 2 if nothing is small enough, 5 if all that is small enough is too
+    slow, 4 if the rest is too far from the dense model.
+    """
+    found = [_failure(targets, name, own.points) for name, own in tasks.items() if own.chosen is None]
+    if not found:
+        return None
+    kind = found[0][0]
+    return kind("; ".join(text for _, text in found))
+
+
+def _failure(targets: Targets, task: str, points: Sequence[Point]) -> tuple[type[SeapError], str]:
+    if not points:
+        return QualityFailure, f"{task}: no candidate could be made and run; see the warnings"
+    small = [own for own in points if targets.size is None or own.figures.bytes <= targets.size]
+    fast = [own for own in small if targets.decode_speedup is None or _speedup(own) >= targets.decode_speedup]
+    if not small:
+        nearest = min(points, key=lambda own: own.figures.bytes)
+        return UsageError, _line(targets, task, nearest, "is small enough", "--target-size")
+    if not fast:
+        nearest = max(small, key=_speedup)
+        return SpeedFailure, _line(targets, task, nearest, "is fast enough", "--target-decode-speedup")
+    nearest = min(fast, key=lambda own: own.figures.mean_kl_nats)
+    return QualityFailure, _line(targets, task, nearest, "is near enough to the dense model", "--max-kl")
+
+
+def _speedup(point: Point) -> float:
+    return point.ideal_speedup if point.speedup is None else point.speedup
+
+
+def _line(targets: Targets, task: str, nearest: Point, what: str, option: str) -> str:
+    asked = []
+    if targets.size is not None:
+        asked.append(f"at most {_megabytes(targets.size)}")
+    if targets.decode_speedup is not None:
+        asked.append(f"decode speed-up at least {targets.decode_speedup:g}")
+    if targets.max_kl is not None:
+        asked.append(f"KL at most {targets.max_kl:g}")
+    own = nearest.figures
+    speed = "" if nearest.speedup is None else f", decode speed-up {nearest.speedup:.2f}"
+    return (
+        f"{task}: nothing {what} ({', '.join(asked)}); {_name(task, nearest.candidate)} comes nearest: "
+        f"{_megabytes(own.bytes)}, KL {own.mean_kl_nats:.3f}{speed}; change {option} or another target"
+    )
+
+
+def _name(task: str, candidate: Candidate) -> str:
+    return f"{variant_name(task, candidate.ratio)} in {candidate.label}"
+
+
+def _megabytes(number: float) -> str:
+    return f"{number / 1e6:.3g} MB"

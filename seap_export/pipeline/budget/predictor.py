@@ -1,0 +1,106 @@
+"""Predicts the size and the speed of candidates from plans, without making them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from converters.format import Format
+from converters.onnx.format import OnnxFormat
+from converters.onnx.precision import Precision
+from seap_export.families import ModelSpec
+from seap_export.pipeline.budget.candidate import RATIO_DIGITS, Candidate
+from seap_export.pipeline.budget.targets import Targets
+from validation.runners.candidate import arithmetic_of
+from validation.speed.ideal import model_work
+
+__all__ = ["Predictor", "arithmetic"]
+
+#: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
+_MARGIN = 0.003
+
+
+class Predictor:
+    """Sizes and speed-ups of candidates, corrected by what was measured of others.
+
+    Args:
+        shrunk: The shapes of a candidate.
+        largest: The largest ratio.
+        usual: The format of the dense model that speed-ups are over.
+        depth: Tokens before the decode step.
+        beside: Bytes of a folder besides its weights, as long as none was written in the same way.
+    """
+
+    def __init__(
+        self, shrunk: Callable[[Candidate], ModelSpec], largest: float, usual: Format, depth: int, beside: int
+    ) -> None:
+        self._shrunk, self._steps, self._depth = shrunk, int(largest * 10**RATIO_DIGITS + 1e-9), depth
+        self._usual_bytes = self._decode_bytes(Candidate(0.0, usual))
+        self._beside = beside
+        self._more: dict[Candidate, int] = {}
+        self._sizes: dict[Candidate, int] = {}
+        self._shares: dict[Candidate, float] = {}
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """All ratios that a candidate may have, ascending."""
+        return tuple(round(step / 10**RATIO_DIGITS, RATIO_DIGITS) for step in range(self._steps + 1))
+
+    def bytes(self, candidate: Candidate) -> int:
+        """The bytes of a candidate's folder."""
+        if candidate in self._sizes:
+            return self._sizes[candidate]
+        return self._weights(candidate) + self._more.get(candidate.way, self._beside)
+
+    def ideal_speedup(self, candidate: Candidate) -> float:
+        """The speed-up of a decode step if time were proportional to the bytes that it reads."""
+        return self._usual_bytes / self._decode_bytes(candidate)
+
+    def speedup(self, candidate: Candidate) -> float:
+        """The ideal speed-up times the share of it that was reached in the same way."""
+        return self.ideal_speedup(candidate) * self._shares.get(candidate.way, 1.0)
+
+    def are_alike(self, one: Candidate, other: Candidate) -> bool:
+        """Whether two candidates of a way have the same shapes."""
+        return self._shrunk(one) == self._shrunk(other)
+
+    def learn_bytes(self, candidate: Candidate, measured: int) -> None:
+        """Takes note of the size of a written folder."""
+        self._sizes[candidate] = measured
+        self._more[candidate.way] = measured - self._weights(candidate)
+
+    def learn_speedup(self, candidate: Candidate, measured: float) -> None:
+        """Takes note of a measured speed-up."""
+        self._shares[candidate.way] = measured / self.ideal_speedup(candidate)
+
+    def least_ratio(self, way: Candidate, targets: Targets) -> float | None:
+        """The smallest ratio at which size and speed are predicted to meet the targets; None: there is none."""
+        ratios = self.ratios
+        low, high = -1, len(ratios) - 1
+        if not self._meets(replace(way, ratio=ratios[high]), targets):
+            return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            meets = self._meets(replace(way, ratio=ratios[middle]), targets)
+            low, high = (low, middle) if meets else (middle, high)
+        return ratios[high]
+
+    def _meets(self, candidate: Candidate, targets: Targets) -> bool:
+        margin = 0.0 if candidate in self._sizes else _MARGIN
+        fits = targets.size is None or self.bytes(candidate) <= targets.size * (1.0 - margin)
+        return fits and (targets.decode_speedup is None or self.speedup(candidate) >= targets.decode_speedup)
+
+    def _weights(self, candidate: Candidate) -> int:
+        spec, precision = self._shrunk(candidate), arithmetic(candidate.format)
+        vectors = sum(shape[0] for shape in spec.tensors().values() if len(shape) == 1)
+        # `size` counts norms and biases like matrices, and a refit adds biases.
+        return candidate.format.size(spec) + round(vectors * (precision.dtype_bytes - precision.weight_bytes))
+
+    def _decode_bytes(self, candidate: Candidate) -> float:
+        precision = arithmetic(candidate.format)
+        return model_work(self._shrunk(candidate), precision, 1, self._depth, last_logits=True).decode_bytes
+
+
+def arithmetic(own: Format) -> Precision:
+    """The precision that a format stores and computes in."""
+    return own.form.precision if isinstance(own, OnnxFormat) else arithmetic_of(own.precision)

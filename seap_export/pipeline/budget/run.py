@@ -1,0 +1,198 @@
+"""Exports variants that meet targets: chooses for every task, then makes and checks what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from converters.format import Format
+from seap_export.families import ModelSpec
+from seap_export.layers.compute import Compute, torch_threads
+from seap_export.pipeline.budget.candidate import Candidate, Point, ways
+from seap_export.pipeline.budget.failure import nothing_fits, refuse_unreachable
+from seap_export.pipeline.budget.frontier import Frontier, frontier_json, known_figures, write_frontier
+from seap_export.pipeline.budget.predictor import Predictor
+from seap_export.pipeline.budget.preview import search_disk
+from seap_export.pipeline.budget.search import Found, search
+from seap_export.pipeline.budget.usual import timed_depth, usual_format
+from seap_export.pipeline.budget.workshop import Workshop, open_workshop
+from seap_export.pipeline.checks import claim_folder, refuse_full_disk
+from seap_export.pipeline.disk import beside_weights, needed, step_disk
+from seap_export.pipeline.export import Exported, PlannedExport, export, plan_export
+from seap_export.pipeline.manifest import MANIFEST
+from seap_export.pipeline.outputs import remove_unfinished
+from seap_export.pipeline.performance import Timed, read_performance
+from seap_export.pipeline.progress import Progress, Silent
+from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.run import run_steps
+from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.workload import Task, workload
+from seap_export.plan.planning import plan_variant
+from seap_export.plan.ranked import read_ranking
+from seap_export.plan.solve import largest_ratio
+from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
+
+__all__ = ["ExportedWithin", "export_within"]
+
+
+@dataclass(frozen=True)
+class ExportedWithin:
+    """The result of an export with targets.
+
+    Attributes:
+        exported: What was made.
+        frontier: The content of frontier.json.
+    """
+
+    exported: Exported
+    frontier: Mapping[str, Any]
+
+
+def export_within(
+    source: Source,
+    request: ExportRequest,
+    out: Path,
+    *,
+    force: bool = False,
+    compute: Compute = Compute(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
+) -> ExportedWithin:
+    """Chooses the ratio and the format of every variant by the request's targets, and exports them.
+
+    Candidates are made in a hidden folder within `out`, which is kept for a run that goes on after an interruption;
+    all figures are written to frontier.json as soon as they are known.
+
+    Raises:
+        UsageError: The request contradicts itself, would replace something, or no variant can be so small or fast.
+        QualityFailure: The targets cannot be met with the quality that is asked for.
+        SpeedFailure: What was measured falls short of the speed-up.
+        InputError, EnvironmentFailure, ArtifactError: As for `export`.
+    """
+    assert request.targets is not None
+    refuse_unreachable(source.spec, request)
+    timed = Timed(progress or Silent())
+    planned = plan_export(source, request, out, force, timed)
+    work = workload(source, request)
+    disk = [step_disk(own.kind, Task(0, 0), 0.0, own.of(work)) for own in search_disk(source.spec, request)]
+    refuse_full_disk(needed(disk), out)
+    with planned.workspace.locked(), torch_threads(request.parity.threads):
+        keys = {task: step.key for task, step in planned.steps.calibrations.items()}
+        claim_folder(planned.workspace, source, keys)
+        with _recorded(planned, timed):
+            choices, values = _choose(source, request, planned, Work(source, out, compute, timed))
+    chosen = replace(request, choices=choices)
+    exported = export(source, chosen, out, force=force, compute=compute, progress=progress)
+    return ExportedWithin(replace(exported, steps={**timed.steps, **exported.steps}), values)
+
+
+@contextmanager
+def _recorded(planned: PlannedExport, timed: Timed) -> Iterator[None]:
+    """Records what the steps of the search cost, unless the disk is full."""
+    folder = planned.workspace.folder
+    try:
+        yield
+    finally:
+        if (folder / MANIFEST).is_file():
+            performance = read_performance(folder)
+            performance.steps |= timed.steps
+            with suppress(OSError):
+                performance.write(folder)
+
+
+def _choose(
+    source: Source, request: ExportRequest, planned: PlannedExport, work: Work
+) -> tuple[dict[str, Candidate], dict[str, Any]]:
+    """A candidate for every task and mixture, and the content of frontier.json."""
+    targets, steps, usual = request.targets, planned.steps, usual_format(request.formats)
+    assert targets is not None
+    for _ in run_steps([*steps.calibrations.values(), *steps.rankings.values()], work, planned.workspace):
+        pass
+    known, tasks = known_figures(work.folder), dict[str, Frontier]()
+
+    def note(task: str, found: Found) -> dict[str, Any]:
+        """Writes what is known so far."""
+        tasks[task] = Frontier(found.points, None if found.chosen is None else found.chosen.candidate)
+        values = frontier_json(targets, f"{usual.name} {usual.precision}", tasks)
+        write_frontier(values, work.folder)
+        return values
+
+    values = dict[str, Any]()
+    with open_workshop(request, usual, work, planned.splits, planned.vocabularies, known) as workshop:
+        beside = beside_weights(workload(source, request))
+        for task, ranking in steps.rankings.items():
+            kept, depth = planned.vocabularies.get(task), timed_depth(source.spec, request)
+            predictor = _predictor(source, ranking, kept, work, usual, depth, beside)
+            found = _search(request, ranking, workshop, predictor, usual, partial(note, task))
+            values = note(task, found)
+        failure = nothing_fits(targets, tasks)
+        choices = {task: own.chosen for task, own in tasks.items() if own.chosen is not None}
+        for task, chosen in choices.items() if failure is None else ():
+            workshop.hand_over(steps.rankings[task], chosen, planned.workspace)
+    if failure is not None:
+        remove_unfinished(work.folder)
+        raise failure
+    return choices, values
+
+
+def _search(
+    request: ExportRequest,
+    ranking: RankingStep,
+    workshop: Workshop,
+    predictor: Predictor,
+    usual: Format,
+    note: Callable[[Found], object],
+) -> Found:
+    """The search for one task; candidates that were beaten leave the hidden folder."""
+    assert request.targets is not None
+    points: list[Point] = []
+    kept = [] if request.targets.decode_speedup is None else [Candidate(0.0, usual)]
+    best: list[Candidate] = []
+
+    def evaluate(candidate: Candidate) -> Point | None:
+        workshop.keep(ranking, [*kept, *best[-1:], candidate])
+        point = workshop.evaluate(ranking, candidate, predictor)
+        if point is not None:
+            points.append(point)
+            note(Found(None, tuple(points)))
+        return point
+
+    found = search(
+        ways(request.formats, request.vocabulary),
+        request.targets,
+        predictor,
+        evaluate,
+        partial(workshop.time, ranking),
+        lambda point: best.append(point.candidate),
+    )
+    workshop.keep(ranking, best[-1:])
+    return found
+
+
+def _predictor(
+    source: Source,
+    ranking: RankingStep,
+    kept: Vocabulary | None,
+    work: Work,
+    usual: Format,
+    depth: int,
+    beside: int,
+) -> Predictor:
+    settings, statistics = ranking.settings, ranking.statistics(work)
+    ranked = read_ranking(source.spec, work.of_task(ranking))
+    most = largest_ratio(source.spec, settings.sparsity, settings.align, settings.layout)
+
+    @cache
+    def pruned(ratio: float) -> ModelSpec:
+        return plan_variant(source, statistics, ranked, settings, ratio).shrunk_spec(source.spec)
+
+    def shrunk(own: Candidate) -> ModelSpec:
+        spec = pruned(own.ratio)
+        return spec if kept is None or own.vocabulary == "all" else spec.with_tokens(len(kept))
+
+    return Predictor(shrunk, most, usual, depth, beside)

@@ -1,0 +1,187 @@
+"""Chooses a candidate: proposes one after the other, has each evaluated, and learns from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from seap_export.pipeline.budget.candidate import RATIO_DIGITS, Candidate, Point
+from seap_export.pipeline.budget.curve import KlCurve
+from seap_export.pipeline.budget.predictor import Predictor
+from seap_export.pipeline.budget.targets import Targets
+
+__all__ = ["MOST_EVALUATIONS", "Found", "search"]
+
+#: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and a few that may come nearest
+#: where none of them meets the targets.
+MOST_EVALUATIONS, _NEAREST = 6, 3
+#: A candidate is not made if its predicted KL is above this many times the best one's.
+_HOPELESS = 1.5
+#: With --max-kl, pruning aims at this share of what rounding leaves of it, since KL is predicted roughly.
+_AIM = 0.97
+#: A candidate must promise to be better than the best one of its kind by this share: smaller, or nearer.
+_WORTH = 0.015
+
+#: Makes a candidate and measures it; None: it cannot be made or run.
+Evaluate = Callable[[Candidate], Point | None]
+#: Measures the speed-up of a decode step.
+Time = Callable[[Candidate], float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The end of a search.
+
+    Attributes:
+        chosen: The best candidate that meets all targets; None: none does.
+        points: All that were evaluated.
+    """
+
+    chosen: Point | None
+    points: tuple[Point, ...]
+
+
+def search(
+    ways: Sequence[Candidate],
+    targets: Targets,
+    predictor: Predictor,
+    evaluate: Evaluate,
+    time: Time,
+    keep: Callable[[Point], None] = lambda best: None,
+) -> Found:
+    """Finds the candidate with the least KL that meets the targets, or with `max_kl` the smallest.
+
+    The dense model is evaluated in every way. Only with a target for the speed does the choice depend on a clock.
+
+    Args:
+        ways: What is chosen from, at ratio 0.
+        targets: What must hold.
+        predictor: Of sizes and speed-ups; it learns from what is measured.
+        evaluate: Makes and measures a candidate.
+        time: Measures a candidate's speed.
+        keep: Called with each best candidate so far.
+    """
+    own = _Search(targets, predictor, evaluate, time, keep)
+    for way in ways:
+        own.try_one(way)
+    for _ in range(MOST_EVALUATIONS):
+        proposed = own.proposal()
+        if proposed is None:
+            break
+        own.try_one(proposed)
+    for _ in range(_NEAREST if own.best is None else 0):
+        nearest = own.nearest()
+        if nearest is None:
+            break
+        own.try_one(nearest)
+    return Found(own.best, tuple(own.points.values()))
+
+
+class _Search:
+    def __init__(
+        self,
+        targets: Targets,
+        predictor: Predictor,
+        evaluate: Evaluate,
+        time: Time,
+        keep: Callable[[Point], None],
+    ) -> None:
+        self._targets, self._predictor = targets, predictor
+        self._evaluate, self._time, self._keep = evaluate, time, keep
+        self.points: dict[Candidate, Point] = {}
+        self.best: Point | None = None
+        self._refused = set[Candidate]()
+
+    def try_one(self, candidate: Candidate) -> None:
+        """Has a candidate evaluated, and timed where that matters."""
+        point = self._evaluate(candidate)
+        if point is None:
+            self._refused.add(candidate.way)
+            return
+        self._predictor.learn_bytes(candidate, point.figures.bytes)
+        wants_speed = self._targets.decode_speedup is not None
+        # What the dense model reaches says how far the ideal speed-up is to be trusted.
+        if wants_speed and (not candidate.ratio or self._improves(point)):
+            point = replace(point, speedup=self._time(candidate))
+            assert point.speedup is not None
+            self._predictor.learn_speedup(candidate, point.speedup)
+        self.points[candidate] = point
+        if self._improves(point) and self._is_fast(point):
+            self.best = point
+            self._keep(point)
+
+    def _improves(self, point: Point) -> bool:
+        meets = self._targets.allow(point.figures.bytes, point.figures.mean_kl_nats)
+        return meets and (self.best is None or self._rank(point) < self._rank(self.best))
+
+    def _is_fast(self, point: Point) -> bool:
+        wanted = self._targets.decode_speedup
+        return wanted is None or (point.speedup is not None and point.speedup >= wanted)
+
+    def _rank(self, point: Point) -> tuple[float, float, str]:
+        """By size if KL has a limit, else by KL; the lower the better."""
+        size, kl = point.figures.bytes, point.figures.mean_kl_nats
+        return (*((size, kl) if self._targets.max_kl is not None else (kl, size)), point.candidate.label)
+
+    @property
+    def _ways(self) -> list[Candidate]:
+        """Those that can be made and run."""
+        return [way for way in self.points if not way.ratio and way not in self._refused]
+
+    def proposal(self) -> Candidate | None:
+        """The most promising candidate that was not tried; None: none is worth it."""
+        curve = KlCurve(list(self.points.values()))
+        found = [self._pruned(way, curve) for way in self._ways]
+        worth = [own for own in found if own is not None and self._is_worth(own, curve)]
+        return min(worth, key=lambda own: self._promise(own, curve), default=None)
+
+    def nearest(self) -> Candidate | None:
+        """What probably has the least KL of all that meet the other targets; None: it was tried."""
+        curve = KlCurve(list(self.points.values()))
+        ratios = {way: self._predictor.least_ratio(way, self._targets) for way in self._ways}
+        found = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]
+        nearest = min(found, key=lambda own: (curve.at(own), own.label), default=None)
+        return None if nearest in self.points else nearest
+
+    def _pruned(self, way: Candidate, curve: KlCurve) -> Candidate | None:
+        """The best candidate of a way, by prediction; None: it was tried, or there is none."""
+        limit = self._targets.max_kl
+        least = self._predictor.least_ratio(way, self._targets)
+        if least is None or (limit is not None and curve.dense(way) > limit):
+            return None
+        ratio = least if limit is None else self._largest(way, least, limit, curve)
+        found = None if ratio is None else replace(way, ratio=ratio)
+        return None if found in self.points else found
+
+    def _largest(self, way: Candidate, least: float, limit: float, curve: KlCurve) -> float | None:
+        """The largest ratio from `least` on whose KL is predicted to stay below the limit; None: all were tried."""
+        own = [point for point in self.points.values() if point.candidate.way == way]
+        good = max((at.candidate.ratio for at in own if at.figures.mean_kl_nats <= limit), default=0.0)
+        bad = min((at.candidate.ratio for at in own if at.figures.mean_kl_nats > limit), default=1.0)
+        if bad <= least:
+            return None
+        step = 10**-RATIO_DIGITS
+        aim = curve.dense(way) + _AIM * (limit - curve.dense(way))
+        wanted = max(curve.ratio(way, aim), least, good + step)
+        ratio = round(min(wanted, bad - step, self._predictor.ratios[-1]), RATIO_DIGITS)
+        tried = [point.candidate for point in own]
+        while ratio > good and any(self._predictor.are_alike(replace(way, ratio=ratio), other) for other in tried):
+            ratio = round(ratio - step, RATIO_DIGITS)  # coarse shapes: the same model again
+        return ratio if ratio > good and ratio >= least else None
+
+    def _is_worth(self, candidate: Candidate, curve: KlCurve) -> bool:
+        if self.best is None:
+            return True
+        if self._targets.max_kl is not None:
+            return self._predictor.bytes(candidate) < self.best.figures.bytes * (1.0 - _WORTH)
+        best, own = self.best.figures.mean_kl_nats, self.best.candidate
+        if candidate.way == own.way and candidate.ratio < own.ratio:
+            return curve.at(candidate) < best * (1.0 - _WORTH)
+        return curve.dense(candidate) < best and curve.at(candidate) < _HOPELESS * best
+
+    def _promise(self, candidate: Candidate, curve: KlCurve) -> tuple[bool, float, str]:
+        """Those first that probably meet the limit of KL; then the smallest, or without a limit the nearest."""
+        limit, kl = self._targets.max_kl, curve.at(candidate)
+        fails = limit is not None and kl > limit
+        value = float(self._predictor.bytes(candidate)) if limit is not None and not fails else kl
+        return fails, value, candidate.label

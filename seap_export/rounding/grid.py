@@ -1,0 +1,136 @@
+"""The levels that a matrix may be rounded to: whole numbers of steps, a step for each block of a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["BLOCK_SIZES", "BlockQuantization", "best_scales", "levels", "on_grid", "padded_blocks", "short_scales"]
+
+BLOCK_SIZES = (32, 64, 128)
+#: Candidate scales for a block of 4-bit weights, as fractions of the scale that clips nothing.
+_SHRINK = tuple(1 - 0.04 * step for step in range(9))
+#: Weights of a block that are looked at first to see whether it is on a grid already, and what rounding may hide.
+_LOOKED_AT, _NEARLY = 4, 1e-5
+
+
+@dataclass(frozen=True)
+class BlockQuantization:
+    """Weight-only quantisation of matrices [out, in] in blocks along `in`: weight = (q - zero point) * scale.
+
+    Attributes:
+        bits: 4 or 8.
+        block_size: Number of weights that share a scale: 32, 64 or 128.
+        symmetric: Whether the zero point is always 2^(bits - 1); otherwise each block has one.
+        embeddings: Whether the embedding and the LM head are quantised, too.
+    """
+
+    bits: int
+    block_size: int = 32
+    symmetric: bool = True
+    embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise ValueError(f"bits must be 4 or 8, not {self.bits}")
+        if self.block_size not in BLOCK_SIZES:
+            raise ValueError(f"block size must be one of {BLOCK_SIZES}, not {self.block_size}")
+
+    @property
+    def name(self) -> str:
+        """Such as "int4-32", for a file name."""
+        further = ["" if self.symmetric else "-asymmetric", "" if self.embeddings else "-float-embeddings"]
+        return f"int{self.bits}-{self.block_size}{''.join(further)}"
+
+
+def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+    """A matrix [N, K] as [N, blocks, block_size], the last block filled up with zeros."""
+    filled = torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % how.block_size))
+    return filled.view(len(matrix), -1, how.block_size)
+
+
+def best_scales(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of each block, both [N, blocks, 1]; see `padded_blocks`.
+
+    The scale minimises the block's squared error: clipping the largest weights of a 4-bit block often costs less than
+    the coarser steps that they would require. A 4-bit block whose weights are on some grid keeps it, so that rounding
+    twice is rounding once.
+    """
+    full, zero_points = _symmetric(blocks, how.bits) if how.symmetric else _asymmetric(blocks, how.bits)
+    if how.bits == 8:
+        return full, zero_points
+    best, lowest = full, _error(blocks, full, zero_points, how.bits)
+    for fraction in _SHRINK[1:]:
+        scales = full * fraction
+        error = _error(blocks, scales, zero_points, how.bits)
+        best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
+    return _exact(blocks, how, best, zero_points)
+
+
+def short_scales(scales: torch.Tensor) -> torch.Tensor:
+    """The nearest scales of 8 binary digits: all float types hold them, and float32 their products with levels."""
+    return scales.bfloat16().float()
+
+
+def levels(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
+    """The number of the level nearest to each weight, from 0 to 2^bits - 1."""
+    return (blocks / scales).round_().add_(zero_points).clamp_(0, (1 << bits) - 1)
+
+
+def on_grid(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
+    """The level nearest to each weight."""
+    return levels(blocks, scales, zero_points, bits).sub_(zero_points).mul_(scales)
+
+
+def _symmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps the largest weight to the lowest level, because there is one more level below zero than above."""
+    middle = 1 << (bits - 1)
+    largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+    return _not_zero(largest / -middle), torch.full_like(largest, float(middle))
+
+
+def _asymmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Makes the levels span the block's weights and zero, which is always a level."""
+    top = (1 << bits) - 1
+    lowest, highest = _span(blocks)
+    scales = _not_zero((highest - lowest) / top)
+    return scales, (-lowest / scales).round_().clamp_(0, top)
+
+
+def _span(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return blocks.amin(-1, keepdim=True).clamp_(max=0.0), blocks.amax(-1, keepdim=True).clamp_(min=0.0)
+
+
+def _not_zero(scales: torch.Tensor) -> torch.Tensor:
+    return torch.where(scales == 0, torch.ones_like(scales), scales)
+
+
+def _error(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
+    """Squared error of each block, [N, blocks, 1]."""
+    return on_grid(blocks, scales, zero_points, bits).sub_(blocks).square_().sum(-1, keepdim=True)
+
+
+def _exact(
+    blocks: torch.Tensor, how: BlockQuantization, scales: torch.Tensor, zero_points: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same scales and zero points, but for blocks of multiples of one step: these get the largest such step."""
+    if how.symmetric:
+        span, most = -blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)), 1 << (how.bits - 1)
+    else:
+        lowest, highest = _span(blocks)
+        span, most = highest - lowest, (1 << how.bits) - 1
+    counts = torch.arange(1, most + 1, device=blocks.device)  # of steps in the span
+    few = (blocks[..., :_LOOKED_AT] / _not_zero(span)).unsqueeze(-1) * counts
+    near = (((few - few.round()).abs() < _NEARLY).all(-2).any(-1, keepdim=True) & (span != 0)).squeeze(-1)
+    if not near.any():
+        return scales, zero_points
+    own, own_span, found, points = blocks[near], span[near], scales[near], zero_points[near]
+    for count in range(most, 0, -1):
+        step = own_span / count
+        point = points if how.symmetric else (-_span(own)[0] / step).round_()
+        exact = _error(own, step, point, how.bits) == 0
+        found, points = torch.where(exact, step, found), torch.where(exact, point, points)
+    scales, zero_points = scales.clone(), zero_points.clone()
+    scales[near], zero_points[near] = found, points
+    return scales, zero_points

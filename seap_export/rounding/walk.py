@@ -1,0 +1,241 @@
+"""Rounds a model layer by layer, each fitted to what the rounded layers before it really give it.
+
+Two streams of hidden states go through the layers side by side: that of the model in floats, and that of the rounded
+model so far. A projection first gets new weights by least squares, with a ridge towards its own (`shrink.refit`): with
+the rounded model's inputs, its outputs should be those of the model in floats (Li et al. 2025, arXiv 2504.02692), or,
+at the end of a half, bring the stream back to the one in floats (`shrink.target`). These weights are then rounded, and
+a bias, which is not, takes up the mean of what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from seap_export.activations.covariance import CovarianceAccumulator
+from seap_export.activations.mixture import Mixture
+from seap_export.families import names
+from seap_export.families.names import Projection
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.compute import Compute
+from seap_export.layers.halves import HALVES, READERS, Half, half_tensors
+from seap_export.layers.hidden_states import HalfPass, HiddenStates, output_stream
+from seap_export.layers.layer import DecoderLayer
+from seap_export.rounding.columns import round_columns
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.shrink.refit import refit
+from seap_export.shrink.sequential import Inputs, storage_for, token_weights
+from seap_export.shrink.target import refit_target
+from seap_export.sources.source import Source
+
+__all__ = ["RoundedLayers"]
+
+#: Strength of the ridge of each fit, as in the default recipe.
+_RIDGE = 5.0
+#: What is added to the diagonal of the LM head's metric, as a fraction of its mean, where its table is the embedding.
+_EMBEDDING = 0.01
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class RoundedLayers:
+    """The hidden states of both models at the real tokens of each batch, advanced layer by layer.
+
+    Memory holds half a layer of each model, two hidden states for each calibration token if they fit, and, if it fits
+    besides, the input of one projection for each.
+
+    Args:
+        source: The model in floats, dense or pruned.
+        statistics: How many tokens there are.
+        texts: Token ids of the calibration texts, and the probability of each of their tokens; see `Mixture`.
+        how: The grid.
+        folder: An existing folder for what is needed to go on after an interruption.
+        compute: Where layers are computed, and with how much memory.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        statistics: Mixture,
+        texts: Sequence[tuple[Sequence[int], float]],
+        how: BlockQuantization,
+        folder: Path,
+        compute: Compute,
+    ) -> None:
+        self._source, self._spec, self._how, self._device = source, source.spec, how, compute.device
+        self._tokens = statistics.effective_tokens
+        batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
+        self._weights = [own.to(compute.device) for own in token_weights(batches, texts)]
+        storage = storage_for(source, statistics, folder, compute)
+        self._saved = [storage.streams(name, source.spec, batches) for name in ("floats", "rounded")]
+        self._floats, self._rounded = (HiddenStates(batches, streams) for streams in self._saved)
+        self._room = storage.room(compute, source.spec)
+
+    @property
+    def finished(self) -> int:
+        """The number of layers that both streams were saved after."""
+        both = set.intersection(*(set(streams.saved()) for streams in self._saved))
+        return max(both, default=0)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """What is rounded outside of the layers, by the names of `Source.read_outer`."""
+        both = ("embed_tokens",) if self._spec.tie_word_embeddings else ("embed_tokens", "lm_head")
+        return both if self._how.embeddings else ()
+
+    @torch.no_grad()
+    def outer(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The rounded `tables`, float32 on the CPU.
+
+        The rows of the LM head are rounded for what they read, the last norm of the model in floats, which goes
+        through all layers for this. A table that is the embedding as well serves both: the rows of an embedding are
+        not multiplied with anything, so that all errors in them count alike.
+        """
+        if not self.tables:
+            return
+        head = self._last_moment()
+        alike = torch.eye(len(head), dtype=torch.float64, device=self._device)
+        metrics = {"embed_tokens": alike, "lm_head": head}
+        if self._spec.tie_word_embeddings:
+            metrics["embed_tokens"] = head / head.diagonal().mean() + _EMBEDDING * alike
+        for name in self.tables:
+            yield name, round_columns(self._source.read_outer(name), metrics[name], self._how).cpu()
+
+    @torch.no_grad()
+    def layers(self, first: int, embedding: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+        """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.
+
+        The streams are saved after a layer once the next one is asked for. They must have been saved after those
+        before the first one.
+
+        Args:
+            first: Index of a layer.
+            embedding: The rounded model's.
+        """
+        if first == 0:
+            self._embed(self._floats, 0, self._source.read_outer("embed_tokens"))
+            self._embed(self._rounded, 1, embedding)
+        else:
+            for streams in self._saved:
+                streams.load(first)
+        for index in range(first, len(self._spec.layers)):
+            yield self._layer(index)
+            for streams in self._saved:
+                streams.save(index + 1)
+            for streams in self._saved:
+                streams.forget(index + 1)
+
+    def _embed(self, hidden: HiddenStates, place: int, table: torch.Tensor) -> None:
+        HiddenStates.embedded(self._spec, table, hidden.batches, self._saved[place])
+
+    def _last_moment(self) -> torch.Tensor:
+        """E[x xᵀ] of what the LM head multiplies in the model in floats, float64 [hidden_size, hidden_size]."""
+        self._embed(self._floats, 0, self._source.read_outer("embed_tokens"))
+        for index in range(len(self._spec.layers)):
+            tensors = self._source.read_layer(index)
+            for half in HALVES:
+                layer = DecoderLayer(self._spec, index, half_tensors(tensors, index, half), self._device)
+                self._floats.advance(layer, half)
+        gain, sums = self._source.read_outer("norm"), CovarianceAccumulator()
+        for stream, weights in zip(self._floats.streams, self._weights, strict=True):
+            sums.update(output_stream(self._spec, gain, stream), weights=weights)
+        mean = sums.mean()
+        return sums.covariance().addr_(mean, mean)
+
+    def _layer(self, index: int) -> dict[str, torch.Tensor]:
+        """Rounds one layer, and advances both streams through it."""
+        tensors = self._source.read_layer(index)
+        found = dict(tensors)
+        for half in HALVES:
+            exact = DecoderLayer(self._spec, index, half_tensors(tensors, index, half), self._device)
+            found |= self._readers(index, half, exact, tensors)
+            layer = DecoderLayer(self._spec, index, half_tensors(found, index, half), self._device)
+            found |= self._output(index, half, exact, layer, tensors)
+            del exact, layer  # before the next half is converted
+        return found
+
+    def _readers(self, index: int, half: Half, exact: DecoderLayer, tensors: Tensors) -> dict[str, torch.Tensor]:
+        """Rounds the projections at the start of a half, which share their input, so that they give the same."""
+        sums = CovarianceAccumulator()
+        for floats, rounded, weights in zip(self._floats.streams, self._rounded.streams, self._weights, strict=True):
+            sums.update(exact.read(half, rounded), exact.read(half, floats), weights)
+        mean, float_mean = sums.mean(), sums.target_mean()
+        covariance, cross = sums.covariance(), sums.cross_covariance()
+        found: dict[str, torch.Tensor] = {}
+        for projection in READERS[half]:
+            weight, bias = self._operands(projection, index, tensors)
+            target = weight @ float_mean
+            found |= self._rounded_projection(
+                projection,
+                index,
+                (weight, bias),
+                mean,
+                covariance,
+                target if bias is None else target + bias,
+                weight @ cross,
+            )
+        return found
+
+    def _output(
+        self, index: int, half: Half, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
+    ) -> dict[str, torch.Tensor]:
+        """Rounds the projection at the end of a half, so that it brings the stream back, and advances both streams."""
+        inputs, sums = Inputs(layer, half, self._rounded, self._room), CovarianceAccumulator()
+
+        def add(passed: HalfPass) -> None:
+            stream = self._rounded.streams[passed.place]
+            targets, weights = refit_target(exact, half, passed, stream)
+            sums.update(inputs.make(passed.place, stream), targets, self._weights[passed.place] * weights)
+
+        self._floats.advance(exact, half, add)
+        mean, target_mean = sums.mean(), sums.target_mean()
+        operands = self._operands(half, index, tensors)
+        found = self._rounded_projection(
+            half, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
+        )
+        own = [tensor.to(self._device) for tensor in found.values()]
+        for place in range(len(self._weights)):
+            product = functional.linear(inputs.take(place), *own)
+            self._rounded.streams[place] = self._rounded.streams[place] + layer.written(half, product)
+        return found
+
+    def _operands(
+        self, projection: Projection, index: int, tensors: Tensors
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias of a projection in float64, on the device."""
+        bias = tensors.get(names.bias(projection, index))
+        weight = tensors[names.weight(projection, index)].to(self._device).double()
+        return weight, None if bias is None else bias.to(self._device).double()
+
+    def _rounded_projection(
+        self,
+        projection: Projection,
+        index: int,
+        operands: tuple[torch.Tensor, torch.Tensor | None],
+        mean: torch.Tensor,
+        covariance: torch.Tensor,
+        target_mean: torch.Tensor,
+        cross: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Fits a projection to its target and rounds it: weight, and bias if there is one, float32 on the CPU."""
+        weight, bias = operands
+        fit = refit(
+            weight,
+            mean,
+            covariance.clone(),
+            target_mean,
+            cross,
+            ridge=_RIDGE,
+            tokens=self._tokens,
+            intercept=bias is not None,
+        )
+        # A bias takes up the mean, so that only what varies counts; without one, both do.
+        moment = covariance.clone() if bias is not None else covariance + torch.outer(mean, mean)
+        rounded = round_columns(fit.weight, moment, self._how)
+        found = {names.weight(projection, index): rounded.cpu()}
+        if bias is not None:
+            found[names.bias(projection, index)] = (target_mean - rounded.double() @ mean).float().cpu()
+        return found

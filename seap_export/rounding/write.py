@@ -1,0 +1,221 @@
+"""Writes a rounded model as a folder of its own, from which every format with the same grid is written.
+
+Its weights are float32 numbers that lie on the grid: a format that rounds them to the nearest level finds just these
+levels. So no format needs to know how they were chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from seap_export.activations.mixture import Mixture
+from seap_export.errors import ArtifactError, InputError
+from seap_export.families import model_spec, names
+from seap_export.layers.compute import Compute
+from seap_export.layers.kept import PART, UNFINISHED
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.rounding.walk import RoundedLayers
+from seap_export.shrink.write import MODELING_FILES, write_weights
+from seap_export.sources.config import read_artifact, read_json
+from seap_export.sources.source import Source
+from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.sources.tokenizer import copy_tokenizer
+from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+from seap_export.vocabulary.table import Vocabulary
+
+__all__ = ["ROUNDING_FILE", "folder_source", "origin_differences", "rounding_of", "write_rounded_model"]
+
+#: In the folder of a rounded model, and in every folder that is written from it: the grid.
+ROUNDING_FILE = "rounding.json"
+_SCHEMA = "seap-export/rounding/1"
+#: In the folder of a rounded model alone: the SHA-256 of each tensor that it was made from.
+_ORIGIN = "origin.json"
+#: What a rounded model's config.json has otherwise.
+_DTYPES = ("dtype", "torch_dtype")
+_TABLES = "tables"
+
+
+def write_rounded_model(
+    model_folder: Path,
+    statistics: Mixture,
+    how: BlockQuantization,
+    folder: Path,
+    on_layer: Callable[[int], None] = lambda layer: None,
+    *,
+    compute: Compute | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> None:
+    """Writes safetensors, config, tokenizer and what else the model folder has into the existing `folder`.
+
+    One layer is in memory at a time. It continues what an interrupted call with the same arguments left in the folder.
+
+    Args:
+        model_folder: config.json, safetensors files and tokenizer, dense or pruned.
+        statistics: The calibration texts.
+        how: The grid; with 4 bits.
+        folder: Where to.
+        on_layer: Called with a layer's index once it is written.
+        compute: Where layers are computed; None: on the CPU.
+        vocabulary: The tokens that the model folder keeps of those that were calibrated on; None: all.
+
+    Raises:
+        InputError: The model is damaged, or the calibration was made with another vocabulary.
+    """
+    source, compute = folder_source(model_folder), compute or Compute()
+    texts = _kept_tokens(statistics.token_ids(), vocabulary)
+    largest = max(max(ids) for ids, _ in texts)
+    if largest >= source.spec.vocab_size:
+        raise InputError(
+            f"{model_folder}: the calibration has token id {largest}, the model a vocabulary of "
+            f"{source.spec.vocab_size}; give the calibration of this model"
+        )
+    unfinished = folder / UNFINISHED
+    unfinished.mkdir(exist_ok=True)
+    walk = RoundedLayers(source, statistics, texts, how, unfinished, compute)
+    tables = unfinished / _TABLES
+    if not tables.is_file():
+        _keep_tables(walk, source, tables)
+    rounded = replace(source, reader=_Rounded(source.reader, tables))
+
+    def layers(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
+        return walk.layers(first, rounded.read_outer("embed_tokens"))
+
+    write_weights(rounded, source.spec, layers, folder, on_layer, finished=walk.finished)
+    _write_json({**_without_dtype(source.config), "dtype": "float32"}, folder / "config.json")
+    _write_json(_digests(model_folder), folder / _ORIGIN)
+    _write_json({"schema": _SCHEMA, **asdict(how)}, folder / ROUNDING_FILE)
+    for name in ("generation_config.json", *MODELING_FILES):
+        if (model_folder / name).is_file():
+            shutil.copyfile(model_folder / name, folder / name)
+    copy_tokenizer(model_folder, folder)
+    shutil.rmtree(unfinished)
+
+
+def _kept_tokens(
+    texts: Iterable[tuple[list[int], float]], vocabulary: Vocabulary | None
+) -> list[tuple[list[int], float]]:
+    """Texts in a variant's own ids; tokens that it lacks, which texts of other tasks may have, are left out."""
+    if vocabulary is None:
+        return list(texts)
+    new_ids = vocabulary.new_ids
+    found = [([new_ids[token] for token in ids if token in new_ids], weight) for ids, weight in texts]
+    return [(ids, weight) for ids, weight in found if ids]
+
+
+def folder_source(folder: Path) -> Source:
+    """A model folder, dense or pruned.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    config = read_json(folder / "config.json")
+    spec, reader = model_spec(config), SafetensorsReader(folder)
+    check_weights(reader, StoredForm(spec).shapes, str(folder))
+    return Source(
+        name=folder.name,
+        config=config,
+        generation_config=None,
+        spec=spec,
+        reader=PlainReader(reader, spec),
+        files=(),
+        write_tokenizer=lambda target: copy_tokenizer(folder, target),
+    )
+
+
+def origin_differences(model_folder: Path, rounded: Path) -> Iterator[str]:
+    """The tensors and settings of a model folder that are not those that were rounded, a line each.
+
+    Args:
+        model_folder: config.json and safetensors files.
+        rounded: The folder of the rounded model.
+
+    Raises:
+        ArtifactError: The rounded model's files are damaged.
+        InputError: The model folder's are.
+    """
+    recorded, found = read_artifact(rounded / _ORIGIN), _digests(model_folder)
+    for name in sorted(recorded.keys() | found.keys()):
+        if recorded.get(name) != found.get(name):
+            yield f"'{name}' of {model_folder.name} is not what was rounded"
+    wanted, own = (_without_dtype(read_json(folder / "config.json")) for folder in (rounded, model_folder))
+    for key in sorted(wanted.keys() | own.keys()):
+        if wanted.get(key) != own.get(key):
+            yield f"config.json of {model_folder.name} has another {key} than the rounded model"
+
+
+def _digests(model_folder: Path) -> dict[str, str]:
+    """The SHA-256 of each tensor's bytes."""
+    reader = SafetensorsReader(model_folder)
+    return {name: _digest(reader.read([name])[name]) for name in reader.shapes()}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
+
+
+def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _DTYPES}
+
+
+def rounding_of(folder: Path) -> BlockQuantization | None:
+    """The grid that a rounded model is on, or the one that a folder was written from; None: neither.
+
+    Raises:
+        ArtifactError: The note is damaged.
+    """
+    note = folder / ROUNDING_FILE
+    if not note.is_file():
+        return None
+    values = read_artifact(note)
+    try:
+        if values.pop("schema") != _SCHEMA:
+            raise ValueError(_SCHEMA)
+        return BlockQuantization(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{note}: damaged, or of another version; export again") from error
+
+
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+
+
+def _keep_tables(walk: RoundedLayers, source: Source, file: Path) -> None:
+    """Writes the tables that are rounded, so that they are there as a whole or not at all, and not held in memory."""
+    part = file.with_name(file.name + PART)
+    every = source.reader.shapes()
+    shapes = {names.tensor(name): every[names.tensor(name)] for name in walk.tables}
+    with SafetensorsWriter(part, shapes, torch.float32) as writer:
+        for name, table in walk.outer():
+            writer.write(names.tensor(name), table)
+    os.replace(part, file)
+
+
+class _Rounded:
+    """Float32 weights, with the tables of a file in the place of the model's."""
+
+    dtype = torch.float32
+
+    def __init__(self, reader: WeightReader, tables: Path) -> None:
+        self._reader, self._file = reader, tables
+        with safe_open(tables, "pt") as file:
+            self._tables = frozenset(file.keys())
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return self._reader.shapes()
+
+    def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
+        found = list(wanted)
+        rest = self._reader.read([name for name in found if name not in self._tables])
+        with safe_open(self._file, "pt") as file:
+            return {name: file.get_tensor(name) if name in self._tables else rest[name] for name in found}

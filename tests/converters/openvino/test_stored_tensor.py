@@ -1,0 +1,21 @@
+"""Matrices of integers, as an IR stores them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from refits import random_projection
+
+from converters.openvino.stored_tensor import dequantized, integers
+from seap_export.rounding.columns import round_columns
+from seap_export.rounding.grid import BlockQuantization
+
+
+def test_a_matrix_that_was_rounded_before_keeps_its_weights() -> None:
+    how = BlockQuantization(4)
+    weight, moment = random_projection(80, tokens=300, out=12)
+    rounded = round_columns(weight, moment, how)
+    numbers, scales = integers("w", (12, 80), how, lambda: rounded)
+    stored = np.concatenate(list(numbers.write()))
+    steps = np.concatenate(list(scales.write())).view(np.float16).reshape(12, -1, 1)
+    assert torch.equal(torch.from_numpy(dequantized(stored, steps, (12, 80), "i4")), rounded)

@@ -1,0 +1,276 @@
+"""`export` with targets in place of a ratio, on a micro model: what is chosen, shown, kept and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from micro import one_thread
+from outcome import Outcome, run_here
+
+from seap_export.pipeline.budget import workshop
+from seap_export.pipeline.budget.workshop import WORKSHOP
+from validation.reports import schema
+from validation.speed.measure import Timing
+
+Run = Callable[..., Outcome]
+#: The int4 file of the dense model has about 135 kB and the int8 file about 180 kB.
+FITTED = ("--target-size", "125kB", "--quality", "--quiet", "--out", "out")
+MODEL = ("export", "m", "--task", "a=a.jsonl")
+
+
+def json_at(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def points_of(out: Path, task: str = "a") -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = json_at(out / "frontier.json")["tasks"][task]["points"]
+    return points
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def chosen_of(out: Path, task: str = "a") -> dict[str, Any]:
+    (chosen,) = [point for point in points_of(out, task) if point["chosen"]]
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def fitted_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an export into 125 kB; not to be changed."""
+    out = tmp_path_factory.mktemp("fitted") / "out"
+    with one_thread():
+        outcome = run_here("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", *FITTED[:-1], out)
+    assert outcome.code == 0, outcome.err
+    return out
+
+
+@pytest.fixture
+def fitted(fitted_once: Path, work: Path) -> Path:
+    return Path(shutil.copytree(fitted_once, work / "out"))
+
+
+def test_the_choice_fits_and_nothing_that_fits_is_nearer(fitted: Path) -> None:
+    chosen, points = chosen_of(fitted), points_of(fitted)
+    folder = fitted / chosen["variant"] / "onnx"
+    assert chosen["bytes"] == sum(path.stat().st_size for path in folder.iterdir()) <= 125_000
+    assert chosen["ratio"] > 0
+    fitting = [point for point in points if point["bytes"] <= 125_000]
+    assert chosen["mean_kl_nats"] == min(point["mean_kl_nats"] for point in fitting)
+    assert {(point["precision"], point["ratio"]) for point in points} >= {
+        ("fp32", 0.0), ("fp16", 0.0), ("int8", 0.0), ("int4", 0.0),
+    }  # fmt: skip
+    assert len(points) > 4
+
+
+def test_it_is_an_ordinary_variant_that_its_ratio_makes_again(run: Run, fitted: Path, work: Path) -> None:
+    chosen = chosen_of(fitted)
+    arguments = ("--ratio", chosen["ratio"], "--precision", chosen["precision"], "--quality", "--out", "again")
+    assert run(*MODEL, *arguments, "--quiet").code == 0
+    assert tree(work / "again" / chosen["variant"]) == tree(fitted / chosen["variant"])
+
+
+def test_figures_are_those_that_the_export_reports(fitted: Path) -> None:
+    chosen, manifest = chosen_of(fitted), json_at(fitted / "manifest.json")
+    (entry,) = manifest["variants"].values()
+    assert entry["quality"]["mean_kl_nats"] == pytest.approx(chosen["mean_kl_nats"], rel=1e-6)
+    assert entry["quality"]["top1_agreement"] == chosen["top1_agreement"]
+    assert entry["bytes"]["onnx"] == chosen["bytes"]
+    assert entry["targets"] == {"size": 125_000, "decode_speedup": None, "max_kl": None}
+
+
+def test_nothing_but_the_choice_stays(fitted: Path) -> None:
+    rounding = {"rounding"} if chosen_of(fitted)["precision"] == "int4" else set()
+    assert [path.name for path in fitted.glob("rounding/*")] == ([chosen_of(fitted)["variant"]] if rounding else [])
+    assert {path.name for path in fitted.iterdir()} - rounding == {
+        ".seap-export.lock", chosen_of(fitted)["variant"], "calibration", "ranking", "manifest.json",
+        "performance.json", "frontier.json", "validation.json", "validation.html",
+    }  # fmt: skip
+
+
+def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
+    report = json_at(fitted / "validation.json")
+    Draft202012Validator(schema()).validate(report)
+    assert report["frontier"] == json_at(fitted / "frontier.json")
+    page = (fitted / "validation.html").read_text("utf-8")
+    assert "a: size against divergence" in page
+    assert chosen_of(fitted)["variant"] in page.partition('id="frontier"')[2].partition("</section>")[0]
+    assert run("validate", fitted, "--check", "integrity", "--out", "v.json").code == 0
+    assert json_at(Path("v.json"))["frontier"] == report["frontier"]
+
+
+def test_plot_draws_it(run: Run, fitted: Path) -> None:
+    outcome = run("plot", "out", "--out", "pictures", "--json")
+    assert outcome.code == 0, outcome.err
+    numbers = json.loads(outcome.out)
+    assert "frontier.svg" in numbers["pictures"]
+    assert numbers["frontiers"] == {"out": json_at(fitted / "frontier.json")}
+    assert (Path("pictures") / "frontier.svg").stat().st_size > 1000
+
+
+def test_the_result_is_a_table_or_json(run: Run, fitted: Path) -> None:
+    outcome = run(*MODEL, *[word for word in FITTED if word != "--quiet"])
+    assert outcome.code == 0, outcome.err
+    chosen = chosen_of(fitted)
+    (row,) = [line for line in outcome.out.splitlines() if line.endswith("chosen")]
+    assert row.startswith(chosen["variant"])
+    assert "held-out" in outcome.out
+    values = json.loads(run(*MODEL, *FITTED, "--json").out)
+    assert values["frontier"] == json_at(fitted / "frontier.json")
+    assert list(values["variants"]) == [chosen["variant"]]
+
+
+def test_a_second_run_evaluates_nothing_again(run: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tree(fitted)
+    monkeypatch.setattr(workshop, "measure_divergence", None)
+    outcome = run(*MODEL, *FITTED)
+    assert outcome.code == 0, outcome.err
+    changed = [name for name, content in tree(fitted).items() if before.get(name) != content]
+    assert changed in ([], ["performance.json"])
+
+
+def test_an_interrupted_search_goes_on(run: Run, fitted: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, measure = workshop.measure_divergence, []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        if len(measure) == 3:
+            raise KeyboardInterrupt
+        measure.append(1)
+        return whole(*arguments, **options)
+
+    out = (*FITTED[:-1], "again")
+    monkeypatch.setattr(workshop, "measure_divergence", interrupted)
+    assert run(*MODEL, *out).code == 130
+    assert (work / "again" / WORKSHOP).is_dir()
+    assert not list((work / "again").glob("a-*"))
+    evaluated = len([point for point in points_of(work / "again") if point["key"] is not None])
+    assert evaluated == 3
+    again = list[int]()
+    monkeypatch.setattr(workshop, "measure_divergence", lambda *own, **more: again.append(1) or whole(*own, **more))
+    assert run(*MODEL, *out).code == 0
+    assert len(again) == len([point for point in points_of(fitted) if point["key"] is not None]) - 3
+    assert not (work / "again" / WORKSHOP).exists()
+    same, made = tree(fitted), tree(work / "again")
+    differing = {name for name in same if made.get(name) != same[name]}
+    assert differing <= {"performance.json", "validation.json", "validation.html"}  # the last two name the folder
+
+
+def test_where_nothing_fits_nothing_is_made_and_the_next_search_knows_more(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = run(*MODEL, *FITTED, "--max-kl", "0.01").refused(
+        4, "--max-kl", "comes nearest", "at most 0.125 MB", "KL"
+    )
+    assert "a-0." in message
+    assert not list((work / "out").glob("a-*"))
+    assert not (work / "out" / WORKSHOP).exists()
+    assert not any(point["chosen"] for point in points_of(work / "out"))
+    assert json_at(work / "out" / "manifest.json")["variants"] == {}
+    evaluated = {point["key"] for point in points_of(work / "out")}
+    whole, again = workshop.measure_divergence, list[int]()
+    monkeypatch.setattr(workshop, "measure_divergence", lambda *own, **more: again.append(1) or whole(*own, **more))
+    assert run(*MODEL, *FITTED).code == 0
+    assert len(again) == len({point["key"] for point in points_of(work / "out")} - evaluated)
+    assert chosen_of(work / "out")["bytes"] <= 125_000
+
+
+def test_the_dense_model_is_the_answer_where_it_fits(run: Run, work: Path) -> None:
+    outcome = run(*MODEL, "--target-size", "250kB", "--quality", "--quiet", "--out", "out", "--no-speed")
+    assert outcome.code == 0, outcome.err
+    chosen = chosen_of(work / "out")
+    assert (chosen["variant"], chosen["precision"]) == ("a-0", "int8")
+    assert (work / "out" / "a-0" / "onnx" / "model.onnx").is_file()
+
+
+def test_every_task_and_mixture_has_its_own_choice(run: Run, work: Path) -> None:
+    tasks = ("--task", "a=a.jsonl", "--task", "b=b.jsonl", "--general")
+    formats = ("--format", "onnx:int8", "--format", "onnx:int4")
+    outcome = run("export", "m", *tasks, *formats, "--max-kl", "0.2", "--quality", "--quiet", "--out", "out")
+    assert outcome.code == 0, outcome.err
+    frontier = json_at(work / "out" / "frontier.json")
+    assert list(frontier["tasks"]) == ["a", "b", "general"]
+    chosen = {task: chosen_of(work / "out", task) for task in frontier["tasks"]}
+    assert all(own["mean_kl_nats"] <= 0.2 for own in chosen.values())
+    router = json_at(work / "out" / "router" / "router.json")
+    assert router["variants"] == {"chosen": {task: chosen[task]["variant"] for task in ("a", "b")}}
+    assert router["fallback"] == {"chosen": chosen["general"]["variant"]}
+    assert run("route", "out", "the cat").code == 0
+    run("route", "out", "the cat", "--ratio", "0.2").refused(2, "chosen", "--ratio")
+
+
+def test_a_speed_that_falls_short_is_tried_with_more_pruning(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pruned models are made to reach 0.9 of what was predicted; the clock of the tests decides nothing."""
+    sizes = dict[str, int]()
+
+    def timed(openers: Any, cells: Any, **_: Any) -> dict[str, dict[Any, Timing]]:
+        (cell,) = cells
+        for name, opener in openers.items():
+            sizes[name] = (opener.args[1] / "model.onnx.data").stat().st_size
+        factor = 0.9 if sizes["candidate"] < 0.99 * sizes["usual"] else 1.0
+        return {name: {cell: Timing([1.0], [size / (factor if name == "candidate" else 1.0)])}
+                for name, size in sizes.items()}  # fmt: skip
+
+    monkeypatch.setattr(workshop, "measure_speed", timed)
+    arguments = ("--target-decode-speedup", "1.5", "--precision", "fp32", "--quality", "--speed", "--out", "out")
+    outcome = run(*MODEL, *arguments, "--quiet")
+    assert outcome.code == 0, outcome.err
+    chosen = chosen_of(work / "out")
+    assert chosen["decode_speedup"] >= 1.5
+    tried = [point for point in points_of(work / "out") if point["ratio"]]
+    assert any(point["decode_speedup"] < 1.5 for point in tried)
+    assert min(point["ratio"] for point in tried) < chosen["ratio"]
+    assert json_at(work / "out" / "frontier.json")["speedups_over"] == "onnx fp32"
+
+
+def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
+    outcome = run(*MODEL, *FITTED, "--dry-run", "--json")
+    assert outcome.code == 0, outcome.err
+    values = json.loads(outcome.out)
+    tried = {(own["precision"], own["variant"] != "a-0") for own in values["candidates"]}
+    assert tried >= {("int8", True), ("int4", True), ("int8", False), ("int4", False)}
+    assert values["seconds_about"].keys() >= {"calibration", "shrinking", "quality", "parity"}
+    assert not (work / "out").exists()
+    text = run(*MODEL, *[word for word in FITTED if word != "--quiet"], "--dry-run").out
+    assert "onnx int4" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ("no ratio", "--ratio", "--target-size")),
+        (["--target-size", "1MB", "--ratio", "0.2"], ("--ratio", "contradict")),
+        (["--target-size", "1MB", "--no-quality"], ("--no-quality",)),
+        (["--target-decode-speedup", "2", "--no-speed"], ("--no-speed",)),
+        (["--max-kl", "0.1", "--format", "hf"], ("hf alone", "--format onnx")),
+        (["--target-size", "much"], ("'much'", "size")),
+        (["--target-size", "0"], ("'0'", "size")),
+        (["--max-kl", "-1"], ("--max-kl", "out of range")),
+        (["--target-decode-speedup", "nan"], ("--target-decode-speedup", "out of range")),
+        (["--target-size", "1kB"], ("--target-size", "out of reach", "onnx int4")),
+        (["--target-decode-speedup", "1000"], ("--target-decode-speedup", "out of reach")),
+        (["--target-size", "1MB", "--cluster", "local"], ("--cluster",)),
+    ],
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_what_makes_no_sense_is_refused_before_any_work(
+    run: Run, work: Path, arguments: list[str], words: tuple[str, ...], dry: tuple[str, ...]
+) -> None:
+    given = ("--quality", "--speed") if "--no-speed" not in arguments else ("--quality",)
+    run(*MODEL, "--out", "out", *given, *arguments, *dry).refused(2, *words)
+    assert not (work / "out").exists()
+
+
+def test_another_variant_of_the_name_is_not_replaced(run: Run, fitted: Path) -> None:
+    chosen = chosen_of(fitted)
+    (fitted / chosen["variant"] / "onnx" / "model.onnx").write_bytes(b"mine")
+    run(*MODEL, *FITTED).refused(7, "model.onnx", "--force")
+    assert run(*MODEL, *FITTED, "--force").code == 0

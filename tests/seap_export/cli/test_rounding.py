@@ -1,0 +1,136 @@
+"""int4 rounded with the calibration texts: by export, by hand, and how files are checked that were."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from micro import one_thread
+from outcome import run_here
+from safetensors.torch import load_file
+
+from converters.formats import read_format
+from seap_export.errors import ArtifactError
+from seap_export.families import model_spec
+from seap_export.pipeline.rounded import differences, model_of
+from seap_export.sources.config import read_json
+
+Run = Callable[..., Any]
+FORMATS = ("--format", "onnx:int4", "--format", "onnx:fp32")
+FILES = ("model.onnx", "model.onnx.data", "rounding.json")
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of the dense model and of a pruned one, in int4 and in fp32; not to be changed."""
+    place = tmp_path_factory.mktemp("rounding")
+    task = ("--task", f"a={inputs / 'a.jsonl'}")
+    with one_thread():
+        outcome = run_here(
+            "export", inputs / "m", *task, "--ratio", "0", "--ratio", "0.3", *FORMATS, "--out", place / "out"
+        )
+    assert outcome.code == 0, outcome.err
+    return place / "out"
+
+
+@pytest.fixture
+def out(whole: Path, work: Path) -> Path:
+    """A copy of it at ./out."""
+    return Path(shutil.copytree(whole, work / "out"))
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in FILES if (folder / name).is_file()]
+
+
+def test_the_variant_of_ratio_0_and_the_pruned_one_are_rounded(whole: Path) -> None:
+    for variant in ("a-0", "a-0.3"):
+        assert [path.name for path in (whole / "rounding" / variant).iterdir()] == ["int4-32"]
+        noted = {path.parent.name for path in (whole / variant).rglob("rounding.json")}
+        assert noted == {"onnx"}
+        note = json.loads((whole / variant / "onnx" / "rounding.json").read_text("utf-8"))
+        assert (note["bits"], note["block_size"], note["symmetric"]) == (4, 32, True)
+    steps = json.loads((whole / "manifest.json").read_text("utf-8"))["steps"]
+    assert "rounding/a-0/int4-32" in steps
+
+
+def test_convert_with_the_calibration_writes_the_same_files(out: Path, run: Run) -> None:
+    words = ("convert", out / "a-0.3" / "hf", "--precision", "int4")
+    assert run(*words, "--calibration", out / "calibration" / "a", "--out", "calibrated").code == 0
+    assert contents(Path("calibrated")) == contents(out / "a-0.3" / "onnx")
+    assert run(*words, "--out", "nearest").code == 0
+    nearest, calibrated = contents(Path("nearest")), contents(Path("calibrated"))
+    assert len(nearest) == 2  # no note
+    assert len(nearest[1]) == len(calibrated[1])
+    assert nearest[1] != calibrated[1]
+    assert run("convert", out / "rounding" / "a-0.3" / "int4-32", "--precision", "int4", "--out", "again").code == 0
+    assert contents(Path("again")) == calibrated
+
+
+@pytest.mark.parametrize("precision", ["q4", "q4f16"])
+def test_other_formats_with_this_grid_hold_the_same_weights(out: Path, run: Run, precision: str) -> None:
+    rounded, hf = out / "rounding" / "a-0.3" / "int4-32", out / "a-0.3" / "hf"
+    words = ("--format", f"web:{precision}", "--calibration", out / "calibration" / "a", "--out", "web")
+    assert run("convert", hf, *words).code == 0
+    own, spec = read_format(Path("web")), model_spec(read_json(hf / "config.json"))
+    expected = load_file(rounded / "model.safetensors")
+    found = own.weights(Path("web"), spec).read(expected)
+    for name, tensor in expected.items():
+        if tensor.dim() == 2:
+            assert torch.equal(found[name], tensor), name
+    assert not list(own.differences(rounded, Path("web")))
+    assert list(own.differences(hf, Path("web")))
+
+
+def test_nearest_levels_if_they_are_asked_for(out: Path, run: Run) -> None:
+    words = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.3", "--format", "onnx:int4")
+    words += ("--set", "rounding=nearest")
+    run(*words, "--out", "out", "--quiet").refused(2, "--force")  # it was made otherwise
+    assert run(*words, "--out", "plain").code == 0
+    assert not Path("plain", "rounding").exists()
+    assert run("convert", out / "a-0.3" / "hf", "--precision", "int4", "--out", "by-hand").code == 0
+    assert contents(Path("plain", "a-0.3", "onnx")) == contents(Path("by-hand"))
+
+
+def test_a_second_run_makes_nothing_again(out: Path, run: Run) -> None:
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    words = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0", "--ratio", "0.3", *FORMATS, "--out", "out")
+    assert run(*words).code == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
+
+
+def test_a_level_that_is_off_by_one_fails_the_comparison(out: Path, run: Run) -> None:
+    validate = ("validate", out / "a-0.3", "--check", "parity")
+    assert run(*validate).code == 0
+    data = out / "a-0.3" / "onnx" / "model.onnx.data"
+    stored = np.fromfile(data, np.uint8)
+    place = int(np.flatnonzero((stored[: len(stored) // 2] & 15) == 7)[-1])
+    stored[place] += 1
+    stored.tofile(data)
+    assert run(*validate).code == 3
+    assert len(list(differences(data.parent))) == 1
+
+
+def test_a_file_that_lost_its_note_is_not_taken_for_one_of_nearest_levels(out: Path, run: Run) -> None:
+    (out / "a-0.3" / "onnx" / "rounding.json").unlink()
+    assert run("validate", out / "a-0.3", "--check", "parity").code == 3
+    assert run("validate", out / "a-0.3", "--check", "integrity").code == 7
+
+
+def test_the_rounded_model_that_is_missing_is_named(out: Path, run: Run) -> None:
+    shutil.rmtree(out / "rounding")
+    assert run("validate", out / "a-0.3", "--check", "parity").code == 7
+    with pytest.raises(ArtifactError, match=r"rounded model .* is missing .*; copy it there .*, or export again"):
+        model_of(out / "a-0.3" / "onnx")
+
+
+def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:
+    words = ("convert", out / "a-0.3" / "hf", "--out", "elsewhere")
+    run(*words, "--calibration", out / "calibration" / "a").refused(2, "--calibration has no effect", "onnx:fp32")
+    run(*words, "--precision", "int4", "--weight", "a=2").refused(2, "--weight has no effect")

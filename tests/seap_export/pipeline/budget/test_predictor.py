@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from micro import micro_config
+
+from converters.onnx.format import OnnxFormat
+from seap_export.families import ModelSpec, model_spec
+from seap_export.pipeline.budget.candidate import Candidate, ways
+from seap_export.pipeline.budget.predictor import Predictor
+from seap_export.pipeline.budget.targets import Targets
+
+SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))
+FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")
+BESIDE = 1000
+
+
+def shrunk(own: Candidate) -> ModelSpec:
+    width = round(1000 * (1 - own.ratio))
+    return SPEC.with_layers(tuple(replace(layer, intermediate_size=width) for layer in SPEC.layers))
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    return Predictor(shrunk, 0.9, OnnxFormat("fp32"), 16, BESIDE)
+
+
+def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predictor) -> None:
+    pruned = replace(INT8, ratio=0.5)
+    before = predictor.bytes(pruned) - predictor.bytes(INT8)
+    assert before == OnnxFormat("int8").size(shrunk(replace(INT8, ratio=0.5))) - OnnxFormat("int8").size(SPEC)
+    predictor.learn_bytes(INT8, 100_000)
+    assert predictor.bytes(pruned) == 100_000 + before
+    assert (
+        predictor.bytes(replace(FP32, ratio=0.5)) == OnnxFormat("fp32").size(shrunk(replace(INT8, ratio=0.5))) + BESIDE
+    )
+
+
+def test_norms_and_biases_are_not_quantised() -> None:
+    biased = SPEC.with_layers(tuple(replace(own, biases=frozenset({"o_proj", "down_proj"})) for own in SPEC.layers))
+    predictor = Predictor(lambda own: biased if own.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, BESIDE)
+    more = predictor.bytes(replace(INT8, ratio=0.5)) - predictor.bytes(INT8)
+    assert more == pytest.approx(4 * 2 * SPEC.hidden_size * len(SPEC.layers), abs=2)
+
+
+def test_the_least_ratio_is_the_first_that_fits(predictor: Predictor) -> None:
+    targets = Targets(size=predictor.bytes(replace(FP32, ratio=0.4)))
+    ratio = predictor.least_ratio(FP32, targets)
+    assert ratio is not None
+    assert targets.size is not None
+    assert predictor.bytes(replace(FP32, ratio=ratio)) <= targets.size * 0.997
+    assert predictor.bytes(replace(FP32, ratio=round(ratio - 0.001, 3))) > targets.size * 0.997
+    assert predictor.least_ratio(INT8, targets) == 0.0
+    assert predictor.least_ratio(FP32, Targets(size=1)) is None
+
+
+def test_a_known_size_needs_no_margin(predictor: Predictor) -> None:
+    predictor.learn_bytes(INT8, 5000)
+    assert predictor.least_ratio(INT8, Targets(size=5000)) == 0.0
+
+
+def test_speed_is_over_the_usual_precision_and_learns(predictor: Predictor) -> None:
+    assert predictor.ideal_speedup(FP32) == 1.0
+    assert 3.0 < predictor.ideal_speedup(INT8) < 4.0
+    pruned = replace(INT8, ratio=0.5)
+    assert predictor.speedup(pruned) == predictor.ideal_speedup(pruned)
+    wanted = Targets(decode_speedup=predictor.ideal_speedup(INT8))
+    assert predictor.least_ratio(INT8, wanted) == 0.0
+    predictor.learn_speedup(INT8, predictor.ideal_speedup(INT8) / 2)
+    assert predictor.speedup(pruned) == pytest.approx(predictor.ideal_speedup(pruned) / 2)
+    ratio = predictor.least_ratio(INT8, wanted)
+    assert ratio is not None
+    assert ratio > 0.5
+
+
+def test_candidates_with_the_same_shapes_are_alike(predictor: Predictor) -> None:
+    assert predictor.are_alike(replace(INT8, ratio=0.5), replace(INT8, ratio=0.5))
+    assert not predictor.are_alike(replace(INT8, ratio=0.5), replace(INT8, ratio=0.501))
+
+
+def test_a_ratio_can_be_given_as_it_is_in_the_name() -> None:
+    assert Candidate(0.317, OnnxFormat("int8")).way == INT8
+    for ratio in (-0.1, 1.0, 0.12345):
+        with pytest.raises(ValueError, match="ratio"):
+            Candidate(ratio, OnnxFormat("int8"))

@@ -1,0 +1,236 @@
+"""The search, in a made-up world whose best candidate is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from converters.onnx.format import OnnxFormat
+from seap_export.errors import QualityFailure, SpeedFailure, UsageError
+from seap_export.pipeline.budget.candidate import Candidate, Figures, Point, ways
+from seap_export.pipeline.budget.failure import nothing_fits
+from seap_export.pipeline.budget.frontier import Frontier
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, Found, search
+from seap_export.pipeline.budget.targets import Targets
+
+BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56}
+ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39}
+WAYS = ways([OnnxFormat(name) for name in BYTES], "all")
+WEIGHTS, OUTER = 100_000_000, 28_000_000
+RATIOS = tuple(round(step / 1000, 3) for step in range(981))
+
+
+@dataclass
+class World:
+    """Sizes, divergences and speeds by formula; the predictions of sizes are wrong by a share.
+
+    Attributes:
+        error: True size over predicted size, less 1.
+        power: With which KL grows.
+        slowness: Share of the ideal speed-up that pruned models reach.
+        broken: Precisions that cannot be run.
+    """
+
+    error: float = 0.0
+    power: float = 1.4
+    slowness: float = 1.0
+    broken: tuple[str, ...] = ()
+    evaluated: list[Candidate] = field(default_factory=list)
+    kept: list[Candidate] = field(default_factory=list)
+
+    def size(self, own: Candidate) -> int:
+        return round(BYTES[own.format.precision] * ((1 - own.ratio) * WEIGHTS + OUTER))
+
+    def kl(self, own: Candidate) -> float:
+        return ROUNDING[own.format.precision] + 0.95 * own.ratio**self.power
+
+    def ideal(self, own: Candidate) -> float:
+        return self.size(WAYS[0]) / self.size(own)
+
+    def speed(self, own: Candidate) -> float:
+        return self.ideal(own) * (self.slowness if own.ratio else 1.0)
+
+    def evaluate(self, own: Candidate) -> Point | None:
+        self.evaluated.append(own)
+        if own.format.precision in self.broken:
+            return None
+        size = round(self.size(own) * (1 + (self.error if own.ratio else 0.0)))
+        figures = Figures(size, self.kl(own), 1 - self.kl(own) / 4, 7.0, 100)
+        return Point(own, figures, f"{own.label} {own.ratio}", self.size(own), self.ideal(own))
+
+    def search(self, **targets: Any) -> Found:
+        found = search(
+            WAYS, Targets(**targets), Predicted(self), self.evaluate, self.speed,  # type: ignore[arg-type]
+            lambda point: self.kept.append(point.candidate),
+        )  # fmt: skip
+        most = MOST_EVALUATIONS + (0 if found.chosen else 3)
+        assert len([own for own in self.evaluated if own.ratio]) <= most
+        assert len(self.evaluated) == len(set(self.evaluated))
+        return found
+
+    def best(self, targets: Targets, way: Candidate, objective: str) -> list[float]:
+        """The least of an objective over all ratios of a way that meet the targets."""
+        found = []
+        for ratio in RATIOS:
+            own = replace(way, ratio=ratio)
+            fast = targets.decode_speedup is None or self.speed(own) >= targets.decode_speedup
+            if fast and targets.allow(self.size(own), self.kl(own)):
+                found.append(float(getattr(self, objective)(own)))
+        return found
+
+
+class Predicted:
+    """Stands for `Predictor` without a model."""
+
+    ratios = RATIOS
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._factors: dict[Candidate, float] = {}
+        self._sizes: dict[Candidate, int] = {}
+        self._shares: dict[Candidate, float] = {}
+
+    def bytes(self, own: Candidate) -> int:
+        return self._sizes.get(own, round(self._world.size(own) * self._factors.get(own.way, 1.0)))
+
+    def learn_bytes(self, own: Candidate, measured: int) -> None:
+        self._sizes[own] = measured
+        self._factors[own.way] = measured / self._world.size(own)
+
+    def learn_speedup(self, own: Candidate, measured: float) -> None:
+        self._shares[own.way] = measured / self._world.ideal(own)
+
+    def speedup(self, own: Candidate) -> float:
+        return self._world.ideal(own) * self._shares.get(own.way, 1.0)
+
+    def are_alike(self, one: Candidate, other: Candidate) -> bool:
+        return one == other
+
+    def least_ratio(self, way: Candidate, targets: Targets) -> float | None:
+        for ratio in RATIOS:
+            own = replace(way, ratio=ratio)
+            fast = self.speedup(own) >= (targets.decode_speedup or 0.0)
+            if fast and (targets.size is None or self.bytes(own) <= targets.size):
+                return ratio
+        return None
+
+
+def chosen_of(found: Found) -> Candidate:
+    assert found.chosen is not None
+    return found.chosen.candidate
+
+
+@pytest.mark.parametrize(
+    "size", [45_000_000, 54_000_000, 72_000_000, 94_000_000, 140_000_000, 300_000_000, 600_000_000]
+)
+def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
+    world, targets = World(), Targets(size=size)
+    chosen = chosen_of(world.search(size=size))
+    assert world.size(chosen) <= size
+    least = min(value for way in WAYS for value in world.best(targets, way, "kl"))
+    assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
+
+
+@pytest.mark.parametrize("power", [0.8, 1.4, 2.5])
+@pytest.mark.parametrize("max_kl", [0.05, 0.1, 0.3, 0.45, 0.6, 0.8])
+def test_with_a_limit_of_kl_the_choice_is_about_the_smallest(max_kl: float, power: float) -> None:
+    world, targets = World(power=power), Targets(max_kl=max_kl)
+    chosen = chosen_of(world.search(max_kl=max_kl))
+    assert world.kl(chosen) <= max_kl
+    smallest = min(value for way in WAYS for value in world.best(targets, way, "size"))
+    assert world.size(chosen) <= 1.05 * smallest
+
+
+def test_the_dense_model_is_chosen_where_it_meets_the_targets() -> None:
+    world = World()
+    assert chosen_of(world.search(size=160_000_000)) == WAYS[2]
+    assert not [own for own in world.evaluated if own.ratio and own.format.precision == "int4"]
+    assert chosen_of(World().search(max_kl=0.002)).format.precision == "fp16"
+    assert chosen_of(World().search(decode_speedup=1.9)) == WAYS[1]
+
+
+def test_a_size_that_was_predicted_too_low_is_corrected() -> None:
+    world = World(error=0.02)
+    found = world.search(size=54_000_000)
+    assert found.chosen is not None
+    assert 0.98 * 54_000_000 < found.chosen.figures.bytes <= 54_000_000
+    assert len([own for own in world.evaluated if own.ratio and own.way == chosen_of(found).way]) == 2
+
+
+def test_a_size_that_was_predicted_a_little_too_high_is_good_enough() -> None:
+    world = World(error=-0.002)
+    chosen = chosen_of(world.search(size=54_000_000))
+    assert len([own for own in world.evaluated if own.ratio and own.way == chosen.way]) == 1
+
+
+def test_all_targets_hold_together() -> None:
+    world = World()
+    found = world.search(size=110_000_000, max_kl=0.4, decode_speedup=4.0)
+    assert found.chosen is not None
+    assert found.chosen.figures.bytes <= 110_000_000
+    assert found.chosen.figures.mean_kl_nats <= 0.4
+    assert found.chosen.speedup is not None
+    assert found.chosen.speedup >= 4.0
+
+
+def test_a_speed_that_falls_short_is_tried_again_with_a_larger_ratio() -> None:
+    world = World(slowness=0.85)
+    found = world.search(decode_speedup=4.5)
+    chosen = chosen_of(found)
+    assert world.speed(chosen) >= 4.5
+    others = [point for point in found.points if point.candidate.format == chosen.format and point.candidate.ratio]
+    assert min(point.candidate.ratio for point in others) < chosen.ratio
+    assert all(point.speedup is None or point.speedup == world.speed(point.candidate) for point in found.points)
+
+
+def test_what_cannot_be_made_is_left_out() -> None:
+    world = World(broken=("int8",))
+    chosen = chosen_of(world.search(size=100_000_000))
+    assert chosen.format.precision != "int8"
+    assert [own for own in world.evaluated if own.format.precision == "int8"] == [WAYS[2]]
+
+
+def test_each_best_candidate_is_kept_and_the_last_is_chosen() -> None:
+    world = World()
+    chosen = chosen_of(world.search(size=54_000_000))
+    assert world.kept[-1] == chosen
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "words"),
+    [
+        ({"size": 54_000_000, "max_kl": 0.3}, QualityFailure, ("--max-kl", "onnx int4", "comes nearest", "54 MB")),
+        ({"max_kl": 0.01, "decode_speedup": 5.0}, QualityFailure, ("--max-kl", "comes nearest", "KL at most 0.01")),
+        ({"size": 10_000_000}, UsageError, ("--target-size", "t-0 in onnx int4", "71.7 MB")),
+        ({"decode_speedup": 100.0}, SpeedFailure, ("--target-decode-speedup", "comes nearest", "speed-up 7.1")),
+    ],
+)
+def test_where_nothing_fits_the_nearest_is_named(
+    targets: dict[str, Any], error: type[Exception], words: tuple[str, ...]
+) -> None:
+    found = World().search(**targets)
+    assert found.chosen is None
+    failure = nothing_fits(Targets(**targets), {"t": Frontier(found.points, None)})
+    assert type(failure) is error
+    assert [word for word in words if word not in str(failure)] == []
+    assert "\n" not in str(failure)
+
+
+def test_the_nearest_is_small_enough_even_if_sizes_are_predicted_too_low() -> None:
+    targets = {"size": 54_000_000, "max_kl": 0.3}
+    found = World(error=0.03).search(**targets)
+    failure = nothing_fits(Targets(**targets), {"t": Frontier(found.points, None)})
+    assert isinstance(failure, QualityFailure)
+    assert any(point.figures.bytes <= 54_000_000 for point in found.points)
+
+
+def test_all_tasks_without_a_choice_are_named() -> None:
+    met, failed = World().search(max_kl=0.5), World(broken=tuple(BYTES)).search(max_kl=0.5)
+    tasks = {"a": Frontier(met.points, chosen_of(met)), "b": Frontier((), None), "c": Frontier(failed.points, None)}
+    failure = nothing_fits(Targets(max_kl=0.5), tasks)
+    assert isinstance(failure, QualityFailure)
+    assert str(failure).startswith("b: ")
+    assert "; c: " in str(failure)
+    assert nothing_fits(Targets(max_kl=0.5), {"a": tasks["a"]}) is None

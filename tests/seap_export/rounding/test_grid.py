@@ -1,0 +1,64 @@
+"""Scales of blocks, and matrices that are on a grid already."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
+
+WAYS = [BlockQuantization(4, size, symmetric) for size, symmetric in itertools.product((32, 128), (True, False))]
+
+
+def some_levels(how: BlockQuantization, count: int, seed: int) -> torch.Tensor:
+    """Levels of ten blocks that span `count` steps, short scales of either sign, and the matrix that they make."""
+    generator = torch.Generator().manual_seed(seed)
+    low = -(count // 2) if how.symmetric else -int(torch.randint(0, count + 1, (1,), generator=generator))
+    drawn = torch.randint(low, low + count + 1, (5, 2, how.block_size), generator=generator).float()
+    scales = short_scales(torch.rand(5, 2, 1, generator=generator) * 0.1 + 1e-3)
+    signs = torch.randint(0, 2, (5, 2, 1), generator=generator).float() * 2 - 1
+    return (drawn * scales * (signs if how.symmetric else 1.0)).flatten(1)
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 7, 11, 14, 15])
+def test_a_matrix_on_a_grid_keeps_its_levels(how: BlockQuantization, count: int) -> None:
+    weights = some_levels(how, count, seed=count)
+    blocks = padded_blocks(weights, how)
+    scales, points = best_scales(blocks, how)
+    assert torch.equal(on_grid(blocks, scales, points, 4).flatten(1), weights)
+    # and once more, when powers of two were taken into it and scales are stored in 16 bits
+    scales, points = best_scales(blocks / 64, how)
+    assert torch.equal(on_grid(blocks / 64, scales.bfloat16().float(), points, 4).flatten(1) * 64, weights)
+
+
+@pytest.mark.parametrize("how", WAYS, ids=str)
+def test_a_single_weight_off_the_grid_is_not_taken_for_one_on_it(how: BlockQuantization) -> None:
+    weights = some_levels(how, 7, seed=3)
+    off = weights.clone()
+    off[:, 9] += 0.3 * weights.abs().max(1).values
+    for matrix, exact in ((weights, True), (off, False)):
+        blocks = padded_blocks(matrix, how)
+        error = (on_grid(blocks, *best_scales(blocks, how), 4) - blocks).abs().amax(-1)[:, 0]
+        assert bool((error == 0).all()) is exact
+
+
+def test_scales_are_those_that_they_have_always_been_for_other_matrices() -> None:
+    weights = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+    blocks = padded_blocks(weights, WAYS[0])
+    full = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -8
+    tried = torch.stack([full * (1 - 0.04 * step) for step in range(9)])
+    errors = torch.stack(
+        [((blocks / own).round().clamp(-8, 7) * own - blocks).square().sum(-1, keepdim=True) for own in tried]
+    )
+    assert torch.equal(best_scales(blocks, WAYS[0])[0], tried.gather(0, errors.argmin(0)[None])[0])
+
+
+def test_names_tell_grids_apart() -> None:
+    grids = [
+        BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), (True, False), (True, False))
+    ]
+    assert len({own.name for own in grids}) == len(grids)
+    assert grids[0].name == "int4-32"

@@ -1,0 +1,202 @@
+"""A rounded model: on the grid, nearer to the model in floats than the nearest levels, and the same however made."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import calibrate, load, micro_plan, micro_source, random_texts
+from pretend_cuda import pretend_cuda
+from safetensors.torch import save_file
+from swept import BATCH_TOKENS, TEXTS, Killed, contents, die_at, in_memory, on_disk
+
+from converters.onnx.quantize import dequantize, quantize
+from seap_export.activations.mixture import Mixture
+from seap_export.errors import ArtifactError, InputError
+from seap_export.layers.compute import Compute
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.rounding.write import folder_source, origin_differences, rounding_of, write_rounded_model
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.sources.weights import SafetensorsReader
+from seap_export.vocabulary.table import Vocabulary
+
+HOW = BlockQuantization(4)
+Made = tuple[Path, Mixture]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """The pruned model folder and the statistics of a variation."""
+    known: dict[str, Made] = {}
+
+    def make(variation: str) -> Made:
+        if variation not in known:
+            work = tmp_path_factory.mktemp(variation)
+            source = micro_source(work / "model", variation)
+            statistics = calibrate(source, work / "statistics", {"boolq": TEXTS})
+            (work / "hf").mkdir()
+            write_shrunk_model(source, micro_plan(source, "sequential"), statistics, work / "hf", compute=in_memory())
+            known[variation] = work / "hf", statistics
+        return known[variation]
+
+    return make
+
+
+def rounded(made: Made, folder: Path, how: BlockQuantization = HOW, compute: Compute | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_rounded_model(made[0], made[1], how, folder, compute=compute or in_memory())
+    return folder
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    reader = SafetensorsReader(folder)
+    return reader.read(reader.shapes())
+
+
+def nearest(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
+    return {
+        name: dequantize(quantize(own, how), how, own.shape[1]) if own.dim() == 2 else own
+        for name, own in tensors(folder).items()
+    }
+
+
+@torch.no_grad()
+def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[int]]) -> float:
+    """Mean KL from the model in floats, in transformers' own class."""
+    exact, other = load(made[0]), load(made[0])
+    other.load_state_dict(weights, strict=False)
+    total = 0.0
+    for ids in texts:
+        wanted, found = (model(torch.tensor([ids])).logits.double().log_softmax(-1) for model in (exact, other))
+        total += float((wanted.exp() * (wanted - found)).sum())
+    return total / sum(map(len, texts))
+
+
+@pytest.mark.parametrize(
+    ("variation", "how"),
+    [
+        ("llama-gqa", HOW),
+        ("llama-biases", BlockQuantization(4, symmetric=False)),
+        ("gemma2-all", HOW),
+        ("phi3-all", BlockQuantization(4, embeddings=False)),
+        ("granite-all", HOW),
+        ("qwen3", BlockQuantization(4, 32)),
+    ],
+)
+def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
+    made: Callable[[str], Made], tmp_path: Path, variation: str, how: BlockQuantization
+) -> None:
+    own = made(variation)
+    folder = rounded(own, tmp_path / "rounded", how)
+    found = tensors(folder)
+    for name, tensor in found.items():
+        is_table = "embed" in name or "lm_head" in name
+        if tensor.dim() == 2 and (how.embeddings or not is_table):
+            assert torch.equal(dequantize(quantize(tensor, how), how, tensor.shape[1]), tensor), name
+    assert rounding_of(folder) == how
+    assert rounding_of(own[0]) is None
+    assert {path.name for path in folder.iterdir()} == {
+        *(path.name for path in own[0].iterdir()),
+        "rounding.json",
+        "origin.json",
+    }
+    assert not list(origin_differences(own[0], folder))
+    plain = nearest(own[0], how)
+    if not how.embeddings:
+        plain |= {name: own for name, own in tensors(own[0]).items() if "embed" in name or "lm_head" in name}
+    texts = [list(text) for text in TEXTS]
+    assert divergence(own, found, texts) < 0.8 * divergence(own, plain, texts)
+
+
+def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Callable[[str], Made], tmp_path: Path) -> None:
+    for variation in ("llama-biases", "gemma2-all", "granite-all"):
+        own = made(variation)
+        expected = contents(rounded(own, tmp_path / variation))
+        assert (
+            contents(rounded(own, tmp_path / f"{variation}-disk", compute=on_disk(folder_source(own[0])))) == expected
+        )
+        with pretend_cuda() as device:
+            there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
+            assert contents(rounded(own, tmp_path / f"{variation}-there", compute=there)) == expected
+
+
+def test_it_goes_on_where_it_was_interrupted(
+    made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = made("llama-biases")
+    expected = contents(rounded(own, tmp_path / "whole"))
+    for call in itertools.count(step=7):
+        folder, layers = tmp_path / str(call), list[int]()
+        with monkeypatch.context() as patch:
+            die_at(patch, SafetensorsWriter, "write", call)
+            try:
+                rounded(own, folder)
+                break
+            except Killed:
+                pass
+        write_rounded_model(own[0], own[1], HOW, folder, layers.append, compute=in_memory())
+        assert layers == [0, 1, 2]
+        assert contents(folder) == expected
+    assert call > 20
+
+
+def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
+    folder, _ = made("llama-gqa")
+    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=200)
+    statistics = calibrate(larger, tmp_path / "statistics", {"boolq": random_texts(9, vocabulary=200)})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="vocabulary of 96; give the calibration"):
+        write_rounded_model(folder, statistics, HOW, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"schema": "seap-export/rounding/1", "bits": 5}'])
+def test_a_damaged_note_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rounding.json").write_text(text, "utf-8")
+    with pytest.raises(ArtifactError, match=r"rounding\.json"):
+        rounding_of(tmp_path)
+
+
+def test_what_is_not_the_model_that_was_rounded_is_named(made: Callable[[str], Made], tmp_path: Path) -> None:
+    own = made("llama-gqa")
+    folder, other = rounded(own, tmp_path / "rounded"), tmp_path / "hf"
+    shutil.copytree(own[0], other)
+    name = "model.layers.1.self_attn.v_proj.weight"
+    changed = tensors(other)
+    changed[name][3, 5] *= -1
+    save_file(changed, other / "model.safetensors", {"format": "pt"})
+    config = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3, "dtype": "bfloat16"}), "utf-8")
+    found = list(origin_differences(other, folder))
+    assert len(found) == 2
+    assert f"'{name}' of hf" in found[0]
+    assert "rms_norm_eps" in found[1]
+
+
+def test_a_cut_vocabulary_is_rounded_with_its_own_ids(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", "llama-gqa")
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    whole, renumbered = tmp_path / "whole", tmp_path / "renumbered"
+    whole.mkdir()
+    write_shrunk_model(source, micro_plan(source, "sequential"), statistics, whole, compute=in_memory())
+    shutil.copytree(whole, renumbered)
+    kept = Vocabulary(tuple(range(1, 96)), 96)  # without the token 0, which some texts have
+    found = tensors(whole)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        found[name] = found[name][1:].contiguous()
+    save_file(found, renumbered / "model.safetensors", {"format": "pt"})
+    config = json.loads((whole / "config.json").read_text("utf-8")) | {"vocab_size": 95}
+    (renumbered / "config.json").write_text(json.dumps(config), "utf-8")
+    own = [([token - 1 for token in ids if token], weight) for ids, weight in statistics.token_ids()]
+    outs = [tmp_path / "by-vocabulary", tmp_path / "by-hand"]
+    for out in outs:
+        out.mkdir()
+    write_rounded_model(renumbered, statistics, HOW, outs[0], compute=in_memory(), vocabulary=kept)
+    statistics.token_ids = lambda: [text for text in own if text[0]]  # type: ignore[method-assign]
+    write_rounded_model(renumbered, statistics, HOW, outs[1], compute=in_memory())
+    assert contents(outs[0]) == contents(outs[1])
