@@ -121,8 +121,10 @@ def same_cut(ids: TokenIds, own: TokenIds | None = None) -> PairedText:
 
 def pair_cuts(
     dense: TokenIds, own: TokenIds, dense_sizes: NDArray[np.int64], own_sizes: NDArray[np.int64], most: int
-) -> PairedText:
+) -> PairedText | None:
     """Pairs two cuts of a text, up to the last place that both share within their first `most` tokens.
+
+    None: they share none.
 
     Args:
         dense: The dense model's tokens of the text.
@@ -130,14 +132,11 @@ def pair_cuts(
         dense_sizes: Bytes of each token of the dense model by id.
         own_sizes: The same for the variant.
         most: The most tokens that either model is given.
-
-    Raises:
-        ValueError: They do not share a place.
     """
     ends, own_ends = np.cumsum(dense_sizes[list(dense[:most])]), np.cumsum(own_sizes[list(own[:most])])
     _, at, own_at = np.intersect1d(ends, own_ends, return_indices=True)
     if not len(at):
-        raise ValueError("two cuts of a text that share no place")
+        return None
     places = np.stack([at, own_at], axis=1).astype(np.int64)
     last, own_last = places[-1]
     shared = set(pairwise([0, *own_ends[: own_last + 1].tolist()]))

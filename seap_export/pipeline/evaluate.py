@@ -250,8 +250,8 @@ def _divergence(
     with DenseAnswers(folder, request.threads, compute) as answers:
         pairs = divergence_texts(subject, request)
         texts = [pair.dense for pair in pairs]
-        if "onnx" in request.forms:
-            own = [pair.own for pair in pairs]
+        own = [pair.own for pair in pairs]
+        if "onnx" in request.forms and own:  # without a text, the reference is refused
             claim_texts(subject.artifact("onnx"), own, request.provider, compute, progress.say)
         with progress.step("running the dense model", len(set(texts)), "texts") as done:
             answers.run(texts, on_progress=done)

@@ -41,6 +41,8 @@ def paired_texts(
 ) -> tuple[PairedText, ...]:
     """Texts as the tokens of the dense model and of a variant, at most `most` of each.
 
+    A text that both cut without a common place among these is left out.
+
     Args:
         subject: The variant.
         dense: Its dense model.
@@ -62,10 +64,8 @@ def paired_texts(
     with tokenizer_folder(dense) as whole:
         cuts = tokenize_prompts(whole, texts, max_tokens=most, vocab_size=dense.spec.vocab_size)
         whole_tokenizer, whole_sizes = load_tokenizer(whole), token_sizes(read_object(whole / "tokenizer.json"))
-    return tuple(
-        _measured(pair_cuts(dense_ids, ids, whole_sizes, sizes, most), whole_tokenizer, tokenizer)
-        for dense_ids, ids in zip(cuts, own, strict=True)
-    )
+    pairs = (pair_cuts(ids, own_ids, whole_sizes, sizes, most) for ids, own_ids in zip(cuts, own, strict=True))
+    return tuple(_measured(pair, whole_tokenizer, tokenizer) for pair in pairs if pair is not None)
 
 
 def _measured(pair: PairedText, dense: Tokenizer, own: Tokenizer) -> PairedText:

@@ -17,7 +17,7 @@ CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--
 TAKEN = ("another", "out")
 
 
-@pytest.mark.parametrize("after", [2, 20], ids=["before the first step", "between steps"])
+@pytest.mark.parametrize("after", [5, 20], ids=["before the first step", "between steps"])
 def test_the_second_is_refused_and_the_first_is_not_disturbed(
     tool: Tool, work: Path, undisturbed: Path, tree: TreeOf, after: int
 ) -> None:

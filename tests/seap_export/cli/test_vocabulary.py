@@ -16,6 +16,7 @@ from micro_vocabulary import write_byte_level, write_sentencepiece
 from outcome import run_here
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from seap_export.pipeline.elsewhere import GENERAL_TEXT
 from seap_export.plan.plan import read_plan
 from seap_export.vocabulary import choice
 from seap_export.vocabulary.table import Vocabulary
@@ -179,6 +180,30 @@ def test_the_comparison_with_the_dense_model_is_per_byte_as_well(run: Run, cut: 
     text = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--form", "onnx").out
     assert "bits per byte" in text
     assert "cut smaller" in text
+
+
+@pytest.mark.parametrize("form", ["hf", "onnx"])
+def test_texts_that_are_cut_without_a_common_place_are_refused(
+    run: Run, cut: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr("seap_export.pipeline.evaluation_texts.pair_cuts", lambda *arguments: None)
+    run("evaluate", "out/a-0.4", "--dense", "m", "--form", form, "-q").refused(
+        8, "no token to predict", "longer texts"
+    )
+
+
+def test_what_was_lost_elsewhere_is_measured_with_the_tokens_of_both(cut: Path) -> None:
+    """Each variant lacks tokens of the other task; the dense model gets the same of it every time."""
+    cells = {
+        task: json.loads((cut / f"out/{task}-0.4/quality.json").read_text("utf-8"))["elsewhere"]["onnx"]
+        for task in ("a", "b")
+    }
+    for task, other in (("a", "b"), ("b", "a")):
+        assert list(cells[task]) == ["a", "b", GENERAL_TEXT]
+        assert (cells[task][task]["own"], cells[task][other]["own"]) == (True, False)
+        assert cells[task][other]["bits_per_byte"] != cells[other][other]["bits_per_byte"]
+        assert cells[task][other]["bytes"] == cells[other][other]["bytes"]
+        assert cells[task][other]["dense_bits_per_byte"] == pytest.approx(cells[other][other]["dense_bits_per_byte"])
 
 
 def test_inspect_and_a_dry_run_count_what_is_kept(run: Run, cut: Path) -> None:
