@@ -31,8 +31,8 @@ FIGURES: tuple[Figure, ...] = get_args(Figure)
 _AT_LEAST: frozenset[str] = frozenset({"clear_top1_agreement"})
 #: If both sides compute in float32 with the same weights, they differ only in the order of summation. SmolLM2-135M
 #: shows a tenth of these values; a wrong weight, position or mask causes far more. Some inputs make a model
-#: numerically unstable: if torch with another attention kernel differs by more than a tenth of these values, the limit
-#: is `EXACT_NOISE_FACTOR` times that difference.
+#: numerically unstable: if torch with another attention kernel or in float64 differs by more than a tenth of these
+#: values, the limit is `EXACT_NOISE_FACTOR` times that difference.
 _EXACT: dict[Figure, float] = {"max_abs": 1e-3, "cache_error": 1e-3}
 #: Limits by precision. If the graph rounds what it computes (to 16 bits, or activations to 8 bits in products with
 #: int8 and int4 weights), single logits say little and the predicted distribution counts. torch is then run with the

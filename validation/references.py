@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from converters.onnx.precision import Precision
@@ -114,7 +115,10 @@ def run_references(
 def measure_exact_noise(
     runner: TorchRunner, references: Mapping[TokenSequence, Reference], store: ArrayStore, say: Progress
 ) -> dict[TokenSequence, Noise]:
-    """The difference that another attention kernel and single decode steps make in float32.
+    """The difference that another attention kernel and single decode steps make in float32, and that float64 makes.
+
+    Either may be the larger one. A token on which a model amplifies rounding is moved by any other order of the same
+    sums, of which the kernel changes those of attention alone.
 
     Args:
         runner: The model that the references come from; its attention is left changed.
@@ -123,6 +127,21 @@ def measure_exact_noise(
         say: Receives a line about each sequence.
     """
     runner.use_other_attention()
+    kernel = _differences(runner, references, store, "another attention kernel", say)
+    runner.change_weights(narrow(torch.float64))
+    exact = _differences(runner, references, store, "float32", say)
+    runner.change_weights(narrow(torch.float32))
+    return {sequence: kernel[sequence] | exact[sequence] for sequence in references}
+
+
+def _differences(
+    runner: TorchRunner,
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    source: str,
+    say: Progress,
+) -> dict[TokenSequence, Noise]:
+    """How far the runner is from the references now, part by part as the references' decode steps."""
     known = list(references.values())
     caches, passed = [CacheComparison() for _ in known], [0] * len(known)
 
@@ -134,7 +153,7 @@ def measure_exact_noise(
     found = {}
     runs = runner.run([Run(own.calls, own.logits) for own in references], compare)
     for index, (sequence, again) in enumerate(zip(references, runs, strict=True)):
-        say(f"torch: noise of another attention kernel, sequence {index + 1} of {len(references)}")
+        say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
         difference = np.abs(store.get(known[index].logits) - again)
         largest = float(difference[np.isfinite(difference)].max(initial=0.0))
         found[sequence] = Noise(max_abs=largest, cache_error=caches[index].figures().error)

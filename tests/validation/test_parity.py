@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from converters.onnx.format import OnnxFormat
 from converters.onnx.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
 from validation import parity
+from validation.checkpoint import Change
 from validation.parity import run_parity
 from validation.profiles import Limits
 from validation.prompts import Case, parity_cases
@@ -53,6 +55,8 @@ def fp32(max_abs: float) -> Limits:
 
 class FakeTorch:
     def use_other_attention(self) -> None: ...
+
+    def change_weights(self, change: Change) -> None: ...
 
     def run(self, runs: Sequence[Run], take_cache: TakeCache) -> Iterator[np.ndarray]:
         for place, own in enumerate(runs):
@@ -263,15 +267,20 @@ def test_a_difference_in_the_cache_alone_is_located(run: Callable[..., ParityRep
     assert re.fullmatch(r"cache error \S+ > 0.001 in the values of layer 0, after case 'batch of 3'", reason)
 
 
+@pytest.mark.parametrize("cause", ["sdpa", "float64"])
 def test_what_torch_itself_cannot_tell_is_let_pass(
-    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch, cause: str
 ) -> None:
-    """With another attention kernel, torch is off by 0.0005: ten times as much passes, no more."""
+    """With another attention kernel, or in float64, torch is off by 0.0005: ten times as much passes, no more."""
     honest = FakeTorch.logits
-    attention = ["eager"]
+    attention, dtypes = ["eager"], [torch.float32]
 
     def noisy(self: FakeTorch, own: Run) -> np.ndarray:
-        return honest(self, own) + np.float32(0.0005 if attention[-1] == "sdpa" else 0.0)
+        is_off = attention[-1] == cause or dtypes[-1] == getattr(torch, cause, None)
+        return honest(self, own) + np.float32(0.0005 if is_off else 0.0)
+
+    def change(self: FakeTorch, own: Change) -> None:
+        dtypes.append(own({"a": torch.zeros(1)})["a"].dtype)
 
     def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
         logits[7] += 0.0045 if stage != "cache" else 0
@@ -279,7 +288,9 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
     assert not run(lambda *args: spoil(*args) if args[0] != "cache" else None).passed
     monkeypatch.setattr(FakeTorch, "logits", noisy)
     monkeypatch.setattr(FakeTorch, "use_other_attention", lambda self: attention.append("sdpa"))
+    monkeypatch.setattr(FakeTorch, "change_weights", change)
     assert run(lambda *args: spoil(*args) if args[0] != "cache" else None).passed
+    assert dtypes == [torch.float32, torch.float64, torch.float32]
     attention.append("eager")
     assert not run(lambda *args: spoil(*args) if args[0] != "cache" else None, limits=fp32(0.001)).passed
     assert attention[-1] == "eager"  # no noise is measured where it cannot change the verdict
@@ -294,7 +305,9 @@ def test_noise_is_measured_for_the_cases_beyond_a_default_limit_alone(run: Calla
     report = run(spoil, on_progress=said.append)
     assert not report.passed
     assert [line for line in said if "noise" in line] == [
-        f"torch: noise of another attention kernel, sequence {number} of 3" for number in (1, 2, 3)
+        f"torch: noise of {source}, sequence {number} of 3"
+        for source in ("another attention kernel", "float32")
+        for number in (1, 2, 3)
     ]
     said.clear()
     assert run(on_progress=said.append).passed
