@@ -23,8 +23,6 @@ __all__ = ["run_on_cluster"]
 _RETRIES = 3
 #: How often the driver looks for reports, and says how far the steps have come, in seconds.
 _LOOK, _HEARTBEAT = 0.5, 30.0
-#: How long workers that are stopped may take to end, in seconds.
-_FAREWELL = 10.0
 
 
 def run_on_cluster(
@@ -198,10 +196,8 @@ class _Dispatch:
 
     def close(self) -> None:
         """Stops the workers; what they have finished of their steps stays for the next run."""
-        for ref in self._running:
-            self._ray.cancel(ref, force=True)
         if self._running:
-            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=_FAREWELL)
+            self._ray.shutdown()  # Ray may abort this process if a task is cancelled while its worker answers
         for running in self._running.values():
             stopped = KeyboardInterrupt()
             running.place.__exit__(KeyboardInterrupt, stopped, None)
