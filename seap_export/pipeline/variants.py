@@ -96,7 +96,7 @@ def _few_tokens(plan: Plan, dense: ModelSpec, statistics: Mixture) -> str | None
         return None
     return (
         f"{statistics.effective_tokens:.0f} calibration tokens for {channels} channels; the refit depends on its "
-        "ridge; use more calibration texts (samples)"
+        "ridge; give more texts, or raise --calibration-tokens"
     )
 
 
