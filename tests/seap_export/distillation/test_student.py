@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
 from seap_export.distillation.texts import TrainingStep, training_steps
-from seap_export.layers.batches import length_buckets, token_weights
+from seap_export.layers.batches import Batch, length_buckets, token_weights
 from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
@@ -60,7 +60,9 @@ def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> Found:
     return float(loss.detach()), found
 
 
-def own_step(source: Source, plan: Plan, shrunk: Path, step: TrainingStep, work: Path) -> Found:
+def own_step(
+    source: Source, plan: Plan, shrunk: Path, batches: Sequence[Batch], step: TrainingStep, work: Path
+) -> Found:
     spec, compute = plan.shrunk_spec(source.spec), in_memory()
     reader = PlainReader(SafetensorsReader(shrunk), spec)
     head = source.read_outer("embed_tokens" if source.spec.tie_word_embeddings else "lm_head")
@@ -70,7 +72,7 @@ def own_step(source: Source, plan: Plan, shrunk: Path, step: TrainingStep, work:
         {name: own.float() for name, own in reader.read(spec.layer_tensors(index)).items()}
         for index in range(len(spec.layers))
     )
-    dense = HiddenStates.embedded(source.spec, outer.embedding, step.batches)
+    dense = HiddenStates.embedded(source.spec, outer.embedding, batches)
     for index in range(len(source.spec.layers)):
         layer = DecoderLayer(source.spec, index, source.read_layer(index))
         for half in HALVES:
@@ -92,7 +94,7 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation:
     write_shrunk_model(source, plan, statistics, shrunk)
     batches = length_buckets(TEXTS, 64)
     (step,) = training_steps(batches, token_weights(batches, [(ids, 1.0 + len(ids) % 2) for ids in TEXTS]))
-    loss, gradients = own_step(source, plan, shrunk, step, work)
+    loss, gradients = own_step(source, plan, shrunk, batches, step, work)
     wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
     assert loss == pytest.approx(wanted, rel=1e-3)
     assert loss > 1e-3  # there is something to learn
