@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,7 @@ from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
 from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import HiddenStates, logits, output_stream, times_head
+from seap_export.layers.kept import keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import Streams
 from seap_export.layers.working_memory import LOGIT_TOKENS
@@ -41,18 +43,21 @@ class Student:
     """A shrunk model that learns the dense model's predictions.
 
     The loss is KL(dense || shrunk), the mean over the tokens of a step, by their weights. All matrices of the layers
-    are trained; norms, biases, embedding and LM head stay. Memory holds one layer and its gradients, and the hidden
-    states of a step's tokens before each layer.
+    are trained; norms, biases, embedding and LM head stay. Memory holds one layer and its gradients, besides what
+    `layers` holds.
 
     Args:
         spec: The shrunk model.
         outer: What it has besides its layers.
         layers: Its layers.
+        folder: An existing folder for the hidden states before each layer.
         device: Where it is computed.
     """
 
-    def __init__(self, spec: ModelSpec, outer: OuterTensors, layers: TrainedLayers, device: torch.device) -> None:
-        self._spec, self._outer, self._layers, self._device = spec, outer, layers, device
+    def __init__(
+        self, spec: ModelSpec, outer: OuterTensors, layers: TrainedLayers, folder: Path, device: torch.device
+    ) -> None:
+        self._spec, self._outer, self._layers, self._folder, self._device = spec, outer, layers, folder, device
 
     def train(self, step: TrainingStep, targets: Streams, adam: Adam) -> float:
         """Changes all layers, and returns the mean KL before, in nats per token; if it is not finite, none changes.
@@ -63,31 +68,32 @@ class Student:
             adam: How weights are changed.
         """
         with torch.no_grad():
-            before = self._forwards(step)
+            outputs = self._forwards(step)
         loss, gradients = 0.0, []
-        for place, batch_place in enumerate(step.places):
-            own, gradient = self._at_end(before[-1][place], targets[batch_place], step.weights[place])
+        for place, stream, weights in zip(step.places, outputs, step.weights, strict=True):
+            own, gradient = self._at_end(stream, targets[place], weights)
             loss += own
             gradients.append(gradient)
         if not math.isfinite(loss):
             return loss
         for index in reversed(range(len(self._spec.layers))):
-            del before[-1]
-            gradients = self._backwards(index, step.batches, before[-1], gradients, adam)
+            gradients = self._backwards(index, step.batches, gradients, adam)
         return loss
 
-    def _forwards(self, step: TrainingStep) -> list[list[torch.Tensor]]:
-        """The stream before each layer and after the last, for each batch."""
+    def _before(self, index: int) -> Path:
+        return path_of(self._folder, "before", index)
+
+    def _forwards(self, step: TrainingStep) -> list[torch.Tensor]:
+        """Keeps the stream before each layer, and returns that after the last, for each batch."""
         hidden = HiddenStates.embedded(self._spec, self._outer.embedding, step.batches)
-        found = [list(hidden.streams)]
         for index in range(len(self._spec.layers)):
+            keep_tensors(self._before(index), {str(place): own for place, own in enumerate(hidden.streams)})
             tensors = self._layers[index]
             own = {name: tensors[name] for name in self._spec.layer_tensors(index)}
             layer = DecoderLayer(self._spec, index, own, self._device)
             for half in HALVES:
                 hidden.advance(layer, half)
-            found.append(list(hidden.streams))
-        return found
+        return list(hidden.streams)
 
     def _at_end(self, stream: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[float, torch.Tensor]:
         """The weighted sum of KL over a batch, and its gradient with respect to the stream after the last layer.
@@ -113,24 +119,19 @@ class Student:
         return loss, torch.cat(rows)
 
     def _backwards(
-        self,
-        index: int,
-        batches: tuple[Batch, ...],
-        before: list[torch.Tensor],
-        gradients: list[torch.Tensor],
-        adam: Adam,
+        self, index: int, batches: tuple[Batch, ...], gradients: list[torch.Tensor], adam: Adam
     ) -> list[torch.Tensor]:
         """Changes one layer, given the gradients after it, and returns those before it."""
-        tensors = self._layers[index]
+        tensors, before = self._layers[index], kept_tensors(self._before(index))
         own = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         model = {name: own[name] for name in self._spec.layer_tensors(index)}
         trained = {name: weight.requires_grad_(True) for name, weight in model.items() if weight.dim() == 2}
         layer = DecoderLayer(self._spec, index, model, self._device)
         sums = {name: torch.zeros_like(weight) for name, weight in trained.items()}
         found = []
-        for batch, stream, gradient in zip(batches, before, gradients, strict=True):
+        for place, (batch, gradient) in enumerate(zip(batches, gradients, strict=True)):
             with torch.enable_grad():
-                leaf = after = stream.detach().requires_grad_(True)
+                leaf = after = before[str(place)].to(self._device).requires_grad_(True)
                 for half in HALVES:
                     after = after + layer.written(half, layer.project(half, layer.channels(half, after, batch)))
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)

@@ -77,7 +77,7 @@ def write_variant(
         source.read_outer("norm"),
         kept.read_outer("embed_tokens" if tied else "lm_head"),
     )
-    student = Student(spec, outer, layers, compute.device)
+    student = Student(spec, outer, layers, unfinished, compute.device)
     _train(student, layers, _Texts.of(source, statistics, streams, compute), plan.distillation, on_unit)
 
     def distilled(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
@@ -147,5 +147,5 @@ def _fit_in_memory(dense: ModelSpec, spec: ModelSpec, tokens: int, compute: Comp
     """Whether all layers do, besides the dense model's stream and what a training step needs."""
     layers = range(len(spec.layers))
     weights = sum(math.prod(shape) for layer in layers for shape in spec.layer_tensors(layer).values())
-    streams = 4 * spec.hidden_size * (tokens + STEP_TOKENS * len(layers))
+    streams = 4 * spec.hidden_size * (tokens + 4 * STEP_TOKENS)
     return 12 * weights + streams <= compute.memory - working_bytes(dense, compute.batch_tokens)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from converters.format import Format
 from converters.hf.format import HfFormat
 from seap_export.activations.statistics import covariance_bytes
+from seap_export.distillation.texts import STEP_TOKENS
 from seap_export.layers.halves import HALVES
 from seap_export.pipeline.sizes import format_bytes
 from seap_export.pipeline.workload import KeptPart, Task, Workload
@@ -96,13 +97,15 @@ def _plan(model: KeptPart, task: Task) -> Disk:
 def _shrinking(model: KeptPart, task: Task) -> Disk:
     """While it is refitted, two streams, each as it was before the layer and as it becomes.
 
-    While it is distilled, one of these, the refitted model, and weights and two running means in float32, as they were
-    before the training step and as they become.
+    While it is distilled, one of these, the refitted model, weights and two running means in float32, as they were
+    before the training step and as they become, and the streams of its texts before each layer.
     """
     kept, streams = _files(model, model.work.hf), 4 * _hidden(model, task) if model.work.refits else 0
     if not (model.work.refits and model.work.passes):
         return Disk(kept, unfinished=streams)
-    return Disk(kept, unfinished=kept + max(streams, streams // 2 + round(24 * model.linear)))
+    layers = len(model.work.spec.layers)
+    training = round(24 * model.linear) + 4 * STEP_TOKENS * model.work.spec.hidden_size * layers
+    return Disk(kept, unfinished=kept + max(streams, streams // 2 + training))
 
 
 def _rounding(model: KeptPart, task: Task) -> Disk:

@@ -62,12 +62,12 @@ def _shrinking(model: KeptPart, task: Task) -> float:
 
 
 def _distilling(model: KeptPart, task: Task) -> float:
-    """The dense stream, those of a training step before each layer, and a layer with its gradients and running means.
+    """The dense stream, those of a training step, and a layer with its gradients and running means.
 
     The other layers wait in files; if they fit in memory, they are there.
     """
     work, spec = model.work, model.work.spec
-    step = 4 * STEP_TOKENS * spec.hidden_size * len(spec.layers)
+    step = 4 * 4 * STEP_TOKENS * spec.hidden_size
     return _working(work) + _hidden(model, task) + step + 16 * model.kept * _layer_weights(work)
 
 

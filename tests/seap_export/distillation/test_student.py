@@ -78,7 +78,7 @@ def own_step(
         for half in HALVES:
             dense.advance(layer, half)
     seen = Seen()
-    loss = Student(spec, outer, layers, compute.device).train(step, dense.streams, seen)
+    loss = Student(spec, outer, layers, work, compute.device).train(step, dense.streams, seen)
     return loss, StoredForm(spec).to_stored(seen.gradients)
 
 
