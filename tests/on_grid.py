@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
+from seap_export.rounding.note import RoundingNote
+from seap_export.rounding.write import write_other_files
 
-__all__ = ["matrix_on_grid", "put_on_grid"]
+__all__ = ["matrix_on_grid", "put_on_grid", "rounded_copy"]
 
 
 def matrix_on_grid(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
@@ -20,13 +23,13 @@ def matrix_on_grid(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor
 
 
 def put_on_grid(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
-    """Changes the float32 weights of a model folder.
+    """Changes the weights of a model folder, which are float32 then.
 
     Returns:
         The matrices that are on the grid now.
     """
     path = folder / "model.safetensors"
-    found = load_file(path)
+    found = {name: tensor.float() for name, tensor in load_file(path).items()}
     rounded = {}
     for name, tensor in found.items():
         is_table = "embed" in name or "lm_head" in name
@@ -34,3 +37,12 @@ def put_on_grid(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]
             rounded[name] = matrix_on_grid(tensor, how)
     save_file(found | rounded, path, {"format": "pt"})
     return rounded
+
+
+def rounded_copy(model_folder: Path, folder: Path, how: BlockQuantization) -> RoundingNote:
+    """Makes a folder as that of a rounded model, with the nearest levels."""
+    shutil.copytree(model_folder, folder)
+    put_on_grid(folder, how)
+    note = RoundingNote.of(model_folder, folder, how)
+    write_other_files(model_folder, folder, note)
+    return note

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from converters.format import Format
 from converters.formats import read_format
-from seap_export.errors import ParityFailure
+from seap_export.errors import ArtifactError, InputError, ParityFailure
 from seap_export.families import model_spec
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.note import ROUNDING_FILE, RoundingNote, read_note
@@ -58,8 +58,7 @@ def opened_model(written: Path) -> Iterator[Path]:
     Where the rounded model is missing, it is made again in a temporary folder, from the written folder's weights.
 
     Raises:
-        ArtifactError: The folder or the note in it is damaged.
-        InputError: The model folder is damaged.
+        ArtifactError: The folder or the note in it is damaged, or the model folder where it is needed.
         ParityFailure: The rounded model is missing, and the weights are not proven to be its.
     """
     hf, note = written.parent / "hf", read_note(written)
@@ -77,8 +76,11 @@ def opened_model(written: Path) -> Iterator[Path]:
 
 
 def _restore(hf: Path, written: Path, note: RoundingNote, kept: Path, folder: Path) -> None:
-    weights = read_format(written).weights(written, model_spec(read_json(hf / "config.json")))
-    unproven = restore_rounded_model(hf, weights.read, note, folder)
+    try:
+        weights = read_format(written).weights(written, model_spec(read_json(hf / "config.json")))
+        unproven = restore_rounded_model(hf, weights.read, note, folder)
+    except InputError as error:  # here the model is a part of the artifact
+        raise ArtifactError(str(error)) from error
     if unproven:
         more = f", and so are {len(unproven) - 1} more" if len(unproven) > 1 else ""
         raise ParityFailure(

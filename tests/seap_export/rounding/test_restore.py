@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 from calibrated import micro_source
-from on_grid import put_on_grid
+from on_grid import rounded_copy
 from safetensors.torch import load_file, save_file
 
 from seap_export.errors import InputError
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.note import RoundingNote
 from seap_export.rounding.restore import restore_rounded_model
-from seap_export.rounding.write import write_other_files
 from seap_export.sources.weights import SafetensorsReader
 
 
@@ -22,12 +20,7 @@ from seap_export.sources.weights import SafetensorsReader
 def test_it_is_made_again(tmp_path: Path, variation: str) -> None:
     hf, rounded, again = (tmp_path / name for name in ("hf", "rounded", "again"))
     micro_source(hf, variation, "bfloat16")
-    shutil.copytree(hf, rounded)
-    widened = SafetensorsReader(hf)
-    save_file({name: widened.read([name])[name].float() for name in widened.shapes()}, rounded / "model.safetensors")
-    put_on_grid(rounded, BlockQuantization(4))
-    note = RoundingNote.of(hf, rounded, BlockQuantization(4))
-    write_other_files(hf, rounded, note)
+    note = rounded_copy(hf, rounded, BlockQuantization(4))
     again.mkdir()
     stored = SafetensorsReader(rounded)
     assert restore_rounded_model(hf, stored.read, note, again) == []
