@@ -82,8 +82,9 @@ def _restore(hf: Path, written: Path, note: RoundingNote, kept: Path, folder: Pa
     except InputError as error:  # here the model is a part of the artifact
         raise ArtifactError(str(error)) from error
     if unproven:
-        more = f", and so are {len(unproven) - 1} more" if len(unproven) > 1 else ""
+        others = len(unproven) - 1
+        what = f"and {others} more in {written.name} are not those" if others else f"in {written.name} is not that"
         raise ParityFailure(
-            f"weights: '{unproven[0]}' in {written.name} is not what it was rounded to, or not exactly{more}; export "
-            f"again, or copy the rounded model from the export to {kept}"
+            f"weights: '{unproven[0]}' {what} of the rounded model; export again, or, if it may only be stored less "
+            f"exactly, copy the rounded model from the export to {kept}"
         )
