@@ -208,6 +208,7 @@ def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensat
         "balance": "alike",
         "compensation": compensation,
         "ridge": 0.5,
+        "distillation": 0.0,
         "requested_ratio": 0.3,
         "achieved_ratio": 0.3,
     }

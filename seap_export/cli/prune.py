@@ -51,21 +51,22 @@ def prune_command(
       seap-export prune ./SmolLM2-135M --plan plan.json --calibration pruned/calibration/gsm8k --out shrunk
     """
     from seap_export.cli.settings import compute_of
+    from seap_export.distillation.write import variant_units, write_variant
     from seap_export.pipeline.mixtures import open_mixture_of
     from seap_export.pipeline.outputs import write_whole
     from seap_export.plan.plan import read_plan
-    from seap_export.shrink.write import write_shrunk_model
     from seap_export.sources.source import open_source
 
     compute = compute_of(options)
     plan, source = read_plan(plan_file), open_source(model)
     statistics = open_mixture_of(plan, calibrations)
+    units = variant_units(len(plan.layers), plan.distillation, plan.requested_ratio)
     console.say(f"hashing {source.name}")
     with (
         write_whole(out, marker=_marker(out), force=force) as folder,
-        console.step("shrinking", len(plan.layers)) as advance,
+        console.step("shrinking", units, "parts") as advance,
     ):
-        write_shrunk_model(source, plan, statistics, folder, advance, compute=compute)
+        write_variant(source, plan, statistics, folder, advance, compute=compute)
     parameters = plan.shrunk_spec(source.spec).num_parameters()
     console.result({"folder": str(out), "num_parameters": parameters}, f"{out}: {parameters:,} parameters")
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-__all__ = ["Batch", "length_buckets"]
+__all__ = ["Batch", "length_buckets", "token_weights"]
 
 _CPU = torch.device("cpu")
 
@@ -81,3 +81,22 @@ def _pad(sequences: Sequence[Sequence[int]], device: torch.device) -> Batch:
         input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
         real[row, : len(ids)] = True
     return Batch(input_ids, real, device)
+
+
+def token_weights(batches: Sequence[Batch], texts: Sequence[tuple[Sequence[int], float]]) -> list[torch.Tensor]:
+    """The probability of each real token's text, in units of the mean, for each batch; float32 [tokens]."""
+    weight_of = {key: sum(same) / len(same) for key, same in _by_text(texts).items()}
+    mean = sum(len(ids) * weight for ids, weight in texts) / sum(len(ids) for ids, _ in texts)
+    weights = []
+    for batch in batches:
+        rows = [tuple(ids[real].tolist()) for ids, real in zip(batch.input_ids, batch.real, strict=True)]
+        weights.append(torch.tensor([weight_of[row] / mean for row in rows]).repeat_interleave(batch.real.sum(1)))
+    return weights
+
+
+def _by_text(texts: Sequence[tuple[Sequence[int], float]]) -> dict[tuple[int, ...], list[float]]:
+    """The weights of each text; one that belongs to several tasks has several."""
+    found: dict[tuple[int, ...], list[float]] = {}
+    for ids, weight in texts:
+        found.setdefault(tuple(ids), []).append(weight)
+    return found

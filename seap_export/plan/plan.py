@@ -36,7 +36,7 @@ __all__ = [
     "write_plan",
 ]
 
-PLAN_SCHEMA = "seap-export/plan/4"
+PLAN_SCHEMA = "seap-export/plan/5"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 Compensation = Literal["sequential", "one-shot", "bias", "none"]
@@ -116,6 +116,7 @@ class Plan:
         compensation: What makes up for what is removed: o_proj and down_proj refitted one layer after another
             (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
         ridge: Strength of the refit's ridge.
+        distillation: Passes over the calibration texts in which the shrunk model learns the dense one's predictions.
         requested_ratio: Fraction of the budget (of `sparsity`) asked to be removed.
         achieved_ratio: The fraction that this plan removes.
         layers: One `LayerPlan` per layer.
@@ -138,6 +139,7 @@ class Plan:
     balance: Balance
     compensation: Compensation
     ridge: float
+    distillation: float
     requested_ratio: float
     achieved_ratio: float
     layers: tuple[LayerPlan, ...]
@@ -163,6 +165,8 @@ class Plan:
             raise ValueError("in a uniform layout all layers must keep the same number of heads and neurons")
         if not 0.0 < self.ridge < math.inf:
             raise ValueError("ridge must be positive")
+        if not 0.0 <= self.distillation < math.inf:
+            raise ValueError("distillation must be finite and not negative")
         if not 0.0 <= self.group_tolerance < math.inf:
             raise ValueError("group_tolerance must be finite and not negative")
         for name in (self.task, *self.weights):

@@ -58,6 +58,7 @@ class PlanSettings:
     balance: Balance = "loss"
     compensation: Compensation = "sequential"
     ridge: float = 5.0
+    distillation: float = 1.0
     mix: ScoreMix = "scaled"
     layout: Layout = "per-layer"
     group_tolerance: float = 0.0
@@ -79,6 +80,8 @@ class PlanSettings:
             raise SettingError("align", f"{self.align} is out of range; give at least 1")
         if not 0.0 < self.ridge < math.inf:
             raise SettingError("ridge", f"{self.ridge:g} is out of range; give a positive number")
+        if not 0.0 <= self.distillation < math.inf:
+            raise SettingError("distillation", f"{self.distillation:g} is out of range; give at least 0")
         if not 0.0 <= self.group_tolerance < math.inf:
             raise SettingError("group_tolerance", f"{self.group_tolerance:g} is out of range; give at least 0")
         if self.sparsity.kind == "global" and self.score == "elimination":

@@ -19,7 +19,7 @@ from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.mixture import Mixture
 from seap_export.families import names
 from seap_export.families.names import Projection
-from seap_export.layers.batches import length_buckets
+from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES, READERS, Half, half_tensors
 from seap_export.layers.hidden_states import HalfPass, HiddenStates, output_stream
@@ -27,7 +27,7 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.shrink.refit import refit
-from seap_export.shrink.sequential import Inputs, storage_for, token_weights
+from seap_export.shrink.sequential import Inputs, storage_for
 from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 

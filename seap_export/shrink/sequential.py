@@ -7,7 +7,7 @@ dense one: its target is the difference of the two. So a layer also corrects the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.mixture import Mixture
 from seap_export.families import ModelSpec, names
-from seap_export.layers.batches import Batch, length_buckets
+from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES, Half, half_tensors
 from seap_export.layers.hidden_states import HalfPass, HiddenStates
@@ -28,7 +28,7 @@ from seap_export.shrink.refit import OutputFit, refit
 from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 
-__all__ = ["Inputs", "SequentialLayers", "storage_for", "token_weights"]
+__all__ = ["Inputs", "SequentialLayers", "storage_for"]
 
 
 class SequentialLayers:
@@ -181,22 +181,3 @@ class Inputs:
 def storage_for(source: Source, statistics: Mixture, folder: Path, compute: Compute) -> Storage:
     """Where the hidden states of both models are kept."""
     return choose_storage(source.spec, statistics.num_tokens, compute, folder, copies=2)
-
-
-def token_weights(batches: Sequence[Batch], texts: Sequence[tuple[Sequence[int], float]]) -> list[torch.Tensor]:
-    """The probability of each real token's text, in units of the mean, for each batch; float32 [tokens]."""
-    weight_of = {key: sum(same) / len(same) for key, same in _by_text(texts).items()}
-    mean = sum(len(ids) * weight for ids, weight in texts) / sum(len(ids) for ids, _ in texts)
-    weights = []
-    for batch in batches:
-        rows = [tuple(ids[real].tolist()) for ids, real in zip(batch.input_ids, batch.real, strict=True)]
-        weights.append(torch.tensor([weight_of[row] / mean for row in rows]).repeat_interleave(batch.real.sum(1)))
-    return weights
-
-
-def _by_text(texts: Sequence[tuple[Sequence[int], float]]) -> dict[tuple[int, ...], list[float]]:
-    """The weights of each text; one that belongs to several tasks has several."""
-    found: dict[tuple[int, ...], list[float]] = {}
-    for ids, weight in texts:
-        found.setdefault(tuple(ids), []).append(weight)
-    return found

@@ -8,11 +8,11 @@ from typing import Any
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.distillation.write import write_variant
 from seap_export.layers.compute import Compute
 from seap_export.plan.planning import plan_variant, rank
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.recipes import PlanSettings
-from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
 
 __all__ = ["Shrinker"]
@@ -36,5 +36,5 @@ class Shrinker:
                 ranking = rank(self._source, statistics, settings, Path(kept), compute=Compute())
             self._key, self._ranking = key, ranking
         plan = plan_variant(self._source, statistics, self._ranking, settings, ratio)
-        write_shrunk_model(self._source, plan, statistics, folder)
+        write_variant(self._source, plan, statistics, folder)
         return plan.achieved_ratio

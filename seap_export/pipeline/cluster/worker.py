@@ -157,7 +157,7 @@ def _make(order: Order, progress: _Forwarded) -> StepFigures:
         if not order.step.resumes:
             _clear(order.place)
         work = Work(_source(order.model, order.digest), order.folder, _compute(order), progress)
-        with timed.step(order.step.label, order.step.units, name=order.step.name) as advance:
+        with timed.step(order.step.label, order.step.units, order.step.unit, name=order.step.name) as advance:
             order.step.make(work, order.place, advance)
     return timed.steps[order.step.name]
 

@@ -32,7 +32,7 @@ def run_steps(steps: Iterable[Step], work: Work, workspace: Workspace) -> Genera
 def make_step(step: Step, work: Work, workspace: Workspace) -> None:
     """Makes one step and records it."""
     with (
-        work.progress.step(step.label, step.units, name=step.name) as advance,
+        work.progress.step(step.label, step.units, step.unit, name=step.name) as advance,
         workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as place,
     ):
         step.make(work, place, advance)

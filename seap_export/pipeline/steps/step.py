@@ -46,12 +46,14 @@ class Step(ABC):
     Attributes:
         kind: What `pipeline.estimate` calls steps like this one.
         is_folder: Whether it makes a folder or a file.
+        unit: What `units` counts, in the plural.
         resumes: Whether `make` goes on with what an interrupted call left in its folder.
     """
 
     kind: ClassVar[str]
     is_folder: ClassVar[bool] = True
     resumes: ClassVar[bool] = False
+    unit: ClassVar[str] = "layers"
 
     @property
     @abstractmethod
@@ -80,7 +82,7 @@ class Step(ABC):
 
     @property
     def units(self) -> int | None:
-        """How many units of work `make` reports, layers unless the step says otherwise; None if it does not know."""
+        """How many units of work `make` reports; None if it does not know."""
         return None
 
     @cached_property

@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
+from seap_export.distillation.write import variant_units, write_variant
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.settings import variant_name
@@ -16,13 +17,13 @@ from seap_export.plan.plan import PLAN_SCHEMA, read_plan, write_plan
 from seap_export.plan.planning import plan_variant
 from seap_export.plan.ranked import read_ranking
 from seap_export.shrink.sequential import storage_for
-from seap_export.shrink.write import MODELING_FILES, write_shrunk_model
+from seap_export.shrink.write import MODELING_FILES
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["OfVariant", "PlanStep", "ShrinkStep"]
 
 #: Increased when the same inputs give different bytes than before.
-_PLAN, _HF = 1, 2
+_PLAN, _HF = 1, 3
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,10 @@ class OfVariant(Step):
 
 @dataclass(frozen=True)
 class ShrinkStep(OfVariant):
-    """Shrinks and refits the layers, and writes them as a model that transformers loads."""
+    """Shrinks, refits and distils the layers, and writes them as a model that transformers loads."""
 
     kind = "shrinking"
+    unit = "parts"
     resumes = True
 
     @property
@@ -129,7 +131,8 @@ class ShrinkStep(OfVariant):
 
     @property
     def units(self) -> int:
-        return self.plan.ranking.units
+        ranking = self.plan.ranking
+        return variant_units(ranking.units, ranking.settings.distillation, self.ratio)
 
     def _key(self) -> str:
         """The modelling code is part of the model."""
@@ -142,4 +145,4 @@ class ShrinkStep(OfVariant):
         if plan.compensation == "sequential":
             storage = storage_for(work.source, statistics, place, work.compute)
             work.progress.say(f"{self.variant}: {storage.description}")
-        write_shrunk_model(work.source, plan, statistics, place, advance, compute=work.compute)
+        write_variant(work.source, plan, statistics, place, advance, compute=work.compute)

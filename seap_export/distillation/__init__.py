@@ -1,0 +1,1 @@
+"""Brings a shrunk model closer to the dense one by gradient descent on the calibration texts."""

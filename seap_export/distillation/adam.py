@@ -1,0 +1,55 @@
+"""Adam, with steps that are relative to the size of each matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+__all__ = ["FIRST", "SECOND", "Adam", "learning_rate"]
+
+#: What is appended to the name of a weight for the running means of its gradient and of the gradient's square.
+FIRST, SECOND = ".first", ".second"
+#: The largest step, in units of a matrix's root mean square.
+_RATE = 5e-4
+#: The fraction of all steps in which the rate rises to it; afterwards it falls to zero.
+_WARM_UP = 0.1
+_BETAS, _TINY = (0.9, 0.95), 1e-16
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """The rate of a training step, counted from 0: it rises linearly at first, and then falls linearly to zero."""
+    warm_up = max(1, round(_WARM_UP * steps))
+    return _RATE * min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up + 1))
+
+
+class Adam:
+    """Changes the weights of a layer by the gradient of a training step (Kingma and Ba 2015, arXiv 1412.6980).
+
+    Rates are relative to the root mean square of a matrix, as in Adafactor (Shazeer and Stern 2018, arXiv 1804.04235),
+    so that one rate suits models whose weights are of other sizes.
+
+    Args:
+        step: The training step, counted from 0.
+        steps: How many there are.
+    """
+
+    def __init__(self, step: int, steps: int) -> None:
+        self._rate = learning_rate(step, steps)
+        self._corrections = [1.0 - beta ** (step + 1) for beta in _BETAS]
+
+    def update(self, tensors: dict[str, torch.Tensor], gradients: Mapping[str, torch.Tensor]) -> None:
+        """Changes weights and running means in place; all float32.
+
+        Args:
+            tensors: Each weight by its name, and its running means, which are made where they are missing.
+            gradients: By the weight's name, of the same shapes and on the same device.
+        """
+        for name, gradient in gradients.items():
+            weight = tensors[name]
+            first, second = (tensors.setdefault(name + own, torch.zeros_like(weight)) for own in (FIRST, SECOND))
+            first.lerp_(gradient, 1.0 - _BETAS[0])
+            second.lerp_(gradient.square(), 1.0 - _BETAS[1])
+            scale = self._rate * float(weight.double().square().mean().sqrt())
+            norm = (second / self._corrections[1]).sqrt_().add_(_TINY)
+            weight.addcdiv_(first, norm, value=-scale / self._corrections[0])

@@ -1,0 +1,139 @@
+"""One training step of a shrunk model: forwards through its layers, and back with their gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from seap_export.distillation.adam import Adam
+from seap_export.distillation.layers import TrainedLayers
+from seap_export.distillation.texts import TrainingStep
+from seap_export.families import ModelSpec
+from seap_export.layers.batches import Batch
+from seap_export.layers.halves import HALVES
+from seap_export.layers.hidden_states import HiddenStates, logits, output_stream, times_head
+from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.streams import Streams
+from seap_export.layers.working_memory import LOGIT_TOKENS
+
+__all__ = ["OuterTensors", "Student"]
+
+
+@dataclass(frozen=True)
+class OuterTensors:
+    """What a model has besides its layers; the dense and the shrunk model share it.
+
+    Attributes:
+        embedding: [vocab_size, hidden_size].
+        gain: The gain of the last norm, [hidden_size].
+        head: The LM head, [vocab_size, hidden_size].
+    """
+
+    embedding: torch.Tensor
+    gain: torch.Tensor
+    head: torch.Tensor
+
+
+class Student:
+    """A shrunk model that learns the dense model's predictions.
+
+    The loss is KL(dense || shrunk), the mean over the tokens of a step, by their weights. All matrices of the layers
+    are trained; norms, biases, embedding and LM head stay. Memory holds one layer and its gradients, and the hidden
+    states of a step's tokens before each layer.
+
+    Args:
+        spec: The shrunk model.
+        outer: What it has besides its layers.
+        layers: Its layers.
+        device: Where it is computed.
+    """
+
+    def __init__(self, spec: ModelSpec, outer: OuterTensors, layers: TrainedLayers, device: torch.device) -> None:
+        self._spec, self._outer, self._layers, self._device = spec, outer, layers, device
+
+    def train(self, step: TrainingStep, targets: Streams, adam: Adam) -> float:
+        """Changes all layers, and returns the mean KL before, in nats per token.
+
+        Args:
+            step: The texts.
+            targets: What the dense model's LM head multiplies, for each batch of all steps.
+            adam: How weights are changed.
+        """
+        with torch.no_grad():
+            before = self._forwards(step)
+        loss, gradients = 0.0, []
+        for place, batch_place in enumerate(step.places):
+            own, gradient = self._at_end(before[-1][place], targets[batch_place], step.weights[place])
+            loss += own
+            gradients.append(gradient)
+        for index in reversed(range(len(self._spec.layers))):
+            del before[-1]
+            gradients = self._backwards(index, step.batches, before[-1], gradients, adam)
+        return loss
+
+    def _forwards(self, step: TrainingStep) -> list[list[torch.Tensor]]:
+        """The stream before each layer and after the last, for each batch."""
+        hidden = HiddenStates.embedded(self._spec, self._outer.embedding, step.batches)
+        found = [list(hidden.streams)]
+        for index in range(len(self._spec.layers)):
+            tensors = self._layers[index]
+            own = {name: tensors[name] for name in self._spec.layer_tensors(index)}
+            layer = DecoderLayer(self._spec, index, own, self._device)
+            for half in HALVES:
+                hidden.advance(layer, half)
+            found.append(list(hidden.streams))
+        return found
+
+    def _at_end(self, stream: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """The weighted sum of KL over a batch, and its gradient with respect to the stream after the last layer.
+
+        With u the logits before they are capped, the gradient at u is q - p, q the shrunk and p the dense prediction,
+        times the cap's derivative.
+        """
+        spec, head, cap = self._spec, self._outer.head, self._spec.block.logits_softcap
+        loss, rows = 0.0, []
+        for block, wanted, weight in zip(*(own.split(LOGIT_TOKENS) for own in (stream, target, weights)), strict=True):
+            with torch.enable_grad():
+                leaf = block.detach().requires_grad_(True)
+                normed = output_stream(spec, self._outer.gain, leaf)
+            capped, weight = logits(spec, head, normed.detach()), weight.to(block.device)
+            log_q, log_p = capped.log_softmax(-1), logits(spec, head, wanted).log_softmax(-1)
+            p = log_p.exp()
+            loss += float((weight.double() * (p * (log_p - log_q)).sum(-1).double()).sum())
+            at_logits = log_q.exp_().sub_(p).mul_(weight[:, None])
+            if cap is not None:
+                at_logits *= 1 - capped.div_(cap).square_()
+            rows.append(torch.autograd.grad(normed, leaf, times_head(head, at_logits))[0])
+        return loss, torch.cat(rows)
+
+    def _backwards(
+        self,
+        index: int,
+        batches: tuple[Batch, ...],
+        before: list[torch.Tensor],
+        gradients: list[torch.Tensor],
+        adam: Adam,
+    ) -> list[torch.Tensor]:
+        """Changes one layer, given the gradients after it, and returns those before it."""
+        tensors = self._layers[index]
+        own = {name: tensor.to(self._device) for name, tensor in tensors.items()}
+        model = {name: own[name] for name in self._spec.layer_tensors(index)}
+        trained = {name: weight.requires_grad_(True) for name, weight in model.items() if weight.dim() == 2}
+        layer = DecoderLayer(self._spec, index, model, self._device)
+        sums = {name: torch.zeros_like(weight) for name, weight in trained.items()}
+        found = []
+        for batch, stream, gradient in zip(batches, before, gradients, strict=True):
+            with torch.enable_grad():
+                leaf = after = stream.detach().requires_grad_(True)
+                for half in HALVES:
+                    after = after + layer.written(half, layer.project(half, layer.channels(half, after, batch)))
+                at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
+            for total, part in zip(sums.values(), at_weights, strict=True):
+                total += part
+            found.append(at_before)
+        for weight in trained.values():
+            weight.requires_grad_(False)
+        adam.update(own, sums)
+        self._layers.change(index, {name: tensor.cpu() for name, tensor in own.items()})
+        return found

@@ -1,0 +1,96 @@
+"""Loss and gradients are those of autograd through transformers' own class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from calibrated import calibrate, load, micro_plan, micro_source, random_texts, skip_unless_loaded
+from swept import in_memory
+from varied import VARIED
+
+import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.distillation.adam import Adam
+from seap_export.distillation.layers import TrainedLayers
+from seap_export.distillation.student import OuterTensors, Student
+from seap_export.distillation.teacher import dense_outputs
+from seap_export.distillation.texts import TrainingStep, training_steps
+from seap_export.layers.streams import choose_storage
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source
+from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.weights import SafetensorsReader
+
+TEXTS = random_texts(8, longest=20)
+
+
+class Seen(Adam):
+    """Keeps the gradients, and changes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def update(self, tensors: dict[str, torch.Tensor], gradients: Mapping[str, torch.Tensor]) -> None:
+        assert not self.gradients.keys() & gradients.keys()
+        self.gradients |= gradients
+
+
+def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss, and the gradients of the stored tensors, from one text at a time."""
+    teacher, student = load(dense).requires_grad_(False), load(shrunk)
+    loss = torch.zeros((), dtype=torch.float64)
+    for batch, weights in zip(step.batches, step.weights, strict=True):
+        start = 0
+        for ids, real in zip(batch.input_ids, batch.real, strict=True):
+            row = ids[real][None]
+            log_p, log_q = (model(row, use_cache=False).logits[0].log_softmax(-1) for model in (teacher, student))
+            divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
+            loss = loss + (divergence * weights[start : start + len(divergence)]).double().sum()
+            start += len(divergence)
+    loss.backward()
+    found = {name: own.grad for name, own in student.named_parameters() if own.grad is not None and own.dim() == 2}
+    return float(loss.detach()), found
+
+
+def own_step(source: Source, shrunk: Path, step: TrainingStep, work: Path) -> tuple[float, dict[str, torch.Tensor]]:
+    compute, tied = in_memory(), source.spec.tie_word_embeddings
+    spec = PlainReader(SafetensorsReader(shrunk), micro_plan(source, "sequential").shrunk_spec(source.spec))
+    shapes = micro_plan(source, "sequential").shrunk_spec(source.spec)
+    outer = OuterTensors(
+        source.read_outer("embed_tokens"),
+        source.read_outer("norm"),
+        source.read_outer("embed_tokens" if tied else "lm_head"),
+    )
+    layers = TrainedLayers(work, len(shapes.layers), in_memory=True)
+    layers.begin(
+        {name: own.float() for name, own in spec.read(shapes.layer_tensors(index)).items()}
+        for index in range(len(shapes.layers))
+    )
+    storage = choose_storage(source.spec, sum(map(len, TEXTS)), compute, work)
+    targets, seen = dense_outputs(source, outer, step.batches, storage, compute), Seen()
+    loss = Student(shapes, outer, layers, compute.device).train(step, targets, seen)
+    return loss, StoredForm(shapes).to_stored(seen.gradients)
+
+
+@pytest.mark.parametrize("variation", VARIED)
+def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation: str) -> None:
+    source = micro_source(tmp_path / "dense", variation)
+    skip_unless_loaded(source.spec.family, "per-layer")
+    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    shrunk, work = tmp_path / "shrunk", tmp_path / "work"
+    for folder in (shrunk, work):
+        folder.mkdir()
+    write_shrunk_model(source, micro_plan(source, "sequential"), statistics, shrunk)
+    (step,) = training_steps([(ids, 1.0 + len(ids) % 2) for ids in TEXTS], in_memory())
+    loss, gradients = own_step(source, shrunk, step, work)
+    wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
+    assert loss == pytest.approx(wanted, rel=1e-3)
+    assert loss > 1e-3  # there is something to learn
+    trained = {name for name in expected if ".layers." in name}
+    assert gradients.keys() == trained
+    for name, gradient in gradients.items():
+        size = float(expected[name].abs().max())
+        torch.testing.assert_close(gradient, expected[name], rtol=0.0, atol=2e-3 * size, msg=name)

@@ -1,0 +1,67 @@
+"""A pass shows every text once, in steps that do not depend on the order of the texts."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from calibrated import random_texts
+
+from seap_export.distillation import texts as texts_module
+from seap_export.distillation.texts import TrainingStep, number_of_steps, training_steps
+from seap_export.layers.compute import Compute
+
+COMPUTE = Compute(batch_tokens=64)
+
+
+@pytest.fixture(autouse=True)
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts_module, "STEP_TOKENS", 100)
+
+
+def rows_of(step: TrainingStep) -> list[list[int]]:
+    return [
+        ids[real].tolist() for batch in step.batches for ids, real in zip(batch.input_ids, batch.real, strict=True)
+    ]
+
+
+def test_a_pass_shows_every_text_once() -> None:
+    texts = random_texts(40)
+    steps = training_steps([(ids, 1.0) for ids in texts], COMPUTE)
+    assert sorted(row for step in steps for row in rows_of(step)) == sorted(texts)
+    assert [place for step in steps for place in step.places] == list(range(sum(len(step.batches) for step in steps)))
+
+
+def test_steps_are_nearly_full_and_never_too_long() -> None:
+    steps = training_steps([(ids, 1.0) for ids in random_texts(40)], COMPUTE)
+    tokens = [sum(map(len, rows_of(step))) for step in steps]
+    assert len(steps) > 3
+    assert max(tokens) <= 100
+    assert min(tokens[:-1]) > 70  # the longest text has 30 tokens
+
+
+def test_a_text_longer_than_a_step_has_one_of_its_own() -> None:
+    assert [rows_of(step) for step in training_steps([([7] * 150, 1.0)], COMPUTE)] == [[[7] * 150]]
+
+
+def test_the_order_of_the_texts_does_not_matter() -> None:
+    texts = [(ids, 1.0) for ids in random_texts(40)]
+    shuffled = random.Random(1).sample(texts, len(texts))
+    assert [rows_of(step) for step in training_steps(shuffled, COMPUTE)] == [
+        rows_of(step) for step in training_steps(texts, COMPUTE)
+    ]
+
+
+def test_tokens_count_by_the_probability_of_their_task_and_sum_to_one() -> None:
+    one, two = ([index, 5, 6] for index in (1, 2))
+    (step,) = training_steps([(one, 0.3), (two, 0.1)], COMPUTE)
+    weights = torch.cat(step.weights).tolist()
+    assert sum(weights) == pytest.approx(1.0)
+    own = dict(zip((row[0] for row in rows_of(step)), (weights[0], weights[3]), strict=True))
+    assert own[1] == pytest.approx(3 * own[2])
+
+
+@pytest.mark.parametrize(("passes", "steps", "number"), [(1.0, 7, 7), (0.5, 7, 4), (2.0, 7, 14), (0.001, 7, 1)])
+def test_passes_may_be_a_fraction(passes: float, steps: int, number: int) -> None:
+    assert number_of_steps(passes, steps) == number
