@@ -101,6 +101,7 @@ class Format(Protocol):
 
         Raises:
             InputError: The model is refused or damaged, or a weight does not fit the precision.
+            UsageError: `out_folder` is not empty.
             EnvironmentFailure: The extra is missing, or the files cannot be written.
         """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from converters.gguf.metadata import Metadata, Value
 from converters.gguf.rows import rows_of
 from converters.gguf.types import bytes_of
 from converters.gguf.vocabulary import tokenizer_metadata
-from seap_export.errors import EnvironmentFailure, UsageError
+from converters.whole import whole_or_nothing
 from seap_export.families import model_spec
 from seap_export.llama_library import llama_library
 from seap_export.sources.config import read_json
@@ -43,13 +44,13 @@ def write_gguf(
 
     Args:
         model_folder: Contains config.json, safetensors files and a tokenizer.
-        out_folder: An existing folder for the file.
+        out_folder: An existing, empty folder for the file.
         precision: One of `PRESETS`.
         on_layer: Called with a layer's index once all its weights are written.
 
     Raises:
         InputError: llama.cpp cannot compute the model, GGUF files cannot hold its tokenizer, or it is damaged.
-        UsageError: The file already exists.
+        UsageError: The folder is not empty.
         EnvironmentFailure: The file cannot be written, or the precision takes llama.cpp's library and it is missing.
     """
     plan = FilePlan.of(model_spec(read_json(model_folder / "config.json")), precision)
@@ -57,21 +58,10 @@ def write_gguf(
     if plan.needs_library():
         llama_library()
     reader = PlainReader(SafetensorsReader(model_folder), plan.spec)
-    path = out_folder / MODEL_FILE
-    if path.exists():
-        raise UsageError(f"{path} already exists; give another folder or remove it")
-    writer = gguf.GGUFWriter(None, plan.architecture.name)
-    try:
-        _write_header(writer, path, plan, metadata)
+    # the writer is closed first: what the disk has no room for is written once more then
+    with whole_or_nothing(out_folder), closing(gguf.GGUFWriter(None, plan.architecture.name)) as writer:
+        _write_header(writer, out_folder / MODEL_FILE, plan, metadata)
         _write_tensors(writer.fout[0], plan, reader, on_layer)
-    except BaseException as error:
-        path.unlink(missing_ok=True)  # an incomplete model is worse than none
-        if isinstance(error, OSError):
-            message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
-            raise EnvironmentFailure(message) from error
-        raise
-    finally:
-        _close(writer)
 
 
 def whole_metadata(plan: FilePlan, model_folder: Path) -> Metadata:
@@ -122,12 +112,3 @@ def _write_tensors(file: Any, plan: FilePlan, reader: WeightReader, on_layer: Ca
 
 def _pad(file: Any) -> None:
     file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
-
-
-def _close(writer: Any) -> None:
-    try:
-        writer.close()
-    except OSError as error:  # what the disk has no room for is written once more on closing
-        raise EnvironmentFailure(
-            f"cannot write the model ({error}); free disk space or check the permissions"
-        ) from error

@@ -15,7 +15,8 @@ import torch
 from converters.mlx.decoder import described
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID, kept, quantize
-from seap_export.errors import EnvironmentFailure, InputError, UsageError
+from converters.whole import whole_or_nothing
+from seap_export.errors import InputError
 from seap_export.families import ModelSpec, names
 from seap_export.rounding.note import read_note
 from seap_export.sources.config import read_json
@@ -44,16 +45,13 @@ def write_mlx(
 
     Raises:
         InputError: The model is damaged, has NaN or infinite weights, or overflows in this precision.
-        UsageError: The output already exists.
+        UsageError: The folder is not empty.
         EnvironmentFailure: The output cannot be written.
     """
     plain = open_plain(model_folder, spec)
     layout = Layout(spec, precision, model_dtype(model_folder))
     config = mlx_config(model_folder, spec, layout)
-    present = sorted(path.name for path in out_folder.iterdir())
-    if present:
-        raise UsageError(f"{out_folder / present[0]} already exists; give another folder or remove it")
-    try:
+    with whole_or_nothing(out_folder):
         _write_weights(plain, spec, layout, out_folder / WEIGHTS, on_layer)
         (out_folder / "config.json").write_text(
             json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n"
@@ -62,13 +60,6 @@ def write_mlx(
         copy_tokenizer(model_folder, out_folder)
         if (model_folder / "generation_config.json").is_file():
             shutil.copyfile(model_folder / "generation_config.json", out_folder / "generation_config.json")
-    except BaseException as error:
-        for path in out_folder.iterdir():  # an incomplete model is worse than none
-            path.unlink()
-        if isinstance(error, OSError):
-            message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
-            raise EnvironmentFailure(message) from error
-        raise
 
 
 def model_dtype(model_folder: Path) -> torch.dtype:

@@ -9,6 +9,7 @@ from pathlib import Path
 from converters.onnx.form import OnnxForm
 from converters.onnx.genai_config import GENAI_CONFIG, genai_config
 from converters.onnx.onnx_writer import write_onnx
+from converters.whole import whole_or_nothing
 from seap_export.families import model_spec
 from seap_export.sources.config import read_json
 from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right
@@ -24,23 +25,27 @@ def convert_folder(
     form: OnnxForm = _DEFAULT,
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> None:
-    """Writes the ONNX form of a model folder, dense or pruned, into `onnx_folder`, which exists.
+    """Writes the ONNX form of a model folder, dense or pruned, into `onnx_folder`.
 
     Besides the graph and its data, writes the tokenizer, set to pad on the right, and genai_config.json.
 
     Args:
         model_folder: Contains config.json, safetensors files and the tokenizer.
-        onnx_folder: Folder for the files.
+        onnx_folder: An existing, empty folder.
         form: Precision, dialect and logits of the graph.
         on_layer: Called with a layer's index once all its weights are written.
+
+    Raises:
+        InputError, UsageError, EnvironmentFailure: As for `write_onnx`.
     """
     config = read_json(model_folder / "config.json")
     generation = model_folder / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
     settings = genai_config(model_spec(config), config, defaults, form)
-    write_onnx(model_folder, onnx_folder, form, on_layer=on_layer)
-    copy_tokenizer(model_folder, onnx_folder)
-    pad_on_the_right(onnx_folder)
-    (onnx_folder / GENAI_CONFIG).write_text(
-        json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n"
-    )
+    with whole_or_nothing(onnx_folder):
+        write_onnx(model_folder, onnx_folder, form, on_layer=on_layer)
+        copy_tokenizer(model_folder, onnx_folder)
+        pad_on_the_right(onnx_folder)
+        (onnx_folder / GENAI_CONFIG).write_text(
+            json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n"
+        )

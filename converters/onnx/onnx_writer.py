@@ -15,7 +15,8 @@ from converters.onnx.overflow import find_scaling
 from converters.onnx.precision import BLOCK_SIZES
 from converters.onnx.scaling import Scaling
 from converters.onnx.weights import INLINE_BYTES, open_weights
-from seap_export.errors import EnvironmentFailure, InputError, UsageError
+from converters.whole import whole_or_nothing
+from seap_export.errors import InputError, UsageError
 from seap_export.families import ModelSpec, model_spec, names
 from seap_export.sources.config import read_json
 
@@ -42,36 +43,25 @@ def write_onnx(
 
     Args:
         model_folder: Contains config.json and safetensors files.
-        out_folder: An existing folder for model.onnx and model.onnx.data.
+        out_folder: An existing, empty folder for model.onnx and model.onnx.data.
         form: Precision, dialect and logits; recorded in the metadata.
         on_layer: Called with a layer's index once all its weights are written.
 
     Raises:
         InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows in fp16.
-        UsageError: The output already exists.
+        UsageError: The folder is not empty.
         EnvironmentFailure: The output cannot be written.
     """
     config = read_json(model_folder / "config.json")
     spec = model_spec(config)
     refuse_unsupported(spec, form)
-    files = (out_folder / MODEL_FILE, out_folder / DATA_FILE)
-    for file in files:
-        if file.exists():
-            raise UsageError(f"{file} already exists; give another folder or remove it")
     weights = open_weights(model_folder, spec, form.precision)
     scaling = Scaling()
     if form.precision.dtype == "fp16":
         scaling = find_scaling(config, spec, weights.reader, form.precision)
     model = decoder_graph(spec, weights, form, scaling).build(_PRODUCER)
-    try:
-        _save(model, files[0], _LayerProgress(model, on_layer) if on_layer else None)
-    except BaseException as error:
-        for file in files:  # an incomplete model is worse than none
-            file.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
-            raise EnvironmentFailure(message) from error
-        raise
+    with whole_or_nothing(out_folder):
+        _save(model, out_folder / MODEL_FILE, _LayerProgress(model, on_layer) if on_layer else None)
 
 
 def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:

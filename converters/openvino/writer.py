@@ -11,7 +11,7 @@ from converters.openvino.stored_tensor import Storage
 from converters.openvino.tensors import standard_graph
 from converters.openvino.tokenizer import write_tokenizer
 from converters.openvino.translate import translate
-from seap_export.errors import EnvironmentFailure, UsageError
+from converters.whole import whole_or_nothing
 
 __all__ = ["write_openvino"]
 
@@ -26,28 +26,19 @@ def write_openvino(
 
     Args:
         model_folder: Contains config.json, safetensors files and a tokenizer.
-        out_folder: An existing folder without any of the files.
+        out_folder: An existing, empty folder.
         storage: How weights are stored.
         on_layer: Called with a layer's index once all its weights are written.
 
     Raises:
         InputError: The model is damaged, has NaN or infinite weights, or weights too large for fp16.
-        UsageError: The output already exists.
+        UsageError: The folder is not empty.
         EnvironmentFailure: A package of OpenVINO is missing, or the output cannot be written.
     """
     for name in ("openvino", "openvino_tokenizers"):
         require(name)
-    if taken := sorted(out_folder.iterdir()):
-        raise UsageError(f"{taken[0]} already exists; give another folder or remove it")
-    try:
+    with whole_or_nothing(out_folder):
         graph = standard_graph(model_folder, storage)
         tensors = [tensor for weight in graph.weights for tensor in weight.tensors]
         write_ir(translate(graph), tensors, out_folder, on_layer or (lambda _: None))
         write_tokenizer(model_folder, out_folder)
-    except BaseException as error:
-        for file in out_folder.iterdir():  # an incomplete model is worse than none
-            file.unlink()
-        if isinstance(error, OSError):
-            message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
-            raise EnvironmentFailure(message) from error
-        raise

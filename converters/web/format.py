@@ -26,7 +26,8 @@ from converters.web.onnx_parts import (
 )
 from converters.web.precisions import PRECISIONS, file_name, precision_of
 from converters.web.shapes import ShapesAlone
-from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
+from converters.whole import whole_or_nothing
+from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.sources.config import read_artifact, read_json
 from seap_export.sources.tokenizer import tokenizer_files
@@ -115,6 +116,7 @@ class WebFormat:
 
         Raises:
             InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows in fp16.
+            UsageError: `out_folder` is not empty.
             EnvironmentFailure: The output cannot be written.
         """
         config = read_json(model_folder / "config.json")
@@ -130,19 +132,13 @@ class WebFormat:
             scaling = find_scaling(config, spec, weights.reader, precision)
         model = web_graph(spec, weights, precision, scaling)
         chunks = 1 + max(place.chunk for place in places(model))
-        try:
+        with whole_or_nothing(out_folder):
             (out_folder / ONNX_FOLDER).mkdir()
             write_graph(model, out_folder / ONNX_FOLDER / file_name(self.precision), on_layer)
             _write_json(out_folder / "config.json", web_config(spec, config, self.precision, chunks))
             _write_json(out_folder / "generation_config.json", generation_config(model_folder, config))
             _write_json(out_folder / "tokenizer_config.json", tokenizer_config(model_folder))
             shutil.copyfile(model_folder / "tokenizer.json", out_folder / "tokenizer.json")
-        except BaseException as error:
-            _empty(out_folder)
-            if isinstance(error, OSError):
-                message = f"{out_folder}: cannot write the model ({error}); free disk space or check the permissions"
-                raise EnvironmentFailure(message) from error
-            raise
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
         """Reads the written weights back; raises `ArtifactError` where that is impossible."""
@@ -178,12 +174,3 @@ def _largest(spec: ModelSpec, name: str) -> int:
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8", newline="\n")
-
-
-def _empty(folder: Path) -> None:
-    """Removes what is in a folder: an incomplete model is worse than none."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

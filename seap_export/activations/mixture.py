@@ -11,7 +11,6 @@ from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import Calibration, LayerMoments
 from seap_export.errors import InputError
 from seap_export.layers.halves import Half
-from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["Mixture"]
 
@@ -77,22 +76,13 @@ class Mixture:
         parts = [self.calibrations[task].sensitivity() * p for task, p in self.probabilities.items()]
         return torch.stack(parts).sum(0)
 
-    def token_ids(self, vocabulary: Vocabulary | None = None) -> list[tuple[list[int], float]]:
-        """The token ids of all calibration texts, and the probability of each of their tokens.
-
-        Args:
-            vocabulary: Gives new ids; tokens that are not kept, which texts of other tasks may have, are left out.
-        """
-        texts = [
+    def token_ids(self) -> list[tuple[list[int], float]]:
+        """The token ids of all calibration texts, and the probability of each of their tokens."""
+        return [
             (ids, probability / self.calibrations[task].record.num_tokens)
             for task, probability in self.probabilities.items()
             for ids in self.calibrations[task].token_ids()
         ]
-        if vocabulary is None:
-            return texts
-        new_ids = vocabulary.new_ids
-        found = [([new_ids[token] for token in ids if token in new_ids], weight) for ids, weight in texts]
-        return [(ids, weight) for ids, weight in found if ids]
 
     def _mixed(self, parts: Sequence[tuple[float, Moments]]) -> Moments:
         mean = torch.stack([p * own.mean for p, own in parts]).sum(0)

@@ -65,7 +65,7 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; any exception becomes a `click.ClickException`."""
-        with _terminable():
+        with _terminable() as terminated:
             try:
                 return super().invoke(ctx)
             except (click.ClickException, click.exceptions.Exit):
@@ -74,6 +74,8 @@ class _Commands(click.Group):
                 _forget_stdout()
                 sys.exit(128 + _SIGPIPE)
             except BaseException as error:
+                if terminated.is_set() and isinstance(error, KeyboardInterrupt):
+                    sys.exit(128 + signal.SIGTERM)
                 is_shown = isinstance(error, Exception | KeyboardInterrupt) or is_panic(error)
                 if not is_shown or os.environ.get("SEAP_EXPORT_TRACEBACK"):
                     raise
@@ -92,14 +94,25 @@ def _write_utf8() -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Makes SIGTERM raise an exception in the block, so that temporary folders are removed."""
+def _terminable() -> Iterator[threading.Event]:
+    """Makes SIGTERM interrupt the block as SIGINT does, so that it cleans up; yields what tells the two apart.
+
+    Libraries know `KeyboardInterrupt`, whereas some replace a `SystemExit`. A second SIGTERM, which `timeout` may send
+    at once, does not interrupt the cleaning.
+    """
+    terminated = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield terminated
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+    def interrupt(*_: object) -> None:
+        if not terminated.is_set():
+            terminated.set()
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        yield
+        yield terminated
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -22,6 +22,7 @@ class TrainedLayers:
     interruption.
 
     Attributes:
+        number: How many layers there are.
         step: The training step that they are before; None: there are no layers yet.
 
     Args:
@@ -31,7 +32,7 @@ class TrainedLayers:
     """
 
     def __init__(self, folder: Path, number: int, in_memory: bool) -> None:
-        self._folder, self._number = folder, number
+        self._folder, self.number = folder, number
         self._held: list[dict[str, torch.Tensor]] | None = [{} for _ in range(number)] if in_memory else None
         common = set.intersection(*(set(kept_layers(folder, _name(index))) for index in range(number)))
         self.step: int | None = max(common, default=None)
@@ -66,7 +67,7 @@ class TrainedLayers:
         if self._held is not None and (last or self.step % _SAVE_EVERY == 0):
             for index, tensors in enumerate(self._held):
                 keep_tensors(path_of(self._folder, _name(index), self.step), tensors)
-        if all(self._path(index).is_file() for index in range(self._number)):
+        if all(self._path(index).is_file() for index in range(self.number)):
             self._forget()
 
     def _path(self, index: int) -> Path:
@@ -82,7 +83,7 @@ class TrainedLayers:
         return kept_tensors(path_of(self._folder, _name(index), step))
 
     def _forget(self) -> None:
-        for index in range(self._number):
+        for index in range(self.number):
             for step in kept_layers(self._folder, _name(index)):
                 if step != self.step:
                     path_of(self._folder, _name(index), step).unlink()

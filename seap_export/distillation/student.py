@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,8 @@ class OuterTensors:
     Attributes:
         embedding: [vocab_size, hidden_size].
         gain: The gain of the last norm, [hidden_size].
-        head: The LM head, [vocab_size, hidden_size].
+        head: The LM head of the tokens that are kept, [kept tokens, hidden_size]. Both models' predictions are
+            distributions over these tokens.
     """
 
     embedding: torch.Tensor
@@ -53,11 +55,11 @@ class Student:
         self._spec, self._outer, self._layers, self._device = spec, outer, layers, device
 
     def train(self, step: TrainingStep, targets: Streams, adam: Adam) -> float:
-        """Changes all layers, and returns the mean KL before, in nats per token.
+        """Changes all layers, and returns the mean KL before, in nats per token; if it is not finite, none changes.
 
         Args:
             step: The texts.
-            targets: What the dense model's LM head multiplies, for each batch of all steps.
+            targets: The dense model's stream after its last layer, for each batch of all steps.
             adam: How weights are changed.
         """
         with torch.no_grad():
@@ -67,6 +69,8 @@ class Student:
             own, gradient = self._at_end(before[-1][place], targets[batch_place], step.weights[place])
             loss += own
             gradients.append(gradient)
+        if not math.isfinite(loss):
+            return loss
         for index in reversed(range(len(self._spec.layers))):
             del before[-1]
             gradients = self._backwards(index, step.batches, before[-1], gradients, adam)
@@ -98,6 +102,7 @@ class Student:
                 leaf = block.detach().requires_grad_(True)
                 normed = output_stream(spec, self._outer.gain, leaf)
             capped, weight = logits(spec, head, normed.detach()), weight.to(block.device)
+            wanted = output_stream(spec, self._outer.gain, wanted)
             log_q, log_p = capped.log_softmax(-1), logits(spec, head, wanted).log_softmax(-1)
             p = log_p.exp()
             loss += float((weight.double() * (p * (log_p - log_q)).sum(-1).double()).sum())

@@ -1,16 +1,15 @@
-"""The texts of each training step."""
+"""The batches of each training step."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from seap_export.layers.batches import Batch, length_buckets, token_weights
-from seap_export.layers.compute import Compute
+from seap_export.layers.batches import Batch
 
 __all__ = ["STEP_TOKENS", "TrainingStep", "number_of_steps", "training_steps"]
 
@@ -20,15 +19,15 @@ STEP_TOKENS = 2048
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """The texts whose gradients are added up before the weights change.
+    """The batches whose gradients are added up before the weights change.
 
     Attributes:
-        places: Indices of its batches among those of all steps.
-        batches: Its batches.
+        places: Their indices among all batches.
+        batches: Their texts.
         weights: What each real token counts, float32 [tokens] for each batch; they sum to 1 over the step.
     """
 
-    places: range
+    places: tuple[int, ...]
     batches: tuple[Batch, ...]
     weights: tuple[torch.Tensor, ...]
 
@@ -38,34 +37,33 @@ def number_of_steps(passes: float, steps_of_a_pass: int) -> int:
     return math.ceil(passes * steps_of_a_pass)
 
 
-def training_steps(texts: Iterable[tuple[Sequence[int], float]], compute: Compute) -> list[TrainingStep]:
-    """The steps of one pass over the texts.
+def training_steps(batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> list[TrainingStep]:
+    """The steps of one pass over the batches.
 
-    Texts are in the order of their digests, so that the steps do not depend on the order in which they are given, and
-    so that those of several tasks are mixed.
+    Batches are sorted by the length of their texts; here they come in the order of their digests.
 
     Args:
-        texts: Token ids of each text, and the probability of each of its tokens; see `Mixture.token_ids`.
-        compute: How many positions a batch may have.
+        batches: All calibration texts, as the refit has them.
+        weights: What each of their tokens counts, in any unit; see `token_weights`.
     """
-    groups: list[list[tuple[Sequence[int], float]]] = []
+    groups: list[list[int]] = []
     tokens = STEP_TOKENS
-    for ids, weight in sorted(texts, key=lambda text: _digest(text[0])):
-        if tokens + len(ids) > STEP_TOKENS:
+    for place in sorted(range(len(batches)), key=lambda place: _digest(batches[place])):
+        if tokens + batches[place].num_tokens > STEP_TOKENS:
             groups.append([])
             tokens = 0
-        groups[-1].append((ids, weight))
-        tokens += len(ids)
-    steps, start = [], 0
-    for group in groups:
-        batches = length_buckets([ids for ids, _ in group], compute.batch_tokens, compute.device)
-        weights = token_weights(batches, group)
-        total = sum(float(own.double().sum()) for own in weights)
-        places = range(start, start + len(batches))
-        steps.append(TrainingStep(places, tuple(batches), tuple(own / total for own in weights)))
-        start = places.stop
-    return steps
+        groups[-1].append(place)
+        tokens += batches[place].num_tokens
+    return [_step(group, batches, weights) for group in groups]
 
 
-def _digest(ids: Sequence[int]) -> bytes:
-    return hashlib.sha256(repr(list(ids)).encode()).digest()
+def _step(places: Sequence[int], batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> TrainingStep:
+    own = [weights[place] for place in places]
+    total = sum(float(part.double().sum()) for part in own)
+    return TrainingStep(
+        tuple(places), tuple(batches[place] for place in places), tuple((part / total).float() for part in own)
+    )
+
+
+def _digest(batch: Batch) -> bytes:
+    return hashlib.sha256(batch.input_ids.numpy().tobytes()).digest()

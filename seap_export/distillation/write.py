@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,16 +14,17 @@ from seap_export.activations.mixture import Mixture
 from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
-from seap_export.distillation.teacher import dense_outputs
 from seap_export.distillation.texts import TrainingStep, number_of_steps, training_steps
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
+from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES
 from seap_export.layers.kept import UNFINISHED
-from seap_export.layers.streams import choose_storage
+from seap_export.layers.streams import Streams
 from seap_export.layers.working_memory import working_bytes
 from seap_export.plan.plan import Plan
+from seap_export.shrink.sequential import DENSE, storage_for
 from seap_export.shrink.write import write_shrunk_model, write_weights
 from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader
@@ -62,17 +64,25 @@ def write_variant(
         write_shrunk_model(source, plan, statistics, folder, on_unit, compute=compute)
         return
     unfinished = folder / UNFINISHED
-    shrunk = unfinished / "shrunk"
-    shrunk.mkdir(parents=True, exist_ok=True)
-    write_shrunk_model(source, plan, statistics, shrunk, on_unit, compute=compute)
-    kept = source if plan.vocabulary is None else source.with_tokens(plan.vocabulary)
-    spec = plan.shrunk_spec(source.spec)
+    shrunk, streams = unfinished / "shrunk", unfinished / "streams"
+    for own in (shrunk, streams):
+        own.mkdir(parents=True, exist_ok=True)
+    write_shrunk_model(source, plan, statistics, shrunk, on_unit, compute=compute, streams=streams)
+    spec, kept = plan.shrunk_spec(source.spec), source
+    if plan.vocabulary is not None:
+        kept = source.with_tokens(plan.vocabulary)
     reader = PlainReader(SafetensorsReader(shrunk), spec)
-    layers = TrainedLayers(unfinished, len(spec.layers), _fits(kept.spec, spec, compute))
+    layers = TrainedLayers(unfinished, len(spec.layers), _fits(source.spec, spec, compute))
     if layers.step is None:
         layers.begin(_floats(reader, spec, index) for index in range(len(spec.layers)))
-    steps = training_steps(statistics.token_ids(plan.vocabulary), compute)
-    _train(kept, spec, layers, steps, number_of_steps(plan.distillation, len(steps)), unfinished, compute, on_unit)
+    tied = source.spec.tie_word_embeddings
+    outer = OuterTensors(  # ids and rows of the embedding are the dense model's, whatever the vocabulary
+        source.read_outer("embed_tokens"),
+        source.read_outer("norm"),
+        kept.read_outer("embed_tokens" if tied else "lm_head"),
+    )
+    student = Student(spec, outer, layers, compute.device)
+    _train(student, layers, _Texts.of(source, statistics, streams, compute), plan.distillation, on_unit)
 
     def distilled(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         for index in range(first, len(spec.layers)):
@@ -86,36 +96,40 @@ def write_variant(
     shutil.rmtree(unfinished)
 
 
+@dataclass(frozen=True)
+class _Texts:
+    """What is learnt.
+
+    Attributes:
+        steps: The training steps of a pass.
+        targets: The dense model's stream after its last layer, for each batch.
+    """
+
+    steps: Sequence[TrainingStep]
+    targets: Streams
+
+    @classmethod
+    def of(cls, source: Source, statistics: Mixture, folder: Path, compute: Compute) -> _Texts:
+        """The calibration texts, with the streams that the refit left in `folder`."""
+        texts = statistics.token_ids()
+        batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
+        targets = storage_for(source, statistics, folder, compute).streams(DENSE, source.spec, batches)
+        targets.load(len(source.spec.layers))
+        return cls(training_steps(batches, token_weights(batches, texts)), targets)
+
+
 def _train(
-    dense: Source,
-    spec: ModelSpec,
-    layers: TrainedLayers,
-    steps: Sequence[TrainingStep],
-    number: int,
-    folder: Path,
-    compute: Compute,
-    on_unit: Callable[[object], None],
+    student: Student, layers: TrainedLayers, texts: _Texts, passes: float, on_unit: Callable[[object], None]
 ) -> None:
-    """Takes that many training steps, less those that are done, with the texts in turn."""
-    outer = OuterTensors(
-        dense.read_outer("embed_tokens"),
-        dense.read_outer("norm"),
-        dense.read_outer("embed_tokens" if dense.spec.tie_word_embeddings else "lm_head"),
-    )
-    batches = [batch for step in steps for batch in step.batches]
-    storage = choose_storage(dense.spec, sum(batch.num_tokens for batch in batches), compute, folder)
-    targets = dense_outputs(dense, outer, batches, storage, compute)
-    student = Student(spec, outer, layers, compute.device)
-    first, parts = layers.step or 0, len(spec.layers)
+    """Takes the training steps that are left, and reports progress in as many parts as there are layers."""
+    number, parts = number_of_steps(passes, len(texts.steps)), layers.number
+    first = layers.step or 0
     for _ in range(first * parts // number):
         on_unit(None)
     for index in range(first, number):
-        loss = student.train(steps[index % len(steps)], targets, Adam(index, number))
+        loss = student.train(texts.steps[index % len(texts.steps)], texts.targets, Adam(index, number))
         if not math.isfinite(loss):
-            raise InputError(
-                f"distillation of '{dense.name}' diverged at training step {index + 1}; set 'distillation = 0' in the "
-                "recipe"
-            )
+            raise InputError(f"distillation diverged at step {index + 1}; set 'distillation = 0' in the recipe")
         layers.advance(last=index + 1 == number)
         for _ in range((index + 1) * parts // number - index * parts // number):
             on_unit(None)

@@ -25,7 +25,7 @@ _EFFORT: Mapping[str, tuple[float, float, float]] = {
     "calibration": (1.8, 0.15, 5.0),
     "ranking": (1.8, 0.25, 0.0),
     "shrinking": (1.2, 0.15, 0.0),
-    "rounding": (1.5, 0.4, 0.0),
+    "rounding": (1.8, 0.4, 0.0),  # roughly, from one run
     "writing": (100.0, 0.0, 0.0),
     "parity": (1.4, 0.0, 6.0),
     "quality": (3.0, 0.0, 2.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,12 +21,11 @@ from seap_export.pipeline.convert import refuse_unwritable
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.disk import needed, step_disk
 from seap_export.pipeline.elsewhere import general_samples
-from seap_export.pipeline.manifest import MANIFEST
 from seap_export.pipeline.measured import Measured
 from seap_export.pipeline.mixtures import GENERAL
 from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.parity import parity_file
-from seap_export.pipeline.performance import Performance, StepFigures, Timed, read_performance
+from seap_export.pipeline.performance import Performance, StepFigures, Timed, recorded
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.quality import DENSE_TEXTS, QUALITY, measure_quality, quality_request, settled_quality
 from seap_export.pipeline.remaining import Remaining, remaining_work, task_sizes
@@ -100,10 +99,9 @@ def export(
     timed.planned = [step.name for step in steps.all] + _further(request)
     warn_of_texts(planned.splits, timed)
     with workspace.locked(), torch_threads(request.parity.threads):
-        performance = read_performance(workspace.folder)
         keys = {task: step.key for task, step in steps.calibrations.items()}
         claim_folder(workspace, source, keys, request.variants.keys())
-        try:
+        with recorded(workspace.folder, timed) as performance:
             work = Work(source, workspace.folder, compute, timed)
             making = (
                 run_steps(steps.all, work, workspace)
@@ -117,11 +115,6 @@ def export(
             workspace.finish()
             performance.write(workspace.folder)
             report = _validate(workspace.folder, request, made, timed)
-        finally:  # the cost of finished steps is recorded even if a later one fails, unless the disk is full
-            performance.steps |= timed.steps
-            if (workspace.folder / MANIFEST).is_file():
-                with suppress(OSError):
-                    performance.write(workspace.folder)
     return Exported(made, report, timed.steps)
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 from seap_export.errors import ArtifactError
 from seap_export.memory import peak_memory, reset_peak_memory
+from seap_export.pipeline.manifest import MANIFEST
 from seap_export.pipeline.outputs import write_whole
 from seap_export.pipeline.progress import Advance, Progress
 from seap_export.sources.config import read_artifact
 
-__all__ = ["PERFORMANCE", "Performance", "StepFigures", "Timed", "read_performance"]
+__all__ = ["PERFORMANCE", "Performance", "StepFigures", "Timed", "read_performance", "recorded"]
 
 PERFORMANCE = "performance.json"
 PERFORMANCE_SCHEMA = "seap-export/performance/1"
@@ -115,3 +116,23 @@ class Timed:
     def warn(self, message: str) -> None:
         """Prints one line that the user should read."""
         self._progress.warn(message)
+
+
+@contextmanager
+def recorded(folder: Path, timed: Timed) -> Iterator[Performance]:
+    """Yields the figures of an output folder, and writes them with what the run's steps cost, also if the block fails.
+
+    Nothing is written while the folder has no manifest, nor where the disk is full.
+
+    Args:
+        folder: The output folder, locked.
+        timed: Has run the steps when the block ends.
+    """
+    performance = read_performance(folder)
+    try:
+        yield performance
+    finally:
+        performance.steps |= timed.steps
+        if (folder / MANIFEST).is_file():
+            with suppress(OSError):
+                performance.write(folder)

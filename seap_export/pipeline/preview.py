@@ -53,9 +53,9 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
     planned = plan_export(source, request, out, force, Silent())
     work, parts, candidates = workload(source, request), planned.remaining, tuple[dict[str, Any], ...]()
     if request.targets is not None:
-        tokens = {name: len(own) for name, own in planned.vocabularies.items()}
-        candidates = first_candidates(source.spec, request, tokens, beside_weights(work))
-        parts += search_work(source.spec, request)
+        asked = source.spec, request, planned.vocabularies, beside_weights(work)
+        candidates = first_candidates(*asked)
+        parts += search_work(*asked)
     missing = {step.name for step in planned.missing}
     rows = tuple(
         {

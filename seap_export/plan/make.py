@@ -219,7 +219,7 @@ def make_plan(
         balance=balance,
         compensation=compensation,
         ridge=ridge,
-        distillation=distillation,
+        distillation=distillation if compensation == "sequential" else 0.0,
         requested_ratio=ratio,
         achieved_ratio=achieved,
         layers=layers,

@@ -167,6 +167,8 @@ class Plan:
             raise ValueError("ridge must be positive")
         if not 0.0 <= self.distillation < math.inf:
             raise ValueError("distillation must be finite and not negative")
+        if self.distillation and self.compensation != "sequential":
+            raise ValueError("distillation goes with the sequential compensation alone")
         if not 0.0 <= self.group_tolerance < math.inf:
             raise ValueError("group_tolerance must be finite and not negative")
         for name in (self.task, *self.weights):

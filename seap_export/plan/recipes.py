@@ -260,6 +260,7 @@ def _refuse_idle(settings: PlanSettings, given: set[str]) -> None:
         ("sparsity.k", "sparsity.x0"): sparsity.kind != "logistic" and f'kind = "{sparsity.kind}"',
         ("sparsity.context",): sparsity.budget == "weights" and 'budget = "weights"',
         ("mix",): settings.score == "elimination" and 'score = "elimination"',
+        ("distillation",): settings.compensation != "sequential" and f'compensation = "{settings.compensation}"',
         ("ridge",): settings.score != "elimination"
         and settings.compensation in ("bias", "none")
         and f'score = "{settings.score}" and compensation = "{settings.compensation}"',

@@ -66,7 +66,7 @@ def write_rounded_model(
         InputError: The model is damaged, or the calibration was made with another vocabulary.
     """
     source, compute = folder_source(model_folder), compute or Compute()
-    texts = statistics.token_ids(vocabulary)
+    texts = _kept_tokens(statistics.token_ids(), vocabulary)
     largest = max(max(ids) for ids, _ in texts)
     if largest >= source.spec.vocab_size:
         raise InputError(
@@ -87,6 +87,17 @@ def write_rounded_model(
     write_weights(rounded, source.spec, layers, folder, on_layer, finished=walk.finished)
     write_other_files(model_folder, folder, RoundingNote.of(model_folder, folder, how))
     shutil.rmtree(unfinished)
+
+
+def _kept_tokens(
+    texts: Iterable[tuple[list[int], float]], vocabulary: Vocabulary | None
+) -> list[tuple[list[int], float]]:
+    """Texts in a variant's own ids; tokens that it lacks, which texts of other tasks may have, are left out."""
+    if vocabulary is None:
+        return list(texts)
+    new_ids = vocabulary.new_ids
+    found = [([new_ids[token] for token in ids if token in new_ids], weight) for ids, weight in texts]
+    return [(ids, weight) for ids, weight in found if ids]
 
 
 def folder_source(folder: Path) -> Source:

@@ -28,7 +28,10 @@ from seap_export.shrink.refit import OutputFit, refit
 from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 
-__all__ = ["Inputs", "SequentialLayers", "storage_for"]
+__all__ = ["DENSE", "Inputs", "SequentialLayers", "storage_for"]
+
+#: The name of the dense model's streams.
+DENSE = "dense"
 
 
 class SequentialLayers:
@@ -54,7 +57,7 @@ class SequentialLayers:
         self._weights = token_weights(batches, texts)
         self._fitted = plan.compensated(source.spec)
         storage = storage_for(source, statistics, folder, compute)
-        self._saved = [storage.streams(name, source.spec, batches) for name in ("dense", "shrunk")]
+        self._saved = [storage.streams(name, source.spec, batches) for name in (DENSE, "shrunk")]
         self._dense, self._shrunk = (HiddenStates(batches, streams) for streams in self._saved)
         self._room = storage.room(compute, source.spec)
 
@@ -68,8 +71,8 @@ class SequentialLayers:
     def layers(self, first: int) -> Iterator[dict[str, torch.Tensor]]:
         """Yields the tensors of each shrunk layer from the first one on, by full name.
 
-        The streams are saved after a layer once the next one is asked for. They must have been saved after those
-        before the first one.
+        The streams are saved after each layer, and what was saved before it stays until the next one is asked for.
+        They must have been saved after those before the first one.
         """
         if first == 0:
             table = self._source.read_outer("embed_tokens")
@@ -80,9 +83,11 @@ class SequentialLayers:
             for streams in self._saved:
                 streams.load(first)
         for index in range(first, len(self._plan.layers)):
-            yield self._layer(index)
+            tensors = self._layer(index)
             for streams in self._saved:
                 streams.save(index + 1)
+            yield tensors
+            del tensors  # before the next layer is made
             for streams in self._saved:
                 streams.forget(index + 1)
 

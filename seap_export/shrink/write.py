@@ -38,11 +38,22 @@ def write_shrunk_model(
     on_layer: Callable[[int], None] = lambda layer: None,
     *,
     compute: Compute | None = None,
+    streams: Path | None = None,
 ) -> None:
     """Writes safetensors, config, generation config and tokenizer into the existing `folder`.
 
     In the per-layer layout, writes the modelling code too. One layer of the dense model is in memory at a time. It
     continues what an interrupted call with the same arguments left in the folder; at most one layer is made again.
+
+    Args:
+        source: The dense model.
+        plan: What is kept.
+        statistics: What the plan was made from.
+        folder: Where to.
+        on_layer: Called with a layer's index once it is written.
+        compute: Where layers are computed; None: on the CPU.
+        streams: An existing folder where the sequential refit leaves the hidden states after the last layer; None:
+            they are removed.
 
     Raises:
         InputError: The plan or the statistics were made from another model, or a weight is not finite.
@@ -65,18 +76,19 @@ def write_shrunk_model(
     for name in MODELING_FILES if plan.layout == "per-layer" else ():
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
             shutil.copyfile(file, folder / name)
-    unfinished, compute = folder / UNFINISHED, compute or Compute()
+    unfinished, compute = streams or folder / UNFINISHED, compute or Compute()
     unfinished.mkdir(exist_ok=True)
 
     def layers(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         return single_layers(source, plan, statistics, first, compute.device)
 
     if plan.compensation == "sequential" and any(plan.compensated(source.spec)):
-        streams = SequentialLayers(source, plan, statistics, unfinished, compute)
-        write_weights(kept, spec, streams.layers, folder, on_layer, finished=streams.finished)
+        walk = SequentialLayers(source, plan, statistics, unfinished, compute)
+        write_weights(kept, spec, walk.layers, folder, on_layer, finished=walk.finished)
     else:
         write_weights(kept, spec, layers, folder, on_layer)
-    shutil.rmtree(unfinished)
+    if streams is None:
+        shutil.rmtree(unfinished)
 
 
 def write_weights(

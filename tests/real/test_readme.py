@@ -1,4 +1,4 @@
-"""Every command and program that the README shows, run as shown."""
+"""Every command and program in a block of the README, run as shown; `tests/test_readme.py` runs its other commands."""
 
 from __future__ import annotations
 

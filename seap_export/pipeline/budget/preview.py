@@ -16,6 +16,7 @@ from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.settings import variant_name
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.solve import largest_ratio
+from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["first_candidates", "search_disk", "search_work"]
 
@@ -24,17 +25,17 @@ _TYPICAL = 0.4
 
 
 def first_candidates(
-    spec: ModelSpec, request: ExportRequest, tokens: Mapping[str, int], beside: int
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
 ) -> tuple[dict[str, Any], ...]:
     """The dense model in every way, and in each the ratio that about meets size and speed; KL is not known yet.
 
     Args:
         spec: The dense model.
         request: With targets.
-        tokens: How many tokens candidates of each task and mixture keep, unless they keep all.
+        vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
         beside: Bytes of a folder besides its weights.
     """
-    predictors = {own.name: _predictor(spec, request, tokens.get(own.name), beside) for own in request.all_mixtures}
+    predictors = _predictors(spec, request, vocabularies, beside)
     return tuple(
         {
             "variant": variant_name(mixture.name, own.ratio),
@@ -49,37 +50,56 @@ def first_candidates(
     )
 
 
-def search_work(spec: ModelSpec, request: ExportRequest) -> tuple[Remaining, ...]:
-    """What the search adds to an export, and the checks of what it chooses; with a limit of KL, about the most."""
-    candidates = list(_first(request, _predictor(spec, request, None, 0)))
-    pruned = [own for own in candidates if own.ratio]
-    assert request.targets is not None
-    if request.targets.max_kl is not None:
-        pruned = [replace(way, ratio=_TYPICAL) for way in ways(request.formats, request.vocabulary)]
-        pruned = (pruned * MOST_EVALUATIONS)[:MOST_EVALUATIONS]
-    found = []
+def search_work(
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
+) -> tuple[Remaining, ...]:
+    """What the search adds to an export, and the checks of what it chooses; with a limit of KL, about the most.
+
+    Candidates count with the tokens that they keep. What is chosen counts with the most that it may keep: with
+    `--vocabulary auto`, all.
+
+    Args:
+        spec: The dense model.
+        request: With targets.
+        vocabularies: As for `first_candidates`.
+        beside: As for `first_candidates`.
+    """
+    predictors = _predictors(spec, request, vocabularies, beside)
+    is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))
+    found = list[Remaining]()
     for mixture in request.all_mixtures:
-        tasks = tuple(mixture.weights)
-        for own in [own for own in candidates if not own.ratio] + pruned:
-            shrinking = [Remaining("shrinking", tasks, own.ratio)] if own.ratio else []
-            is_rounded = request.grid(own.format, spec) is not None
-            rounding = [Remaining("rounding", tasks, own.ratio)] if is_rounded else []
-            found += [
-                *shrinking,
-                *rounding,
-                *(Remaining(kind, tasks, own.ratio, own.format) for kind in ("writing", "quality")),
-            ]
+        tasks, kept = tuple(mixture.weights), vocabularies.get(mixture.name)
+        for own in _tried(request, predictors[mixture.name]):
+            of_own = None if own.vocabulary == "all" else kept
+            shrinking = ["shrinking"] if own.ratio else []
+            rounding = ["rounding"] if request.grid(own.format, spec) is not None else []
+            found += [Remaining(kind, tasks, own.ratio, None, of_own) for kind in shrinking + rounding]
+            found += [Remaining(kind, tasks, own.ratio, own.format, of_own) for kind in ("writing", "quality")]
         chosen = ["parity", "validation", "quality", *(["speed"] if request.speed else [])]
-        found += [Remaining(kind, tasks, _TYPICAL, request.formats[-1]) for kind in chosen]
+        most = kept if is_cut else None
+        found += [Remaining(kind, tasks, _TYPICAL, request.formats[-1], most) for kind in chosen]
     return tuple(found)
 
 
 def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[Remaining, ...]:
-    """What lies on the disk at once: the best candidate so far, the next one, and what tasks before have chosen."""
+    """What lies on the disk at once: the best candidate so far, the next one, and what tasks before have chosen.
+
+    All count with the whole vocabulary, which is the most.
+    """
     tasks = tuple(task.name for task in request.tasks)
     widest = max(request.formats, key=lambda own: own.size(spec))
     one = (Remaining("shrinking", tasks), Remaining("writing", tasks, own=widest))
     return one * (1 + len(request.all_mixtures))
+
+
+def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
+    """About what is made for a task; with a limit of KL, as many pruned candidates as there may be."""
+    first = list(_first(request, predictor))
+    assert request.targets is not None
+    if request.targets.max_kl is None:
+        return first
+    typical = [replace(way, ratio=_TYPICAL) for way in ways(request.formats, request.vocabulary)]
+    return [own for own in first if not own.ratio] + (typical * MOST_EVALUATIONS)[:MOST_EVALUATIONS]
 
 
 def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
@@ -91,14 +111,21 @@ def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
             yield replace(way, ratio=least)
 
 
-def _predictor(spec: ModelSpec, request: ExportRequest, tokens: int | None, beside: int) -> Predictor:
+def _predictors(
+    spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
+) -> dict[str, Predictor]:
+    """By task and mixture."""
+    return {own.name: _predictor(spec, request, vocabularies.get(own.name), beside) for own in request.all_mixtures}
+
+
+def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None, beside: int) -> Predictor:
     plan = request.plan
     most = largest_ratio(spec, plan.sparsity, plan.align, plan.layout)
     usual, depth = usual_format(request.formats), timed_depth(spec, request)
 
     def shrunk(own: Candidate) -> ModelSpec:
         thinner = _thinner(spec, own.ratio)
-        return thinner if tokens is None or own.vocabulary == "all" else thinner.with_tokens(tokens)
+        return thinner if kept is None or own.vocabulary == "all" else thinner.with_tokens(len(kept))
 
     return Predictor(shrunk, most, usual, depth, beside)
 

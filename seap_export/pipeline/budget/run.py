@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,9 +22,8 @@ from seap_export.pipeline.budget.workshop import Workshop, open_workshop
 from seap_export.pipeline.checks import claim_folder, refuse_full_disk
 from seap_export.pipeline.disk import beside_weights, needed, step_disk
 from seap_export.pipeline.export import Exported, PlannedExport, export, plan_export
-from seap_export.pipeline.manifest import MANIFEST
 from seap_export.pipeline.outputs import remove_unfinished
-from seap_export.pipeline.performance import Timed, read_performance
+from seap_export.pipeline.performance import Timed, recorded
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request import ExportRequest
 from seap_export.pipeline.steps.ranking import RankingStep
@@ -84,25 +82,11 @@ def export_within(
     with planned.workspace.locked(), torch_threads(request.parity.threads):
         keys = {task: step.key for task, step in planned.steps.calibrations.items()}
         claim_folder(planned.workspace, source, keys)
-        with _recorded(planned, timed):
+        with recorded(planned.workspace.folder, timed):
             choices, values = _choose(source, request, planned, Work(source, out, compute, timed))
     chosen = replace(request, choices=choices)
     exported = export(source, chosen, out, force=force, compute=compute, progress=progress)
     return ExportedWithin(replace(exported, steps={**timed.steps, **exported.steps}), values)
-
-
-@contextmanager
-def _recorded(planned: PlannedExport, timed: Timed) -> Iterator[None]:
-    """Records what the steps of the search cost, unless the disk is full."""
-    folder = planned.workspace.folder
-    try:
-        yield
-    finally:
-        if (folder / MANIFEST).is_file():
-            performance = read_performance(folder)
-            performance.steps |= timed.steps
-            with suppress(OSError):
-                performance.write(folder)
 
 
 def _choose(

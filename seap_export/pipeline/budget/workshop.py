@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from converters.format import Format
 from seap_export.corpus import Split
 from seap_export.errors import ArtifactError, InputError
-from seap_export.pipeline.budget.candidate import Candidate, Figures, Point
+from seap_export.pipeline.budget.candidate import Candidate, Figures, Point, ways
 from seap_export.pipeline.budget.predictor import Predictor, arithmetic
 from seap_export.pipeline.dense_folder import dense_folder
 from seap_export.pipeline.evaluation_subject import Subject
@@ -31,6 +31,7 @@ from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.pipeline.workspace import Workspace
 from seap_export.plan.plan import read_plan
 from seap_export.runtime.session import available_threads
+from seap_export.vocabulary.choice import VocabularySize
 from seap_export.vocabulary.table import Vocabulary
 from validation.prompts import tokenize_prompts
 from validation.quality import DenseAnswers, claim_texts, measure_divergence
@@ -48,10 +49,12 @@ class _Made:
     """The steps of a candidate in the hidden folder: those of a variant but for parity.
 
     Attributes:
+        place: Where they are made.
         all: In order.
         written: The last of them, which writes the format.
     """
 
+    place: Workspace
     all: tuple[Step, ...]
     written: FormatStep
 
@@ -62,8 +65,8 @@ class Workshop:
     Args:
         request: What is asked for.
         usual: The format of the dense model that speed-ups are over.
-        work: The model and the machine; candidates go into its folder, statistics and rankings are in `shared`.
-        hidden: The same folder, locked.
+        work: The model and the machine; statistics and rankings are in its folder.
+        hidden: The folder, locked, of the candidates with each vocabulary: names tell only their ratios apart.
         splits: The texts of each task.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
         known: Figures of an earlier run by their keys.
@@ -75,7 +78,7 @@ class Workshop:
         request: ExportRequest,
         usual: Format,
         work: Work,
-        hidden: Workspace,
+        hidden: Mapping[VocabularySize, Workspace],
         splits: Mapping[str, Split],
         vocabularies: Mapping[str, Vocabulary],
         known: Mapping[str, Figures],
@@ -153,12 +156,14 @@ class Workshop:
 
     def keep(self, ranking: RankingStep, kept: Collection[Candidate]) -> None:
         """Removes all other candidates of a task or mixture."""
-        names = {step.name for own in kept for step in self._steps(ranking, own).all}
-        for name in list(self._hidden.manifest.steps):
-            first, second, *_ = name.split("/")
-            variant = second if first == ROUNDING else first
-            if variant.rpartition("-")[0] == ranking.mixture.name and name not in names:
-                self._forget(name)
+        for vocabulary, place in self._hidden.items():
+            of_place = [self._steps(ranking, own).all for own in kept if own.vocabulary == vocabulary]
+            names = {step.name for steps in of_place for step in steps}
+            for name in list(place.manifest.steps):
+                first, second, *_ = name.split("/")
+                variant = second if first == ROUNDING else first
+                if variant.rpartition("-")[0] == ranking.mixture.name and name not in names:
+                    _forget(place, name)
 
     def hand_over(self, ranking: RankingStep, chosen: Candidate, workspace: Workspace) -> None:
         """Moves the steps of a candidate into the output folder, unless they are there.
@@ -174,12 +179,12 @@ class Workshop:
         made = self._steps(ranking, chosen)
         for step in made.all:
             name = f"{made.written.variant}/{chosen.format.name}" if step is made.written else step.name
-            if not workspace.is_done(name, step.key) and self._hidden.is_done(step.name, step.key):
-                workspace.record(name, step.key, self._hidden.folder / step.name)
+            if not workspace.is_done(name, step.key) and made.place.is_done(step.name, step.key):
+                workspace.record(name, step.key, made.place.folder / step.name)
 
     def _measure(self, made: _Made, texts: Sequence[str], name: str) -> Figures:
         folder, own, parity = self._make(made), made.written.own, self._request.parity
-        variant, kept = self._hidden.folder / made.written.variant, made.written.plan.vocabulary
+        variant, kept = made.place.folder / made.written.variant, made.written.plan.vocabulary
         subject = Subject(variant.name, variant, read_plan(variant / "plan.json"), None, self._work.source)
         pairs = paired_texts(subject, self._work.source, variant / "hf", texts, self._most_tokens)
         dense = [pair.dense for pair in pairs]
@@ -197,16 +202,18 @@ class Workshop:
         return Figures(size, found.mean_kl, found.top1_agreement, found.perplexity, found.tokens)
 
     def _make(self, made: _Made) -> Path:
-        for _ in run_steps(made.all, self._work, self._hidden):
+        work = replace(self._work, folder=made.place.folder, shared=self._work.folder)
+        for _ in run_steps(made.all, work, made.place):
             pass
-        return self._hidden.folder / made.written.name
+        return made.place.folder / made.written.name
 
     def _steps(self, ranking: RankingStep, candidate: Candidate) -> _Made:
         folder = f"{candidate.format.name}-{candidate.format.precision}"
         kept = self._kept(ranking, candidate)
         spec, formats = self._work.source.spec, {folder: candidate.format}
         own = variant_steps(spec, self._request, ranking, candidate.ratio, formats, kept)
-        return _Made(tuple(step for step in own.all if not isinstance(step, ParityStep)), own.written[folder])
+        steps = tuple(step for step in own.all if not isinstance(step, ParityStep))
+        return _Made(self._hidden[candidate.vocabulary], steps, own.written[folder])
 
     @cached_property
     def _dense(self) -> Path:
@@ -246,14 +253,15 @@ class Workshop:
             answers.run(texts, on_progress=done)
         return answers
 
-    def _forget(self, name: str) -> None:
-        path = self._hidden.folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-        self._hidden.manifest.forget(name)
-        self._hidden.manifest.write(self._hidden.folder)
+
+def _forget(place: Workspace, name: str) -> None:
+    path = place.folder / name
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    place.manifest.forget(name)
+    place.manifest.write(place.folder)
 
 
 @contextmanager
@@ -266,7 +274,9 @@ def open_workshop(
     known: Mapping[str, Figures],
 ) -> Iterator[Workshop]:
     """Opens the hidden folder within an output folder, `work.folder`, that is locked."""
-    hidden = Workspace(work.folder / WORKSHOP, force=True)
-    inner = Work(work.source, hidden.folder, work.compute, work.progress, shared=work.folder)
-    with hidden.locked(), ExitStack() as stack:
-        yield Workshop(request, usual, inner, hidden, splits, vocabularies, known, stack)
+    sizes: set[VocabularySize] = {"all", *(way.vocabulary for way in ways(request.formats, request.vocabulary))}
+    with ExitStack() as stack:
+        hidden = {own: Workspace(work.folder / WORKSHOP / f"vocabulary-{own}", force=True) for own in sizes}
+        for place in hidden.values():
+            stack.enter_context(place.locked())
+        yield Workshop(request, usual, work, hidden, splits, vocabularies, known, stack)

@@ -101,8 +101,6 @@ def connected(cluster: Cluster) -> Iterator[Any]:
             with _sigterm_kept():
                 _connect(ray, cluster.address)
             yield ray
-        except SystemExit as error:  # after SIGTERM; Ray makes the code 1 where it waits
-            raise SystemExit(128 + signal.SIGTERM) from error
         except (ConnectionError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise EnvironmentFailure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,22 @@ from contextlib import contextmanager
 def step(self, label, total=None, unit="layers", *, name=None):
     yield lambda done: os.kill(os.getpid(), {number})
 Console.step = step
+"""
+#: Stops the process when all variants are made; with `again`, once more while it records what its steps cost.
+SIGNAL_WHILE_VALIDATING = """
+import os
+from seap_export.pipeline import export
+from seap_export.pipeline.performance import Performance
+write, validate = Performance.write, export._validate
+def signalled(*args):
+    Performance.write = once_more
+    os.kill(os.getpid(), {number})
+    validate(*args)
+def once_more(*args):
+    if {again}:
+        os.kill(os.getpid(), {number})
+    write(*args)
+export._validate = signalled
 """
 KILL_AT_MOVE = """
 import os, signal
@@ -78,6 +95,19 @@ def test_a_signal_leaves_nothing_partial(work: Path, number: int, code: int, mes
     hidden = [path.name for path in (work / "out").iterdir()]
     assert all(name.startswith(".seap-export-unfinished-") for name in hidden)  # for the next run to go on with
     assert hidden
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "again"),
+    [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, False), (signal.SIGTERM, 143, True)],
+)
+def test_a_stopped_run_records_what_its_steps_cost(done: Path, number: int, code: int, again: bool) -> None:
+    (done / "performance.json").unlink()
+    code_before = SIGNAL_WHILE_VALIDATING.format(number=int(number), again=again)
+    process = start(done.parent, *ONE, "--quiet", before=code_before)
+    _, err = process.communicate()
+    assert process.returncode == code, err
+    assert json.loads((done / "performance.json").read_text("utf-8"))["steps"].keys() == {"hashing"}
 
 
 @pytest.mark.parametrize("number", [1, 3])

@@ -16,6 +16,7 @@ from micro_vocabulary import write_byte_level, write_sentencepiece
 from outcome import run_here
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from seap_export.pipeline.budget.workshop import WORKSHOP, Workshop
 from seap_export.pipeline.elsewhere import GENERAL_TEXT
 from seap_export.plan.plan import read_plan
 from seap_export.vocabulary import choice
@@ -311,12 +312,22 @@ def test_targets_try_the_vocabulary_of_the_task_beside_the_whole_one(
     monkeypatch.setattr(choice, "MULTIPLE", 4)
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path, "llama-gqa")
+    evaluate, at_once = Workshop.evaluate, list[set[bool]]()
+
+    def watched(self: Workshop, *args: Any) -> Any:
+        point = evaluate(self, *args)
+        plans = [read_plan(path) for path in Path("out", WORKSHOP).rglob("a-0/plan.json")]
+        at_once.append({own.vocabulary is None for own in plans})
+        return point
+
+    monkeypatch.setattr(Workshop, "evaluate", watched)
     given = ("export", "m", "--task", "a=a.jsonl", "--format", "onnx:int8", "--vocabulary", "auto", "--quality", "-q")
     outcome = run(*given, "--max-kl", "0.3", "--out", "out", "--json")
     assert outcome.code == 0, outcome.err
     values = json.loads(outcome.out)
     points = values["frontier"]["tasks"]["a"]["points"]
     assert {(point["vocabulary"], point["ratio"]) for point in points} >= {("all", 0.0), ("auto", 0.0)}
+    assert at_once[:2] == [{True}, {True, False}]  # the best one stays while the next of its ratio is tried
     (chosen,) = [point for point in points if point["chosen"]]
     assert chosen["vocabulary"] == "auto"
     assert chosen["ratio"] > 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,15 +15,20 @@ import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
-from seap_export.distillation.teacher import dense_outputs
 from seap_export.distillation.texts import TrainingStep, training_steps
-from seap_export.layers.streams import choose_storage
+from seap_export.layers.batches import Batch, length_buckets, token_weights
+from seap_export.layers.halves import HALVES
+from seap_export.layers.hidden_states import HiddenStates
+from seap_export.layers.layer import DecoderLayer
+from seap_export.plan.plan import Plan
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader
 
 TEXTS = random_texts(8, longest=20)
+#: The loss, and the gradient of each stored tensor.
+Found = tuple[float, dict[str, torch.Tensor]]
 
 
 class Seen(Adam):
@@ -38,7 +43,7 @@ class Seen(Adam):
         self.gradients |= gradients
 
 
-def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> tuple[float, dict[str, torch.Tensor]]:
+def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> Found:
     """The loss, and the gradients of the stored tensors, from one text at a time."""
     teacher, student = load(dense).requires_grad_(False), load(shrunk)
     loss = torch.zeros((), dtype=torch.float64)
@@ -55,24 +60,26 @@ def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> tuple[float, dict[
     return float(loss.detach()), found
 
 
-def own_step(source: Source, shrunk: Path, step: TrainingStep, work: Path) -> tuple[float, dict[str, torch.Tensor]]:
-    compute, tied = in_memory(), source.spec.tie_word_embeddings
-    spec = PlainReader(SafetensorsReader(shrunk), micro_plan(source, "sequential").shrunk_spec(source.spec))
-    shapes = micro_plan(source, "sequential").shrunk_spec(source.spec)
-    outer = OuterTensors(
-        source.read_outer("embed_tokens"),
-        source.read_outer("norm"),
-        source.read_outer("embed_tokens" if tied else "lm_head"),
-    )
-    layers = TrainedLayers(work, len(shapes.layers), in_memory=True)
+def own_step(
+    source: Source, plan: Plan, shrunk: Path, batches: Sequence[Batch], step: TrainingStep, work: Path
+) -> Found:
+    spec, compute = plan.shrunk_spec(source.spec), in_memory()
+    reader = PlainReader(SafetensorsReader(shrunk), spec)
+    head = source.read_outer("embed_tokens" if source.spec.tie_word_embeddings else "lm_head")
+    outer = OuterTensors(source.read_outer("embed_tokens"), source.read_outer("norm"), head)
+    layers = TrainedLayers(work, len(spec.layers), in_memory=True)
     layers.begin(
-        {name: own.float() for name, own in spec.read(shapes.layer_tensors(index)).items()}
-        for index in range(len(shapes.layers))
+        {name: own.float() for name, own in reader.read(spec.layer_tensors(index)).items()}
+        for index in range(len(spec.layers))
     )
-    storage = choose_storage(source.spec, sum(map(len, TEXTS)), compute, work)
-    targets, seen = dense_outputs(source, outer, step.batches, storage, compute), Seen()
-    loss = Student(shapes, outer, layers, compute.device).train(step, targets, seen)
-    return loss, StoredForm(shapes).to_stored(seen.gradients)
+    dense = HiddenStates.embedded(source.spec, outer.embedding, batches)
+    for index in range(len(source.spec.layers)):
+        layer = DecoderLayer(source.spec, index, source.read_layer(index))
+        for half in HALVES:
+            dense.advance(layer, half)
+    seen = Seen()
+    loss = Student(spec, outer, layers, compute.device).train(step, dense.streams, seen)
+    return loss, StoredForm(spec).to_stored(seen.gradients)
 
 
 @pytest.mark.parametrize("variation", VARIED)
@@ -83,9 +90,11 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation:
     shrunk, work = tmp_path / "shrunk", tmp_path / "work"
     for folder in (shrunk, work):
         folder.mkdir()
-    write_shrunk_model(source, micro_plan(source, "sequential"), statistics, shrunk)
-    (step,) = training_steps([(ids, 1.0 + len(ids) % 2) for ids in TEXTS], in_memory())
-    loss, gradients = own_step(source, shrunk, step, work)
+    plan = micro_plan(source, "sequential")
+    write_shrunk_model(source, plan, statistics, shrunk)
+    batches = length_buckets(TEXTS, 64)
+    (step,) = training_steps(batches, token_weights(batches, [(ids, 1.0 + len(ids) % 2) for ids in TEXTS]))
+    loss, gradients = own_step(source, plan, shrunk, batches, step, work)
     wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
     assert loss == pytest.approx(wanted, rel=1e-3)
     assert loss > 1e-3  # there is something to learn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -10,14 +11,17 @@ from calibrated import random_texts
 
 from seap_export.distillation import texts as texts_module
 from seap_export.distillation.texts import TrainingStep, number_of_steps, training_steps
-from seap_export.layers.compute import Compute
-
-COMPUTE = Compute(batch_tokens=64)
+from seap_export.layers.batches import length_buckets, token_weights
 
 
 @pytest.fixture(autouse=True)
 def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts_module, "STEP_TOKENS", 100)
+    monkeypatch.setattr(texts_module, "STEP_TOKENS", 150)
+
+
+def steps_of(texts: Sequence[tuple[list[int], float]]) -> list[TrainingStep]:
+    batches = length_buckets([ids for ids, _ in texts], 64)
+    return training_steps(batches, token_weights(batches, texts))
 
 
 def rows_of(step: TrainingStep) -> list[list[int]]:
@@ -28,34 +32,38 @@ def rows_of(step: TrainingStep) -> list[list[int]]:
 
 def test_a_pass_shows_every_text_once() -> None:
     texts = random_texts(40)
-    steps = training_steps([(ids, 1.0) for ids in texts], COMPUTE)
+    steps = steps_of([(ids, 1.0) for ids in texts])
     assert sorted(row for step in steps for row in rows_of(step)) == sorted(texts)
-    assert [place for step in steps for place in step.places] == list(range(sum(len(step.batches) for step in steps)))
+    places = sorted(place for step in steps for place in step.places)
+    assert places == list(range(len(length_buckets(texts, 64))))
 
 
 def test_steps_are_nearly_full_and_never_too_long() -> None:
-    steps = training_steps([(ids, 1.0) for ids in random_texts(40)], COMPUTE)
+    steps = steps_of([(ids, 1.0) for ids in random_texts(40)])
     tokens = [sum(map(len, rows_of(step))) for step in steps]
     assert len(steps) > 3
-    assert max(tokens) <= 100
-    assert min(tokens[:-1]) > 70  # the longest text has 30 tokens
+    assert max(tokens) <= 150
+    assert min(tokens[:-1]) > 150 - 64  # a batch has 64 positions
 
 
 def test_a_text_longer_than_a_step_has_one_of_its_own() -> None:
-    assert [rows_of(step) for step in training_steps([([7] * 150, 1.0)], COMPUTE)] == [[[7] * 150]]
+    assert [rows_of(step) for step in steps_of([([7] * 200, 1.0)])] == [[[7] * 200]]
 
 
 def test_the_order_of_the_texts_does_not_matter() -> None:
     texts = [(ids, 1.0) for ids in random_texts(40)]
     shuffled = random.Random(1).sample(texts, len(texts))
-    assert [rows_of(step) for step in training_steps(shuffled, COMPUTE)] == [
-        rows_of(step) for step in training_steps(texts, COMPUTE)
-    ]
+    assert list(map(rows_of, steps_of(shuffled))) == list(map(rows_of, steps_of(texts)))
+
+
+def test_steps_mix_texts_of_all_lengths() -> None:
+    lengths = [max(map(len, rows_of(step))) for step in steps_of([(ids, 1.0) for ids in random_texts(80)])]
+    assert lengths != sorted(lengths)
 
 
 def test_tokens_count_by_the_probability_of_their_task_and_sum_to_one() -> None:
     one, two = ([index, 5, 6] for index in (1, 2))
-    (step,) = training_steps([(one, 0.3), (two, 0.1)], COMPUTE)
+    (step,) = steps_of([(one, 0.3), (two, 0.1)])
     weights = torch.cat(step.weights).tolist()
     assert sum(weights) == pytest.approx(1.0)
     own = dict(zip((row[0] for row in rows_of(step)), (weights[0], weights[3]), strict=True))

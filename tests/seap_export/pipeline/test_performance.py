@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from seap_export.memory import peak_memory
-from seap_export.pipeline.performance import PERFORMANCE, Performance, StepFigures, Timed, read_performance
+from seap_export.pipeline.manifest import MANIFEST
+from seap_export.pipeline.performance import PERFORMANCE, Performance, StepFigures, Timed, read_performance, recorded
 from seap_export.pipeline.progress import Silent
 
 
@@ -65,3 +66,30 @@ def test_figures_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_no_figure(tmp_path: Path, text: str) -> None:
     (tmp_path / PERFORMANCE).write_text(text, "utf-8")
     assert read_performance(tmp_path) == Performance()
+
+
+def _stopped(folder: Path, error: BaseException) -> None:
+    """A run that finishes one step, measures a variant, and fails."""
+    timed = Timed(Silent())
+    with recorded(folder, timed) as performance:
+        with timed.step("doing the second", name="second"):
+            pass
+        performance.speed["a-0.2"] = {"figures": {}}
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError(), KeyboardInterrupt(), SystemExit(143)])
+def test_a_run_that_stops_records_what_it_has_finished(tmp_path: Path, error: BaseException) -> None:
+    (tmp_path / MANIFEST).write_text("{}")
+    Performance({"first": StepFigures(1.5, None)}).write(tmp_path)
+    with pytest.raises(type(error)):
+        _stopped(tmp_path, error)
+    found = read_performance(tmp_path)
+    assert found.steps.keys() == {"first", "second"}
+    assert found.speed == {"a-0.2": {"figures": {}}}
+
+
+def test_nothing_is_recorded_where_nothing_was_made(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        _stopped(tmp_path, RuntimeError())
+    assert list(tmp_path.iterdir()) == []

@@ -172,9 +172,11 @@ def test_a_file_that_llama_cpp_cannot_load(tmp_path: Path) -> None:
 def test_ids_are_those_of_the_tokenizer(tmp_path: Path, write: Callable[[Path], None]) -> None:
     folder = write_micro_model(tmp_path / "hf", model_type="llama", vocab_size=512)
     write(folder)
-    GgufFormat("f16").write(folder, tmp_path, lambda layer: None)
+    out = tmp_path / "gguf"
+    out.mkdir()
+    GgufFormat("f16").write(folder, out, lambda layer: None)
     ours = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    with LlamaCppRunner(tmp_path / "model.gguf", LlamaOptions(1, vocabulary_only=True)) as runner:
+    with LlamaCppRunner(out / "model.gguf", LlamaOptions(1, vocabulary_only=True)) as runner:
         for text in (*micro_texts(20), "the <s> cat</s> on", " the  cat"):
             assert runner.tokenize(text) == ours.encode(text).ids
         assert runner.ends() == [2]

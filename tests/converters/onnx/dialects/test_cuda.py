@@ -115,8 +115,10 @@ def test_gate_and_up_are_one_node_where_threads_have_enough_to_do(
 def test_the_epsilon_of_the_product_hides_the_mean(dtype: str, exponent: int, tmp_path: Path) -> None:
     """The scale is exact in the dtype, and undoes the epsilon's root."""
     write_micro_model(tmp_path / "m", **{**VARIATIONS["llama-gqa"], "intermediate_size": WIDTH})
-    write_onnx(tmp_path / "m", tmp_path, OnnxForm(Precision(dtype), "fused", "last", "cuda"))  # type: ignore[arg-type]
-    graph = onnx.load(tmp_path / "model.onnx").graph
+    out = tmp_path / "onnx"
+    out.mkdir()
+    write_onnx(tmp_path / "m", out, OnnxForm(Precision(dtype), "fused", "last", "cuda"))  # type: ignore[arg-type]
+    graph = onnx.load(out / "model.onnx").graph
     epsilon = next(
         a.f for node in graph.node if node.op_type == "GatedRMSNorm" for a in node.attribute if a.name == "epsilon"
     )

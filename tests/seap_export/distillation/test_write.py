@@ -1,0 +1,178 @@
+"""A distilled variant predicts what the dense model predicts better than a shrunk one, wherever it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from calibrated import calibrate, load, micro_plan, micro_source, random_texts, whole_layer
+from pretend_cuda import pretend_cuda
+from swept import Killed, contents, die_at, in_memory, on_disk
+
+import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.activations.mixture import Mixture
+from seap_export.distillation import adam, texts
+from seap_export.distillation import write as write_module
+from seap_export.distillation.layers import TrainedLayers
+from seap_export.distillation.student import OuterTensors, Student
+from seap_export.distillation.write import variant_units, write_variant
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec
+from seap_export.layers.compute import Compute
+from seap_export.plan.plan import Plan
+from seap_export.sources import source as source_module
+from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
+
+TEXTS = random_texts(45)
+
+
+@pytest.fixture(autouse=True)
+def many_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights take longer steps than trained ones."""
+    monkeypatch.setattr(texts, "STEP_TOKENS", 128)
+    monkeypatch.setattr(adam, "_RATE", 5e-3)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Mixture]:
+    work = tmp_path_factory.mktemp("model")
+    source = micro_source(work / "dense")
+    return source, calibrate(source, work / "statistics", {"boolq": TEXTS})
+
+
+def made(folder: Path, source: Source, plan: Plan, statistics: Mixture, compute: Compute | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_variant(source, plan, statistics, folder, compute=compute or in_memory())
+    return folder
+
+
+@torch.no_grad()
+def divergence(dense: Path, variant: Path, own: list[list[int]]) -> float:
+    """The mean KL over all tokens."""
+    models, found = (load(dense), load(variant)), []
+    for ids in own:
+        log_p, log_q = (model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for model in models)
+        found.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    return float(torch.cat(found).mean())
+
+
+def test_it_comes_closer_to_the_dense_model(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    dense = source.files[0].parent
+    plan = micro_plan(source, "sequential", distillation=4.0)
+    shrunk = made(tmp_path / "shrunk", source, replace(plan, distillation=0.0), statistics)
+    distilled = made(tmp_path / "distilled", source, plan, statistics)
+    assert divergence(dense, distilled, TEXTS) < 0.9 * divergence(dense, shrunk, TEXTS)
+    assert contents(distilled).keys() == contents(shrunk).keys()
+    for name, value in contents(distilled).items():
+        assert (value == contents(shrunk)[name]) is (name != "model.safetensors"), name
+
+
+def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    whole = replace(
+        micro_plan(source, "sequential", distillation=1.0),
+        layers=tuple(whole_layer(own) for own in source.spec.layers),
+    )
+    found = made(tmp_path / "found", source, whole, statistics)
+    assert contents(found) == contents(made(tmp_path / "plain", source, replace(whole, distillation=0.0), statistics))
+
+
+def test_on_disk_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=1.0)
+    first, second = (
+        made(tmp_path / name, source, plan, statistics, compute)
+        for name, compute in (("memory", in_memory()), ("disk", on_disk(source)))
+    )
+    assert contents(first) == contents(second)
+
+
+def test_on_a_gpu_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=0.3)
+    here = made(tmp_path / "here", source, plan, statistics)
+    with pretend_cuda() as device:
+        compute = Compute(device, device_memory=2**62, batch_tokens=in_memory().batch_tokens)
+        there = made(tmp_path / "there", source, plan, statistics, compute)
+    assert contents(here) == contents(there)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "call"),
+    [
+        (Student, "train", 0),
+        (Student, "train", 3),
+        (TrainedLayers, "change", 7),
+        (TrainedLayers, "advance", 2),
+        (write_module, "write_weights", 0),
+        (write_module.shutil, "copyfile", 3),
+    ],
+)
+@pytest.mark.parametrize("compute", [in_memory, None])
+def test_interrupted_anywhere_it_ends_in_the_same_bytes(
+    model: tuple[Source, Mixture],
+    tmp_path: Path,
+    where: object,
+    name: str,
+    call: int,
+    compute: Callable[[], Compute] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, statistics = model
+    own = compute() if compute else on_disk(source)
+    plan = micro_plan(source, "sequential", distillation=1.0)
+    expected = contents(made(tmp_path / "expected", source, plan, statistics, own))
+    with monkeypatch.context() as patch:
+        die_at(patch, where, name, call)
+        with pytest.raises(Killed):
+            made(tmp_path / "found", source, plan, statistics, own)
+    assert contents(made(tmp_path / "found", source, plan, statistics, own)) == expected
+
+
+def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
+    model: tuple[Source, Mixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dropped tokens may still be read, since the embedding's rows are the dense model's."""
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=2.0)
+    kept = replace(plan, vocabulary=Vocabulary((0, 1, *range(2, 96, 2)), 96))
+    outers: list[OuterTensors] = []
+
+    class Seen(Student):
+        def __init__(self, spec: ModelSpec, outer: OuterTensors, *further: Any) -> None:
+            super().__init__(spec, outer, *further)
+            outers.append(outer)
+
+    monkeypatch.setattr(write_module, "Student", Seen)
+    monkeypatch.setattr(source_module, "cut_tokenizer_files", lambda folder, vocabulary: None)
+    for name, own in (("whole", plan), ("kept", kept)):
+        made(tmp_path / name, source, own, statistics)
+    whole, cut = outers
+    assert torch.equal(cut.head, whole.head[list(kept.vocabulary.kept)])
+    assert torch.equal(cut.embedding, whole.embedding)
+
+
+def test_a_loss_that_is_not_finite_stops_it(
+    model: tuple[Source, Mixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, statistics = model
+    monkeypatch.setattr(adam, "_RATE", 1e30)
+    with pytest.raises(InputError, match="diverged at step"):
+        made(tmp_path / "out", source, micro_plan(source, "sequential", distillation=1.0), statistics)
+
+
+@pytest.mark.parametrize("passes", [0.0, 0.1, 1.0, 3.0])
+def test_progress_is_reported_as_often_as_it_was_said(
+    model: tuple[Source, Mixture], tmp_path: Path, passes: float
+) -> None:
+    source, statistics = model
+    plan, calls = micro_plan(source, "sequential", distillation=passes), []
+    (tmp_path / "out").mkdir()
+    write_variant(source, plan, statistics, tmp_path / "out", calls.append, compute=in_memory())
+    assert len(calls) == variant_units(3, passes, plan.requested_ratio)
