@@ -14,7 +14,7 @@ from seap_export.activations.mixture import Mixture
 from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
-from seap_export.distillation.texts import TrainingStep, number_of_steps, training_steps
+from seap_export.distillation.texts import STEP_TOKENS, TrainingStep, number_of_steps, training_steps
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import length_buckets, token_weights
@@ -30,20 +30,14 @@ from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader, WeightReader
 
-__all__ = ["distilled_bytes", "variant_units", "write_variant"]
+__all__ = ["variant_units", "write_variant"]
 
 _WEIGHTS = "model.safetensors"
 
 
-def variant_units(layers: int, distillation: float, ratio: float) -> int:
+def variant_units(layers: int, passes: float, ratio: float) -> int:
     """How often `write_variant` reports progress: for each layer, and as often while the model is distilled."""
-    return layers * (2 if distillation and ratio else 1)
-
-
-def distilled_bytes(spec: ModelSpec) -> int:
-    """Bytes of a model's layers while they are trained: weights in float32, and Adam's two running means."""
-    layers = range(len(spec.layers))
-    return 12 * sum(math.prod(shape) for layer in layers for shape in spec.layer_tensors(layer).values())
+    return layers * (2 if passes and ratio else 1)
 
 
 def write_variant(
@@ -72,7 +66,9 @@ def write_variant(
     if plan.vocabulary is not None:
         kept = source.with_tokens(plan.vocabulary)
     reader = PlainReader(SafetensorsReader(shrunk), spec)
-    layers = TrainedLayers(unfinished, len(spec.layers), _fits(source.spec, spec, compute))
+    layers = TrainedLayers(
+        unfinished, len(spec.layers), _fit_in_memory(source.spec, spec, statistics.num_tokens, compute)
+    )
     if layers.step is None:
         layers.begin(_floats(reader, spec, index) for index in range(len(spec.layers)))
     tied = source.spec.tie_word_embeddings
@@ -147,6 +143,9 @@ def _is_distilled(plan: Plan, dense: ModelSpec) -> bool:
     return plan.distillation > 0 and any(cut)
 
 
-def _fits(dense: ModelSpec, spec: ModelSpec, compute: Compute) -> bool:
-    """Whether the layers that are trained fit in memory, besides the dense model's outputs and what a step needs."""
-    return distilled_bytes(spec) <= compute.memory - working_bytes(dense, compute.batch_tokens)
+def _fit_in_memory(dense: ModelSpec, spec: ModelSpec, tokens: int, compute: Compute) -> bool:
+    """Whether all layers do, besides the dense model's stream and what a training step needs."""
+    layers = range(len(spec.layers))
+    weights = sum(math.prod(shape) for layer in layers for shape in spec.layer_tensors(layer).values())
+    streams = 4 * spec.hidden_size * (tokens + STEP_TOKENS * len(layers))
+    return 12 * weights + streams <= compute.memory - working_bytes(dense, compute.batch_tokens)

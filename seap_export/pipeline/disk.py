@@ -94,9 +94,15 @@ def _plan(model: KeptPart, task: Task) -> Disk:
 
 
 def _shrinking(model: KeptPart, task: Task) -> Disk:
-    """While it is refitted, two streams, each as it was before the layer and as it becomes."""
-    streams = 4 * _hidden(model, task) if model.work.refits else 0
-    return Disk(_files(model, model.work.hf), unfinished=streams)
+    """While it is refitted, two streams, each as it was before the layer and as it becomes.
+
+    While it is distilled, one of these, the refitted model, and weights and two running means in float32, as they were
+    before the training step and as they become.
+    """
+    kept, streams = _files(model, model.work.hf), 4 * _hidden(model, task) if model.work.refits else 0
+    if not (model.work.refits and model.work.passes):
+        return Disk(kept, unfinished=streams)
+    return Disk(kept, unfinished=kept + max(streams, streams // 2 + round(24 * model.linear)))
 
 
 def _rounding(model: KeptPart, task: Task) -> Disk:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from converters.format import Format
+from seap_export.distillation.texts import STEP_TOKENS
 from seap_export.pipeline.workload import KeptPart, Task, Workload
 from validation.runners.candidate import arithmetic_of
 
@@ -37,6 +38,8 @@ _EFFORT: Mapping[str, tuple[float, float, float]] = {
 _QUANTIZED, _SLOW_INT8 = 2.0, 3.0
 #: How many times as long as in ONNX Runtime parity takes; measured on SmolLM2-135M beside other work, so roughly.
 _RUNTIMES: Mapping[str, float] = {"llama.cpp": 1.5, "openvino": 2.0, "transformers.js": 5.0, "mlx": 8.0}
+#: Bytes that are read and written of each weight when it is trained.
+_ADAM = 64
 #: What the choice of heads takes, in cubes of their channels: if there are few, all sets of them are tried.
 _FEW_HEADS, _ALL_SETS, _GREEDY = 12, 17.0, 3.5
 #: Tokens that parity and the sensitivity run, besides parity's long prompt.
@@ -130,7 +133,15 @@ def _shrinking(model: KeptPart, task: Task, machine: Machine) -> float:
         return 4 * model.linear / machine.memory_bytes
     both = task.calibration_tokens * (model.linear + model.dense_linear + model.squares / 2 + model.outputs)
     solved = model.cubes / 3 + 2 * model.work.spec.hidden_size * model.squares
-    return both / machine.operations + solved / machine.double_operations
+    refit = both / machine.operations + solved / machine.double_operations
+    return refit + model.work.passes * _pass(model, task, machine)
+
+
+def _pass(model: KeptPart, task: Task, machine: Machine) -> float:
+    """Forwards, forwards again and backwards through the layers, two heads and back through one, and Adam."""
+    walked = task.calibration_tokens * (4 * model.linear + 3 * model.head)
+    changed = task.calibration_tokens / STEP_TOKENS * _ADAM * model.linear
+    return walked / machine.operations + changed / machine.memory_bytes
 
 
 def _rounding(model: KeptPart, task: Task, machine: Machine) -> float:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from seap_export.distillation.texts import STEP_TOKENS
 from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES
 from seap_export.layers.working_memory import working_bytes
@@ -52,11 +53,22 @@ def _calibration(model: KeptPart, task: Task) -> float:
 
 
 def _shrinking(model: KeptPart, task: Task) -> float:
-    """Two streams, and the inputs of the projection that is fitted."""
+    """Two streams, and the inputs of the projection that is fitted; then distillation."""
     if not model.work.refits:
         return 8 * _layer_weights(model.work)
     inputs = 4 * task.calibration_tokens * model.kept * _widest(model.work)
-    return _working(model.work) + 2 * _hidden(model, task) + inputs
+    refit = _working(model.work) + 2 * _hidden(model, task) + inputs
+    return max(refit, _distilling(model, task)) if model.work.passes else refit
+
+
+def _distilling(model: KeptPart, task: Task) -> float:
+    """The dense stream, those of a training step before each layer, and a layer with its gradients and running means.
+
+    The other layers wait in files; if they fit in memory, they are there.
+    """
+    work, spec = model.work, model.work.spec
+    step = 4 * STEP_TOKENS * spec.hidden_size * len(spec.layers)
+    return _working(work) + _hidden(model, task) + step + 16 * model.kept * _layer_weights(work)
 
 
 def _rounding(model: KeptPart, task: Task) -> float:

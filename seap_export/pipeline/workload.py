@@ -51,6 +51,7 @@ class Workload:
         own: The format that is written and compared.
         eliminates: Whether neurons are ranked by elimination rather than by scores.
         refits: Whether layers are refitted one after another.
+        passes: Passes over the calibration texts in which they are distilled then.
         prompts: Held-out prompts that parity compares.
         decode_steps: Decode steps after each of them.
         long_tokens: Positions of parity's long prompt.
@@ -64,6 +65,7 @@ class Workload:
     own: Format = OnnxFormat("fp32")
     eliminates: bool = True
     refits: bool = True
+    passes: float = 1.0
     prompts: int = 4
     decode_steps: int = DECODE_STEPS
     long_tokens: int = LONG_TOKENS
@@ -95,6 +97,7 @@ def workload(source: Source, request: ExportRequest) -> Workload:
         stored=source.reader.dtype,
         eliminates=request.plan.score == "elimination",
         refits=request.plan.compensation == "sequential",
+        passes=request.plan.passes,
         prompts=parity.prompts,
         decode_steps=parity.decode_steps,
         long_tokens=min(parity.long_tokens, source.spec.max_position_embeddings),

@@ -91,6 +91,11 @@ class PlanSettings:
             raise SettingError("balance", problem)
 
     @property
+    def passes(self) -> float:
+        """`distillation`, which goes with the sequential compensation alone."""
+        return self.distillation if self.compensation == "sequential" else 0.0
+
+    @property
     def square_heads(self) -> bool:
         """FLAP squares the scores of a head's channels before it averages them, for its global ranking."""
         return self.sparsity.kind == "global"

@@ -132,7 +132,7 @@ class ShrinkStep(OfVariant):
     @property
     def units(self) -> int:
         ranking = self.plan.ranking
-        return variant_units(ranking.units, ranking.settings.distillation, self.ratio)
+        return variant_units(ranking.units, ranking.settings.passes, self.ratio)
 
     def _key(self) -> str:
         """The modelling code is part of the model."""

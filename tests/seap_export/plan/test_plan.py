@@ -35,6 +35,7 @@ PLAN = Plan(
     balance="alike",
     compensation="bias",
     ridge=1.0 / 3.0,
+    distillation=0.0,
     requested_ratio=0.3,
     achieved_ratio=0.1 + 0.2,
     layers=LAYERS,
@@ -100,12 +101,12 @@ def test_every_compensation_comes_back(tmp_path: Path, compensation: Compensatio
 
 
 def test_the_schema_is_that_of_plans_with_a_method() -> None:
-    assert PLAN_SCHEMA == "seap-export/plan/4"
+    assert PLAN_SCHEMA == "seap-export/plan/5"
 
 
-@pytest.mark.parametrize("schema", ["seap-export/plan/3", "seap-export/calibration/2", None])
+@pytest.mark.parametrize("schema", ["seap-export/plan/4", "seap-export/calibration/2", None])
 def test_another_schema_is_refused(tmp_path: Path, schema: str | None) -> None:
-    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/4'"):
+    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/5'"):
         read_plan(changed_file(tmp_path / "plan.json", schema=schema))
 
 
@@ -136,6 +137,8 @@ def test_a_layer_that_contradicts_itself_is_refused(tmp_path: Path, values: dict
     [
         {"compensation": "weights"},
         {"requested_ratio": 1.0},
+        {"distillation": -1.0},
+        {"distillation": 0.5},  # with the compensation "bias"
         {"requested_ratio": "0.3"},
         {"layers": None},
         {"layers": "all"},

@@ -60,7 +60,7 @@ def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None
     has_effect = {"score", "compensation", "align", "group_tolerance", "kind", "protect_first", "protect_last"}
     has_effect |= {"k", "x0"} if name == "seap" else set()
     has_effect |= {"ridge"} if name in ("reconstruct", "obc") else {"mix"}
-    has_effect |= {"budget", "context"} if name == "reconstruct" else set()
+    has_effect |= {"budget", "context", "distillation"} if name == "reconstruct" else set()
     has_effect |= {"balance"} if name in ("seap", "wanda-sp", "obc") else set()
     spelled_out = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
     assert {*spelled_out, *spelled_out["sparsity"]} == has_effect | {"summary", "source", "sparsity"}
@@ -116,6 +116,7 @@ def test_the_default_protection_spelled_out_is_still_the_recipe() -> None:
         ("flap", {"compensation": "none"}),
         ("obc", {"compensation": "sequential"}),
         ("obc", {"balance": "loss"}),
+        ("reconstruct", {"distillation": 0.0}),
     ],
 )
 def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None:
@@ -127,6 +128,8 @@ def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None
     [
         ({"ridge": 0.0}, "ridge"),
         ({"ridge": float("nan")}, "ridge"),
+        ({"distillation": -1.0}, "distillation"),
+        ({"distillation": float("inf")}, "distillation"),
         ({"align": 0}, "align"),
         ({"group_tolerance": -0.1}, "group_tolerance"),
         ({"group_tolerance": float("nan")}, "group_tolerance"),
