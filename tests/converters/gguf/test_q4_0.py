@@ -65,29 +65,32 @@ def test_rows_are_rounded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_file_keeps_the_levels_of_its_model(model: Callable[..., Path], tmp_path: Path, tied: bool) -> None:
     folder = model(**VARIATIONS["llama-biases"], tie_word_embeddings=tied)
-    rounded, own = put_on_grid(folder, Q4_0), GgufFormat("q4_0")
-    own.write(folder, tmp_path, lambda layer: None)
+    rounded, own, out = put_on_grid(folder, Q4_0), GgufFormat("q4_0"), tmp_path / "gguf"
+    out.mkdir()
+    own.write(folder, out, lambda layer: None)
     spec = model_spec(micro_config(**VARIATIONS["llama-biases"], tie_word_embeddings=tied))
     assert own.grid(spec) == Q4_0
     assert len(rounded) >= 12
-    found = own.weights(tmp_path, spec).read(rounded)
+    found = own.weights(out, spec).read(rounded)
     for name, tensor in rounded.items():
         assert torch.equal(found[name], tensor), name
-    assert not list(own.differences(folder, tmp_path))
+    assert not list(own.differences(folder, out))
 
 
 def test_a_single_level_that_is_off_is_found(model: Callable[..., Path], tmp_path: Path) -> None:
     folder = model(**VARIATIONS["llama-biases"])
     put_on_grid(folder, Q4_0)
-    own, file = GgufFormat("q4_0"), tmp_path / "model.gguf"
-    own.write(folder, tmp_path, lambda layer: None)
+    own, out = GgufFormat("q4_0"), tmp_path / "gguf"
+    out.mkdir()
+    own.write(folder, out, lambda layer: None)
+    file = out / "model.gguf"
     tensor = read_header(file)[1]["blk.1.ffn_up.weight"]
     with file.open("r+b") as stream:
         stream.seek(tensor.offset + 5 * 18 + 7)  # a pair of levels of the sixth block
         (pair,) = stream.read(1)
         stream.seek(-1, 1)
         stream.write(bytes([pair ^ 1]))
-    (line,) = own.differences(folder, tmp_path)
+    (line,) = own.differences(folder, out)
     assert "'blk.1.ffn_up.weight': 1 weights are further off" in line
 
 
