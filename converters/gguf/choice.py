@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from converters.gguf.architectures import ARCHITECTURES, Architecture, why_not
+from converters.gguf.folding import Folding
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
+from seap_export.families.names import PROJECTIONS
 
-__all__ = ["choose_architecture", "refusal"]
+__all__ = ["choose_architecture", "keeps_levels", "refusal"]
 
 
 def choose_architecture(spec: ModelSpec) -> Architecture:
@@ -28,12 +32,31 @@ def refusal(spec: ModelSpec) -> str | None:
         return None
     shapes = {(one.num_attention_heads, one.num_key_value_heads, one.intermediate_size) for one in spec.layers}
     if len(shapes) > 1:
-        own = [one for one in candidates if one.varies and (one.qk_norm is None) == (spec.block.qk_norm is None)]
+        own = _for_any_shapes(spec)
         remedy = "use --layout uniform, or another format"
     else:
         own, remedy = candidates[:1], "use another format"
     reasons = "; ".join(f"'{one.name}' {why_not(one, spec)}" for one in own)
     return f"llama.cpp cannot run this {spec.family.model_type} model: its architecture {reasons}; {remedy}"
+
+
+def keeps_levels(spec: ModelSpec) -> bool:
+    """Whether the projections of a model, and of a pruned one, are stored as they are but for powers of two.
+
+    What an architecture lacks is multiplied into them, and their scales are then rounded to float16.
+    """
+    own = [one for one in _candidates(spec) if why_not(one, spec) is None][:1]
+    factors = (
+        Folding.of(one, spec).factor(projection)
+        for one in (*own, *_for_any_shapes(spec))
+        for projection in PROJECTIONS
+    )
+    return all(math.frexp(factor)[0] == 0.5 for factor in factors)
+
+
+def _for_any_shapes(spec: ModelSpec) -> list[Architecture]:
+    """The architectures that may compute the model if its layers differ in shape."""
+    return [one for one in _candidates(spec) if one.varies and (one.qk_norm is None) == (spec.block.qk_norm is None)]
 
 
 def _candidates(spec: ModelSpec) -> list[Architecture]:

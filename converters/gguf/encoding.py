@@ -10,6 +10,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.constants import GGML_QUANT_SIZES
 from numpy.typing import NDArray
 
+from converters.gguf.q4_0 import encode_q4_0
 from converters.gguf.types import needs_library
 from seap_export.llama_library import llama_library
 
@@ -23,7 +24,6 @@ _ROUNDING: dict[Kind, tuple[float, int]] = {
     Kind.Q8_0: (0.5 / 127 + 2.0**-11, 32),
     Kind.Q5_0: (1 / 16 + 2.0**-11, 32),
     Kind.Q5_1: (1 / 31 + 3 * 2.0**-11, 32),
-    Kind.Q4_0: (1 / 8 + 2.0**-11, 32),
     Kind.Q4_K: (0.15, 256),
     Kind.Q5_K: (0.08, 256),
     Kind.Q6_K: (0.05, 256),
@@ -38,6 +38,8 @@ def encode(rows: NDArray[np.float32], kind: Kind) -> NDArray[np.uint8]:
     Raises:
         EnvironmentFailure: The type takes llama.cpp's library, which is missing.
     """
+    if kind == Kind.Q4_0:
+        return encode_q4_0(rows)
     if not needs_library(kind):
         packed: NDArray[np.uint8] = gguf.quants.quantize(rows, kind)
         return packed.view(np.uint8).reshape(len(rows), -1)
@@ -59,7 +61,7 @@ def decode(packed: NDArray[np.uint8], kind: Kind) -> NDArray[np.float32]:
 
 
 def tolerance(rows: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
-    """How far each number may be off by the rounding of the type, float32 [rows, columns]."""
+    """How far each number may be off by the rounding of a type other than Q4_0, float32 [rows, columns]."""
     share, block = _ROUNDING[kind]
     blocks = np.abs(rows).reshape(*rows.shape[:-1], -1, block)
     largest = blocks.max(axis=-1, keepdims=True)

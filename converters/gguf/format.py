@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from converters.gguf import choice, stored
 from converters.gguf.file import FilePlan
+from converters.gguf.q4_0 import Q4_0
 from converters.gguf.stored import GgufWeights
 from converters.gguf.types import PRESETS
 from converters.gguf.writer import write_gguf
@@ -20,7 +21,7 @@ from seap_export.rounding.grid import BlockQuantization
 __all__ = ["GgufFormat"]
 
 #: Grows whenever the same model is written as other bytes.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class GgufFormat:
         return FilePlan.of(spec, self.precision).size()
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """None."""
-        return None
+        """That of Q4_0, unless other numbers are stored than those of the model; the LM head is in another type."""
+        return Q4_0 if self.precision == "q4_0" and choice.keeps_levels(spec) else None
 
     def settings(self) -> dict[str, Any]:
         """What the bytes depend on, beside the model."""

@@ -11,19 +11,19 @@ import torch
 
 from converters.mlx.damages import folder_damages
 from converters.mlx.layout import GROUPS, PRECISIONS, Layout
+from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, weight_differences
-from converters.mlx.writer import write_mlx
+from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_json
 from seap_export.sources.tensor_writer import SafetensorsWriter
-from seap_export.sources.weights import SafetensorsReader
 
 __all__ = ["MlxFormat"]
 
 #: Increased when the same model gives other bytes than before.
-_VERSION = 1
+_VERSION = 2
 #: How many matrices a remark names.
 _NAMED = 3
 
@@ -94,8 +94,8 @@ class MlxFormat:
         return SafetensorsWriter(Path(), layout.shapes, layout.dtypes, framework="mlx").size
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """None."""
-        return None
+        """Of the 4-bit groups that MLX can store, those of 64 that are symmetric."""
+        return GRID if PRECISIONS[self.precision].bits == GRID.bits else None
 
     def settings(self) -> dict[str, Any]:
         """What the bytes depend on besides the model."""
@@ -151,7 +151,7 @@ class MlxFormat:
 
     def _opened(self, model_folder: Path) -> tuple[ModelSpec, Layout]:
         spec = model_spec(read_json(model_folder / "config.json"))
-        return spec, Layout(spec, self.precision, SafetensorsReader(model_folder).dtype)
+        return spec, Layout(spec, self.precision, model_dtype(model_folder))
 
 
 def read_dtype(folder: Path) -> torch.dtype:

@@ -1,5 +1,8 @@
 """MLX's affine quantisation in groups, with the same bits as `mlx.core.quantize` on the CPU.
 
+A 4-bit matrix that is on levels from -8 to 7 already keeps them: with a bias of -8 scales, which every float type
+holds if it holds the scale, all of them can be stored.
+
 It is computed here so that any machine can write it and all write the same bytes; MLX itself rounds differently on a
 GPU (the formula: https://ml-explore.github.io/mlx/build/html/python/_autosummary/mlx.core.quantize.html, of which the
 end of the range with the larger magnitude is kept exactly).
@@ -11,10 +14,17 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["QuantizedRows", "dequantize", "quantize"]
+from seap_export.rounding.grid import BlockQuantization, best_scales, levels, on_grid, padded_blocks
+
+__all__ = ["GRID", "QuantizedRows", "dequantize", "kept", "quantize"]
+
+#: The grid that a matrix keeps.
+GRID = BlockQuantization(4, 64, whole_blocks=True)
 
 #: Elements that are quantised at a time.
 _ELEMENTS = 1 << 24
+#: Elements that are tried on the grid at a time, which takes several copies.
+_FEWER = 1 << 18
 #: The smallest scale.
 _SMALLEST = 1e-7
 
@@ -50,6 +60,29 @@ def quantize(matrix: torch.Tensor, bits: int, group: int) -> QuantizedRows:
         own = slice(start, start + at_once)
         weight[own], scales[own], biases[own] = _quantized(matrix[own], bits, group)
     return QuantizedRows(weight.view(torch.uint32), scales, biases)
+
+
+def kept(matrix: torch.Tensor, dtype: torch.dtype) -> QuantizedRows | None:
+    """A matrix on `GRID` as it is; None: it is not on it, or the dtype does not hold its scales.
+
+    Args:
+        matrix: float [rows, columns].
+        dtype: Of scales and biases.
+    """
+    if not GRID.takes(matrix.shape[1]):
+        return None
+    parts = []
+    for rows in matrix.split(max(1, _FEWER // matrix.shape[1])):
+        blocks = padded_blocks(rows.float(), GRID)
+        scales, points = best_scales(blocks, GRID)
+        stored = scales.to(dtype)
+        if not torch.equal(on_grid(blocks, stored.float(), points, GRID.bits), blocks):
+            return None
+        numbers = levels(blocks, stored.float(), points, GRID.bits)
+        scales = stored.squeeze(-1)
+        parts.append((_packed(numbers.flatten(1), GRID.bits), scales, scales * -points.squeeze(-1).to(dtype)))
+    words, scales, biases = (torch.cat(part) for part in zip(*parts, strict=True))
+    return QuantizedRows(words.view(torch.uint32), scales, biases)
 
 
 def dequantize(stored: QuantizedRows, bits: int) -> torch.Tensor:

@@ -14,17 +14,18 @@ import torch
 
 from converters.mlx.decoder import described
 from converters.mlx.layout import Layout
-from converters.mlx.quantize import quantize
+from converters.mlx.quantize import GRID, kept, quantize
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec, names
+from seap_export.rounding.note import read_note
 from seap_export.sources.config import read_json
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.tokenizer import copy_tokenizer
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
-__all__ = ["MODEL_FILE", "WEIGHTS", "mlx_config", "open_plain", "stored_parts", "write_mlx"]
+__all__ = ["MODEL_FILE", "WEIGHTS", "mlx_config", "model_dtype", "open_plain", "stored_parts", "write_mlx"]
 
 #: The model file's name in an artifact.
 MODEL_FILE = "modeling_mlx.py"
@@ -48,7 +49,7 @@ def write_mlx(
         EnvironmentFailure: The output cannot be written.
     """
     plain = open_plain(model_folder, spec)
-    layout = Layout(spec, precision, plain.dtype)
+    layout = Layout(spec, precision, model_dtype(model_folder))
     config = mlx_config(model_folder, spec, layout)
     with whole_or_nothing(out_folder):
         _write_weights(plain, spec, layout, out_folder / WEIGHTS, on_layer)
@@ -59,6 +60,16 @@ def write_mlx(
         copy_tokenizer(model_folder, out_folder)
         if (model_folder / "generation_config.json").is_file():
             shutil.copyfile(model_folder / "generation_config.json", out_folder / "generation_config.json")
+
+
+def model_dtype(model_folder: Path) -> torch.dtype:
+    """The dtype of a model folder's weights, or of those that a rounded model was made from.
+
+    Raises:
+        ArtifactError, InputError: It is damaged.
+    """
+    note = read_note(model_folder)
+    return SafetensorsReader(model_folder).dtype if note is None else note.dtype
 
 
 def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
@@ -94,7 +105,8 @@ def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, t
     if group is None or layout.bits is None:
         parts = [narrow]
     else:
-        made = quantize(narrow, layout.bits, group)
+        own = kept(tensor, layout.dtype) if (layout.bits, group) == (GRID.bits, GRID.block_size) else None
+        made = own or quantize(narrow, layout.bits, group)
         parts = [made.weight, made.scales, made.biases]
     if not all(_is_finite(part) for part in (narrow, *parts[1:])):
         if not _is_finite(tensor):

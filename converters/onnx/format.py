@@ -23,7 +23,7 @@ from seap_export.families import ModelSpec
 __all__ = ["OnnxFormat"]
 
 #: Increased when the same inputs give different bytes than before.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from seap_export.sources.tokenizer import tokenizer_files
 __all__ = ["WebFormat"]
 
 #: Grows when the bytes that are written change.
-_VERSION = 1
+_VERSION = 2
 #: Weights above this leave too little of WebAssembly's 4 GB, where a part of them is held twice.
 _MOST_WASM = 2_500_000_000
 

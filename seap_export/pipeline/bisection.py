@@ -14,7 +14,7 @@ from seap_export.errors import ParityFailure
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.parity import prompts_of
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.rounded import model_of
+from seap_export.pipeline.rounded import opened_model
 from seap_export.pipeline.settings import ParitySettings
 from validation.bisect import Bisection, TapError, bisect
 from validation.parity import plan_cases
@@ -52,23 +52,23 @@ def bisect_variant(
     stage: Mapping[str, Any] = failed[0] if failed else {"case": "prompt 0", "stage": "prefill", "worst": None}
     name, _, label = stage["case"].partition(", ")
     prompts = prompts_of(folder, prompt_file, settings.prompts)
-    model = model_of(folder / "onnx")
-    cases = plan_cases(model, prompts, decode_steps=settings.decode_steps, long_tokens=settings.long_tokens)
-    case = next(case for case in cases if case.name == name)
-    steps = 0 if stage["stage"] == "prefill" else min(settings.decode_steps, _step(stage) + 1)
     progress.say(f"{folder.name}: bisecting {stage['stage']} of {stage['case']}")
     try:
-        found = bisect(
-            model,
-            folder / "onnx",
-            case,
-            stage["stage"],
-            steps,
-            in_float=label == IN_FLOAT or _is_quantized(folder),
-            provider=settings.provider,
-            threads=settings.threads,
-            compute=compute,
-        )
+        with opened_model(folder / "onnx") as model:
+            cases = plan_cases(model, prompts, decode_steps=settings.decode_steps, long_tokens=settings.long_tokens)
+            case = next(case for case in cases if case.name == name)
+            steps = 0 if stage["stage"] == "prefill" else min(settings.decode_steps, _step(stage) + 1)
+            found = bisect(
+                model,
+                folder / "onnx",
+                case,
+                stage["stage"],
+                steps,
+                in_float=label == IN_FLOAT or _is_quantized(folder),
+                provider=settings.provider,
+                threads=settings.threads,
+                compute=compute,
+            )
     except ParityFailure as error:
         progress.say(f"{folder.name}: cannot be bisected: {error}")
         return None

@@ -12,7 +12,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task
 from seap_export.errors import ArtifactError
 from seap_export.layers.compute import Compute
-from seap_export.pipeline.rounded import model_of
+from seap_export.pipeline.rounded import opened_model
 from seap_export.pipeline.settings import ParitySettings, calibration_step
 from seap_export.plan.plan import read_plan
 from validation.parity import run_parity
@@ -106,20 +106,21 @@ def check_parity(
             `validation.parity.run_parity`; a failed comparison is in the report.
     """
     _refuse_incomplete(variant, "hf", folder)
-    return run_parity(
-        model_of(variant / folder),
-        variant / folder,
-        prompts,
-        runtime=runtime,
-        provider=settings.provider,
-        threads=settings.threads,
-        decode_steps=settings.decode_steps,
-        limits=settings.limits,
-        long_tokens=settings.long_tokens,
-        on_progress=on_progress,
-        compute=compute,
-        on_memory=on_memory,
-    )
+    with opened_model(variant / folder) as model:
+        return run_parity(
+            model,
+            variant / folder,
+            prompts,
+            runtime=runtime,
+            provider=settings.provider,
+            threads=settings.threads,
+            decode_steps=settings.decode_steps,
+            limits=settings.limits,
+            long_tokens=settings.long_tokens,
+            on_progress=on_progress,
+            compute=compute,
+            on_memory=on_memory,
+        )
 
 
 def write_report(report: ParityReport, path: Path) -> None:

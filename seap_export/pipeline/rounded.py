@@ -1,18 +1,23 @@
-"""Where the rounded model is that a folder was written from."""
+"""The rounded model that a folder was written from: beside the variant, or made again from the folder itself."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from converters.format import Format
 from converters.formats import read_format
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError, ParityFailure
+from seap_export.families import model_spec
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.rounding.write import ROUNDING_FILE, origin_differences, rounding_of
+from seap_export.rounding.note import ROUNDING_FILE, RoundingNote, read_note
+from seap_export.rounding.restore import restore_rounded_model
+from seap_export.sources.config import read_json
 
-__all__ = ["ROUNDING", "differences", "model_of", "rounding_step", "write_format"]
+__all__ = ["ROUNDING", "differences", "opened_model", "rounding_step", "write_format"]
 
 #: The folder of rounded models within an output folder.
 ROUNDING = "rounding"
@@ -33,31 +38,53 @@ def write_format(own: Format, model_folder: Path, out_folder: Path, on_layer: Ca
 def differences(written: Path) -> Iterator[str]:
     """The weights of a variant's folder that are not its model's, a line each; see `Format.differences`.
 
-    Those of a folder that was written from a rounded model are compared with that, and it with what it was made from.
+    Those of a folder that was written from a rounded model are compared with that, and `hf` with what was rounded.
 
     Raises:
-        ArtifactError: The folder or the rounded model is damaged, or the rounded model is missing.
+        ArtifactError: The folder or the rounded model is damaged.
         InputError: The model folder is damaged.
+        ParityFailure: See `opened_model`.
     """
-    hf, model = written.parent / "hf", model_of(written)
-    yield from read_format(written).differences(model, written)
-    if model != hf:
-        yield from origin_differences(hf, model)
+    with opened_model(written) as model:
+        yield from read_format(written).differences(model, written)
+    if (note := read_note(written)) is not None:
+        yield from note.origin_differences(written.parent / "hf")
 
 
-def model_of(written: Path) -> Path:
+@contextmanager
+def opened_model(written: Path) -> Iterator[Path]:
     """The model folder that a variant's folder was written from: `hf` beside it, or the rounded model.
 
+    Where the rounded model is missing, it is made again in a temporary folder, from the written folder's weights.
+
     Raises:
-        ArtifactError: The rounded model is missing, or the note of it is damaged.
+        ArtifactError: The folder or the note in it is damaged, or the model folder where it is needed.
+        ParityFailure: The rounded model is missing, and the weights are not proven to be its.
     """
-    variant, how = written.absolute().parent, rounding_of(written)
-    if how is None:
-        return written.parent / "hf"
-    folder = variant.parent / rounding_step(variant.name, how)
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(
-            f"{written}: the rounded model that it was written from is missing at {folder}; copy it there from the "
-            "export, or export again"
+    hf, note = written.parent / "hf", read_note(written)
+    if note is None:
+        yield hf
+        return
+    variant = written.absolute().parent
+    kept = variant.parent / rounding_step(variant.name, note.grid)
+    if (kept / "config.json").is_file():
+        yield kept
+        return
+    with TemporaryDirectory() as scratch:
+        _restore(hf, written, note, kept, Path(scratch))
+        yield Path(scratch)
+
+
+def _restore(hf: Path, written: Path, note: RoundingNote, kept: Path, folder: Path) -> None:
+    try:
+        weights = read_format(written).weights(written, model_spec(read_json(hf / "config.json")))
+        unproven = restore_rounded_model(hf, weights.read, note, folder)
+    except InputError as error:  # here the model is a part of the artifact
+        raise ArtifactError(str(error)) from error
+    if unproven:
+        others = len(unproven) - 1
+        what = f"and {others} more in {written.name} are not those" if others else f"in {written.name} is not that"
+        raise ParityFailure(
+            f"weights: '{unproven[0]}' {what} of the rounded model; export again, or, if it may only be stored less "
+            f"exactly, copy the rounded model from the export to {kept}"
         )
-    return folder

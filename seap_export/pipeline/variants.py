@@ -18,7 +18,7 @@ from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.steps.written import FormatStep, format_step
 from seap_export.pipeline.workspace import Workspace
 from seap_export.plan.plan import Plan, read_plan
-from seap_export.rounding.write import rounding_of
+from seap_export.rounding.note import read_note
 from seap_export.sources.config import read_artifact
 
 __all__ = ["describe_variant", "remarks"]
@@ -58,7 +58,8 @@ def _earlier(own: VariantSteps, work: Work) -> Iterator[tuple[str, FormatStep]]:
     for path in format_folders(work.folder / own.plan.variant):
         if path.name not in own.written and path.name != "hf":
             with suppress(ArtifactError):  # of a damaged folder, which the validation reports
-                yield path.name, format_step(own.hf, path.name, read_format(path), rounding_of(path))
+                note = read_note(path)
+                yield path.name, format_step(own.hf, path.name, read_format(path), None if note is None else note.grid)
 
 
 def _drop_outdated(name: str, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:

@@ -13,6 +13,8 @@ BLOCK_SIZES = (32, 64, 128)
 _SHRINK = tuple(1 - 0.04 * step for step in range(9))
 #: Weights of a block that are looked at first to see whether it is on a grid already, and what rounding may hide.
 _LOOKED_AT, _NEARLY = 4, 1e-5
+#: The smallest number of float16.
+_TINY = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,15 @@ class BlockQuantization:
         block_size: Number of weights that share a scale: 32, 64 or 128.
         symmetric: Whether the zero point is always 2^(bits - 1); otherwise each block has one.
         embeddings: Whether the embedding and the LM head are quantised, too.
+        whole_blocks: Whether matrices whose rows are no whole blocks stay as they are; otherwise their last blocks are
+            filled up with zeros.
     """
 
     bits: int
     block_size: int = 32
     symmetric: bool = True
     embeddings: bool = True
+    whole_blocks: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -41,7 +46,12 @@ class BlockQuantization:
     def name(self) -> str:
         """Such as "int4-32", for a file name."""
         further = ["" if self.symmetric else "-asymmetric", "" if self.embeddings else "-float-embeddings"]
+        further.append("-whole-blocks" if self.whole_blocks else "")
         return f"int{self.bits}-{self.block_size}{''.join(further)}"
+
+    def takes(self, columns: int) -> bool:
+        """Whether matrices with so many columns are quantised."""
+        return not self.whole_blocks or columns % self.block_size == 0
 
 
 def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
@@ -69,8 +79,12 @@ def best_scales(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Ten
 
 
 def short_scales(scales: torch.Tensor) -> torch.Tensor:
-    """The nearest scales of 8 binary digits: all float types hold them, and float32 their products with levels."""
-    return scales.bfloat16().float()
+    """The nearest scales of 8 binary digits, or fewer where float16 has no more; none becomes zero.
+
+    All float types hold them, and float32 their products with levels.
+    """
+    short = (scales.bfloat16().float() / _TINY).round_() * _TINY
+    return torch.where(short == 0, torch.copysign(torch.full_like(short, _TINY), scales), short)
 
 
 def levels(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
@@ -114,7 +128,10 @@ def _error(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor
 def _exact(
     blocks: torch.Tensor, how: BlockQuantization, scales: torch.Tensor, zero_points: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same scales and zero points, but for blocks of multiples of one step: these get the largest such step."""
+    """The same scales and zero points, but for blocks of multiples of one step.
+
+    These get the largest such step, or, as they may be multiples of several, the largest that all float types hold.
+    """
     if how.symmetric:
         span, most = -blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)), 1 << (how.bits - 1)
     else:
@@ -126,11 +143,15 @@ def _exact(
     if not near.any():
         return scales, zero_points
     own, own_span, found, points = blocks[near], span[near], scales[near], zero_points[near]
+    is_short = torch.zeros_like(found, dtype=torch.bool)
     for count in range(most, 0, -1):
         step = own_span / count
         point = points if how.symmetric else (-_span(own)[0] / step).round_()
-        exact = _error(own, step, point, how.bits) == 0
-        found, points = torch.where(exact, step, found), torch.where(exact, point, points)
+        short = short_scales(step) == step
+        better = (_error(own, step, point, how.bits) == 0) & (short | ~is_short)
+        found, points, is_short = (
+            torch.where(better, new, old) for new, old in ((step, found), (point, points), (short, is_short))
+        )
     scales, zero_points = scales.clone(), zero_points.clone()
     scales[near], zero_points[near] = found, points
     return scales, zero_points

@@ -84,7 +84,7 @@ class RoundedLayers:
     def tables(self) -> tuple[str, ...]:
         """What is rounded outside of the layers, by the names of `Source.read_outer`."""
         both = ("embed_tokens",) if self._spec.tie_word_embeddings else ("embed_tokens", "lm_head")
-        return both if self._how.embeddings else ()
+        return both if self._how.embeddings and self._how.takes(self._spec.hidden_size) else ()
 
     @torch.no_grad()
     def outer(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -220,8 +220,14 @@ class RoundedLayers:
         target_mean: torch.Tensor,
         cross: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Fits a projection to its target and rounds it: weight, and bias if there is one, float32 on the CPU."""
+        """Fits a projection to its target and rounds it: weight, and bias if there is one, float32 on the CPU.
+
+        One that the grid does not take stays as it is.
+        """
         weight, bias = operands
+        if not self._how.takes(weight.shape[1]):
+            named = ((names.weight(projection, index), weight), (names.bias(projection, index), bias))
+            return {name: own.float().cpu() for name, own in named if own is not None}
         fit = refit(
             weight,
             mean,

@@ -6,12 +6,11 @@ levels. So no format needs to know how they were chosen.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,15 @@ import torch
 from safetensors import safe_open
 
 from seap_export.activations.mixture import Mixture
-from seap_export.errors import ArtifactError, InputError
+from seap_export.errors import InputError
 from seap_export.families import model_spec, names
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import PART, UNFINISHED
 from seap_export.rounding.grid import BlockQuantization
+from seap_export.rounding.note import RoundingNote, without_dtype
 from seap_export.rounding.walk import RoundedLayers
 from seap_export.shrink.write import MODELING_FILES, write_weights
-from seap_export.sources.config import read_artifact, read_json
+from seap_export.sources.config import read_json
 from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
@@ -34,15 +34,8 @@ from seap_export.sources.tokenizer import copy_tokenizer
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["ROUNDING_FILE", "folder_source", "origin_differences", "rounding_of", "write_rounded_model"]
+__all__ = ["folder_source", "write_other_files", "write_rounded_model"]
 
-#: In the folder of a rounded model, and in every folder that is written from it: the grid.
-ROUNDING_FILE = "rounding.json"
-_SCHEMA = "seap-export/rounding/1"
-#: In the folder of a rounded model alone: the SHA-256 of each tensor that it was made from.
-_ORIGIN = "origin.json"
-#: What a rounded model's config.json has otherwise.
-_DTYPES = ("dtype", "torch_dtype")
 _TABLES = "tables"
 
 
@@ -92,13 +85,7 @@ def write_rounded_model(
         return walk.layers(first, rounded.read_outer("embed_tokens"))
 
     write_weights(rounded, source.spec, layers, folder, on_layer, finished=walk.finished)
-    _write_json({**_without_dtype(source.config), "dtype": "float32"}, folder / "config.json")
-    _write_json(_digests(model_folder), folder / _ORIGIN)
-    _write_json({"schema": _SCHEMA, **asdict(how)}, folder / ROUNDING_FILE)
-    for name in ("generation_config.json", *MODELING_FILES):
-        if (model_folder / name).is_file():
-            shutil.copyfile(model_folder / name, folder / name)
-    copy_tokenizer(model_folder, folder)
+    write_other_files(model_folder, folder, RoundingNote.of(model_folder, folder, how))
     shutil.rmtree(unfinished)
 
 
@@ -133,57 +120,20 @@ def folder_source(folder: Path) -> Source:
     )
 
 
-def origin_differences(model_folder: Path, rounded: Path) -> Iterator[str]:
-    """The tensors and settings of a model folder that are not those that were rounded, a line each.
+def write_other_files(model_folder: Path, folder: Path, note: RoundingNote) -> None:
+    """Writes all files of a rounded model but its weights.
 
     Args:
-        model_folder: config.json and safetensors files.
-        rounded: The folder of the rounded model.
-
-    Raises:
-        ArtifactError: The rounded model's files are damaged.
-        InputError: The model folder's are.
+        model_folder: What was rounded.
+        folder: Where to.
+        note: The rounded model's.
     """
-    recorded, found = read_artifact(rounded / _ORIGIN), _digests(model_folder)
-    for name in sorted(recorded.keys() | found.keys()):
-        if recorded.get(name) != found.get(name):
-            yield f"'{name}' of {model_folder.name} is not what was rounded"
-    wanted, own = (_without_dtype(read_json(folder / "config.json")) for folder in (rounded, model_folder))
-    for key in sorted(wanted.keys() | own.keys()):
-        if wanted.get(key) != own.get(key):
-            yield f"config.json of {model_folder.name} has another {key} than the rounded model"
-
-
-def _digests(model_folder: Path) -> dict[str, str]:
-    """The SHA-256 of each tensor's bytes."""
-    reader = SafetensorsReader(model_folder)
-    return {name: _digest(reader.read([name])[name]) for name in reader.shapes()}
-
-
-def _digest(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
-
-
-def _without_dtype(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _DTYPES}
-
-
-def rounding_of(folder: Path) -> BlockQuantization | None:
-    """The grid that a rounded model is on, or the one that a folder was written from; None: neither.
-
-    Raises:
-        ArtifactError: The note is damaged.
-    """
-    note = folder / ROUNDING_FILE
-    if not note.is_file():
-        return None
-    values = read_artifact(note)
-    try:
-        if values.pop("schema") != _SCHEMA:
-            raise ValueError(_SCHEMA)
-        return BlockQuantization(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{note}: damaged, or of another version; export again") from error
+    _write_json({**without_dtype(model_folder), "dtype": "float32"}, folder / "config.json")
+    note.write(folder)
+    for name in ("generation_config.json", *MODELING_FILES):
+        if (model_folder / name).is_file():
+            shutil.copyfile(model_folder / name, folder / name)
+    copy_tokenizer(model_folder, folder)
 
 
 def _write_json(values: Mapping[str, Any], path: Path) -> None:

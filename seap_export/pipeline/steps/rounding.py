@@ -16,7 +16,7 @@ from seap_export.rounding.write import write_rounded_model
 __all__ = ["RoundingStep"]
 
 #: Increased when the same inputs give different bytes than before.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)

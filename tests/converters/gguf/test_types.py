@@ -99,7 +99,7 @@ def test_k_quants_without_the_library_name_the_extra(monkeypatch: pytest.MonkeyP
     library.llama_library.cache_clear()
 
 
-KINDS = [Kind.F16, Kind.Q8_0, Kind.Q4_0, Kind.Q5_0, Kind.Q5_1, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
+KINDS = [Kind.F16, Kind.Q8_0, Kind.Q5_0, Kind.Q5_1, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K]
 
 
 @pytest.mark.needs("llama.cpp")
@@ -113,7 +113,7 @@ def test_rounding_is_within_the_tolerance_and_the_tolerance_is_not_idle(kind: Ki
 
 
 @pytest.mark.needs("llama.cpp")
-@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_0, Kind.Q5_0, Kind.Q5_1])
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_0, Kind.Q5_1])
 def test_bytes_are_those_of_llama_cpp(kind: Kind) -> None:
     from seap_export.llama_library import llama_library
 

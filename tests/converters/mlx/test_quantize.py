@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from on_grid import matrix_on_grid
 
 from converters.mlx import quantize as module
-from converters.mlx.quantize import dequantize, quantize
+from converters.mlx.quantize import GRID, dequantize, kept, quantize
 
 
 def matrix(scale: float, shift: float, dtype: torch.dtype) -> torch.Tensor:
@@ -66,3 +67,35 @@ def test_no_number_is_further_off_than_a_step(bits: int, most: float) -> None:
     found = quantize(given, bits, 64)
     steps = found.scales.abs().repeat_interleave(64, 1)
     assert ((dequantize(found, bits) - given).abs() <= most * steps + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_matrix_on_the_grid_is_kept(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
+    found = kept(given, dtype)
+    assert found is not None
+    assert (found.scales.dtype, found.biases.dtype) == (dtype, dtype)
+    assert torch.equal(dequantize(found, 4), given)
+    monkeypatch.setattr(module, "_FEWER", 3 * given.shape[1])
+    again = kept(given, dtype)
+    assert again is not None
+    assert torch.equal(again.weight.view(torch.int32), found.weight.view(torch.int32))
+
+
+@pytest.mark.needs("mlx-lm")
+def test_mlx_reads_the_levels_that_are_kept() -> None:
+    import mlx.core as mx
+
+    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
+    found = kept(given, torch.float32)
+    assert found is not None
+    parts = [mx.array(part.numpy()) for part in (found.weight, found.scales, found.biases)]
+    assert np.array_equal(np.array(mx.dequantize(*parts, group_size=64, bits=4)), given.numpy())
+
+
+def test_a_matrix_with_one_number_off_the_grid_is_not_kept() -> None:
+    given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
+    given[60, 100] += 1e-3
+    assert kept(given, torch.float32) is None
+    assert kept(given[:60], torch.float32) is not None
+    assert kept(given[:60, :96], torch.float32) is None  # no whole groups

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from micro import VARIATIONS, write_micro_model
+from on_grid import rounded_copy
 from pruned_micro import write_pruned_micro_model
 from safetensors.torch import load_file, save_file
 from varied import VARIED
 
 from converters.mlx import MlxFormat
 from converters.mlx.layout import Layout
+from converters.mlx.quantize import GRID
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.sources.config import read_json
@@ -213,3 +215,28 @@ def test_one_tensor_is_read_at_a_time(qwen3: Path, tmp_path: Path, monkeypatch: 
     MlxFormat().write(qwen3, tmp_path, lambda layer: None)
     assert all(len(names) == 1 for names in calls)
     assert len(calls) == len(Layout(spec_of(qwen3), "fp16").shapes)
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "bfloat16"), ("float32", "float16")])
+def test_a_rounded_model_keeps_its_levels_in_the_dtype_of_the_one_that_was_rounded(
+    tmp_path: Path, dtype: str, stored: str
+) -> None:
+    values = {"hidden_size": 192, "head_dim": 32, "intermediate_size": 96}  # down_proj has groups of 32
+    model = write_micro_model(tmp_path / "hf", model_type="llama", dtype=dtype, **values)
+    note = rounded_copy(model, tmp_path / "rounded", GRID)
+    own, out = MlxFormat("4bit"), tmp_path / "mlx"
+    out.mkdir()
+    own.write(tmp_path / "rounded", out, lambda layer: None)
+    assert read_json(out / "config.json")["dtype"] == stored
+    assert not any("down_proj" in name for name in note.rounded)
+    wanted = load_file(tmp_path / "rounded" / "model.safetensors")
+    found = own.weights(out, spec_of(model)).read(note.rounded)
+    assert all(torch.equal(found[name], wanted[name]) for name in note.rounded)
+    assert not list(own.differences(tmp_path / "rounded", out))
+    assert not list(own.damages(model, out))
+    changed = load_file(out / "model.safetensors")
+    words = changed["model.layers.1.mlp.up_proj.weight"].view(torch.int32)
+    words[5, 3] ^= 1  # a single level
+    changed["model.layers.1.mlp.up_proj.weight"] = words.view(torch.uint32)
+    save_file(changed, out / "model.safetensors", {"format": "mlx"})
+    assert len(list(own.differences(tmp_path / "rounded", out))) == 1

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from micro import one_thread
+from micro import one_thread, write_micro_model
+from micro_vocabulary import write_byte_level
 from outcome import run_here
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from converters.formats import read_format
-from seap_export.errors import ArtifactError
+from seap_export.errors import ParityFailure
 from seap_export.families import model_spec
-from seap_export.pipeline.rounded import differences, model_of
+from seap_export.pipeline.rounded import differences, opened_model
+from seap_export.rounding.note import read_note
 from seap_export.sources.config import read_json
 
 Run = Callable[..., Any]
@@ -55,7 +57,7 @@ def test_the_variant_of_ratio_0_and_the_pruned_one_are_rounded(whole: Path) -> N
         noted = {path.parent.name for path in (whole / variant).rglob("rounding.json")}
         assert noted == {"onnx"}
         note = json.loads((whole / variant / "onnx" / "rounding.json").read_text("utf-8"))
-        assert (note["bits"], note["block_size"], note["symmetric"]) == (4, 32, True)
+        assert (note["grid"]["bits"], note["grid"]["block_size"], note["grid"]["symmetric"]) == (4, 32, True)
     steps = json.loads((whole / "manifest.json").read_text("utf-8"))["steps"]
     assert "rounding/a-0/int4-32" in steps
 
@@ -108,13 +110,9 @@ def test_a_second_run_makes_nothing_again(out: Path, run: Run) -> None:
 def test_a_level_that_is_off_by_one_fails_the_comparison(out: Path, run: Run) -> None:
     validate = ("validate", out / "a-0.3", "--check", "parity")
     assert run(*validate).code == 0
-    data = out / "a-0.3" / "onnx" / "model.onnx.data"
-    stored = np.fromfile(data, np.uint8)
-    place = int(np.flatnonzero((stored[: len(stored) // 2] & 15) == 7)[-1])
-    stored[place] += 1
-    stored.tofile(data)
+    off_by_one(out / "a-0.3" / "onnx" / "model.onnx.data")
     assert run(*validate).code == 3
-    assert len(list(differences(data.parent))) == 1
+    assert len(list(differences(out / "a-0.3" / "onnx"))) == 1
 
 
 def test_a_file_that_lost_its_note_is_not_taken_for_one_of_nearest_levels(out: Path, run: Run) -> None:
@@ -123,11 +121,74 @@ def test_a_file_that_lost_its_note_is_not_taken_for_one_of_nearest_levels(out: P
     assert run("validate", out / "a-0.3", "--check", "integrity").code == 7
 
 
-def test_the_rounded_model_that_is_missing_is_named(out: Path, run: Run) -> None:
-    shutil.rmtree(out / "rounding")
-    assert run("validate", out / "a-0.3", "--check", "parity").code == 7
-    with pytest.raises(ArtifactError, match=r"rounded model .* is missing .*; copy it there .*, or export again"):
-        model_of(out / "a-0.3" / "onnx")
+@pytest.fixture
+def alone(out: Path) -> Path:
+    """The folder of a variant, copied to another place without the rest of the export."""
+    return Path(shutil.copytree(out / "a-0.3", "elsewhere/a-0.3"))
+
+
+def validate_alone(variant: Path, run: Run) -> int:
+    code: int = run("validate", variant, "--check", "parity", "--prompt-file", "a.jsonl").code
+    return code
+
+
+def off_by_one(file: Path) -> None:
+    """Changes one level in the first half of a data file."""
+    stored = np.fromfile(file, np.uint8)
+    place = int(np.flatnonzero((stored[: len(stored) // 2] & 15) == 7)[-1])
+    stored[place] += 1
+    stored.tofile(file)
+
+
+def test_the_folder_of_a_variant_is_validated_alone(alone: Path, run: Run) -> None:
+    assert validate_alone(alone, run) == 0
+    assert not list(differences(alone / "onnx"))
+    off_by_one(alone / "onnx" / "model.onnx.data")
+    assert validate_alone(alone, run) == 3
+    with pytest.raises(ParityFailure, match=r"weights: '.*' in onnx is not that of the rounded model; export again"):
+        list(differences(alone / "onnx"))
+
+
+def test_a_variant_alone_whose_model_was_changed_is_found(alone: Path, run: Run) -> None:
+    path = alone / "hf" / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("layernorm.weight"))
+    tensors[name][3] += 0.01
+    save_file(tensors, path, {"format": "pt"})
+    assert validate_alone(alone, run) == 3
+    assert any(f"'{name}' of hf is not what was rounded" in line for line in differences(alone / "onnx"))
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["gguf:q4_0", "web:q4f16", pytest.param("openvino:int4", marks=pytest.mark.needs("openvino")), "mlx:4bit"],
+)
+def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, work: Path, label: str) -> None:
+    # a model with biases, which are fitted, and with groups of 64
+    write_micro_model(
+        work / "wide", model_type="llama", hidden_size=192, head_dim=32, mlp_bias=True, intermediate_size=192
+    )
+    write_byte_level(work / "wide")
+    words = ("export", "wide", "--task", "a=a.jsonl", "--ratio", "0", "--format", "hf")
+    assert run(*words, "--out", "out").code == 0
+    hf, folder = Path("out/a-0/hf"), label.partition(":")[0]
+    words = ("convert", hf, "--format", label, "--calibration", "out/calibration/a")
+    assert run(*words, "--out", f"out/a-0/{folder}").code == 0
+    variant = Path(shutil.copytree("out/a-0", "elsewhere/a-0"))
+    note = read_note(variant / folder)
+    assert note is not None
+    assert any(name.endswith("down_proj.bias") for name in note.rounded)
+    with opened_model(variant / folder) as model:
+        assert model.name != "hf"
+        rounded = load_file(model / "model.safetensors")
+    assert not list(differences(variant / folder))
+    own, spec = read_format(variant / folder), model_spec(read_json(hf / "config.json"))
+    found = own.weights(variant / folder, spec).read(note.rounded)
+    assert all(torch.equal(found[name], rounded[name]) for name in note.rounded)
+    nearest = (*words[:4], "--out", "nearest")
+    assert run(*nearest).code == 0
+    assert list(own.differences(hf, variant / folder))
+    assert not list(own.differences(hf, Path("nearest")))
 
 
 def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:

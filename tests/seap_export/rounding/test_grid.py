@@ -56,9 +56,34 @@ def test_scales_are_those_that_they_have_always_been_for_other_matrices() -> Non
     assert torch.equal(best_scales(blocks, WAYS[0])[0], tried.gather(0, errors.argmin(0)[None])[0])
 
 
+def test_a_block_of_few_levels_keeps_a_step_that_all_float_types_hold() -> None:
+    for how, number in ((WAYS[0], 7), (WAYS[1], 15)):
+        block = torch.zeros(1, 1, how.block_size)
+        block[..., 3] = number * 0.01171875  # 1.5 / 128; the number of times that takes more digits than bfloat16 has
+        block[..., 9] = block[..., 3]
+        scales, points = best_scales(block, how)
+        assert torch.equal(short_scales(scales), scales)
+        assert torch.equal(on_grid(block, scales, points, 4), block)
+
+
+def test_short_scales_are_held_by_all_float_types() -> None:
+    given = torch.cat([torch.logspace(-9, 4, 500), -torch.logspace(-9, 4, 500)])
+    found = short_scales(given)
+    assert torch.equal(found.half().float(), found)
+    assert torch.equal(found.bfloat16().float(), found)
+    assert torch.equal(found.sign(), given.sign())
+    usual = given.abs() > 2.0**-17
+    assert ((found - given).abs() <= 2.0**-8 * given.abs())[usual].all()
+
+
+def test_what_a_grid_takes() -> None:
+    assert BlockQuantization(4).takes(80)
+    assert not BlockQuantization(4, whole_blocks=True).takes(80)
+    assert BlockQuantization(4, whole_blocks=True).takes(96)
+
+
 def test_names_tell_grids_apart() -> None:
-    grids = [
-        BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), (True, False), (True, False))
-    ]
+    both = (True, False)
+    grids = [BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), both, both, both[::-1])]
     assert len({own.name for own in grids}) == len(grids)
     assert grids[0].name == "int4-32"

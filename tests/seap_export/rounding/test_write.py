@@ -17,10 +17,11 @@ from swept import BATCH_TOKENS, TEXTS, Killed, contents, die_at, in_memory, on_d
 
 from converters.onnx.quantize import dequantize, quantize
 from seap_export.activations.mixture import Mixture
-from seap_export.errors import ArtifactError, InputError
+from seap_export.errors import InputError
 from seap_export.layers.compute import Compute
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.rounding.write import folder_source, origin_differences, rounding_of, write_rounded_model
+from seap_export.rounding.note import read_note
+from seap_export.rounding.write import folder_source, write_rounded_model
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.weights import SafetensorsReader
@@ -87,6 +88,7 @@ def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[in
         ("phi3-all", BlockQuantization(4, embeddings=False)),
         ("granite-all", HOW),
         ("qwen3", BlockQuantization(4, 32)),
+        ("llama-gqa", BlockQuantization(4, 32, embeddings=False, whole_blocks=True)),
     ],
 )
 def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
@@ -97,17 +99,22 @@ def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
     found = tensors(folder)
     for name, tensor in found.items():
         is_table = "embed" in name or "lm_head" in name
-        if tensor.dim() == 2 and (how.embeddings or not is_table):
+        if tensor.dim() == 2 and how.takes(tensor.shape[1]) and (how.embeddings or not is_table):
             assert torch.equal(dequantize(quantize(tensor, how), how, tensor.shape[1]), tensor), name
-    assert rounding_of(folder) == how
-    assert rounding_of(own[0]) is None
+    note = read_note(folder)
+    assert note is not None
+    assert note.grid == how
+    assert read_note(own[0]) is None
     assert {path.name for path in folder.iterdir()} == {
         *(path.name for path in own[0].iterdir()),
         "rounding.json",
-        "origin.json",
     }
-    assert not list(origin_differences(own[0], folder))
-    plain = nearest(own[0], how)
+    assert not list(note.origin_differences(own[0]))
+    exact, plain = tensors(own[0]), nearest(own[0], how)
+    untaken = {name: tensor for name, tensor in exact.items() if tensor.dim() == 2 and not how.takes(tensor.shape[1])}
+    assert bool(untaken) is how.whole_blocks
+    assert all(torch.equal(found[name], tensor) for name, tensor in untaken.items())
+    plain |= untaken
     if not how.embeddings:
         plain |= {name: own for name, own in tensors(own[0]).items() if "embed" in name or "lm_head" in name}
     texts = [list(text) for text in TEXTS]
@@ -153,29 +160,6 @@ def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Ma
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="vocabulary of 96; give the calibration"):
         write_rounded_model(folder, statistics, HOW, tmp_path / "out")
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", '{"schema": "seap-export/rounding/1", "bits": 5}'])
-def test_a_damaged_note_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "rounding.json").write_text(text, "utf-8")
-    with pytest.raises(ArtifactError, match=r"rounding\.json"):
-        rounding_of(tmp_path)
-
-
-def test_what_is_not_the_model_that_was_rounded_is_named(made: Callable[[str], Made], tmp_path: Path) -> None:
-    own = made("llama-gqa")
-    folder, other = rounded(own, tmp_path / "rounded"), tmp_path / "hf"
-    shutil.copytree(own[0], other)
-    name = "model.layers.1.self_attn.v_proj.weight"
-    changed = tensors(other)
-    changed[name][3, 5] *= -1
-    save_file(changed, other / "model.safetensors", {"format": "pt"})
-    config = json.loads((other / "config.json").read_text("utf-8"))
-    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3, "dtype": "bfloat16"}), "utf-8")
-    found = list(origin_differences(other, folder))
-    assert len(found) == 2
-    assert f"'{name}' of hf" in found[0]
-    assert "rms_norm_eps" in found[1]
 
 
 def test_a_cut_vocabulary_is_rounded_with_its_own_ids(tmp_path: Path) -> None:

@@ -171,11 +171,13 @@ def test_settings_refuse_values_that_mean_nothing() -> None:
 def test_formats_with_the_same_grid_share_its_rounding(source: Source, tmp_path: Path) -> None:
     task = Task("a", tmp_path / "a.txt")
     formats = (OnnxFormat("int4"), WebFormat("q4"), OpenvinoFormat("int4"), WebFormat("q8"), GgufFormat("q4_0"))
+    formats += (GgufFormat("q4_k_m"),)
     request = ExportRequest((task,), (0.2,), formats=formats, quality=False, speed=False)
     own = export_steps(source, request, {"a": SPLIT}).variants["a-0.2"]
-    assert [step.name for step in own.rounded] == ["rounding/a-0.2/int4-32"]
+    grids = ["int4-32", "int4-32-float-embeddings-whole-blocks"]
+    assert [step.name for step in own.rounded] == [f"rounding/a-0.2/{grid}" for grid in grids]
     rounded = {folder for folder, step in own.written.items() if step.before in own.rounded}
-    assert rounded == {"onnx", "web", "openvino"}
+    assert rounded == {"onnx", "web", "openvino", "gguf"}
     plain = export_steps(source, replace(request, rounding="nearest"), {"a": SPLIT}).variants["a-0.2"]
     assert not plain.rounded
     for folder, step in own.written.items():

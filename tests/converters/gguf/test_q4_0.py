@@ -1,0 +1,100 @@
+"""Q4_0 keeps the levels of a matrix that is on them, and is nearer to any other than llama.cpp's own quantiser is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from micro import VARIATIONS, micro_config
+from on_grid import matrix_on_grid, put_on_grid
+
+import converters.gguf.q4_0 as module
+from converters.gguf import GgufFormat
+from converters.gguf.encoding import decode, encode
+from converters.gguf.q4_0 import Q4_0
+from seap_export.families import model_spec
+from seap_export.sources.gguf_header import read_header
+
+
+def random_rows(scale: float = 1.0) -> np.ndarray:
+    return (np.random.default_rng(1).standard_normal((64, 256)) * scale).astype(np.float32)
+
+
+def errors(rows: np.ndarray, packed: np.ndarray) -> np.ndarray:
+    """The squared error of each block, read by the package gguf."""
+    return np.square(gguf.quants.dequantize(packed, Kind.Q4_0) - rows).reshape(-1, 32).sum(1)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 0.02, 30.0])
+def test_levels_are_kept(scale: float) -> None:
+    rows = matrix_on_grid(torch.from_numpy(random_rows(scale)), Q4_0).numpy()
+    assert not errors(rows, encode(rows, Kind.Q4_0)).any()
+    larger = rows * 8  # as where a power of two was multiplied into it
+    assert not errors(larger, encode(larger, Kind.Q4_0)).any()
+
+
+def test_no_block_is_further_off_than_in_llama_cpp() -> None:
+    rows = random_rows()
+    ours, theirs = errors(rows, encode(rows, Kind.Q4_0)), errors(rows, gguf.quants.quantize(rows, Kind.Q4_0))
+    assert (ours <= 1.005 * theirs).all()  # scales that are as good are rounded to float16
+    assert ours.sum() < 0.95 * theirs.sum()
+
+
+def test_blocks_of_zeros_and_of_numbers_that_float16_cannot_scale() -> None:
+    rows = random_rows()
+    rows[0], rows[1, :32], rows[2] = 0.0, 0.0, rows[2] * 1e-9
+    found = decode(encode(rows, Kind.Q4_0), Kind.Q4_0)
+    assert not found[0].any()
+    assert not found[1, :32].any()
+    assert np.abs(found[2]).max() < 2.0**-20
+    assert np.isfinite(found).all()
+
+
+def test_rows_are_rounded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = random_rows()
+    whole = encode(rows, Kind.Q4_0)
+    monkeypatch.setattr(module, "_ELEMENTS", 3 * rows.shape[1])
+    assert np.array_equal(encode(rows, Kind.Q4_0), whole)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_file_keeps_the_levels_of_its_model(model: Callable[..., Path], tmp_path: Path, tied: bool) -> None:
+    folder = model(**VARIATIONS["llama-biases"], tie_word_embeddings=tied)
+    rounded, own, out = put_on_grid(folder, Q4_0), GgufFormat("q4_0"), tmp_path / "gguf"
+    out.mkdir()
+    own.write(folder, out, lambda layer: None)
+    spec = model_spec(micro_config(**VARIATIONS["llama-biases"], tie_word_embeddings=tied))
+    assert own.grid(spec) == Q4_0
+    assert len(rounded) >= 12
+    found = own.weights(out, spec).read(rounded)
+    for name, tensor in rounded.items():
+        assert torch.equal(found[name], tensor), name
+    assert not list(own.differences(folder, out))
+
+
+def test_a_single_level_that_is_off_is_found(model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = model(**VARIATIONS["llama-biases"])
+    put_on_grid(folder, Q4_0)
+    own, out = GgufFormat("q4_0"), tmp_path / "gguf"
+    out.mkdir()
+    own.write(folder, out, lambda layer: None)
+    file = out / "model.gguf"
+    tensor = read_header(file)[1]["blk.1.ffn_up.weight"]
+    with file.open("r+b") as stream:
+        stream.seek(tensor.offset + 5 * 18 + 7)  # a pair of levels of the sixth block
+        (pair,) = stream.read(1)
+        stream.seek(-1, 1)
+        stream.write(bytes([pair ^ 1]))
+    (line,) = own.differences(folder, out)
+    assert "'blk.1.ffn_up.weight': 1 weights are further off" in line
+
+
+def test_a_model_whose_multipliers_go_into_the_weights_takes_the_nearest_levels() -> None:
+    granite = model_spec(micro_config(**VARIATIONS["granite-all"]))
+    assert GgufFormat("q4_0").grid(granite) is None
+    assert GgufFormat("q8_0").grid(model_spec(micro_config(**VARIATIONS["llama-biases"]))) is None

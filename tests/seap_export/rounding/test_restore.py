@@ -1,0 +1,51 @@
+"""A rounded model that is made again from stored weights is the same, or what differs is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from calibrated import micro_source
+from on_grid import rounded_copy
+from safetensors.torch import load_file, save_file
+
+from seap_export.errors import InputError
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.rounding.note import RoundingNote
+from seap_export.rounding.restore import restore_rounded_model
+from seap_export.sources.weights import SafetensorsReader
+
+
+@pytest.mark.parametrize("variation", ["llama-biases", "phi3-all", "gemma2-all"])
+def test_it_is_made_again(tmp_path: Path, variation: str) -> None:
+    hf, rounded, again = (tmp_path / name for name in ("hf", "rounded", "again"))
+    micro_source(hf, variation, "bfloat16")
+    note = rounded_copy(hf, rounded, BlockQuantization(4))
+    again.mkdir()
+    stored = SafetensorsReader(rounded)
+    assert restore_rounded_model(hf, stored.read, note, again) == []
+    wanted, found = (load_file(folder / "model.safetensors") for folder in (rounded, again))
+    assert wanted.keys() == found.keys()
+    assert all(found[name].equal(tensor) for name, tensor in wanted.items())
+    for name in ("config.json", "rounding.json"):
+        assert (rounded / name).read_bytes() == (again / name).read_bytes()
+
+    name = sorted(note.rounded)[3]
+    other = tmp_path / "other"
+    other.mkdir()
+
+    def read(names: list[str]) -> dict[str, object]:
+        found = stored.read(names)
+        return {own: tensor * 1.0001 if own == name else tensor for own, tensor in found.items()}
+
+    assert restore_rounded_model(hf, read, note, other) == [name]
+
+
+def test_a_model_folder_without_a_tensor_is_refused(tmp_path: Path) -> None:
+    micro_source(tmp_path / "hf", "llama-biases")
+    note = RoundingNote.of(tmp_path / "hf", tmp_path / "hf", BlockQuantization(4))
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.norm\.weight"):
+        restore_rounded_model(tmp_path / "hf", lambda names: {}, note, tmp_path)
