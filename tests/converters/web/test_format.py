@@ -217,5 +217,5 @@ def test_models_for_graphics_cards_alone_are_remarked_on(webbed: Callable[..., A
 
 def test_settings_are_json() -> None:
     assert {json.dumps(WebFormat(name).settings()) for name in WebFormat.precisions} == {
-        json.dumps({"precision": name, "version": 1}) for name in WebFormat.precisions
+        json.dumps({"precision": name, "version": 2}) for name in WebFormat.precisions
     }

@@ -267,7 +267,13 @@ def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
     assert report["form"] == {
         "precision": {
             "dtype": "fp32",
-            "quantization": {"bits": 4, "block_size": 32, "symmetric": True, "embeddings": True},
+            "quantization": {
+                "bits": 4,
+                "block_size": 32,
+                "symmetric": True,
+                "embeddings": True,
+                "whole_blocks": False,
+            },
         },
         "dialect": "fused",
         "logits": "last",

@@ -290,21 +290,21 @@ def test_a_dry_run_lists_mixtures_and_writes_nothing(run: Run, bare: Path) -> No
 def test_an_interrupted_run_goes_on_behind_the_mixture(
     run: Run, bare: Path, pristine_mixed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, calls = variants.write_shrunk_model, iter([False, False, False, True])
+    write, calls = variants.write_variant, iter([False, False, False, True])
 
     def interrupted(*args: Any, **values: Any) -> None:
         write(*args, **values)
         if next(calls):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(variants, "write_shrunk_model", interrupted)
+    monkeypatch.setattr(variants, "write_variant", interrupted)
     assert run(*MIXED, "-q").code == 130
     assert {path.name for path in (bare / "out" / "x-0.3").iterdir()} == {"plan.json"}
     manifest = manifest_of(bare / "out")
     assert (manifest["complete"], list(manifest["variants"])) == (False, NAMES[:3])
     assert not (bare / "out" / "router").exists()
 
-    monkeypatch.setattr(variants, "write_shrunk_model", write)
+    monkeypatch.setattr(variants, "write_variant", write)
     before = stamps(bare / "out" / "general-0.3")
     assert run(*MIXED, "-q").code == 0
     assert stamps(bare / "out" / "general-0.3") == before

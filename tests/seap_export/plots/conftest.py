@@ -37,6 +37,7 @@ def make_variant() -> Callable[..., Variant]:
                 "balance": "alike",
                 "compensation": "bias",
                 "ridge": 5.0,
+                "distillation": 0.0,
                 "requested_ratio": 0.2,
                 "achieved_ratio": 0.2,
                 "layers": tuple(LayerPlan(2, tuple(g), tuple(h), tuple(n)) for g, h, n in rows),
