@@ -59,12 +59,12 @@ class TrainedLayers:
             raise IndexError(index)
         self._put(index, self.step + 1, tensors)
 
-    def advance(self, *, last: bool) -> None:
+    def advance(self) -> None:
         """Goes to the next training step, once all layers are changed."""
         if self.step is None:
             raise IndexError
         self.step += 1
-        if self._held is not None and (last or self.step % _SAVE_EVERY == 0):
+        if self._held is not None and self.step % _SAVE_EVERY == 0:
             for index, tensors in enumerate(self._held):
                 keep_tensors(path_of(self._folder, _name(index), self.step), tensors)
         if all(self._path(index).is_file() for index in range(self.number)):

@@ -126,7 +126,7 @@ def _train(
         loss = student.train(texts.steps[index % len(texts.steps)], texts.targets, Adam(index, number))
         if not math.isfinite(loss):
             raise InputError(f"distillation diverged at step {index + 1}; set 'distillation = 0' in the recipe")
-        layers.advance(last=index + 1 == number)
+        layers.advance()
         for _ in range((index + 1) * parts // number - index * parts // number):
             on_unit(None)
 

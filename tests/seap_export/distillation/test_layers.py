@@ -22,10 +22,10 @@ def begun(folder: Path, in_memory: bool) -> TrainedLayers:
     return layers
 
 
-def change_all(layers: TrainedLayers, *, last: bool = False) -> None:
+def change_all(layers: TrainedLayers) -> None:
     for index in reversed(range(3)):
         layers.change(index, {"w": layers[index]["w"] + 10})
-    layers.advance(last=last)
+    layers.advance()
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -47,16 +47,14 @@ def test_files_of_a_step_that_was_not_finished_are_forgotten(tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_layers_in_memory_are_saved_now_and_then_and_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_in_memory_are_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers_module, "_SAVE_EVERY", 2)
     layers = begun(tmp_path, in_memory=True)
     for _ in range(3):
         change_all(layers)
     again = TrainedLayers(tmp_path, 3, in_memory=True)
     assert (again.step, values(again)) == (2, [20.0, 21.0, 22.0])
-    change_all(layers, last=True)
+    change_all(layers)
     again = TrainedLayers(tmp_path, 3, in_memory=False)
     assert (again.step, values(again)) == (4, [40.0, 41.0, 42.0])
     assert len(list(tmp_path.iterdir())) == 3
