@@ -259,7 +259,8 @@ def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
     tensor = value.const_value
     if isinstance(tensor, LazyTensor):
         return torch.cat(list(tensor.pieces()))
-    return torch.from_numpy(_Stored(tensor).take(tensor.size).reshape(tensor.shape.numpy()))
+    array = _Stored(tensor).take(tensor.size).reshape(tensor.shape.numpy())
+    return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only
 
 
 def interface_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
