@@ -165,6 +165,12 @@ class LogitComparison:
             defects=tuple(self._defects.values()),
         )
 
+    def variation(self) -> float:
+        """Standard deviation of the tokens' KL over its mean; 0 if there is no divergence."""
+        divergence = np.concatenate(self._kl) if self._kl else np.zeros(1)
+        mean = float(divergence.mean())
+        return float(divergence.std()) / mean if mean > 0 else 0.0
+
     def _add(self, reference: Logits, candidate: Logits, row: int, first: int, following: Sequence[int]) -> None:
         self._tokens += len(reference)
         if not reference.size:

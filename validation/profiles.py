@@ -45,8 +45,9 @@ DEFAULT_LIMITS: dict[PrecisionName, dict[Figure, float]] = {
     "int8": {**_EXACT, "mean_kl": 1e-3},
     "int4": {**_EXACT, "mean_kl": 1e-3},
 }
-#: Two implementations of the same rounding differ by a small factor. A token's divergence varies by about its mean, so
-#: the limit of a mean over n tokens is `_ERRORS` standard errors higher, which is `_ERRORS` / sqrt(n) of it.
+#: Two implementations of the same rounding differ by a small factor. A token's divergence varies by about its mean, or
+#: more where a model amplifies rounding at a few tokens. So the limit of a mean over n tokens is `_ERRORS` standard
+#: errors higher, each of them the variation / sqrt(n) of it.
 NOISE_FACTOR, _ERRORS = 3.0, 3.0
 #: The same for the largest differences in float32, which vary more.
 EXACT_NOISE_FACTOR = 10.0
@@ -154,11 +155,13 @@ class Noise:
         max_abs: Largest difference of a logit in float32 with another attention kernel.
         cache_error: The difference of the cache, as defined for `Figure`.
         mean_kl: Divergence from float32 if torch rounds as the graph does; 0 if nothing is rounded.
+        kl_variation: Standard deviation of the tokens' divergence over its mean; at least 1.
     """
 
     max_abs: float = 0.0
     cache_error: float = 0.0
     mean_kl: float = 0.0
+    kl_variation: float = 1.0
 
     def __or__(self, other: Noise) -> Noise:
         return Noise(*(max(getattr(self, own.name), getattr(other, own.name)) for own in fields(self)))
@@ -192,7 +195,7 @@ class Pass:
                 figure: min(EXACT_NOISE_FACTOR * getattr(noise, figure), _MOST_ROUNDING * limit)
                 for figure, limit in _EXACT.items()
             },
-            "mean_kl": NOISE_FACTOR * (1.0 + _ERRORS / math.sqrt(tokens)) * noise.mean_kl,
+            "mean_kl": NOISE_FACTOR * (1.0 + _ERRORS * noise.kl_variation / math.sqrt(tokens)) * noise.mean_kl,
         }
         return tuple(
             Limit(own.figure, max(own.value, passing[own.figure]))

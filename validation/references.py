@@ -188,16 +188,19 @@ def measure_rounding_noise(
     if not _round_alike(runner, spec, precision, scaling, provider):
         return {}, 0.0
     runner.use_other_attention()
-    figures = {}
+    figures, variations = {}, {}
     runs = runner.run([Run(own.parts(spec), own.logits) for own in references])
     for index, (sequence, rounded) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {precision.name}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()
         comparison.update(store.get(references[sequence].logits), rounded)
-        figures[sequence] = comparison.figures()
+        figures[sequence], variations[sequence] = comparison.figures(), max(1.0, comparison.variation())
     finite = [(own.mean_kl, own.tokens) for own in figures.values() if own.mean_kl is not None]
     overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0
-    noise = {sequence: Noise(mean_kl=max(own.mean_kl or 0.0, overall)) for sequence, own in figures.items()}
+    noise = {
+        sequence: Noise(mean_kl=max(own.mean_kl or 0.0, overall), kl_variation=variations[sequence])
+        for sequence, own in figures.items()
+    }
     return noise, max((own.max_abs or 0.0 for own in figures.values()), default=0.0)
 
 

@@ -89,6 +89,7 @@ def test_what_rounds_is_held_to_torchs_own_noise() -> None:
     assert limits_for(fp16, Noise(), 16)["mean_kl"] == 1e-4
     assert limits_for(fp16, Noise(mean_kl=0.01), 9)["mean_kl"] == pytest.approx(0.06)
     assert limits_for(fp16, Noise(mean_kl=0.01), 9 * 10**8)["mean_kl"] == pytest.approx(0.03, rel=1e-3)
+    assert limits_for(fp16, Noise(mean_kl=0.01, kl_variation=4.0), 9)["mean_kl"] == pytest.approx(0.15)
     assert limits_for(choose_precision("int4"), Noise(mean_kl=0.01), 1)["mean_kl"] == pytest.approx(0.12)
     assert limits_for(fp16, Noise(mean_kl=0.01), 9, Limits((("fp16", "mean_kl", 0.5),)))["mean_kl"] == 0.5
     assert limits_for(fp16, Noise(max_abs=9.0), 9)["clear_top1_agreement"] == 0.99
