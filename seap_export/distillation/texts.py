@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.layers.batches import Batch
+from seap_export.layers.batches import Batch, length_buckets, token_weights
+from seap_export.layers.compute import Compute
 
 __all__ = ["STEP_TOKENS", "TrainingStep", "number_of_steps", "training_steps"]
 
-#: Tokens of a training step.
-STEP_TOKENS = 2048
+#: Tokens of a training step, and positions of a group of texts of similar length.
+STEP_TOKENS, _GROUP_TOKENS = 2048, 1024
 
 
 @dataclass(frozen=True)
@@ -37,24 +38,34 @@ def number_of_steps(passes: float, steps_of_a_pass: int) -> int:
     return math.ceil(passes * steps_of_a_pass)
 
 
-def training_steps(batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> list[TrainingStep]:
-    """The steps of one pass over the batches.
+def training_steps(texts: Sequence[tuple[Sequence[int], float]], compute: Compute) -> list[TrainingStep]:
+    """The steps of one pass over the texts.
 
-    Batches are sorted by the length of their texts; here they come in the order of their digests.
+    Texts of similar length form groups, which come in the order of their digests. Groups do not depend on the size of
+    a batch. All batches together hold the texts in the order in which `length_buckets` has them, whatever its size.
 
     Args:
-        batches: All calibration texts, as the refit has them.
-        weights: What each of their tokens counts, in any unit; see `token_weights`.
+        texts: Token ids of each text, and the probability of each of its tokens; see `Mixture.token_ids`.
+        compute: How many positions a batch may have.
     """
-    groups: list[list[int]] = []
-    tokens = STEP_TOKENS
-    for place in sorted(range(len(batches)), key=lambda place: _digest(batches[place])):
-        if tokens + batches[place].num_tokens > STEP_TOKENS:
-            groups.append([])
+    groups, batches = list[range](), list[Batch]()
+    digests = []
+    for group in length_buckets([ids for ids, _ in texts], _GROUP_TOKENS):
+        digests.append(hashlib.sha256(group.input_ids.numpy().tobytes()).digest())
+        rows = [ids[real].tolist() for ids, real in zip(group.input_ids, group.real, strict=True)]
+        start = len(batches)
+        batches += length_buckets(rows, compute.batch_tokens, compute.device)
+        groups.append(range(start, len(batches)))
+    weights = token_weights(batches, texts)
+    steps, tokens = list[list[int]](), STEP_TOKENS
+    for index in sorted(range(len(groups)), key=lambda index: digests[index]):
+        own = sum(batches[place].num_tokens for place in groups[index])
+        if tokens + own > STEP_TOKENS:
+            steps.append([])
             tokens = 0
-        groups[-1].append(place)
-        tokens += batches[place].num_tokens
-    return [_step(group, batches, weights) for group in groups]
+        steps[-1] += groups[index]
+        tokens += own
+    return [_step(places, batches, weights) for places in steps]
 
 
 def _step(places: Sequence[int], batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> TrainingStep:
@@ -63,7 +74,3 @@ def _step(places: Sequence[int], batches: Sequence[Batch], weights: Sequence[tor
     return TrainingStep(
         tuple(places), tuple(batches[place] for place in places), tuple((part / total).float() for part in own)
     )
-
-
-def _digest(batch: Batch) -> bytes:
-    return hashlib.sha256(batch.input_ids.numpy().tobytes()).digest()

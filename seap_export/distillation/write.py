@@ -17,7 +17,6 @@ from seap_export.distillation.student import OuterTensors, Student
 from seap_export.distillation.texts import STEP_TOKENS, TrainingStep, number_of_steps, training_steps
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
-from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES
 from seap_export.layers.kept import UNFINISHED
@@ -71,12 +70,10 @@ def write_variant(
     )
     if layers.step is None:
         layers.begin(_floats(reader, spec, index) for index in range(len(spec.layers)))
-    tied = source.spec.tie_word_embeddings
-    outer = OuterTensors(  # ids and rows of the embedding are the dense model's, whatever the vocabulary
-        source.read_outer("embed_tokens"),
-        source.read_outer("norm"),
-        kept.read_outer("embed_tokens" if tied else "lm_head"),
-    )
+    # ids and rows of the embedding are the dense model's, whatever the vocabulary
+    embedding, tied = source.read_outer("embed_tokens"), source.spec.tie_word_embeddings
+    head = embedding if tied and kept is source else kept.read_outer("embed_tokens" if tied else "lm_head")
+    outer = OuterTensors(embedding, source.read_outer("norm"), head)
     student = Student(spec, outer, layers, unfinished, compute.device)
     _train(student, layers, _Texts.of(source, statistics, streams, compute), plan.distillation, on_unit)
 
@@ -107,11 +104,12 @@ class _Texts:
     @classmethod
     def of(cls, source: Source, statistics: Mixture, folder: Path, compute: Compute) -> _Texts:
         """The calibration texts, with the streams that the refit left in `folder`."""
-        texts = statistics.token_ids()
-        batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
+        steps = training_steps(statistics.token_ids(), compute)
+        placed = {place: batch for step in steps for place, batch in zip(step.places, step.batches, strict=True)}
+        batches = [placed[place] for place in range(len(placed))]  # the same tokens in the same order as in the refit
         targets = storage_for(source, statistics, folder, compute).streams(DENSE, source.spec, batches)
         targets.load(len(source.spec.layers))
-        return cls(training_steps(batches, token_weights(batches, texts)), targets)
+        return cls(steps, targets)
 
 
 def _train(

@@ -16,7 +16,7 @@ from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
 from seap_export.distillation.texts import TrainingStep, training_steps
-from seap_export.layers.batches import Batch, length_buckets, token_weights
+from seap_export.layers.batches import Batch
 from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
@@ -92,8 +92,8 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation:
         folder.mkdir()
     plan = micro_plan(source, "sequential")
     write_shrunk_model(source, plan, statistics, shrunk)
-    batches = length_buckets(TEXTS, 64)
-    (step,) = training_steps(batches, token_weights(batches, [(ids, 1.0 + len(ids) % 2) for ids in TEXTS]))
+    (step,) = training_steps([(ids, 1.0 + len(ids) % 2) for ids in TEXTS], in_memory())
+    batches = [batch for _, batch in sorted(zip(step.places, step.batches, strict=True), key=lambda own: own[0])]
     loss, gradients = own_step(source, plan, shrunk, batches, step, work)
     wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
     assert loss == pytest.approx(wanted, rel=1e-3)

@@ -11,17 +11,18 @@ from calibrated import random_texts
 
 from seap_export.distillation import texts as texts_module
 from seap_export.distillation.texts import TrainingStep, number_of_steps, training_steps
-from seap_export.layers.batches import length_buckets, token_weights
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.compute import Compute
 
 
 @pytest.fixture(autouse=True)
 def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts_module, "STEP_TOKENS", 150)
+    monkeypatch.setattr(texts_module, "_GROUP_TOKENS", 64)
 
 
-def steps_of(texts: Sequence[tuple[list[int], float]]) -> list[TrainingStep]:
-    batches = length_buckets([ids for ids, _ in texts], 64)
-    return training_steps(batches, token_weights(batches, texts))
+def steps_of(texts: Sequence[tuple[list[int], float]], batch_tokens: int = 64) -> list[TrainingStep]:
+    return training_steps(texts, Compute(batch_tokens=batch_tokens))
 
 
 def rows_of(step: TrainingStep) -> list[list[int]]:
@@ -54,6 +55,18 @@ def test_the_order_of_the_texts_does_not_matter() -> None:
     texts = [(ids, 1.0) for ids in random_texts(40)]
     shuffled = random.Random(1).sample(texts, len(texts))
     assert list(map(rows_of, steps_of(shuffled))) == list(map(rows_of, steps_of(texts)))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 32, 48, 4096])
+def test_the_size_of_a_batch_does_not_change_the_steps(batch_tokens: int) -> None:
+    texts = [(ids, 1.0) for ids in random_texts(40)]
+    steps = steps_of(texts, batch_tokens)
+    assert list(map(rows_of, steps)) == list(map(rows_of, steps_of(texts)))
+    placed = {place: batch for step in steps for place, batch in zip(step.places, step.batches, strict=True)}
+    inputs = [pair for _, own in sorted(placed.items()) for pair in zip(own.input_ids, own.real, strict=True)]
+    assert [ids[real].tolist() for ids, real in inputs] == sorted(
+        (ids for ids, _ in texts), key=lambda ids: (len(ids), ids)
+    )
 
 
 def test_steps_mix_texts_of_all_lengths() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from calibrated import calibrate, load, micro_plan, micro_source, random_texts, whole_layer
 from pretend_cuda import pretend_cuda
+from safetensors.torch import load_file
 from swept import Killed, contents, die_at, in_memory, on_disk
 
 import seap_export  # noqa: F401 - registers the pruned families
@@ -35,6 +36,7 @@ TEXTS = random_texts(45)
 def many_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random weights take longer steps than trained ones."""
     monkeypatch.setattr(texts, "STEP_TOKENS", 128)
+    monkeypatch.setattr(texts, "_GROUP_TOKENS", 64)
     monkeypatch.setattr(adam, "_RATE", 5e-3)
 
 
@@ -91,6 +93,15 @@ def test_on_disk_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -
         for name, compute in (("memory", in_memory()), ("disk", on_disk(source)))
     )
     assert contents(first) == contents(second)
+
+
+def test_the_size_of_a_batch_changes_the_rounding_alone(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=1.0)
+    folders = [made(tmp_path / str(size), source, plan, statistics, Compute(batch_tokens=size)) for size in (40, 1024)]
+    one, other = (load_file(folder / "model.safetensors") for folder in folders)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0.0, atol=2e-3 * float(tensor.abs().max()))
 
 
 def test_on_a_gpu_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -> None:
