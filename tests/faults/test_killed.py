@@ -6,11 +6,11 @@ import os
 import random
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 from faults.tool import ALL, COMMON, Run, Tool
 
 from seap_export.pipeline.manifest import read_manifest
@@ -46,29 +46,26 @@ def test_thirty_kills_change_nothing_in_the_end(
     assert tree(work / "out") == tree(undisturbed)
     shutil.rmtree(work / "out")
     begins = [0, *(index for index, change in enumerate(changes) if is_record(change))]  # of each step
+    sizes = np.diff([*begins, len(changes)]).tolist()
 
     chance, stages, num_halves, left = random.Random(0), [], 0, KILLS
-    share = 0.0  # of the work, after which the next kill comes
+    step = 0  # in which the next kill comes
     while left:
-        done = steps_done(work / "out")
-        target = len(changes) * share
-        number = max(round(target) - begins[done], chance.randint(1, 4))
-        run, events = watched(tool, work, *ALL)
-        if all(next(events, None) is not None for _ in range(number)):
-            time.sleep(chance.choice((0.0, chance.uniform(0.0, 0.02))))
-            os.kill(run.process, signal.SIGKILL)
-        code = run.wait().code
-        assert code in (0, -signal.SIGKILL)
+        records = max(step - steps_done(work / "out"), 0)
+        number = chance.randint(1, sizes[step])
+        delay = chance.choice((0.0, chance.uniform(0.001, 0.02)))
+        code = tool(work, *ALL, records=records, kill_at=number, kill_after=delay).code
+        assert code in (0, -signal.SIGKILL, -signal.SIGALRM)
         assert_whole(work / "out")
         if code == 0:  # it was done before its turn came
             assert tree(work / "out") == tree(undisturbed)
             shutil.rmtree(work / "out")
-            share = chance.random()
+            step = chance.randrange(len(sizes))
             continue
-        stages.append(done)
+        stages.append(steps_done(work / "out"))
         num_halves += any((work / "out").glob(".seap-export-[tu]*"))
         left -= 1
-        share = (KILLS - left + chance.random()) / KILLS
+        step = (KILLS - left) * len(sizes) // KILLS
 
     assert num_halves > KILLS / 3  # most kills interrupt something
     assert len(set(stages)) > len(begins) / 2  # at all stages of the work

@@ -39,7 +39,9 @@ def start(
     environment: dict[str, str] | None = None,
     before: str = "",
     events: str | None = None,
+    records: int = 0,
     kill_at: int | None = None,
+    kill_after: float = 0.0,
 ) -> int:
     """Runs `seap-export ARGUMENTS` in a fork; its process id.
 
@@ -52,7 +54,9 @@ def start(
         environment: Variables of its own.
         before: Python that runs first.
         events: A pipe that gets a line for every change of the file system under `cwd`/out, before it is made.
+        records: The number of times that manifest.json is replaced before `kill_at` begins to count.
         kill_at: The number of the change, from 1, before which it kills itself.
+        kill_after: Seconds that it lives on after that: the kernel ends it, wherever it then is.
     """
     process = os.fork()
     if process:
@@ -70,7 +74,7 @@ def start(
             most = pages * resource.getpagesize() + memory
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
         exec(before, {})
-        watch(None if events is None else os.open(events, os.O_WRONLY), kill_at)
+        watch(None if events is None else os.open(events, os.O_WRONLY), records, kill_at, kill_after)
         run_command(arguments)
     except SystemExit as status:
         code = status.code if isinstance(status.code, int) else 0
@@ -88,17 +92,22 @@ def run_command(arguments: list[str]) -> None:
     main(arguments)
 
 
-def watch(pipe: int | None, kill_at: int | None) -> None:
+def watch(pipe: int | None, records: int, kill_at: int | None, kill_after: float) -> None:
     """Announces or counts the changes of the output folder."""
     seen = 0
 
     def hook(event: str, details: tuple[Any, ...]) -> None:
-        nonlocal seen
+        nonlocal seen, records
         opened = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
         if not (opened or event in CHANGES) or not str(details[0]).startswith(("out", f"{os.getcwd()}/out")):
             return
-        seen += 1
-        if seen == kill_at:
+        if records:
+            records -= event == "os.rename" and str(details[1]).endswith("out/manifest.json")
+        else:
+            seen += 1
+        if seen == kill_at and kill_after:
+            signal.setitimer(signal.ITIMER_REAL, kill_after)  # nothing handles SIGALRM, so it ends the process
+        elif seen == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if pipe is not None:
             os.write(pipe, f"{event} {details[1 if event == 'os.rename' else 0]}\n".encode())
