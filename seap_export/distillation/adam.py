@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,17 +11,28 @@ __all__ = ["FIRST", "SECOND", "Adam", "learning_rate"]
 
 #: What is appended to the name of a weight for the running means of its gradient and of the gradient's square.
 FIRST, SECOND = ".first", ".second"
-#: The largest step, in units of a matrix's root mean square.
-_RATE = 5e-4
+#: The largest step, in units of a matrix's root mean square, and the KL, in nats per token, from which on it is taken.
+_RATE, _FULL_RATE_KL = 5e-4, 0.3
 #: The fraction of all steps in which the rate rises to it; afterwards it falls to zero.
 _WARM_UP = 0.1
 _BETAS, _TINY = (0.9, 0.95), 1e-16
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """The rate of a training step, counted from 0: it rises linearly at first, and then falls linearly to zero."""
+def learning_rate(step: int, steps: int, loss: float) -> float:
+    """The rate of a training step.
+
+    It rises linearly at first, and then falls linearly to zero. Near the dense model, KL grows with the square of a
+    weight's error, so that there is half as far to go where KL is a quarter: below `_FULL_RATE_KL`, the rate is
+    proportional to the root of KL.
+
+    Args:
+        step: Counted from 0.
+        steps: How many there are.
+        loss: The mean KL before the step, in nats per token.
+    """
     warm_up = max(1, round(_WARM_UP * steps))
-    return _RATE * min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up + 1))
+    share = min((step + 1) / warm_up, (steps - step) / max(1, steps - warm_up + 1))
+    return _RATE * share * math.sqrt(min(1.0, max(0.0, loss) / _FULL_RATE_KL))
 
 
 class Adam:
@@ -35,21 +47,23 @@ class Adam:
     """
 
     def __init__(self, step: int, steps: int) -> None:
-        self._rate = learning_rate(step, steps)
+        self._step, self._steps = step, steps
         self._corrections = [1.0 - beta ** (step + 1) for beta in _BETAS]
 
-    def update(self, tensors: dict[str, torch.Tensor], gradients: Mapping[str, torch.Tensor]) -> None:
+    def update(self, tensors: dict[str, torch.Tensor], gradients: Mapping[str, torch.Tensor], loss: float) -> None:
         """Changes weights and running means in place; all float32.
 
         Args:
             tensors: Each weight by its name, and its running means, which are made where they are missing.
             gradients: By the weight's name, of the same shapes and on the same device.
+            loss: The mean KL before the step, in nats per token.
         """
+        rate = learning_rate(self._step, self._steps, loss)
         for name, gradient in gradients.items():
             weight = tensors[name]
             first, second = (tensors.setdefault(name + own, torch.zeros_like(weight)) for own in (FIRST, SECOND))
             first.lerp_(gradient, 1.0 - _BETAS[0])
             second.lerp_(gradient.square(), 1.0 - _BETAS[1])
-            scale = self._rate * float(weight.double().square().mean().sqrt())
+            scale = rate * float(weight.double().square().mean().sqrt())
             norm = (second / self._corrections[1]).sqrt_().add_(_TINY)
             weight.addcdiv_(first, norm, value=-scale / self._corrections[0])

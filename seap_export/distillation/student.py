@@ -77,7 +77,7 @@ class Student:
         if not math.isfinite(loss):
             return loss
         for index in reversed(range(len(self._spec.layers))):
-            gradients = self._backwards(index, step.batches, gradients, adam)
+            gradients = self._backwards(index, step.batches, gradients, adam, loss)
         return loss
 
     def _before(self, index: int) -> Path:
@@ -119,7 +119,7 @@ class Student:
         return loss, torch.cat(rows)
 
     def _backwards(
-        self, index: int, batches: tuple[Batch, ...], gradients: list[torch.Tensor], adam: Adam
+        self, index: int, batches: tuple[Batch, ...], gradients: list[torch.Tensor], adam: Adam, loss: float
     ) -> list[torch.Tensor]:
         """Changes one layer, given the gradients after it, and returns those before it."""
         tensors, before = self._layers[index], kept_tensors(self._before(index))
@@ -140,6 +140,6 @@ class Student:
             found.append(at_before)
         for weight in trained.values():
             weight.requires_grad_(False)
-        adam.update(own, sums)
+        adam.update(own, sums, loss)
         self._layers.change(index, {name: tensor.cpu() for name, tensor in own.items()})
         return found

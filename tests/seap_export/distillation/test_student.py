@@ -38,7 +38,7 @@ class Seen(Adam):
         super().__init__(0, 1)
         self.gradients: dict[str, torch.Tensor] = {}
 
-    def update(self, tensors: dict[str, torch.Tensor], gradients: Mapping[str, torch.Tensor]) -> None:
+    def update(self, tensors: dict[str, torch.Tensor], gradients: Mapping[str, torch.Tensor], loss: float) -> None:
         assert not self.gradients.keys() & gradients.keys()
         self.gradients |= gradients
 
