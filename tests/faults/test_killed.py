@@ -6,26 +6,17 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 import numpy as np
-from faults.tool import ALL, COMMON, Run, Tool
+from faults.tool import ALL, COMMON, Tool
 
 from seap_export.pipeline.manifest import read_manifest
 
 KILLS = 30
 TreeOf = Callable[[Path], object]
-
-
-def watched(tool: Tool, work: Path, *arguments: str) -> tuple[Run, Iterator[str]]:
-    """A run, and each change that it makes to its output folder as it comes."""
-    pipe = work / "events"
-    if not pipe.exists():
-        os.mkfifo(pipe)
-    run = tool.start(work, *arguments, events=str(pipe))
-    return run, (line.rstrip("\n") for line in pipe.open(encoding="utf-8"))
 
 
 def is_record(change: str) -> bool:
@@ -40,8 +31,10 @@ def steps_done(out: Path) -> int:
 def test_thirty_kills_change_nothing_in_the_end(
     tool: Tool, work: Path, undisturbed: Path, tree: TreeOf, assert_whole: Callable[[Path], None]
 ) -> None:
-    run, events = watched(tool, work, *ALL)
-    changes = list(events)
+    pipe = work / "events"
+    os.mkfifo(pipe)
+    run = tool.start(work, *ALL, events=str(pipe))
+    changes = pipe.read_text("utf-8").splitlines()
     assert run.wait().code == 0
     assert tree(work / "out") == tree(undisturbed)
     shutil.rmtree(work / "out")
