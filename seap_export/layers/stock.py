@@ -39,6 +39,15 @@ class Passage:
     _calls: list[list[_Call]] = field(default_factory=list)
     _length: int = 0
 
+    def spread(self, lengths: Sequence[int]) -> None:
+        """Makes a batch of a single sequence that has passed all layers, with a cache.
+
+        Args:
+            lengths: How many of the sequence's first tokens each row begins with; padding on the left fills it up.
+        """
+        for layer in self.caches.values():
+            layer.keys, layer.values = (_spread(own, lengths) for own in (layer.keys, layer.values))
+
 
 class _AllRecorded(Exception):
     """Ends a pass over empty layers, whose result nobody needs."""
@@ -207,6 +216,15 @@ class StockModel:
         finally:
             for module in self._layers:
                 del module.forward
+
+
+def _spread(cached: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """[rows, KV heads, tokens, head_dim] of the first `lengths` tokens of [1, KV heads, tokens, head_dim] each."""
+    tokens = cached.shape[2]
+    rows = cached.new_zeros(len(lengths), *cached.shape[1:])
+    for row, length in zip(rows, lengths, strict=True):
+        row[:, tokens - length :] = cached[0, :, :length]
+    return rows
 
 
 def _parameter(tensor: torch.Tensor) -> nn.Parameter:

@@ -1,7 +1,7 @@
 """Runs a model folder in torch as `Runner` says, several prompts together, a layer at a time.
 
 Batches come padded on the right and are run padded on the left: windows and rotations then see the distances that the
-tokens of a row have when it runs alone.
+tokens of a row have when it runs alone. What all rows begin with, such as examples before each question, runs once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from validation.runners.runner import Gives, Layers, Logits
 from validation.runners.torch_runner import TorchRunner
 
 __all__ = ["TorchBatch"]
+
+#: Tokens that rows must share for a pass of their own to take less time than it saves.
+_WORTH_A_PASS = 8
 
 
 class TorchBatch:
@@ -49,7 +52,13 @@ class TorchBatch:
             shifted[row, width - length :] = torch.from_numpy(input_ids[row, :length])
             self._is_real[row, width - length :] = 1
         self._passage = Passage()
-        return self._run(shifted)
+        common = _common_start(input_ids, lengths)
+        if rows == 1 or common < _WORTH_A_PASS:
+            return self._run(shifted)
+        self._runner.extend(self._passage, shifted.new_tensor(input_ids[:1, :common]))
+        own = width - common
+        self._passage.spread([max(0, length - own) for length in lengths])
+        return self._run(shifted[:, common:].contiguous())
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
         """Appends tokens, int64 [B, S], to each row; returns [B, 1, V] and raises what `prefill` does."""
@@ -73,3 +82,10 @@ class TorchBatch:
         mask = None if self._is_real.all() else self._is_real
         hidden = self._runner.extend(self._passage, input_ids, mask)
         return self._runner.logits(hidden[:, -1:])
+
+
+def _common_start(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> int:
+    """Number of tokens with which all rows begin; each row has at least one more."""
+    shortest = min(lengths)
+    differs = (input_ids[:, :shortest] != input_ids[0, :shortest]).any(axis=0)
+    return min(int(np.append(differs, True).argmax()), shortest - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -38,6 +39,47 @@ def test_prompts_and_steps_of_a_batch(
     assert np.abs(alone[0, 0] - wanted[1][0]).max() <= 1e-3
 
 
+@pytest.mark.parametrize("name", VARIED)
+def test_what_all_rows_begin_with_runs_once(
+    name: str, tmp_path: Path, prompts: list[list[int]], torch_logits: Logits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_micro_model(tmp_path / "m", **VARIATIONS[name])
+    rows, common = (4, 9) if "phi3" in name else (12, 19)
+    texts = [[*prompts[-1][:common], *own] for own in prompts[:rows]]
+    lengths, steps = [len(text) for text in texts], ([5] * rows, [7] * rows)
+    with open_torch_runner(model, 1) as runner, runner.head():
+        extend = Mock(wraps=runner.extend)
+        monkeypatch.setattr(runner, "extend", extend)
+        batch = TorchBatch(runner)
+        found = np.stack([batch.prefill(_padded(texts), lengths)[:, 0], *map(batch.step, steps)], 1)
+        batch.close()
+    assert _shapes(extend) == [(1, common), (rows, max(lengths) - common), (rows, 1), (rows, 1)]
+    wanted = [own[-3:] for own in torch_logits(model, [[*text, 5, 7] for text in texts], lengths)]
+    assert np.abs(found - np.stack(wanted)).max() <= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("texts", "common"),
+    [
+        ([[1] * 12, [1] * 12], 11),  # one token of each row is left, whose logits are wanted
+        ([[1] * 9, [*[1] * 8, 2, 3]], 8),
+        ([[1] * 8, [1] * 20], 0),
+        ([[*[1] * 7, 2, 2, 2], [1] * 10], 0),
+        ([[1] * 30], 0),
+    ],
+)
+def test_a_short_beginning_takes_no_pass_of_its_own(
+    texts: list[list[int]], common: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_micro_model(tmp_path / "m", model_type="llama")
+    ids, rows = _padded(texts), len(texts)
+    with open_torch_runner(model, 1) as runner, runner.head():
+        extend = Mock(wraps=runner.extend)
+        monkeypatch.setattr(runner, "extend", extend)
+        TorchBatch(runner).prefill(ids, [len(text) for text in texts])
+    assert _shapes(extend) == ([(1, common)] if common else []) + [(rows, ids.shape[1] - common)]
+
+
 def test_a_model_that_does_not_fit_is_read_for_every_step(
     tmp_path: Path, prompts: list[list[int]], padded: np.ndarray
 ) -> None:
@@ -50,3 +92,15 @@ def test_a_model_that_does_not_fit_is_read_for_every_step(
             found.append((batch.prefill(padded, lengths), batch.step([5] * len(lengths))))
     for roomy, tight in zip(*found, strict=True):
         assert np.array_equal(roomy, tight)
+
+
+def _padded(texts: list[list[int]]) -> np.ndarray:
+    ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
+    for own, text in zip(ids, texts, strict=True):
+        own[: len(text)] = text
+    return ids
+
+
+def _shapes(extend: Mock) -> list[tuple[int, ...]]:
+    """The shape of the tokens in each call."""
+    return [tuple(call.args[1].shape) for call in extend.call_args_list]
