@@ -48,6 +48,11 @@ class Passage:
         for layer in self.caches.values():
             layer.keys, layer.values = (_spread(own, lengths) for own in (layer.keys, layer.values))
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows of a batch that has passed all layers, with a cache."""
+        for layer in self.caches.values():
+            layer.keys, layer.values = (own[list(rows)] for own in (layer.keys, layer.values))
+
 
 class _AllRecorded(Exception):
     """Ends a pass over empty layers, whose result nobody needs."""

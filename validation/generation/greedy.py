@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from seap_export.corpus import AnswerRule
 from seap_export.errors import ArtifactError
 from seap_export.runtime.text import TextStream
-from validation.runners.runner import Follows, Runner
+from validation.runners.runner import Follows, Keeps, Runner
 
 __all__ = ["Continuation", "Ends", "continue_prompts"]
 
@@ -132,7 +132,7 @@ class _Row:
 
 
 def _step(runner: Runner, rows: Sequence[_Row]) -> None:
-    """Decodes rows together; those that are done go on unheard until all are."""
+    """Decodes rows together; where a runner cannot leave out those that are done, they go on unheard until all are."""
     lengths = [len(row.prompt) for row in rows]
     input_ids = np.zeros((len(rows), max(lengths)), np.int64)
     for own, row in zip(input_ids, rows, strict=True):
@@ -143,8 +143,12 @@ def _step(runner: Runner, rows: Sequence[_Row]) -> None:
     while True:
         for row, token in zip(rows, _likeliest(logits, rows), strict=True):
             row.add(token)
-        if all(row.is_done for row in rows):
+        going = [place for place, row in enumerate(rows) if not row.is_done]
+        if not going:
             return
+        if isinstance(runner, Keeps) and len(going) < len(rows):
+            runner.keep(going)
+            rows = [rows[place] for place in going]
         logits = runner.step([row.last for row in rows])
 
 

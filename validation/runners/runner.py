@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from validation.runners.pace import Pace
 
-__all__ = ["Follows", "Gives", "Layers", "Logits", "Runner", "Runtime", "Timed"]
+__all__ = ["Follows", "Gives", "Keeps", "Layers", "Logits", "Runner", "Runtime", "Timed"]
 
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
 Logits = NDArray[np.float32]
@@ -87,6 +87,14 @@ class Follows(Protocol):
         Fewer follow where the context is full; it raises what `Runner.prefill` does.
         """
         ...
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A runner whose batch can get smaller while it generates."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows alone, in this order."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ class TorchBatch:
         """Appends one token to each row [B]; returns [B, V] and raises what `prefill` does."""
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows alone, in this order."""
+        self._passage.keep(rows)
+        self._is_real = self._is_real[list(rows)]
+
     def cache(self, row: int) -> Layers | None:
         """None: it is not shown."""
         return None

@@ -1,14 +1,18 @@
-"""Texts of runners that generate by themselves end where those of the others do."""
+"""Greedy decoding with runners that can do more, or less, than others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seap_export.corpus import AnswerRule
 from seap_export.runtime.files import load_tokenizer
 from validation.generation.greedy import Ends, continue_prompts
+from validation.runners.runner import Logits
 
 
 class _Following:
@@ -19,6 +23,38 @@ class _Following:
 
     def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
         return [list(self._tokens[prompt[0]])[:steps] for prompt in prompts]
+
+
+class _Counting:
+    """A runner whose rows go on with the token after their last one, as far as 9."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        return self._logits([int(row[length - 1]) for row, length in zip(input_ids, lengths, strict=True)])[:, None]
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        self.steps.append(list(next_ids))
+        return self._logits(next_ids)
+
+    def _logits(self, last: Sequence[int]) -> Logits:
+        return np.eye(10, dtype=np.float32)[[min(own + 1, 9) for own in last]]
+
+
+class _Keeping(_Counting):
+    def keep(self, rows: Sequence[int]) -> None:
+        self.steps.append([-1, *rows])
+
+
+def test_rows_that_have_ended_are_left_out_where_a_runner_can(model: Path) -> None:
+    ends, tokenizer = Ends(frozenset({6}), AnswerRule("(cat)"), 8, 64, 64), load_tokenizer(model / "hf")
+    prompts, plain, keeping = [[2, 4], [2, 3], [2, 0]], _Counting(), _Keeping()
+    found = [continue_prompts(cast(Any, own), tokenizer, prompts, ends, 3) for own in (plain, keeping)]
+    assert found[0] == found[1]
+    assert [own.tokens for own in found[0]] == [1, 2, 5]
+    assert plain.steps == [[5, 4, 1], [5, 5, 2], [5, 5, 3], [5, 5, 4], [5, 5, 5]]
+    assert keeping.steps == [[5, 4, 1], [-1, 1, 2], [5, 2], [-1, 1], [3], [4], [5]]
 
 
 def test_what_a_runtime_generates_by_itself_is_cut(model: Path) -> None:

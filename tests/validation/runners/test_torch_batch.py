@@ -26,17 +26,21 @@ def test_prompts_and_steps_of_a_batch(
 ) -> None:
     model = write_micro_model(tmp_path / "m", **VARIATIONS[name])
     rows = SHORT if "phi3" in name else len(prompts)
-    lengths, steps = [len(prompt) for prompt in prompts[:rows]], ([5] * rows, [7] * rows)
+    lengths = [len(prompt) for prompt in prompts[:rows]]
+    kept = [row for row in range(rows) if row % 3]  # others have ended, the longest among them
     with open_torch_runner(model, 1) as runner, runner.head():
         batch = TorchBatch(runner)
-        found = [batch.prefill(padded[:rows], lengths)[:, 0], *map(batch.step, steps)]
+        found = [batch.prefill(padded[:rows], lengths)[:, 0], batch.step([5] * rows)]
+        batch.keep(kept)
+        found.append(batch.step([7] * len(kept)))
         alone = batch.prefill(padded[1:2, : lengths[1]], lengths[1:2])
         batch.close()
     texts = [[*prompt, 5, 7] for prompt in prompts[:rows]]
-    wanted = [own[-3:] for own in torch_logits(model, texts, lengths)]
-    assert found[0].shape == (rows, wanted[0].shape[1])
-    assert np.abs(np.stack(found, 1) - np.stack(wanted)).max() <= 1e-3
-    assert np.abs(alone[0, 0] - wanted[1][0]).max() <= 1e-3
+    wanted = np.stack([own[-3:] for own in torch_logits(model, texts, lengths)])
+    assert found[0].shape == (rows, wanted.shape[2])
+    assert np.abs(np.stack(found[:2], 1) - wanted[:, :2]).max() <= 1e-3
+    assert np.abs(found[2] - wanted[kept, 2]).max() <= 1e-3
+    assert np.abs(alone[0, 0] - wanted[1, 0]).max() <= 1e-3
 
 
 @pytest.mark.parametrize("name", VARIED)
