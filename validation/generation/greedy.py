@@ -73,7 +73,7 @@ def continue_prompts(
         prompts: Token ids, each shorter than the context.
         ends: When a text ends.
         batch_size: The most prompts that run together.
-        on_done: Called once for each prompt that is done.
+        on_done: Called once for each prompt, when its text ends.
 
     Raises:
         ArtifactError: The model gives NaN or infinite logits.
@@ -81,14 +81,13 @@ def continue_prompts(
     """
     found: dict[int, Continuation] = {}
     for batch in _batches(prompts, ends, batch_size):
-        rows = [_Row(tokenizer, prompts[place], ends) for place in batch]
+        rows = [_Row(tokenizer, prompts[place], ends, on_done) for place in batch]
         if isinstance(runner, Follows):
             _follow(runner, rows)
         else:
             _step(runner, rows)
         for place, row in zip(batch, rows, strict=True):
             found[place] = row.continuation()
-            on_done(place)
     return [found[place] for place in range(len(prompts))]
 
 
@@ -104,10 +103,12 @@ def _batches(prompts: Sequence[TokenIds], ends: Ends, size: int) -> Iterator[lis
 class _Row:
     """A prompt and what follows it."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: TokenIds, ends: Ends) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: TokenIds, ends: Ends, on_done: Callable[[object], object]
+    ) -> None:
         self.prompt, self.room = prompt, ends.room(prompt)
         self.is_done, self.last = False, 0
-        self._ends, self._stream = ends, TextStream(tokenizer, prompt)
+        self._ends, self._stream, self._on_done = ends, TextStream(tokenizer, prompt), on_done
         self._text, self._tokens, self._is_stopped = "", 0, False
 
     def add(self, token: int) -> None:
@@ -115,17 +116,25 @@ class _Row:
         if self.is_done:
             return
         if token in self._ends.tokens:
-            self.is_done = self._is_stopped = True
+            self._is_stopped = True
+            self._end()
             return
         self.last = token
         self._tokens += 1
         piece = self._stream.add(token)
         self._text += piece
         self._is_stopped = bool(piece) and self._ends.rule.before_stop(self._text) is not None
-        self.is_done = self._is_stopped or self._tokens == self.room
+        if self._is_stopped or self._tokens == self.room:
+            self._end()
+
+    def _end(self) -> None:
+        self.is_done = True
+        self._on_done(self)
 
     def continuation(self) -> Continuation:
-        """What followed the prompt."""
+        """What followed the prompt; nothing more does."""
+        if not self.is_done:
+            self._end()
         text = self._text + self._stream.end()
         before = self._ends.rule.before_stop(text)
         return Continuation(text if before is None else before, self._tokens, self._is_stopped or before is not None)

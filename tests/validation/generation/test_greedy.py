@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from seap_export.corpus import AnswerRule
@@ -47,14 +48,26 @@ class _Keeping(_Counting):
         self.steps.append([-1, *rows])
 
 
-def test_rows_that_have_ended_are_left_out_where_a_runner_can(model: Path) -> None:
+@pytest.mark.parametrize(
+    ("runner", "steps"),
+    [
+        (_Counting(), [[5, 4, 1], [5, 5, 2], [5, 5, 3], [5, 5, 4], [5, 5, 5]]),
+        (_Keeping(), [[5, 4, 1], [-1, 1, 2], [5, 2], [-1, 1], [3], [4], [5]]),
+    ],
+)
+def test_rows_that_have_ended_are_left_out_where_a_runner_can(
+    runner: _Counting, steps: list[list[int]], model: Path
+) -> None:
     ends, tokenizer = Ends(frozenset({6}), AnswerRule("(cat)"), 8, 64, 64), load_tokenizer(model / "hf")
-    prompts, plain, keeping = [[2, 4], [2, 3], [2, 0]], _Counting(), _Keeping()
-    found = [continue_prompts(cast(Any, own), tokenizer, prompts, ends, 3) for own in (plain, keeping)]
-    assert found[0] == found[1]
-    assert [own.tokens for own in found[0]] == [1, 2, 5]
-    assert plain.steps == [[5, 4, 1], [5, 5, 2], [5, 5, 3], [5, 5, 4], [5, 5, 5]]
-    assert keeping.steps == [[5, 4, 1], [-1, 1, 2], [5, 2], [-1, 1], [3], [4], [5]]
+    steps_before: list[int] = []
+
+    def done(row: object) -> None:
+        steps_before.append(len(runner.steps))
+
+    found = continue_prompts(cast(Any, runner), tokenizer, [[2, 4], [2, 3], [2, 0]], ends, 3, done)
+    assert [own.tokens for own in found] == [1, 2, 5]
+    assert runner.steps == steps
+    assert steps_before == [1, 3 if isinstance(runner, _Keeping) else 2, len(steps)]  # each when it ends
 
 
 def test_what_a_runtime_generates_by_itself_is_cut(model: Path) -> None:
@@ -63,7 +76,9 @@ def test_what_a_runtime_generates_by_itself_is_cut(model: Path) -> None:
     words = {word: tokenizer.token_to_id(word) for word in ("the", "cat", "dog")}
     texts = [[words["cat"], 2, words["cat"]], [words["the"], words["dog"], words["cat"]], [words["cat"]] * 9]
     runner: Any = _Following(texts)
-    found = continue_prompts(runner, tokenizer, [[0], [1], [2]], ends, 2)
+    done: list[object] = []
+    found = continue_prompts(runner, tokenizer, [[0], [1], [2]], ends, 2, done.append)
+    assert len(done) == 3
     assert [(own.text.strip(), own.tokens, own.is_stopped) for own in found] == [
         ("cat", 1, True), ("the", 2, True), ("cat cat cat cat", 4, False),
     ]  # fmt: skip
