@@ -9,9 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from seap_export.errors import EnvironmentFailure, SeapError, UsageError
 
 __all__ = [
+    "alone",
     "make_folders",
     "move_into_place",
     "refuse_foreign_folder",
@@ -25,6 +28,9 @@ __all__ = [
 
 _TEMPORARY_PREFIX = ".seap-export-tmp-"
 _UNFINISHED_PREFIX = ".seap-export-unfinished-"
+_WRITER_LOCK = ".seap-export-writer.lock"
+#: How long a process waits for another one that still writes to the same place, in seconds.
+_PATIENCE = 60.0
 
 
 @contextmanager
@@ -117,10 +123,31 @@ def unfinished_folder(parent: Path, key: str) -> Iterator[Path]:
         yield unfinished
     except BaseException as error:
         is_of_no_use = isinstance(error, SeapError) and not isinstance(error, EnvironmentFailure)
-        if is_of_no_use or not any(path.is_file() for path in unfinished.rglob("*")):
+        if is_of_no_use or not any(path.is_file() and path.name != _WRITER_LOCK for path in unfinished.rglob("*")):
             shutil.rmtree(unfinished, ignore_errors=True)
         raise
     shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[None]:
+    """Waits until no other process writes to a temporary place, and keeps others out.
+
+    A worker writes on for a while when its driver was killed, or when it was given up as lost.
+
+    Args:
+        place: A path in a folder of `scratch_folder` or `unfinished_folder`.
+
+    Raises:
+        EnvironmentFailure: Another process did not end within a minute.
+    """
+    try:
+        with FileLock(place.with_name(_WRITER_LOCK), timeout=_PATIENCE):
+            yield
+    except Timeout as error:
+        raise EnvironmentFailure(
+            f"another process still writes to {place}; end it, then run the same command again to continue"
+        ) from error
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.pipeline.cluster.connection import Share
 from seap_export.pipeline.manifest import package_versions
+from seap_export.pipeline.outputs import alone
 from seap_export.pipeline.performance import StepFigures, Timed
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.step import Step, Work
@@ -30,8 +30,6 @@ from seap_export.sources.source import Source, open_source
 
 __all__ = ["Event", "Events", "Failed", "Made", "Order", "make_order"]
 
-#: How long a worker waits for another that still writes to its folder, in seconds.
-_PATIENCE = 60.0
 _SECONDS_BETWEEN_COUNTS = 1.0
 
 
@@ -153,7 +151,7 @@ def _make(order: Order, progress: _Forwarded) -> StepFigures:
     _refuse_what_differs(order)
     torch.set_num_threads(order.share.threads)
     timed = Timed(progress)
-    with _alone(order):
+    with alone(order.place):
         if not order.step.resumes:
             _clear(order.place)
         work = Work(_source(order.model, order.digest), order.folder, _compute(order), progress)
@@ -179,18 +177,6 @@ def _refuse_what_differs(order: Order) -> None:
                 f"{host} has {name} {own.get(name, 'not at all')}, this machine "
                 f"{order.versions.get(name, 'not at all')}; install the same versions on all machines"
             )
-
-
-@contextmanager
-def _alone(order: Order) -> Iterator[None]:
-    """Keeps out a worker that was given up as lost, or whose driver was killed, but still writes to the folder."""
-    try:
-        with FileLock(order.place.with_name(".seap-export-worker.lock"), timeout=_PATIENCE):
-            yield
-    except Timeout as error:
-        raise EnvironmentFailure(
-            f"another worker still writes to {order.place}; end it, then run the same command again to continue"
-        ) from error
 
 
 def _clear(place: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 
+from seap_export.pipeline.outputs import alone
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.workspace import Workspace
 
@@ -33,6 +34,6 @@ def make_step(step: Step, work: Work, workspace: Workspace) -> None:
     """Makes one step and records it."""
     with (
         work.progress.step(step.label, step.units, step.unit, name=step.name) as advance,
-        workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as place,
+        workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as place,alone(place)
     ):
         step.make(work, place, advance)

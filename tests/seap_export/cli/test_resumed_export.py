@@ -12,6 +12,8 @@ import pytest
 from micro import one_thread
 from outcome import run_here
 
+from seap_export.pipeline import outputs
+
 ARGUMENTS = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--no-speed", "--quiet")
 #: Runs the command and kills itself when a step reports its second layer.
 KILLED = """
@@ -60,3 +62,16 @@ def test_a_killed_export_goes_on_in_the_middle_of_each_step(work: Path, tmp_path
     with one_thread():
         assert run_here(*ARGUMENTS).code == 0
     assert tree(work / "out") == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_it_does_not_go_on_while_a_worker_still_writes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-c", KILLED, "a-0.2/hf", *ARGUMENTS]
+    assert subprocess.run(command, cwd=work, capture_output=True, check=False).returncode == -signal.SIGKILL
+    (left,) = (work / "out").glob(".seap-export-unfinished-*")
+    before = tree(left)
+    monkeypatch.setattr(outputs, "_PATIENCE", 0.1)
+    with outputs.alone(left / "hf"):
+        run_here(*ARGUMENTS).refused(6, str(left.name), "still writes", "run the same command again")
+        assert tree(left) == before
+    assert run_here(*ARGUMENTS).code == 0

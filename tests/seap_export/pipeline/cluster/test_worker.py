@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from filelock import FileLock
 
 from seap_export.errors import InputError
-from seap_export.pipeline.cluster import worker
+from seap_export.pipeline import outputs
 from seap_export.pipeline.cluster.connection import Share
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
 from seap_export.pipeline.manifest import package_versions
@@ -103,11 +102,11 @@ def test_a_machine_that_differs_is_refused(order: Order, changes: dict[str, Any]
 
 
 def test_two_workers_never_write_to_one_place(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_PATIENCE", 0.1)
-    with FileLock(order.place.with_name(".seap-export-worker.lock")):
+    monkeypatch.setattr(outputs, "_PATIENCE", 0.1)
+    with outputs.alone(order.place):
         result, _ = made(order)
     assert isinstance(result, Failed)
-    assert "another worker still writes" in str(result.error)
+    assert "another process still writes" in str(result.error)
 
 
 @pytest.mark.parametrize(
