@@ -98,6 +98,11 @@ _BESIDE_DENSE = ("retained", "lost", "won")
 @titled(
     "What to write",
     option("--out", type=PathType(), help="Write the report to this file; without it nothing is written."),
+    option(
+        "--answers",
+        type=PathType(),
+        help="Write all generated answers to this file, as JSON lines; they can be the corpus of a task.",
+    ),
     option("--dry-run", is_flag=True, help="Check the inputs, show what would be measured, and measure nothing."),
     force_option,
 )
@@ -116,7 +121,14 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     output_options,
 )
 def evaluate_command(
-    console: Console, path: str, dense: str | None, out: Path | None, dry_run: bool, force: bool, **options: Any
+    console: Console,
+    path: str,
+    dense: str | None,
+    out: Path | None,
+    answers: Path | None,
+    dry_run: bool,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Measure how much of the dense model's quality the variant at PATH keeps.
 
@@ -133,8 +145,8 @@ def evaluate_command(
     """
     from seap_export.cli.settings import compute_of
     from seap_export.corpus import parse_tasks
-    from seap_export.errors import QualityFailure
-    from seap_export.pipeline.evaluate import evaluate, preview, write_evaluation
+    from seap_export.errors import QualityFailure, UsageError
+    from seap_export.pipeline.evaluate import evaluate, preview, write_answers, write_evaluation
     from seap_export.pipeline.evaluation_request import EvaluationRequest
     from seap_export.pipeline.outputs import write_whole
 
@@ -149,14 +161,23 @@ def evaluate_command(
         generate=parse_tasks(options.pop("generate")),
         **options,
     )
+    if answers is not None and not request.generate:
+        raise UsageError("--answers writes what is generated; add --generate")
+    if answers is not None and answers == out:
+        raise UsageError(f"--answers and --out are both {out}; give two files")
     if dry_run:
         rows = preview(path, dense, request, console)
         console.result(rows, _preview_table(rows))
         return
-    with write_whole(out, force=force) if out else nullcontext() as target:
+    with (
+        write_whole(out, force=force) if out else nullcontext() as target,
+        write_whole(answers, force=force) if answers else nullcontext() as lines,
+    ):
         report = evaluate(path, dense, request, console, compute)
         if target:
             write_evaluation(report, target)
+        if lines:
+            write_answers(report, lines)
     for note in report.notes:
         console.warn(note)
     if not report.passed:

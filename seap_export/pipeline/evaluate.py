@@ -40,7 +40,15 @@ from validation.zero_shot import (
     local_task,
 )
 
-__all__ = ["divergence_report", "divergence_texts", "evaluate", "preview", "text_sets", "write_evaluation"]
+__all__ = [
+    "divergence_report",
+    "divergence_texts",
+    "evaluate",
+    "preview",
+    "text_sets",
+    "write_answers",
+    "write_evaluation",
+]
 
 
 def evaluate(
@@ -154,6 +162,12 @@ def _run_by(subject: Subject, request: EvaluationRequest) -> dict[str, Path]:
 def write_evaluation(report: EvaluationReport, path: Path) -> None:
     """Writes the report as JSON."""
     path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+
+
+def write_answers(report: EvaluationReport, path: Path) -> None:
+    """Writes all generated answers as JSON lines, which can be a corpus."""
+    lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in report.answers())
+    path.write_text("".join(lines), "utf-8", newline="\n")
 
 
 def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTask], dict[str, TaskOrigin]]:

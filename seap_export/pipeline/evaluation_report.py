@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from operator import gt, lt
 from typing import Any, Literal, TypeVar
@@ -21,6 +21,8 @@ __all__ = ["EVALUATION_SCHEMA", "EvaluationReport", "TaskOrigin"]
 EVALUATION_SCHEMA = "seap-export/evaluation/1"
 _Figures = ZeroShotFigures | GenerationFigures
 _Result = TypeVar("_Result")
+#: Generated answers that are in the report.
+_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,22 @@ class EvaluationReport:
             notes.append(f"the calibration folder is missing, so overlap could not be checked for: {listed}")
         return tuple(notes)
 
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Every generated answer as JSON values, by model, then by task, in the order of the questions."""
+        for model, by_task in self.generation.items():
+            for task, figures in by_task.items():
+                for own in figures.answers:
+                    yield {
+                        "model": model,
+                        "task": task,
+                        "prompt": own.prompt,
+                        "completion": own.text,
+                        "found": own.found,
+                        "gold": own.gold,
+                        "right": own.is_right,
+                        "stopped": own.is_stopped,
+                    }
+
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; equal runs give equal values, without times and paths."""
         gated = self.request.max_kl is not None or self.request.min_accuracy_retained is not None
@@ -251,9 +269,15 @@ def _zero_shot_json(figures: ZeroShotFigures) -> dict[str, Any]:
 
 
 def _generation_json(figures: GenerationFigures) -> dict[str, Any]:
-    samples = [{"text": own.text, "found": own.found, "gold": own.gold} for own in figures.samples]
-    numbers = {key: value for key, value in asdict(figures).items() if key not in ("sha256", "right", "samples")}
-    return {**numbers, "samples": samples}
+    return {
+        "exact_match": figures.exact_match,
+        "exact_match_stderr": figures.exact_match_stderr,
+        "questions": figures.questions,
+        "mean_tokens": figures.mean_tokens,
+        "never_stopped": figures.never_stopped,
+        "unanswered": figures.unanswered,
+        "samples": [{"text": own.text, "found": own.found, "gold": own.gold} for own in figures.answers[:_SAMPLES]],
+    }
 
 
 def _texts_json(texts: Texts, max_length: int) -> dict[str, Any]:

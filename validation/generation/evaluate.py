@@ -13,7 +13,7 @@ from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.session import available_threads, open_session
-from validation.generation.figures import Answer, GenerationFigures, figures_of
+from validation.generation.figures import Answer, GenerationFigures
 from validation.generation.greedy import Ends, continue_prompts
 from validation.generation.limits import Limits, text_limits
 from validation.generation.questions import OpenTask
@@ -29,8 +29,6 @@ __all__ = ["MAX_NEW_TOKENS", "evaluate_generation"]
 
 #: The most tokens of an answer, unless asked otherwise.
 MAX_NEW_TOKENS = 256
-#: Answers that are kept for people to read.
-_SAMPLES = 3
 
 
 def evaluate_generation(
@@ -93,11 +91,11 @@ def evaluate_generation(
                 found = continue_prompts(runner, tokenizer, prompts[task.name], ends, batch_size, on_answer)
             except ArtifactError as error:
                 raise ArtifactError(f"{folder}: {error}") from error
-            answers = [
-                Answer(own.text, own.tokens, own.is_stopped, task.rule.find(own.text), question.gold)
+            answers = (
+                Answer(question.prompt, own.text, own.tokens, own.is_stopped, task.rule.find(own.text), question.gold)
                 for own, question in zip(found, task.questions, strict=True)
-            ]
-            figures[task.name] = figures_of(answers, task.sha256, _SAMPLES)
+            )
+            figures[task.name] = GenerationFigures(tuple(answers), task.sha256)
     gc.collect()  # the next model needs the memory
     return figures
 

@@ -78,6 +78,26 @@ def test_a_dense_model_alone_and_what_people_see(run: Run, work: Path, quiz: lis
     assert json.loads((work / "report.json").read_text())["variant"] is None
 
 
+def test_all_answers_are_written_and_can_be_a_corpus(run: Run, done: Path, work: Path, quiz: list[str]) -> None:
+    command = ("out/a-0.4", "--dense", "m", "--generate", "quiz=quiz.toml")
+    found = _report(run, *command, "--answers", "answers.jsonl")["generation"]
+    answers = [json.loads(line) for line in (work / "answers.jsonl").read_text().splitlines()]
+    assert [(own["model"], own["task"], own["gold"]) for own in answers] == [
+        (model, "quiz", gold) for model in ("dense", "hf") for gold in quiz
+    ]
+    prompts = [json.loads(line)["text"] for line in (work / "quiz.jsonl").read_text().splitlines()]
+    assert [own["prompt"] for own in answers] == prompts * 2
+    for own, written in zip(answers, by_hand(work / "m", prompts, STEPS), strict=False):
+        assert (own["completion"], own["stopped"]) == (written.text, written.is_ended)
+    for model in ("dense", "hf"):
+        right = [own["right"] for own in answers if own["model"] == model]
+        assert right == [own["found"] == own["gold"] for own in answers if own["model"] == model]
+        assert sum(right) / 10 == pytest.approx(found[model]["quiz"]["exact_match"])
+    (work / "own.toml").write_text('corpus = "answers.jsonl"\nprompt = "{prompt}"\ncompletion = "{completion}"\n')
+    settings = ("--held-out", "4", "--samples", "4")
+    assert run("calibrate", "m", "--task", "own=own.toml", *settings, "--out", "own", "-q").code == 0
+
+
 def test_exact_match_is_gated(run: Run, done: Path, quiz: list[str]) -> None:
     command = ("out/a-0.4", "--dense", "m", "--generate", "quiz=quiz.toml", "--min-accuracy-retained")
     assert _report(run, *command, "0")["verdict"] == "passed"
@@ -113,6 +133,8 @@ def test_questions_that_were_calibrated_on_are_refused(run: Run, done: Path, wor
         (("--generate", "q=quiz.toml", "--max-new-tokens", "0"), 2, "--max-new-tokens 0 is out of range"),
         (("--generate", "q=quiz.toml", "--harness-task", "q"), 2, "two tasks have the same name"),
         (("--generate", "q=none.toml"), 8, "none.toml"),
+        (("--zero-shot", "q=quiz.toml", "--answers", "a.jsonl"), 2, "add --generate"),
+        (("--generate", "q=quiz.toml", "--answers", "report.json"), 2, "give two files"),
     ],
 )
 def test_bad_requests_are_one_line(

@@ -18,6 +18,7 @@ from seap_export.pipeline.evaluation_request import EvaluationRequest
 from seap_export.pipeline.evaluation_subject import Subject, Texts
 from seap_export.sources.source import Source, open_source
 from validation.generation import GenerationFigures
+from validation.generation.figures import Answer
 from validation.quality import DivergenceFigures
 from validation.zero_shot import ZeroShotFigures
 
@@ -35,7 +36,7 @@ def _figures(acc: float, sha256: str = "aa") -> ZeroShotFigures:
 
 
 def _generated(*right: bool) -> GenerationFigures:
-    return GenerationFigures(sum(right) / len(right), 0.1, len(right), 12.5, 0.25, 0.0, right, "bb", ())
+    return GenerationFigures(tuple(Answer("1 + 1 =", " 2", 1, True, "2", "2" if own else "3") for own in right), "bb")
 
 
 def _report(source: Source, dense: float = 0.8, variant: float = 0.6, **limits: Any) -> EvaluationReport:

@@ -17,7 +17,6 @@ from varied import VARIED
 from seap_export.corpus import AnswerRule
 from seap_export.errors import ArtifactError, InputError, UsageError
 from validation.generation import OpenQuestion, OpenTask, evaluate_generation
-from validation.generation import evaluate as module
 
 
 def _asked(folder: Path, task: OpenTask, form: str = "hf", **options: Any) -> Any:
@@ -25,13 +24,6 @@ def _asked(folder: Path, task: OpenTask, form: str = "hf", **options: Any) -> An
     return evaluate_generation(folder, [task], form=form, **options)[task.name]
 
 
-@pytest.fixture
-def all_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All texts are kept."""
-    monkeypatch.setattr(module, "_SAMPLES", 1000)
-
-
-@pytest.mark.usefixtures("all_samples")
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_texts_and_figures_are_those_of_a_plain_loop(
@@ -39,9 +31,10 @@ def test_texts_and_figures_are_those_of_a_plain_loop(
 ) -> None:
     """Every text, whatever it is padded to; and every planted wrong answer is found."""
     figures = _asked(model / form, task, form, batch_size=batch_size)
-    assert [own.text for own in figures.samples] == [own.text for own in written]
-    assert [own.tokens for own in figures.samples] == [len(own.tokens) for own in written]
-    assert [own.is_stopped for own in figures.samples] == [own.is_ended for own in written]
+    assert [own.text for own in figures.answers] == [own.text for own in written]
+    assert [own.prompt for own in figures.answers] == [question.prompt for question in task.questions]
+    assert [own.tokens for own in figures.answers] == [len(own.tokens) for own in written]
+    assert [own.is_stopped for own in figures.answers] == [own.is_ended for own in written]
     answered = [task.rule.find(own.text) is not None for own in written]
     right = [place % WRONG != 0 and own for place, own in enumerate(answered)]
     assert figures.right == tuple(right)
@@ -64,17 +57,16 @@ def test_a_wrong_right_answer_lowers_the_exact_match_by_one(model: Path, task: O
     assert after.sha256 != before.sha256
 
 
-@pytest.mark.usefixtures("all_samples")
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_a_text_ends_before_a_stop(model: Path, task: OpenTask, written: list[Written], form: str) -> None:
     """The first word of the third place of some text; its tokens count, what follows is not generated."""
     place, stop = next((place, own.text.split()[2]) for place, own in enumerate(written) if len(own.text.split()) > 3)
     figures = _asked(model / form, replace(task, rule=replace(task.rule, stop=(f" {stop}",))), form)
     text = written[place].text
-    assert figures.samples[place].text == text[: text.index(f" {stop}")]
-    assert figures.samples[place].is_stopped
-    assert figures.samples[place].tokens < len(written[place].tokens)
-    for own, found in zip(written, figures.samples, strict=True):
+    assert figures.answers[place].text == text[: text.index(f" {stop}")]
+    assert figures.answers[place].is_stopped
+    assert figures.answers[place].tokens < len(written[place].tokens)
+    for own, found in zip(written, figures.answers, strict=True):
         assert f" {stop}" not in found.text
         assert own.text.startswith(found.text)
 
@@ -86,7 +78,6 @@ def test_a_stop_that_is_a_token_ends_a_text(model: Path, task: OpenTask, written
     assert figures.mean_tokens < np.mean([len(own.tokens) for own in written])
 
 
-@pytest.mark.usefixtures("all_samples")
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_prompts_near_the_end_of_the_context_run_alone(model: Path, form: str) -> None:
     """64 positions: a long prompt gets what is left, and the others get what they would get without it."""
@@ -95,14 +86,13 @@ def test_prompts_near_the_end_of_the_context_run_alone(model: Path, form: str) -
     questions = tuple(OpenQuestion(text, " cat", "cat") for text in [*texts[:4], long])
     together = _asked(model / form, OpenTask("t", AnswerRule("(cat)"), questions), form)
     apart = [_asked(model / form, OpenTask("t", AnswerRule("(cat)"), (own,)), form) for own in questions]
-    assert [own.text for own in together.samples] == [own.samples[0].text for own in apart]
-    assert together.samples[-1].tokens <= 4
+    assert [own.text for own in together.answers] == [own.answers[0].text for own in apart]
+    assert together.answers[-1].tokens <= 4
     too_long = replace(questions[-1], prompt=f"{long} the cat sat on")
     with pytest.raises(InputError, match=r"question 1 has 64 tokens.* context is 64; "):
         _asked(model / form, OpenTask("t", AnswerRule("(cat)"), (too_long,)), form)
 
 
-@pytest.mark.usefixtures("all_samples")
 @pytest.mark.parametrize("name", VARIED)
 def test_a_batch_changes_no_answer_in_any_family(name: str, tmp_path: Path, prompts: list[str]) -> None:
     write_micro_model(tmp_path / "m", **VARIATIONS[name])
