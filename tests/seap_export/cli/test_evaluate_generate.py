@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from answered import by_hand
 from micro import micro_texts
 
-from seap_export.corpus import text_digest
+from seap_export.corpus import parse_task, text_digest
 
 Run = Callable[..., Any]
 TASK = 'corpus = "{corpus}"\nprompt = "{{text}}"\ncompletion = " {{answer}}"\nanswer = "(\\\\S+)"\n'
@@ -93,9 +94,11 @@ def test_all_answers_are_written_and_can_be_a_corpus(run: Run, done: Path, work:
         right = [own["right"] for own in answers if own["model"] == model]
         assert right == [own["found"] == own["gold"] for own in answers if own["model"] == model]
         assert sum(right) / 10 == pytest.approx(found[model]["quiz"]["exact_match"])
-    (work / "own.toml").write_text('corpus = "answers.jsonl"\nprompt = "{prompt}"\ncompletion = "{completion}"\n')
-    settings = ("--held-out", "4", "--samples", "4")
-    assert run("calibrate", "m", "--task", "own=own.toml", *settings, "--out", "own", "-q").code == 0
+    sample = shutil.copy(Path(__file__).parents[3] / "samples" / "tasks" / "benchmarks" / "gsm8k_chat_own.toml", work)
+    texts = [own.text for own in parse_task(f"own={sample}").texts()]
+    assert texts == [f"{own['prompt']}{own['completion']}<|im_end|>" for own in answers]
+    command = ("calibrate", "m", "--task", f"own={sample}", "--held-out", "4", "--samples", "4", "--out", "own", "-q")
+    assert run(*command).code == 0
 
 
 def test_exact_match_is_gated(run: Run, done: Path, quiz: list[str]) -> None:

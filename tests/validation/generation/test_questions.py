@@ -18,6 +18,7 @@ from validation.generation import OpenQuestion, OpenTask, open_task
 TASK = 'corpus = "a.jsonl"\nprompt = "Question: {q}\\nAnswer:"\ncompletion = " {a}"\nanswer = "last number"\n'
 RECORDS = [{"q": "1+1?", "a": "It is 2."}, {"q": "2+2?", "a": "2+2=4\n#### 4"}]
 EXAMPLES = [{"q": "3+3?", "a": "6 "}, {"q": "4+4?", "a": "8"}, {"q": "1+1?", "a": "2"}]
+SAMPLES = Path(__file__).parents[3] / "samples" / "tasks" / "benchmarks"
 
 
 def _opened(tmp_path: Path, words: str = "", records: list[dict[str, str]] = RECORDS, limit: int | None = None) -> Any:
@@ -77,7 +78,7 @@ def test_digests_tell_what_was_asked(tmp_path: Path) -> None:
 
 def test_the_sample_task_of_gsm8k(tmp_path: Path) -> None:
     """Its records are those of the data set, its examples those of the other split."""
-    sample = shutil.copy(Path(__file__).parents[3] / "samples" / "tasks" / "benchmarks" / "gsm8k_test.toml", tmp_path)
+    sample = shutil.copy(SAMPLES / "gsm8k_test.toml", tmp_path)
     splits = {"test": ["1+1?"], "train": [f"{number}+2?" for number in range(5)]}
     for split, questions in splits.items():
         records = [{"question": question, "answer": "It is <<1+1=2>>2.\n#### 1,002"} for question in questions]
@@ -87,3 +88,13 @@ def test_the_sample_task_of_gsm8k(tmp_path: Path) -> None:
     assert [question.gold for question in task.questions] == ["1002"]
     assert task.prompts[0].count("Question: ") == 5
     assert task.prompts[0].endswith("#### 1,002\n\nQuestion: 1+1?\nAnswer:")
+
+
+def test_the_sample_task_in_a_chat_template(tmp_path: Path) -> None:
+    sample = shutil.copy(SAMPLES / "gsm8k_chat_test.toml", tmp_path)
+    table = pyarrow.Table.from_pylist([{"question": "1+1?", "answer": "It is 2.\n#### 2"}])
+    pyarrow.parquet.write_table(table, tmp_path / "gsm8k__test-00000-of-00001.parquet")
+    (question,) = open_task(parse_task(f"gsm8k={sample}")).questions
+    assert question.gold == "2"
+    assert "<|im_start|>user\n1+1?\nPlease reason" in question.prompt
+    assert question.prompt.endswith("within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n")
