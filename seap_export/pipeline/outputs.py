@@ -133,7 +133,7 @@ def unfinished_folder(parent: Path, key: str) -> Iterator[Path]:
 def alone(place: Path) -> Iterator[None]:
     """Waits until no other process writes to a temporary place, and keeps others out.
 
-    A worker writes on for a while when its driver was killed, or when it was given up as lost.
+    A worker whose driver was killed, or that was given up as lost, may still be writing.
 
     Args:
         place: A path in a folder of `scratch_folder` or `unfinished_folder`.
@@ -142,12 +142,13 @@ def alone(place: Path) -> Iterator[None]:
         EnvironmentFailure: Another process did not end within a minute.
     """
     try:
-        with FileLock(place.with_name(_WRITER_LOCK), timeout=_PATIENCE):
-            yield
+        held = FileLock(place.with_name(_WRITER_LOCK)).acquire(timeout=_PATIENCE)
     except Timeout as error:
         raise EnvironmentFailure(
             f"another process still writes to {place}; end it, then run the same command again to continue"
         ) from error
+    with held:
+        yield
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -88,7 +88,7 @@ def test_all_answers_are_written_and_can_be_a_corpus(run: Run, done: Path, work:
     ]
     prompts = [json.loads(line)["text"] for line in (work / "quiz.jsonl").read_text().splitlines()]
     assert [own["prompt"] for own in answers] == prompts * 2
-    for own, written in zip(answers, by_hand(work / "m", prompts, STEPS), strict=False):
+    for own, written in zip(answers[:10], by_hand(work / "m", prompts, STEPS), strict=True):
         assert (own["completion"], own["stopped"]) == (written.text, written.is_ended)
     for model in ("dense", "hf"):
         right = [own["right"] for own in answers if own["model"] == model]
