@@ -199,4 +199,4 @@ def _kind(step: str) -> str:
     return _KINDS.get(last, last if last.partition("-")[0] in FORMATS else first)
 
 
-_KINDS = {"hf": "shrinking", "onnx": "ONNX", "quality.json": "quality"}
+_KINDS = {"plan.json": "plan", "hf": "shrinking", "onnx": "ONNX", "quality.json": "quality"}

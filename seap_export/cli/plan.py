@@ -88,11 +88,12 @@ def plan_command(
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5 --vocabulary auto --task gsm8k
     """
+    from seap_export.allocation.planning import choose_plan
     from seap_export.cli.settings import compute_of, plan_settings
     from seap_export.pipeline.mixtures import open_mixture
     from seap_export.pipeline.outputs import write_whole
     from seap_export.plan.plan import write_plan
-    from seap_export.plan.planning import plan_variant, rank
+    from seap_export.plan.planning import rank
     from seap_export.plan.recipes import Target
     from seap_export.plan.solve import check_ratio
     from seap_export.sources.source import open_source
@@ -105,10 +106,22 @@ def plan_command(
     kept = _vocabulary(source, statistics, tasks, vocabulary, console)
     with write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")
-        label = f"ranking {statistics.name}"
-        with console.step(label, len(source.spec.layers)) as advance, TemporaryDirectory() as folder:
-            ranking = rank(source, statistics, settings, Path(folder), advance, compute=compute)
-        plan = plan_variant(source, statistics, ranking, settings, ratio, kept)
+        with TemporaryDirectory() as folder:
+            with console.step(f"ranking {statistics.name}", len(source.spec.layers)) as advance:
+                ranking = rank(source, statistics, settings, Path(folder), advance, compute=compute)
+            with console.step("planning", settings.tried or None, "trials") as advance:
+                plan = choose_plan(
+                    source,
+                    statistics,
+                    ranking,
+                    settings,
+                    ratio,
+                    Path(folder),
+                    advance,
+                    vocabulary=kept,
+                    compute=compute,
+                    say=console.say,
+                )
         if path:
             write_plan(plan, path)
     result = _describe(source, plan)

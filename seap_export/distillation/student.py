@@ -14,7 +14,7 @@ from seap_export.distillation.texts import TrainingStep
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
 from seap_export.layers.halves import HALVES
-from seap_export.layers.hidden_states import HiddenStates, logits, output_stream, times_head
+from seap_export.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream, times_head
 from seap_export.layers.kept import keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import Streams
@@ -108,8 +108,7 @@ class Student:
                 leaf = block.detach().requires_grad_(True)
                 normed = output_stream(spec, self._outer.gain, leaf)
             capped, weight = logits(spec, head, normed.detach()), weight.to(block.device)
-            wanted = output_stream(spec, self._outer.gain, wanted)
-            log_q, log_p = capped.log_softmax(-1), logits(spec, head, wanted).log_softmax(-1)
+            log_q, log_p = capped.log_softmax(-1), log_predictions(spec, self._outer.gain, head, wanted)
             p = log_p.exp()
             loss += float((weight.double() * (p * (log_p - log_q)).sum(-1).double()).sum())
             at_logits = log_q.exp_().sub_(p).mul_(weight[:, None])

@@ -15,29 +15,47 @@ from seap_export.layers.halves import Half
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import MemoryStreams, Streams
 
-__all__ = ["HalfPass", "HiddenStates", "Visitor", "logits", "output_stream", "times_head"]
+__all__ = [
+    "HalfPass",
+    "HiddenStates",
+    "Visitor",
+    "Written",
+    "log_predictions",
+    "logits",
+    "output_stream",
+    "times_head",
+]
 
 #: Rows of the LM head in float32 at a time.
 _VOCABULARY_BLOCK = 8192
 
 
 @dataclass(frozen=True)
-class HalfPass:
-    """What one batch was in one half of a layer; all float32.
+class Written:
+    """What one half of a layer wrote for one batch; all float32 [tokens, hidden_size].
 
     Attributes:
         place: Index of the batch.
-        channels: Input of o_proj or down_proj, [tokens, channels].
-        product: Its output, [tokens, hidden_size].
-        written: What was added to the stream, [tokens, hidden_size].
-        stream: The stream after that, [tokens, hidden_size].
+        product: The output of o_proj or down_proj.
+        written: What was added to the stream.
+        stream: The stream after that.
     """
 
     place: int
-    channels: torch.Tensor
     product: torch.Tensor
     written: torch.Tensor
     stream: torch.Tensor
+
+
+@dataclass(frozen=True)
+class HalfPass(Written):
+    """The same, and what it was made from.
+
+    Attributes:
+        channels: Input of o_proj or down_proj, float32 [tokens, channels].
+    """
+
+    channels: torch.Tensor
 
 
 Visitor = Callable[[HalfPass], None]
@@ -81,7 +99,7 @@ class HiddenStates:
             product = layer.project(half, channels)
             written = layer.written(half, product)
             after = self.streams[place] = before + written
-            visit(HalfPass(place, channels, product, written, after))
+            visit(HalfPass(place, product, written, after, channels))
 
 
 def output_stream(spec: ModelSpec, gain: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
@@ -98,6 +116,11 @@ def logits(spec: ModelSpec, head: torch.Tensor, normed: torch.Tensor) -> torch.T
         product[:, rows] = functional.linear(normed, head[rows].to(normed.device).float())
     cap = spec.block.logits_softcap
     return product if cap is None else product.div_(cap).tanh_().mul_(cap)
+
+
+def log_predictions(spec: ModelSpec, gain: torch.Tensor, head: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+    """The logarithms of the predictions after some tokens, float32 [tokens, vocab_size], given the last stream."""
+    return logits(spec, head, output_stream(spec, gain, stream)).log_softmax(-1)
 
 
 def times_head(head: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -46,6 +46,11 @@ class DecoderLayer:
         self._tensors = {name: tensor.to(device).float() for name, tensor in tensors.items()}
         self._activation = _ACTIVATIONS[spec.block.activation]
 
+    @property
+    def index(self) -> int:
+        """Index of the layer."""
+        return self._index
+
     def channels(self, half: Half, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The input of o_proj or down_proj at the real tokens of a batch, [tokens, channels].
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from converters.format import Format
 from converters.hf.format import HfFormat
 from seap_export.activations.statistics import covariance_bytes
+from seap_export.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
 from seap_export.distillation.texts import STEP_TOKENS
 from seap_export.layers.halves import HALVES
 from seap_export.pipeline.sizes import format_bytes
@@ -91,7 +92,12 @@ def _ranking(model: KeptPart, task: Task) -> Disk:
 
 
 def _plan(model: KeptPart, task: Task) -> Disk:
-    return Disk(round(_NEURON * model.kept * _neurons(model)))
+    """While plans are tried, what each half of the dense model wrote for some texts."""
+    kept = round(_NEURON * model.kept * _neurons(model))
+    if not model.work.trials:
+        return Disk(kept)
+    tried = Task(min(task.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS), 0)
+    return Disk(kept, unfinished=2 * len(model.work.spec.layers) * _hidden(model, tried))
 
 
 def _shrinking(model: KeptPart, task: Task) -> Disk:

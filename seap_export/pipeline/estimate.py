@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from converters.format import Format
+from seap_export.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
 from seap_export.distillation.texts import STEP_TOKENS
 from seap_export.pipeline.workload import KeptPart, Task, Workload
 from validation.runners.candidate import arithmetic_of
@@ -25,6 +26,7 @@ _SIZE, _READ, _REPEATS = 1024, 2**26, 5
 _EFFORT: Mapping[str, tuple[float, float, float]] = {
     "calibration": (1.8, 0.15, 5.0),
     "ranking": (1.8, 0.25, 0.0),
+    "plan": (1.2, 0.0, 0.0),
     "shrinking": (1.2, 0.15, 0.0),
     "rounding": (1.8, 0.4, 0.0),  # roughly, from one run
     "writing": (100.0, 0.0, 0.0),
@@ -86,7 +88,7 @@ def step_seconds(step: str, task: Task, ratio: float, work: Workload, machine: M
     """About how many seconds a step takes.
 
     Args:
-        step: `calibration`, `ranking`, `shrinking`, `rounding`, `writing`, `parity`, `quality`, `speed` or
+        step: `calibration`, `ranking`, `plan`, `shrinking`, `rounding`, `writing`, `parity`, `quality`, `speed` or
             `validation`. At ratio 0, `quality` and `speed` are the dense model's part.
         task: What it runs on.
         ratio: Fraction of the attention and MLP weights that the variant loses.
@@ -128,13 +130,28 @@ def _ranking(model: KeptPart, task: Task, machine: Machine) -> float:
     return neurons / machine.operations + heads / machine.double_operations
 
 
+def _plan(model: KeptPart, task: Task, machine: Machine) -> float:
+    """The dense model once; then each trial runs and refits the shrunk one, and compares both on some tokens."""
+    if not model.work.trials:
+        return 0.0
+    tokens = min(task.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS)
+    judged = tokens * JUDGED_TOKENS / (FITTED_TOKENS + JUDGED_TOKENS)
+    trial = tokens * (model.linear + model.squares / 2 + model.outputs) + 2 * judged * model.head
+    operations = tokens * model.dense_linear + model.work.trials * trial
+    return operations / machine.operations + model.work.trials * _solved(model) / machine.double_operations
+
+
 def _shrinking(model: KeptPart, task: Task, machine: Machine) -> float:
     if not model.work.refits:
         return 4 * model.linear / machine.memory_bytes
     both = task.calibration_tokens * (model.linear + model.dense_linear + model.squares / 2 + model.outputs)
-    solved = model.cubes / 3 + 2 * model.work.spec.hidden_size * model.squares
-    refit = both / machine.operations + solved / machine.double_operations
+    refit = both / machine.operations + _solved(model) / machine.double_operations
     return refit + model.work.passes * _pass(model, task, machine)
+
+
+def _solved(model: KeptPart) -> float:
+    """The systems of a refit."""
+    return model.cubes / 3 + 2 * model.work.spec.hidden_size * model.squares
 
 
 def _pass(model: KeptPart, task: Task, machine: Machine) -> float:
@@ -186,6 +203,7 @@ def _validation(model: KeptPart, task: Task, machine: Machine) -> float:
 _COUNTED: Mapping[str, Callable[[KeptPart, Task, Machine], float]] = {
     "calibration": _calibration,
     "ranking": _ranking,
+    "plan": _plan,
     "shrinking": _shrinking,
     "rounding": _rounding,
     "writing": _writing,

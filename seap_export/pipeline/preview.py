@@ -84,7 +84,7 @@ def _seconds(parts: Sequence[Remaining], tasks: Mapping[str, Task], work: Worklo
     machine = measure_machine()
     found: dict[str, float] = {}
     for part in parts:
-        if part.kind != "plan":
-            seconds = step_seconds(part.kind, part.size(tasks), part.ratio, part.of(work), machine)
+        seconds = step_seconds(part.kind, part.size(tasks), part.ratio, part.of(work), machine)
+        if seconds:  # a plan alone takes none
             found[part.label] = found.get(part.label, 0.0) + seconds
     return found

@@ -52,6 +52,7 @@ class Workload:
         eliminates: Whether neurons are ranked by elimination rather than by scores.
         refits: Whether layers are refitted one after another.
         passes: Passes over the calibration texts in which they are distilled then.
+        trials: Plans that are tried for a variant.
         prompts: Held-out prompts that parity compares.
         decode_steps: Decode steps after each of them.
         long_tokens: Positions of parity's long prompt.
@@ -66,6 +67,7 @@ class Workload:
     eliminates: bool = True
     refits: bool = True
     passes: float = 1.0
+    trials: int = 0
     prompts: int = 4
     decode_steps: int = DECODE_STEPS
     long_tokens: int = LONG_TOKENS
@@ -98,6 +100,7 @@ def workload(source: Source, request: ExportRequest) -> Workload:
         eliminates=request.plan.score == "elimination",
         refits=request.plan.compensation == "sequential",
         passes=request.plan.passes,
+        trials=request.plan.tried,
         prompts=parity.prompts,
         decode_steps=parity.decode_steps,
         long_tokens=min(parity.long_tokens, source.spec.max_position_embeddings),

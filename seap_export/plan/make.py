@@ -192,6 +192,7 @@ def make_plan(
     layout: Layout,
     mix: ScoreMix,
     distillation: float = 0.0,
+    trials: int = 0,
     group_tolerance: float = 0.0,
     vocabulary: Vocabulary | None = None,
 ) -> Plan:
@@ -220,6 +221,7 @@ def make_plan(
         compensation=compensation,
         ridge=ridge,
         distillation=distillation,
+        trials=trials,
         requested_ratio=ratio,
         achieved_ratio=achieved,
         layers=layers,

@@ -126,6 +126,7 @@ class Plan:
         group_tolerance: By how much, as a fraction, the loss was allowed to rise for groups of heads that CUDA's
             attention prefers; 0: such groups were not looked for.
         vocabulary: The tokens that are kept; None: all.
+        trials: How many plans were tried at most; 0: the predicted losses alone decided.
     """
 
     task: str
@@ -147,6 +148,7 @@ class Plan:
     mix: ScoreMix = "scaled"
     group_tolerance: float = 0.0
     vocabulary: Vocabulary | None = None
+    trials: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
@@ -169,6 +171,8 @@ class Plan:
             raise ValueError("distillation must be finite and not negative")
         if self.distillation and self.compensation != "sequential":
             raise ValueError("distillation goes with the sequential compensation alone")
+        if self.trials < 0:
+            raise ValueError("trials must not be negative")
         if not 0.0 <= self.group_tolerance < math.inf:
             raise ValueError("group_tolerance must be finite and not negative")
         for name in (self.task, *self.weights):
@@ -248,10 +252,11 @@ class Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Writes a plan as JSON, one layer per line; a group tolerance of 0 and a whole vocabulary are left out."""
+    """Writes a plan as JSON, one layer per line; no group tolerance, no trials and a whole vocabulary are left out."""
     head = {"schema": PLAN_SCHEMA, **{key: value for key, value in asdict(plan).items() if key != "layers"}}
-    if not plan.group_tolerance:
-        del head["group_tolerance"]
+    for optional in ("group_tolerance", "trials"):
+        if not head[optional]:
+            del head[optional]
     del head["vocabulary"]
     if plan.vocabulary is not None:
         head["vocabulary"] = plan.vocabulary.to_json()

@@ -62,5 +62,5 @@ def plan_variant(
     """The plan of one variant; `ranking` is `rank` of the same statistics and settings."""
     method = settings.method(len(source.spec.layers))
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
-    values["distillation"] = settings.passes
+    values |= {"distillation": settings.passes, "trials": settings.tried}
     return make_plan(source, statistics, ranking, ratio=ratio, method=method, vocabulary=vocabulary, **values)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 
@@ -43,6 +45,10 @@ class Ranking:
     options: tuple[LayerOptions, ...]
     scores: tuple[LayerScores, ...] | None
     sensitivity: torch.Tensor
+
+    def weighted(self, multipliers: npt.NDArray[np.float64]) -> Ranking:
+        """The same with other sensitivities: times these multipliers, [num_hidden_layers, 2]."""
+        return replace(self, sensitivity=self.sensitivity * torch.from_numpy(multipliers))
 
 
 def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:

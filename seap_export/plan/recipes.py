@@ -40,7 +40,7 @@ ALIGN: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 64})
 #: The kinds of sparsity that decide between heads and neurons themselves.
 _SELF_BALANCED = ("adaptive", "global")
 #: Settings that a recipe keeps its name with.
-_FREE = ("align", "group_tolerance", "ridge", "mix")
+_FREE = ("align", "group_tolerance", "ridge", "mix", "trials")
 #: The shipped recipes, one file each in `seap_export/recipes`.
 _SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap", "obc")
 
@@ -59,6 +59,7 @@ class PlanSettings:
     compensation: Compensation = "sequential"
     ridge: float = 5.0
     distillation: float = 1.0
+    trials: int = 0
     mix: ScoreMix = "scaled"
     layout: Layout = "per-layer"
     group_tolerance: float = 0.0
@@ -82,6 +83,8 @@ class PlanSettings:
             raise SettingError("ridge", f"{self.ridge:g} is out of range; give a positive number")
         if not 0.0 <= self.distillation < math.inf:
             raise SettingError("distillation", f"{self.distillation:g} is out of range; give at least 0")
+        if self.trials < 0:
+            raise SettingError("trials", f"{self.trials} is out of range; give at least 0")
         if not 0.0 <= self.group_tolerance < math.inf:
             raise SettingError("group_tolerance", f"{self.group_tolerance:g} is out of range; give at least 0")
         if self.sparsity.kind == "global" and self.score == "elimination":
@@ -94,6 +97,11 @@ class PlanSettings:
     def passes(self) -> float:
         """`distillation`, which goes with the sequential compensation alone."""
         return self.distillation if self.compensation == "sequential" else 0.0
+
+    @property
+    def tried(self) -> int:
+        """`trials`, which go with the sequential compensation and adaptive sparsity alone."""
+        return self.trials if self.compensation == "sequential" and self.sparsity.kind == "adaptive" else 0
 
     @property
     def square_heads(self) -> bool:
@@ -121,7 +129,7 @@ class PlanSettings:
     def method(self, num_hidden_layers: int) -> str:
         """The name of the shipped recipe with these settings, or `custom`.
 
-        It is the same whatever `align`, `group_tolerance`, `ridge` and `mix` are.
+        It is the same whatever `align`, `group_tolerance`, `ridge`, `mix` and `trials` are.
 
         In the uniform layout it is the recipe whose other settings are these, since sparsity is not free there.
 
@@ -266,6 +274,8 @@ def _refuse_idle(settings: PlanSettings, given: set[str]) -> None:
         ("sparsity.context",): sparsity.budget == "weights" and 'budget = "weights"',
         ("mix",): settings.score == "elimination" and 'score = "elimination"',
         ("distillation",): settings.compensation != "sequential" and f'compensation = "{settings.compensation}"',
+        ("trials",): (settings.compensation != "sequential" and f'compensation = "{settings.compensation}"')
+        or (sparsity.kind != "adaptive" and f'kind = "{sparsity.kind}"'),
         ("ridge",): settings.score != "elimination"
         and settings.compensation in ("bias", "none")
         and f'score = "{settings.score}" and compensation = "{settings.compensation}"',

@@ -27,7 +27,8 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.shrink.refit import refit
-from seap_export.shrink.sequential import Inputs, storage_for
+from seap_export.shrink.sequential import storage_for
+from seap_export.shrink.side_by_side import Inputs
 from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from seap_export.layers.halves import Half
-from seap_export.layers.hidden_states import HalfPass
+from seap_export.layers.hidden_states import Written
 from seap_export.layers.layer import DecoderLayer
 
 __all__ = ["refit_target"]
@@ -29,7 +29,7 @@ _SMALLEST_GAIN = 0.1
 
 
 def refit_target(
-    dense: DecoderLayer, half: Half, passed: HalfPass, shrunk: torch.Tensor
+    dense: DecoderLayer, half: Half, passed: Written, shrunk: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | float]:
     """The product that the shrunk half should give for each token, and the token's weight.
 

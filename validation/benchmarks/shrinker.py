@@ -8,9 +8,10 @@ from typing import Any
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.allocation.planning import choose_plan
 from seap_export.distillation.write import write_variant
 from seap_export.layers.compute import Compute
-from seap_export.plan.planning import plan_variant, rank
+from seap_export.plan.planning import rank
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.recipes import PlanSettings
 from seap_export.sources.source import Source
@@ -35,6 +36,7 @@ class Shrinker:
             with TemporaryDirectory() as kept:
                 ranking = rank(self._source, statistics, settings, Path(kept), compute=Compute())
             self._key, self._ranking = key, ranking
-        plan = plan_variant(self._source, statistics, self._ranking, settings, ratio)
+        with TemporaryDirectory() as kept:
+            plan = choose_plan(self._source, statistics, self._ranking, settings, ratio, Path(kept), compute=Compute())
         write_variant(self._source, plan, statistics, folder)
         return plan.achieved_ratio

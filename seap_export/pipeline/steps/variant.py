@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
+from seap_export.allocation.planning import choose_plan
 from seap_export.distillation.write import variant_units, write_variant
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.progress import Advance
@@ -14,7 +15,6 @@ from seap_export.pipeline.settings import variant_name
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.plan.plan import PLAN_SCHEMA, read_plan, write_plan
-from seap_export.plan.planning import plan_variant
 from seap_export.plan.ranked import read_ranking
 from seap_export.shrink.sequential import storage_for
 from seap_export.shrink.write import MODELING_FILES
@@ -38,6 +38,8 @@ class PlanStep(Step):
 
     kind = "plan"
     is_folder = False
+    unit = "trials"
+    resumes = True
 
     ranking: RankingStep
     ratio: float
@@ -64,10 +66,16 @@ class PlanStep(Step):
     def label(self) -> str:
         return f"{self.variant}: planning"
 
+    @property
+    def units(self) -> int | None:
+        return self.ranking.settings.tried or None
+
     def _key(self) -> str:
         settings, layers = self.ranking.settings, self.ranking.units
         # The default protection gives the same key as the equal explicit one.
         values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(layers))}
+        if not settings.tried:
+            del values["trials"]
         parts = [PLAN_SCHEMA, _PLAN, self.ranking.key, self.ranking.mixture.name, values, self.ratio]
         return sha256_json(parts if self.vocabulary is None else [*parts, self.vocabulary.to_json()])
 
@@ -75,8 +83,19 @@ class PlanStep(Step):
         """Writes plan.json."""
         statistics = self.ranking.statistics(work)
         ranking = read_ranking(work.source.spec, work.of_task(self.ranking))
-        settings = self.ranking.settings
-        write_plan(plan_variant(work.source, statistics, ranking, settings, self.ratio, self.vocabulary), place)
+        plan = choose_plan(
+            work.source,
+            statistics,
+            ranking,
+            self.ranking.settings,
+            self.ratio,
+            place.parent,
+            advance,
+            vocabulary=self.vocabulary,
+            compute=work.compute,
+            say=lambda line: work.progress.say(f"{self.variant}: {line}"),
+        )
+        write_plan(plan, place)
 
 
 @dataclass(frozen=True)

@@ -48,19 +48,21 @@ def tree(folder: Path) -> dict[str, bytes]:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_export_goes_on_in_the_middle_of_each_step(work: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    (work / "tried.toml").write_text("trials = 4\n", "utf-8")
+    arguments = (*ARGUMENTS, "--recipe", "tried.toml")
     with one_thread():
-        assert run_here(*ARGUMENTS).code == 0
+        assert run_here(*arguments).code == 0
     expected = tree(work / "out")
     (work / "out").rename(work / "whole")
-    for step in ("calibration/a", "ranking/a", "a-0.2/hf"):
-        command = [sys.executable, "-c", KILLED, step, *ARGUMENTS]
+    for step in ("calibration/a", "ranking/a", "a-0.2/plan.json", "a-0.2/hf"):
+        command = [sys.executable, "-c", KILLED, step, *arguments]
         killed = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not (work / "out" / step).exists()
         (left,) = (work / "out").glob(".seap-export-unfinished-*")
         assert [path for path in left.rglob("*") if path.is_file()]
     with one_thread():
-        assert run_here(*ARGUMENTS).code == 0
+        assert run_here(*arguments).code == 0
     assert tree(work / "out") == expected
 
 

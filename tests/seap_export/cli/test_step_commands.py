@@ -39,7 +39,7 @@ def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine
     assert outcome.out == table
 
     outcome = run(*PLAN)
-    assert (outcome.code, outcome.err, outcome.out) == (0, "hashing m\nranking a\n", PLAN_TEXT)
+    assert (outcome.code, outcome.err, outcome.out) == (0, "hashing m\nranking a\nplanning\n", PLAN_TEXT)
     outcome = run(*PRUNE)
     assert (outcome.code, outcome.err) == (0, "hashing m\nshrinking\n")
     assert outcome.out == "run/a-0.2/hf: 140,640 parameters\n"

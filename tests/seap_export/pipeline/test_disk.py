@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,3 +60,6 @@ def test_llama_2_7b_by_hand() -> None:
     assert rounding.kept == pytest.approx(4 * half, rel=0.001)
     assert rounding.unfinished == 4 * 2048 * 4096 * 4 + 2 * 4 * 32000 * 4096
     assert step_disk("quality", Task(0, 1000), 0.0, work).temporary == 4 * 32000 * 1000
+    assert step_disk("plan", Task(2048, 0), 0.5, work).unfinished == 0
+    tried = step_disk("plan", Task(2048, 0), 0.5, replace(work, trials=3))
+    assert tried.unfinished == 64 * 2048 * 4096 * 4

@@ -41,6 +41,14 @@ def test_recipes_that_do_less_take_less() -> None:
         assert step_seconds(step, TASK, 0.2, plain, MACHINE) < step_seconds(step, TASK, 0.2, WORK, MACHINE)
 
 
+def test_each_plan_that_is_tried_takes_as_long() -> None:
+    seconds = [step_seconds("plan", TASK, 0.2, replace(WORK, trials=trials), MACHINE) for trials in (0, 1, 2, 3)]
+    assert seconds[0] == 0 < seconds[1]
+    assert seconds[2] - seconds[1] == pytest.approx(seconds[3] - seconds[2])
+    few = replace(TASK, calibration_tokens=1000)
+    assert step_seconds("plan", few, 0.2, replace(WORK, trials=3), MACHINE) < seconds[3]
+
+
 @pytest.mark.parametrize("step", ["writing", "parity"])
 def test_quantised_weights_take_longer(step: str) -> None:
     plain, coarse = (replace(WORK, own=OnnxFormat(precision)) for precision in ("fp32", "int4"))

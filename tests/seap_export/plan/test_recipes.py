@@ -60,7 +60,7 @@ def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None
     has_effect = {"score", "compensation", "align", "group_tolerance", "kind", "protect_first", "protect_last"}
     has_effect |= {"k", "x0"} if name == "seap" else set()
     has_effect |= {"ridge"} if name in ("reconstruct", "obc") else {"mix"}
-    has_effect |= {"budget", "context", "distillation"} if name == "reconstruct" else set()
+    has_effect |= {"budget", "context", "distillation", "trials"} if name == "reconstruct" else set()
     has_effect |= {"balance"} if name in ("seap", "wanda-sp", "obc") else set()
     spelled_out = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
     assert {*spelled_out, *spelled_out["sparsity"]} == has_effect | {"summary", "source", "sparsity"}
@@ -130,6 +130,7 @@ def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None
         ({"ridge": float("nan")}, "ridge"),
         ({"distillation": -1.0}, "distillation"),
         ({"distillation": float("inf")}, "distillation"),
+        ({"trials": -1}, "trials"),
         ({"align": 0}, "align"),
         ({"group_tolerance": -0.1}, "group_tolerance"),
         ({"group_tolerance": float("nan")}, "group_tolerance"),
@@ -180,6 +181,8 @@ def test_settings_refuse_what_means_nothing(values: dict[str, Any], key: str) ->
         ("[sparsity]\ncontext = 512", 2, ["sparsity.context", "no effect", "weights"]),
         ('mix = "plain"', 1, ["mix", "no effect", "elimination"]),
         ('score = "wifv"\ncompensation = "bias"\nridge = 2.0', 3, ["ridge", "no effect", "bias"]),
+        ('compensation = "one-shot"\ntrials = 5', 2, ["trials", "no effect", "one-shot"]),
+        ('trials = 5\n[sparsity]\nkind = "uniform"', 1, ["trials", "no effect", "uniform"]),
     ],
 )
 def test_errors_name_file_line_and_key(text: str, line: int, words: list[str], tmp_path: Path) -> None:

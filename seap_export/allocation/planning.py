@@ -1,0 +1,85 @@
+"""From a ranking to a plan: by the predicted losses alone, or by the best of the plans that were tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from seap_export.activations.mixture import Mixture
+from seap_export.allocation.directions import directions, multipliers
+from seap_export.allocation.search import TrialLog, search
+from seap_export.allocation.texts import draw_texts
+from seap_export.allocation.trials import Trials
+from seap_export.layers.compute import Compute
+from seap_export.plan.plan import Plan
+from seap_export.plan.planning import plan_variant
+from seap_export.plan.ranked import Ranking
+from seap_export.plan.recipes import PlanSettings
+from seap_export.sources.source import Source
+from seap_export.vocabulary.table import Vocabulary
+
+__all__ = ["choose_plan"]
+
+_LOG = "trials.jsonl"
+
+
+def choose_plan(
+    source: Source,
+    statistics: Mixture,
+    ranking: Ranking,
+    settings: PlanSettings,
+    ratio: float,
+    folder: Path,
+    on_trial: Callable[[object], None] = lambda trial: None,
+    *,
+    vocabulary: Vocabulary | None = None,
+    compute: Compute,
+    say: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """The plan of one variant.
+
+    With `trials` in the settings, plans of other sensitivities are tried as well: each is refitted on some calibration
+    texts, and the plan with the least divergence on others is taken.
+
+    Args:
+        source: The dense model.
+        statistics: Statistics of one task or of a mixture.
+        ranking: `rank` of the same statistics and settings.
+        settings: How plans are made.
+        ratio: Fraction to remove.
+        folder: An existing folder for what is needed to go on after an interruption.
+        on_trial: Called after each trial.
+        vocabulary: The tokens that are kept; None: all.
+        compute: Where plans are tried.
+        say: Given a line about what was found.
+    """
+
+    def at(steps: Mapping[str, float]) -> Plan:
+        own = ranking.weighted(multipliers(len(source.spec.layers), steps))
+        return plan_variant(source, statistics, own, settings, ratio, vocabulary)
+
+    texts = draw_texts(statistics) if settings.tried and ratio else None
+    if settings.tried and ratio and texts is None:
+        say("too few calibration texts to try plans on")
+    if texts is None:
+        return at({})
+    log, made = TrialLog(folder / _LOG), list[Trials]()
+
+    def divergence(steps: Mapping[str, float]) -> float:
+        if not made:
+            made.append(Trials(source, texts, folder, compute))
+        return made[0].divergence(at(steps))
+
+    def measure(steps: Mapping[str, float]) -> float:
+        value = log.next(lambda: divergence(steps))
+        on_trial(None)
+        return value
+
+    found = search(tuple(directions(len(source.spec.layers))), lambda steps: at(steps).layers, measure, settings.tried)
+    for _ in range(settings.tried - found.trials):
+        on_trial(None)
+    say(
+        f"the best of {found.trials} plans has a KL of {found.after:.4f} instead of {found.before:.4f} nats "
+        f"on {texts.judged_tokens:,} calibration tokens"
+    )
+    return at(found.steps)

@@ -1,0 +1,159 @@
+"""Two streams of hidden states side by side: the dense model's, and that of the shrunk model as it is fitted to it.
+
+At the end of each half of each layer the output projection is fitted so that the shrunk stream returns to the dense
+one: its target is the difference of the two. So a layer also corrects the errors of the layers before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch.nn import functional
+
+from seap_export.activations.covariance import CovarianceAccumulator
+from seap_export.families import names
+from seap_export.layers.halves import HALVES, Half, half_tensors
+from seap_export.layers.hidden_states import HiddenStates, Written
+from seap_export.layers.layer import DecoderLayer
+from seap_export.plan.plan import Plan
+from seap_export.shrink.layer import shrink_layer, with_all_biases
+from seap_export.shrink.refit import OutputFit, refit
+from seap_export.shrink.target import refit_target
+from seap_export.sources.source import Source
+
+__all__ = ["DenseStates", "Inputs", "SideBySide"]
+
+
+class DenseStates(Protocol):
+    """The dense model's hidden states, computed or recorded."""
+
+    def advance(self, layer: DecoderLayer, half: Half, visit: Callable[[Written], None]) -> None:
+        """Passes one half of a layer, and shows the visitor each batch."""
+        ...
+
+
+class SideBySide:
+    """Shrinks layers one after another, and advances both streams through them.
+
+    Args:
+        source: The dense model.
+        plan: What is kept.
+        dense: The dense model's hidden states.
+        shrunk: The shrunk model's, in the same batches.
+        weights: The weight of each token in the fits, float32 [tokens] for each batch.
+        tokens: The number of tokens that the ridge goes by.
+        room: Bytes that the inputs of one projection may take.
+        device: Where it is computed.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        dense: DenseStates,
+        shrunk: HiddenStates,
+        weights: Sequence[torch.Tensor],
+        *,
+        tokens: float,
+        room: int,
+        device: torch.device,
+    ) -> None:
+        self._source, self._plan, self._dense, self._shrunk = source, plan, dense, shrunk
+        self._weights, self._tokens, self._room, self._device = weights, tokens, room, device
+        self._spec = plan.shrunk_spec(source.spec)
+        self._fitted = plan.compensated(source.spec)
+
+    @torch.no_grad()
+    def layer(self, index: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Shrinks and fits one layer, and advances both streams through it; the tensors are the dense layer's."""
+        shrunk = shrink_layer(tensors, self._source.spec, index, self._plan.layers[index])
+        shrunk = with_all_biases(shrunk, self._spec, index)
+        for half in HALVES:
+            own = half_tensors(tensors, index, half)
+            if half in self._fitted[index]:
+                shrunk |= self._fit(index, half, own, shrunk)
+            else:  # nothing is cut so far, so the streams are still the same
+                layer = DecoderLayer(self._source.spec, index, own, self._device)
+                self._dense.advance(layer, half, self._copy_to_shrunk)
+        return shrunk
+
+    def _copy_to_shrunk(self, passed: Written) -> None:
+        self._shrunk.streams[passed.place] = passed.stream
+
+    def _fit(
+        self, index: int, half: Half, dense: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Fits one projection, advances both streams past it and returns its new tensors.
+
+        Args:
+            index: Index of the layer.
+            half: Which projection.
+            dense: The tensors of the dense half.
+            tensors: Those of the shrunk layer.
+        """
+        layer = DecoderLayer(self._spec, index, half_tensors(tensors, index, half), self._device)
+        inputs = Inputs(layer, half, self._shrunk, self._room)
+        fit = self._fit_to(self._sums(index, half, dense, inputs), half, tensors[names.weight(half, index)])
+        dtype = self._source.reader.dtype  # what is stored is what the later layers correct
+        stored = {names.weight(half, index): fit.weight.to(dtype)}
+        if fit.bias is not None:
+            stored[names.bias(half, index)] = fit.bias.to(dtype)
+        del fit
+        operands = [tensor.float() for tensor in stored.values()]
+        for place in range(len(self._weights)):
+            product = functional.linear(inputs.take(place), *operands)
+            self._shrunk.streams[place] = self._shrunk.streams[place] + layer.written(half, product)
+        return {name: tensor.cpu() for name, tensor in stored.items()}
+
+    def _sums(
+        self, index: int, half: Half, tensors: Mapping[str, torch.Tensor], inputs: Inputs
+    ) -> CovarianceAccumulator:
+        """Advances the dense stream, and sums the shrunk model's inputs and what they are fitted to."""
+        dense, sums = DecoderLayer(self._source.spec, index, tensors, self._device), CovarianceAccumulator()
+
+        def add(passed: Written) -> None:
+            stream = self._shrunk.streams[passed.place]
+            targets, weights = refit_target(dense, half, passed, stream)
+            own = self._weights[passed.place].to(self._device)
+            sums.update(inputs.make(passed.place, stream), targets, own * weights)
+
+        self._dense.advance(dense, half, add)
+        return sums
+
+    def _fit_to(self, sums: CovarianceAccumulator, half: Half, weight: torch.Tensor) -> OutputFit:
+        mean, target_mean = sums.mean(), sums.target_mean()  # each sum is released as soon as it is used
+        return refit(
+            weight.to(self._device).double(),
+            mean,
+            sums.covariance(),
+            target_mean,
+            sums.cross_covariance(),
+            ridge=self._plan.ridge,
+            tokens=self._tokens,
+            intercept=self._plan.has_intercept(half, self._spec.family),
+        )
+
+
+class Inputs:
+    """A projection's inputs in the changed model, before the fit and after it: kept if they fit, or made again."""
+
+    def __init__(self, layer: DecoderLayer, half: Half, hidden: HiddenStates, room: int) -> None:
+        self._layer, self._half, self._hidden, self._room = layer, half, hidden, room
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def make(self, place: int, stream: torch.Tensor) -> torch.Tensor:
+        """The inputs in one batch, [tokens, channels], given its stream."""
+        channels = self._layer.channels(self._half, stream, self._hidden.batches[place])
+        if channels.nbytes <= self._room:
+            self._room -= channels.nbytes
+            self._kept[place] = channels
+        return channels
+
+    def take(self, place: int) -> torch.Tensor:
+        """The same again, which ends their being kept."""
+        kept = self._kept.pop(place, None)
+        if kept is not None:
+            return kept
+        return self._layer.channels(self._half, self._hidden.streams[place], self._hidden.batches[place])
