@@ -16,7 +16,7 @@ from seap_export.layers.batches import length_buckets
 from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.hidden_states import HalfPass, HiddenStates
 from seap_export.layers.layer import DecoderLayer
-from seap_export.shrink import sequential
+from seap_export.shrink import side_by_side
 from seap_export.shrink.refit import refit
 from seap_export.shrink.target import refit_target
 from seap_export.shrink.write import write_shrunk_model
@@ -184,7 +184,7 @@ def test_a_whole_model_is_nearer_than_with_dense_products_as_targets(
     dense = load(tmp_path / "model")
     for name in ("stream", "product"):
         if name == "product":
-            monkeypatch.setattr(sequential, "refit_target", lambda _, half, passed, shrunk: (passed.product, 1.0))
+            monkeypatch.setattr(side_by_side, "refit_target", lambda _, half, passed, shrunk: (passed.product, 1.0))
         (tmp_path / name).mkdir()
         write_shrunk_model(source, plan_of(source, cut, "sequential", ridge=1.0), statistics, tmp_path / name)
         model = load(tmp_path / name)
