@@ -79,6 +79,16 @@ def load(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedMo
     ).eval()
 
 
+@torch.no_grad()
+def divergence(dense: Path, variant: Path, texts: Texts) -> float:
+    """The mean KL(dense || variant) over all tokens, in transformers' own class."""
+    models, found = (load(dense), load(variant)), []
+    for ids in texts:
+        log_p, log_q = (model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for model in models)
+        found.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    return float(torch.cat(found).double().mean())
+
+
 def projections(model: PreTrainedModel) -> dict[Half, str]:
     """Where transformers' decoder layers have o_proj and down_proj."""
     names = family_of_model_type(model.config.model_type).names

@@ -11,7 +11,7 @@ __all__ = ["directions", "multipliers"]
 
 
 def directions(layers: int) -> dict[str, npt.NDArray[np.float64]]:
-    """By name, changes of the logarithms of the sensitivities, float64 [layers, 2], the most useful first.
+    """By name, changes of the logarithms of the sensitivities, float64 [layers, 2].
 
     With x from -1 in the first layer to 1 in the last one, they are x, x² - 1/3, a constant and x³ - 3x/5 (the first
     Legendre polynomials but for factors), the same for both halves or opposite in attention and MLP. A step of 1

@@ -12,8 +12,8 @@ from seap_export.activations.mixture import Mixture
 
 __all__ = ["FITTED_TOKENS", "JUDGED_TOKENS", "TrialTexts", "draw_texts"]
 
-#: Tokens that plans are refitted on and judged on at most, and tokens of a text. Measured on SmolLM2-135M, see
-#: docs/measurements.md: enough to tell plans apart, few enough to try many.
+#: Tokens that plans are refitted on and judged on, and tokens of a text: few, so that many plans can be tried.
+#: docs/measurements.md shows that what is found with them holds for more; other numbers were not compared.
 FITTED_TOKENS, JUDGED_TOKENS, _LENGTH = 4096, 1536, 256
 #: Fraction of a task's tokens that judges where there are few.
 _JUDGES = 0.25

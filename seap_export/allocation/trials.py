@@ -39,9 +39,11 @@ class Trials:
         nothing = [[(ids, 0.0) for ids, _ in part] for part in (texts.fitted, texts.judged)]
         self._fits = token_weights(self._batches, [*texts.fitted, *nothing[1]])
         self._judges = token_weights(self._batches, [*nothing[0], *texts.judged])
+        # The recording, the dense model's last hidden states, and both streams of a trial.
         storage = choose_storage(spec, sum(map(len, every)), compute, folder, copies(spec) + 3)
         self._room = storage.room(compute, spec)
         size = sum(spec.prunable_weights(index) for index in range(len(spec.layers))) * source.reader.dtype.itemsize
+        # Layers stay in memory if they fit, since a GGUF file is slow to read.
         self._kept: dict[int, dict[str, torch.Tensor]] | None = None
         if compute.is_cpu and 2 * size <= self._room:
             self._kept, self._room = {}, self._room - size

@@ -116,14 +116,16 @@ class PlanSettings:
         """The same settings in a layout; the uniform one replaces the sparsity, since all layers lose the same.
 
         Raises:
-            SettingError: The layout is uniform and the sparsity is not that of a shipped recipe, so that replacing it
-                would ignore a setting.
+            SettingError: The layout is uniform, and the sparsity is not that of a shipped recipe or plans are to be
+                tried, so that a setting would be ignored.
         """
         if layout == "per-layer":
             return replace(self, layout=layout)
         if self.sparsity not in (EVEN, *(own.settings.sparsity for own in shipped_recipes().values())):
             problem = "--layout uniform prunes all layers alike; remove this table, or use another layout"
             raise SettingError("sparsity", problem)
+        if self.trials:
+            raise SettingError("trials", "has no effect with --layout uniform; remove this key")
         return replace(self, layout=layout, sparsity=EVEN)
 
     def method(self, num_hidden_layers: int) -> str:

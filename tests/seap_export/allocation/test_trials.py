@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from calibrated import calibrate, load, micro_plan, micro_source, random_texts
+from calibrated import calibrate, divergence, micro_plan, micro_source, random_texts
 from pretend_cuda import pretend_cuda
 from swept import in_memory, on_disk
 
@@ -19,15 +18,6 @@ from seap_export.shrink.write import write_shrunk_model
 TEXTS = random_texts(30)
 #: One without norms after a half, one with; and multipliers, which scale what is written.
 FAMILIES = ("llama-gqa", "gemma3", "granite")
-
-
-@torch.no_grad()
-def divergence(dense: Path, variant: Path, texts: list[list[int]]) -> float:
-    models, found = (load(dense), load(variant)), []
-    for ids in texts:
-        log_p, log_q = (model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for model in models)
-        found.append((log_p.exp() * (log_p - log_q)).sum(-1))
-    return float(torch.cat(found).double().mean())
 
 
 @pytest.mark.parametrize("variation", FAMILIES)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import calibrate, load, micro_plan, micro_source, random_texts, whole_layer
+from calibrated import calibrate, divergence, micro_plan, micro_source, random_texts, whole_layer
 from pretend_cuda import pretend_cuda
 from safetensors.torch import load_file
 from swept import Killed, contents, die_at, in_memory, on_disk
@@ -51,16 +51,6 @@ def made(folder: Path, source: Source, plan: Plan, statistics: Mixture, compute:
     folder.mkdir(exist_ok=True)
     write_variant(source, plan, statistics, folder, compute=compute or in_memory())
     return folder
-
-
-@torch.no_grad()
-def divergence(dense: Path, variant: Path, own: list[list[int]]) -> float:
-    """The mean KL over all tokens."""
-    models, found = (load(dense), load(variant)), []
-    for ids in own:
-        log_p, log_q = (model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for model in models)
-        found.append((log_p.exp() * (log_p - log_q)).sum(-1))
-    return float(torch.cat(found).mean())
 
 
 def test_it_comes_closer_to_the_dense_model(model: tuple[Source, Mixture], tmp_path: Path) -> None:

@@ -123,6 +123,12 @@ def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None
     assert replace(open_recipe(name), **changes).method(30) == "custom"
 
 
+def test_plans_are_not_tried_in_the_uniform_layout(tmp_path: Path) -> None:
+    path = write(tmp_path, "ridge = 2.0\ntrials = 5\n")
+    with pytest.raises(UsageError, match=r":2: trials: .*--layout uniform"):
+        open_recipe(path, layout="uniform")
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [
