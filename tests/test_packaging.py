@@ -36,6 +36,7 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
     assert others == ["optimum/commands/register/register_seap.py"]
     assert {name.split("/")[0] for name in names} > ours
     assert not any(name.startswith("seap_export/optimum_plugin/optimum/") for name in names)
+    assert not any(name.startswith(("validation/benchmarks/", "validation/readiness/")) for name in names)
     for data in (
         "corpus/general.jsonl",
         "families/llama.toml",

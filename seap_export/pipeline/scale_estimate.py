@@ -22,7 +22,7 @@ from seap_export.pipeline.disk import Disk, needed, step_disk
 from seap_export.pipeline.estimate import Machine, step_seconds
 from seap_export.pipeline.memory_need import Memory, step_memory
 from seap_export.pipeline.workload import Task, Workload
-from validation.benchmarks.shapes import SHAPES
+from validation.shapes import SHAPES
 
 __all__ = ["MACHINES", "Estimate", "Place", "estimate", "scale_estimate"]
 

@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from seap_export.sources.tensor_writer import SafetensorsWriter
-from validation.benchmarks.shapes import SHAPES, Shape
+from validation.shapes import SHAPES, Shape
 
 __all__ = ["write_byte_tokenizer", "write_random_model"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from validation.benchmarks.shapes import LLAMA_2_7B, Shape
+from validation.shapes import LLAMA_2_7B, Shape
 
 __all__ = ["FORMS", "RATIOS", "Programs", "Request"]
 

@@ -14,7 +14,7 @@ from seap_export.cli import main
 from seap_export.pipeline.disk import Disk, needed, step_disk
 from seap_export.pipeline.workload import Task, Workload
 from validation.benchmarks.random_model import write_random_model
-from validation.benchmarks.shapes import SHAPES, Shape
+from validation.shapes import SHAPES, Shape
 
 SHAPE = Shape(layers=2, hidden=256, heads=8, kv_heads=4, neurons=1024, vocabulary=4096, positions=1024, tied=True)
 TEXTS = [f"{number} apples and {number + 1} pears make {2 * number + 1} pieces of fruit." for number in range(12)]

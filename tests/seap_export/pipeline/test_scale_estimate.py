@@ -12,7 +12,7 @@ from seap_export.pipeline.estimate import Machine
 from seap_export.pipeline.memory_need import step_memory
 from seap_export.pipeline.scale_estimate import MACHINES, Place, estimate, scale_estimate
 from seap_export.pipeline.workload import Task, Workload
-from validation.benchmarks.shapes import SHAPES
+from validation.shapes import SHAPES
 
 LLAMA = Workload(SHAPES["llama-2-7b"].spec, torch.bfloat16)
 #: Weights of a layer, without norms: q, k, v and o, and gate, up and down.

@@ -15,7 +15,7 @@ from seap_export.layers.hidden_states import HalfPass, HiddenStates
 from seap_export.layers.layer import DecoderLayer
 from seap_export.sources.source import open_source
 from validation.benchmarks.random_model import random_model, write_random_model
-from validation.benchmarks.shapes import SHAPES, Shape
+from validation.shapes import SHAPES, Shape
 
 SHAPE = Shape(layers=2, hidden=32, heads=4, kv_heads=2, neurons=48, vocabulary=300, positions=128)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from validation.benchmarks.shapes import Shape
 from validation.readiness.request import Programs, Request
+from validation.shapes import Shape
 
 #: A model that is written in no time.
 SMALL = Shape(layers=2, hidden=32, heads=2, kv_heads=2, neurons=48, vocabulary=300, positions=128)

@@ -14,9 +14,9 @@ from outcome import run_here
 from seap_export.runtime import Generator
 from seap_export.runtime.decoder import Decoder
 from validation.benchmarks.random_model import write_random_model
-from validation.benchmarks.shapes import Shape
 from validation.readiness.genai_gaps import genai_gaps
 from validation.readiness.profile import profile, summary
+from validation.shapes import Shape
 
 SHAPE = Shape(layers=2, hidden=32, heads=2, kv_heads=2, neurons=48, vocabulary=300, positions=128)
 

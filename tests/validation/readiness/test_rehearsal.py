@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from validation.benchmarks.random_model import write_random_model
-from validation.benchmarks.shapes import Shape
 from validation.readiness.request import Programs, Request
 from validation.readiness.run import run_steps
 from validation.readiness.steps import plan_steps
+from validation.shapes import Shape
 
 pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[3]

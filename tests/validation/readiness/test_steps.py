@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from converters.onnx.precision import PRECISIONS, Provider, choose_precision
 from seap_export.cli import main
 from seap_export.errors import UsageError
-from validation.benchmarks.shapes import LLAMA_2_7B
 from validation.readiness.__main__ import readiness
 from validation.readiness.request import FORMS, Programs, Request
 from validation.readiness.step import Command
 from validation.readiness.steps import plan_steps
+from validation.shapes import LLAMA_2_7B
 
 ROOT = Path(__file__).parents[3]
 PROVIDERS = get_args(Provider)
