@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -20,10 +20,8 @@ XQA_HEADS = frozenset({1, 2, 4, 5, 8, 16, 32})
 _HEAD_DIMS = frozenset({64, 128, 256})
 
 
-def preferring_groups(
-    spec: ModelSpec, options: Sequence[LayerOptions], tolerance: float, preferred: Container[int] = XQA_HEADS
-) -> tuple[LayerOptions, ...]:
-    """The options, with a higher loss for those that cut groups to a number of heads which is not a preferred one.
+def preferring_groups(spec: ModelSpec, options: Sequence[LayerOptions], tolerance: float) -> tuple[LayerOptions, ...]:
+    """The options, with a higher loss for those that cut groups to a number of heads that XQA does not take.
 
     Their losses are 1 + `tolerance` times as high. So the plan with the least sum of these losses has at most
     1 + `tolerance` times the least sum of the true ones. Groups that keep all their heads are left as they are, and so
@@ -32,15 +30,13 @@ def preferring_groups(
     if tolerance == 0.0 or spec.head_dim not in _HEAD_DIMS or spec.block.attention_softcap is not None:
         return tuple(options)
     return tuple(
-        replace(own, attention=tuple(_weighed(own, option, tolerance, preferred) for option in own.attention))
-        for own in options
+        replace(layer, attention=tuple(_weighed(layer, option, tolerance) for option in layer.attention))
+        for layer in options
     )
 
 
-def _weighed(
-    options: LayerOptions, option: AttentionOption, tolerance: float, preferred: Container[int]
-) -> AttentionOption:
+def _weighed(options: LayerOptions, option: AttentionOption, tolerance: float) -> AttentionOption:
     heads = len(option.heads) // len(option.kv_groups)
-    if heads in preferred or heads == options.shape.layer.heads_per_group:
+    if heads in XQA_HEADS or heads == options.shape.layer.heads_per_group:
         return option
     return replace(option, loss=(1.0 + tolerance) * option.loss)
