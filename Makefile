@@ -14,7 +14,7 @@ PARALLEL := --numprocesses 2
 # Options of test-gpu, such as ARGS=--dry-run.
 ARGS ?=
 # What depends on transformers' release.
-TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_onnx optimum_plugin sources) \
+TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_plugin sources) \
 	$(patsubst %,tests/validation/%.py,runners/test_onnx_runner test_parity test_parity_micro) \
 	tests/seap_export/cli/test_export_command.py \
 	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write)
@@ -81,12 +81,12 @@ lint: .venv/installed
 	.venv/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# The oldest supported transformers, which many production stacks still use, and which optimum-onnx needs. A path file
-# lends it the packages of .venv, torch among them; pip installs those that have to be other releases.
+# The oldest supported transformers, which many production stacks still use. A path file lends it the packages of
+# .venv, torch among them; pip installs those that have to be other releases.
 .venv-transformers4/installed: .venv/installed
 	$(PYTHON) -m venv .venv-transformers4
 	ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$(ls -d .venv-transformers4/lib/python*/site-packages)/shared.pth
-	.venv-transformers4/bin/python -m pip install --quiet --editable '.[dev,optimum-onnx]' 'transformers==4.57.*'
+	.venv-transformers4/bin/python -m pip install --quiet --editable '.[dev]' 'transformers==4.57.*'
 	.venv-transformers4/bin/python -m pip check
 	@touch $@
 

@@ -1,9 +1,10 @@
 """Compares this package's ONNX with that of other exporters (writing, running, generating), as Markdown tables.
 
     python -m validation.benchmarks.peers_table MODEL_FOLDER --genai-python GENAI/bin/python \\
-        --optimum-python .venv-transformers4/bin/python --json peers.json
+        --optimum-python OPTIMUM/bin/python --json peers.json
 
-MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir, torch and transformers. Exporters:
+MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir, torch and transformers, OPTIMUM needs
+optimum-onnx. Exporters:
 
 - genai: the model builder of onnxruntime-genai; int8 and int4 are its `-p int8` and `-p int4`, symmetric, in blocks of
   32, with int8 activations, as ours are; `-last` is its `prune_lm_head`;
