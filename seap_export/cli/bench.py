@@ -48,7 +48,6 @@ __all__ = ["bench_command"]
 @titled(
     "What to write",
     option("--out", type=PathType(), help="Write the report to this file as JSON; without it nothing is written."),
-    option("--chart", type=PathType(), help="Draw the speed-ups into this file, .svg or .png."),
     force_option,
 )
 @titled(
@@ -77,7 +76,6 @@ def bench_command(
     paths: tuple[str, ...],
     dense: str,
     out: Path | None,
-    chart: Path | None,
     force: bool,
     **options: Any,
 ) -> None:
@@ -90,13 +88,12 @@ def bench_command(
 
     \b
     Examples:
-      seap-export bench pruned --dense ./SmolLM2-135M --out bench.json --chart bench.svg
+      seap-export bench pruned --dense ./SmolLM2-135M --out bench.json
       seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --engine onnxruntime --depth 512
     """
     from converters.formats import parse_format
     from seap_export.pipeline.bench import BenchRequest, bench
     from seap_export.pipeline.outputs import write_whole
-    from seap_export.pipeline.speed_chart import check_chart, write_speed_chart
     from validation.runners.table import REFERENCE, runtime_row
 
     form = form_of(options)
@@ -108,15 +105,10 @@ def bench_command(
             runtime_row(name)
     defaults = {name: value for name, value in options.items() if value not in ((), None)}
     request = BenchRequest(form=form, **defaults)
-    if chart:
-        check_chart(chart)
-    files = [write_whole(path, force=force) if path else nullcontext() for path in (out, chart)]
-    with files[0] as target, files[1] as picture:
+    with write_whole(out, force=force) if out else nullcontext() as target:
         report = bench(paths, dense, request, console)
         if target:
             target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")
-        if picture:
-            write_speed_chart(report, picture)
     for line in (*report.left_out, *report.complaints):
         console.warn(line)
     console.result(report.to_json(), _summary(report))

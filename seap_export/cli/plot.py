@@ -54,8 +54,6 @@ def plot_command(
     from seap_export.pipeline.plots import (
         PLOTS_FILE,
         read_evaluations,
-        read_frontiers,
-        read_losses,
         read_variants,
         require_matplotlib,
         write_plots,
@@ -65,7 +63,6 @@ def plot_command(
         raise UsageError("nothing to plot; give an output folder, a variant or an --evaluation")
     require_matplotlib()
     variants, points = read_variants(paths), read_evaluations(evaluations)
-    frontiers, losses = read_frontiers(paths), read_losses(paths)
-    numbers = write_plots(variants, points, losses, out, picture_format, frontiers=frontiers, force=force)
+    numbers = write_plots(variants, points, out, picture_format, force=force)
     files = [*numbers["pictures"], PLOTS_FILE]
     console.result(numbers, "\n".join(str(out / name) for name in files))

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, dense_config, model_spec
-from seap_export.pipeline.budget.frontier import read_frontier
 from seap_export.pipeline.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.outputs import write_whole
-from seap_export.pipeline.quality import recorded_quality
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.plots.data import PARTS, Overlap, Part, Removed, Variant, by_ratio, overlap, removed_by_layer
 from seap_export.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable, series_names
 from seap_export.sources.config import read_artifact, read_json
-from validation.reports.matrix import LossMatrix, loss_matrix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,8 +26,6 @@ __all__ = [
     "PLOTS_SCHEMA",
     "PictureFormat",
     "read_evaluations",
-    "read_frontiers",
-    "read_losses",
     "read_variants",
     "require_matplotlib",
     "write_plots",
@@ -140,16 +135,6 @@ def _achieves(plan: Plan, dense: ModelSpec) -> bool:
     return isinstance(plan.achieved_ratio, float | int) and math.isclose(plan.achieved_ratio, removed, abs_tol=1e-6)
 
 
-def read_losses(paths: Sequence[Path]) -> LossMatrix | None:
-    """What the exports recorded of the variants at some paths on the texts of every task; None: nothing.
-
-    Raises:
-        ArtifactError: A report is damaged.
-    """
-    folders = {folder.resolve(): None for path in paths for folder in _variant_folders(path)}
-    return loss_matrix({folder.name: recorded_quality(folder) for folder in folders})
-
-
 def read_evaluations(paths: Sequence[Path]) -> tuple[QualityPoint, ...]:
     """Reads evaluation reports, each file once.
 
@@ -171,25 +156,12 @@ def _read_evaluation(path: Path) -> QualityPoint:
     return parse_evaluation(report, str(path))
 
 
-def read_frontiers(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """The candidates of each export among some paths that had targets, by the folder's name."""
-    folders = {path.resolve(): None for path in paths if (path / MANIFEST).is_file()}
-    found = {folder.name: read_frontier(folder) for folder in folders}
-    return {
-        name: own
-        for name, own in found.items()
-        if own is not None and any(task["points"] for task in own["tasks"].values())
-    }
-
-
 def write_plots(
     variants: Sequence[Variant],
     points: Sequence[QualityPoint],
-    losses: LossMatrix | None,
     out: Path,
     picture_format: PictureFormat,
     *,
-    frontiers: Mapping[str, Mapping[str, Any]],
     force: bool = False,
 ) -> dict[str, Any]:
     """Draws everything that the inputs allow into a new folder, with the numbers in plots.json.
@@ -197,10 +169,8 @@ def write_plots(
     Args:
         variants: Variants of one model.
         points: Results of evaluations.
-        losses: What the variants lost on the texts of every task; None: it was not measured.
         out: Folder to create.
         picture_format: Format of the figures.
-        frontiers: Of `read_frontiers`.
         force: Replace a folder written by an earlier call.
 
     Returns:
@@ -209,9 +179,7 @@ def write_plots(
     Raises:
         UsageError: `out` exists and must not be replaced.
     """
-    from seap_export.plots.elsewhere_figure import elsewhere_figure
     from seap_export.plots.figures import kept_figure, overlap_figure, sparsity_figure
-    from seap_export.plots.frontier_figure import frontier_figure
     from seap_export.plots.quality_figure import quality_figure
     from seap_export.plots.style import house_style, save
 
@@ -231,13 +199,9 @@ def write_plots(
                 add(f"overlap-{ratio:g}", overlap_figure(group, **overlaps[ratio]))
         for variant in variants:
             add(f"kept-{variant.name}", kept_figure(variant))
-        if losses is not None:
-            add("elsewhere", elsewhere_figure(losses))
         if points:
             add("quality", quality_figure(points))
-        for name, frontier in frontiers.items():
-            add("frontier" if len(frontiers) == 1 else f"frontier-{name}", frontier_figure(frontier))
-        numbers = _numbers(variants, removed, overlaps, points, losses, pictures) | {"frontiers": frontiers}
+        numbers = _numbers(variants, removed, overlaps, points, pictures)
         (folder / PLOTS_FILE).write_text(
             json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n"
         )
@@ -253,7 +217,6 @@ def _numbers(
     removed: dict[str, Removed],
     overlaps: dict[float, dict[Part, Overlap]],
     points: Sequence[QualityPoint],
-    losses: LossMatrix | None,
     pictures: Sequence[str],
 ) -> dict[str, Any]:
     return {
@@ -274,5 +237,4 @@ def _numbers(
             f"{ratio:g}": {part: vars(own) for part, own in parts.items()} for ratio, parts in overlaps.items()
         },
         "quality": [{"series": name, **vars(point)} for point, name in zip(points, series_names(points), strict=True)],
-        "elsewhere": None if losses is None else vars(losses),
     }

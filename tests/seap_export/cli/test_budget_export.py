@@ -106,15 +106,6 @@ def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
     assert json_at(Path("v.json"))["frontier"] == report["frontier"]
 
 
-def test_plot_draws_it(run: Run, fitted: Path) -> None:
-    outcome = run("plot", "out", "--out", "pictures", "--json")
-    assert outcome.code == 0, outcome.err
-    numbers = json.loads(outcome.out)
-    assert "frontier.svg" in numbers["pictures"]
-    assert numbers["frontiers"] == {"out": json_at(fitted / "frontier.json")}
-    assert (Path("pictures") / "frontier.svg").stat().st_size > 1000
-
-
 def test_the_result_is_a_table_or_json(run: Run, fitted: Path) -> None:
     outcome = run(*MODEL, *[word for word in FITTED if word != "--quiet"])
     assert outcome.code == 0, outcome.err

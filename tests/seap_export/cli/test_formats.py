@@ -221,7 +221,7 @@ def test_bench_says_which_batches_a_runtime_does_not_take(
 ) -> None:
     monkeypatch.setattr("seap_export.pipeline.bench.peak_memory", lambda *_: PeakMemory(None, None))
     words = ("--depth", "8", "--batch", "1", "--batch", "2", "--runs", "1", "--steps", "2", "--out", "b.json")
-    runtimes = ("--runtime", "faked", "--runtime", "clocked", "--chart", "b.svg")
+    runtimes = ("--runtime", "faked", "--runtime", "clocked")
     outcome = run("bench", "out", "--dense", "m", *words, *runtimes)
     assert outcome.code == 0
     assert "Warning: clocked was timed with one prompt at a time; left out: batches of 2\n" in outcome.err

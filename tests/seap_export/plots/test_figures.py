@@ -11,12 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from seap_export.plots.data import Variant, overlap, removed_by_layer
-from seap_export.plots.elsewhere_figure import elsewhere_figure
 from seap_export.plots.figures import head_states, kept_figure, neuron_states, overlap_figure, sparsity_figure
 from seap_export.plots.quality import QualityPoint
 from seap_export.plots.quality_figure import quality_figure
 from seap_export.plots.style import house_style, line_style, save
-from validation.reports.matrix import loss_matrix
 
 Make = Callable[..., Variant]
 CUT = {1: ([0, 2], [0, 4], range(0, 80, 2))}
@@ -178,32 +176,3 @@ def test_the_style_is_put_back() -> None:
 
 def test_no_two_of_many_lines_look_alike() -> None:
     assert len({tuple(sorted(line_style(index).items())) for index in range(36)}) == 36
-
-
-def test_a_heat_map_of_what_was_lost_elsewhere(tmp_path: Path) -> None:
-    def cell(kl: float, own: bool, digest: str) -> dict[str, object]:
-        return {
-            "own": own, "mean_kl_nats": kl, "bits_per_byte": 1.0 + kl, "dense_bits_per_byte": 1.0, "texts": 8,
-            "sha256": digest,
-        }  # fmt: skip
-
-    matrix = loss_matrix(
-        {
-            "a-0.2": {"elsewhere": {"onnx": {"a": cell(0.05, True, "1"), "general text": cell(3.25, False, "2")}}},
-            "b-0.2": {"elsewhere": {"onnx": {"general text": cell(0.5, False, "2")}}},
-            "c-0.2": None,
-        }
-    )
-    assert matrix is not None
-    figure = elsewhere_figure(matrix)
-    read = texts(figure, tmp_path)
-    for words in ("a-0.2", "b-0.2", "dense model", "general text", "0.050", "3.250", "(4.25)", "not measured"):
-        assert words in read
-    assert "c-0.2" not in read
-    panel = figure.axes[0]
-    (image,) = panel.images
-    shown = image.get_array()
-    assert shown is not None
-    assert np.isnan(np.asarray(shown)[0]).all()
-    assert np.asarray(shown)[1].tolist() == [0.05, 3.25]
-    assert [patch.get_xy() for patch in panel.patches] == [(-0.47, 0.55)]  # around the own task
