@@ -57,12 +57,12 @@ test-runtimes: .venv-runtimes/installed .venv-vllm/installed $(MODEL)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m "not real"
 	$(IN_RUNTIMES)$(PYTEST) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m real --durations 15
 
-# Everything, with transformers 4.57 and a second real model, too.
+# Everything, with mutants of the code, transformers 4.57 and a second real model, too.
 test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
 		$(MODEL) $(CODER)
 	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real"
 	.venv/bin/$(PYTEST) -m real --durations 15
-	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real"
+	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real" --ignore=tests/mutants
 
 # Everything that has to be seen on a CUDA GPU, with a report in gpu-report; docs/gpu.md.
 test-gpu: .venv/installed $(MODEL)

@@ -1,0 +1,131 @@
+"""Bugs planted in the code, each of which the tests that its row names must find.
+
+A row of the TOML files beside this one is a mutant: a module, a snippet that it has once, what stands there instead,
+and the tests that fail then. A mutant that nothing finds has no `killed_by`; it names the tests that pass all the
+same (`survives`), and why that is left so.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: What the named tests need: the packages, the tests and what these read.
+COPIED = ("converters", "samples", "seap_export", "tests", "validation", "pyproject.toml")
+PASSED, FAILED = 0, 1
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One row.
+
+    Attributes:
+        what: The bug, in words.
+        module: The file, as a path from the root.
+        find: A snippet that the file has once.
+        replace: What takes its place.
+        killed_by: Tests that fail then, as pytest names them.
+        survives: Without such: tests that pass.
+        why: Without such: why that is left so.
+    """
+
+    what: str
+    module: str
+    find: str
+    replace: str
+    killed_by: tuple[str, ...] = ()
+    survives: tuple[str, ...] = ()
+    why: str = ""
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        return self.killed_by or self.survives
+
+    @property
+    def text(self) -> str:
+        return (ROOT / self.module).read_text("utf-8")
+
+    @property
+    def changed(self) -> str:
+        return self.text.replace(self.find, self.replace)
+
+    @property
+    def id(self) -> str:
+        return f"{Path(self.module).stem}: {self.what}"
+
+
+def _read(path: Path) -> list[Mutant]:
+    rows = tomllib.loads(path.read_text("utf-8"))["mutant"]
+    return [
+        Mutant(**{key: tuple(value) if isinstance(value, list) else value for key, value in own.items()})
+        for own in rows
+    ]
+
+
+AREAS = {path.stem: _read(path) for path in sorted(Path(__file__).parent.glob("*.toml"))}
+MUTANTS = [mutant for mutants in AREAS.values() for mutant in mutants]
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_every_row_fits_the_code(area: str) -> None:
+    problems = []
+    for mutant in AREAS[area]:
+        if mutant.text.count(mutant.find) != 1 or mutant.find == mutant.replace:
+            problems.append(f"{mutant.module} has {mutant.text.count(mutant.find)} times: {mutant.find}")
+        compile(mutant.changed, mutant.module, "exec")
+        problems += [f"there is no {test}" for test in mutant.tests if test.split("[")[0] not in _tests(test)]
+        if bool(mutant.killed_by) is bool(mutant.why and mutant.survives):
+            problems.append(f"either tests kill '{mutant.id}', or the row says why not")
+    assert problems == []
+
+
+def test_there_are_many_and_each_is_another_one() -> None:
+    assert len({(mutant.module, mutant.find, mutant.replace) for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({mutant.id for mutant in MUTANTS}) == len(MUTANTS)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id.replace(" ", "_"))
+def test_its_tests_find_a_mutant(mutant: Mutant, tmp_path: Path) -> None:
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name)
+        else:
+            shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / mutant.module).write_text(mutant.changed, "utf-8")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *mutant.tests],
+        cwd=tmp_path,
+        env={**inherited, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=600,
+    )
+    shutil.rmtree(tmp_path)  # hundreds of them would fill the disk
+    assert result.returncode == (FAILED if mutant.killed_by else PASSED), result.stdout + result.stderr
+
+
+@cache
+def _tests_in(path: str) -> frozenset[str]:
+    if not (ROOT / path).is_file():
+        return frozenset()
+    functions = [
+        node.name for node in ast.parse((ROOT / path).read_text("utf-8")).body if isinstance(node, ast.FunctionDef)
+    ]
+    return frozenset([path, *(f"{path}::{name}" for name in functions if name.startswith("test_"))])
+
+
+def _tests(test: str) -> frozenset[str]:
+    """The tests in the file of a test, and the file."""
+    return _tests_in(test.split("::")[0])
