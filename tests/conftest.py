@@ -18,9 +18,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell ignores it for what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import needs  # noqa: E402
 from fake_cuda.machine import Machine  # noqa: E402
-from needs import pytest_collection_modifyitems, pytest_configure, pytest_runtest_setup  # noqa: E402, F401
+from support import needs  # noqa: E402
+from support.needs import pytest_collection_modifyitems, pytest_configure, pytest_runtest_setup  # noqa: E402, F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,7 +51,8 @@ def coder_gguf() -> Path:
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model `m` and corpora `a.jsonl` and `b.jsonl`; not to be changed."""
-    from micro import write_corpus, write_micro_model
+    from support.corpora import write_corpus
+    from support.models import write_micro_model
 
     folder = tmp_path_factory.mktemp("inputs")
     write_micro_model(folder / "m", model_type="llama")

@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # before this folder, which has a `converters` of its own
 
 from click.testing import CliRunner  # noqa: E402
-from micro import VARIATIONS, micro_texts, one_thread, write_micro_model  # noqa: E402
+from support.corpora import micro_texts  # noqa: E402
+from support.models import one_thread, write_micro_model  # noqa: E402
+from support.variations import VARIATIONS  # noqa: E402
 
 from converters.onnx.folder import convert_folder  # noqa: E402
 from converters.onnx.form import OnnxForm  # noqa: E402

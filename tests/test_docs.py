@@ -41,7 +41,7 @@ def test_the_example_of_a_family_is_the_one_in_the_repository() -> None:
     [(path, description)] = re.findall(r"^`([\w/]+\.toml)`.*?^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     entries = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert description == (ROOT / path).read_text("utf-8")
-    models = (ROOT / "tests" / "micro.py").read_text("utf-8")
+    models = (ROOT / "tests" / "support" / "variations.py").read_text("utf-8")
     assert len(entries) == 2
     assert all(entry in models for entry in entries)
 

@@ -36,7 +36,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         "pytest",
         "--noconftest",
         "-p",
-        "needs",
+        "support.needs",
         "-c",
         os.devnull,
         "--rootdir",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pretend_cuda import CUDA, pretend_cuda
+from support.cuda import CUDA, pretend_cuda
 
 
 def here() -> torch.Tensor:

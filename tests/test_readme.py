@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from micro import write_corpus, write_micro_model
-from micro_vocabulary import write_byte_level
-from outcome import FEW_STEPS
+from support.corpora import write_corpus
+from support.exports import FEW_STEPS
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level
 
 from seap_export.cli import main
 

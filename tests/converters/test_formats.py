@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from micro import write_micro_model
+from support.models import write_micro_model
 
 from converters.format import named_folders
 from converters.formats import FORMATS, format_class, parse_format, read_format

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from micro import VARIATIONS, write_micro_model
+from support.models import write_micro_model
+from support.variations import VARIATIONS
 
 from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm

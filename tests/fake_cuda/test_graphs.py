@@ -13,7 +13,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from micro import RICHEST, VARIATIONS, write_micro_model
+from support.models import write_micro_model
+from support.variations import RICHEST, VARIATIONS
 
 from converters.onnx import write_onnx
 from converters.onnx.dialects import DialectName

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from micro import VARIATIONS, write_micro_model
+from support.models import write_micro_model
+from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm

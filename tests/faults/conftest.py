@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from faults.tool import ALL, Tool
-from outcome import Outcome, run_here
+from support.exports import Outcome, run_here
 
 from seap_export.pipeline.manifest import read_manifest
 

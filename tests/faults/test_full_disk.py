@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from faults.tool import ALL, Tool
-from outcome import Outcome
+from support.exports import Outcome
 
 from converters.onnx import format as onnx_format
 from seap_export.pipeline import router

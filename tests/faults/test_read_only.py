@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from faults.tool import ALL, Tool
-from outcome import Outcome
+from support.exports import Outcome
 
 TreeOf = Callable[[Path], Any]
 READ_ONLY = "read-only"

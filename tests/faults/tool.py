@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from needs import NAMESPACE, find
-from outcome import Outcome
+from support.exports import Outcome
+from support.needs import NAMESPACE, find
 
 __all__ = ["ALL", "COMMON", "EXPORT", "Run", "Tool"]
 

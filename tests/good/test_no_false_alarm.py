@@ -8,7 +8,9 @@ from zlib import crc32
 
 import pytest
 from click.testing import CliRunner
-from micro import RICHEST, VARIATIONS, write_corpus, write_micro_model
+from support.corpora import write_corpus
+from support.models import write_micro_model
+from support.variations import RICHEST, VARIATIONS
 
 from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm

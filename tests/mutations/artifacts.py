@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from click.testing import CliRunner
-from micro import VARIATIONS, one_thread, write_micro_model
 from mutations.editing import Artifact, edit_weights
-from routed import write_task_corpora
+from support.corpora import write_task_corpora
+from support.models import one_thread, write_micro_model
+from support.variations import VARIATIONS
 
 from seap_export.cli import main
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from micro import write_micro_model
-from routed import write_task_corpora
+from support.corpora import write_task_corpora
+from support.models import write_micro_model
 
 ROOT = Path(__file__).parents[2]
 #: Characters that no file name may hold on Windows.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-import needs
 import numpy as np
 import pytest
+from support import needs
 
 from converters.format import Format
 from converters.formats import parse_format

@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from micro import WORDS, write_micro_model
-from needs import find
+from support.corpora import WORDS
+from support.models import write_micro_model
+from support.needs import find
 from tokenizers import Tokenizer
 
 from converters.web import WebFormat

@@ -21,7 +21,7 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 
     def write(source: Source, task: str = "boolq", seed: int = 0, scale: float = 1.0) -> Calibration:
         import torch
-        from calibrated import write_calibration
+        from support.calibration import write_calibration
 
         from seap_export.activations.covariance import pack_symmetric
         from seap_export.activations.moments import Moments

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from micro import RICHEST, VARIATIONS, write_micro_model
 from onnx.external_data_helper import load_external_data_for_model
-from scaled import write_scaled
+from support.formats import write_scaled_graph
+from support.models import write_micro_model
+from support.variations import RICHEST, VARIATIONS
 
 from converters.onnx import write_onnx
 from converters.onnx.dialects import DialectName
@@ -53,7 +54,7 @@ def test_a_sound_graph(name: str, dialect: DialectName, folder: Callable[[str], 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("name", RICHEST)
 def test_a_scaled_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
-    write_scaled(folder(name), tmp_path, OnnxForm(dialect=dialect))
+    write_scaled_graph(folder(name), tmp_path, OnnxForm(dialect=dialect))
     found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, threads=1)
     assert found.first is None
     assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)

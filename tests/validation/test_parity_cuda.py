@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_cuda.machine import Machine, Ran
-from micro import write_micro_model
+from support.models import write_micro_model
 
 from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-from micro import VARIATIONS, write_micro_model
 from onnx import helper, numpy_helper
+from support.models import write_micro_model
+from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm, read_form

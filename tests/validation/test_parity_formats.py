@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_format import FILE, FakeFormat, FakeRunner, Quiet, install
 from safetensors.torch import load_file, save_file
+from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
 
 from seap_export.errors import UsageError
 from validation.parity import run_parity
@@ -22,7 +22,7 @@ Written = Callable[..., tuple[Path, Path]]
 @pytest.fixture
 def written(micro_hf: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
     """`written("f16")`: a model folder, and what was written from it."""
-    install(monkeypatch)
+    install_fake_format(monkeypatch)
 
     def write(precision: str = "f32", family: str = "Llama") -> tuple[Path, Path]:
         folder = tmp_path / "fake"
@@ -58,9 +58,9 @@ def test_torch_reads_what_was_written(written: Written) -> None:
     assert report.subject.limits == "fp16"
     assert report.mean_kl is not None
     assert report.mean_kl < 1e-9
-    tensors = load_file(folder / FILE)
+    tensors = load_file(folder / FAKE_FILE)
     tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
-    save_file(tensors, folder / FILE)
+    save_file(tensors, folder / FAKE_FILE)
     assert run_parity(model, folder, PROMPTS, runtime="faked", threads=1).passed
     assert list(FakeFormat("f16").differences(model, folder)) == ["'model.layers.1.mlp.up_proj.weight' differs"]
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from calibrated import skip_unless_loaded
-from micro import VARIATIONS, write_micro_model
-from varied import VARIED
+from support.models import skip_unless_loaded, write_micro_model
+from support.variations import VARIATIONS, VARIED
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm

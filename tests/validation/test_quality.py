@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from micro import write_micro_model
+from support.models import write_micro_model
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from micro import RICHEST, VARIATIONS, write_micro_model
 from mutations.editing import edit_weights
-from scaled import every_exponent
+from support.formats import every_exponent
+from support.models import write_micro_model
+from support.variations import RICHEST, VARIATIONS
 
 from converters.onnx.overflow import find_scaling
 from converters.onnx.precision import Precision

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gguf_written import Written
-from micro import write_micro_model
-from micro_vocabulary import write_byte_level
+from support.gguf import GgufModel
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level
 
 from converters.gguf import GgufFormat
 
@@ -27,11 +27,11 @@ def model(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def write(tmp_path: Path, model: Callable[..., Path]) -> Callable[..., Written]:
+def write(tmp_path: Path, model: Callable[..., Path]) -> Callable[..., GgufModel]:
     """Writes a micro model, and its file."""
 
-    def make(precision: str = "f32", **values: Any) -> Written:
-        made = Written(model(**values), tmp_path / "gguf", GgufFormat(precision))
+    def make(precision: str = "f32", **values: Any) -> GgufModel:
+        made = GgufModel(model(**values), tmp_path / "gguf", GgufFormat(precision))
         made.folder.mkdir()
         made.own.write(made.model, made.folder, lambda layer: None)
         return made

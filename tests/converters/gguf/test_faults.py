@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_written import Written
-from uneven import uneven_values
+from support.gguf import GgufModel
+from support.variations import uneven_values
 
 from seap_export.sources.gguf_header import GgufTensor, read_header
 
-Write = Callable[..., Written]
+Write = Callable[..., GgufModel]
 UNEVEN = uneven_values("llama-llama3", attention_bias=True)
 
 
@@ -65,10 +65,10 @@ def _array(file: Path, key: str, index: int, value: int) -> None:
     file.write_bytes(bytes(data))
 
 
-def _of_model(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Written], None]:
+def _of_model(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[GgufModel], None]:
     """Changes a JSON file of the model folder, to which the file then does not belong."""
 
-    def apply(made: Written) -> None:
+    def apply(made: GgufModel) -> None:
         path = made.model / name
         content = json.loads(path.read_text("utf-8"))
         change(content)
@@ -77,7 +77,7 @@ def _of_model(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[
     return apply
 
 
-def _of_file(change: Callable[..., None], *arguments: Any) -> Callable[[Written], None]:
+def _of_file(change: Callable[..., None], *arguments: Any) -> Callable[[GgufModel], None]:
     return lambda made: change(made.file, *arguments)
 
 
@@ -90,7 +90,7 @@ def _flipped(raw: np.ndarray, place: int) -> np.ndarray:
     return np.where(np.arange(raw.shape[1]) == place, raw ^ 1, raw)
 
 
-FAULTS: dict[str, Callable[[Written], None]] = {
+FAULTS: dict[str, Callable[[GgufModel], None]] = {
     "rows of q not permuted": _of_file(_edit, "blk.1.attn_q.weight", _unpermuted),
     "bias of k not permuted": _of_file(_edit, "blk.1.attn_k.bias", _unpermuted),
     "rows of two heads swapped": _of_file(_edit, "blk.0.attn_q.weight", lambda rows: np.roll(rows, 16, axis=0)),
@@ -138,7 +138,7 @@ def test_a_fault_is_found(write: Write, fault: str) -> None:
 
 
 #: Faults of quantised files: of the first block's scale, and of its first numbers.
-QUANTISED: dict[str, Callable[[Written], None]] = {
+QUANTISED: dict[str, Callable[[GgufModel], None]] = {
     "scale off": _of_file(_edit, "blk.0.ffn_up.weight", lambda raw: _flipped(raw, 1), np.uint8),
     "one number off": _of_file(_edit, "blk.0.ffn_up.weight", lambda raw: _flipped(raw, 5), np.uint8),
     "halves of bytes swapped": _of_file(_edit, "blk.0.ffn_up.weight", lambda raw: raw >> 4 | raw << 4, np.uint8),

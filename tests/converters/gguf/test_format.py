@@ -11,12 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from gguf_variations import GGUF_VARIATIONS
-from gguf_written import Written
-from micro import VARIATIONS, micro_config
 from safetensors.torch import load_file, save_file
-from uneven import uneven_values
-from varied import VARIED
+from support.gguf import GGUF_VARIATIONS, GgufModel
+from support.variations import VARIATIONS, VARIED, micro_config, uneven_values
 
 import converters.gguf.writer as writer
 from converters.gguf import GgufFormat
@@ -25,11 +22,11 @@ from seap_export.families import model_spec
 from seap_export.sources.source import open_gguf, open_source
 from seap_export.sources.stored import StoredForm
 
-Write = Callable[..., Written]
+Write = Callable[..., GgufModel]
 UNEVEN = uneven_values("llama-gqa")
 
 
-def _weights(made: Written) -> dict[str, torch.Tensor]:
+def _weights(made: GgufModel) -> dict[str, torch.Tensor]:
     names = load_file(made.model / "model.safetensors")
     return made.own.weights(made.folder, made.spec).read(names)
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from micro import VARIATIONS, micro_config
-from on_grid import matrix_on_grid, put_on_grid
+from support.models import matrix_on_grid, put_on_grid
+from support.variations import VARIATIONS, micro_config
 
 import converters.gguf.q4_0 as module
 from converters.gguf import GgufFormat

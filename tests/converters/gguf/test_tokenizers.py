@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import micro_config, micro_texts, write_micro_tokenizer
-from micro_vocabulary import write_byte_level, write_sentencepiece
+from support.corpora import micro_texts
+from support.tokenizers import write_byte_level, write_micro_tokenizer, write_sentencepiece
+from support.variations import micro_config
 from tokenizers import Tokenizer
 
 from converters.gguf.vocabulary import tokenizer_metadata

@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
-from micro import micro_config
+from support.variations import micro_config
 
 from converters.gguf import GgufFormat
 from converters.gguf.encoding import decode, encode, tolerance

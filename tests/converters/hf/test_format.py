@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import write_micro_model
 from safetensors.torch import load_file, save_file
+from support.models import write_micro_model
 
 from converters.hf.format import HfFormat
 from seap_export.errors import InputError, UsageError

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pruned_micro import write_pruned_micro_model
+from support.plans import write_pruned_micro_model
 
 from converters.mlx import MlxFormat
 

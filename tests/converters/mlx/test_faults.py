@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from micro import write_micro_tokenizer
 from safetensors.torch import load_file, save_file
+from support.tokenizers import write_micro_tokenizer
 
 from converters.mlx import MlxFormat
 from seap_export.errors import ArtifactError

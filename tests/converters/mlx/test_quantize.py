@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from on_grid import matrix_on_grid
+from support.models import matrix_on_grid
 
 from converters.mlx import quantize as module
 from converters.mlx.quantize import GRID, dequantize, kept, quantize

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import VARIATIONS, write_micro_model
-from on_grid import rounded_copy
-from pruned_micro import write_pruned_micro_model
 from safetensors.torch import load_file, save_file
-from varied import VARIED
+from support.models import rounded_copy, write_micro_model
+from support.plans import write_pruned_micro_model
+from support.variations import VARIATIONS, VARIED
 
 from converters.mlx import MlxFormat
 from converters.mlx.layout import Layout

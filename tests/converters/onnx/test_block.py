@@ -14,8 +14,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from block_reference import Reference, random_tensors
-from scaled import every_exponent
+from support.block_reference import Reference, random_tensors
+from support.formats import every_exponent
 
 from converters.onnx.decoder import decoder_graph
 from converters.onnx.dialects import DialectName

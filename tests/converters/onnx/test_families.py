@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from micro import VARIATIONS, write_micro_model
-from scaled import write_scaled
-from varied import VARIED
+from support.formats import write_scaled_graph
+from support.models import write_micro_model
+from support.variations import VARIATIONS, VARIED
 
 from converters.onnx import genai_config, write_onnx
 from converters.onnx.dialects import DialectName
@@ -74,7 +74,7 @@ def test_scaled(
     variation: str, dialect: DialectName, truth: Callable[[str], tuple[Path, list[np.ndarray]]], tmp_path: Path
 ) -> None:
     folder, expected = truth(variation)
-    write_scaled(folder, tmp_path, OnnxForm(dialect=dialect))
+    write_scaled_graph(folder, tmp_path, OnnxForm(dialect=dialect))
     assert largest_difference(tmp_path, expected) <= 1e-4
 
 

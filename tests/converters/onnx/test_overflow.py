@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from micro import write_micro_model
 from mutations.editing import edit_weights
+from support.models import write_micro_model
 
 from converters.onnx.overflow import find_scaling
 from converters.onnx.precision import BlockQuantization, Precision

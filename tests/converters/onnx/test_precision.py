@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from written import WRITTEN
+from support.variations import GRAPH_MODELS
 
 from converters.onnx.precision import (
     PRECISIONS,
@@ -23,7 +23,7 @@ from converters.onnx.precision import (
 from converters.onnx.quantize import dequantize, quantize
 from seap_export.errors import InputError, UsageError
 
-MODELS = [*WRITTEN, ("qwen3", {})]
+MODELS = [*GRAPH_MODELS, ("qwen3", {})]
 IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
 QUANTIZATIONS = [
     BlockQuantization(bits, size, symmetric, embeddings)

@@ -7,10 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from micro import VARIATIONS, write_micro_model
 from safetensors.torch import load_file
-from varied import VARIED
-from written import PRUNED
+from support.models import write_micro_model
+from support.variations import PRUNED_LAYERS, VARIATIONS, VARIED
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm
@@ -60,7 +59,7 @@ def test_every_family(tmp_path: Path, variation: str) -> None:
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])
 def test_every_form(tmp_path: Path, model_type: str, form: OnnxForm) -> None:
-    model = write_micro_model(tmp_path / "m", model_type=model_type, hidden_size=64, **PRUNED)
+    model = write_micro_model(tmp_path / "m", model_type=model_type, hidden_size=64, **PRUNED_LAYERS)
     found = read_back(model, tmp_path / "onnx", form)
     for name, tensor in wanted(model, form).items():
         allowed = 0.0 if form.precision.dtype == "fp32" else 2e-2 * float(tensor.abs().max())

@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from micro import micro_config, write_micro_model
-from scaled import every_exponent, write_scaled
+from support.formats import every_exponent, write_scaled_graph
+from support.models import write_micro_model
+from support.variations import micro_config
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.overflow import most_exponent
@@ -121,7 +122,7 @@ def scaled(tmp_path: Path) -> Callable[[OnnxForm], tuple[Path, Path]]:
     def make(form: OnnxForm) -> tuple[Path, Path]:
         model = write_micro_model(tmp_path / "m", model_type="glm4", tie_word_embeddings=True)
         (tmp_path / "onnx").mkdir()
-        write_scaled(model, tmp_path / "onnx", form)
+        write_scaled_graph(model, tmp_path / "onnx", form)
         return model, tmp_path / "onnx"
 
     return make

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 import pytest
-from micro import write_micro_model
+from support.models import write_micro_model
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm

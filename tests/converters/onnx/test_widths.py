@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from micro import micro_config
+from support.variations import micro_config
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import choose_precision

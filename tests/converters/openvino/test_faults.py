@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from ir_models import IrModel, write_ir_model
-from micro import WORDS
+from support.corpora import WORDS
+from support.formats import IrModel, write_ir_model
 
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
 from seap_export.errors import ArtifactError

@@ -11,10 +11,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from ir_models import write_ir_model, write_source
-from micro import VARIATIONS, write_micro_tokenizer
 from safetensors.torch import load_file, save_file
-from varied import VARIED
+from support.formats import write_ir_model
+from support.models import write_source
+from support.tokenizers import write_micro_tokenizer
+from support.variations import VARIATIONS, VARIED
 
 from converters.openvino import OpenvinoFormat, packages
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ir_models import write_source
-from micro import WORDS
-from wordy import name_all_tokens
+from support.corpora import WORDS
+from support.models import write_source
+from support.tokenizers import name_all_tokens
 
 from converters.openvino import OpenvinoFormat
 from validation.runners.openvino_runner import OpenvinoRunner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from refits import random_projection
+from support.plans import random_projection
 
 from converters.openvino.stored_tensor import dequantized, integers
 from seap_export.rounding.columns import round_columns

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from webbed import write_source
+from support.models import write_source
 
 from converters.web import WebFormat
 from converters.web.precisions import file_name

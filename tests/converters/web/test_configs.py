@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from support.models import write_source
 from tokenizers import Tokenizer, processors
-from webbed import write_source
 
 from converters.web.configs import generation_config, tokenizer_config, web_config
 from seap_export.families import model_spec

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from web_faults import FAULTS, QUANTISED, Edit
+from support.web_faults import FAULTS, QUANTISED, Edit
 
 from seap_export.errors import ArtifactError
 

@@ -13,8 +13,8 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from varied import VARIED
-from webbed import write_source
+from support.models import write_source
+from support.variations import VARIED
 
 from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT

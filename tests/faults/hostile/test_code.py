@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from outcome import Outcome
+from support.exports import Outcome
 from transformers import AutoConfig, AutoTokenizer, dynamic_module_utils
 
 from seap_export.pipeline import bench

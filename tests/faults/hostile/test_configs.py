@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from faults.tool import EXPORT, Tool
-from micro import write_micro_model
-from outcome import Outcome
+from support.exports import Outcome
+from support.models import write_micro_model
 
 RunIt = Callable[..., Outcome]
 HUGE = 10**18

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from faults.tool import Tool
-from outcome import Outcome
+from support.exports import Outcome
 
 from seap_export.corpus import read_records
 from seap_export.errors import InputError

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from faults.tool import ALL
-from outcome import Outcome
 from safetensors.torch import load_file, save_file
+from support.exports import Outcome
 
 
 def change(path: Path, **values: Any) -> None:

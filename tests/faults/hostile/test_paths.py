@@ -13,7 +13,7 @@ import huggingface_hub
 import onnx
 import pytest
 from faults.tool import ALL
-from outcome import Outcome
+from support.exports import Outcome
 
 from seap_export.sources.source import open_source
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from faults.tool import EXPORT, Tool
-from outcome import Outcome
+from support.exports import Outcome
 
 RunIt = Callable[..., Outcome]
 

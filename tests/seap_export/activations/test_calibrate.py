@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import Full, collect, load, micro_source, projection_inputs, random_texts, statistics_in
-from micro import VARIATIONS
+from support.calibration import FullStatistics, full_statistics, statistics_in
+from support.corpora import random_token_ids
+from support.models import micro_source, projection_inputs, transformers_model
+from support.variations import VARIATIONS
 
 from seap_export.layers.halves import HALVES, Half
 
 
-def assert_statistics_of(own: Full, values: torch.Tensor, tolerance: float = 1e-5) -> None:
+def assert_statistics_of(own: FullStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:
     """Against two passes over all tokens in float64."""
     moments, mean = own.moments, values.mean(0)
     centred = values - mean
@@ -29,7 +31,9 @@ def assert_statistics_of(own: Full, values: torch.Tensor, tolerance: float = 1e-
 
 
 def assert_same(
-    one: Sequence[Mapping[Half, Full]], other: Sequence[Mapping[Half, Full]], tolerance: float = 1e-5
+    one: Sequence[Mapping[Half, FullStatistics]],
+    other: Sequence[Mapping[Half, FullStatistics]],
+    tolerance: float = 1e-5,
 ) -> None:
     for ours, theirs in zip(one, other, strict=True):
         for half in HALVES:
@@ -42,7 +46,9 @@ def assert_same(
             assert (difference <= tolerance * torch.outer(spread, spread)).all()
 
 
-def assert_all_of(layers: Sequence[Mapping[Half, Full]], expected: Sequence[Mapping[str, torch.Tensor]]) -> None:
+def assert_all_of(
+    layers: Sequence[Mapping[Half, FullStatistics]], expected: Sequence[Mapping[str, torch.Tensor]]
+) -> None:
     assert len(layers) == len(expected) == 3
     for layer, values in zip(layers, expected, strict=True):
         for half in HALVES:
@@ -52,33 +58,33 @@ def assert_all_of(layers: Sequence[Mapping[Half, Full]], expected: Sequence[Mapp
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_statistics_are_those_of_transformers_model_text_by_text(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    layers = collect(source, random_texts(), max_batch_tokens=64)
-    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), random_texts()))
+    layers = full_statistics(source, random_token_ids(), max_batch_tokens=64)
+    assert_all_of(layers, projection_inputs(transformers_model(tmp_path / "model"), random_token_ids()))
 
 
 def test_texts_behind_those_of_the_sensitivity_count_like_the_others(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model")
-    texts = random_texts(60)
+    texts = random_token_ids(60)
     assert sum(map(len, texts)) > 700  # the sensitivity is taken from the first 512 tokens
-    layers = collect(source, texts)
-    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), texts))
+    layers = full_statistics(source, texts)
+    assert_all_of(layers, projection_inputs(transformers_model(tmp_path / "model"), texts))
 
 
 def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", dtype="bfloat16")
-    layers = collect(source, random_texts())
-    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), random_texts()))
+    layers = full_statistics(source, random_token_ids())
+    assert_all_of(layers, projection_inputs(transformers_model(tmp_path / "model"), random_token_ids()))
 
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen2-window"])
 def test_batches_and_order_change_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    texts = random_texts(45)
-    shuffled = random_texts(45)
+    texts = random_token_ids(45)
+    shuffled = random_token_ids(45)
     random.Random(7).shuffle(shuffled)
-    first = collect(source, texts, max_batch_tokens=1)
+    first = full_statistics(source, texts, max_batch_tokens=1)
     for max_batch_tokens, sequences in ((40, texts), (4096, shuffled)):
-        other = collect(source, sequences, max_batch_tokens=max_batch_tokens)
+        other = full_statistics(source, sequences, max_batch_tokens=max_batch_tokens)
         assert_same(other, first)
 
 
@@ -86,19 +92,19 @@ def test_padding_is_never_counted(tmp_path: Path) -> None:
     """One long text makes the short ones mostly padding; alone, they need none."""
     source = micro_source(tmp_path / "model")
     long, short = list(range(30)), [[7], [8, 9], [7]]
-    layers = collect(source, [long, *short])
+    layers = full_statistics(source, [long, *short])
     assert layers[0]["o_proj"].moments.count == 34
-    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), [long, *short]))
+    assert_all_of(layers, projection_inputs(transformers_model(tmp_path / "model"), [long, *short]))
 
 
 def test_what_a_window_has_left_behind_does_not_count(tmp_path: Path) -> None:
     """From position 8 on, the first layer sees the 3 and what follows it, but not what came before."""
     source = micro_source(tmp_path / "model", "mistral-window")
     early, late = [3] * 10 + [11, 12, 13], [4] * 4 + [3] * 6 + [11, 12, 13]
-    expected = [projection_inputs(load(tmp_path / "model"), [ids])[0]["o_proj"] for ids in (early, late)]
+    expected = [projection_inputs(transformers_model(tmp_path / "model"), [ids])[0]["o_proj"] for ids in (early, late)]
     assert torch.allclose(expected[0][8:], expected[1][8:])  # the window is at work in transformers
     for ids, values in zip((early, late), expected, strict=True):
-        moments = collect(source, [ids])[0]["o_proj"].moments
+        moments = full_statistics(source, [ids])[0]["o_proj"].moments
         assert ((moments.mean - values.mean(0)).abs() <= 1e-5 * values.square().mean(0).sqrt()).all()
 
 
@@ -106,8 +112,8 @@ def test_what_a_window_has_left_behind_does_not_count(tmp_path: Path) -> None:
 def test_a_window_starts_to_matter_one_token_past_its_width(tmp_path: Path, length: int) -> None:
     source = micro_source(tmp_path / "model", "mistral-window")
     ids = list(range(10, 10 + length))
-    layers = collect(source, [ids])
-    assert_all_of(layers, projection_inputs(load(tmp_path / "model"), [ids]))
+    layers = full_statistics(source, [ids])
+    assert_all_of(layers, projection_inputs(transformers_model(tmp_path / "model"), [ids]))
 
 
 def test_weights_are_read_twice_at_most_and_a_layer_once_for_all_batches(
@@ -124,7 +130,7 @@ def test_weights_are_read_twice_at_most_and_a_layer_once_for_all_batches(
         return plain(wanted)
 
     monkeypatch.setattr(source.reader, "read", noted)
-    statistics_in(tmp_path / "statistics", source, random_texts(), 1)
+    statistics_in(tmp_path / "statistics", source, random_token_ids(), 1)
     layers = [name for name in read if ".layers." in name]
     assert sorted(layers) == sorted(2 * list(dict.fromkeys(layers)))
     outer = [name for name in read if ".layers." not in name]
@@ -134,5 +140,7 @@ def test_weights_are_read_twice_at_most_and_a_layer_once_for_all_batches(
 def test_a_layer_is_reported_once_its_file_is_there(tmp_path: Path) -> None:
     folder, seen = tmp_path / "statistics", []
     source = micro_source(tmp_path / "model")
-    statistics_in(folder, source, random_texts(2), on_layer=lambda _: seen.append(len(list(folder.glob("layer-*")))))
+    statistics_in(
+        folder, source, random_token_ids(2), on_layer=lambda _: seen.append(len(list(folder.glob("layer-*"))))
+    )
     assert seen == [1, 2, 3]

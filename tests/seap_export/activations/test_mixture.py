@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import calibrate, load, micro_source, projection_inputs, random_texts, single
+from support.calibration import mixture_of, single_mixture
+from support.corpora import random_token_ids
+from support.models import micro_source, projection_inputs, transformers_model
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
@@ -16,14 +18,14 @@ from seap_export.layers.halves import HALVES
 from seap_export.sources.source import Source
 
 #: Of different sizes, and with one text in common.
-TASKS = {"one": [[5, 6, 7], *random_texts(4, seed=1)], "two": [[5, 6, 7], *random_texts(15, seed=2)]}
+TASKS = {"one": [[5, 6, 7], *random_token_ids(4, seed=1)], "two": [[5, 6, 7], *random_token_ids(15, seed=2)]}
 WEIGHTS = {"one": 3.0, "two": 0.5}
 
 
 def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model")
-    mixture = calibrate(source, tmp_path / "statistics", TASKS, **WEIGHTS)
-    model = load(tmp_path / "model")
+    mixture = mixture_of(source, tmp_path / "statistics", TASKS, **WEIGHTS)
+    model = transformers_model(tmp_path / "model")
     tokens = {task: sum(map(len, texts)) for task, texts in TASKS.items()}
     seen = {task: projection_inputs(model, texts) for task, texts in TASKS.items()}
     weights = torch.cat(
@@ -45,7 +47,7 @@ def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path
 
 
 def test_each_text_s_tokens_have_the_probability_of_their_task(tmp_path: Path) -> None:
-    mixture = calibrate(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
+    mixture = mixture_of(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
     texts = mixture.token_ids()
     assert [ids for ids, _ in texts] == TASKS["one"] + TASKS["two"]
     one = sum(len(ids) * each for ids, each in texts[: len(TASKS["one"])])
@@ -55,7 +57,7 @@ def test_each_text_s_tokens_have_the_probability_of_their_task(tmp_path: Path) -
 
 
 def test_the_sensitivity_is_the_weighted_mean(tmp_path: Path) -> None:
-    mixture = calibrate(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
+    mixture = mixture_of(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
     one, two = (mixture.calibrations[task].sensitivity() for task in TASKS)
     torch.testing.assert_close(mixture.sensitivity(), (3.0 * one + 0.5 * two) / 3.5, rtol=1e-12, atol=0.0)
     assert not torch.allclose(one, two)
@@ -110,7 +112,7 @@ def test_only_the_tasks_with_a_weight_are_in_it(
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
     mixture = Mixture("two", {"two": 1.0}, calibrations)
     assert list(mixture.calibrations) == ["two"]
-    assert torch.equal(mixture.layer(0).o_proj.mean, single(calibrations["two"]).layer(0).o_proj.mean)
+    assert torch.equal(mixture.layer(0).o_proj.mean, single_mixture(calibrations["two"]).layer(0).o_proj.mean)
 
 
 def test_statistics_of_different_models_are_refused(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calibrated import micro_source
-from swept import TEXTS, Killed, contents, die_at, in_memory, on_disk
+from support.calibration import TOKEN_IDS, Killed, compute_in_memory, compute_on_disk, die_at, file_contents
+from support.models import micro_source
 
 from seap_export.activations import calibrate, sensitivity
 from seap_export.activations.calibrate import collect_statistics
@@ -36,7 +36,7 @@ PLACES: tuple[tuple[object, str, int], ...] = (
 
 def run(source: Source, folder: Path, compute: Compute, **options: Any) -> None:
     folder.mkdir(exist_ok=True)
-    collect_statistics(source, TEXTS, folder, compute, **options)
+    collect_statistics(source, TOKEN_IDS, folder, compute, **options)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.fixture(scope="module")
 def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    run(source, folder, in_memory())
-    return dict(contents(folder))
+    run(source, folder, compute_in_memory())
+    return dict(file_contents(folder))
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
@@ -66,7 +66,7 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
     call: int,
     where: str,
 ) -> None:
-    compute = in_memory() if where == "memory" else on_disk(source)
+    compute = compute_in_memory() if where == "memory" else compute_on_disk(source)
     computed: Counter[int] = Counter()
     plain = DecoderLayer.__init__
 
@@ -83,7 +83,7 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
     reported: list[int] = []
     run(source, tmp_path, compute, check=False, on_layer=reported.append)
     assert reported == [0, 1, 2]
-    assert contents(tmp_path) == expected
+    assert file_contents(tmp_path) == expected
     again = {index: count for index, count in computed.items() if count > 3}  # two halves, and the way back
     assert sum(computed.values()) <= 9 + 2, (before, computed)
     assert len(again) <= 1
@@ -97,7 +97,7 @@ def test_the_comparison_with_transformers_goes_on_too(
     with monkeypatch.context() as patch:
         die_at(patch, calibrate, name, call)
         with pytest.raises(Killed):
-            run(source, tmp_path, in_memory())
+            run(source, tmp_path, compute_in_memory())
     compared: list[str] = []
     plain = calibrate.WalkCheck._compare
     monkeypatch.setattr(
@@ -105,14 +105,14 @@ def test_the_comparison_with_transformers_goes_on_too(
         "_compare",
         lambda self, place, *values: (compared.append(place), plain(self, place, *values)),
     )
-    run(source, tmp_path, in_memory())
+    run(source, tmp_path, compute_in_memory())
     assert compared == ["the embedding", *(f"layer {index}" for index in range(call, 3)), "the logits"]
-    assert contents(tmp_path) == expected
+    assert file_contents(tmp_path) == expected
 
 
 def test_streams_on_disk_give_the_same_bytes(source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
-    run(source, tmp_path, on_disk(source))
-    assert contents(tmp_path) == expected
+    run(source, tmp_path, compute_on_disk(source))
+    assert file_contents(tmp_path) == expected
 
 
 def test_a_process_that_is_killed(source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
@@ -131,5 +131,5 @@ collect_statistics(open_source(sys.argv[1]), TEXTS, Path(sys.argv[2]), in_memory
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "unfinished").is_dir()
-    run(source, tmp_path, in_memory())
-    assert contents(tmp_path) == expected
+    run(source, tmp_path, compute_in_memory())
+    assert file_contents(tmp_path) == expected

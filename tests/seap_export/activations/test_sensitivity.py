@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import load, micro_source, opened, projections, random_texts, statistics_in
+from support.calibration import calibration_in, statistics_in
+from support.corpora import random_token_ids
+from support.models import micro_source, projection_paths, transformers_model
+from support.variations import VARIED
 from transformers import PreTrainedModel
-from varied import VARIED
 
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
 from seap_export.layers.batches import Batch, length_buckets
@@ -23,7 +25,9 @@ POST_NORMS: dict[Half, str] = {"o_proj": "post_self_attn_layernorm", "down_proj"
 
 def measured(source: Source, texts: Sequence[Sequence[int]], **options: int) -> torch.Tensor:
     with tempfile.TemporaryDirectory() as folder:
-        return opened(statistics_in(Path(folder), source, texts, **options), source, "task", texts).sensitivity()
+        return calibration_in(
+            statistics_in(Path(folder), source, texts, **options), source, "task", texts
+        ).sensitivity()
 
 
 def drawn_labels(model: PreTrainedModel, batch: Batch, block: int = 256) -> list[torch.Tensor]:
@@ -64,7 +68,7 @@ def residual_gradients(
             ),
         ]
         for half in HALVES:
-            projection = model.model.layers[index].get_submodule(projections(model)[half])
+            projection = model.model.layers[index].get_submodule(projection_paths(model)[half])
             hooks.append(
                 projection.register_forward_hook(
                     lambda _, args, output, place=(index, half): products.__setitem__(place, output.detach())
@@ -101,36 +105,36 @@ def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Sequence
 @pytest.mark.parametrize("variation", VARIED)
 def test_it_is_that_of_autograd_through_the_whole_model(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    texts = random_texts(16)
+    texts = random_token_ids(16)
     actual = measured(source, texts)
     assert actual.dtype == torch.float64
     torch.testing.assert_close(
-        actual, expected_sensitivity(source, load(tmp_path / "model"), texts), rtol=1e-4, atol=0.0
+        actual, expected_sensitivity(source, transformers_model(tmp_path / "model"), texts), rtol=1e-4, atol=0.0
     )
     assert len({round(float(value), 12) for value in actual.flatten()}) == 6  # each place has its own
 
 
 def test_more_tokens_than_logits_fit_in_memory_and_more_than_one_batch(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model")
-    texts = random_texts(60)[: sensitivity_texts(random_texts(60))]
+    texts = random_token_ids(60)[: sensitivity_texts(random_token_ids(60))]
     batches = length_buckets(texts, SENSITIVITY_TOKENS)
     assert len(batches) > 1
     assert max(int(batch.real.sum()) for batch in batches) > LOGIT_TOKENS
-    expected = expected_sensitivity(source, load(tmp_path / "model"), texts)
+    expected = expected_sensitivity(source, transformers_model(tmp_path / "model"), texts)
     torch.testing.assert_close(measured(source, texts), expected, rtol=1e-4, atol=0.0)
 
 
 def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", dtype="bfloat16")
-    expected = expected_sensitivity(source, load(tmp_path / "model"), random_texts(8))
-    torch.testing.assert_close(measured(source, random_texts(8)), expected, rtol=1e-4, atol=0.0)
+    expected = expected_sensitivity(source, transformers_model(tmp_path / "model"), random_token_ids(8))
+    torch.testing.assert_close(measured(source, random_token_ids(8)), expected, rtol=1e-4, atol=0.0)
 
 
 def test_drawn_labels_stand_for_the_expectation_over_all_labels(tmp_path: Path) -> None:
     """E|g|^2 over the model's own prediction, behind the last layer, where a gradient is of one token alone."""
     source = micro_source(tmp_path / "model", vocab_size=24)
-    texts = random_texts(40, vocabulary=24)[: sensitivity_texts(random_texts(40, vocabulary=24))]
-    model = load(tmp_path / "model")
+    texts = random_token_ids(40, vocabulary=24)[: sensitivity_texts(random_token_ids(40, vocabulary=24))]
+    model = transformers_model(tmp_path / "model")
     total, tokens = 0.0, 0
     for ids in texts:
         with torch.no_grad():
@@ -163,7 +167,7 @@ def divergence_under_noise(
     def noise(like: torch.Tensor) -> torch.Tensor:
         return scale * torch.randn(like.shape, generator=generator, dtype=torch.float64)
 
-    projection = model.model.layers[index].get_submodule(projections(model)[half])
+    projection = model.model.layers[index].get_submodule(projection_paths(model)[half])
     if POST_NORMS[half] in family.names:  # behind the norm, since its change of length is not counted
         norm = model.get_submodule(family.module(POST_NORMS[half], index))
         hooks = [
@@ -187,8 +191,8 @@ def divergence_under_noise(
 def test_it_is_the_kl_that_noise_makes(tmp_path: Path, variation: str) -> None:
     """KL = 1/2 size² tr F, with labels drawn and noise drawn, so within sampling errors."""
     source = micro_source(tmp_path / "model", variation, vocab_size=24)
-    texts = random_texts(40, vocabulary=24)[: sensitivity_texts(random_texts(40, vocabulary=24))]
-    model, own = load(tmp_path / "model", torch.float64), measured(source, texts)
+    texts = random_token_ids(40, vocabulary=24)[: sensitivity_texts(random_token_ids(40, vocabulary=24))]
+    model, own = transformers_model(tmp_path / "model", torch.float64), measured(source, texts)
     for index, half in ((0, "o_proj"), (1, "down_proj"), (2, "o_proj")):
         found = [divergence_under_noise(source, model, texts, index, half, seed) for seed in range(3)]  # type: ignore[arg-type]
         expected = 0.5 * float(own[index, HALVES.index(half)]) * source.spec.hidden_size  # type: ignore[arg-type]
@@ -197,7 +201,7 @@ def test_it_is_the_kl_that_noise_makes(tmp_path: Path, variation: str) -> None:
 
 def test_padding_and_the_size_of_batches_change_nothing(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model")
-    texts = random_texts(60)
+    texts = random_token_ids(60)
     first = measured(source, texts, max_batch_tokens=1)
     for max_batch_tokens in (40, 4096):
         assert torch.equal(measured(source, texts, max_batch_tokens=max_batch_tokens), first)
@@ -205,10 +209,10 @@ def test_padding_and_the_size_of_batches_change_nothing(tmp_path: Path) -> None:
 
 def test_only_the_first_texts_count(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model")
-    texts = random_texts(60)
+    texts = random_token_ids(60)
     enough = sensitivity_texts(texts)
     assert sum(map(len, texts[: enough - 1])) < SENSITIVITY_TOKENS <= sum(map(len, texts[:enough]))
-    other = texts[:enough] + random_texts(20, seed=5)
+    other = texts[:enough] + random_token_ids(20, seed=5)
     torch.testing.assert_close(measured(source, other), measured(source, texts), rtol=1e-6, atol=0.0)
     assert not torch.allclose(measured(source, texts[1:]), measured(source, texts), rtol=1e-3)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import random_texts, skip_unless_loaded
-from micro import VARIATIONS, write_micro_model
+from support.corpora import random_token_ids
+from support.models import skip_unless_loaded, write_micro_model
+from support.variations import VARIATIONS
 
 from seap_export.activations.shortened import shortened
 from seap_export.activations.walk_check import WalkCheck
@@ -36,7 +37,7 @@ def _source(folder: Path, variation: str) -> Source:
 
 @torch.no_grad()
 def _walk(source: Source) -> None:
-    check = WalkCheck(source, random_texts(longest=30), source.read_outer("embed_tokens"))
+    check = WalkCheck(source, random_token_ids(longest=30), source.read_outer("embed_tokens"))
     for index in range(len(source.spec.layers)):
         check.layer(index, source.read_layer(index))
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from micro import micro_config
 from safetensors.torch import load_file, save_file
+from support.variations import micro_config
 
 from seap_export.activations.covariance import pack_symmetric
 from seap_export.activations.moments import Moments

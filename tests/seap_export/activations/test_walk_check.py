@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import collect, micro_source, random_texts, statistics_in
-from micro import VARIATIONS, write_micro_model
 from safetensors.torch import load_file, save_file
-from wrong_families import WRONG, describe
+from support.calibration import full_statistics, statistics_in
+from support.corpora import random_token_ids
+from support.families import WRONG_FAMILIES, describe_gemma3
+from support.models import micro_source, write_micro_model
+from support.variations import VARIATIONS
 
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import family_of_model_type
@@ -31,16 +33,16 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("left_out", WRONG)
+@pytest.mark.parametrize("left_out", WRONG_FAMILIES)
 def test_what_is_left_out_is_noticed_where_it_shows_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left_out: str
 ) -> None:
     folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma3-all"])
     right = family_of_model_type("gemma3_text")
-    describe(monkeypatch, **WRONG[left_out](right))
+    describe_gemma3(monkeypatch, **WRONG_FAMILIES[left_out](right))
     layers: list[int] = []
     with pytest.raises(InputError, match=f"from {PLACES[left_out]} on, .*'gemma3_text'"):
-        statistics_in(tmp_path / "statistics", open_source(str(folder)), random_texts(), on_layer=layers.append)
+        statistics_in(tmp_path / "statistics", open_source(str(folder)), random_token_ids(), on_layer=layers.append)
     place = PLACES[left_out]
     before = {"the embedding": 0, "the logits": 3}[place] if place.startswith("the") else int(place[-1])
     assert layers == list(range(before))
@@ -48,27 +50,27 @@ def test_what_is_left_out_is_noticed_where_it_shows_first(
 
 def test_with_all_of_it_the_same_description_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma3-all"])
-    describe(monkeypatch)
-    collect(open_source(str(folder)), random_texts())
+    describe_gemma3(monkeypatch)
+    full_statistics(open_source(str(folder)), random_token_ids())
 
 
 def test_a_window_longer_than_all_texts_is_noticed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in real models, whose windows are longer than texts of calibration."""
     folder = write_micro_model(tmp_path / "model", **{**VARIATIONS["gemma3"], "sliding_window": 100})
     kinds = ["full_attention"] * 3  # so that only the windows differ
-    describe(monkeypatch)
+    describe_gemma3(monkeypatch)
     source = open_source(str(folder))
-    collect(source, random_texts())
+    full_statistics(source, random_token_ids())
     layers = tuple(dataclasses.replace(own, sliding_window=None) for own in source.spec.layers)
     wrong = dataclasses.replace(source, spec=source.spec.with_layers(layers))
     with pytest.raises(InputError, match="layer 0"):
-        collect(wrong, random_texts())
+        full_statistics(wrong, random_token_ids())
     full = {**VARIATIONS["gemma3"], "sliding_window": 100, "layer_types": kinds}
     other = open_source(str(write_micro_model(tmp_path / "full", **full)))
     layers = tuple(dataclasses.replace(own, sliding_window=100) for own in other.spec.layers)
     wrong = dataclasses.replace(other, spec=other.spec.with_layers(layers))
     with pytest.raises(InputError, match="layer 0"):
-        collect(wrong, random_texts())
+        full_statistics(wrong, random_token_ids())
 
 
 def test_a_qwen3_renamed_to_gemma3_is_refused_by_the_first_key_that_it_does_not_know(
@@ -76,7 +78,7 @@ def test_a_qwen3_renamed_to_gemma3_is_refused_by_the_first_key_that_it_does_not_
 ) -> None:
     folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma3"])
     renamed = vars(family_of_model_type("qwen3")) | {"model_type": "gemma3_text", "harmless": ()}
-    describe(monkeypatch, **renamed)
+    describe_gemma3(monkeypatch, **renamed)
     with pytest.raises(InputError, match="'hidden_activation' is not known for gemma3_text"):
         open_source(str(folder))
 
@@ -84,11 +86,11 @@ def test_a_qwen3_renamed_to_gemma3_is_refused_by_the_first_key_that_it_does_not_
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("variation", ["gemma3-all", "phi3-all", "granite-all"])
 def test_half_precision_weights_pass(tmp_path: Path, variation: str, dtype: str) -> None:
-    collect(micro_source(tmp_path / "model", variation, dtype), random_texts(3))
+    full_statistics(micro_source(tmp_path / "model", variation, dtype), random_token_ids(3))
 
 
 def test_one_token_is_enough_to_pass(tmp_path: Path) -> None:
-    collect(micro_source(tmp_path / "model", "gemma3-all"), [[5]])
+    full_statistics(micro_source(tmp_path / "model", "gemma3-all"), [[5]])
 
 
 def test_large_activations_pass(tmp_path: Path) -> None:
@@ -98,12 +100,12 @@ def test_large_activations_pass(tmp_path: Path) -> None:
     tensors["model.embed_tokens.weight"] *= 1e4
     tensors["model.layers.1.mlp.down_proj.weight"] *= 1e3
     save_file(tensors, folder / "model.safetensors")
-    collect(open_source(str(folder)), random_texts())
+    full_statistics(open_source(str(folder)), random_token_ids())
 
 
 def test_no_module_is_left_on_another_device(tmp_path: Path) -> None:
     """Modules made while transformers' model is made have no memory; those made afterwards do."""
-    collect(micro_source(tmp_path / "model"), random_texts(2))
+    full_statistics(micro_source(tmp_path / "model"), random_token_ids(2))
     assert torch.nn.Linear(2, 2).weight.device.type == "cpu"
 
 
@@ -112,4 +114,4 @@ def test_a_release_of_transformers_without_the_class_is_named(tmp_path: Path) ->
     wrong = dataclasses.replace(source.spec.family, architecture="LlamaOfTomorrowForCausalLM")
     other = dataclasses.replace(source, spec=dataclasses.replace(source.spec, family=wrong))
     with pytest.raises(EnvironmentFailure, match=r"transformers [\d.]+ has no LlamaOfTomorrowForCausalLM"):
-        collect(other, [[1]])
+        full_statistics(other, [[1]])

@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from calibrated import calibrate, micro_source, random_texts
-from swept import Killed, die_at, in_memory
+from support.calibration import Killed, compute_in_memory, die_at, mixture_of
+from support.corpora import random_token_ids
+from support.models import micro_source
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
@@ -28,14 +29,14 @@ Case = tuple[Source, Mixture, Ranking]
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     work = tmp_path_factory.mktemp("case")
     source = micro_source(work / "dense")
-    statistics = calibrate(source, work / "statistics", {"boolq": random_texts(45)})
+    statistics = mixture_of(source, work / "statistics", {"boolq": random_token_ids(45)})
     (work / "ranking").mkdir()
-    return source, statistics, rank(source, statistics, SETTINGS, work / "ranking", compute=in_memory())
+    return source, statistics, rank(source, statistics, SETTINGS, work / "ranking", compute=compute_in_memory())
 
 
 def chosen(case: Case, folder: Path, settings: PlanSettings = SETTINGS, ratio: float = 0.5, **others: object) -> Plan:
     folder.mkdir(exist_ok=True)
-    return choose_plan(*case, settings, ratio, folder, compute=in_memory(), **others)  # type: ignore[arg-type]
+    return choose_plan(*case, settings, ratio, folder, compute=compute_in_memory(), **others)  # type: ignore[arg-type]
 
 
 def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> No
     plan = chosen(case, tmp_path, say=lines.append, on_trial=units.append)
     texts = draw_texts(case[1])
     assert texts is not None
-    judge = trials.Trials(case[0], texts, tmp_path, in_memory())
+    judge = trials.Trials(case[0], texts, tmp_path, compute_in_memory())
     before, after = judge.divergence(plan_variant(*case, SETTINGS, 0.5)), judge.divergence(plan)
     assert after < before
     assert lines == [
@@ -84,7 +85,7 @@ def test_nothing_is_tried_without_need(case: Case, tmp_path: Path, monkeypatch: 
 
 def test_too_few_texts_are_said(case: Case, tmp_path: Path) -> None:
     source, _, ranking = case
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": [list(range(90))]})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": [list(range(90))]})
     lines: list[str] = []
     plan = chosen((source, statistics, ranking), tmp_path, say=lines.append)
     assert plan.layers == plan_variant(source, statistics, ranking, SETTINGS, 0.5).layers

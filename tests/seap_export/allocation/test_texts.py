@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
-from calibrated import random_texts
+from support.corpora import random_token_ids
 
 from seap_export.activations.mixture import Mixture
 from seap_export.allocation import texts as module
@@ -36,7 +36,7 @@ def drawn(tasks: Mapping[str, Sequence[Sequence[int]]], **weights: float) -> Tri
 
 
 def test_parts_are_apart_and_do_not_depend_on_the_order() -> None:
-    own = random_texts(60)
+    own = random_token_ids(60)
     found = drawn({"a": own})
     assert found == drawn({"a": own[::-1]}) == drawn({"a": [*own, *own]})
     fitted, judged = ({ids for ids, _ in part} for part in (found.fitted, found.judged))
@@ -47,7 +47,7 @@ def test_parts_are_apart_and_do_not_depend_on_the_order() -> None:
 
 
 def test_long_corpora_give_a_few_thousand_tokens() -> None:
-    own = random_texts(40, longest=700)
+    own = random_token_ids(40, longest=700)
     found = drawn({"a": own})
     fitted, judged = (sum(len(ids) for ids, _ in part) for part in (found.fitted, found.judged))
     assert module.FITTED_TOKENS <= fitted < module.FITTED_TOKENS + module._LENGTH
@@ -57,7 +57,7 @@ def test_long_corpora_give_a_few_thousand_tokens() -> None:
 
 def test_tasks_count_by_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FITTED_TOKENS", 400)
-    tasks = {"a": random_texts(80, seed=1), "b": random_texts(30, seed=2)}
+    tasks = {"a": random_token_ids(80, seed=1), "b": random_token_ids(30, seed=2)}
     found = drawn(tasks, a=3.0)
     first = {tuple(ids) for ids in tasks["a"]}
     for part in (found.fitted, found.judged):
@@ -69,12 +69,12 @@ def test_tasks_count_by_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_text_of_two_tasks_is_in_one_part_only() -> None:
-    own = random_texts(40)
-    found = drawn({"a": own, "b": [*own, *random_texts(40, seed=3)]})
+    own = random_token_ids(40)
+    found = drawn({"a": own, "b": [*own, *random_token_ids(40, seed=3)]})
     every = [ids for ids, _ in (*found.fitted, *found.judged)]
     assert len(every) == len(set(every))
 
 
-@pytest.mark.parametrize("tasks", [{"a": [[1, 2, 3]]}, {"a": random_texts(20), "b": [[4], [4]]}])
+@pytest.mark.parametrize("tasks", [{"a": [[1, 2, 3]]}, {"a": random_token_ids(20), "b": [[4], [4]]}])
 def test_a_single_text_is_too_few(tasks: Mapping[str, Sequence[Sequence[int]]]) -> None:
     assert draw_texts(mixture(tasks)) is None

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from calibrated import calibrate, divergence, micro_plan, micro_source, random_texts
-from pretend_cuda import pretend_cuda
-from swept import in_memory, on_disk
+from support.calibration import compute_in_memory, compute_on_disk, mixture_of
+from support.corpora import random_token_ids
+from support.cuda import pretend_cuda
+from support.models import mean_divergence, micro_source
+from support.plans import micro_plan
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.allocation.texts import draw_texts
@@ -15,7 +17,7 @@ from seap_export.allocation.trials import Trials
 from seap_export.layers.compute import Compute
 from seap_export.shrink.write import write_shrunk_model
 
-TEXTS = random_texts(30)
+TEXTS = random_token_ids(30)
 #: One without norms after a half, one with; and multipliers, which scale what is written.
 FAMILIES = ("llama-gqa", "gemma3", "granite")
 
@@ -23,15 +25,15 @@ FAMILIES = ("llama-gqa", "gemma3", "granite")
 @pytest.mark.parametrize("variation", FAMILIES)
 def test_it_is_the_divergence_of_the_written_model(variation: str, tmp_path: Path) -> None:
     source = micro_source(tmp_path / "dense", variation)
-    statistics = calibrate(source, tmp_path / "all", {"boolq": TEXTS})
+    statistics = mixture_of(source, tmp_path / "all", {"boolq": TEXTS})
     texts = draw_texts(statistics)
     assert texts is not None
     plan, folder = micro_plan(source, "sequential"), tmp_path / "variant"
     folder.mkdir()
-    fitted = calibrate(source, tmp_path / "fitted", {"boolq": [list(ids) for ids, _ in texts.fitted]})
+    fitted = mixture_of(source, tmp_path / "fitted", {"boolq": [list(ids) for ids, _ in texts.fitted]})
     write_shrunk_model(source, plan, fitted, folder)
-    expected = divergence(tmp_path / "dense", folder, [list(ids) for ids, _ in texts.judged])
-    trials = Trials(source, texts, tmp_path, in_memory())
+    expected = mean_divergence(tmp_path / "dense", folder, [list(ids) for ids, _ in texts.judged])
+    trials = Trials(source, texts, tmp_path, compute_in_memory())
     assert trials.divergence(plan) == pytest.approx(expected, rel=1e-3)
     assert trials.divergence(plan) == trials.divergence(plan)
     assert trials.divergence(micro_plan(source, "sequential", ridge=1e9)) != pytest.approx(expected, rel=1e-2)
@@ -39,13 +41,13 @@ def test_it_is_the_divergence_of_the_written_model(variation: str, tmp_path: Pat
 
 def test_wherever_it_is_computed(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "dense")
-    texts = draw_texts(calibrate(source, tmp_path / "all", {"boolq": TEXTS}))
+    texts = draw_texts(mixture_of(source, tmp_path / "all", {"boolq": TEXTS}))
     assert texts is not None
     plan = micro_plan(source, "sequential")
-    expected = Trials(source, texts, tmp_path, in_memory()).divergence(plan)
+    expected = Trials(source, texts, tmp_path, compute_in_memory()).divergence(plan)
     folder = tmp_path / "disk"
     folder.mkdir()
-    assert Trials(source, texts, folder, on_disk(source)).divergence(plan) == expected
+    assert Trials(source, texts, folder, compute_on_disk(source)).divergence(plan) == expected
     assert any(folder.iterdir())
     with pretend_cuda() as device:
         on_gpu = Compute(device, memory=2**40, device_memory=2**40, batch_tokens=64)

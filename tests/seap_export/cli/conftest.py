@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from micro import one_thread
-from outcome import Outcome, run_here
+from support.exports import Outcome, run_here
+from support.models import one_thread
 
 Run = Callable[..., Outcome]
 

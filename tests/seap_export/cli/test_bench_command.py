@@ -76,7 +76,7 @@ def test_what_cannot_be_timed(
 
 
 def test_another_dense_model_is_refused(run: Run, done: Path, work: Path) -> None:
-    from micro import write_micro_model
+    from support.models import write_micro_model
 
     write_micro_model(work / "other", seed=1, model_type="llama")
     outcome = run("bench", "out", "--dense", "other", "--quiet")

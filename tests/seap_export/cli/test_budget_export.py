@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from micro import one_thread
-from outcome import Outcome, run_here
+from support.exports import Outcome, run_here
+from support.models import one_thread
 
 from seap_export.pipeline.budget import workshop
 from seap_export.pipeline.budget.workshop import WORKSHOP

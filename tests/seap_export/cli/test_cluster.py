@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from micro import one_thread
-from outcome import Outcome, run_here
 from safetensors.torch import load_file, save_file
+from support.exports import Outcome, run_here
+from support.models import one_thread
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out")
 ARGUMENTS = (*EXPORT, "--set", "decode_steps=2", "--no-quality", "--no-speed")

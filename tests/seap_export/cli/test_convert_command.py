@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fake_format
 import pytest
-from fake_format import FakeFormat
+from support.fake_format import FakeFormat, install_fake_format
 
 Run = Callable[..., Any]
 CONVERT = ("convert", "m", "--format", "fake", "--out", "new")
@@ -17,7 +16,7 @@ CONVERT = ("convert", "m", "--format", "fake", "--out", "new")
 
 @pytest.fixture(autouse=True)
 def model(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_format.install(monkeypatch)
+    install_fake_format(monkeypatch)
 
 
 def test_it_says_what_it_writes(run: Run, work: Path) -> None:

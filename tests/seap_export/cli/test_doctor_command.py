@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diagnosed import ONE_GPU, WORKS, diagnosis, failing, libraries, packages
+from support.doctor import ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
 from seap_export.runtime.doctor import Diagnosis, ProviderState
 

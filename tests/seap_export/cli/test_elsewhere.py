@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import micro_texts, one_thread
-from outcome import run_here
+from support.corpora import micro_texts
+from support.exports import run_here
+from support.models import one_thread
 
 from seap_export.pipeline.elsewhere import GENERAL_TEXT, MOST_TEXTS
 from validation.reports.numbers import figure

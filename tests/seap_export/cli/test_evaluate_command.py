@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import micro_texts
+from support.corpora import micro_texts
 
 Run = Callable[..., Any]
 TASK = 'corpus = "{corpus}"\nprompt = "{{text}}"\n[completion]\nchoices = [" {{one}}", " {{two}}"]\nlabel = "label"\n'
@@ -225,7 +225,7 @@ def test_help_has_an_example(run: Run) -> None:
 
 
 def test_a_variant_of_another_model(run: Run, done: Path, work: Path) -> None:
-    from micro import write_micro_model
+    from support.models import write_micro_model
 
     write_micro_model(work / "other", seed=1, model_type="llama")
     outcome = run("evaluate", "out/a-0.2", "--dense", "other", "-q")

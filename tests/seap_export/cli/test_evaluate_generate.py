@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answered import by_hand
-from micro import micro_texts
+from support.corpora import micro_texts
+from support.models import greedy_completions
 
 from seap_export.corpus import parse_task, text_digest
 
@@ -28,7 +28,9 @@ def _write(work: Path, records: list[dict[str, str]], words: str = "") -> None:
 def quiz(work: Path) -> list[str]:
     """Ten questions: the dense model is right in eight, the others have an answer that nobody gives."""
     texts = micro_texts(10, seed=77)
-    found = [own.text.split()[0] if own.text.split() else "none" for own in by_hand(work / "m", texts, STEPS)]
+    found = [
+        own.text.split()[0] if own.text.split() else "none" for own in greedy_completions(work / "m", texts, STEPS)
+    ]
     golds = ["planted" if place in (3, 6) else gold for place, gold in enumerate(found)]
     _write(work, [{"text": text, "answer": gold} for text, gold in zip(texts, golds, strict=True)])
     return golds
@@ -88,7 +90,7 @@ def test_all_answers_are_written_and_can_be_a_corpus(run: Run, done: Path, work:
     ]
     prompts = [json.loads(line)["text"] for line in (work / "quiz.jsonl").read_text().splitlines()]
     assert [own["prompt"] for own in answers] == prompts * 2
-    for own, written in zip(answers[:10], by_hand(work / "m", prompts, STEPS), strict=True):
+    for own, written in zip(answers[:10], greedy_completions(work / "m", prompts, STEPS), strict=True):
         assert (own["completion"], own["stopped"]) == (written.text, written.is_ended)
     for model in ("dense", "hf"):
         right = [own["right"] for own in answers if own["model"] == model]

@@ -313,7 +313,7 @@ def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: P
 
 
 def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) -> None:
-    from micro import write_micro_model
+    from support.models import write_micro_model
 
     write_micro_model(work / "other", seed=1, model_type="llama")
     before = tree(done)

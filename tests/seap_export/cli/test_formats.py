@@ -11,10 +11,11 @@ from typing import Any
 import jsonschema
 import pytest
 import torch
-from fake_format import FILE, FakeFormat, FakeRunner, install
-from micro import micro_texts, one_thread
-from outcome import run_here
 from safetensors.torch import load_file, save_file
+from support.corpora import micro_texts
+from support.exports import run_here
+from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
+from support.models import one_thread
 
 from validation.reports.schema import schema
 from validation.speed.memory import PeakMemory
@@ -27,7 +28,7 @@ FOLDERS = ("hf", "onnx", "fake", "fake-f16")
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch)
+    install_fake_format(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("formats")
     words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", place / "out"]
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        install(patch)
+        install_fake_format(patch)
         outcome = run_here(*words, *FORMATS)
     assert outcome.code == 0, outcome.err
     return place / "out"
@@ -169,10 +170,10 @@ def test_a_wrong_weight_and_a_wrong_runtime_are_told_apart(
     run: Run, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only = ("validate", "out/a-0.2", "--check", "parity", "--runtime", "faked", "-q")
-    change(out / "a-0.2" / "fake" / FILE, "model.layers.1.mlp.up_proj.weight")
+    change(out / "a-0.2" / "fake" / FAKE_FILE, "model.layers.1.mlp.up_proj.weight")
     run(*only).refused(3, "parity of fake in faked", "weights: 'model.layers.1.mlp.up_proj.weight' differs")
-    run("validate", "out", "-q").refused(7, f"fake/{FILE}", "SHA-256")
-    shutil.copyfile(out / "a-0.2" / "fake-f16" / FILE, out / "a-0.2" / "fake" / FILE)
+    run("validate", "out", "-q").refused(7, f"fake/{FAKE_FILE}", "SHA-256")
+    shutil.copyfile(out / "a-0.2" / "fake-f16" / FAKE_FILE, out / "a-0.2" / "fake" / FAKE_FILE)
 
     def fault(tensors: dict[str, torch.Tensor]) -> None:
         tensors["model.norm.weight"] *= 1.2
@@ -186,8 +187,8 @@ def test_damage_is_found_by_the_format(run: Run, out: Path, work: Path) -> None:
     about = work / "alone" / "fake" / "about.json"
     about.write_text(about.read_text().replace('"eos_token_id": 2', '"eos_token_id": 3'))
     run("validate", "alone", "--check", "integrity", "-q").refused(7, "EOS")
-    (work / "alone" / "fake" / FILE).unlink()
-    run("validate", "alone", "--check", "integrity", "-q").refused(7, FILE)
+    (work / "alone" / "fake" / FAKE_FILE).unlink()
+    run("validate", "alone", "--check", "integrity", "-q").refused(7, FAKE_FILE)
 
 
 def test_inspect_shows_every_folder(run: Run, out: Path) -> None:
@@ -210,7 +211,7 @@ def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPa
     words = ("--depth", "8", "--batch", "2", "--runs", "1", "--steps", "2", "--runtime", "faked", "--json", "-q")
     values = json.loads(run("bench", "out", "--dense", "m", *words, "--format", "fake:f16").out)
     assert {(own["model"], own["engine"]) for own in values["subjects"]} == {("dense", "faked"), ("a-0.2", "faked")}
-    assert values["subjects"][1]["disk_bytes"] == (out / "a-0.2" / "fake-f16" / FILE).stat().st_size
+    assert values["subjects"][1]["disk_bytes"] == (out / "a-0.2" / "fake-f16" / FAKE_FILE).stat().st_size
     assert [(cell["batch"], cell["depth"]) for cell in values["subjects"][1]["cells"]] == [(1, 8), (2, 8)]
     assert values["left_out"] == []
     run("bench", "out", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime")
@@ -283,6 +284,6 @@ def test_targets_are_met_by_a_format_among_several(run: Run, work: Path) -> None
     assert chosen["mean_kl_nats"] <= 0.2
     assert chosen["bytes"] == min(point["bytes"] for point in points if point["mean_kl_nats"] <= 0.2)
     folder = work / "out" / chosen["variant"] / "fake"
-    assert (folder / FILE).is_file()
+    assert (folder / FAKE_FILE).is_file()
     assert values["variants"][chosen["variant"]]["precision"] == {"fake": "f16"}
     assert values["frontier"]["speedups_over"].startswith("fake ")

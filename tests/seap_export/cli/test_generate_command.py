@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wordy import name_all_tokens
+from support.tokenizers import name_all_tokens
 
 from seap_export.runtime import Generator, Sampling
 

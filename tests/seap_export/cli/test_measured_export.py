@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from micro import one_thread
-from outcome import run_here
+from support.exports import run_here
+from support.models import one_thread
 
 from seap_export.pipeline import quality, speed
 from validation.reports import schema

@@ -11,9 +11,9 @@ from typing import Any
 import jsonschema
 import pytest
 from click.testing import CliRunner
-from fake_format import FakeRunner, install
-from micro import one_thread
-from outcome import run_here
+from support.exports import run_here
+from support.fake_format import FakeRunner, install_fake_format
+from support.models import one_thread
 
 from seap_export.cli import main
 from seap_export.pipeline import quality, speed
@@ -29,7 +29,7 @@ NAME = "fake in faked"
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch)
+    install_fake_format(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     out = tmp_path_factory.mktemp("measured") / "out"
     words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", out, *MEASURED]
     with pytest.MonkeyPatch.context() as patch, one_thread():
-        install(patch)
+        install_fake_format(patch)
         outcome = run_here(*words, "--format", "fake", "--format", "fake:f16")
         assert FakeRunner.opened == 0
     assert outcome.code == 0, outcome.err

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from micro import one_thread
-from outcome import run_here
-from routed import task_texts, write_task_corpora
+from support.corpora import task_texts, write_task_corpora
+from support.exports import run_here
+from support.models import one_thread
 
 from seap_export.pipeline import router
 from seap_export.pipeline.elsewhere import GENERAL_TEXT

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from fake_cuda.machine import Machine, Ran
-from micro import VARIATIONS, write_micro_model
+from support.models import write_micro_model
+from support.variations import VARIATIONS
 
 from converters.onnx.dialects import DialectName
 from converters.onnx.folder import convert_folder

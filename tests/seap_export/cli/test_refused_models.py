@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import VARIATIONS, write_micro_model
-from outcome import Outcome
-from wrong_families import WRONG, describe
+from support.exports import Outcome
+from support.families import WRONG_FAMILIES, describe_gemma3
+from support.models import write_micro_model
+from support.variations import VARIATIONS
 
 from seap_export.families import family_of_model_type
 
@@ -31,7 +32,7 @@ def test_a_description_that_leaves_something_out(
     run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, left_out: str
 ) -> None:
     write_micro_model(work / "gemma", **VARIATIONS["gemma3-all"])
-    describe(monkeypatch, **WRONG[left_out](family_of_model_type("gemma3_text")))
+    describe_gemma3(monkeypatch, **WRONG_FAMILIES[left_out](family_of_model_type("gemma3_text")))
     layer = "layer 1" if left_out in ("window", "local rotation") else "layer 0"
     refused(run, work, "gemma", layer, "gemma3_text", "transformers")
 

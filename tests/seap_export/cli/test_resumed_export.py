@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from micro import one_thread
-from outcome import run_here
+from support.exports import run_here
+from support.models import one_thread
 
 from seap_export.pipeline import outputs
 

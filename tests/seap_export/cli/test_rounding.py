@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from micro import one_thread, write_micro_model
-from micro_vocabulary import write_byte_level
-from outcome import run_here
 from safetensors.torch import load_file, save_file
+from support.exports import run_here
+from support.models import one_thread, write_micro_model
+from support.tokenizers import write_byte_level
 
 from converters.formats import read_format
 from seap_export.errors import ParityFailure

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from routed import export_with_router, task_texts
+from support.corpora import task_texts
+from support.exports import export_with_router
 
 from seap_export.runtime import RoutedModel
 

@@ -144,7 +144,7 @@ def test_convert_of_a_truncated_model(run: Run, done: Path, work: Path, part: st
 
 
 def test_plan_and_statistics_of_another_model(run: Run, done: Path, work: Path) -> None:
-    from micro import write_micro_model
+    from support.models import write_micro_model
 
     write_micro_model(work / "other", seed=1, model_type="llama")
     outcome = run("plan", "other", "--calibration", "out/calibration/a", "--ratio", "0.2", "--quiet")

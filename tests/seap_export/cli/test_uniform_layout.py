@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from micro import VARIATIONS, WORDS, one_thread, write_corpus, write_micro_model
-from outcome import run_here
+from support.corpora import WORDS, write_corpus
+from support.exports import run_here
+from support.models import one_thread, write_micro_model
+from support.variations import VARIATIONS, VARIED
 from transformers import AutoModelForCausalLM
-from varied import VARIED
 
 from seap_export.families import family_of_model_type
 from seap_export.plan.plan import read_plan

@@ -165,7 +165,7 @@ def test_a_router_that_leads_nowhere(run: Run, done: Path) -> None:
 
 
 def test_a_dense_model_that_cannot_serve_is_refused_before_anything_is_run(run: Run, done: Path, work: Path) -> None:
-    from micro import write_micro_model
+    from support.models import write_micro_model
 
     write_micro_model(work / "other", seed=1, model_type="llama")
     gate = ("validate", "out", *QUICK, "--dense")

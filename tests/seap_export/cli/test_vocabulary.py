@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from micro import VARIATIONS, WORDS, one_thread, write_micro_model
-from micro_vocabulary import write_byte_level, write_sentencepiece
-from outcome import run_here
+from support.corpora import WORDS
+from support.exports import run_here
+from support.models import one_thread, write_micro_model
+from support.tokenizers import write_byte_level, write_sentencepiece
+from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seap_export.pipeline.budget.workshop import WORKSHOP, Workshop

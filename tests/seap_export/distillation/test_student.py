@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import calibrate, load, micro_plan, micro_source, random_texts, skip_unless_loaded
-from swept import in_memory
-from varied import VARIED
+from support.calibration import compute_in_memory, mixture_of
+from support.corpora import random_token_ids
+from support.models import micro_source, skip_unless_loaded, transformers_model
+from support.plans import micro_plan
+from support.variations import VARIED
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.distillation.adam import Adam
@@ -26,7 +28,7 @@ from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader
 
-TEXTS = random_texts(8, longest=20)
+TEXTS = random_token_ids(8, longest=20)
 #: The loss, and the gradient of each stored tensor.
 Found = tuple[float, dict[str, torch.Tensor]]
 
@@ -45,7 +47,7 @@ class Seen(Adam):
 
 def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> Found:
     """The loss, and the gradients of the stored tensors, from one text at a time."""
-    teacher, student = load(dense).requires_grad_(False), load(shrunk)
+    teacher, student = transformers_model(dense).requires_grad_(False), transformers_model(shrunk)
     loss = torch.zeros((), dtype=torch.float64)
     for batch, weights in zip(step.batches, step.weights, strict=True):
         start = 0
@@ -63,7 +65,7 @@ def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> Found:
 def own_step(
     source: Source, plan: Plan, shrunk: Path, batches: Sequence[Batch], step: TrainingStep, work: Path
 ) -> Found:
-    spec, compute = plan.shrunk_spec(source.spec), in_memory()
+    spec, compute = plan.shrunk_spec(source.spec), compute_in_memory()
     reader = PlainReader(SafetensorsReader(shrunk), spec)
     head = source.read_outer("embed_tokens" if source.spec.tie_word_embeddings else "lm_head")
     outer = OuterTensors(source.read_outer("embed_tokens"), source.read_outer("norm"), head)
@@ -86,13 +88,13 @@ def own_step(
 def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "dense", variation)
     skip_unless_loaded(source.spec.family, "per-layer")
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     shrunk, work = tmp_path / "shrunk", tmp_path / "work"
     for folder in (shrunk, work):
         folder.mkdir()
     plan = micro_plan(source, "sequential")
     write_shrunk_model(source, plan, statistics, shrunk)
-    (step,) = training_steps([(ids, 1.0 + len(ids) % 2) for ids in TEXTS], in_memory())
+    (step,) = training_steps([(ids, 1.0 + len(ids) % 2) for ids in TEXTS], compute_in_memory())
     batches = [batch for _, batch in sorted(zip(step.places, step.batches, strict=True), key=lambda own: own[0])]
     loss, gradients = own_step(source, plan, shrunk, batches, step, work)
     wanted, expected = by_hand(tmp_path / "dense", shrunk, step)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from calibrated import random_texts
+from support.corpora import random_token_ids
 
 from seap_export.distillation import texts as texts_module
 from seap_export.distillation.texts import TrainingStep, number_of_steps, training_steps
@@ -32,7 +32,7 @@ def rows_of(step: TrainingStep) -> list[list[int]]:
 
 
 def test_a_pass_shows_every_text_once() -> None:
-    texts = random_texts(40)
+    texts = random_token_ids(40)
     steps = steps_of([(ids, 1.0) for ids in texts])
     assert sorted(row for step in steps for row in rows_of(step)) == sorted(texts)
     places = sorted(place for step in steps for place in step.places)
@@ -40,7 +40,7 @@ def test_a_pass_shows_every_text_once() -> None:
 
 
 def test_steps_are_nearly_full_and_never_too_long() -> None:
-    steps = steps_of([(ids, 1.0) for ids in random_texts(40)])
+    steps = steps_of([(ids, 1.0) for ids in random_token_ids(40)])
     tokens = [sum(map(len, rows_of(step))) for step in steps]
     assert len(steps) > 3
     assert max(tokens) <= 150
@@ -52,14 +52,14 @@ def test_a_text_longer_than_a_step_has_one_of_its_own() -> None:
 
 
 def test_the_order_of_the_texts_does_not_matter() -> None:
-    texts = [(ids, 1.0) for ids in random_texts(40)]
+    texts = [(ids, 1.0) for ids in random_token_ids(40)]
     shuffled = random.Random(1).sample(texts, len(texts))
     assert list(map(rows_of, steps_of(shuffled))) == list(map(rows_of, steps_of(texts)))
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 32, 48, 4096])
 def test_the_size_of_a_batch_does_not_change_the_steps(batch_tokens: int) -> None:
-    texts = [(ids, 1.0) for ids in random_texts(40)]
+    texts = [(ids, 1.0) for ids in random_token_ids(40)]
     steps = steps_of(texts, batch_tokens)
     assert list(map(rows_of, steps)) == list(map(rows_of, steps_of(texts)))
     placed = {place: batch for step in steps for place, batch in zip(step.places, step.batches, strict=True)}
@@ -70,7 +70,7 @@ def test_the_size_of_a_batch_does_not_change_the_steps(batch_tokens: int) -> Non
 
 
 def test_steps_mix_texts_of_all_lengths() -> None:
-    lengths = [max(map(len, rows_of(step))) for step in steps_of([(ids, 1.0) for ids in random_texts(80)])]
+    lengths = [max(map(len, rows_of(step))) for step in steps_of([(ids, 1.0) for ids in random_token_ids(80)])]
     assert lengths != sorted(lengths)
 
 

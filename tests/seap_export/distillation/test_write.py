@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import calibrate, divergence, micro_plan, micro_source, random_texts, whole_layer
-from pretend_cuda import pretend_cuda
 from safetensors.torch import load_file
-from swept import Killed, contents, die_at, in_memory, on_disk
+from support.calibration import Killed, compute_in_memory, compute_on_disk, die_at, file_contents, mixture_of
+from support.corpora import random_token_ids
+from support.cuda import pretend_cuda
+from support.models import mean_divergence, micro_source
+from support.plans import micro_plan, whole_layer
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
@@ -29,7 +31,7 @@ from seap_export.sources import source as source_module
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
-TEXTS = random_texts(45)
+TEXTS = random_token_ids(45)
 
 
 @pytest.fixture(autouse=True)
@@ -44,12 +46,12 @@ def many_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Mixture]:
     work = tmp_path_factory.mktemp("model")
     source = micro_source(work / "dense")
-    return source, calibrate(source, work / "statistics", {"boolq": TEXTS})
+    return source, mixture_of(source, work / "statistics", {"boolq": TEXTS})
 
 
 def made(folder: Path, source: Source, plan: Plan, statistics: Mixture, compute: Compute | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    write_variant(source, plan, statistics, folder, compute=compute or in_memory())
+    write_variant(source, plan, statistics, folder, compute=compute or compute_in_memory())
     return folder
 
 
@@ -59,10 +61,10 @@ def test_it_comes_closer_to_the_dense_model(model: tuple[Source, Mixture], tmp_p
     plan = micro_plan(source, "sequential", distillation=4.0)
     shrunk = made(tmp_path / "shrunk", source, replace(plan, distillation=0.0), statistics)
     distilled = made(tmp_path / "distilled", source, plan, statistics)
-    assert divergence(dense, distilled, TEXTS) < 0.9 * divergence(dense, shrunk, TEXTS)
-    assert contents(distilled).keys() == contents(shrunk).keys()
-    for name, value in contents(distilled).items():
-        assert (value == contents(shrunk)[name]) is (name != "model.safetensors"), name
+    assert mean_divergence(dense, distilled, TEXTS) < 0.9 * mean_divergence(dense, shrunk, TEXTS)
+    assert file_contents(distilled).keys() == file_contents(shrunk).keys()
+    for name, value in file_contents(distilled).items():
+        assert (value == file_contents(shrunk)[name]) is (name != "model.safetensors"), name
 
 
 def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture], tmp_path: Path) -> None:
@@ -72,7 +74,9 @@ def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture],
         layers=tuple(whole_layer(own) for own in source.spec.layers),
     )
     found = made(tmp_path / "found", source, whole, statistics)
-    assert contents(found) == contents(made(tmp_path / "plain", source, replace(whole, distillation=0.0), statistics))
+    assert file_contents(found) == file_contents(
+        made(tmp_path / "plain", source, replace(whole, distillation=0.0), statistics)
+    )
 
 
 def test_on_disk_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -> None:
@@ -80,9 +84,9 @@ def test_on_disk_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -
     plan = micro_plan(source, "sequential", distillation=1.0)
     first, second = (
         made(tmp_path / name, source, plan, statistics, compute)
-        for name, compute in (("memory", in_memory()), ("disk", on_disk(source)))
+        for name, compute in (("memory", compute_in_memory()), ("disk", compute_on_disk(source)))
     )
-    assert contents(first) == contents(second)
+    assert file_contents(first) == file_contents(second)
 
 
 def test_the_size_of_a_batch_changes_the_rounding_alone(model: tuple[Source, Mixture], tmp_path: Path) -> None:
@@ -99,9 +103,9 @@ def test_on_a_gpu_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) 
     plan = micro_plan(source, "sequential", distillation=0.3)
     here = made(tmp_path / "here", source, plan, statistics)
     with pretend_cuda() as device:
-        compute = Compute(device, device_memory=2**62, batch_tokens=in_memory().batch_tokens)
+        compute = Compute(device, device_memory=2**62, batch_tokens=compute_in_memory().batch_tokens)
         there = made(tmp_path / "there", source, plan, statistics, compute)
-    assert contents(here) == contents(there)
+    assert file_contents(here) == file_contents(there)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_on_a_gpu_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) 
         (write_module.shutil, "copyfile", 3),
     ],
 )
-@pytest.mark.parametrize("compute", [in_memory, None])
+@pytest.mark.parametrize("compute", [compute_in_memory, None])
 def test_interrupted_anywhere_it_ends_in_the_same_bytes(
     model: tuple[Source, Mixture],
     tmp_path: Path,
@@ -126,14 +130,14 @@ def test_interrupted_anywhere_it_ends_in_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, statistics = model
-    own = compute() if compute else on_disk(source)
+    own = compute() if compute else compute_on_disk(source)
     plan = micro_plan(source, "sequential", distillation=1.0)
-    expected = contents(made(tmp_path / "expected", source, plan, statistics, own))
+    expected = file_contents(made(tmp_path / "expected", source, plan, statistics, own))
     with monkeypatch.context() as patch:
         die_at(patch, where, name, call)
         with pytest.raises(Killed):
             made(tmp_path / "found", source, plan, statistics, own)
-    assert contents(made(tmp_path / "found", source, plan, statistics, own)) == expected
+    assert file_contents(made(tmp_path / "found", source, plan, statistics, own)) == expected
 
 
 def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
@@ -175,5 +179,5 @@ def test_progress_is_reported_as_often_as_it_was_said(
     source, statistics = model
     plan, calls = micro_plan(source, "sequential", distillation=passes), []
     (tmp_path / "out").mkdir()
-    write_variant(source, plan, statistics, tmp_path / "out", calls.append, compute=in_memory())
+    write_variant(source, plan, statistics, tmp_path / "out", calls.append, compute=compute_in_memory())
     assert len(calls) == variant_units(3, passes, plan.requested_ratio)

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from micro import FAMILIES, micro_config
+from support.variations import FAMILIES, micro_config
 
 from seap_export.errors import InputError
 from seap_export.families import family_of_model_type, model_spec

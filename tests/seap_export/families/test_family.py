@@ -9,8 +9,8 @@ from collections.abc import Callable
 from importlib import resources
 
 import pytest
-from calibrated import skip_unless_loaded
-from micro import FAMILIES, micro_config
+from support.models import skip_unless_loaded
+from support.variations import FAMILIES, micro_config
 
 from seap_export.errors import InputError
 from seap_export.families import (

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import skip_unless_loaded
-from micro import FAMILIES, VARIATIONS, micro_config
+from support.models import skip_unless_loaded
+from support.variations import FAMILIES, VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families

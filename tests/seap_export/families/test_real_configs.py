@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calibrated import why_not_loaded
-from real_configs import COPIED, REMEMBERED
+from support.families import COPIED, REMEMBERED
+from support.models import why_not_loaded
 from transformers import AutoConfig
 
 from seap_export.families import ModelSpec, model_spec

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from micro import VARIATIONS, micro_config
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import InputError
 from seap_export.families import QueryScaling, RopeSpec, model_spec

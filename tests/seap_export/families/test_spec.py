@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from micro import micro_config
+from support.variations import micro_config
 
 from seap_export.errors import InputError
 from seap_export.families import LayerSpec, model_spec

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from micro import VARIATIONS, micro_config
+from support.variations import VARIATIONS, micro_config
 from transformers import AutoConfig
 
 from seap_export.errors import InputError

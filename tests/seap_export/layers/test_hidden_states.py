@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import load, micro_source, random_texts
-from micro import VARIATIONS, write_micro_model
+from support.corpora import random_token_ids
+from support.models import micro_source, transformers_model, write_micro_model
+from support.variations import VARIATIONS
 
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.halves import HALVES
@@ -77,7 +78,7 @@ def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPU
 
 @torch.no_grad()
 def assert_equals_transformers(folder: Path, source: Source, texts: Texts) -> None:
-    model = load(folder)
+    model = transformers_model(folder)
     streams: list[torch.Tensor] = []
     hook = model.model.norm.register_forward_pre_hook(lambda _, args: streams.append(args[0][0]))
     found = walked(source, texts)
@@ -94,20 +95,20 @@ def assert_equals_transformers(folder: Path, source: Source, texts: Texts) -> No
 def test_every_variation_is_what_transformers_computes(tmp_path: Path, variation: str) -> None:
     """In texts of 1 to 40 tokens, one batch of them."""
     source = micro_source(tmp_path / "model", variation)
-    assert_equals_transformers(tmp_path / "model", source, random_texts(10, longest=40))
+    assert_equals_transformers(tmp_path / "model", source, random_token_ids(10, longest=40))
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_each_feature_alone_is_what_transformers_computes(tmp_path: Path, feature: str) -> None:
     source = open_source(str(write_micro_model(tmp_path / "model", **FEATURES[feature])))
-    assert_equals_transformers(tmp_path / "model", source, random_texts(4, longest=40))
+    assert_equals_transformers(tmp_path / "model", source, random_token_ids(4, longest=40))
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_batches_padding_and_order_change_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    texts = random_texts(12, longest=40)
-    shuffled = random_texts(12, longest=40)
+    texts = random_token_ids(12, longest=40)
+    shuffled = random_token_ids(12, longest=40)
     random.Random(3).shuffle(shuffled)
     alone = walked(source, texts, 1)
     for size, order in ((60, texts), (4096, shuffled)):
@@ -133,7 +134,7 @@ def test_longrope_switches_its_tables_where_transformers_does(tmp_path: Path, le
 def test_a_visitor_sees_each_batch_as_it_is_after_the_half(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", "gemma2-all")
     spec = source.spec
-    hidden = HiddenStates.embedded(spec, source.read_outer("embed_tokens"), length_buckets(random_texts(8), 60))
+    hidden = HiddenStates.embedded(spec, source.read_outer("embed_tokens"), length_buckets(random_token_ids(8), 60))
     layer, before, seen = DecoderLayer(spec, 0, source.read_layer(0)), list(hidden.streams), list[HalfPass]()
     hidden.advance(layer, "o_proj", seen.append)
     assert [passed.place for passed in seen] == list(range(len(hidden.batches)))

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import micro_plan, micro_source, random_texts
-from micro import VARIATIONS
+from support.corpora import random_token_ids
+from support.models import micro_source
+from support.plans import micro_plan
+from support.variations import VARIATIONS
 
 from seap_export.families import names
 from seap_export.layers.batches import length_buckets
@@ -22,7 +24,7 @@ def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variatio
     source = micro_source(tmp_path / "model", variation)
     plan = micro_plan(source, "none")
     spec = plan.shrunk_spec(source.spec)
-    (batch,) = length_buckets(random_texts(3), 4096)
+    (batch,) = length_buckets(random_token_ids(3), 4096)
     stream = torch.randn(int(batch.real.sum()), 96, generator=torch.Generator().manual_seed(0))
     for index in range(3):
         layer = DecoderLayer(

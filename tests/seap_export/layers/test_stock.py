@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from micro import RICHEST, VARIATIONS, write_micro_model
+from support.models import write_micro_model
+from support.variations import RICHEST, VARIATIONS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 

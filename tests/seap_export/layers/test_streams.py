@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 import torch
-from micro import micro_config
-from pretend_cuda import CUDA, pretend_cuda
+from support.cuda import CUDA, pretend_cuda
+from support.variations import micro_config
 
 from seap_export.families import model_spec
 from seap_export.layers.batches import Batch, length_buckets

@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 import transformers
-from calibrated import why_not_loaded
-from micro import FAMILIES
+from support.models import why_not_loaded
+from support.variations import FAMILIES
 
 from seap_export.families import family_of_model_type
 from seap_export.modeling import configuration_seap, modeling_seap

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import write_micro_model
+from support.models import write_micro_model
 
 ROOT = Path(__file__).parents[3]
 PER_LAYER = {"1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 11}}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from micro import write_corpus, write_micro_model
+from support.corpora import write_corpus
+from support.models import write_micro_model
 
 from seap_export.cli import main
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from micro import micro_config
+from support.variations import micro_config
 
 from converters.mlx.format import MlxFormat
 from converters.onnx.format import OnnxFormat

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import write_micro_model
+from support.models import write_micro_model
 
 from seap_export.corpus import Task
 from seap_export.errors import InputError, UsageError

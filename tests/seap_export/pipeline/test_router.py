@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from micro import write_micro_model
-from routed import task_texts
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from support.corpora import task_texts
+from support.models import write_micro_model
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, Split

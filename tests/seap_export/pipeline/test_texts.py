@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from micro import FAMILIES, write_micro_model
+from support.models import write_micro_model
+from support.variations import FAMILIES
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, parse_tasks

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from micro import write_corpus, write_micro_model
+from support.corpora import write_corpus
+from support.models import write_micro_model
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from micro import write_micro_model
-from micro_vocabulary import write_byte_level
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Task, parse_tasks

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scored import random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
+from support.plans import random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
 
 from seap_export.families import ModelSpec
 from seap_export.plan.adaptive import spend

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scored import random_scores, scores_of, small_spec
+from support.plans import random_scores, scores_of, small_spec
 
 from seap_export.families import ModelSpec
 from seap_export.plan.choice import LayerChoices, one_layer_nearer

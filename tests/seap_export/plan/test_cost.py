@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from scored import small_spec, smollm2_spec
+from support.plans import small_spec, smollm2_spec
 
 from seap_export.plan.cost import BUDGETS, CostModel, layer_shape
 

@@ -8,8 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from refits import covariance_of, random_projection, refitted_loss
-from scored import small_spec
+from support.plans import covariance_of, random_projection, refitted_loss, small_spec
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from fake_tensors import fake_tensors
-from scored import small_spec
+from support.cuda import fake_tensors
+from support.plans import small_spec
 
 from seap_export.plan import refit, symmetric
 from seap_export.plan.cost import layer_shape

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from scored import scored_options, scores_of, small_spec
+from support.plans import scored_options, scores_of, small_spec
 
 from seap_export.activations.mixture import Mixture
 from seap_export.families import ModelSpec

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import micro_source, single
-from micro import write_micro_model
 from safetensors.torch import load_file
+from support.calibration import single_mixture
+from support.models import micro_source, write_micro_model
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
@@ -77,7 +77,7 @@ def test_every_layer_is_scored_by_its_own_weights_and_statistics(
 ) -> None:
     calibration = random_calibration(source)
     done: list[int] = []
-    ranking = ranking_of(source, single(calibration), score, on_layer=done.append)
+    ranking = ranking_of(source, single_mixture(calibration), score, on_layer=done.append)
     assert done == [0, 1, 2]
     assert ranking.scores is not None
     assert torch.equal(ranking.sensitivity, calibration.sensitivity())
@@ -96,7 +96,7 @@ def test_rows_count_by_the_gain_of_the_norm_behind_them(
 ) -> None:
     """As if the norm's gain were part of the projection, which is the same function."""
     source = micro_source(tmp_path / variation, variation)
-    statistics = single(random_calibration(source))
+    statistics = single_mixture(random_calibration(source))
     ranking = ranking_of(source, statistics, score)
     for index, options in enumerate(ranking.options):
         layer = source.read_layer(index)
@@ -117,7 +117,7 @@ def test_rows_count_by_the_gain_of_the_norm_behind_them(
 def test_heads_are_squared_where_asked(source: Source, random_calibration: Calibrate) -> None:
     calibration = random_calibration(source)
     plain, squared = (
-        ranking_of(source, single(calibration), "wifv", square_heads=square).scores for square in (False, True)
+        ranking_of(source, single_mixture(calibration), "wifv", square_heads=square).scores for square in (False, True)
     )
     assert plain is not None
     assert squared is not None
@@ -151,7 +151,7 @@ def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_re
 
 
 def by_task(source: Source, mixture: Mixture, score: ChannelScore) -> dict[str, tuple[LayerScores, ...]]:
-    found = {task: ranking_of(source, single(own), score).scores for task, own in mixture.calibrations.items()}
+    found = {task: ranking_of(source, single_mixture(own), score).scores for task, own in mixture.calibrations.items()}
     return {task: scores for task, scores in found.items() if scores is not None}
 
 
@@ -197,7 +197,7 @@ def test_only_scaled_scores_do_not_depend_on_how_large_a_task_s_activations_are(
         ranking = ranking_of(source, mixture, "wifv", mix=mix)
         plan = planned(source, mixture, ranking, sparsity=Sparsity("uniform"))
         kept.append(plan.layers)
-    alone = single(calibrations["two"])
+    alone = single_mixture(calibrations["two"])
     of_two = planned(source, alone, ranking_of(source, alone, "wifv"), sparsity=Sparsity("uniform")).layers
     assert (kept[0] == kept[1]) is (mix == "scaled")
     assert (kept[1] == of_two) is (mix == "plain")  # the task with large activations decides alone
@@ -221,7 +221,7 @@ def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_cal
         "two": random_calibration(source, "two", 1, scale=0.0),
     }
     mixture = Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
-    mixed, alone = ranking_of(source, mixture, "wifv"), ranking_of(source, single(calibrations["one"]), "wifv")
+    mixed, alone = ranking_of(source, mixture, "wifv"), ranking_of(source, single_mixture(calibrations["one"]), "wifv")
     for own, other in zip(mixed.options, alone.options, strict=True):
         assert (own.neuron_order == other.neuron_order).all()
 
@@ -232,7 +232,7 @@ def test_statistics_of_another_model_are_refused(
 ) -> None:
     other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
     with pytest.raises(InputError, match="'boolq' was made with another model"):
-        ranking_of(source, single(random_calibration(other)), score)
+        ranking_of(source, single_mixture(random_calibration(other)), score)
 
 
 @pytest.mark.parametrize("score", ["wifn", "elimination"])
@@ -262,7 +262,7 @@ def test_a_plan_says_what_it_was_made_from_and_how(source: Source, random_calibr
 
 
 def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calibration: Calibrate) -> None:
-    statistics = single(random_calibration(source))
+    statistics = single_mixture(random_calibration(source))
     ranking = ranking_of(source, statistics, "elimination")
     plan = planned(source, statistics, ranking)
     other = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1e6, 1e6]], dtype=torch.float64)
@@ -280,7 +280,7 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
 
 
 def test_global_sparsity_ranks_the_scores(source: Source, random_calibration: Calibrate) -> None:
-    statistics = single(random_calibration(source))
+    statistics = single_mixture(random_calibration(source))
     ranking = ranking_of(source, statistics, "wifv", square_heads=True)
     plan = planned(source, statistics, ranking, sparsity=Sparsity("global"))
     assert ranking.scores is not None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scored import random_scores, scores_of, small_spec
+from support.plans import random_scores, scores_of, small_spec
 
 from seap_export.plan.options import AttentionOption, LayerOptions, options_from_scores
 from seap_export.plan.plan import LayerPlan

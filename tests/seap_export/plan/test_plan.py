@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import micro_config
+from support.variations import micro_config
 
 from seap_export.errors import ArtifactError
 from seap_export.families import LayerSpec, ModelSpec, model_spec

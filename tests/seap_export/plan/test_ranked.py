@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import micro_source
+from support.models import micro_source
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration

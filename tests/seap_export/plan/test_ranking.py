@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from scored import random_scores, scored_options, scores_of, small_spec, smollm2_spec
+from support.plans import random_scores, scored_options, scores_of, small_spec, smollm2_spec
 
 from seap_export.families import ModelSpec
 from seap_export.plan.choice import Kept, LayerChoices

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from micro import VARIATIONS, micro_config
-from scored import random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
+from support.plans import random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec, model_spec

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from micro import micro_config
+from support.variations import micro_config
 
 from seap_export.families import model_spec
 from seap_export.plan.plan import LayerPlan, Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from refits import random_projection
+from support.plans import random_projection
 
 from converters.onnx.quantize import dequantize, quantize
 from seap_export.rounding import columns

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import micro_source
-from on_grid import put_on_grid
 from safetensors.torch import load_file, save_file
+from support.models import micro_source, put_on_grid
 
 from seap_export.errors import ArtifactError
 from seap_export.rounding.grid import BlockQuantization

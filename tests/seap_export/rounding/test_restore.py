@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from calibrated import micro_source
-from on_grid import rounded_copy
 from safetensors.torch import load_file, save_file
+from support.models import micro_source, rounded_copy
 
 from seap_export.errors import InputError
 from seap_export.rounding.grid import BlockQuantization

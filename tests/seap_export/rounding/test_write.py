@@ -10,10 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import calibrate, load, micro_plan, micro_source, random_texts
-from pretend_cuda import pretend_cuda
 from safetensors.torch import save_file
-from swept import BATCH_TOKENS, TEXTS, Killed, contents, die_at, in_memory, on_disk
+from support.calibration import (
+    BATCH_TOKENS,
+    TOKEN_IDS,
+    Killed,
+    compute_in_memory,
+    compute_on_disk,
+    die_at,
+    file_contents,
+    mixture_of,
+)
+from support.corpora import random_token_ids
+from support.cuda import pretend_cuda
+from support.models import micro_source, transformers_model
+from support.plans import micro_plan
 
 from converters.onnx.quantize import dequantize, quantize
 from seap_export.activations.mixture import Mixture
@@ -40,9 +51,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
         if variation not in known:
             work = tmp_path_factory.mktemp(variation)
             source = micro_source(work / "model", variation)
-            statistics = calibrate(source, work / "statistics", {"boolq": TEXTS})
+            statistics = mixture_of(source, work / "statistics", {"boolq": TOKEN_IDS})
             (work / "hf").mkdir()
-            write_shrunk_model(source, micro_plan(source, "sequential"), statistics, work / "hf", compute=in_memory())
+            write_shrunk_model(
+                source, micro_plan(source, "sequential"), statistics, work / "hf", compute=compute_in_memory()
+            )
             known[variation] = work / "hf", statistics
         return known[variation]
 
@@ -51,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
 
 def rounded(made: Made, folder: Path, how: BlockQuantization = HOW, compute: Compute | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    write_rounded_model(made[0], made[1], how, folder, compute=compute or in_memory())
+    write_rounded_model(made[0], made[1], how, folder, compute=compute or compute_in_memory())
     return folder
 
 
@@ -70,7 +83,7 @@ def nearest(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
 @torch.no_grad()
 def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[int]]) -> float:
     """Mean KL from the model in floats, in transformers' own class."""
-    exact, other = load(made[0]), load(made[0])
+    exact, other = transformers_model(made[0]), transformers_model(made[0])
     other.load_state_dict(weights, strict=False)
     total = 0.0
     for ids in texts:
@@ -117,27 +130,28 @@ def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
     plain |= untaken
     if not how.embeddings:
         plain |= {name: own for name, own in tensors(own[0]).items() if "embed" in name or "lm_head" in name}
-    texts = [list(text) for text in TEXTS]
+    texts = [list(text) for text in TOKEN_IDS]
     assert divergence(own, found, texts) < 0.8 * divergence(own, plain, texts)
 
 
 def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(made: Callable[[str], Made], tmp_path: Path) -> None:
     for variation in ("llama-biases", "gemma2-all", "granite-all"):
         own = made(variation)
-        expected = contents(rounded(own, tmp_path / variation))
+        expected = file_contents(rounded(own, tmp_path / variation))
         assert (
-            contents(rounded(own, tmp_path / f"{variation}-disk", compute=on_disk(folder_source(own[0])))) == expected
+            file_contents(rounded(own, tmp_path / f"{variation}-disk", compute=compute_on_disk(folder_source(own[0]))))
+            == expected
         )
         with pretend_cuda() as device:
             there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
-            assert contents(rounded(own, tmp_path / f"{variation}-there", compute=there)) == expected
+            assert file_contents(rounded(own, tmp_path / f"{variation}-there", compute=there)) == expected
 
 
 def test_it_goes_on_where_it_was_interrupted(
     made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = made("llama-biases")
-    expected = contents(rounded(own, tmp_path / "whole"))
+    expected = file_contents(rounded(own, tmp_path / "whole"))
     for call in itertools.count(step=7):
         folder, layers = tmp_path / str(call), list[int]()
         with monkeypatch.context() as patch:
@@ -147,16 +161,16 @@ def test_it_goes_on_where_it_was_interrupted(
                 break
             except Killed:
                 pass
-        write_rounded_model(own[0], own[1], HOW, folder, layers.append, compute=in_memory())
+        write_rounded_model(own[0], own[1], HOW, folder, layers.append, compute=compute_in_memory())
         assert layers == [0, 1, 2]
-        assert contents(folder) == expected
+        assert file_contents(folder) == expected
     assert call > 20
 
 
 def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
     folder, _ = made("llama-gqa")
     larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=200)
-    statistics = calibrate(larger, tmp_path / "statistics", {"boolq": random_texts(9, vocabulary=200)})
+    statistics = mixture_of(larger, tmp_path / "statistics", {"boolq": random_token_ids(9, vocabulary=200)})
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="vocabulary of 96; give the calibration"):
         write_rounded_model(folder, statistics, HOW, tmp_path / "out")
@@ -164,10 +178,10 @@ def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Ma
 
 def test_a_cut_vocabulary_is_rounded_with_its_own_ids(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", "llama-gqa")
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TOKEN_IDS})
     whole, renumbered = tmp_path / "whole", tmp_path / "renumbered"
     whole.mkdir()
-    write_shrunk_model(source, micro_plan(source, "sequential"), statistics, whole, compute=in_memory())
+    write_shrunk_model(source, micro_plan(source, "sequential"), statistics, whole, compute=compute_in_memory())
     shutil.copytree(whole, renumbered)
     kept = Vocabulary(tuple(range(1, 96)), 96)  # without the token 0, which some texts have
     found = tensors(whole)
@@ -180,7 +194,7 @@ def test_a_cut_vocabulary_is_rounded_with_its_own_ids(tmp_path: Path) -> None:
     outs = [tmp_path / "by-vocabulary", tmp_path / "by-hand"]
     for out in outs:
         out.mkdir()
-    write_rounded_model(renumbered, statistics, HOW, outs[0], compute=in_memory(), vocabulary=kept)
+    write_rounded_model(renumbered, statistics, HOW, outs[0], compute=compute_in_memory(), vocabulary=kept)
     statistics.token_ids = lambda: [text for text in own if text[0]]  # type: ignore[method-assign]
-    write_rounded_model(renumbered, statistics, HOW, outs[1], compute=in_memory())
-    assert contents(outs[0]) == contents(outs[1])
+    write_rounded_model(renumbered, statistics, HOW, outs[1], compute=compute_in_memory())
+    assert file_contents(outs[0]) == file_contents(outs[1])

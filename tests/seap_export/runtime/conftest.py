@@ -9,9 +9,10 @@ from typing import Any
 
 import onnx
 import pytest
-from micro import VARIATIONS, write_micro_model
 from onnx import helper
-from routed import export_with_router
+from support.exports import export_with_router
+from support.models import write_micro_model
+from support.variations import VARIATIONS
 
 from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm

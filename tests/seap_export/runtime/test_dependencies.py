@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from routed import task_texts
+from support.corpora import task_texts
 
 from seap_export.runtime import RoutedModel
 from seap_export.runtime.golden import write_golden

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from wordy import name_all_tokens
+from support.tokenizers import name_all_tokens
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime import Generator, Sampling

@@ -7,7 +7,7 @@ import weakref
 from pathlib import Path
 
 import pytest
-from routed import task_texts
+from support.corpora import task_texts
 
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.runtime import Generator, RoutedModel, routed_model

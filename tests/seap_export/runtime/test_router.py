@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from routed import task_texts
+from support.corpora import task_texts
 
 from seap_export.errors import ArtifactError
 from seap_export.runtime import Router

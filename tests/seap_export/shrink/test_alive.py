@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import calibrate, layer_plan, micro_source, plan_of, random_texts
-from swept import in_memory, on_disk
+from support.calibration import compute_in_memory, compute_on_disk, mixture_of
+from support.corpora import random_token_ids
+from support.models import micro_source
+from support.plans import layer_plan, plan_of
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,7 +28,7 @@ from seap_export.sources.source import Source
 #: Neurons of a layer; a matrix of all of them in float64 is by far the largest of what micro models need.
 NEURONS = 800
 MATRIX = 8 * NEURONS**2
-TEXTS = random_texts(100)
+TEXTS = random_token_ids(100)
 
 
 class Peak(TorchDispatchMode):
@@ -72,7 +74,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Source]:
 
 
 def test_calibration_has_one_covariance_at_a_time(sources: dict[int, Source], tmp_path: Path) -> None:
-    compute = on_disk(sources[2])
+    compute = compute_on_disk(sources[2])
     peak = peak_of(lambda: collect_statistics(sources[2], TEXTS, tmp_path, compute, check=False))
     assert MATRIX < peak < 1.9 * MATRIX
 
@@ -82,12 +84,12 @@ def test_more_layers_take_no_more(sources: dict[int, Source], tmp_path: Path) ->
     for layers, source in sources.items():
         (tmp_path / str(layers)).mkdir()
         texts, folder = TEXTS[:20], tmp_path / str(layers)
-        peaks.append(peak_of(partial(collect_statistics, source, texts, folder, in_memory(), check=False)))
+        peaks.append(peak_of(partial(collect_statistics, source, texts, folder, compute_in_memory(), check=False)))
     assert peaks[1] < 1.02 * peaks[0]
 
 
 def _refit(source: Source, work: Path, compute: Compute) -> int:
-    statistics = calibrate(source, work / "statistics", {"boolq": TEXTS})
+    statistics = mixture_of(source, work / "statistics", {"boolq": TEXTS})
     cut = [layer_plan(own, None, 0, range(1, NEURONS)) for own in source.spec.layers]
     plan = plan_of(source, cut, "sequential")
     (work / "out").mkdir()
@@ -103,7 +105,7 @@ def test_the_refit_has_one_matrix_and_its_solver_s_copy_and_no_list_of_inputs(
     (tmp_path / "memory").mkdir()
     disk, memory = (
         _refit(sources[2], tmp_path / name, compute)
-        for name, compute in (("disk", on_disk(sources[2])), ("memory", in_memory()))
+        for name, compute in (("disk", compute_on_disk(sources[2])), ("memory", compute_in_memory()))
     )
     assert disk < 2.25 * MATRIX
     assert memory > disk + inputs / 2  # where there is room, they are kept

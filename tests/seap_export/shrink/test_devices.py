@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import micro_plan, micro_source, opened, single
-from pretend_cuda import pretend_cuda
-from swept import BATCH_TOKENS, TEXTS, contents, in_memory
+from support.calibration import (
+    BATCH_TOKENS,
+    TOKEN_IDS,
+    calibration_in,
+    compute_in_memory,
+    file_contents,
+    single_mixture,
+)
+from support.cuda import pretend_cuda
+from support.models import micro_source
+from support.plans import micro_plan
 
 from seap_export.activations.calibrate import collect_statistics
 from seap_export.layers import attention
@@ -27,32 +35,32 @@ def there(device: torch.device, room: int = 2**62) -> Compute:
 
 def calibrated(source: Source, folder: Path, compute: Compute) -> Path:
     folder.mkdir()
-    collect_statistics(source, TEXTS, folder, compute, check=False)
+    collect_statistics(source, TOKEN_IDS, folder, compute, check=False)
     return folder
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_calibration_and_shrinking_give_the_same_bytes_there(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    here = calibrated(source, tmp_path / "here", in_memory())
+    here = calibrated(source, tmp_path / "here", compute_in_memory())
     with pretend_cuda() as device:
         for room in (2**62, 1):  # hidden states on the GPU, and in the host's memory
-            assert contents(calibrated(source, tmp_path / str(room), there(device, room))) == contents(here)
-    statistics = single(opened(here, source, "boolq", TEXTS))
+            assert file_contents(calibrated(source, tmp_path / str(room), there(device, room))) == file_contents(here)
+    statistics = single_mixture(calibration_in(here, source, "boolq", TOKEN_IDS))
     for compensation in COMPENSATIONS:
         plan, folders = micro_plan(source, compensation), [tmp_path / f"{compensation}-{side}" for side in (0, 1)]
         for folder in folders:
             folder.mkdir()
-        write_shrunk_model(source, plan, statistics, folders[0], compute=in_memory())
+        write_shrunk_model(source, plan, statistics, folders[0], compute=compute_in_memory())
         with pretend_cuda() as device:
             write_shrunk_model(source, plan, statistics, folders[1], compute=there(device))
-        assert contents(folders[0]) == contents(folders[1])
+        assert file_contents(folders[0]) == file_contents(folders[1])
 
 
 def test_the_comparison_with_transformers_runs_besides(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model")
     with pretend_cuda() as device:
-        collect_statistics(source, TEXTS, tmp_path, there(device), check=True)
+        collect_statistics(source, TOKEN_IDS, tmp_path, there(device), check=True)
 
 
 def test_a_table_that_stays_on_the_cpu_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from micro import micro_config
+from support.variations import micro_config
 
 from seap_export.families import LayerSpec, ModelSpec, model_spec
 from seap_export.plan.plan import LayerPlan

@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calibrated import calibrate, micro_plan, micro_source
-from swept import TEXTS, Killed, contents, die_at, in_memory, on_disk
+from support.calibration import (
+    TOKEN_IDS,
+    Killed,
+    compute_in_memory,
+    compute_on_disk,
+    die_at,
+    file_contents,
+    mixture_of,
+)
+from support.models import micro_source
+from support.plans import micro_plan
 
 from seap_export.activations.mixture import Mixture
 from seap_export.layers import streams
@@ -37,10 +46,10 @@ class Case:
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     work = tmp_path_factory.mktemp("case")
     source = micro_source(work / "model", "llama-gqa", "bfloat16")
-    made = Case(source, calibrate(source, work / "statistics", {"boolq": TEXTS}), {})
+    made = Case(source, mixture_of(source, work / "statistics", {"boolq": TOKEN_IDS}), {})
     for compensation in COMPENSATIONS:
-        run(made, work / compensation, compensation, in_memory())
-    made.expected = {name: contents(work / name) for name in COMPENSATIONS}
+        run(made, work / compensation, compensation, compute_in_memory())
+    made.expected = {name: file_contents(work / name) for name in COMPENSATIONS}
     return made
 
 
@@ -68,14 +77,14 @@ def test_killed_before_any_tensor_is_written(
         with monkeypatch.context() as patch:
             die_at(patch, SafetensorsWriter, "write", call)
             try:
-                run(case, folder, compensation, in_memory())
+                run(case, folder, compensation, compute_in_memory())
                 break
             except Killed:
                 pass
         reported: list[int] = []
-        run(case, folder, compensation, in_memory(), on_layer=reported.append)
+        run(case, folder, compensation, compute_in_memory(), on_layer=reported.append)
         assert reported == [0, 1, 2]
-        assert contents(folder) == case.expected[compensation]
+        assert file_contents(folder) == case.expected[compensation]
         assert len(layers) <= 4
     assert call > 20
 
@@ -96,7 +105,7 @@ def test_killed_before_any_tensor_is_written(
 def test_killed_while_the_streams_are_saved(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, calls: int, where: str
 ) -> None:
-    compute = in_memory() if where == "memory" else on_disk(case.source)
+    compute = compute_in_memory() if where == "memory" else compute_on_disk(case.source)
     if place in (streams._KeptInMemory, streams._KeptInFile) and (place is streams._KeptInFile) is (where == "memory"):
         pytest.skip("not used there")
     layers: list[int] = []
@@ -110,13 +119,13 @@ def test_killed_while_the_streams_are_saved(
             with pytest.raises(Killed):
                 run(case, folder, "sequential", compute)
         run(case, folder, "sequential", compute)
-        assert contents(folder) == case.expected["sequential"]
+        assert file_contents(folder) == case.expected["sequential"]
         assert len(layers) <= 4
 
 
 def test_streams_on_disk_and_inputs_computed_twice_give_the_same_bytes(case: Case, tmp_path: Path) -> None:
-    run(case, tmp_path, "sequential", on_disk(case.source))
-    assert contents(tmp_path) == case.expected["sequential"]
+    run(case, tmp_path, "sequential", compute_on_disk(case.source))
+    assert file_contents(tmp_path) == case.expected["sequential"]
 
 
 def test_a_process_that_is_killed(case: Case, tmp_path: Path) -> None:
@@ -137,5 +146,5 @@ write_shrunk_model(source, plan, statistics, Path(sys.argv[3]), kill, compute=in
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "unfinished").is_dir()
-    run(case, tmp_path, "sequential", in_memory())
-    assert contents(tmp_path) == case.expected["sequential"]
+    run(case, tmp_path, "sequential", compute_in_memory())
+    assert file_contents(tmp_path) == case.expected["sequential"]

@@ -10,27 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import (
-    calibrate,
-    layer_plan,
-    load,
-    micro_plan,
-    micro_source,
-    plan_of,
-    projections,
-    random_texts,
-    uniform_plan,
-    whole_layer,
-)
-from micro import VARIATIONS
-from plain_loop import HALVES, WITHOUT_BIAS, plain_loop
 from safetensors.torch import load_file, save_file
+from support.calibration import mixture_of
+from support.corpora import random_token_ids
+from support.models import micro_source, projection_paths, transformers_model
+from support.plain_loop import WITHOUT_BIAS, plain_loop
+from support.plans import layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
+from support.variations import VARIATIONS
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
 from seap_export.families import names
 from seap_export.layers.compute import Compute
+from seap_export.layers.halves import HALVES
 from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.sequential import SequentialLayers
@@ -38,7 +31,7 @@ from seap_export.shrink.side_by_side import SideBySide
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source, open_source
 
-TEXTS = random_texts(8, longest=40)
+TEXTS = random_token_ids(8, longest=40)
 #: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.
 FITTED = ("llama-mha", "llama-biases", "mistral-window", "qwen2-window", "qwen3", "qwen3-biases")
 
@@ -54,7 +47,7 @@ def fitted_layers(
 def written(folder: Path, source: Source, plan: Plan, statistics: Mixture) -> PreTrainedModel:
     folder.mkdir()
     write_shrunk_model(source, plan, statistics, folder)
-    return load(folder)
+    return transformers_model(folder)
 
 
 @torch.no_grad()
@@ -83,12 +76,12 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float)
 )
 def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: float) -> None:
     source = micro_source(tmp_path / "model", variation)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan = micro_plan(source, "sequential", ridge=ridge)
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
         for half in HALVES:
-            linear = expected.model.layers[index].get_submodule(projections(expected)[half])
+            linear = expected.model.layers[index].get_submodule(projection_paths(expected)[half])
             kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
             name = names.tensor(half, index)
             assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
@@ -96,7 +89,7 @@ def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: fl
                 assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)
     assert_close(logits(shrunk), logits(expected), 1e-4)
-    assert_close(logits(shrunk, random_texts(4, 9)), logits(expected, random_texts(4, 9)), 1e-4)
+    assert_close(logits(shrunk, random_token_ids(4, 9)), logits(expected, random_token_ids(4, 9)), 1e-4)
 
 
 @pytest.mark.parametrize("variation", ["llama-mqa", "llama-biases", "mistral-window", "qwen2-window", "qwen3"])
@@ -104,13 +97,13 @@ def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: fl
 def test_in_the_uniform_layout_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: float) -> None:
     """Without an intercept where the family's class has no bias."""
     source = micro_source(tmp_path / "model", variation)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan = uniform_plan(source, "sequential", ridge=ridge)
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     without = WITHOUT_BIAS[source.spec.family.model_type]
     for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
         for half in HALVES:
-            linear = expected.model.layers[index].get_submodule(projections(expected)[half])
+            linear = expected.model.layers[index].get_submodule(projection_paths(expected)[half])
             kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
             name = names.tensor(half, index)
             assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
@@ -118,15 +111,15 @@ def test_in_the_uniform_layout_it_is_what_a_plain_loop_gives(tmp_path: Path, var
             if linear.bias is not None:
                 assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)
-    assert_close(logits(shrunk, random_texts(4, 9)), logits(expected, random_texts(4, 9)), 1e-4)
+    assert_close(logits(shrunk, random_token_ids(4, 9)), logits(expected, random_token_ids(4, 9)), 1e-4)
 
 
 def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Path) -> None:
     """One text is in both tasks; the tasks are of different sizes."""
     source = micro_source(tmp_path / "model")
-    tasks = {"one": [TEXTS[3], *random_texts(4, 1)], "two": [TEXTS[3], *random_texts(14, 2)]}
+    tasks = {"one": [TEXTS[3], *random_token_ids(4, 1)], "two": [TEXTS[3], *random_token_ids(14, 2)]}
     weights = {"one": 5.0, "two": 0.5}
-    statistics = calibrate(source, tmp_path / "statistics", tasks, **weights)
+    statistics = mixture_of(source, tmp_path / "statistics", tasks, **weights)
     plan = micro_plan(source, "sequential", weights=weights, ridge=0.3)
     expected = plain_loop(tmp_path / "model", source, plan, tasks)
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)
@@ -137,12 +130,12 @@ def test_a_mixture_is_what_a_plain_loop_over_weighted_tokens_gives(tmp_path: Pat
 
 def test_a_task_of_nearly_no_weight_does_not_count(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model")
-    tasks = {"one": random_texts(16, 1), "two": random_texts(16, 2)}
+    tasks = {"one": random_token_ids(16, 1), "two": random_token_ids(16, 2)}
     name = "model.layers.2.mlp.down_proj.weight"
 
     def fitted(ridge: float, **weights: float) -> torch.Tensor:
         own = {task: tasks[task] for task in weights}
-        statistics = calibrate(source, tmp_path / "-".join(map(str, weights.values())), own, **weights)
+        statistics = mixture_of(source, tmp_path / "-".join(map(str, weights.values())), own, **weights)
         plan = micro_plan(source, "sequential", weights=weights, ridge=ridge * 200)
         return fitted_layers(source, plan, statistics)[2][name]
 
@@ -154,7 +147,7 @@ def test_a_task_of_nearly_no_weight_does_not_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})
     plan = plan_of(source, [whole_layer(own) for own in source.spec.layers], "sequential")
     for index, own in enumerate(fitted_layers(source, plan, statistics)):
         dense = source.read_layer(index)
@@ -165,7 +158,7 @@ def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: P
 @pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "qwen2-window"])
 def test_what_comes_before_the_first_cut_is_exactly_the_dense_model_s(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     whole = [whole_layer(own) for own in source.spec.layers]
     plan = plan_of(source, [whole[0], dataclasses.replace(whole[1], neurons=tuple(range(50))), whole[2]], "sequential")
     layers = fitted_layers(source, plan, statistics)
@@ -212,9 +205,9 @@ def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerP
 )
 def test_what_can_be_made_up_for_exactly_is(tmp_path: Path, variation: str) -> None:
     source, layers = redundant_source(tmp_path / "model", variation)
-    texts = random_texts(40)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": texts})
-    expected = logits(load(tmp_path / "model"))
+    texts = random_token_ids(40)
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
+    expected = logits(transformers_model(tmp_path / "model"))
     errors = {}
     for compensation in ("sequential", "one-shot", "bias"):
         plan = plan_of(source, layers, compensation, ridge=1e-4)  # type: ignore[arg-type]
@@ -228,7 +221,7 @@ def test_what_can_be_made_up_for_exactly_is(tmp_path: Path, variation: str) -> N
 @pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "qwen3-biases", "gemma3-all", "phi3-all"])
 def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan = micro_plan(source, "sequential")
     first = fitted_layers(source, plan, statistics, 1)
     for size in (64, 4096):
@@ -243,11 +236,11 @@ def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> 
 def test_the_error_is_less_than_that_of_fitting_each_layer_alone(tmp_path: Path, variation: str) -> None:
     """Behind the last layer, on the calibration texts."""
     source = micro_source(tmp_path / "model", variation)
-    texts = random_texts(40)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": texts})
+    texts = random_token_ids(40)
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
     own = source.spec.layers[0]
     cut = [layer_plan(own, None, 0, range(index, 80, 2)) for index in range(3)]
-    dense = last_stream(load(tmp_path / "model"), texts)
+    dense = last_stream(transformers_model(tmp_path / "model"), texts)
     errors: dict[Compensation, float] = {}
     for compensation in COMPENSATIONS:
         plan = plan_of(source, cut, compensation, ridge=1.0)
@@ -261,7 +254,7 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
     source = micro_source(tmp_path / "model", dtype=dtype)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": TEXTS})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan = micro_plan(source, "sequential")
     layers = fitted_layers(source, plan, statistics)
     fitted = [

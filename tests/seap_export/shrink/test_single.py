@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import calibrate, load, micro_plan, micro_source, projection_inputs, random_texts, single
-from micro import VARIATIONS
+from support.calibration import mixture_of, single_mixture
+from support.corpora import random_token_ids
+from support.models import micro_source, projection_inputs, transformers_model
+from support.plans import micro_plan
+from support.variations import VARIATIONS
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
@@ -33,7 +36,7 @@ def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
     compensation: Compensation,
 ) -> None:
     source = micro_source(tmp_path / "model", variation)
-    statistics, plan = single(random_calibration(source)), micro_plan(source, compensation)
+    statistics, plan = single_mixture(random_calibration(source)), micro_plan(source, compensation)
     for index, own in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
         expected = shrink_layer(dense, source.spec, index, plan.layers[index])
@@ -62,9 +65,9 @@ def test_a_compensated_projection_keeps_its_mean_output(
 ) -> None:
     """Over the calibration texts, as the dense model runs them."""
     source = micro_source(tmp_path / "model", variation)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": random_texts()})
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
     plan = micro_plan(source, compensation)
-    seen = projection_inputs(load(tmp_path / "model"), random_texts())
+    seen = projection_inputs(transformers_model(tmp_path / "model"), random_token_ids())
     for index, own in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
         for half in CUT[index]:
@@ -99,7 +102,7 @@ def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(
     source = micro_source(tmp_path / "model", variation)
     plan = micro_plan(source, "one-shot")
     whole = type(plan)(**{**vars(plan), "layers": (plan.layers[0],) * 3})
-    for index, own in enumerate(single_layers(source, whole, single(random_calibration(source)))):
+    for index, own in enumerate(single_layers(source, whole, single_mixture(random_calibration(source)))):
         dense = source.read_layer(index)
         assert own.keys() == dense.keys()
         assert all(torch.equal(own[name], dense[name]) for name in dense)

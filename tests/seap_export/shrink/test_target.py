@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import calibrate, layer_plan, load, micro_source, plan_of, random_texts
-from micro import VARIATIONS
+from support.calibration import mixture_of
+from support.corpora import random_token_ids
+from support.models import micro_source, transformers_model
+from support.plans import layer_plan, plan_of
+from support.variations import VARIATIONS
 
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.families import names
@@ -68,7 +71,7 @@ class OneHalf:
 
 @torch.no_grad()
 def half_of(source: Source, half: Half, disturbance: float) -> OneHalf:
-    texts = random_texts(40)
+    texts = random_token_ids(40)
     hidden = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), length_buckets(texts, 4096))
     layer, seen = DecoderLayer(source.spec, 0, source.read_layer(0)), list[HalfPass]()
     if half == "down_proj":
@@ -177,17 +180,17 @@ def test_a_whole_model_is_nearer_than_with_dense_products_as_targets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variation: str
 ) -> None:
     """The logits, on the calibration texts."""
-    source, texts = micro_source(tmp_path / "model", variation), random_texts(40)
-    statistics = calibrate(source, tmp_path / "statistics", {"boolq": texts})
+    source, texts = micro_source(tmp_path / "model", variation), random_token_ids(40)
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
     cut = [layer_plan(own, None, 0, range(index, 80, 2)) for index, own in enumerate(source.spec.layers)]
     errors = []
-    dense = load(tmp_path / "model")
+    dense = transformers_model(tmp_path / "model")
     for name in ("stream", "product"):
         if name == "product":
             monkeypatch.setattr(side_by_side, "refit_target", lambda _, half, passed, shrunk: (passed.product, 1.0))
         (tmp_path / name).mkdir()
         write_shrunk_model(source, plan_of(source, cut, "sequential", ridge=1.0), statistics, tmp_path / name)
-        model = load(tmp_path / name)
+        model = transformers_model(tmp_path / name)
         with torch.no_grad():
             pairs = [(model(torch.tensor([ids])).logits, dense(torch.tensor([ids])).logits) for ids in texts]
         errors.append(sum(float((own - theirs).square().sum()) for own, theirs in pairs))

@@ -11,24 +11,21 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from calibrated import (
-    load,
-    micro_source,
-    plan_of,
-    projections,
-    single,
-    uniform_plan,
-    whole_layer,
-    why_not_loaded,
-)
-from micro import RICHEST, VARIATIONS, micro_config, write_micro_model
-from plain_loop import WITHOUT_BIAS
 from safetensors.torch import load_file
-from scored import random_scores, random_sensitivity, scored_options
-from shrunk import Shrunk, logits
+from support.calibration import single_mixture
+from support.models import (
+    masked_logits,
+    micro_source,
+    projection_paths,
+    transformers_model,
+    why_not_loaded,
+    write_micro_model,
+)
+from support.plain_loop import WITHOUT_BIAS
+from support.plans import Shrunk, plan_of, random_scores, random_sensitivity, scored_options, uniform_plan, whole_layer
+from support.variations import RICHEST, VARIATIONS, VARIED, micro_config
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from varied import VARIED
 
 from seap_export.activations.statistics import Calibration
 from seap_export.families import dense_config, model_spec, names
@@ -59,7 +56,7 @@ def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) 
     ) -> Shrunk:
         dense, folder = tmp_path / "dense", tmp_path / "shrunk"
         source = micro_source(dense, variation)
-        statistics = single(random_calibration(source))
+        statistics = single_mixture(random_calibration(source))
         folder.mkdir()
         own = plan(source, compensation)
         write_shrunk_model(source, own, statistics, folder)
@@ -80,9 +77,9 @@ def neurons_only(source: Source, compensation: Compensation) -> Plan:
 
 def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
     """The dense model whose o_proj and down_proj see only what is kept, with the weights and biases stored."""
-    model, stored = load(shrunk.dense), shrunk.stored()
+    model, stored = transformers_model(shrunk.dense), shrunk.stored()
     for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
-        for name, path in projections(model).items():
+        for name, path in projection_paths(model).items():
             linear = layer.get_submodule(path)
             kept = kept_channels(plan, shrunk.source.spec, name)
             linear.weight.data.zero_()
@@ -103,11 +100,11 @@ def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_mode
         pytest.skip(reason)
     _, info = AutoModelForCausalLM.from_pretrained(shrunk.folder, output_loading_info=True, trust_remote_code=False)
     assert not any(info.values())
-    model = load(shrunk.folder)
+    model = transformers_model(shrunk.folder)
     assert type(model) is getattr(transformers, family.architecture)
-    actual, expected = logits(model), logits(masked_dense_model(shrunk))
+    actual, expected = masked_logits(model), masked_logits(masked_dense_model(shrunk))
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
-    assert (actual - logits(load(shrunk.dense))).abs().max() > 0.1  # the plan matters
+    assert (actual - masked_logits(transformers_model(shrunk.dense))).abs().max() > 0.1  # the plan matters
     spec = shrunk.plan.shrunk_spec(shrunk.source.spec)
     assert {name: tuple(tensor.shape) for name, tensor in shrunk.stored().items()} == StoredForm(spec).shapes
     assert model_spec(shrunk.config()) == spec
@@ -243,7 +240,7 @@ def test_a_uniform_variant_can_be_pruned_again(
     plan = whole_plan(source, "none")
     for layout in LAYOUTS:
         (tmp_path / layout).mkdir()
-        statistics = single(random_calibration(source))
+        statistics = single_mixture(random_calibration(source))
         write_shrunk_model(source, replace(plan, layout=layout), statistics, tmp_path / layout)
         config = json.loads((tmp_path / layout / "config.json").read_text("utf-8"))
         dense = {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 48}
@@ -256,5 +253,7 @@ def test_code_that_a_source_names_is_not_named_again(
     dense = write_micro_model(tmp_path / "dense", model_type="llama", auto_map={"AutoConfig": "other.Config"})
     source = open_source(str(dense))
     (tmp_path / "out").mkdir()
-    write_shrunk_model(source, uniform_plan(source, "none"), single(random_calibration(source)), tmp_path / "out")
+    write_shrunk_model(
+        source, uniform_plan(source, "none"), single_mixture(random_calibration(source)), tmp_path / "out"
+    )
     assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))

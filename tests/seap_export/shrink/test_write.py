@@ -18,13 +18,22 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from calibrated import load, micro_plan, micro_source, projections, single, why_not_loaded
-from micro import RICHEST, write_micro_model
 from safetensors.torch import load_file, save_file
-from shrunk import ATTENTION_MASK, INPUT_IDS, Shrunk, logits
+from support.calibration import single_mixture
+from support.models import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    masked_logits,
+    micro_source,
+    projection_paths,
+    transformers_model,
+    why_not_loaded,
+    write_micro_model,
+)
+from support.plans import Shrunk, micro_plan
+from support.variations import RICHEST, VARIED
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from varied import VARIED
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.activations.mixture import Mixture
@@ -47,7 +56,7 @@ def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) 
         plan = micro_plan(source, compensation)
         if whole:
             plan = dataclasses.replace(plan, layers=(plan.layers[0],) * 3)
-        statistics = single(random_calibration(source))
+        statistics = single_mixture(random_calibration(source))
         folder.mkdir()
         write_shrunk_model(source, plan, statistics, folder)
         return Shrunk(dense, source, plan, statistics, folder)
@@ -60,10 +69,10 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
 
     A bias is the mean contribution of what is removed; refitted weights are those stored.
     """
-    model = load(shrunk.dense)
+    model = transformers_model(shrunk.dense)
     stored = load_file(shrunk.folder / "model.safetensors")
     for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
-        for name, path in projections(model).items():
+        for name, path in projection_paths(model).items():
             linear = layer.get_submodule(path)
             kept = kept_channels(plan, shrunk.source.spec, name)
             mask = torch.zeros(linear.in_features)
@@ -91,10 +100,10 @@ def test_the_shrunk_model_equals_the_masked_dense_model(
     shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
 ) -> None:
     shrunk = shrink(variation, compensation)
-    model = load(shrunk.folder)
-    actual = logits(model)
-    assert_close(actual, logits(masked_dense_model(shrunk)))
-    assert (actual - logits(load(shrunk.dense))).abs().max() > 0.1  # the plan matters
+    model = transformers_model(shrunk.folder)
+    actual = masked_logits(model)
+    assert_close(actual, masked_logits(masked_dense_model(shrunk)))
+    assert (actual - masked_logits(transformers_model(shrunk.dense))).abs().max() > 0.1  # the plan matters
     shapes = StoredForm(shrunk.plan.shrunk_spec(shrunk.source.spec)).shapes
     assert {name: tuple(t.shape) for name, t in load_file(shrunk.folder / "model.safetensors").items()} == shapes
     assert sum(p.numel() for p in model.parameters()) == shrunk.plan.shrunk_spec(shrunk.source.spec).num_parameters()
@@ -114,7 +123,7 @@ def test_compensation_matters_to_the_logits(shrink: Callable[..., Shrunk], tmp_p
         (tmp_path / compensation).mkdir()
         plan = dataclasses.replace(shrunk.plan, compensation=compensation)
         write_shrunk_model(shrunk.source, plan, shrunk.statistics, tmp_path / compensation)
-        found.append(logits(load(tmp_path / compensation)))
+        found.append(masked_logits(transformers_model(tmp_path / compensation)))
     for one, other in itertools.combinations(found, 2):
         assert (one - other).abs().max() > 0.1
 
@@ -147,7 +156,7 @@ def test_vllm_is_not_told_of_a_cap_that_the_family_does_not_apply(
 ) -> None:
     source = micro_source(tmp_path / "dense", "gemma3", attn_logit_softcapping=50.0)
     (tmp_path / "hf").mkdir()
-    write_shrunk_model(source, micro_plan(source, "none"), single(random_calibration(source)), tmp_path / "hf")
+    write_shrunk_model(source, micro_plan(source, "none"), single_mixture(random_calibration(source)), tmp_path / "hf")
     assert json.loads((tmp_path / "hf" / "config.json").read_text("utf-8"))["attn_logit_softcapping"] is None
 
 
@@ -175,7 +184,9 @@ def test_a_plan_that_keeps_everything_gives_the_dense_model(
     stored, dense = (load_file(folder / "model.safetensors") for folder in (shrunk.folder, shrunk.dense))
     assert stored.keys() == dense.keys()
     assert all(torch.equal(tensor, dense[name]) for name, tensor in stored.items())
-    assert torch.equal(logits(load(shrunk.folder)), logits(load(shrunk.dense)))
+    assert torch.equal(
+        masked_logits(transformers_model(shrunk.folder)), masked_logits(transformers_model(shrunk.dense))
+    )
 
 
 def test_in_the_sequential_mode_all_that_follow_the_first_cut_have_a_bias(shrink: Callable[..., Shrunk]) -> None:
@@ -189,7 +200,7 @@ def test_in_the_sequential_mode_all_that_follow_the_first_cut_have_a_bias(shrink
 def test_generation_with_a_cache_equals_generation_without(
     shrink: Callable[..., Shrunk], variation: str, cache: str
 ) -> None:
-    model = load(shrink(variation).folder)
+    model = transformers_model(shrink(variation).folder)
     with_cache, without = (
         model.generate(
             INPUT_IDS,
@@ -212,14 +223,14 @@ def test_generation_with_a_cache_equals_generation_without(
 @pytest.mark.parametrize("variation", [*RICHEST, "llama-tied"])
 def test_saving_and_loading_again_is_exact(shrink: Callable[..., Shrunk], tmp_path: Path, variation: str) -> None:
     shrunk = shrink(variation)
-    first = load(shrunk.folder)
+    first = transformers_model(shrunk.folder)
     first.save_pretrained(tmp_path / "again")
-    second = load(tmp_path / "again")
+    second = transformers_model(tmp_path / "again")
     assert type(second) is type(first)
     state = second.state_dict()
     assert state.keys() == first.state_dict().keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in first.state_dict().items())
-    assert torch.equal(logits(second), logits(first))
+    assert torch.equal(masked_logits(second), masked_logits(first))
 
 
 WITHOUT_THE_PACKAGE = """
@@ -250,7 +261,7 @@ def test_the_folder_loads_without_this_package(shrink: Callable[..., Shrunk], tm
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for folder, actual in zip(folders, torch.load(tmp_path / "result"), strict=True):
-        assert_close(actual[ATTENTION_MASK.bool()], logits(load(folder)))
+        assert_close(actual[ATTENTION_MASK.bool()], masked_logits(transformers_model(folder)))
 
 
 @pytest.mark.skipif(not transformers.__version__.startswith("4."), reason="transformers 5 reads head_dim")
@@ -275,7 +286,7 @@ def test_half_precision_weights_keep_their_dtype_and_values(
     name = "model.layers.1.mlp.down_proj.weight"
     fitted = compensation in ("sequential", "one-shot")
     assert torch.equal(stored[name], dense[name][:, neurons]) is not fitted
-    assert load(shrunk.folder, "auto").dtype == getattr(torch, dtype)
+    assert transformers_model(shrunk.folder, "auto").dtype == getattr(torch, dtype)
 
 
 def test_the_dtype_in_the_config_is_that_of_the_weights(
@@ -287,8 +298,10 @@ def test_the_dtype_in_the_config_is_that_of_the_weights(
     (dense / "config.json").write_text(json.dumps(config | {"dtype": "float32"}), "utf-8")
     source = open_source(str(dense))
     (tmp_path / "out").mkdir()
-    write_shrunk_model(source, micro_plan(source, "bias"), single(random_calibration(source)), tmp_path / "out")
-    assert load(tmp_path / "out", "auto").dtype == torch.bfloat16
+    write_shrunk_model(
+        source, micro_plan(source, "bias"), single_mixture(random_calibration(source)), tmp_path / "out"
+    )
+    assert transformers_model(tmp_path / "out", "auto").dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
@@ -296,10 +309,10 @@ def test_the_dtype_in_the_config_is_that_of_the_weights(
 def test_a_copy_computes_the_same_and_has_a_backend_of_its_own(
     shrink: Callable[..., Shrunk], variation: str, copied: Callable[[PreTrainedModel], PreTrainedModel]
 ) -> None:
-    model = load(shrink(variation).folder)
+    model = transformers_model(shrink(variation).folder)
     other = copied(model)
     assert type(other) is type(model)
-    assert torch.equal(logits(other), logits(model))
+    assert torch.equal(masked_logits(other), masked_logits(model))
     other.set_attn_implementation("eager")
     backends = [own.model.layers[1].self_attn.config._attn_implementation for own in (model, other)]
     assert backends == ["sdpa", "eager"]
@@ -309,12 +322,12 @@ def test_a_copy_computes_the_same_and_has_a_backend_of_its_own(
 @torch.no_grad()
 def test_the_attention_backend_can_be_changed_after_loading(shrink: Callable[..., Shrunk], variation: str) -> None:
     """Only the eager backend gives attention weights: one matrix for each head that a layer has left."""
-    model = load(shrink(variation).folder)
-    before = logits(model)
+    model = transformers_model(shrink(variation).folder)
+    before = masked_logits(model)
     model.set_attn_implementation("eager")
     attentions = model(INPUT_IDS, attention_mask=ATTENTION_MASK, output_attentions=True).attentions
     assert [matrix.shape[1] for matrix in attentions] == [6, 2, 3]
-    assert_close(logits(model), before)
+    assert_close(masked_logits(model), before)
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
@@ -386,7 +399,7 @@ def test_what_was_made_from_another_model_is_refused_before_anything_is_written(
     if what == "plan":
         plan = dataclasses.replace(plan, source_sha256=other.digest)
     else:
-        statistics = single(random_calibration(other))
+        statistics = single_mixture(random_calibration(other))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=f"the {what} was not made from .*'dense-llama-gqa'"):
         write_shrunk_model(shrunk.source, plan, statistics, tmp_path / "empty")
@@ -421,7 +434,12 @@ def test_a_mixture_of_tasks_can_be_written(
     (tmp_path / "mix").mkdir()
     plan = dataclasses.replace(shrunk.plan, weights=weights)
     write_shrunk_model(shrunk.source, plan, Mixture("mix", weights, calibrations), tmp_path / "mix")
-    changed = bool((logits(load(tmp_path / "mix")) - logits(load(shrunk.folder))).abs().max() > 0.1)
+    changed = bool(
+        (masked_logits(transformers_model(tmp_path / "mix")) - masked_logits(transformers_model(shrunk.folder)))
+        .abs()
+        .max()
+        > 0.1
+    )
     assert changed is (compensation != "none")
 
 
@@ -435,7 +453,9 @@ def test_weights_that_are_not_finite_are_refused_by_tensor(
     source = open_source(str(dense))
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):
-        write_shrunk_model(source, micro_plan(source, "bias"), single(random_calibration(source)), tmp_path / "out")
+        write_shrunk_model(
+            source, micro_plan(source, "bias"), single_mixture(random_calibration(source)), tmp_path / "out"
+        )
 
 
 def test_a_shrunk_folder_is_not_pruned_again(shrink: Callable[..., Shrunk]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from calibrated import load, why_not_loaded
-from micro import VARIATIONS, micro_config, write_micro_model
+from support.models import transformers_model, why_not_loaded, write_micro_model
+from support.variations import VARIATIONS, micro_config
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -120,11 +120,11 @@ def test_the_installed_transformers_computes_the_same_from_it(tmp_path: Path, va
     """40 tokens are more than the windows and the lengths that rotations were scaled from."""
     folder = write_micro_model(tmp_path / "model", **VARIATIONS[variation])
     ids = torch.arange(3, 43).unsqueeze(0)
-    expected = load(folder)(ids).logits
+    expected = transformers_model(folder)(ids).logits
     config = read_json(folder / "config.json")
     family = model_spec(config).family
     (folder / "config.json").write_text(json.dumps(portable_config({**family.defaults, **config})), "utf-8")
-    assert torch.equal(load(folder)(ids).logits, expected)
+    assert torch.equal(transformers_model(folder)(ids).logits, expected)
 
 
 @pytest.mark.parametrize("variation", WRITTEN_BY_5)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from micro import VARIATIONS, write_micro_model
-from micro_vocabulary import write_byte_level, write_sentencepiece
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level, write_sentencepiece
+from support.variations import VARIATIONS
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError

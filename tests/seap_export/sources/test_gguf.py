@@ -11,8 +11,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from micro_gguf import write_micro_gguf
 from safetensors.torch import load_file
+from support.gguf import write_micro_gguf
 from transformers import AutoModelForCausalLM
 
 from seap_export.errors import InputError

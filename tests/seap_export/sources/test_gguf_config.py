@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf_variations import GGUF_VARIATIONS
-from micro_gguf import write_micro_gguf
+from support.gguf import GGUF_VARIATIONS, write_micro_gguf
 
 from seap_export.errors import InputError
 from seap_export.families import model_spec

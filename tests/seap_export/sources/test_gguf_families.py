@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import skip_unless_loaded
 from click.testing import CliRunner
-from gguf_variations import GGUF_VARIATIONS
-from micro import write_corpus
-from micro_gguf import write_micro_gguf
+from support.corpora import write_corpus
+from support.gguf import GGUF_VARIATIONS, write_micro_gguf
+from support.models import skip_unless_loaded
 from transformers import AutoModelForCausalLM
 
 from seap_export.cli import main

@@ -11,8 +11,8 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
-from micro import write_micro_model
 from safetensors.torch import load_file, save_file
+from support.models import write_micro_model
 
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.sources.source import open_source

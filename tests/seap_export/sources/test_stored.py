@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import micro_source
-from micro import VARIATIONS, micro_config, write_micro_model
 from safetensors.torch import load_file
+from support.models import micro_source, write_micro_model
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.families import model_spec, names
 from seap_export.layers.attention import rms_norm

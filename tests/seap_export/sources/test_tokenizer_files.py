@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import transformers
-from micro import FAMILIES, micro_config, write_micro_model, write_micro_tokenizer
+from support.models import write_micro_model
+from support.tokenizers import write_micro_tokenizer
+from support.variations import FAMILIES, micro_config
 from transformers import AutoTokenizer
 
 from seap_export.errors import InputError

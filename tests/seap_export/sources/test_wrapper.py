@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from calibrated import calibrate, micro_plan, random_texts
-from micro import VARIATIONS, write_micro_model
 from safetensors.torch import load_file, save_file
-from wrapped import SPELLINGS, write_wrapped_model
+from support.calibration import mixture_of
+from support.corpora import random_token_ids
+from support.models import SPELLINGS, write_micro_model, write_wrapped_model
+from support.plans import micro_plan
+from support.variations import VARIATIONS
 
 from seap_export.errors import InputError
 from seap_export.shrink.write import write_shrunk_model
@@ -39,7 +41,7 @@ def test_it_gives_the_same_shrunk_model_byte_for_byte(tmp_path: Path, spelling: 
     found = []
     for name in ("text", "wrapped"):
         source = open_source(str(tmp_path / name))
-        statistics = calibrate(source, tmp_path / f"{name}-statistics", {"boolq": random_texts(6)})
+        statistics = mixture_of(source, tmp_path / f"{name}-statistics", {"boolq": random_token_ids(6)})
         folder = tmp_path / f"{name}-shrunk"
         folder.mkdir()
         write_shrunk_model(source, micro_plan(source, "sequential"), statistics, folder)

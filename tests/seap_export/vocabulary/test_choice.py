@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from micro_vocabulary import write_byte_level
-from random_bpe import random_tokenizer
+from support.tokenizers import random_bpe, write_byte_level
 
 from seap_export.errors import InputError, UsageError
 from seap_export.vocabulary.choice import MULTIPLE, choose_tokens, parse_size, required_tokens
@@ -25,7 +24,7 @@ def test_other_sizes_are_refused(text: str) -> None:
 
 
 def test_bytes_added_tokens_and_used_ones_are_kept() -> None:
-    content = random_tokenizer(1, "bytes")
+    content = random_bpe(1, "bytes")
     ids = content["model"]["vocab"]
     longest = max(ids, key=len)
     required = required_tokens(content, BytePairs.read(content), frozenset({ids[longest]}))
@@ -35,7 +34,7 @@ def test_bytes_added_tokens_and_used_ones_are_kept() -> None:
 
 
 def test_with_a_fallback_byte_tokens_and_what_the_decoder_replaces_are_kept() -> None:
-    content = random_tokenizer(1, "fallback")
+    content = random_bpe(1, "fallback")
     ids = content["model"]["vocab"]
     ids["\u4e2d"] = len(ids)
     required = required_tokens(content, BytePairs.read(content), frozenset())
@@ -44,7 +43,7 @@ def test_with_a_fallback_byte_tokens_and_what_the_decoder_replaces_are_kept() ->
 
 
 def test_further_tokens_come_in_the_order_of_the_merges_with_what_makes_them() -> None:
-    content = random_tokenizer(2, "bytes")
+    content = random_bpe(2, "bytes")
     pairs = BytePairs.read(content)
     required = required_tokens(content, pairs, frozenset())
     texts = {token: text for text, token in pairs.ids.items()}
@@ -71,7 +70,7 @@ def test_a_tokenizers_own_order_is_kept(tmp_path: Path) -> None:
 
 
 def test_auto_rounds_up_what_is_required() -> None:
-    content = random_tokenizer(3, "bytes", merges=0)
+    content = random_bpe(3, "bytes", merges=0)
     ids = content["model"]["vocab"]
     content["model"]["merges"] = [[one, other] for one in list(ids)[2:22] for other in list(ids)[2:22]]
     ids |= {"".join(pair): len(ids) + place for place, pair in enumerate(content["model"]["merges"])}
@@ -82,7 +81,7 @@ def test_auto_rounds_up_what_is_required() -> None:
 
 
 def test_too_few_and_too_many_are_refused_with_what_works() -> None:
-    content = random_tokenizer(4, "bytes")
+    content = random_bpe(4, "bytes")
     pairs = BytePairs.read(content)
     required = required_tokens(content, pairs, frozenset())
     with pytest.raises(UsageError, match=f"too small.*at least {len(required)}"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from random_bpe import random_tokenizer
+from support.tokenizers import random_bpe
 
 from seap_export.vocabulary.config import named_tokens, renumbered_config, renumbered_tokenizer_config
 from seap_export.vocabulary.table import Vocabulary
@@ -59,7 +59,7 @@ def test_tokenizer_configs_are_renumbered() -> None:
 )
 def test_what_the_post_processor_and_padding_add_is_kept_and_renumbered(processor: dict, expected: dict) -> None:
     content = {
-        **random_tokenizer(0, "bytes"),
+        **random_bpe(0, "bytes"),
         "post_processor": {"type": "Sequence", "processors": [processor]},
         "padding": {"pad_id": 7, "pad_token": "p"},
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from micro import write_micro_model
+from support.models import write_micro_model
 
 from seap_export.cli import main
 from validation.benchmarks.peers.artifacts import Written

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from click.testing import CliRunner
-from micro import micro_texts
+from support.corpora import micro_texts
 
 from seap_export.cli import main
 from validation.benchmarks.precision_table import precision_table

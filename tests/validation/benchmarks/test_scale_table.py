@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from micro import micro_texts
+from support.corpora import micro_texts
 
 from validation.benchmarks.scale_table import scale_table
 

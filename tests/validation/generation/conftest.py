@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from answered import WRONG, Written, by_hand
-from micro import micro_texts, write_micro_model
+from support.corpora import micro_texts
+from support.models import WRONG_EVERY, Completion, greedy_completions, write_micro_model
 
 from seap_export.corpus import AnswerRule
 from validation.generation import OpenQuestion, OpenTask
@@ -31,20 +31,20 @@ def prompts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def written(model: Path, prompts: list[str]) -> list[Written]:
+def written(model: Path, prompts: list[str]) -> list[Completion]:
     """What the model writes after each prompt: some texts end, others do not."""
-    found = by_hand(model / "hf", prompts)
+    found = greedy_completions(model / "hf", prompts)
     assert {own.is_ended for own in found} == {True, False}  # or a test could not tell them apart
     return found
 
 
 @pytest.fixture(scope="session")
-def task(prompts: list[str], written: list[Written]) -> OpenTask:
+def task(prompts: list[str], written: list[Completion]) -> OpenTask:
     """The right answers are the model's first words, but for each third question."""
     rule = AnswerRule(r"(\S+)")
     found = [rule.find(own.text) or "nothing" for own in written]
     questions = [
-        OpenQuestion(prompt, f" {gold}", "planted" if place % WRONG == 0 else gold)
+        OpenQuestion(prompt, f" {gold}", "planted" if place % WRONG_EVERY == 0 else gold)
         for place, (prompt, gold) in enumerate(zip(prompts, found, strict=True))
     ]
     return OpenTask("t", rule, tuple(questions))

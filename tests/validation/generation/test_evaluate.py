@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from answered import STEPS, WRONG, Written
-from micro import VARIATIONS, micro_texts, write_micro_model
-from varied import VARIED
+from support.corpora import micro_texts
+from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion, write_micro_model
+from support.variations import VARIATIONS, VARIED
 
 from seap_export.corpus import AnswerRule
 from seap_export.errors import ArtifactError, InputError, UsageError
@@ -20,14 +20,14 @@ from validation.generation import OpenQuestion, OpenTask, evaluate_generation
 
 
 def _asked(folder: Path, task: OpenTask, form: str = "hf", **options: Any) -> Any:
-    options = {"max_new_tokens": STEPS, "threads": 1, **options}
+    options = {"max_new_tokens": COMPLETION_STEPS, "threads": 1, **options}
     return evaluate_generation(folder, [task], form=form, **options)[task.name]
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 @pytest.mark.parametrize("batch_size", [1, 5])
 def test_texts_and_figures_are_those_of_a_plain_loop(
-    model: Path, task: OpenTask, written: list[Written], form: str, batch_size: int
+    model: Path, task: OpenTask, written: list[Completion], form: str, batch_size: int
 ) -> None:
     """Every text, whatever it is padded to; and every planted wrong answer is found."""
     figures = _asked(model / form, task, form, batch_size=batch_size)
@@ -36,7 +36,7 @@ def test_texts_and_figures_are_those_of_a_plain_loop(
     assert [own.tokens for own in figures.answers] == [len(own.tokens) for own in written]
     assert [own.is_stopped for own in figures.answers] == [own.is_ended for own in written]
     answered = [task.rule.find(own.text) is not None for own in written]
-    right = [place % WRONG != 0 and own for place, own in enumerate(answered)]
+    right = [place % WRONG_EVERY != 0 and own for place, own in enumerate(answered)]
     assert figures.right == tuple(right)
     share = sum(right) / len(right)
     assert 0 < share < 1
@@ -58,7 +58,7 @@ def test_a_wrong_right_answer_lowers_the_exact_match_by_one(model: Path, task: O
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
-def test_a_text_ends_before_a_stop(model: Path, task: OpenTask, written: list[Written], form: str) -> None:
+def test_a_text_ends_before_a_stop(model: Path, task: OpenTask, written: list[Completion], form: str) -> None:
     """The first word of the third place of some text; its tokens count, what follows is not generated."""
     place, stop = next((place, own.text.split()[2]) for place, own in enumerate(written) if len(own.text.split()) > 3)
     figures = _asked(model / form, replace(task, rule=replace(task.rule, stop=(f" {stop}",))), form)
@@ -71,7 +71,7 @@ def test_a_text_ends_before_a_stop(model: Path, task: OpenTask, written: list[Wr
         assert own.text.startswith(found.text)
 
 
-def test_a_stop_that_is_a_token_ends_a_text(model: Path, task: OpenTask, written: list[Written]) -> None:
+def test_a_stop_that_is_a_token_ends_a_text(model: Path, task: OpenTask, written: list[Completion]) -> None:
     """As `<|im_end|>` does, which is not seen in the text."""
     special = next(own.text.split()[1] for own in written if len(own.text.split()) > 2)
     figures = _asked(model / "hf", replace(task, rule=replace(task.rule, stop=(special,))))

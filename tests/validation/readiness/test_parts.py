@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from outcome import run_here
+from support.exports import run_here
 
 from seap_export.runtime import Generator
 from seap_export.runtime.decoder import Decoder

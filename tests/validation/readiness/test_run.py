@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from micro import write_corpus
+from support.corpora import write_corpus
 
 from validation.readiness import machine
 from validation.readiness.processes import run_command

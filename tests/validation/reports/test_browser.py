@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from needs import find
+from support.needs import find
 
 from validation.reports import html_page
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from micro import VARIATIONS, micro_config
+from support.variations import VARIATIONS, micro_config
 
 from converters.gguf.format import GgufFormat
 from seap_export.families import model_spec

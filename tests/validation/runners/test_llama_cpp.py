@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from micro import VARIATIONS, micro_texts, write_micro_model
-from micro_vocabulary import write_byte_level, write_sentencepiece
+from support.corpora import micro_texts
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level, write_sentencepiece
+from support.variations import VARIATIONS, VARIED, uneven_values
 from tokenizers import Tokenizer
-from uneven import uneven_values
-from varied import VARIED
 
 from converters.format import StoredWeights
 from converters.gguf import GgufFormat

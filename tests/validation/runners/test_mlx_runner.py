@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from micro import VARIATIONS, write_micro_model
-from pruned_micro import write_pruned_micro_model
-from read_back import with_written_weights
-from varied import VARIED
+from support.models import with_written_weights, write_micro_model
+from support.plans import write_pruned_micro_model
+from support.variations import VARIATIONS, VARIED
 
 from converters.mlx import MlxFormat
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure

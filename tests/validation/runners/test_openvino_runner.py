@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ir_models import PARTS, torch_logits, write_ir_model
-from micro import VARIATIONS
-from varied import VARIED
+from support.formats import PARTS, torch_logits, write_ir_model
+from support.variations import VARIATIONS, VARIED
 
 from converters.openvino.ir_file import MODEL_FILE
 from seap_export.errors import ArtifactError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_format import FakeRunner, install
+from support.fake_format import FakeRunner, install_fake_format
 
 from converters.formats import FORMATS, format_class
 from seap_export.errors import EnvironmentFailure, UsageError
@@ -29,12 +29,12 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch)
-    monkeypatch.setitem(RUNTIMES, "faked", Runtime("fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
+    install_fake_format(monkeypatch)
+    monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
     monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["some-package"])
     with pytest.raises(EnvironmentFailure, match=r"faked needs some-package.*seap-export\[plots\]"):
         open_runner("faked", tmp_path, 1)
-    own = Runtime("fake_format:FakeRunner", check=f"{__name__}:missing")
+    own = Runtime("support.fake_format:FakeRunner", check=f"{__name__}:missing")
     monkeypatch.setitem(RUNTIMES, "faked", own)  # type: ignore[arg-type]
     monkeypatch.setattr("validation.runners.table.resolve_name", lambda name: missing)
     with pytest.raises(EnvironmentFailure, match=r"Node\.js"):

@@ -8,8 +8,8 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from micro import VARIATIONS, write_micro_model
-from varied import VARIED
+from support.models import write_micro_model
+from support.variations import VARIATIONS, VARIED
 
 from seap_export.layers.compute import Compute
 from validation.runners.torch_batch import TorchBatch

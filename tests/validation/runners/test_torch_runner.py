@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from micro import VARIATIONS, one_thread, write_micro_model
-from varied import VARIED
+from support.models import one_thread, write_micro_model
+from support.variations import VARIATIONS, VARIED
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.layers.compute import Compute

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from micro import RICHEST, WORDS
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from support.corpora import WORDS
+from support.models import write_source
+from support.variations import RICHEST
+from support.web_faults import PARITY, Edit
 from tokenizers import Tokenizer, processors
-from web_faults import PARITY, Edit
-from webbed import write_source
 
 from converters.web import WebFormat, data_files
 from converters.web.precisions import file_name, precision_of

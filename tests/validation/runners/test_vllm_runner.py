@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import needs
 import numpy as np
 import pytest
-from micro import RICHEST, VARIATIONS, write_micro_model
-from pruned_micro import write_pruned_micro_model
+from support import needs
+from support.models import write_micro_model
+from support.plans import write_pruned_micro_model
+from support.variations import RICHEST, VARIATIONS
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.families import model_spec

@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
-from micro import WORDS, micro_texts, write_micro_model
+from support.corpora import WORDS, micro_texts
+from support.models import write_micro_model
 
 from validation.zero_shot import Question
 

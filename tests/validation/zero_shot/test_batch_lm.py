@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_format import FakeFormat, FakeRunner, install
+from support.fake_format import FakeFormat, FakeRunner, install_fake_format
 
 from converters.formats import parse_format
 from converters.onnx.form import OnnxForm
@@ -49,7 +49,7 @@ def _answers(folder: Path, form: Any, batch_size: int, compute: Compute | None) 
 @pytest.fixture
 def written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the runtimes of the tests take; one of them gives log-probabilities up to a constant."""
-    install(monkeypatch)
+    install_fake_format(monkeypatch)
     FakeFormat().write(model / "hf", tmp_path, lambda layer: None)
     return tmp_path
 

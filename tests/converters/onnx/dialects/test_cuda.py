@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from micro import RICHEST, VARIATIONS, write_micro_model
 from numpy.typing import NDArray
+from support.models import write_micro_model
+from support.variations import RICHEST, VARIATIONS
 
 from converters.onnx import write_onnx
 from converters.onnx.form import Logits, OnnxForm

@@ -11,12 +11,12 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from written import PRUNED, WRITTEN
+from support.variations import GRAPH_MODELS, PRUNED_LAYERS
 
 from converters.onnx.precision import BlockQuantization, Precision
 from seap_export.errors import UsageError
 
-MODELS = [*WRITTEN, ("qwen3", PRUNED)]
+MODELS = [*GRAPH_MODELS, ("qwen3", PRUNED_LAYERS)]
 NAMES = [f"{family}-{index}" for index, (family, _) in enumerate(MODELS)]
 IDS = np.random.default_rng(1).integers(3, 128, (3, 13))
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from micro import micro_config
+from support.variations import micro_config
 
 from converters.onnx.format import OnnxFormat
 from seap_export.families import ModelSpec, model_spec

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from micro import micro_config
+from support.variations import micro_config
 
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task

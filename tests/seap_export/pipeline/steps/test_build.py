@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from micro import micro_texts, write_micro_model
+from support.corpora import micro_texts
+from support.models import write_micro_model
 
 from converters.gguf.format import GgufFormat
 from converters.onnx.form import OnnxForm

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diagnosed import packages
+from support.doctor import packages
 
 from seap_export.runtime.doctor.packages import EXPORT, RUNTIME, missing_remedy, read_packages, reinstall_remedy
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from micro import FAMILIES
+from support.variations import FAMILIES
 
 from seap_export.families import model_spec
 from validation.benchmarks.runtimes.small_models import Kind, write_small_model

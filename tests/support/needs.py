@@ -50,7 +50,7 @@ def _packages(*names: str) -> str | None:
 
 def _vllm() -> str | None:
     """The interpreter of an environment with vLLM, which cannot share ours."""
-    named = os.environ.get("SEAP_EXPORT_VLLM_PYTHON") or Path(__file__).parents[1] / ".venv-vllm" / "bin" / "python"
+    named = os.environ.get("SEAP_EXPORT_VLLM_PYTHON") or Path(__file__).parents[2] / ".venv-vllm" / "bin" / "python"
     return str(named) if Path(named).is_file() else None
 
 

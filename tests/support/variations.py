@@ -1,12 +1,14 @@
-"""Micro models of every family, made on the fly: three layers, big enough weights that attention matters."""
+"""Config values of micro models: every family, each of its features alone and all at once."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+import pytest
+
+from seap_export.families import family_of_model_type, names
+from seap_export.families.config_reader import PROJECTION_PATHS
+from seap_export.families.family import PRUNED_PREFIX, Family
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -221,8 +223,21 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 FAMILIES = tuple(sorted({values["model_type"] for values in VARIATIONS.values()}))
 #: The last variation of each family, which has the most features.
 RICHEST = tuple({values["model_type"]: name for name, values in VARIATIONS.items()}.values())
-_TEXT = "the a cat dog mat sat on and then it ran far from home to see one more time"
-WORDS = tuple(_TEXT.split())
+#: The richest of each family; `make test-all` adds the others.
+VARIED = tuple(name if name in RICHEST else pytest.param(name, marks=pytest.mark.full) for name in VARIATIONS)
+#: Layers of shapes of their own, with biases from compensation.
+PRUNED_LAYERS: dict[str, Any] = {
+    "per_layer_config": {
+        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
+        1: {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 1, "down_proj_bias": True},
+    }
+}
+GRAPH_MODELS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"tie_word_embeddings": True}),
+    ("llama", {**PRUNED_LAYERS, "attention_bias": True, "mlp_bias": True}),
+    ("mistral", {"sliding_window": 5}),
+    ("qwen2", {**PRUNED_LAYERS, "tie_word_embeddings": True}),
+]
 
 
 def micro_config(**values: Any) -> dict[str, Any]:
@@ -252,71 +267,51 @@ def micro_config(**values: Any) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in older}
 
 
-def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **values: Any) -> Path:
-    """A dense model folder with random weights and a tokenizer; the same seed gives the same weights."""
-    import torch
-    from safetensors.torch import save_file
+def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[str, Any]:
+    """Config values of one of the `VARIATIONS`, for `write_micro_model`: each layer has other sizes.
 
-    from seap_export.families import model_spec
-    from seap_export.sources.stored import StoredForm
-
-    config = micro_config(dtype=dtype, **values)
-    spec = model_spec(config)
-    generator = torch.Generator().manual_seed(seed)
-    plain = {}
-    for name, shape in spec.tensors().items():
-        centre = 1.0 if "norm" in name else 0.0
-        scale = 0.5 if "embed" in name else 0.25
-        plain[name] = centre + scale * torch.randn(shape, generator=generator)
-    stored = StoredForm(spec).to_stored(plain)
-    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in stored.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config["architectures"] = [spec.family.architecture]
-    (folder / "config.json").write_text(json.dumps(config), "utf-8")
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "pad_token_id": 0}), "utf-8")
-    write_micro_tokenizer(folder)
-    return folder
-
-
-def write_micro_tokenizer(folder: Path) -> None:
-    """A word-level tokenizer over `WORDS`."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    vocabulary = {word: index for index, word in enumerate(("<pad>", "<s>", "</s>", "<unk>", *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"unk_token": "<unk>", "eos_token": "</s>", "bos_token": "<s>", "pad_token": "<pad>"}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    Args:
+        variation: Its name.
+        biases: Whether o_proj has a bias in the layers that were cut, and down_proj in one of them.
+        more: Further config values.
+    """
+    values = {**VARIATIONS[variation], **more}
+    family = family_of_model_type(values["model_type"])
+    sizes = family.key("intermediate_size")
+    groups = {6: (4, 2), 1: (1, 1)}.get(values.get("num_key_value_heads", 3), (2, 1))
+    layers = {
+        str(index): {"num_attention_heads": heads, "num_key_value_heads": own, sizes: neurons}
+        for index, heads, own, neurons in ((1, 4, groups[0], 48), (2, 2, groups[1], 64))
+    }
+    if biases:
+        layers["1"] |= {"o_proj_bias": True, "down_proj_bias": True}
+        layers["2"] |= {"o_proj_bias": True}
+    return {
+        **values,
+        "model_type": PRUNED_PREFIX + family.model_type,
+        "o_proj_bias": False,
+        "down_proj_bias": False,
+        "per_layer_config": layers,
+        **_unusual_paths(family),
+    }
 
 
-def micro_texts(number: int, seed: int = 0) -> list[str]:
-    """Distinct texts of 4 to 24 words."""
-    import random
-
-    chance = random.Random(seed)
-    texts: dict[str, None] = {}
-    while len(texts) < number:
-        texts[" ".join(chance.choices(WORDS, k=chance.randint(4, 24)))] = None
-    return list(texts)
-
-
-def write_corpus(path: Path, number: int = 60, seed: int = 0) -> Path:
-    """A JSONL corpus of `micro_texts`."""
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in micro_texts(number, seed)), "utf-8")
-    return path
+def pruned_values(variation: str, **more: Any) -> dict[str, Any]:
+    """As `PRUNED_LAYERS` says, by the family's own keys."""
+    values = {**VARIATIONS[variation], **more}
+    family = family_of_model_type(values["model_type"])
+    layers = {
+        index: {key if key.endswith("_bias") else family.key(key): value for key, value in layer.items()}
+        for index, layer in PRUNED_LAYERS["per_layer_config"].items()
+    }
+    model_type = PRUNED_PREFIX + family.model_type
+    return {**values, **_unusual_paths(family), "per_layer_config": layers, "model_type": model_type}
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """As tests on micro models run: the last bits of some sums depend on the number of threads."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _unusual_paths(family: Family) -> dict[str, str]:
+    """The keys that say where projections are, if not where most families have them."""
+    return {
+        key: family.names[name]
+        for name, key in PROJECTION_PATHS.items()
+        if family.stored(name, 0) != names.tensor(name, 0)
+    }

@@ -27,9 +27,9 @@ from validation.runners.runner import Runtime
 from validation.runners.table import RUNTIMES
 from validation.runners.torch_runner import TorchRunner
 
-__all__ = ["FakeFormat", "FakeRunner", "Quiet", "install"]
+__all__ = ["FakeFormat", "FakeRunner", "Quiet", "install_fake_format"]
 
-FILE = "model.fake"
+FAKE_FILE = "model.fake"
 _DTYPES = {"f32": torch.float32, "f16": torch.float16}
 
 
@@ -68,7 +68,7 @@ class FakeFormat:
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         stored = load_file(model_folder / "model.safetensors")
         tensors = {name: own.flip(0).to(_DTYPES[self.precision]).contiguous() for name, own in stored.items()}
-        save_file(tensors, out_folder / FILE)
+        save_file(tensors, out_folder / FAKE_FILE)
         config = read_json(model_folder / "config.json")
         shutil.copyfile(model_folder / "config.json", out_folder / "config.json")
         about = {"precision": self.precision, "eos_token_id": config.get("eos_token_id")}
@@ -86,8 +86,8 @@ class FakeFormat:
                 yield f"'{name}' differs"
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        if not (folder / FILE).is_file():
-            raise ArtifactError(f"{folder / FILE}: no such file; convert again")
+        if not (folder / FAKE_FILE).is_file():
+            raise ArtifactError(f"{folder / FAKE_FILE}: no such file; convert again")
         about = json.loads((folder / "about.json").read_text("utf-8"))
         if about["eos_token_id"] != read_json(model_folder / "config.json")["eos_token_id"]:
             yield f"{folder}: another EOS token than the model's"
@@ -98,7 +98,7 @@ class _Weights:
         self._folder = folder
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        stored = load_file(self._folder / FILE)
+        stored = load_file(self._folder / FAKE_FILE)
         return {name: stored[name].flip(0).float() for name in names}
 
 
@@ -114,7 +114,7 @@ class FakeRunner:
 
     def __init__(self, folder: Path, threads: int) -> None:
         type(self).opened += 1
-        stored = {name: own.flip(0).float() for name, own in load_file(folder / FILE).items()}
+        stored = {name: own.flip(0).float() for name, own in load_file(folder / FAKE_FILE).items()}
         type(self).fault(stored)
         with tempfile.TemporaryDirectory() as place:
             shutil.copyfile(folder / "config.json", Path(place) / "config.json")
@@ -175,11 +175,11 @@ class Clocked(FakeRunner):
         return Pace(2.0, (0.25,) * steps)
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> None:
+def install_fake_format(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the format and its runtimes to the tables."""
-    monkeypatch.setitem(FORMATS, "fake", Row("fake_format:FakeFormat", "Fake", FILE))  # type: ignore[arg-type]
-    monkeypatch.setitem(RUNTIMES, "faked", Runtime("fake_format:FakeRunner", title="Faked"))  # type: ignore[arg-type]
-    monkeypatch.setitem(RUNTIMES, "faked-too", Runtime("fake_format:Quiet"))  # type: ignore[arg-type]
-    row = Runtime("fake_format:FakeRunner", server="fake_format:Clocked")
+    monkeypatch.setitem(FORMATS, "fake", Row("support.fake_format:FakeFormat", "Fake", FAKE_FILE))  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.fake_format:FakeRunner", title="Faked"))  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "faked-too", Runtime("support.fake_format:Quiet"))  # type: ignore[arg-type]
+    row = Runtime("support.fake_format:FakeRunner", server="support.fake_format:Clocked")
     monkeypatch.setitem(RUNTIMES, "clocked", row)  # type: ignore[arg-type]
     monkeypatch.setattr(FakeRunner, "opened", 0)

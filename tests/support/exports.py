@@ -1,14 +1,15 @@
-"""What a run of the command line ended with."""
+"""Runs of the command line in this process, and exports that several tests use."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from click.testing import CliRunner
 
 from seap_export.cli import main
-
-__all__ = ["FEW_STEPS", "Outcome", "run_here"]
+from support.corpora import TASK_WORDS, write_task_corpora
+from support.models import write_micro_model
 
 #: Decoding 16 tokens for each prompt is most of the time of a micro export; tests of the caches ask for more.
 FEW_STEPS = {"decode_steps": 2}
@@ -43,3 +44,26 @@ def run_here(*arguments: object) -> Outcome:
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], default_map=few)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return Outcome(result.exit_code, result.stdout, result.stderr)
+
+
+def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
+    """An export of tasks a and b and of both together, with a router."""
+    from seap_export.corpus import parse_tasks
+    from seap_export.pipeline.export import export
+    from seap_export.pipeline.mixtures import parse_mixtures
+    from seap_export.pipeline.request import ExportRequest
+    from seap_export.pipeline.settings import ParitySettings
+    from seap_export.sources.source import open_source
+
+    write_task_corpora(folder)
+    source = open_source(str(write_micro_model(folder / "m", model_type="llama")))
+    tasks = parse_tasks([f"{task}={folder / task}.jsonl" for task in TASK_WORDS])
+    request = ExportRequest(
+        tasks,
+        ratios,
+        mixtures=parse_mixtures(list(TASK_WORDS), general=True, weights=(), mixes=()),
+        parity=ParitySettings(prompts=1, decode_steps=1),
+        threshold=0.6,
+    )
+    export(source, request, folder / "out")
+    return folder / "out"

@@ -1,13 +1,52 @@
-"""The config.json of well-known checkpoints, and what they say of the model.
-
-The first group is copied from public files, mostly presets and tests of other projects. The second is from memory, its
-figures checked against public sources where there are any. Long lists of factors are replaced, and image parts left
-out.
-"""
+"""Wrong descriptions of Gemma 3, and the config.json of well-known checkpoints with what they say of the model."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import pytest
+
+from seap_export.families import family as module
+from seap_export.families import family_of_model_type
+from seap_export.families.family import Family
+from support.variations import micro_config
+
+
+def _block(**values: Any) -> Callable[[Family], dict[str, Any]]:
+    return lambda right: {"block": dataclasses.replace(right.block, **values)}
+
+
+def _names(swapped: Mapping[str, str]) -> Callable[[Family], dict[str, Any]]:
+    return lambda right: {"names": {**right.names, **{own: right.names[other] for own, other in swapped.items()}}}
+
+
+#: What is left out, and what is said in its place.
+WRONG_FAMILIES: dict[str, Callable[[Family], dict[str, Any]]] = {
+    "activation": lambda right: {"keys": {}},
+    "window": lambda right: {"window": None},
+    "local rotation": lambda right: {"rotation": dataclasses.replace(right.rotation, local_theta=None)},
+    "attention scale": _block(attention_scale=None),
+    "norm offset": _block(norm_offset=0.0),
+    "order of norm and rotation": _block(qk_norm="after_rotation"),
+    "embedding multiplier": _block(embedding_multiplier=None),
+    "soft cap of logits": _block(logits_softcap=None),
+    "which norm is where": _names({
+        "post_self_attn_layernorm": "post_attention_layernorm", "post_attention_layernorm": "post_self_attn_layernorm",
+    }),
+    "which of gate and up is which": _names({"gate_proj": "up_proj", "up_proj": "gate_proj"}),
+}  # fmt: skip
+
+
+def describe_gemma3(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Replaces the description of Gemma 3 by one with these changes, in which all keys are said to be harmless."""
+    right = family_of_model_type("gemma3_text")
+    keys = (*right.harmless, *right.defaults, *micro_config(model_type="gemma3_text"), "final_logit_softcapping")
+    wrong = dataclasses.replace(right, **{"harmless": keys, **changes})
+    others = tuple(own for own in module.families() if own is not right)
+    monkeypatch.setattr(module, "families", lambda: (*others, wrong))
+
 
 _FACTORS = {"short_factor": [1.0] * 48, "long_factor": [1.1] * 48, "type": "longrope"}
 _LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -107,7 +146,6 @@ _GRANITE_4 = {
     "num_local_experts": 0, "output_router_logits": False, "pad_token_id": 100256, "position_embedding_type": "rope",
     "router_aux_loss_coef": 0.01, "vocab_size": 100352,
 }  # fmt: skip
-
 #: Copies of public files.
 COPIED: dict[str, dict[str, Any]] = {
     "google/gemma-2b": {

@@ -1,4 +1,4 @@
-"""Micro models written for OpenVINO, and what torch computes with the weights that were written."""
+"""Micro models written for OpenVINO and as scaled graphs, and what torch computes with them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from micro import VARIATIONS, write_micro_model
+import onnx_ir as ir
 from safetensors.torch import load_file, save_file
-from written import PRUNED
 
+from converters.onnx.decoder import decoder_graph
+from converters.onnx.form import OnnxForm
+from converters.onnx.onnx_writer import DATA_FILE, MODEL_FILE
+from converters.onnx.scaling import Scaling
+from converters.onnx.weights import open_weights
 from converters.openvino import OpenvinoFormat
-from seap_export.families import Family, ModelSpec, family_of_model_type, model_spec
-from seap_export.families.config_reader import PROJECTION_PATHS
+from seap_export.families import ModelSpec, model_spec, names
+from seap_export.layers.halves import HALVES
 from seap_export.sources.config import read_json
+from support.models import write_source
 from validation.runners.torch_runner import Run, open_torch_runner
-
-__all__ = ["PARTS", "IrModel", "torch_logits", "write_ir_model", "write_source"]
 
 #: A prompt, a second call, and steps, one of which passes the 16 tokens at which the micro phi3 switches its tables.
 PARTS = np.split(np.random.default_rng(0).integers(3, 96, 20), [6, *range(10, 20)])
@@ -48,25 +51,6 @@ class IrModel:
         return copy
 
 
-def write_source(folder: Path, variation: str, *, pruned: bool = False, **values: Any) -> Path:
-    """A micro model of a variation; pruned: each layer has a shape of its own, and biases from compensation."""
-    config = {**VARIATIONS[variation], **values}
-    if pruned:
-        family = family_of_model_type(config["model_type"])
-        paths = {key: family.names[name] for name, key in PROJECTION_PATHS.items()}
-        layers = {
-            layer: {_key(family, name): value for name, value in own.items()}
-            for layer, own in PRUNED["per_layer_config"].items()
-        }
-        config |= {**paths, "per_layer_config": layers, "model_type": f"seap_{config['model_type']}"}
-    return write_micro_model(folder, **config)
-
-
-def _key(family: Family, name: str) -> str:
-    """What the family calls a size; the names of biases are our own."""
-    return name if name.endswith("_bias") else family.key(name)
-
-
 def write_ir_model(folder: Path, variation: str, precision: str, *, pruned: bool = False, **values: Any) -> IrModel:
     """Writes a micro model to `folder`/hf and `folder`/openvino."""
     source, target = write_source(folder / "hf", variation, pruned=pruned, **values), folder / "openvino"
@@ -82,3 +66,18 @@ def torch_logits(source: Path) -> list[np.ndarray]:
     with open_torch_runner(source, 1) as runner:
         (logits,) = runner.run([Run([part.tolist() for part in PARTS], 20)])
     return np.split(logits, np.cumsum([len(part) for part in PARTS])[:-1])
+
+
+def every_exponent(spec: ModelSpec) -> Scaling:
+    """A scaling of all that can be scaled, by another factor in each layer."""
+    layers = range(len(spec.layers))
+    outputs = {names.tensor(half, i): 1 + i + 2 * j for i in layers for j, half in enumerate(HALVES)}
+    return Scaling(3, outputs, {names.tensor("down_proj", i): 2 + i for i in layers})
+
+
+def write_scaled_graph(model: Path, out: Path, form: OnnxForm, scaling: Scaling | None = None) -> None:
+    """As `write_onnx` does, with every exponent if none is given."""
+    spec = model_spec(read_json(model / "config.json"))
+    weights = open_weights(model, spec, form.precision)
+    graph = decoder_graph(spec, weights, form, scaling or every_exponent(spec))
+    ir.save(graph.build("test"), out / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=32)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from calibrated import load, projections
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -16,6 +15,7 @@ from seap_export.layers.halves import HALVES
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels
 from seap_export.sources.source import Source
+from support.models import projection_paths, transformers_model
 
 #: Projections that have no bias in a family's own class, whatever its config says.
 WITHOUT_BIAS: dict[str, tuple[str, ...]] = {
@@ -48,7 +48,7 @@ def around_half(
     inputs: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
     norm = layer.input_layernorm if half == "o_proj" else layer.post_attention_layernorm
-    projection = layer.get_submodule(projections(model)[half])
+    projection = layer.get_submodule(projection_paths(model)[half])
     hooks = [
         norm.register_forward_pre_hook(lambda _, args: before.append(args[0][0].double())),
         projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0][0].double())),
@@ -88,7 +88,7 @@ def plain_loop(
     folder: Path, source: Source, plan: Plan, tasks: Mapping[str, Sequence[Sequence[int]]]
 ) -> PreTrainedModel:
     """The dense model in which what the plan removes has weights of 0, each projection fitted in turn."""
-    dense = load(folder)
+    dense = transformers_model(folder)
     model = copy.deepcopy(dense)
     texts = [ids for own in tasks.values() for ids in own]
     tokens = {task: sum(map(len, own)) for task, own in tasks.items()}
@@ -98,7 +98,7 @@ def plain_loop(
     cut_before = False
     for index, own in enumerate(plan.layers):
         for half in HALVES:
-            linear: nn.Linear = model.model.layers[index].get_submodule(projections(model)[half])
+            linear: nn.Linear = model.model.layers[index].get_submodule(projection_paths(model)[half])
             kept = kept_channels(own, source.spec, half)  # type: ignore[arg-type]
             cut_before = cut_before or len(kept) < linear.in_features
             if not cut_before:

@@ -1,0 +1,1 @@
+"""What tests share: micro models, texts, plans, exports, oracles and stand-ins."""

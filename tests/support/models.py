@@ -1,0 +1,281 @@
+"""Model folders of micro models, made on the fly, and what transformers' own classes compute with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from seap_export.families import Family, family_of_model_type, model_spec
+from seap_export.layers.halves import HALVES, Half
+from seap_export.plan.plan import Layout
+from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
+from seap_export.rounding.note import RoundingNote
+from seap_export.rounding.write import write_other_files
+from seap_export.sources.config import read_json
+from seap_export.sources.source import Source, open_source
+from support.corpora import Texts
+from support.tokenizers import write_micro_tokenizer
+from support.variations import VARIATIONS, micro_config, pruned_values
+
+
+def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **values: Any) -> Path:
+    """A dense model folder with random weights and a tokenizer; the same seed gives the same weights."""
+    import torch
+    from safetensors.torch import save_file
+
+    from seap_export.families import model_spec
+    from seap_export.sources.stored import StoredForm
+
+    config = micro_config(dtype=dtype, **values)
+    spec = model_spec(config)
+    generator = torch.Generator().manual_seed(seed)
+    plain = {}
+    for name, shape in spec.tensors().items():
+        centre = 1.0 if "norm" in name else 0.0
+        scale = 0.5 if "embed" in name else 0.25
+        plain[name] = centre + scale * torch.randn(shape, generator=generator)
+    stored = StoredForm(spec).to_stored(plain)
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in stored.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config["architectures"] = [spec.family.architecture]
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, "pad_token_id": 0}), "utf-8")
+    write_micro_tokenizer(folder)
+    return folder
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As tests on micro models run: the last bits of some sums depend on the number of threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def micro_source(folder: Path, variation: str = "llama-gqa", dtype: str = "float32", **values: Any) -> Source:
+    """A micro model of one of the variations."""
+    return open_source(str(write_micro_model(folder, dtype=dtype, **{**VARIATIONS[variation], **values})))
+
+
+def write_source(folder: Path, variation: str, *, pruned: bool = False, **values: Any) -> Path:
+    """A micro model of a variation; pruned: each layer has a shape of its own, and biases from compensation."""
+    config = pruned_values(variation, **values) if pruned else {**VARIATIONS[variation], **values}
+    return write_micro_model(folder, **config)
+
+
+#: What the language model's tensors start with, in place of `model.`, and its LM head: of transformers 5 and before.
+SPELLINGS = {
+    "newer": ("model.language_model.", "lm_head.weight", "model."),
+    "older": ("language_model.model.", "language_model.lm_head.weight", ""),
+}
+
+
+def write_wrapped_model(folder: Path, text: Path, spelling: str, **values: Any) -> Path:
+    """The model of the folder `text` with a vision tower; `values` are for config.json."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    inner = micro_config(**json.loads((text / "config.json").read_text("utf-8")))
+    vision = {
+        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    config = Gemma3Config(text_config=dict(inner), vision_config=vision, mm_tokens_per_image=4, image_token_index=7)
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(config)
+    prefix, head, outer = SPELLINGS[spelling]
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if "vision_tower" in name or "multi_modal_projector" in name:
+            tensors[outer + name.removeprefix("model.")] = tensor
+    for name, tensor in load_file(text / "model.safetensors").items():
+        tensors[head if name == "lm_head.weight" else prefix + name.removeprefix("model.")] = tensor
+    folder.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    written = {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "text_config": inner,
+        "vision_config": {"model_type": "siglip_vision_model", **vision},
+        "mm_tokens_per_image": 4,
+        "image_token_index": 7,
+        "boi_token_index": 5,
+        "eoi_token_index": 6,
+        **{key: inner[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id", "dtype")},
+        **values,
+    }
+    (folder / "config.json").write_text(json.dumps(written), "utf-8")
+    (folder / "generation_config.json").write_text((text / "generation_config.json").read_text("utf-8"), "utf-8")
+    write_micro_tokenizer(folder)
+    return folder
+
+
+def matrix_on_grid(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+    """The nearest levels, with scales that all float types hold; float32."""
+    blocks = padded_blocks(matrix.float(), how)
+    scales, points = best_scales(blocks, how)
+    return on_grid(blocks, short_scales(scales), points, how.bits).flatten(1)[:, : matrix.shape[1]].contiguous()
+
+
+def put_on_grid(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
+    """Changes the weights of a model folder, which are float32 then.
+
+    Returns:
+        The matrices that are on the grid now.
+    """
+    path = folder / "model.safetensors"
+    found = {name: tensor.float() for name, tensor in load_file(path).items()}
+    rounded = {}
+    for name, tensor in found.items():
+        is_table = "embed" in name or "lm_head" in name
+        if tensor.dim() == 2 and how.takes(tensor.shape[1]) and (how.embeddings or not is_table):
+            rounded[name] = matrix_on_grid(tensor, how)
+    save_file(found | rounded, path, {"format": "pt"})
+    return rounded
+
+
+def rounded_copy(model_folder: Path, folder: Path, how: BlockQuantization) -> RoundingNote:
+    """Makes a folder as that of a rounded model, with the nearest levels."""
+    shutil.copytree(model_folder, folder)
+    put_on_grid(folder, how)
+    note = RoundingNote.of(model_folder, folder, how)
+    write_other_files(model_folder, folder, note)
+    return note
+
+
+def with_written_weights(model_folder: Path, folder: Path, form: Any, target: Path) -> Path:
+    """A copy of `model_folder` whose weights are those that `form` wrote into `folder`."""
+    shutil.copytree(model_folder, target)
+    with safe_open(target / "model.safetensors", framework="pt") as file:
+        names = list(file.keys())
+    weights = form.weights(folder, model_spec(read_json(model_folder / "config.json")))
+    save_file({name: weights.read([name])[name].contiguous() for name in names}, target / "model.safetensors")
+    return target
+
+
+def why_not_loaded(family: Family, layout: Layout) -> str | None:
+    """What the installed release of transformers lacks to load models of a family; None: nothing."""
+    release = transformers.__version__
+    if not hasattr(transformers, family.architecture):
+        return f"transformers {release} has no {family.architecture}"
+    if layout == "per-layer" and family.uniform_keeps_heads == "always" and release.startswith("4."):
+        return f"in transformers {release} {family.architecture} takes hidden_size / heads for the size of a head"
+    return None
+
+
+def skip_unless_loaded(family: Family, layout: Layout = "uniform") -> None:
+    """Skips a test whose model the installed release of transformers does not have."""
+    if reason := why_not_loaded(family, layout):
+        pytest.skip(reason)
+
+
+def transformers_model(folder: Path, dtype: torch.dtype | str = torch.float32) -> PreTrainedModel:
+    """transformers' own model; with soft caps on attention, which other backends ignore, in 4.57 without a word."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    family = family_of_model_type(config["model_type"])
+    skip_unless_loaded(family, "per-layer" if "per_layer_config" in config else "uniform")
+    capped = family.block.attention_softcap is not None
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager" if capped else None
+    ).eval()
+
+
+@torch.no_grad()
+def mean_divergence(dense: Path, variant: Path, texts: Texts) -> float:
+    """The mean KL(dense || variant) over all tokens, in transformers' own class."""
+    models, found = (transformers_model(dense), transformers_model(variant)), []
+    for ids in texts:
+        log_p, log_q = (model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for model in models)
+        found.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    return float(torch.cat(found).double().mean())
+
+
+def projection_paths(model: PreTrainedModel) -> dict[Half, str]:
+    """Where transformers' decoder layers have o_proj and down_proj."""
+    names = family_of_model_type(model.config.model_type).names
+    return {half: names[half] for half in HALVES}
+
+
+@torch.no_grad()
+def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, torch.Tensor]]:
+    """All inputs of o_proj and down_proj of each layer, [tokens, channels] float64: one text a time, unpadded."""
+    seen: list[dict[str, list[torch.Tensor]]] = [defaultdict(list) for _ in model.model.layers]
+    hooks = [
+        layer.get_submodule(path).register_forward_pre_hook(
+            lambda _, args, own=record[name]: own.append(args[0][0].double())
+        )
+        for layer, record in zip(model.model.layers, seen, strict=True)
+        for name, path in projection_paths(model).items()
+    ]
+    for ids in texts:
+        model(torch.tensor([ids]), use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return [{name: torch.cat(parts) for name, parts in record.items()} for record in seen]
+
+
+#: Longer than the windows, and padded on the left in the second row.
+INPUT_IDS = torch.randint(3, 96, (2, 20), generator=torch.Generator().manual_seed(5))
+ATTENTION_MASK = torch.ones_like(INPUT_IDS)
+
+
+@torch.no_grad()
+def masked_logits(model: PreTrainedModel) -> torch.Tensor:
+    """Logits of all real tokens, [tokens, vocabulary]."""
+    return model(INPUT_IDS, attention_mask=ATTENTION_MASK).logits[ATTENTION_MASK.bool()]
+
+
+COMPLETION_STEPS = 20
+#: Each third question is given another right answer than the model's.
+WRONG_EVERY = 3
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a plain loop writes after a prompt."""
+
+    tokens: tuple[int, ...]
+    text: str
+    is_ended: bool
+
+
+def greedy_completions(
+    folder: Path, prompts: Sequence[str], steps: int = COMPLETION_STEPS, end: int = 2
+) -> list[Completion]:
+    """The most likely tokens after each prompt, alone, without a cache."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    written = []
+    for prompt in prompts:
+        ids = list(tokenizer.encode(prompt).ids)
+        start, is_ended = len(ids), False
+        while len(ids) < start + steps and not is_ended:
+            with torch.no_grad():
+                token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+            is_ended = token == end
+            ids += [] if is_ended else [token]
+        own = tuple(ids[start:])
+        written.append(Completion(own, tokenizer.decode(ids)[len(tokenizer.decode(ids[:start])) :], is_ended))
+    return written

@@ -1,0 +1,207 @@
+"""Plans of micro models, layers with scores that no text gave, and what a refit loses."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from seap_export.activations.mixture import Mixture
+from seap_export.families import LayerSpec, ModelSpec, model_spec
+from seap_export.plan.options import LayerOptions, options_from_scores
+from seap_export.plan.plan import Compensation, LayerPlan, Plan
+from seap_export.plan.solve import keeps_heads
+from seap_export.plan.sparsity import Sparsity
+from seap_export.scores import LayerScores
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source
+from support.calibration import mixture_of
+from support.corpora import random_token_ids
+from support.models import micro_source, skip_unless_loaded
+from support.variations import micro_config
+
+
+def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
+    """Without one KV group, if there are several, and in each other group without one head, another in each."""
+    size = own.heads_per_group
+    groups = [g for g in range(own.num_key_value_heads) if own.num_key_value_heads == 1 or g != dropped_group]
+    heads = [
+        g * size + head
+        for g in groups
+        for head in range(size)
+        if size == 1 or dropped_head is None or head != (g + dropped_head) % size
+    ]
+    return LayerPlan(size, tuple(groups), tuple(heads), tuple(neurons))
+
+
+def whole_layer(own: LayerSpec) -> LayerPlan:
+    """All of a layer."""
+    return layer_plan(own, None, None, range(own.intermediate_size))
+
+
+def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
+    """A plan that keeps what is given."""
+    fields: dict[str, Any] = {
+        "task": "boolq",
+        "weights": {"boolq": 1.0},
+        "source_name": source.name,
+        "source_sha256": source.digest,
+        "method": "custom",
+        "score": "wifv",
+        "sparsity": Sparsity("uniform", protect_first=0, protect_last=0),
+        "align": 1,
+        "balance": "alike",
+        "compensation": compensation,
+        "ridge": 0.5,
+        "distillation": 0.0,
+        "requested_ratio": 0.3,
+        "achieved_ratio": 0.3,
+    }
+    return Plan(**{**fields, **values}, layers=tuple(layers))
+
+
+def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
+    """All layers of one shape, half as wide, but each keeps other groups, heads (if they may go) and neurons."""
+    own = source.spec.layers[0]
+    size, all_groups = own.heads_per_group, own.num_key_value_heads
+    left, each = {6: 3, 3: 2, 1: 1}[all_groups], max(size // 2, 1)
+    if keeps_heads(source.spec):
+        left, each = all_groups, size
+    layers = []
+    for index in range(len(source.spec.layers)):
+        groups = sorted((index + offset) % all_groups for offset in range(left))
+        heads = [group * size + (index + group + offset) % size for group in groups for offset in range(each)]
+        layers.append(LayerPlan(size, tuple(groups), tuple(sorted(heads)), tuple(range(index, index + 48))))
+    return plan_of(source, layers, compensation, layout="uniform", **values)
+
+
+def micro_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
+    """The first layer stays whole, the second loses heads, a KV group and neurons, the last one heads only."""
+    own = source.spec.layers[0]
+    layers = (
+        layer_plan(own, None, None, range(80)),
+        layer_plan(own, 0, 0, range(1, 80, 3)),
+        layer_plan(own, None if own.heads_per_group > 1 else 4, 1, range(80)),
+    )
+    return plan_of(source, layers, compensation, **values)
+
+
+def write_pruned_micro_model(
+    folder: Path, variation: str, compensation: Compensation = "bias", dtype: str = "float32", **values: Any
+) -> Path:
+    """The folder `hf/` of a pruned micro model of one of the variations; `values` replace its dense config's."""
+    with tempfile.TemporaryDirectory() as temporary:
+        source = micro_source(Path(temporary) / "dense", variation, dtype, **values)
+        skip_unless_loaded(source.spec.family, "per-layer")
+        statistics = mixture_of(source, Path(temporary) / "statistics", {"boolq": random_token_ids()})
+        folder.mkdir(parents=True)
+        write_shrunk_model(source, micro_plan(source, compensation), statistics, folder)
+    return folder
+
+
+@dataclass
+class Shrunk:
+    """A dense micro model, the plan, and the folder written from them."""
+
+    dense: Path
+    source: Source
+    plan: Plan
+    statistics: Mixture
+    folder: Path
+
+    @property
+    def family(self) -> str:
+        return self.source.spec.family.model_type
+
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.folder / "config.json").read_text("utf-8"))
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / "model.safetensors")
+
+
+def small_spec(heads: int, kv_groups: int, neurons: int, layers: int = 1, **values: Any) -> ModelSpec:
+    """A llama of width 24 with heads of 4 channels."""
+    shape = {"num_attention_heads": heads, "num_key_value_heads": kv_groups, "intermediate_size": neurons}
+    sizes = {"hidden_size": 24, "head_dim": 4, "num_hidden_layers": layers}
+    return model_spec(micro_config(**{"model_type": "llama", **sizes, **shape, **values}))
+
+
+def smollm2_spec(**values: Any) -> ModelSpec:
+    """SmolLM2-135M's shapes."""
+    shape = {
+        "num_hidden_layers": 30,
+        "hidden_size": 576,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "intermediate_size": 1536,
+    }
+    return model_spec(micro_config(**{"model_type": "llama", **shape, **values}))
+
+
+def scores_of(heads: Any, neurons: Any, head_dim: int = 4) -> LayerScores:
+    """Scores of heads whose channels are all alike."""
+    channels = torch.as_tensor(heads, dtype=torch.float64)[:, None].expand(-1, head_dim)
+    return LayerScores(channels, torch.as_tensor(neurons, dtype=torch.float64))
+
+
+def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> list[LayerScores]:
+    """Scores between 0 and 1 of every layer; those of heads times `head_worth`."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        LayerScores(
+            head_worth * torch.rand(own.num_attention_heads, spec.head_dim, generator=generator, dtype=torch.float64),
+            torch.rand(own.intermediate_size, generator=generator, dtype=torch.float64),
+        )
+        for own in spec.layers
+    ]
+
+
+def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOptions]:
+    """The options of every layer."""
+    return [options_from_scores(spec, layer, own) for layer, own in enumerate(scores)]
+
+
+def random_sensitivity(spec: ModelSpec, seed: int = 0) -> np.ndarray:
+    """Between 0.1 and 10, for attention and MLP of every layer."""
+    return 10.0 ** np.random.default_rng(seed).uniform(-1.0, 1.0, (len(spec.layers), 2))
+
+
+def random_projection(
+    channels: int, tokens: int = 40, out: int = 5, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A float32 weight [out, channels] and the covariance of inputs that depend on each other."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out, channels, generator=generator)
+    mixing = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(tokens, channels, generator=generator, dtype=torch.float64) @ mixing
+    inputs *= torch.linspace(0.2, 2.0, channels, dtype=torch.float64)
+    return weight, covariance_of(inputs)
+
+
+def covariance_of(inputs: torch.Tensor) -> torch.Tensor:
+    centred = inputs - inputs.mean(0)
+    return centred.T @ centred / len(inputs)
+
+
+def refitted_loss(weight: torch.Tensor, covariance: torch.Tensor, kept: Iterable[int], ridge: float) -> float:
+    """min over D of E|W_R x_R - D x_K|^2 + r |D|^2: D from the normal equations, then both terms as they are.
+
+    `ridge` is relative to the sum of the variances of all channels.
+    """
+    strength = ridge * float(covariance.trace())
+    keep = sorted(kept)
+    gone = [channel for channel in range(weight.shape[1]) if channel not in keep]
+    regular = covariance[keep][:, keep] + strength * torch.eye(len(keep), dtype=torch.float64)
+    added = weight.double()[:, gone] @ covariance[gone][:, keep] @ torch.linalg.inv(regular)
+    change = torch.zeros(weight.shape, dtype=torch.float64)
+    change[:, gone], change[:, keep] = weight.double()[:, gone], -added
+    return float((change @ covariance * change).sum() + strength * added.square().sum())
