@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from seap_export.activations.shortened import shortened
 from seap_export.errors import InputError
-from seap_export.families import names
+from seap_export.families import LayerSpec, ModelSpec, RopeSpec, names
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import HiddenStates, logits, output_stream
@@ -25,13 +26,14 @@ from seap_export.layers.stock import StockModel
 from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
 
-__all__ = ["WalkCheck"]
+__all__ = ["WalkCheck", "shortened"]
 
 #: Tokens that are compared; a text is cut there.
 _TOKENS = 256
 #: Largest difference of a token's hidden states, or logits, relative to their root mean square. Rounding in float32
 #: stays near 1e-5 in deep models; another activation, norm, scale, window or rotation is hundreds of times as much.
 _LIMIT = 1e-3
+_CONTEXT = "original_max_position_embeddings"
 
 
 class WalkCheck:
@@ -109,17 +111,17 @@ class WalkCheck:
             InputError: The two differ by more than rounding.
         """
         spec, rows = self._source.spec, head[self._vocabulary]
-        own = logits(spec, rows, output_stream(spec, gain, self._walk.streams[0]))
+        walked = logits(spec, rows, output_stream(spec, gain, self._walk.streams[0]))
         self._load_outer("norm", gain)
         self._model.load_outer("lm_head", (self._rows if self._model.is_tied else rows).float())
-        self._compare("the logits", own, self._model.logits(self._passage.hidden[0])[0])
+        self._compare("the logits", walked, self._model.logits(self._passage.hidden[0])[0])
 
-    def _compare(self, place: str, own: torch.Tensor, stock: torch.Tensor) -> None:
+    def _compare(self, where: str, walked: torch.Tensor, stock: torch.Tensor) -> None:
         scale = stock.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-        difference = ((own - stock).abs() / scale).max().item()
+        difference = ((walked - stock).abs() / scale).max().item()
         if not difference <= _LIMIT:
             raise InputError(
-                f"{self._source.name}: from {place} on, the description of the family "
+                f"{self._source.name}: from {where} on, the description of the family "
                 f"'{self._source.spec.family.model_type}' computes something else than transformers "
                 f"({difference:.1e} of the values' size); this model cannot be exported"
             )
@@ -132,3 +134,44 @@ def _stock_config(config: Mapping[str, Any]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(dict(config)), "utf-8", newline="\n")
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def shortened(config: Mapping[str, Any], spec: ModelSpec, length: int) -> tuple[dict[str, Any], ModelSpec]:
+    """Config and description with windows, and lengths at which a rotation or queries change, of at most `length`.
+
+    The lengths in the config become shorter whether the description knows of them or not.
+    """
+    config, layers, block = dict(config), spec.layers, spec.block
+    if config.get("sliding_window"):
+        window = config["sliding_window"] = min(config["sliding_window"], length)
+        layers = tuple(
+            layer if layer.sliding_window is None else replace(layer, sliding_window=window) for layer in layers
+        )
+    if block.query_scaling is not None or any(layer.rope and layer.rope.switches_at for layer in layers):
+        config = _with_context(config, length)
+        layers = tuple(_layer_with_context(layer, length) for layer in layers)
+        if block.query_scaling is not None:
+            scaling = replace(block.query_scaling, context=min(block.query_scaling.context, length))
+            block = replace(block, query_scaling=scaling)
+    return config, replace(spec, layers=layers, block=block)
+
+
+def _with_context(config: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """The config with a shorter original length wherever it gives one."""
+    shorter = {
+        key: _with_context(value, length)
+        for key, value in config.items()
+        if key in ("rope_scaling", "rope_parameters") and value
+    }
+    if config.get(_CONTEXT):
+        shorter[_CONTEXT] = min(config[_CONTEXT], length)
+    return {**config, **shorter}
+
+
+def _layer_with_context(layer: LayerSpec, length: int) -> LayerSpec:
+    rope = layer.rope
+    if rope is None or not rope.parameters.get(_CONTEXT):
+        return layer
+    parameters = {**rope.parameters, _CONTEXT: min(rope.parameters[_CONTEXT], length)}
+    shorter: RopeSpec = replace(rope, parameters=MappingProxyType(parameters))
+    return replace(layer, rope=shorter)

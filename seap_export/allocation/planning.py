@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from seap_export.activations.mixture import Mixture
-from seap_export.allocation.directions import directions, multipliers
-from seap_export.allocation.search import TrialLog, search
+from seap_export.allocation.search import TrialLog, directions, multipliers, search
 from seap_export.allocation.texts import draw_texts
 from seap_export.allocation.trials import Trials
 from seap_export.layers.compute import Compute
@@ -55,8 +54,8 @@ def choose_plan(
     """
 
     def at(steps: Mapping[str, float]) -> Plan:
-        own = ranking.weighted(multipliers(len(source.spec.layers), steps))
-        return plan_variant(source, statistics, own, settings, ratio, vocabulary)
+        weighted = ranking.weighted(multipliers(len(source.spec.layers), steps))
+        return plan_variant(source, statistics, weighted, settings, ratio, vocabulary)
 
     texts = draw_texts(statistics) if settings.tried and ratio else None
     if settings.tried and ratio and texts is None:
@@ -75,11 +74,11 @@ def choose_plan(
         on_trial(None)
         return value
 
-    found = search(tuple(directions(len(source.spec.layers))), lambda steps: at(steps).layers, measure, settings.tried)
-    for _ in range(settings.tried - found.trials):
+    best = search(tuple(directions(len(source.spec.layers))), lambda steps: at(steps).layers, measure, settings.tried)
+    for _ in range(settings.tried - best.trials):
         on_trial(None)
     say(
-        f"the best of {found.trials} plans has a KL of {found.after:.4f} instead of {found.before:.4f} nats "
+        f"the best of {best.trials} plans has a KL of {best.after:.4f} instead of {best.before:.4f} nats "
         f"on {texts.judged_tokens:,} calibration tokens"
     )
-    return at(found.steps)
+    return at(best.steps)

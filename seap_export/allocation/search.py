@@ -7,10 +7,33 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Found", "TrialLog", "search"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Found", "TrialLog", "directions", "multipliers", "search"]
 
 #: The first step and the last one; each is half of the one before.
 _FIRST, _LAST = 0.5, 0.125
+
+
+def directions(layers: int) -> dict[str, npt.NDArray[np.float64]]:
+    """By name, changes of the logarithms of the sensitivities, float64 [layers, 2].
+
+    With x from -1 in the first layer to 1 in the last one, they are x, x² - 1/3, a constant and x³ - 3x/5 (the first
+    Legendre polynomials but for factors), the same for both halves or opposite in attention and MLP. A step of 1
+    changes the ratio of two sensitivities by e² between first and last layer, or by e between attention and MLP.
+    """
+    x = np.linspace(-1.0, 1.0, layers)
+    ends, waves, level = 1.5 * (x**2 - 1 / 3), 2.0 * (x**3 - 0.6 * x), np.full(layers, 0.5)
+    both = {"depth": (x, x), "ends": (ends, ends), "heads": (level, -level)}
+    more = {"heads_depth": (x, -x), "waves": (waves, waves), "heads_ends": (ends, -ends)}
+    return {name: np.stack(halves, axis=1) for name, halves in (both | more).items()}
+
+
+def multipliers(layers: int, steps: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """What the sensitivities are multiplied with after steps in these directions, float64 [layers, 2]."""
+    known = directions(layers)
+    return np.exp(sum((size * known[name] for name, size in steps.items()), np.zeros((layers, 2))))
 
 
 @dataclass(frozen=True)
@@ -86,9 +109,9 @@ def search(
                 if len(known) == trials:
                     break
                 tried = {**steps, name: steps[name] + sign * size}
-                if (own := divergence(tried)) < best:
-                    steps, best, signs[name] = tried, own, sign
+                if (value := divergence(tried)) < best:
+                    steps, best, signs[name] = tried, value, sign
                     break
         if best == start:
             size /= 2
-    return Found({name: own for name, own in steps.items() if own}, before, best, len(known))
+    return Found({name: size for name, size in steps.items() if size}, before, best, len(known))

@@ -98,7 +98,7 @@ def bench_command(
 
     form = form_of(options)
     options["formats"] = tuple(
-        own(precision or own.precisions[0]) for own, precision in map(parse_format, options["formats"])
+        format(precision or format.precisions[0]) for format, precision in map(parse_format, options["formats"])
     )
     for name in options["engines"]:
         if name != REFERENCE:

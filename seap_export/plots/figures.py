@@ -38,8 +38,8 @@ def sparsity_figure(variants: Sequence[Variant], removed: Sequence[Removed]) -> 
     figure = new_figure(3.4 * columns + 0.8, 2.4 * rows + 1.2, title, first.source_name)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
-    for panel, variant, name, own in zip(panels, variants, short_names(variants), removed, strict=False):
-        values = {"attention": own.attention, "MLP": own.mlp, "both": own.total}
+    for panel, variant, name, fractions in zip(panels, variants, short_names(variants), removed, strict=False):
+        values = {"attention": fractions.attention, "MLP": fractions.mlp, "both": fractions.total}
         for label, colour, marker, dashes in _LINES:
             layers = range(len(values[label]))
             panel.plot(layers, values[label], color=colour, marker=marker, linestyle=dashes, label=label)
@@ -49,7 +49,7 @@ def sparsity_figure(variants: Sequence[Variant], removed: Sequence[Removed]) -> 
         panel.grid(True)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))  # the axes are shared
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylim(-0.02, max(0.1, 1.05 * max(max(*own.attention, *own.mlp) for own in removed)))
+    panels[0].set_ylim(-0.02, max(0.1, 1.05 * max(max(*fractions.attention, *fractions.mlp) for fractions in removed)))
     for panel in grid[:, 0]:
         panel.set_ylabel("weights of the layer removed")
     for panel in panels[len(variants) :]:
@@ -152,19 +152,19 @@ def overlap_figure(variants: Sequence[Variant], heads: Overlap, neurons: Overlap
     )
     panels = figure.subplots(1, 2)
     fits = LETTER * max(map(len, names)) < side / len(names)
-    for panel, title, own in zip(panels, ("heads", "neurons"), (heads, neurons), strict=True):
-        _matrix(panel, own, names, title)
+    for panel, title, shared in zip(panels, ("heads", "neurons"), (heads, neurons), strict=True):
+        _matrix(panel, shared, names, title)
         panel.set_xticks(range(len(names)), names, rotation=0 if fits else 90)
     figure.colorbar(panels[0].images[0], ax=list(panels), label="Jaccard index", shrink=0.8)
     return figure
 
 
-def _matrix(panel: Axes, own: Overlap, names: Sequence[str], title: str) -> None:
-    values = np.array([[np.nan if value is None else value for value in row] for row in own.jaccard])
+def _matrix(panel: Axes, shared: Overlap, names: Sequence[str], title: str) -> None:
+    values = np.array([[np.nan if value is None else value for value in row] for row in shared.jaccard])
     panel.imshow(values, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="none")
     for row in range(len(names)):
         for column in range(len(names)):
-            index, chance = own.jaccard[row][column], own.chance[row][column]
+            index, chance = shared.jaccard[row][column], shared.chance[row][column]
             text = "not cut" if index is None else f"{index:.2f}"
             if chance is not None and row != column:
                 text += f"\n({chance:.2f})"

@@ -81,8 +81,10 @@ def parse_evaluation(report: Mapping[str, Any], name: str) -> QualityPoint:
 def _parse(report: Mapping[str, Any]) -> QualityPoint:
     divergence, zero_shot = report.get("divergence") or {}, report.get("zero_shot") or {}
     generation = report.get("generation") or {}
-    asked = [form for form in (*zero_shot, *generation) if form != "dense"]
-    form = next((form for form in ("hf", "onnx", *divergence, *asked) if form in (*divergence, *asked)), None)
+    with_questions = [form for form in (*zero_shot, *generation) if form != "dense"]
+    form = next(
+        (form for form in ("hf", "onnx", *divergence, *with_questions) if form in (*divergence, *with_questions)), None
+    )
     measured = divergence.get(form) or {}
     sparsity = report["sparsity"]
     settings = (
@@ -107,18 +109,18 @@ def _parse(report: Mapping[str, Any]) -> QualityPoint:
 
 
 def _digests(report: Mapping[str, Any]) -> dict[str, str]:
-    asked = {"texts": report.get("texts") or {}}
-    asked |= {f"questions of {benchmark}": origin for benchmark, origin in (report.get("tasks") or {}).items()}
-    return {what: str(origin["sha256"]) for what, origin in asked.items() if "sha256" in origin}
+    origins = {"texts": report.get("texts") or {}}
+    origins |= {f"questions of {benchmark}": origin for benchmark, origin in (report.get("tasks") or {}).items()}
+    return {what: str(origin["sha256"]) for what, origin in origins.items() if "sha256" in origin}
 
 
 def _accuracies(
     chosen: Mapping[str, Mapping[str, Any]], generated: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
     """The accuracy of choices and the exact match of generated answers, by benchmark."""
-    found = {benchmark: _number(result["acc"]) for benchmark, result in chosen.items()}
-    found |= {benchmark: _number(result["exact_match"]) for benchmark, result in generated.items()}
-    return dict(sorted(found.items()))
+    accuracy = {benchmark: _number(result["acc"]) for benchmark, result in chosen.items()}
+    accuracy |= {benchmark: _number(result["exact_match"]) for benchmark, result in generated.items()}
+    return dict(sorted(accuracy.items()))
 
 
 def _finite(perplexity: Any) -> float | None:

@@ -46,8 +46,8 @@ def quality_figure(points: Sequence[QualityPoint]) -> Figure:
     grid = figure.subplots(len(measures), len(tasks), sharex=True, squeeze=False)
     for row, measure in zip(grid, measures, strict=True):
         for panel, task in zip(row, tasks, strict=True):
-            own = [(point, name) for point, name in zip(points, names, strict=True) if point.task == task]
-            _panel(panel, measure, own, series)
+            of_task = [(point, name) for point, name in zip(points, names, strict=True) if point.task == task]
+            _panel(panel, measure, of_task, series)
         row[0].set_ylabel(measure.label)
     for panel, task in zip(grid[0], tasks, strict=True):
         panel.set_title(task)
@@ -80,8 +80,8 @@ def _measures(points: Sequence[QualityPoint]) -> list[_Measure]:
     ]
 
 
-def _panel(panel: Axes, measure: _Measure, own: Sequence[tuple[QualityPoint, str]], series: Sequence[str]) -> None:
-    shown = [(point, name, measure.value(point)) for point, name in own]
+def _panel(panel: Axes, measure: _Measure, points: Sequence[tuple[QualityPoint, str]], series: Sequence[str]) -> None:
+    shown = [(point, name, measure.value(point)) for point, name in points]
     drawn = [value for _, _, value in shown if value is not None]
     if not drawn:
         panel.text(0.5, 0.5, "not evaluated", ha="center", va="center", color=GREY, transform=panel.transAxes)
@@ -90,7 +90,7 @@ def _panel(panel: Axes, measure: _Measure, own: Sequence[tuple[QualityPoint, str
         if line:
             x, y = zip(*line, strict=True)
             panel.plot(x, y, label=label, **line_style(index))
-    level = next((dense for point, _ in own if (dense := measure.dense(point)) is not None), None)
+    level = next((dense for point, _ in points if (dense := measure.dense(point)) is not None), None)
     if level is not None and drawn:
         panel.axhline(level, color=GREY, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1.0, label=_DENSE)
         drawn.append(level)

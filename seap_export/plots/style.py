@@ -55,10 +55,10 @@ _STYLE = {
 @contextmanager
 def house_style() -> Iterator[None]:
     """Makes figures look alike whatever the user's matplotlibrc says; draw and save them within the block."""
-    own: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         key: value for key, value in mpl.rcParamsDefault.items() if not key.startswith(("backend", "interactive"))
     }
-    with mpl.rc_context(cast(Any, {**own, **_STYLE})), warnings.catch_warnings():
+    with mpl.rc_context(cast(Any, {**defaults, **_STYLE})), warnings.catch_warnings():
         # A letter missing from the font becomes a box, which is visible in the figure.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
@@ -75,8 +75,8 @@ def new_figure(width: float, height: float, title: str, *notes: str) -> Figure:
 
 def line_style(index: int) -> dict[str, Any]:
     """Colour and marker of a line: 36 pairs, the first six of which differ in both."""
-    turn, place = divmod(index, len(_COLOURS))
-    return {"color": _COLOURS[place], "marker": _MARKERS[(place + turn) % len(_MARKERS)]}
+    turn, colour = divmod(index, len(_COLOURS))
+    return {"color": _COLOURS[colour], "marker": _MARKERS[(colour + turn) % len(_MARKERS)]}
 
 
 def fitted(size: float, least: float, most: float) -> float:

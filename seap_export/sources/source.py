@@ -16,7 +16,6 @@ from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.sources.config import portable_config, read_json
-from seap_export.sources.config_check import check_token_ids
 from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tokenizer import (
@@ -36,6 +35,7 @@ __all__ = ["Source", "open_gguf", "open_source"]
 _CHECKED = 2**20
 #: Owner and name of a model on the hub.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"
     defaults = read_json(generation) if generation.is_file() else None
-    check_token_ids({str(folder / "config.json"): config, str(generation): defaults or {}}, spec.vocab_size)
+    _check_token_ids({str(folder / "config.json"): config, str(generation): defaults or {}}, spec.vocab_size)
     extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
     return Source(
         name=name,
@@ -184,6 +184,24 @@ def _folder_source(folder: Path, name: str) -> Source:
         files=(folder / "config.json", *extras, *files.files, *tokenizer_files(folder)),
         write_tokenizer=lambda target: _carry_tokenizer(folder, target, spec.family.tokenizer_json_as_it_is),
     )
+
+
+def _check_token_ids(configs: Mapping[str, Mapping[str, Any]], vocab_size: int) -> None:
+    """Rejects special tokens that are not in the vocabulary; -1 means none in old configs.
+
+    Args:
+        configs: Contents by file name: config.json and generation_config.json.
+        vocab_size: Number of tokens of the model.
+
+    Raises:
+        InputError: An id is not an integer or is out of range.
+    """
+    for where, config in configs.items():
+        for key in _SPECIAL_TOKENS:
+            value = config.get(key)
+            for token in value if isinstance(value, list) else [value]:
+                if token is not None and not (type(token) is int and -1 <= token < vocab_size):
+                    raise InputError(f"{where}: {key} {token!r:.40} is not one of the model's {vocab_size} tokens")
 
 
 def _refuse_other_head(reader: WeightReader, spec: ModelSpec, where: str) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.families import model_spec
 from seap_export.layers.compute import Compute, choose_compute
-from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.runtime.session import available_threads, open_session
+from seap_export.sources.config import end_tokens, read_artifact
 from validation.generation.figures import Answer, GenerationFigures
 from validation.generation.greedy import Ends, continue_prompts
-from validation.generation.limits import Limits, text_limits
 from validation.generation.questions import OpenTask
 from validation.quiet import quiet_transformers
 from validation.runners.onnx_runner import OnnxRunner
@@ -29,6 +31,22 @@ __all__ = ["MAX_NEW_TOKENS", "evaluate_generation"]
 
 #: The most tokens of an answer, unless asked otherwise.
 MAX_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class _TextLimits:
+    """Where texts of a model end.
+
+    Attributes:
+        ends: Tokens that end a text; none if the model has none.
+        context: The most tokens of a text.
+        shared: The most tokens of a row of a batch. Some models rotate longer rows otherwise, and transformers then
+            all rows of a batch.
+    """
+
+    ends: frozenset[int]
+    context: int
+    shared: int
 
 
 def evaluate_generation(
@@ -74,41 +92,61 @@ def evaluate_generation(
     if not tasks or len({task.name for task in tasks}) != len(tasks):
         raise UsageError("give at least one task; names must be different")
     texts = tokenizer_folder or folder
-    tokenizer, limits = load_tokenizer(texts), text_limits(texts)
+    tokenizer, limits = load_tokenizer(texts), _text_limits(texts)
     prompts = {task.name: _tokens(task, tokenizer, limits) for task in tasks}
-    longest = max(len(ids) for own in prompts.values() for ids in own)
+    longest = max(len(ids) for task_prompts in prompts.values() for ids in task_prompts)
     calls = Calls(batch_size, longest, min(longest + max_new_tokens, limits.context))
-    shared = text_limits(folder).shared if form == "hf" else limits.shared  # genai_config.json does not say it
+    shared = _text_limits(folder).shared if form == "hf" else limits.shared  # genai_config.json does not say it
     figures = {}
     with (
         quiet_transformers(),
         _opened(folder, form, threads or available_threads(), provider, compute, calls) as runner,
     ):
         for task in tasks:
-            stops = {own for stop in task.rule.stop if (own := tokenizer.token_to_id(stop)) is not None}
+            stops = {token for stop in task.rule.stop if (token := tokenizer.token_to_id(stop)) is not None}
             ends = Ends(limits.ends | stops, task.rule, max_new_tokens, limits.context, shared)
             try:
-                found = continue_prompts(runner, tokenizer, prompts[task.name], ends, batch_size, on_answer)
+                texts_made = continue_prompts(runner, tokenizer, prompts[task.name], ends, batch_size, on_answer)
             except ArtifactError as error:
                 raise ArtifactError(f"{folder}: {error}") from error
             answers = (
-                Answer(question.prompt, own.text, own.tokens, own.is_stopped, task.rule.find(own.text), question.gold)
-                for own, question in zip(found, task.questions, strict=True)
+                Answer(
+                    question.prompt, made.text, made.tokens, made.is_stopped, task.rule.find(made.text), question.gold
+                )
+                for made, question in zip(texts_made, task.questions, strict=True)
             )
             figures[task.name] = GenerationFigures(tuple(answers), task.sha256)
     gc.collect()  # the next model needs the memory
     return figures
 
 
-def _tokens(task: OpenTask, tokenizer: Tokenizer, limits: Limits) -> list[list[int]]:
-    found = [list(own.ids) for own in tokenizer.encode_batch(list(task.prompts))]
-    for number, ids in enumerate(found, start=1):
+def _text_limits(folder: Path) -> _TextLimits:
+    """The limits of a model folder or of an ONNX folder.
+
+    Raises:
+        ArtifactError: Its config is missing or damaged.
+        InputError: Its config describes a model that is not supported.
+    """
+    config = folder / "genai_config.json"
+    if config.is_file():
+        ends, context = model_limits(config)
+        return _TextLimits(ends, context, context)
+    spec = model_spec(read_artifact(folder / "config.json"))
+    switches = [layer.rope.switches_at for layer in spec.layers if layer.rope and layer.rope.switches_at]
+    return _TextLimits(
+        end_tokens(folder), spec.max_position_embeddings, min([spec.max_position_embeddings, *switches])
+    )
+
+
+def _tokens(task: OpenTask, tokenizer: Tokenizer, limits: _TextLimits) -> list[list[int]]:
+    prompts = [list(encoding.ids) for encoding in tokenizer.encode_batch(list(task.prompts))]
+    for number, ids in enumerate(prompts, start=1):
         if not 1 <= len(ids) < limits.context:
             raise InputError(
                 f"task '{task.name}': question {number} has {len(ids)} tokens, but the model's context is "
                 f"{limits.context}; use fewer examples, or remove the question"
             )
-    return found
+    return prompts
 
 
 @contextmanager

@@ -46,11 +46,11 @@ def open_model(
     options: Any = {"batch_size": batch_size, "on_sequences": on_sequences}
     if form == "hf":
         with open_torch_runner(folder, threads, compute or choose_compute("cpu"), attention=None) as torch_runner:
-            from validation.zero_shot.torch_lm import TorchLM
+            from validation.zero_shot.harness_models import TorchLM
 
             yield TorchLM(torch_runner, tokenizer, max_length=torch_runner.spec.max_position_embeddings, **options)
         return
-    from validation.zero_shot.runner_lm import RunnerLM
+    from validation.zero_shot.harness_models import RunnerLM
 
     runtime, mapped = form, False
     if form == "onnx":

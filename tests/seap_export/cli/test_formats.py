@@ -17,7 +17,7 @@ from support.exports import run_here
 from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
 from support.models import one_thread
 
-from validation.reports.schema import schema
+from validation.reports import schema
 from validation.speed.memory import PeakMemory
 
 Run = Callable[..., Any]

@@ -18,7 +18,7 @@ from support.models import one_thread
 from seap_export.cli import main
 from seap_export.pipeline import quality, speed
 from seap_export.pipeline.elsewhere import GENERAL_TEXT
-from validation.reports.schema import schema
+from validation.reports import schema
 
 Run = Callable[..., Any]
 TASK = ("--ratio", "0.2", "--out", "out")

@@ -1,29 +1,35 @@
-"""What models of the lm-evaluation-harness have in common here.
+"""Models of the lm-evaluation-harness: a model folder in torch, and a written folder in any runtime.
 
 They split and score tokens in the same way as `lm_eval.models.huggingface.HFLM`, in batches of sequences of similar
-length, padded on the right.
+length, padded on the right. The harness's own class for transformers models holds the whole model and computes the
+logits of all tokens.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from lm_eval.api.model import TemplateLM
 from numpy.typing import NDArray
 
-from validation.zero_shot.requests import Request, check_lengths
+from seap_export.errors import InputError
+from validation.runners.runner import Runner
+from validation.runners.torch_runner import TorchRunner
 
-__all__ = ["BatchLM", "padded"]
+__all__ = ["RunnerLM", "TorchLM"]
 
 Answer = tuple[float, bool]
 TokenIds = tuple[int, ...]
+#: (prompt, continuation) or None, and the tokens of each.
+Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
-class BatchLM(TemplateLM):
+class _BatchLM(TemplateLM):
     """Log-likelihoods of continuations; does not generate text.
 
     Args:
@@ -75,7 +81,7 @@ class BatchLM(TemplateLM):
 
         Requests that differ only in the last token, such as one-token choices for one prompt, share a sequence.
         """
-        check_lengths(requests, self.max_length)
+        _check_lengths(requests, self.max_length)
         alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, (_, context, continuation) in enumerate(requests):
             alike[tuple(self._model_input(context, continuation))].append(number)
@@ -83,8 +89,8 @@ class BatchLM(TemplateLM):
         batches = [sequences[start : start + self._batch_size] for start in range(0, len(sequences), self._batch_size)]
         kept = {ids: max(len(requests[number][2]) for number in numbers) for ids, numbers in alike.items()}
         answers: dict[int, Answer] = {}
-        for batch, found in zip(batches, self._logits(batches, kept), strict=True):
-            for ids, logits in zip(batch, found, strict=True):
+        for batch, rows in zip(batches, self._logits(batches, kept), strict=True):
+            for ids, logits in zip(batch, rows, strict=True):
                 for number in alike[ids]:
                     answers[number] = _score(logits, requests[number][2])
             self._on_sequences(len(batch), len(sequences))
@@ -101,7 +107,75 @@ class BatchLM(TemplateLM):
         """For each batch the logits of its sequences, [at least `kept`, V] each, of the last tokens."""
 
 
-def padded(batch: Sequence[TokenIds]) -> NDArray[np.int64]:
+class TorchLM(_BatchLM):
+    """Log-likelihoods computed by torch, a layer at a time.
+
+    Args:
+        runner: The model.
+        arguments: Those of `_BatchLM`.
+    """
+
+    def __init__(self, runner: TorchRunner, tokenizer: Any, **arguments: Any) -> None:
+        super().__init__(tokenizer, **arguments)
+        self._runner = runner
+
+    def _logits(
+        self, batches: Sequence[Sequence[TokenIds]], kept: dict[TokenIds, int]
+    ) -> Iterator[Sequence[NDArray[np.floating]]]:
+        sizes = [(len(batch), max(map(len, batch))) for batch in batches]
+        blocks = self._runner.blocks([rows * self._runner.passing_bytes(tokens) for rows, tokens in sizes])
+        for block in blocks:
+            ids = [[torch.from_numpy(_padded(batches[index]))] for index in block]
+            passages = self._runner.start(ids, cached=False)
+            self._runner.pass_layers(passages, keep=block.stop < len(batches))
+            with self._runner.head():
+                for index, passage in zip(block, passages, strict=True):
+                    yield self._of_batch(passage.hidden[0], batches[index], kept)
+
+    def _of_batch(
+        self, hidden: torch.Tensor, batch: Sequence[TokenIds], kept: dict[TokenIds, int]
+    ) -> list[NDArray[np.floating]]:
+        """The logits of the kept tokens of all sequences in one product."""
+        kept_rows = [row[len(ids) - kept[ids] : len(ids)] for row, ids in zip(hidden, batch, strict=True)]
+        logits = self._runner.logits(torch.cat(kept_rows)[None])[0]
+        return np.split(logits, np.cumsum([len(row) for row in kept_rows])[:-1])
+
+
+class RunnerLM(_BatchLM):
+    """Log-likelihoods computed by a runtime, whether it gives logits or log-probabilities.
+
+    Args:
+        runner: The opened folder; it gives the logits of all tokens of a prompt.
+        arguments: Those of `_BatchLM`.
+    """
+
+    def __init__(self, runner: Runner, tokenizer: Any, **arguments: Any) -> None:
+        super().__init__(tokenizer, **arguments)
+        self._runner = runner
+
+    def _logits(
+        self, batches: Sequence[Sequence[TokenIds]], kept: dict[TokenIds, int]
+    ) -> Iterator[Sequence[NDArray[np.floating]]]:
+        for batch in batches:
+            logits = self._runner.prefill(_padded(batch), [len(ids) for ids in batch])
+            yield [logits[row, : len(ids)] for row, ids in enumerate(batch)]
+
+
+def _check_lengths(requests: Iterable[Request], max_length: int) -> None:
+    """Rejects continuations that a model with `max_length` positions cannot score.
+
+    Raises:
+        InputError: A continuation has no tokens of its own, or more than there are positions.
+    """
+    for pair, _, continuation in requests:
+        if not 1 <= len(continuation) <= max_length:
+            which = "a choice" if pair is None else f"choice {pair[1]!r:.40}"
+            raise InputError(
+                f"{which} has {len(continuation)} tokens, but the model takes 1 to {max_length}; remove the question"
+            )
+
+
+def _padded(batch: Sequence[TokenIds]) -> NDArray[np.int64]:
     """The sequences of a batch, padded on the right, int64 [B, longest]; by causality padding changes nothing."""
     input_ids = np.zeros((len(batch), max(map(len, batch))), np.int64)
     for row, ids in enumerate(batch):
@@ -111,8 +185,8 @@ def padded(batch: Sequence[TokenIds]) -> NDArray[np.int64]:
 
 def _score(logits: NDArray[np.floating], continuation: list[int]) -> Answer:
     """Scores the continuation, which is predicted by the last rows of the logits [T, V]."""
-    own = np.asarray(logits[-len(continuation) :], np.float64)
-    largest = own.max(axis=1)
-    log_sum = largest + np.log(np.exp(own - largest[:, None]).sum(axis=1))
-    chosen = own[np.arange(len(continuation)), continuation]
-    return float((chosen - log_sum).sum()), bool((own.argmax(axis=1) == continuation).all())
+    scored = np.asarray(logits[-len(continuation) :], np.float64)
+    largest = scored.max(axis=1)
+    log_sum = largest + np.log(np.exp(scored - largest[:, None]).sum(axis=1))
+    chosen = scored[np.arange(len(continuation)), continuation]
+    return float((chosen - log_sum).sum()), bool((scored.argmax(axis=1) == continuation).all())
