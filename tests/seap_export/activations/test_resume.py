@@ -119,11 +119,11 @@ def test_a_process_that_is_killed(source: Source, expected: dict[str, bytes], tm
     script = """
 import os, signal, sys
 from pathlib import Path
-from calibrated import open_source
-from swept import TEXTS, in_memory
+from support.calibration import TOKEN_IDS, compute_in_memory
 from seap_export.activations.calibrate import collect_statistics
+from seap_export.sources.source import open_source
 kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
-collect_statistics(open_source(sys.argv[1]), TEXTS, Path(sys.argv[2]), in_memory(), on_layer=kill)
+collect_statistics(open_source(sys.argv[1]), TOKEN_IDS, Path(sys.argv[2]), compute_in_memory(), on_layer=kill)
 """
     model = source.files[0].parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

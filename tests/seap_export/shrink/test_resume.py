@@ -132,13 +132,15 @@ def test_a_process_that_is_killed(case: Case, tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
-from calibrated import Calibration, micro_plan, open_source, single
-from swept import in_memory
+from support.calibration import compute_in_memory, single_mixture
+from support.plans import micro_plan
+from seap_export.activations.statistics import Calibration
 from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import open_source
 source = open_source(sys.argv[1])
 kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
-statistics, plan = single(Calibration(Path(sys.argv[2]))), micro_plan(source, "sequential")
-write_shrunk_model(source, plan, statistics, Path(sys.argv[3]), kill, compute=in_memory())
+statistics, plan = single_mixture(Calibration(Path(sys.argv[2]))), micro_plan(source, "sequential")
+write_shrunk_model(source, plan, statistics, Path(sys.argv[3]), kill, compute=compute_in_memory())
 """
     model = case.source.files[0].parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
