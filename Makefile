@@ -15,7 +15,7 @@ PARALLEL := --numprocesses 2
 ARGS ?=
 # What depends on transformers' release.
 TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_plugin sources) \
-	$(patsubst %,tests/validation/%.py,runners/test_onnx_runner test_parity test_parity_micro) \
+	$(patsubst %,tests/validation/%.py,runtimes/onnx_runtime/test_onnx_runner parity/test_run parity/test_parity_micro) \
 	tests/seap_export/cli/test_export_command.py \
 	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write)
 

@@ -30,8 +30,8 @@ from converters.onnx.form import OnnxForm  # noqa: E402
 from converters.onnx.precision import Precision, choose_precision  # noqa: E402
 from seap_export.cli import main  # noqa: E402
 from seap_export.families.family import families, refused_models  # noqa: E402
-from seap_export.pipeline.parity import check_parity, prompts_of  # noqa: E402
-from seap_export.pipeline.settings import ParitySettings  # noqa: E402
+from seap_export.pipeline.gate.parity import check_parity, prompts_of  # noqa: E402
+from seap_export.pipeline.request.settings import ParitySettings  # noqa: E402
 
 VARIANT = "a-0.3"
 #: Column, form, and the figure that is shown.

@@ -47,7 +47,7 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
         "py.typed",
     ):
         assert f"seap_export/{data}" in names
-    assert "validation/runners/transformers_js.mjs" in names
+    assert "validation/runtimes/node/transformers_js.mjs" in names
 
 
 def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from converters.gguf.folding import Folding
 from converters.gguf.types import Preset
 from seap_export.families import LayerSpec, ModelSpec, RopeSpec
 from seap_export.layers.rotary import attention_factor, inverse_frequencies
-from seap_export.sources.gguf_file import MODEL_TYPE_KEY
+from seap_export.sources.gguf.file import MODEL_TYPE_KEY
 
 __all__ = ["Metadata", "Value", "model_metadata", "rope_tensors"]
 

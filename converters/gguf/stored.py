@@ -21,7 +21,7 @@ from converters.gguf.writer import whole_metadata
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import model_spec
 from seap_export.sources.config import read_json
-from seap_export.sources.gguf_header import GgufTensor, read_header
+from seap_export.sources.gguf.header import GgufTensor, read_header
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader
 

@@ -15,8 +15,8 @@ from converters.gguf.encoding import encode
 from converters.gguf.file import MODEL_FILE, FilePlan
 from converters.gguf.metadata import Metadata, Value
 from converters.gguf.rows import rows_of
+from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import bytes_of
-from converters.gguf.vocabulary import tokenizer_metadata
 from converters.whole import whole_or_nothing
 from seap_export.families import model_spec
 from seap_export.llama_library import llama_library

@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from converters.onnx.dialects import DialectName
-from converters.onnx.precision import BlockQuantization, Precision, Provider
+from converters.onnx.precision import BlockQuantization, DialectName, Precision, Provider
 from seap_export.errors import ArtifactError
 
 __all__ = ["FORM_NOTE", "Logits", "OnnxForm", "read_form"]

@@ -14,9 +14,9 @@ from converters.onnx.genai_config import genai_config
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
 from converters.onnx.precision import PRECISIONS, BlockQuantization, Provider, choose_precision
 from converters.onnx.read_back import GraphWeights
-from converters.onnx.sizes import weight_bytes
 from converters.onnx.stored import weight_differences
-from converters.onnx.widths import width_warning
+from converters.onnx.weights.sizes import weight_bytes
+from converters.onnx.weights.widths import width_warning
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 

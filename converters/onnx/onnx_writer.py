@@ -9,12 +9,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from converters.onnx.decoder import HEAD_DIM_MULTIPLE, decoder_graph
 from converters.onnx.form import OnnxForm
-from converters.onnx.overflow import find_scaling
+from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE, decoder_graph
 from converters.onnx.precision import BLOCK_SIZES
-from converters.onnx.scaling import Scaling
-from converters.onnx.weights import INLINE_BYTES, open_weights
+from converters.onnx.weights.overflow import find_scaling
+from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError, UsageError
 from seap_export.families import ModelSpec, model_spec, names
@@ -39,7 +39,7 @@ def write_onnx(
 
     Weights are read, checked and written tensor by tensor, in blocks of rows, so that memory holds the largest one as
     it is stored and, in int8 and int4, as it is written.
-    The same input gives the same bytes. For inputs and outputs, see `converters.onnx.decoder`.
+    The same input gives the same bytes. For inputs and outputs, see `converters.onnx.graph.decoder`.
 
     Args:
         model_folder: Contains config.json and safetensors files.

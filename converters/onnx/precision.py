@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import onnx_ir as ir
 import torch
@@ -12,13 +12,11 @@ from seap_export.errors import UsageError
 from seap_export.rounding.grid import BLOCK_SIZES, BlockQuantization
 from seap_export.toml_file import either
 
-if TYPE_CHECKING:
-    from converters.onnx.dialects import DialectName
-
 __all__ = [
     "BLOCK_SIZES",
     "PRECISIONS",
     "BlockQuantization",
+    "DialectName",
     "Dtype",
     "Precision",
     "PrecisionName",
@@ -28,6 +26,8 @@ __all__ = [
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 Provider = Literal["cpu", "cuda"]
+#: Sets of operators.
+DialectName = Literal["fused", "standard"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 

@@ -10,9 +10,9 @@ import onnx_ir as ir
 import torch
 
 from converters.onnx.form import read_form
-from converters.onnx.quantize import QuantizedMatrix, dequantize
-from converters.onnx.scaling import Scaling
 from converters.onnx.stored import open_graph
+from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
+from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, names
 from seap_export.families.names import QKV, Projection

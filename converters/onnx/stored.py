@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from onnx_ir.tensor_adapters import TorchTensor
 
-from converters.onnx.decoder import decoder_graph
-from converters.onnx.dialects import LEFT_PADDING_GUARD, POISON
 from converters.onnx.form import OnnxForm
+from converters.onnx.graph.decoder import decoder_graph
+from converters.onnx.graph.dialects import LEFT_PADDING_GUARD, POISON
 from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.precision import BlockQuantization, Precision
-from converters.onnx.quantize import QuantizedMatrix, dequantize
-from converters.onnx.scaling import Scaling
-from converters.onnx.weights import LazyTensor, open_weights
+from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
+from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import LazyTensor, open_weights
 from seap_export.errors import ArtifactError
 from seap_export.families import model_spec
 from seap_export.sources.config import read_json

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from converters.onnx.decoder import decoder_graph
 from converters.onnx.form import OnnxForm
+from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.precision import BlockQuantization, Precision
-from converters.onnx.quantize import QuantizedMatrix, quantize
-from converters.onnx.weights import LazyTensor, LazyWeights, open_weights
+from converters.onnx.weights.quantize import QuantizedMatrix, quantize
+from converters.onnx.weights.weights import LazyTensor, LazyWeights, open_weights
 
 __all__ = [
     "BlockQuantization",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from converters.onnx.decoder import HEAD_DIM_MULTIPLE, decoder_graph
 from converters.onnx.form import OnnxForm, read_form
-from converters.onnx.overflow import find_scaling
+from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE, decoder_graph
 from converters.onnx.precision import BlockQuantization, Precision
 from converters.onnx.read_back import GraphWeights
-from converters.onnx.scaling import Scaling
 from converters.onnx.stored import open_graph, weight_differences
-from converters.onnx.weights import INLINE_BYTES, LazyWeights, open_weights
+from converters.onnx.weights.overflow import find_scaling
+from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import INLINE_BYTES, LazyWeights, open_weights
 
 __all__ = [
     "HEAD_DIM_MULTIPLE",

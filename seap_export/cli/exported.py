@@ -14,7 +14,7 @@ from seap_export.cli.frontier import frontier_text
 
 if TYPE_CHECKING:
     from seap_export.pipeline.export import Exported
-    from seap_export.pipeline.performance import StepFigures
+    from seap_export.pipeline.folder.performance import StepFigures
 
 __all__ = ["export_json", "export_text", "no_gains", "parity_verdict", "quality_cells", "speedup_cell", "step_table"]
 
@@ -73,7 +73,7 @@ def _sizes(variant: Mapping[str, Any], folder: str) -> list[str]:
 
 
 def _row(name: str, variant: Mapping[str, Any], folders: Iterable[str]) -> list[str]:
-    from seap_export.pipeline.measured import divergence_of
+    from seap_export.pipeline.request.measured import divergence_of
 
     return [
         name,
@@ -122,7 +122,7 @@ def _parity(parities: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What the columns mean, as far as they were measured."""
-    from seap_export.pipeline.measured import measured_title
+    from seap_export.pipeline.request.measured import measured_title
 
     found = list(variants)
     compared = [variant["quality"] for variant in found if variant["quality"]]

@@ -14,22 +14,22 @@ from typing import Any
 import click
 
 import seap_export
-from seap_export.cli.bench import bench_command
-from seap_export.cli.calibrate import calibrate_command
+from seap_export.cli.commands.bench import bench_command
+from seap_export.cli.commands.calibrate import calibrate_command
+from seap_export.cli.commands.convert import convert_command
+from seap_export.cli.commands.doctor import doctor_command
+from seap_export.cli.commands.evaluate import evaluate_command
+from seap_export.cli.commands.export import export_command
+from seap_export.cli.commands.generate import generate_command
+from seap_export.cli.commands.inspect import inspect_command
+from seap_export.cli.commands.plan import plan_command
+from seap_export.cli.commands.plot import plot_command
+from seap_export.cli.commands.prune import prune_command
+from seap_export.cli.commands.recipes import recipes_command
+from seap_export.cli.commands.route import route_command
+from seap_export.cli.commands.validate import validate_command
 from seap_export.cli.console import print_json
-from seap_export.cli.convert import convert_command
-from seap_export.cli.doctor import doctor_command
 from seap_export.cli.errors import as_click_error, is_panic
-from seap_export.cli.evaluate import evaluate_command
-from seap_export.cli.export import export_command
-from seap_export.cli.generate import generate_command
-from seap_export.cli.inspect import inspect_command
-from seap_export.cli.plan import plan_command
-from seap_export.cli.plot import plot_command
-from seap_export.cli.prune import prune_command
-from seap_export.cli.recipes import recipes_command
-from seap_export.cli.route import route_command
-from seap_export.cli.validate import validate_command
 
 __all__ = ["main"]
 

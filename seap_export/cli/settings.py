@@ -8,19 +8,19 @@ from typing import Any
 from converters.format import Format
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
-from converters.onnx.widths import whole_blocks
+from converters.onnx.weights.widths import whole_blocks
 from seap_export.cli.form import all_formats_of, formats_of, is_given
 from seap_export.corpus import parse_tasks
 from seap_export.errors import UsageError
 from seap_export.layers.compute import Compute, choose_compute, parse_bytes
-from seap_export.pipeline.budget.targets import Targets
 from seap_export.pipeline.cluster.connection import Cluster
-from seap_export.pipeline.mixtures import parse_mixtures, parse_support
-from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.request.mixtures import parse_mixtures, parse_support
+from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
+from seap_export.pipeline.targets.targets import Targets
 from seap_export.plan.recipes import PlanSettings, Target, open_recipe
 from seap_export.vocabulary.choice import parse_size
-from validation.profiles import Limits, read_limits
+from validation.parity.profiles import Limits, read_limits
 
 __all__ = ["calibration_settings", "cluster_of", "compute_of", "export_request", "parity_settings", "plan_settings"]
 

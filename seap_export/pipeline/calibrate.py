@@ -7,14 +7,14 @@ from pathlib import Path
 
 from seap_export.corpus import Task
 from seap_export.layers.compute import Compute
-from seap_export.pipeline.checks import claim_folder
+from seap_export.pipeline.cost.checks import claim_folder
+from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.settings import CalibrationSettings
+from seap_export.pipeline.request.settings import CalibrationSettings
 from seap_export.pipeline.steps.calibration import calibration_steps
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Work
-from seap_export.pipeline.texts import split_tasks, warn_of_texts
-from seap_export.pipeline.workspace import Workspace
+from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
 from seap_export.sources.source import Source
 
 __all__ = ["calibrate"]

@@ -15,11 +15,11 @@ from seap_export.errors import InputError, UsageError
 from seap_export.extras import require_extra
 from seap_export.families import ModelSpec, model_spec
 from seap_export.layers.compute import Compute
-from seap_export.pipeline.checks import refuse_full_disk
-from seap_export.pipeline.disk import Disk
-from seap_export.pipeline.outputs import write_whole
+from seap_export.pipeline.cost.checks import refuse_full_disk
+from seap_export.pipeline.cost.disk import Disk
+from seap_export.pipeline.folder.outputs import write_whole
+from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.rounded import write_format
 from seap_export.plan.plan import read_plan
 from seap_export.rounding.write import write_rounded_model
 from seap_export.sources.config import read_json

@@ -13,44 +13,50 @@ from typing import Any
 from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Sample, Split
 from seap_export.layers.compute import Compute, torch_threads
-from seap_export.pipeline.budget.targets import Targets
-from seap_export.pipeline.checks import claim_folder, refuse_full_disk, refuse_missing_provider
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
 from seap_export.pipeline.convert import refuse_unwritable
-from seap_export.pipeline.dense_folder import dense_folder
-from seap_export.pipeline.disk import needed, step_disk
-from seap_export.pipeline.elsewhere import general_samples
-from seap_export.pipeline.measured import Measured
-from seap_export.pipeline.mixtures import GENERAL
-from seap_export.pipeline.outputs import write_whole
-from seap_export.pipeline.parity import parity_file
-from seap_export.pipeline.performance import Performance, StepFigures, Timed, recorded
+from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk, refuse_missing_provider
+from seap_export.pipeline.cost.disk import needed, step_disk
+from seap_export.pipeline.cost.workload import at_most, workload
+from seap_export.pipeline.evaluation.quality import (
+    DENSE_TEXTS,
+    QUALITY,
+    measure_quality,
+    quality_request,
+    settled_quality,
+)
+from seap_export.pipeline.evaluation.speed import measure_speed, speed_request
+from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.folder.names import parity_file
+from seap_export.pipeline.folder.outputs import write_whole
+from seap_export.pipeline.folder.performance import Performance, StepFigures, Timed, recorded
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.gate.report import ValidationReport
+from seap_export.pipeline.gate.validate import ValidationRequest, validate
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.pipeline.quality import DENSE_TEXTS, QUALITY, measure_quality, quality_request, settled_quality
-from seap_export.pipeline.remaining import Remaining, remaining_work, task_sizes
-from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.router import make_router, refuse_lost_tasks
-from seap_export.pipeline.speed import measure_speed, speed_request
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.request.measured import Measured
+from seap_export.pipeline.request.mixtures import GENERAL
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
 from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.description import describe_variant, remarks
+from seap_export.pipeline.steps.planned_work import Remaining, remaining_work, task_sizes
+from seap_export.pipeline.steps.router import make_router, refuse_lost_tasks
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.steps.variant import OfVariant, PlanStep
-from seap_export.pipeline.texts import split_tasks, warn_of_texts
-from seap_export.pipeline.validate import ValidationRequest, validate
-from seap_export.pipeline.validation_report import ValidationReport
-from seap_export.pipeline.variants import describe_variant, remarks
-from seap_export.pipeline.vocabulary import choose_vocabularies
-from seap_export.pipeline.workload import at_most, workload
-from seap_export.pipeline.workspace import Workspace
+from seap_export.pipeline.targets.targets import Targets
+from seap_export.pipeline.texts.general_text import general_samples
+from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
+from seap_export.pipeline.texts.vocabulary import choose_vocabularies
 from seap_export.plan.solve import check_ratio
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.sources.config import read_artifact
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.reports import html_page
-from validation.runners.table import require_runtime
+from validation.runtimes.table import require_runtime
 
 __all__ = ["Exported", "PlannedExport", "export", "plan_export"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, dense_config, model_spec
-from seap_export.pipeline.manifest import MANIFEST, read_manifest
-from seap_export.pipeline.outputs import write_whole
+from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.plots.data import PARTS, Overlap, Part, Removed, Variant, by_ratio, overlap, removed_by_layer

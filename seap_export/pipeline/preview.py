@@ -11,14 +11,14 @@ from typing import Any
 from seap_export.corpus import Sample
 from seap_export.pipeline.budget.failure import refuse_unreachable
 from seap_export.pipeline.budget.preview import first_candidates, search_disk, search_work
-from seap_export.pipeline.disk import Disk, beside_weights, needed, step_disk, variant_bytes
-from seap_export.pipeline.estimate import measure_machine, step_seconds
+from seap_export.pipeline.cost.disk import Disk, beside_weights, needed, step_disk, variant_bytes
+from seap_export.pipeline.cost.time import measure_machine, step_seconds
+from seap_export.pipeline.cost.workload import Task, Workload, workload
 from seap_export.pipeline.export import plan_export
 from seap_export.pipeline.progress import Silent
-from seap_export.pipeline.remaining import Remaining, task_sizes
-from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.texts import tokenize
-from seap_export.pipeline.workload import Task, Workload, workload
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.steps.planned_work import Remaining, task_sizes
+from seap_export.pipeline.texts.split_tasks import tokenize
 from seap_export.sources.source import Source
 
 __all__ = ["Preview", "preview"]

@@ -229,10 +229,10 @@ def open_gguf(path: Path) -> Source:
     Raises:
         InputError: It is not supported or is damaged.
     """
-    from seap_export.sources.gguf_config import gguf_config
-    from seap_export.sources.gguf_file import GgufFile
-    from seap_export.sources.gguf_reader import GgufReader
-    from seap_export.sources.gguf_tokenizers import gguf_generation_config, write_gguf_tokenizer
+    from seap_export.sources.gguf.config import gguf_config
+    from seap_export.sources.gguf.file import GgufFile
+    from seap_export.sources.gguf.reader import GgufReader
+    from seap_export.sources.gguf.tokenizers import gguf_generation_config, write_gguf_tokenizer
 
     file = GgufFile.open(path)
     config = portable_config(gguf_config(file))

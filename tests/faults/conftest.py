@@ -10,7 +10,7 @@ import pytest
 from faults.tool import ALL, Tool
 from support.exports import Outcome, run_here
 
-from seap_export.pipeline.manifest import read_manifest
+from seap_export.pipeline.folder.manifest import read_manifest
 
 Tree = dict[str, bytes | None]
 

@@ -13,8 +13,8 @@ from faults.tool import ALL, Tool
 from support.exports import Outcome
 
 from converters.onnx import format as onnx_format
-from seap_export.pipeline import router
-from seap_export.pipeline.manifest import Manifest, read_manifest
+from seap_export.pipeline.folder.manifest import Manifest, read_manifest
+from seap_export.pipeline.steps import router
 from seap_export.pipeline.steps import variant as variants
 
 RunIt = Callable[..., Outcome]

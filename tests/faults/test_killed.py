@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from faults.tool import ALL, COMMON, Tool
 
-from seap_export.pipeline.manifest import read_manifest
+from seap_export.pipeline.folder.manifest import read_manifest
 
 KILLS = 30
 TreeOf = Callable[[Path], object]

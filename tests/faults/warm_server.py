@@ -24,7 +24,7 @@ MODULES = (
     "gguf", "onnx", "onnx_ir", "onnxruntime", "pyarrow.parquet", "safetensors.torch", "sklearn.linear_model",
     "transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
     "seap_export.cli", "seap_export.modeling.modeling_seap", "seap_export.pipeline.export",
-    "seap_export.pipeline.inspect", "seap_export.sources.gguf_tokenizers", "validation.parity",
+    "seap_export.pipeline.inspect", "seap_export.sources.gguf.tokenizers", "validation.parity.run",
 )  # fmt: skip
 #: What the file system is changed by, as Python announces it (sys.addaudithook).
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}

@@ -16,8 +16,8 @@ from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import Precision, choose_precision
 from seap_export.cli import main
-from seap_export.pipeline.settings import ParitySettings
-from seap_export.pipeline.validate import ValidationRequest, validate
+from seap_export.pipeline.gate.validate import ValidationRequest, validate
+from seap_export.pipeline.request.settings import ParitySettings
 
 pytestmark = pytest.mark.release
 RATIOS = ("0", "0.2", "0.5")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mutations.graph import Edit, Graph
 
-from converters.onnx.graph import MS_DOMAIN
+from converters.onnx.graph.graph import MS_DOMAIN
 
 __all__ = [
     "ATTENTION",

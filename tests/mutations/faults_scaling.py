@@ -10,7 +10,7 @@ from mutations.edits import all_of, attributes, scaled
 from mutations.faults import Change, Fault, numeric, quiet
 from mutations.graph import Edit, Graph, edited
 
-from converters.onnx.scaling import SCALING_NOTE
+from converters.onnx.weights.scaling import SCALING_NOTE
 
 __all__ = ["FAULTS"]
 

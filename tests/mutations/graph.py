@@ -12,7 +12,7 @@ from mutations.editing import Artifact
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from converters.onnx.weights import INLINE_BYTES
+from converters.onnx.weights.weights import INLINE_BYTES
 
 __all__ = ["Edit", "Graph", "edited"]
 

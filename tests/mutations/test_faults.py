@@ -17,7 +17,7 @@ from mutations.graph import edited
 from mutations.missed import MISSED
 
 from seap_export.cli import main
-from seap_export.pipeline.manifest import read_manifest
+from seap_export.pipeline.folder.manifest import read_manifest
 
 pytestmark = pytest.mark.release
 Copies = Callable[[str], Artifact]

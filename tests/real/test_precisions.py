@@ -12,7 +12,7 @@ import pytest
 
 from seap_export.runtime import Generator
 from seap_export.runtime.session import open_session
-from validation.runners.onnx_runner import OnnxRunner
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 
 pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[2]

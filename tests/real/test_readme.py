@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from seap_export.pipeline.dense_folder import dense_folder
+from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.sources.source import open_source
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,9 @@ from support import needs
 
 from converters.format import Format
 from converters.formats import parse_format
-from validation.parity import run_parity
-from validation.runners.table import open_runner, open_server
-from validation.runners.vllm_runner import PYTHON
+from validation.parity.run import run_parity
+from validation.runtimes.table import open_runner, open_server
+from validation.runtimes.vllm.runner import PYTHON
 from validation.speed.engines import pace_of
 
 pytestmark = pytest.mark.release

@@ -20,7 +20,7 @@ from support.needs import find
 from tokenizers import Tokenizer
 
 from converters.web import WebFormat
-from validation.runners.torch_runner import TorchRunner
+from validation.runtimes.pytorch.torch_runner import TorchRunner
 
 pytestmark = pytest.mark.needs("browser", "transformers.js")
 ROOT = Path(__file__).parents[2]

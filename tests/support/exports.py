@@ -50,9 +50,9 @@ def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
     """An export of tasks a and b and of both together, with a router."""
     from seap_export.corpus import parse_tasks
     from seap_export.pipeline.export import export
-    from seap_export.pipeline.mixtures import parse_mixtures
-    from seap_export.pipeline.request import ExportRequest
-    from seap_export.pipeline.settings import ParitySettings
+    from seap_export.pipeline.request.export_request import ExportRequest
+    from seap_export.pipeline.request.mixtures import parse_mixtures
+    from seap_export.pipeline.request.settings import ParitySettings
     from seap_export.sources.source import open_source
 
     write_task_corpora(folder)

@@ -22,10 +22,10 @@ from converters.formats import FORMATS, Row
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.sources.config import read_json
-from validation.runners.pace import Pace
-from validation.runners.runner import Runtime
-from validation.runners.table import RUNTIMES
-from validation.runners.torch_runner import TorchRunner
+from validation.runtimes.pytorch.torch_runner import TorchRunner
+from validation.runtimes.runner import Runtime
+from validation.runtimes.table import RUNTIMES
+from validation.runtimes.timing import Pace
 
 __all__ = ["FakeFormat", "FakeRunner", "Quiet", "install_fake_format"]
 

@@ -11,17 +11,17 @@ import numpy as np
 import onnx_ir as ir
 from safetensors.torch import load_file, save_file
 
-from converters.onnx.decoder import decoder_graph
 from converters.onnx.form import OnnxForm
+from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.onnx_writer import DATA_FILE, MODEL_FILE
-from converters.onnx.scaling import Scaling
-from converters.onnx.weights import open_weights
+from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import open_weights
 from converters.openvino import OpenvinoFormat
 from seap_export.families import ModelSpec, model_spec, names
 from seap_export.layers.halves import HALVES
 from seap_export.sources.config import read_json
 from support.models import write_source
-from validation.runners.torch_runner import Run, open_torch_runner
+from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
 #: A prompt, a second call, and steps, one of which passes the 16 tokens at which the micro phi3 switches its tables.
 PARTS = np.split(np.random.default_rng(0).integers(3, 96, 20), [6, *range(10, 20)])

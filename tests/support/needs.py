@@ -56,7 +56,7 @@ def _vllm() -> str | None:
 
 def _transformers_js() -> str | None:
     from seap_export.errors import EnvironmentFailure
-    from validation.runners.node_package import find_transformers_js
+    from validation.runtimes.node.package import find_transformers_js
 
     try:
         return str(find_transformers_js().folder)

@@ -19,10 +19,10 @@ from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.layers.compute import Compute
 from seap_export.runtime.session import open_session
 from validation import session_memory
-from validation.parity import run_parity
+from validation.divergence.measure import claim_texts
+from validation.parity.run import run_parity
 from validation.prompts import Case
-from validation.quality import claim_texts
-from validation.runners.onnx_runner import OnnxRunner
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.session_memory import Calls, calls_of, claim_memory
 from validation.session_memory import session_memory as estimate
 from validation.zero_shot.models import open_model
@@ -163,7 +163,7 @@ def test_parity_refuses_before_torch_runs(
     model: Path, micro_hf: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(monkeypatch, 1000)
-    monkeypatch.setattr("validation.parity.open_torch_runner", lambda *_: pytest.fail("torch was opened"))
+    monkeypatch.setattr("validation.parity.run.open_torch_runner", lambda *_: pytest.fail("torch was opened"))
     with pytest.raises(EnvironmentFailure, match="of what is free"):
         run_parity(micro_hf("Llama"), model.parent, ["the cat", "a dog sat", "one"])
 

@@ -32,8 +32,8 @@ from seap_export.rounding.write import write_rounded_model
 from seap_export.sources.config import read_json
 from seap_export.sources.source import open_source
 from validation.benchmarks.shrinker import Shrinker
+from validation.divergence.measure import DenseAnswers, DenseReference, measure_divergence
 from validation.prompts import tokenize_prompts
-from validation.quality import DenseAnswers, DenseReference, measure_divergence
 
 __all__ = ["precision_table"]
 

@@ -24,8 +24,8 @@ from seap_export.corpus import Task, parse_tasks, split_samples
 from seap_export.plan.recipes import open_recipe
 from seap_export.sources.source import open_source
 from validation.benchmarks.shrinker import Shrinker
+from validation.divergence.measure import DenseAnswers, DenseReference, measure_divergence
 from validation.prompts import tokenize_prompts
-from validation.quality import DenseAnswers, DenseReference, measure_divergence
 
 __all__ = ["recipe_table"]
 

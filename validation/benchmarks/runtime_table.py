@@ -41,9 +41,9 @@ from validation.benchmarks.runtimes.filled import fill
 from validation.benchmarks.runtimes.kept import Kept
 from validation.benchmarks.runtimes.parity_tables import parity_tables
 from validation.benchmarks.runtimes.speed_table import speed_table
+from validation.divergence.measure import DenseAnswers
 from validation.prompts import tokenize_prompts
-from validation.quality import DenseAnswers
-from validation.runners.table import RUNTIMES, open_server, require_runtime
+from validation.runtimes.table import RUNTIMES, open_server, require_runtime
 
 __all__ = ["runtime_table"]
 

@@ -20,11 +20,11 @@ from validation.generation.figures import Answer, GenerationFigures
 from validation.generation.greedy import Ends, continue_prompts
 from validation.generation.questions import OpenTask
 from validation.quiet import quiet_transformers
-from validation.runners.onnx_runner import OnnxRunner
-from validation.runners.runner import Runner
-from validation.runners.table import open_runner
-from validation.runners.torch_batch import TorchBatch
-from validation.runners.torch_runner import open_torch_runner
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
+from validation.runtimes.pytorch.torch_batch import TorchBatch
+from validation.runtimes.pytorch.torch_runner import open_torch_runner
+from validation.runtimes.runner import Runner
+from validation.runtimes.table import open_runner
 from validation.session_memory import Calls, claim_memory
 
 __all__ = ["MAX_NEW_TOKENS", "evaluate_generation"]

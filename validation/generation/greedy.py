@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from seap_export.corpus import AnswerRule
 from seap_export.errors import ArtifactError
 from seap_export.runtime.text import TextStream
-from validation.runners.runner import Follows, Keeps, Runner
+from validation.runtimes.runner import Follows, Keeps, Runner
 
 __all__ = ["Continuation", "Ends", "continue_prompts"]
 

@@ -7,7 +7,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from validation.reports.html import html_page
+from validation.reports.html.page import html_page
 from validation.reports.junit import junit_xml
 from validation.reports.summary import job_summary
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from seap_export.runtime.decoder import Decoder, Decoding
 from seap_export.runtime.files import decoder_options
-from validation.runners.pace import Pace, timed_loop
-from validation.runners.runner import Runner, Timed
-from validation.runners.table import REFERENCE, open_server
+from validation.runtimes.runner import Runner, Timed
+from validation.runtimes.table import REFERENCE, open_server
+from validation.runtimes.timing import Pace, timed_loop
 
 __all__ = ["Engine", "EngineName", "open_engine", "pace_of"]
 
-#: "torch", or a runtime of `validation.runners.table`.
+#: "torch", or a runtime of `validation.runtimes.table`.
 EngineName = str
 
 
@@ -152,7 +152,7 @@ def open_engine(
             yield _RunnerEngine(other)
         return
     from seap_export.layers.compute import choose_compute
-    from validation.runners.torch_runner import open_torch_runner
+    from validation.runtimes.pytorch.torch_runner import open_torch_runner
 
     with open_torch_runner(folder, threads, choose_compute("cpu"), attention=None) as runner:
         yield _TorchEngine(runner.whole_model())

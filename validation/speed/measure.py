@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from validation.runners.pace import Pace
+from validation.runtimes.timing import Pace
 from validation.speed.engines import Engine
 
 __all__ = ["Cell", "Timing", "measure_speed"]

@@ -18,8 +18,8 @@ from lm_eval.api.model import TemplateLM
 from numpy.typing import NDArray
 
 from seap_export.errors import InputError
-from validation.runners.runner import Runner
-from validation.runners.torch_runner import TorchRunner
+from validation.runtimes.pytorch.torch_runner import TorchRunner
+from validation.runtimes.runner import Runner
 
 __all__ = ["RunnerLM", "TorchLM"]
 

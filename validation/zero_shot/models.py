@@ -11,8 +11,8 @@ from seap_export.errors import ArtifactError, InputError
 from seap_export.families import model_spec
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.sources.config import read_json
-from validation.runners.scorer import open_scorer
-from validation.runners.torch_runner import open_torch_runner
+from validation.runtimes.pytorch.torch_runner import open_torch_runner
+from validation.runtimes.scorer import open_scorer
 from validation.session_memory import Calls, claim_memory
 
 __all__ = ["open_model"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from seap_export.pipeline.budget.candidate import Candidate, Point
+from seap_export.pipeline.targets.candidate import Candidate, Point
 
 __all__ = ["KlCurve"]
 

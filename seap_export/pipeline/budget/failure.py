@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
 from seap_export.families import ModelSpec
-from seap_export.pipeline.budget.candidate import Candidate, Point, ways
-from seap_export.pipeline.budget.frontier import Frontier
+from seap_export.pipeline.budget.baseline import timed_depth, usual_format
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.budget.targets import Targets
-from seap_export.pipeline.budget.usual import timed_depth, usual_format
-from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.settings import variant_name
+from seap_export.pipeline.folder.names import variant_name
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.targets.candidate import Candidate, Point, ways
+from seap_export.pipeline.targets.frontier import Frontier
+from seap_export.pipeline.targets.targets import Targets
 
 __all__ = ["nothing_fits", "refuse_unreachable"]
 

@@ -9,9 +9,9 @@ from converters.format import Format
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
 from seap_export.families import ModelSpec
-from seap_export.pipeline.budget.candidate import RATIO_DIGITS, Candidate
-from seap_export.pipeline.budget.targets import Targets
-from validation.runners.candidate import arithmetic_of
+from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate
+from seap_export.pipeline.targets.targets import Targets
+from validation.parity.candidate import arithmetic_of
 from validation.speed.ideal import model_work
 
 __all__ = ["Predictor", "arithmetic"]

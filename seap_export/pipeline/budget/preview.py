@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from seap_export.families import ModelSpec
-from seap_export.pipeline.budget.candidate import Candidate, ways
+from seap_export.pipeline.budget.baseline import timed_depth, usual_format
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS
-from seap_export.pipeline.budget.usual import timed_depth, usual_format
-from seap_export.pipeline.remaining import Remaining
-from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.settings import variant_name
+from seap_export.pipeline.folder.names import variant_name
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.steps.planned_work import Remaining
+from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.solve import largest_ratio
 from seap_export.vocabulary.table import Vocabulary

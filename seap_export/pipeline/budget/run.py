@@ -11,25 +11,25 @@ from typing import Any
 from converters.format import Format
 from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute, torch_threads
-from seap_export.pipeline.budget.candidate import Candidate, Point, ways
+from seap_export.pipeline.budget.baseline import timed_depth, usual_format
+from seap_export.pipeline.budget.candidates import Workshop, open_workshop
 from seap_export.pipeline.budget.failure import nothing_fits, refuse_unreachable
-from seap_export.pipeline.budget.frontier import Frontier, frontier_json, known_figures, write_frontier
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.preview import search_disk
 from seap_export.pipeline.budget.search import Found, search
-from seap_export.pipeline.budget.usual import timed_depth, usual_format
-from seap_export.pipeline.budget.workshop import Workshop, open_workshop
-from seap_export.pipeline.checks import claim_folder, refuse_full_disk
-from seap_export.pipeline.disk import beside_weights, needed, step_disk
+from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk
+from seap_export.pipeline.cost.disk import beside_weights, needed, step_disk
+from seap_export.pipeline.cost.workload import Task, workload
 from seap_export.pipeline.export import Exported, PlannedExport, export, plan_export
-from seap_export.pipeline.outputs import remove_unfinished
-from seap_export.pipeline.performance import Timed, recorded
+from seap_export.pipeline.folder.outputs import remove_unfinished
+from seap_export.pipeline.folder.performance import Timed, recorded
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Work
-from seap_export.pipeline.workload import Task, workload
+from seap_export.pipeline.targets.candidate import Candidate, Point, ways
+from seap_export.pipeline.targets.frontier import Frontier, frontier_json, known_figures, write_frontier
 from seap_export.plan.planning import plan_variant
 from seap_export.plan.ranked import read_ranking
 from seap_export.plan.solve import largest_ratio

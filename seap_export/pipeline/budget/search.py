@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from seap_export.pipeline.budget.candidate import RATIO_DIGITS, Candidate, Point
 from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.budget.targets import Targets
+from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Point
+from seap_export.pipeline.targets.targets import Targets
 
 __all__ = ["MOST_EVALUATIONS", "Found", "search"]
 

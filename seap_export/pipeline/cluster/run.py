@@ -12,10 +12,10 @@ from typing import Any
 from seap_export.errors import EnvironmentFailure
 from seap_export.pipeline.cluster.connection import Cluster, connected, share_of
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
-from seap_export.pipeline.manifest import package_versions
-from seap_export.pipeline.performance import Timed
+from seap_export.pipeline.folder.manifest import package_versions
+from seap_export.pipeline.folder.performance import Timed
+from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pipeline.workspace import Workspace
 
 __all__ = ["run_on_cluster"]
 

@@ -20,9 +20,9 @@ import torch
 from seap_export.errors import EnvironmentFailure
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.pipeline.cluster.connection import Share
-from seap_export.pipeline.manifest import package_versions
-from seap_export.pipeline.outputs import alone
-from seap_export.pipeline.performance import StepFigures, Timed
+from seap_export.pipeline.folder.manifest import package_versions
+from seap_export.pipeline.folder.outputs import alone
+from seap_export.pipeline.folder.performance import StepFigures, Timed
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.runtime.session import available_threads

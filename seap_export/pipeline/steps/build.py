@@ -9,13 +9,13 @@ from types import MappingProxyType
 from converters.format import Format
 from seap_export.corpus import Split
 from seap_export.families import ModelSpec
-from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
+from seap_export.pipeline.steps.formats import FormatStep, ParityStep, format_step
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
-from seap_export.pipeline.steps.written import FormatStep, ParityStep, format_step
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from seap_export.activations.statistics import CALIBRATION_SCHEMA, CalibrationRecord, write_record
 from seap_export.corpus import Split
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.settings import CalibrationSettings, calibration_step
+from seap_export.pipeline.request.settings import CalibrationSettings
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pipeline.texts import tokenize
+from seap_export.pipeline.texts.split_tasks import tokenize
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.hashing import sha256_json
-from seap_export.pipeline.mixtures import MixtureSpec
 from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.plan.planning import rank

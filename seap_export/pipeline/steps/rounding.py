@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.folder.rounded import rounding_step
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.rounded import rounding_step
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.steps.variant import OfVariant
 from seap_export.rounding.grid import BlockQuantization

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 
-from seap_export.pipeline.outputs import alone
+from seap_export.pipeline.folder.outputs import alone
+from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pipeline.workspace import Workspace
 
 __all__ = ["make_step", "run_steps"]
 

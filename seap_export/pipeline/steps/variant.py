@@ -10,8 +10,8 @@ from pathlib import Path
 from seap_export.allocation.planning import choose_plan
 from seap_export.distillation.write import variant_units, write_variant
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.settings import variant_name
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.plan.plan import PLAN_SCHEMA, read_plan, write_plan

@@ -13,7 +13,7 @@ import pytest
 from support.gguf import GgufModel
 from support.variations import uneven_values
 
-from seap_export.sources.gguf_header import GgufTensor, read_header
+from seap_export.sources.gguf.header import GgufTensor, read_header
 
 Write = Callable[..., GgufModel]
 UNEVEN = uneven_values("llama-llama3", attention_bias=True)

@@ -18,7 +18,7 @@ from converters.gguf import GgufFormat
 from converters.gguf.encoding import decode, encode
 from converters.gguf.q4_0 import Q4_0
 from seap_export.families import model_spec
-from seap_export.sources.gguf_header import read_header
+from seap_export.sources.gguf.header import read_header
 
 
 def random_rows(scale: float = 1.0) -> np.ndarray:

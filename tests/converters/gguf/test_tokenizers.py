@@ -13,10 +13,10 @@ from support.tokenizers import write_byte_level, write_micro_tokenizer, write_se
 from support.variations import micro_config
 from tokenizers import Tokenizer
 
-from converters.gguf.vocabulary import tokenizer_metadata
+from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from seap_export.errors import InputError
 from seap_export.families import model_spec
-from seap_export.sources.gguf_tokenizers import split_rules, tokenizer_of
+from seap_export.sources.gguf.tokenizers import split_rules, tokenizer_of
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=512))
 

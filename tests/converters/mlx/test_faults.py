@@ -15,7 +15,7 @@ from support.tokenizers import write_micro_tokenizer
 
 from converters.mlx import MlxFormat
 from seap_export.errors import ArtifactError
-from validation.runners.mlx_runner import MlxRunner
+from validation.runtimes.mlx_runner import MlxRunner
 
 Tensors = dict[str, torch.Tensor]
 Copied = Callable[[str], Path]

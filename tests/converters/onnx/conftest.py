@@ -16,9 +16,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from converters.onnx import write_onnx
-from converters.onnx.dialects import DialectName
 from converters.onnx.form import Logits, OnnxForm
-from converters.onnx.precision import Precision
+from converters.onnx.precision import DialectName, Precision
 from seap_export.modeling import modeling_seap
 
 SHAPE: dict[str, Any] = {

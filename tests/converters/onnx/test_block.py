@@ -17,14 +17,13 @@ import torch
 from support.block_reference import Reference, random_tensors
 from support.formats import every_exponent
 
-from converters.onnx.decoder import decoder_graph
-from converters.onnx.dialects import DialectName
 from converters.onnx.form import Logits, OnnxForm
-from converters.onnx.precision import BlockQuantization, Precision
-from converters.onnx.quantize import dequantize, quantize
-from converters.onnx.rotary import LENGTH_GUARD
-from converters.onnx.scaling import Scaling
-from converters.onnx.weights import LazyWeights
+from converters.onnx.graph.decoder import decoder_graph
+from converters.onnx.graph.rotary import LENGTH_GUARD
+from converters.onnx.precision import BlockQuantization, DialectName, Precision
+from converters.onnx.weights.quantize import dequantize, quantize
+from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import BlockSpec, LayerSpec, ModelSpec, QueryScaling, RopeSpec, family_of_model_type
 from seap_export.families.names import NORMS, PROJECTIONS
 

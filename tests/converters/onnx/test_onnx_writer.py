@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converters.onnx import write_onnx
-from converters.onnx.dialects import LEFT_PADDING_GUARD
+from converters.onnx.graph.dialects import LEFT_PADDING_GUARD
 from seap_export.errors import EnvironmentFailure, InputError, UsageError
 
 TOLERANCE = 1e-4

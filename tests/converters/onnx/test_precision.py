@@ -20,7 +20,7 @@ from converters.onnx.precision import (
     Precision,
     choose_precision,
 )
-from converters.onnx.quantize import dequantize, quantize
+from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.errors import InputError, UsageError
 
 MODELS = [*GRAPH_MODELS, ("qwen3", {})]

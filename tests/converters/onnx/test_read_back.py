@@ -15,11 +15,11 @@ from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision, choose_precision
-from converters.onnx.scaling import Scaling
+from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError
 from seap_export.families import model_spec
 from seap_export.sources.config import read_json
-from validation.rounding import round_weights
+from validation.parity.rounding import round_weights
 
 FORMS = {
     "fp32": OnnxForm(),

@@ -11,7 +11,7 @@ from support.models import write_source
 from support.tokenizers import name_all_tokens
 
 from converters.openvino import OpenvinoFormat
-from validation.runners.openvino_runner import OpenvinoRunner
+from validation.runtimes.openvino_runner import OpenvinoRunner
 
 pytestmark = pytest.mark.needs("openvino")
 #: As the runner computes; by default the plugin rounds the cache, and computes in bf16 where the processor can.

@@ -22,7 +22,7 @@ from converters.web.precisions import precision_of
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
 from seap_export.families import model_spec
 from seap_export.sources.config import read_json
-from validation.rounding import round_weights
+from validation.parity.rounding import round_weights
 
 
 def faults(own: Any) -> list[str]:

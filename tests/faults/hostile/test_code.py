@@ -12,7 +12,7 @@ import pytest
 from support.exports import Outcome
 from transformers import AutoConfig, AutoTokenizer, dynamic_module_utils
 
-from seap_export.pipeline import bench
+from seap_export.pipeline.evaluation import bench
 from validation.speed.memory import PeakMemory
 
 RunIt = Callable[..., Outcome]

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from seap_export.pipeline import checks
+from seap_export.pipeline.cost import checks
 from seap_export.pipeline.steps import calibration
 from seap_export.sources.tensor_writer import SafetensorsWriter
 

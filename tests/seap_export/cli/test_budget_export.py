@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator
 from support.exports import Outcome, run_here
 from support.models import one_thread
 
-from seap_export.pipeline.budget import workshop
-from seap_export.pipeline.budget.workshop import WORKSHOP
+from seap_export.pipeline.budget import candidates as workshop
+from seap_export.pipeline.budget.candidates import WORKSHOP
 from validation.reports import schema
 from validation.speed.measure import Timing
 

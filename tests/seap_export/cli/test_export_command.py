@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from converters.onnx import format as onnx_format
-from seap_export.pipeline import router
+from seap_export.pipeline.steps import router
 from seap_export.pipeline.steps import run as steps
 
 Run = Callable[..., Any]

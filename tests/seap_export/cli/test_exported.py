@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from seap_export.cli.exported import no_gains, step_table
-from seap_export.pipeline.performance import StepFigures
+from seap_export.pipeline.folder.performance import StepFigures
 
 
 def _exported(size: int, dense_size: int | None, low: float, high: float | None) -> Any:

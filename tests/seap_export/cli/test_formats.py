@@ -207,7 +207,7 @@ def test_a_manifest_of_another_release_is_named(run: Run, out: Path) -> None:
 
 def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # measured in a process of its own, which does not know the fake
-    monkeypatch.setattr("seap_export.pipeline.bench.peak_memory", lambda *_: PeakMemory(None, None))
+    monkeypatch.setattr("seap_export.pipeline.evaluation.bench.peak_memory", lambda *_: PeakMemory(None, None))
     words = ("--depth", "8", "--batch", "2", "--runs", "1", "--steps", "2", "--runtime", "faked", "--json", "-q")
     values = json.loads(run("bench", "out", "--dense", "m", *words, "--format", "fake:f16").out)
     assert {(own["model"], own["engine"]) for own in values["subjects"]} == {("dense", "faked"), ("a-0.2", "faked")}
@@ -220,7 +220,7 @@ def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPa
 def test_bench_says_which_batches_a_runtime_does_not_take(
     run: Run, out: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seap_export.pipeline.bench.peak_memory", lambda *_: PeakMemory(None, None))
+    monkeypatch.setattr("seap_export.pipeline.evaluation.bench.peak_memory", lambda *_: PeakMemory(None, None))
     words = ("--depth", "8", "--batch", "1", "--batch", "2", "--runs", "1", "--steps", "2", "--out", "b.json")
     runtimes = ("--runtime", "faked", "--runtime", "clocked")
     outcome = run("bench", "out", "--dense", "m", *words, *runtimes)

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from support.exports import run_here
 from support.models import one_thread
 
-from seap_export.pipeline import quality, speed
+from seap_export.pipeline.evaluation import quality, speed
 from validation.reports import schema
 
 Run = Callable[..., Any]

@@ -10,10 +10,9 @@ from fake_cuda.machine import Machine, Ran
 from support.models import write_micro_model
 from support.variations import VARIATIONS
 
-from converters.onnx.dialects import DialectName
 from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm
-from converters.onnx.precision import Precision
+from converters.onnx.precision import DialectName, Precision
 from seap_export.errors import ArtifactError
 
 pytestmark = pytest.mark.needs("fake-cuda")

@@ -27,7 +27,7 @@ Console.step = step
 SIGNAL_WHILE_VALIDATING = """
 import os
 from seap_export.pipeline import export
-from seap_export.pipeline.performance import Performance
+from seap_export.pipeline.folder.performance import Performance
 write, validate = Performance.write, export._validate
 def signalled(*args):
     Performance.write = once_more

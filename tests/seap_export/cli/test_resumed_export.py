@@ -12,7 +12,7 @@ import pytest
 from support.exports import run_here
 from support.models import one_thread
 
-from seap_export.pipeline import outputs
+from seap_export.pipeline.folder import outputs
 
 ARGUMENTS = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--no-speed", "--quiet")
 #: Runs the command and kills itself when a step reports its second layer.

@@ -19,7 +19,7 @@ from support.tokenizers import write_byte_level
 from converters.formats import read_format
 from seap_export.errors import ParityFailure
 from seap_export.families import model_spec
-from seap_export.pipeline.rounded import differences, opened_model
+from seap_export.pipeline.folder.rounded import differences, opened_model
 from seap_export.rounding.note import read_note
 from seap_export.sources.config import read_json
 

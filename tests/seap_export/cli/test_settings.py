@@ -13,8 +13,8 @@ import pytest
 from seap_export.cli.config import settings_of
 from seap_export.cli.main import main
 from seap_export.cli.settings import compute_of, export_request
-from seap_export.pipeline.budget.targets import Targets
-from seap_export.pipeline.request import ExportRequest
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.targets.targets import Targets
 from seap_export.plan.recipes import open_recipe
 
 ROOT = Path(__file__).parents[3]

@@ -18,8 +18,8 @@ from support.tokenizers import write_byte_level, write_sentencepiece
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from seap_export.pipeline.budget.workshop import WORKSHOP, Workshop
-from seap_export.pipeline.elsewhere import GENERAL_TEXT
+from seap_export.pipeline.budget.candidates import WORKSHOP, Workshop
+from seap_export.pipeline.texts.general_text import GENERAL_TEXT
 from seap_export.plan.plan import read_plan
 from seap_export.vocabulary import choice
 from seap_export.vocabulary.table import Vocabulary
@@ -189,7 +189,7 @@ def test_the_comparison_with_the_dense_model_is_per_byte_as_well(run: Run, cut: 
 def test_texts_that_are_cut_without_a_common_place_are_refused(
     run: Run, cut: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setattr("seap_export.pipeline.evaluation_texts.pair_cuts", lambda *arguments: None)
+    monkeypatch.setattr("seap_export.pipeline.evaluation.texts.pair_cuts", lambda *arguments: None)
     run("evaluate", "out/a-0.4", "--dense", "m", "--form", form, "-q").refused(
         8, "no token to predict", "longer texts"
     )

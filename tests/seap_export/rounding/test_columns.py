@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.plans import random_projection
 
-from converters.onnx.quantize import dequantize, quantize
+from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.rounding import columns
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales

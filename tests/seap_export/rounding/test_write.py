@@ -26,7 +26,7 @@ from support.cuda import pretend_cuda
 from support.models import micro_source, transformers_model
 from support.plans import micro_plan
 
-from converters.onnx.quantize import dequantize, quantize
+from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError
 from seap_export.layers.compute import Compute

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from seap_export.errors import InputError
 from seap_export.families import model_spec
-from seap_export.sources.gguf_config import gguf_config
-from seap_export.sources.gguf_file import GgufFile
-from seap_export.sources.gguf_reader import GgufReader
+from seap_export.sources.gguf.config import gguf_config
+from seap_export.sources.gguf.file import GgufFile
+from seap_export.sources.gguf.reader import GgufReader
 from seap_export.sources.weights import check_weights
 
 F32, F16, BF16, Q8_0 = (gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0"))

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
 from seap_export.families import family_of_model_type, supported_families
-from seap_export.sources.gguf_file import GgufFile
-from seap_export.sources.gguf_tokenizers import gguf_generation_config, write_gguf_tokenizer
+from seap_export.sources.gguf.file import GgufFile
+from seap_export.sources.gguf.tokenizers import gguf_generation_config, write_gguf_tokenizer
 
 GOLDEN = json.loads(Path(__file__).with_name("smollm2_tokens.json").read_text("utf-8"))
 TEXTS: list[str] = GOLDEN["texts"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from seap_export.corpus import AnswerRule
 from seap_export.runtime.files import load_tokenizer
 from validation.generation.greedy import Ends, continue_prompts
-from validation.runners.runner import Logits
+from validation.runtimes.runner import Logits
 
 
 class _Following:

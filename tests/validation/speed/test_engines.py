@@ -14,9 +14,9 @@ from converters.formats import format_class
 from converters.onnx.folder import convert_folder
 from seap_export.runtime.decoder import Decoding
 from validation.benchmarks.runtimes.small_models import write_small_model
-from validation.runners.pace import Pace
-from validation.runners.runner import Runtime
-from validation.runners.table import RUNTIMES
+from validation.runtimes.runner import Runtime
+from validation.runtimes.table import RUNTIMES
+from validation.runtimes.timing import Pace
 from validation.speed.engines import _TorchEngine, open_engine, pace_of
 from validation.speed.measure import Cell
 from validation.speed.memory import peak_memory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from validation.runners.pace import Pace
+from validation.runtimes.timing import Pace
 from validation.speed.measure import Cell, Timing, measure_speed
 
 

@@ -17,8 +17,8 @@ from seap_export.families import model_spec, supported_families
 from seap_export.runtime.session import probe
 from seap_export.sources.config import read_json
 from validation.benchmarks.runtimes.small_models import KINDS, Kind, write_small_model
-from validation.parity import run_parity
-from validation.runners.table import REFERENCE, require_runtime
+from validation.parity.run import run_parity
+from validation.runtimes.table import REFERENCE, require_runtime
 
 __all__ = ["Cell", "Outcome", "State", "all_cells", "run_cell"]
 
@@ -37,7 +37,7 @@ class Cell:
     """What is run.
 
     Attributes:
-        runtime: In `validation.runners.table.RUNTIMES`.
+        runtime: In `validation.runtimes.table.RUNTIMES`.
         format: In `converters.formats.FORMATS`.
         precision: One of the format's.
         family: The `model_type` of the model.

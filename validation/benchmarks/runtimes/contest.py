@@ -23,10 +23,10 @@ from seap_export.families import model_spec
 from seap_export.sources.config import read_json
 from validation.benchmarks.runtimes.kept import Kept
 from validation.benchmarks.runtimes.llama_quantizer import quantize
+from validation.divergence.measure import DenseReference
 from validation.metrics import LogitComparison
-from validation.quality import DenseReference
-from validation.runners.runner import Runner
-from validation.runners.table import REFERENCE, open_server, require_runtime
+from validation.runtimes.runner import Runner
+from validation.runtimes.table import REFERENCE, open_server, require_runtime
 from validation.speed.engines import pace_of
 
 __all__ = ["Entry", "Figures", "divergence", "entries", "figures", "time_round", "write_entry"]

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from seap_export.errors import InputError
-from seap_export.pipeline import outputs
 from seap_export.pipeline.cluster.connection import Share
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
-from seap_export.pipeline.manifest import package_versions
+from seap_export.pipeline.folder import outputs
+from seap_export.pipeline.folder.manifest import package_versions
 from seap_export.pipeline.steps.step import Step
 from seap_export.sources.source import open_source
 

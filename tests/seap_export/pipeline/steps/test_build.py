@@ -19,20 +19,20 @@ from converters.openvino.format import OpenvinoFormat
 from converters.web.format import WebFormat
 from seap_export.corpus import Sample, Split, Task
 from seap_export.errors import UsageError
-from seap_export.pipeline.mixtures import MixtureSpec
-from seap_export.pipeline.request import ExportRequest
-from seap_export.pipeline.settings import CalibrationSettings, ParitySettings
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.request.mixtures import MixtureSpec
+from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
 from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
-from seap_export.pipeline.steps.written import FormatStep, ParityStep
 from seap_export.plan.recipes import PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.source import Source, open_source
-from validation.profiles import Limits
+from validation.parity.profiles import Limits
 
 TEXTS = micro_texts(6)
 SPLIT = Split(tuple(Sample(text, "") for text in TEXTS[:4]), tuple(Sample(text, "") for text in TEXTS[4:]))

@@ -1,0 +1,1 @@
+"""Tokenizers as metadata of a GGUF file."""

@@ -1,0 +1,109 @@
+"""The special tokens of a model folder, and its chat template, as the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from converters.gguf.metadata import Metadata
+from converters.gguf.tokenizer.tokens import Tokens, refuse
+from seap_export.sources.config import read_json
+
+__all__ = ["special_metadata"]
+
+#: Where the further tokens that end a text go.
+_FURTHER_ENDS = ("eot", "eom")
+_ID = "tokenizer.ggml.{}_token_id"
+#: What llama.cpp takes for Phi-3: after its special tokens spaces are dropped, but for these, which there must be.
+_PHI3, _SPACES_KEPT = "phi3", {"<unk>", "<s>", "<|endoftext|>"}
+
+
+def special_metadata(folder: Path, tokenizer: Mapping[str, Any], tokens: Tokens) -> Metadata:
+    """BOS, PAD and the tokens that end a text, whether BOS and EOS are added, and the chat template.
+
+    Raises:
+        InputError: More than three tokens end a text, one is unknown, or texts are framed in another way.
+    """
+    path = folder / "tokenizer.json"
+    settings = _settings(folder)
+    ends = _ends(folder, settings, tokens)
+    if len(ends) > 1 + len(_FURTHER_ENDS):
+        raise refuse(path, f"{len(ends)} tokens end a text, and there is room for {1 + len(_FURTHER_ENDS)}")
+    config = read_json(folder / "config.json")
+    ids: dict[str, int | None] = {
+        "bos": _token(settings, "bos_token", tokens, config.get("bos_token_id")),
+        **dict(zip(("eos", *_FURTHER_ENDS), ends, strict=False)),
+        "padding": _token(settings, "pad_token", tokens, None),
+    }
+    first, last = _frame(tokenizer, path)
+    for name, text, key in (("BOS", first, "bos"), ("EOS", last, "eos")):
+        if text is not None and tokens.ids.get(text) != ids.get(key):
+            raise refuse(path, f"texts are framed by '{text}', which is not its {name} token")
+    template = _template(folder, settings)
+    return {
+        **{_ID.format(key): value for key, value in ids.items() if value is not None},
+        "tokenizer.ggml.add_bos_token": first is not None,
+        "tokenizer.ggml.add_eos_token": last is not None,
+        **({"tokenizer.chat_template": template} if template else {}),
+        **_name(tokenizer, path),
+    }
+
+
+def _name(tokenizer: Mapping[str, Any], path: Path) -> Metadata:
+    """The name by which llama.cpp knows that spaces after special tokens are dropped."""
+    special = [own for own in tokenizer.get("added_tokens") or [] if own.get("special")]
+    if not any(own.get("rstrip") for own in special):
+        return {}
+    if {own["content"] for own in special if not own.get("rstrip")} != _SPACES_KEPT:
+        raise refuse(path, "spaces after some special tokens are dropped")
+    return {"general.name": _PHI3}
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _ends(folder: Path, settings: Mapping[str, Any], tokens: Tokens) -> list[int]:
+    """The tokens that end a text: the tokenizer's own first, if generation stops at it."""
+    path = folder / "generation_config.json"
+    given = (read_json(path) if path.is_file() else {}).get("eos_token_id")
+    if given is None:
+        given = read_json(folder / "config.json").get("eos_token_id")
+    listed = [] if given is None else list(given) if isinstance(given, list) else [given]
+    own = _token(settings, "eos_token", tokens, None)
+    if own is not None and (own in listed or not listed):
+        listed = [own, *listed]
+    return list(dict.fromkeys(listed))
+
+
+def _token(settings: Mapping[str, Any], key: str, tokens: Tokens, otherwise: int | None) -> int | None:
+    value = settings.get(key)
+    text = value.get("content") if isinstance(value, Mapping) else value
+    return otherwise if text is None else tokens.ids.get(text, otherwise)
+
+
+def _frame(tokenizer: Mapping[str, Any], path: Path) -> tuple[str | None, str | None]:
+    """The tokens that are added before and after a text."""
+    given = tokenizer.get("post_processor") or {"type": "Sequence", "processors": []}
+    steps = given["processors"] if given["type"] == "Sequence" else [given]
+    framing = [step for step in steps if step["type"] != "ByteLevel"]
+    if not framing:
+        return None, None
+    if len(framing) > 1 or framing[0]["type"] != "TemplateProcessing":
+        raise refuse(path, f"texts are framed by {framing[-1]['type']}")
+    parts = [next(iter(part.items())) for part in framing[0]["single"]]
+    places = [index for index, (kind, _) in enumerate(parts) if kind == "Sequence"]
+    if len(places) != 1 or places[0] > 1 or len(parts) > places[0] + 2:
+        raise refuse(path, "texts are framed by several tokens")
+    before, after = parts[: places[0]], parts[places[0] + 1 :]
+    return (before[0][1]["id"] if before else None), (after[0][1]["id"] if after else None)
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    given = path.read_text("utf-8") if path.is_file() else settings.get("chat_template")
+    if isinstance(given, list):
+        given = next((own["template"] for own in given if own.get("name") == "default"), None)
+    return given

@@ -1,0 +1,84 @@
+"""ONNX Runtime's operators on block-quantised weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
+
+__all__ = ["QuantizedWeight", "embedding_blocks", "in_float_activations", "matmul_blocks"]
+
+#: The accuracy level at which MatMulNBits on the CPU multiplies in int8, scaling each block of activations; only this
+#: makes weight-only quantisation faster than float32 there. CUDA ignores it and computes in the activations' dtype.
+_INT8_ACTIVATIONS = 4
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A matrix quantised in blocks along its columns, in the layout of `converters.onnx.weights.quantize`.
+
+    Attributes:
+        shape: Rows and columns.
+        bits: 4 or 8.
+        block_size: Number of columns that share a scale.
+        packed: uint8 [rows, blocks, block_size * bits / 8].
+        scales: [rows, blocks].
+        zero_points: uint8 [rows, ceil(blocks * bits / 8)]; None: 2^(bits - 1) for every block.
+    """
+
+    shape: tuple[int, int]
+    bits: int
+    block_size: int
+    packed: ir.Value
+    scales: ir.Value
+    zero_points: ir.Value | None
+
+
+def matmul_blocks(
+    g: GraphBuilder, x: ir.Value, weight: QuantizedWeight, name: str, bias: ir.Value | None = None
+) -> ir.Value:
+    """`x @ weight.T + bias`, with `weight` quantised in blocks along its columns."""
+    rows, columns = weight.shape
+    attributes = {
+        "N": rows,
+        "K": columns,
+        "bits": weight.bits,
+        "block_size": weight.block_size,
+        "accuracy_level": _INT8_ACTIVATIONS,
+    }
+    inputs = [x, weight.packed, weight.scales, weight.zero_points, None, bias]
+    while inputs[-1] is None:
+        inputs.pop()
+    return g.node("MatMulNBits", inputs, name, domain=MS_DOMAIN, attributes=attributes)
+
+
+def embedding_blocks(g: GraphBuilder, table: QuantizedWeight, ids: ir.Value, name: str) -> ir.Value:
+    """Looks up the rows `ids` of a quantised table [vocab, hidden], whose rows are whole numbers of blocks."""
+    rows, columns = table.shape
+    flat = g.constant(f"{name}.shape", np.array([rows, columns * table.bits // 8], np.int64))
+    packed = g.node("Reshape", [table.packed, flat], f"{name}.rows")  # the same bytes that MatMulNBits reads
+    inputs = [packed, ids, table.scales, table.zero_points]
+    attributes = {"bits": table.bits, "block_size": table.block_size, "gather_axis": 0, "quantize_axis": 1}
+    return g.node(
+        "GatherBlockQuantized",
+        inputs if table.zero_points is not None else inputs[:-1],
+        name,
+        domain=MS_DOMAIN,
+        attributes=attributes,
+    )
+
+
+def in_float_activations(model: Path) -> bytes:
+    """An .onnx file's content, with products that do not round activations to int8; its data file is not read."""
+    proto = onnx.load(model, load_external_data=False)
+    for node in proto.graph.node:
+        for attribute in node.attribute if node.op_type == "MatMulNBits" else ():
+            if attribute.name == "accuracy_level":
+                attribute.i = 0
+    content: bytes = proto.SerializeToString()
+    return content

@@ -1,0 +1,200 @@
+"""Writes a decoder model as one ONNX graph for prefill and decode, layer by layer from its `ModelSpec`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from converters.onnx.form import FORM_NOTE, OnnxForm
+from converters.onnx.graph import operators as op
+from converters.onnx.graph.attention import AttentionWriter
+from converters.onnx.graph.dialects import POISON, open_dialect
+from converters.onnx.graph.graph import Dims, GraphBuilder
+from converters.onnx.graph.linear import Linears
+from converters.onnx.graph.rotary import RotaryTables
+from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
+from converters.onnx.weights.weights import LazyWeights
+from seap_export.families import LayerSpec, ModelSpec, names
+from seap_export.families.names import Norm, Projection
+from seap_export.layers.halves import NORMS_AROUND, Half
+
+__all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
+
+#: The node that selects each row's last token, in graphs that return the logits of that token only.
+LAST_TOKEN = "last_token"
+
+#: GroupQueryAttention takes only heads whose size is a multiple of this.
+HEAD_DIM_MULTIPLE = 8
+_UNSCALED = Scaling()
+
+
+def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling: Scaling = _UNSCALED) -> GraphBuilder:
+    """Builds the whole graph; it refers to `weights`, in the precision of the form, without reading them.
+
+    Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
+    total_sequence_length] (1 for cached and new tokens, padded on the right), and for each layer i
+    `past_key_values.{i}.key` and `.value` [batch_size, KV heads of layer i, past_sequence_length, head_dim] in the
+    dtype of the precision. Outputs are `logits` [batch_size, sequence_length, vocab_size], or with "last" only those
+    of each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value` with
+    total_sequence_length positions. Logits are float32, or float16 where CUDA computes in it.
+    """
+    return _Decoder(spec, weights, form, scaling).graph()
+
+
+@dataclass(frozen=True)
+class _Sublayer:
+    """What attention or MLP adds to the residual stream, and a bias that still has to be added to it."""
+
+    output: ir.Value
+    bias: ir.Value | None
+
+
+class _Decoder:
+    """Emits the nodes of one model in the order of computation."""
+
+    def __init__(self, spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling: Scaling) -> None:
+        weights = weights.scaled(scaling.tensors(spec))
+        self._spec, self._weights, self._form, self._scaling = spec, weights, form, scaling
+        self._g = GraphBuilder("decoder")
+        self._dtype = weights.precision.onnx_dtype
+        self._stream_epsilon = scaled_epsilon(spec.rms_norm_eps, scaling.stream)
+        dims = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
+        self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
+        mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
+        tables = RotaryTables(self._g, spec, weights.precision)
+        self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, tables)
+        self._linears = Linears(self._g, weights, self._dialect)
+        self._attention = AttentionWriter(self._g, spec, weights, self._linears, self._dialect)
+
+    def graph(self) -> GraphBuilder:
+        """Emits embedding, layers, final norm and LM head."""
+        g = self._g
+        g.note("seap_export.cache", self._dialect.cache)
+        g.note(FORM_NOTE, json.dumps(self._form.to_json()))
+        if self._scaling != _UNSCALED:
+            g.note(SCALING_NOTE, self._scaling.note())
+        pasts = [self._past(index) for index in range(len(self._spec.layers))]
+        stream = self._embedded()
+        normed = self._read(stream, "input_layernorm", 0)
+        presents: list[op.KeyValues] = []
+        for index, past in enumerate(pasts):
+            here = f"layers.{index}"
+            attended = self._attention.write(index, normed, past)
+            presents.append(attended.present)
+            added = self._written("o_proj", index, attended.output, f"{here}.self_attn")
+            normed, stream = self._add_and_read(added, stream, "post_attention_layernorm", index, f"{here}.self_attn")
+            added = self._written("down_proj", index, self._mlp(index, normed), f"{here}.mlp")
+            if index + 1 < len(pasts):
+                normed, stream = self._add_and_read(added, stream, "input_layernorm", index + 1, f"{here}.mlp")
+            else:
+                normed, stream = self._add_and_norm(added, stream, names.tensor("norm"), "norm")
+        self._outputs(self._lm_head(normed), presents)
+        return g
+
+    def _past(self, index: int) -> op.KeyValues:
+        # Static head counts, because ONNX Runtime GenAI derives each layer's cache size from them.
+        kv_heads = self._layer(index).num_key_value_heads
+        dims: Dims = ["batch_size", kv_heads, "past_sequence_length", self._spec.head_dim]
+        key, value = (self._g.input(f"past_key_values.{index}.{part}", self._dtype, dims) for part in ("key", "value"))
+        return op.KeyValues(key, value)
+
+    def _outputs(self, logits: ir.Value, presents: list[op.KeyValues]) -> None:
+        length: int | str = 1 if self._form.logits == "last" else "sequence_length"
+        self._g.output(logits, "logits", self._logits_dtype, ["batch_size", length, self._spec.vocab_size])
+        for index, present in enumerate(presents):
+            kv_heads = self._layer(index).num_key_value_heads
+            dims: Dims = ["batch_size", kv_heads, "total_sequence_length", self._spec.head_dim]
+            self._g.output(present.key, f"present.{index}.key", self._dtype, dims)
+            self._g.output(present.value, f"present.{index}.value", self._dtype, dims)
+
+    def _embedded(self) -> ir.Value:
+        embedded = self._linears.embedding(names.tensor("embed_tokens"), self._ids, "embed_tokens")
+        factor = self._spec.block.embedding_multiplier
+        if not self._scaling.scales_table(self._spec):
+            factor = math.ldexp(factor, -self._scaling.stream)
+        return op.scaled(self._g, embedded, factor, self._dtype, "embed_tokens.multiplied")
+
+    def _mlp(self, index: int, x: ir.Value) -> ir.Value:
+        """What the MLP passes to down_proj."""
+        name, width = f"layers.{index}.mlp", self._layer(index).intermediate_size
+        gate = self._projection("gate_proj", index, x, f"{name}.gate_proj")
+        up = self._projection("up_proj", index, x, f"{name}.up_proj")
+        return self._dialect.gated(self._spec.block.activation, gate, up, width, f"{name}.gated")
+
+    def _written(self, half: Half, index: int, x: ir.Value, name: str) -> _Sublayer:
+        """What o_proj or down_proj makes of its input."""
+        g, block, label = self._g, self._spec.block, f"{name}.{half}"
+        weight = names.weight(half, index)
+        product = self._linears.product(x, [weight], label, stored_as=weight)
+        bias = self._bias(half, index)
+        norm = NORMS_AROUND[half][1]
+        if norm not in block.norms and block.residual_multiplier == 1.0:
+            return _Sublayer(product, bias)
+        if bias is not None:
+            product = op.add(g, product, bias, f"{label}.bias_add")
+        if norm in block.norms:
+            gamma = self._tensor(names.tensor(norm, index))
+            epsilon = scaled_epsilon(self._spec.rms_norm_eps, self._scaling.output(self._spec, half, index))
+            product = op.rms_norm(g, product, gamma, epsilon, f"layers.{index}.{norm}")
+        factor = block.residual_multiplier
+        return _Sublayer(op.scaled(g, product, factor, self._dtype, f"{name}.multiplied"), None)
+
+    def _read(self, stream: ir.Value, norm: Norm, index: int) -> ir.Value:
+        """What a half reads of the stream: its norm if there is one, or the stream as it is."""
+        if norm not in self._spec.block.norms:
+            return stream
+        gamma = self._tensor(names.tensor(norm, index))
+        return op.rms_norm(self._g, stream, gamma, self._stream_epsilon, f"layers.{index}.{norm}")
+
+    def _add_and_read(
+        self, added: _Sublayer, stream: ir.Value, norm: Norm, index: int, name: str
+    ) -> tuple[ir.Value, ir.Value]:
+        """What the next half reads, and the new stream; the sum and its norm are one node where there is one."""
+        if norm in self._spec.block.norms:
+            return self._add_and_norm(added, stream, names.tensor(norm, index), f"layers.{index}.{norm}")
+        output = added.output
+        if added.bias is not None:
+            output = op.add(self._g, output, added.bias, f"{name}.bias_add")
+        stream = op.add(self._g, stream, output, f"{name}.residual")
+        return stream, stream
+
+    def _add_and_norm(self, added: _Sublayer, stream: ir.Value, gamma: str, name: str) -> tuple[ir.Value, ir.Value]:
+        gain, epsilon = self._tensor(gamma), self._stream_epsilon
+        return self._dialect.add_and_norm(added.output, stream, gain, epsilon, name, added.bias)
+
+    def _lm_head(self, x: ir.Value) -> ir.Value:
+        g, block = self._g, self._spec.block
+        if self._form.logits == "last":
+            x = op.rows_at(g, x, self._dialect.last_places(), LAST_TOKEN)
+        x = self._dialect.poisoned(x, POISON)
+        x = op.scaled(g, x, block.logits_multiplier, self._dtype, "norm.multiplied")
+        is_tied = self._spec.tie_word_embeddings
+        table = names.tensor("embed_tokens" if is_tied else "lm_head")
+        logits = self._linears.head(x, table, is_tied=is_tied, name="lm_head")
+        if self._dtype != self._logits_dtype:
+            logits = op.cast(g, logits, self._logits_dtype, "lm_head.float32")
+        return logits if block.logits_softcap is None else op.capped(g, logits, block.logits_softcap, "lm_head.capped")
+
+    @property
+    def _logits_dtype(self) -> ir.DataType:
+        """float16 where a GPU computes in it, as a cast gains nothing; numpy has no bfloat16."""
+        is_narrow = self._form.provider == "cuda" and self._spec.block.logits_softcap is None
+        return self._dtype if is_narrow and self._dtype == ir.DataType.FLOAT16 else ir.DataType.FLOAT
+
+    def _projection(self, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
+        weight = names.weight(projection, index)
+        return self._linears.product(x, [weight], name, stored_as=weight, bias=self._bias(projection, index))
+
+    def _layer(self, index: int) -> LayerSpec:
+        return self._spec.layers[index]
+
+    def _tensor(self, name: str) -> ir.Value:
+        return self._g.initializer(self._weights.stored(name))
+
+    def _bias(self, projection: Projection, index: int) -> ir.Value | None:
+        if projection not in self._layer(index).biases:
+            return None
+        return self._tensor(names.bias(projection, index))

@@ -1,0 +1,7 @@
+"""Operator sets for a graph: ONNX Runtime's fused operators, or the ONNX standard alone."""
+
+from converters.onnx.graph.dialects.cuda import POISON
+from converters.onnx.graph.dialects.dialect import Dialect, open_dialect
+from converters.onnx.graph.dialects.fused import LEFT_PADDING_GUARD
+
+__all__ = ["LEFT_PADDING_GUARD", "POISON", "Dialect", "open_dialect"]

@@ -1,0 +1,123 @@
+"""The fused operators as CUDA runs them best: the fewest kernels, and no value that the host must wait for.
+
+Whatever the host reads in the middle of a graph costs a copy and a wait in each call, and a graph that needs one
+cannot be captured as a CUDA graph. So no node here branches on data, and shapes depend on the inputs' shapes alone.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from converters.onnx.graph.dialects.fused import FusedDialect
+from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
+from converters.onnx.graph.operators import add, cast, multiply
+from converters.onnx.graph.rotary import RotaryTables
+from seap_export.families import RopeSpec
+from seap_export.families.spec import Activation
+
+__all__ = ["POISON", "CudaDialect"]
+
+#: Name of the node that makes the logits of a row that is padded on the left, or longer than the model's positions,
+#: infinite or NaN.
+POISON = "poison_of_left_padding"
+#: Numbers that share a block of threads in the product of gate and up; a smaller block is slower than two kernels.
+_MOST_CHANNELS, _LEAST_CHANNELS = 256, 32
+#: Exponents of the scale in that product, within the range of each dtype.
+_SCALES = {"fp32": 30, "bf16": 30, "fp16": 15}
+
+
+class CudaDialect(FusedDialect):
+    """com.microsoft operators of ONNX Runtime 1.31; see `converters.onnx.graph.dialects.Dialect`."""
+
+    def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
+        super().__init__(g, ids, mask, tables)
+        self._mask = mask
+        self._own_width: ir.Value | None = None
+        self._is_rotated_apart = False
+
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        """SiLU and the product in one kernel, which computes in float32.
+
+        GatedRMSNorm is `up / sqrt(mean(up^2) + epsilon) * scale * silu(gate)`. With a scale of 2^s and an epsilon of
+        4^s the mean does not count: it changes the result by mean(up^2) / 2^(2 s + 1), which is far below the rounding
+        of the dtype. The mean is taken over as many channels as share a block of threads.
+        """
+        channels = math.gcd(width, _MOST_CHANNELS)
+        if kind != "silu" or channels < _LEAST_CHANNELS:
+            return super().gated(kind, gate, up, width, name)
+        dtype, exponent = self._tables.precision.onnx_dtype, _SCALES[self._tables.precision.dtype]
+        scale = self._g.constant(f"gate_scale_{channels}", np.full(channels, 2.0**exponent, dtype.numpy()))
+        attributes = {"activation": "silu", "epsilon": 4.0**exponent}
+        return self._g.node("GatedRMSNorm", [up, scale, gate], name, domain=MS_DOMAIN, attributes=attributes)
+
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """The operator that ONNX Runtime fuses into GroupQueryAttention, which the standard's is not."""
+        attributes = {"axis": -1, "epsilon": epsilon, "stash_type": int(ir.DataType.FLOAT)}
+        return self._g.node("SimplifiedLayerNormalization", [x, gamma], name, attributes=attributes)
+
+    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+        """A single node, as for the CPU."""
+        self._is_rotated_apart = True
+        return super().rotated(x, rope, heads, name)
+
+    def poisoned(self, x: ir.Value, name: str) -> ir.Value:
+        """`x` divided by 1, or by 0 in rows whose first token is padding or whose last is beyond the positions."""
+        g = self._g
+        first = g.constant("first_column", np.array([[0]], np.int64))
+        is_sound = g.node("Gather", [self._mask, first], f"{name}.first", attributes={"axis": 1})
+        if self._is_rotated_apart:  # GroupQueryAttention refuses a cache longer than its tables, but not this
+            last = g.node(
+                "Unsqueeze", [self._last64, g.constant("axes_1_2", np.array([1, 2], np.int64))], f"{name}.last"
+            )
+            limit = g.constant("max_positions", np.array([self._tables.positions], np.int64))
+            fits = cast(g, g.node("Less", [last, limit], f"{name}.less"), ir.DataType.INT64, f"{name}.fits")
+            is_sound = multiply(g, is_sound, fits, f"{name}.sound")
+        divisor = cast(g, is_sound, self._tables.precision.onnx_dtype, f"{name}.divisor")
+        return g.node("Div", [x, divisor], name)
+
+    def last_places(self) -> ir.Value:
+        """The last real token's position in a prompt, which may be padded; the end of the call in later calls."""
+        g, one = self._g, self._g.constant("one", np.array([1], np.int64))
+        end = g.node("Sub", [self._width(), one], "last_token.end")
+        return g.node("Min", [self._last64, end], "last_token.place")
+
+    def _counted(self, mask: ir.Value) -> ir.Value:
+        one = self._g.constant("one", np.array([1], np.int64))
+        count = self._g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
+        return self._g.node("Sub", [count, one], "mask.last")
+
+    def _rows(self, rope: RopeSpec) -> ir.Value:
+        positions, last = self._places()
+        return self._tables.rows(rope, positions, lambda: last, is_guarded=False)
+
+    def _places(self) -> tuple[ir.Value, ir.Value]:
+        if self._own_places is None:
+            g, one = self._g, self._g.constant("one", np.array([1], np.int64))
+            step = g.constant("step", np.array(1, np.int64))
+            last = g.node("Unsqueeze", [self._last64, one], "positions.row")
+            same = g.node("Equal", [self._ids, self._ids], "input_ids.same")
+            ones = cast(g, same, ir.DataType.INT64, "input_ids.ones")
+            counted = g.node("CumSum", [ones, step], "positions.counted")
+            width = g.node("Unsqueeze", [self._width(), one], "positions.width")
+            start = g.node("Sub", [last, width], "positions.start")
+            # A prompt padded on the right starts at 0.
+            start = g.node("Max", [start, g.constant("before", np.array([-1], np.int64))], "positions.before")
+            self._own_places = add(g, start, counted, "positions"), last
+        return self._own_places
+
+    def _width(self) -> ir.Value:
+        """The number of tokens of a call, padding included, int64 [batch_size], without asking the host.
+
+        A one and a zero are counted for each token, because ONNX Runtime copies what a sum of single numbers would be.
+        """
+        if self._own_width is None:
+            g = self._g
+            bounds = np.array([[[np.iinfo(np.int64).max]], [[np.iinfo(np.int64).min]]])
+            below = g.node("Less", [self._ids, g.constant("bounds", bounds)], "input_ids.below")
+            counts = cast(g, below, ir.DataType.INT64, "input_ids.counts")
+            axes = g.constant("axes_0_2", np.array([0, 2], np.int64))
+            self._own_width = g.node("ReduceSum", [counts, axes], "input_ids.width", attributes={"keepdims": 0})
+        return self._own_width

@@ -1,0 +1,89 @@
+"""The interface of a dialect: the operators that dialects write differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import onnx_ir as ir
+
+from converters.onnx.graph.dialects.cuda import CudaDialect
+from converters.onnx.graph.dialects.fused import FusedDialect
+from converters.onnx.graph.dialects.standard import StandardDialect
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.operators import Attended, KeyValues
+from converters.onnx.graph.rotary import RotaryTables
+from converters.onnx.precision import DialectName, Provider
+from seap_export.families import BlockSpec, LayerSpec, RopeSpec
+from seap_export.families.spec import Activation
+
+__all__ = ["Dialect", "open_dialect"]
+
+
+class Dialect(Protocol):
+    """The operators of one graph, bound to its inputs and rotary tables."""
+
+    @property
+    def cache(self) -> str:
+        """How the cache grows: "shared" (in its buffer) or "appended" (as a new, longer tensor)."""
+
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        """`up` times `gate * sigmoid(gate)`, or times the tanh approximation of GELU; both have `width` channels."""
+
+    def poisoned(self, x: ir.Value, name: str) -> ir.Value:
+        """`x` [batch_size, length, hidden_size], made infinite or NaN in rows that the dialect computes wrongly."""
+
+    def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
+        """`x @ table.T`, where `table` [vocab_size, hidden_size] is stored once for the embedding and the LM head."""
+
+    def add_and_norm(
+        self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
+    ) -> tuple[ir.Value, ir.Value]:
+        """The RMS norm of `x + residual + bias`, and that sum, which is the new residual stream."""
+
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """The RMS norm over the last axis of queries or keys, [batch_size, sequence_length, heads, head_dim]."""
+
+    def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
+        """Whether `attention` can do this rotation."""
+
+    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+        """Queries or keys [batch_size, sequence_length, heads * head_dim], rotated."""
+
+    def positions(self) -> ir.Value:
+        """The position of each token of this call, int64 [batch_size, sequence_length]."""
+
+    def attention(
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
+    ) -> Attended:
+        """Causal attention with rotary embedding and KV cache.
+
+        Args:
+            qkv: Queries, keys and values, [batch_size, sequence_length, ...]; packed into one value, or three values.
+            past: The cache of the previous tokens.
+            layer: Gives the head counts, the sliding window and the rotation.
+            block: Gives the scale and the soft cap of the scores.
+            head_dim: Size of a head.
+            name: Name of the node.
+        """
+
+    def last_places(self) -> ir.Value:
+        """Position of each row's last real token in this call, int64 [batch_size]."""
+
+
+def open_dialect(
+    name: DialectName, provider: Provider, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables
+) -> Dialect:
+    """Creates a dialect for one graph.
+
+    Args:
+        name: Name of the dialect.
+        provider: The execution provider that the graph is for.
+        g: The graph.
+        ids: int64 [batch_size, sequence_length].
+        mask: int64 [batch_size, total_sequence_length], 1 for real tokens, cached and new.
+        tables: The rotary tables of the graph.
+    """
+    if name == "standard":
+        return StandardDialect(g, ids, mask, tables)
+    return (CudaDialect if provider == "cuda" else FusedDialect)(g, ids, mask, tables)

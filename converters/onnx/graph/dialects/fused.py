@@ -1,0 +1,161 @@
+"""ONNX Runtime's fused operators: the fewest nodes, and caches updated in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
+from converters.onnx.graph.operators import Attended, KeyValues, add, cast, multiply, rms_norm
+from converters.onnx.graph.rotary import RotaryTables
+from seap_export.families import BlockSpec, LayerSpec, RopeSpec
+from seap_export.families.spec import Activation
+
+__all__ = ["LEFT_PADDING_GUARD", "FusedDialect"]
+
+#: Name of the node that fails on a left-padded batch; the runtime's error message quotes it.
+LEFT_PADDING_GUARD = "left_padding_is_not_supported_pad_on_the_right"
+#: GroupQueryAttention rotates only heads whose size, and whose number of rotated channels, is a multiple of this.
+_ROTATED_MULTIPLE = 16
+
+
+class FusedDialect:
+    """com.microsoft operators; see `converters.onnx.graph.dialects.Dialect`."""
+
+    cache = "shared"
+
+    def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
+        self._g, self._ids, self._tables = g, ids, tables
+        self._last64 = self._counted(mask)
+        width = g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})
+        total = g.node("Squeeze", [width], "mask.total")
+        self._last = cast(g, self._last64, ir.DataType.INT32, "last_position")
+        self._total = cast(g, total, ir.DataType.INT32, "total_length")
+        self._own_places: tuple[ir.Value, ir.Value] | None = None
+
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        """Two nodes: QuickGelu is `x * sigmoid(alpha * x)`, FastGelu the tanh approximation of GELU."""
+        label = name.replace("gated", kind)
+        if kind == "silu":
+            active = self._g.node("QuickGelu", [gate], label, domain=MS_DOMAIN, attributes={"alpha": 1.0})
+        else:
+            active = self._g.node("FastGelu", [gate], label, domain=MS_DOMAIN)
+        return multiply(self._g, active, up, name)
+
+    def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
+        """A product without a transposed copy of the table."""
+        return self._g.node("FusedMatMul", [x, table], name, domain=MS_DOMAIN, attributes={"transB": 1})
+
+    def add_and_norm(
+        self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
+    ) -> tuple[ir.Value, ir.Value]:
+        """A single node."""
+        inputs = [x, residual, gamma] if bias is None else [x, residual, gamma, bias]
+        normed, _, _, stream = self._g.node_with_outputs(
+            "SkipSimplifiedLayerNormalization",
+            inputs,
+            name,
+            ["output", "", "", "residual"],
+            domain=MS_DOMAIN,
+            attributes={"epsilon": epsilon},
+        )
+        return normed, stream
+
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """The operator of the standard."""
+        return rms_norm(self._g, x, gamma, epsilon, name)
+
+    def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
+        """Not by longrope's second table: on CUDA, GroupQueryAttention skips positions beyond the cache."""
+        is_aligned = head_dim % _ROTATED_MULTIPLE == 0 and rope.dim % _ROTATED_MULTIPLE == 0
+        return is_aligned and self._tables.switch(rope) is None
+
+    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+        """A single node."""
+        inputs = [x, self._rows(rope), *self._tables.caches(rope)]
+        attributes = self._tables.attributes(rope, heads)
+        return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", domain=MS_DOMAIN, attributes=attributes)
+
+    def positions(self) -> ir.Value:
+        """As GroupQueryAttention counts them: a row's tokens end at its last position, or begin at 0 in a prompt."""
+        return self._places()[0]
+
+    def attention(
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
+    ) -> Attended:
+        """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
+        query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
+        attributes = {
+            "num_heads": layer.num_attention_heads,
+            "kv_num_heads": layer.num_key_value_heads,
+            "do_rotary": int(layer.rope is not None),
+            "rotary_interleaved": int(layer.rope is not None and layer.rope.interleaved),
+            "scale": block.attention_scale,
+        }
+        if layer.sliding_window is not None:
+            attributes["local_window_size"] = layer.sliding_window
+        if block.attention_softcap is not None:
+            attributes["softcap"] = block.attention_softcap
+        tables = () if layer.rope is None else self._tables.caches(layer.rope)
+        output, present_key, present_value = self._g.node_with_outputs(
+            "GroupQueryAttention",
+            [query, key, value, past.key, past.value, self._last, self._total, *tables],
+            name,
+            ["output", "present_key", "present_value"],
+            domain=MS_DOMAIN,
+            attributes=attributes,
+        )
+        return Attended(output, KeyValues(present_key, present_value))
+
+    def last_places(self) -> ir.Value:
+        """The last real token's position in a prompt, which may be padded; the end of the call in later calls."""
+        g = self._g
+        width = g.node("Shape", [self._ids], "last_token.width", attributes={"start": 1, "end": 2})
+        end = g.node("Sub", [width, g.constant("one", np.array([1], np.int64))], "last_token.end")
+        return g.node("Min", [self._last64, end], "last_token.place")
+
+    def _places(self) -> tuple[ir.Value, ir.Value]:
+        """Positions of this call's tokens, and each row's last, int64 [batch_size, 1]."""
+        if self._own_places is None:
+            g = self._g
+            zero, one = (g.constant(name, np.array([value], np.int64)) for name, value in (("zero", 0), ("one", 1)))
+            first, step = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+            last = self._last64
+            length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
+            before = g.node("Sub", [add(g, last, one, "positions.count"), length], "positions.before")
+            start = g.node("Max", [before, zero], "positions.start")
+            own = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
+            rows = [
+                g.node("Unsqueeze", [part, one], f"positions.{label}")
+                for part, label in ((start, "first"), (last, "row"))
+            ]
+            self._own_places = add(g, rows[0], own, "positions"), rows[1]
+        return self._own_places
+
+    def poisoned(self, x: ir.Value, name: str) -> ir.Value:
+        """`x`: guards fail before anything is computed."""
+        return x
+
+    def _rows(self, rope: RopeSpec) -> ir.Value:
+        positions, last = self._places()
+        return self._tables.rows(rope, positions, lambda: last)
+
+    def _counted(self, mask: ir.Value) -> ir.Value:
+        """Each row's last position, int64 [batch_size].
+
+        GroupQueryAttention uses only the number of real tokens in each row, so a row padded on the left would be
+        computed wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is reshaped
+        to [2 - min(mask[:, 0])], which fails in every runtime unless that is [1]. (An out-of-range Gather would not
+        do: on a GPU it returns 0.)
+        """
+        g = self._g
+        one, two = (g.constant(name, np.array([value], np.int64)) for name, value in (("one", 1), ("two", 2)))
+        zero = g.constant("first", np.array(0, np.int64))
+        first = g.node("Gather", [mask, zero], "mask.first", attributes={"axis": 1})
+        lowest = g.node("ReduceMin", [first], "mask.first_lowest", attributes={"keepdims": 1})
+        width = g.node("Sub", [two, lowest], "mask.guard_width")
+        guarded = g.node("Reshape", [one, width], LEFT_PADDING_GUARD, attributes={"allowzero": 1})
+        count = g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
+        return g.node("Sub", [count, guarded], "mask.last")

@@ -1,0 +1,190 @@
+"""Only operators of the ONNX standard, opset 23, for every runtime that implements it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from converters.onnx.graph.dialects.capped import capped_attention
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.operators import Attended, KeyValues, add, cast, multiply, rms_norm, split
+from converters.onnx.graph.rotary import RotaryTables
+from seap_export.families import BlockSpec, LayerSpec, RopeSpec
+from seap_export.families.spec import Activation
+
+__all__ = ["StandardDialect"]
+
+
+class StandardDialect:
+    """Attention-23, RotaryEmbedding-23, RMSNormalization-23; see `converters.onnx.graph.dialects.Dialect`.
+
+    Keys are masked individually, so padding may be anywhere. A decode step appends its token after all earlier
+    positions, padding included, with a 1 at the end of each row of the mask.
+    """
+
+    cache = "appended"
+
+    def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
+        self._g, self._mask, self._tables = g, mask, tables
+        self._total = self._length(mask, "mask.total")
+        self._past = g.node("Sub", [self._total, self._length(ids, "input_ids.length")], "past_length")
+        self._all_positions = self._positions()
+        self._position_ids = self._new_columns(self._all_positions, "position_ids")
+        self._visible = self._causal()
+        self._windows: dict[int, ir.Value] = {}
+
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        """SiLU is two nodes, because Swish needs opset 24."""
+        label = name.replace("gated", kind)
+        if kind == "silu":
+            active = multiply(self._g, gate, self._g.node("Sigmoid", [gate], f"{label}.sigmoid"), label)
+        else:
+            active = self._g.node("Gelu", [gate], label, attributes={"approximate": "tanh"})
+        return multiply(self._g, active, up, name)
+
+    def poisoned(self, x: ir.Value, name: str) -> ir.Value:
+        """`x`: padding may be anywhere."""
+        return x
+
+    def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
+        """Gemm, which reads a matrix transposed without a copy but accepts only two dimensions."""
+        g = self._g
+        vocab_size, hidden_size = (int(size) for size in table.shape.numpy())  # type: ignore[union-attr]
+        rows = g.node("Reshape", [x, g.constant("rows_shape", np.array([-1, hidden_size], np.int64))], f"{name}.rows")
+        logits = g.node("Gemm", [rows, table], f"{name}.gemm", attributes={"transB": 1})
+        outer = g.node("Shape", [x], f"{name}.outer", attributes={"end": 2})
+        width = g.constant("vocab_size", np.array([vocab_size], np.int64))
+        return g.node(
+            "Reshape", [logits, g.node("Concat", [outer, width], f"{name}.shape", attributes={"axis": 0})], name
+        )
+
+    def add_and_norm(
+        self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
+    ) -> tuple[ir.Value, ir.Value]:
+        """One node per operation."""
+        written = x if bias is None else add(self._g, x, bias, f"{name}.bias_add")
+        stream = add(self._g, residual, written, f"{name}.residual")
+        return rms_norm(self._g, stream, gamma, epsilon, name), stream
+
+    def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+        """A single node."""
+        return rms_norm(self._g, x, gamma, epsilon, name)
+
+    def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
+        """Any rotation."""
+        return True
+
+    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+        """A single node."""
+        rows = self._position_ids
+        if self._tables.switch(rope) is not None:
+            rows = self._tables.rows(rope, rows, self._row_last)
+        inputs = [x, *self._tables.caches(rope), rows]
+        attributes = self._tables.attributes(rope, heads)
+        return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", attributes=attributes)
+
+    def positions(self) -> ir.Value:
+        """The number of real tokens before each."""
+        return self._position_ids
+
+    def attention(
+        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
+    ) -> Attended:
+        """Rotates queries and keys before the cache, which holds rotated keys."""
+        heads, kv_heads, window = layer.num_attention_heads, layer.num_key_value_heads, layer.sliding_window
+        if len(qkv) == 1:
+            sizes = heads * head_dim, kv_heads * head_dim, kv_heads * head_dim
+            qkv = split(self._g, qkv[0], sizes, f"{name}.split", ["query", "key", "value"])
+        query, key, value = qkv
+        if layer.rope is not None:
+            query = self.rotated(query, layer.rope, heads, f"{name}.query")
+            key = self.rotated(key, layer.rope, kv_heads, f"{name}.key")
+        visible = self._visible if window is None else self._within(window)
+        if block.attention_softcap is not None:
+            return capped_attention(self._g, (query, key, value), past, visible, layer, block, head_dim, name)
+        output, present_key, present_value = self._g.node_with_outputs(
+            "Attention",
+            [query, key, value, visible, past.key, past.value],
+            name,
+            ["output", "present_key", "present_value"],
+            attributes={
+                "q_num_heads": heads,
+                "kv_num_heads": kv_heads,
+                "scale": block.attention_scale,
+                "softmax_precision": int(ir.DataType.FLOAT),
+            },
+        )
+        return Attended(output, KeyValues(present_key, present_value))
+
+    def last_places(self) -> ir.Value:
+        """The position of the last 1 in each row's mask, within the columns of this call."""
+        g = self._g
+        own = self._new_columns(self._mask, "last_token.mask")
+        zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        length = g.node("Sub", [self._total, self._past], "last_token.length")
+        places = g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
+        axis = g.constant("one", np.array([1], np.int64))
+        return g.node(
+            "ReduceMax",
+            [multiply(g, own, places, "last_token.real"), axis],
+            "last_token.place",
+            attributes={"keepdims": 0},
+        )
+
+    def _row_last(self) -> ir.Value:
+        """The position of each row's last token, int64 [batch_size, 1]."""
+        axis = self._g.constant("one", np.array([1], np.int64))
+        return self._g.node("ReduceMax", [self._position_ids, axis], "row_last", attributes={"keepdims": 1})
+
+    def _positions(self) -> ir.Value:
+        """Number of real tokens before each column of the mask, per row; int64 like the mask."""
+        g = self._g
+        one = g.constant("one", np.array([1], np.int64))
+        counted = g.node("CumSum", [self._mask, g.constant("step", np.array(1, np.int64))], "mask.counted")
+        before = g.node("Sub", [counted, one], "mask.before")
+        return g.node("Max", [before, g.constant("none", np.array([0], np.int64))], "mask.positions")
+
+    def _causal(self) -> ir.Value:
+        """The keys that each new token sees: bool [batch_size, 1, sequence_length, total_sequence_length].
+
+        Padding sees itself; otherwise its softmax would be empty and give NaN.
+        """
+        g = self._g
+        zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        end = self._scalar(self._total, "mask.end")
+        keys = g.node("Range", [zero, end, one], "keys")
+        own = g.node("Range", [self._scalar(self._past, "queries.start"), end, one], "queries.flat")
+        queries = g.node("Unsqueeze", [own, g.constant("one", np.array([1], np.int64))], "queries")
+        axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
+        real = g.node("Unsqueeze", [cast(g, self._mask, ir.DataType.BOOL, "mask.real"), axes], "keys.real")
+        before = g.node("LessOrEqual", [keys, queries], "keys.before")
+        itself = g.node("Equal", [keys, queries], "keys.itself")
+        return g.node("Or", [g.node("And", [real, before], "keys.real_before"), itself], "visible")
+
+    def _within(self, window: int) -> ir.Value:
+        """The visible keys less than `window` positions back; layers with the same window share one mask."""
+        g = self._g
+        if window not in self._windows:
+            width = g.constant(f"window_{window}", np.array([window], np.int64))
+            start = g.node("Sub", [self._position_ids, width], f"queries.window_{window}")
+            axes_of_queries, axes_of_keys = (
+                g.constant(f"axes_{a}_{b}", np.array([a, b], np.int64)) for a, b in ((1, 3), (1, 2))
+            )
+            queries = g.node("Unsqueeze", [start, axes_of_queries], f"queries.start_{window}")
+            keys = g.node("Unsqueeze", [self._all_positions, axes_of_keys], f"keys.positions_{window}")
+            near = g.node("Greater", [keys, queries], f"keys.window_{window}")
+            self._windows[window] = g.node("And", [self._visible, near], f"visible.window_{window}")
+        return self._windows[window]
+
+    def _new_columns(self, x: ir.Value, name: str) -> ir.Value:
+        """The columns of this call, out of [batch_size, total_sequence_length]."""
+        one = self._g.constant("one", np.array([1], np.int64))
+        return self._g.node("Slice", [x, self._past, self._total, one], name)
+
+    def _length(self, x: ir.Value, name: str) -> ir.Value:
+        return self._g.node("Shape", [x], name, attributes={"start": 1, "end": 2})
+
+    def _scalar(self, x: ir.Value, name: str) -> ir.Value:
+        return self._g.node("Squeeze", [x], name)

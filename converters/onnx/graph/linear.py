@@ -1,0 +1,78 @@
+"""Products with a model's weights and lookups in its embedding, in the precision of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from converters.onnx.graph import operators as op
+from converters.onnx.graph.blocks import QuantizedWeight, embedding_blocks, matmul_blocks
+from converters.onnx.graph.dialects import Dialect
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.weights.weights import LazyWeights
+
+__all__ = ["Linears"]
+
+
+class Linears:
+    """Emits linear layers; a weight that is used twice, such as a tied embedding, is stored once."""
+
+    def __init__(self, g: GraphBuilder, weights: LazyWeights, dialect: Dialect) -> None:
+        self._g, self._weights, self._dialect = g, weights, dialect
+        self._quantization = weights.precision.quantization
+
+    def product(
+        self,
+        x: ir.Value,
+        weights: Sequence[str],
+        name: str,
+        *,
+        stored_as: str,
+        bias: ir.Value | None = None,
+    ) -> ir.Value:
+        """`x @ W.T + bias` with the named weights [out, in] joined along `out`.
+
+        Args:
+            x: [batch_size, sequence_length, in].
+            weights: Names of the weights in the model.
+            name: Name of the node.
+            stored_as: Name of the joined weights in the graph.
+            bias: [out].
+        """
+        if self._quantization is not None:
+            return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
+        weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
+        return op.matmul(self._g, x, weight, name, bias)
+
+    def embedding(self, table: str, ids: ir.Value, name: str) -> ir.Value:
+        """Rows of the named table [vocab_size, hidden_size]."""
+        if self._quantizes_embeddings:
+            return embedding_blocks(self._g, self._quantized([table], table), ids, name)
+        return op.embedding(self._g, self._stored(table), ids, name)
+
+    def head(self, x: ir.Value, table: str, *, is_tied: bool, name: str) -> ir.Value:
+        """Logits: `x @ table.T`; a tied table [vocab_size, hidden_size] is the embedding as well."""
+        if self._quantizes_embeddings:
+            return matmul_blocks(self._g, x, self._quantized([table], table), name)
+        if is_tied:
+            return self._dialect.tied_head(x, self._stored(table), name)
+        return op.matmul(
+            self._g, x, self._g.initializer(self._weights.transposed([table], f"{table}.transposed")), name
+        )
+
+    @property
+    def _quantizes_embeddings(self) -> bool:
+        return self._quantization is not None and self._quantization.embeddings
+
+    def _stored(self, table: str) -> ir.Value:
+        return self._g.initializer(self._weights.stored(table))
+
+    def _quantized(self, weights: Sequence[str], name: str) -> QuantizedWeight:
+        how = self._quantization
+        if how is None:
+            raise ValueError("this precision does not quantise weights")
+        tensors = self._weights.quantized(weights, name)
+        packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
+        points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
+        return QuantizedWeight(self._weights.shape(weights), how.bits, how.block_size, packed, scales, points)

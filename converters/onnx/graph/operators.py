@@ -1,0 +1,118 @@
+"""Operators that all dialects write the same way, each emitted in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from converters.onnx.graph.graph import GraphBuilder
+
+__all__ = [
+    "Attended",
+    "KeyValues",
+    "add",
+    "capped",
+    "cast",
+    "embedding",
+    "matmul",
+    "multiply",
+    "rms_norm",
+    "rows_at",
+    "scaled",
+    "split",
+    "split_heads",
+]
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """A layer's cache: keys and values [batch_size, KV heads, positions, head_dim]."""
+
+    key: ir.Value
+    value: ir.Value
+
+
+@dataclass(frozen=True)
+class Attended:
+    """The output of attention, [batch_size, sequence_length, H * head_dim], and the new cache."""
+
+    output: ir.Value
+    present: KeyValues
+
+
+def embedding(g: GraphBuilder, table: ir.Value, ids: ir.Value, name: str) -> ir.Value:
+    """Looks up the rows `ids` of `table` [vocab, hidden]."""
+    return g.node("Gather", [table, ids], name, attributes={"axis": 0})
+
+
+def matmul(g: GraphBuilder, x: ir.Value, weight: ir.Value, name: str, bias: ir.Value | None = None) -> ir.Value:
+    """`x @ weight + bias`, with `weight` stored [in, out]."""
+    product = g.node("MatMul", [x, weight], name)
+    return product if bias is None else add(g, product, bias, f"{name}.bias_add")
+
+
+def cast(g: GraphBuilder, x: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    """`x` in another dtype."""
+    return g.node("Cast", [x], name, attributes={"to": int(dtype)})
+
+
+def add(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
+    """`a + b`."""
+    return g.node("Add", [a, b], name)
+
+
+def multiply(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
+    """`a * b`."""
+    return g.node("Mul", [a, b], name)
+
+
+def scaled(g: GraphBuilder, x: ir.Value, factor: float, dtype: ir.DataType, name: str) -> ir.Value:
+    """`x * factor`, with `x` of the given dtype; no node if the factor is 1."""
+    return x if factor == 1.0 else multiply(g, x, _scalar(g, factor, dtype), name)
+
+
+def capped(g: GraphBuilder, x: ir.Value, cap: float, name: str) -> ir.Value:
+    """`cap * tanh(x / cap)` of a float32 `x`."""
+    bound = _scalar(g, cap, ir.DataType.FLOAT)
+    tanh = g.node("Tanh", [g.node("Div", [x, bound], f"{name}.ratio")], f"{name}.tanh")
+    return multiply(g, tanh, bound, name)
+
+
+def _scalar(g: GraphBuilder, value: float, dtype: ir.DataType) -> ir.Value:
+    return g.constant(f"{dtype.name.lower()}_{value!r}", np.array(value, dtype.numpy()))
+
+
+def rms_norm(g: GraphBuilder, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
+    """RMS norm over the last axis."""
+    attributes = {"axis": -1, "epsilon": epsilon, "stash_type": int(ir.DataType.FLOAT)}
+    return g.node("RMSNormalization", [x, gamma], name, attributes=attributes)
+
+
+def split(
+    g: GraphBuilder, x: ir.Value, sizes: Sequence[int], name: str, outputs: Sequence[str]
+) -> tuple[ir.Value, ...]:
+    """Splits the last axis into parts of these sizes, named `{name}.{output}`."""
+    constant = g.constant("sizes_" + "_".join(map(str, sizes)), np.array(sizes, np.int64))
+    return g.node_with_outputs("Split", [x, constant], name, outputs, attributes={"axis": -1})
+
+
+def split_heads(g: GraphBuilder, x: ir.Value, shape: Sequence[int], name: str) -> ir.Value:
+    """Reshapes [batch_size, sequence_length, width]; a 0 in `shape` keeps the dimension at that place."""
+    label = "shape_" + "_".join(map(str, shape)).replace("-", "minus")
+    return g.node("Reshape", [x, g.constant(label, np.array(shape, np.int64))], name)
+
+
+def rows_at(g: GraphBuilder, x: ir.Value, places: ir.Value, name: str) -> ir.Value:
+    """Selects one position of each row of [batch_size, sequence_length, width]: [batch_size, 1, width].
+
+    Args:
+        g: The graph.
+        x: The values to select from.
+        places: Positions in this call, int64 [batch_size].
+        name: Name of the node.
+    """
+    indices = g.node("Unsqueeze", [places, g.constant("axes_1_2", np.array([1, 2], np.int64))], f"{name}.indices")
+    return g.node("GatherND", [x, indices], name, attributes={"batch_dims": 1})

@@ -1,0 +1,1 @@
+"""The weights of a graph, and how they are read back."""

@@ -1,0 +1,219 @@
+"""Weights as tensors of an ONNX graph that are read, checked and laid out only when they are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+
+from converters.onnx.precision import Precision
+from converters.onnx.weights.quantize import QuantizedMatrix, quantize
+from converters.onnx.weights.scaling import ScaledReader
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec
+from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+
+__all__ = ["INLINE_BYTES", "LazyTensor", "LazyWeights", "QuantizedTensors", "lazy_tensor", "open_weights"]
+
+#: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
+INLINE_BYTES = 32
+#: Elements that are converted at a time: of a large vocabulary's table, a whole copy in float32 takes gigabytes.
+_ELEMENTS = 1 << 24
+
+Pieces = Iterator[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class QuantizedTensors:
+    """The parts of a `QuantizedMatrix` as tensors of a graph; scales have the dtype of the precision."""
+
+    packed: ir.TensorProtocol
+    scales: ir.TensorProtocol
+    zero_points: ir.TensorProtocol | None
+
+
+class LazyWeights:
+    """Tensors of a model in the layout and precision of the graph, without reading any data yet."""
+
+    def __init__(self, reader: WeightReader, precision: Precision) -> None:
+        self.reader = reader
+        self._shapes = reader.shapes()
+        self.precision = precision
+        self._latest: tuple[str, QuantizedMatrix] | None = None
+
+    def shape(self, names: Sequence[str]) -> tuple[int, int]:
+        """Rows and columns of weights [out, in] joined along `out`."""
+        return sum(self._shapes[name][0] for name in names), self._shapes[names[0]][1]
+
+    def scaled(self, exponents: Mapping[str, int]) -> LazyWeights:
+        """These weights, with the tensors named here times 2^exponent."""
+        return LazyWeights(ScaledReader(self.reader, exponents), self.precision) if exponents else self
+
+    def stored(self, name: str) -> ir.TensorProtocol:
+        """A tensor in its stored layout."""
+        return self._lazy([name], name, self._shapes[name], _rows)
+
+    def joined(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
+        """Vectors (biases) concatenated under a new name."""
+        return self._lazy(names, name, (sum(self._shapes[part][0] for part in names),), _rows)
+
+    def transposed(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
+        """Weights [out, in] joined along `out` and transposed to [in, out], under a new name."""
+        return self._lazy(names, name, self.shape(names)[::-1], _columns)
+
+    def quantized(self, names: Sequence[str], name: str) -> QuantizedTensors:
+        """Weights [out, in] joined along `out` and quantised in blocks along `in`."""
+        how = self.precision.quantization
+        if how is None:
+            raise ValueError("this precision does not quantise weights")
+        rows, columns = self.shape(names)
+        blocks = -(-columns // how.block_size)
+        points = (rows, -(-blocks * how.bits // 8))
+        uint8, dtype = ir.DataType.UINT8, self.precision.onnx_dtype
+
+        def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
+            def read() -> Pieces:
+                found: torch.Tensor = getattr(self._quantize(names, name), label)
+                yield found if kind == uint8 else self._narrowed(found, names)
+
+            return lazy_tensor(f"{name}.{label}", shape, read, kind)
+
+        return QuantizedTensors(
+            part("packed", uint8, (rows, blocks, how.block_size * how.bits // 8)),
+            part("scales", dtype, (rows, blocks)),
+            None if how.symmetric else part("zero_points", uint8, points),
+        )
+
+    def _quantize(self, names: Sequence[str], name: str) -> QuantizedMatrix:
+        """Keeps the latest result, because its parts are written one after the other."""
+        how = self.precision.quantization
+        if self._latest is None or self._latest[0] != name:
+            self._latest = None  # the memory of the one before is free before the next is read
+            parts = list(self.reader.read(names).values())
+            matrix = parts[0] if len(parts) == 1 else torch.cat(parts)  # a single part stays mapped from its file
+            if not _is_finite(matrix):
+                raise self._refusal(names)
+            self._latest = name, quantize(matrix, how)  # type: ignore[arg-type]
+        return self._latest[1]
+
+    def _lazy(
+        self,
+        names: Sequence[str],
+        name: str,
+        shape: tuple[int, ...],
+        lay_out: Callable[[list[torch.Tensor]], Pieces],
+    ) -> ir.TensorProtocol:
+        def read() -> Pieces:
+            for piece in lay_out(list(self.reader.read(names).values())):
+                yield self._narrowed(piece, names)
+
+        return lazy_tensor(name, shape, read, self.precision.onnx_dtype)
+
+    def _narrowed(self, tensor: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
+        """Converts what was made of the named weights to the dtype of the precision.
+
+        Raises:
+            InputError: A value is not finite, or overflows in that dtype.
+        """
+        narrow = tensor.to(self.precision.torch_dtype)
+        if not _is_finite(narrow):
+            raise self._refusal(names)
+        return narrow
+
+    def _refusal(self, names: Sequence[str]) -> InputError:
+        """Names the weight that is not finite, or else the largest."""
+        largest = {}
+        for name, part in self.reader.read(names).items():
+            if not _is_finite(part):
+                return InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
+            largest[name] = max(piece.float().abs().max().item() for piece in part.split(_at_once(part)))
+        name = max(largest, key=largest.__getitem__)
+        dtype = self.precision.dtype
+        return InputError(f"weights: '{name}' reaches {largest[name]:.3g}, too large for {dtype}; use fp32")
+
+
+def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> LazyWeights:
+    """Opens the weights of a model folder, whose names and shapes must match `spec`.
+
+    Raises:
+        InputError: A file is missing or damaged, or config and weights disagree.
+    """
+    reader = SafetensorsReader(model_folder)
+    check_weights(reader, StoredForm(spec).shapes, str(model_folder))
+    return LazyWeights(PlainReader(reader, spec), precision)
+
+
+class LazyTensor(ir.LazyTensor):
+    """A tensor that is read and converted in pieces of consecutive rows, which are not kept."""
+
+    def __init__(self, read: Callable[[], Pieces], dtype: ir.DataType, shape: tuple[int, ...], name: str) -> None:
+        super().__init__(lambda: TorchTensor(_whole(read()), name=name), dtype, ir.Shape(shape), name=name)
+        self._read = read
+
+    def pieces(self) -> Pieces:
+        """The tensor's rows, some at a time, in order."""
+        return self._read()
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Writes one piece after the other."""
+        for piece in self.pieces():
+            TorchTensor(piece).tofile(file)
+
+
+def lazy_tensor(
+    name: str, shape: tuple[int, ...], read: Callable[[], Pieces], dtype: ir.DataType
+) -> ir.TensorProtocol:
+    """A tensor whose values come from `read` when it is written.
+
+    A tensor small enough to be stored in the graph itself is read at once.
+
+    Args:
+        name: Its name.
+        shape: Its shape.
+        read: Gives consecutive rows, some at a time, in `dtype`.
+        dtype: Its type.
+    """
+    if math.prod(shape) * dtype.itemsize <= INLINE_BYTES:
+        return TorchTensor(_whole(read()), name=name)
+    return LazyTensor(read, dtype, shape, name)
+
+
+def _rows(parts: list[torch.Tensor]) -> Pieces:
+    """The rows of one part after the other."""
+    for part in parts:
+        yield from part.split(_at_once(part))
+
+
+def _columns(parts: list[torch.Tensor]) -> Pieces:
+    """The rows of the joined parts' transpose."""
+    # Transposed before widening, so that a 16-bit weight is never held twice in float32. A strip of columns is copied
+    # first, because transposing it in place takes several times as long.
+    at_once = max(1, _ELEMENTS // sum(len(part) for part in parts))
+    for pieces in zip(*(part.split(at_once, dim=1) for part in parts), strict=True):
+        strip = pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces)
+        yield strip.T.contiguous()
+
+
+def _at_once(tensor: torch.Tensor) -> int:
+    """The number of rows that are converted at a time."""
+    return max(1, _ELEMENTS // max(1, math.prod(tensor.shape[1:])))
+
+
+def _whole(pieces: Pieces) -> torch.Tensor:
+    first, *others = pieces
+    return torch.cat([first, *others]) if others else first
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    # NaN and infinity show in the minimum and maximum. A boolean mask would cost memory, and numpy reduces on one
+    # thread, whereas torch's threads wait for each other on a busy machine.
+    pieces = tensor.split(_at_once(tensor)) if tensor.ndim else (tensor,)
+    arrays = ((piece.float() if piece.dtype == torch.bfloat16 else piece).numpy() for piece in pieces)
+    return all(math.isfinite(array.min()) and math.isfinite(array.max()) for array in arrays)

@@ -1,0 +1,174 @@
+"""`seap-export bench`: how fast variants are beside their dense model."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.form import form_of, logits_option, precision_option, rare_form_options
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import PathType, force_option, output_options, provider_option, threads_option
+
+if TYPE_CHECKING:
+    from validation.speed.report import SpeedReport, Speedup
+
+__all__ = ["bench_command"]
+
+
+@click.command("bench", cls=GroupedCommand)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@titled(
+    "What to time",
+    option("--dense", required=True, metavar="MODEL", help="The dense model that the variants were made from."),
+    option(
+        "--depth",
+        "depths",
+        multiple=True,
+        type=int,
+        help="Number of tokens in a prompt. Repeatable.  [default: 128, 512, 2048]",
+    ),
+    option(
+        "--batch",
+        "batches",
+        multiple=True,
+        type=int,
+        help="Number of prompts at once; more than one are timed at the smallest depth, where the runtime takes them. "
+        "Repeatable.  "
+        "[default: 1, 4, 16]",
+    ),
+    option("--runs", type=int, default=5, show_default=True, help="Number of runs of each model, in turn."),
+    option("--steps", type=int, default=16, show_default=True, help="Number of decode steps in a run."),
+)
+@titled("Form of the graph", provider_option, precision_option, *rare_form_options, logits_option("last"))
+@titled(
+    "What to write",
+    option("--out", type=PathType(), help="Write the report to this file as JSON; without it nothing is written."),
+    force_option,
+)
+@titled(
+    "Machine",
+    option(
+        "--runtime",
+        "--engine",
+        "engines",
+        multiple=True,
+        metavar="NAME",
+        help="What runs the models: torch (on the CPU, in fp32), onnxruntime, or another that docs/runtimes.md lists. "
+        "Repeatable.  [default: torch and onnxruntime]",
+    ),
+    option(
+        "--format",
+        "formats",
+        multiple=True,
+        metavar="NAME:PRECISION",
+        help="What a runtime other than onnxruntime is given. Repeatable.  [default: the first that it takes]",
+    ),
+    threads_option,
+    output_options,
+)
+def bench_command(
+    console: Console,
+    paths: tuple[str, ...],
+    dense: str,
+    out: Path | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Time the variants at PATH and their dense model: the time to the first token and the time per later token.
+
+    PATH is an output folder of `export` or a variant's folder. In each run every model is opened anew, alone in
+    memory, warmed up, and given the same prompts and threads; times are medians. Each speed-up is shown with the ideal
+    one: the ratio of multiply-adds for the prefill, of bytes read for decoding. A warning names variants that are
+    slower than the dense model, or not smaller.
+
+    \b
+    Examples:
+      seap-export bench pruned --dense ./SmolLM2-135M --out bench.json
+      seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --engine onnxruntime --depth 512
+    """
+    from converters.formats import parse_format
+    from seap_export.pipeline.evaluation.bench import BenchRequest, bench
+    from seap_export.pipeline.folder.outputs import write_whole
+    from validation.runtimes.table import REFERENCE, runtime_row
+
+    form = form_of(options)
+    options["formats"] = tuple(
+        format(precision or format.precisions[0]) for format, precision in map(parse_format, options["formats"])
+    )
+    for name in options["engines"]:
+        if name != REFERENCE:
+            runtime_row(name)
+    defaults = {name: value for name, value in options.items() if value not in ((), None)}
+    request = BenchRequest(form=form, **defaults)
+    with write_whole(out, force=force) if out else nullcontext() as target:
+        report = bench(paths, dense, request, console)
+        if target:
+            target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")
+    for line in (*report.left_out, *report.complaints):
+        console.warn(line)
+    console.result(report.to_json(), _summary(report))
+
+
+def _summary(report: SpeedReport) -> str:
+    return "\n\n".join([_size_table(report), *(_time_table(report, engine) for engine in _engines(report))])
+
+
+def _engines(report: SpeedReport) -> list[Any]:
+    return list(dict.fromkeys(subject.engine for subject in report.subjects))
+
+
+def _size_table(report: SpeedReport) -> str:
+    header = ["model", "engine", "on disk", "of dense", "peak memory"]
+    gpu = report.setting["machine"]["gpu"]
+    is_on_gpu = report.setting["provider"] != "cpu"
+    rows = [
+        [
+            subject.model,
+            subject.engine,
+            megabytes(subject.disk_bytes),
+            f"{subject.disk_bytes / report.dense(subject.engine).disk_bytes:.1%}",
+            _memory(subject.peak_bytes),
+            *([_memory(subject.gpu_bytes)] if is_on_gpu else []),
+        ]
+        for subject in report.subjects
+    ]
+    return table([*header, f"on {gpu or 'the GPU'}"] if is_on_gpu else header, rows)
+
+
+def _memory(size: int | None) -> str:
+    return "-" if size is None else megabytes(size)
+
+
+def _time_table(report: SpeedReport, engine: Any) -> str:
+    """A row for each model and cell of one engine."""
+    rows = []
+    for cell in report.cells:
+        for subject in report.subjects:
+            if subject.engine != engine or cell not in subject.timings:
+                continue
+            timing = subject.timings[cell]
+            rows.append(
+                [
+                    subject.model,
+                    str(cell.batch),
+                    str(cell.depth),
+                    f"{timing.prefill_s * 1e3:.0f} ms",
+                    f"{timing.prefill_p95_s * 1e3:.0f} ms",
+                    *_speedup(report.prefill(subject, cell)),
+                    f"{cell.batch / timing.step_s:.1f}",
+                    f"{timing.step_p95_s * 1e3:.1f} ms",
+                    *_speedup(report.decode(subject, cell)),
+                ]
+            )
+    ratio = ["x dense", "ideal", "reached"]
+    header = [engine, "batch", "tokens", "prefill", "p95", *ratio, "tokens/s", "step p95", *ratio]
+    return table(header, rows)
+
+
+def _speedup(speedup: Speedup) -> list[str]:
+    return [f"{speedup.measured:.2f}", f"{speedup.ideal:.2f}", f"{speedup.share:.0%}"]

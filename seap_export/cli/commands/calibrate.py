@@ -1,0 +1,65 @@
+"""`seap-export calibrate`: computes the statistics of every task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seap_export.cli.console import Console, table
+from seap_export.cli.groups import GroupedCommand, titled
+from seap_export.cli.options import (
+    calibration_options,
+    compute_options,
+    force_option,
+    model_argument,
+    out_option,
+    output_options,
+    task_option,
+    tokens_option,
+)
+
+__all__ = ["calibrate_command"]
+
+
+@click.command("calibrate", cls=GroupedCommand)
+@model_argument
+@titled("Tasks", task_option, tokens_option, *calibration_options)
+@titled(
+    "What to write",
+    out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),
+    force_option,
+)
+@titled("Machine", *compute_options, output_options)
+def calibrate_command(
+    console: Console, model: str, tasks: tuple[str, ...], out: Path, force: bool, **options: Any
+) -> None:
+    """Run the texts of the tasks through MODEL and save the statistics that plans are made from.
+
+    \b
+    Example:
+      seap-export calibrate ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --out pruned
+    """
+    from seap_export.activations.statistics import Calibration
+    from seap_export.cli.settings import calibration_settings, compute_of
+    from seap_export.corpus import parse_tasks
+    from seap_export.pipeline.calibrate import calibrate
+    from seap_export.pipeline.folder.names import calibration_step
+    from seap_export.sources.source import open_source
+
+    compute, settings = compute_of(options), calibration_settings(options)
+    parsed = parse_tasks(tasks)
+    source = open_source(model)
+    calibrate(source, parsed, settings, out, force=force, compute=compute, progress=console)
+    calibrations = {task.name: Calibration(out / calibration_step(task.name)) for task in parsed}
+    result = {
+        task: {
+            "statistics": str(out / calibration_step(task)),
+            "texts": len(calibration.record.calibration_texts),
+            "tokens": calibration.record.num_tokens,
+        }
+        for task, calibration in calibrations.items()
+    }
+    rows = [[task, str(row["texts"]), str(row["tokens"]), str(row["statistics"])] for task, row in result.items()]
+    console.result(result, table(["task", "texts", "tokens", "statistics"], rows))

@@ -1,0 +1,78 @@
+"""`seap-export convert`: from a model folder to another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seap_export.cli.console import Console, megabytes
+from seap_export.cli.form import format_option, formats_of, logits_option, precision_option, rare_form_options
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import (
+    PathType,
+    compute_options,
+    force_option,
+    out_option,
+    output_options,
+    provider_option,
+    weight_option,
+)
+
+__all__ = ["convert_command"]
+
+
+@click.command("convert", cls=GroupedCommand)
+@click.argument("folder", type=PathType())
+@titled(
+    "What to write",
+    format_option,
+    out_option("Folder for the files of the format, such as model.onnx, its data, tokenizer and genai_config.json."),
+    force_option,
+)
+@titled("Form of an ONNX graph", provider_option, precision_option, *rare_form_options, logits_option("all"))
+@titled(
+    "Rounding to 4 bits",
+    option(
+        "--calibration",
+        "calibrations",
+        multiple=True,
+        type=PathType(),
+        help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`, whose texts weights are rounded "
+        "with; otherwise each takes the nearest level. Repeatable.",
+    ),
+    weight_option,
+    *compute_options,
+)
+@titled("Output", output_options)
+def convert_command(
+    console: Console,
+    folder: Path,
+    format_name: str,
+    out: Path,
+    force: bool,
+    calibrations: tuple[Path, ...],
+    weights: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Write the model in FOLDER, pruned by this tool or dense, in another format, by default for ONNX Runtime.
+
+    \b
+    Examples:
+      seap-export convert pruned/gsm8k-0.2/hf --out gsm8k-onnx
+      seap-export convert pruned/gsm8k-0.2/hf --format onnx:int4 --logits last --out gsm8k-int4
+      seap-export convert MODEL --precision int4 --calibration pruned/calibration/gsm8k --out dense-int4
+    """
+    from seap_export.cli.settings import compute_of
+    from seap_export.errors import UsageError
+    from seap_export.pipeline.convert import convert
+    from seap_export.pipeline.request.mixtures import open_mixture
+
+    if weights and not calibrations:
+        raise UsageError("--weight has no effect without --calibration; give that of each task")
+    (own,) = formats_of([format_name], options)
+    compute = compute_of(options)
+    statistics = open_mixture(calibrations, weights) if calibrations else None
+    size = convert(folder, own, out, console, force=force, statistics=statistics, compute=compute)
+    console.result({"folder": str(out), "bytes": size}, f"{out}: {megabytes(size)}")

@@ -1,0 +1,156 @@
+"""`seap-export doctor`: what this machine can do, and what to install if it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from seap_export.cli.console import Console, table
+from seap_export.cli.options import output_options
+
+if TYPE_CHECKING:
+    from seap_export.runtime.doctor import Check, Diagnosis, ProviderState
+
+__all__ = ["doctor_command"]
+
+
+@click.command("doctor")
+@click.option(
+    "--require",
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    help="Exit with 6 unless this execution provider works.",
+)
+@output_options
+def doctor_command(console: Console, require: str | None) -> None:
+    """Show what this machine can run, and what to install if something is missing.
+
+    Runs a matrix product and attention in float16 on each execution provider of ONNX Runtime, each in a separate
+    process, and looks for the NVIDIA driver and for the libraries that CUDA and TensorRT need. Installs nothing. A
+    machine without a GPU passes, unless --require asks for one. Also lists the runtimes of written variants, and the
+    extras of this package.
+
+    \b
+    Examples:
+      seap-export doctor
+      seap-export doctor --require cuda --quiet
+    """
+    diagnosis = _diagnose()(on_progress=console.say)
+    if require and not diagnosis.provider(require).works:
+        console.text(_summary(diagnosis))
+        diagnosis.require(require)
+    for warning in diagnosis.warnings:
+        console.warn(warning)
+    runtimes, extras = _runtimes(), _extras()
+    values = {**diagnosis.to_json(), "runtimes": runtimes, "extras": extras}
+    console.result(values, _summary(diagnosis, _optional(runtimes, extras)))
+
+
+def _runtimes() -> dict[str, str | None]:
+    """What each runtime of a written variant lacks."""
+    from validation.runtimes.table import RUNTIMES, runtime_lack
+
+    return {name: runtime_lack(name) for name in RUNTIMES}
+
+
+def _extras() -> dict[str, list[str]]:
+    """The packages that are missing of each extra."""
+    from seap_export.extras import missing_packages, optional_extras
+
+    return {name: missing_packages(name) for name in optional_extras()}
+
+
+def _optional(runtimes: dict[str, str | None], extras: dict[str, list[str]]) -> str:
+    rows = [[name, "ready" if lack is None else lack] for name, lack in runtimes.items()]
+    rows += [
+        [f"[{name}]", f"pip install 'seap-export[{name}]'" if missing else "installed"]
+        for name, missing in extras.items()
+    ]
+    return table(["runtime or extra", ""], rows)
+
+
+def _diagnose() -> Callable[..., Diagnosis]:
+    """The function that examines the machine; other modules need ONNX Runtime, which may be broken.
+
+    Raises:
+        EnvironmentFailure: ONNX Runtime cannot be imported, e.g. after one of its two distributions was removed.
+    """
+    from seap_export.errors import EnvironmentFailure
+
+    try:
+        from seap_export.runtime.doctor import diagnose
+    except (ImportError, AttributeError) as error:
+        if "onnxruntime" not in str(error):
+            raise
+        fix = "pip uninstall -y onnxruntime onnxruntime-gpu"
+        raise EnvironmentFailure(
+            f"onnxruntime cannot be imported ({error}); run '{fix}', then install seap-export again"
+        ) from error
+    return diagnose
+
+
+def _summary(diagnosis: Diagnosis, *tables: str) -> str:
+    return "\n\n".join([_facts(diagnosis), _provider_table(diagnosis), *tables, "\n".join(_remarks(diagnosis))])
+
+
+def _facts(diagnosis: Diagnosis) -> str:
+    machine, packages = diagnosis.machine, diagnosis.packages
+    onnxruntime = ", ".join(f"{name} {version}" for name, version in packages.onnxruntime.items())
+    built_for = f", built for CUDA {packages.cuda_version}" if packages.cuda_version else ""
+    installed = ", ".join(f"{name} {version}" for name, version in packages.versions.items() if version)
+    facts = {
+        "machine": f"{machine.processor}, {machine.cores} of {machine.all_cores} cores, {machine.system}",
+        "memory": f"{_size(machine.memory_bytes)}, {_size(machine.free_memory_bytes)} of it free",
+        "disk": f"{_size(machine.free_disk_bytes)} free in {machine.temp_folder}",
+        "Python": machine.python,
+        "packages": installed,
+        "not installed": ", ".join(packages.missing),
+        "ONNX Runtime": f"{onnxruntime or 'from an unknown distribution'}{built_for}",
+        "NVIDIA GPU": _gpus(diagnosis),
+    }
+    shown = {name: fact for name, fact in facts.items() if fact}
+    width = max(map(len, shown))
+    return "\n".join(f"{name.ljust(width)}  {fact}" for name, fact in shown.items())
+
+
+def _gpus(diagnosis: Diagnosis) -> str:
+    driver = diagnosis.driver
+    if not driver.gpus:
+        return f"none: {driver.reason}"
+    names = ", ".join(f"{gpu.name} with {_size(gpu.memory_bytes)}" for gpu in driver.gpus)
+    return f"{names}; the driver runs CUDA {driver.cuda_version}"
+
+
+def _provider_table(diagnosis: Diagnosis) -> str:
+    rows = [
+        [own.name, _verdict(own, own.session), _verdict(own, own.attention), _difference(own)]
+        for own in diagnosis.providers
+    ]
+    return table(["provider", "matrix product", "attention", "max error"], rows)
+
+
+def _verdict(own: ProviderState, check: Check) -> str:
+    if not own.built_in:
+        return "not built in"
+    return "works" if check.works else "fails"
+
+
+def _difference(own: ProviderState) -> str:
+    found = [check.difference for check in (own.session, own.attention) if check.difference is not None]
+    return f"{max(found):.1e}" if found else "-"
+
+
+def _remarks(diagnosis: Diagnosis) -> list[str]:
+    """What each provider lacks; the warnings name the rest."""
+    lines = [failure for own in diagnosis.providers if (failure := diagnosis.failure(own.name))]
+    if not diagnosis.driver.gpus and diagnosis.provider("cpu").works:
+        lines.append("Without a GPU, variants run on the CPU.")
+    if diagnosis.packages.missing:
+        lines.append("Without all packages, `generate`, `route` and the Python runner work; making variants does not.")
+    return lines or ["Everything works."]
+
+
+def _size(number: int | None) -> str:
+    """Bytes as GB (10^9 bytes)."""
+    return "unknown" if number is None else f"{number / 1e9:.1f} GB"

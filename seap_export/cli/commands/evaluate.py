@@ -1,0 +1,304 @@
+"""`seap-export evaluate`: how much of the dense model's quality a variant keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.cli.console import Console, table
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import (
+    PathType,
+    compute_options,
+    force_option,
+    output_options,
+    provider_option,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from seap_export.pipeline.evaluation.report import EvaluationReport
+    from validation.divergence.measure import DivergenceFigures
+    from validation.zero_shot import ZeroShotFigures
+
+__all__ = ["evaluate_command"]
+
+#: The runtimes of the two forms.
+_FORMS = {"torch": "hf", "onnxruntime": "onnx"}
+#: What is kept of the dense model's accuracy, and how many of its answers became wrong and right.
+_BESIDE_DENSE = ("retained", "lost", "won")
+
+
+@click.command("evaluate", cls=GroupedCommand)
+@click.argument("path")
+@titled(
+    "What to measure",
+    option("--dense", metavar="MODEL", help="The dense model of a variant: a folder, a .gguf file or a hub id."),
+    option(
+        "--form",
+        "forms",
+        multiple=True,
+        type=click.Choice(["hf", "onnx"]),
+        help="Which artifact of the variant to run. Repeatable.  [default: hf]",
+    ),
+    option(
+        "--runtime",
+        "runtimes",
+        multiple=True,
+        metavar="NAME",
+        help="Also run what this runtime takes of the variant; docs/runtimes.md lists them. Repeatable.",
+    ),
+    option(
+        "--text",
+        "texts",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="A corpus for the divergence. Repeatable.  [default: the held-out texts of the export]",
+    ),
+    option(
+        "--zero-shot",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="A task file (.toml) with choices, for zero-shot accuracy. Repeatable.",
+    ),
+    option(
+        "--harness-task",
+        "harness_tasks",
+        multiple=True,
+        metavar="NAME",
+        help="A task of the lm-evaluation-harness, such as piqa; its data are fetched from the hub. Repeatable.",
+    ),
+    option(
+        "--generate",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="A task file (.toml) with 'answer', for exact match of generated answers. Repeatable.",
+    ),
+    option(
+        "--max-new-tokens", type=int, default=256, show_default=True, help="The most tokens of a generated answer."
+    ),
+    option("--limit", type=int, help="Use only the first texts and questions of each task.  [default: all]"),
+    option(
+        "--max-length", type=int, default=256, show_default=True, help="Number of tokens after which a text is cut."
+    ),
+)
+@titled(
+    "Quality gate",
+    option("--max-kl", type=float, help="Largest mean KL divergence from the dense model, in nats per token."),
+    option(
+        "--min-accuracy-retained",
+        type=float,
+        help="Smallest accuracy or exact match of any task, as a fraction of the dense model's.",
+    ),
+)
+@titled(
+    "What to write",
+    option("--out", type=PathType(), help="Write the report to this file; without it nothing is written."),
+    option(
+        "--answers",
+        type=PathType(),
+        help="Write all generated answers to this file, as JSON lines; they can be the corpus of a task.",
+    ),
+    option("--dry-run", is_flag=True, help="Check the inputs, show what would be measured, and measure nothing."),
+    force_option,
+)
+@titled(
+    "Machine",
+    option(
+        "--batch-size",
+        type=int,
+        default=8,
+        show_default=True,
+        help="Number of questions, or of their choices, in a batch; fewer need less memory.",
+    ),
+    *compute_options,
+    provider_option,
+    threads_option,
+    output_options,
+)
+def evaluate_command(
+    console: Console,
+    path: str,
+    dense: str | None,
+    out: Path | None,
+    answers: Path | None,
+    dry_run: bool,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Measure how much of the dense model's quality the variant at PATH keeps.
+
+    The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or names of harness tasks, and
+    the extra `evaluate` (see README); exact match of generated answers needs task files that say how the answer is
+    found. PATH can then also be a dense model. Texts that the variant was calibrated on are refused. The exit code is
+    4 if a quality gate fails.
+
+    \b
+    Examples:
+      seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --form hf --form onnx
+      seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --zero-shot piqa=piqa.toml --limit 500
+      seap-export evaluate pruned/gsm8k-0.2 --dense ./SmolLM2-135M --generate gsm8k=gsm8k_test.toml --limit 200
+    """
+    from seap_export.cli.settings import compute_of
+    from seap_export.corpus import parse_tasks
+    from seap_export.errors import QualityFailure, UsageError
+    from seap_export.pipeline.evaluation.evaluate import evaluate, preview, write_answers, write_evaluation
+    from seap_export.pipeline.evaluation.request import EvaluationRequest
+    from seap_export.pipeline.folder.outputs import write_whole
+
+    compute = compute_of(options)
+    runtimes = options.pop("runtimes")
+    forms = [*options.pop("forms"), *(_FORMS[name] for name in runtimes if name in _FORMS)]
+    request = EvaluationRequest(
+        forms=tuple(dict.fromkeys(forms)) or ("hf",),
+        runtimes=tuple(name for name in runtimes if name not in _FORMS),
+        texts=parse_tasks(options.pop("texts")),
+        zero_shot=parse_tasks(options.pop("zero_shot")),
+        generate=parse_tasks(options.pop("generate")),
+        **options,
+    )
+    if answers is not None and not request.generate:
+        raise UsageError("--answers writes what is generated; add --generate")
+    if answers is not None and answers == out:
+        raise UsageError(f"--answers and --out are both {out}; give two files")
+    if dry_run:
+        rows = preview(path, dense, request, console)
+        console.result(rows, _preview_table(rows))
+        return
+    with (
+        write_whole(out, force=force) if out else nullcontext() as target,
+        write_whole(answers, force=force) if answers else nullcontext() as lines,
+    ):
+        report = evaluate(path, dense, request, console, compute)
+        if target:
+            write_evaluation(report, target)
+        if lines:
+            write_answers(report, lines)
+    for note in report.notes:
+        console.warn(note)
+    if not report.passed:
+        console.text(_summary(report))
+        raise QualityFailure(f"{path}: {'; '.join(report.reasons)}")
+    console.result(report.to_json(), _summary(report))
+
+
+def _summary(report: EvaluationReport) -> str:
+    plan = report.subject.plan
+    what = "dense model" if plan is None else f"task {plan.task}, ratio {plan.achieved_ratio:.4f}"
+    tables = [_divergence_table(report), _zero_shot_table(report), _generation_table(report)]
+    return "\n".join([f"{report.subject.name}: {what}", *(text for text in tables if text)])
+
+
+def _divergence_table(report: EvaluationReport) -> str:
+    if report.texts is None:
+        return ""
+    rows = [
+        [
+            form,
+            f"{figures.mean_kl:.4f}",
+            f"{figures.max_kl:.2f}",
+            f"{figures.top1_agreement:.1%}",
+            f"{figures.perplexity:.2f}",
+            f"{figures.dense_perplexity:.2f}",
+            str(figures.tokens),
+        ]
+        for form, figures in report.divergence.items()
+    ]
+    header = ["divergence", "mean KL", "max KL", "top-1", "perplexity", "dense", "tokens"]
+    kind = "held-out texts" if report.texts.origin == "held-out" else "texts"
+    below = [f"KL in nats per token, on {len(report.texts.texts)} {kind}"]
+    below += [line for form, figures in report.divergence.items() for line in _per_byte(form, figures)]
+    return "\n".join([table(header, rows), *below])
+
+
+def _per_byte(form: str, figures: DivergenceFigures) -> Iterator[str]:
+    """What can be compared with variants of another vocabulary, and what a cut one costs."""
+    if (own := figures.per_byte) is not None:
+        yield (
+            f"{form}: {own.bits:.3f} bits per byte, dense {own.dense_bits:.3f}; "
+            f"KL {own.kl:.4f} nats per byte, on {own.bytes:,} bytes"
+        )
+    if (cut := figures.cut) is not None:
+        yield (
+            f"{form}: {cut.tokens:,} tokens kept; the dense model gives {cut.lost_mass:.2%} to others; "
+            f"{cut.split_bytes:.2%} of the bytes are cut smaller, {cut.more_tokens:.2%} more tokens"
+        )
+
+
+def _zero_shot_table(report: EvaluationReport) -> str:
+    if not report.zero_shot:
+        return ""
+    rows = [
+        [
+            f"{task} {model}",
+            str(figures.questions),
+            *_accuracies(figures),
+            f"{figures.chance:.1%}",
+            *_beside_dense(report, model, task),
+        ]
+        for task in report.tasks
+        for model, by_task in report.zero_shot.items()
+        for figures in [by_task.get(task)]
+        if figures is not None
+    ]
+    header = ["zero-shot", "questions", "acc", "+-", "acc_norm", "+-", "chance", *_BESIDE_DENSE]
+    return table(header, rows)
+
+
+def _generation_table(report: EvaluationReport) -> str:
+    if not report.generation:
+        return ""
+    rows = [
+        [
+            f"{task} {model}",
+            str(figures.questions),
+            _share(figures.exact_match),
+            _share(figures.exact_match_stderr),
+            *_beside_dense(report, model, task),
+            f"{figures.mean_tokens:.0f}",
+            _share(figures.never_stopped),
+        ]
+        for task in report.tasks
+        for model, by_task in report.generation.items()
+        for figures in [by_task.get(task)]
+        if figures is not None
+    ]
+    header = ["generated", "questions", "exact match", "+-", *_BESIDE_DENSE, "tokens", "never stopped"]
+    return table(header, rows)
+
+
+def _beside_dense(report: EvaluationReport, model: str, task: str) -> list[str]:
+    """The cells of `_BESIDE_DENSE`."""
+    flips = report.flipped.get(model, {}).get(task)
+    counts = ["-", "-"] if flips is None else [str(number) for number in flips.values()]
+    return [_share(report.accuracy_retained.get(model, {}).get(task)), *counts]
+
+
+def _accuracies(figures: ZeroShotFigures) -> list[str]:
+    return [
+        _share(figures.acc),
+        _share(figures.acc_stderr),
+        _share(figures.acc_norm),
+        _share(figures.acc_norm_stderr),
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _preview_table(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        [
+            f"{row['measurement']} {row['name']}",
+            "all there are" if row["items"] is None else str(row["items"]),
+            "not calibrated on" if row["disjoint"] else "not checked",
+            ", ".join(row["models"]),
+        ]
+        for row in rows
+    ]
+    return table(["measurement", "texts or questions", "disjoint", "models"], cells)

@@ -1,0 +1,135 @@
+"""`seap-export inspect`: shows what is in a model, a variant or an output folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from seap_export.cli.console import Console, difference, megabytes, table
+from seap_export.cli.elsewhere import elsewhere_text
+from seap_export.cli.exported import parity_verdict, quality_cells, speedup_cell
+from seap_export.cli.options import output_options
+
+__all__ = ["inspect_command"]
+
+
+@click.command("inspect")
+@click.argument("path")
+@output_options
+def inspect_command(console: Console, path: str) -> None:
+    """Show what PATH contains: an output folder, one variant, a model folder (dense or pruned) or a GGUF file.
+
+    The files of an output folder are checked against the SHA-256 in its manifest; the exit code is 7 if one differs.
+
+    \b
+    Examples:
+      seap-export inspect pruned
+      seap-export inspect pruned/gsm8k-0.2 --json
+    """
+    from seap_export.pipeline.inspect import describe
+
+    result = describe(path)
+    console.result(result, _TEXTS[result["kind"]](result))
+
+
+def _export_text(result: dict[str, Any]) -> str:
+    from seap_export.pipeline.request.measured import measured_title
+
+    source = result["source"]
+    folders = list(dict.fromkeys(name for variant in result["variants"].values() for name in variant["bytes"]))
+    rows = [
+        [
+            name,
+            variant["method"],
+            _weights(variant["weights"]),
+            f"{variant['achieved_ratio']:.4f}",
+            f"{variant['num_parameters'] / 1e6:.1f} M",
+            *(megabytes(variant["bytes"][name]) if name in variant["bytes"] else "-" for name in folders),
+            *quality_cells(variant.get("quality")),
+            *(speedup_cell(variant["speed"], what) for what in ("decode", "prefill")),
+            parity_verdict(variant["parity"]),
+        ]
+        for name, variant in result["variants"].items()
+    ]
+    measured = ["KL", "perplexity", "top-1", "decode", "prefill"]
+    header = ["variant", "method", "tasks", "removed", "parameters", *folders, *measured, "parity"]
+    lines = [table(header, rows)] if rows else []
+    quality = next((own["quality"] for own in result["variants"].values() if own.get("quality")), None)
+    measured = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
+    elsewhere = elsewhere_text({name: own.get("quality") for name, own in result["variants"].items()})
+    return "\n".join(
+        [
+            f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
+            + ("complete" if result["complete"] else "not complete: run the same export again to continue"),
+            f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
+            *lines,
+            *measured,
+            *([elsewhere] if elsewhere else []),
+        ]
+    )
+
+
+def _model_text(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            str(index),
+            str(layer["num_attention_heads"]),
+            str(layer["num_key_value_heads"]),
+            str(layer["intermediate_size"]),
+        ]
+        for index, layer in enumerate(result["layers"])
+    ]
+    return "\n".join(
+        [
+            f"{result['name']}: {result['family']}, {'pruned' if result['pruned'] else 'dense'}, "
+            f"{result['num_parameters']:,} parameters, {result['dtype']}",
+            f"hidden size {result['hidden_size']}, head size {result['head_dim']}, vocabulary {result['vocab_size']}",
+            table(["layer", "heads", "KV heads", "neurons"], rows),
+        ]
+    )
+
+
+def _variant_text(result: dict[str, Any]) -> str:
+    parity, kept = result["parity"], result["vocabulary"]
+    elsewhere = elsewhere_text({"this variant": result["quality"]})
+    return "\n".join(
+        [
+            f"{result['task']}, made for {_weights(result['weights'])}",
+            f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
+            f"compensation {result['compensation']}, layout {result['layout']}",
+            f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
+            *([f"vocabulary: {kept['tokens']:,} of {kept['of']:,} tokens"] if kept else []),
+            *(_parity_text(name, own) for name, own in parity.items()),
+            *([] if parity else ["parity: not checked yet"]),
+            _quality_text(result["quality"]),
+            *([elsewhere] if elsewhere else []),
+            *([f"warning: {result['warning']}"] if result["warning"] else []),
+            _model_text(result["model"]) if result["model"] else "not pruned yet",
+        ]
+    )
+
+
+def _parity_text(name: str, parity: dict[str, Any]) -> str:
+    of = "" if name == "onnx" else f" of {name}"
+    return f"parity{of}: {parity['verdict']}, max abs {difference(parity['max_abs'])}"
+
+
+def _quality_text(quality: dict[str, Any] | None) -> str:
+    from seap_export.pipeline.request.measured import measured_title
+
+    if quality is None:
+        return "quality: not compared with the dense model"
+    kl, perplexity, agreement = quality_cells(quality)
+    figures = f"KL {kl} nats per token, perplexity {perplexity}, top-1 agreement {agreement}"
+    return f"quality of {measured_title(quality)}: {figures}"
+
+
+def _weights(weights: dict[str, float]) -> str:
+    """The tasks, with their weights if these differ."""
+    if len(set(weights.values())) == 1:
+        return ",".join(weights)
+    return ",".join(f"{task}:{weight:g}" for task, weight in weights.items())
+
+
+_TEXTS = {"export": _export_text, "variant": _variant_text, "model": _model_text}

@@ -1,0 +1,204 @@
+"""`seap-export plan`: shows what pruning would do."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import (
+    PathType,
+    compute_options,
+    force_option,
+    layout_option,
+    model_argument,
+    output_options,
+    provider_option,
+    ratio_option,
+    recipe_option,
+    vocabulary_option,
+    weight_option,
+)
+
+if TYPE_CHECKING:
+    from seap_export.activations.mixture import Mixture
+    from seap_export.plan.plan import Plan
+    from seap_export.sources.source import Source
+    from seap_export.vocabulary.table import Vocabulary
+
+__all__ = ["plan_command"]
+
+
+@click.command("plan", cls=GroupedCommand)
+@model_argument
+@titled(
+    "Tasks",
+    option(
+        "--calibration",
+        "calibrations",
+        multiple=True,
+        required=True,
+        type=PathType(),
+        help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`. Repeatable.",
+    ),
+    weight_option,
+    option(
+        "--task",
+        "tasks",
+        multiple=True,
+        metavar="[NAME=]SOURCE",
+        help="The texts of the tasks, as for `export`; --vocabulary goes by them. Repeatable.",
+    ),
+)
+@titled(
+    "How much",
+    ratio_option(multiple=False),
+    recipe_option,
+    layout_option,
+    vocabulary_option,
+    provider_option,
+)
+@titled(
+    "What to write",
+    option("--out", type=PathType(), help="Write the plan to this file; without it nothing is written."),
+    force_option,
+)
+@titled("Machine", *compute_options, output_options)
+def plan_command(
+    console: Console,
+    model: str,
+    calibrations: tuple[Path, ...],
+    weights: tuple[str, ...],
+    tasks: tuple[str, ...],
+    ratio: float,
+    vocabulary: str,
+    out: Path | None,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Show what each layer of MODEL would keep, and the resulting sizes and ratio.
+
+    \b
+    Example:
+      seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5
+      seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5 --vocabulary auto --task gsm8k
+    """
+    from seap_export.allocation.planning import choose_plan
+    from seap_export.cli.settings import compute_of, plan_settings
+    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.pipeline.request.mixtures import open_mixture
+    from seap_export.plan.plan import write_plan
+    from seap_export.plan.planning import rank
+    from seap_export.plan.recipes import Target
+    from seap_export.plan.solve import check_ratio
+    from seap_export.sources.source import open_source
+
+    compute = compute_of(options)
+    settings = plan_settings(options, Target(options.pop("provider")))
+    source = open_source(model)
+    check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
+    statistics = open_mixture(calibrations, weights)
+    kept = _vocabulary(source, statistics, tasks, vocabulary, console)
+    with write_whole(out, force=force) if out else nullcontext() as path:
+        console.say(f"hashing {source.name}")
+        with TemporaryDirectory() as folder:
+            with console.step(f"ranking {statistics.name}", len(source.spec.layers)) as advance:
+                ranking = rank(source, statistics, settings, Path(folder), advance, compute=compute)
+            with console.step("planning", settings.tried or None, "trials") as advance:
+                plan = choose_plan(
+                    source,
+                    statistics,
+                    ranking,
+                    settings,
+                    ratio,
+                    Path(folder),
+                    advance,
+                    vocabulary=kept,
+                    compute=compute,
+                    say=console.say,
+                )
+        if path:
+            write_plan(plan, path)
+    result = _describe(source, plan)
+    console.result(result, _text(result))
+
+
+def _vocabulary(
+    source: Source, statistics: Mixture, tasks: tuple[str, ...], size: str, console: Console
+) -> Vocabulary | None:
+    """The tokens that are kept; None: all."""
+    from seap_export.corpus import parse_tasks
+    from seap_export.errors import UsageError
+    from seap_export.pipeline.request.mixtures import SUPPORT
+    from seap_export.pipeline.texts.vocabulary import choose_vocabularies
+    from seap_export.vocabulary.choice import parse_size
+
+    parsed = parse_tasks(tasks)
+    names, chosen = tuple(sorted(task.name for task in parsed)), parse_size(size)
+    if chosen == "all":
+        if tasks:
+            raise UsageError("--task has no effect without --vocabulary; add --vocabulary auto, or leave it out")
+        return None
+    wanted = sorted(set(statistics.weights) - {SUPPORT})
+    if list(names) != wanted:
+        raise UsageError(
+            "--vocabulary goes by the texts of the same tasks as --calibration; "
+            f"give --task for each of {', '.join(wanted)}, and for no other"
+        )
+    return choose_vocabularies(source, parsed, {statistics.name: names}, chosen, console)[statistics.name]
+
+
+def _describe(source: Source, plan: Plan) -> dict[str, Any]:
+    dense, shrunk = source.spec, plan.shrunk_spec(source.spec)
+    return {
+        "task": plan.task,
+        "weights": dict(plan.weights),
+        "method": plan.method,
+        "budget": plan.sparsity.budget,
+        "requested_ratio": plan.requested_ratio,
+        "achieved_ratio": plan.achieved_ratio,
+        "tokens": {"dense": dense.vocab_size, "shrunk": shrunk.vocab_size},
+        "num_parameters": {"dense": dense.num_parameters(), "shrunk": shrunk.num_parameters()},
+        "bytes": {
+            "hf": shrunk.num_parameters() * source.reader.dtype.itemsize,
+            "onnx": shrunk.num_parameters() * 4,
+        },
+        "layers": [
+            {
+                "num_attention_heads": own.num_attention_heads,
+                "num_key_value_heads": own.num_key_value_heads,
+                "intermediate_size": own.intermediate_size,
+                "removed": 1.0 - shrunk.prunable_weights(index) / dense.prunable_weights(index),
+            }
+            for index, own in enumerate(shrunk.layers)
+        ],
+    }
+
+
+def _text(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            str(index),
+            str(layer["num_attention_heads"]),
+            str(layer["num_key_value_heads"]),
+            str(layer["intermediate_size"]),
+            f"{layer['removed']:.1%}",
+        ]
+        for index, layer in enumerate(result["layers"])
+    ]
+    parameters, sizes, tokens = result["num_parameters"], result["bytes"], result["tokens"]
+    kept = "" if tokens["dense"] == tokens["shrunk"] else f"tokens {tokens['dense']:,} -> {tokens['shrunk']:,}; "
+    return "\n".join(
+        [
+            table(["layer", "heads", "KV heads", "neurons", "removed"], rows),
+            f"{result['task']}, method {result['method']}: ratio requested {result['requested_ratio']:g}, "
+            f"achieved {result['achieved_ratio']:.4f} of the attention and MLP {result['budget']}",
+            f"{kept}parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
+            f"safetensors {megabytes(sizes['hf'])}, ONNX fp32 {megabytes(sizes['onnx'])}",
+        ]
+    )

@@ -1,0 +1,232 @@
+"""`seap-export validate`: checks whether variants may be shipped."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from seap_export.cli.console import Console, table
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import (
+    PathType,
+    compute_options,
+    force_option,
+    output_options,
+    parity_options,
+    provider_option,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from seap_export.pipeline.gate.report import Check, ValidationReport
+    from seap_export.pipeline.gate.validate import ValidationRequest
+
+__all__ = ["validate_command"]
+
+_CHECKS = ("integrity", "parity", "router", "quality", "speed")
+
+
+@click.command("validate", cls=GroupedCommand)
+@click.argument("path", type=PathType())
+@titled(
+    "What to check",
+    option("--check", "checks", multiple=True, type=click.Choice(_CHECKS), help="Run only this check. Repeatable."),
+    option("--dense", metavar="MODEL", help="The dense model, which the quality and the speed gate need."),
+    option(
+        "--prompt-file",
+        type=PathType(),
+        help="A corpus of prompts: JSONL, Parquet or text.  [default: the held-out texts of the export]",
+    ),
+    option("--bisect", is_flag=True, help="After a failed parity, find the sublayer that diverges first."),
+    option("--save-golden", type=PathType(), help="Save what a passing variant computes, for --against-golden."),
+    option(
+        "--against-golden",
+        type=PathType(),
+        help="Compare a variant, or its onnx folder, with such a file; torch is not needed.",
+    ),
+)
+@titled(
+    "Parity",
+    option(
+        "--runtime",
+        "runtimes",
+        multiple=True,
+        metavar="NAME",
+        help="Compare what this runtime runs, such as onnxruntime. Repeatable.  [default: of each format the first]",
+    ),
+    *parity_options,
+)
+@titled(
+    "Quality and speed gates",
+    option("--max-kl", type=float, help="Largest mean KL divergence from the dense model, in nats per token."),
+    option("--min-decode-speedup", type=float, help="Smallest speed-up of a decode step over the dense model."),
+    option("--min-prefill-speedup", type=float, help="Smallest speed-up of the time to the first token."),
+    option("--max-bytes-ratio", type=float, help="Largest size on disk, as a fraction of the dense model's."),
+    option(
+        "--depth",
+        "depths",
+        multiple=True,
+        type=int,
+        help="Number of tokens in a timed prompt. Repeatable.  [default: 128]",
+    ),
+    option("--runs", type=int, default=7, show_default=True, help="Number of timed runs of each model, in turn."),
+)
+@titled(
+    "What to write",
+    option("--out", type=PathType(), help="Write the report to this file as JSON."),
+    option("--junit", type=PathType(), help="Write it to this file as JUnit XML."),
+    option("--html", type=PathType(), help="Write it to this file as an HTML page."),
+    force_option,
+)
+@titled("Machine", *compute_options, provider_option, threads_option, output_options)
+def validate_command(console: Console, path: Path, force: bool, **options: Any) -> None:
+    """Check all variants of an export at PATH, or one variant; the exit code shows what failed.
+
+    \b
+    integrity  every file exists, has its hash and agrees with the others
+    parity     every written format computes in its runtime what the model in hf computes in torch
+    router     it leads to the variants
+    quality    the divergence from --dense is within --max-kl
+    speed      the speed and the size, compared with --dense, are within their limits
+
+    \b
+    Exit codes: 3 parity failed, 4 quality failed, 5 speed failed, 7 files are damaged,
+    6 something is missing in the environment, or the machine is too noisy to decide about speed.
+
+    \b
+    Examples:
+      seap-export validate pruned --out validation.json --junit validation.xml --html validation.html
+      seap-export validate pruned/gsm8k-0.2 --check parity --bisect
+      seap-export validate pruned --dense ./SmolLM2-135M --max-kl 0.2 --min-decode-speedup 1.1
+      seap-export validate pruned/gsm8k-0.2 --save-golden gsm8k.golden.npz
+      seap-export validate pruned/gsm8k-0.2/onnx --against-golden gsm8k.golden.npz
+    """
+    golden = options.pop("against_golden")
+    if golden is not None:
+        _against_golden(console, path, golden, options)
+        return
+    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.pipeline.gate.golden import refuse_golden
+    from seap_export.pipeline.gate.validate import validate
+
+    saved, targets = options.pop("save_golden"), {name: options.pop(name) for name in ("out", "junit", "html")}
+    request = _request(options)
+    if saved is not None:
+        refuse_golden(path, saved, force=force)
+    with ExitStack() as stack:
+        places = {
+            name: stack.enter_context(write_whole(target, force=force))
+            for name, target in targets.items()
+            if target is not None
+        }
+        report = validate(path, request, console)
+        _write(report, places)
+        _job_summary(report)
+    if report.passed and saved is not None:
+        _save_golden(console, path, saved, request, force)
+    _show(console, report)
+
+
+def _request(options: dict[str, Any]) -> ValidationRequest:
+    from seap_export.cli.form import default_form
+    from seap_export.cli.settings import compute_of, parity_settings
+    from seap_export.pipeline.evaluation.bench import BenchRequest
+    from seap_export.pipeline.evaluation.request import EvaluationRequest
+    from seap_export.pipeline.gate.validate import ValidationRequest
+    from validation.runtimes.table import runtime_row
+    from validation.speed.gate import SpeedLimits
+
+    compute, parity = compute_of(options), parity_settings(options)
+    names = ("min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio")
+    speed = {name: options.pop(name) for name in names}
+    depths, runs, max_kl = options.pop("depths") or (128,), options.pop("runs"), options.pop("max_kl")
+    checks = options.pop("checks")
+    for name in options["runtimes"]:
+        runtime_row(name)
+    return ValidationRequest(
+        **({"checks": checks} if checks else {}),
+        parity=parity,
+        compute=compute,
+        quality=None
+        if max_kl is None
+        else EvaluationRequest(("onnx",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
+        speed=SpeedLimits(**speed) if any(limit is not None for limit in speed.values()) else None,
+        bench=BenchRequest(
+            depths,
+            (1,),
+            ("onnxruntime",),
+            default_form(parity.provider, "last"),
+            provider=parity.provider,
+            threads=parity.threads,
+            runs=runs,
+        ),
+        **options,
+    )
+
+
+def _write(report: ValidationReport, places: dict[str, Path]) -> None:
+    import json
+
+    from validation.reports import html_page, junit_xml
+
+    values = report.to_json()
+    texts = {
+        "out": lambda: json.dumps(values, indent=1, ensure_ascii=False) + "\n",
+        "junit": lambda: junit_xml(values),
+        "html": lambda: html_page(values),
+    }
+    for name, place in places.items():
+        place.write_text(texts[name](), "utf-8", newline="\n")
+
+
+def _job_summary(report: ValidationReport) -> None:
+    """The file for the job summary, if GitHub Actions names one."""
+    from validation.reports import job_summary
+
+    place = os.environ.get("GITHUB_STEP_SUMMARY")
+    if place:
+        with open(place, "a", encoding="utf-8", newline="\n") as file:
+            file.write(job_summary(report.to_json()) + "\n")
+
+
+def _show(console: Console, report: ValidationReport) -> None:
+    from seap_export.cli.errors import Failure
+
+    rows = [
+        [check.variant or report.name, _name(check), check.verdict, "; ".join(check.reasons or check.notes)[:80]]
+        for check in report.checks
+    ]
+    text = f"{table(['variant', 'check', 'verdict', ''], rows)}\n{'passed' if report.passed else 'FAILED'}"
+    if report.passed:
+        console.result(report.to_json(), text)
+        return
+    console.text(text)
+    raise Failure(report.failure, report.exit_code)
+
+
+def _name(check: Check) -> str:
+    return check.check if check.subject is None else f"{check.check} of {check.subject}"
+
+
+def _save_golden(console: Console, path: Path, target: Path, request: ValidationRequest, force: bool) -> None:
+    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.pipeline.gate.golden import save_golden
+
+    with write_whole(target, force=force) as place:
+        save_golden(path, place, request.parity, request.prompt_file, console)
+    console.say(f"golden written to {target}")
+
+
+def _against_golden(console: Console, path: Path, golden: Path, options: dict[str, Any]) -> None:
+    from seap_export.errors import ParityFailure
+    from seap_export.runtime.golden import compare_with_golden
+
+    found = compare_with_golden(path, golden, options["provider"], options["threads"])
+    if found.reasons:
+        console.text(found.summary)
+        raise ParityFailure(f"{path}: {'; '.join(found.reasons[:3])}")
+    console.result(found.to_json(), found.summary)

@@ -1,0 +1,1 @@
+"""What the work takes in time, memory and disk."""

@@ -1,0 +1,103 @@
+"""Checks that run before anything is written."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.pipeline.cost.disk import Disk
+from seap_export.pipeline.folder.names import calibration_step
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.runtime.session import probe
+from seap_export.sources.source import Source
+
+__all__ = ["claim_folder", "refuse_full_disk", "refuse_missing_provider"]
+
+
+def claim_folder(
+    workspace: Workspace, source: Source, keys: Mapping[str, str], replaced: Collection[str] = ()
+) -> None:
+    """Records the model in the manifest, unless something in the folder would contradict it.
+
+    Args:
+        workspace: The folder, locked.
+        source: The dense model.
+        keys: For each requested task, the key of its statistics.
+        replaced: The variants that this run makes.
+
+    Raises:
+        UsageError: The folder holds variants of another model, or --force would replace the statistics that
+            others of its variants were made from.
+    """
+    manifest = workspace.manifest
+    is_other = bool(manifest.source) and manifest.source.get("sha256") != source.digest
+    if is_other and not workspace.force:
+        raise UsageError(
+            f"{workspace.folder} contains an export of another model ('{manifest.source.get('name')}'); "
+            "use another --out, or --force"
+        )
+    for name, variant in manifest.variants.items() if workspace.force else ():
+        recorded = {task: manifest.steps.get(calibration_step(task)) for task in variant.get("weights", {})}
+        changed = any(keys.get(task, key) != key for task, key in recorded.items())
+        if name not in replaced and (is_other or changed):
+            raise UsageError(
+                f"--force would replace the statistics that {workspace.folder / name} was made from; "
+                "export it again too, or use another --out"
+            )
+    if is_other or not manifest.source:
+        manifest.source = _describe(source)
+
+
+def _describe(source: Source) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "sha256": source.digest,
+        "family": source.spec.family.model_type,
+        "num_parameters": source.spec.num_parameters(),
+        "prunable_weights": _prunable_weights(source),
+    }
+
+
+def _prunable_weights(source: Source) -> int:
+    return sum(source.spec.prunable_weights(layer) for layer in range(len(source.spec.layers)))
+
+
+def refuse_missing_provider(provider: str) -> None:
+    """Fails early if the execution provider that the checks need does not work.
+
+    Raises:
+        EnvironmentFailure: No session runs on the provider on this machine.
+    """
+    try:
+        probe(provider)
+    except EnvironmentFailure as error:
+        by_hand = f"to write ONNX files without checking them, use 'seap-export convert --provider {provider}'"
+        raise EnvironmentFailure(f"{error}; {by_hand}") from error
+
+
+def refuse_full_disk(disk: Disk, out: Path) -> None:
+    """Fails early if the artifacts, or what is needed while they are made, will not fit on the disk.
+
+    Raises:
+        EnvironmentFailure: There is less free space than needed in the output folder or the temporary folder.
+    """
+    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    scratch = Path(tempfile.gettempdir())
+    own = disk.kept + max(disk.unfinished, disk.temporary)
+    if place.stat().st_dev != scratch.stat().st_dev:
+        own = disk.kept + disk.unfinished
+        _refuse(disk.temporary, scratch, scratch, "set TMPDIR (on Windows, TEMP) to another folder")
+    _refuse(own, place, out, "use another --out")
+
+
+def _refuse(needed: int, place: Path, name: Path, other: str) -> None:
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise EnvironmentFailure(
+            f"{name}: about {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "
+            f"free some space, or {other}"
+        )

@@ -1,0 +1,1 @@
+"""Variants compared with the dense model: predictions, answers and speed."""

@@ -1,0 +1,325 @@
+"""Times variants and their dense model, starting from the files of an export."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+from converters.format import Format
+from converters.formats import FORMATS, format_class, format_folders, read_format, row_of
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.precision import Precision
+from seap_export.errors import ArtifactError, UsageError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.folder.origin import refuse_another_model
+from seap_export.pipeline.progress import Progress, Silent
+from seap_export.plan.plan import read_plan
+from seap_export.runtime.doctor.driver import gpu_name
+from seap_export.runtime.doctor.machine import processor
+from seap_export.runtime.session import available_threads, check_session_options, probe
+from seap_export.sources.config import read_json
+from seap_export.sources.source import open_source
+from validation.parity.candidate import arithmetic_of
+from validation.runtimes.table import REFERENCE, require_runtime
+from validation.session_memory import Calls, claim_memory
+from validation.speed.engines import EngineName, open_engine
+from validation.speed.ideal import Work, model_work
+from validation.speed.measure import Cell, measure_speed
+from validation.speed.memory import PeakMemory, peak_memory
+from validation.speed.report import DENSE, SpeedReport, SubjectFigures
+
+__all__ = ["BenchRequest", "bench", "refuse_long_prompts", "time_variants"]
+
+#: The suffixes of what lies beside weights and graphs.
+_BESIDE = (".json", ".txt", ".jinja", ".py", ".pyc", ".model")
+_PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-export")
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to time.
+
+    Attributes:
+        depths: Prompt lengths.
+        batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
+        engines: Engines that run the models.
+        form: Form of the ONNX files.
+        formats: What other runtimes are given; those that take none of them get the first format that they take.
+        provider: ONNX Runtime's execution provider.
+        threads: Threads of each engine; None: all cores available to this process.
+        runs: Runs of each model in each cell, without the warm-up.
+        steps: Decode steps of a run.
+        memory: Whether the peak memory of each model is measured too, in a process of its own.
+    """
+
+    depths: tuple[int, ...] = (128, 512, 2048)
+    batches: tuple[int, ...] = (1, 4, 16)
+    engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
+    form: OnnxForm = OnnxForm(logits="last")
+    formats: tuple[Format, ...] = ()
+    provider: str = "cpu"
+    threads: int | None = None
+    runs: int = 5
+    steps: int = 16
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        check_session_options(self.provider, self.threads)
+        for name in ("depths", "batches"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise UsageError(f"{name} must be at least 1")
+        for name in ("runs", "steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def written(self, engine: EngineName) -> Format | None:
+        """The format that an engine runs; None: the model folder itself.
+
+        Raises:
+            UsageError: No format has this runtime.
+        """
+        if engine == "onnxruntime":
+            return OnnxFormat.of(self.form)
+        own = next((own for own in self.formats if engine in own.runtimes), None)
+        kinds = [format_class(name) for name in FORMATS if engine in format_class(name).runtimes]
+        if own is None and not kinds:
+            raise UsageError(f"no format is run by '{engine}'; use another --runtime")
+        if own is None and kinds[0].name != "hf":
+            return kinds[0](kinds[0].precisions[0])
+        return own
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every depth with one prompt, then every other batch size at the smallest depth."""
+        single = [Cell(1, depth) for depth in sorted(set(self.depths))]
+        return tuple(dict.fromkeys([*single, *(Cell(batch, min(self.depths)) for batch in sorted(set(self.batches)))]))
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The folders of a model: of transformers, and of each engine."""
+
+    name: str
+    hf: Path
+    folders: Mapping[EngineName, Path]
+
+    def folder(self, engine: EngineName) -> Path:
+        return self.folders[engine]
+
+    @property
+    def spec(self) -> ModelSpec:
+        return model_spec(read_json(self.hf / "config.json"))
+
+
+def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:
+    """Times variants and their dense model in turn, one model in memory at a time.
+
+    Files of other forms than the requested are written again, into a temporary folder.
+
+    Args:
+        paths: Output folders of `export`, or variants' folders.
+        dense: The dense model of the variants.
+        request: What to time.
+        progress: Receives progress messages.
+
+    Raises:
+        UsageError: A path is not a variant, or a prompt is longer than the model's context.
+        InputError: A variant was made from another model.
+        ArtifactError: A variant is damaged.
+        EnvironmentFailure: The provider is not available on this machine.
+    """
+    progress = progress or Silent()
+    for engine in request.engines:
+        if engine != REFERENCE:
+            require_runtime(engine)
+    if "onnxruntime" in request.engines:
+        probe(request.provider)
+    variants = _variants(paths)
+    source = open_source(dense)
+    for variant in variants:
+        if not (variant / "hf" / "config.json").is_file():
+            raise ArtifactError(f"{variant}: hf is missing; export the variant again")
+        refuse_another_model(source, read_plan(variant / "plan.json"), variant.name)
+    refuse_long_prompts(source.spec, request)
+    progress.say(f"opening {source.name}")
+    with dense_folder(source) as folder:
+        return time_variants(variants, folder, request, progress)
+
+
+def time_variants(variants: Sequence[Path], dense: Path, request: BenchRequest, progress: Progress) -> SpeedReport:
+    """Times variants and their dense model in turn, after all checks.
+
+    A variant's folder that has the request's format is timed as it is; others are written to a temporary folder.
+
+    Args:
+        variants: The variants' folders.
+        dense: The dense model, as a folder that transformers loads.
+        request: What to time.
+        progress: Reports what happens.
+    """
+    threads = request.threads or available_threads()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        models = [_model(DENSE, dense, (), Path(scratch), request, progress)]
+        models += [
+            _model(variant.name, variant / "hf", format_folders(variant), Path(scratch), request, progress)
+            for variant in variants
+        ]
+        figures = _measure(models, request, threads, progress)
+    return SpeedReport(figures, request.cells, _setting(request, threads))
+
+
+def _variants(paths: Sequence[str]) -> list[Path]:
+    found = [variant for path in paths for variant in _variants_at(Path(os.path.expanduser(path)))]
+    names = [variant.name for variant in found]
+    twice = next((name for name in names if names.count(name) > 1 or name == DENSE), None)
+    if twice:
+        raise UsageError(f"'{twice}' is given more than once; give each variant once")
+    return found
+
+
+def _variants_at(path: Path) -> list[Path]:
+    if (path / MANIFEST).is_file():
+        return [path / name for name in read_manifest(path).variants]
+    if (path / "plan.json").is_file() and (path / "hf").is_dir():
+        return [path.resolve()]
+    raise UsageError(f"{path} is not a variant; give an output folder of 'seap-export export' or a variant in it")
+
+
+def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
+    """Checks that prompts and decode steps fit into the model's context.
+
+    Raises:
+        UsageError: They do not fit.
+    """
+    longest = max(request.depths) + request.steps
+    if longest > spec.max_position_embeddings:
+        raise UsageError(
+            f"{max(request.depths)} tokens and {request.steps} steps exceed the model's context of "
+            f"{spec.max_position_embeddings}; give smaller depths"
+        )
+
+
+def _model(
+    name: str, hf: Path, exported: Sequence[Path], scratch: Path, request: BenchRequest, progress: Progress
+) -> _Model:
+    """A model's folders: those that there are in the right form, and for the others new ones."""
+    folders: dict[EngineName, Path] = {}
+    for engine in request.engines:
+        own = request.written(engine)
+        found = None if own is None else _of_format(own, exported)
+        folders[engine] = hf if own is None else found or _converted(own, name, hf, scratch, progress)
+    return _Model(name, hf, folders)
+
+
+def _of_format(own: Format, exported: Sequence[Path]) -> Path | None:
+    """The folder that an export has written in exactly this format."""
+    for folder in exported:
+        with suppress(ArtifactError):
+            if read_format(folder) == own:
+                return folder
+    return None
+
+
+def _converted(own: Format, name: str, hf: Path, scratch: Path, progress: Progress) -> Path:
+    folder = scratch / name / own.name
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        progress.say(f"{name}: writing {row_of(own).title}")
+        own.write(hf, folder, lambda layer: None)
+    return folder
+
+
+def _measure(
+    models: Sequence[_Model], request: BenchRequest, threads: int, progress: Progress
+) -> list[SubjectFigures]:
+    subjects = [(model, engine) for model in models for engine in request.engines]
+    openers = {
+        f"{model.name} {engine}": partial(
+            open_engine,
+            engine,
+            model.folder(engine),
+            model.spec.max_position_embeddings,
+            request.provider,
+            threads,
+        )
+        for model, engine in subjects
+    }
+    calls = [Calls(cell.batch, cell.depth, cell.depth + request.steps) for cell in request.cells]
+    for model, engine in subjects:
+        if engine == "onnxruntime":
+            graph = model.folder(engine) / "model.onnx"
+            claim_memory(graph, calls, request.provider, progress.say, can_map=False)
+    label = f"timing {', '.join(model.name for model in models)}"
+    with progress.step(label, request.runs * len(openers), "runs", name="speed") as advance:
+        timings = measure_speed(
+            openers,
+            request.cells,
+            vocab_size=min(model.spec.vocab_size for model in models),  # all are given the same tokens
+            runs=request.runs,
+            steps=request.steps,
+            on_progress=advance,
+        )
+    nothing = PeakMemory(None, None)
+    peaks = [_peak(*own, request, threads, progress) if request.memory else nothing for own in subjects]
+    return [
+        SubjectFigures(
+            model=model.name,
+            engine=engine,
+            disk_bytes=_weights_and_graph(model.folder(engine)),
+            peak_bytes=peak.host,
+            gpu_bytes=peak.gpu,
+            timings=timings[f"{model.name} {engine}"],
+            works={cell: _work(model, engine, cell, request) for cell in timings[f"{model.name} {engine}"]},
+        )
+        for (model, engine), peak in zip(subjects, peaks, strict=True)
+    ]
+
+
+def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int, progress: Progress) -> PeakMemory:
+    progress.say(f"{model.name}: peak memory on {engine}")
+    context = model.spec.max_position_embeddings
+    return peak_memory(engine, model.folder(engine), context, request.provider, threads, request.cells[0])
+
+
+def _work(model: _Model, engine: EngineName, cell: Cell, request: BenchRequest) -> Work:
+    own = None if engine == REFERENCE else request.written(engine)
+    if isinstance(own, OnnxFormat):
+        form = own.form
+        return model_work(model.spec, form.precision, cell.batch, cell.depth, last_logits=form.logits == "last")
+    precision = Precision() if own is None else arithmetic_of(own.precision)
+    return model_work(model.spec, precision, cell.batch, cell.depth, last_logits=True)
+
+
+def _weights_and_graph(folder: Path) -> int:
+    """Bytes of a folder without its tokenizer, settings and code."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in _BESIDE)
+    return sum(path.stat().st_size for path in files)
+
+
+def _setting(request: BenchRequest, threads: int) -> dict[str, object]:
+    installed = {name.metadata["Name"] for name in metadata.distributions()}
+    return {
+        "provider": request.provider,
+        "threads": threads,
+        "runs": request.runs,
+        "steps": request.steps,
+        "form": request.form.to_json(),
+        "machine": {
+            "processor": processor(),
+            "gpu": None if request.provider == "cpu" else gpu_name(),
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "versions": {name: metadata.version(name) for name in _PACKAGES if name in installed},
+    }

@@ -1,0 +1,322 @@
+"""Measures the quality of a variant compared with its dense model, or the accuracy of a dense model alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from seap_export.corpus.harness import require_harness
+from seap_export.extras import installed_versions
+from seap_export.layers.compute import Compute
+from seap_export.pipeline.evaluation.generation import generated_answers
+from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
+from seap_export.pipeline.evaluation.request import EvaluationRequest
+from seap_export.pipeline.evaluation.subject import (
+    Subject,
+    chosen_texts,
+    local_questions,
+    open_subject,
+    open_tasks,
+)
+from seap_export.pipeline.evaluation.texts import own_tokenizer, paired_texts
+from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.progress import Progress, Silent
+from seap_export.pipeline.texts.general_text import ElsewhereFigures, TextSet
+from seap_export.runtime.session import available_threads, probe
+from validation.divergence.measure import DenseAnswers, DivergenceFigures, claim_texts, measure_divergences
+from validation.divergence.paired import PairedText
+from validation.generation import GenerationFigures
+from validation.runtimes.table import require_runtime, runtime_row
+from validation.zero_shot import (
+    HarnessTask,
+    ZeroShotFigures,
+    evaluate_zero_shot,
+    hub_tasks,
+    local_task,
+)
+
+__all__ = [
+    "divergence_report",
+    "divergence_texts",
+    "evaluate",
+    "preview",
+    "text_sets",
+    "write_answers",
+    "write_evaluation",
+]
+
+
+def evaluate(
+    path: str,
+    dense: str | None,
+    request: EvaluationRequest,
+    progress: Progress | None = None,
+    compute: Compute | None = None,
+) -> EvaluationReport:
+    """Measures what is requested, with one model in memory at a time.
+
+    Args:
+        path: A variant's folder, or a dense model.
+        dense: The dense model of the variant; None: measure only the answers of the variant.
+        request: What to measure.
+        progress: Receives progress messages.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+
+    Returns:
+        The report; a failed quality gate is a verdict in it, not an exception.
+
+    Raises:
+        UsageError: The request does not match the subject.
+        InputError: A model or corpus cannot be used, or a text or question was used in calibration.
+        ArtifactError: The variant is damaged or incomplete.
+        EnvironmentFailure: The lm-evaluation-harness, the hub, the provider, memory or disk space is not available.
+        ParityFailure: The ONNX graph does not run.
+    """
+    progress = progress or Silent()
+    probe(request.provider)
+    if request.needs_harness:
+        require_harness()
+    subject = open_subject(path, dense, request, progress)
+    _run_by(subject, request)  # refuses what is not there
+    texts = chosen_texts(subject, request)
+    tasks, origins = _tasks(subject, request)
+    generated = open_tasks(subject, request)
+    origins |= {
+        name: TaskOrigin("file", None, disjoint, len(task.examples)) for name, (task, disjoint) in generated.items()
+    }
+    divergence: dict[str, DivergenceFigures] = {}
+    zero_shot: dict[str, dict[str, ZeroShotFigures]] = {}
+    generation: dict[str, dict[str, GenerationFigures]] = {}
+    with ExitStack() as stack:
+        folder = None
+        if subject.dense is not None:
+            progress.say(f"opening {subject.dense.name}")
+            folder = stack.enter_context(dense_folder(subject.dense))
+        if texts is not None and folder is not None:
+            divergence = _divergence(subject, folder, request, compute, progress)
+        if tasks:
+            zero_shot = _zero_shot(subject, folder, tasks, request, compute, progress)
+        if generated:
+            written, asked = _run_by(subject, request), [task for task, _ in generated.values()]
+            generation = generated_answers(subject, folder, written, asked, request, compute, progress)
+    return EvaluationReport(
+        subject=subject,
+        request=request,
+        texts=texts,
+        divergence=divergence,
+        tasks=origins,
+        zero_shot=zero_shot,
+        generation=generation,
+        threads=request.threads or available_threads(),
+        versions=_versions(request),
+    )
+
+
+def preview(
+    path: str, dense: str | None, request: EvaluationRequest, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Lists what `evaluate` would measure, after all checks that need neither a model in memory nor a download.
+
+    Returns:
+        One row per measurement: `measurement`, `name`, `items` (texts or questions; None if only the harness knows
+        their number), `disjoint` and `models`.
+
+    Raises:
+        UsageError: The request does not match the subject.
+        InputError: A model or corpus cannot be used, or a text or question was used in calibration.
+        ArtifactError: The variant is damaged or incomplete.
+        EnvironmentFailure: The lm-evaluation-harness, the hub or the provider is not available.
+    """
+    probe(request.provider)
+    if request.needs_harness:
+        require_harness()
+    subject = open_subject(path, dense, request, progress or Silent())
+    _run_by(subject, request)
+    forms = [] if subject.variant is None else [*request.forms, *request.runtimes]
+    models = [*([] if subject.dense is None else ["dense"]), *forms]
+    texts = chosen_texts(subject, request)
+    rows: list[tuple[str, str, int | None, bool | None]] = []
+    if texts is not None:
+        rows.append(("divergence", ", ".join(texts.tasks), len(texts.texts), texts.disjoint))
+    for name, (questions, disjoint) in local_questions(subject, request).items():
+        rows.append(("zero-shot", name, len(questions), disjoint))
+    rows += [("zero-shot", name, None, None) for name in request.harness_tasks]
+    for name, (task, disjoint) in open_tasks(subject, request).items():
+        rows.append(("generation", name, len(task.questions), disjoint))
+    keys = ("measurement", "name", "items", "disjoint")
+    return [{**dict(zip(keys, row, strict=True)), "models": models} for row in rows]
+
+
+def _run_by(subject: Subject, request: EvaluationRequest) -> dict[str, Path]:
+    """The folders that are run besides the forms, by runtime."""
+    for name in request.runtimes:
+        require_runtime(name)
+    return {name: subject.run_by(name) for name in request.runtimes}
+
+
+def write_evaluation(report: EvaluationReport, path: Path) -> None:
+    """Writes the report as JSON."""
+    path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+
+
+def write_answers(report: EvaluationReport, path: Path) -> None:
+    """Writes all generated answers as JSON lines, which can be a corpus."""
+    lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in report.answers())
+    path.write_text("".join(lines), "utf-8", newline="\n")
+
+
+def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTask], dict[str, TaskOrigin]]:
+    """The tasks, ready to run, and their origins."""
+    local = local_questions(subject, request)
+    tasks = [local_task(name, questions) for name, (questions, _) in local.items()]
+    tasks += hub_tasks(request.harness_tasks) if request.harness_tasks else []
+    disjoint = {name: checked for name, (_, checked) in local.items()}
+    return tasks, {task.name: TaskOrigin(task.origin, task.split, disjoint.get(task.name)) for task in tasks}
+
+
+def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[PairedText, ...]:
+    """The texts that a variant and its dense model are compared on, as the tokens of both.
+
+    Raises:
+        ArtifactError: The variant's held-out texts are not beside it, or its tokenizer cannot be loaded.
+        InputError: A corpus cannot be read, or a text was calibrated on.
+    """
+    texts = chosen_texts(subject, request)
+    if texts is None:
+        raise ValueError("a divergence needs a variant and its dense model")
+    return _pairs(subject, request, texts.texts)
+
+
+def _pairs(subject: Subject, request: EvaluationRequest, texts: Sequence[str]) -> tuple[PairedText, ...]:
+    if subject.dense is None:
+        raise ValueError("a divergence needs a variant and its dense model")
+    most = min(request.max_length, subject.dense.spec.max_position_embeddings)
+    return paired_texts(subject, subject.dense, subject.artifact(request.tokenizer_form), texts, most)
+
+
+def text_sets(subject: Subject, request: EvaluationRequest, texts: Mapping[str, Sequence[str]]) -> dict[str, TextSet]:
+    """Further sets of texts, tokenized as those of `divergence_texts`; one without a token to predict is left out.
+
+    Raises:
+        ArtifactError: The variant's tokenizer cannot be loaded.
+        InputError: A text has no tokens.
+    """
+    tasks = {} if subject.plan is None else subject.plan.weights
+    sets = {name: TextSet(tuple(own), name in tasks, _pairs(subject, request, own)) for name, own in texts.items()}
+    return {name: own for name, own in sets.items() if own.is_long_enough}
+
+
+def divergence_report(
+    subject: Subject,
+    request: EvaluationRequest,
+    answers: DenseAnswers,
+    *,
+    elsewhere: Mapping[str, TextSet] = MappingProxyType({}),
+    compute: Compute | None = None,
+    on_progress: Callable[[str], object] | None = None,
+) -> EvaluationReport:
+    """The divergence of a variant alone, from answers of the dense model that may serve other variants too.
+
+    Args:
+        subject: The variant and its dense model.
+        request: What to measure; it asks no questions.
+        answers: Those of the dense model, which have seen `divergence_texts` and the further sets.
+        elsewhere: Further sets of texts.
+        compute: Where torch runs the variant, if it does.
+        on_progress: Called with a line about each text when it is done.
+    """
+    sets = [divergence_texts(subject, request), *(own.pairs for own in elsewhere.values())]
+    references = [(answers.reference([pair.dense for pair in pairs]), pairs) for pairs in sets]
+    options: Any = {"threads": request.threads, "provider": request.provider, "on_progress": on_progress}
+    kept = subject.vocabulary
+    options |= {"compute": compute, "kept": None if kept is None else kept.rows}
+    ways = {form: (subject.artifact(form), str(form)) for form in request.forms} | {
+        f"{folder.name} in {name}": (folder, name) for name, folder in _run_by(subject, request).items()
+    }
+    found = {way: measure_divergences(references, folder, form, **options) for way, (folder, form) in ways.items()}
+    return EvaluationReport(
+        subject=subject,
+        request=request,
+        texts=chosen_texts(subject, request),
+        divergence={way: figures[0] for way, figures in found.items()},
+        elsewhere={
+            way: {
+                name: ElsewhereFigures(own, divergence)
+                for (name, own), divergence in zip(elsewhere.items(), figures[1:], strict=True)
+            }
+            for way, figures in found.items()
+        },
+        tasks={},
+        zero_shot={},
+        threads=request.threads or available_threads(),
+        versions=_versions(request),
+    )
+
+
+def _divergence(
+    subject: Subject, folder: Path, request: EvaluationRequest, compute: Compute | None, progress: Progress
+) -> dict[str, DivergenceFigures]:
+    with DenseAnswers(folder, request.threads, compute) as answers:
+        pairs = divergence_texts(subject, request)
+        texts = [pair.dense for pair in pairs]
+        own = [pair.own for pair in pairs]
+        if "onnx" in request.forms and own:  # without a text, the reference is refused
+            claim_texts(subject.artifact("onnx"), own, request.provider, compute, progress.say)
+        with progress.step("running the dense model", len(set(texts)), "texts") as done:
+            answers.run(texts, on_progress=done)
+        ways = (*request.forms, *request.runtimes)
+        with progress.step(f"running the variant ({', '.join(ways)})", len(texts) * len(ways), "texts") as done:
+            return dict(divergence_report(subject, request, answers, compute=compute, on_progress=done).divergence)
+
+
+def _zero_shot(
+    subject: Subject,
+    folder: Path | None,
+    tasks: list[HarnessTask],
+    request: EvaluationRequest,
+    compute: Compute | None,
+    progress: Progress,
+) -> dict[str, dict[str, ZeroShotFigures]]:
+    options: Any = {"limit": request.limit, "batch_size": request.batch_size, "threads": request.threads}
+    options["compute"] = compute
+    figures = {}
+    names = ", ".join(task.name for task in tasks)
+    if folder is not None:
+        progress.say(f"dense: {names}")
+        with own_tokenizer(subject, request) as tokenizer:
+            figures["dense"] = evaluate_zero_shot(
+                folder, tasks, tokenizer_folder=tokenizer, on_progress=progress.say, **options
+            )
+    for form in request.forms if subject.variant is not None else ():
+        progress.say(f"{form}: {names}")
+        figures[form] = evaluate_zero_shot(
+            subject.artifact(form), tasks, form=form, provider=request.provider, on_progress=progress.say, **options
+        )
+    for runtime, written in _run_by(subject, request).items():
+        way = f"{written.name} in {runtime}"
+        progress.say(f"{way}: {names}")
+        figures[way] = evaluate_zero_shot(
+            written, tasks, form=runtime, tokenizer_folder=subject.artifact("hf"), on_progress=progress.say, **options
+        )
+    return figures
+
+
+def _versions(request: EvaluationRequest) -> dict[str, str]:
+    """Versions of the libraries used."""
+    import onnxruntime
+    import torch
+    import transformers
+
+    used = {"torch": torch.__version__, "transformers": transformers.__version__}
+    if "onnx" in request.forms:
+        used["onnxruntime"] = onnxruntime.__version__
+    for extra in filter(None, (runtime_row(name).extra for name in request.runtimes)):
+        used |= installed_versions(extra)
+    if request.asks_questions:
+        used["lm_eval"] = metadata.version("lm_eval")
+    return used

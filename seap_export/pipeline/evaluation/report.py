@@ -1,0 +1,292 @@
+"""The result of an evaluation: figures, the verdict of the quality gate, and what is needed to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from operator import gt, lt
+from typing import Any, Literal, TypeVar
+
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.evaluation.request import EvaluationRequest
+from seap_export.pipeline.evaluation.subject import Subject, Texts
+from seap_export.pipeline.texts.general_text import ElsewhereFigures
+from validation.divergence.measure import DivergenceFigures
+from validation.divergence.paired import PerByte
+from validation.generation import GenerationFigures
+from validation.zero_shot import ZeroShotFigures
+
+__all__ = ["EVALUATION_SCHEMA", "EvaluationReport", "TaskOrigin"]
+
+EVALUATION_SCHEMA = "seap-export/evaluation/1"
+_Figures = ZeroShotFigures | GenerationFigures
+_Result = TypeVar("_Result")
+#: Generated answers that are in the report.
+_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class TaskOrigin:
+    """The origin of a task's questions.
+
+    Attributes:
+        origin: `file`, or `hub` for a task of the lm-evaluation-harness.
+        split: The split of a hub task's data set; None for a file.
+        disjoint: True: no question was used in calibration; None: this could not be checked.
+        num_fewshot: How many examples come before each question.
+    """
+
+    origin: Literal["file", "hub"]
+    split: str | None
+    disjoint: bool | None
+    num_fewshot: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The results of an evaluation.
+
+    Attributes:
+        subject: The evaluated model.
+        request: The request.
+        texts: The texts of the divergence; None if it was not measured.
+        divergence: Results by form; empty if divergence was not measured.
+        tasks: Origins by name of the task.
+        zero_shot: Results by form or "dense", then by task; empty if there were no such tasks.
+        threads: Threads of torch and ONNX Runtime.
+        versions: Versions of the libraries used.
+        generation: As `zero_shot`, of tasks whose answers are generated.
+        elsewhere: The divergence on further sets of texts, by form, then by name of the set; empty if there were none.
+    """
+
+    subject: Subject
+    request: EvaluationRequest
+    texts: Texts | None
+    divergence: Mapping[str, DivergenceFigures]
+    tasks: Mapping[str, TaskOrigin]
+    zero_shot: Mapping[str, Mapping[str, ZeroShotFigures]]
+    threads: int
+    versions: Mapping[str, str]
+    generation: Mapping[str, Mapping[str, GenerationFigures]] = field(default_factory=dict)
+    elsewhere: Mapping[str, Mapping[str, ElsewhereFigures]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if bool(self.divergence) != (self.texts is not None):
+            raise ValueError("a divergence and its texts belong together")
+        if not self.divergence and not self.zero_shot and not self.generation:
+            raise ValueError("an evaluation must measure something")
+        for name in self.tasks:
+            if len({figures.sha256 for figures in self._answers(name).values()}) != 1:
+                raise ValueError(f"all models must get the same questions of {name}")
+
+    def _answers(self, name: str) -> dict[str, _Figures]:
+        """The results of one task, by form."""
+        results: tuple[Mapping[str, Mapping[str, Any]], ...] = (self.zero_shot, self.generation)
+        return {form: own[name] for kind in results for form, own in kind.items() if name in own}
+
+    @property
+    def passed(self) -> bool:
+        """Whether every given limit is met."""
+        return not self.reasons
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the quality gate failed; empty if it passed or there is no limit."""
+        return (*self._divergence_reasons(), *self._accuracy_reasons())
+
+    def _divergence_reasons(self) -> list[str]:
+        limit = self.request.max_kl
+        return [
+            f"{form}: mean KL {figures.mean_kl:.4g} nats is above {limit:g}"
+            for form, figures in self.divergence.items()
+            if limit is not None and figures.mean_kl > limit
+        ]
+
+    def _accuracy_reasons(self) -> list[str]:
+        limit = self.request.min_accuracy_retained
+        return [
+            f"{form}: {name} retains "
+            + ("nothing" if share is None else f"{share:.2%}")
+            + f" of {'exact match' if name in self._generated else 'acc'}, below {limit:.2%}"
+            for form, by_task in self.accuracy_retained.items()
+            for name, share in by_task.items()
+            if limit is not None and (share is None or share < limit)
+        ]
+
+    @property
+    def _generated(self) -> frozenset[str]:
+        """The tasks whose answers are generated."""
+        return frozenset(name for by_task in self.generation.values() for name in by_task)
+
+    @property
+    def accuracy_retained(self) -> dict[str, dict[str, float | None]]:
+        """Accuracy of the variant / accuracy of the dense model, by form and task; None if the latter is 0.
+
+        The accuracy is acc, or the exact match of generated answers.
+        """
+        return self._beside_dense(lambda dense, own: own.accuracy / dense.accuracy if dense.accuracy else None)
+
+    @property
+    def flipped(self) -> dict[str, dict[str, dict[str, int]]]:
+        """How many answers changed between right and wrong from the dense model to the variant, by form and task."""
+        return self._beside_dense(
+            lambda dense, own: {
+                "right_to_wrong": sum(map(gt, dense.right, own.right)),
+                "wrong_to_right": sum(map(lt, dense.right, own.right)),
+            }
+        )
+
+    def _beside_dense(self, compared: Callable[[_Figures, _Figures], _Result]) -> dict[str, dict[str, _Result]]:
+        """What a comparison with the dense model gives, by form and task."""
+        found: dict[str, dict[str, _Result]] = {}
+        for name in self.tasks:
+            answers = self._answers(name)
+            if (dense := answers.pop("dense", None)) is None:
+                continue
+            for form, own in answers.items():
+                found.setdefault(form, {})[name] = compared(dense, own)
+        return found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What limits the meaning of the results."""
+        unchecked = [name for name, task in self.tasks.items() if task.origin == "file" and task.disjoint is None]
+        hub = [f"{name} ({task.split} split)" for name, task in self.tasks.items() if task.origin == "hub"]
+        if self.texts is not None and self.texts.disjoint is None:
+            unchecked.append("the texts")
+        notes = []
+        if hub and self.subject.variant is not None:
+            notes.append(f"overlap with the calibration texts cannot be checked for hub data: {', '.join(hub)}")
+        if unchecked and self.subject.variant is not None:
+            listed = ", ".join(unchecked)
+            notes.append(f"the calibration folder is missing, so overlap could not be checked for: {listed}")
+        return tuple(notes)
+
+    def answers(self) -> Iterator[dict[str, Any]]:
+        """Every generated answer as JSON values, by model, then by task, in the order of the questions."""
+        for model, by_task in self.generation.items():
+            for task, figures in by_task.items():
+                for own in figures.answers:
+                    yield {
+                        "model": model,
+                        "task": task,
+                        "prompt": own.prompt,
+                        "completion": own.text,
+                        "found": own.found,
+                        "gold": own.gold,
+                        "right": own.is_right,
+                        "stopped": own.is_stopped,
+                    }
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; equal runs give equal values, without times and paths."""
+        gated = self.request.max_kl is not None or self.request.min_accuracy_retained is not None
+        return {
+            "schema": EVALUATION_SCHEMA,
+            **_plan_json(self.subject),
+            "dense": None
+            if self.subject.dense is None
+            else {"name": self.subject.dense.name, "sha256": self.subject.dense.digest},
+            "verdict": ("passed" if self.passed else "failed") if gated else None,
+            "reasons": list(self.reasons),
+            "limits": {
+                "max_kl_nats": self.request.max_kl,
+                "min_accuracy_retained": self.request.min_accuracy_retained,
+            },
+            "divergence": {form: _divergence_json(figures) for form, figures in self.divergence.items()},
+            **self._elsewhere_json(),
+            "zero_shot": {
+                form: {name: _zero_shot_json(figures) for name, figures in by_task.items()}
+                for form, by_task in self.zero_shot.items()
+            },
+            "generation": {
+                form: {name: _generation_json(figures) for name, figures in by_task.items()}
+                for form, by_task in self.generation.items()
+            },
+            "accuracy_retained": self.accuracy_retained,
+            "flipped": self.flipped,
+            "texts": None if self.texts is None else _texts_json(self.texts, self.request.max_length),
+            "tasks": {
+                name: {**asdict(task), "sha256": next(iter(self._answers(name).values())).sha256}
+                for name, task in self.tasks.items()
+            },
+            "limit": self.request.limit,
+            "max_new_tokens": self.request.max_new_tokens if self.generation else None,
+            "batch_size": self.request.batch_size,
+            "threads": self.threads,
+            "provider": self.request.provider,
+            "versions": dict(sorted(self.versions.items())),
+            "notes": list(self.notes),
+        }
+
+    def _elsewhere_json(self) -> dict[str, Any]:
+        """Nothing where it was not measured."""
+        found = {
+            form: {name: own.to_json() for name, own in by_name.items()}
+            for form, by_name in self.elsewhere.items()
+            if by_name
+        }
+        return {"elsewhere": found} if found else {}
+
+
+def _plan_json(subject: Subject) -> dict[str, Any]:
+    """The variant's name and how it was made; all null for a dense model."""
+    plan = subject.plan
+    keys = ("task", "method", "score", "compensation", "requested_ratio", "achieved_ratio")
+    return {
+        "variant": None if subject.variant is None else subject.name,
+        **{key: getattr(plan, key, None) for key in keys},
+        "sparsity": None if plan is None else vars(plan.sparsity),
+    }
+
+
+def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
+    return {
+        "mean_kl_nats": figures.mean_kl,
+        "max_kl_nats": figures.max_kl,
+        "top1_agreement": figures.top1_agreement,
+        "perplexity": figures.perplexity,
+        "dense_perplexity": figures.dense_perplexity,
+        "tokens": figures.tokens,
+        **_per_byte_json(figures.per_byte),
+        **({} if figures.cut is None else {"vocabulary": asdict(figures.cut)}),
+    }
+
+
+def _per_byte_json(figures: PerByte | None) -> dict[str, Any]:
+    if figures is None:
+        return {}
+    return {
+        "kl_nats_per_byte": figures.kl,
+        "bits_per_byte": figures.bits,
+        "dense_bits_per_byte": figures.dense_bits,
+        "bytes": figures.bytes,
+    }
+
+
+def _zero_shot_json(figures: ZeroShotFigures) -> dict[str, Any]:
+    return {key: value for key, value in asdict(figures).items() if key not in ("sha256", "right")}
+
+
+def _generation_json(figures: GenerationFigures) -> dict[str, Any]:
+    return {
+        "exact_match": figures.exact_match,
+        "exact_match_stderr": figures.exact_match_stderr,
+        "questions": figures.questions,
+        "mean_tokens": figures.mean_tokens,
+        "never_stopped": figures.never_stopped,
+        "unanswered": figures.unanswered,
+        "samples": [{"text": own.text, "found": own.found, "gold": own.gold} for own in figures.answers[:_SAMPLES]],
+    }
+
+
+def _texts_json(texts: Texts, max_length: int) -> dict[str, Any]:
+    return {
+        "origin": texts.origin,
+        "tasks": list(texts.tasks),
+        "count": len(texts.texts),
+        "sha256": sha256_json(list(texts.texts)),
+        "seeds": list(texts.seeds),
+        "max_length": max_length,
+        "disjoint": texts.disjoint,
+    }

@@ -1,0 +1,85 @@
+"""What to measure of a variant's quality, checked before any work begins."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from seap_export.corpus import Task
+from seap_export.errors import UsageError
+from validation.divergence.measure import FORMS, Form
+from validation.generation.evaluate import MAX_NEW_TOKENS
+
+__all__ = ["EvaluationRequest"]
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """How to compare a variant with its dense model.
+
+    Attributes:
+        forms: The artifacts of the variant to run: `hf`, `onnx` or both; none only where there is a runtime.
+        runtimes: Further runtimes, each with the variant's first folder that it runs.
+        texts: Corpora for the divergence; empty: the held-out texts of the variant's tasks.
+        zero_shot: Task files with choices, for zero-shot accuracy.
+        harness_tasks: Names of lm-evaluation-harness tasks.
+        generate: Task files whose answers are generated.
+        max_new_tokens: The most tokens of a generated answer.
+        limit: Use only the first `limit` texts of each corpus and questions of each task; None: all.
+        max_length: Longer texts are truncated to this many tokens.
+        batch_size: Sequences in a batch of questions.
+        threads: Threads of torch and ONNX Runtime; None: all cores.
+        provider: ONNX Runtime's execution provider; torch runs on the CPU.
+        max_kl: Largest mean KL divergence, nats per token, that passes; None: no limit.
+        min_accuracy_retained: Smallest share of the dense model's accuracy that passes; None: no limit.
+    """
+
+    forms: tuple[Form, ...] = ("hf",)
+    runtimes: tuple[str, ...] = ()
+    texts: tuple[Task, ...] = ()
+    zero_shot: tuple[Task, ...] = ()
+    harness_tasks: tuple[str, ...] = ()
+    generate: tuple[Task, ...] = ()
+    max_new_tokens: int = MAX_NEW_TOKENS
+    limit: int | None = None
+    max_length: int = 256
+    batch_size: int = 8
+    threads: int | None = None
+    provider: str = "cpu"
+    max_kl: float | None = None
+    min_accuracy_retained: float | None = None
+
+    def __post_init__(self) -> None:
+        is_empty = not (self.forms or self.runtimes)
+        if is_empty or len(set(self.forms)) != len(self.forms) or not set(self.forms) <= set(FORMS):
+            raise UsageError(f"--form must name one or more of {', '.join(FORMS)}, each once")
+        if self.provider != "cpu" and "onnx" not in self.forms:
+            raise UsageError(f"--provider {self.provider} runs ONNX files; add --form onnx")
+        least_values = {"limit": 1, "max_length": 2, "batch_size": 1, "threads": 1, "max_new_tokens": 1}
+        for name, least in least_values.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give at least {least}")
+        for name, limit in (("max_kl", self.max_kl), ("min_accuracy_retained", self.min_accuracy_retained)):
+            if limit is not None and not (0.0 <= limit < math.inf):
+                raise UsageError(f"--{name.replace('_', '-')} {limit:g} is out of range; give 0 or more")
+        names = [*(task.name for task in (*self.zero_shot, *self.generate)), *self.harness_tasks]
+        if len(set(names)) != len(names):
+            raise UsageError("two tasks have the same name; rename or remove one")
+        if self.min_accuracy_retained is not None and not names:
+            raise UsageError("--min-accuracy-retained needs a task; add --zero-shot, --harness-task or --generate")
+
+    @property
+    def tokenizer_form(self) -> Form:
+        """Whose tokenizer all models are given the tokens of."""
+        return self.forms[0] if self.forms else "hf"
+
+    @property
+    def needs_harness(self) -> bool:
+        """Whether zero-shot accuracy is measured."""
+        return bool(self.zero_shot or self.harness_tasks)
+
+    @property
+    def asks_questions(self) -> bool:
+        """Whether a model answers questions, which a dense model alone can do."""
+        return self.needs_harness or bool(self.generate)

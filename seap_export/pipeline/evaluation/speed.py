@@ -1,0 +1,182 @@
+"""The speed step of an export: times each variant against the dense model, both in the same runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converters.onnx.format import OnnxFormat
+from seap_export.families import ModelSpec
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.evaluation.bench import BenchRequest, time_variants
+from seap_export.pipeline.folder.manifest import Manifest
+from seap_export.pipeline.folder.performance import Performance
+from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.request.measured import ONNX, ONNX_RUNTIME, Measured
+from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.runtime.doctor.driver import gpu_name
+from seap_export.runtime.doctor.machine import processor
+from seap_export.runtime.session import available_threads
+from validation.speed.gate import SpeedLimits, SpeedVerdict
+from validation.speed.interval import FEWEST_RUNS
+from validation.speed.measure import Cell
+from validation.speed.report import SpeedReport, Speedup, SubjectFigures
+
+__all__ = ["measure_speed", "recorded_speed", "speed_json", "speed_request"]
+
+_DEPTH, _STEPS = 128, 16
+#: What every cell of recorded figures has, and what those of a variant have too.
+_TIMES = ("batch", "depth", "prefill_ms", "decode_ms_per_token")
+_SPEEDUPS = tuple(
+    f"{what}_{figure}" for what in ("prefill", "decode") for figure in ("speedup", "ideal_speedup", "share_of_ideal")
+)
+
+
+def speed_request(spec: ModelSpec, measured: Measured, settings: ParitySettings) -> BenchRequest:
+    """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps."""
+    if isinstance(measured.own, OnnxFormat):
+        given: dict[str, Any] = {"form": measured.own.form, "provider": settings.provider}
+    else:
+        given = {"formats": (measured.own,)}
+    steps = max(1, min(_STEPS, spec.max_position_embeddings // 2))
+    return BenchRequest(
+        depths=(max(1, min(_DEPTH, spec.max_position_embeddings - steps)),),
+        batches=(1,),
+        engines=(measured.runtime,),
+        **given,
+        threads=settings.threads,
+        runs=FEWEST_RUNS,
+        steps=steps,
+        memory=False,
+    )
+
+
+def measure_speed(
+    dense: Callable[[], Path],
+    variants: Mapping[Path, str],
+    measured: Measured,
+    request: BenchRequest,
+    performance: Performance,
+    progress: Progress,
+) -> None:
+    """Times the variants that were not timed on this machine yet, alternating with the dense model.
+
+    Args:
+        dense: Returns the dense model as a folder that transformers loads; called if there is something to time.
+        variants: The keys of what is timed, by the variants' folders.
+        measured: What is timed of each.
+        request: What to time.
+        performance: Receives the figures, with the key that says what they belong to.
+        progress: Reports what happens.
+
+    Raises:
+        EnvironmentFailure: The provider or the runtime is not available.
+        ArtifactError: A variant cannot be loaded.
+    """
+    gpu = None if request.provider == "cpu" else gpu_name()
+    setting = sha256_json([processor(), gpu, available_threads(), repr(request)])
+    missing = []
+    for folder, key in variants.items():
+        known = performance.speed.get(folder.name, {})
+        if (known.get(measured.folder), known.get("setting")) != (key, setting):
+            missing.append(folder)
+    if not missing:
+        return
+    report = time_variants(missing, dense(), request, progress)
+    for folder in missing:
+        figures = {**measured.to_json(), **speed_json(report, folder.name, engine=measured.runtime)}
+        performance.speed[folder.name] = {measured.folder: variants[folder], "setting": setting, "figures": figures}
+
+
+def recorded_speed(performance: Performance, manifest: Manifest, name: str) -> dict[str, Any] | None:
+    """The speed figures of a variant; None if the folder that was timed is no longer as the manifest records it.
+
+    performance.json has no hash, so figures that are not as `speed_json` writes them count as not measured.
+    """
+    known = performance.speed.get(name, {})
+    figures: dict[str, Any] | None = known.get("figures")
+    if not _is_whole(figures):
+        return None
+    assert figures is not None
+    folder = figures.get("folder", ONNX)
+    key = manifest.steps.get(f"{name}/{folder}")
+    return figures if key is not None and known.get(folder) == key else None
+
+
+def _is_whole(figures: Any) -> bool:
+    try:
+        is_named = all(isinstance(figures.get(key, ""), str) for key in ("folder", "runtime"))
+        return (
+            is_named
+            and bool(figures["dense"] and figures["variant"])
+            and all(
+                isinstance(cell[key], int | float)
+                for cells, keys in (("dense", _TIMES), ("variant", (*_TIMES, *_SPEEDUPS)))
+                for cell in figures[cells]
+                for key in keys
+            )
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
+def speed_json(
+    report: SpeedReport,
+    name: str,
+    limits: SpeedLimits | None = None,
+    verdicts: Sequence[SpeedVerdict] = (),
+    engine: str = ONNX_RUNTIME,
+) -> dict[str, Any]:
+    """What a validation report says about the speed of a variant.
+
+    Args:
+        report: The figures.
+        name: The variant.
+        limits: The requested limits; None: no limits, the figures are only reported.
+        verdicts: The verdict on each limit.
+        engine: What ran it.
+    """
+    variant = next(own for own in report.subjects if own.model == name and own.engine == engine)
+    return {
+        "limits": {} if limits is None else vars(limits),
+        "verdicts": [
+            {
+                "figure": verdict.figure,
+                "batch": None if verdict.cell is None else verdict.cell.batch,
+                "depth": None if verdict.cell is None else verdict.cell.depth,
+                **{key: getattr(verdict, key) for key in ("limit", "found", "low", "high", "verdict")},
+            }
+            for verdict in verdicts
+        ],
+        "dense": [_times(report.dense(engine), cell) for cell in report.cells],
+        "variant": [
+            {
+                **_times(variant, cell),
+                **_speedup("prefill", report.prefill(variant, cell)),
+                **_speedup("decode", report.decode(variant, cell)),
+            }
+            for cell in report.cells
+        ],
+    }
+
+
+def _times(subject: SubjectFigures, cell: Cell) -> dict[str, Any]:
+    timing = subject.timings[cell]
+    return {
+        "batch": cell.batch,
+        "depth": cell.depth,
+        "prefill_ms": 1e3 * timing.prefill_s,
+        "decode_ms_per_token": 1e3 * timing.step_s,
+    }
+
+
+def _speedup(what: str, speedup: Speedup) -> dict[str, Any]:
+    interval = speedup.interval
+    return {
+        f"{what}_speedup": speedup.measured,
+        f"{what}_speedup_low": None if interval is None else interval.low,
+        f"{what}_speedup_high": None if interval is None else interval.high,
+        f"{what}_ideal_speedup": speedup.ideal,
+        f"{what}_share_of_ideal": speedup.share,
+    }

@@ -1,0 +1,269 @@
+"""The model, texts and questions of an evaluation, and the check that none of them was used in calibration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from converters.formats import format_class, format_folders
+from seap_export.activations.statistics import CalibrationRecord
+from seap_export.corpus import Task, check_disjoint, text_digest
+from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.pipeline.evaluation.request import EvaluationRequest
+from seap_export.pipeline.folder.manifest import MANIFEST
+from seap_export.pipeline.folder.names import calibration_step
+from seap_export.pipeline.folder.origin import refuse_another_model
+from seap_export.pipeline.folder.variant import calibrations_of
+from seap_export.pipeline.progress import Progress
+from seap_export.plan.plan import Plan, read_plan
+from seap_export.sources.source import Source, open_source
+from seap_export.vocabulary.table import Vocabulary
+from validation.divergence.measure import Form
+from validation.generation import OpenTask, open_task
+from validation.zero_shot import Question, read_questions
+
+__all__ = ["Subject", "Texts", "chosen_texts", "local_questions", "open_subject", "open_tasks", "variant_subject"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A variant and its dense model, or a dense model alone.
+
+    Attributes:
+        name: Name of the variant's folder, or of the model.
+        variant: The variant's folder; None if a dense model is evaluated.
+        plan: The variant's plan.
+        records: The variant's calibration records; None if unknown.
+        dense: The dense model; None if the variant is not compared with one.
+    """
+
+    name: str
+    variant: Path | None
+    plan: Plan | None
+    records: tuple[CalibrationRecord, ...] | None
+    dense: Source | None
+
+    def __post_init__(self) -> None:
+        if (self.variant is None) != (self.plan is None):
+            raise ValueError("a variant needs a plan")
+        if self.variant is None and self.dense is None:
+            raise ValueError("there is nothing to evaluate")
+
+    @property
+    def folder(self) -> Path:
+        """The variant's folder."""
+        if self.variant is None:
+            raise ValueError("a dense model has no artifacts")
+        return self.variant
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokens that the variant keeps; None: all."""
+        return None if self.plan is None else self.plan.vocabulary
+
+    def artifact(self, form: Form) -> Path:
+        """The folder of the variant in the given form."""
+        return self.folder / form
+
+    def run_by(self, runtime: str) -> Path:
+        """The first folder of the variant that a runtime takes.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if self.variant is None:
+            raise UsageError(f"--runtime {runtime} runs a folder of a variant, and this is none; leave it out")
+        for folder in format_folders(self.variant):
+            if runtime in format_class(folder.name.partition("-")[0]).runtimes:
+                return folder
+        raise UsageError(f"{self.variant}: no folder here runs in {runtime}; export it with another --format")
+
+    def is_disjoint(self, what: str, texts: Iterable[str]) -> bool | None:
+        """Checks that no text was used in calibration; returns None if this is unknown.
+
+        Raises:
+            InputError: Some texts were used.
+        """
+        if self.records is None:
+            return None
+        calibrated = {digest for record in self.records for digest in record.calibration_texts}
+        try:
+            check_disjoint(calibrated, map(text_digest, texts))
+        except InputError as error:
+            raise InputError(f"{what}: {error}") from error
+        return True
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts for measuring divergence.
+
+    Attributes:
+        origin: `held-out` (texts of the variant's tasks) or `file`.
+        tasks: Names of the tasks.
+        texts: Prompt and completion of each text, without duplicates.
+        seeds: Seed of the split by task; empty for texts from files.
+        disjoint: True: no text was used in calibration; None: this could not be checked.
+    """
+
+    origin: Literal["held-out", "file"]
+    tasks: tuple[str, ...]
+    texts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    disjoint: bool | None
+
+    def __post_init__(self) -> None:
+        if not self.texts or len(set(self.texts)) != len(self.texts):
+            raise ValueError("a divergence needs distinct texts")
+
+
+def open_subject(path: str, dense: str | None, request: EvaluationRequest, progress: Progress) -> Subject:
+    """Opens what is at a path, as far as the request needs it.
+
+    Raises:
+        UsageError: The request does not match what is there.
+        ArtifactError: A part of the variant is missing or damaged.
+        InputError: There is no model, or the variant was made from another one.
+        EnvironmentFailure: A model on the hub cannot be downloaded.
+    """
+    place = Path(os.path.expanduser(path))
+    if (place / MANIFEST).is_file():
+        raise UsageError(f"{path} contains several variants; give one of them, such as {path}/TASK-0.2")
+    if (place.parent / "plan.json").is_file() and place.is_dir():
+        raise UsageError(f"{path} is part of a variant; give the variant's folder, {place.parent}")
+    if not (place / "plan.json").is_file() and not any((place / form).is_dir() for form in request.forms):
+        return _dense_alone(path, dense, request)
+    for part in ("plan.json", *request.forms):
+        if not (place / part).exists():
+            raise ArtifactError(f"{path}: {part} is missing; export the variant again")
+    _refuse_useless(dense, request)
+    return variant_subject(place, None if dense is None else _dense_of(place, dense, progress))
+
+
+def variant_subject(folder: Path, dense: Source | None) -> Subject:
+    """A variant's folder, and the dense model that it was made from.
+
+    Raises:
+        ArtifactError: The plan or the statistics are damaged.
+    """
+    plan = read_plan(folder / "plan.json")
+    return Subject(folder.resolve().name, folder, plan, _records(folder, plan), dense)
+
+
+def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Subject:
+    if dense is not None or request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
+        raise UsageError(
+            f"{path} is not a variant, so --dense has no effect; give a variant's folder, such as OUT/TASK-0.2"
+        )
+    if request.forms != ("hf",):
+        raise UsageError(f"--form selects an artifact of a variant, and {path} is not one; leave it out")
+    source = open_source(path)
+    if not request.asks_questions:
+        raise UsageError(
+            "only answers to questions can be measured for a dense model; give --zero-shot NAME=FILE, "
+            "--harness-task NAME or --generate NAME=FILE"
+        )
+    return Subject(source.name, None, None, None, source)
+
+
+def _refuse_useless(dense: str | None, request: EvaluationRequest) -> None:
+    if dense is not None:
+        return
+    if not request.asks_questions:
+        raise UsageError(
+            "nothing to evaluate; give --dense MODEL for the divergence, or a task: --zero-shot, --harness-task or "
+            "--generate"
+        )
+    if request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
+        raise UsageError("--text, --max-kl and --min-accuracy-retained need a baseline; give --dense MODEL")
+
+
+def _records(variant: Path, plan: Plan) -> tuple[CalibrationRecord, ...] | None:
+    """The calibration records of the variant's tasks; None if the export's statistics are not next to it."""
+    beside = variant.absolute().parent
+    if not all((beside / calibration_step(task)).is_dir() for task in plan.weights):
+        return None
+    return tuple(calibration.record for calibration in calibrations_of(variant))
+
+
+def _dense_of(variant: Path, dense: str, progress: Progress) -> Source:
+    source = open_source(dense)
+    progress.say(f"hashing {source.name}")
+    refuse_another_model(source, read_plan(variant / "plan.json"), "the variant")
+    return source
+
+
+def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
+    """Chooses the texts for the divergence; None without a dense model to compare with.
+
+    Raises:
+        ArtifactError: The variant's held-out texts are not next to it, and no others were given.
+        InputError: A corpus cannot be read, or a text was used in calibration.
+    """
+    if subject.variant is None or subject.dense is None:
+        return None
+    if request.texts:
+        by_task = {task.name: _texts_of(task, request.limit) for task in request.texts}
+        disjoint = {subject.is_disjoint(f"task '{name}'", texts) for name, texts in by_task.items()}
+        return Texts("file", tuple(by_task), _distinct(by_task.values()), (), None if None in disjoint else True)
+    if subject.records is None:
+        raise ArtifactError(
+            f"{subject.variant}: the held-out texts of its export are missing; give texts with --text NAME=FILE"
+        )
+    records = [record for record in subject.records if record.held_out]  # none of the support is
+    held_out = [
+        [sample["prompt"] + sample["completion"] for sample in record.held_out[: request.limit]] for record in records
+    ]
+    texts = _distinct(held_out)
+    if not texts:
+        raise ArtifactError(f"{subject.variant}: no texts were held out; give texts with --text NAME=FILE")
+    return Texts(
+        origin="held-out",
+        tasks=tuple(record.task for record in records),
+        texts=texts,
+        seeds=tuple(record.seed for record in records),
+        disjoint=subject.is_disjoint("held-out texts", texts),
+    )
+
+
+def _texts_of(task: Task, limit: int | None) -> list[str]:
+    texts = list(islice(dict.fromkeys(sample.text for sample in task.texts()), limit))
+    if not texts:
+        raise InputError(f"task '{task.name}': {task.corpus} contains no text; use another corpus")
+    return texts
+
+
+def _distinct(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for own in texts for text in own))
+
+
+def local_questions(
+    subject: Subject, request: EvaluationRequest
+) -> dict[str, tuple[tuple[Question, ...], bool | None]]:
+    """The questions of each task file, and whether they are disjoint from calibration (None: could not be checked).
+
+    Raises:
+        InputError: A task file or its corpus cannot be used, or a question was used in calibration.
+    """
+    questions = {task.name: read_questions(task, request.limit) for task in request.zero_shot}
+    return {
+        name: (own, subject.is_disjoint(f"task '{name}'", (question.text for question in own)))
+        for name, own in questions.items()
+    }
+
+
+def open_tasks(subject: Subject, request: EvaluationRequest) -> dict[str, tuple[OpenTask, bool | None]]:
+    """The tasks whose answers are generated, and whether they are disjoint from calibration (None: unknown).
+
+    Raises:
+        InputError: A task file or its corpus cannot be used, or a question was used in calibration.
+    """
+    tasks = [open_task(task, request.limit) for task in request.generate]
+    return {
+        task.name: (task, subject.is_disjoint(f"task '{task.name}'", (question.text for question in task.questions)))
+        for task in tasks
+    }

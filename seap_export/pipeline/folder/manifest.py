@@ -1,0 +1,172 @@
+"""manifest.json: what an output folder holds, what it was made from, and the hash of every file."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import seap_export
+from seap_export.errors import ArtifactError
+from seap_export.hashing import sha256_files
+from seap_export.pipeline.folder.outputs import write_whole
+from seap_export.sources.config import read_artifact
+
+__all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_manifest"]
+
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA = "seap-export/manifest/3"
+#: The fields of every finished variant, and their types.
+_VARIANT: dict[str, Any] = {
+    "task": str,
+    "weights": dict,
+    "method": str,
+    "requested_ratio": int | float,
+    "achieved_ratio": int | float,
+    "num_parameters": int,
+    "precision": dict,
+    "bytes": dict,
+    "parity": dict,
+}
+#: A plain name, not a path that leads out of the folder.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_PACKAGES = ("torch", "transformers", "safetensors", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass
+class Manifest:
+    """The state of an output folder, rewritten after every step.
+
+    Attributes:
+        complete: Whether the last export into the folder finished.
+        versions: Versions of the packages that affect artifacts, in the run that made the last step.
+        source: Name, digest and shape of the dense model.
+        tasks: For each task, what it was calibrated on.
+        variants: For each finished variant, its tasks, method and ratios; and by folder its precisions, sizes and
+            parity verdicts.
+        steps: For each step, named by the path it made, the key of its inputs.
+        files: For each file of a step, its size in bytes and SHA-256.
+    """
+
+    complete: bool = False
+    versions: dict[str, str] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    steps: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Replaces the folder's manifest atomically if its contents have changed."""
+        values = {"schema": MANIFEST_SCHEMA, **asdict(self)}
+        for name in ("tasks", "variants", "steps", "files"):
+            values[name] = dict(sorted(values[name].items()))
+        text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        path = folder / MANIFEST
+        if path.is_file() and path.read_text("utf-8") == text:
+            return
+        with write_whole(path, force=True) as temporary:
+            temporary.write_text(text, "utf-8", newline="\n")
+
+    def record(self, step: str, key: str, made: Path) -> None:
+        """Records a step and its files, which are at `made`; its variant no longer counts as finished."""
+        for name in self._files_of(step):
+            del self.files[name]
+        paths = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
+        for path, digest in zip(paths, sha256_files(paths), strict=True):
+            name = "/".join((step, *path.relative_to(made).parts))
+            self.files[name] = {"bytes": path.stat().st_size, "sha256": digest}
+        self.steps[step] = key
+        self.complete = False
+        self.variants.pop(step.split("/")[0], None)
+        self.versions = package_versions()
+
+    def forget(self, step: str) -> None:
+        """Drops a step and its files, if there are any."""
+        for name in self._files_of(step):
+            del self.files[name]
+        self.steps.pop(step, None)
+
+    def damages(self, folder: Path, step: str) -> list[str]:
+        """The files of a step that are missing or have changed, in words."""
+        expected = {folder / name: self.files[name] for name in self._files_of(step)}
+        to_hash = [p for p, entry in expected.items() if p.is_file() and p.stat().st_size == entry["bytes"]]
+        hashes = dict(zip(to_hash, sha256_files(to_hash), strict=True))
+        return [
+            f"{path} differs from its SHA-256 in {MANIFEST}" if path.is_file() else f"{path} is missing"
+            for path, entry in expected.items()
+            if hashes.get(path) != entry["sha256"]
+        ]
+
+    def _files_of(self, step: str) -> list[str]:
+        return [name for name in self.files if name == step or name.startswith(step + "/")]
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of this package and of the installed packages that affect artifacts."""
+    found = {"seap-export": seap_export.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder; an empty one if it has none.
+
+    Raises:
+        ArtifactError: The manifest is damaged or has another schema.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return Manifest()
+    values = read_artifact(path)
+    schema = values.pop("schema", None)
+    if schema != MANIFEST_SCHEMA:
+        raise ArtifactError(
+            f"{path}: manifest schema is {schema!r}, expected {MANIFEST_SCHEMA!r}: written by another release of "
+            "seap-export; use that one, or export into another folder"
+        )
+    if not _is_manifest(values):
+        raise ArtifactError(f"{path}: damaged; move the folder away and export again")
+    return Manifest(**values)
+
+
+def _is_manifest(values: dict[str, Any]) -> bool:
+    kinds = {item.name: bool if item.name == "complete" else dict for item in fields(Manifest)}
+    if values.keys() != kinds.keys() or not all(isinstance(values[name], kind) for name, kind in kinds.items()):
+        return False
+    steps, files, source = values["steps"], values["files"], values["source"]
+    entries = [*values["tasks"].values(), *values["variants"].values(), *files.values()]
+    return (
+        all(map(_is_path_inside, [*steps, *files]))
+        and all(map(_NAME.fullmatch, [*values["tasks"], *values["variants"]]))
+        and all(isinstance(key, str) for key in steps.values())
+        and all(isinstance(entry, dict) for entry in entries)
+        and all(map(_is_file_entry, files.values()))
+        and all(map(_is_variant, values["variants"].values()))
+        and (not source or all(isinstance(source.get(key), str) for key in ("name", "sha256")))
+    )
+
+
+def _is_path_inside(name: str) -> bool:
+    return all(map(_NAME.fullmatch, name.split("/")))
+
+
+def _is_variant(entry: dict[str, Any]) -> bool:
+    return (
+        all(isinstance(entry.get(key), kind) for key, kind in _VARIANT.items())
+        and "hf" in entry["bytes"]
+        and all(isinstance(size, int) for size in entry["bytes"].values())
+        and all(map(_NAME.fullmatch, [*entry["bytes"], *entry["precision"], *entry["parity"]]))
+        and all(isinstance(own, dict) and isinstance(own.get("verdict"), str) for own in entry["parity"].values())
+    )
+
+
+def _is_file_entry(entry: dict[str, Any]) -> bool:
+    return entry.keys() == {"bytes", "sha256"} and type(entry["bytes"]) is int and isinstance(entry["sha256"], str)

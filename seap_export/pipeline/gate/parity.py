@@ -1,0 +1,97 @@
+"""The parity step: chooses prompts and folders, and writes the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from itertools import islice, zip_longest
+from pathlib import Path
+
+from seap_export.corpus import Task
+from seap_export.layers.compute import Compute
+from seap_export.pipeline.folder.rounded import opened_model
+from seap_export.pipeline.folder.variant import calibrations_of, refuse_incomplete
+from seap_export.pipeline.request.settings import ParitySettings
+from validation.parity.report import ParityReport
+from validation.parity.run import run_parity
+
+__all__ = [
+    "check_parity",
+    "held_out_prompts",
+    "prompts_of",
+    "write_report",
+]
+
+
+def held_out_prompts(held_out: Sequence[Sequence[tuple[str, str]]], number: int) -> list[str]:
+    """Up to `number` prompts for parity, taken from the tasks in turn.
+
+    Args:
+        held_out: For each task its held-out texts, each as prompt and completion; a text without a prompt gives its
+            completion.
+        number: How many.
+    """
+    samples = [sample for turn in zip_longest(*held_out) for sample in turn if sample is not None]
+    return [prompt or completion for prompt, completion in samples[:number]]
+
+
+def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
+    """The first prompts of a corpus, or the held-out prompts of the variant's task.
+
+    Raises:
+        ArtifactError: The folder is not a variant, or the statistics of its task are missing.
+        InputError: The corpus cannot be read.
+    """
+    if corpus is not None:
+        return [sample.prompt for sample in islice(Task("prompts", corpus).texts(), number)]
+    records = [own.record.held_out for own in calibrations_of(variant)]
+    return held_out_prompts([[(one["prompt"], one["completion"]) for one in own] for own in records], number)
+
+
+def check_parity(
+    variant: Path,
+    folder: str,
+    runtime: str,
+    prompts: list[str],
+    settings: ParitySettings,
+    on_progress: Callable[[str], None] | None = None,
+    compute: Compute | None = None,
+    on_memory: Callable[[str], None] | None = None,
+) -> ParityReport:
+    """Runs the comparison for a variant.
+
+    Args:
+        variant: Its folder.
+        folder: The folder in it that a format wrote.
+        runtime: What runs that.
+        prompts: The prompts.
+        settings: How.
+        on_progress: Receives a line about each case.
+        compute: Where torch runs.
+        on_memory: Receives a line about memory.
+
+    Raises:
+        UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
+            `validation.parity.run.run_parity`; a failed comparison is in the report.
+    """
+    refuse_incomplete(variant, "hf", folder)
+    with opened_model(variant / folder) as model:
+        return run_parity(
+            model,
+            variant / folder,
+            prompts,
+            runtime=runtime,
+            provider=settings.provider,
+            threads=settings.threads,
+            decode_steps=settings.decode_steps,
+            limits=settings.limits,
+            long_tokens=settings.long_tokens,
+            on_progress=on_progress,
+            compute=compute,
+            on_memory=on_memory,
+        )
+
+
+def write_report(report: ParityReport, path: Path) -> None:
+    """Writes the report as JSON."""
+    path.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")

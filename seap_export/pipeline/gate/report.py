@@ -1,0 +1,223 @@
+"""The outcome of a validation: what was checked, the verdicts, and what is needed to repeat it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from converters.formats import format_folders, read_format, row_of
+from seap_export.errors import SeapError
+from seap_export.families import ModelSpec, dense_config, model_spec
+from seap_export.pipeline.folder.manifest import Manifest, package_versions
+from seap_export.plan.plan import Plan, read_plan
+from seap_export.runtime.doctor.machine import processor
+from seap_export.sources.config import read_json
+
+__all__ = ["CHECKS", "VALIDATION_SCHEMA", "Check", "CheckName", "ValidationReport", "Verdict", "describe_variant"]
+
+VALIDATION_SCHEMA = "seap-export/validation/2"
+CheckName = Literal["integrity", "parity", "router", "quality", "speed"]
+CHECKS: tuple[CheckName, ...] = get_args(CheckName)
+Verdict = Literal["passed", "failed", "skipped"]
+#: The first of these codes among the failures becomes the exit code: damage comes before its consequences.
+_WORST_FIRST = (7, 3, 4, 5, 6)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a variant, or of the folder.
+
+    Attributes:
+        variant: Name of the variant; None: the folder as a whole.
+        check: What was checked.
+        verdict: Its outcome.
+        exit_code: Exit code of the command if this were the only failure; 0 unless it failed.
+        reasons: Why it failed.
+        notes: Further remarks; why it was skipped.
+        subject: What of the variant was checked, if there are several such checks.
+    """
+
+    variant: str | None
+    check: CheckName
+    verdict: Verdict
+    exit_code: int = 0
+    reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    subject: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.verdict == "failed") != (self.exit_code != 0) or (self.verdict == "failed") != bool(self.reasons):
+            raise ValueError("a failed check needs an exit code and a reason; other checks must have neither")
+
+    @classmethod
+    def of(
+        cls,
+        variant: str | None,
+        check: CheckName,
+        reasons: Sequence[str],
+        exit_code: int,
+        notes: Sequence[str] = (),
+        subject: str | None = None,
+    ) -> Check:
+        """A check that failed for these reasons, or passed if there are none."""
+        if not reasons:
+            return cls(variant, check, "passed", notes=tuple(notes), subject=subject)
+        return cls(variant, check, "failed", exit_code, tuple(reasons), tuple(notes), subject)
+
+    @property
+    def line(self) -> str:
+        """What failed, in one line."""
+        more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
+        name = "" if self.variant is None else f"{self.variant}: "
+        of = "" if self.subject is None else f" of {self.subject}"
+        return f"{name}{self.check}{of}: {self.reasons[0]}{more}"
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """All checks of a folder.
+
+    Attributes:
+        name: Name of the folder.
+        checks: Checks in the order they were made.
+        variants: Description of each variant; see `describe_variant`.
+        manifest: Manifest of the output folder; None: there is none.
+        threads: Threads of torch and ONNX Runtime.
+        frontier: The candidates that the variants were chosen from; None: there were no targets.
+    """
+
+    name: str
+    checks: tuple[Check, ...]
+    variants: Mapping[str, Mapping[str, Any]]
+    manifest: Manifest | None
+    threads: int
+    frontier: Mapping[str, Any] | None = None
+    failures: tuple[Check, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not any(check.verdict != "skipped" for check in self.checks):
+            raise ValueError("a validation needs at least one check")
+        failed = [check for check in self.checks if check.verdict == "failed"]
+        ranked = sorted(failed, key=lambda check: _WORST_FIRST.index(check.exit_code))
+        object.__setattr__(self, "failures", tuple(ranked))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the command."""
+        return self.failures[0].exit_code if self.failures else 0
+
+    @property
+    def failure(self) -> str:
+        """What failed, in one line; "" if nothing did."""
+        if self.passed:
+            return ""
+        others = len(self.failures) - 1
+        more = f"; {others} more {'check' if others == 1 else 'checks'} failed" if others else ""
+        return f"{self.failures[0].line}{more}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; the same run gives the same text, without times."""
+        manifest = self.manifest or Manifest()
+        return {
+            "schema": VALIDATION_SCHEMA,
+            "verdict": "passed" if self.passed else "failed",
+            "exit_code": self.exit_code,
+            "failure": self.failure,
+            "name": self.name,
+            "source": {key: manifest.source[key] for key in ("name", "sha256")} if manifest.source else None,
+            "checks": [
+                {**asdict(check), "reasons": list(check.reasons), "notes": list(check.notes)} for check in self.checks
+            ],
+            "variants": {name: dict(values) for name, values in sorted(self.variants.items())},
+            "tasks": manifest.tasks,
+            **({} if self.frontier is None else {"frontier": self.frontier}),
+            "files": manifest.files,
+            "versions": package_versions(),
+            "machine": {
+                "processor": processor(),
+                "system": platform.platform(),
+                "python": platform.python_version(),
+                "threads": self.threads,
+            },
+        }
+
+
+def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Describes a variant for a report, as far as its files can be read.
+
+    Args:
+        folder: The variant's folder.
+        manifest: Manifest of the output folder, for the dense model's size.
+        results: The reports of its checks: `parity` by folder, `bisect`, `quality`, `speed`. Quality and speed that
+            were not checked are those that the export recorded.
+    """
+    plan, spec, dense = (_read(folder, read) for read in (_plan, _spec, _dense))
+    written = {path.name: _read(path, read_format) for path in format_folders(folder)} if folder.is_dir() else {}
+    source = manifest.source if manifest else {}
+    return {
+        "task": None if plan is None else plan.task,
+        "method": None if plan is None else plan.method,
+        "requested_ratio": None if plan is None else plan.requested_ratio,
+        "achieved_ratio": None if plan is None else plan.achieved_ratio,
+        "num_parameters": None if spec is None else spec.num_parameters(),
+        "dense_parameters": source.get("num_parameters"),
+        "formats": {
+            name: {"title": row_of(own).title, "format": own.name, "precision": own.precision, "form": own.settings()}
+            for name, own in written.items()
+            if own is not None and name != "hf"
+        },
+        "bytes": {name: _bytes(folder / name) for name in ("hf", *(own for own in written if own != "hf"))},
+        "dense_bytes": {
+            name: None if own is None or dense is None else own.size(dense) for name, own in written.items()
+        },
+        "layers": [] if spec is None else _layers(spec, source.get("prunable_weights")),
+        "parity": results.get("parity", {}),
+        **{name: results.get(name) for name in ("bisect", "quality", "speed")},
+    }
+
+
+def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
+    """Shapes, and the kept share of attention and MLP weights, of layers that all had the same shape."""
+    weights = [spec.prunable_weights(index) for index in range(len(spec.layers))]
+    whole = max(weights) if dense_weights is None else dense_weights / len(weights)
+    return [
+        {
+            "num_attention_heads": own.num_attention_heads,
+            "num_key_value_heads": own.num_key_value_heads,
+            "intermediate_size": own.intermediate_size,
+            "kept": min(weight / whole, 1.0),
+        }
+        for own, weight in zip(spec.layers, weights, strict=True)
+    ]
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _read(folder: Path, read: Any) -> Any:
+    try:
+        return read(folder)
+    except (SeapError, OSError):  # the integrity check says why
+        return None
+
+
+def _plan(folder: Path) -> Plan:
+    return read_plan(folder / "plan.json")
+
+
+def _spec(folder: Path) -> ModelSpec:
+    return model_spec(read_json(folder / "hf" / "config.json"))
+
+
+def _dense(folder: Path) -> ModelSpec:
+    """The model that the variant was made from."""
+    return model_spec(dense_config(read_json(folder / "hf" / "config.json")))

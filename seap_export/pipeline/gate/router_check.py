@@ -1,0 +1,119 @@
+"""Checks that an output folder's router selects the right variants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from seap_export.activations.statistics import Calibration
+from seap_export.errors import SeapError
+from seap_export.pipeline.folder.manifest import Manifest
+from seap_export.pipeline.folder.names import calibration_step
+from seap_export.plan.plan import read_plan
+from seap_export.runtime.files import read_object
+from seap_export.runtime.manifest import ROUTER_FOLDER, ROUTER_GRAPH, RouterManifest
+from seap_export.runtime.router import Router
+from seap_export.vocabulary.tokenizer import cut_tokenizer
+
+__all__ = ["router_damages"]
+
+#: router.json leaves out held-out prompts that also occur in calibration, and this check does not, so the two
+#: accuracies differ a little; swapped classes make them differ by far more.
+_TOLERANCE = 0.25
+
+
+def router_damages(folder: Path, manifest: Manifest) -> list[str]:
+    """What is wrong with the router, in words: its files, its targets, or its answers to held-out prompts."""
+    found = manifest.damages(folder, ROUTER_FOLDER)
+    if found:
+        return found
+    try:
+        router = Router(folder / ROUTER_FOLDER)
+        return [
+            *_lost_targets(router.manifest, folder, manifest),
+            *_other_model(router.manifest, folder, manifest),
+            *_wrong_answers(router, folder),
+        ]
+    except SeapError as error:
+        return [str(error)]
+
+
+def _lost_targets(router: RouterManifest, folder: Path, manifest: Manifest) -> list[str]:
+    targets = {name for names in router.variants.values() for name in names.values()}
+    targets |= {name for name in router.fallback.values() if name is not None}
+    lost = sorted(name for name in targets if name not in manifest.variants or not (folder / name).is_dir())
+    unknown = sorted(set(router.classes) - manifest.tasks.keys())
+    swapped = [
+        name
+        for names in router.variants.values()
+        for task, name in names.items()
+        if name in manifest.variants and manifest.variants[name].get("task") != task
+    ]
+    return [
+        *(f"router.json refers to '{name}', which is not a variant in {folder}" for name in lost),
+        *(f"router.json has a task '{task}' that {folder} does not have" for task in unknown),
+        *(f"router.json uses '{name}' for a task that it was not made for" for name in sorted(swapped)),
+    ]
+
+
+def _other_model(router: RouterManifest, folder: Path, manifest: Manifest) -> list[str]:
+    """Checks that its dense model, tokenizer and values match those of the variants."""
+    found, router_folder = [], folder / ROUTER_FOLDER
+    if router.source.get("sha256") != manifest.source.get("sha256"):
+        found.append("router.json belongs to another dense model than manifest.json")
+    for name in manifest.variants:
+        hf = folder / name / "hf"
+        if (hf / "tokenizer.json").is_file() and _tokenizer(hf) != _cut_for(folder / name, _tokenizer(router_folder)):
+            found.append(f"the router's tokenizer or chat template differs from that of {name}")
+    if not all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in _floats(folder)):
+        found.append("router.onnx holds NaN or infinite values")
+    return found
+
+
+def _tokenizer(folder: Path) -> list[Any]:
+    """The parts of a tokenizer and its chat template that must agree; class and padding may differ."""
+    config = folder / "tokenizer_config.json"
+    templates = [folder / name for name in ("chat_template.jinja", "chat_template.json")]
+    return [
+        read_object(folder / "tokenizer.json"),
+        read_object(config).get("chat_template") if config.is_file() else None,
+        *(template.read_bytes() if template.is_file() else None for template in templates),
+    ]
+
+
+def _cut_for(variant: Path, tokenizer: list[Any]) -> list[Any]:
+    """The router's tokenizer as it must be in a variant, which may have fewer tokens."""
+    plan = variant / "plan.json"
+    kept = read_plan(plan).vocabulary if plan.is_file() else None
+    if kept is None:
+        return tokenizer
+    try:
+        return [cut_tokenizer(tokenizer[0], kept), *tokenizer[1:]]
+    except (KeyError, TypeError, ValueError, AttributeError):  # a tokenizer of another kind, or with other tokens
+        return []
+
+
+def _floats(folder: Path) -> list[onnx.TensorProto]:
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    graph = onnx.load(folder / ROUTER_FOLDER / ROUTER_GRAPH).graph
+    return [tensor for tensor in graph.initializer if tensor.data_type in kinds]
+
+
+def _wrong_answers(router: Router, folder: Path) -> list[str]:
+    right = asked = 0
+    for number, task in enumerate(router.manifest.classes):
+        place = folder / calibration_step(task)
+        if not place.is_dir():
+            return []
+        samples = Calibration(place).record.held_out
+        prompts = [ids for ids in (router.token_ids(s["prompt"] or s["completion"]) for s in samples) if ids]
+        if prompts:
+            right += int((router.probabilities(prompts).argmax(axis=1) == number).sum())
+            asked += len(prompts)
+    recorded = router.manifest.held_out.get("accuracy")
+    if not asked or not isinstance(recorded, int | float) or right / asked >= recorded - _TOLERANCE:
+        return []
+    return [f"the router is right on {right / asked:.0%} of the held-out prompts; router.json says {recorded:.0%}"]

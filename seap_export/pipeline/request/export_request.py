@@ -1,0 +1,163 @@
+"""What an export is asked to make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from converters.format import Format, named_folders
+from converters.onnx.format import OnnxFormat
+from seap_export.corpus import Task
+from seap_export.errors import UsageError
+from seap_export.families import ModelSpec
+from seap_export.pipeline.folder.names import variant_name
+from seap_export.pipeline.request.measured import Measured, measured_of
+from seap_export.pipeline.request.mixtures import MixtureSpec, Support
+from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings, RouterSettings
+from seap_export.pipeline.targets.candidate import Candidate
+from seap_export.pipeline.targets.targets import Targets
+from seap_export.plan.recipes import PlanSettings
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.vocabulary.choice import VocabularySize
+
+__all__ = ["ExportRequest", "Rounding", "VariantRequest"]
+
+Rounding = Literal["calibrated", "nearest"]
+
+
+@dataclass(frozen=True)
+class VariantRequest:
+    """One variant.
+
+    Attributes:
+        mixture: Its tasks.
+        ratio: Fraction of the weights to remove.
+        formats: What is written beside the model folder.
+        vocabulary: How many tokens it keeps.
+    """
+
+    mixture: MixtureSpec
+    ratio: float
+    formats: tuple[Format, ...]
+    vocabulary: VocabularySize
+
+    @property
+    def folders(self) -> dict[str, Format]:
+        """The formats by their folders within the variant."""
+        return named_folders(self.formats)
+
+    @property
+    def measured(self) -> Measured | None:
+        """The folder whose quality and speed are measured; None: none is written beside `hf`."""
+        return measured_of(self.folders)
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """Everything that an export depends on except the model.
+
+    Attributes:
+        tasks: Tasks; each gets a variant for each ratio, or one that meets the targets.
+        ratios: Fractions of the weights to remove; none if there are targets.
+        mixtures: Variants for several tasks.
+        support: Text that every variant is made from as well.
+        calibration: How texts are sampled and run.
+        plan: How heads and neurons are chosen and compensated.
+        formats: What is written beside the model folder; with targets, what each variant's only format is chosen from.
+        parity: How written folders and torch are compared, and on which execution provider.
+        rounding: How weights of 4 bits are rounded: with the calibration texts, or each to the nearest level.
+        router: Whether a router is made, if there are several tasks.
+        threshold: The router's confidence, below which it takes the general variant.
+        quality: Whether variants are compared with the dense model.
+        general_text: The corpus of the general text that they are compared on; None: the one of the package.
+        speed: Whether variants are timed against the dense model.
+        vocabulary: How many tokens each variant keeps; with targets, `auto` is tried beside `all`.
+        targets: What the variants must meet; their ratios and formats are then chosen.
+        choices: What was chosen, by the name of the task or mixture.
+    """
+
+    tasks: tuple[Task, ...]
+    ratios: tuple[float, ...]
+    mixtures: tuple[MixtureSpec, ...] = ()
+    support: Support | None = None
+    calibration: CalibrationSettings = CalibrationSettings()
+    plan: PlanSettings = PlanSettings()
+    formats: tuple[Format, ...] = (OnnxFormat("fp32"),)
+    parity: ParitySettings = ParitySettings()
+    rounding: Rounding = "calibrated"
+    router: bool = True
+    threshold: float = 0.7
+    quality: bool = True
+    general_text: Path | None = None
+    speed: bool = True
+    vocabulary: VocabularySize = "all"
+    targets: Targets | None = None
+    choices: Mapping[str, Candidate] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise UsageError("no task given; give at least one --task NAME=FILE")
+        if self.targets is not None:
+            self.targets.refuse_beside(self.ratios, self.formats, self.quality, self.speed)
+        elif not self.ratios:
+            raise UsageError(
+                "no ratio given; give at least one, e.g. --ratio 0.2, or a target, e.g. --target-size 60MB"
+            )
+        names = [variant_name("", ratio) for ratio in self.ratios]
+        if len(set(names)) < len(names):
+            raise UsageError("a ratio is given twice; give each --ratio once")
+        if any(own.name == "hf" for own in self.formats):
+            raise UsageError("hf is always written, in the precision of MODEL; write --format hf, or leave it out")
+        twice = [own for index, own in enumerate(self.formats) if _label(own) in map(_label, self.formats[:index])]
+        if twice:
+            raise UsageError(f"the format {_label(twice[0])} is given twice; give each --format once")
+        for name, is_asked in (("quality", self.quality), ("speed", self.speed)):
+            if is_asked and self.measured is None:
+                raise UsageError(f"{name} is not measured on hf alone; add --format onnx, or use --no-{name}")
+        _router_settings(self)  # refuses an invalid threshold
+
+    def grid(self, own: Format, spec: ModelSpec) -> BlockQuantization | None:
+        """The grid that a model of these shapes is rounded to with the calibration texts before it is written."""
+        return own.grid(spec) if self.rounding == "calibrated" else None
+
+    @property
+    def measured(self) -> Measured | None:
+        """What is measured of a variant that has all formats; None: nothing can be measured."""
+        return measured_of(named_folders(self.formats))
+
+    @property
+    def all_mixtures(self) -> tuple[MixtureSpec, ...]:
+        """The single tasks, and the mixtures, each with the support."""
+        found = (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
+        return found if self.support is None else tuple(map(self.support.added_to, found))
+
+    @property
+    def variants(self) -> dict[str, VariantRequest]:
+        """Every requested variant by its name; none before those that meet the targets are chosen."""
+        if self.targets is not None:
+            chosen = [(own, self.choices[own.name]) for own in self.all_mixtures if own.name in self.choices]
+            found = [VariantRequest(mixture, own.ratio, (own.format,), own.vocabulary) for mixture, own in chosen]
+        else:
+            found = [
+                VariantRequest(own, ratio, self.formats, self.vocabulary)
+                for own in self.all_mixtures
+                for ratio in self.ratios
+            ]
+        return {variant_name(own.mixture.name, own.ratio): own for own in found}
+
+    @property
+    def router_settings(self) -> RouterSettings | None:
+        """None if no router is made."""
+        if not self.router or len(self.tasks) < 2:
+            return None
+        return _router_settings(self)
+
+
+def _label(own: Format) -> str:
+    return f"{own.name}:{own.precision}"
+
+
+def _router_settings(request: ExportRequest) -> RouterSettings:
+    return RouterSettings(request.calibration.seed, request.calibration.max_length, request.threshold)

@@ -1,0 +1,65 @@
+"""Which folder of a variant an export measures beside the dense model, and in which runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from converters.format import Format
+from validation.runtimes.table import RUNTIMES, runtime_title
+
+__all__ = ["ONNX", "ONNX_RUNTIME", "Measured", "divergence_of", "measured_of", "measured_title"]
+
+#: The folder and the runtime that are measured if that folder is written.
+ONNX, ONNX_RUNTIME = "onnx", "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A folder that is measured in the first runtime of its format.
+
+    Attributes:
+        folder: Its name within a variant.
+        own: Its format.
+    """
+
+    folder: str
+    own: Format
+
+    @property
+    def runtime(self) -> str:
+        """What runs it."""
+        return self.own.runtimes[0]
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether ONNX Runtime runs it, which has execution providers."""
+        return self.runtime == ONNX_RUNTIME
+
+    def to_json(self) -> dict[str, str]:
+        """What reports and the manifest say about it."""
+        return {"folder": self.folder, "runtime": self.runtime}
+
+
+def measured_of(folders: Mapping[str, Format]) -> Measured | None:
+    """The folder `onnx` if it is written, else the first one; None: none is written beside `hf`."""
+    folder = ONNX if ONNX in folders else next(iter(folders), None)
+    return None if folder is None else Measured(folder, folders[folder])
+
+
+def measured_title(figures: Mapping[str, Any]) -> str:
+    """What was measured, in words; figures that do not say it are those of ONNX files."""
+    folder, runtime = figures.get("folder", ONNX), str(figures.get("runtime", ONNX_RUNTIME))
+    title = runtime_title(runtime) if runtime in RUNTIMES else runtime  # a file that was changed may say anything
+    return "the ONNX file" if folder == ONNX else f"{folder} in {title}"
+
+
+def divergence_of(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The divergence of an evaluation's report that stands for the variant: of `onnx` if it has one, else the first.
+
+    None: it has none.
+    """
+    found = report.get("divergence") or {}
+    chosen: Mapping[str, Any] | None = found.get(ONNX) or next(iter(found.values()), None)
+    return chosen

@@ -1,0 +1,93 @@
+"""What a user asks for, checked before any work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from seap_export.errors import UsageError
+from validation.parity.profiles import Limits
+from validation.parity.run import DECODE_STEPS, LONG_TOKENS
+
+__all__ = ["CALIBRATION_TOKENS", "CalibrationSettings", "ParitySettings", "RouterSettings"]
+
+#: The default number of calibration tokens per task, if its texts have as many: docs/measurements.md has their gain.
+CALIBRATION_TOKENS = 65_536
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How texts are sampled and run.
+
+    Attributes:
+        samples: Calibration texts per task; None: as many as the tokens allow.
+        calibration_tokens: Tokens of these texts at most; None: `CALIBRATION_TOKENS`, or all if `samples` is given.
+        held_out: Texts set aside for parity and evaluation, never calibrated on.
+        seed: Seed of the split.
+        max_length: Tokens after which a text is cut.
+    """
+
+    samples: int | None = None
+    calibration_tokens: int | None = None
+    held_out: int = 16
+    seed: int = 0
+    max_length: int = 512
+
+    def __post_init__(self) -> None:
+        _refuse_below(self, samples=1, calibration_tokens=1, held_out=1, max_length=2)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Calibration tokens per task at most; None: the number of texts is the only limit."""
+        return self.calibration_tokens or (CALIBRATION_TOKENS if self.samples is None else None)
+
+
+@dataclass(frozen=True)
+class ParitySettings:
+    """How an ONNX file is compared with the model it was written from.
+
+    Attributes:
+        provider: Execution provider of ONNX Runtime, `cpu` or `cuda`.
+        decode_steps: Tokens decoded with the cache after each prompt.
+        limits: The limits of the comparison.
+        prompts: Held-out prompts compared.
+        long_tokens: Positions that the longest prompt reaches, limited by the model's context.
+        threads: Threads of torch and of ONNX Runtime; None: all cores.
+    """
+
+    provider: str = "cpu"
+    decode_steps: int = DECODE_STEPS
+    limits: Limits = Limits()
+    prompts: int = 4
+    long_tokens: int = LONG_TOKENS
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_below(self, decode_steps=1, prompts=1, long_tokens=1, threads=1)
+
+
+def _refuse_below(settings: object, **least: int) -> None:
+    for name, number in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < number:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give at least {number}")
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """How a router is made.
+
+    Attributes:
+        seed: Seed of the split into calibration and held-out texts.
+        max_length: Longer prompts are truncated to this many tokens.
+        threshold: Predictions with a lower probability are uncertain.
+    """
+
+    seed: int = 0
+    max_length: int = 512
+    threshold: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise UsageError(f"--max-length {self.max_length} is out of range; give at least 1")
+        if not 0 <= self.threshold <= 1:
+            raise UsageError(f"threshold {self.threshold:g} is out of range; give 0 to 1")

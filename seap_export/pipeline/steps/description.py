@@ -1,0 +1,113 @@
+"""What the manifest says about a finished variant, and what the user should know about it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from converters.formats import format_folders, read_format
+from seap_export.activations.mixture import Mixture
+from seap_export.errors import ArtifactError
+from seap_export.families import ModelSpec
+from seap_export.pipeline.evaluation.quality import settled_quality
+from seap_export.pipeline.folder.names import parity_file
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.steps.build import VariantSteps
+from seap_export.pipeline.steps.formats import FormatStep, format_step
+from seap_export.pipeline.steps.step import Work
+from seap_export.plan.plan import Plan, read_plan
+from seap_export.rounding.note import read_note
+from seap_export.sources.config import read_artifact
+
+__all__ = ["describe_variant", "remarks"]
+
+#: What is repeated of a parity report.
+_PARITY = ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats", "runtime")
+
+
+def describe_variant(own: VariantSteps, work: Work, workspace: Workspace) -> dict[str, Any]:
+    """The manifest's entry of a variant whose steps are all made."""
+    name, files = own.plan.variant, workspace.manifest.files
+    plan = read_plan(work.folder / own.plan.name)
+    earlier = dict(_earlier(own, work))
+    if workspace.force:
+        _drop_outdated(name, earlier, workspace)
+    written = {**own.written, **{folder: step for folder, step in earlier.items() if _is_whole(step, workspace)}}
+    reports = {folder: read_artifact(work.folder / name / parity_file(folder)) for folder in written}
+    return {
+        "task": plan.task,
+        "weights": dict(plan.weights),
+        "method": plan.method,
+        "requested_ratio": plan.requested_ratio,
+        "achieved_ratio": plan.achieved_ratio,
+        "num_parameters": plan.shrunk_spec(work.source.spec).num_parameters(),
+        "precision": {folder: step.own.precision for folder, step in written.items()},
+        "bytes": {
+            part: sum(entry["bytes"] for path, entry in files.items() if path.startswith(f"{name}/{part}/"))
+            for part in ("hf", *written)
+        },
+        "parity": {folder: {key: report[key] for key in _PARITY} for folder, report in reports.items()},
+        "quality": settled_quality(workspace, name),
+    }
+
+
+def _earlier(own: VariantSteps, work: Work) -> Iterator[tuple[str, FormatStep]]:
+    """The folders of earlier exports that this one does not write, as steps from its model."""
+    for path in format_folders(work.folder / own.plan.variant):
+        if path.name not in own.written and path.name != "hf":
+            with suppress(ArtifactError):  # of a damaged folder, which the validation reports
+                note = read_note(path)
+                yield path.name, format_step(own.hf, path.name, read_format(path), None if note is None else note.grid)
+
+
+def _drop_outdated(name: str, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:
+    """Removes the folders that were written from a model which --force has replaced."""
+    for folder, step in earlier.items():
+        if workspace.manifest.steps.get(step.name, step.key) != step.key:
+            shutil.rmtree(workspace.folder / step.name)
+            parity = f"{name}/{parity_file(folder)}"
+            (workspace.folder / parity).unlink(missing_ok=True)
+            for own in (step.name, parity):
+                workspace.manifest.forget(own)
+
+
+def _is_whole(step: FormatStep, workspace: Workspace) -> bool:
+    """Whether a folder belongs to the same model and was compared."""
+    steps = workspace.manifest.steps
+    return steps.get(step.name) == step.key and f"{step.variant}/{parity_file(step.folder)}" in steps
+
+
+def remarks(own: VariantSteps, work: Work) -> Iterator[str]:
+    """Warnings about a plan: too few tokens for its refit, and shapes that cost speed or size in a format."""
+    plan = read_plan(work.folder / own.plan.name)
+    statistics = own.plan.ranking.statistics(work)
+    if (few := _few_tokens(plan, work.source.spec, statistics)) is not None:
+        yield f"{own.plan.variant}: {few}"
+    shrunk = plan.shrunk_spec(work.source.spec)
+    for step in own.written.values():
+        if (remark := step.own.remark(shrunk)) is not None:
+            yield f"{own.plan.variant}: {remark}"
+
+
+def _few_tokens(plan: Plan, dense: ModelSpec, statistics: Mixture) -> str | None:
+    channels = _refitted_channels(plan, dense)
+    if statistics.effective_tokens >= channels:
+        return None
+    return (
+        f"{statistics.effective_tokens:.0f} calibration tokens for {channels} channels; the refit depends on its "
+        "ridge; give more texts, or raise --calibration-tokens"
+    )
+
+
+def _refitted_channels(plan: Plan, dense: ModelSpec) -> int:
+    """Input channels of the widest projection that is refitted to the calibration tokens; 0 if none is."""
+    if plan.compensation not in ("one-shot", "sequential"):
+        return 0
+    widths = [
+        {"o_proj": len(layer.heads) * dense.head_dim, "down_proj": len(layer.neurons)}[half]
+        for layer, halves in zip(plan.layers, plan.compensated(dense), strict=True)
+        for half in halves
+    ]
+    return max(widths, default=0)

@@ -1,0 +1,113 @@
+"""frontier.json: what was evaluated to meet the targets, which points others beat, and what was chosen.
+
+Figures are found again by their keys, so that an interrupted search goes on. The file is not part of the manifest:
+with a target for the speed it holds measured speeds, which differ from run to run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import SeapError
+from seap_export.pipeline.folder.names import variant_name
+from seap_export.pipeline.folder.outputs import write_whole
+from seap_export.pipeline.targets.candidate import Candidate, Figures, Point
+from seap_export.pipeline.targets.targets import Targets
+from seap_export.sources.config import read_artifact
+
+__all__ = ["FRONTIER", "Frontier", "frontier_json", "known_figures", "read_frontier", "write_frontier"]
+
+FRONTIER = "frontier.json"
+FRONTIER_SCHEMA = "seap-export/frontier/1"
+_OF_A_POINT = {
+    "variant": str,
+    "ratio": int | float,
+    "format": str,
+    "precision": str,
+    "vocabulary": str | int,
+    "bytes": int,
+    "mean_kl_nats": int | float,
+    "top1_agreement": int | float,
+    "decode_ideal_speedup": int | float,
+    "decode_speedup": int | float | None,
+    "beaten": bool,
+    "chosen": bool,
+    "key": str | None,
+}
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What was evaluated for a task or mixture.
+
+    Attributes:
+        points: In the order of evaluation.
+        chosen: What is made; None: nothing yet, or no point meets the targets.
+    """
+
+    points: tuple[Point, ...]
+    chosen: Candidate | None
+
+    def to_json(self, task: str) -> dict[str, Any]:
+        """The points by size, each with its variant's name."""
+        rows = []
+        for point in sorted(self.points, key=lambda own: (own.figures.bytes, own.candidate.label)):
+            beaten = any(other.beats(point) for other in self.points)
+            chosen = point.candidate == self.chosen
+            name = variant_name(task, point.candidate.ratio)
+            rows.append({"variant": name, **point.to_json(), "beaten": beaten, "chosen": chosen})
+        return {"points": rows}
+
+
+def frontier_json(targets: Targets, usual: str, tasks: Mapping[str, Frontier]) -> dict[str, Any]:
+    """The content of frontier.json.
+
+    Args:
+        targets: What was asked for.
+        usual: How the dense model is written that speed-ups are over.
+        tasks: By task or mixture.
+    """
+    return {
+        "schema": FRONTIER_SCHEMA,
+        "targets": targets.to_json(),
+        "speedups_over": usual,
+        "tasks": {name: own.to_json(name) for name, own in tasks.items()},
+    }
+
+
+def write_frontier(values: Mapping[str, Any], folder: Path) -> None:
+    """Replaces the folder's file atomically."""
+    with write_whole(folder / FRONTIER, force=True) as path:
+        path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+
+
+def read_frontier(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's file; None if it has none, or one of another version.
+
+    The file has no hash, so one that is not as `write_frontier` leaves it counts as missing.
+    """
+    with suppress(SeapError, KeyError, TypeError, ValueError, AttributeError):
+        if (folder / FRONTIER).is_file():
+            values = read_artifact(folder / FRONTIER)
+            rows: Sequence[Any] = [row for task in values["tasks"].values() for row in task["points"]]
+            is_whole = all(isinstance(row[key], kind) for row in rows for key, kind in _OF_A_POINT.items())
+            if is_whole and values["schema"] == FRONTIER_SCHEMA and isinstance(values["speedups_over"], str):
+                Targets(**values["targets"])
+                return values
+    return None
+
+
+def known_figures(folder: Path) -> dict[str, Figures]:
+    """What an earlier search measured, by key."""
+    found = {}
+    for task in (read_frontier(folder) or {"tasks": {}})["tasks"].values():
+        for row in task["points"]:
+            with suppress(KeyError, TypeError):
+                if row["key"] is not None:
+                    found[row["key"]] = Figures.read(row)
+    return found

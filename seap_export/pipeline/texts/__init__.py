@@ -1,0 +1,1 @@
+"""The texts of tasks, and the tokens that they use."""

@@ -1,0 +1,145 @@
+"""What a variant lost elsewhere: its divergence on a few texts of every task of the export, and on a general text."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import seap_export.corpus
+from seap_export.activations.statistics import CalibrationRecord
+from seap_export.corpus import Sample, parse_task, text_digest
+from seap_export.errors import InputError
+from seap_export.hashing import sha256_json
+from validation.divergence.measure import DivergenceFigures
+from validation.divergence.paired import PairedText
+
+__all__ = [
+    "GENERAL_TEXT",
+    "MOST_TEXTS",
+    "ElsewhereFigures",
+    "TextSet",
+    "elsewhere_texts",
+    "general_samples",
+    "refuse_damaged_cell",
+]
+
+#: The name of the general text beside those of tasks, which have no space.
+GENERAL_TEXT = "general text"
+#: Texts of each task, and of the general text, that all variants are compared on.
+MOST_TEXTS = 8
+_KINDS: Mapping[str, Any] = {
+    "own": bool,
+    "mean_kl_nats": int | float,
+    "bits_per_byte": int | float,
+    "dense_bits_per_byte": int | float,
+    "texts": int,
+    "sha256": str,
+}
+_SHIPPED = Path(seap_export.corpus.__file__).with_name("general.jsonl")
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """Texts of a task, or the general text, and their tokens.
+
+    Attributes:
+        texts: The texts.
+        is_own: Whether they belong to a task of the variant.
+        pairs: The texts as the tokens of the dense model and of the variant.
+    """
+
+    texts: tuple[str, ...]
+    is_own: bool
+    pairs: tuple[PairedText, ...]
+
+    @property
+    def is_long_enough(self) -> bool:
+        """Whether both models predict some bytes of it."""
+        sizes = [pair.bytes for pair in self.pairs if pair.bytes is not None]
+        return all(sum(getattr(size, model) for size in sizes) > 0 for model in ("dense", "own"))
+
+
+@dataclass(frozen=True)
+class ElsewhereFigures:
+    """The divergence of a variant on a set of texts, which has figures per byte."""
+
+    text_set: TextSet
+    divergence: DivergenceFigures
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        own, found, per_byte = self.text_set, self.divergence, self.divergence.per_byte
+        if per_byte is None:
+            raise ValueError("what was lost elsewhere is given per byte")
+        return {
+            "own": own.is_own,
+            "mean_kl_nats": found.mean_kl,
+            "bits_per_byte": per_byte.bits,
+            "dense_bits_per_byte": per_byte.dense_bits,
+            "texts": len(own.texts),
+            "tokens": found.tokens,
+            "bytes": per_byte.bytes,
+            "sha256": sha256_json(list(own.texts)),
+        }
+
+
+def refuse_damaged_cell(cell: Mapping[str, Any]) -> None:
+    """Refuses what `ElsewhereFigures.to_json` cannot have written.
+
+    Raises:
+        KeyError: A key is missing.
+        TypeError: A value has the wrong type.
+    """
+    for key, kind in _KINDS.items():
+        if not isinstance(cell[key], kind):
+            raise TypeError(f"a valid {key}")
+
+
+def elsewhere_texts(records: Iterable[CalibrationRecord], general: Path | None) -> dict[str, tuple[str, ...]]:
+    """The first held-out texts of each task and the general text, without what any of the tasks was calibrated on.
+
+    Args:
+        records: What the tasks were calibrated on.
+        general: The corpus of the general text; None: the one that comes with the package.
+
+    Returns:
+        The texts by the task's name or `GENERAL_TEXT`; a task of which no text is left is missing.
+
+    Raises:
+        InputError: See `general_samples`.
+    """
+    own = {record.task: record for record in sorted(records, key=lambda record: record.task)}
+    calibrated = {digest for record in own.values() for digest in record.calibration_texts}
+    sets = {task: _first([Sample(**sample) for sample in record.held_out], calibrated) for task, record in own.items()}
+    sets[GENERAL_TEXT] = general_samples(general, calibrated)
+    return {name: tuple(sample.text for sample in samples) for name, samples in sets.items() if samples}
+
+
+def general_samples(given: Path | None, calibrated: Container[str]) -> tuple[Sample, ...]:
+    """The first texts of a general corpus.
+
+    Args:
+        given: The corpus, or a task file; None: the one that comes with the package.
+        calibrated: The digests of texts to leave out.
+
+    Raises:
+        InputError: The corpus cannot be read, or none of its texts is left.
+    """
+    task = parse_task(f"general={given or _SHIPPED}")
+    samples = _first(task.texts(), calibrated)
+    if not samples:
+        raise InputError(f"the general text: {task.corpus} has no text that was not calibrated on; give another file")
+    return samples
+
+
+def _first(samples: Iterable[Sample], calibrated: Container[str]) -> tuple[Sample, ...]:
+    """The first distinct ones, as many as are compared, that were not calibrated on."""
+    found: dict[str, Sample] = {}
+    for sample in samples:
+        if text_digest(sample.text) not in calibrated:
+            found.setdefault(sample.text, sample)
+        if len(found) == MOST_TEXTS:
+            break
+    return tuple(found.values())

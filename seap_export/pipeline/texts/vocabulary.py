@@ -1,0 +1,109 @@
+"""The vocabulary of each variant: the tokens that the texts of its tasks use, and what belongs to them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from seap_export.corpus import Task
+from seap_export.errors import InputError
+from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.texts.split_tasks import load_tokenizer
+from seap_export.sources.config import read_json
+from seap_export.sources.source import Source
+from seap_export.vocabulary.choice import VocabularySize, check_size, choose_tokens, required_tokens
+from seap_export.vocabulary.config import named_tokens
+from seap_export.vocabulary.pairs import BytePairs
+from seap_export.vocabulary.table import Vocabulary
+from seap_export.vocabulary.tokenizer import fixed_tokens
+from validation.quiet import quiet_transformers
+
+__all__ = ["choose_vocabularies"]
+
+#: Texts that are cut at a time.
+_BATCH = 1000
+#: What a chat template puts into a prompt without naming it.
+_ROLES = ("system", "user", "assistant")
+
+
+def choose_vocabularies(
+    source: Source,
+    tasks: Sequence[Task],
+    mixtures: Mapping[str, Sequence[str]],
+    size: VocabularySize,
+    progress: Progress,
+) -> dict[str, Vocabulary]:
+    """The vocabulary of each mixture; none if `size` is `all`.
+
+    All texts of a task count: those to calibrate on, the held-out ones and the rest, at their whole length, prompts
+    by themselves as well, and the words of the chat template.
+
+    Args:
+        source: The dense model.
+        tasks: Tasks, whose corpora are read once.
+        mixtures: Names of the tasks of each mixture; others than these tasks, such as the support, do not count.
+        size: How many tokens to keep.
+        progress: Reports what happens.
+
+    Raises:
+        InputError: The vocabulary of such a tokenizer cannot be cut, or a corpus or the tokenizer cannot be read.
+        UsageError: The number is too small, or not below that of the model.
+    """
+    if size == "all":
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        source.write_tokenizer(Path(folder))
+        content = read_json(Path(folder) / "tokenizer.json")
+    all_tokens = source.spec.vocab_size
+    with quiet_transformers():
+        tokenizer = load_tokenizer(source)  # refuses a damaged one
+        pairs = BytePairs.read(content)
+        _refuse_tokens_without_rows(source, max(fixed_tokens(content).union(pairs.ids.values())))
+        named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
+        used = {task.name: _used(tokenizer, task, progress) for task in tasks}
+    required = {
+        name: required_tokens(content, pairs, named.union(*(used[task] for task in own if task in used)))
+        for name, own in mixtures.items()
+    }
+    check_size(size, max(map(len, required.values())), all_tokens)
+    return {name: choose_tokens(pairs, own, size, all_tokens) for name, own in required.items()}
+
+
+def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
+    if largest >= source.spec.vocab_size:
+        raise InputError(
+            f"{source.name}: its tokenizer has the token id {largest}, its model a vocabulary of "
+            f"{source.spec.vocab_size}, which cannot be cut; use --vocabulary all, or the tokenizer of the model"
+        )
+
+
+def _used(tokenizer: Any, task: Task, progress: Progress) -> frozenset[int]:
+    """The tokens of all texts of a task."""
+    found: set[int] = set()
+    with progress.step(f"tokens of all texts of {task.name}", name=f"vocabulary/{task.name}"):
+        texts = _texts(task)
+        while batch := list(islice(texts, _BATCH)):
+            for ids in tokenizer(batch)["input_ids"]:
+                found.update(ids)
+    return frozenset(found)
+
+
+def _texts(task: Task) -> Iterator[str]:
+    for sample in task.texts():
+        yield sample.text
+        if sample.prompt and sample.completion:
+            yield sample.prompt
+
+
+def _chat_tokens(tokenizer: Any) -> frozenset[int]:
+    """The tokens of the words that chat templates add to a prompt; those of the template's code are few."""
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        return frozenset()
+    texts = [template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)]
+    texts += [f"{role}{end}" for role in _ROLES for end in ("", "\n")]
+    return frozenset(token for ids in tokenizer(texts)["input_ids"] for token in ids)

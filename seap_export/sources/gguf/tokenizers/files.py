@@ -1,0 +1,98 @@
+"""Writes the tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from seap_export.errors import InputError
+from seap_export.families import Family, GgufForm
+from seap_export.sources.gguf.file import GgufFile
+from seap_export.sources.gguf.tokenizers.byte_level import byte_level
+from seap_export.sources.gguf.tokenizers.sentencepiece import sentencepiece
+from seap_export.sources.gguf.tokenizers.special_tokens import add_special_tokens, frame
+from seap_export.sources.gguf.tokenizers.vocabulary import special_id, special_token
+from seap_export.sources.tokenizer import MODEL_INPUTS
+
+__all__ = ["gguf_generation_config", "tokenizer_of", "write_gguf_tokenizer"]
+
+#: The special tokens that end a text, a turn or a message.
+_ENDS = ("eos", "eot", "eom")
+
+
+def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
+    """Writes `tokenizer.json` and `tokenizer_config.json` (with the chat template) into an existing folder.
+
+    Raises:
+        InputError: The file has no tokenizer, or one whose token ids cannot be guaranteed.
+    """
+    tokenizer = _whole(file)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8", newline="\n")
+    text = json.dumps(_tokenizer_config(file), indent=2, ensure_ascii=False)
+    (folder / "tokenizer_config.json").write_text(text + "\n", "utf-8", newline="\n")
+
+
+def tokenizer_of(path: Path, metadata: Mapping[str, Any], family: Family) -> Tokenizer:
+    """The tokenizer of a GGUF file that has these metadata.
+
+    Args:
+        path: What errors name.
+        metadata: The `tokenizer.ggml` keys.
+        family: The model's family.
+
+    Raises:
+        InputError: They do not describe a known tokenizer.
+    """
+    return _whole(GgufFile(path, metadata, {}, family, GgufForm("")))
+
+
+def _whole(file: GgufFile) -> Tokenizer:
+    tokenizer, adds_bos = _build(file)
+    add_special_tokens(file, tokenizer)
+    frame(file, tokenizer, adds_bos)
+    return tokenizer
+
+
+def gguf_generation_config(file: GgufFile) -> dict[str, Any]:
+    """A generation_config.json with the BOS and PAD ids, and the EOS id or a list of it and those that end a turn."""
+    ids = {key: special_id(file, key) for key in ("bos", *_ENDS, "padding")}
+    ends = list(dict.fromkeys(ids[key] for key in _ENDS if ids[key] is not None))
+    eos = ends if len(ends) > 1 else next(iter(ends), None)
+    config = {"bos_token_id": ids["bos"], "eos_token_id": eos, "pad_token_id": ids["padding"]}
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _build(file: GgufFile) -> tuple[Tokenizer, bool]:
+    """The tokenizer without special tokens, and whether it adds BOS if the file does not say."""
+    kind = file.metadata.get("tokenizer.ggml.model")
+    try:
+        if kind == "gpt2":
+            return byte_level(file)
+        if kind == "llama":
+            return sentencepiece(file), True
+    except InputError:
+        raise
+    except Exception as error:  # the tokenizers library raises a plain `Exception` for invalid merges
+        raise InputError(f"{file.path}: the tokenizer is damaged ({error}); download the file again") from error
+    raise InputError(
+        f"{file.path}: tokenizer model {kind!r} is not supported; supported: gpt2, llama; give the Hugging Face folder"
+    )
+
+
+def _tokenizer_config(file: GgufFile) -> dict[str, Any]:
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    template = file.metadata.get("tokenizer.chat_template")
+    return {
+        # This class uses tokenizer.json unchanged; one named after a model would rebuild parts of it.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": MODEL_INPUTS,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": file.whole("context_length"),
+        # A missing token must be stated as null, or some classes add a default.
+        **{name: special_token(file, key) for name, key in names.items()},
+        **({"chat_template": template} if template else {}),
+    }

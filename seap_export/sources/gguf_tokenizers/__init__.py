@@ -1,9 +1,0 @@
-"""The tokenizer of a GGUF file, written as files that transformers and ONNX Runtime GenAI can load.
-
-One module per kind of tokenizer; the rules by which byte-level vocabularies split text are in `byte_level.toml`.
-"""
-
-from seap_export.sources.gguf_tokenizers.byte_level import split_rules
-from seap_export.sources.gguf_tokenizers.files import gguf_generation_config, tokenizer_of, write_gguf_tokenizer
-
-__all__ = ["gguf_generation_config", "split_rules", "tokenizer_of", "write_gguf_tokenizer"]

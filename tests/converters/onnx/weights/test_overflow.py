@@ -1,0 +1,164 @@
+"""What overflows in fp16 is found and scaled: the graph's predictions stay those of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from mutations.editing import edit_weights
+from support.models import write_micro_model
+
+from converters.onnx.precision import BlockQuantization, Precision
+from converters.onnx.weights.overflow import find_scaling
+from converters.onnx.weights.scaling import Scaling
+from seap_export.errors import InputError
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+from seap_export.sources.stored import PlainReader
+from seap_export.sources.weights import SafetensorsReader
+
+IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
+FP16 = Precision("fp16")
+PRUNED: dict[str, Any] = {
+    "per_layer_config": {
+        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
+        1: {"intermediate_size": 40, "down_proj_bias": True},
+    }
+}
+
+
+def scale(**factors: float) -> Callable[[torch.nn.Module], None]:
+    """Scales weights of layer 1, or the embedding."""
+
+    def change(model: torch.nn.Module) -> None:
+        for name, factor in factors.items():
+            where = "model.embed_tokens" if name == "embed_tokens" else f"model.layers.1.{name.replace('__', '.')}"
+            model.get_submodule(where).weight.data *= factor
+
+    return change
+
+
+def down(exponent: int) -> dict[str, int]:
+    return {"model.layers.1.mlp.down_proj": exponent}
+
+
+#: Weights that stay within fp16, and activations that do not; the scaling that this takes.
+OVERFLOWS: dict[str, tuple[dict[str, float], Scaling]] = {
+    "nothing": ({}, Scaling()),
+    "stream": ({"embed_tokens": 1e5}, Scaling(3)),
+    "mlp-output": ({"mlp__down_proj": 2e5}, Scaling(6)),
+    "mlp-product": ({"mlp__up_proj": 3e3, "mlp__gate_proj": 1e2, "mlp__down_proj": 1e-2}, Scaling(inputs=down(8))),
+    "attention-output": ({"self_attn__o_proj": 2e5}, Scaling(6)),
+}
+
+
+def logits_of(model: Any) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(IDS)).logits.numpy()
+
+
+def run(session: onnxruntime.InferenceSession) -> np.ndarray:
+    feeds: dict[str, Any] = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
+    for item in session.get_inputs()[2:]:
+        feeds[item.name] = np.zeros((len(IDS), item.shape[1], 0, item.shape[3]), np.float16)
+    return session.run(["logits"], feeds)[0]
+
+
+def found(made: Any, precision: Precision = FP16) -> Scaling:
+    config = read_json(made.source / "config.json")
+    return find_scaling(config, model_spec(config), SafetensorsReader(made.source), precision)
+
+
+def relative_error(made: Any) -> float:
+    expected = logits_of(made.model)
+    difference = run(made.session) - expected
+    return float(np.sqrt((difference**2).mean() / (expected**2).mean()))
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("case", OVERFLOWS)
+def test_what_overflows_is_scaled(case: str, dialect: str, written: Callable[..., Any]) -> None:
+    factors, expected = OVERFLOWS[case]
+    made = written("llama", precision=FP16, dialect=dialect, change=scale(**factors))
+    onnx.checker.check_model(made.folder / "model.onnx", full_check=True)
+    assert found(made) == expected
+    assert relative_error(made) < 0.02
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_pruned_models_of_every_family(family: str, written: Callable[..., Any]) -> None:
+    made = written(family, precision=FP16, change=scale(mlp__down_proj=2e5), **PRUNED)
+    assert found(made).stream > 3
+    assert relative_error(made) < 0.02
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "exaone4"])
+def test_a_norm_behind_a_half_scales_the_product_alone(family: str, tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "m", model_type=family)
+    name = "model.layers.1.self_attn.o_proj"
+    edit_weights(folder, lambda tensors: tensors[f"{name}.weight"].mul_(1e5))
+    config = read_json(folder / "config.json")
+    spec = model_spec(config)
+    scaling = find_scaling(config, spec, PlainReader(SafetensorsReader(folder), spec), FP16)
+    assert scaling == Scaling(outputs={name: scaling.outputs[name]})
+
+
+def test_without_it_the_graph_overflows(written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("converters.onnx.onnx_writer.find_scaling", lambda *_: Scaling())
+    made = written("llama", precision=FP16, change=scale(mlp__down_proj=1e5))
+    assert not np.isfinite(run(made.session)).all() or relative_error(made) > 0.1
+
+
+def test_quantised_weights(written: Callable[..., Any]) -> None:
+    """As far from the model as those of a graph that needs no scaling."""
+    precision = Precision("fp16", BlockQuantization(8))
+    errors = {}
+    for factor in (1.0, 2e4):
+        made = written("llama", precision=precision, change=scale(mlp__down_proj=factor), folder=str(factor))
+        assert (found(made, precision) != Scaling()) == (factor != 1.0)
+        errors[factor] = relative_error(made)
+    assert errors[2e4] < 1.1 * errors[1.0]
+
+
+@pytest.mark.parametrize(
+    ("factors", "place"),
+    [
+        ({"self_attn__v_proj": 1e5}, r"model\.layers\.1\.self_attn\.v_proj"),
+        ({"mlp__gate_proj": 1e5}, r"model\.layers\.1\.mlp\.gate_proj"),
+        ({"mlp__down_proj": 1e7}, "the residual stream"),
+        ({"mlp__up_proj": 1e9, "mlp__down_proj": 1e-9}, r"the input of model\.layers\.1\.mlp\.down_proj"),
+    ],
+)
+def test_what_no_scaling_prevents_is_refused(
+    factors: dict[str, float], place: str, written: Callable[..., Any], tmp_path: Path
+) -> None:
+    expected = rf"^fp16 cannot hold this model: {place} reaches [\d.e+]+; use --precision bf16 on CUDA, or fp32 on the"
+    with pytest.raises(InputError, match=expected):
+        written("llama", precision=FP16, change=scale(**factors))
+    assert list((tmp_path / "onnx").iterdir()) == []
+
+
+def test_a_tied_head_whose_input_overflows_is_refused(written: Callable[..., Any]) -> None:
+    """The factor that the embedding lacks is in the last norm, where the head does not see it."""
+
+    def change(model: torch.nn.Module) -> None:
+        scale(embed_tokens=1e5)(model)
+        model.get_submodule("model.norm").weight.data *= 3000
+
+    with pytest.raises(InputError, match="the last norm reaches"):
+        written("llama", precision=FP16, change=change, tie_word_embeddings=True)
+    written("llama", precision=FP16, change=change, folder="untied")
+
+
+def test_activations_in_float32_and_bfloat16_ask_for_nothing(
+    written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("converters.onnx.onnx_writer.find_scaling", lambda *_: pytest.fail("asked"))
+    written("llama")
+    written("llama", precision=Precision("bf16"), folder="bf16")

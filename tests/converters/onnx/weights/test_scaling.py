@@ -1,0 +1,198 @@
+"""Where powers of two go, what they cost in precision, and how a graph's metadata record them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from support.formats import every_exponent, write_scaled_graph
+from support.models import write_micro_model
+from support.variations import micro_config
+
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import BlockQuantization, Precision
+from converters.onnx.stored import weight_differences
+from converters.onnx.weights.overflow import most_exponent
+from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, quantize
+from converters.onnx.weights.scaling import SCALING_NOTE, ScaledReader, Scaling
+from seap_export.errors import ArtifactError
+from seap_export.families import model_spec
+from seap_export.sources.weights import SafetensorsReader
+
+FP16 = Precision("fp16")
+FORMS = [
+    OnnxForm(FP16),
+    OnnxForm(Precision("fp16", BlockQuantization(8))),
+    OnnxForm(Precision("fp16", BlockQuantization(4, symmetric=False)), logits="last"),
+]
+LAYER = "model.layers.1."
+
+
+def of_layer_1(found: dict[str, int]) -> dict[str, int]:
+    return {name.removeprefix(LAYER): exponent for name, exponent in found.items() if name.startswith(LAYER)}
+
+
+def test_a_stream_that_norms_read() -> None:
+    spec = model_spec(micro_config(model_type="llama", attention_bias=True, tie_word_embeddings=True))
+    found = Scaling(3, inputs={f"{LAYER}mlp.down_proj": 5}).tensors(spec)
+    assert of_layer_1(found) == {
+        "self_attn.o_proj.weight": -3,
+        "self_attn.o_proj.bias": -3,
+        "mlp.up_proj.weight": -5,
+        "mlp.down_proj.weight": 2,
+    }
+    assert (found["model.embed_tokens.weight"], found["model.norm.weight"]) == (-3, 3)
+
+
+def test_an_lm_head_of_its_own_and_a_factor_on_embeddings() -> None:
+    tied, untied, multiplied = (
+        model_spec(micro_config(model_type="granite", tie_word_embeddings=tied, embedding_multiplier=factor))
+        for tied, factor in ((True, 1.0), (False, 1.0), (True, 3.0))
+    )
+    outer = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
+    found = [{name for name in Scaling(2).tensors(spec) if name in outer} for spec in (tied, untied, multiplied)]
+    assert found == [
+        {"model.embed_tokens.weight", "model.norm.weight"},
+        {"model.embed_tokens.weight"},
+        set(),
+    ]
+
+
+def test_norms_behind_the_halves_and_none_before() -> None:
+    spec = model_spec(micro_config(model_type="exaone4"))
+    outputs = {f"{LAYER}self_attn.o_proj": 4}
+    assert of_layer_1(Scaling(3, outputs).tensors(spec)) == {
+        **{f"self_attn.{name}.weight": 3 for name in ("q_proj", "k_proj", "v_proj")},
+        "self_attn.o_proj.weight": -4,
+        "post_self_attn_layernorm.weight": -3,
+        "mlp.gate_proj.weight": 3,
+        "mlp.up_proj.weight": 3,
+        "post_mlp_layernorm.weight": -3,
+    }
+
+
+def test_no_scaling_changes_no_tensor() -> None:
+    assert Scaling().tensors(model_spec(micro_config(model_type="gemma3_text"))) == {}
+
+
+def test_factors_are_exact_where_fp16_would_round(tmp_path: Path) -> None:
+    """A model of fp16 is multiplied in float32, before it is quantised or cut."""
+    reader = SafetensorsReader(write_micro_model(tmp_path / "m", dtype="float16", model_type="llama"))
+    name = f"{LAYER}mlp.up_proj.weight"
+    (own,), (scaled,) = (each.read([name]).values() for each in (reader, ScaledReader(reader, {name: -20})))
+    assert torch.equal(scaled * 2**20, own.float())
+    assert not torch.equal((own * 2.0**-20).float() * 2**20, own.float())
+
+
+def error_of_weights(precision: Precision, exponent: int) -> float:
+    """Of weights of 0.02 that are stored scaled, over their RMS."""
+    weights = 0.02 * torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+    scaled, how = weights * 2.0**-exponent, precision.quantization
+    if how is None:
+        found = scaled.to(precision.torch_dtype).float()
+    else:
+        matrix = quantize(scaled, how)
+        scales = matrix.scales.to(precision.torch_dtype).float()
+        found = dequantize(QuantizedMatrix(matrix.packed, scales, matrix.zero_points), how, 256)
+    difference = found * 2.0**exponent - weights
+    return float(difference.square().mean().sqrt() / weights.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_largest_exponent_adds_little_to_the_error_of_blocks(bits: int) -> None:
+    precision = Precision("fp16", BlockQuantization(bits))
+    most = most_exponent(precision)
+    assert error_of_weights(precision, most) < 1.05 * error_of_weights(precision, 0)
+    assert error_of_weights(precision, most + 2) > 1.0005 * error_of_weights(precision, most)
+
+
+def test_the_largest_exponent_leaves_fp16_better_than_bf16() -> None:
+    most, other = most_exponent(FP16), error_of_weights(Precision("bf16"), 0)
+    assert error_of_weights(FP16, most) < 0.6 * other < other < error_of_weights(FP16, most + 1)
+
+
+@pytest.fixture
+def scaled(tmp_path: Path) -> Callable[[OnnxForm], tuple[Path, Path]]:
+    """A model and its scaled graph."""
+
+    def make(form: OnnxForm) -> tuple[Path, Path]:
+        model = write_micro_model(tmp_path / "m", model_type="glm4", tie_word_embeddings=True)
+        (tmp_path / "onnx").mkdir()
+        write_scaled_graph(model, tmp_path / "onnx", form)
+        return model, tmp_path / "onnx"
+
+    return make
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.precision.name)
+def test_what_was_written_does_not_differ(form: OnnxForm, scaled: Callable[[OnnxForm], tuple[Path, Path]]) -> None:
+    assert list(weight_differences(*scaled(form), form)) == []
+
+
+def edit(folder: Path, change: Callable[[onnx.ModelProto], None]) -> None:
+    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+    change(proto)
+    onnx.save(proto, folder / "model.onnx")
+
+
+@pytest.mark.parametrize("part", ["stream", "outputs", "inputs"])
+def test_another_exponent_than_the_weights_have_is_named(
+    part: str, scaled: Callable[[OnnxForm], tuple[Path, Path]]
+) -> None:
+    model, folder = scaled(FORMS[0])
+
+    def change(proto: onnx.ModelProto) -> None:
+        (entry,) = (entry for entry in proto.metadata_props if entry.key == SCALING_NOTE)
+        values = json.loads(entry.value)
+        if part == "stream":
+            values[part] += 1
+        else:
+            values[part][next(iter(values[part]))] += 1
+        entry.value = json.dumps(values)
+
+    edit(folder, change)
+    assert any("differs from the model's" in line for line in weight_differences(model, folder, FORMS[0]))
+
+
+@pytest.mark.parametrize("name", ["layers.1.input_layernorm", "layers.1.post_mlp_layernorm", "norm"])
+def test_an_epsilon_that_is_not_scaled_is_named(name: str, scaled: Callable[[OnnxForm], tuple[Path, Path]]) -> None:
+    model, folder = scaled(FORMS[0])
+
+    def change(proto: onnx.ModelProto) -> None:
+        node = next(node for node in proto.graph.node if node.name == name)
+        next(attribute for attribute in node.attribute if attribute.name == "epsilon").f = 1e-5
+
+    edit(folder, change)
+    assert f"node '{name}' has a different epsilon than the model" in weight_differences(model, folder, FORMS[0])
+
+
+def test_a_note_is_read_back() -> None:
+    scaling = every_exponent(model_spec(micro_config(model_type="glm4")))
+    assert Scaling.noted({SCALING_NOTE: scaling.note()}, "m") == scaling
+    assert Scaling.noted({}, "m") == Scaling()
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "[]",
+        "3",
+        "null",
+        '{"stream": "3"}',
+        '{"stream": 2.0}',
+        '{"stream": true}',
+        '{"stream": -1}',
+        '{"stream": 1000}',
+        '{"outputs": [1]}',
+        '{"inputs": {"a": null}}',
+        '{"other": 1}',
+    ],
+)
+def test_a_damaged_note_is_refused(note: str) -> None:
+    with pytest.raises(ArtifactError, match=rf"^m/model\.onnx: its metadata hold a damaged '{SCALING_NOTE}'; convert"):
+        Scaling.noted({SCALING_NOTE: note}, "m/model.onnx")

@@ -1,0 +1,38 @@
+"""The bytes that are told from shapes are those that are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from support.models import write_micro_model
+
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import choose_precision
+from converters.onnx.weights.sizes import weight_bytes
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+
+
+def stored_bytes(folder: Path) -> int:
+    """Of all weights and rotary caches."""
+    graph = onnx.load(folder / "model.onnx").graph
+    return sum(len(item.raw_data) for item in graph.initializer)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("fp32", {}), ("fp16", {}), ("int8", {}), ("int4", {"symmetric": False}), ("int4", {"embeddings": False})],
+)
+def test_weights_take_as_many_bytes(tmp_path: Path, tied: bool, name: Any, options: dict[str, Any]) -> None:
+    model = write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=tied)
+    precision, folder = choose_precision(name, **options), tmp_path / "onnx"
+    folder.mkdir()
+    write_onnx(model, folder, OnnxForm(precision))
+    spec = model_spec(read_json(model / "config.json"))
+    told = weight_bytes(spec, precision)
+    assert told == pytest.approx(stored_bytes(folder), rel=0.08)  # rows of zero points end in whole bytes

@@ -1,0 +1,182 @@
+"""Weights are converted, written and compared some rows at a time, with the same result as at once."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+
+from converters.onnx import stored
+from converters.onnx.form import OnnxForm
+from converters.onnx.onnx_writer import write_onnx
+from converters.onnx.precision import Precision, choose_precision
+from converters.onnx.stored import refuse_bad_data, weight_differences
+from converters.onnx.weights import weights
+from converters.onnx.weights.quantize import quantize
+from converters.onnx.weights.weights import LazyTensor, LazyWeights
+from seap_export.errors import ArtifactError, InputError
+
+SHAPES = {"a": (24, 10), "b": (8, 10), "c": (6,), "d": (4,)}
+
+
+class Reader:
+    """Random weights in bfloat16."""
+
+    dtype = torch.bfloat16
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.tensors = {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in SHAPES.items()}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(SHAPES)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        return {name: self.tensors[name] for name in names}
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(weights, "_ELEMENTS", 40)
+    return 40
+
+
+@pytest.fixture
+def reader() -> Reader:
+    return Reader()
+
+
+def bytes_of(tensor: ir.TensorProtocol) -> bytes:
+    file = io.BytesIO()
+    tensor.tofile(file)
+    return file.getvalue()
+
+
+def test_pieces_are_small_and_give_the_whole(at_once: int, reader: Reader) -> None:
+    own, parts = LazyWeights(reader, Precision()), reader.tensors
+    expected = {
+        "stored": (own.stored("a"), parts["a"]),
+        "joined": (own.joined(["c", "d"], "cd"), torch.cat([parts["c"], parts["d"]])),
+        "transposed": (own.transposed(["a"], "at"), parts["a"].T),
+        "transposed together": (own.transposed(["a", "b"], "ab"), torch.cat([parts["a"], parts["b"]]).T),
+    }
+    for name, (tensor, whole) in expected.items():
+        assert isinstance(tensor, LazyTensor), name
+        assert all(piece.numel() <= at_once and piece.dtype == torch.float32 for piece in tensor.pieces()), name
+        assert np.array_equal(tensor.numpy(), whole.float().numpy()), name
+        assert bytes_of(tensor) == whole.float().contiguous().numpy().tobytes(), name
+
+
+def test_one_piece_is_alive_at_a_time(at_once: int, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = 0, 0
+
+    class Counted:
+        """What a tensor is written from."""
+
+        def __init__(self, tensor: torch.Tensor, name: str | None = None) -> None:
+            nonlocal alive, most
+            self.size, alive = tensor.numel(), alive + tensor.numel()
+            most = max(most, alive)
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= self.size
+
+        def tofile(self, file: Any) -> None:
+            file.write(bytes(4 * self.size))
+
+    monkeypatch.setattr(weights, "TorchTensor", Counted)
+    assert len(bytes_of(LazyWeights(reader, Precision()).stored("a"))) == 4 * 240
+    assert most <= at_once
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_bad_number_in_the_last_piece_is_refused(at_once: int, reader: Reader, bad: float) -> None:
+    reader.tensors["a"][-1, -1] = bad
+    for own in (LazyWeights(reader, Precision()).stored("a"), LazyWeights(reader, Precision()).transposed(["a"], "t")):
+        with pytest.raises(InputError, match="'a' holds NaN or infinite"):
+            bytes_of(own)
+    int4 = LazyWeights(reader, choose_precision("int4")).quantized(["a"], "q")
+    with pytest.raises(InputError, match="'a' holds NaN or infinite"):
+        bytes_of(int4.packed)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_are_quantised_alike_in_any_number(symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = choose_precision("int4", symmetric=symmetric).quantization
+    assert how is not None
+    matrix = torch.randn(13, 70, generator=torch.Generator().manual_seed(1))
+    whole = quantize(matrix, how)
+    monkeypatch.setattr("converters.onnx.weights.quantize._ELEMENTS", 140)
+    parts = quantize(matrix, how)
+    assert torch.equal(whole.packed, parts.packed)
+    assert torch.equal(whole.scales, parts.scales)
+    assert (whole.zero_points is None) == symmetric
+    if whole.zero_points is not None and parts.zero_points is not None:
+        assert torch.equal(whole.zero_points, parts.zero_points)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])
+def test_a_model_is_written_and_compared_in_pieces(
+    precision: Any, written: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = OnnxForm(choose_precision(precision))
+    own = written("llama", precision=form.precision)
+    monkeypatch.setattr(weights, "_ELEMENTS", 512)
+    monkeypatch.setattr(stored, "_ROWS", 8)
+    out = tmp_path / "out"
+    out.mkdir()
+    write_onnx(own.source, out, form)
+    for name in ("model.onnx", "model.onnx.data"):
+        assert (out / name).read_bytes() == (own.folder / name).read_bytes()
+    read: list[int] = []
+    fromfile = np.fromfile
+
+    def counted(file: Any, dtype: Any, count: int, offset: int) -> Any:
+        read.append(count)
+        return fromfile(file, dtype, count, offset=offset)
+
+    monkeypatch.setattr(stored.np, "fromfile", counted)
+    monkeypatch.setattr(ir.ExternalTensor, "numpy", lambda self: pytest.fail(f"{self.name} was mapped"))
+    assert list(weight_differences(own.source, out, form)) == []
+    assert read
+    assert precision == "int4" or max(read) <= 768  # a whole rotary table
+
+
+def test_a_tensor_beyond_the_end_of_its_file_is_refused(written: Callable[..., Any]) -> None:
+    own = written("llama")
+    path = own.folder / "model.onnx.data"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ArtifactError, match="ends before the tensor"):
+        list(weight_differences(own.source, own.folder, OnnxForm()))
+
+
+def test_offsets_beyond_four_gigabytes(written: Callable[..., Any]) -> None:
+    """As in the files of models in float32 from 1B on; a hole in the file takes no disk."""
+    own, hole = written("llama"), 5 << 30
+    model = own.folder / "model.onnx"
+    proto = onnx.load(model, load_external_data=False)
+    data = own.folder / "model.onnx.data"
+    content = data.read_bytes()
+    with data.open("wb") as file:
+        file.seek(hole)
+        file.write(content)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "offset":
+                entry.value = str(int(entry.value) + hole)
+    onnx.save(proto, model)
+    refuse_bad_data(own.folder)
+    assert list(weight_differences(own.source, own.folder, OnnxForm())) == []
+    ids = np.arange(3, 9)[None]
+    logits, _ = own.run(ids, np.ones_like(ids))
+    with torch.no_grad():
+        expected = own.model(torch.from_numpy(ids)).logits.numpy()
+    assert np.abs(logits - expected).max() < 1e-4

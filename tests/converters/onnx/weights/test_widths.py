@@ -1,0 +1,109 @@
+"""Sizes without a fast kernel on CUDA are named, with what helps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.variations import micro_config
+
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import choose_precision
+from converters.onnx.weights.widths import slow_products, whole_blocks, width_warning
+from seap_export.families import ModelSpec, model_spec
+from seap_export.families.names import PROJECTIONS
+
+
+def spec_of(**values: Any) -> ModelSpec:
+    """A model of sizes for which every kernel exists: 4 heads of 64 channels, 384 neurons, width 256."""
+    shape = {"hidden_size": 256, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {"intermediate_size": 384, "vocab_size": 512, "num_hidden_layers": 4}
+    return model_spec(micro_config(**{"model_type": "llama", **shape, **sizes, **values}))
+
+
+def with_neurons(*counts: int) -> ModelSpec:
+    layers = spec_of().layers
+    return spec_of().with_layers(
+        tuple(replace(own, intermediate_size=count) for own, count in zip(layers, counts, strict=True))
+    )
+
+
+def form_of(name: Any, **values: Any) -> OnnxForm:
+    return OnnxForm(choose_precision(name, "cuda", **values), provider="cuda")
+
+
+@pytest.mark.parametrize("block_size", [32, 64, 128])
+@pytest.mark.parametrize("name", ["fp16", "bf16", "int8", "int4"])
+def test_nothing_is_said_of_sizes_that_have_kernels(name: Any, block_size: int) -> None:
+    assert width_warning(spec_of(), form_of(name, block_size=block_size)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "multiple"),
+    [("fp16", {}, 1), ("int4", {"block_size": 128}, 8), ("int8", {}, 32), ("int8", {"block_size": 128}, 128)],
+)
+def test_inputs_are_multiples_of_the_block_in_int8_and_of_8_in_int4(
+    name: Any, values: dict[str, Any], multiple: int
+) -> None:
+    assert whole_blocks(form_of(name, **values)) == multiple
+
+
+def test_only_cuda_has_these_kernels() -> None:
+    form = OnnxForm(choose_precision("int8"))
+    assert (whole_blocks(form), width_warning(spec_of(intermediate_size=100), form)) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("spec", "form", "slow", "words"),
+    [
+        (
+            with_neurons(368, 384, 368, 368),
+            form_of("int8"),
+            {"down_proj": [0, 2, 3]},
+            ["int8 kernel for down_proj of layers 0, 2-3,", "multiples of 32;", "align is a multiple of 32"],
+        ),
+        (
+            with_neurons(384, 384, 384, 320),
+            form_of("int8", block_size=128),
+            {"down_proj": [3]},
+            ["layers 3,", "multiples of 128;", "use block size 64"],
+        ),
+        (
+            with_neurons(380, 384, 384, 384),
+            form_of("int4"),
+            {"gate_proj": [0], "up_proj": [0], "down_proj": [0]},
+            ["int4", "gate_proj of layers 0, up_proj of layers 0, down_proj of layers 0", "multiple of 8"],
+        ),
+        (
+            spec_of(vocab_size=515),
+            form_of("int4"),
+            {"lm_head": ()},
+            ["lm_head", "; leave the embedding and LM head unquantised (float embeddings)"],
+        ),
+        (
+            spec_of(head_dim=80, num_attention_heads=3, num_key_value_heads=3, vocab_size=515),
+            form_of("int8"),
+            {"o_proj": [0, 1, 2, 3], "lm_head": ()},
+            ["o_proj of layers 0-3, lm_head", "use int4, and leave the embedding"],
+        ),
+        (
+            spec_of(hidden_size=252, head_dim=64),
+            form_of("int4", embeddings=False),
+            {name: [0, 1, 2, 3] for name in PROJECTIONS},
+            ["use fp16 or bf16"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_kernel_and_what_helps(
+    spec: ModelSpec, form: OnnxForm, slow: dict[str, Any], words: list[str]
+) -> None:
+    assert slow_products(spec, form) == slow
+    warning = width_warning(spec, form)
+    assert warning is not None
+    assert "\n" not in warning
+    assert [word for word in words if word not in warning] == []
+
+
+def test_a_head_that_is_not_quantised_needs_no_kernel() -> None:
+    assert width_warning(spec_of(vocab_size=515), form_of("int4", embeddings=False)) is None

@@ -1,0 +1,76 @@
+"""What is computed for large models, against values by hand; docs/scale.md shows the same formulas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from seap_export.pipeline.cost.memory import step_memory
+from seap_export.pipeline.cost.scale_estimate import MACHINES, Place, estimate, scale_estimate
+from seap_export.pipeline.cost.time import Machine
+from seap_export.pipeline.cost.workload import Task, Workload
+from validation.shapes import SHAPES
+
+LLAMA = Workload(SHAPES["llama-2-7b"].spec, torch.bfloat16)
+#: Weights of a layer, without norms: q, k, v and o, and gate, up and down.
+LAYER = 4 * 4096**2 + 3 * 4096 * 11008
+BASE = 650_000_000
+
+
+def test_memory_of_a_layer() -> None:
+    """The layer twice in float32, two float64 matrices of 11008 channels, a batch of 1,024, and the hidden states."""
+    batch = 4 * 1024 * (6 * 11008 + 2 * 32 * 1024)
+    found = step_memory("calibration", Task(2048, 0), 0.0, LLAMA).host
+    assert found == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + 2048 * 4096 * 4, rel=0.001)
+
+
+@pytest.mark.parametrize("step", ["calibration", "ranking", "shrinking", "rounding", "writing"])
+def test_memory_does_not_depend_on_the_number_of_layers(step: str) -> None:
+    deep = Workload(replace(SHAPES["llama-2-7b"], layers=80).spec, torch.bfloat16)
+    task = Task(2048, 0)
+    assert step_memory(step, task, 0.5, deep) == step_memory(step, task, 0.5, LLAMA)
+
+
+def test_on_a_gpu_the_work_is_in_its_memory() -> None:
+    task = Task(2048, 0)
+    cpu, gpu = (step_memory("calibration", task, 0.0, LLAMA, on_gpu=on_gpu) for on_gpu in (False, True))
+    assert gpu.device > cpu.host - BASE
+    assert gpu.host < cpu.host
+
+
+def test_times_by_hand() -> None:
+    """Ranking: 0.85 N³ + H N² in float32, 3.5 A³ in float64; and 0.3 of the checkpoint is read."""
+    place = Place(Machine(1e12, 5e11, 1e11), disk=1e9)
+    neurons, checkpoint = 32 * (0.85 * 11008**3 + 4096 * 11008**2), 2 * 6_738_415_616
+    heads = 32 * 3.5 * 4096**3
+    found = estimate(LLAMA, 2048, 0.5, place)
+    assert found.seconds["ranking"] == pytest.approx(
+        1.8 * (neurons / 1e12 + heads / 5e11) + 32 * 0.25 + 0.3 * checkpoint / 1e9
+    )
+    squares = 32 * (4096**2 + 11008**2)
+    passed = 2048 * (32 * LAYER + squares / 2) + 3 * 512 * (32 * LAYER + 32000 * 4096)
+    assert found.seconds["calibration"] == pytest.approx(
+        1.8 * passed / 1e12 + 32 * 0.15 + 5.0 + 2 * checkpoint / 1e9, rel=0.001
+    )
+
+
+def test_a_gpu_does_the_matrix_products_only() -> None:
+    own = MACHINES["h100"]
+    slow, fast = (estimate(LLAMA, 2048, 0.5, Place(own.host, gpu)) for gpu in (None, own.device))
+    assert fast.seconds["ranking"] < slow.seconds["ranking"]
+    assert fast.seconds["parity"] == slow.seconds["parity"]
+
+
+def test_machines_share_the_tasks() -> None:
+    def run(*words: str) -> list[str]:
+        done = CliRunner().invoke(scale_estimate, ["--shape", "llama-3.1-8b", "--machine", "h100", *words])
+        assert done.exit_code == 0, done.output
+        return done.output.splitlines()
+
+    one, eight = run(), run("--tasks", "8", "--machines", "8")
+    assert one[:-1] == eight[:-1]
+    assert one[-1] != eight[-1]  # the disk holds all tasks
+    assert run("--tasks", "9", "--machines", "8")[-3] != one[-3]

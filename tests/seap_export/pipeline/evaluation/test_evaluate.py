@@ -1,0 +1,183 @@
+"""What an evaluation reads and checks, and its report; the command's tests run it whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.models import write_micro_model
+
+from seap_export.corpus import Task
+from seap_export.errors import InputError, UsageError
+from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
+from seap_export.pipeline.evaluation.request import EvaluationRequest
+from seap_export.pipeline.evaluation.subject import Subject, Texts
+from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.sources.source import Source, open_source
+from validation.divergence.measure import DivergenceFigures
+from validation.generation import GenerationFigures
+from validation.generation.figures import Answer
+from validation.zero_shot import ZeroShotFigures
+
+DIVERGENCE = DivergenceFigures(0.1, 0.7, 0.9, 12.0, 10.0, 17)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return open_source(str(write_micro_model(tmp_path_factory.mktemp("dense") / "m", model_type="llama")))
+
+
+def _figures(acc: float, sha256: str = "aa") -> ZeroShotFigures:
+    right = tuple(place < round(20 * acc) for place in range(20))
+    return ZeroShotFigures(acc, acc, 0.1, 0.1, 20, 0.5, sha256, right)
+
+
+def _generated(*right: bool) -> GenerationFigures:
+    return GenerationFigures(tuple(Answer("1 + 1 =", " 2", 1, True, "2", "2" if own else "3") for own in right), "bb")
+
+
+def _report(source: Source, dense: float = 0.8, variant: float = 0.6, **limits: Any) -> EvaluationReport:
+    return EvaluationReport(
+        subject=Subject("m", None, None, None, source),
+        request=EvaluationRequest(**limits),
+        texts=Texts("file", ("a",), ("the cat",), (), True),
+        divergence={"hf": DIVERGENCE},
+        tasks={"piqa": TaskOrigin("file", None, True)},
+        zero_shot={"dense": {"piqa": _figures(dense)}, "hf": {"piqa": _figures(variant)}},
+        threads=1,
+        versions={"torch": "2"},
+    )
+
+
+def _limit(**limits: Any) -> dict[str, Any]:
+    """A gate on accuracy needs a task in the request."""
+    return {"harness_tasks": ("piqa",), **limits}
+
+
+@pytest.mark.parametrize(
+    ("limits", "reasons"),
+    [
+        ({}, ()),
+        ({"max_kl": 0.1}, ()),
+        ({"max_kl": 0.09}, ("hf: mean KL 0.1 nats is above 0.09",)),
+        ({"min_accuracy_retained": 0.75}, ()),
+        ({"min_accuracy_retained": 0.76}, ("hf: piqa retains 75.00% of acc, below 76.00%",)),
+    ],
+)
+def test_the_gate(source: Source, limits: dict[str, float], reasons: tuple[str, ...]) -> None:
+    report = _report(source, variant=0.6000000000000001, **_limit(**limits))
+    assert report.reasons == reasons
+    assert report.passed == (not reasons)
+    verdict = None if not limits else "failed" if reasons else "passed"
+    assert report.to_json()["verdict"] == verdict
+
+
+def test_a_dense_model_without_a_right_answer_proves_nothing(source: Source) -> None:
+    report = _report(source, dense=0.0, **_limit(min_accuracy_retained=0.5))
+    assert report.accuracy_retained == {"hf": {"piqa": None}}
+    assert report.reasons == ("hf: piqa retains nothing of acc, below 50.00%",)
+    json.loads(json.dumps(report.to_json(), allow_nan=False))
+
+
+def test_reports_that_contradict_themselves_cannot_be_made(source: Source) -> None:
+    report = _report(source)
+    with pytest.raises(ValueError, match="belong together"):
+        replace(report, texts=None)
+    with pytest.raises(ValueError, match="measure something"):
+        replace(report, texts=None, divergence={}, zero_shot={}, tasks={})
+    with pytest.raises(ValueError, match="the same questions of piqa"):
+        replace(report, zero_shot={"dense": {"piqa": _figures(1)}, "hf": {"piqa": _figures(1, "bb")}})
+
+
+def test_flips_are_counted_beside_an_accuracy_that_stayed(source: Source) -> None:
+    """The dense model and the variant are right as often, but not where it was."""
+    report = replace(
+        _report(source),
+        tasks={"piqa": TaskOrigin("file", None, True), "sums": TaskOrigin("file", None, True, 4)},
+        generation={
+            "dense": {"sums": _generated(True, True, False, False, False)},
+            "hf": {"sums": _generated(False, False, True, True, False)},
+        },
+    )
+    assert report.accuracy_retained["hf"] == {"piqa": pytest.approx(0.75), "sums": 1.0}
+    assert report.flipped == {
+        "hf": {
+            "piqa": {"right_to_wrong": 4, "wrong_to_right": 0},
+            "sums": {"right_to_wrong": 2, "wrong_to_right": 2},
+        }
+    }
+    found = report.to_json()
+    assert found["generation"]["hf"]["sums"]["exact_match"] == 0.4
+    assert "right" not in found["generation"]["hf"]["sums"]
+    assert (found["tasks"]["sums"]["num_fewshot"], found["tasks"]["sums"]["sha256"]) == (4, "bb")
+
+
+def test_exact_match_is_gated(source: Source) -> None:
+    report = replace(
+        _report(source, generate=(Task("sums", Path("a.jsonl")),), min_accuracy_retained=0.6),
+        tasks={"sums": TaskOrigin("file", None, True)},
+        zero_shot={},
+        generation={"dense": {"sums": _generated(True, True)}, "hf": {"sums": _generated(True, False)}},
+    )
+    assert report.reasons == ("hf: sums retains 50.00% of exact match, below 60.00%",)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"forms": ()},
+        {"forms": ("hf", "hf")},
+        {"limit": 0},
+        {"max_length": 1},
+        {"batch_size": 0},
+        {"threads": 0},
+        {"max_kl": -1.0},
+        {"max_kl": float("nan")},
+        {"harness_tasks": ("a", "a")},
+        {"min_accuracy_retained": 0.9},
+        {"max_new_tokens": 0},
+        {"generate": (Task("a", Path("a.jsonl")),), "harness_tasks": ("a",)},
+    ],
+)
+def test_requests_out_of_range(values: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        EvaluationRequest(**values)
+
+
+def test_a_model_folder_is_used_where_it_is(source: Source) -> None:
+    with dense_folder(source) as folder:
+        assert (folder / "config.json") == source.files[0]
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_model_without_a_folder_gets_one_for_a_while(tmp_path: Path, tied: bool) -> None:
+    """What a GGUF file becomes: the same weights, in a folder that transformers loads and that goes away."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=tied)
+    source = open_source(str(model))
+    as_gguf = replace(source, files=(tmp_path / "m.gguf",))
+    ids = torch.tensor([[4, 5, 6, 7]])
+    with dense_folder(as_gguf) as folder, torch.no_grad():
+        assert folder != model
+        assert (folder / "tokenizer.json").is_file()
+        written, own = (AutoModelForCausalLM.from_pretrained(place)(ids).logits for place in (folder, model))
+    assert torch.equal(written, own)
+    assert not folder.exists()
+
+
+def test_calibrated_texts_are_refused_by_digest(source: Source) -> None:
+    from seap_export.activations.statistics import CalibrationRecord
+    from seap_export.corpus import text_digest
+
+    record = CalibrationRecord("a", "m", source.digest, 0, 64, 8, (text_digest("the cat sat"),), ("bb",), ())
+    subject = Subject("m", None, None, (record,), source)
+    assert subject.is_disjoint("task 'a'", ["the cat", "sat"]) is True
+    assert replace(subject, records=None).is_disjoint("task 'a'", ["the cat sat"]) is None
+    with pytest.raises(InputError, match="task 'a': 1 of the 2 evaluated texts"):
+        subject.is_disjoint("task 'a'", ["the cat", "the cat sat"])

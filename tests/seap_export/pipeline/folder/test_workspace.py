@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.pipeline.folder import workspace as module
+from seap_export.pipeline.folder.manifest import MANIFEST_SCHEMA, Manifest, read_manifest
+from seap_export.pipeline.folder.workspace import Workspace
+
+
+def make(workspace: Workspace, step: str, key: str, text: str = "x") -> None:
+    with workspace.writing(step, key, folder=True) as path:
+        (path / "sub").mkdir()
+        (path / "sub" / "file").write_text(text)
+
+
+def test_a_step_is_recorded_with_its_files(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "deep" / "out", force=False)
+    with workspace.locked():
+        assert not workspace.is_done("v/hf", "key")
+        make(workspace, "v/hf", "key")
+        assert workspace.is_done("v/hf", "key")
+
+    manifest = read_manifest(tmp_path / "deep" / "out")
+    assert manifest.steps == {"v/hf": "key"}
+    digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    assert manifest.files == {"v/hf/sub/file": {"bytes": 1, "sha256": digest}}
+    assert not manifest.complete
+    assert "seap-export" in manifest.versions
+
+
+def test_a_folder_in_which_nothing_was_made_goes(tmp_path: Path) -> None:
+    with Workspace(tmp_path / "deep" / "out", force=False).locked():
+        assert (tmp_path / "deep" / "out").is_dir()
+    assert list(tmp_path.iterdir()) == []
+
+    (tmp_path / "empty").mkdir()
+    with Workspace(tmp_path / "empty", force=False).locked():
+        pass
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    first, second = (Workspace(tmp_path / "out", force=False) for _ in range(2))
+    with first.locked():
+        with pytest.raises(UsageError, match="another run is writing to"), second.locked():
+            pass
+        make(first, "v/hf", "key")
+    with second.locked():
+        assert second.is_done("v/hf", "key")
+
+
+def test_other_inputs_and_damage_need_force(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, force=False)
+    with workspace.locked():
+        make(workspace, "v/hf", "key")
+        with pytest.raises(UsageError, match="was made from other inputs"):
+            workspace.is_done("v/hf", "another key")
+        (tmp_path / "v" / "hf" / "sub" / "file").write_text("y")
+        with pytest.raises(
+            ArtifactError, match=r"differs from its SHA-256 in manifest\.json; export again with --force"
+        ):
+            workspace.is_done("v/hf", "key")
+
+    forced = Workspace(tmp_path, force=True)
+    with forced.locked():
+        assert not forced.is_done("v/hf", "key")
+        make(forced, "v/hf", "another key", "longer")
+        assert forced.is_done("v/hf", "another key")
+    assert (tmp_path / "v" / "hf" / "sub" / "file").read_text() == "longer"
+
+
+def test_what_no_run_recorded_is_not_replaced(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, force=False)
+    (tmp_path / "v" / "hf").mkdir(parents=True)
+    with workspace.locked(), pytest.raises(UsageError, match="was made from other inputs"):
+        workspace.is_done("v/hf", "key")
+
+
+def test_a_step_that_was_recorded_but_not_moved_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(temporary: Path, target: Path) -> None:
+        raise SystemExit
+
+    workspace = Workspace(tmp_path, force=False)
+    monkeypatch.setattr(module, "move_into_place", fail)
+    with pytest.raises(SystemExit), workspace.locked():
+        make(workspace, "v/hf", "key")
+    monkeypatch.undo()
+    assert read_manifest(tmp_path).steps == {"v/hf": "key"}
+    assert not (tmp_path / "v").exists()
+
+    workspace = Workspace(tmp_path, force=False)
+    with workspace.locked():
+        assert not workspace.is_done("v/hf", "key")
+        make(workspace, "v/hf", "key")
+        assert workspace.is_done("v/hf", "key")
+
+
+def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".seap-export.lock").touch()
+    Workspace(tmp_path, force=False)
+    (tmp_path / "thesis.tex").touch()
+    for force in (False, True):
+        with pytest.raises(UsageError, match=r"contains 'thesis\.tex'"):
+            Workspace(tmp_path, force=force)
+
+
+def test_a_new_step_takes_its_variant_off_the_list(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.write_text("x")
+    manifest = Manifest(complete=True, variants={"v": {"task": "a"}, "w": {"task": "a"}})
+    manifest.record("v/plan.json", "key", made)
+    assert list(manifest.variants) == ["w"]
+    assert not manifest.complete
+    assert list(manifest.files) == ["v/plan.json"]
+
+
+def test_a_manifest_that_says_the_same_is_not_written_again(tmp_path: Path) -> None:
+    manifest = Manifest(steps={"b": "1", "a": "2"})
+    manifest.write(tmp_path)
+    inode = (tmp_path / "manifest.json").stat().st_ino
+    assert list(json.loads((tmp_path / "manifest.json").read_text())["steps"]) == ["a", "b"]
+    read_manifest(tmp_path).write(tmp_path)
+    assert (tmp_path / "manifest.json").stat().st_ino == inode
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "expected a JSON object"),
+        ('{"schema": "seap-export/manifest/9"}', "manifest schema is 'seap-export/manifest/9'"),
+        (json.dumps({"schema": MANIFEST_SCHEMA, "complete": True}), "damaged"),
+        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "steps": []}), "damaged"),
+        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "files": {"a": {}}}), "damaged"),
+        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "variants": {"a": 1}}), "damaged"),
+    ],
+)
+def test_a_manifest_that_cannot_be_trusted(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match=message):
+        read_manifest(tmp_path)
+
+
+class Killed(BaseException):
+    """What neither `except Exception` nor a clean-up sees."""
+
+
+def interrupted(workspace: Workspace, key: str, error: BaseException, *, resumes: bool = True) -> None:
+    def write() -> None:
+        with workspace.locked(), workspace.writing("v/hf", key, folder=True, resumes=resumes) as path:
+            (path / "first").write_text("x")
+            raise error
+
+    with pytest.raises(type(error)):
+        write()
+
+
+def test_the_next_run_goes_on_with_what_an_interrupted_one_left(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", force=False)
+    for error in (Killed(), OSError("no space"), EnvironmentFailure("no memory"), RuntimeError("a defect")):
+        interrupted(workspace, "key", error)
+    workspace = Workspace(tmp_path / "out", force=False)
+    with workspace.locked():
+        assert not workspace.is_done("v/hf", "key")
+        with workspace.writing("v/hf", "another key", folder=True, resumes=True) as path:
+            assert list(path.iterdir()) == []
+        (tmp_path / "out" / "v" / "hf").rmdir()
+        with workspace.writing("v/hf", "key", folder=True, resumes=True) as path:
+            assert (path / "first").read_text() == "x"
+        assert workspace.is_done("v/hf", "key")
+    assert not list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+
+
+def test_what_cannot_be_gone_on_with_is_removed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", force=False)
+    interrupted(workspace, "key", InputError("a weight is NaN"))
+    assert not (tmp_path / "out").exists()
+    interrupted(workspace, "key", OSError("no space"), resumes=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_complete_export_keeps_nothing_unfinished(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "out", force=False)
+    interrupted(workspace, "an older key", Killed())
+    with workspace.locked():
+        make(workspace, "v/hf", "key")
+        assert list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+        workspace.finish()
+    assert not list((tmp_path / "out").glob(".seap-export-unfinished-*"))
+    assert read_manifest(tmp_path / "out").complete

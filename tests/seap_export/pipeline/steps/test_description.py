@@ -1,0 +1,95 @@
+"""What the making of variants warns of; the commands' tests make them whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.corpora import write_corpus
+from support.models import write_micro_model
+
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.precision import choose_precision
+from seap_export.corpus import parse_tasks
+from seap_export.pipeline.export import export
+from seap_export.pipeline.progress import Silent
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
+from seap_export.plan.recipes import PlanSettings, open_recipe
+from seap_export.sources.source import Source, open_source
+
+
+class Listening(Silent):
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    folder = tmp_path_factory.mktemp("few")
+    write_corpus(folder / "a.jsonl")
+    return open_source(str(write_micro_model(folder / "m", model_type="llama")))
+
+
+@pytest.fixture
+def request_few(source: Source) -> ExportRequest:
+    """Three texts of 46 tokens together, where layers keep up to 96 head channels and 80 neurons."""
+    return ExportRequest(
+        parse_tasks([f"a={source.files[0].parents[1] / 'a.jsonl'}"]),
+        (0.2,),
+        calibration=CalibrationSettings(samples=3),
+        parity=ParitySettings(prompts=1, decode_steps=1),
+    )
+
+
+def warnings(source: Source, request: ExportRequest, out: Path) -> list[str]:
+    progress = Listening()
+    export(source, request, out, progress=progress)
+    return progress.warnings
+
+
+def test_fewer_tokens_than_channels_are_worth_a_warning(
+    source: Source, request_few: ExportRequest, tmp_path: Path
+) -> None:
+    found = warnings(source, replace(request_few, ratios=(0.2, 0.6)), tmp_path / "out")
+    assert len(found) == 1  # what is left at 0.6 is narrow enough
+    assert found[0].startswith("a-0.2: 46 calibration tokens for 64 channels")
+    assert warnings(source, request_few, tmp_path / "out") == found  # a variant that is there is no better
+
+
+def test_one_shot_is_fitted_to_the_same_tokens(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
+    (found,) = warnings(source, replace(request_few, plan=PlanSettings(compensation="one-shot")), tmp_path / "out")
+    assert found.startswith("a-0.2: 46 calibration tokens for ")
+
+
+def test_enough_tokens_are_not(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
+    enough = replace(request_few, calibration=CalibrationSettings(samples=7))
+    assert warnings(source, enough, tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("method", ["seap", "wanda-sp"])
+def test_nor_does_it_matter_where_nothing_is_refitted(
+    source: Source, request_few: ExportRequest, tmp_path: Path, method: str
+) -> None:
+    assert warnings(source, replace(request_few, plan=open_recipe(method)), tmp_path / "out") == []
+
+
+def test_a_variant_that_is_whole_is_not_refitted(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
+    assert warnings(source, replace(request_few, ratios=(0.0,)), tmp_path / "out") == []
+
+
+def test_sizes_without_a_fast_kernel_are_worth_a_warning(
+    source: Source, request_few: ExportRequest, tmp_path: Path
+) -> None:
+    form = OnnxForm(choose_precision("int8"), provider="cuda")  # what a GPU would compute in cannot run here
+    few = replace(request_few, formats=(OnnxFormat.of(form),), plan=open_recipe("seap"), quality=False, speed=False)
+    (found,) = warnings(source, few, tmp_path / "out")
+    assert found.startswith("a-0.2: CUDA has no fast int8 kernel for ")
+    assert "down_proj of layers " in found

@@ -1,0 +1,269 @@
+"""The router step: what it writes, when it is made again, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from support.corpora import task_texts
+from support.models import write_micro_model
+from tokenizers import Tokenizer
+
+from seap_export.corpus import Sample, Split
+from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.progress import Silent
+from seap_export.pipeline.request.settings import RouterSettings
+from seap_export.pipeline.steps import router as module
+from seap_export.pipeline.steps.router import Targets, make_router, refuse_lost_tasks, router_key, router_targets
+from seap_export.runtime import Router
+from seap_export.sources.source import Source, open_source
+
+Make = Callable[..., dict[str, Any]]
+SETTINGS = RouterSettings(max_length=20)
+
+
+def split_of(task: str) -> Split:
+    texts = task_texts(task, 40)
+    return Split(tuple(Sample(t, "") for t in texts[:30]), tuple(Sample(t, "") for t in texts[30:]))
+
+
+SPLITS = {task: split_of(task) for task in "ab"}
+
+
+def variants_of(tasks: str, *ratios: float) -> dict[str, dict[str, Any]]:
+    return {f"{task}-{ratio:g}": {"task": task, "requested_ratio": ratio} for task in tasks for ratio in ratios}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return open_source(str(write_micro_model(tmp_path_factory.mktemp("source") / "m", model_type="llama")))
+
+
+@pytest.fixture
+def make(source: Source, tmp_path: Path) -> Make:
+    """Makes the router of tasks a and b at 0.2 in ./out, or another."""
+
+    def call(
+        splits: dict[str, Split] = SPLITS,
+        ratios: tuple[float, ...] = (0.2,),
+        settings: RouterSettings = SETTINGS,
+        force: bool = False,
+        fallback: str | None = None,
+        **more: Any,
+    ) -> dict[str, Any]:
+        workspace = Workspace(tmp_path / "out", force)
+        with workspace.locked():
+            variants = {**variants_of("".join(splits), *ratios), **more.get("variants", {})}
+            return make_router(source, splits, variants, settings, workspace, Silent(), fallback)
+
+    return call
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def written(tmp_path: Path) -> dict[str, Any]:
+    return json.loads((tmp_path / "out" / "router" / "router.json").read_text())
+
+
+def test_the_graph_equals_scikit_learn_on_mean_embeddings(source: Source, make: Make, tmp_path: Path) -> None:
+    make()
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "router" / "tokenizer.json"))
+    embedding = source.read_outer("embed_tokens").double().numpy()
+
+    def features(samples: tuple[Sample, ...]) -> Any:
+        return np.stack([embedding[tokenizer.encode(s.prompt).ids[:20]].mean(axis=0) for s in samples])
+
+    regression = LogisticRegression(C=0.1, class_weight="balanced", max_iter=10_000)
+    rows = np.concatenate([features(SPLITS[task].calibration) for task in "ab"])
+    expected = make_pipeline(StandardScaler(), regression).fit(rows, [0] * 30 + [1] * 30)
+    router = Router(tmp_path / "out" / "router")
+    for task in "ab":
+        held_out = SPLITS[task].held_out
+        found = router.probabilities([router.token_ids(sample.prompt) for sample in held_out])
+        assert np.abs(found - expected.predict_proba(features(held_out))).max() < 1e-5
+
+
+def test_what_it_writes(source: Source, make: Make, tmp_path: Path) -> None:
+    mixture = {"general-0.2": {}}
+    described = make(ratios=(0.4, 0.2), fallback="general", variants=mixture)
+    values = written(tmp_path)
+    assert values["schema"] == "seap-export/router/1"
+    assert values["source"] == {"name": "m", "sha256": source.digest}
+    assert (values["classes"], values["seed"], values["max_length"], values["threshold"]) == (["a", "b"], 0, 20, 0.7)
+    assert values["calibration_prompts"] == {"a": 30, "b": 30}
+    assert values["variants"] == {"0.2": {"a": "a-0.2", "b": "b-0.2"}, "0.4": {"a": "a-0.4", "b": "b-0.4"}}
+    assert values["fallback"] == {"0.2": "general-0.2", "0.4": None}
+    figures = values["held_out"]
+    assert (figures["prompts"], figures["left_out_as_seen"]) == (20, 0)
+    assert figures["accuracy"] > 0.9
+    assert sum(figures["confusion"]["a"].values()) == 10
+    assert described == {
+        "classes": ["a", "b"],
+        "threshold": 0.7,
+        "held_out": {name: figures[name] for name in ("prompts", "accuracy", "below_threshold")},
+        "ratios": ["0.2", "0.4"],
+        "fallback": {"0.2": "general-0.2", "0.4": None},
+    }
+    assert set(tree(tmp_path / "out" / "router")) == {
+        "router.json",
+        "router.onnx",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_the_figures_are_those_of_the_graph(make: Make, tmp_path: Path) -> None:
+    make(settings=replace(SETTINGS, threshold=0.95))
+    router = Router(tmp_path / "out" / "router")
+    found = {t: router.probabilities([router.token_ids(s.prompt) for s in SPLITS[t].held_out]) for t in "ab"}
+    figures = written(tmp_path)["held_out"]
+    for index, task in enumerate("ab"):
+        assert figures["classes"][task]["accuracy"] == (found[task].argmax(axis=1) == index).mean()
+        assert figures["classes"][task]["below_threshold"] == (found[task].max(axis=1) < 0.95).mean()
+    assert 0 < figures["below_threshold"] < 1
+
+
+def test_same_inputs_same_bytes_in_any_order(make: Make, tmp_path: Path) -> None:
+    make()
+    first = tree(tmp_path / "out" / "router")
+    (tmp_path / "out").rename(tmp_path / "first")
+    turned = {
+        task: Split(split.calibration[::-1], split.held_out[::-1]) for task, split in reversed(list(SPLITS.items()))
+    }
+    make(turned)
+    assert tree(tmp_path / "out" / "router") == first
+
+
+def test_it_is_made_once(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = make()
+    monkeypatch.setattr(module, "fit_classifier", None)
+    assert make() == described
+
+
+def test_more_ratios_and_more_tasks_replace_it_unasked(make: Make, tmp_path: Path) -> None:
+    make()
+    assert make(ratios=(0.2, 0.5))["ratios"] == ["0.2", "0.5"]
+    assert (
+        make(ratios=(0.2, 0.5), variants={"general-0.5": {}}, fallback="general")["fallback"]["0.5"] == "general-0.5"
+    )
+    described = make({**SPLITS, "c": Split((Sample("home from", ""), Sample("far", "")), (Sample("home", ""),))})
+    assert described["classes"] == written(tmp_path)["classes"] == ["a", "b", "c"]
+
+
+def test_a_task_is_forgotten_with_force_only(source: Source, make: Make, tmp_path: Path) -> None:
+    other = {"b": SPLITS["b"], "c": SPLITS["a"]}
+    make()
+    before = tree(tmp_path / "out" / "router")
+    message = r"router also covers a; .*--force"
+    with pytest.raises(UsageError, match=message):
+        make(other)
+    with pytest.raises(UsageError, match=message):
+        refuse_lost_tasks(Workspace(tmp_path / "out", force=False), ["b", "c"])
+    assert tree(tmp_path / "out" / "router") == before
+    for tasks, force in ((["a", "b", "c"], False), (["c"], False), (["b", "c"], True)):
+        refuse_lost_tasks(Workspace(tmp_path / "out", force), tasks)
+    refuse_lost_tasks(Workspace(tmp_path / "another", force=False), ["b", "c"])
+    assert make(other, force=True)["classes"] == ["b", "c"]
+
+
+@pytest.mark.parametrize("ratios", [(0.2,), (0.2, 0.5)])
+def test_a_router_that_was_changed_is_replaced_with_force_only(
+    make: Make, tmp_path: Path, ratios: tuple[float, ...]
+) -> None:
+    make()
+    before = tree(tmp_path / "out" / "router")
+    (tmp_path / "out" / "router" / "router.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"router\.json differs from its SHA-256 in manifest\.json"):
+        make(ratios=ratios)
+    make(ratios=ratios, force=True)
+    assert tree(tmp_path / "out" / "router")["router.onnx"] == before["router.onnx"]
+
+
+def test_a_router_that_is_gone_is_made_again(make: Make, tmp_path: Path) -> None:
+    make()
+    before = tree(tmp_path / "out" / "router")
+    (tmp_path / "out" / "router").rename(tmp_path / "moved")
+    refuse_lost_tasks(Workspace(tmp_path / "out", force=False), ["c", "d"])
+    make()
+    assert tree(tmp_path / "out" / "router") == before
+
+
+def test_the_key(source: Source, tmp_path: Path) -> None:
+    targets = Targets({"0.2": {"a": "a-0.2", "b": "b-0.2"}}, {"0.2": None})
+    key = router_key(source, SPLITS, SETTINGS, targets)
+    a = SPLITS["a"]
+    other_model = open_source(str(write_micro_model(tmp_path / "m", seed=1, model_type="llama")))
+    others = [
+        router_key(other_model, SPLITS, SETTINGS, targets),
+        router_key(source, {**SPLITS, "a": replace(a, calibration=a.calibration[1:])}, SETTINGS, targets),
+        router_key(source, {**SPLITS, "a": replace(a, held_out=a.held_out[1:])}, SETTINGS, targets),
+        router_key(source, {"a": SPLITS["b"], "b": SPLITS["a"]}, SETTINGS, targets),
+        router_key(source, SPLITS, replace(SETTINGS, seed=1), targets),
+        router_key(source, SPLITS, replace(SETTINGS, max_length=21), targets),
+        router_key(source, SPLITS, replace(SETTINGS, threshold=0.8), targets),
+        router_key(source, SPLITS, SETTINGS, replace(targets, fallback={"0.2": "general-0.2"})),
+        router_key(source, SPLITS, SETTINGS, replace(targets, variants={"0.2": {"a": "a-0.2", "b": "x"}})),
+    ]
+    assert len({key, *others}) == 1 + len(others)
+    turned = {task: replace(SPLITS[task], held_out=SPLITS[task].held_out[::-1]) for task in "ba"}
+    assert router_key(source, turned, SETTINGS, targets) == key
+
+
+def test_only_ratios_with_a_variant_of_every_task_are_targets() -> None:
+    variants = {**variants_of("ab", 0.2, 0.5), **variants_of("a", 0.3), **variants_of("z", 0.7)}
+    variants |= {"general-0.5": {"task": None}, "general-0.3": {"task": None}}
+    found = router_targets(variants, ["b", "a"], "general")
+    assert found.variants == {"0.2": {"a": "a-0.2", "b": "b-0.2"}, "0.5": {"a": "a-0.5", "b": "b-0.5"}}
+    assert found.fallback == {"0.2": None, "0.5": "general-0.5"}
+    assert router_targets(variants, ["a", "b"], None).fallback == {"0.2": None, "0.5": None}
+    with pytest.raises(ValueError, match=r"no ratio at which all of \['a', 'z'\] have a variant"):
+        router_targets(variants, ["a", "z"], None)
+
+
+def test_a_graph_that_computes_something_else_is_no_router(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module.write_router_graph
+    monkeypatch.setattr(
+        module, "write_router_graph", lambda path, e, weight, bias: write(path, e, weight, np.add(bias, [0, 1]))
+    )
+    with pytest.raises(ParityFailure, match=r"a probability of the ONNX graph differs by .* on prompts of 'a'"):
+        make()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_without_a_token_is_refused(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="task 'b': the tokenizer finds no token in any prompt"):
+        make({"a": SPLITS["a"], "b": Split((Sample(" ", "the"),), ())})
+    with pytest.raises(InputError, match="at least two tasks"):
+        make({"a": SPLITS["a"]})
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_held_out_prompt_there_are_no_figures(make: Make, tmp_path: Path) -> None:
+    described = make({task: replace(split, held_out=split.calibration[:0]) for task, split in SPLITS.items()})
+    assert described["held_out"] == {"prompts": 0, "accuracy": None, "below_threshold": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_length": 0}, "--max-length 0 is out of range; give at least 1"),
+        ({"threshold": 1.5}, "threshold 1.5 is out of range; give 0 to 1"),
+        ({"threshold": float("nan")}, "threshold nan is out of range; give 0 to 1"),
+    ],
+)
+def test_settings_refuse_values_that_mean_nothing(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        RouterSettings(**values)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from converters.onnx.format import OnnxFormat
+from seap_export.errors import UsageError
+from seap_export.pipeline.targets.candidate import Candidate, Figures, Point
+from seap_export.pipeline.targets.frontier import (
+    FRONTIER,
+    Frontier,
+    frontier_json,
+    known_figures,
+    read_frontier,
+    write_frontier,
+)
+from seap_export.pipeline.targets.targets import Targets
+from validation.reports import schema
+
+
+def point(precision: str, ratio: float, size: int, kl: float, key: str | None = "k") -> Point:
+    figures = Figures(size, kl, 0.9, 7.5, 40)
+    return Point(Candidate(ratio, OnnxFormat(precision)), figures, key, size + 1, 2.0)
+
+
+POINTS = (
+    point("int8", 0.0, 150, 0.01, "one"),
+    point("int4", 0.0, 90, 0.4, "two"),
+    point("int8", 0.5, 95, 0.35, "three"),
+    point("int4", 0.1, 88, 0.35, "four"),
+    point("fp32", 0.0, 500, 0.0, None),
+)
+
+
+def values() -> dict[str, Any]:
+    return frontier_json(Targets(size=100), "onnx fp32", {"a": Frontier(POINTS, POINTS[3].candidate)})
+
+
+def test_points_are_sorted_and_say_whether_they_are_beaten() -> None:
+    rows = values()["tasks"]["a"]["points"]
+    assert [row["bytes"] for row in rows] == [88, 90, 95, 150, 500]
+    assert [row["beaten"] for row in rows] == [False, True, True, False, False]
+    assert [row["variant"] for row in rows if row["chosen"]] == ["a-0.1"]
+
+
+def test_equal_points_do_not_beat_each_other() -> None:
+    assert not POINTS[0].beats(POINTS[0])
+    assert POINTS[3].beats(POINTS[2])
+    assert not POINTS[2].beats(POINTS[0])
+
+
+def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Path) -> None:
+    write_frontier(values(), tmp_path)
+    assert read_frontier(tmp_path) == values()
+    of_file = {"$ref": "#/$defs/frontier", "$defs": schema()["$defs"]}
+    Draft202012Validator(of_file).validate(values())
+    known = known_figures(tmp_path)
+    assert known == {own.key: own.figures for own in POINTS if own.key is not None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda own: own.update(schema="x"),
+        lambda own: own["tasks"]["a"]["points"][0].pop("bytes"),
+        lambda own: own["tasks"]["a"]["points"][0].update(mean_kl_nats="0.1"),
+        lambda own: own["targets"].update(size=None),
+        lambda own: own.update(tasks=[]),
+        lambda own: own.pop("speedups_over"),
+    ],
+)
+def test_a_file_of_another_form_counts_as_missing(tmp_path: Path, change: Any) -> None:
+    changed = values()
+    change(changed)
+    (tmp_path / FRONTIER).write_text(json.dumps(changed), "utf-8")
+    assert read_frontier(tmp_path) is None
+    assert known_figures(tmp_path) == {}
+
+
+def test_no_file(tmp_path: Path) -> None:
+    assert read_frontier(tmp_path) is None
+    (tmp_path / FRONTIER).write_text("{", "utf-8")
+    assert read_frontier(tmp_path) is None
+
+
+@pytest.mark.parametrize("given", [{"size": 0}, {"decode_speedup": 0.0}, {"max_kl": -1.0}, {"max_kl": float("nan")}])
+def test_targets_out_of_range_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="out of range"):
+        Targets(**given)

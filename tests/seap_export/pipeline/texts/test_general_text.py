@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seap_export.activations.statistics import CalibrationRecord
+from seap_export.corpus import text_digest
+from seap_export.errors import InputError
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.texts.general_text import (
+    GENERAL_TEXT,
+    MOST_TEXTS,
+    ElsewhereFigures,
+    TextSet,
+    elsewhere_texts,
+    general_samples,
+    refuse_damaged_cell,
+)
+from validation.divergence.measure import DivergenceFigures
+from validation.divergence.paired import Bytes, PerByte, same_cut
+
+
+def record(task: str, held_out: list[str], calibrated: tuple[str, ...] = ()) -> CalibrationRecord:
+    samples = tuple({"prompt": text[:3], "completion": text[3:]} for text in held_out)
+    digests = tuple(sorted(map(text_digest, held_out)))
+    return CalibrationRecord(task, "m", "00", 0, 512, 100, tuple(map(text_digest, calibrated)), digests, samples)
+
+
+def corpus(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    return path
+
+
+def test_the_first_held_out_texts_of_every_task_and_the_general_text() -> None:
+    numbered = [f"number {number}" for number in range(MOST_TEXTS + 3)]
+    found = elsewhere_texts([record("b", ["one text", "another"]), record("a", numbered)], None)
+    assert list(found) == ["a", "b", GENERAL_TEXT]
+    assert found["a"] == tuple(numbered[:MOST_TEXTS])
+    assert found["b"] == ("one text", "another")
+    assert len(set(found[GENERAL_TEXT])) == MOST_TEXTS
+
+
+def test_what_a_task_was_calibrated_on_is_left_out(tmp_path: Path) -> None:
+    """Of the other tasks, too, and a task of which nothing is left."""
+    general = corpus(tmp_path / "g.jsonl", ["one", "two", "two", "three"])
+    records = [record("a", ["held out", "shared"], ("two",)), record("b", ["x"], ("shared",)), record("c", ["one"])]
+    records += [record("d", ["three"], ("x",))]
+    found = elsewhere_texts(records, general)
+    assert found == {"a": ("held out",), "c": ("one",), "d": ("three",), GENERAL_TEXT: ("one", "three")}
+
+
+def test_a_general_text_that_was_calibrated_on_is_refused(tmp_path: Path) -> None:
+    general = corpus(tmp_path / "g.jsonl", ["one", "two"])
+    with pytest.raises(InputError, match=r"general text: .*g\.jsonl"):
+        general_samples(general, {text_digest("one"), text_digest("two")})
+    texts = [sample.text for sample in general_samples(general, {text_digest("one")})]
+    assert texts == ["two"]
+
+
+def test_only_as_much_of_a_corpus_is_read_as_is_compared(tmp_path: Path) -> None:
+    general = corpus(tmp_path / "g.jsonl", [str(number) for number in range(MOST_TEXTS)])
+    with general.open("a") as file:
+        file.write("not JSON")
+    assert len(general_samples(general, ())) == MOST_TEXTS
+
+
+def text_set(sizes: Bytes) -> TextSet:
+    return TextSet(("abc",), True, (replace(same_cut((1, 2, 3)), bytes=sizes),))
+
+
+def cell() -> dict[str, Any]:
+    figures = DivergenceFigures(0.5, 1.0, 0.9, 8.0, 4.0, 7, PerByte(0.1, 1.25, 0.75, 12))
+    return ElsewhereFigures(text_set(Bytes(3, 2, 2)), figures).to_json()
+
+
+def test_the_figures_of_a_set() -> None:
+    found = cell()
+    assert found.pop("sha256") == sha256_json(["abc"])
+    assert found == {
+        "own": True, "mean_kl_nats": 0.5, "bits_per_byte": 1.25, "dense_bits_per_byte": 0.75, "texts": 1, "tokens": 7,
+        "bytes": 12,
+    }  # fmt: skip
+    refuse_damaged_cell(cell())
+
+
+def test_a_set_of_which_a_model_predicts_nothing_is_too_short() -> None:
+    assert text_set(Bytes(3, 2, 2)).is_long_enough
+    assert not text_set(Bytes(3, 0, 2)).is_long_enough
+    assert not text_set(Bytes(3, 2, 0)).is_long_enough
+
+
+@pytest.mark.parametrize("change", [{"own": 1}, {"mean_kl_nats": "0.1"}, {"texts": 1.5}, {"sha256": None}])
+def test_a_changed_cell_is_refused(change: dict[str, Any]) -> None:
+    found = cell()
+    with pytest.raises(TypeError):
+        refuse_damaged_cell({**found, **change})
+    del found[next(iter(change))]
+    with pytest.raises(KeyError):
+        refuse_damaged_cell(found)

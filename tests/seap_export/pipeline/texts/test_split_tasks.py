@@ -1,0 +1,57 @@
+"""Calibration sees the token ids that the artifact's own tokenizer gives."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.models import write_micro_model
+from support.variations import FAMILIES
+from tokenizers import Tokenizer
+
+from seap_export.corpus import Sample, parse_tasks
+from seap_export.pipeline.request.settings import CALIBRATION_TOKENS, CalibrationSettings
+from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize
+from seap_export.sources.source import open_source
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ids_are_those_of_thetokenizer_file_whatever_the_family(tmp_path: Path, family: str) -> None:
+    folder = write_micro_model(tmp_path / "m", model_type=family)
+    text = "the cat sat on a mat"
+    ids = tokenize(open_source(str(folder)), {"a": [Sample(text, "")]}, max_length=64)
+    assert ids == {"a": [Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids]}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """500 texts of 1 to 10 tokens."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"{index} " + "cat " * (index % 10)}) + "\n" for index in range(500)))
+    return path
+
+
+@pytest.mark.parametrize("max_length", [512, 3])
+def test_texts_are_taken_up_to_the_number_of_tokens(tmp_path: Path, corpus: Path, max_length: int) -> None:
+    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
+    tasks = parse_tasks([f"a={corpus}"])
+    whole = split_tasks(source, tasks, CalibrationSettings(samples=484))["a"]
+    lengths = [len(ids) for ids in tokenize(source, {"a": whole.calibration}, max_length)["a"]]
+    for number in (1, 2, 100, 300, 484):
+        for more, taken in ((-1, max(1, number - 1)), (0, number)):
+            most = sum(lengths[:number]) + more
+            settings = CalibrationSettings(calibration_tokens=most, max_length=max_length)
+            assert split_tasks(source, tasks, settings)["a"] == whole.calibrated_on(taken)
+            fewer = replace(settings, samples=90)
+            assert split_tasks(source, tasks, fewer)["a"] == whole.calibrated_on(min(taken, 90))
+    assert sum(lengths) < CALIBRATION_TOKENS
+    assert split_tasks(source, tasks, CalibrationSettings(max_length=max_length))["a"] == whole
+
+
+def test_both_limits_hold() -> None:
+    assert CalibrationSettings(samples=3).most_tokens is None
+    assert CalibrationSettings(calibration_tokens=3).most_tokens == 3
+    assert CalibrationSettings(samples=5, calibration_tokens=3).most_tokens == 3
+    assert CalibrationSettings().most_tokens == CALIBRATION_TOKENS

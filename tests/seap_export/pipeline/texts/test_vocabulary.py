@@ -1,0 +1,82 @@
+"""All texts of a task decide which tokens are kept, with the words of the chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level
+from tokenizers import Tokenizer
+
+from seap_export.corpus import Task, parse_tasks
+from seap_export.errors import InputError
+from seap_export.pipeline.progress import Silent
+from seap_export.pipeline.texts import vocabulary
+from seap_export.pipeline.texts.vocabulary import choose_vocabularies
+from seap_export.sources.source import open_source
+from seap_export.vocabulary.choice import VocabularySize
+from seap_export.vocabulary.table import Vocabulary
+
+
+def _chosen(
+    folder: Path, lines: dict[str, list[dict[str, str]]], size: VocabularySize = 60, **mixtures: list[str]
+) -> dict[str, Vocabulary]:
+    for name, records in lines.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        (folder / f"{name}.toml").write_text(
+            f'corpus = "{name}.jsonl"\nprompt = "{{text}}"\ncompletion = "{{answer}}"\n'
+        )
+    tasks = parse_tasks([f"{name}={folder / name}.toml" for name in lines])
+    return choose_vocabularies(open_source(str(folder / "m")), tasks, mixtures, size, Silent())
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model whose merges make the words of `WORDS` after a space; the chat template has none of them."""
+    write_byte_level(write_micro_model(tmp_path / "m", vocab_size=130, model_type="llama"), chat_template="")
+    return tmp_path
+
+
+def _ids(folder: Path, text: str) -> set[int]:
+    return set(Tokenizer.from_file(str(folder / "m/tokenizer.json")).encode(text).ids)
+
+
+def _least(folder: Path, lines: dict[str, list[dict[str, str]]], **mixtures: list[str]) -> dict[str, set[int]]:
+    """What is required, without what fills up the number."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary, "choose_tokens", lambda pairs, own, size, of: Vocabulary(tuple(sorted(own)), of))
+        return {name: set(own.kept) for name, own in _chosen(folder, lines, **mixtures).items()}
+
+
+def test_every_text_counts_and_prompts_by_themselves(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vocabulary, "_BATCH", 2)
+    plain = [{"text": " the", "answer": ""}] * 5
+    lines = {"a": [*plain, {"text": " mor", "answer": "e"}], "b": [{"text": " far", "answer": " see"}]}
+    kept = _least(model, lines, a=["a"], b=["b"], both=["a", "b", "support"])
+    assert _ids(model, " the more") | _ids(model, " mor") <= kept["a"]
+    assert not _ids(model, " far") & kept["a"]
+    assert kept["both"] == kept["a"] | kept["b"]
+
+
+def test_words_of_the_chat_template_count(model: Path) -> None:
+    lines = {"a": [{"text": " the", "answer": ""}]}
+    without = _least(model, lines, a=["a"])["a"]
+    write_byte_level(model / "m", chat_template="{{ bos }} see {{ messages }}")
+    assert _least(model, lines, a=["a"])["a"] - without >= _ids(model, " see") - _ids(model, " ")
+
+
+def test_all_reads_nothing(tmp_path: Path) -> None:
+    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
+    task = Task("a", tmp_path / "missing.jsonl")
+    assert choose_vocabularies(source, (task,), {"a": ["a"]}, "all", Silent()) == {}
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(model: Path) -> None:
+    path = model / "m/tokenizer.json"
+    values = json.loads(path.read_text("utf-8"))
+    values["model"]["vocab"]["zz"] = 130
+    path.write_text(json.dumps(values), "utf-8")
+    with pytest.raises(InputError, match=r"token id 130.*vocabulary of 130"):
+        _chosen(model, {"a": [{"text": " the", "answer": ""}]}, a=["a"])

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.models import write_micro_model
+
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from seap_export.errors import ArtifactError, InputError
+from validation.divergence import measure as quality
+from validation.divergence.measure import (
+    DenseAnswers,
+    DenseReference,
+    DivergenceFigures,
+    continue_prompt,
+    measure_divergence,
+    measure_divergences,
+)
+from validation.divergence.paired import Bytes, PairedText, same_cut
+
+TEXTS = ((4, 5, 6, 7, 8, 9), (10, 4, 11), (12,), (5, 4, 4, 20, 19, 18, 17))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`dense`, a neighbour of it, `other`, and `onnx`, of the other."""
+    folder = tmp_path_factory.mktemp("quality")
+    write_micro_model(folder / "dense", model_type="llama")
+    shutil.copytree(folder / "dense", folder / "other")
+    _change_head(folder / "other", lambda head, noise: head + 0.3 * noise)
+    (folder / "onnx").mkdir()
+    write_onnx(folder / "other", folder / "onnx")
+    return folder
+
+
+@contextmanager
+def dense_reference(folder: Path, **options: Any) -> Iterator[DenseReference]:
+    with DenseAnswers(folder, 1) as answers:
+        answers.run(TEXTS, **options)
+        yield answers.reference(TEXTS)
+
+
+def _change_head(folder: Path, change: Callable[[Any, Any], Any]) -> None:
+    """Replaces the LM head by a function of it and of noise of its scale."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    head = weights["lm_head.weight"]
+    noise = head.std() * torch.randn(head.shape, generator=torch.Generator().manual_seed(1))
+    weights["lm_head.weight"] = change(head, noise)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _by_hand(models: Path) -> tuple[np.ndarray, float, float, float]:
+    """KL of each token, perplexity of both, and top-1 agreement, by torch in float64."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kl, losses, agree = [], {"dense": [], "other": []}, []
+    loaded = {name: AutoModelForCausalLM.from_pretrained(models / name, dtype=torch.float32).eval() for name in losses}
+    for ids in TEXTS:
+        with torch.no_grad():
+            p, q = (loaded[name](torch.tensor([ids])).logits[0].double().log_softmax(-1) for name in losses)
+        kl += (p.exp() * (p - q)).sum(-1).tolist()
+        agree += (p.argmax(-1) == q.argmax(-1)).tolist()
+        for name, log_p in (("dense", p), ("other", q)):
+            losses[name] += [-float(log_p[place, ids[place + 1]]) for place in range(len(ids) - 1)]
+    perplexity, dense = (math.exp(np.mean(losses[name])) for name in ("other", "dense"))
+    return np.array(kl), perplexity, dense, float(np.mean(agree))
+
+
+@pytest.mark.parametrize("form", ["hf", "onnx"])
+def test_the_figures_are_those_of_a_plain_loop(models: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "_CHUNK_ELEMENTS", 2 * 96)  # two tokens a block
+    kl, perplexity, dense, agreement = _by_hand(models)
+    with dense_reference(models / "dense") as reference:
+        figures = measure_divergence(reference, models / {"hf": "other", "onnx": "onnx"}[form], form, threads=1)
+    assert figures.tokens == len(kl) == 17
+    assert figures.mean_kl == pytest.approx(kl.mean(), rel=1e-4)
+    assert figures.max_kl == pytest.approx(kl.max(), rel=1e-4)
+    assert figures.perplexity == pytest.approx(perplexity, rel=1e-4)
+    assert figures.dense_perplexity == pytest.approx(dense, rel=1e-4)
+    assert figures.top1_agreement == pytest.approx(agreement)
+    assert 0 < agreement < 1
+
+
+def test_a_model_does_not_diverge_from_itself_and_one_reference_serves_many(models: Path) -> None:
+    lines: list[str] = []
+    with dense_reference(models / "dense", on_progress=lines.append) as reference:
+        itself = measure_divergence(reference, models / "dense", threads=1, on_progress=lines.append)
+        first, second = (measure_divergence(reference, models / "other", threads=1) for _ in range(2))
+    assert (itself.mean_kl, itself.max_kl, itself.top1_agreement) == (0.0, 0.0, 1.0)
+    assert itself.perplexity == itself.dense_perplexity
+    assert first == second
+    assert first.mean_kl > 0.01
+    assert lines[3:5] == ["dense: text 4 of 4", "hf: text 1 of 4"]
+
+
+def test_several_sets_are_measured_in_one_pass(models: Path) -> None:
+    """Each text runs once; the figures of each set are those that it has alone."""
+    sets = [TEXTS[:2], TEXTS, TEXTS[1:2], (TEXTS[1], TEXTS[3], TEXTS[1])]
+    lines: list[str] = []
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run(TEXTS)
+        references = [(answers.reference(own), tuple(map(same_cut, own))) for own in sets]
+        found = measure_divergences(references, models / "onnx", "onnx", threads=1, on_progress=lines.append)
+        alone = [measure_divergence(reference, models / "onnx", "onnx", threads=1) for reference, _ in references]
+    assert len(lines) == len(TEXTS)
+    for own, other in zip(found, alone, strict=True):
+        assert (own.per_byte, own.cut) == (other.per_byte, other.cut) == (None, None)
+        assert astuple(own)[:6] == pytest.approx(astuple(other)[:6], rel=1e-6)
+    assert [figures.tokens for figures in found] == [9, 17, 3, 13]
+    assert len({figures.mean_kl for figures in found}) == len(sets)
+
+
+def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
+    spoilt = Path(shutil.copytree(models / "other", tmp_path / "spoilt"))
+    _change_head(spoilt, lambda head, noise: head / 0.0)
+    with (
+        dense_reference(models / "dense") as reference,
+        pytest.raises(ArtifactError, match=r"(NaN|infinite) logits for text 0"),
+    ):
+        measure_divergence(reference, spoilt, threads=1)
+    with (
+        pytest.raises(InputError, match="the dense model gives NaN or infinite logits for text 0"),
+        dense_reference(spoilt),
+    ):
+        pass
+
+
+def test_another_vocabulary_is_refused(models: Path, tmp_path: Path) -> None:
+    write_micro_model(tmp_path / "larger", vocab_size=97, model_type="llama")
+    with (
+        dense_reference(models / "dense") as reference,
+        pytest.raises(ArtifactError, match=r"logits of shape \[6, 97\], expected \[6, 96\] for text 0"),
+    ):
+        measure_divergence(reference, tmp_path / "larger", threads=1)
+
+
+@pytest.mark.parametrize("texts", [[], [(4,)]])
+def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[tuple[int, ...]]) -> None:
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run(texts)
+        with pytest.raises(InputError, match="no token to predict"):
+            answers.reference(texts)
+
+
+def test_the_dense_model_runs_once_for_each_text(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run(TEXTS[:2], [TEXTS[:1]], 3)
+        monkeypatch.setattr(quality, "open_torch_runner", None)  # nothing is left to run
+        answers.run(TEXTS[:2], [TEXTS[:1]], 3)
+        assert answers.reference(TEXTS[1:2]).token_ids == (TEXTS[1],)
+
+
+def test_prompts_are_continued_greedily(models: Path) -> None:
+    """A model in torch and the same model as ONNX give the same tokens, which end before a stop."""
+    with DenseAnswers(models / "other", 1) as answers:
+        for ids in TEXTS:
+            answers.run(prompts=[(ids,)], steps=5)
+            prompt, following = answers.answer((ids,))
+            assert prompt == ids
+            assert len(following) == 5
+            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, threads=1) == following
+            until = following[: following.index(following[3])]
+            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, following[3:4], threads=1) == until
+
+
+def test_the_first_prompt_with_an_answer_is_taken(models: Path) -> None:
+    """What the model says first to the first prompt is made a stop, so that it has nothing to say to that one."""
+    stop = continue_prompt(models / "onnx", "onnxruntime", TEXTS[0], 1, threads=1)
+    with DenseAnswers(models / "other", 1) as answers:
+        answers.run(prompts=[TEXTS], steps=5, stops=stop)
+        prompt, following = answers.answer(TEXTS)
+    assert prompt != TEXTS[0]
+    assert len(following) >= 3
+
+
+def test_a_file_that_returns_the_last_logits_only_is_measured_at_every_position(models: Path, tmp_path: Path) -> None:
+    with dense_reference(models / "dense") as reference:
+        whole = measure_divergence(reference, models / "onnx", "onnx", threads=1)
+        for dialect in ("fused", "standard"):
+            folder = tmp_path / dialect
+            folder.mkdir()
+            write_onnx(models / "other", folder, OnnxForm(dialect=dialect, logits="last"))
+            last = measure_divergence(reference, folder, "onnx", threads=1)
+            assert last.tokens == whole.tokens
+            assert last.mean_kl == pytest.approx(whole.mean_kl, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change", [{"tokens": 1}, {"mean_kl": -1.0}, {"mean_kl": math.nan}, {"top1_agreement": 1.1}, {"perplexity": 0.5}]
+)
+def test_impossible_figures_cannot_be_made(change: dict[str, float]) -> None:
+    figures = DivergenceFigures(0.1, 0.2, 0.9, 12.0, 10.0, 17)
+    replaced: Callable[..., DivergenceFigures] = replace
+    with pytest.raises(ValueError, match=r"divergence|perplexity"):
+        replaced(figures, **change)
+
+
+def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models: Path, tmp_path: Path) -> None:
+    """The variant has no rows for the tokens below 4, and cuts the first text's 6 into two tokens of its own."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kept = np.arange(4, 96)
+    _keep_rows(models / "other", tmp_path / "cut", kept)
+    texts = (
+        PairedText((4, 5, 6, 7), (0, 1, 50, 60, 3), np.asarray([[0, 0], [1, 1], [2, 3], [3, 4]]), 0.4, Bytes(9, 8, 7)),
+        replace(same_cut((10, 4, 11), (6, 0, 7)), bytes=Bytes(6, 5, 4)),
+    )
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run([text.dense for text in texts])
+        reference = answers.reference([text.dense for text in texts])
+        figures = measure_divergence(reference, tmp_path / "cut", texts=texts, kept=kept, threads=1)
+    dense, own = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models / "dense", tmp_path / "cut"))
+    kl, lost, losses = [], [], {"dense": 0.0, "own": 0.0}
+    for text in texts:
+        with torch.no_grad():
+            p, q = (
+                model(torch.tensor([ids])).logits[0].double() for model, ids in ((dense, text.dense), (own, text.own))
+            )
+        for name, logits, ids in (("dense", p, text.dense), ("own", q, text.own)):
+            following = logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+            losses[name] -= float(following.sum())
+        places, own_places = text.places.T.tolist()
+        lost += p.softmax(-1)[places][:, :4].sum(-1).tolist()
+        p, q = p[places][:, kept].log_softmax(-1), q[own_places].log_softmax(-1)
+        kl += (p.exp() * (p - q)).sum(-1).tolist()
+    assert figures.tokens == len(kl) == 7
+    assert (figures.mean_kl, figures.max_kl) == pytest.approx((np.mean(kl), np.max(kl)), rel=1e-4)
+    assert figures.per_byte is not None
+    bits = losses["own"] / 11 / math.log(2), losses["dense"] / 13 / math.log(2)
+    assert (figures.per_byte.bits, figures.per_byte.dense_bits) == pytest.approx(bits, rel=1e-5)
+    assert figures.per_byte.kl == pytest.approx(sum(kl) / 15, rel=1e-4)
+    assert figures.cut is not None
+    assert figures.cut.lost_mass == pytest.approx(np.mean(lost), rel=1e-4)
+    assert (figures.cut.split_bytes, figures.cut.more_tokens) == pytest.approx((0.4 * 9 / 15, 8 / 7 - 1))
+    assert 0.01 < figures.cut.lost_mass < 0.5
+
+
+def test_nan_between_the_places_that_are_compared_is_refused(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PairedText((4, 5, 6), (0, 1, 50, 60), np.asarray([[0, 0], [1, 3]]))
+    logits = np.zeros((4, 92), np.float32)
+    logits[1] = np.nan
+    monkeypatch.setattr(quality, "_logits", lambda *arguments: nullcontext(iter([logits])))
+    with DenseAnswers(models / "dense", 1) as answers:
+        answers.run([text.dense])
+        reference = answers.reference([text.dense])
+        with pytest.raises(ArtifactError, match="NaN or infinite logits for text 0"):
+            measure_divergence(reference, models / "other", texts=[text], kept=np.arange(4, 96))
+
+
+def _keep_rows(folder: Path, out: Path, kept: np.ndarray) -> None:
+    """A copy of a model with some rows of its tables."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, out)
+    weights = load_file(out / "model.safetensors")
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        weights[name] = weights[name][torch.from_numpy(kept)].contiguous()
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((out / "config.json").read_text("utf-8"))
+    (out / "config.json").write_text(json.dumps({**config, "vocab_size": len(kept)}), "utf-8")

@@ -1,0 +1,72 @@
+"""Texts as the tokens of two models: the places that both share, and figures per byte."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from validation.divergence.paired import Bytes, PairedText, cut_figures, lost_mass, pair_cuts, per_byte, same_cut
+
+#: Bytes of the tokens 0 to 5 of both models.
+SIZES = np.asarray([1, 2, 3, 4, 5, 6])
+
+
+def test_places_are_where_both_have_seen_the_same_text() -> None:
+    """abc|d|efgh|ij and a|b|c|d|efg|h|ij: the second token of the dense model, and the first, are cut smaller."""
+    pair = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 100)
+    assert pair is not None
+    assert pair.places.tolist() == [[0, 2], [1, 3], [2, 5], [3, 6]]
+    assert pair.split == (3 + 4) / 10
+    assert (pair.dense, pair.own) == ((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1))
+
+
+def test_both_end_at_the_last_place_within_the_limit() -> None:
+    pair = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 5)
+    assert pair is not None
+    assert (pair.dense, pair.own) == ((2, 0), (0, 0, 0, 0))
+    assert pair.places.tolist() == [[0, 2], [1, 3]]
+    assert pair.split == 3 / 4
+
+
+def test_cuts_that_cross_are_not_shared() -> None:
+    """ab|cd and a|bc|d share only the end."""
+    pair = pair_cuts((1, 1), (0, 1, 0), SIZES, SIZES, 9)
+    assert pair is not None
+    assert (pair.places.tolist(), pair.split) == ([[1, 2]], 1.0)
+    assert pair_cuts((1, 1), (0, 1, 0), SIZES, SIZES, 2) is None
+
+
+def test_the_same_cut_with_other_ids() -> None:
+    pair = same_cut((7, 9), (1, 2))
+    assert (pair.dense, pair.own, pair.split, pair.places.tolist()) == ((7, 9), (1, 2), 0.0, [[0, 0], [1, 1]])
+    assert same_cut((7, 9)).own == (7, 9)
+
+
+def test_lost_mass_is_the_probability_of_dropped_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.random.default_rng(0).normal(size=(37, 11)).astype(np.float32) * 9
+    kept = np.asarray([0, 3, 4, 10])
+    probabilities = np.exp(logits.astype(np.float64))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    assert lost_mass(logits, kept) == pytest.approx((1 - probabilities[:, kept].sum(axis=1)).sum())
+    assert lost_mass(logits + np.float32(1e4), np.arange(11)) == 0.0
+
+
+def _text(dense: int, own: int, split: float, lengths: Bytes | None) -> PairedText:
+    return PairedText((0,) * dense, (0,) * own, np.zeros((1, 2), np.int64), split, lengths)
+
+
+def test_figures_per_byte_are_sums_over_sums() -> None:
+    texts = [_text(4, 6, 0.5, Bytes(20, 18, 19)), _text(2, 2, 0.0, Bytes(10, 7, 7))]
+    own = per_byte(texts, 3.0, 5.2, 5.0)
+    assert own is not None
+    assert (own.kl, own.bytes) == (3.0 / 30, 30)
+    assert (own.bits, own.dense_bits) == pytest.approx((5.2 / 26 / math.log(2), 5.0 / 25 / math.log(2)))
+    cut = cut_figures(texts, 9, 0.25)
+    assert (cut.tokens, cut.lost_mass, cut.split_bytes) == (9, 0.25, 10 / 30)
+    assert cut.more_tokens == pytest.approx(8 / 6 - 1)
+
+
+def test_there_are_none_where_a_length_is_not_known() -> None:
+    assert per_byte([_text(4, 6, 0.5, Bytes(20, 18, 19)), _text(2, 2, 0.0, None)], 3.0, 5.2, 5.0) is None

@@ -1,0 +1,199 @@
+"""Bisection over the micro models of all families: sound graphs diverge nowhere, a fault is named by its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.external_data_helper import load_external_data_for_model
+from support.formats import write_scaled_graph
+from support.models import write_micro_model
+from support.variations import RICHEST, VARIATIONS
+
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import BlockQuantization, DialectName, Precision
+from validation.parity.bisect import bisect
+from validation.prompts import Case
+
+_TOKENS = tuple(np.random.default_rng(0).integers(3, 96, 22).tolist())
+#: Two rows that pass the 16 tokens of the micro phi3's longrope, one with a step; and calls that pass them.
+CASES = (
+    Case("batch", (_TOKENS[:18], _TOKENS[3:18]), (_TOKENS[18:], _TOKENS[18:])),
+    Case("calls", (_TOKENS[:18],), (_TOKENS[18:],), call_tokens=8),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`folder("gemma2-all")`: the folder of that micro model, made once."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = write_micro_model(tmp_path_factory.mktemp("models") / name, **VARIATIONS[name])
+        return made[name]
+
+    return make
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", RICHEST)
+def test_a_sound_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
+    write_onnx(folder(name), tmp_path, OnnxForm(dialect=dialect))
+    for case in CASES:
+        found = bisect(folder(name), tmp_path, case, "decode", 3, threads=1)
+        assert found.first is None
+        assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("name", RICHEST)
+def test_a_scaled_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
+    write_scaled_graph(folder(name), tmp_path, OnnxForm(dialect=dialect))
+    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, threads=1)
+    assert found.first is None
+    assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
+
+
+@pytest.mark.parametrize("name", RICHEST)
+def test_a_sound_quantised_graph(name: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
+    write_onnx(folder(name), tmp_path, OnnxForm(Precision("fp32", BlockQuantization(4))))
+    assert bisect(folder(name), tmp_path, CASES[0], "decode", 3, in_float=True, threads=1).first is None
+
+
+Edit = Callable[[onnx.GraphProto], None]
+
+
+def _node(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
+    return next(node for node in graph.node if node.name == name)
+
+
+def _input(name: str, place: int, other: str) -> Edit:
+    """A node reads something else."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        _node(graph, name).input[place] = other
+
+    return edit
+
+
+def _number(name: str, factor: float) -> Edit:
+    """An initializer is multiplied."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        tensor = next(tensor for tensor in graph.initializer if tensor.name == name)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(factor), name))
+
+    return edit
+
+
+def _attribute(name: str, attribute: str, value: float) -> Edit:
+    """A node has another attribute."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        node = _node(graph, name)
+        kept = [own for own in node.attribute if own.name != attribute]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute(attribute, value)])
+
+    return edit
+
+
+def _operator(name: str, operator: str, domain: str) -> Edit:
+    """A node is of another operator with the same inputs."""
+
+    def edit(graph: onnx.GraphProto) -> None:
+        node = _node(graph, name)
+        node.op_type, node.domain = operator, domain
+
+    return edit
+
+
+_FIRST, _SECOND, _THIRD = (f"layers.{index}.self_attn.attention" for index in range(3))
+#: The model, the fault, and the place where it shows first.
+FAULTS: dict[str, tuple[str, Edit, str]] = {
+    "embedding multiplier": ("gemma3-all", _number(f"float_{96**0.5!r}", 1.1), "embed_tokens"),
+    "norm after attention": (
+        "gemma3-all",
+        _number("model.layers.1.post_self_attn_layernorm.weight", 1.1),
+        "layers.1.post_self_attn_layernorm",
+    ),
+    "norm after the MLP": (
+        "glm4",
+        _number("model.layers.1.post_mlp_layernorm.weight", 1.1),
+        "layers.1.post_mlp_layernorm",
+    ),
+    "norm left out": (
+        "exaone4-window",
+        _input("layers.1.self_attn.residual", 1, "layers.1.self_attn.o_proj.output"),
+        "layers.1.self_attn.residual",
+    ),
+    "residual left out": (
+        "exaone4-window",
+        _input("layers.1.mlp.residual", 0, "embed_tokens.output"),
+        "layers.1.mlp.residual",
+    ),
+    "residual multiplier": ("granite-all", _number("float_0.4", 1.1), "layers.0.self_attn.multiplied"),
+    "multiplier left out": (
+        "granitemoehybrid-all",
+        _input("layers.2.input_layernorm", 0, "layers.1.mlp.down_proj.output"),
+        "layers.1.mlp.residual",
+    ),
+    "bias left out": (
+        "granite-all",
+        _input("layers.1.mlp.multiplied", 0, "layers.1.mlp.down_proj.output"),
+        "layers.1.mlp.multiplied",
+    ),
+    "norm of queries after the rotation": (
+        "hunyuan-all",
+        _number("model.layers.1.self_attn.q_norm.weight", 1.1),
+        "layers.1.self_attn.q_norm",
+    ),
+    "keys counted from 0 in each call": (
+        "hunyuan-all",
+        _input("layers.1.self_attn.key.rotated", 1, "first"),
+        "layers.1.self_attn.k_norm",
+    ),
+    "norm of keys": (
+        "gemma3-all",
+        _number("model.layers.1.self_attn.k_norm.weight", 1.1),
+        "layers.1.self_attn.k_norm",
+    ),
+    "soft cap of scores": ("gemma2-all", _attribute(_SECOND, "softcap", 0.0), _SECOND),
+    "scale of scores": ("gemma2-all", _attribute(_SECOND, "scale", 0.25), _SECOND),
+    "window": ("gemma3-all", _attribute(_SECOND, "local_window_size", 6), _SECOND),
+    "global rotation in a local layer": ("gemma3-all", _input(_SECOND, 7, "cos_cache"), _SECOND),
+    "rotation": ("smollm3-all", _attribute(_THIRD, "do_rotary", 0), _THIRD),
+    "halves for pairs": ("ernie4_5-biases", _attribute(_SECOND, "rotary_interleaved", 0), _SECOND),
+    "short factors beyond the switch": (
+        "phi3-all",
+        _input("layers.1.self_attn.query.rotated", 1, "positions.output"),
+        _SECOND,
+    ),
+    "query scaling": ("ministral3-all", _number("query_scaling.beta", 1.1), _FIRST),
+    "activation": ("gemma2-all", _operator("layers.1.mlp.gelu_tanh", "Gelu", ""), "layers.1.mlp.gated"),
+    "gate for up": (
+        "phi3-all",
+        _input("layers.1.mlp.up_proj", 1, "model.layers.1.mlp.gate_proj.weight.transposed"),
+        "layers.1.mlp.up_proj",
+    ),
+    "logits multiplier": ("granite-all", _number("float_0.5", 1.1), "lm_head"),
+    "soft cap of logits": ("gemma2-all", _number("float_8.0", 0.1), "lm_head"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named(fault: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
+    name, edit, place = FAULTS[fault]
+    write_onnx(folder(name), tmp_path, OnnxForm())
+    proto = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    load_external_data_for_model(proto, str(tmp_path))
+    edit(proto.graph)
+    onnx.save(proto, tmp_path / "model.onnx")
+    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, threads=1)
+    assert found.first is not None
+    assert found.first.name == place

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from validation.parity.caches import CacheComparison
+
+Layers = list[tuple[np.ndarray, np.ndarray]]
+
+
+def layers() -> Layers:
+    """Two layers of two heads, three tokens, four numbers each; keys are 1, values 10."""
+    ones = np.ones((2, 3, 4), np.float32)
+    return [(ones.copy(), 10 * ones) for _ in range(2)]
+
+
+def compared(*rows: tuple[Layers, Layers]) -> CacheComparison:
+    comparison = CacheComparison()
+    for row, (wanted, found) in enumerate(rows):
+        comparison.update(wanted, found, row)
+    return comparison
+
+
+def test_the_error_is_relative_to_the_layers_own_size() -> None:
+    keys, values = layers(), layers()
+    keys[1][0][0, 2, 3] += 0.5
+    values[0][1][1, 0, 0] += 0.6
+    figures = compared((layers(), keys), (layers(), values)).figures()
+    assert (figures.error, figures.layer, figures.part, figures.defect) == (0.5, 1, "key", "")
+    assert figures.max_abs == pytest.approx(0.6)
+
+
+def test_equal_caches_have_no_error() -> None:
+    figures = compared((layers(), layers())).figures()
+    assert (figures.error, figures.max_abs, figures.defect) == (0.0, 0.0, "")
+
+
+def test_another_shape_and_numbers_that_are_none_are_defects() -> None:
+    short = [(key[:, :2], value) for key, value in layers()]
+    assert compared((layers(), short)).figures().defect == (
+        "a cache of shape [2, 2, 4] in the keys of layer 0, row 0, expected [2, 3, 4]"
+    )
+    broken = layers()
+    broken[1][1][0, 0, 0] = np.nan
+    assert compared((layers(), layers()), (layers(), broken)).figures().defect == (
+        "NaN or Inf in the values of layer 1, row 1"
+    )
+
+
+def test_layers_too_few_are_no_comparison() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        compared((layers(), layers()[:1]))

@@ -1,0 +1,39 @@
+"""llama.cpp's GELU is of f16, so that families with it are judged as f16 is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.variations import VARIATIONS, micro_config
+
+from converters.gguf.format import GgufFormat
+from seap_export.families import model_spec
+from seap_export.layers.compute import Compute
+from validation.parity.candidate import Trial
+from validation.parity.llama_candidate import LlamaCandidate
+from validation.runtimes.table import runtime_row
+
+
+@pytest.mark.parametrize(
+    ("variation", "precision", "arithmetic"),
+    [
+        ("llama-gqa", "f32", "fp32"),
+        ("gemma2", "f32", "fp16"),
+        ("gemma2", "q8_0", "int8"),
+        ("llama-gqa", "f16", "fp16"),
+    ],
+)
+def test_arithmetic(variation: str, precision: str, arithmetic: str) -> None:
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    trial = Trial(Path(), Path(), GgufFormat(precision), spec, "cpu", 1, Compute(), lambda line: None)
+    assert LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), trial).arithmetic.name == arithmetic
+
+
+@pytest.mark.parametrize(("precision", "block_size"), [("q4_0", 32), ("q4_k_m", 128)])
+def test_k_quants_round_activations_in_larger_blocks(precision: str, block_size: int) -> None:
+    spec = model_spec(micro_config(**VARIATIONS["llama-gqa"]))
+    trial = Trial(Path(), Path(), GgufFormat(precision), spec, "cpu", 1, Compute(), lambda line: None)
+    how = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), trial).arithmetic.quantization
+    assert how is not None
+    assert how.block_size == block_size

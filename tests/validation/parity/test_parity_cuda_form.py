@@ -1,0 +1,138 @@
+"""Graphs for CUDA pass parity on the CPU provider, which runs them without a GPU; broken ones do not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from support.models import write_micro_model
+from support.variations import VARIATIONS
+
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm, read_form
+from converters.onnx.precision import PrecisionName, choose_precision
+from converters.onnx.stored import weight_differences
+from seap_export.errors import ParityFailure
+from validation.parity.run import run_parity
+
+PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the mat and a cat sat on a dog")
+#: Head norms and, with this width, products of gate and up in one node.
+MODEL = {**VARIATIONS["qwen3"], "intermediate_size": 96, "hidden_size": 64}
+Graph = onnx.GraphProto
+Written = Callable[[PrecisionName], tuple[Path, Path]]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("cuda_form")
+    write_micro_model(folder / "hf", **MODEL)
+
+    def write(precision: PrecisionName) -> tuple[Path, Path]:
+        out = folder / precision
+        if not out.exists():
+            out.mkdir()
+            form = OnnxForm(choose_precision(precision, "cuda"), "fused", "last", "cuda")
+            write_onnx(folder / "hf", out, form)
+        return folder / "hf", out
+
+    return write
+
+
+def reasons(hf: Path, folder: Path) -> list[str]:
+    """Why the file is not what the model is: parity's reasons and the weights' differences."""
+    try:
+        failed = run_parity(hf, folder, PROMPTS, threads=1, decode_steps=4).reasons
+    except ParityFailure as error:
+        failed = [str(error)]
+    return [*failed, *weight_differences(hf, folder, read_form(folder / "model.onnx"))]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_it_passes(written: Written, precision: PrecisionName) -> None:
+    assert reasons(*written(precision)) == []
+
+
+def node(graph: Graph, name: str) -> onnx.NodeProto:
+    return next(own for own in graph.node if own.name == name)
+
+
+def attribute(graph: Graph, name: str, key: str) -> onnx.AttributeProto:
+    return next(own for own in node(graph, name).attribute if own.name == key)
+
+
+def _without_poison(graph: Graph) -> None:
+    own = node(graph, "poison_of_left_padding")
+    own.op_type = "Identity"
+    del own.input[1:]
+
+
+def _poison_of_the_second_column(graph: Graph) -> None:
+    for tensor in graph.initializer:
+        if tensor.name == "first_column":
+            tensor.CopyFrom(numpy_helper.from_array(1 + numpy_helper.to_array(tensor), tensor.name))
+
+
+def _norm_instead_of_a_product(graph: Graph) -> None:
+    attribute(graph, "layers.1.mlp.gated", "epsilon").f = 1e-5
+
+
+def _gate_and_up_swapped(graph: Graph) -> None:
+    own = node(graph, "layers.1.mlp.gated")
+    own.input[0], own.input[2] = own.input[2], own.input[0]
+
+
+def _sigmoid_alone(graph: Graph) -> None:
+    attribute(graph, "layers.0.mlp.gated", "activation").s = b"sigmoid"
+
+
+def _first_token_instead_of_the_last(graph: Graph) -> None:
+    node(graph, "last_token.place").input[0] = node(graph, "last_token.end").input[1]
+    node(graph, "last_token.place").op_type = "Sub"
+
+
+def _tokens_of_the_whole_row(graph: Graph) -> None:
+    """The last token is counted from the start of the text, not of the call."""
+    node(graph, "last_token.end").input[0] = node(graph, "mask.count").output[0]
+
+
+def _padding_counted(graph: Graph) -> None:
+    own = node(graph, "mask.count")
+    ones = helper.make_node("Equal", ["attention_mask", "attention_mask"], ["planted.same"], "planted.same")
+    cast = helper.make_node("Cast", ["planted.same"], ["planted.ones"], "planted.ones", to=onnx.TensorProto.INT64)
+    own.input[0] = "planted.ones"
+    place = list(graph.node).index(own)
+    graph.node.insert(place, ones)
+    graph.node.insert(place + 1, cast)
+
+
+def _epsilon_of_a_head_norm(graph: Graph) -> None:
+    attribute(graph, "layers.2.self_attn.q_norm", "epsilon").f = 1e-2
+
+
+FAULTS = (
+    _without_poison,
+    _poison_of_the_second_column,
+    _norm_instead_of_a_product,
+    _gate_and_up_swapped,
+    _sigmoid_alone,
+    _first_token_instead_of_the_last,
+    _tokens_of_the_whole_row,
+    _padding_counted,
+    _epsilon_of_a_head_norm,
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.__name__.strip("_") for fault in FAULTS])
+def test_a_fault_is_stopped(written: Written, fault: Callable[[Graph], None], tmp_path: Path) -> None:
+    hf, source = written("fp16")
+    folder = Path(shutil.copytree(source, tmp_path / "onnx"))
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    before = model.SerializeToString()
+    fault(model.graph)
+    assert model.SerializeToString() != before
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    assert reasons(hf, folder)

@@ -1,0 +1,107 @@
+"""Parity of a format that is not ONNX, by the protocols of formats and runners alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
+
+from seap_export.errors import UsageError
+from validation.parity.candidate import arithmetic_of
+from validation.parity.profiles import Limits
+from validation.parity.run import run_parity
+
+PROMPTS = ["the cat sat on the mat", "a dog", "the dog sat"]
+Written = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture
+def written(micro_hf: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
+    """`written("f16")`: a model folder, and what was written from it."""
+    install_fake_format(monkeypatch)
+
+    def write(precision: str = "f32", family: str = "Llama") -> tuple[Path, Path]:
+        folder = tmp_path / "fake"
+        folder.mkdir()
+        FakeFormat(precision).write(micro_hf(family), folder, lambda layer: None)
+        return micro_hf(family), folder
+
+    return write
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+def test_a_sound_folder_passes(written: Written, family: str) -> None:
+    said: list[str] = []
+    report = run_parity(*written(family=family), PROMPTS, runtime="faked", threads=1, on_progress=said.append)
+    assert report.passed, report.failure()
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-4
+    assert report.cache_error is not None
+    assert "fake: batch of 3" in said
+    assert FakeRunner.opened == 0
+    values = report.to_json()
+    assert (values["format"], values["runtime"], values["precision"]) == ("fake", "faked", "f32")
+    assert values["form"] == {"version": 1, "precision": "f32"}
+    assert values["provider"] == {"asked": "cpu", "obtained": "faked", "gpu": None, "nodes": None}
+    assert report.summary().endswith("in f32 on faked")
+
+
+def test_torch_reads_what_was_written(written: Written) -> None:
+    """Rounding of weights is no difference, nor is a wrong weight: `Format.differences` is there for that."""
+    model, folder = written("f16")
+    report = run_parity(model, folder, PROMPTS, runtime="faked", threads=1)
+    assert report.passed
+    assert report.subject.limits == "fp16"
+    assert report.mean_kl is not None
+    assert report.mean_kl < 1e-9
+    tensors = load_file(folder / FAKE_FILE)
+    tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
+    save_file(tensors, folder / FAKE_FILE)
+    assert run_parity(model, folder, PROMPTS, runtime="faked", threads=1).passed
+    assert list(FakeFormat("f16").differences(model, folder)) == ["'model.layers.1.mlp.up_proj.weight' differs"]
+
+
+def test_what_a_runtime_does_otherwise_fails(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.2.mlp.down_proj.bias"] += 0.1
+
+    monkeypatch.setattr(FakeRunner, "fault", staticmethod(fault))
+    model, folder = written()
+    report = run_parity(model, folder, PROMPTS, runtime="faked", threads=1)
+    assert not report.passed
+    assert "under [fp32]" in report.failure()
+    limits = Limits((("fp32", "max_abs", 10.0), ("fp32", "cache_error", 10.0)))
+    assert run_parity(model, folder, PROMPTS, runtime="faked", threads=1, limits=limits).passed
+
+
+def test_log_probabilities_are_compared_without_a_cache(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, folder = written()
+    report = run_parity(model, folder, PROMPTS, runtime="faked-too", threads=1)
+    assert report.passed, report.failure()
+    assert report.cache_error is None
+
+    def fault(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.norm.weight"] *= 1.01
+
+    monkeypatch.setattr(Quiet, "fault", staticmethod(fault))
+    assert not run_parity(model, folder, PROMPTS, runtime="faked-too", threads=1).passed
+
+
+def test_an_unknown_runtime_is_refused(written: Written) -> None:
+    with pytest.raises(UsageError, match="faked"):
+        run_parity(*written(), PROMPTS, runtime="fake")
+
+
+@pytest.mark.parametrize(
+    ("precision", "limits"),
+    [
+        *(("f32", "fp32"), ("fp32", "fp32"), ("f16", "fp16"), ("bf16", "bf16"), ("q8_0", "int8"), ("8bit", "int8")),
+        *(("q4_0", "int4"), ("q4_k_m", "int4"), ("4bit", "int4"), ("q6_k", "int4"), ("q4", "int4")),
+    ],
+)
+def test_limits_follow_from_the_bits(precision: str, limits: str) -> None:
+    assert arithmetic_of(precision).name == limits

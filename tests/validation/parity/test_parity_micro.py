@@ -1,0 +1,248 @@
+"""The gate on real graphs of micro models: pruned models of every family pass, broken graphs do not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from support.models import skip_unless_loaded, write_micro_model
+from support.variations import VARIATIONS, VARIED
+
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from converters.onnx.precision import Precision, choose_precision
+from seap_export.errors import ArtifactError
+from seap_export.families import family_of_model_type
+from validation.parity.profiles import Limits
+from validation.parity.run import run_parity
+
+PROMPTS = ("the cat sat on the mat and the dog sat on the cat", "a dog", "the mat and a cat sat on a dog")
+_UP_PROJ = "model.layers.1.mlp.up_proj.weight"
+FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+Export = Callable[[str], tuple[Path, Path]]
+
+
+@pytest.fixture(scope="module")
+def exported(micro_hf: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """`exported("Llama")`: the model folder and the folder of its ONNX file."""
+    made: dict[str, Path] = {}
+
+    def export(family: str) -> tuple[Path, Path]:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(f"onnx_{family}")
+            write_onnx(micro_hf(family), made[family])
+        return micro_hf(family), made[family]
+
+    return export
+
+
+@pytest.fixture
+def copied(exported: Export, tmp_path: Path) -> tuple[Path, Path]:
+    """A Llama model folder, and a copy of its ONNX file to damage."""
+    hf, source = exported("Llama")
+    return hf, Path(shutil.copytree(source, tmp_path / "onnx"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pruned_model_passes(exported: Export, family: str) -> None:
+    report = run_parity(*exported(family), PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-4
+    assert report.conditions.threads == 1
+
+
+@pytest.mark.parametrize("name", VARIED)
+def test_a_dense_model_passes(tmp_path: Path, name: str) -> None:
+    """The long prompt and its steps pass the tokens at which the micro phi3's longrope switches."""
+    skip_unless_loaded(family_of_model_type(VARIATIONS[name]["model_type"]))
+    hf = write_micro_model(tmp_path / "hf", **VARIATIONS[name])
+    (tmp_path / "onnx").mkdir()
+    write_onnx(hf, tmp_path / "onnx")
+    report = run_parity(hf, tmp_path / "onnx", PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-3
+    assert report.noise_kl is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_standard_dialect_passes(micro_hf: Callable[[str], Path], tmp_path: Path, family: str) -> None:
+    write_onnx(micro_hf(family), tmp_path, OnnxForm(dialect="standard"))
+    report = run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs < 1e-4
+
+
+@pytest.mark.parametrize("logits", ["all", "last"])
+@pytest.mark.parametrize("name", ["int8", "int4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quantised_weights_are_compared_in_float32_too(
+    micro_hf: Callable[[str], Path], tmp_path: Path, family: str, name: Any, logits: Any
+) -> None:
+    form = OnnxForm(choose_precision(name, block_size=32), logits=logits)
+    write_onnx(micro_hf(family), tmp_path, form)
+    report = run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.subject.form == form.to_json()
+    assert report.limits.keys() == {"max_abs", "cache_error", "mean_kl"}
+    assert (report.limits["max_abs"], report.limits["cache_error"]) == (1e-3, 1e-3)
+    # torch, rounding activations alike, is as far off
+    assert 1e-3 <= report.limits["mean_kl"] <= max(1e-3, 12 * (report.noise_kl or 0.0))
+    exact = [stage for stage in report.stages if stage.case.endswith(", in float32")]
+    assert len(exact) == len(report.stages) / 2
+    assert all(stage.figures.max_abs < 1e-4 for stage in exact if stage.figures.max_abs is not None)
+    tokens = {stage.figures.tokens for stage in report.stages if (stage.case, stage.stage) == ("prompt 0", "prefill")}
+    assert tokens == {1} if logits == "last" else tokens.isdisjoint({1})
+    assert not run_parity(
+        micro_hf(family), tmp_path, PROMPTS, threads=1, limits=Limits(((name, "mean_kl", 1e-9),))
+    ).passed
+
+
+@pytest.mark.parametrize("part", ["packed", "scales", "zero_points"])
+def test_one_wrong_row_of_a_quantised_weight_fails(micro_hf: Callable[[str], Path], tmp_path: Path, part: str) -> None:
+    hf = micro_hf("Llama")
+    write_onnx(hf, tmp_path, OnnxForm(choose_precision("int4", symmetric=part != "zero_points")))
+    model = onnx.load(tmp_path / "model.onnx")
+    name = f"{_UP_PROJ}.{part}"
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[3] = values[3] * np.float32(1.05) if part == "scales" else values[3] ^ 1
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, name))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    onnx.save(model, tmp_path / "model.onnx")
+    report = run_parity(hf, tmp_path, PROMPTS, threads=1)
+    assert not report.passed
+    assert "in float32" in report.reasons[0]
+    assert re.search(r"max_abs = \S+, .* under \[int4\] in a file of limits would pass$", report.failure())
+
+
+def test_a_graph_that_does_not_tell_its_form_is_refused(copied: tuple[Path, Path]) -> None:
+    hf, folder = copied
+    path = folder / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    with pytest.raises(ArtifactError, match="metadata"):
+        run_parity(hf, folder, PROMPTS, threads=1)
+    path.write_bytes(b"no protobuf")
+    with pytest.raises(ArtifactError, match="cannot be read as ONNX"):
+        run_parity(hf, folder, PROMPTS, threads=1)
+
+
+def test_fp16_is_compared(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    write_onnx(micro_hf("Llama"), tmp_path, OnnxForm(Precision("fp16")))
+    report = run_parity(micro_hf("Llama"), tmp_path, PROMPTS, threads=1)
+    assert report.passed, report.reasons
+    assert report.max_abs is not None
+    assert report.max_abs > 1e-5
+
+
+def test_the_report_is_the_same_again_and_holds_no_paths(exported: Export) -> None:
+    hf, onnx_folder = exported("Llama")
+    first, second = (json.dumps(run_parity(hf, onnx_folder, PROMPTS, threads=1).to_json()) for _ in range(2))
+    assert first == second
+    assert str(hf.parent) not in first
+
+
+def test_a_single_short_prompt_is_enough(exported: Export) -> None:
+    report = run_parity(*exported("Llama"), ["cat"], threads=1, decode_steps=1)
+    assert report.passed, report.reasons
+    assert [stage.rows for stage in report.stages if stage.case == "batch of 3"] == [3, 3]
+
+
+def _largest_weight(folder: Path) -> tuple[int, float]:
+    """Offset in model.onnx.data, and value, of the largest weight of the biggest tensor kept there."""
+    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+    places = [{entry.key: entry.value for entry in tensor.external_data} for tensor in proto.graph.initializer]
+    biggest = max((place for place in places if place), key=lambda place: int(place["length"]))
+    offset, length = int(biggest.get("offset", 0)), int(biggest["length"])
+    values = np.frombuffer((folder / "model.onnx.data").read_bytes()[offset : offset + length], np.float32)
+    index = int(np.abs(values).argmax())
+    return offset + 4 * index, float(values[index])
+
+
+def test_one_weight_of_the_other_sign_fails(copied: tuple[Path, Path]) -> None:
+    hf, folder = copied
+    offset, value = _largest_weight(folder)
+    with (folder / "model.onnx.data").open("r+b") as file:
+        file.seek(offset)
+        file.write(np.float32(-value).tobytes())
+    report = run_parity(hf, folder, PROMPTS, threads=1)
+    assert not report.passed
+    assert report.smallest_passing_limits is not None
+    limits = Limits(tuple(("fp32", figure, value) for figure, value in report.smallest_passing_limits.items()))
+    assert run_parity(hf, folder, PROMPTS, threads=1, limits=limits).passed
+
+
+def test_two_layers_that_read_each_others_cache_fail_in_decode_only(copied: tuple[Path, Path]) -> None:
+    hf, folder = copied
+    swapped = {
+        "past_key_values.0.value": "past_key_values.2.value",
+        "past_key_values.2.value": "past_key_values.0.value",
+    }
+    proto = onnx.load(folder / "model.onnx", load_external_data=False)
+    for node in proto.graph.node:
+        node.input[:] = [swapped.get(name, name) for name in node.input]
+    onnx.save(proto, folder / "model.onnx")
+    report = run_parity(hf, folder, PROMPTS, threads=1)
+    failed = {(result.case, result.stage) for result in report.stages if result.reasons}
+    # The prompt that is run in several calls meets the cache before it is decoded.
+    assert {stage for case, stage in failed if case != "long prompt"} == {"decode"}
+    assert ("long prompt", "prefill") in failed
+
+
+def _without_up_proj(weights: dict[str, Any]) -> None:
+    del weights[_UP_PROJ]
+
+
+def _with_a_shorter_up_proj(weights: dict[str, Any]) -> None:
+    weights[_UP_PROJ] = weights[_UP_PROJ][:-1].clone()
+
+
+def _with_a_fourth_layer(weights: dict[str, Any]) -> None:
+    weights["model.layers.3.mlp.up_proj.weight"] = weights[_UP_PROJ].clone()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_up_proj, f"1 missing keys in its weights, such as {_UP_PROJ}"),
+        (_with_a_shorter_up_proj, f"1 mismatched keys in its weights, such as {_UP_PROJ}"),
+        (_with_a_fourth_layer, "1 unexpected keys in its weights, such as model.layers.3.mlp.up_proj.weight"),
+    ],
+)
+def test_weights_that_do_not_fill_the_model_are_refused(
+    exported: Export,
+    tmp_path: Path,
+    damage: Callable[[dict[str, Any]], None],
+    message: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    hf, onnx_folder = exported("Llama")
+    damaged = Path(shutil.copytree(hf, tmp_path / "hf"))
+    weights = load_file(damaged / "model.safetensors")
+    damage(weights)
+    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=re.escape(message)):
+        run_parity(damaged, onnx_folder, PROMPTS)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_tokenizer_is_refused(exported: Export, tmp_path: Path) -> None:
+    hf, onnx_folder = exported("Llama")
+    damaged = Path(shutil.copytree(hf, tmp_path / "hf"))
+    (damaged / "tokenizer.json").write_text('{"model": 1}', "utf-8")
+    with pytest.raises(ArtifactError, match="its tokenizer cannot be loaded"):
+        run_parity(damaged, onnx_folder, PROMPTS)

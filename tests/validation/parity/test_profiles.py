@@ -1,0 +1,101 @@
+"""Limits: the defaults, those of a file, what noise lets pass, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converters.onnx.precision import Precision, choose_precision
+from seap_export.errors import UsageError
+from validation.parity.profiles import DEFAULT_LIMITS, Limit, Limits, Noise, passes, read_limits
+
+DEFAULT = Limits()
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "limits.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    limits = read_limits(written(tmp_path, "[fp32]\nmax_abs = 0.01\n[fp16]\nclear_top1_agreement = 1\n"))
+    assert limits.of("fp32") == {"max_abs": 0.01, "cache_error": 1e-3}
+    assert limits.of("fp16") == {"mean_kl": 1e-4, "clear_top1_agreement": 1.0}
+    assert limits.of("int4") == DEFAULT_LIMITS["int4"]
+    assert limits.looser("fp32") == ("fp32 max_abs 0.01 is looser than the default 0.001",)
+    assert limits.looser("fp16") == limits.looser("int4") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_abs = 1", "'max_abs' is not a precision; .*fp32, fp16, bf16, int8, int4"),
+        ("[fp8]\nmax_abs = 1", "'fp8' is not a precision"),
+        ("[fp32]\nmean_kl = 1", "fp32 has no limit 'mean_kl'; it has max_abs, cache_error"),
+        ("[fp32]\nmax_abs = 0", "fp32 max_abs must be a positive number, not 0"),
+        ("[fp32]\nmax_abs = inf", "must be a positive number, not inf"),
+        ("[fp32]\nmax_abs = true", "must be a positive number, not True"),
+        ("[fp32]\nmax_abs = 'much'", "must be a positive number, not 'much'"),
+        ("[fp32", "cannot be read as TOML"),
+    ],
+)
+def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_limits(written(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read as TOML"):
+        read_limits(tmp_path / "none.toml")
+
+
+def test_the_largest_values_pass_and_agreement_is_from_below() -> None:
+    largest, least = Limit("mean_kl", 0.1), Limit("clear_top1_agreement", 0.9)
+    assert [largest.is_exceeded(value) for value in (0.1, 0.11, None)] == [False, True, False]
+    assert [least.is_exceeded(value) for value in (0.9, 0.89, None)] == [False, True, False]
+    assert largest.is_exceeded(float("nan"))
+    assert least.excess(0.8) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "provider", "figures"),
+    [
+        (Precision(), "cpu", [("", False, {"max_abs", "cache_error"})]),
+        (Precision("fp16"), "cuda", [("", False, {"mean_kl", "clear_top1_agreement"})]),
+        (
+            choose_precision("int4"),
+            "cpu",
+            [("in float32", True, {"max_abs", "cache_error"}), ("", False, {"mean_kl"})],
+        ),
+        (choose_precision("int4", "cuda"), "cuda", [("", False, {"mean_kl"})]),
+    ],
+)
+def test_what_each_precision_is_judged_by(precision: Precision, provider: str, figures: list[Any]) -> None:
+    found = passes(precision, provider, Limits())
+    assert [(own.label, own.in_float, {limit.figure for limit in own.limits}) for own in found] == figures
+
+
+def limits_for(precision: Precision, noise: Noise, tokens: int, limits: Limits = DEFAULT) -> dict[str, float]:
+    own = passes(precision, "cpu", limits)[-1]
+    return {limit.figure: limit.value for limit in own.limits_for(noise, tokens)}
+
+
+def test_what_rounds_is_held_to_torchs_own_noise() -> None:
+    """Three times, and three standard errors on top."""
+    fp16 = Precision("fp16")
+    assert limits_for(fp16, Noise(), 16)["mean_kl"] == 1e-4
+    assert limits_for(fp16, Noise(mean_kl=0.01), 9)["mean_kl"] == pytest.approx(0.06)
+    assert limits_for(fp16, Noise(mean_kl=0.01), 9 * 10**8)["mean_kl"] == pytest.approx(0.03, rel=1e-3)
+    assert limits_for(fp16, Noise(mean_kl=0.01, kl_variation=4.0), 9)["mean_kl"] == pytest.approx(0.15)
+    assert limits_for(choose_precision("int4"), Noise(mean_kl=0.01), 1)["mean_kl"] == pytest.approx(0.12)
+    assert limits_for(fp16, Noise(mean_kl=0.01), 9, Limits((("fp16", "mean_kl", 0.5),)))["mean_kl"] == 0.5
+    assert limits_for(fp16, Noise(max_abs=9.0), 9)["clear_top1_agreement"] == 0.99
+
+
+def test_noise_in_float32_widens_the_default_and_no_given_limit() -> None:
+    noise = Noise(max_abs=5e-4) | Noise(max_abs=1e-4, cache_error=1e-5)
+    assert limits_for(Precision(), noise, 1) == {"max_abs": 5e-3, "cache_error": 1e-3}
+    assert limits_for(Precision(), noise, 1, Limits((("fp32", "max_abs", 1e-3),)))["max_abs"] == 1e-3

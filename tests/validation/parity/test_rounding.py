@@ -1,0 +1,59 @@
+"""A torch model that is scaled like a graph computes what it did, and within fp16."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mutations.editing import edit_weights
+from support.formats import every_exponent
+from support.models import write_micro_model
+from support.variations import RICHEST, VARIATIONS
+
+from converters.onnx.precision import Precision
+from converters.onnx.weights.overflow import find_scaling
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+from seap_export.sources.weights import SafetensorsReader
+from validation.parity.rounding import narrow, scale_norms, scale_weights
+from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
+
+TOKENS = [[3, 4, 5, 6, 7, 8, 9, 10]]
+
+
+def _logits(runner: TorchRunner) -> np.ndarray:
+    return next(runner.run([Run(TOKENS, 8)]))
+
+
+@pytest.mark.parametrize("name", RICHEST)
+def test_scaling_changes_no_result(name: str, tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "m", **VARIATIONS[name])
+    spec = model_spec(read_json(folder / "config.json"))
+    with open_torch_runner(folder, 1) as runner:
+        expected = _logits(runner)
+        runner.change_weights(scale_weights(spec, every_exponent(spec)))
+        kept = scale_norms(runner.model, spec, every_exponent(spec))
+        found = _logits(runner)
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+        runner.change_weights(narrow(torch.float16, kept))
+        rounded = _logits(runner)
+    assert 1e-5 < np.abs(rounded - expected).max() / np.sqrt(np.square(expected).mean()) < 0.1
+
+
+def test_what_overflows_in_fp16_is_rounded_like_the_graph(tmp_path: Path) -> None:
+    """Otherwise torch would have no rounding to compare a graph's with."""
+    folder = write_micro_model(tmp_path / "m", model_type="llama")
+    edit_weights(folder, lambda tensors: tensors["model.layers.1.mlp.down_proj.weight"].mul_(30000))
+    config = read_json(folder / "config.json")
+    spec = model_spec(config)
+    scaling = find_scaling(config, spec, SafetensorsReader(folder), Precision("fp16"))
+    with open_torch_runner(folder, 1) as runner:
+        expected = _logits(runner)
+        runner.change_weights(scale_weights(spec, scaling))
+        runner.change_weights(narrow(torch.float16, scale_norms(runner.model, spec, scaling)))
+        assert np.abs(_logits(runner) - expected).max() < 0.1 * np.abs(expected).max()
+    with open_torch_runner(folder, 1) as runner:
+        runner.change_weights(narrow(torch.float16))
+        assert not np.isfinite(_logits(runner)).all()

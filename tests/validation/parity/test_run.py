@@ -1,0 +1,491 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from converters.onnx.format import OnnxFormat
+from converters.onnx.weights.scaling import Scaling
+from seap_export.errors import ArtifactError, InputError, UsageError
+from validation.checkpoint import Change
+from validation.parity import onnx_candidate
+from validation.parity import run as parity
+from validation.parity.profiles import Limits
+from validation.parity.report import ParityReport, round_beyond
+from validation.parity.run import run_parity
+from validation.prompts import Case, parity_cases
+from validation.runtimes.pytorch.torch_runner import Run, TakeCache
+
+VOCABULARY = 11
+CONFIG = {
+    "model_type": "seap_llama",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+    "intermediate_size": 8,
+    "max_position_embeddings": 32,
+}
+PROMPTS = ["one two three four five", "one two", "one two three"]
+Spoil = Callable[[str, int, int, np.ndarray], None]
+
+
+def _truth(token: int, position: int) -> np.ndarray:
+    return np.cos(np.arange(VOCABULARY) * (token + 1) + position).astype(np.float32)
+
+
+def _cache(length: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Keys and values of one layer of one head."""
+    values = np.arange(1.0, length + 1, dtype=np.float32)[None, :, None]
+    return ((values, -values),)
+
+
+def fp32(max_abs: float) -> Limits:
+    return Limits((("fp32", "max_abs", max_abs),))
+
+
+class FakeTorch:
+    def use_other_attention(self) -> None: ...
+
+    def change_weights(self, change: Change) -> None: ...
+
+    def run(self, runs: Sequence[Run], take_cache: TakeCache) -> Iterator[np.ndarray]:
+        for place, own in enumerate(runs):
+            take_cache(place, *_cache(sum(map(len, own.parts)))[0])
+        yield from map(self.logits, runs)
+
+    def logits(self, own: Run) -> np.ndarray:
+        tokens = [token for part in own.parts for token in part]
+        return np.stack([_truth(token, position) for position, token in enumerate(tokens)])[-own.kept :]
+
+
+class FakeOnnx:
+    """Computes the same from padded input; `spoil(stage, row, position or step, logits)` may change a token's."""
+
+    spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
+    gives = "logits"
+    runs_left_padding = False
+
+    def __init__(self, session: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+    def takes_left_padding(self) -> bool:
+        return type(self).runs_left_padding
+
+    def append(self, input_ids: np.ndarray) -> np.ndarray:
+        (start,) = self.lengths
+        logits = [_truth(token, start + place) for place, token in enumerate(input_ids[0])]
+        for place in range(len(logits)):
+            type(self).spoil("prefill 1", 0, start + place, logits[place])
+        self.lengths = [start + len(logits)]
+        return np.stack(logits)[None]
+
+    def cache(self, row: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        found = _cache(self.lengths[row] + self.steps)
+        type(self).spoil("cache", row, 0, found[0][1])
+        return found
+
+    def prefill(self, input_ids: np.ndarray, lengths: Sequence[int], room: int) -> np.ndarray:
+        self.lengths, self.steps = list(lengths), 0
+        logits = np.full((*input_ids.shape, VOCABULARY), np.nan, np.float32)  # padding must not be looked at
+        for row, length in enumerate(lengths):
+            for position in range(length):
+                logits[row, position] = _truth(int(input_ids[row, position]), position)
+                type(self).spoil(f"prefill {len(lengths)}", row, position, logits[row, position])
+        return logits
+
+    def step(self, next_ids: Sequence[int]) -> np.ndarray:
+        positions = [length + self.steps for length in self.lengths]
+        logits = np.stack([_truth(token, position) for token, position in zip(next_ids, positions, strict=True)])
+        for row in range(len(logits)):
+            type(self).spoil(f"decode {len(logits)}", row, self.steps, logits[row])
+        self.steps += 1
+        return logits
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ParityReport]:
+    """`run(spoil, **arguments)`: a parity run of two fake models."""
+
+    @contextlib.contextmanager
+    def torch_runner(folder: Path, threads: int, *_: Any, **__: Any) -> Iterator[FakeTorch]:
+        yield FakeTorch()
+
+    options = SimpleNamespace(intra_op_num_threads=2)
+    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"], get_session_options=lambda: options)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
+    monkeypatch.setattr(parity, "open_torch_runner", torch_runner)
+    monkeypatch.setattr(onnx_candidate, "claim_memory", lambda *_, **__: False)
+    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(OnnxFormat, "read", lambda _: OnnxFormat("fp32"))
+    monkeypatch.setattr(onnx_candidate, "read_scaling", lambda _: Scaling())
+    monkeypatch.setattr(
+        parity,
+        "tokenize_prompts",
+        lambda folder, prompts, **_: tuple(tuple(len(word) for word in prompt.split()) for prompt in prompts),
+    )
+
+    def execute(spoil: Spoil | None = None, prompts: Sequence[str] = PROMPTS, **arguments: Any) -> ParityReport:
+        fake = type("SpoiltOnnx", (FakeOnnx,), {"spoil": staticmethod(spoil)}) if spoil else FakeOnnx
+        monkeypatch.setattr(onnx_candidate, "OnnxRunner", fake)
+        return run_parity(tmp_path, tmp_path, prompts, **arguments)
+
+    return execute
+
+
+def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityReport]) -> None:
+    said: list[str] = []
+    report = run(on_progress=said.append)
+    assert report.passed
+    assert [(stage.case, stage.stage, stage.rows, stage.figures.tokens) for stage in report.stages] == [
+        ("prompt 0", "prefill", 1, 5),
+        ("prompt 0", "decode", 1, 16),
+        ("prompt 1", "prefill", 1, 2),
+        ("prompt 1", "decode", 1, 16),
+        ("prompt 2", "prefill", 1, 3),
+        ("prompt 2", "decode", 1, 16),
+        ("batch of 3", "prefill", 3, 10),
+        ("batch of 3", "decode", 3, 48),
+        ("one token", "prefill", 1, 1),
+        ("one token", "decode", 1, 16),
+        ("random tokens", "prefill", 1, 16),
+        ("random tokens", "decode", 1, 16),
+        ("long prompt", "prefill", 1, 8),  # of 16 in two calls, so that the last is at the context's end
+        ("long prompt", "decode", 1, 16),
+    ]
+    assert said[0] == "torch: layer 1 of 1"
+    assert said[-1] == "onnx: long prompt"
+    assert (report.longest_tokens, report.context_length) == (32, 32)
+    assert report.summary() == (
+        "parity passed: max abs 0 (limit 0.001), cache error 0 (limit 0.001), max KL 0.0e+00 nats, "
+        "top-1 100.0% over 189 tokens of 3 prompts in fp32 on CPUExecutionProvider"
+    )
+
+
+@pytest.fixture
+def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> Callable[..., ParityReport]:
+    """`on_cuda(spoil)`: the same on a GPU that there is not; `spoil(step, logits)` may change what is served."""
+    options = SimpleNamespace(intra_op_num_threads=2)
+    session = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"], get_session_options=lambda: options)
+    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(onnx_candidate, "probe", lambda provider: None)
+    monkeypatch.setattr(onnx_candidate, "gpu_name", lambda: "NVIDIA H100")
+    monkeypatch.setattr(onnx_candidate, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
+
+    def execute(spoil: Callable[[int, np.ndarray], None] = lambda step, logits: None) -> ParityReport:
+        class FakeDecoder:
+            def __init__(self, path: Path, context: int, provider: str, threads: int, options: Any) -> None:
+                assert (context, provider, options) == (32, "cuda", {"enable_cuda_graph": "1"})
+
+            def start(self, prompts: Sequence[Sequence[int]], room: int) -> Any:
+                runner, lengths = FakeOnnx(None), [len(prompt) for prompt in prompts]
+                padded = np.zeros((len(prompts), max(lengths)), np.int64)
+                for row, prompt in zip(padded, prompts, strict=True):
+                    row[: len(prompt)] = prompt
+                logits = runner.prefill(padded, lengths, room)[np.arange(len(lengths)), np.array(lengths) - 1]
+                spoil(-1, logits)
+                decoding = SimpleNamespace(logits=logits)
+
+                def step(tokens: Sequence[int]) -> None:
+                    decoding.logits = runner.step(tokens)
+                    spoil(runner.steps - 1, decoding.logits)
+
+                decoding.step = step
+                return decoding
+
+        monkeypatch.setattr(onnx_candidate, "Decoder", FakeDecoder)
+        return run(provider="cuda")
+
+    return execute
+
+
+def test_on_a_gpu_a_prompt_and_a_batch_are_also_compared_as_served(on_cuda: Callable[..., ParityReport]) -> None:
+    report = on_cuda()
+    assert report.passed
+    served = [(s.case, s.stage, s.figures.tokens, s.cache) for s in report.stages if s.case.endswith("served")]
+    assert served == [
+        ("prompt 0, served", "prefill", 1, None),
+        ("prompt 0, served", "decode", 16, None),
+        ("batch of 3, served", "prefill", 3, None),
+        ("batch of 3, served", "decode", 48, None),
+    ]
+    assert report.summary().endswith("in fp32 on CUDAExecutionProvider (NVIDIA H100)")
+    assert report.to_json()["provider"]["gpu"] == "NVIDIA H100"
+
+
+@pytest.mark.parametrize(("wrong", "where"), [(-1, "row 2, position 2"), (3, "row 2, decode step 3")])
+def test_a_difference_in_what_is_served_is_located(
+    on_cuda: Callable[..., ParityReport], wrong: int, where: str
+) -> None:
+    def spoil(step: int, logits: np.ndarray) -> None:
+        if (step, len(logits)) == (wrong, 3):
+            logits[2, 7] += 0.25
+
+    report = on_cuda(spoil)
+    (reason,) = report.reasons
+    assert re.fullmatch(rf"max abs \S+ > 0.001 at case 'batch of 3, served', {where}, token id 7", reason)
+
+
+def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[..., ParityReport]) -> None:
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if (stage, row, position) == ("decode 3", 1, 4):
+            logits[7] += 0.00321
+
+    report = run(spoil)
+    assert not report.passed
+    assert report.reasons == ("max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7",)
+    assert report.smallest_passing_limits == {"max_abs": 0.0033, "cache_error": 0.0}
+    assert report.failure() == (
+        "max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7; "
+        "max_abs = 0.0033 under [fp32] in a file of limits would pass"
+    )
+    assert report.summary().startswith("parity FAILED: max abs 0.0032")
+    loose = run(spoil, limits=fp32(0.0033))
+    assert loose.passed
+    assert loose.to_json()["looser_limits"] == ["fp32 max_abs 0.0033 is looser than the default 0.001"]
+    assert not run(spoil, limits=fp32(0.0032)).passed
+
+
+def test_a_difference_in_the_cache_alone_is_located(run: Callable[..., ParityReport]) -> None:
+    def spoil(stage: str, row: int, position: int, values: np.ndarray) -> None:
+        if (stage, row) == ("cache", 2):
+            values[0, 1] += 1.0
+
+    report = run(spoil)
+    assert not report.passed
+    (reason,) = report.reasons
+    assert re.fullmatch(r"cache error \S+ > 0.001 in the values of layer 0, after case 'batch of 3'", reason)
+
+
+@pytest.mark.parametrize("cause", ["sdpa", "float64"])
+def test_what_torch_itself_cannot_tell_is_let_pass(
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    """With another attention kernel, or in float64, torch is off by 0.0005: ten times as much passes, no more."""
+    honest = FakeTorch.logits
+    attention, dtypes = ["eager"], [torch.float32]
+
+    def noisy(self: FakeTorch, own: Run) -> np.ndarray:
+        is_off = attention[-1] == cause or dtypes[-1] == getattr(torch, cause, None)
+        return honest(self, own) + np.float32(0.0005 if is_off else 0.0)
+
+    def change(self: FakeTorch, own: Change) -> None:
+        dtypes.append(own({"a": torch.zeros(1)})["a"].dtype)
+
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        logits[7] += 0.0045 if stage != "cache" else 0
+
+    assert not run(lambda *args: spoil(*args) if args[0] != "cache" else None).passed
+    monkeypatch.setattr(FakeTorch, "logits", noisy)
+    monkeypatch.setattr(FakeTorch, "use_other_attention", lambda self: attention.append("sdpa"))
+    monkeypatch.setattr(FakeTorch, "change_weights", change)
+    assert run(lambda *args: spoil(*args) if args[0] != "cache" else None).passed
+    assert dtypes == [torch.float32, torch.float64, torch.float32]
+    attention.append("eager")
+    assert not run(lambda *args: spoil(*args) if args[0] != "cache" else None, limits=fp32(0.001)).passed
+    assert attention[-1] == "eager"  # no noise is measured where it cannot change the verdict
+
+
+def test_noise_is_measured_for_the_cases_beyond_a_default_limit_alone(run: Callable[..., ParityReport]) -> None:
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if (stage, row) == ("decode 3", 1):
+            logits[7] += 0.0045
+
+    said: list[str] = []
+    report = run(spoil, on_progress=said.append)
+    assert not report.passed
+    assert [line for line in said if "noise" in line] == [
+        f"torch: noise of {source}, sequence {number} of 3"
+        for source in ("another attention kernel", "float32")
+        for number in (1, 2, 3)
+    ]
+    said.clear()
+    assert run(on_progress=said.append).passed
+    assert not [line for line in said if "noise" in line]
+
+
+def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport]) -> None:
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if stage != "cache":
+            logits[3] += 0.5 if (stage, row, position) == ("decode 1", 0, 2) else 0.25
+
+    report = run(spoil)
+    assert report.reasons[0] == "max abs 0.5 > 0.001 at case 'prompt 0', row 0, decode step 2, token id 3"
+    assert "(and 13 more)" in report.failure()
+
+
+def test_a_graph_that_takes_padding_on_the_left_fails(
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeOnnx, "runs_left_padding", True)
+    report = run()
+    assert "padded on the left" in " ".join(report.reasons)
+    assert report.failure().endswith("no limit would pass")
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "Inf")])
+def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], value: float, word: str) -> None:
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if (stage, position) == ("prefill 1", 1):
+            logits[5] = value
+
+    report = run(spoil, limits=fp32(1e30))
+    assert not report.passed
+    assert report.reasons[0] == (
+        f"{word} in the candidate's logits (1 token), first at case 'prompt 0', row 0, position 1, token id 5"
+    )
+    assert report.smallest_passing_limits is None
+    assert report.failure().endswith("no limit would pass")
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_logits_of_another_vocabulary_fail(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTorch, "logits", lambda self, own: np.zeros((own.kept, 9), np.float32))
+    report = run()
+    assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in report.reasons
+
+
+def test_a_tie_in_the_reference_is_no_disagreement(
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tied = np.zeros(VOCABULARY, np.float32)
+    monkeypatch.setattr(f"{__name__}._truth", lambda token, position: tied.copy())
+
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if stage != "cache":
+            logits[9] += 1e-6
+
+    report = run(spoil)
+    assert report.passed
+    assert {stage.figures.top1_agreement for stage in report.stages} == {1.0}
+
+
+def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
+    report = run(decode_steps=2).to_json()
+    assert list(report) == [
+        "schema", "verdict", "failure", "reasons", "hint", "max_abs", "top1_agreement", "mean_kl_nats", "cache_error",
+        "format", "runtime", "precision", "form", "limits", "smallest_passing_limits", "looser_limits",
+        "noise_kl_nats", "provider", "threads", "versions", "prompts", "max_prompt_tokens", "decode_steps",
+        "longest_tokens", "context_length", "cases",
+    ]  # fmt: skip
+    assert report["schema"] == "seap-export/parity/4"
+    assert report["verdict"] == "passed"
+    assert (report["format"], report["runtime"], report["precision"]) == ("onnx", "onnxruntime", "fp32")
+    assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "gpu": None, "nodes": None}
+    assert report["prompts"]["count"] == 3
+    assert report["max_prompt_tokens"] == 30  # 32 positions, less two decode steps
+    assert sorted(report["versions"]) == ["onnxruntime", "torch", "transformers"]
+    assert report == run(decode_steps=2).to_json()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"decode_steps": 0}, {"long_tokens": 0}, {"max_prompt_tokens": 2}, {"decode_steps": 30}],
+)
+def test_arguments_out_of_range_are_refused(run: Callable[..., ParityReport], arguments: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        run(**arguments)
+
+
+def test_work_on_another_provider_fails_and_shape_arithmetic_does_not(run: Callable[..., ParityReport]) -> None:
+    nodes = {"CPUExecutionProvider": {"Shape": 3, "MatMul": 2}, "CUDAExecutionProvider": {"MatMul": 9}}
+    passed = run()
+
+    def with_nodes(nodes: dict[str, dict[str, int]]) -> ParityReport:
+        conditions = replace(passed.conditions, provider="CUDAExecutionProvider", nodes=nodes)
+        return replace(passed, provider_asked="cuda", conditions=conditions)
+
+    report = with_nodes(nodes)
+    assert report.reasons == ("2 MatMul nodes ran on CPUExecutionProvider instead of CUDAExecutionProvider",)
+    assert not report.passed
+    assert report.failure().endswith("no limit would pass")
+    assert with_nodes({**nodes, "CPUExecutionProvider": {"Shape": 3}}).passed
+
+
+def test_a_report_without_decode_cannot_be_made(run: Callable[..., ParityReport]) -> None:
+    report = run()
+    with pytest.raises(ValueError, match="both prefill and decode"):
+        replace(report, stages=report.stages[:1])
+
+
+def plan(texts: Sequence[tuple[int, ...]], long_tokens: int = 40, steps: int = 3) -> tuple[Case, ...]:
+    return parity_cases(texts, vocab_size=9, max_prompt_tokens=8, long_tokens=long_tokens, steps=steps)
+
+
+def test_decode_steps_take_the_tokens_that_follow_in_the_text() -> None:
+    cases = {case.name: case for case in plan([tuple(range(10)), (7, 8)])}
+    assert cases["prompt 0"].rows == (tuple(range(8)),)
+    assert cases["prompt 0"].forced == ((8, 9, 0),)  # the text starts again at its end
+    assert cases["prompt 1"].forced == ((7, 8, 7),)
+    batch = cases["batch of 3"]
+    assert [(len(row), forced) for row, forced in zip(batch.rows, batch.forced, strict=True)] == [
+        (8, (8, 9, 0)),
+        (2, (7, 8, 7)),
+        (4, (4, 5, 6)),
+    ]
+    assert (cases["one token"].rows, cases["one token"].forced) == (((0,),), ((1, 2, 3),))
+    assert cases["random tokens"].forced == ((0, 1, 2),)
+    assert [*cases["long prompt"].rows[0], *cases["long prompt"].forced[0]] == [*range(8), 7, 8] * 4 + [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch"),
+    [
+        ((5, 2, 3), (5, 2, 3)),
+        ((4, 4, 4, 3), (4, 3, 2)),
+        ((8,), (8, 4, 2)),
+        ((8, 3), (8, 3, 4)),
+        ((1,), (1, 2, 3)),
+        ((2,), (2, 1, 3)),
+    ],
+)
+def test_the_batch_has_three_rows_of_different_lengths(lengths: tuple[int, ...], batch: tuple[int, ...]) -> None:
+    cases = plan([tuple(range(length)) for length in lengths], long_tokens=40)
+    others = ["batch of 3", "one token", "random tokens", "long prompt"]
+    assert [case.name for case in cases] == [*(f"prompt {i}" for i in range(len(lengths))), *others]
+    assert tuple(len(row) for row in cases[len(lengths)].rows) == batch
+
+
+def test_a_long_prompt_is_run_in_calls_and_its_end_is_compared() -> None:
+    cases = plan([(1, 2, 3)], long_tokens=1300)
+    random, long = cases[-2:]
+    assert len(random.rows[0]) == 64
+    assert set(random.rows[0]) == set(range(9))
+    assert random.rows == plan([(4, 5)], long_tokens=1300)[-2].rows
+    assert long.rows[0] == ((1, 2, 3) * 500)[:1300]
+    assert [len(call) for call in long.calls] == [512, 512, 276]
+    assert long.kept == 64
+    one = plan([(1,)], long_tokens=1)[-1]
+    assert (one.calls, one.kept) == (((1,),), 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"), [(0.0, 0.0), (0.0032, 0.0032), (0.00321, 0.0033), (9.91e-4, 0.001), (12.01, 13.0)]
+)
+def test_tolerances_are_rounded_up_to_two_digits(value: float, rounded: float) -> None:
+    assert round_beyond(value) == rounded
+    assert round_beyond(0.98765, 4, down=True) == 0.9876
+
+
+def test_no_prompt_and_an_empty_prompt_are_refused(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one prompt"):
+        run_parity(micro_hf("Llama"), tmp_path, [])
+    with pytest.raises(InputError, match="prompt 1 has no tokens"):
+        run_parity(micro_hf("Llama"), tmp_path, ["the cat", ""])
+
+
+def test_missing_parts_of_an_artifact_are_named(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"config.json: no such file"):
+        run_parity(tmp_path, tmp_path, ["the cat"])
+    with pytest.raises(ArtifactError, match=r"model.onnx: no such file"):
+        run_parity(micro_hf("Llama"), tmp_path, ["the cat"])

@@ -1,0 +1,182 @@
+"""llama.cpp computes from the written file what torch computes from the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.corpora import micro_texts
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level, write_sentencepiece
+from support.variations import VARIATIONS, VARIED, uneven_values
+from tokenizers import Tokenizer
+
+from converters.format import StoredWeights
+from converters.gguf import GgufFormat
+from seap_export.errors import ParityFailure
+from seap_export.families import model_spec
+from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
+from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
+
+pytestmark = pytest.mark.needs("llama.cpp")
+#: A longer prompt than the windows, and a shorter one; then two single tokens.
+PROMPTS = np.random.default_rng(0).integers(3, 90, (2, 20))
+LENGTHS, NEXT = (20, 13), ((5, 7), (9, 11))
+
+
+def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRunner]:
+    """The file of a model folder in llama.cpp."""
+    own, out = GgufFormat(precision), folder.parent / "gguf"
+    write_byte_level(folder)
+    out.mkdir()
+    own.write(folder, out, lambda layer: None)
+    return own, open_llama_cpp(out, 1)
+
+
+def _ours(runner: LlamaCppRunner) -> Iterator[np.ndarray]:
+    """The logits of both sequences."""
+    with runner:
+        first = runner.prefill(PROMPTS, LENGTHS, room=len(NEXT))
+        steps = [runner.step(tokens) for tokens in NEXT]
+    for row, length in enumerate(LENGTHS):
+        yield np.concatenate([first[row, :length], [step[row] for step in steps]])
+
+
+def _theirs(folder: Path, stored: StoredWeights | None = None) -> list[np.ndarray]:
+    """The same of torch, each sequence alone."""
+    runs = [
+        Run([PROMPTS[row, :length].tolist(), *([tokens[row]] for tokens in NEXT)], length + len(NEXT))
+        for row, length in enumerate(LENGTHS)
+    ]
+    with open_torch_runner(folder, 1, stored=stored) as runner:
+        return list(runner.run(runs))
+
+
+def _refusal(folder: Path) -> str | None:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return GgufFormat("f32").refusal(model_spec(config), config)
+
+
+def _largest_difference(folder: Path) -> float:
+    _, runner = _open(folder)
+    return max(float(np.abs(own - other).max()) for own, other in zip(_ours(runner), _theirs(folder), strict=True))
+
+
+#: What no architecture of llama.cpp computes, and why.
+REFUSED = {
+    "mistral-window": "sliding window",
+    "qwen2-window": "sliding window",
+    "qwen3-biases": "no biases at o_proj",
+    "cwm-all": "sliding window",
+    "exaone4-window": "windows in models of 64 layers",
+    "gemma": "no LM head apart",
+    "gemma-all": "no biases at o_proj",
+    "gemma2": "caps attention scores and logits",
+    "gemma2-attention-softcap": "caps attention scores and logits",
+    "gemma2-all": "no biases at o_proj",
+    "gemma3-all": "no biases at o_proj",
+    "hunyuan-all": "no biases at o_proj",
+    "hyperclovax-all": "llama.cpp cannot run",
+    "ministral": "sliding window",
+    "ministral-all": "sliding window",
+    "ministral3-all": "sliding window",
+    "phi3-partial": "sliding window",
+    "phi3-all": "sliding window",
+    "smollm3": "rotates other layers",
+    "smollm3-all": "no biases at",
+    "vaultgemma": "llama.cpp cannot run",
+    "vaultgemma-all": "llama.cpp cannot run",
+}
+
+
+@pytest.mark.parametrize("variation", VARIED)
+def test_a_dense_model(tmp_path: Path, variation: str) -> None:
+    folder = write_micro_model(tmp_path / "hf", **VARIATIONS[variation])
+    if variation in REFUSED:
+        assert REFUSED[variation] in str(_refusal(folder))
+    else:
+        assert _largest_difference(folder) < 1e-3
+
+
+#: What llama.cpp computes of Gemma.
+TIED = {"tie_word_embeddings": True, "attention_bias": False}
+#: Families whose layers llama.cpp computes with other sizes in each, and those that it does not.
+UNEVEN = (
+    "llama-mha", "llama-gqa", "llama-mqa", "llama-tied", "llama-linear", "llama-llama3", "llama-yarn", "llama-biases",
+    "mistral", "qwen2", "cwm", "ernie4_5", "ernie4_5-biases", "granite", "granite-all", "granitemoehybrid-all",
+    "phi3", "seed_oss", "seed_oss-biases",
+)  # fmt: skip
+UNEVEN_REFUSED = {
+    "mistral-window": "'deci' has no sliding window",
+    "ministral3": "'deci' does not scale queries by position",
+    "qwen3": "'openelm' has no biases at down_proj, o_proj",
+    "exaone4": "'openelm' has its norms elsewhere",
+    "gemma": "'deci' has no gelu_tanh gate",
+    "glm4": "'deci' has its norms elsewhere",
+    "hunyuan": "'openelm' has other norms of queries and keys",
+    "smollm3": "'deci' rotates other layers",
+    "granitemoehybrid": "'deci' rotates other layers",
+    "glm": "'deci' rotates whole heads only",
+}
+
+
+@pytest.mark.parametrize("variation", UNEVEN)
+def test_layers_that_differ_in_shape(tmp_path: Path, variation: str) -> None:
+    assert _largest_difference(write_micro_model(tmp_path / "hf", **uneven_values(variation))) < 1e-3
+
+
+def test_layers_that_differ_in_shape_with_norms_of_queries_and_keys(tmp_path: Path) -> None:
+    values = uneven_values("qwen3", biases=False, tie_word_embeddings=True)
+    assert _largest_difference(write_micro_model(tmp_path / "hf", **values)) < 1e-3
+
+
+@pytest.mark.parametrize("variation", UNEVEN_REFUSED)
+def test_layers_that_differ_in_shape_are_refused(tmp_path: Path, variation: str) -> None:
+    reason = str(_refusal(write_micro_model(tmp_path / "hf", **uneven_values(variation))))
+    assert UNEVEN_REFUSED[variation] in reason
+    assert "--layout uniform" in reason
+
+
+@pytest.mark.parametrize("variation", ["gemma", "gemma2-all", "gemma3", "gemma3-all"])
+def test_gemma_with_a_tied_head(tmp_path: Path, variation: str) -> None:
+    """llama.cpp looks the values of a GELU up in a table of float16."""
+    folder = write_micro_model(tmp_path / "hf", **{**VARIATIONS[variation], **TIED})
+    assert _largest_difference(folder) < 0.03
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("f16", 0.01), ("q8_0", 0.1), ("q4_0", 0.2)])
+def test_rounded_weights_differ_by_rounded_activations_alone(tmp_path: Path, precision: str, limit: float) -> None:
+    values = uneven_values("llama-gqa", hidden_size=128, intermediate_size=96)
+    folder = write_micro_model(tmp_path / "hf", **values)
+    own, runner = _open(folder, precision)
+    stored = own.weights(tmp_path / "gguf", model_spec(json.loads((folder / "config.json").read_text("utf-8"))))
+    rounded = _theirs(folder, stored)
+    found = list(_ours(runner))
+    apart = max(float(np.abs(one - two).max()) for one, two in zip(found, rounded, strict=True))
+    assert apart < limit * max(float(np.abs(own).max()) for own in rounded)
+    exact = max(float(np.abs(one - two).max()) for one, two in zip(found, _theirs(folder), strict=True))
+    assert apart < exact
+
+
+def test_a_file_that_llama_cpp_cannot_load(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(64))
+    with pytest.raises(ParityFailure, match="does not load"):
+        LlamaCppRunner(path, LlamaOptions(1))
+
+
+@pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
+def test_ids_are_those_of_the_tokenizer(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    folder = write_micro_model(tmp_path / "hf", model_type="llama", vocab_size=512)
+    write(folder)
+    out = tmp_path / "gguf"
+    out.mkdir()
+    GgufFormat("f16").write(folder, out, lambda layer: None)
+    ours = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with LlamaCppRunner(out / "model.gguf", LlamaOptions(1, vocabulary_only=True)) as runner:
+        for text in (*micro_texts(20), "the <s> cat</s> on", " the  cat"):
+            assert runner.tokenize(text) == ours.encode(text).ids
+        assert runner.ends() == [2]

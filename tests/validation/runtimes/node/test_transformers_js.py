@@ -1,0 +1,245 @@
+"""transformers.js computes what torch computes with the weights that the written folder holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from support.corpora import WORDS
+from support.models import write_source
+from support.variations import RICHEST
+from support.web_faults import PARITY, Edit
+from tokenizers import Tokenizer, processors
+
+from converters.web import WebFormat, data_files
+from converters.web.precisions import file_name, precision_of
+from seap_export.errors import ParityFailure
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+from validation.parity.rounding import round_activations
+from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
+from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
+
+pytestmark = pytest.mark.needs("transformers.js")
+LENGTHS, STEPS = (20, 7), 4
+#: The second row is padded.
+PROMPTS = np.random.default_rng(0).integers(3, 96, (2, 20))
+NEXT = np.random.default_rng(1).integers(3, 96, (2, STEPS))
+#: The others are for a release.
+QUICK = ("llama-biases", "gemma3-all")
+#: Of the largest logit; 16 bits carry three digits, and sums of them less.
+NARROW = 0.05
+Caches = list[list[tuple[NDArray[np.float32], NDArray[np.float32]]]]
+
+
+class Subject:
+    """A model folder, the folder written from it, and torch with the weights of the latter."""
+
+    def __init__(self, root: Path, variation: str, precision: str, *, pruned: bool) -> None:
+        self.source = write_source(root / "hf", variation, pruned=pruned)
+        self.spec = model_spec(read_json(self.source / "config.json"))
+        self.format, self.folder = WebFormat(precision), root / "web"
+        self.folder.mkdir()
+        self.format.write(self.source, self.folder, lambda _: None)
+        self.graph = self.folder / "onnx" / file_name(precision)
+        self._back = root / "back"
+
+    def truth(self, *, rounds: bool = False) -> tuple[list[NDArray[np.float32]], Caches]:
+        """Logits of each row's real tokens and steps, and its cache; `rounds` as Node's kernels do."""
+        shutil.copytree(self.source, self._back)
+        names = load_file(self.source / "model.safetensors")
+        weights = self.format.weights(self.folder, self.spec)
+        tensors = {name: weights.read([name])[name].contiguous() for name in names}
+        save_file(tensors, self._back / "model.safetensors", metadata={"format": "pt"})
+        torch = TorchRunner(self._back)
+        how = precision_of(self.format.precision, self.spec).quantization
+        if how is not None and rounds:
+            round_activations(torch.model, self.spec, how)
+        rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
+        runs = [Run([prompt, *([token] for token in new)], len(prompt) + STEPS) for prompt, new in rows]
+        caches: Caches = [[], []]
+        return list(torch.run(runs, lambda row, keys, values: caches[row].append((keys, values)))), caches
+
+
+@pytest.fixture
+def subject(tmp_path: Path) -> Callable[..., Subject]:
+    def make(variation: str = "llama-biases", precision: str = "fp32", *, pruned: bool = True) -> Subject:
+        return Subject(tmp_path, variation, precision, pruned=pruned)
+
+    return make
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., TransformersJsRunner]]:
+    runners = []
+
+    def open_runner(folder: Path, backend: Backend | None = None) -> TransformersJsRunner:
+        runners.append(TransformersJsRunner(folder, backend))
+        return runners[-1]
+
+    yield open_runner
+    for runner in runners:
+        runner.close()
+
+
+def computed(runner: TransformersJsRunner) -> tuple[list[NDArray[np.float32]], Caches]:
+    logits = runner.prefill(PROMPTS, LENGTHS)
+    rows = [[logits[row, : LENGTHS[row]]] for row in range(2)]
+    for tokens in NEXT.T:
+        step = runner.step(tokens.tolist())
+        for row in range(2):
+            rows[row].append(step[row, None])
+    return [np.concatenate(row) for row in rows], [list(runner.cache(row)) for row in range(2)]
+
+
+def largest(
+    found: tuple[list[NDArray[np.float32]], Caches], wanted: tuple[list[NDArray[np.float32]], Caches]
+) -> float:
+    """The largest difference of a logit or a number of a cache, over the largest logit."""
+    pairs = list(zip(found[0], wanted[0], strict=True))
+    for own, other in zip(found[1], wanted[1], strict=True):
+        for one, two in zip(own, other, strict=True):
+            pairs += zip(one, two, strict=True)
+    assert all(own.shape == other.shape for own, other in pairs)
+    scale = max(np.abs(logits).max() for logits in wanted[0])
+    return float(max(np.abs(own - other).max() for own, other in pairs) / scale)
+
+
+@pytest.mark.parametrize(
+    "variation", [name if name in QUICK else pytest.param(name, marks=pytest.mark.release) for name in RICHEST]
+)
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+def test_family(subject: Callable[..., Subject], opened: Any, variation: str, pruned: bool) -> None:
+    own = subject(variation, pruned=pruned)
+    assert largest(computed(opened(own.folder)), own.truth()) < 3e-5
+
+
+@pytest.mark.parametrize("backend", ["node", "wasm"])
+@pytest.mark.parametrize(
+    ("precision", "most"), [("fp32", 3e-5), ("q8", 3e-5), ("q4", 3e-5), ("fp16", NARROW), ("q4f16", NARROW)]
+)
+def test_precision(
+    subject: Callable[..., Subject], opened: Any, precision: str, most: float, backend: Backend
+) -> None:
+    """Node's kernels round activations to 8 bits, where a tie may fall to either side; WebAssembly's do not."""
+    own = subject("qwen3-biases", precision)
+    if backend == "node" and precision.startswith("q"):
+        most = 2 * NARROW
+    runner = opened(own.folder, backend)
+    assert ("web" if backend == "wasm" else "node") in runner.versions
+    assert largest(computed(runner), own.truth(rounds=backend == "node")) < most
+
+
+@pytest.mark.parametrize("backend", ["node", "wasm"])
+def test_divided_data(
+    subject: Callable[..., Subject], opened: Any, monkeypatch: pytest.MonkeyPatch, backend: Backend
+) -> None:
+    for function in (data_files.write_graph, data_files.places):
+        monkeypatch.setattr(function, "__defaults__", (60_000,))
+    own = subject()
+    assert len(list(own.graph.parent.glob("*_data*"))) > 3
+    assert largest(computed(opened(own.folder, backend)), own.truth()) < 3e-5
+
+
+def test_several_tokens_after_a_cache_are_those_without(subject: Callable[..., Subject], opened: Any) -> None:
+    runner = opened(subject().folder)
+    whole = runner.prefill(PROMPTS[:1], [20])
+    runner.prefill(PROMPTS[:1, :12], [12])
+    assert np.abs(runner.append(PROMPTS[:1, 12:]) - whole[:, 12:]).max() < 1e-4
+
+
+@pytest.mark.parametrize("edit", [edit for _, edit in PARITY], ids=[name for name, _ in PARITY])
+def test_wrong_wiring_shows(subject: Callable[..., Subject], opened: Any, edit: Edit) -> None:
+    own = subject()
+    own_truth = own.truth()
+    edit(own)
+    assert [*own.format.damages(own.source, own.folder), *own.format.differences(own.source, own.folder)] == []
+    try:
+        found = computed(opened(own.folder))
+    except ParityFailure:
+        return
+    assert largest(found, own_truth) > 1e-3
+
+
+def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> str:
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    (following,) = TorchRunner(source).continuations([tokenizer.encode(prompt).ids], tokens, stops)
+    return str(tokenizer.decode(list(following)))
+
+
+def _talker(root: Path, *, bos: bool = False, eos: int | None = None) -> tuple[Path, Path]:
+    """A model all of whose tokens are words, and its folder."""
+    source = write_source(root / "hf", "llama-tied", pruned=False, vocab_size=len(WORDS) + 4)
+    path = source / "tokenizer.json"
+    if bos:
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+        tokenizer.save(str(path))
+    if eos is not None:
+        (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, eos]}), "utf-8")
+    folder = root / "web"
+    folder.mkdir()
+    WebFormat("fp32").write(source, folder, lambda _: None)
+    return source, folder
+
+
+@pytest.mark.parametrize("bos", [False, True], ids=["no BOS", "BOS"])
+def test_pipeline_says_what_the_model_says(tmp_path: Path, opened: Any, bos: bool) -> None:
+    source, folder = _talker(tmp_path, bos=bos)
+    runner = opened(folder)
+    prompts = ["the cat sat on", "a dog"]
+    ids = Tokenizer.from_file(str(source / "tokenizer.json")).encode(prompts[0]).ids
+    assert runner.encode(prompts[0], special=True) == ids
+    for prompt, text in zip(prompts, runner.generate(prompts, 10), strict=True):
+        words = text.removesuffix("</s>").split()  # no special token of this tokenizer, which would not be shown
+        assert words
+        assert words == _greedy(source, prompt, 10, (2,)).split()
+
+
+def test_pipeline_stops_at_the_end_of_text(tmp_path: Path, opened: Any) -> None:
+    source, _ = _talker(tmp_path / "one")
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    words = _greedy(source, "the cat sat on", 10, (2,)).split()
+    end = next(word for word in words[1:] if word != words[0])
+    eos = tokenizer.token_to_id(end)
+    source, folder = _talker(tmp_path / "two", eos=eos)
+    (text,) = opened(folder).generate(["the cat sat on"], 10)
+    assert text.split() == words[: words.index(end) + 1]  # the pipeline shows it, as it is no special token
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"), [("node", "left_padding_is_not_supported"), ("wasm", "cannot be reshaped")]
+)
+def test_batch_that_is_padded_on_the_left_is_refused(tmp_path: Path, opened: Any, backend: Backend, said: str) -> None:
+    """The pipeline pads several prompts on the left, where GroupQueryAttention would compute something else."""
+    runner = opened(_talker(tmp_path)[1], backend)
+    with pytest.raises(ParityFailure, match=said):
+        runner.generate([["the cat sat on", "a dog"]], 4)  # type: ignore[list-item]
+
+
+def test_damaged_graph_is_said(subject: Callable[..., Subject]) -> None:
+    own = subject()
+    own.graph.write_bytes(b"nothing")
+    with pytest.raises(ParityFailure, match="does not open"):
+        TransformersJsRunner(own.folder)
+
+
+def test_process_that_ends_is_said(subject: Callable[..., Subject], opened: Any) -> None:
+    runner = opened(subject().folder)
+    runner._node._process.kill()
+    runner._node._process.wait()
+    with pytest.raises(ParityFailure, match="Node ended"):
+        runner.prefill(PROMPTS, LENGTHS)
+
+
+def test_closing_twice_is_no_error(subject: Callable[..., Subject]) -> None:
+    runner = TransformersJsRunner(subject().folder)
+    runner.close()
+    runner.close()

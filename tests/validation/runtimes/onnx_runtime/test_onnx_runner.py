@@ -1,0 +1,149 @@
+"""The runner of parity: caches in shared buffers, prompts in several calls, rows padded on the left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from converters.onnx import write_onnx
+from converters.onnx.form import OnnxForm
+from converters.onnx.graph.dialects import LEFT_PADDING_GUARD, POISON
+from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from seap_export.runtime.session import open_session
+from validation.runtimes.onnx_runtime import onnx_runner
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
+
+FUSED, STANDARD = OnnxForm(), OnnxForm(dialect="standard")
+POISONED = OnnxForm(provider="cuda")
+IDS = np.arange(5, 17, dtype=np.int64)[None]
+
+
+def runner_of(hf: Path, folder: Path, form: OnnxForm = FUSED) -> OnnxRunner:
+    write_onnx(hf, folder, form)
+    return OnnxRunner(open_session(folder / "model.onnx", threads=1))
+
+
+def test_a_graph_that_is_no_decoder_is_refused(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", values[:1], values[1:])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.save(proto, tmp_path / "model.onnx")
+    with pytest.raises(ArtifactError, match=r"inputs are not those of a decoder with a KV cache: \['x'\]"):
+        OnnxRunner(open_session(tmp_path / "model.onnx"))
+
+
+@pytest.mark.parametrize("form", [FUSED, STANDARD], ids=["fused", "standard"])
+def test_a_prompt_in_calls_gives_what_it_gives_in_one(
+    micro_hf: Callable[[str], Path], tmp_path: Path, form: OnnxForm
+) -> None:
+    runner = runner_of(micro_hf("Llama"), tmp_path, form)
+    whole = runner.prefill(IDS, [12])
+    expected = [np.concatenate(part) for part in runner.cache(0)]
+    found = [runner.prefill(IDS[:, :5], [5], room=7), runner.append(IDS[:, 5:9])]
+    found += [runner.step([token])[:, None] for token in IDS[0, 9:]]
+    np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=0, atol=1e-5)
+    for layer, wanted in zip(runner.cache(0), expected, strict=True):
+        np.testing.assert_allclose(np.concatenate(layer), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_cache_is_written_in_place(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    runner = runner_of(micro_hf("Llama"), tmp_path)
+    runner.prefill(IDS, [12], room=1)
+    binding, cache = runner._started
+    places = [buffer.data_ptr() for buffer in cache.buffers.values()]
+    runner.step([5])
+    assert [value.data_ptr() for value in binding.get_outputs()[1:]] == places
+    assert {buffer.shape()[2] for buffer in cache.buffers.values()} == {13}
+    with pytest.raises(ValueError, match="does not fit into a cache of 13"):
+        runner.step([5])
+
+
+def test_tokens_need_a_prompt_before_them(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    runner = runner_of(micro_hf("Llama"), tmp_path)
+    with pytest.raises(ValueError, match="before there is a prompt"):
+        runner.step([5])
+    with pytest.raises(ValueError, match="before there is a prompt"):
+        list(runner.cache(0))
+
+
+@pytest.mark.parametrize("logits", ["all", "last"])
+@pytest.mark.parametrize("form", [FUSED, POISONED], ids=["guard", "poison"])
+def test_a_sign_of_padding_on_the_left_is_seen(
+    micro_hf: Callable[[str], Path], tmp_path: Path, form: OnnxForm, logits: str
+) -> None:
+    """An error, or logits that are not finite; without either, the row is taken."""
+    runner = runner_of(micro_hf("Llama"), tmp_path, OnnxForm(logits=logits, provider=form.provider))
+    assert not runner.takes_left_padding()
+    assert np.isfinite(runner.prefill(IDS, [12])).all()
+    assert edited(tmp_path, _without_sign).takes_left_padding()
+
+
+def test_a_sign_that_spoils_the_other_rows_does_not_count(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
+    write_onnx(micro_hf("Llama"), tmp_path, POISONED)
+    assert edited(tmp_path, _of_the_lowest_row).takes_left_padding()
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [("bad allocation", EnvironmentFailure), ("libcudnn.so.9 is missing", EnvironmentFailure), ("no", ParityFailure)],
+)
+def test_what_the_machine_lacks_is_not_the_graphs_fault(
+    micro_hf: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    message: str,
+    kind: type[Exception],
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError(message)
+
+    runner = runner_of(micro_hf("Llama"), tmp_path)
+    monkeypatch.setattr(onnx_runner, "empty_buffers", fails)
+    with pytest.raises(kind, match=message):
+        runner.prefill(IDS, [12])
+
+
+@pytest.mark.parametrize(("dtype", "relative"), [(TensorProto.FLOAT16, 2**-11), (TensorProto.BFLOAT16, 2**-8)])
+def test_logits_of_16_bits_become_float32(
+    micro_hf: Callable[[str], Path], tmp_path: Path, dtype: int, relative: float
+) -> None:
+    wanted = runner_of(micro_hf("Llama"), tmp_path).prefill(IDS, [12])
+
+    def narrow(graph: onnx.GraphProto) -> None:
+        last = next(node for node in graph.node if "logits" in node.output)
+        last.output[list(last.output).index("logits")] = "wide"
+        graph.node.append(helper.make_node("Cast", ["wide"], ["logits"], to=dtype))
+        graph.output[0].type.tensor_type.elem_type = dtype
+
+    found = edited(tmp_path, narrow).prefill(IDS, [12])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=relative, atol=0)
+
+
+def edited(folder: Path, change: Callable[[onnx.GraphProto], None]) -> OnnxRunner:
+    path = folder / "model.onnx"
+    proto = onnx.load(path, load_external_data=False)
+    change(proto.graph)
+    return OnnxRunner(open_session(path, threads=1, graph=proto.SerializeToString()))
+
+
+def _without_sign(graph: onnx.GraphProto) -> None:
+    """Reads what guard or poison read instead of what they give."""
+    sign = next(node for node in graph.node if node.name in (LEFT_PADDING_GUARD, POISON))
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == sign.output[0]:
+                node.input[place] = sign.input[0]
+    graph.node.remove(sign)
+
+
+def _of_the_lowest_row(graph: onnx.GraphProto) -> None:
+    """Poisons all rows if one is padded."""
+    place, divisor = next((place, node) for place, node in enumerate(graph.node) if node.name == f"{POISON}.divisor")
+    graph.node.insert(place, helper.make_node("ReduceMin", list(divisor.input), ["lowest"], keepdims=0))
+    graph.node[place + 1].input[0] = "lowest"

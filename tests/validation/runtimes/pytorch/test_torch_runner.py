@@ -1,0 +1,149 @@
+"""A model that goes through memory a layer at a time computes what the whole model does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.models import one_thread, write_micro_model
+from support.variations import VARIATIONS, VARIED
+
+from seap_export.errors import EnvironmentFailure
+from seap_export.layers.compute import Compute
+from validation.checkpoint import Checkpoint
+from validation.quiet import quiet_transformers
+from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
+
+_TOKENS = np.random.default_rng(0).integers(3, 50, 40).tolist()
+#: A prompt and single steps, a prompt of which few logits are kept, and a prompt in parts.
+RUNS = (
+    Run([_TOKENS[:6], *([token] for token in _TOKENS[6:20])], 20),
+    Run([_TOKENS[3:30]], 5),
+    Run([_TOKENS[:16], _TOKENS[16:32], _TOKENS[32:38]], 10),
+)
+#: Nothing fits: each sequence is a pass of its own, and no layer stays.
+TIGHT = Compute(memory=1)
+
+Outcome = tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]
+
+
+def _whole(folder: Path, attention: str) -> list[Outcome]:
+    """By transformers' own loader, with the whole model in memory."""
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+    name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
+    found = []
+    for run in RUNS:
+        cache, logits = DynamicCache(), []
+        cache.has_previous_state = False  # 4.57's Granite 4 asks for it
+        for part in run.parts:
+            arguments: Any = {name: cache, "use_cache": True}
+            with torch.inference_mode():
+                logits.append(model.eval()(input_ids=torch.tensor([part]), **arguments).logits[0].numpy())
+        caches = [(layer.keys[0].numpy(), layer.values[0].numpy()) for layer in cache.layers]
+        found.append((np.concatenate(logits)[-run.kept :], caches))
+    return found
+
+
+def _streamed(folder: Path, attention: str, compute: Compute) -> list[Outcome]:
+    caches: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in RUNS]
+    with open_torch_runner(folder, 1, compute, attention=attention) as runner:
+        logits = list(runner.run(RUNS, lambda place, keys, values: caches[place].append((keys, values))))
+    return list(zip(logits, caches, strict=True))
+
+
+def _assert_same(found: list[Outcome], expected: list[Outcome]) -> None:
+    """To rounding: some processors sum a product in another order if it has fewer rows."""
+    for (logits, caches), (own_logits, own_caches) in zip(found, expected, strict=True):
+        _assert_close(logits, own_logits)
+        for pair, own_pair in zip(caches, own_caches, strict=True):
+            for both in zip(pair, own_pair, strict=True):
+                _assert_close(*both)
+
+
+def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("variation", VARIED)
+def test_every_family(variation: str, attention: str, tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
+    if attention == "sdpa" and VARIATIONS[variation]["model_type"] in ("gemma2", "vaultgemma"):
+        pytest.skip("the class refuses sdpa")
+    with one_thread():
+        expected = _whole(folder, attention)
+    for compute in (Compute(), TIGHT):
+        _assert_same(_streamed(folder, attention, compute), expected)
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2"])
+def test_layers_of_different_shapes(family: str, micro_hf: Callable[[str], Path]) -> None:
+    with one_thread():
+        expected = _whole(micro_hf(family), "eager")
+    _assert_same(_streamed(micro_hf(family), "eager", TIGHT), expected)
+
+
+@pytest.mark.parametrize("variation", ["gemma3-all", "phi3-all", "llama-gqa"])
+def test_prompts_continue_together_as_each_alone(variation: str, tmp_path: Path) -> None:
+    """Layers may stay loaded or be read again for each step."""
+    folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
+    prompts = [_TOKENS[:6], _TOKENS[4:25], _TOKENS[9:10]]
+    with open_torch_runner(folder, 1) as runner:
+        alone = [runner.continuations([prompt], 7)[0] for prompt in prompts]
+        assert runner.continuations(prompts, 7) == alone
+        stop = alone[1][2]
+        until = [own[: own.index(stop)] if stop in own else own for own in alone]
+        assert runner.continuations(prompts, 7, {stop}) == until
+    with open_torch_runner(folder, 1, TIGHT) as runner:
+        assert runner.continuations(prompts, 7) == alone
+    likeliest = list(prompts[0])
+    with open_torch_runner(folder, 1) as runner:
+        for token in alone[0]:
+            assert int(next(runner.run([Run([likeliest], 1)])).argmax()) == token
+            likeliest.append(token)
+
+
+@pytest.mark.parametrize(("compute", "reads"), [(Compute(), 1), (TIGHT, 3)])
+def test_a_layer_is_read_again_only_where_there_is_no_room_for_it(
+    compute: Compute, reads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_micro_model(tmp_path / "m", model_type="llama")
+    read: list[int] = []
+    layer = Checkpoint.layer
+    monkeypatch.setattr(Checkpoint, "layer", lambda self, index: (read.append(index), layer(self, index))[1])
+    with open_torch_runner(folder, 1, compute) as runner:
+        runner.continuations([[5, 6, 7]], 2)
+    assert read == list(range(3)) * reads
+
+
+def test_no_weight_is_held_after_a_run(tmp_path: Path) -> None:
+    with open_torch_runner(write_micro_model(tmp_path / "m", model_type="llama"), 1) as runner:
+        list(runner.run(RUNS))
+        assert {own.device.type for own in runner.model.parameters()} == {"meta"}
+
+
+def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:
+    for variation in ("llama-tied", "gemma3-all", "qwen3"):
+        folder = write_micro_model(tmp_path / variation, **VARIATIONS[variation])
+        with one_thread(), open_torch_runner(folder, 1) as runner:
+            model = runner.whole_model()
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([_TOKENS[3:30]])).logits[0, -5:].numpy()
+        assert np.array_equal(logits, _whole(folder, "eager")[1][0])
+
+
+def test_a_whole_model_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "large", model_type="llama")
+    with (
+        open_torch_runner(folder, 1, Compute(memory=100_000)) as runner,
+        pytest.raises(EnvironmentFailure, match=r"large: torch needs .* GB for the whole model"),
+    ):
+        runner.whole_model()

@@ -1,0 +1,171 @@
+"""mlx-lm computes what torch computes with the weights that are written, for models of every family."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.models import with_written_weights, write_micro_model
+from support.plans import write_pruned_micro_model
+from support.variations import VARIATIONS, VARIED
+
+from converters.mlx import MlxFormat
+from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from validation.runtimes import mlx_runner
+from validation.runtimes.mlx_runner import MlxRunner, open_mlx_runner
+
+Logits = Callable[..., list[np.ndarray]]
+
+
+def written(model: Path, folder: Path, precision: str = "fp32") -> Path:
+    folder.mkdir()
+    MlxFormat(precision).write(model, folder, lambda layer: None)
+    return folder
+
+
+def largest(pairs: object) -> float:
+    """The largest difference of logits within pairs of arrays."""
+    return max(float(np.abs(found - wanted).max()) for found, wanted in pairs)  # type: ignore[attr-defined]
+
+
+@pytest.mark.needs("mlx-lm")
+@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("is_pruned", [False, True], ids=["dense", "pruned"])
+def test_equals_torch(
+    tmp_path: Path, variation: str, is_pruned: bool, prompts: list[list[int]], padded: np.ndarray, torch_logits: Logits
+) -> None:
+    """Each prompt alone; all in a batch; in parts with a cache; and two rows that go on together."""
+    if is_pruned:
+        model = write_pruned_micro_model(tmp_path / "hf", variation)
+    else:
+        model = write_micro_model(tmp_path / "hf", **VARIATIONS[variation])
+    runner = MlxRunner(written(model, tmp_path / "mlx"))
+    wanted, lengths = torch_logits(model, prompts), list(map(len, prompts))
+    alone = [runner.prefill(np.array([prompt]), [len(prompt)])[0] for prompt in prompts]
+    assert largest(zip(alone, wanted, strict=True)) <= 1e-3
+    batch = runner.prefill(padded, lengths)
+    assert largest((own[:length], whole) for own, length, whole in zip(batch, lengths, wanted, strict=True)) <= 1e-3
+    one, other = prompts[-1], prompts[-2]
+    (truth,) = torch_logits(model, [one], [6])
+    parts = [runner.prefill(np.array([one[:6]]), [6])[0], *(runner.step([token]) for token in one[6:])]
+    assert np.abs(np.concatenate(parts) - truth).max() <= 1e-3
+    truths = torch_logits(model, [one, other], [9, 5])
+    runner.prefill(np.array([one[:9], [*other[:5], 0, 0, 0, 0]]), [9, 5])
+    for place in range(28):
+        first, second = runner.step([one[9 + place], other[5 + place]])
+        assert largest([(first, truths[0][9 + place]), (second, truths[1][5 + place])]) <= 1e-3
+
+
+@pytest.mark.needs("mlx-lm")
+def test_several_tokens_are_appended(tmp_path: Path, prompts: list[list[int]], torch_logits: Logits) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", "gemma2-all")
+    runner, one, other = MlxRunner(written(model, tmp_path / "mlx")), prompts[-1], prompts[-2]
+    wanted = torch_logits(model, [one, other])
+    runner.prefill(np.array([one[:9], [*other[:5], 0, 0, 0, 0]]), [9, 5])
+    first, second = runner.append(np.array([one[9:21], other[5:17]]))
+    assert largest([(first, wanted[0][9:21]), (second, wanted[1][5:17])]) <= 1e-3
+
+
+@pytest.mark.needs("mlx-lm")
+@pytest.mark.parametrize("variation", VARIED)
+def test_equals_torch_with_the_weights_that_are_written(
+    tmp_path: Path, variation: str, prompts: list[list[int]], torch_logits: Logits
+) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", variation)
+    for precision in ("fp16", "bf16", "8bit", "4bit"):
+        folder = written(model, tmp_path / precision, precision)
+        again = with_written_weights(model, folder, MlxFormat(precision), tmp_path / f"{precision} again")
+        assert_equals_torch(folder, precision, prompts[-3:], torch_logits(again, prompts[-3:]))
+
+
+def assert_equals_torch(folder: Path, precision: str, prompts: list[list[int]], wanted: list[np.ndarray]) -> None:
+    """To rounding in float32, and to that of activations in the dtype of the folder."""
+    exact, own = MlxRunner(folder, in_float32=True), MlxRunner(folder)
+    for prompt, truth in zip(prompts, wanted, strict=True):
+        assert np.abs(exact.prefill(np.array([prompt]), [len(prompt)])[0] - truth).max() <= 1e-3
+        error = own.prefill(np.array([prompt]), [len(prompt)])[0] - truth
+        rounding = {"bf16": 0.2, "8bit": 0.04}.get(precision, 0.03)
+        assert np.sqrt(np.square(error).mean()) <= rounding * np.sqrt(np.square(truth).mean())
+
+
+@pytest.mark.needs("mlx-lm")
+def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[int]]) -> None:
+    from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
+
+    model = write_pruned_micro_model(tmp_path / "hf", "llama-biases")
+    runner = MlxRunner(written(model, tmp_path / "mlx"))
+    first, second = prompts[3], prompts[5]
+    ids = np.array([[*first, 0, 0, 0, 0], second])
+    runner.prefill(ids, [5, 9])
+    caches: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {0: [], 1: []}
+    with open_torch_runner(model, 1) as reference:
+        runs = [Run([prompt], 1) for prompt in (first, second)]
+        list(reference.run(runs, lambda place, keys, values: caches[place].append((keys, values))))
+    for row, wanted in caches.items():
+        found = runner.cache(row)
+        assert found is not None
+        for own, truth in zip(found, wanted, strict=True):
+            for part, whole in zip(own, truth, strict=True):
+                assert part.shape == whole.shape
+                assert np.abs(part - whole).max() <= 1e-3
+
+
+@pytest.mark.needs("mlx-lm")
+def test_a_layer_with_a_window_keeps_no_more_than_that(tmp_path: Path, prompts: list[list[int]]) -> None:
+    runner = MlxRunner(written(write_pruned_micro_model(tmp_path / "hf", "mistral-window"), tmp_path / "mlx"))
+    runner.prefill(np.array([prompts[-1]]), [len(prompts[-1])])
+    assert runner.cache(0) is None
+
+
+@pytest.mark.needs("mlx-lm")
+def test_a_folder_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx")
+    config = json.loads((folder / "config.json").read_text())
+    del config["decoder"]["layers"][2]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="mlx-lm cannot load it"):
+        MlxRunner(folder)
+
+
+@pytest.mark.needs("mlx-lm")
+def test_the_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
+    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx")
+    (folder / "modeling_mlx.py").write_text("raise SystemExit('run')")
+    MlxRunner(folder).close()
+
+
+@pytest.mark.needs("mlx-lm")
+@pytest.mark.parametrize(("precision", "dtype"), [("fp16", "float16"), ("4bit", "float32")])
+def test_on_the_cpu_quantised_weights_meet_float32(tmp_path: Path, precision: str, dtype: str) -> None:
+    import mlx.core as mx
+
+    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx", precision)
+    runner = open_mlx_runner(folder, 1)
+    if not runner.is_on_cpu:
+        pytest.skip("MLX computes on a GPU")
+    runner.prefill(np.array([[3, 4, 5]]), [3])
+    assert runner._cache[0].keys.dtype == getattr(mx, dtype)
+
+
+@pytest.mark.needs("mlx-lm")
+def test_what_does_not_run_is_a_failure_of_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = MlxRunner(written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("shapes\ndiffer")
+
+    monkeypatch.setattr(runner, "_model", type("Broken", (), {"make_cache": lambda self: [], "__call__": fail})())
+    with pytest.raises(ParityFailure, match="mlx-lm does not run prefill: shapes differ"):
+        runner.prefill(np.array([[3]]), [1])
+
+
+def test_a_missing_mlx_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr(mlx_runner.importlib, "import_module", missing)
+    with pytest.raises(EnvironmentFailure, match=r"pip install 'seap-export\[mlx\]'"):
+        MlxRunner(tmp_path)

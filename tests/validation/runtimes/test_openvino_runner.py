@@ -1,0 +1,122 @@
+"""OpenVINO computes what torch computes with the weights that an IR holds, and keeps integers as they are stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.formats import PARTS, torch_logits, write_ir_model
+from support.variations import VARIATIONS, VARIED
+
+from converters.openvino.ir_file import MODEL_FILE
+from seap_export.errors import ArtifactError
+from validation.runtimes.openvino_runner import OpenvinoRunner
+from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
+
+pytestmark = pytest.mark.needs("openvino")
+PRECISIONS = ("fp16", "int8", "int4")
+
+
+def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
+    """Of a logit, over a prompt, a second call with several tokens, and steps."""
+    runner = OpenvinoRunner(folder)
+    prompt, *more = PARTS
+    given = [runner.prefill(prompt[None], [len(prompt)]), *(runner.append(part[None]) for part in more)]
+    runner.close()
+    return max(float(np.abs(own[0] - wanted).max()) for own, wanted in zip(given, expected, strict=True))
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("variation", VARIED)
+def test_equals_torch(variation: str, pruned: bool, tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, variation, "fp32", pruned=pruned)
+    assert largest_difference(made.folder, torch_logits(made.source)) <= 1e-3
+
+
+@pytest.mark.parametrize("variation", VARIED)
+def test_equals_torch_with_the_weights_that_are_stored(variation: str, tmp_path: Path) -> None:
+    precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
+    made = write_ir_model(tmp_path, variation, precision, pruned=True)
+    assert largest_difference(made.folder, torch_logits(made.read_back())) <= 1e-3
+
+
+@pytest.mark.parametrize("variation", ["llama-biases", "gemma3-all", "gemma2-all", "phi3-all"])
+def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None:
+    """Padded on the right, shorter and longer than the window, and continued after the padding."""
+    made = write_ir_model(tmp_path, variation, "fp32", pruned=True)
+    chance, lengths = np.random.default_rng(1), [4, 9, 13]
+    ids, steps = chance.integers(3, 96, (3, 13)), chance.integers(3, 96, (2, 3))
+    rows = [[*ids[row, :length], *steps[:, row]] for row, length in enumerate(lengths)]
+    caches: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {row: [] for row in range(3)}
+    with open_torch_runner(made.source, 1) as torch_runner:
+        runs = [Run([row], len(row)) for row in rows]
+        wanted = list(torch_runner.run(runs, lambda row, *layer: caches[row].append(layer)))
+    runner = OpenvinoRunner(made.folder)
+    for _ in range(2):  # the second generation starts anew
+        prompt = runner.prefill(ids, lengths)
+        further = [runner.step(step.tolist()) for step in steps]
+    for row, length in enumerate(lengths):
+        given = np.concatenate([prompt[row, :length], *(logits[row : row + 1] for logits in further)])
+        assert np.abs(given - wanted[row]).max() <= 1e-3
+        for own, expected in zip(runner.cache(row), caches[row], strict=True):
+            for one, other in zip(own, expected, strict=True):
+                assert one.shape == other.shape
+                assert np.abs(one - other).max() <= 1e-3
+
+
+def product_types(runner: OpenvinoRunner) -> dict[str, str]:
+    """The type of the weights that each product of the compiled model is given."""
+    return {
+        node.get_friendly_name(): node.input(1).get_source_output().get_element_type().to_string()
+        for node in runner.compiled.get_runtime_model().get_ops()
+        if str(node.get_rt_info()["layerType"].astype(str)) == "FullyConnected"
+    }
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_integers_stay_compressed(precision: str, tied: bool, tmp_path: Path) -> None:
+    """The CPU plugin has kernels from 4 blocks in a row on."""
+    sizes = {"hidden_size": 128, "head_dim": 32, "intermediate_size": 136, "tie_word_embeddings": tied}
+    made = write_ir_model(tmp_path, "llama-gqa", precision, **sizes)
+    names = ["self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    products = ["logits", *(f"layers.{layer}.{name}" for layer in range(3) for name in names)]
+    assert product_types(OpenvinoRunner(made.folder)) == dict.fromkeys(products, precision.replace("int", "i"))
+
+
+def test_attention_is_one_kernel_with_its_cache(tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, "llama-gqa", "fp32", pruned=True)
+    runner = OpenvinoRunner(made.folder)
+    kinds = [
+        str(node.get_rt_info()["layerType"].astype(str)) for node in runner.compiled.get_runtime_model().get_ops()
+    ]
+    assert kinds.count("ScaledDotProductAttention") == 3
+    assert kinds.count("Softmax") == 0
+    assert kinds.count("RoPE") == 6
+    assert kinds.count("RMS") == 7
+
+
+def test_what_is_missing_or_no_decoder(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="cannot load it"):
+        OpenvinoRunner(tmp_path)
+    made = write_ir_model(tmp_path, "llama-gqa", "fp32")
+    other = tmp_path / "other"
+    other.mkdir()
+    for end in ("xml", "bin"):
+        (other / f"openvino_model.{end}").write_bytes((made.folder / f"openvino_detokenizer.{end}").read_bytes())
+    assert (other / MODEL_FILE).is_file()
+    with pytest.raises(ArtifactError):
+        OpenvinoRunner(other)
+
+
+def test_calls_in_the_wrong_order(tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, "llama-gqa", "fp32")
+    runner = OpenvinoRunner(made.folder)
+    ids = np.array([[3, 4, 5]])
+    for call in (lambda: runner.step([3]), lambda: list(runner.cache(0)), lambda: runner.prefill(ids, [4])):
+        with pytest.raises(ValueError, match=r"before there is a prompt|do not fit"):
+            call()
+    runner.prefill(ids, [3])
+    with pytest.raises(ValueError, match="2 rows"):
+        runner.append(np.array([[3], [4]]))

@@ -1,0 +1,42 @@
+"""Runtimes by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.fake_format import FakeRunner, install_fake_format
+
+from converters.formats import FORMATS, format_class
+from seap_export.errors import EnvironmentFailure, UsageError
+from validation.runtimes.runner import Runtime
+from validation.runtimes.table import REFERENCE, RUNTIMES, open_runner, require_runtime
+
+
+def missing() -> None:
+    """A check of a runtime."""
+    raise EnvironmentFailure("no node; install Node.js")
+
+
+def test_every_format_has_a_runtime() -> None:
+    for name in FORMATS:
+        assert set(format_class(name).runtimes) <= {REFERENCE, *RUNTIMES}
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="onnxruntime"):
+        require_runtime("ollama")
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_fake_format(monkeypatch)
+    monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
+    monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["some-package"])
+    with pytest.raises(EnvironmentFailure, match=r"faked needs some-package.*seap-export\[plots\]"):
+        open_runner("faked", tmp_path, 1)
+    own = Runtime("support.fake_format:FakeRunner", check=f"{__name__}:missing")
+    monkeypatch.setitem(RUNTIMES, "faked", own)  # type: ignore[arg-type]
+    monkeypatch.setattr("validation.runtimes.table.resolve_name", lambda name: missing)
+    with pytest.raises(EnvironmentFailure, match=r"Node\.js"):
+        require_runtime("faked")
+    assert FakeRunner.opened == 0

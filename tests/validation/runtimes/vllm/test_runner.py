@@ -1,0 +1,191 @@
+"""vLLM serves the folder hf/ itself, with torch's log-probabilities, alone and in a batch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import needs
+from support.models import write_micro_model
+from support.plans import write_pruned_micro_model
+from support.variations import RICHEST, VARIATIONS
+
+from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from seap_export.families import model_spec
+from seap_export.sources.config import read_json
+from validation.runtimes.vllm import runner as vllm_runner
+from validation.runtimes.vllm.runner import PYTHON, VllmRunner, require_vllm, vllm_refusal
+
+Logits = Callable[..., list[np.ndarray]]
+#: vLLM's kernel for the CPU takes heads of 32, 64 and more, and not those of 16 that micro models have.
+HEAD_DIM = 32
+#: Its longrope would take other factors for larger heads, and is refused.
+SERVED = tuple(name for name in RICHEST if name != "phi3-all")
+STEPS = 6
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., VllmRunner]]:
+    """Opens a folder in the environment that has vLLM; the process ends with the test."""
+    monkeypatch.setenv(PYTHON, needs.find("vllm") or sys.executable)
+    opened: list[VllmRunner] = []
+
+    def start(folder: Path, **options: Any) -> VllmRunner:
+        opened.append(VllmRunner(folder, **{"max_length": 64, **options}))
+        return opened[-1]
+
+    yield start
+    for runner in opened:
+        runner.close()
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+
+
+@pytest.mark.needs("vllm")
+@pytest.mark.parametrize(
+    "variation", [name if name == "gemma2-all" else pytest.param(name, marks=pytest.mark.release) for name in SERVED]
+)
+def test_equals_torch(
+    tmp_path: Path,
+    variation: str,
+    vllm: Callable[..., VllmRunner],
+    prompts: list[list[int]],
+    padded: np.ndarray,
+    torch_logits: Logits,
+) -> None:
+    """Prefill of 16 prompts together, tokens that are appended, and what vLLM decodes itself: together as alone."""
+    model = write_pruned_micro_model(tmp_path / "hf", variation, head_dim=HEAD_DIM)
+    runner = vllm(model)
+    wanted, lengths = list(map(log_probabilities, torch_logits(model, prompts))), list(map(len, prompts))
+    batch = runner.prefill(padded, lengths)
+    for own, length, whole in zip(batch, lengths, wanted, strict=True):
+        assert np.abs(own[:length] - whole).max() <= 1e-3
+    runner.prefill(np.array([prompts[-1][:20]]), [20])
+    assert np.abs(runner.step([prompts[-1][20]])[0] - wanted[-1][20]).max() <= 1e-3
+    assert np.abs(runner.append(np.array([prompts[-1][21:25]]))[0] - wanted[-1][21:25]).max() <= 1e-3
+    tokens, found = runner.continuations(prompts, STEPS)
+    texts = [[*prompt, *following[:-1]] for prompt, following in zip(prompts, tokens, strict=True)]
+    for own, whole in zip(found, torch_logits(model, texts), strict=True):
+        assert np.abs(own - log_probabilities(whole)).max() <= 1e-3
+        assert np.isfinite(own).all()
+    assert runner.follow(prompts, STEPS) == tokens
+    for place in (0, 7, 15):
+        (alone,), (rows,) = runner.continuations([prompts[place]], STEPS)
+        assert alone == tokens[place]
+        assert np.abs(rows - found[place]).max() <= 1e-4
+
+
+_SERVE = """
+import sys
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    llm = LLM(sys.argv[1], dtype="float32", enforce_eager=True, max_model_len=64, skip_tokenizer_init=True,
+              trust_remote_code=sys.argv[2] == "trusted")
+    how = SamplingParams(temperature=0.0, max_tokens=6, detokenize=False, ignore_eos=True)
+    print(list(llm.generate([{"prompt_token_ids": [3, 4, 5]}], how)[0].outputs[0].token_ids))
+"""
+
+
+@pytest.mark.release
+@pytest.mark.needs("vllm")
+@pytest.mark.parametrize("is_trusted", [False, True], ids=["with the package", "with the code in the folder"])
+def test_vllm_serves_the_folder_by_itself(tmp_path: Path, vllm: object, is_trusted: bool) -> None:
+    """With several processes of vLLM's, as it is served."""
+    from validation.runtimes.pytorch.torch_runner import open_torch_runner
+
+    model = write_pruned_micro_model(tmp_path / "hf", "llama-biases", head_dim=HEAD_DIM)
+    environment = {
+        **os.environ,
+        **vllm_runner._SETTINGS,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    if is_trusted:
+        environment["VLLM_PLUGINS"] = "none"
+    (tmp_path / "serve.py").write_text(_SERVE)
+    command = [os.environ[PYTHON], tmp_path / "serve.py", model, "trusted" if is_trusted else "not"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with open_torch_runner(model, 1) as runner:
+        assert done.stdout.splitlines()[-1] == str(list(runner.continuations([[3, 4, 5]], 6)[0]))
+
+
+@pytest.mark.needs("vllm")
+def test_a_prompt_may_fill_the_context(tmp_path: Path, vllm: Callable[..., VllmRunner], torch_logits: Logits) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", head_dim=HEAD_DIM)
+    positions = model_spec(read_json(model / "config.json")).max_position_embeddings
+    prompt = np.random.default_rng(0).integers(3, 60, (1, positions))
+    (found,) = vllm(model, max_length=positions).prefill(prompt, [positions])
+    (wanted,) = torch_logits(model, prompt.tolist())
+    assert np.abs(found - log_probabilities(wanted)).max() <= 1e-3
+
+
+@pytest.mark.needs("vllm")
+def test_what_vllm_cannot_run_is_said_in_one_line(tmp_path: Path, vllm: Callable[..., VllmRunner]) -> None:
+    with pytest.raises((ArtifactError, ParityFailure), match=r"vLLM does not .*head_dim") as caught:
+        vllm(write_micro_model(tmp_path / "hf", **VARIATIONS["llama-gqa"])).prefill(np.array([[3, 4]]), [2])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_vllm_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PYTHON, sys.executable)
+    with pytest.raises(EnvironmentFailure, match=rf"pip install 'seap-export\[vllm\]', or set {PYTHON}"):
+        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"))
+    with pytest.raises(EnvironmentFailure, match=rf"pip install 'seap-export\[vllm\]', or set {PYTHON}"):
+        require_vllm()
+
+
+@pytest.mark.needs("vllm")
+def test_vllm_is_found_where_it_is(vllm: object) -> None:
+    require_vllm()
+
+
+def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PYTHON, "/nowhere/python")
+    with pytest.raises(EnvironmentFailure, match=f"/nowhere/python: cannot be started .*; correct {PYTHON}"):
+        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"))
+    with pytest.raises(EnvironmentFailure, match=f"/nowhere/python: cannot be started .*; correct {PYTHON}"):
+        require_vllm()
+
+
+def test_a_process_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> None:
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\necho 'out of\nluck' >&2\nexit 3\n")
+    fake.chmod(0o755)
+    with pytest.raises(ArtifactError, match=r"vLLM does not load it: it ended: out of luck \(exit status 3\)"):
+        VllmRunner(write_micro_model(tmp_path / "hf", model_type="llama"), python=str(fake))
+
+
+def test_longrope_is_refused_beyond_its_switch(tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "hf", **VARIATIONS["phi3-all"])
+    config = read_json(model / "config.json")
+    reason = vllm_refusal(model_spec(config), config, 64)
+    assert reason is not None
+    assert "--max-model-len 16" in reason
+    assert vllm_refusal(model_spec(config), config, 16) is None
+    with pytest.raises(ArtifactError, match="--max-model-len 16"):
+        VllmRunner(model)
+
+
+def test_a_pruned_model_of_an_earlier_release_whose_logits_are_scaled_is_refused(tmp_path: Path) -> None:
+    """vLLM would leave the factor out without a word."""
+    model = write_pruned_micro_model(tmp_path / "hf", "granite-all")
+    config = read_json(model / "config.json")
+    assert vllm_refusal(model_spec(config), config, 64) is None
+    del config["logit_scale"]
+    assert "lacks 'logit_scale'; export again" in str(vllm_refusal(model_spec(config), config, 64))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__), tmp_path / "config.json")
+    with pytest.raises(ArtifactError, match=r"config\.json: not a readable JSON file"):
+        VllmRunner(tmp_path)

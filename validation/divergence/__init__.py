@@ -1,0 +1,1 @@
+"""The divergence of a variant from the dense model."""

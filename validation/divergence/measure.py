@@ -1,0 +1,437 @@
+"""Measures how far a variant's predictions are from the dense model's, on texts not used in calibration.
+
+KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
+text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
+but the first of each. Both models get the same tokens, one text at a time; torch runs in float32.
+
+The dense model runs first, a layer at a time, and is released. Its logits are kept in a temporary file for any number
+of variants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.errors import ArtifactError, InputError
+from seap_export.layers.compute import Compute, choose_compute
+from seap_export.runtime.session import available_threads, open_session
+from validation.array_store import ArrayStore, StoredArray
+from validation.divergence.paired import CutFigures, PairedText, PerByte, cut_figures, lost_mass, per_byte, same_cut
+from validation.metrics import Defect, LogitComparison
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
+from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
+from validation.runtimes.runner import Runner
+from validation.runtimes.scorer import open_scorer
+from validation.runtimes.table import open_runner
+from validation.session_memory import Calls, claim_memory
+
+__all__ = [
+    "FORMS",
+    "DenseAnswers",
+    "DenseReference",
+    "DivergenceFigures",
+    "Form",
+    "claim_texts",
+    "continue_prompt",
+    "measure_divergence",
+    "measure_divergences",
+]
+
+#: A variant's two artifacts: `hf` runs in torch, `onnx` in ONNX Runtime.
+Form = Literal["hf", "onnx"]
+FORMS: tuple[Form, ...] = get_args(Form)
+TokenIds = tuple[int, ...]
+Alternatives = tuple[TokenIds, ...]
+Progress = Callable[[str], object]
+#: Number of logits held in float64 at once.
+_CHUNK_ELEMENTS = 2**20
+#: Tokens that make an answer.
+_LEAST_ANSWER = 3
+
+
+def claim_texts(
+    folder: Path,
+    texts: Iterable[TokenIds],
+    provider: str = "cpu",
+    compute: Compute | None = None,
+    say: Progress = lambda line: None,
+) -> bool:
+    """Claims the memory for an `onnx` folder that runs texts one at a time, as `claim_memory` does.
+
+    To be called before the dense model runs, which takes long.
+    """
+    longest = max(map(len, texts))
+    return claim_memory(folder / "model.onnx", [Calls(1, longest, longest)], provider, say, compute=compute)
+
+
+@dataclass(frozen=True)
+class DivergenceFigures:
+    """How far a variant's predictions are from the dense model's.
+
+    Attributes:
+        mean_kl: Mean KL(dense || variant) per token, nats.
+        max_kl: The largest KL(dense || variant) of any token, nats.
+        top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
+        perplexity: Perplexity of the variant.
+        dense_perplexity: Perplexity of the dense model.
+        tokens: Number of tokens after which the distributions were compared.
+        per_byte: Figures that do not depend on the tokens; None: the lengths of the texts were not given.
+        cut: What a cut vocabulary costs; None: the variant has all tokens.
+    """
+
+    mean_kl: float
+    max_kl: float
+    top1_agreement: float
+    perplexity: float
+    dense_perplexity: float
+    tokens: int
+    per_byte: PerByte | None = None
+    cut: CutFigures | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens < 2:
+            raise ValueError("a divergence needs at least two tokens")
+        if not min(self.mean_kl, self.max_kl) >= 0.0 or not 0.0 <= self.top1_agreement <= 1.0:
+            raise ValueError("a divergence must be at least 0, an agreement from 0 to 1")
+        if not self.perplexity >= 1.0 or not self.dense_perplexity >= 1.0:
+            raise ValueError("a perplexity must be at least 1")
+
+
+@dataclass(frozen=True)
+class DenseReference:
+    """What the dense model predicts for some texts; valid while its `DenseAnswers` are open.
+
+    Attributes:
+        token_ids: The tokens of each text.
+        perplexity: The dense model's perplexity on them.
+        loss: The sum of its -log P(next token), nats.
+    """
+
+    token_ids: tuple[TokenIds, ...]
+    perplexity: float
+    loss: float
+    _store: ArrayStore
+    _stored: tuple[StoredArray, ...]
+
+    def logits(self, index: int) -> NDArray[np.float32]:
+        """The dense model's logits after each of a text's T tokens, float32 [T, V]."""
+        return self._store.get(self._stored[index])
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The dense model's logits of one text, and the sum of -log P(next token) over it, nats."""
+
+    logits: StoredArray
+    loss: float
+
+
+class DenseAnswers:
+    """What the dense model says about texts and prompts. Each is computed once, for any number of variants.
+
+    Logits wait in the temporary folder, 4 bytes each; layers are in memory only while `run` is running.
+
+    Args:
+        folder: config.json and safetensors files of the dense model.
+        threads: Threads of torch; None: all cores this process may use.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None, compute: Compute | None = None) -> None:
+        self._folder, self._threads = folder, threads or available_threads()
+        self._compute = compute or choose_compute("cpu")
+        self._store = ArrayStore()
+        self._texts: dict[TokenIds, _Answer] = {}
+        self._answered: dict[Alternatives, tuple[TokenIds, TokenIds]] = {}
+
+    def __enter__(self) -> DenseAnswers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._store.__exit__(kind, error, trace)
+
+    def run(
+        self,
+        texts: Sequence[TokenIds] = (),
+        prompts: Sequence[Alternatives] = (),
+        steps: int = 0,
+        stops: Collection[int] = (),
+        on_progress: Progress | None = None,
+    ) -> None:
+        """Runs the dense model over what it has not seen yet.
+
+        Args:
+            texts: The tokens of each text, for `reference`.
+            prompts: For `answer`, the tokens of alternative prompts, of which the first is taken that the model has
+                something to say to.
+            steps: The most tokens that follow a prompt, greedily.
+            stops: Tokens that end an answer.
+            on_progress: Called with a line about each text when it is done.
+
+        Raises:
+            InputError: The dense model gives NaN or infinite logits.
+            ArtifactError: The folder cannot be loaded.
+            EnvironmentFailure: The temporary folder is full.
+        """
+        say = on_progress or (lambda line: None)
+        new_texts = [ids for ids in dict.fromkeys(texts) if ids not in self._texts]
+        new_prompts = [own for own in dict.fromkeys(prompts) if own not in self._answered]
+        if not new_texts and not new_prompts:
+            return
+        with open_torch_runner(self._folder, self._threads, self._compute) as runner:
+            runs = runner.run([Run([ids], len(ids)) for ids in new_texts])
+            for index, (ids, logits) in enumerate(zip(new_texts, runs, strict=True)):
+                if not np.isfinite(logits).all():
+                    raise InputError(
+                        f"the dense model gives NaN or infinite logits for text {index}; use another model or corpus"
+                    )
+                loss = _Loss()
+                loss.add(logits, ids)
+                self._texts[ids] = _Answer(self._store.put(logits), loss.sum)
+                say(f"dense: text {index + 1} of {len(new_texts)}")
+            self._continue(runner, new_prompts, steps, stops)
+
+    def _continue(
+        self, runner: TorchRunner, prompts: Sequence[Alternatives], steps: int, stops: Collection[int]
+    ) -> None:
+        """Continues the first alternative of all prompts together, then the second of those without an answer."""
+        open_prompts = list(prompts)
+        for number in range(max(map(len, prompts), default=0)):
+            open_prompts = [own for own in open_prompts if number < len(own)]
+            following = runner.continuations([own[number] for own in open_prompts], steps, stops)
+            for own, tokens in zip(open_prompts, following, strict=True):
+                self._answered[own] = own[number], tokens
+            open_prompts = [own for own in open_prompts if len(self._answered[own][1]) < _LEAST_ANSWER]
+
+    def reference(self, texts: Sequence[TokenIds]) -> DenseReference:
+        """The answers for texts that were run.
+
+        Raises:
+            InputError: No text has a token to predict.
+        """
+        own = tuple(texts)
+        predicted = sum(len(ids) - 1 for ids in own)
+        if not all(own) or not predicted:
+            raise InputError("the evaluated texts have no token to predict; give longer texts")
+        answers = [self._texts[ids] for ids in own]
+        loss = sum(answer.loss for answer in answers)
+        stored = tuple(answer.logits for answer in answers)
+        return DenseReference(own, _perplexity(loss, predicted), loss, self._store, stored)
+
+    def answer(self, prompts: Alternatives) -> tuple[TokenIds, TokenIds]:
+        """The prompt taken of some alternatives that were run, and the tokens with which the model continues it."""
+        return self._answered[prompts]
+
+
+def measure_divergence(
+    reference: DenseReference,
+    folder: Path,
+    form: str = "hf",
+    *,
+    texts: Sequence[PairedText] | None = None,
+    kept: NDArray[np.int64] | None = None,
+    threads: int | None = None,
+    provider: str = "cpu",
+    compute: Compute | None = None,
+    on_progress: Progress | None = None,
+) -> DivergenceFigures:
+    """Runs a variant on the reference's texts and compares its predictions.
+
+    Args:
+        reference: The dense model's predictions.
+        folder: The variant's `hf` or `onnx` folder, or one of another format.
+        form: Which of the two it is, or the runtime of another format.
+        texts: The same texts as the tokens of both; None: the variant gets the tokens of the reference.
+        kept: The dense model's ids of the tokens that the variant has; None: all. Its distributions are then
+            restricted to these tokens.
+        threads: Threads of torch or of ONNX Runtime; None: all cores this process may use.
+        provider: ONNX Runtime's execution provider.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+        on_progress: Called with a line about each text when it is done.
+
+    Raises:
+        ArtifactError: The folder cannot be loaded, or the variant's logits are NaN, infinite or of the wrong shape.
+        ParityFailure: The ONNX graph does not run.
+    """
+    pairs = tuple(texts or map(same_cut, reference.token_ids))
+    options: Any = {"kept": kept, "threads": threads, "provider": provider, "compute": compute}
+    return measure_divergences([(reference, pairs)], folder, form, on_progress=on_progress, **options)[0]
+
+
+def measure_divergences(
+    sets: Sequence[tuple[DenseReference, Sequence[PairedText]]],
+    folder: Path,
+    form: str = "hf",
+    *,
+    kept: NDArray[np.int64] | None = None,
+    threads: int | None = None,
+    provider: str = "cpu",
+    compute: Compute | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[DivergenceFigures, ...]:
+    """The same for several sets of texts, in which each distinct text runs once.
+
+    Args:
+        sets: The dense model's predictions for each set, and its texts as the tokens of both.
+
+    The other arguments, and what is raised, are those of `measure_divergence`.
+    """
+    say = on_progress or (lambda line: None)
+    compared: dict[tuple[tuple[TokenIds, TokenIds], ...], _Compared] = {}
+    own = [compared.setdefault(_key(pairs), _Compared(reference, pairs, kept)) for reference, pairs in sets]
+    texts = tuple(dict.fromkeys(pair.own for _, pairs in sets for pair in pairs))
+    mapped = form == "onnx" and claim_texts(folder, texts, provider, compute)
+    with _logits(texts, folder, form, threads or available_threads(), provider, compute, mapped) as found:
+        for index, (ids, logits) in enumerate(zip(texts, found, strict=True)):
+            for one in compared.values():
+                if (defect := one.add(ids, logits)) is not None:
+                    raise ArtifactError(f"{folder}: {defect} for text {index}; export the variant again")
+            say(f"{form}: text {index + 1} of {len(texts)}")
+    return tuple(one.figures() for one in own)
+
+
+def _key(pairs: Sequence[PairedText]) -> tuple[tuple[TokenIds, TokenIds], ...]:
+    return tuple((pair.dense, pair.own) for pair in pairs)
+
+
+class _Compared:
+    """The comparison on one set of texts."""
+
+    def __init__(self, reference: DenseReference, pairs: Sequence[PairedText], kept: NDArray[np.int64] | None) -> None:
+        self._reference, self._pairs, self._kept = reference, tuple(pairs), kept
+        self._comparison, self._loss, self._lost = LogitComparison(), _Loss(), 0.0
+
+    def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> str | None:
+        """Adds the variant's logits [T, V] of a text as often as the set has it; what is wrong with them, in words."""
+        rows = [row for row, pair in enumerate(self._pairs) if pair.own == ids]
+        for row in rows:
+            self._add(row, logits)
+        defects = self._comparison.figures().defects if rows else ()
+        if defects:
+            return _in_words(defects[0])
+        return None if math.isfinite(self._loss.sum) else "NaN or infinite logits"
+
+    def _add(self, row: int, logits: NDArray[np.floating]) -> None:
+        pair, dense, own = self._pairs[row], self._reference.logits(row), logits
+        if self._kept is not None:
+            self._lost += lost_mass(dense[pair.places[:, 0]], self._kept)
+            dense = dense[pair.places[:, 0]][:, self._kept]
+            own = logits[pair.places[:, 1]] if len(logits) == len(pair.own) else logits
+        self._comparison.update(dense, own, row=row)
+        self._loss.add(logits, pair.own)
+
+    def figures(self) -> DivergenceFigures:
+        """The figures of all texts."""
+        figures, loss, kept = self._comparison.figures(), self._loss, self._kept
+        if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
+            raise ValueError("no finite token although no defect was found")
+        return DivergenceFigures(
+            mean_kl=figures.mean_kl,
+            max_kl=figures.max_kl,
+            top1_agreement=figures.top1_agreement,
+            perplexity=_perplexity(loss.sum, loss.tokens),
+            dense_perplexity=self._reference.perplexity,
+            tokens=figures.tokens,
+            per_byte=per_byte(self._pairs, figures.mean_kl * figures.tokens, loss.sum, self._reference.loss),
+            cut=None if kept is None else cut_figures(self._pairs, len(kept), self._lost / figures.tokens),
+        )
+
+
+def continue_prompt(
+    folder: Path,
+    runtime: str,
+    prompt: TokenIds,
+    steps: int,
+    stops: Collection[int] = (),
+    *,
+    threads: int | None = None,
+    provider: str = "cpu",
+) -> TokenIds:
+    """Up to `steps` tokens with which a variant continues a prompt, the most likely ones, before the first of `stops`.
+
+    Args:
+        folder: The variant's folder.
+        runtime: What runs it.
+        prompt: Token ids.
+        steps: The most tokens that follow.
+        stops: Tokens that end an answer.
+        threads: Threads of the runtime; None: all cores this process may use.
+        provider: ONNX Runtime's execution provider.
+
+    Raises:
+        ArtifactError: The folder cannot be loaded.
+        EnvironmentFailure: The runtime, or memory, is missing.
+        ParityFailure: The model does not run.
+    """
+    threads, tokens = threads or available_threads(), len(prompt)
+    if runtime == OnnxRunner.runtime:
+        model = folder / "model.onnx"
+        mapped = claim_memory(model, [Calls(1, tokens, tokens + steps)], provider)
+        runner: Runner = OnnxRunner(open_session(model, provider, threads, mapped=mapped))
+    else:
+        runner = open_runner(runtime, folder, threads)
+    following: list[int] = []
+    with closing(runner):
+        last = runner.prefill(np.asarray([prompt], np.int64), [tokens], steps)[0, -1]
+        while len(following) < steps and (token := int(last.argmax())) not in stops:
+            following.append(token)
+            last = runner.step([token])[0]
+    return tuple(following)
+
+
+@contextmanager
+def _logits(
+    texts: Sequence[TokenIds],
+    folder: Path,
+    form: str,
+    threads: int,
+    provider: str,
+    compute: Compute | None,
+    mapped: bool,
+) -> Iterator[Iterator[NDArray[np.floating]]]:
+    """The logits [T, V] of each text."""
+    if form == "hf":
+        with open_torch_runner(folder, threads, compute or choose_compute("cpu")) as torch_runner:
+            yield torch_runner.run([Run([ids], len(ids)) for ids in texts])
+        return
+    runtime = OnnxRunner.runtime if form == "onnx" else form
+    with closing(open_scorer(runtime, folder, threads, provider, mapped=mapped)) as runner:
+        yield (runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0] for ids in texts)
+
+
+def _in_words(defect: Defect) -> str:
+    return defect.detail or f"{'NaN' if defect.kind == 'nan' else 'infinite'} logits"
+
+
+class _Loss:
+    """Accumulates -log P(next token), nats, in float64."""
+
+    def __init__(self) -> None:
+        self.sum, self.tokens = 0.0, 0
+
+    def add(self, logits: NDArray[np.floating], ids: TokenIds) -> None:
+        """Adds a text of T tokens with its logits [T, V]; those after the last token are not used."""
+        step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
+        for start in range(0, len(ids) - 1, step):
+            targets = np.asarray(ids[start + 1 : start + 1 + step])
+            block = np.asarray(logits[start : start + len(targets)], np.float64)
+            largest = block.max(axis=1)
+            log_sum = largest + np.log(np.exp(block - largest[:, None]).sum(axis=1))
+            self.sum += float((log_sum - block[np.arange(len(targets)), targets]).sum())
+            self.tokens += len(targets)
+
+
+def _perplexity(loss: float, tokens: int) -> float:
+    """exp of the mean loss of a token, which is capped at 700 so that exp stays finite."""
+    return math.exp(min(loss / tokens, 700.0))

@@ -1,0 +1,367 @@
+"""Finds where a graph and its torch model diverge: intermediate values of both, in the order they are computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from converters.onnx.form import read_form
+from converters.onnx.graph.blocks import in_float_activations
+from converters.onnx.precision import Precision
+from converters.onnx.weights.scaling import read_scaling
+from seap_export.families import ModelSpec, model_spec
+from seap_export.layers.compute import Compute, choose_compute
+from seap_export.runtime.session import available_threads, open_session, probe
+from seap_export.sources.config import read_json
+from validation.array_store import ArrayStore, StoredArray
+from validation.parity.references import TokenSequence, sequences_of
+from validation.parity.rounding import round_weights
+from validation.parity.taps import Tap, decoder_taps, tapped
+from validation.prompts import Case
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
+from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
+from validation.session_memory import calls_of, claim_memory
+
+__all__ = ["Bisection", "Overflow", "TapError", "bisect"]
+
+#: The relative error above which a difference is a fault, not rounding, by the dtype the graph computes in.
+_FAULT: dict[str, float] = {"fp32": 1e-3, "fp16": 0.3, "bf16": 1.0}
+_ROUNDED_ACTIVATIONS = 0.4
+#: So is a smaller one in float32 that is this many times as large as all errors before it.
+_SUDDEN, _SMALLEST_SUDDEN = 100.0, 1e-4
+#: Where there is neither, this many times are enough.
+_JUMP, _SMALLEST = 10.0, 1e-5
+#: Half of the largest fp16 number: above it, another text may overflow.
+_NEAR_OVERFLOW = 32752.0
+
+
+@dataclass(frozen=True)
+class TapError:
+    """The error at one place.
+
+    Attributes:
+        name: The place, as in `Tap.name`.
+        layer: Its layer; None: before or after all layers.
+        sublayer: Its name within the layer, or within the model.
+        error: The largest difference of a token's values over their root mean square in torch, over all tokens and
+            calls; None: not finite.
+    """
+
+    name: str
+    layer: int | None
+    sublayer: str
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """A place where the graph leaves the range of its dtype, or comes near."""
+
+    name: str
+    kind: Literal["nan", "inf", "near"]
+    reference_max_abs: float
+
+
+@dataclass(frozen=True)
+class Bisection:
+    """What a bisection found.
+
+    Attributes:
+        case: The case that was run.
+        stage: Its stage that had failed.
+        first: The first place that diverges; None: none does.
+        taps: All places, in the order they are computed.
+        overflows: Places that overflow or nearly do.
+    """
+
+    case: str
+    stage: str
+    first: TapError | None
+    taps: tuple[TapError, ...]
+    overflows: tuple[Overflow, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self) | {name: [asdict(item) for item in getattr(self, name)] for name in ("taps", "overflows")}
+
+
+def bisect(
+    hf_folder: Path,
+    onnx_folder: Path,
+    case: Case,
+    stage: str,
+    steps: int,
+    *,
+    in_float: bool = False,
+    provider: str = "cpu",
+    threads: int | None = None,
+    compute: Compute | None = None,
+) -> Bisection:
+    """Runs a case on both sides and compares what every sublayer computes.
+
+    Args:
+        hf_folder: config.json and safetensors files.
+        onnx_folder: model.onnx and its data.
+        case: The case that failed.
+        stage: The stage that failed.
+        steps: Decode steps to run after the prompt, at most the case's.
+        in_float: Whether MatMulNBits leaves activations in float32.
+        provider: ONNX Runtime's execution provider.
+        threads: Threads of both sides; None: all cores.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+
+    Raises:
+        UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
+            `validation.parity.run.run_parity`.
+    """
+    probe(provider)  # before the reference, which takes long
+    model, threads = onnx_folder / "model.onnx", threads or available_threads()
+    spec = model_spec(read_json(hf_folder / "config.json"))
+    precision = read_form(model).precision
+    mapped = claim_memory(model, [calls_of(case)], provider, compute=compute)
+    with ArrayStore() as store:
+        sequences = sequences_of(replace(case, forced=tuple(own[:steps] for own in case.forced)))
+        change = round_weights(spec, precision)
+        with open_torch_runner(hf_folder, threads, compute or choose_compute("cpu"), change=change) as torch_runner:
+            references = _Recorder(torch_runner, store).references(sequences)
+        graph, places = _with_outputs(model, spec, in_float)
+        session = open_session(model, provider, threads, graph=graph, mapped=mapped)
+        runner = OnnxRunner(session, [value for _, value in places])
+        comparison = _Comparison(places, precision)
+        for call in _calls(case, runner, steps):
+            comparison.add_call(call, runner, references, store)
+        comparison.add_caches(runner, references, store)
+    return comparison.bisection(case, stage, in_float)
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """What torch computes for one row and its decode steps: values by tap, logits, and the cache."""
+
+    values: dict[str, StoredArray]
+    logits: StoredArray
+    cache: tuple[tuple[StoredArray, StoredArray], ...]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of the graph: for each row the columns of the graph's values and torch's tokens that they belong to."""
+
+    logits: NDArray[np.floating]
+    columns: tuple[slice, ...]  # of the graph's values
+    tokens: tuple[slice, ...]  # of torch's
+
+
+class _Recorder:
+    """Records what torch's modules compute: the values of a sequence go to the store after each layer."""
+
+    def __init__(self, runner: TorchRunner, store: ArrayStore) -> None:
+        self._runner, self._spec, self._store = runner, runner.spec, store
+        self._taps = list(decoder_taps(self._spec))
+        self._heads_first = _heads_first(runner)
+        self._parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
+
+    def references(self, sequences: Sequence[TokenSequence]) -> list[_Reference]:
+        """Runs the sequences."""
+        values: list[dict[str, StoredArray]] = [{} for _ in sequences]
+        caches: list[list[tuple[StoredArray, StoredArray]]] = [[] for _ in sequences]
+        handles = [
+            self._runner.model.get_submodule(name).register_forward_hook(partial(self._record, tap, name))
+            for tap in self._taps
+            for name in tap.modules
+        ]
+
+        def keep(place: int, keys: NDArray[np.float32], own: NDArray[np.float32]) -> None:
+            caches[place].append((self._store.put(keys), self._store.put(own)))
+            values[place] |= self._flush()
+
+        runs = [Run(own.parts(self._spec), len(own.prompt) + len(own.forced)) for own in sequences]
+        try:
+            logits = []
+            for own, own_logits in zip(values, self._runner.run(runs, keep), strict=True):
+                logits.append(self._store.put(own_logits))
+                own |= self._flush()
+        finally:
+            for handle in handles:
+                handle.remove()
+        order = [tap.name for tap in self._taps]
+        return [
+            _Reference({name: own[name] for name in order}, of_logits, tuple(cache))
+            for own, of_logits, cache in zip(values, logits, caches, strict=True)
+        ]
+
+    def _record(self, tap: Tap, name: str, module: Any, inputs: Any, output: Any) -> None:
+        value = inputs[0] if tap.side == "input" else output
+        if tap.side == "output without bias" and getattr(module, "bias", None) is not None:
+            value = value - module.bias
+        if name in self._heads_first:
+            value = value.transpose(1, 2)
+        own = value[0].float().flatten(1) * tap.factor  # [tokens, channels]
+        self._parts.setdefault((tap.name, name), []).append(own[:, tap.channels or slice(None)].cpu().numpy())
+
+    def _flush(self) -> dict[str, StoredArray]:
+        """Stores what was recorded of one sequence, by tap."""
+        found = {}
+        for tap in self._taps:
+            if all((tap.name, name) in self._parts for name in tap.modules):
+                own = [np.concatenate(self._parts.pop((tap.name, name))) for name in tap.modules]
+                found[tap.name] = self._store.put(np.concatenate(own, axis=1))
+        return found
+
+
+def _heads_first(runner: TorchRunner) -> frozenset[str]:
+    """The norms of heads that get [batch, heads, tokens, head_dim], and not [batch, tokens, heads, head_dim].
+
+    A sequence shows it whose number of tokens is no number of heads.
+    """
+    spec = runner.spec
+    tokens = max(layer.num_attention_heads for layer in spec.layers) + 1
+    found, handles = set(), []
+
+    def note(name: str, module: Any, inputs: Any, output: Any) -> None:
+        if output.shape[2] == tokens:
+            found.add(name)
+
+    for index in range(len(spec.layers)) if spec.block.qk_norm is not None else ():
+        for norm in ("q_norm", "k_norm"):
+            name = spec.family.module(norm, index)
+            handles.append(runner.model.get_submodule(name).register_forward_hook(partial(note, name)))
+    if handles:
+        next(runner.run([Run([[0] * tokens], 1)]))
+    for handle in handles:
+        handle.remove()
+    return frozenset(found)
+
+
+def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, list[tuple[Tap, str]]]:
+    """The graph with the values of all taps among its outputs."""
+    content = in_float_activations(model) if in_float else model.read_bytes()
+    proto = onnx.load_from_string(content)
+    taps = decoder_taps(spec, read_scaling(model))
+    places = tapped(taps, frozenset(name for node in proto.graph.node for name in node.output))
+    known = {item.name for item in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=value) for _, value in places if value not in known)
+    return proto.SerializeToString(), places
+
+
+def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
+    """The prompt, in one call or in several, then the steps."""
+    lengths = [len(row) for row in case.rows]
+    if case.call_tokens is None:
+        ids = np.zeros((len(lengths), max(lengths)), np.int64)
+        for own, row in zip(ids, case.rows, strict=True):
+            own[: len(row)] = row
+        whole = tuple(slice(0, length) for length in lengths)
+        yield _Call(runner.prefill(ids, lengths, steps), whole, whole)
+    else:
+        start = 0
+        for part in case.calls:
+            ids = np.array([part], np.int64)
+            room = len(case.rows[0]) - len(part) + steps
+            logits = runner.append(ids) if start else runner.prefill(ids, [len(part)], room)
+            yield _Call(logits, (slice(0, len(part)),), (slice(start, start + len(part)),))
+            start += len(part)
+    one = (slice(0, 1),) * len(lengths)
+    for step in range(steps):
+        logits = runner.step([forced[step] for forced in case.forced])[:, None]
+        yield _Call(logits, one, tuple(slice(length + step, length + step + 1) for length in lengths))
+
+
+class _Comparison:
+    """Gathers the errors of all taps over calls and rows."""
+
+    def __init__(self, places: Sequence[tuple[Tap, str]], precision: Precision) -> None:
+        self._places, self._precision = places, precision
+        self._errors: dict[str, float | None] = {}
+        self._order: list[tuple[str, int | None, str]] = []
+        self._sequence: list[tuple[str, float | None]] = []  # in the order of computation, call by call
+        self._overflows: dict[str, Overflow] = {}
+
+    def add_call(self, call: _Call, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
+        for tap, value in self._places:
+            for row, reference in enumerate(references):
+                wanted = store.get(reference.values[tap.name])[call.tokens[row]]
+                found = runner.tapped[value][row, call.columns[row]]
+                found = found.reshape(len(found), -1)
+                if len(found) != len(wanted):  # `--logits last` norms the last token alone
+                    wanted, found = wanted[-1:], runner.tapped[value][row, -1:].reshape(1, -1)
+                self._add(tap.name, tap.layer, tap.sublayer, wanted, np.ldexp(found, tap.exponent))
+                self._note_overflow(tap.name, wanted, found)
+        for row, reference in enumerate(references):
+            wanted = store.get(reference.logits)[call.tokens[row]]
+            found = call.logits[row]
+            found = found[call.columns[row]] if not runner.gives_last_only else found[-1:]
+            self._add("lm_head", None, "lm_head", wanted[-len(found) :], found.astype(np.float32))
+
+    def add_caches(self, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
+        for row, reference in enumerate(references):
+            for layer, (wanted, found) in enumerate(zip(reference.cache, runner.cache(row), strict=True)):
+                for part, stored, own in zip(("key", "value"), wanted, found, strict=True):
+                    values = store.get(stored).swapaxes(0, 1)
+                    name = f"layers.{layer}.self_attn.{part}_cache"
+                    both = (array.reshape(len(array), -1) for array in (values, own.swapaxes(0, 1)))
+                    self._add(name, layer, f"self_attn.{part}_cache", *both)
+
+    def bisection(self, case: Case, stage: str, in_float: bool) -> Bisection:
+        """The outcome."""
+        taps = tuple(TapError(name, layer, sublayer, self._errors[name]) for name, layer, sublayer in self._order)
+        first = self._first(in_float)
+        by_name = {tap.name: tap for tap in taps}
+        return Bisection(
+            case.name, stage, None if first is None else by_name[first], taps, tuple(self._overflows.values())
+        )
+
+    def _first(self, in_float: bool) -> str | None:
+        rounds = self._precision.quantization is not None and not in_float
+        fault = _ROUNDED_ACTIVATIONS if rounds else _FAULT[self._precision.dtype]
+        is_exact = self._precision.dtype == "fp32" and not rounds
+        first = self._beyond(fault, _SUDDEN if is_exact else math.inf, _SMALLEST_SUDDEN)
+        return first or self._beyond(math.inf, _JUMP, _SMALLEST)
+
+    def _beyond(self, fault: float, jump: float, smallest: float) -> str | None:
+        """The first place whose error is above `fault`, or above `smallest` and `jump` times all errors before it."""
+        largest = 0.0
+        for name, error in self._sequence:
+            if error is None or error > fault or (largest and error > max(jump * largest, smallest)):
+                return name
+            largest = max(largest, error)
+        return None
+
+    def _add(
+        self, name: str, layer: int | None, sublayer: str, wanted: NDArray[np.float32], found: NDArray[np.float32]
+    ) -> None:
+        error = _error(wanted, found)
+        if name not in self._errors:
+            self._order.append((name, layer, sublayer))
+            self._errors[name] = error
+        known = self._errors[name]
+        self._errors[name] = None if known is None or error is None else max(known, error)
+        self._sequence.append((name, error))
+
+    def _note_overflow(self, name: str, wanted: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+        kind: Literal["nan", "inf", "near"] | None = None
+        if np.isnan(found).any():
+            kind = "nan"
+        elif np.isinf(found).any():
+            kind = "inf"
+        elif self._precision.dtype == "fp16" and np.abs(found).max(initial=0.0) > _NEAR_OVERFLOW:
+            kind = "near"
+        if kind is not None and name not in self._overflows:
+            self._overflows[name] = Overflow(name, kind, float(np.abs(wanted).max(initial=0.0)))
+
+
+def _error(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:
+    """The largest difference of a token's values over their root mean square, [tokens, width] each."""
+    if wanted.shape != found.shape or not np.isfinite(found).all():
+        return None
+    scale = np.sqrt(np.square(wanted, dtype=np.float64).mean(axis=1))
+    difference = np.abs(wanted - found).max(axis=1, initial=0.0)
+    return float((difference / np.maximum(scale, 1e-30)).max(initial=0.0))

@@ -1,0 +1,153 @@
+"""Runs a case and compares what a runtime gives with the references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.runtime.decoder import Decoder
+from validation.array_store import ArrayStore
+from validation.metrics import CLEAR_MARGIN, LogitComparison
+from validation.parity.caches import CacheComparison
+from validation.parity.profiles import Figure, Noise, Pass
+from validation.parity.references import Reference, TokenSequence, sequences_of
+from validation.parity.report import StageResult
+from validation.prompts import Case, TokenIds
+from validation.runtimes.runner import Gives, Runner
+
+__all__ = ["Compared", "compare", "compare_served", "served_cases"]
+
+
+@dataclass
+class Compared:
+    """The comparison of one case in one pass."""
+
+    case: Case
+    own: Pass
+    prefill: LogitComparison = field(default_factory=LogitComparison)
+    decode: LogitComparison = field(default_factory=LogitComparison)
+    caches: CacheComparison | None = None
+
+    def results(
+        self, noise: Mapping[TokenSequence, Noise], margin: float = CLEAR_MARGIN
+    ) -> tuple[StageResult, StageResult]:
+        """Both stages, judged by the limits that this noise of the sequences asks for."""
+        own = reduce(or_, (noise.get(sequence, Noise()) for sequence in sequences_of(self.case)))
+        name, rows = f"{self.case.name}{self.own.suffix}", len(self.case.rows)
+        caches = None if self.caches is None else self.caches.figures()
+        prefill, decode = self.prefill.figures(margin), self.decode.figures(margin)
+        limits = [self.own.limits_for(own, max(figures.tokens, 1)) for figures in (prefill, decode)]
+        return (
+            StageResult(name, "prefill", rows, prefill, limits[0], own),
+            StageResult(name, "decode", rows, decode, limits[1], own, caches),
+        )
+
+    def undecided(self) -> set[Figure]:
+        """The figures whose verdict depends on torch's noise: those beyond a default limit that noise may widen.
+
+        A larger margin of clear choices leaves out some tokens, which can change their share unless all agree.
+        """
+        stages = self.results({})
+        exceeded = {limit.figure for stage in stages for limit in stage.limits if stage.exceeds(limit)}
+        shares = {stage.figures.clear_top1_agreement for stage in stages} - {None, 1.0}
+        is_judged = any(limit.figure == "clear_top1_agreement" for limit in self.own.limits)
+        margin: set[Figure] = {"clear_top1_agreement"} if is_judged and shares else set()
+        return (exceeded - self.own.given) | margin
+
+
+def compare(
+    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], runner: Runner, store: ArrayStore
+) -> Compared:
+    """Runs a case as parity does, and compares its logits and caches."""
+    compared = Compared(case, own)
+    truths = [references[sequence] for sequence in sequences_of(case)]
+    wanted = [_comparable(store.get(truth.logits), runner.gives) for truth in truths]
+    steps = len(case.forced[0])
+    last = _last_call(case, runner)
+    gives_last_only = last.shape[1] == 1
+    for row, ids in enumerate(case.rows):
+        prompt = wanted[row][:-steps]
+        count = 1 if gives_last_only else len(prompt)
+        found = _comparable(last[row] if gives_last_only else last[row, : len(ids)][-count:], runner.gives)
+        first = len(ids) - count
+        following = (*ids[first + 1 :], case.forced[row][0])
+        compared.prefill.update(prompt[-count:], found, row=row, first_position=first, following=following)
+    for step, next_ids in enumerate(zip(*case.forced, strict=True)):
+        _compare_step(compared, step, wanted, _comparable(runner.step(next_ids), runner.gives))
+    for row, truth in enumerate(truths):
+        cache = runner.cache(row)
+        if cache is not None:
+            compared.caches = compared.caches or CacheComparison()
+            compared.caches.update(_layers(truth, store), cache, row)
+    return compared
+
+
+def _comparable(logits: NDArray[np.floating], gives: Gives) -> NDArray[np.floating]:
+    """Logits as they are; if log-probabilities are compared, they become such: their constant says nothing."""
+    if gives == "logits":
+        return logits
+    largest = logits.max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # NaN and infinities stay, and are found
+        sums = np.exp((logits - largest).astype(np.float64)).sum(axis=-1, keepdims=True)
+        normal: NDArray[np.floating] = ((logits - largest) - np.log(sums)).astype(np.float32)
+    return normal
+
+
+def _compare_step(
+    compared: Compared, step: int, wanted: Sequence[NDArray[np.float32]], logits: NDArray[np.floating]
+) -> None:
+    """Adds the logits [rows, V] of a decode step; `wanted` are those of each row's prompt and all of its steps."""
+    for row, forced in enumerate(compared.case.forced):
+        expected = wanted[row][len(wanted[row]) - len(forced) + step][None]
+        following = forced[step + 1 : step + 2]
+        compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
+
+
+def served_cases(cases: Sequence[Case]) -> list[Case]:
+    """The cases that are also decoded as the graph is served: a prompt alone, and a batch."""
+    return [next(case for case in cases if (len(case.rows) > 1) == is_batch) for is_batch in (False, True)]
+
+
+def compare_served(
+    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], decoder: Decoder, store: ArrayStore
+) -> Compared:
+    """The same steps through the runner, which captures them as a CUDA graph where the graph allows it."""
+    compared = Compared(case, own)
+    wanted = [store.get(references[sequence].logits) for sequence in sequences_of(case)]
+    decoding = decoder.start(case.rows, len(case.forced[0]))
+    for row, (ids, forced) in enumerate(zip(case.rows, case.forced, strict=True)):
+        expected, found = wanted[row][-len(forced) - 1][None], decoding.logits[row : row + 1]
+        compared.prefill.update(expected, found, row=row, first_position=len(ids) - 1, following=forced[:1])
+    for step, next_ids in enumerate(zip(*case.forced, strict=True)):
+        decoding.step(next_ids)
+        _compare_step(compared, step, wanted, decoding.logits)
+    return compared
+
+
+def _layers(reference: Reference, store: ArrayStore) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    return ((store.get(key), store.get(value)) for key, value in reference.cache)
+
+
+def _last_call(case: Case, runner: Runner) -> NDArray[np.floating]:
+    """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
+    steps = len(case.forced[0])
+    if case.call_tokens is None:
+        return runner.prefill(_padded(case.rows), [len(row) for row in case.rows], steps)
+    first, *others = (np.array([part], np.int64) for part in case.calls)
+    logits = runner.prefill(first, [first.shape[1]], len(case.rows[0]) - first.shape[1] + steps)
+    for part in others:
+        logits = runner.append(part)
+    return logits
+
+
+def _padded(rows: Sequence[TokenIds]) -> np.ndarray:
+    """int64 [B, longest], padded on the right with token 0, which the mask hides."""
+    padded = np.zeros((len(rows), max(map(len, rows))), np.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded

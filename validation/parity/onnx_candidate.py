@@ -1,0 +1,122 @@
+"""ONNX files in ONNX Runtime, as parity sees them.
+
+The reference has the model's weights, rounded anew to the levels of int8 or int4, and not those of the file, as for
+other formats: a weight that is stored wrongly is then a difference of logits, too. The parity step of an export, which
+decides whether a variant's quality and speed are measured, and `run_parity` by itself compare logits alone; with the
+file's weights such a fault would wait for `Format.differences`, which only a validation runs. On the CPU such a graph
+also runs with activations that are not rounded, so that only the order of sums differs. On a GPU, a prompt and a batch
+are decoded a second time through the runner, so that its CUDA graph is compared too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import onnxruntime as ort
+
+from converters.format import Format
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.graph.blocks import in_float_activations
+from converters.onnx.weights.scaling import read_scaling
+from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.doctor.driver import gpu_name
+from seap_export.runtime.files import decoder_options
+from seap_export.runtime.providers import PROVIDERS
+from seap_export.runtime.session import nodes_by_provider, open_session, probe
+from validation.array_store import ArrayStore
+from validation.parity.candidate import Candidate, Progress, Reads, References, Trial
+from validation.parity.compared import Compared, compare_served, served_cases
+from validation.parity.profiles import SERVED, Limits, Pass, passes
+from validation.parity.report import Conditions
+from validation.parity.rounding import round_weights
+from validation.prompts import Case
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
+from validation.runtimes.runner import Runtime
+from validation.session_memory import calls_of, claim_memory
+
+__all__ = ["OnnxCandidate"]
+
+
+class OnnxCandidate(Candidate):
+    """See `Candidate`."""
+
+    def __init__(self, runtime: str, row: Runtime, trial: Trial) -> None:
+        """Raises `EnvironmentFailure` if no session runs on the provider."""
+        probe(trial.provider)
+        super().__init__(runtime, row, trial)
+        self._model = trial.folder / "model.onnx"
+        self.arithmetic, self.scaling = self._form.precision, read_scaling(self._model)
+        self._mapped = self._is_unguarded = False
+        self._place: Conditions | None = None
+
+    def _format(self, trial: Trial) -> Format:
+        found = OnnxFormat.read(trial.folder)
+        self._form: OnnxForm = found.form
+        return found
+
+    def form(self) -> dict[str, object]:
+        """As the graph records it."""
+        return self._form.to_json()
+
+    def claim(self, cases: Sequence[Case], say: Progress) -> None:
+        """A session that does not fit may read its weights from the file."""
+        trial, calls = self._trial, [calls_of(case) for case in cases]
+        self._mapped = claim_memory(self._model, calls, trial.provider, say, compute=trial.compute)
+
+    def reads(self) -> Reads:
+        """The model's weights, rounded to the graph's levels."""
+        return Reads(change=round_weights(self._trial.spec, self._form.precision))
+
+    def passes(self, limits: Limits) -> tuple[Pass, ...]:
+        """The graph with float activations, and as it is; the last one runs it as it is."""
+        return passes(self._form.precision, self._trial.provider, limits)
+
+    @contextmanager
+    def opened(self, own: Pass) -> Iterator[OnnxRunner]:
+        """A session, whose nodes and provider are noted."""
+        trial = self._trial
+        graph = in_float_activations(self._model) if own.in_float else None
+        session = open_session(self._model, trial.provider, trial.threads, graph=graph, mapped=self._mapped)
+        self._place = _conditions(session)
+        runner = OnnxRunner(session)
+        try:
+            yield runner
+            # The fused attention would compute such rows wrongly without an error.
+            self._is_unguarded = self._form.dialect == "fused" and runner.takes_left_padding()
+        finally:
+            runner.close()
+
+    def served(self, cases: Sequence[Case], own: Pass, references: References, store: ArrayStore) -> list[Compared]:
+        """On a GPU, the graph as the runner decodes with it."""
+        trial = self._trial
+        if trial.provider == "cpu":
+            return []
+        options = decoder_options(trial.folder / "genai_config.json", trial.provider)
+        positions = trial.spec.max_position_embeddings
+        decoder = Decoder(self._model, positions, trial.provider, trial.threads, options)
+        found = []
+        for case in served_cases(cases):
+            trial.say(f"{self.own.name}: {case.name}, {SERVED}")
+            found.append(compare_served(case, replace(own, label=SERVED), references, decoder, store))
+        return found
+
+    def conditions(self) -> Conditions:
+        """The provider that was obtained, and the nodes that each one ran."""
+        if self._place is None:
+            raise ValueError("conditions are asked for before a session was opened")
+        complaint = "rows padded on the left are accepted and computed wrongly"
+        return replace(self._place, complaints=(complaint,) if self._is_unguarded else ())
+
+    def versions(self) -> dict[str, str]:
+        """ONNX Runtime's."""
+        return {"onnxruntime": ort.__version__}
+
+
+def _conditions(session: ort.InferenceSession) -> Conditions:
+    threads = session.get_session_options().intra_op_num_threads
+    provider = session.get_providers()[0]
+    gpu = None if provider == PROVIDERS["cpu"] else gpu_name()
+    return Conditions(provider, gpu, nodes_by_provider(session), threads)

@@ -1,0 +1,223 @@
+"""Torch's logits and caches for every sequence of a parity run, and the noise in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.onnx.precision import Precision
+from converters.onnx.weights.scaling import Scaling
+from seap_export.families import ModelSpec
+from validation.array_store import ArrayStore, StoredArray
+from validation.metrics import LogitComparison
+from validation.parity.caches import CacheComparison
+from validation.parity.profiles import Noise
+from validation.parity.rounding import narrow, round_activations, scale_norms, scale_weights
+from validation.prompts import CALL_TOKENS, Case, TokenIds
+from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
+
+__all__ = [
+    "Reference",
+    "TokenSequence",
+    "measure_exact_noise",
+    "measure_rounding_noise",
+    "run_references",
+    "sequences_of",
+]
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """A prompt and the tokens of its decode steps.
+
+    Attributes:
+        prompt: Its token ids.
+        forced: Those of the decode steps.
+        kept: How many of the prompt's logits are kept.
+        call_tokens: How many tokens of the prompt the graph takes in a call.
+    """
+
+    prompt: TokenIds
+    forced: TokenIds
+    kept: int
+    call_tokens: int
+
+    @property
+    def logits(self) -> int:
+        """The tokens at the end whose logits are kept, the decode steps' included."""
+        return self.kept + len(self.forced)
+
+    @property
+    def calls(self) -> list[TokenIds]:
+        """The graph's calls."""
+        return [*_split(self.prompt, self.call_tokens), *_split(self.forced, 1)]
+
+    def parts(self, spec: ModelSpec) -> list[TokenIds]:
+        """What torch runs one after the other: `calls` only if the ends of calls decide on rotations, as in longrope.
+
+        By causality a token's logits do not depend on those after it, so that prompt and decode steps may run
+        together. The graph's steps are then compared with a result that needs no cache.
+        """
+        tokens = (*self.prompt, *self.forced)
+        switches = [layer.rope.switches_at for layer in spec.layers if layer.rope is not None]
+        if any(switch is not None and switch < len(tokens) for switch in switches):
+            return self.calls
+        return _split(tokens, CALL_TOKENS)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a sequence's results are stored.
+
+    Attributes:
+        logits: Of the prompt's kept tokens, then of each decode step.
+        cache: Keys and values of each layer, after the last step.
+    """
+
+    logits: StoredArray
+    cache: tuple[tuple[StoredArray, StoredArray], ...]
+
+
+def sequences_of(case: Case) -> list[TokenSequence]:
+    """The sequence of each row."""
+    return [
+        TokenSequence(row, forced, case.kept or len(row), case.call_tokens or len(row))
+        for row, forced in zip(case.rows, case.forced, strict=True)
+    ]
+
+
+def run_references(
+    runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, spec: ModelSpec, say: Progress
+) -> dict[TokenSequence, Reference]:
+    """Runs every sequence of the cases once; logits and caches go to the store."""
+    sequences = list(dict.fromkeys(own for case in cases for own in sequences_of(case)))
+    caches: list[list[tuple[StoredArray, StoredArray]]] = [[] for _ in sequences]
+
+    def keep(place: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+        if place == 0:
+            say(f"torch: layer {len(caches[0]) + 1} of {len(spec.layers)}")
+        caches[place].append((store.put(keys), store.put(values)))
+
+    runs = runner.run([Run(own.parts(spec), own.logits) for own in sequences], keep)
+    found = [store.put(logits) for logits in runs]
+    return {
+        sequence: Reference(logits, tuple(cache))
+        for sequence, logits, cache in zip(sequences, found, caches, strict=True)
+    }
+
+
+def measure_exact_noise(
+    runner: TorchRunner, references: Mapping[TokenSequence, Reference], store: ArrayStore, say: Progress
+) -> dict[TokenSequence, Noise]:
+    """The difference that another attention kernel and single decode steps make in float32, and that float64 makes.
+
+    Either may be the larger one. A token on which a model amplifies rounding is moved by any other order of the same
+    sums, of which the kernel changes those of attention alone.
+
+    Args:
+        runner: The model that the references come from; its attention is left changed.
+        references: The references of the sequences to measure.
+        store: Holds them.
+        say: Receives a line about each sequence.
+    """
+    runner.use_other_attention()
+    kernel = _differences(runner, references, store, "another attention kernel", say)
+    runner.change_weights(narrow(torch.float64))
+    exact = _differences(runner, references, store, "float32", say)
+    runner.change_weights(narrow(torch.float32))
+    return {sequence: kernel[sequence] | exact[sequence] for sequence in references}
+
+
+def _differences(
+    runner: TorchRunner,
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    source: str,
+    say: Progress,
+) -> dict[TokenSequence, Noise]:
+    """How far the runner is from the references now, part by part as the references' decode steps."""
+    known = list(references.values())
+    caches, passed = [CacheComparison() for _ in known], [0] * len(known)
+
+    def compare(place: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+        wanted = known[place].cache[passed[place]]
+        caches[place].add_layer((store.get(wanted[0]), store.get(wanted[1])), (keys, values), 0, passed[place])
+        passed[place] += 1
+
+    found = {}
+    runs = runner.run([Run(own.calls, own.logits) for own in references], compare)
+    for index, (sequence, again) in enumerate(zip(references, runs, strict=True)):
+        say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
+        difference = np.abs(store.get(known[index].logits) - again)
+        largest = float(difference[np.isfinite(difference)].max(initial=0.0))
+        found[sequence] = Noise(max_abs=largest, cache_error=caches[index].figures().error)
+    return found
+
+
+def measure_rounding_noise(
+    runner: TorchRunner,
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    spec: ModelSpec,
+    precision: Precision,
+    scaling: Scaling,
+    provider: str,
+    say: Progress,
+) -> tuple[dict[TokenSequence, Noise], float]:
+    """The divergence that the graph's rounding makes in torch, for each sequence at least that of all together.
+
+    Args:
+        runner: The model that the references come from; it is left changed.
+        references: The references.
+        store: Holds them.
+        spec: The model's shapes.
+        precision: The graph's.
+        scaling: The graph's.
+        provider: Where the graph runs.
+        say: Receives a line about each sequence.
+
+    Returns:
+        The noise of each sequence, and the largest difference of a logit; none and 0 where nothing is rounded.
+    """
+    if not _round_alike(runner, spec, precision, scaling, provider):
+        return {}, 0.0
+    runner.use_other_attention()
+    figures, variations = {}, {}
+    runs = runner.run([Run(own.parts(spec), own.logits) for own in references])
+    for index, (sequence, rounded) in enumerate(zip(references, runs, strict=True)):
+        say(f"torch: noise of {precision.name}, sequence {index + 1} of {len(references)}")
+        comparison = LogitComparison()
+        comparison.update(store.get(references[sequence].logits), rounded)
+        figures[sequence], variations[sequence] = comparison.figures(), max(1.0, comparison.variation())
+    finite = [(own.mean_kl, own.tokens) for own in figures.values() if own.mean_kl is not None]
+    overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0
+    noise = {
+        sequence: Noise(mean_kl=max(own.mean_kl or 0.0, overall), kl_variation=variations[sequence])
+        for sequence, own in figures.items()
+    }
+    return noise, max((own.max_abs or 0.0 for own in figures.values()), default=0.0)
+
+
+def _split(tokens: TokenIds, size: int) -> list[TokenIds]:
+    return [tokens[start : start + size] for start in range(0, len(tokens), size)]
+
+
+def _round_alike(runner: TorchRunner, spec: ModelSpec, precision: Precision, scaling: Scaling, provider: str) -> bool:
+    """Makes torch round what the graph rounds; returns False where it rounds nothing."""
+    if precision.dtype != "fp32":
+        kept: frozenset[str] = frozenset()
+        if scaling != Scaling():
+            runner.change_weights(scale_weights(spec, scaling))
+            kept = scale_norms(runner.model, spec, scaling)
+        runner.change_weights(narrow(precision.torch_dtype, kept))
+        return True
+    if precision.quantization is not None and provider == "cpu":
+        round_activations(runner.model, spec, precision.quantization)
+        return True
+    return False

@@ -1,0 +1,364 @@
+"""The result of a parity run: figures, verdict, and everything needed to judge or repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any, Literal
+
+from converters.onnx.precision import PrecisionName
+from seap_export.runtime.session import WORKING_OPERATORS
+from validation.metrics import Defect, LogitFigures, Place
+from validation.parity.caches import CacheFigures
+from validation.parity.profiles import Figure, Limit, Noise
+
+__all__ = ["SCHEMA", "Conditions", "ParityReport", "Stage", "StageResult", "Subject", "round_beyond"]
+
+Stage = Literal["prefill", "decode"]
+
+SCHEMA = "seap-export/parity/4"
+_FIGURE_WORDS: dict[Figure, str] = {
+    "max_abs": "max abs",
+    "cache_error": "cache error",
+    "mean_kl": "mean KL",
+    "clear_top1_agreement": "top-1 of clear choices",
+}
+_DEFECT_WORDS = {"nan": "NaN", "inf": "Inf"}
+
+
+def round_beyond(value: float, digits: int = 2, *, down: bool = False) -> float:
+    """The smallest float with that many significant digits that is at least `value` (positive or 0).
+
+    With `down`, the largest that is at most `value`.
+    """
+    exact = Decimal(repr(value))
+    if not exact:
+        return 0.0
+    rounding = ROUND_FLOOR if down else ROUND_CEILING
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=rounding))
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The figures of a case's prefill or decode, with their limits.
+
+    In decode, a place's position is the step, counted from 0; the cache is compared after the last step.
+    """
+
+    case: str
+    stage: Stage
+    rows: int
+    figures: LogitFigures
+    limits: tuple[Limit, ...]
+    noise: Noise = Noise()
+    cache: CacheFigures | None = None
+
+    def at(self, place: Place) -> str:
+        """The place in words."""
+        position = "position" if self.stage == "prefill" else "decode step"
+        return f"case '{self.case}', row {place.row}, {position} {place.position}, token id {place.token_id}"
+
+    def found(self, figure: Figure) -> float | None:
+        """The value of a figure; None if it could not be measured."""
+        if figure == "cache_error":
+            return None if self.cache is None else self.cache.error
+        value: float | None = getattr(self.figures, figure)
+        return value
+
+    @property
+    def has_defect(self) -> bool:
+        """Whether there is a defect that no limit excuses."""
+        return bool(self.figures.defects) or (self.cache is not None and bool(self.cache.defect))
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why this stage failed; empty if it passed."""
+        reasons = [self._defect(defect) for defect in self.figures.defects]
+        if self.cache is not None and self.cache.defect:
+            reasons.append(f"{self.cache.defect}, after case '{self.case}'")
+        return [*reasons, *(self._beyond(limit) for limit in self.limits if self.exceeds(limit))]
+
+    def exceeds(self, limit: Limit) -> bool:
+        """Whether a figure is beyond its limit."""
+        return limit.is_exceeded(self.found(limit.figure))
+
+    @property
+    def excess(self) -> float:
+        """How many times its limit the worst figure is; 0 if nothing is finite."""
+        return max((limit.excess(self.found(limit.figure)) for limit in self.limits), default=0.0)
+
+    def _beyond(self, limit: Limit) -> str:
+        found = round_beyond(self.found(limit.figure) or 0.0, 3, down=limit.is_least)
+        what = f"{_FIGURE_WORDS[limit.figure]} {found:g} {'<' if limit.is_least else '>'} {limit.value:g}"
+        if limit.figure == "cache_error" and self.cache is not None:
+            return f"{what} in the {self.cache.part}s of layer {self.cache.layer}, after case '{self.case}'"
+        if self.figures.worst is None:
+            return what
+        largest = "" if limit.figure == "max_abs" else "; the largest difference of a logit"
+        return f"{what}{largest} at {self.at(self.figures.worst)}"
+
+    def _defect(self, defect: Defect) -> str:
+        if defect.kind == "shape":
+            return f"{defect.detail}, in {self.stage} of case '{self.case}', row {defect.place.row}"
+        what = f"{_DEFECT_WORDS[defect.kind]} in the {defect.side}'s logits ({_counted(defect.tokens, 'token')})"
+        return f"{what}, first at {self.at(defect.place)}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared with torch.
+
+    Attributes:
+        format: Name of the format.
+        runtime: What runs it.
+        precision: The format's.
+        limits: The precision whose limits hold.
+        form: How it is written, as JSON values.
+    """
+
+    format: str
+    runtime: str
+    precision: str
+    limits: PrecisionName
+    form: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a runtime ran.
+
+    Attributes:
+        provider: What computed: the first execution provider of a session of ONNX Runtime, or the runtime.
+        gpu: The name of the GPU; None on the CPU, or if the driver does not tell.
+        nodes: Nodes of each operator that each execution provider ran; None if the runtime does not report them.
+        threads: Threads of both torch and the runtime.
+        complaints: Defects that no comparison of logits shows, in words.
+    """
+
+    provider: str
+    gpu: str | None
+    nodes: Mapping[str, Mapping[str, int]] | None
+    threads: int
+    complaints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The subject, the conditions and the verdict of a parity run.
+
+    Rows, positions, decode steps, prompts and token ids (vocabulary indices) count from 0.
+
+    Attributes:
+        stages: Prefill and decode of every case.
+        subject: What was compared with torch.
+        provider_asked: "cpu" or "cuda".
+        conditions: How it ran.
+        versions: Versions of torch, transformers and the packages of the runtime.
+        decode_steps: Decode steps of each case.
+        max_prompt_tokens: Longer prompts were truncated to this many tokens.
+        prompt_sha256: Hash of each prompt's text.
+        longest_tokens: Number of positions in the longest case.
+        context_length: Maximum number of positions of the model.
+        noise_kl: Largest mean KL divergence of torch that rounds like the graph; None if no verdict depended on it.
+        looser_limits: Limits that are looser than the defaults, in words.
+    """
+
+    stages: tuple[StageResult, ...]
+    subject: Subject
+    provider_asked: str
+    conditions: Conditions
+    versions: Mapping[str, str]
+    decode_steps: int
+    max_prompt_tokens: int
+    prompt_sha256: tuple[str, ...]
+    longest_tokens: int
+    context_length: int
+    noise_kl: float | None = None
+    looser_limits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if {result.stage for result in self.stages} != {"prefill", "decode"}:
+            raise ValueError("a parity report needs both prefill and decode")
+
+    @property
+    def passed(self) -> bool:
+        """Whether every logit is finite and every figure within its limit."""
+        return not self.reasons
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the run failed: first what no limit excuses, then the largest differences; empty if it passed."""
+        ranked = sorted(self.stages, key=lambda result: (not result.has_defect, -result.excess))
+        return (
+            *self.conditions.complaints,
+            *self._misplaced(),
+            *(reason for result in ranked for reason in result.reasons),
+        )
+
+    def _misplaced(self) -> list[str]:
+        """Operators that do the model's work on another provider; shape arithmetic may run anywhere."""
+        return [
+            f"{count} {operator} nodes ran on {provider} instead of {self.conditions.provider}"
+            for provider, operators in (self.conditions.nodes or {}).items()
+            if provider != self.conditions.provider
+            for operator, count in operators.items()
+            if operator in WORKING_OPERATORS
+        ]
+
+    @property
+    def max_abs(self) -> float | None:
+        """The largest difference of any finite logit; None if none is finite."""
+        return max((r.figures.max_abs for r in self.stages if r.figures.max_abs is not None), default=None)
+
+    @property
+    def top1_agreement(self) -> float:
+        """The smallest top-1 agreement of any stage; a stage without a finite token counts as 0."""
+        return min(result.figures.top1_agreement or 0.0 for result in self.stages)
+
+    @property
+    def mean_kl(self) -> float | None:
+        """The largest mean KL divergence of any stage, in nats per token; None if no token is finite."""
+        return max((r.figures.mean_kl for r in self.stages if r.figures.mean_kl is not None), default=None)
+
+    @property
+    def cache_error(self) -> float | None:
+        """The largest difference of keys or values relative to their root mean square; None if none was compared."""
+        return max((r.cache.error for r in self.stages if r.cache is not None), default=None)
+
+    @property
+    def limits(self) -> dict[Figure, float]:
+        """The judged figures, each with the strictest limit used in any case."""
+        found: dict[Figure, float] = {}
+        for limit in (limit for result in self.stages for limit in result.limits):
+            strictest = max if limit.is_least else min
+            found[limit.figure] = strictest(limit.value, found.get(limit.figure, limit.value))
+        return found
+
+    @property
+    def smallest_passing_limits(self) -> dict[Figure, float] | None:
+        """The tightest limit of each judged figure that would pass, to two digits; None if no limit would."""
+        if self.conditions.complaints or self._misplaced() or any(result.has_defect for result in self.stages):
+            return None
+        worst: dict[Figure, float] = {}
+        for result in self.stages:
+            for limit in result.limits:
+                found = result.found(limit.figure)
+                if found is not None:
+                    looser = min if limit.is_least else max
+                    worst[limit.figure] = looser(found, worst.get(limit.figure, found))
+        return {
+            figure: round_beyond(found, 4, down=True) if Limit(figure, 1.0).is_least else round_beyond(found)
+            for figure, found in worst.items()
+        }
+
+    def summary(self) -> str:
+        """The verdict in one line; for a failed run, a second line gives the worst reason and a limit."""
+        tokens = sum(result.figures.tokens for result in self.stages)
+        prompts = _counted(len(self.prompt_sha256), "prompt")
+        divergence = max((r.figures.max_kl or 0.0 for r in self.stages), default=0.0)
+        where = f"{self.conditions.provider}{f' ({self.conditions.gpu})' if self.conditions.gpu else ''}"
+        line = (
+            f"parity {'passed' if self.passed else 'FAILED'}: {', '.join(self._judged())}, max KL "
+            f"{divergence:.1e} nats, top-1 {self.top1_agreement:.1%} over {tokens} tokens of {prompts} "
+            f"in {self.subject.precision} on {where}"
+        )
+        return line if self.passed else f"{line}\n{self.failure()}"
+
+    def failure(self) -> str:
+        """The largest difference, its place and the limit that would have passed, in one line; "" if it passed."""
+        if self.passed:
+            return ""
+        more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
+        return f"{self.reasons[0]}{more}; {self.hint}"
+
+    def _judged(self) -> list[str]:
+        """Each judged figure with its worst value and its limit."""
+        parts = []
+        for figure, limit in self.limits.items():
+            judged = [r for r in self.stages if figure in {own.figure for own in r.limits}]
+            finite = [value for value in (r.found(figure) for r in judged) if value is not None]
+            worst = min if Limit(figure, limit).is_least else max
+            found = f"{_FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {_FIGURE_WORDS[figure]}"
+            parts.append(f"{found} (limit {limit:g})")
+        return parts
+
+    @property
+    def hint(self) -> str:
+        """The limits that would have passed; "" if the run passed."""
+        if self.passed:
+            return ""
+        smallest = self.smallest_passing_limits
+        if smallest is None:
+            return "no limit would pass"
+        failed = {
+            limit.figure
+            for result in self.stages
+            for limit in result.limits
+            if limit.is_exceeded(result.found(limit.figure))
+        }
+        exceeded = [figure for figure in self.limits if figure in failed]
+        wanted = ", ".join(f"{figure} = {smallest[figure]:g}" for figure in exceeded)
+        return f"{wanted} under [{self.subject.limits}] in a file of limits would pass"
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; equal runs give equal values, without times and paths."""
+        nodes = self.conditions.nodes
+        return {
+            "schema": SCHEMA,
+            "verdict": "passed" if self.passed else "failed",
+            "failure": self.failure(),
+            "reasons": list(self.reasons),
+            "hint": self.hint,
+            "max_abs": self.max_abs,
+            "top1_agreement": self.top1_agreement,
+            "mean_kl_nats": self.mean_kl,
+            "cache_error": self.cache_error,
+            "format": self.subject.format,
+            "runtime": self.subject.runtime,
+            "precision": self.subject.precision,
+            "form": dict(self.subject.form),
+            "limits": self.limits,
+            "smallest_passing_limits": self.smallest_passing_limits,
+            "looser_limits": list(self.looser_limits),
+            "noise_kl_nats": self.noise_kl,
+            "provider": {
+                "asked": self.provider_asked,
+                "obtained": self.conditions.provider,
+                "gpu": self.conditions.gpu,
+                "nodes": None if nodes is None else {name: dict(ops) for name, ops in nodes.items()},
+            },
+            "threads": self.conditions.threads,
+            "versions": dict(sorted(self.versions.items())),
+            "prompts": {"count": len(self.prompt_sha256), "sha256": list(self.prompt_sha256)},
+            "max_prompt_tokens": self.max_prompt_tokens,
+            "decode_steps": self.decode_steps,
+            "longest_tokens": self.longest_tokens,
+            "context_length": self.context_length,
+            "cases": [_stage_json(result) for result in self.stages],
+        }
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _stage_json(result: StageResult) -> dict[str, Any]:
+    values = asdict(result.figures)
+    for name in ("mean_kl", "p999_kl", "max_kl"):
+        values[f"{name}_nats"] = values.pop(name)
+    values["top1_agreement_margin"] = values.pop("clear_top1_agreement")
+    values["defects"] = list(values.pop("defects"))
+    cache = result.cache
+    return {
+        "case": result.case,
+        "stage": result.stage,
+        "rows": result.rows,
+        "limits": {limit.figure: limit.value for limit in result.limits},
+        "noise": {name: value for name, value in asdict(result.noise).items() if value},
+        "verdict": "failed" if result.reasons else "passed",
+        **values,
+        "cache_error": None if cache is None else cache.error,
+        "cache_max_abs": None if cache is None else cache.max_abs,
+        "cache_defect": "" if cache is None else cache.defect,
+    }

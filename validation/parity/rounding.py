@@ -1,0 +1,145 @@
+"""Rounds in torch what a graph rounds: weights, so that only the arithmetic is compared, and activations.
+
+A graph that is scaled to stay within fp16 rounds numbers that torch would overflow in, unless it is scaled alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from converters.onnx.precision import BlockQuantization, Precision
+from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, quantize
+from converters.onnx.weights.scaling import Scaling, scaled_epsilon
+from seap_export.families import ModelSpec
+from seap_export.families.family import FUSED
+from seap_export.families.names import PROJECTIONS
+from seap_export.layers.halves import NORMS_AROUND
+from seap_export.sources.stored import StoredForm
+from validation.checkpoint import Change, Weights
+
+__all__ = ["narrow", "round_activations", "round_weights", "scale_norms", "scale_weights"]
+
+
+def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
+    """Rounds matrices to int8 or int4 levels; None: the precision leaves them as they are.
+
+    Args:
+        spec: The model's shapes.
+        precision: The graph's.
+    """
+    how = precision.quantization
+    if how is None:
+        return None
+    quantized = frozenset(_quantized(spec, how))
+    return lambda weights: {
+        name: _rounded(tensor, how, precision.torch_dtype) if name in quantized else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
+    """The stored names of quantised weights; rows are quantised one by one, so that fused projections may stay so."""
+    family = spec.family
+    if how.embeddings:
+        yield family.stored("embed_tokens")
+        if not spec.tie_word_embeddings:
+            yield family.stored("lm_head")
+    for module in _projections(spec):
+        yield f"{module}.weight"
+
+
+def _projections(spec: ModelSpec) -> Iterator[str]:
+    """The modules of the torch model that are projections."""
+    stored = [name for name in (*PROJECTIONS, *FUSED) if name in spec.family.names]
+    for layer in range(len(spec.layers)):
+        for name in stored:
+            yield spec.family.module(name, layer)
+
+
+def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -> torch.Tensor:
+    matrix = quantize(weight, how)
+    scales = matrix.scales.to(dtype).float()  # stored in the activations' dtype
+    return dequantize(QuantizedMatrix(matrix.packed, scales, matrix.zero_points), how, weight.shape[1])
+
+
+def scale_weights(spec: ModelSpec, scaling: Scaling) -> Change:
+    """Scales weights like a graph's, so that they overflow in fp16 as little; `scale_norms` belongs to it.
+
+    Args:
+        spec: What the model computes.
+        scaling: The graph's.
+    """
+    form = StoredForm(spec)
+    # torch's factor on embeddings cannot be changed in all classes: their table is scaled always.
+    exponents = scaling.tensors(replace(spec, block=replace(spec.block, embedding_multiplier=1.0)))
+    held: dict[str, list[str]] = {}
+    for plain in spec.tensors():
+        held.setdefault(form.holders([plain])[0], []).append(plain)
+
+    def scaled(weights: Weights) -> Weights:
+        own = [plain for name in weights for plain in held[name]]
+        changed = {
+            name: tensor * 2.0 ** exponents.get(name, 0) for name, tensor in form.to_plain(own, weights).items()
+        }
+        return {name: tensor.float() for name, tensor in form.to_stored(changed).items()}
+
+    return scaled
+
+
+def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]:
+    """Gives the norms of a torch model the epsilons that go with `scale_weights`.
+
+    Args:
+        model: A transformers causal language model.
+        spec: What it computes.
+        scaling: The graph's.
+
+    Returns:
+        The gains of norms that must not be rounded to 16 bits, because they are stored without an offset of 1 that
+        is most of them now.
+    """
+    family = spec.family
+    norms = {family.module("norm"): scaling.stream}
+    for index in range(len(spec.layers)):
+        for half, around in NORMS_AROUND.items():
+            for norm, exponent in zip(around, (scaling.stream, scaling.output(spec, half, index)), strict=True):
+                if norm in spec.block.norms:
+                    norms[family.module(norm, index)] = exponent
+    for name, exponent in norms.items():
+        module = model.get_submodule(name)
+        attribute = "eps" if hasattr(module, "eps") else "variance_epsilon"
+        setattr(module, attribute, scaled_epsilon(getattr(module, attribute), exponent))
+    return frozenset(f"{name}.weight" for name in norms) if family.block.norm_offset else frozenset()
+
+
+def narrow(dtype: torch.dtype, kept: Collection[str] = ()) -> Change:
+    """Converts weights to a dtype of 16 bits, which the model then computes in; some may be kept."""
+    return lambda weights: {name: own if name in kept else own.to(dtype) for name, own in weights.items()}
+
+
+def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> None:
+    """Makes the model round the inputs of products with quantised weights to 8 bits, block by block.
+
+    The CPU's kernels do the same for MatMulNBits at accuracy level 4: each block's scale is its largest value / 127.
+
+    Args:
+        model: A transformers causal language model, float32.
+        spec: Its shapes.
+        how: The graph's quantisation.
+    """
+    modules = [model.get_submodule(name) for name in _projections(spec)]
+    if how.embeddings:
+        modules.append(model.get_output_embeddings())
+    for module in modules:
+        module.register_forward_pre_hook(lambda _, inputs: (_to_8_bits(inputs[0], how.block_size),))
+
+
+def _to_8_bits(x: torch.Tensor, block_size: int) -> torch.Tensor:
+    width = x.shape[-1]
+    blocks = torch.nn.functional.pad(x, (0, -width % block_size)).unflatten(-1, (-1, block_size))
+    scales = blocks.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / 127
+    return ((blocks / scales).round() * scales).flatten(-2)[..., :width]

@@ -1,0 +1,217 @@
+"""The export parity gate: a written folder in a runtime against the torch model that it was written from.
+
+Torch runs first, a layer at a time, and is closed before the runtime opens; its logits and caches wait in a
+temporary file. The truth for a row of a padded batch is the same prompt run alone. Torch opens again only if a figure
+exceeds its default limit, to measure whether its own noise explains that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from converters.format import Format
+from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.layers.compute import Compute, choose_compute
+from seap_export.runtime.session import available_threads
+from seap_export.sources.config import read_json
+from validation.array_store import ArrayStore
+from validation.metrics import CLEAR_MARGIN
+from validation.parity.candidate import Trial, open_candidate
+from validation.parity.compared import Compared, compare
+from validation.parity.profiles import Limits, Noise
+from validation.parity.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of
+from validation.parity.report import ParityReport, Subject
+from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, tokenize_prompts
+from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
+from validation.runtimes.table import require_runtime
+
+__all__ = ["DECODE_STEPS", "LONG_TOKENS", "MAX_PROMPT_TOKENS", "plan_cases", "run_parity"]
+
+Progress = Callable[[str], None]
+_DEFAULT = Limits()
+#: Tokens of the long prompt, whose attention grows with their square, and of the other prompts.
+LONG_TOKENS, MAX_PROMPT_TOKENS = 2048, 128
+DECODE_STEPS = 16
+
+
+def run_parity(
+    hf_folder: Path,
+    folder: Path,
+    prompts: Sequence[str],
+    *,
+    runtime: str = "onnxruntime",
+    own: Format | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    decode_steps: int = DECODE_STEPS,
+    limits: Limits = _DEFAULT,
+    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+    long_tokens: int = LONG_TOKENS,
+    compute: Compute | None = None,
+    on_progress: Progress | None = None,
+    on_memory: Progress | None = None,
+) -> ParityReport:
+    """Compares the logits and caches of a written folder in a runtime with those of the float32 model in `hf_folder`.
+
+    Torch computes with the weights that the format stores, so that only the arithmetic differs. `Format.differences`
+    says whether they are the model's. See `Candidate`, and `OnnxCandidate` for ONNX. Limits: see
+    `validation.parity.profiles`; cases: `validation.prompts.parity_cases`.
+
+    Each case is a prompt, or several, and then `decode_steps` tokens one at a time, the same on both sides. After the
+    last one, all keys and values are compared, if the runtime shows them.
+
+    Args:
+        hf_folder: config.json, safetensors files and tokenizer.
+        folder: What was written from it.
+        prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
+        runtime: What runs the folder.
+        own: The folder's format; None: as it says itself.
+        provider: "cpu" or "cuda", for ONNX Runtime.
+        threads: Threads of torch and of the runtime; None: all cores this process may use.
+        decode_steps: At least 1.
+        limits: The limits that are judged.
+        max_prompt_tokens: Longer prompts are cut; at least 3, and never more than the model's positions allow.
+        long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+        on_progress: Called with a line about each layer of torch, and each case before it runs.
+        on_memory: Called with a line about the memory that ONNX Runtime will take; None: `on_progress` is.
+
+    Returns:
+        The report; a failed comparison is a verdict in it, not an exception.
+
+    Raises:
+        UsageError: An argument is out of range.
+        InputError: There is no prompt, or one has no tokens.
+        ArtifactError: The model folder or the written one cannot be loaded.
+        EnvironmentFailure: The runtime or its provider is not available, or memory or disk space runs out.
+        ParityFailure: The model does not run at all.
+    """
+    say = on_progress or (lambda line: None)
+    compute = compute or choose_compute("cpu")
+    threads = threads if threads is not None else available_threads()
+    require_runtime(runtime)
+    spec = _model_spec(hf_folder)
+    limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
+    cases = plan_cases(
+        hf_folder, prompts, decode_steps=decode_steps, max_prompt_tokens=max_prompt_tokens, long_tokens=long_tokens
+    )
+    # opened before the references, which take long
+    candidate = open_candidate(runtime, Trial(hf_folder, folder, own, spec, provider, threads, compute, say))
+    candidate.claim(cases, on_memory or say)
+    reads = candidate.reads()
+
+    def opened() -> AbstractContextManager[TorchRunner]:
+        return open_torch_runner(hf_folder, threads, compute, change=reads.change, stored=reads.stored)
+
+    with ArrayStore() as store:
+        with opened() as torch_runner:
+            references = run_references(torch_runner, cases, store, spec, say)
+        compared: list[Compared] = []
+        for way in candidate.passes(limits):
+            with candidate.opened(way) as runner:
+                for case in cases:
+                    say(f"{candidate.own.name}: {case.name}{way.suffix}")
+                    compared.append(compare(case, way, references, runner, store))
+        compared += candidate.served(cases, way, references, store)
+
+        def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
+            return candidate.rounding_noise(torch_runner, references, store)
+
+        noise, margin = _noise(compared, references, store, opened, round_alike, say)
+    return ParityReport(
+        stages=tuple(stage for own in compared for stage in own.results(noise, margin)),
+        subject=Subject(
+            candidate.own.name, runtime, candidate.own.precision, candidate.arithmetic.name, candidate.form()
+        ),
+        provider_asked=provider,
+        conditions=candidate.conditions(),
+        versions=_versions() | candidate.versions(),
+        decode_steps=decode_steps,
+        max_prompt_tokens=limit,
+        prompt_sha256=prompt_digests(prompts),
+        longest_tokens=max(len(row) for case in cases for row in case.rows) + decode_steps,
+        context_length=spec.max_position_embeddings,
+        noise_kl=max((own.mean_kl for own in noise.values()), default=0.0) or None,
+        looser_limits=limits.looser(candidate.arithmetic.name),
+    )
+
+
+def _noise(
+    compared: Sequence[Compared],
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    reopen: Callable[[], AbstractContextManager[TorchRunner]],
+    round_alike: Callable[[TorchRunner], tuple[dict[TokenSequence, Noise], float]],
+    say: Progress,
+) -> tuple[dict[TokenSequence, Noise], float]:
+    """Torch's noise in the sequences whose verdict depends on it, and the margin of clear choices that it asks for.
+
+    What is within the default limits passes whatever the noise, which can only widen them.
+    """
+    undecided = [(own.case, own.undecided()) for own in compared]
+    in_float32 = [case for case, figures in undecided if figures & {"max_abs", "cache_error"}]
+    is_rounding = any(figures & {"mean_kl", "clear_top1_agreement"} for _, figures in undecided)
+    noise: dict[TokenSequence, Noise] = {}
+    largest = 0.0
+    if in_float32 or is_rounding:
+        with reopen() as runner:
+            own_references = {own: references[own] for case in in_float32 for own in sequences_of(case)}
+            noise = measure_exact_noise(runner, own_references, store, say)
+            if is_rounding:
+                rounding, largest = round_alike(runner)
+                noise |= {sequence: own | noise.get(sequence, Noise()) for sequence, own in rounding.items()}
+    return noise, max(CLEAR_MARGIN, 2 * largest)
+
+
+def plan_cases(
+    hf_folder: Path,
+    prompts: Sequence[str],
+    *,
+    decode_steps: int = DECODE_STEPS,
+    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
+    long_tokens: int = LONG_TOKENS,
+) -> tuple[Case, ...]:
+    """The cases that `run_parity` runs for the same arguments; it raises the same errors."""
+    _check_arguments(decode_steps, max_prompt_tokens, long_tokens)
+    spec = _model_spec(hf_folder)
+    limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
+    longest = max(limit, min(long_tokens, spec.max_position_embeddings) - decode_steps)
+    texts = tokenize_prompts(hf_folder, prompts, max_tokens=limit + decode_steps, vocab_size=spec.vocab_size)
+    return parity_cases(
+        texts, vocab_size=spec.vocab_size, max_prompt_tokens=limit, long_tokens=longest, steps=decode_steps
+    )
+
+
+def _check_arguments(decode_steps: int, max_prompt_tokens: int, long_tokens: int) -> None:
+    if decode_steps < 1:
+        raise UsageError(f"parity needs at least one decode step, not {decode_steps}")
+    if max_prompt_tokens < BATCH_ROWS or long_tokens < 1:
+        raise UsageError(f"prompts need at least {BATCH_ROWS} tokens, not {min(max_prompt_tokens, long_tokens)}")
+
+
+def _model_spec(folder: Path) -> ModelSpec:
+    try:
+        return model_spec(read_json(folder / "config.json"))
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
+
+
+def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) -> int:
+    """Largest number of prompt tokens for which the last decode step is still within the model's context."""
+    limit = min(max_prompt_tokens, spec.max_position_embeddings - decode_steps)
+    if limit < BATCH_ROWS:
+        raise UsageError(
+            f"{decode_steps} decode steps leave too few of the model's {spec.max_position_embeddings} positions; "
+            "use fewer"
+        )
+    return limit
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {"torch": torch.__version__, "transformers": transformers.__version__}

@@ -1,0 +1,195 @@
+"""The section of one variant: parity, error by layer, quality, layer sizes, speed."""
+
+from __future__ import annotations
+
+from validation.reports.html.charts import Tap, columns, errors
+from validation.reports.html.markup import Markup, join, pill, table, tag
+from validation.reports.html.speed import speed_section
+from validation.reports.numbers import figure, percent, ratio
+from validation.reports.reading import Json, case_failures, diverges_first, limits_in_words
+from validation.reports.variants import verdict_of
+
+__all__ = ["variant_section"]
+
+_DIVERGENCE = ("Form", "Mean KL, nats", "Max KL, nats", "Top-1", "Perplexity", "Perplexity, dense", "Tokens")
+_SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions", "Lost / won")
+_EXACT = ("Task", "Form", "Exact match", "Questions", "Lost / won", "Tokens", "Never stopped")
+_OVERFLOW_WORDS = {"nan": "NaN", "inf": "Inf", "near": "near the largest number of its type"}
+_NAME_LETTERS = 20  # fit next to the pointer on a phone
+
+
+def variant_section(report: Json, name: str, anchor: str) -> Markup:
+    """Everything that was measured for a variant, and why other checks were skipped."""
+    variant = report["variants"][name]
+    parts = {
+        "parity": join([_parity(own, name) for name, own in variant["parity"].items()]),
+        "bisect": _bisect(variant["bisect"]),
+        "quality": _quality(variant["quality"]),
+        "layers": _layers(variant["layers"]),
+        "speed": speed_section(variant["speed"]),
+    }
+    head = tag("h2", f"{name} ", pill(verdict_of(report, name)))
+    form = tag("p", " ".join(_written(own) for own in variant["formats"].values()), class_="quiet")
+    absent = [
+        tag("p", f"{check['check'].capitalize()} was skipped: {'; '.join(check['notes'])}.", class_="quiet")
+        for check in report["checks"]
+        if check["variant"] == name and check["verdict"] == "skipped"
+    ]
+    return tag("section", head, form, *parts.values(), *absent, id=anchor)
+
+
+def _written(own: Json) -> str:
+    """How a folder is written."""
+    dialect = own["form"].get("dialect")
+    return f"{own['title']} in {own['precision']}{f', {dialect} dialect' if dialect else ''}."
+
+
+def _parity(parity: Json, name: str) -> Markup:
+    """Prefill and decode of every case."""
+    head = ("Case", "Stage", "Result", "Tokens", "Max abs", "Mean KL", "p99.9 KL", "Max KL", "Top-1")
+    more = ("Top-1, clear margin", "Perplexity ratio", "KV cache error", "KV cache, max abs")
+    rows = []
+    for case in parity["cases"]:
+        failures = case_failures(case)
+        result = join([pill(case["verdict"]), *(tag("small", words) for words in failures)])
+        kl = (figure(case[key]) for key in ("mean_kl_nats", "p999_kl_nats", "max_kl_nats"))
+        agreement = (percent(case[key]) for key in ("top1_agreement", "top1_agreement_margin"))
+        last = (ratio(case["perplexity_ratio"]), figure(case["cache_error"]), figure(case["cache_max_abs"]))
+        tokens, max_abs = str(case["tokens"]), figure(case["max_abs"])
+        rows.append((case["case"], case["stage"], result, tokens, max_abs, *kl, *agreement, *last))
+    limits = f"KL in nats per token. Limits: {limits_in_words(parity)}."
+    told = tag("p", f"{name}, run by {parity['runtime']}, compared with the model in hf/. {limits}", class_="quiet")
+    return join([tag("h3", "Parity"), told, table("Parity by case and stage", (*head, *more), rows)])
+
+
+def _bisect(bisect: Json | None) -> Markup:
+    """Where the error starts and which tensors overflow."""
+    if bisect is None:
+        return Markup()
+    first = bisect["first"]
+    taps = [Tap(tap["name"], tap["layer"], tap["error"]) for tap in bisect["taps"]]
+    parts: list[Markup] = [tag("h3", "Error by layer")]
+    where = f"in {bisect['stage']} of case '{bisect['case']}'"
+    if first is None:
+        parts.append(tag("p", f"No tensor diverges by itself {where}."))
+    else:
+        found = tag("b", diverges_first(first))
+        name = tag("code", first["name"])
+        parts.append(tag("p", "First to diverge ", where, ": ", found, ", tensor ", name, "."))
+    if taps:
+        index = next((i for i, tap in enumerate(taps) if first is not None and tap.name == first["name"]), None)
+        parts.append(errors("Relative error of each tensor", taps, index, _pointer(first)))
+    if bisect["overflows"]:
+        rows = [
+            (item["name"], _OVERFLOW_WORDS.get(item["kind"], item["kind"]), figure(item["reference_max_abs"]))
+            for item in bisect["overflows"]
+        ]
+        parts.append(table("Tensors that overflow", ("Tensor", "In the ONNX file", "Largest in the model"), rows))
+    return join(parts)
+
+
+def _pointer(first: Json | None) -> str:
+    """A short name of the first diverging tensor: the name of its sublayer, or the end of it."""
+    if first is None:
+        return ""
+    names = [first["sublayer"], first["sublayer"].rsplit(".")[-1]]
+    layer = "" if first["layer"] is None else f"layer {first['layer']}, "
+    for name in names:
+        if len(layer + name) <= _NAME_LETTERS:
+            return layer + name
+    return f"{layer}{names[-1]}"[: _NAME_LETTERS - 1] + "…"
+
+
+def _quality(quality: Json | None) -> Markup:
+    """Divergence from the dense model, and zero-shot accuracy next to the dense model's."""
+    if quality is None:
+        return Markup()
+    parts: list[Markup] = [tag("h3", "Quality compared with the dense model")]
+    divergence = quality.get("divergence") or {}
+    if divergence:
+        rows = [
+            (
+                form,
+                figure(own["mean_kl_nats"]),
+                figure(own["max_kl_nats"]),
+                percent(own["top1_agreement"]),
+                figure(own["perplexity"]),
+                figure(own["dense_perplexity"]),
+                f"{own['tokens']:,}",
+            )
+            for form, own in divergence.items()
+        ]
+        parts.append(table("Divergence", _DIVERGENCE, rows))
+    sample = quality.get("sample")
+    if sample:
+        texts = [("Prompt", sample["prompt"]), ("Dense model", sample["dense"]), ("This variant", sample["variant"])]
+        parts.append(table("A held-out prompt, continued by both models", ("", "Text"), texts))
+    return join([*parts, _scores(quality), _exact_matches(quality)])
+
+
+def _scores(quality: Json) -> Markup:
+    rows = [
+        (
+            task,
+            form,
+            percent(own["acc"]),
+            percent(own["acc_norm"]),
+            percent(own["chance"]),
+            f"{own['questions']:,}",
+            _flips(quality, form, task),
+        )
+        for form, by_task in (quality.get("zero_shot") or {}).items()
+        for task, own in by_task.items()
+    ]
+    return table("Zero-shot accuracy", _SCORES, sorted(rows, key=lambda row: row[0])) if rows else Markup()
+
+
+def _exact_matches(quality: Json) -> Markup:
+    rows = [
+        (
+            task,
+            form,
+            percent(own["exact_match"]),
+            f"{own['questions']:,}",
+            _flips(quality, form, task),
+            f"{own['mean_tokens']:.0f}",
+            percent(own["never_stopped"]),
+        )
+        for form, by_task in (quality.get("generation") or {}).items()
+        for task, own in by_task.items()
+    ]
+    return table("Generated answers", _EXACT, sorted(rows, key=lambda row: row[0])) if rows else Markup()
+
+
+def _flips(quality: Json, form: str, task: str) -> str:
+    """How many right answers of the dense model became wrong, and wrong ones right."""
+    flips = (quality.get("flipped") or {}).get(form, {}).get(task)
+    return "" if flips is None else f"{flips['right_to_wrong']:,} / {flips['wrong_to_right']:,}"
+
+
+def _layers(layers: list[Json]) -> Markup:
+    """What pruning left in each layer."""
+    if not layers:
+        return Markup()
+    heads = [float(layer["num_attention_heads"]) for layer in layers]
+    groups = [float(layer["num_key_value_heads"]) for layer in layers]
+    neurons = [float(layer["intermediate_size"]) for layer in layers]
+    kept = [100 * layer["kept"] for layer in layers]
+    charts = [
+        columns("Weights kept", "% of the layer's weights", [("a", "weights", kept)], 100.0),
+        columns("Attention heads left", "heads", [("a", "query heads", heads), ("b", "KV heads", groups)], 0.0),
+        columns("MLP neurons left", "neurons", [("a", "neurons", neurons)], 0.0),
+    ]
+    rows = [
+        (
+            str(index),
+            percent(layer["kept"]),
+            str(layer["num_attention_heads"]),
+            str(layer["num_key_value_heads"]),
+            str(layer["intermediate_size"]),
+        )
+        for index, layer in enumerate(layers)
+    ]
+    head = ("Layer", "Weights kept", "Query heads", "KV heads", "Neurons")
+    numbers = tag("details", tag("summary", "As numbers"), table("Layers after pruning", head, rows))
+    return join([tag("h3", "Layers after pruning"), tag("div", *charts, class_="charts"), numbers])

@@ -1,0 +1,117 @@
+"""The candidates of an export with targets: size against divergence, as a chart and a table for each task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from validation.reports.html.axes import across, chart, floor_ticks, line, text, x_axis, y_axis
+from validation.reports.html.markup import Markup, pill, table, tag
+from validation.reports.numbers import NOTHING, figure, megabytes, percent
+from validation.reports.reading import Json
+
+__all__ = ["frontier_chart", "frontier_section"]
+
+_ABOVE, _HEIGHT, _BELOW = 20, 220, 38  # pixels: the label of the vertical axis, the plot, the horizontal axis
+_MOST_TICKS = 6
+_COLUMNS = ("Candidate", "Written as", "Result", "Size", "KL to dense", "Top-1", "Decode, ideal", "Measured")
+
+
+def frontier_section(frontier: Json | None) -> Markup:
+    """The section; empty if the export had no targets."""
+    if frontier is None:
+        return Markup()
+    targets, parts = frontier["targets"], [tag("h2", "What was chosen from")]
+    parts.append(
+        tag(
+            "p",
+            "KL (nats per token) and top-1 agreement with the dense model on the held-out texts, which the choice was "
+            f"made on. Decoding: speed-up over the dense model in {frontier['speedups_over']}.",
+        )
+    )
+    for task, own in frontier["tasks"].items():
+        if own["points"]:
+            parts.append(frontier_chart(task, own["points"], targets))
+            parts.append(table(f"Candidates of {task}, by size", _COLUMNS, [_row(point) for point in own["points"]]))
+    return tag("section", *parts, id="frontier")
+
+
+def _row(point: Json) -> tuple[str | Markup, ...]:
+    timed = point["decode_speedup"]
+    return (
+        point["variant"],
+        _written(point),
+        _state(point),
+        megabytes(point["bytes"]),
+        figure(point["mean_kl_nats"]),
+        percent(point["top1_agreement"]),
+        f"{figure(point['decode_ideal_speedup'])}×",
+        NOTHING if timed is None else f"{figure(timed)}×",
+    )
+
+
+def _written(point: Json) -> str:
+    own = f"{point['format']} {point['precision']}"
+    return own if point["vocabulary"] == "all" else f"{own}, vocabulary {point['vocabulary']}"
+
+
+def _state(point: Json) -> str:
+    if point["key"] is None:
+        return "not made"
+    return pill("chosen") if point["chosen"] else "beaten" if point["beaten"] else NOTHING
+
+
+def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
+    """Size on a logarithmic scale against KL; a line joins what nothing beats, dashed lines are the targets."""
+    sizes = [point["bytes"] for point in points]
+    limits = [own for own in (targets["size"],) if own is not None and min(sizes) / 2 < own < 2 * max(sizes)]
+    low, high = min([*sizes, *limits]) / 1.08, max([*sizes, *limits]) * 1.08
+    ticks = floor_ticks(0.0, max(point["mean_kl_nats"] for point in points) or 1.0)
+    bottom = _ABOVE + _HEIGHT
+
+    def place(size: float) -> float:
+        return math.log(size / low) / math.log(high / low)
+
+    def height(kl: float) -> float:
+        return round(bottom - _HEIGHT * kl / ticks[-1], 2)
+
+    marks = [y_axis([(height(tick), figure(tick)) for tick in ticks], "KL, nats per token")]
+    marks += [line(across(place(own)), _ABOVE, across(place(own)), bottom, "limit") for own in limits]
+    if targets["max_kl"] is not None and targets["max_kl"] <= ticks[-1]:
+        marks.append(line("0%", height(targets["max_kl"]), "100%", height(targets["max_kl"]), "limit"))
+    best = [point for point in points if not point["beaten"]]
+    for left, right in pairwise(best):
+        ends = [(across(place(own["bytes"])), height(own["mean_kl_nats"])) for own in (left, right)]
+        marks.append(line(*ends[0], *ends[1], "path"))
+    for point in points:
+        words = f"{point['variant']}, {_written(point)}"
+        said = f"{words}: {megabytes(point['bytes'])}, KL {figure(point['mean_kl_nats'])}"
+        kind = "beaten" if point["beaten"] else "a" if point["ratio"] else "b"
+        x, y = place(point["bytes"]), height(point["mean_kl_nats"])
+        if point["chosen"]:
+            marks.append(tag("circle", cx=across(x), cy=y, r=9, class_="ring"))
+            beside, anchor = (x + 0.03, "start") if x < 0.6 else (x - 0.03, "end")
+            marks.append(text(words, across(beside), y + 4, anchor, "chosen"))
+        marks.append(tag("circle", tag("title", said), cx=across(x), cy=y, r=5, class_=kind))
+    marks.append(x_axis([(place(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)"))
+    told = "; ".join(
+        f"{own['variant']} in {_written(own)} {megabytes(own['bytes'])}, "
+        f"KL {figure(own['mean_kl_nats'])}{', chosen' if own['chosen'] else ', beaten' if own['beaten'] else ''}"
+        for own in points
+    )
+    legend = [("a", "pruned"), ("b", "dense"), ("beaten", "beaten")]
+    if limits or targets["max_kl"] is not None:
+        legend.append(("dash", "target"))
+    return chart(f"{task}: size against divergence", f"{told}.", bottom + _BELOW, marks, legend, inset=True)
+
+
+def _sizes(low: float, high: float) -> list[int]:
+    """Round numbers of bytes within a range, or its middle if there is none."""
+    for factors in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,)):
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        found = [round(factor * 10**power) for power in powers for factor in factors]
+        inside = [size for size in found if low <= size <= high]
+        if len(inside) <= _MOST_TICKS:
+            break
+    return inside or [round(math.sqrt(low * high))]

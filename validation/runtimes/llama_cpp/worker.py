@@ -1,0 +1,214 @@
+"""Runs a GGUF file with llama.cpp, in a process of its own: llama.cpp ends the process when it asserts.
+
+The process reads calls from its standard input and writes their results to its standard output, both as pickles. It is
+started by `validation.runtimes.llama_cpp.runner` alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.errors import EnvironmentFailure, ParityFailure, SeapError
+from seap_export.llama_library import LlamaLibrary, llama_library
+from validation.runtimes.timing import Pace, timed_loop
+
+__all__ = ["LlamaOptions", "LlamaSession", "serve"]
+
+#: ggml's numbers of the types that a cache may have.
+_CACHE_TYPES = {"f32": 0, "f16": 1}
+#: Tokens that are computed at a time.
+_UBATCH = 512
+
+
+@dataclass(frozen=True)
+class LlamaOptions:
+    """How llama.cpp runs.
+
+    Attributes:
+        threads: Threads of each computation.
+        cache: Type of keys and values.
+        repack: Whether quantised weights are reordered for the CPU, which is faster and adds in another order.
+        vocabulary_only: Whether the tokenizer alone is loaded; then only `tokenize` and `ends` work.
+    """
+
+    threads: int
+    cache: Literal["f32", "f16"] = "f32"
+    repack: bool = False
+    vocabulary_only: bool = False
+
+
+class LlamaSession:
+    """A GGUF file that llama.cpp has loaded.
+
+    Args:
+        path: The file.
+        options: How it runs.
+
+    Attributes:
+        vocab_size: Number of tokens.
+
+    Raises:
+        EnvironmentFailure: llama.cpp is missing.
+        ParityFailure: llama.cpp cannot load the file.
+    """
+
+    def __init__(self, path: Path, options: LlamaOptions) -> None:
+        self._library: LlamaLibrary = llama_library()
+        self._options = options
+        parameters = self._library.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = options.repack
+        parameters.vocab_only = options.vocabulary_only
+        self._model = self._library.llama_model_load_from_file(os.fsencode(path), parameters)
+        if not self._model:
+            raise ParityFailure(
+                f"{path}: llama.cpp does not load it: {self._library.last_words() or 'no reason given'}"
+            )
+        self._vocabulary = self._library.llama_model_get_vocab(self._model)
+        self.vocab_size: int = self._library.llama_vocab_n_tokens(self._vocabulary)
+        self._context: int | None = None
+        self._lengths: list[int] = []
+
+    def start(self, rows: int, capacity: int) -> None:
+        """Makes an empty cache for `rows` sequences of at most `capacity` tokens.
+
+        Raises:
+            EnvironmentFailure: It cannot be made.
+        """
+        self._free()
+        parameters = self._library.llama_context_default_params()
+        parameters.n_ctx = rows * capacity
+        parameters.n_batch = parameters.n_ubatch = min(_UBATCH, rows * capacity)
+        parameters.n_seq_max, parameters.kv_unified = rows, rows > 1
+        parameters.n_outputs_max = parameters.n_outputs_max_per_seq = 0
+        parameters.n_threads = parameters.n_threads_batch = self._options.threads
+        parameters.type_k = parameters.type_v = _CACHE_TYPES[self._options.cache]
+        parameters.flash_attn_type = 0 if self._options.cache == "f32" else -1
+        parameters.swa_full = True  # a window's cache may not forget what a later token of the batch needs
+        self._context = self._library.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise EnvironmentFailure(f"llama.cpp does not start: {self._library.last_words() or 'out of memory'}")
+        self._lengths = [0] * rows
+
+    def append(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        """Appends tokens to each sequence; the logits of each, float32 [tokens, vocab_size].
+
+        Raises:
+            ParityFailure: llama.cpp does not compute them.
+        """
+        calls = [
+            (row, int(token), self._lengths[row] + place)
+            for row, tokens in enumerate(rows)
+            for place, token in enumerate(tokens)
+        ]
+        found = [np.empty((len(tokens), self.vocab_size), np.float32) for tokens in rows]
+        size = min(_UBATCH, len(calls))
+        batch = self._library.llama_batch_init(size, 0, 1)
+        try:
+            for start in range(0, len(calls), size):
+                part = calls[start : start + size]
+                self._decode(batch, part)
+                for index, (row, _, position) in enumerate(part):
+                    logits = self._library.llama_get_logits_ith(self._context, index)
+                    found[row][position - self._lengths[row]] = np.ctypeslib.as_array(logits, (self.vocab_size,))
+        finally:
+            self._library.llama_batch_free(batch)
+        for row, tokens in enumerate(rows):
+            self._lengths[row] += len(tokens)
+        return found
+
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        """Times a prompt and the most likely tokens after it; only the logits of the last token are computed.
+
+        Raises:
+            EnvironmentFailure, ParityFailure: As for `start` and `append`.
+        """
+        self.start(1, len(prompt) + steps)
+        batch = self._library.llama_batch_init(min(_UBATCH, len(prompt)), 0, 1)
+
+        def following(*tokens: int) -> int:
+            length = self._lengths[0]
+            for start in range(0, len(tokens), _UBATCH):
+                part = enumerate(tokens[start : start + _UBATCH], length + start)
+                self._decode(batch, [(0, token, position) for position, token in part], last_only=True)
+            self._lengths[0] += len(tokens)
+            logits = self._library.llama_get_logits_ith(self._context, -1)
+            return int(np.ctypeslib.as_array(logits, (self.vocab_size,)).argmax())
+
+        try:
+            return timed_loop(lambda: following(*prompt), following, steps)
+        finally:
+            self._library.llama_batch_free(batch)
+
+    def tokenize(self, text: str, add_special: bool) -> list[int]:
+        """The ids of a text, in which special tokens are recognised."""
+        data = text.encode("utf-8")
+        room = len(data) + 8
+        buffer = (ctypes.c_int32 * room)()
+        count = self._library.llama_tokenize(self._vocabulary, data, len(data), buffer, room, add_special, True)
+        if count < 0:
+            raise ParityFailure(f"llama.cpp needs {-count} tokens for {len(data)} bytes")
+        return list(buffer[:count])
+
+    def ends(self) -> list[int]:
+        """The tokens that end a text."""
+        is_end = self._library.llama_vocab_is_eog
+        return [token for token in range(self.vocab_size) if is_end(self._vocabulary, token)]
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._free()
+        self._library.llama_model_free(self._model)
+
+    def _decode(self, batch: Any, part: Sequence[tuple[int, int, int]], last_only: bool = False) -> None:
+        batch.n_tokens = len(part)
+        for index, (row, token, position) in enumerate(part):
+            batch.token[index], batch.pos[index] = token, position
+            batch.n_seq_id[index], batch.seq_id[index][0] = 1, row
+            batch.logits[index] = not last_only or index == len(part) - 1
+        status = self._library.llama_decode(self._context, batch)
+        if status:
+            raise ParityFailure(
+                f"llama.cpp does not compute {len(part)} tokens (status {status}): {self._library.last_words()}"
+            )
+
+    def _free(self) -> None:
+        if self._context:
+            self._library.llama_free(self._context)
+        self._context = None
+
+
+def serve(calls: BinaryIO, results: BinaryIO) -> None:
+    """Answers calls `(method, arguments)` until there are no more; the first one is `(path, options)`."""
+    session: LlamaSession | None = None
+    while True:
+        try:
+            name, arguments = pickle.load(calls)
+        except EOFError:
+            return
+        try:
+            if session is None:
+                session = LlamaSession(name, arguments)
+                answer: Any = session.vocab_size
+            else:
+                answer = getattr(session, name)(*arguments)
+        except SeapError as error:
+            answer = error
+        pickle.dump(answer, results, pickle.HIGHEST_PROTOCOL)
+        results.flush()
+
+
+if __name__ == "__main__":
+    _results = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what C code prints must not end up among the results
+    serve(sys.stdin.buffer, _results)

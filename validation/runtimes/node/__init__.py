@@ -1,0 +1,1 @@
+"""transformers.js, in a process of Node."""

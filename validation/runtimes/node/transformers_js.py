@@ -1,0 +1,165 @@
+"""Runs a folder of the format web in transformers.js, in a Node process: its own model class, cache and pipeline.
+
+The library's model class calls the session, and its `generate` loop's own function carries the cache from one call to
+the next, so both are what is tested. Batches are padded on the right, as the fused dialect needs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.errors import ParityFailure
+from seap_export.sources.config import read_json
+from validation.runtimes.node.package import find_transformers_js
+from validation.runtimes.node.process import NodeProcess
+from validation.runtimes.timing import Pace
+
+__all__ = ["Backend", "TransformersJsRunner", "open_transformers_js", "open_transformers_js_server"]
+
+Logits = NDArray[np.float32]
+#: ONNX Runtime's own library in Node, or WebAssembly, as in a browser.
+Backend = Literal["node", "wasm"]
+#: Weights above this do not fit in WebAssembly, which has 4 GB for them, their copy in some products, and the rest.
+_MOST_WASM = 2_500_000_000
+_SCRIPT = Path(__file__).with_suffix(".mjs")
+
+
+class TransformersJsRunner:
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
+
+    Args:
+        folder: What the format web has written.
+        backend: What computes; None: WebAssembly if the weights fit there, or else Node. With int8 and int4 weights,
+            WebAssembly computes in float32, whereas Node's kernels round activations to 8 bits.
+        threads: The number of threads of a session.
+
+    Attributes:
+        versions: The versions of transformers.js and of ONNX Runtime ("node" or "web").
+
+    Raises:
+        EnvironmentFailure: Node or the package is missing, or memory runs out.
+        ParityFailure: The library does not load the folder.
+    """
+
+    runtime: ClassVar[str] = "transformers.js"
+    extra: ClassVar[str | None] = None
+    gives: ClassVar[Literal["logits", "log-probabilities"]] = "logits"
+
+    def __init__(self, folder: Path, backend: Backend | None = None, threads: int = 1) -> None:
+        package = find_transformers_js()
+        self._layers = int(read_json(folder / "config.json")["num_hidden_layers"])
+        self._real: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._tensors = tempfile.TemporaryDirectory(prefix="seap-node-")
+        self._file = Path(self._tensors.name) / "tensor.f32"
+        backend = backend or _fitting(folder)
+        self._node = NodeProcess([package.node, str(_SCRIPT), str(package.folder)])
+        try:
+            answer = self._node.ask("open", folder=folder.resolve(), backend=backend, threads=threads)
+        except BaseException:
+            self.close()
+            raise
+        self.versions: dict[str, str] = answer["versions"]
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs the prompts from an empty cache.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right with any token.
+            lengths: The real tokens of each row, 1 to S; logits after them mean nothing.
+            room: Ignored; the library's cache grows.
+
+        Returns:
+            float32 [B, S, V].
+
+        Raises:
+            ParityFailure: The graph does not run, or returns logits of another shape.
+            EnvironmentFailure: Memory runs out.
+        """
+        rows, width = input_ids.shape
+        self._real = np.asarray(lengths, np.int64)
+        if self._real.shape != (rows,) or self._real.min() < 1 or self._real.max() > width:
+            raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        return self._logits("prefill", input_ids, lengths=self._real.tolist())
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens to each row.
+
+        Args:
+            input_ids: int64 [B, S], all of them real. With a cache, GroupQueryAttention takes more than one token
+                for a single row only.
+
+        Returns:
+            float32 [B, S, V].
+
+        Raises:
+            ParityFailure, EnvironmentFailure: As for `prefill`.
+        """
+        if not len(self._real):
+            raise ValueError("tokens are appended before there is a prompt")
+        self._real = self._real + input_ids.shape[1]
+        return self._logits("append", input_ids)
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
+
+    def cache(self, row: int) -> Iterator[tuple[Logits, Logits]]:
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
+        if not len(self._real):
+            raise ValueError("a cache is read before there is a prompt")
+        for layer in range(self._layers):
+            dims = self._node.ask("cache", layer=layer, file=self._file)["dims"]
+            keys, values = self._read(dims)[:, row, :, : self._real[row]]
+            yield keys, values
+
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        """See `Timed`; the time is taken in Node."""
+        first, *others = self._node.ask("timed", ids=[list(map(int, prompt))], steps=steps)["seconds"]
+        return Pace(first, tuple(others))
+
+    def generate(self, prompts: Sequence[str], tokens: int) -> list[str]:
+        """The text that the library's pipeline adds to each prompt, greedily, one prompt after the other."""
+        texts: list[str] = self._node.ask("generate", prompts=list(prompts), tokens=tokens)["texts"]
+        return texts
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """The library's token ids of a text, with those that its tokenizer adds or without."""
+        ids: list[int] = self._node.ask("encode", text=text, special=special)["ids"]
+        return ids
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._node.close()
+        self._tensors.cleanup()
+
+    def _logits(self, do: str, input_ids: NDArray[np.int64], **values: list[int]) -> Logits:
+        dims = self._node.ask(do, ids=input_ids.tolist(), file=self._file, **values)["dims"]
+        if dims[:2] != list(input_ids.shape) or len(dims) != 3:
+            raise ParityFailure(
+                f"the logits of transformers.js have the shape {dims}; expected {[*input_ids.shape, 'vocabulary']}"
+            )
+        return self._read(dims)
+
+    def _read(self, dims: Sequence[int]) -> Logits:
+        return np.fromfile(self._file, np.dtype("<f4")).astype(np.float32, copy=False).reshape(dims)
+
+
+def open_transformers_js(folder: Path, threads: int) -> TransformersJsRunner:
+    """Opens a folder with the backend that suits its size; raises what `TransformersJsRunner` does."""
+    return TransformersJsRunner(folder, threads=threads)
+
+
+def open_transformers_js_server(folder: Path, threads: int) -> TransformersJsRunner:
+    """Opens it with the library's usual backend in Node."""
+    return TransformersJsRunner(folder, "node", threads)
+
+
+def _fitting(folder: Path) -> Backend:
+    size = sum(path.stat().st_size for path in (folder / "onnx").glob("*.onnx_data*"))
+    return "wasm" if size <= _MOST_WASM else "node"

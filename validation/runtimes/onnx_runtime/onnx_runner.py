@@ -1,0 +1,249 @@
+"""Runs an exported decoder as the runner does: a prompt, then more tokens, with the KV cache the graph declares.
+
+Batches are padded on the RIGHT; each decode step adds a 1 to every row of the mask. GroupQueryAttention writes into a
+shared buffer, on the device: row b's new key and value go to position sum(mask[b]) - 1, so that a row's cache stays
+contiguous, and whatever follows it is ignored. Attention of the ONNX standard takes the mask as it is: the new key and
+value come after the padding, which stays hidden.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
+from seap_export.runtime.decoder import CACHE_KEY
+from seap_export.runtime.failures import environment_failure
+from seap_export.runtime.providers import CPU, one_line, place_of
+from seap_export.runtime.session import ORT_ERRORS, open_session
+from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
+from validation.runtimes.runner import Gives
+
+__all__ = ["OnnxRunner", "open_onnx_runner"]
+
+Logits = NDArray[np.float32]
+#: The largest change of a logit that is rounding, over the largest logit.
+_SAME = 1e-2
+_CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
+
+
+class OnnxRunner:
+    """Runs one generation after another with one session; see `Runner`.
+
+    Attributes:
+        gives_last_only: Whether the graph gives the logits of each row's last token only.
+        tapped: The further outputs of the latest call, by name, in float32.
+    """
+
+    runtime: ClassVar[str] = "onnxruntime"
+    extra: ClassVar[str | None] = None
+    gives: ClassVar[Gives] = "logits"
+
+    def __init__(self, session: ort.InferenceSession, taps: Sequence[str] = ()) -> None:
+        """Reads each layer's KV heads from the session's inputs.
+
+        Args:
+            session: A graph with the inputs input_ids, attention_mask and past_key_values.{i}.key/.value, and
+                the outputs logits and present.{i}.key/.value.
+            taps: Further outputs to compute in each call.
+
+        Raises:
+            ArtifactError: The graph has other inputs or outputs, or does not fix a layer's KV heads and head size.
+        """
+        self._session = session
+        inputs = {item.name: item for item in session.get_inputs()}
+        caches = {name: item for name, item in inputs.items() if _CACHE_INPUT.fullmatch(name)}
+        unknown = sorted(inputs.keys() - caches.keys() - {"input_ids", "attention_mask"})
+        if unknown or not caches or not {"input_ids", "attention_mask"} <= inputs.keys():
+            raise ArtifactError(
+                f"the ONNX graph's inputs are not those of a decoder with a KV cache: {list(inputs)}; export it again"
+            )
+        self._layouts = [_layout(item) for item in caches.values()]
+        self._taps = list(taps)
+        self.tapped: dict[str, NDArray[np.float32]] = {}
+        outputs = {item.name: item for item in session.get_outputs()}
+        missing = sorted({"logits", *(layout.present for layout in self._layouts), *taps} - outputs.keys())
+        if missing:
+            raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}; export it again")
+        self.gives_last_only = outputs["logits"].shape[1:2] == [1]
+        self._is_shared = session.get_modelmeta().custom_metadata_map.get(CACHE_KEY, "shared") == "shared"
+        self._place = place_of(session)
+        self._is_real: NDArray[np.int64] = np.zeros((0, 0), np.int64)
+        self._started: tuple[ort.IOBinding, Cache] | None = None
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs the prompts from an empty cache.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right with any token.
+            lengths: The real tokens of each row, 1 to S; logits after them mean nothing.
+            room: How many tokens may be appended to a row.
+
+        Returns:
+            [B, S, V], or [B, 1, V] where the graph gives the logits of each row's last token only.
+
+        Raises:
+            ParityFailure: The graph does not run, or returns logits of another shape.
+            EnvironmentFailure: Memory runs out, or a library that the device needs is missing.
+        """
+        rows, width = input_ids.shape
+        real = np.asarray(lengths, np.int64)
+        if real.shape != (rows,) or real.min() < 1 or real.max() > width:
+            raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        self._is_real = (np.arange(width) < real[:, None]).astype(np.int64)
+        cache = self._start(rows, width + room)
+        return self._run(input_ids, cache.mask(self._is_real), what="prefill")
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens to each row.
+
+        Args:
+            input_ids: int64 [B, S], all of them real, within the room of `prefill`. With a cache, GroupQueryAttention
+                on the CPU takes more than one token for a single row only.
+
+        Returns:
+            [B, S, V], or [B, 1, V] where the graph gives the logits of each row's last token only.
+
+        Raises:
+            ParityFailure, EnvironmentFailure: As for `prefill`.
+        """
+        if self._started is None:
+            raise ValueError("tokens are appended before there is a prompt")
+        new = np.ones_like(input_ids)
+        self._is_real = np.concatenate([self._is_real, new], axis=1)
+        return self._run(input_ids, self._started[1].mask(new), what="a decode step")
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
+
+    def takes_left_padding(self) -> bool:
+        """Whether a row that is padded on the left is computed without a sign that it is wrong.
+
+        The signs are an error, or logits that are not finite at any position of that row, while the other row keeps
+        its own. Earlier tokens are forgotten.
+
+        Raises:
+            EnvironmentFailure: As for `prefill`.
+        """
+        ids = np.zeros((2, 3), np.int64)
+        wanted = self.prefill(ids, [3, 3])[0]
+        self._start(2, 3)
+        try:
+            found, padded = self._run(ids, np.array([[1, 1, 1], [0, 1, 1]], np.int64), what="a row padded on the left")
+        except ParityFailure:
+            return False
+        if not np.isfinite(wanted).all():  # a defect that parity reports by itself
+            return False
+        is_kept = np.allclose(found, wanted, rtol=0, atol=_SAME * np.abs(wanted).max())
+        return bool(np.isfinite(padded).all(axis=1).any()) or not is_kept
+
+    def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
+        if self._started is None:
+            raise ValueError("a cache is read before there is a prompt")
+        buffers, real = self._started[1].buffers, self._is_real[row]
+        places = np.arange(real.sum()) if self._is_shared else np.flatnonzero(real)
+        for key, value in zip(self._layouts[::2], self._layouts[1::2], strict=True):
+            yield _positions(buffers, key, row, places), _positions(buffers, value, row, places)
+
+    def close(self) -> None:
+        """Gives up the session and the cache; nothing runs after it."""
+        self._started = None
+        del self._session
+
+    def _start(self, rows: int, capacity: int) -> Cache:
+        """An empty cache; the one before is freed first."""
+        self._started = None
+        with _reported("allocate a cache"):
+            cache = self._empty(rows, capacity)
+        self._started = self._session.io_binding(), cache
+        return cache
+
+    def _empty(self, rows: int, capacity: int) -> Cache:
+        if self._is_shared:
+            buffers = empty_buffers(self._layouts, rows, capacity, self._place)
+            return SharedCache(self._layouts, rows, capacity, self._place, buffers)
+        # On the host, from where it can be read in any dtype. No kernel depends on where a cache that is copied lies.
+        return AppendedCache(self._layouts, rows, CPU)
+
+    def _run(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], what: str) -> Logits:
+        if self._started is None:
+            raise ValueError("a graph runs without a cache")
+        binding, cache = self._started
+        with _reported(f"run {what}"):
+            binding.bind_cpu_input("input_ids", input_ids)
+            binding.bind_cpu_input("attention_mask", mask)
+            binding.bind_output("logits", "cpu")  # first, as the cache expects
+            cache.bind(binding)
+            for name in self._taps:
+                binding.bind_output(name, "cpu")
+            self._session.run_with_iobinding(binding)
+        cache.advance(binding)
+        found = binding.get_outputs()
+        logits = _float32(found[0])
+        rows, length = input_ids.shape[0], 1 if self.gives_last_only else input_ids.shape[1]
+        if logits.ndim != 3 or logits.shape[:2] != (rows, length):
+            raise ParityFailure(
+                f"the ONNX graph's logits of {what} have the shape {list(logits.shape)}; expected "
+                f"[{rows}, {length}, vocabulary]"
+            )
+        tapped = found[1 + len(self._layouts) :]
+        self.tapped = {name: _float32(value) for name, value in zip(self._taps, tapped, strict=True)}
+        return logits
+
+
+def open_onnx_runner(folder: Path, threads: int) -> OnnxRunner:
+    """Runs the graph of a folder on the CPU.
+
+    Raises:
+        ArtifactError: The graph cannot be loaded.
+        EnvironmentFailure: ONNX Runtime cannot run it on this machine.
+    """
+    return OnnxRunner(open_session(folder / "model.onnx", "cpu", threads))
+
+
+def _layout(item: Any) -> CacheLayout:
+    _, heads, _, size = item.shape
+    if not isinstance(heads, int) or not isinstance(size, int) or item.type not in ELEMENTS:
+        raise ArtifactError(
+            f"the ONNX graph's input {item.name} is {item.type} {item.shape}; expected a float32, float16 or bfloat16 "
+            "tensor with a fixed number of KV heads in dimension 1 and a fixed head size in dimension 3"
+        )
+    return CacheLayout(item.name, heads, size, ELEMENTS[item.type])
+
+
+def _positions(
+    buffers: Mapping[str, ort.OrtValue], layout: CacheLayout, row: int, places: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    stored = _stored(buffers[layout.past], layout.element)[row]
+    return float32_of(stored[:, places[places < stored.shape[1]]], layout.element)
+
+
+def _stored(buffer: ort.OrtValue, element: Element) -> NDArray[Any]:
+    """A buffer's numbers as `element.storage`, wherever it lies."""
+    return view(buffer, element) if buffer.device_name() == "cpu" else buffer.numpy()
+
+
+def _float32(value: ort.OrtValue) -> NDArray[np.float32]:
+    """A copy of a tensor of the host."""
+    element = ELEMENTS[value.data_type()]
+    return float32_of(view(value, element).copy(), element)
+
+
+@contextmanager
+def _reported(what: str) -> Iterator[None]:
+    """Says what could not be done, and whether the machine or the graph is to blame."""
+    try:
+        yield
+    except ORT_ERRORS as error:
+        reason = f"the ONNX graph does not {what}"
+        raise environment_failure(error, reason) or ParityFailure(f"{reason}: {one_line(error)}") from error

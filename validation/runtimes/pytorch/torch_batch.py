@@ -1,0 +1,96 @@
+"""Runs a model folder in torch as `Runner` says, several prompts together, a layer at a time.
+
+Batches come padded on the right and are run padded on the left: windows and rotations then see the distances that the
+tokens of a row have when it runs alone. What all rows begin with, such as examples before each question, runs once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from seap_export.layers.stock import Passage
+from validation.runtimes.pytorch.torch_runner import TorchRunner
+from validation.runtimes.runner import Gives, Layers, Logits
+
+__all__ = ["TorchBatch"]
+
+#: Tokens that rows must share for a pass of their own to take less time than it saves.
+_WORTH_A_PASS = 8
+
+
+class TorchBatch:
+    """Runs one generation after another; see `Runner`. Only the logits of each row's last token are computed.
+
+    Args:
+        runner: The opened model; attention must be "eager", which gives padding finite numbers.
+    """
+
+    runtime: ClassVar[str] = "torch"
+    extra: ClassVar[str | None] = None
+    gives: ClassVar[Gives] = "logits"
+
+    def __init__(self, runner: TorchRunner) -> None:
+        self._runner = runner
+        self._passage = Passage()
+        self._is_real = torch.zeros((0, 0), dtype=torch.int64)
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs prompts from an empty cache, which grows; returns [B, 1, V].
+
+        Raises:
+            ArtifactError: The weights cannot be read.
+        """
+        rows, width = len(lengths), max(lengths)
+        shifted = torch.zeros((rows, width), dtype=torch.int64)
+        self._is_real = torch.zeros_like(shifted)
+        for row, length in enumerate(lengths):
+            shifted[row, width - length :] = torch.from_numpy(input_ids[row, :length])
+            self._is_real[row, width - length :] = 1
+        self._passage = Passage()
+        common = _common_start(input_ids, lengths)
+        if rows == 1 or common < _WORTH_A_PASS:
+            return self._run(shifted)
+        self._runner.extend(self._passage, shifted.new_tensor(input_ids[:1, :common]))
+        own = width - common
+        self._passage.spread([max(0, length - own) for length in lengths])
+        return self._run(shifted[:, common:].contiguous())
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens, int64 [B, S], to each row; returns [B, 1, V] and raises what `prefill` does."""
+        new = torch.from_numpy(np.ascontiguousarray(input_ids))
+        self._is_real = torch.cat([self._is_real, torch.ones_like(new)], dim=1)
+        return self._run(new)
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B]; returns [B, V] and raises what `prefill` does."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows alone, in this order."""
+        self._passage.keep(rows)
+        self._is_real = self._is_real[list(rows)]
+
+    def cache(self, row: int) -> Layers | None:
+        """None: it is not shown."""
+        return None
+
+    def close(self) -> None:
+        """Frees the cache; who opened the model closes it."""
+        self._passage = Passage()
+
+    def _run(self, input_ids: torch.Tensor) -> Logits:
+        mask = None if self._is_real.all() else self._is_real
+        hidden = self._runner.extend(self._passage, input_ids, mask)
+        return self._runner.logits(hidden[:, -1:])
+
+
+def _common_start(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> int:
+    """Number of tokens with which all rows begin; each row has at least one more."""
+    shortest = min(lengths)
+    differs = (input_ids[:, :shortest] != input_ids[0, :shortest]).any(axis=0)
+    return min(int(np.append(differs, True).argmax()), shortest - 1)

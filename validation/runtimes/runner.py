@@ -1,0 +1,123 @@
+"""What parity and the other measurements ask of every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from validation.runtimes.timing import Pace
+
+__all__ = ["Follows", "Gives", "Keeps", "Layers", "Logits", "Runner", "Runtime", "Timed"]
+
+#: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
+Logits = NDArray[np.float32]
+#: Keys and values of each layer, float32 [KV heads, tokens, head_dim].
+Layers = Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]
+#: Log-probabilities are those of the whole vocabulary, up to a constant for each token.
+Gives = Literal["logits", "log-probabilities"]
+
+
+class Runner(Protocol):
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it with its cache.
+
+    Attributes:
+        runtime: Its name on the command line and in reports.
+        extra: What installs it, `pip install 'seap-export[EXTRA]'`; None: our own dependencies, or no Python package.
+        gives: What the numbers are.
+    """
+
+    runtime: ClassVar[str]
+    extra: ClassVar[str | None]
+    gives: ClassVar[Gives]
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs prompts from an empty cache.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right with any token.
+            lengths: The real tokens of each row, 1 to S; what is returned after them means nothing.
+            room: How many tokens may be appended to a row.
+
+        Returns:
+            [B, S, V], or [B, 1, V] where the model gives the logits of each row's last token only.
+
+        Raises:
+            ParityFailure: The model does not run.
+            EnvironmentFailure: Memory runs out, or a library is missing.
+        """
+        ...
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens, int64 [1, S], to the only row; what it gives and raises is as for `prefill`."""
+        ...
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B]; gives [B, V] and raises what `prefill` does."""
+        ...
+
+    def cache(self, row: int) -> Layers | None:
+        """The cache of a row; None: the runtime does not show it."""
+        ...
+
+    def close(self) -> None:
+        """Frees memory and ends processes; nothing runs after it."""
+        ...
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A runner that times itself, because its calls take longer than what they call; `pace_of` times the others."""
+
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        """Runs a prompt and `steps` more tokens, each the most likely one; it raises what `Runner.prefill` does."""
+        ...
+
+
+@runtime_checkable
+class Follows(Protocol):
+    """A runner that generates by itself, because each of its steps computes the whole text again."""
+
+    def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
+        """The `steps` most likely tokens that follow each prompt, on after a token that ends a text.
+
+        Fewer follow where the context is full; it raises what `Runner.prefill` does.
+        """
+        ...
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """A runner whose batch can get smaller while it generates."""
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows alone, in this order."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What is known of a runtime without its code; places are MODULE:NAME.
+
+    Attributes:
+        opener: A function or class that opens a written folder: called with the folder and a number of threads, it
+            gives a `Runner`.
+        extra: What installs it, `pip install 'seap-export[EXTRA]'`; None: our own dependencies, or `check` says.
+        check: A function that raises `EnvironmentFailure` where the runtime is missing and no extra tells; None: the
+            packages of the extra are all that it needs.
+        candidate: The `Candidate` of its parity.
+        server: An opener as `opener`, of the folder as it is served and timed: with the runtime's own choice of how
+            exactly it computes and caches; None: `opener` does.
+        title: Its name in texts; "": its name.
+        traces: Whether `--bisect` can follow a difference into a folder that it runs.
+    """
+
+    opener: str
+    extra: str | None = None
+    check: str | None = None
+    candidate: str = "validation.parity.candidate:Candidate"
+    server: str | None = None
+    title: str = ""
+    traces: bool = False

@@ -1,0 +1,265 @@
+"""Runs a model folder, hf/ itself, with vLLM, in a process of its own and usually in an environment of its own.
+
+vLLM gives log-probabilities. Its cache is paged and its own; tokens that are appended are run again with what was
+before them. `continuations` runs its real decoding, of all prompts together.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+import seap_export
+from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, ParityFailure
+from seap_export.families import ModelSpec, is_pruned, model_spec
+from seap_export.sources.config import read_json
+from validation.runtimes.runner import Gives, Logits
+from validation.runtimes.timing import Pace
+
+__all__ = ["PYTHON", "VllmRunner", "open_vllm_runner", "require_vllm", "vllm_refusal"]
+
+#: Environment variable with the interpreter of vLLM's environment; without it, the one that runs this.
+PYTHON = "SEAP_EXPORT_VLLM_PYTHON"
+_WORKER = Path(__file__).with_name("worker.py")
+_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_PLUGINS": "seap_export",
+}
+
+
+class VllmRunner:
+    """Computes log-probabilities in float32; `prefill` starts a new generation, `step` continues it.
+
+    Args:
+        folder: hf/, of a dense model or one pruned by this package.
+        threads: OpenMP's threads.
+        max_length: Tokens of the longest sequence; longer ones are refused by vLLM.
+        python: The interpreter of vLLM's environment; None: that of `PYTHON`, or the one that runs this.
+
+    Raises:
+        ArtifactError: vLLM would compute another model, or cannot load the folder.
+        EnvironmentFailure: vLLM is missing.
+    """
+
+    runtime: ClassVar[str] = "vllm"
+    extra: ClassVar[str | None] = "vllm"
+    gives: ClassVar[Gives] = "log-probabilities"
+
+    def __init__(self, folder: Path, threads: int = 1, max_length: int = 4096, python: str | None = None) -> None:
+        try:
+            config = read_json(folder / "config.json")
+            spec = model_spec(config)
+        except InputError as error:
+            raise ArtifactError(str(error)) from error
+        length = min(max_length, spec.max_position_embeddings)
+        reason = vllm_refusal(spec, config, length)
+        if reason is not None:
+            raise ArtifactError(f"{folder}: {reason}")
+        self._folder, self._rows = folder, [[0]]
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._package = _package_alone()
+        self._process = self._started(python or _interpreter(), threads, length)
+        try:
+            self._vocab_size = int(self._read("load it")["vocab_size"])
+        except BaseException:
+            self.close()
+            raise
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs the prompts.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right with any token.
+            lengths: The real tokens of each row, 1 to S; log-probabilities after them are 0.
+            room: Ignored.
+
+        Returns:
+            Log-probabilities [B, S, V].
+
+        Raises:
+            ParityFailure: vLLM does not run the model.
+        """
+        self._rows = [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
+        found = np.zeros((*input_ids.shape, self._vocab_size), np.float32)
+        for own, rows in zip(found, self._score(self._rows, 1)[1], strict=True):
+            own[: len(rows)] = rows
+        return found
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens [B, S] to each row and returns their log-probabilities [B, S, V]."""
+        self._rows = [[*row, *ids.tolist()] for row, ids in zip(self._rows, input_ids, strict=True)]
+        return np.stack([rows[-input_ids.shape[1] :] for rows in self._score(self._rows, 1)[1]])
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B] and returns log-probabilities [B, V]."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
+
+    def continuations(
+        self, prompts: Sequence[Sequence[int]], steps: int
+    ) -> tuple[list[list[int]], list[NDArray[np.float32]]]:
+        """The `steps` most likely tokens that follow each prompt, all prompts batched as vLLM does it.
+
+        Returns:
+            The tokens, and of each prompt the log-probabilities after each of its tokens and of those that follow but
+            the last, [tokens of the prompt - 1 + steps, V].
+
+        Raises:
+            ParityFailure: vLLM does not run the model.
+        """
+        return self._score(prompts, steps)
+
+    def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
+        """See `Follows`; no log-probabilities are computed."""
+        request = {"prompts": [list(map(int, prompt)) for prompt in prompts], "steps": steps}
+        tokens: list[list[int]] = self._ask(request, "run it")["tokens"]
+        return tokens
+
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        """See `Timed`. vLLM gives its tokens together: those after the first are taken to take the same time each."""
+        first, whole = self._ask({"prompt": list(map(int, prompt)), "steps": steps}, "run it")["seconds"]
+        return Pace(first, ((whole - first) / steps,) * steps)
+
+    def cache(self, row: int) -> None:
+        """Nothing: vLLM's cache is paged."""
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._package.cleanup()
+        self._log.close()
+
+    def _started(self, python: str, threads: int, length: int) -> subprocess.Popen[str]:
+        options = {
+            "model": str(self._folder.resolve()),
+            "dtype": "float32",
+            "enforce_eager": True,
+            "enable_prefix_caching": False,
+            "max_logprobs": -1,
+            "max_model_len": length + 1,  # vLLM wants room for a token that follows the longest prompt
+            "skip_tokenizer_init": True,
+        }
+        paths = os.pathsep.join(filter(None, (self._package.name, os.environ.get("PYTHONPATH"))))
+        environment = {**_SETTINGS, **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
+        try:
+            return subprocess.Popen(
+                [python, "-P", str(_WORKER), json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=self._log, encoding="utf-8", env=environment,
+            )  # fmt: skip
+        except OSError as error:
+            self._package.cleanup()
+            self._log.close()
+            raise _not_started(python, error) from error
+
+    def _score(
+        self, prompts: Sequence[Sequence[int]], steps: int
+    ) -> tuple[list[list[int]], list[NDArray[np.float32]]]:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "found.npz"
+            request = {"prompts": [list(map(int, prompt)) for prompt in prompts], "steps": steps, "path": str(path)}
+            tokens = self._ask(request, "run it")["tokens"]
+            with np.load(path) as found:
+                return tokens, [found[str(place)] for place in range(len(prompts))]
+
+    def _ask(self, request: Mapping[str, Any], what: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `_read` says why the process ended
+        return self._read(what)
+
+    def _read(self, what: str) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": f"it ended: {self._said()}"}
+        if "missing" in answer:
+            raise _missing(answer["missing"])
+        if "error" in answer:
+            message = f"{self._folder}: vLLM does not {what}: {answer['error']:.600}"
+            raise ArtifactError(message) if what == "load it" else ParityFailure(message)
+        return answer
+
+    def _said(self) -> str:
+        """The end of what the process wrote to its log, and how it ended."""
+        status = self._process.wait()
+        self._log.seek(0)
+        return f"{' '.join(self._log.read()[-500:].decode('utf-8', 'replace').split())} (exit status {status})"
+
+
+def open_vllm_runner(folder: Path, threads: int) -> VllmRunner:
+    """Opens a model folder."""
+    return VllmRunner(folder, threads)
+
+
+def require_vllm() -> None:
+    """Raises `EnvironmentFailure` where vLLM is missing."""
+    find = "import importlib.util; raise SystemExit(importlib.util.find_spec('vllm') is None)"
+    python = _interpreter()
+    try:
+        found = subprocess.run([python, "-P", "-c", find], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as error:
+        raise _not_started(python, error) from error
+    if found.returncode:
+        raise _missing(f"{python} has none")
+
+
+def _package_alone() -> tempfile.TemporaryDirectory[str]:
+    """A folder with this package and nothing else, for the path of an environment that may lack it.
+
+    vLLM starts further processes, which look for the classes of pruned models by name.
+    """
+    folder = tempfile.TemporaryDirectory()
+    (Path(folder.name) / seap_export.__name__).symlink_to(Path(seap_export.__file__).parent, target_is_directory=True)
+    return folder
+
+
+def _interpreter() -> str:
+    return os.environ.get(PYTHON) or sys.executable
+
+
+def _missing(reason: str) -> EnvironmentFailure:
+    return EnvironmentFailure(
+        f"vLLM is missing ({reason}); install it, pip install 'seap-export[vllm]', or set {PYTHON} to the interpreter "
+        "of an environment that has it"
+    )
+
+
+def _not_started(python: str, error: OSError) -> EnvironmentFailure:
+    return EnvironmentFailure(f"{python}: cannot be started ({error}); correct {PYTHON}")
+
+
+def vllm_refusal(spec: ModelSpec, config: Mapping[str, Any], length: int) -> str | None:
+    """Why vLLM would compute another model than transformers does; None: it would not.
+
+    Args:
+        spec: The model.
+        config: Its config.json.
+        length: Tokens of the longest sequence.
+    """
+    multiplier = spec.block.logits_multiplier
+    if is_pruned(config) and multiplier != config.get("logit_scale", 1.0):
+        return "its config.json was written before vLLM was known, and lacks 'logit_scale'; export again"
+    switches = [layer.rope.switches_at for layer in spec.layers if layer.rope and layer.rope.switches_at]
+    if switches and length > min(switches):
+        return (
+            f"vLLM rotates all sequences of a batch as the longest one beyond {min(switches)} tokens; "
+            f"serve it with --max-model-len {min(switches)}"
+        )
+    return None
