@@ -41,7 +41,7 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
         "corpus/general.jsonl",
         "families/llama.toml",
         "recipes/seap.toml",
-        "sources/gguf_tokenizers/byte_level.toml",
+        "sources/gguf/tokenizers/byte_level.toml",
         "modeling/modeling_seap.py",
         "modeling/configuration_seap.py",
         "py.typed",
