@@ -128,7 +128,7 @@ def test_a_choice_is_clear_if_its_lead_reaches_the_margin() -> None:
     comparison = LogitComparison()
     reference = np.array([[1.0, 0.75, 0.0], [1.0, 0.25, 0.0], [2.0, 0.0, 0.0]])
     comparison.update(reference, np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [2.0, 0.0, 0.0]]))
-    shares = [comparison.figures(margin).clear_top1_agreement for margin in (0.1, 0.5, 1.0, 3.0)]
+    shares = [comparison.figures(margin).clear_top1_agreement for margin in (0.1, 0.75, 1.0, 3.0)]
     assert shares == [1 / 3, 1 / 2, 1.0, None]
 
 

@@ -133,3 +133,13 @@ collect_statistics(open_source(sys.argv[1]), TOKEN_IDS, Path(sys.argv[2]), compu
     assert (tmp_path / "unfinished").is_dir()
     run(source, tmp_path, compute_in_memory())
     assert file_contents(tmp_path) == expected
+
+
+def test_what_is_finished_is_not_computed_again(
+    source: Source, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(source, tmp_path, compute_in_memory())
+    with monkeypatch.context() as patch:
+        die_at(patch, calibrate._Run, "_half", 0)
+        run(source, tmp_path, compute_in_memory())
+    assert file_contents(tmp_path) == expected

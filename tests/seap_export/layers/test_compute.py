@@ -10,7 +10,7 @@ from seap_export.layers.compute import choose_compute, parse_bytes, torch_thread
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("8GiB", 8 * 2**30), ("500MB", 500_000_000), ("1.5 kib", 1536), ("1000000", 1_000_000)],
+    [("8GiB", 8 * 2**30), ("500MB", 500_000_000), ("2kB", 2000), ("1.5 kib", 1536), ("1000000", 1_000_000)],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_bytes(text) == size

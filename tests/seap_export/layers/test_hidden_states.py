@@ -13,9 +13,10 @@ from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model, write_micro_model
 from support.variations import VARIATIONS
 
+from seap_export.layers import hidden_states
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.halves import HALVES
-from seap_export.layers.hidden_states import HalfPass, HiddenStates, logits, output_stream
+from seap_export.layers.hidden_states import HalfPass, HiddenStates, logits, output_stream, times_head
 from seap_export.layers.layer import DecoderLayer
 from seap_export.sources.source import Source, open_source
 
@@ -116,6 +117,24 @@ def test_batches_padding_and_order_change_nothing(tmp_path: Path, variation: str
         for ids in texts:
             for ours, theirs in zip(other[tuple(ids)], alone[tuple(ids)], strict=True):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("length", [5, 6, 7])
+def test_a_window_ends_where_that_of_transformers_does(tmp_path: Path, length: int) -> None:
+    """A text of 5 tokens is within the window, and one of 6 is not."""
+    source = micro_source(tmp_path / "model", "mistral-window")
+    assert_equals_transformers(tmp_path / "model", source, [list(range(20, 20 + length))])
+
+
+def test_rows_of_the_head_are_taken_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, generator = micro_source(tmp_path / "model", "llama-gqa").spec, torch.Generator().manual_seed(0)
+    head, stream, values = (
+        torch.randn(size, generator=generator) for size in ((50, spec.hidden_size), (3, spec.hidden_size), (3, 50))
+    )
+    whole = logits(spec, head, stream), times_head(head, values)
+    monkeypatch.setattr(hidden_states, "_VOCABULARY_BLOCK", 16)
+    torch.testing.assert_close(logits(spec, head, stream), whole[0])
+    torch.testing.assert_close(times_head(head, values), whole[1])
 
 
 @pytest.mark.parametrize("length", [15, 16, 17, 40])

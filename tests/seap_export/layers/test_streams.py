@@ -13,6 +13,7 @@ from support.variations import micro_config
 from seap_export.families import model_spec
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.compute import Compute
+from seap_export.layers.kept import keep_tensors, kept_layers, path_of
 from seap_export.layers.streams import SavedStreams, Storage, choose_storage
 from seap_export.layers.working_memory import working_bytes
 
@@ -115,3 +116,19 @@ def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Literal["device
         own.load(1)
         assert all(stream.device == device for stream in own)
         assert all(torch.equal(stream.cpu(), expected) for stream, expected in zip(own, values(0), strict=True))
+
+
+def test_a_file_of_tensors_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for layer in (10, 9):
+        keep_tensors(path_of(tmp_path, "x", layer), {"a": torch.ones(1)})
+    assert kept_layers(tmp_path, "x") == [9, 10]
+
+    def fail(part: Path, path: Path) -> None:
+        assert part.is_file()
+        assert not path.exists()
+        raise InterruptedError
+
+    monkeypatch.setattr("seap_export.layers.kept.os.replace", fail)
+    with pytest.raises(InterruptedError):
+        keep_tensors(path_of(tmp_path, "x", 11), {"a": torch.ones(1)})
+    assert kept_layers(tmp_path, "x") == [9, 10]

@@ -28,6 +28,9 @@ def test_the_error_is_relative_to_the_layers_own_size() -> None:
     figures = compared((layers(), keys), (layers(), values)).figures()
     assert (figures.error, figures.layer, figures.part, figures.defect) == (0.5, 1, "key", "")
     assert figures.max_abs == pytest.approx(0.6)
+    uneven = np.array([[[3.0, 4.0]]], np.float32)
+    figures = compared(([(uneven, uneven)], [(uneven + 0.5, uneven)])).figures()
+    assert figures.error == pytest.approx(0.5 / 12.5**0.5)  # the root mean square, not the largest
 
 
 def test_equal_caches_have_no_error() -> None:

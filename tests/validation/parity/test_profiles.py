@@ -99,3 +99,4 @@ def test_noise_in_float32_widens_the_default_and_no_given_limit() -> None:
     noise = Noise(max_abs=5e-4) | Noise(max_abs=1e-4, cache_error=1e-5)
     assert limits_for(Precision(), noise, 1) == {"max_abs": 5e-3, "cache_error": 1e-3}
     assert limits_for(Precision(), noise, 1, Limits((("fp32", "max_abs", 1e-3),)))["max_abs"] == 1e-3
+    assert limits_for(Precision(), Noise(max_abs=9.0), 1)["max_abs"] == 0.1  # that is no rounding

@@ -35,6 +35,9 @@ def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predi
     assert (
         predictor.bytes(replace(FP32, ratio=0.5)) == OnnxFormat("fp32").size(shrunk(replace(INT8, ratio=0.5))) + BESIDE
     )
+    half = replace(FP32, ratio=0.5)
+    predictor.learn_bytes(half, predictor.bytes(half) + 7)
+    assert predictor.bytes(FP32) == OnnxFormat("fp32").size(SPEC) + BESIDE + 7
 
 
 def test_norms_and_biases_are_not_quantised() -> None:

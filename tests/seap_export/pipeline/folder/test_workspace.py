@@ -134,6 +134,7 @@ def test_a_manifest_that_says_the_same_is_not_written_again(tmp_path: Path) -> N
         ('{"schema": "seap-export/manifest/9"}', "manifest schema is 'seap-export/manifest/9'"),
         (json.dumps({"schema": MANIFEST_SCHEMA, "complete": True}), "damaged"),
         (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "steps": []}), "damaged"),
+        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "steps": {"a/../../b": "1"}}), "damaged"),
         (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "files": {"a": {}}}), "damaged"),
         (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "variants": {"a": 1}}), "damaged"),
     ],
