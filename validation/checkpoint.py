@@ -11,9 +11,9 @@ import torch
 
 from converters.format import StoredWeights
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec
 from seap_export.layers.stock import StockModel
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.weights import SafetensorsReader, WeightReader
 from validation.quiet import quiet_transformers
 
@@ -42,7 +42,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.spec: ModelSpec = model_spec(read_json(folder / "config.json"))
+            self.spec: ModelSpec = read_spec(folder)
             self._reader = SafetensorsReader(folder)
         except InputError as error:
             raise ArtifactError(str(error)) from error

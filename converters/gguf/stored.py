@@ -19,8 +19,7 @@ from converters.gguf.rows import plain_rows, rows_of
 from converters.gguf.types import PRESETS, needs_library
 from converters.gguf.writer import whole_metadata
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.gguf.header import GgufTensor, read_header
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader
@@ -166,7 +165,7 @@ def damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
 
 def _plan(model_folder: Path, precision: str) -> FilePlan:
     try:
-        return FilePlan.of(model_spec(read_json(model_folder / "config.json")), precision)
+        return FilePlan.of(read_spec(model_folder), precision)
     except InputError as error:
         raise ArtifactError(str(error)) from error
 

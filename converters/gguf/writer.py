@@ -18,9 +18,8 @@ from converters.gguf.rows import rows_of
 from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import bytes_of
 from converters.whole import whole_or_nothing
-from seap_export.families import model_spec
 from seap_export.llama_library import llama_library
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader, WeightReader
 
@@ -53,7 +52,7 @@ def write_gguf(
         UsageError: The folder is not empty.
         EnvironmentFailure: The file cannot be written, or the precision takes llama.cpp's library and it is missing.
     """
-    plan = FilePlan.of(model_spec(read_json(model_folder / "config.json")), precision)
+    plan = FilePlan.of(read_spec(model_folder), precision)
     metadata = whole_metadata(plan, model_folder)
     if plan.needs_library():
         llama_library()

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.stored import StoredForm
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
@@ -103,4 +103,4 @@ class _Weights:
 
 
 def _spec(folder: Path) -> ModelSpec:
-    return model_spec(read_json(folder / "config.json"))
+    return read_spec(folder)

@@ -11,7 +11,7 @@ from converters.mlx.stored import shape_damages
 from converters.mlx.writer import MODEL_FILE, mlx_config
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from seap_export.sources.tokenizer import TOKENIZER_FILES
 
 __all__ = ["folder_damages"]

@@ -16,8 +16,9 @@ from converters.mlx.stored import MlxWeights, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec
+from seap_export.json_file import read_json
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
 __all__ = ["MlxFormat"]
@@ -150,7 +151,7 @@ class MlxFormat:
         return folder_damages(model_folder, folder, spec, layout)
 
     def _opened(self, model_folder: Path) -> tuple[ModelSpec, Layout]:
-        spec = model_spec(read_json(model_folder / "config.json"))
+        spec = read_spec(model_folder)
         return spec, Layout(spec, self.precision, model_dtype(model_folder))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from converters.mlx.quantize import GRID, kept, quantize
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec, names
+from seap_export.json_file import read_json, write_json
 from seap_export.rounding.note import read_note
-from seap_export.sources.config import read_json
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.tokenizer import copy_tokenizer
@@ -53,9 +52,7 @@ def write_mlx(
     config = mlx_config(model_folder, spec, layout)
     with whole_or_nothing(out_folder):
         _write_weights(plain, spec, layout, out_folder / WEIGHTS, on_layer)
-        (out_folder / "config.json").write_text(
-            json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n"
-        )
+        write_json(out_folder / "config.json", config, indent=2, sort_keys=True)
         (out_folder / MODEL_FILE).write_bytes((resources.files("converters.mlx") / MODEL_FILE).read_bytes())
         copy_tokenizer(model_folder, out_folder)
         if (model_folder / "generation_config.json").is_file():

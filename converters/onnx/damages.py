@@ -11,7 +11,7 @@ from converters.onnx.genai_config import GENAI_CONFIG, genai_config
 from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.stored import interface_differences, refuse_bad_data
 from seap_export.families import model_spec
-from seap_export.sources.config import read_artifact, read_json
+from seap_export.json_file import read_artifact, read_json, read_json_if_present
 from seap_export.sources.tokenizer import TOKENIZER_FILES
 
 __all__ = ["onnx_damages"]
@@ -40,8 +40,7 @@ def onnx_damages(model_folder: Path, folder: Path) -> Iterator[str]:
 def _settings(model_folder: Path, folder: Path, form: OnnxForm) -> Iterator[str]:
     """Differences between genai_config.json and what the model requires."""
     config = read_json(model_folder / "config.json")
-    generation = model_folder / "generation_config.json"
-    defaults = read_json(generation) if generation.is_file() else None
+    defaults = read_json_if_present(model_folder / "generation_config.json")
     expected = genai_config(model_spec(config), config, defaults, form)
     found = read_artifact(folder / GENAI_CONFIG)
     for section in expected.keys() | found.keys():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from converters.onnx.genai_config import GENAI_CONFIG, genai_config
 from converters.onnx.onnx_writer import write_onnx
 from converters.whole import whole_or_nothing
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json, read_json_if_present, write_json
 from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right
 
 __all__ = ["convert_folder"]
@@ -39,13 +38,10 @@ def convert_folder(
         InputError, UsageError, EnvironmentFailure: As for `write_onnx`.
     """
     config = read_json(model_folder / "config.json")
-    generation = model_folder / "generation_config.json"
-    defaults = read_json(generation) if generation.is_file() else None
+    defaults = read_json_if_present(model_folder / "generation_config.json")
     settings = genai_config(model_spec(config), config, defaults, form)
     with whole_or_nothing(onnx_folder):
         write_onnx(model_folder, onnx_folder, form, on_layer=on_layer)
         copy_tokenizer(model_folder, onnx_folder)
         pad_on_the_right(onnx_folder)
-        (onnx_folder / GENAI_CONFIG).write_text(
-            json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8", newline="\n"
-        )
+        write_json(onnx_folder / GENAI_CONFIG, settings, indent=2, sort_keys=True, ensure_ascii=True)

@@ -18,7 +18,7 @@ from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError, UsageError
 from seap_export.families import ModelSpec, model_spec, names
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 __all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
 

@@ -22,8 +22,7 @@ from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyTensor, open_weights
 from seap_export.errors import ArtifactError
-from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 
 __all__ = ["interface_differences", "open_graph", "refuse_bad_data", "weight_differences"]
 
@@ -83,7 +82,7 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm, fi
         ArtifactError: The graph cannot be read.
         InputError: The model folder is damaged.
     """
-    spec = model_spec(read_json(model_folder / "config.json"))
+    spec = read_spec(model_folder)
     weights = open_weights(model_folder, spec, form.precision)
     model = open_graph(onnx_folder / file)
     # Any scaling is right that all of the graph follows.
@@ -265,7 +264,7 @@ def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
 
 def interface_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
     """The inputs and outputs that differ from the model's, one line each; see `weight_differences`."""
-    spec = model_spec(read_json(model_folder / "config.json"))
+    spec = read_spec(model_folder)
     expected = decoder_graph(spec, open_weights(model_folder, spec, form.precision), form).build("").graph
     stored = open_graph(onnx_folder / MODEL_FILE).graph
     for kind in ("inputs", "outputs"):

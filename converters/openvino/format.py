@@ -18,7 +18,7 @@ from converters.openvino.tensors import standard_graph
 from converters.openvino.writer import write_openvino
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec, RopeSpec, model_spec, names
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 __all__ = ["OpenvinoFormat"]
 

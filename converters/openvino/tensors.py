@@ -12,9 +12,9 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from converters.openvino.parts import LazyTensor, LazyWeights, OnnxForm, Precision, decoder_graph, open_weights
 from converters.openvino.stored_tensor import Storage, StoredTensor, floats, integers
-from seap_export.families import model_spec, names
+from seap_export.families import names
 from seap_export.families.names import QKV
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 
 __all__ = ["Graph", "Weight", "parts_of", "standard_graph"]
 
@@ -57,7 +57,7 @@ def standard_graph(model_folder: Path, storage: Storage) -> Graph:
     Raises:
         InputError: The folder is damaged, or its family is not supported.
     """
-    spec = model_spec(read_json(model_folder / "config.json"))
+    spec = read_spec(model_folder)
     weights = open_weights(model_folder, spec, Precision())
     model = decoder_graph(spec, weights, OnnxForm(dialect="standard")).build("seap-export")
     graph, found = model.graph, []

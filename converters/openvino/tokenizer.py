@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from converters.openvino.node_names import settle_names
 from converters.openvino.packages import require
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import Family, model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json, write_json
 from seap_export.sources.tokenizer import copy_tokenizer, drop_tokenizer_code, name_tokenizer_class
 
 __all__ = ["DETOKENIZER_FILE", "TOKENIZER_FILE", "stock_config", "write_tokenizer"]
@@ -34,7 +33,7 @@ def write_tokenizer(model_folder: Path, folder: Path) -> None:
     name_tokenizer_class(folder, always=True)
     _write_graphs(folder)
     config = read_json(model_folder / "config.json")
-    (folder / "config.json").write_text(_json(stock_config(config)), "utf-8", newline="\n")
+    write_json(folder / "config.json", stock_config(config), indent=2)
     if (model_folder / _GENERATION).is_file():
         shutil.copyfile(model_folder / _GENERATION, folder / _GENERATION)
 
@@ -70,7 +69,3 @@ def _write_graphs(folder: Path) -> None:
         raise EnvironmentFailure(
             f"{folder}: cannot write the tokenizer's graphs ({reason:.160}); free disk space or check the permissions"
         ) from error
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from converters.web.precisions import file_name
 from seap_export.families import ModelSpec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json_if_present
 from seap_export.sources.tokenizer import MODEL_INPUTS
 
 __all__ = ["generation_config", "tokenizer_config", "web_config"]
@@ -60,9 +60,9 @@ def generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]
         folder: The model's folder, which may have such a file.
         config: The model's config.json, for special tokens that the file does not name.
     """
-    path = folder / "generation_config.json"
-    own = {key: value for key, value in (read_json(path) if path.is_file() else {}).items() if value is not None}
-    return {**{key: config[key] for key in _SPECIAL if config.get(key) is not None}, **own}
+    given = read_json_if_present(folder / "generation_config.json") or {}
+    special = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
+    return {**special, **{key: value for key, value in given.items() if value is not None}}
 
 
 def tokenizer_config(folder: Path) -> dict[str, Any]:
@@ -75,15 +75,14 @@ def tokenizer_config(folder: Path) -> dict[str, Any]:
     Args:
         folder: The model's folder, with a tokenizer.json.
     """
-    path = folder / "tokenizer_config.json"
-    own = read_json(path) if path.is_file() else {}
-    own = {key: value for key, value in own.items() if key not in _DROPPED}
+    settings = read_json_if_present(folder / "tokenizer_config.json") or {}
+    settings = {key: value for key, value in settings.items() if key not in _DROPPED}
     template = _chat_template(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return {
         "clean_up_tokenization_spaces": False,  # transformers.js would
         "model_input_names": MODEL_INPUTS,
-        **own,
+        **settings,
         **({} if template is None else {"chat_template": template}),
         "add_bos_token": bool(tokenizer.encode("").ids),
         "padding_side": "right",
@@ -93,7 +92,7 @@ def tokenizer_config(folder: Path) -> dict[str, Any]:
 
 def _chat_template(folder: Path) -> Any:
     """That of a file of its own; None: there is none."""
-    text, values = folder / "chat_template.jinja", folder / "chat_template.json"
+    text = folder / "chat_template.jinja"
     if text.is_file():
         return text.read_text("utf-8")
-    return read_json(values).get("chat_template") if values.is_file() else None
+    return (read_json_if_present(folder / "chat_template.json") or {}).get("chat_template")

@@ -16,7 +16,7 @@ from converters.web.onnx_parts import Precision, Scaling, open_graph, open_weigh
 from converters.web.precisions import file_name, precision_of
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 __all__ = ["ONNX_FOLDER", "folder_damages"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from converters.web.shapes import ShapesAlone
 from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.sources.config import read_artifact, read_json
+from seap_export.json_file import read_artifact, read_json, write_json
 from seap_export.sources.tokenizer import tokenizer_files
 
 __all__ = ["WebFormat"]
@@ -135,9 +134,9 @@ class WebFormat:
         with whole_or_nothing(out_folder):
             (out_folder / ONNX_FOLDER).mkdir()
             write_graph(model, out_folder / ONNX_FOLDER / file_name(self.precision), on_layer)
-            _write_json(out_folder / "config.json", web_config(spec, config, self.precision, chunks))
-            _write_json(out_folder / "generation_config.json", generation_config(model_folder, config))
-            _write_json(out_folder / "tokenizer_config.json", tokenizer_config(model_folder))
+            write_json(out_folder / "config.json", web_config(spec, config, self.precision, chunks), indent=2)
+            write_json(out_folder / "generation_config.json", generation_config(model_folder, config), indent=2)
+            write_json(out_folder / "tokenizer_config.json", tokenizer_config(model_folder), indent=2)
             shutil.copyfile(model_folder / "tokenizer.json", out_folder / "tokenizer.json")
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
@@ -170,7 +169,3 @@ def _places(spec: ModelSpec, name: str) -> Iterator[Place]:
 
 def _largest(spec: ModelSpec, name: str) -> int:
     return max(place.length for place in _places(spec, name))
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8", newline="\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,9 +15,9 @@ from seap_export.activations.covariance import add_packed, mirrored
 from seap_export.activations.moments import Moments
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec
+from seap_export.json_file import read_json, write_json
 from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.kept import UNFINISHED, keep_tensors
-from seap_export.sources.config import read_json
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
 __all__ = [
@@ -138,8 +137,7 @@ def has_sensitivity(folder: Path) -> bool:
 
 def write_record(folder: Path, record: CalibrationRecord) -> None:
     """Writes what the statistics were made from, which makes a calibration of them."""
-    text = json.dumps({"schema": CALIBRATION_SCHEMA, **asdict(record)}, indent=1, ensure_ascii=False)
-    (folder / _RECORD).write_text(text + "\n", "utf-8", newline="\n")
+    write_json(folder / _RECORD, {"schema": CALIBRATION_SCHEMA, **asdict(record)})
 
 
 def _layer_file(index: int) -> str:

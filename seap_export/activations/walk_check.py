@@ -6,7 +6,6 @@ own config and tensors, side by side with the walk, a layer at a time.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ import torch
 
 from seap_export.errors import InputError
 from seap_export.families import LayerSpec, ModelSpec, RopeSpec, names
+from seap_export.json_file import write_json
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import HiddenStates, logits, output_stream
@@ -132,7 +132,7 @@ def _stock_config(config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(dict(config)), "utf-8", newline="\n")
+        write_json(Path(folder) / "config.json", dict(config))
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 

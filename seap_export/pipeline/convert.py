@@ -14,6 +14,7 @@ from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError, UsageError
 from seap_export.extras import require_extra
 from seap_export.families import ModelSpec, model_spec
+from seap_export.json_file import read_json, read_json_if_present
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.cost.checks import refuse_full_disk
 from seap_export.pipeline.cost.disk import Disk
@@ -22,7 +23,6 @@ from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.progress import Progress
 from seap_export.plan.plan import read_plan
 from seap_export.rounding.write import write_rounded_model
-from seap_export.sources.config import read_json
 
 __all__ = ["convert", "refuse_unwritable"]
 
@@ -60,7 +60,8 @@ def convert(
     row = row_of(own)
     config = read_json(model_folder / "config.json")
     spec = model_spec(config)
-    refuse_unwritable(own, spec, config, _generation(model_folder))
+    generation = read_json_if_present(model_folder / "generation_config.json")
+    refuse_unwritable(own, spec, config, generation)
     how = None if statistics is None else own.grid(spec)
     if statistics is not None and how is None:
         raise UsageError(
@@ -105,8 +106,3 @@ def refuse_unwritable(
     if reason is not None:
         raise InputError(reason)
     require_extra(own.extra, f"the format {own.name}")
-
-
-def _generation(folder: Path) -> dict[str, Any] | None:
-    path = folder / "generation_config.json"
-    return read_json(path) if path.is_file() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Sample, Split
+from seap_export.json_file import json_text, read_artifact
 from seap_export.layers.compute import Compute, torch_threads
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
@@ -52,7 +52,6 @@ from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
 from seap_export.plan.solve import check_ratio
 from seap_export.runtime.manifest import ROUTER_FOLDER
-from seap_export.sources.config import read_artifact
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.reports import html_page
@@ -201,7 +200,7 @@ def _validate(folder: Path, request: ExportRequest, made: Mapping[str, Any], pro
     with progress.step("validating the variants", name="validation"):
         report = validate(folder, asked, known_parity=known)
     values = report.to_json()
-    texts = {"json": json.dumps(values, indent=1, ensure_ascii=False) + "\n", "html": html_page(values)}
+    texts = {"json": json_text(values), "html": html_page(values)}
     for suffix, text in texts.items():
         path = folder / f"validation.{suffix}"
         if not path.is_file() or path.read_text("utf-8") != text:

@@ -9,6 +9,7 @@ from typing import Any
 from converters.formats import format_folders, read_format
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import is_pruned, model_spec
+from seap_export.json_file import read_artifact, read_json
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
 from seap_export.pipeline.evaluation.speed import recorded_speed
 from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
@@ -16,7 +17,6 @@ from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.folder.performance import read_performance
 from seap_export.pipeline.folder.variant import parity_files
 from seap_export.plan.plan import read_plan
-from seap_export.sources.config import read_artifact, read_json
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
 __all__ = ["describe"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, dense_config, model_spec
+from seap_export.json_file import read_artifact, read_json, write_json
 from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.plots.data import PARTS, Overlap, Part, Removed, Variant, by_ratio, overlap, removed_by_layer
 from seap_export.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable, series_names
-from seap_export.sources.config import read_artifact, read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,9 +201,7 @@ def write_plots(
         if points:
             add("quality", quality_figure(points))
         numbers = _numbers(variants, removed, overlaps, points, pictures)
-        (folder / PLOTS_FILE).write_text(
-            json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n"
-        )
+        write_json(folder / PLOTS_FILE, numbers)
     return numbers
 
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, get_args
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import Family, LayerSpec, ModelSpec
 from seap_export.families.names import Projection
+from seap_export.json_file import read_json
 from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import SCORES, Score
-from seap_export.sources.config import read_json
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = [

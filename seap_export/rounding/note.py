@@ -7,7 +7,6 @@ with the rounded model where that is missing: what is read back from it either h
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any, Self
 import torch
 
 from seap_export.errors import ArtifactError
+from seap_export.json_file import read_artifact, read_json, write_json
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.config import read_artifact, read_json
 from seap_export.sources.weights import SafetensorsReader
 
 __all__ = ["ROUNDING_FILE", "RoundingNote", "read_note", "without_dtype"]
@@ -76,8 +75,7 @@ class RoundingNote:
             "origin": self.origin,
             "rounded": self.rounded,
         }
-        text = json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-        (folder / ROUNDING_FILE).write_text(text, "utf-8", newline="\n")
+        write_json(folder / ROUNDING_FILE, values, indent=2, sort_keys=True)
 
     def origin_differences(self, model_folder: Path) -> Iterator[str]:
         """The tensors and settings of a model folder that are not those that were rounded, a line each.

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from seap_export.families import model_spec
 from seap_export.rounding.note import RoundingNote
 from seap_export.rounding.write import write_other_files
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.stored import StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.weights import SafetensorsReader, check_weights
@@ -42,7 +41,7 @@ def restore_rounded_model(
         ArtifactError: What the format stores is damaged.
         InputError: The model folder is damaged.
     """
-    shapes = StoredForm(model_spec(read_json(model_folder / "config.json"))).shapes
+    shapes = StoredForm(read_spec(model_folder)).shapes
     own = SafetensorsReader(model_folder)
     check_weights(own, shapes, str(model_folder))
     unproven = sorted(note.rounded.keys() - shapes.keys())

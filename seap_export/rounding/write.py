@@ -6,13 +6,11 @@ levels. So no format needs to know how they were chosen.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -20,13 +18,13 @@ from safetensors import safe_open
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError
 from seap_export.families import model_spec, names
+from seap_export.json_file import read_json, write_json
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import PART, UNFINISHED
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.note import RoundingNote, without_dtype
 from seap_export.rounding.walk import RoundedLayers
 from seap_export.shrink.write import MODELING_FILES, write_weights
-from seap_export.sources.config import read_json
 from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
@@ -128,16 +126,12 @@ def write_other_files(model_folder: Path, folder: Path, note: RoundingNote) -> N
         folder: Where to.
         note: The rounded model's.
     """
-    _write_json({**without_dtype(model_folder), "dtype": "float32"}, folder / "config.json")
+    write_json(folder / "config.json", {**without_dtype(model_folder), "dtype": "float32"}, indent=2, sort_keys=True)
     note.write(folder)
     for name in ("generation_config.json", *MODELING_FILES):
         if (model_folder / name).is_file():
             shutil.copyfile(model_folder / name, folder / name)
     copy_tokenizer(model_folder, folder)
-
-
-def _write_json(values: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n")
 
 
 def _keep_tables(walk: RoundedLayers, source: Source, file: Path) -> None:

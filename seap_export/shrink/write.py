@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec, names
+from seap_export.json_file import write_json
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import UNFINISHED
 from seap_export.plan.plan import Plan
@@ -69,9 +68,9 @@ def write_shrunk_model(
     spec = plan.shrunk_spec(source.spec)
     kept = source if plan.vocabulary is None else source.with_tokens(plan.vocabulary)
     config = shrunk_config(kept, spec, plan.layout)
-    _write_json(config, folder / "config.json")
+    write_json(folder / "config.json", config, indent=2, sort_keys=True)
     if kept.generation_config is not None:
-        _write_json(dict(kept.generation_config), folder / "generation_config.json")
+        write_json(folder / "generation_config.json", dict(kept.generation_config), indent=2, sort_keys=True)
     kept.write_tokenizer(folder)
     for name in MODELING_FILES if plan.layout == "per-layer" else ():
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
@@ -146,7 +145,3 @@ def _first_to_write(writer: SafetensorsWriter, holders: Sequence[Sequence[str]],
 
 def _listed(weights: Mapping[str, float]) -> str:
     return ", ".join(f"{task}:{weight:g}" for task, weight in weights.items())
-
-
-def _write_json(value: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seap_export.errors import ArtifactError, InputError
-from seap_export.families import family_of_model_type
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec, family_of_model_type, model_spec
 from seap_export.families.family import Family
+from seap_export.json_file import read_artifact, read_json
 
-__all__ = ["MAX_JSON_BYTES", "end_tokens", "portable_config", "read_artifact", "read_json"]
+__all__ = ["end_tokens", "portable_config", "read_spec"]
 
-#: The largest JSON file that is read (256 MiB); tokenizers with large vocabularies take 35 MB.
-MAX_JSON_BYTES = 256 * 2**20
 #: Keys that say nothing about the model: set by a loader, or for classifiers (a number of labels becomes a table).
 _TRANSIENT_KEYS = (
     "_name_or_path", "_model_name_or_path", "transformers_version", "quantization_config", "num_labels", "id2label",
@@ -26,39 +23,13 @@ _TRANSIENT_KEYS = (
 _CODE_KEYS = ("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+def read_spec(model_folder: Path) -> ModelSpec:
+    """The shapes of a model folder, as its config.json says.
 
     Raises:
-        InputError: The file is missing, larger than `MAX_JSON_BYTES` or not a JSON object, or contains a number that
-            is not finite.
+        InputError: It is missing or damaged, or its family is not supported.
     """
-    if not os.path.exists(path):  # unlike Path.exists, does not raise for an impossible name
-        raise InputError(f"{path}: no such file")
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: not a readable JSON file (not a file)")
-    try:
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise ValueError(f"{size / 1e6:.0f} MB, the limit is {MAX_JSON_BYTES / 1e6:.0f} MB")
-        value = json.loads(path.read_text("utf-8"), parse_float=_finite, parse_constant=_finite)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object")
-    return value
-
-
-def read_artifact(path: Path) -> dict[str, Any]:
-    """Reads a JSON object that this package wrote.
-
-    Raises:
-        ArtifactError: The file is missing or is no longer a JSON object.
-    """
-    try:
-        return read_json(path)
-    except InputError as error:
-        raise ArtifactError(f"{error}; the file is damaged, export again") from error
+    return model_spec(read_json(model_folder / "config.json"))
 
 
 def end_tokens(model_folder: Path) -> frozenset[int]:
@@ -72,13 +43,6 @@ def end_tokens(model_folder: Path) -> frozenset[int]:
     if generation.is_file():
         found = read_artifact(generation).get("eos_token_id", found)
     return frozenset(found if isinstance(found, list) else [] if found is None else [found])
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"it contains the number {text:.20}")
-    return number
 
 
 def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:

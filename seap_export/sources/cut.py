@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import names
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json, write_json
 from seap_export.sources.weights import WeightReader
 from seap_export.vocabulary.config import renumbered_tokenizer_config
 from seap_export.vocabulary.table import Vocabulary
@@ -62,7 +61,7 @@ def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
     content = read_json(path)
     refuse_missing(vocabulary, fixed_tokens(content))
     cut = cut_tokenizer(content, vocabulary)
-    _write(path, cut)
+    write_json(path, cut, indent=2)
     for name in ("tokenizer_config.json", "added_tokens.json"):
         if (folder / name).is_file():
             values = read_json(folder / name)
@@ -71,7 +70,7 @@ def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
                 if name == "tokenizer_config.json"
                 else {text: vocabulary.new_ids[token] for text, token in values.items()}
             )
-            _write(folder / name, own)
+            write_json(folder / name, own, indent=2)
     for name in _OTHER_FORMS:
         (folder / name).unlink(missing_ok=True)
     _check_ids(path, {**cut["model"]["vocab"], **{entry["content"]: entry["id"] for entry in cut["added_tokens"]}})
@@ -99,7 +98,3 @@ def _check_ids(path: Path, expected: dict[str, int]) -> None:
         raise InputError(
             "the tokenizer numbers its added tokens in a way that a cut vocabulary cannot keep; use --vocabulary all"
         )
-
-
-def _write(path: Path, values: object) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8", newline="\n")

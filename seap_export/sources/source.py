@@ -15,7 +15,8 @@ import torch
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.hashing import sha256_files, sha256_json
-from seap_export.sources.config import portable_config, read_json
+from seap_export.json_file import read_json, read_json_if_present
+from seap_export.sources.config import portable_config
 from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tokenizer import (
@@ -172,7 +173,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     check_weights(reader, StoredForm(spec).shapes, str(folder))
     _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"
-    defaults = read_json(generation) if generation.is_file() else None
+    defaults = read_json_if_present(generation)
     _check_token_ids({str(folder / "config.json"): config, str(generation): defaults or {}}, spec.vocab_size)
     extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
     return Source(

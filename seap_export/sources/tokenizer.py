@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from seap_export.errors import InputError
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json_if_present, write_json
 from seap_export.sources.tokenizer_check import check_tokenizer, check_tokenizer_config
 
 __all__ = [
@@ -106,11 +105,8 @@ def drop_tokenizer_code(folder: Path) -> bool:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return read_json(path) if path.is_file() else {}
+    return read_json_if_present(folder / "tokenizer_config.json") or {}
 
 
 def _write_config(folder: Path, config: dict[str, Any]) -> None:
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8", newline="\n"
-    )
+    write_json(folder / "tokenizer_config.json", config, indent=2)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import InputError
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 __all__ = ["check_tokenizer", "check_tokenizer_config"]
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from seap_export.errors import InputError
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 __all__ = ["SafetensorsReader", "WeightReader", "check_weights"]
 

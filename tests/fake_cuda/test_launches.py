@@ -16,7 +16,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.genai_config import genai_config
 from converters.onnx.precision import Precision
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 pytestmark = pytest.mark.needs("fake-cuda")
 

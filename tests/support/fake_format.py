@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from converters.formats import FORMATS, Row
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Runtime
 from validation.runtimes.table import RUNTIMES

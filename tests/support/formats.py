@@ -17,9 +17,9 @@ from converters.onnx.onnx_writer import DATA_FILE, MODEL_FILE
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import open_weights
 from converters.openvino import OpenvinoFormat
-from seap_export.families import ModelSpec, model_spec, names
+from seap_export.families import ModelSpec, names
 from seap_export.layers.halves import HALVES
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from support.models import write_source
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
@@ -38,7 +38,7 @@ class IrModel:
 
     @property
     def spec(self) -> ModelSpec:
-        return model_spec(read_json(self.source / "config.json"))
+        return read_spec(self.source)
 
     def read_back(self) -> Path:
         """A copy of the model folder with the weights that the IR holds."""
@@ -77,7 +77,7 @@ def every_exponent(spec: ModelSpec) -> Scaling:
 
 def write_scaled_graph(model: Path, out: Path, form: OnnxForm, scaling: Scaling | None = None) -> None:
     """As `write_onnx` does, with every exponent if none is given."""
-    spec = model_spec(read_json(model / "config.json"))
+    spec = read_spec(model)
     weights = open_weights(model, spec, form.precision)
     graph = decoder_graph(spec, weights, form, scaling or every_exponent(spec))
     ir.save(graph.build("test"), out / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=32)

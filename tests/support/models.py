@@ -24,7 +24,7 @@ from seap_export.plan.plan import Layout
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
 from seap_export.rounding.note import RoundingNote
 from seap_export.rounding.write import write_other_files
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.source import Source, open_source
 from support.corpora import Texts
 from support.tokenizers import write_micro_tokenizer
@@ -36,7 +36,6 @@ def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **val
     import torch
     from safetensors.torch import save_file
 
-    from seap_export.families import model_spec
     from seap_export.sources.stored import StoredForm
 
     config = micro_config(dtype=dtype, **values)
@@ -166,7 +165,7 @@ def with_written_weights(model_folder: Path, folder: Path, form: Any, target: Pa
     shutil.copytree(model_folder, target)
     with safe_open(target / "model.safetensors", framework="pt") as file:
         names = list(file.keys())
-    weights = form.weights(folder, model_spec(read_json(model_folder / "config.json")))
+    weights = form.weights(folder, read_spec(model_folder))
     save_file({name: weights.read([name])[name].contiguous() for name in names}, target / "model.safetensors")
     return target
 

@@ -25,11 +25,10 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
-from seap_export.families import model_spec
 from seap_export.plan.recipes import DEFAULT_RECIPE, open_recipe
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.write import write_rounded_model
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.source import open_source
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.measure import DenseAnswers, DenseReference, measure_divergence
@@ -92,7 +91,7 @@ def precision_table(
             reference = answers.reference(token_ids)
             for path in sorted(Path(scratch).iterdir()):
                 for own in map(OnnxFormat, precisions):
-                    how = own.grid(model_spec(read_json(path / "config.json")))
+                    how = own.grid(read_spec(path))
                     for rounding in (None, how) if how else (None,):
                         rows.append(_row(reference, path, own, statistics, rounding))
                         click.echo(str(rows[-1]), file=sys.stderr)

@@ -25,8 +25,8 @@ import numpy as np
 from converters.formats import parse_format
 from seap_export.corpus import Task
 from seap_export.errors import EnvironmentFailure, SeapError
-from seap_export.families import model_spec, supported_families
-from seap_export.sources.config import read_json
+from seap_export.families import supported_families
+from seap_export.sources.config import read_spec
 from validation.benchmarks.runtimes.cells import Cell, Outcome, all_cells, run_cell
 from validation.benchmarks.runtimes.contest import (
     Entry,
@@ -116,7 +116,7 @@ def speed(
     kept = Kept(work / "speed")
     rows = entries({"dense": dense.absolute(), "pruned": pruned.absolute()}, chosen, only)
     ready = _written(rows, work / "folders", threads, kept)
-    vocabulary = model_spec(read_json(dense / "config.json")).vocab_size
+    vocabulary = read_spec(dense).vocab_size
     samples = [own.prompt + own.completion for own in islice(Task("texts", texts).texts(), number)]
     token_ids = tokenize_prompts(dense, samples, max_tokens=prompt_tokens, vocab_size=vocabulary)
     _measure_divergence(dense, token_ids, ready, threads, kept)

@@ -12,10 +12,11 @@ from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import model_spec
+from seap_export.json_file import read_artifact
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.runtime.session import available_threads, open_session
-from seap_export.sources.config import end_tokens, read_artifact
+from seap_export.sources.config import end_tokens
 from validation.generation.figures import Answer, GenerationFigures
 from validation.generation.greedy import Ends, continue_prompts
 from validation.generation.questions import OpenTask

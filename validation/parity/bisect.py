@@ -17,10 +17,10 @@ from converters.onnx.form import read_form
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import read_scaling
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.session import available_threads, open_session, probe
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore, StoredArray
 from validation.parity.references import TokenSequence, sequences_of
 from validation.parity.rounding import round_weights
@@ -124,7 +124,7 @@ def bisect(
     """
     probe(provider)  # before the reference, which takes long
     model, threads = onnx_folder / "model.onnx", threads or available_threads()
-    spec = model_spec(read_json(hf_folder / "config.json"))
+    spec = read_spec(hf_folder)
     precision = read_form(model).precision
     mapped = claim_memory(model, [calls_of(case)], provider, compute=compute)
     with ArrayStore() as store:

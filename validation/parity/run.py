@@ -13,10 +13,10 @@ from pathlib import Path
 
 from converters.format import Format
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.session import available_threads
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore
 from validation.metrics import CLEAR_MARGIN
 from validation.parity.candidate import Trial, open_candidate
@@ -194,7 +194,7 @@ def _check_arguments(decode_steps: int, max_prompt_tokens: int, long_tokens: int
 
 def _model_spec(folder: Path) -> ModelSpec:
     try:
-        return model_spec(read_json(folder / "config.json"))
+        return read_spec(folder)
     except InputError as error:
         raise ArtifactError(str(error)) from error
 

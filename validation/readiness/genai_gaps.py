@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 from seap_export.errors import ArtifactError, SeapError
+from seap_export.json_file import write_json
 from seap_export.runtime.decoder import Decoder
 from seap_export.runtime.files import model_limits
 
@@ -67,7 +68,7 @@ def genai_gaps(folder: Path, tokens: Path, provider: str, out: Path) -> None:
     if max(found) > LARGEST_GAP:
         reasons.append(f"GenAI chose a token {max(found):.3g} below the runner's best, more than {LARGEST_GAP:g}")
     result = {**chosen, "largest_gap": max(found), "limit": LARGEST_GAP, "reasons": reasons}
-    out.write_text(json.dumps(result, indent=1) + "\n", "utf-8", newline="\n")
+    write_json(out, result, ensure_ascii=True)
     if reasons:
         click.echo(f"Error: {'; '.join(reasons)}", err=True)
         raise SystemExit(3)

@@ -16,6 +16,8 @@ from typing import Any
 
 import click
 
+from seap_export.json_file import write_json
+
 __all__ = ["summary"]
 
 
@@ -62,7 +64,7 @@ def profile(folder: Path, copy: Path, out: Path) -> None:
     if not found["step"]:
         raise click.ClickException(f"{files[0]}: no decode step in it; generate at least two tokens")
     shutil.copyfile(files[0], copy)
-    out.write_text(json.dumps(found, indent=1) + "\n", "utf-8", newline="\n")
+    write_json(out, found, ensure_ascii=True)
     for provider, operators in found["step"].items():
         click.echo(f"{provider}: {sum(operators.values())} nodes a step")
 

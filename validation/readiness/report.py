@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seap_export import __version__
+from seap_export.json_file import json_text
 from validation.readiness.machine import read_json
 from validation.readiness.processes import words_of_exit
 from validation.readiness.request import Request
@@ -53,10 +53,10 @@ def write_report(steps: Sequence[Step], outcomes: Mapping[str, Outcome], request
         "profile": read_json(request.result("profile")),
         "speed": speed,
     }
-    _replace(request.out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    _replace(request.out / "report.json", json_text(report))
     _replace(request.out / "report.md", "\n".join(_page(steps, outcomes, request, report)))
     table = {"machine": machine, "setting": _setting(request), "rows": speed}
-    _replace(request.out / "table.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    _replace(request.out / "table.json", json_text(table))
     _replace(request.out / "table.md", "\n".join(_table(request, report)))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import model_spec
+from seap_export.json_file import read_json
 from seap_export.layers.compute import Compute, choose_compute
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
 from validation.runtimes.scorer import open_scorer
 from validation.session_memory import Calls, claim_memory
@@ -58,7 +58,7 @@ def open_model(
         tokens = min(_TOKENS, positions)
         mapped = claim_memory(folder / "model.onnx", [Calls(batch_size, tokens, tokens)], provider, compute=compute)
     else:
-        positions = model_spec(read_json(tokenizer_folder / "config.json")).max_position_embeddings
+        positions = read_spec(tokenizer_folder).max_position_embeddings
     with closing(open_scorer(runtime, folder, threads, provider, mapped=mapped)) as runner:
         yield RunnerLM(runner, tokenizer, max_length=positions, **options)
 

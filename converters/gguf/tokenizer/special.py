@@ -8,7 +8,7 @@ from typing import Any
 
 from converters.gguf.metadata import Metadata
 from converters.gguf.tokenizer.tokens import Tokens, refuse
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json, read_json_if_present
 
 __all__ = ["special_metadata"]
 
@@ -26,7 +26,7 @@ def special_metadata(folder: Path, tokenizer: Mapping[str, Any], tokens: Tokens)
         InputError: More than three tokens end a text, one is unknown, or texts are framed in another way.
     """
     path = folder / "tokenizer.json"
-    settings = _settings(folder)
+    settings = read_json_if_present(folder / "tokenizer_config.json") or {}
     ends = _ends(folder, settings, tokens)
     if len(ends) > 1 + len(_FURTHER_ENDS):
         raise refuse(path, f"{len(ends)} tokens end a text, and there is room for {1 + len(_FURTHER_ENDS)}")
@@ -60,15 +60,9 @@ def _name(tokenizer: Mapping[str, Any], path: Path) -> Metadata:
     return {"general.name": _PHI3}
 
 
-def _settings(folder: Path) -> Mapping[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return read_json(path) if path.is_file() else {}
-
-
 def _ends(folder: Path, settings: Mapping[str, Any], tokens: Tokens) -> list[int]:
     """The tokens that end a text: the tokenizer's own first, if generation stops at it."""
-    path = folder / "generation_config.json"
-    given = (read_json(path) if path.is_file() else {}).get("eos_token_id")
+    given = (read_json_if_present(folder / "generation_config.json") or {}).get("eos_token_id")
     if given is None:
         given = read_json(folder / "config.json").get("eos_token_id")
     listed = [] if given is None else list(given) if isinstance(given, list) else [given]

@@ -21,7 +21,7 @@ from converters.gguf.tokenizer.special import special_metadata
 from converters.gguf.tokenizer.tokens import Tokens
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from seap_export.sources.gguf.tokenizers import tokenizer_of
 
 __all__ = ["tokenizer_metadata"]

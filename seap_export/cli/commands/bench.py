@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import form_of, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import PathType, force_option, output_options, provider_option, threads_option
+from seap_export.json_file import write_json
 
 if TYPE_CHECKING:
     from validation.speed.report import SpeedReport, Speedup
@@ -108,7 +108,7 @@ def bench_command(
     with write_whole(out, force=force) if out else nullcontext() as target:
         report = bench(paths, dense, request, console)
         if target:
-            target.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")
+            write_json(target, report.to_json(), ensure_ascii=True)
     for line in (*report.left_out, *report.complaints):
         console.warn(line)
     console.result(report.to_json(), _summary(report))

@@ -74,8 +74,8 @@ def prune_command(
 def _marker(out: Path) -> str:
     """The file at `out` by which --force recognises a pruned model, and nothing else."""
     from seap_export.families import is_pruned
+    from seap_export.json_file import read_json
     from seap_export.shrink.write import MODELING_FILES
-    from seap_export.sources.config import read_json
 
     config = out / "config.json"
     return config.name if config.is_file() and is_pruned(read_json(config)) else MODELING_FILES[0]

@@ -20,6 +20,7 @@ from seap_export.cli.options import (
     provider_option,
     threads_option,
 )
+from seap_export.json_file import json_text
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import Check, ValidationReport
@@ -169,13 +170,12 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
 
 
 def _write(report: ValidationReport, places: dict[str, Path]) -> None:
-    import json
 
     from validation.reports import html_page, junit_xml
 
     values = report.to_json()
     texts = {
-        "out": lambda: json.dumps(values, indent=1, ensure_ascii=False) + "\n",
+        "out": lambda: json_text(values),
         "junit": lambda: junit_xml(values),
         "html": lambda: html_page(values),
     }

@@ -14,10 +14,10 @@ from converters.hf.format import HfFormat, dtype_name
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Sample
 from seap_export.families import ModelSpec
+from seap_export.json_file import read_json
 from seap_export.layers.halves import HALVES
 from seap_export.pipeline.cost.sizes import format_bytes
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.sources.config import read_json
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS

@@ -18,7 +18,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
 from seap_export.errors import ArtifactError, UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.folder.origin import refuse_another_model
@@ -27,7 +27,7 @@ from seap_export.plan.plan import read_plan
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import available_threads, check_session_options, probe
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.source import open_source
 from validation.parity.candidate import arithmetic_of
 from validation.runtimes.table import REFERENCE, require_runtime
@@ -119,7 +119,7 @@ class _Model:
 
     @property
     def spec(self) -> ModelSpec:
-        return model_spec(read_json(self.hf / "config.json"))
+        return read_spec(self.hf)
 
 
 def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:

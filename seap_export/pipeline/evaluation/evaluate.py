@@ -12,6 +12,7 @@ from typing import Any
 
 from seap_export.corpus.harness import require_harness
 from seap_export.extras import installed_versions
+from seap_export.json_file import write_json
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluation.generation import generated_answers
 from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
@@ -161,7 +162,7 @@ def _run_by(subject: Subject, request: EvaluationRequest) -> dict[str, Path]:
 
 def write_evaluation(report: EvaluationReport, path: Path) -> None:
     """Writes the report as JSON."""
-    path.write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+    write_json(path, report.to_json())
 
 
 def write_answers(report: EvaluationReport, path: Path) -> None:

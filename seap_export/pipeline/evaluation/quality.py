@@ -5,7 +5,6 @@ A few texts of the other tasks and a general text show what it lost elsewhere.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer
 from seap_export.activations.statistics import Calibration, CalibrationRecord
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_json
+from seap_export.json_file import read_artifact, write_json
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluation.evaluate import divergence_report, divergence_texts, text_sets
 from seap_export.pipeline.evaluation.request import EvaluationRequest
@@ -29,7 +29,7 @@ from seap_export.pipeline.request.measured import ONNX, Measured
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.texts.general_text import TextSet, elsewhere_texts, refuse_damaged_cell
 from seap_export.runtime.files import load_tokenizer, model_limits
-from seap_export.sources.config import end_tokens, read_artifact
+from seap_export.sources.config import end_tokens
 from seap_export.sources.source import Source
 from validation.divergence.measure import DenseAnswers, claim_texts, continue_prompt
 from validation.divergence.paired import PairedText
@@ -227,7 +227,7 @@ def measure_quality(
             with progress.step(label, work.distinct, "texts", name=_step(name)) as done:
                 report = _report(work, answers, request, done)
             with workspace.writing(_step(name), keys[name], folder=False) as path:
-                path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+                write_json(path, report)
 
 
 def _records(workspace: Workspace) -> list[CalibrationRecord]:

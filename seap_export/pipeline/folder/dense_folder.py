@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seap_export.json_file import read_json, write_json
 from seap_export.shrink.write import write_weights
-from seap_export.sources.config import read_json
 from seap_export.sources.source import Source
 
 __all__ = ["dense_folder"]
@@ -33,7 +32,7 @@ def dense_folder(source: Source) -> Iterator[Path]:
 
 def _write(source: Source, folder: Path) -> None:
     """Writes config, tokenizer and weights, with one layer in memory at a time."""
-    (folder / "config.json").write_text(json.dumps(dict(source.config)), "utf-8", newline="\n")
+    write_json(folder / "config.json", dict(source.config))
     source.write_tokenizer(folder)
     layers = range(len(source.spec.layers))
     write_weights(source, source.spec, lambda first: map(source.read_layer, layers[first:]), folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -12,8 +11,8 @@ from typing import Any
 import seap_export
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_files
+from seap_export.json_file import json_text, read_artifact
 from seap_export.pipeline.folder.outputs import write_whole
-from seap_export.sources.config import read_artifact
 
 __all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_manifest"]
 
@@ -64,7 +63,7 @@ class Manifest:
         values = {"schema": MANIFEST_SCHEMA, **asdict(self)}
         for name in ("tasks", "variants", "steps", "files"):
             values[name] = dict(sorted(values[name].items()))
-        text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        text = json_text(values)
         path = folder / MANIFEST
         if path.is_file() and path.read_text("utf-8") == text:
             return

@@ -6,7 +6,6 @@ do not.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError
+from seap_export.json_file import read_artifact, write_json
 from seap_export.memory import peak_memory, reset_peak_memory
 from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.progress import Advance, Progress
-from seap_export.sources.config import read_artifact
 
 __all__ = ["PERFORMANCE", "Performance", "StepFigures", "Timed", "read_performance", "recorded"]
 
@@ -61,7 +60,7 @@ class Performance:
             "speed": dict(sorted(self.speed.items())),
         }
         with write_whole(folder / PERFORMANCE, force=True) as path:
-            path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+            write_json(path, values)
 
 
 def read_performance(folder: Path) -> Performance:

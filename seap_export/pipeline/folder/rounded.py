@@ -11,11 +11,10 @@ from tempfile import TemporaryDirectory
 from converters.format import Format
 from converters.formats import read_format
 from seap_export.errors import ArtifactError, InputError, ParityFailure
-from seap_export.families import model_spec
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.note import ROUNDING_FILE, RoundingNote, read_note
 from seap_export.rounding.restore import restore_rounded_model
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 
 __all__ = ["ROUNDING", "differences", "opened_model", "rounding_step", "write_format"]
 
@@ -77,7 +76,7 @@ def opened_model(written: Path) -> Iterator[Path]:
 
 def _restore(hf: Path, written: Path, note: RoundingNote, kept: Path, folder: Path) -> None:
     try:
-        weights = read_format(written).weights(written, model_spec(read_json(hf / "config.json")))
+        weights = read_format(written).weights(written, read_spec(hf))
         unproven = restore_rounded_model(hf, weights.read, note, folder)
     except InputError as error:  # here the model is a part of the artifact
         raise ArtifactError(str(error)) from error

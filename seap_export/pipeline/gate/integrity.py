@@ -9,12 +9,13 @@ from typing import Any
 
 from converters.formats import FORMATS, format_folders, read_format
 from seap_export.errors import ArtifactError, InputError, SeapError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import ModelSpec
+from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.quality import QUALITY, quality_figures, recorded_quality
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest
 from seap_export.pipeline.folder.names import parity_file, variant_name
 from seap_export.plan.plan import Plan, read_plan
-from seap_export.sources.config import read_artifact, read_json
+from seap_export.sources.config import read_spec
 
 __all__ = ["PARTS", "folder_damages", "variant_damages"]
 
@@ -151,6 +152,6 @@ def _verdict(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _spec(folder: Path) -> ModelSpec:
     try:
-        return model_spec(read_json(folder / "hf" / "config.json"))
+        return read_spec(folder / "hf")
     except SeapError as error:
         raise ArtifactError(str(error)) from error

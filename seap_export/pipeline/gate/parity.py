@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from seap_export.corpus import Task
+from seap_export.json_file import write_json
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.folder.rounded import opened_model
 from seap_export.pipeline.folder.variant import calibrations_of, refuse_incomplete
@@ -94,4 +94,4 @@ def check_parity(
 
 def write_report(report: ParityReport, path: Path) -> None:
     """Writes the report as JSON."""
-    path.write_text(json.dumps(report.to_json(), indent=1) + "\n", "utf-8", newline="\n")
+    write_json(path, report.to_json(), ensure_ascii=True)

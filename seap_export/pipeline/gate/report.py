@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 from converters.formats import format_folders, read_format, row_of
 from seap_export.errors import SeapError
 from seap_export.families import ModelSpec, dense_config, model_spec
+from seap_export.json_file import read_json
 from seap_export.pipeline.folder.manifest import Manifest, package_versions
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.runtime.doctor.machine import processor
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 
 __all__ = ["CHECKS", "VALIDATION_SCHEMA", "Check", "CheckName", "ValidationReport", "Verdict", "describe_variant"]
 
@@ -215,7 +216,7 @@ def _plan(folder: Path) -> Plan:
 
 
 def _spec(folder: Path) -> ModelSpec:
-    return model_spec(read_json(folder / "hf" / "config.json"))
+    return read_spec(folder / "hf")
 
 
 def _dense(folder: Path) -> ModelSpec:

@@ -11,6 +11,7 @@ from converters.formats import format_folders, read_format
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
+from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.quality import settled_quality
 from seap_export.pipeline.folder.names import parity_file
 from seap_export.pipeline.folder.workspace import Workspace
@@ -19,7 +20,6 @@ from seap_export.pipeline.steps.formats import FormatStep, format_step
 from seap_export.pipeline.steps.step import Work
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.rounding.note import read_note
-from seap_export.sources.config import read_artifact
 
 __all__ = ["describe_variant", "remarks"]
 

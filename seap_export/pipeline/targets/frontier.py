@@ -6,7 +6,6 @@ with a target for the speed it holds measured speeds, which differ from run to r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import SeapError
+from seap_export.json_file import read_artifact, write_json
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point
 from seap_export.pipeline.targets.targets import Targets
-from seap_export.sources.config import read_artifact
 
 __all__ = ["FRONTIER", "Frontier", "frontier_json", "known_figures", "read_frontier", "write_frontier"]
 
@@ -83,7 +82,7 @@ def frontier_json(targets: Targets, usual: str, tasks: Mapping[str, Frontier]) -
 def write_frontier(values: Mapping[str, Any], folder: Path) -> None:
     """Replaces the folder's file atomically."""
     with write_whole(folder / FRONTIER, force=True) as path:
-        path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+        write_json(path, values)
 
 
 def read_frontier(folder: Path) -> dict[str, Any] | None:

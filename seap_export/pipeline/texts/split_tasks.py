@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
 from seap_export.families.family import PRUNED_PREFIX
+from seap_export.json_file import write_json
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.mixtures import Support
 from seap_export.pipeline.request.settings import CalibrationSettings
@@ -119,7 +119,7 @@ def tokenizer_folder(source: Source) -> Iterator[Path]:
         source.write_tokenizer(Path(folder))
         for name, values in configs.items():
             if values is not None:
-                (Path(folder) / name).write_text(json.dumps(dict(values)), "utf-8", newline="\n")
+                write_json(Path(folder) / name, dict(values))
         yield Path(folder)
 
 

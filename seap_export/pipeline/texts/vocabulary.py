@@ -11,9 +11,9 @@ from typing import Any
 
 from seap_export.corpus import Task
 from seap_export.errors import InputError
+from seap_export.json_file import read_json
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.texts.split_tasks import load_tokenizer
-from seap_export.sources.config import read_json
 from seap_export.sources.source import Source
 from seap_export.vocabulary.choice import VocabularySize, check_size, choose_tokens, required_tokens
 from seap_export.vocabulary.config import named_tokens

@@ -13,8 +13,7 @@ from support.models import write_micro_model
 
 from converters.hf.format import HfFormat
 from seap_export.errors import InputError, UsageError
-from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> N
 
 
 def test_it_is_sized_and_read_back(model: Path) -> None:
-    own, spec = HfFormat.read(model), model_spec(read_json(model / "config.json"))
+    own, spec = HfFormat.read(model), read_spec(model)
     assert own.precision == "fp32"
     assert own.size(spec) == pytest.approx((model / "model.safetensors").stat().st_size, rel=0.05)
     stored = load_file(model / "model.safetensors")

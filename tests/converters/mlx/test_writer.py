@@ -18,15 +18,16 @@ from converters.mlx import MlxFormat
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
-from seap_export.families import ModelSpec, model_spec
-from seap_export.sources.config import read_json
+from seap_export.families import ModelSpec
+from seap_export.json_file import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
 PRECISIONS = MlxFormat.precisions
 
 
 def spec_of(folder: Path) -> ModelSpec:
-    return model_spec(read_json(folder / "config.json"))
+    return read_spec(folder)
 
 
 @pytest.mark.parametrize("variation", VARIED)

@@ -17,8 +17,7 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision, choose_precision
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError
-from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from validation.parity.rounding import round_weights
 
 FORMS = {
@@ -36,14 +35,14 @@ def read_back(model: Path, folder: Path, form: OnnxForm) -> dict[str, torch.Tens
     """What is read after writing."""
     folder.mkdir()
     write_onnx(model, folder, form)
-    spec = model_spec(read_json(model / "config.json"))
+    spec = read_spec(model)
     return OnnxFormat.of(form).weights(folder, spec).read(load_file(model / "model.safetensors"))
 
 
 def wanted(model: Path, form: OnnxForm) -> dict[str, torch.Tensor]:
     """The model's weights, rounded by the same levels; 16 bits round what is not quantised."""
     stored = load_file(model / "model.safetensors")
-    change = round_weights(model_spec(read_json(model / "config.json")), form.precision)
+    change = round_weights(read_spec(model), form.precision)
     rounded = {name: tensor.float() for name, tensor in stored.items()}
     return rounded if change is None else change(rounded)
 
@@ -83,6 +82,6 @@ def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     graph.write_bytes(proto.SerializeToString())
-    own = OnnxFormat("fp32").weights(graph.parent, model_spec(read_json(model / "config.json")))
+    own = OnnxFormat("fp32").weights(graph.parent, read_spec(model))
     with pytest.raises(ArtifactError, match=r"model\.norm\.weight"):
         own.read(["model.norm.weight"])

@@ -21,7 +21,7 @@ from converters.openvino import OpenvinoFormat, packages
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 pytestmark = pytest.mark.needs("openvino")
 PRECISIONS = OpenvinoFormat.precisions

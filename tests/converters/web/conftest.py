@@ -11,8 +11,8 @@ from support.models import write_source
 
 from converters.web import WebFormat
 from converters.web.precisions import file_name
-from seap_export.families import ModelSpec, model_spec
-from seap_export.sources.config import read_json
+from seap_export.families import ModelSpec
+from seap_export.sources.config import read_spec
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Webbed:
 
     @property
     def spec(self) -> ModelSpec:
-        return model_spec(read_json(self.source / "config.json"))
+        return read_spec(self.source)
 
     @property
     def graph(self) -> Path:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, processors
 
 from converters.web.configs import generation_config, tokenizer_config, web_config
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 
 @pytest.fixture

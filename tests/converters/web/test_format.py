@@ -21,7 +21,8 @@ from converters.web.graph import KEPT
 from converters.web.precisions import precision_of
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
+from seap_export.sources.config import read_spec
 from validation.parity.rounding import round_weights
 
 
@@ -132,7 +133,7 @@ def test_data_are_divided_and_read_back(webbed: Callable[..., Any], monkeypatch:
 
 def test_rows_of_no_whole_blocks_stay_as_they_are(webbed: Callable[..., Any], tmp_path: Path) -> None:
     source = write_source(tmp_path / "m", "llama-tied", pruned=False, hidden_size=72)
-    spec = model_spec(read_json(source / "config.json"))
+    spec = read_spec(source)
     folder = tmp_path / "out"
     folder.mkdir()
     own = WebFormat("q4")

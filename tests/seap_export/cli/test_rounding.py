@@ -18,10 +18,9 @@ from support.tokenizers import write_byte_level
 
 from converters.formats import read_format
 from seap_export.errors import ParityFailure
-from seap_export.families import model_spec
 from seap_export.pipeline.folder.rounded import differences, opened_model
 from seap_export.rounding.note import read_note
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 
 Run = Callable[..., Any]
 FORMATS = ("--format", "onnx:int4", "--format", "onnx:fp32")
@@ -80,7 +79,7 @@ def test_other_formats_with_this_grid_hold_the_same_weights(out: Path, run: Run,
     rounded, hf = out / "rounding" / "a-0.3" / "int4-32", out / "a-0.3" / "hf"
     words = ("--format", f"web:{precision}", "--calibration", out / "calibration" / "a", "--out", "web")
     assert run("convert", hf, *words).code == 0
-    own, spec = read_format(Path("web")), model_spec(read_json(hf / "config.json"))
+    own, spec = read_format(Path("web")), read_spec(hf)
     expected = load_file(rounded / "model.safetensors")
     found = own.weights(Path("web"), spec).read(expected)
     for name, tensor in expected.items():
@@ -182,7 +181,7 @@ def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, work: Path,
         assert model.name != "hf"
         rounded = load_file(model / "model.safetensors")
     assert not list(differences(variant / folder))
-    own, spec = read_format(variant / folder), model_spec(read_json(hf / "config.json"))
+    own, spec = read_format(variant / folder), read_spec(hf)
     found = own.weights(variant / folder, spec).read(note.rounded)
     assert all(torch.equal(found[name], rounded[name]) for name in note.rounded)
     nearest = (*words[:4], "--out", "nearest")

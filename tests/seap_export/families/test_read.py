@@ -18,7 +18,7 @@ import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
 from seap_export.families import dense_config, family_of_model_type, language_config, model_spec
 from seap_export.families.names import NORMS
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from seap_export.sources.stored import StoredForm
 
 PER_LAYER = {

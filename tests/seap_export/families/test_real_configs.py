@@ -13,7 +13,8 @@ from support.models import why_not_loaded
 from transformers import AutoConfig
 
 from seap_export.families import ModelSpec, model_spec
-from seap_export.sources.config import portable_config, read_json
+from seap_export.json_file import read_json
+from seap_export.sources.config import portable_config
 
 CONFIGS = {**COPIED, **REMEMBERED}
 _GEMMA_3 = {"windows": [512] * 5 + [None], "thetas": [1e4] * 5 + [1e6], "tied": True}

@@ -12,9 +12,8 @@ from support.variations import RICHEST, VARIATIONS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from seap_export.families import model_spec
 from seap_export.layers.stock import StockModel
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.weights import SafetensorsReader
 
 CUDA = torch.device("cuda", 0)
@@ -73,7 +72,7 @@ def test_everything_is_on_the_device(variation: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
-    spec, tensors = model_spec(read_json(folder / "config.json")), SafetensorsReader(folder)
+    spec, tensors = read_spec(folder), SafetensorsReader(folder)
     weights = tensors.read(tensors.shapes())
     config = AutoConfig.from_pretrained(folder)
     family = spec.family

@@ -16,8 +16,9 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from seap_export.errors import InputError
 from seap_export.families import model_spec
+from seap_export.json_file import read_json
 from seap_export.layers.rotary import attention_factor, inverse_frequencies, rotary_tables
-from seap_export.sources.config import portable_config, read_json
+from seap_export.sources.config import portable_config
 
 THETA = 5000.0
 PLAIN: dict[str, dict[str, Any]] = {
@@ -199,21 +200,3 @@ def test_the_config_given_is_not_changed() -> None:
     before = json.dumps(config)
     portable_config(config)
     assert json.dumps(config) == before
-
-
-@pytest.mark.parametrize(("text", "message"), [("{", "not a readable JSON"), ("[1]", "expected a JSON object")])
-def test_a_file_that_holds_no_json_object_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "some.json").write_text(text, "utf-8")
-    with pytest.raises(InputError, match=rf"some\.json: {message}"):
-        read_json(tmp_path / "some.json")
-
-
-def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "some.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"some\.json: not a readable JSON"):
-        read_json(tmp_path / "some.json")
-
-
-def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"some\.json: no such file"):
-        read_json(tmp_path / "some.json")

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
 from seap_export.families import family_of_model_type
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from seap_export.sources.source import open_source
 from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right, tokenizer_files
 

@@ -15,7 +15,8 @@ from support.variations import RICHEST, VARIATIONS
 from converters.onnx.precision import Precision
 from converters.onnx.weights.overflow import find_scaling
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
+from seap_export.sources.config import read_spec
 from seap_export.sources.weights import SafetensorsReader
 from validation.parity.rounding import narrow, scale_norms, scale_weights
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
@@ -30,7 +31,7 @@ def _logits(runner: TorchRunner) -> np.ndarray:
 @pytest.mark.parametrize("name", RICHEST)
 def test_scaling_changes_no_result(name: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[name])
-    spec = model_spec(read_json(folder / "config.json"))
+    spec = read_spec(folder)
     with open_torch_runner(folder, 1) as runner:
         expected = _logits(runner)
         runner.change_weights(scale_weights(spec, every_exponent(spec)))

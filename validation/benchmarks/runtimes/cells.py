@@ -14,8 +14,8 @@ from converters.formats import FORMATS, format_class
 from seap_export.errors import EnvironmentFailure, InputError, SeapError, UsageError
 from seap_export.extras import require_extra
 from seap_export.families import model_spec, supported_families
+from seap_export.json_file import read_json
 from seap_export.runtime.session import probe
-from seap_export.sources.config import read_json
 from validation.benchmarks.runtimes.small_models import KINDS, Kind, write_small_model
 from validation.parity.run import run_parity
 from validation.runtimes.table import REFERENCE, require_runtime

@@ -20,7 +20,7 @@ from converters.formats import format_class
 from converters.gguf.file import MODEL_FILE
 from seap_export.errors import InputError, ParityFailure
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from validation.benchmarks.runtimes.kept import Kept
 from validation.benchmarks.runtimes.llama_quantizer import quantize
 from validation.divergence.measure import DenseReference

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 
 __all__ = ["NODE_MODULES", "PACKAGE", "NodePackage", "find_transformers_js", "require_transformers_js"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ParityFailure
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from validation.runtimes.node.package import find_transformers_js
 from validation.runtimes.node.process import NodeProcess
 from validation.runtimes.timing import Pace

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import seap_export
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, ParityFailure
 from seap_export.families import ModelSpec, is_pruned, model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from validation.runtimes.runner import Gives, Logits
 from validation.runtimes.timing import Pace
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer
 
 from seap_export.errors import InputError
 from seap_export.families import Family, GgufForm
+from seap_export.json_file import write_json
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.tokenizers.byte_level import byte_level
 from seap_export.sources.gguf.tokenizers.sentencepiece import sentencepiece
@@ -32,8 +32,7 @@ def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
     """
     tokenizer = _whole(file)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8", newline="\n")
-    text = json.dumps(_tokenizer_config(file), indent=2, ensure_ascii=False)
-    (folder / "tokenizer_config.json").write_text(text + "\n", "utf-8", newline="\n")
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(file), indent=2)
 
 
 def tokenizer_of(path: Path, metadata: Mapping[str, Any], family: Family) -> Tokenizer:

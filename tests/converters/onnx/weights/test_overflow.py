@@ -19,7 +19,7 @@ from converters.onnx.weights.overflow import find_scaling
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import InputError
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader
 

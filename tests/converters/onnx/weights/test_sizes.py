@@ -13,8 +13,7 @@ from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import choose_precision
 from converters.onnx.weights.sizes import weight_bytes
-from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 
 
 def stored_bytes(folder: Path) -> int:
@@ -33,6 +32,6 @@ def test_weights_take_as_many_bytes(tmp_path: Path, tied: bool, name: Any, optio
     precision, folder = choose_precision(name, **options), tmp_path / "onnx"
     folder.mkdir()
     write_onnx(model, folder, OnnxForm(precision))
-    spec = model_spec(read_json(model / "config.json"))
+    spec = read_spec(model)
     told = weight_bytes(spec, precision)
     assert told == pytest.approx(stored_bytes(folder), rel=0.08)  # rows of zero points end in whole bytes

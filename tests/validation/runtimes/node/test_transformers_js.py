@@ -21,8 +21,7 @@ from tokenizers import Tokenizer, processors
 from converters.web import WebFormat, data_files
 from converters.web.precisions import file_name, precision_of
 from seap_export.errors import ParityFailure
-from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.sources.config import read_spec
 from validation.parity.rounding import round_activations
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
@@ -44,7 +43,7 @@ class Subject:
 
     def __init__(self, root: Path, variation: str, precision: str, *, pruned: bool) -> None:
         self.source = write_source(root / "hf", variation, pruned=pruned)
-        self.spec = model_spec(read_json(self.source / "config.json"))
+        self.spec = read_spec(self.source)
         self.format, self.folder = WebFormat(precision), root / "web"
         self.folder.mkdir()
         self.format.write(self.source, self.folder, lambda _: None)

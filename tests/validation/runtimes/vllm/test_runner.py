@@ -19,7 +19,8 @@ from support.variations import RICHEST, VARIATIONS
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.families import model_spec
-from seap_export.sources.config import read_json
+from seap_export.json_file import read_json
+from seap_export.sources.config import read_spec
 from validation.runtimes.vllm import runner as vllm_runner
 from validation.runtimes.vllm.runner import PYTHON, VllmRunner, require_vllm, vllm_refusal
 
@@ -122,7 +123,7 @@ def test_vllm_serves_the_folder_by_itself(tmp_path: Path, vllm: object, is_trust
 @pytest.mark.needs("vllm")
 def test_a_prompt_may_fill_the_context(tmp_path: Path, vllm: Callable[..., VllmRunner], torch_logits: Logits) -> None:
     model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", head_dim=HEAD_DIM)
-    positions = model_spec(read_json(model / "config.json")).max_position_embeddings
+    positions = read_spec(model).max_position_embeddings
     prompt = np.random.default_rng(0).integers(3, 60, (1, positions))
     (found,) = vllm(model, max_length=positions).prefill(prompt, [positions])
     (wanted,) = torch_logits(model, prompt.tolist())
