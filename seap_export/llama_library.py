@@ -21,7 +21,7 @@ from typing import Any
 
 from seap_export.errors import EnvironmentFailure
 
-__all__ = ["LIBRARY_EXTRA", "Batch", "ContextParameters", "ModelParameters", "llama_library"]
+__all__ = ["LIBRARY_EXTRA", "ContextParameters", "LlamaBatch", "ModelParameters", "llama_library"]
 
 #: The extra that installs the library.
 LIBRARY_EXTRA = "gguf"
@@ -97,7 +97,7 @@ class ContextParameters(Structure):
     )
 
 
-class Batch(Structure):
+class LlamaBatch(Structure):
     """`llama_batch`: tokens, each with its position and the sequences that it belongs to."""
 
     _fields_ = (
@@ -132,9 +132,9 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_free": (None, (pointer,)),
     "llama_get_memory": (pointer, (pointer,)),
     "llama_memory_clear": (None, (pointer, c_bool)),
-    "llama_batch_init": (Batch, (c_int32, c_int32, c_int32)),
-    "llama_batch_free": (None, (Batch,)),
-    "llama_decode": (c_int32, (pointer, Batch)),
+    "llama_batch_init": (LlamaBatch, (c_int32, c_int32, c_int32)),
+    "llama_batch_free": (None, (LlamaBatch,)),
+    "llama_decode": (c_int32, (pointer, LlamaBatch)),
     "llama_get_logits_ith": (POINTER(c_float), (pointer, c_int32)),
     "llama_vocab_n_tokens": (c_int32, (pointer,)),
     "llama_vocab_is_eog": (c_bool, (pointer, c_int32)),

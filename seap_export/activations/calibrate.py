@@ -25,7 +25,7 @@ from seap_export.layers.halves import HALVES, Half, half_tensors
 from seap_export.layers.hidden_states import HalfPass, HiddenStates
 from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.streams import Storage, choose_storage
+from seap_export.layers.streams import StreamStorage, choose_storage
 from seap_export.sources.source import Source
 
 __all__ = ["collect_statistics", "storage_for"]
@@ -75,7 +75,7 @@ def collect_statistics(
     shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def storage_for(source: Source, token_ids: Sequence[Sequence[int]], folder: Path, compute: Compute) -> Storage:
+def storage_for(source: Source, token_ids: Sequence[Sequence[int]], folder: Path, compute: Compute) -> StreamStorage:
     """Where `collect_statistics` keeps the hidden states of these texts."""
     return choose_storage(source.spec, sum(map(len, token_ids)), compute, folder / UNFINISHED)
 
@@ -122,7 +122,7 @@ class _Run:
         """Runs one layer, unless it was done before, and replaces the hidden states by its output."""
         if index < self._next:
             return
-        self._backward.keep_inputs(index, [self._streams[place] for place in range(self._backward.number)])
+        self._backward.keep_inputs(index, [self._streams[batch] for batch in range(self._backward.number)])
         tensors = self._source.read_layer(index)
         if self._check is not None:
             self._check.layer(index, tensors)
@@ -130,8 +130,8 @@ class _Run:
         self._save(index + 1)
 
     def _half(self, index: int, half: Half, tensors: dict[str, torch.Tensor]) -> HalfStatistics:
-        own = half_tensors(tensors, index, half)
-        layer = DecoderLayer(self._source.spec, index, own, self._compute.device)
+        half_layer = half_tensors(tensors, index, half)
+        layer = DecoderLayer(self._source.spec, index, half_layer, self._compute.device)
         moments, covariance = MomentAccumulator(), CovarianceAccumulator()
 
         def add(passed: HalfPass) -> None:
@@ -157,6 +157,6 @@ class _Run:
             head = self._source.read_outer("embed_tokens" if spec.tie_word_embeddings else "lm_head")
             if self._check is not None:
                 self._check.logits(gain, head)
-            outputs = [self._streams[place] for place in range(self._backward.number)]
+            outputs = [self._streams[batch] for batch in range(self._backward.number)]
             self._backward.begin(gain, head, outputs)
         return self._backward.run()

@@ -29,7 +29,7 @@ class Mixture:
         self.name = name
         self.weights = dict(weights)
         self.calibrations = {task: calibrations[task] for task in weights}
-        digests = {own.record.source_sha256 for own in self.calibrations.values()}
+        digests = {calibration.record.source_sha256 for calibration in self.calibrations.values()}
         if len(digests) > 1:
             raise InputError(
                 f"'{name}': the tasks were calibrated with different models; calibrate all of them with the same model"
@@ -45,7 +45,7 @@ class Mixture:
     @property
     def num_tokens(self) -> int:
         """Calibration tokens of all tasks."""
-        return sum(own.record.num_tokens for own in self.calibrations.values())
+        return sum(calibration.record.num_tokens for calibration in self.calibrations.values())
 
     @property
     def effective_tokens(self) -> float:
@@ -55,15 +55,15 @@ class Mixture:
 
     def layer(self, index: int) -> LayerMoments:
         """Moments of the mixture: the mean of the means; the mean of the variances, and the variance of the means."""
-        own = {task: calibration.layer(index) for task, calibration in self.calibrations.items()}
+        moments = {task: calibration.layer(index) for task, calibration in self.calibrations.items()}
         return LayerMoments(
-            self._mixed([(p, own[task].o_proj) for task, p in self.probabilities.items()]),
-            self._mixed([(p, own[task].down_proj) for task, p in self.probabilities.items()]),
+            self._mixed([(p, moments[task].o_proj) for task, p in self.probabilities.items()]),
+            self._mixed([(p, moments[task].down_proj) for task, p in self.probabilities.items()]),
         )
 
     def covariance(self, index: int, half: Half) -> torch.Tensor:
         """Covariance of the mixture at the input of a layer's o_proj or down_proj, float64 [channels, channels]."""
-        means = {task: getattr(own.layer(index), half).mean for task, own in self.calibrations.items()}
+        means = {task: getattr(calibration.layer(index), half).mean for task, calibration in self.calibrations.items()}
         mean = torch.stack([p * means[task] for task, p in self.probabilities.items()]).sum(0)
         total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
         for task, probability in self.probabilities.items():
@@ -85,6 +85,8 @@ class Mixture:
         ]
 
     def _mixed(self, parts: Sequence[tuple[float, Moments]]) -> Moments:
-        mean = torch.stack([p * own.mean for p, own in parts]).sum(0)
-        variance = torch.stack([p * (own.variance + (own.mean - mean).square()) for p, own in parts]).sum(0)
+        mean = torch.stack([p * moments.mean for p, moments in parts]).sum(0)
+        variance = torch.stack([p * (moments.variance + (moments.mean - mean).square()) for p, moments in parts]).sum(
+            0
+        )
         return Moments(self.num_tokens, mean, variance)

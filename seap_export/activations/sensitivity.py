@@ -95,18 +95,20 @@ class Backward:
             # known to be finite since the way forward
             layer = DecoderLayer(spec, index, self._source.reader.read(spec.layer_tensors(index)), self._device)
             inputs = kept_tensors(path_of(self._folder, _INPUTS, index))
-            for place, batch in enumerate(self._batches):
-                hidden, after = (own[str(place)].to(self._device) for own in (inputs, gradients))
-                found, before = _backward(layer, batch, hidden, after)
-                squares[index] += found.cpu()
-                gradients[str(place)] = before.cpu()
+            for number, batch in enumerate(self._batches):
+                hidden, after = (tensors[str(number)].to(self._device) for tensors in (inputs, gradients))
+                sums, before = _backward(layer, batch, hidden, after)
+                squares[index] += sums.cpu()
+                gradients[str(number)] = before.cpu()
             del layer  # before the next one is read
-            self._keep(_GRADIENT, index, [gradients[str(place)] for place in range(self.number)], {_SQUARES: squares})
+            self._keep(
+                _GRADIENT, index, [gradients[str(number)] for number in range(self.number)], {_SQUARES: squares}
+            )
             path_of(self._folder, _GRADIENT, index + 1).unlink()
         return squares / (sum(batch.num_tokens for batch in self._batches) * spec.hidden_size)
 
     def _keep(self, name: str, index: int, values: Sequence[torch.Tensor], others: Mapping[str, torch.Tensor]) -> None:
-        tensors = {str(place): value for place, value in enumerate(values)}
+        tensors = {str(number): value for number, value in enumerate(values)}
         keep_tensors(path_of(self._folder, name, index), {**tensors, **others})
 
 
@@ -120,10 +122,11 @@ def _backward(
         for half in HALVES:
             product = layer.project(half, layer.channels(half, streams[-1], batch))
             factors.append(layer.factor(half, product.detach()))
-            streams.append(streams[-1] + layer.written(half, product))
+            streams.append(streams[-1] + layer.update(half, product))
         at_middle, at_before = torch.autograd.grad(streams[2], (streams[1], streams[0]), gradient)
     squares = [
-        (own * factor).double().square().sum() for own, factor in zip((at_middle, gradient), factors, strict=True)
+        (gradient_at * factor).double().square().sum()
+        for gradient_at, factor in zip((at_middle, gradient), factors, strict=True)
     ]
     return torch.stack(squares), at_before
 

@@ -160,9 +160,9 @@ class Calibration:
     def layer(self, index: int) -> LayerMoments:
         """The moments of one layer."""
         names = [f"{half}.{moment}" for half in HALVES for moment in ("mean", "variance")]
-        found = self._read(_layer_file(index), names)
+        tensors = self._read(_layer_file(index), names)
         return LayerMoments(
-            *(Moments(self.record.num_tokens, found[f"{half}.mean"], found[f"{half}.variance"]) for half in HALVES)
+            *(Moments(self.record.num_tokens, tensors[f"{half}.mean"], tensors[f"{half}.variance"]) for half in HALVES)
         )
 
     def covariance(self, index: int, half: Half) -> torch.Tensor:
@@ -186,10 +186,10 @@ class Calibration:
 
     def token_ids(self) -> list[list[int]]:
         """The token ids of the calibration texts."""
-        found = self._read(_TOKENS, ["token_ids", "lengths"])
-        if len(found["token_ids"]) != int(found["lengths"].sum()):
+        tensors = self._read(_TOKENS, ["token_ids", "lengths"])
+        if len(tensors["token_ids"]) != int(tensors["lengths"].sum()):
             raise self._unreadable(_TOKENS, "the lengths of the texts do not add up")
-        return [ids.tolist() for ids in found["token_ids"].split(found["lengths"].tolist())]
+        return [ids.tolist() for ids in tensors["token_ids"].split(tensors["lengths"].tolist())]
 
     def _read(self, file: str, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
         try:

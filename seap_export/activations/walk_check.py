@@ -26,7 +26,7 @@ from seap_export.layers.stock import StockModel
 from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
 
-__all__ = ["WalkCheck", "shortened"]
+__all__ = ["WalkCheck", "short_context"]
 
 #: Tokens that are compared; a text is cut there.
 _TOKENS = 256
@@ -59,7 +59,7 @@ class WalkCheck:
         self._vocabulary, ids = batch.input_ids.unique(return_inverse=True)
         self._rows = rows = table[self._vocabulary]
         config = {**source.config, "vocab_size": len(self._vocabulary), "pad_token_id": None}
-        config, self._spec = shortened(config, source.spec, max(ids.numel() // 2, 1))
+        config, self._spec = short_context(config, source.spec, max(ids.numel() // 2, 1))
         self._walk = HiddenStates.embedded(self._spec, rows, [Batch(ids, batch.real)])
         self._model = StockModel(_stock_config(config), self._spec)  # other backends than eager leave out soft caps
         self._load_outer("embed_tokens", rows)
@@ -136,7 +136,7 @@ def _stock_config(config: Mapping[str, Any]) -> Any:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-def shortened(config: Mapping[str, Any], spec: ModelSpec, length: int) -> tuple[dict[str, Any], ModelSpec]:
+def short_context(config: Mapping[str, Any], spec: ModelSpec, length: int) -> tuple[dict[str, Any], ModelSpec]:
     """Config and description with windows, and lengths at which a rotation or queries change, of at most `length`.
 
     The lengths in the config become shorter whether the description knows of them or not.

@@ -62,12 +62,12 @@ def choose_plan(
         say("too few calibration texts to try plans on")
     if texts is None:
         return at({})
-    log, made = TrialLog(folder / _LOG), list[Trials]()
+    log, trials = TrialLog(folder / _LOG), list[Trials]()
 
     def divergence(steps: Mapping[str, float]) -> float:
-        if not made:
-            made.append(Trials(source, texts, folder, compute))
-        return made[0].divergence(at(steps))
+        if not trials:
+            trials.append(Trials(source, texts, folder, compute))
+        return trials[0].divergence(at(steps))
 
     def measure(steps: Mapping[str, float]) -> float:
         value = log.next(lambda: divergence(steps))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Found", "TrialLog", "directions", "multipliers", "search"]
+__all__ = ["BestSteps", "TrialLog", "directions", "multipliers", "search"]
 
 #: The first step and the last one; each is half of the one before.
 _FIRST, _LAST = 0.5, 0.125
@@ -32,12 +32,12 @@ def directions(layers: int) -> dict[str, npt.NDArray[np.float64]]:
 
 def multipliers(layers: int, steps: Mapping[str, float]) -> npt.NDArray[np.float64]:
     """What the sensitivities are multiplied with after steps in these directions, float64 [layers, 2]."""
-    known = directions(layers)
-    return np.exp(sum((size * known[name] for name, size in steps.items()), np.zeros((layers, 2))))
+    shapes = directions(layers)
+    return np.exp(sum((size * shapes[name] for name, size in steps.items()), np.zeros((layers, 2))))
 
 
 @dataclass(frozen=True)
-class Found:
+class BestSteps:
     """The best of what was tried.
 
     Attributes:
@@ -81,7 +81,7 @@ def search(
     propose: Callable[[Mapping[str, float]], Hashable],
     measure: Callable[[Mapping[str, float]], float],
     trials: int,
-) -> Found:
+) -> BestSteps:
     """Takes a step in each direction, or the opposite one, and keeps what lowers the divergence.
 
     When no step does, steps are halved. The way that helped last is tried first.
@@ -92,21 +92,21 @@ def search(
         measure: The divergence there.
         trials: Number of measurements at most, at least 1.
     """
-    known: dict[Hashable, float] = {}
+    divergences: dict[Hashable, float] = {}
 
     def divergence(steps: Mapping[str, float]) -> float:
         proposed = propose(steps)
-        if proposed not in known:
-            known[proposed] = measure(steps)
-        return known[proposed]
+        if proposed not in divergences:
+            divergences[proposed] = measure(steps)
+        return divergences[proposed]
 
     steps, signs, size = dict.fromkeys(names, 0.0), dict.fromkeys(names, 1.0), _FIRST
     before = best = divergence(steps)
-    while size >= _LAST and len(known) < trials:
+    while size >= _LAST and len(divergences) < trials:
         start = best
         for name in names:
             for sign in (signs[name], -signs[name]):
-                if len(known) == trials:
+                if len(divergences) == trials:
                     break
                 tried = {**steps, name: steps[name] + sign * size}
                 if (value := divergence(tried)) < best:
@@ -114,4 +114,4 @@ def search(
                     break
         if best == start:
             size /= 2
-    return Found({name: size for name, size in steps.items() if size}, before, best, len(known))
+    return BestSteps({name: size for name, size in steps.items() if size}, before, best, len(divergences))

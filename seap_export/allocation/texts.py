@@ -64,8 +64,8 @@ def draw_texts(statistics: Mixture) -> TrialTexts | None:
         others = _first(texts[len(judges) :], FITTED_TOKENS * probability)
         if not judges or not others:
             return None
-        for part, own in ((judged, judges), (fitted, others)):
-            part |= dict.fromkeys(own, probability / sum(map(len, own)))
+        for part, drawn in ((judged, judges), (fitted, others)):
+            part |= dict.fromkeys(drawn, probability / sum(map(len, drawn)))
     return TrialTexts(tuple(fitted.items()), tuple(judged.items()))
 
 
@@ -77,7 +77,7 @@ def _in_order(texts: Sequence[Sequence[int]], taken: Mapping[tuple[int, ...], fl
 
 def _first(texts: Sequence[tuple[int, ...]], tokens: float) -> list[tuple[int, ...]]:
     """The first texts, until they have this many tokens."""
-    found: list[tuple[int, ...]] = []
-    while len(found) < len(texts) and sum(map(len, found)) < tokens:
-        found.append(texts[len(found)])
-    return found
+    taken: list[tuple[int, ...]] = []
+    while len(taken) < len(texts) and sum(map(len, taken)) < tokens:
+        taken.append(texts[len(taken)])
+    return taken

@@ -14,7 +14,7 @@ from seap_export.layers.recorded import Recording, copies
 from seap_export.layers.streams import choose_storage
 from seap_export.layers.working_memory import LOGIT_TOKENS
 from seap_export.plan.plan import Plan
-from seap_export.shrink.side_by_side import SideBySide
+from seap_export.shrink.refit_streams import RefitStreams
 from seap_export.sources.source import Source
 
 __all__ = ["Trials"]
@@ -56,7 +56,7 @@ class Trials:
     def divergence(self, plan: Plan) -> float:
         """Mean KL(dense || refitted) over the judging tokens, nats."""
         shrunk = HiddenStates.embedded(self._source.spec, self._table, self._batches)
-        both = SideBySide(
+        both = RefitStreams(
             self._source,
             plan,
             self._recording.play(self._table),
@@ -68,7 +68,7 @@ class Trials:
         )
         for index in range(len(plan.layers)):
             both.layer(index, self._layer(index))
-        total = sum(self._divergence(place, shrunk.streams[place]) for place in range(len(self._batches)))
+        total = sum(self._divergence(batch, shrunk.streams[batch]) for batch in range(len(self._batches)))
         return total / sum(float(weights.double().sum()) for weights in self._judges)
 
     def _layer(self, index: int) -> dict[str, torch.Tensor]:
@@ -78,13 +78,15 @@ class Trials:
             self._kept[index] = self._source.read_layer(index)
         return self._kept[index]
 
-    def _divergence(self, place: int, stream: torch.Tensor) -> float:
+    def _divergence(self, batch: int, stream: torch.Tensor) -> float:
         """The weighted sum over a batch."""
-        weights = self._judges[place].to(self._device)
+        weights = self._judges[batch].to(self._device)
         counted = weights > 0
-        parts = (stream[counted], self._dense[place][counted], weights[counted].double())
+        parts = (stream[counted], self._dense[batch][counted], weights[counted].double())
         total = 0.0
-        for own, dense, weight in zip(*(part.split(LOGIT_TOKENS) for part in parts), strict=True):
-            log_q, log_p = (log_predictions(self._source.spec, self._gain, self._head, one) for one in (own, dense))
+        for shrunk, dense, weight in zip(*(part.split(LOGIT_TOKENS) for part in parts), strict=True):
+            log_q, log_p = (
+                log_predictions(self._source.spec, self._gain, self._head, states) for states in (shrunk, dense)
+            )
             total += float((weight * (log_p.exp() * (log_p - log_q)).sum(-1).double()).sum())
         return total

@@ -37,9 +37,9 @@ class ConfigurableCommand(GroupedCommand):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            for key, own in settings_of(self).items():
-                if error.option_name in (*own.opts, *own.secondary_opts):
-                    example = f"{key}={'false' if error.option_name in own.secondary_opts else '...'}"
+            for key, setting in settings_of(self).items():
+                if error.option_name in (*setting.opts, *setting.secondary_opts):
+                    example = f"{key}={'false' if error.option_name in setting.secondary_opts else '...'}"
                     problem = f"'{error.option_name}' is a setting; use --set {example} or a --config file"
                     raise click.UsageError(problem, ctx) from error
             raise
@@ -47,15 +47,15 @@ class ConfigurableCommand(GroupedCommand):
 
 def settings_of(command: click.Command) -> dict[str, Option]:
     """The settings of a command that are not options, by their key in a file."""
-    return {key: own for key, own in _known(command).items() if isinstance(own, Option) and own.is_setting}
+    return {key: param for key, param in _known(command).items() if isinstance(param, Option) and param.is_setting}
 
 
 def _known(command: click.Command) -> dict[str, click.Parameter]:
     """Everything that a file may hold: parameters by their long names, with underscores."""
     return {
-        max(own.opts, key=len).lstrip("-").replace("-", "_"): own
-        for own in command.params
-        if own.name not in _OF_A_RUN
+        max(param.opts, key=len).lstrip("-").replace("-", "_"): param
+        for param in command.params
+        if param.name not in _OF_A_RUN
     }
 
 
@@ -63,33 +63,35 @@ def _load(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Uses the values of a file as defaults, so that the command line replaces them."""
     if path is None:
         return
-    file, known = read_toml(path), _known(ctx.command)
-    file.refuse_unknown(known)
-    found = {}
+    file, params = read_toml(path), _known(ctx.command)
+    file.refuse_unknown(params)
+    defaults = {}
     for key, value in file.values.items():
         try:
-            found[str(known[key].name)] = _value(ctx, known[key], value, path.parent)
+            defaults[str(params[key].name)] = _value(ctx, params[key], value, path.parent)
         except ValueError as error:
             raise file.error(key, str(error)) from error
-    ctx.default_map = {**found, **(ctx.default_map or {})}
+    ctx.default_map = {**defaults, **(ctx.default_map or {})}
 
 
 def _set(ctx: click.Context, _: click.Parameter, lines: tuple[str, ...]) -> None:
     """Applies settings from the command line, which replace those of a file; repeatable settings are added."""
-    known, found = settings_of(ctx.command), dict[str, Any]()
+    settings, defaults = settings_of(ctx.command), dict[str, Any]()
     for line in lines:
         for key, value in _parsed(line).items():
-            if key not in known:
+            if key not in settings:
                 shown = key in _known(ctx.command)
-                problem = f"use the option --{key.replace('_', '-')}" if shown else unknown_key(key, known)
+                problem = f"use the option --{key.replace('_', '-')}" if shown else unknown_key(key, settings)
                 raise UsageError(f"--set {line}: {problem}")
-            own = known[key]
+            setting = settings[key]
             try:
-                given = _value(ctx, own, value, Path())
+                converted = _value(ctx, setting, value, Path())
             except ValueError as error:
                 raise UsageError(f"--set {line}: {error}") from error
-            found[str(own.name)] = [*found.get(str(own.name), []), *given] if own.multiple else given
-    ctx.default_map = {**(ctx.default_map or {}), **found}
+            defaults[str(setting.name)] = (
+                [*defaults.get(str(setting.name), []), *converted] if setting.multiple else converted
+            )
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
 def _parsed(line: str) -> dict[str, Any]:
@@ -112,21 +114,21 @@ def _value(ctx: click.Context, param: click.Parameter, value: Any, base: Path) -
     if isinstance(value, dict):
         if not param.multiple or "=" not in (param.metavar or ""):
             raise ValueError("must not be a table")
-        value = [f"{name}={_joined(own)}" for name, own in value.items()]
+        value = [f"{name}={_joined(inner)}" for name, inner in value.items()]
     values = value if isinstance(value, list) else [value]
     if isinstance(value, list) and not param.multiple:
         raise ValueError("give one value, not a list")
-    found = [_one(param, own, base) for own in values]
+    converted = [_one(param, inner, base) for inner in values]
     try:
-        param.type_cast_value(ctx, found if param.multiple else found[0])
+        param.type_cast_value(ctx, converted if param.multiple else converted[0])
     except click.BadParameter as error:
         raise ValueError(error.message.rstrip(".")) from error
-    return found if param.multiple else found[0]
+    return converted if param.multiple else converted[0]
 
 
 def _joined(value: Any) -> str:
     """`{ a = 2, b = 1 }` as `a:2,b:1`."""
-    return ",".join(f"{key}:{own}" for key, own in value.items()) if isinstance(value, dict) else str(value)
+    return ",".join(f"{key}:{inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _one(param: click.Parameter, value: Any, base: Path) -> Any:
@@ -142,8 +144,8 @@ def _one(param: click.Parameter, value: Any, base: Path) -> Any:
     if isinstance(param.type, PathType):
         return str(base / Path(value).expanduser())
     if param.name in _PATHS_OR_NAMES:
-        name, equals, place = value.rpartition("=")
-        return f"{name}{equals}{_beside(base, place)}"
+        name, equals, path = value.rpartition("=")
+        return f"{name}{equals}{_beside(base, path)}"
     return value
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seap_export.cli.console import difference, duration, megabytes, table
-from seap_export.cli.elsewhere import elsewhere_text
 from seap_export.cli.frontier import frontier_text
+from seap_export.cli.general_text import general_text_table
 
 if TYPE_CHECKING:
     from seap_export.pipeline.export import Exported
@@ -27,8 +27,8 @@ _MOST_ANSWERS = 6
 def export_json(exported: Exported, frontier: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The manifest's entries of the variants, each with its speed figures, or null. With targets: and the frontier."""
     reported = exported.report.variants
-    found = {name: {**variant, "speed": reported[name]["speed"]} for name, variant in exported.variants.items()}
-    return found if frontier is None else {"variants": found, "frontier": frontier}
+    variants = {name: {**variant, "speed": reported[name]["speed"]} for name, variant in exported.variants.items()}
+    return variants if frontier is None else {"variants": variants, "frontier": frontier}
 
 
 def export_text(exported: Exported, out: Path, frontier: Mapping[str, Any] | None = None) -> str:
@@ -40,7 +40,7 @@ def export_text(exported: Exported, out: Path, frontier: Mapping[str, Any] | Non
     sizes = [title for folder in folders for title in (folder, "of dense")]
     parts = [] if frontier is None else [frontier_text(frontier)]
     parts += [table([*_BEFORE, *sizes, *_AFTER], rows), "\n".join(_legend(variants.values()))]
-    parts.append(elsewhere_text({name: variants[name]["quality"] for name in exported.variants}))
+    parts.append(general_text_table({name: variants[name]["quality"] for name in exported.variants}))
     answers = [line for name in list(exported.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
         parts.append("\n".join(["A held-out prompt, continued by both models:", *answers]))
@@ -68,8 +68,8 @@ def _written(variant: Mapping[str, Any]) -> list[str]:
 
 
 def _sizes(variant: Mapping[str, Any], folder: str) -> list[str]:
-    own, dense = variant["bytes"].get(folder), variant["dense_bytes"].get(folder)
-    return ["-", "-"] if own is None else [megabytes(own), f"{own / dense:.0%}" if dense else "-"]
+    size, dense = variant["bytes"].get(folder), variant["dense_bytes"].get(folder)
+    return ["-", "-"] if size is None else [megabytes(size), f"{size / dense:.0%}" if dense else "-"]
 
 
 def _row(name: str, variant: Mapping[str, Any], folders: Iterable[str]) -> list[str]:
@@ -124,12 +124,12 @@ def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """What the columns mean, as far as they were measured."""
     from seap_export.pipeline.request.measured import measured_title
 
-    found = list(variants)
-    compared = [variant["quality"] for variant in found if variant["quality"]]
+    listed = list(variants)
+    compared = [variant["quality"] for variant in listed if variant["quality"]]
     if compared:
         what = measured_title(compared[0])
         yield f"KL (nats per token), perplexity, top-1: {what} against the dense model, on held-out texts."
-    timed = [variant["speed"] for variant in found if variant["speed"]]
+    timed = [variant["speed"] for variant in listed if variant["speed"]]
     if timed:
         what, cell = measured_title(timed[0]), timed[0]["dense"][0]
         yield (
@@ -137,7 +137,7 @@ def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             f"token, {cell['prefill_ms']:.0f} ms for {cell['depth']} tokens); in brackets the share of the ideal "
             "speed-up."
         )
-    runtimes = dict.fromkeys(own["runtime"] for variant in found for own in variant["parity"].values())
+    runtimes = dict.fromkeys(parity["runtime"] for variant in listed for parity in variant["parity"].values())
     if runtimes:
         where = ", ".join(runtimes)
         yield f"Parity: the variant in {where} against torch; in brackets the largest difference of a logit."
@@ -177,15 +177,15 @@ def step_table(steps: Mapping[str, StepFigures]) -> str:
     kinds: dict[str, list[StepFigures]] = defaultdict(list)
     for name, figures in steps.items():
         kinds[_kind(name)].append(figures)
-    rows = [[kind, str(len(own)), *_cost(own)] for kind, own in kinds.items()]
+    rows = [[kind, str(len(costs)), *_cost(costs)] for kind, costs in kinds.items()]
     return table(
         ["step", "runs", "time", "peak memory"], [*rows, ["all", str(len(steps)), *_cost(list(steps.values()))]]
     )
 
 
 def _cost(figures: list[StepFigures]) -> list[str]:
-    peaks = [own.peak_bytes for own in figures if own.peak_bytes is not None]
-    return [duration(sum(own.seconds for own in figures)), megabytes(max(peaks)) if peaks else "-"]
+    peaks = [step.peak_bytes for step in figures if step.peak_bytes is not None]
+    return [duration(sum(step.seconds for step in figures)), megabytes(max(peaks)) if peaks else "-"]
 
 
 def _kind(step: str) -> str:

@@ -99,8 +99,8 @@ def formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, .
     from converters.onnx.format import OnnxFormat
 
     formats = tuple(
-        _graph(precision, dict(options)) if own is OnnxFormat else own(precision or own.precisions[0])
-        for own, precision in _parsed(texts)
+        _graph(precision, dict(options)) if format is OnnxFormat else format(precision or format.precisions[0])
+        for format, precision in _parsed(texts)
     )
     for name in _OF_GRAPHS:
         del options[name]
@@ -115,17 +115,17 @@ def all_formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Forma
     """
     from converters.onnx.format import OnnxFormat
 
-    found: list[Format] = []
-    for own, precision in _parsed(texts):
-        if own is not OnnxFormat:
-            found += map(own, own.precisions if precision is None else [precision])
+    formats: list[Format] = []
+    for format, precision in _parsed(texts):
+        if format is not OnnxFormat:
+            formats += map(format, format.precisions if precision is None else [precision])
         elif precision is None and options["precision"] is None:
-            found += _graphs(options)
+            formats += _graphs(options)
         else:
-            found.append(_graph(precision, dict(options)))
+            formats.append(_graph(precision, dict(options)))
     for name in _OF_GRAPHS:
         del options[name]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(formats))
 
 
 def _parsed(texts: Sequence[str]) -> list[tuple[type[Format], str | None]]:
@@ -134,7 +134,7 @@ def _parsed(texts: Sequence[str]) -> list[tuple[type[Format], str | None]]:
     from seap_export.errors import UsageError
 
     parsed = [parse_format(text) for text in texts]
-    if all(own is not OnnxFormat for own, _ in parsed) and (idle := _given()):
+    if all(format is not OnnxFormat for format, _ in parsed) and (idle := _given()):
         raise UsageError(f"no effect without --format onnx: {', '.join(idle)}")
     return parsed
 
@@ -154,10 +154,10 @@ def _graph(precision: str | None, options: dict[str, Any]) -> Format:
     from converters.onnx.format import OnnxFormat
     from seap_export.errors import UsageError
 
-    own = options["precision"]
-    if precision is not None and own not in (None, precision):
-        raise UsageError(f"--format onnx:{precision} and --precision {own} contradict each other; give one of them")
-    return OnnxFormat.of(form_of({**options, "precision": precision or own}))
+    option = options["precision"]
+    if precision is not None and option not in (None, precision):
+        raise UsageError(f"--format onnx:{precision} and --precision {option} contradict each other; give one of them")
+    return OnnxFormat.of(form_of({**options, "precision": precision or option}))
 
 
 def _given() -> list[str]:
@@ -185,14 +185,14 @@ def form_of(options: dict[str, Any]) -> OnnxForm:
     activations, block_size, asymmetric, float_embeddings = (
         options.pop(key) for key in ("activations", "block_size", "asymmetric", "float_embeddings")
     )
-    given = {
+    settings = {
         "activations": activations,
         "block size": block_size,
         "asymmetric": asymmetric,
         "float embeddings": float_embeddings,
     }
-    if not name.startswith("int") and any(given.values()):
-        idle = ", ".join(setting for setting, value in given.items() if value)
+    if not name.startswith("int") and any(settings.values()):
+        idle = ", ".join(setting for setting, value in settings.items() if value)
         raise UsageError(f"no effect on {name} weights, which are not quantised: {idle}; use --precision int8 or int4")
     precision = choose_precision(
         name,

@@ -33,8 +33,8 @@ def _row(point: Mapping[str, Any]) -> list[str]:
 
 
 def _written(point: Mapping[str, Any]) -> str:
-    own = f"{point['format']} {point['precision']}"
-    return own if point["vocabulary"] == "all" else f"{own}, vocabulary {point['vocabulary']}"
+    precision = f"{point['format']} {point['precision']}"
+    return precision if point["vocabulary"] == "all" else f"{precision}, vocabulary {point['vocabulary']}"
 
 
 def _state(point: Mapping[str, Any]) -> str:
@@ -61,12 +61,12 @@ def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:
     """What a search would try first."""
     rows = [
         [
-            own["variant"],
-            _written(own),
-            megabytes(own["bytes_about"]),
-            f"{own['decode_ideal_speedup']:.2f}x",
+            candidate["variant"],
+            _written(candidate),
+            megabytes(candidate["bytes_about"]),
+            f"{candidate['decode_ideal_speedup']:.2f}x",
         ]
-        for own in candidates
+        for candidate in candidates
     ]
     remark = "Tried first; what is measured decides about further ones, and --max-kl about all their ratios."
     return f"{table(['candidate', 'written as', 'size, about', 'decode, ideal'], rows)}\n{remark}"

@@ -62,8 +62,8 @@ def titled(title: str, *options: Decorator) -> Decorator:
 
     def decorate(command: Decorator) -> Decorator:
         command, new = _added(command, options)
-        for own in new:
-            own.title = title
+        for added in new:
+            added.title = title
         return command
 
     return decorate
@@ -74,8 +74,8 @@ def settings(*options: Decorator) -> Decorator:
 
     def decorate(command: Decorator) -> Decorator:
         command, new = _added(command, options)
-        for own in new:
-            own.is_setting = own.hidden = True
+        for added in new:
+            added.is_setting = added.hidden = True
         return command
 
     return decorate
@@ -85,6 +85,6 @@ def _added(command: Decorator, options: tuple[Decorator, ...]) -> tuple[Decorato
     """The command with the options added, and these options; click keeps parameters at the function until the command
     is made."""
     before = len(getattr(command, "__click_params__", []))
-    for own in reversed(options):
-        command = own(command)
+    for decorator in reversed(options):
+        command = decorator(command)
     return command, command.__click_params__[before:]  # type: ignore[attr-defined]

@@ -70,7 +70,7 @@ def plan_settings(options: dict[str, Any], target: Target) -> PlanSettings:
 
 def _target(formats: Sequence[Format]) -> Target:
     """What the widths should suit: the first ONNX graph."""
-    form = next((own.form for own in formats if isinstance(own, OnnxFormat)), OnnxForm())
+    form = next((format.form for format in formats if isinstance(format, OnnxFormat)), OnnxForm())
     return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
 
 
@@ -92,10 +92,10 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
     support = options.pop("support")
-    given = options.pop("formats") or ("onnx",)
+    format_names = options.pop("formats") or ("onnx",)
     targets = _targets(options)
     chosen_from = formats_of if targets is None else all_formats_of
-    formats = chosen_from([text for text in given if text != "hf"], options)
+    formats = chosen_from([text for text in format_names if text != "hf"], options)
     router, threshold = options.pop("router"), options.pop("threshold")
     if threshold is not None and not router:
         raise UsageError("the threshold has no effect without a router; set router to true, or remove the threshold")

@@ -132,7 +132,7 @@ class Student:
             with torch.enable_grad():
                 leaf = after = before[str(place)].to(self._device).requires_grad_(True)
                 for half in HALVES:
-                    after = after + layer.written(half, layer.project(half, layer.channels(half, after, batch)))
+                    after = after + layer.update(half, layer.project(half, layer.channels(half, after, batch)))
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
             for total, part in zip(sums.values(), at_weights, strict=True):
                 total += part

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from seap_export.errors import InputError
 from seap_export.families.gguf_form import GgufForm
 from seap_export.families.names import PROJECTIONS, QKV, USUAL_NAMES, Projection
-from seap_export.families.parts import Block, Requirement, Rotation, Window, Wrapper
+from seap_export.families.parts import Block, Requirement, RotaryRules, Window, Wrapper
 
 __all__ = [
     "FUSED",
@@ -82,7 +82,7 @@ class Family:
     uniform_keeps_heads: Literal["never", "longrope", "always"] = "never"
     genai_type: str = ""
     block: Block = Block()
-    rotation: Rotation = Rotation()
+    rotation: RotaryRules = RotaryRules()
     window: Window | None = None
     wrapper: Wrapper | None = None
     gguf: GgufForm | None = None
@@ -140,7 +140,7 @@ class Family:
         return self.stored(name, layer).removesuffix(".weight")
 
 
-_PARTS = {"block": Block, "rotation": Rotation, "window": Window, "wrapper": Wrapper, "gguf": GgufForm}
+_PARTS = {"block": Block, "rotation": RotaryRules, "window": Window, "wrapper": Wrapper, "gguf": GgufForm}
 
 
 @cache

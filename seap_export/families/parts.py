@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Block", "Requirement", "Rotation", "Window", "Wrapper"]
+__all__ = ["Block", "Requirement", "RotaryRules", "Window", "Wrapper"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Rotation:
+class RotaryRules:
     """How positions are rotated into queries and keys.
 
     Attributes:

@@ -16,10 +16,10 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import MemoryStreams, Streams
 
 __all__ = [
+    "HalfOutput",
     "HalfPass",
     "HiddenStates",
     "Visitor",
-    "Written",
     "log_predictions",
     "logits",
     "output_stream",
@@ -31,24 +31,24 @@ _VOCABULARY_BLOCK = 8192
 
 
 @dataclass(frozen=True)
-class Written:
+class HalfOutput:
     """What one half of a layer wrote for one batch; all float32 [tokens, hidden_size].
 
     Attributes:
-        place: Index of the batch.
+        batch_index: Index of the batch.
         product: The output of o_proj or down_proj.
-        written: What was added to the stream.
+        update: What was added to the stream.
         stream: The stream after that.
     """
 
-    place: int
+    batch_index: int
     product: torch.Tensor
-    written: torch.Tensor
+    update: torch.Tensor
     stream: torch.Tensor
 
 
 @dataclass(frozen=True)
-class HalfPass(Written):
+class HalfPass(HalfOutput):
     """The same, and what it was made from.
 
     Attributes:
@@ -85,21 +85,21 @@ class HiddenStates:
             streams: Where the hidden states are kept; None: in memory, wherever they are computed.
         """
         hidden = cls(batches, MemoryStreams(len(batches)) if streams is None else streams)
-        for place, batch in enumerate(batches):
+        for batch_index, batch in enumerate(batches):
             rows = table[batch.input_ids[batch.real]].to(batch.device).float()
             multiplier = spec.block.embedding_multiplier
-            hidden.streams[place] = rows if multiplier == 1.0 else rows * multiplier
+            hidden.streams[batch_index] = rows if multiplier == 1.0 else rows * multiplier
         return hidden
 
     def advance(self, layer: DecoderLayer, half: Half, visit: Visitor = lambda passed: None) -> None:
         """Passes one half of a layer, and shows the visitor each batch."""
-        for place, batch in enumerate(self.batches):
-            before = self.streams[place]
+        for batch_index, batch in enumerate(self.batches):
+            before = self.streams[batch_index]
             channels = layer.channels(half, before, batch)
             product = layer.project(half, channels)
-            written = layer.written(half, product)
-            after = self.streams[place] = before + written
-            visit(HalfPass(place, product, written, after, channels))
+            update = layer.update(half, product)
+            after = self.streams[batch_index] = before + update
+            visit(HalfPass(batch_index, product, update, after, channels))
 
 
 def output_stream(spec: ModelSpec, gain: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:

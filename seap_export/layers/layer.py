@@ -80,7 +80,7 @@ class DecoderLayer:
         weight = self._tensors[names.weight(projection, self._index)]
         return functional.linear(x, weight, self._tensors.get(names.bias(projection, self._index)))
 
-    def written(self, half: Half, product: torch.Tensor) -> torch.Tensor:
+    def update(self, half: Half, product: torch.Tensor) -> torch.Tensor:
         """What the half adds to the stream, given the product of its projection; [tokens, hidden_size]."""
         gain = self.gain(half)
         normed = product if gain is None else rms_norm(product, gain, self._spec.rms_norm_eps)
@@ -96,7 +96,7 @@ class DecoderLayer:
         return self._tensors.get(names.tensor(NORMS_AROUND[half][1], self._index))
 
     def factor(self, half: Half, product: torch.Tensor) -> torch.Tensor:
-        """d in `written` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""
+        """d in `update` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""
         multiplier = torch.full((len(product), 1), self.multiplier, device=product.device)
         if self.gain(half) is None:
             return multiplier

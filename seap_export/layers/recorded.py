@@ -9,9 +9,9 @@ import torch
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
 from seap_export.layers.halves import HALVES, Half
-from seap_export.layers.hidden_states import HiddenStates, Written
+from seap_export.layers.hidden_states import HalfOutput, HiddenStates
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.streams import Storage, Streams
+from seap_export.layers.streams import Streams, StreamStorage
 
 __all__ = ["Recording", "copies"]
 
@@ -30,7 +30,7 @@ class Recording:
         storage: Where the products are kept.
     """
 
-    def __init__(self, spec: ModelSpec, batches: Sequence[Batch], storage: Storage) -> None:
+    def __init__(self, spec: ModelSpec, batches: Sequence[Batch], storage: StreamStorage) -> None:
         self._spec, self._batches = spec, list(batches)
         self._products: Mapping[tuple[int, Half], Streams] = {
             (index, half): storage.streams(f"{half}-{index:05}", spec, batches)
@@ -52,8 +52,8 @@ class Recording:
             for half in HALVES:
                 products = self._products[index, half]
 
-                def keep(passed: Written, products: Streams = products) -> None:
-                    products[passed.place] = passed.product
+                def keep(passed: HalfOutput, products: Streams = products) -> None:
+                    products[passed.batch_index] = passed.product
 
                 hidden.advance(layer, half, keep)
         return hidden.streams
@@ -74,9 +74,9 @@ class Player:
     def __init__(self, streams: Streams, products: Mapping[tuple[int, Half], Streams]) -> None:
         self._streams, self._products = streams, products
 
-    def advance(self, layer: DecoderLayer, half: Half, visit: Callable[[Written], None]) -> None:
+    def advance(self, layer: DecoderLayer, half: Half, visit: Callable[[HalfOutput], None]) -> None:
         """Passes one half of a layer, and shows the visitor each batch; of the layer, only its norms are used."""
-        for place, product in enumerate(self._products[layer.index, half]):
-            written = layer.written(half, product)
-            after = self._streams[place] = self._streams[place] + written
-            visit(Written(place, product, written, after))
+        for batch_index, product in enumerate(self._products[layer.index, half]):
+            update = layer.update(half, product)
+            after = self._streams[batch_index] = self._streams[batch_index] + update
+            visit(HalfOutput(batch_index, product, update, after))

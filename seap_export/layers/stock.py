@@ -19,13 +19,13 @@ from torch import nn
 from seap_export.errors import EnvironmentFailure
 from seap_export.families import ModelSpec
 
-__all__ = ["Passage", "StockModel"]
+__all__ = ["BatchPass", "StockModel"]
 
 _Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass
-class Passage:
+class BatchPass:
     """A batch of token sequences on its way through the layers, in one part or in several.
 
     Attributes:
@@ -138,20 +138,20 @@ class StockModel:
         """Takes a layer's weights away."""
         self._layers[index].load_state_dict(self._empty[index], assign=True)
 
-    def start(self, parts: Sequence[torch.Tensor], *, cached: bool = True) -> Passage:
+    def start(self, parts: Sequence[torch.Tensor], *, cached: bool = True) -> BatchPass:
         """Embeds sequences; the embedding must be loaded.
 
         Args:
             parts: int64 [batch, tokens] each, which run one after the other with a cache.
             cached: Whether there is a cache at all; a single part needs none.
         """
-        passage = Passage()
+        passage = BatchPass()
         for part in parts:
             self.append(passage, part, cached=cached)
         return passage
 
     def append(
-        self, passage: Passage, part: torch.Tensor, *, cached: bool = True, mask: torch.Tensor | None = None
+        self, passage: BatchPass, part: torch.Tensor, *, cached: bool = True, mask: torch.Tensor | None = None
     ) -> None:
         """Adds a part to sequences; those before it have passed all layers, if any has.
 
@@ -183,7 +183,7 @@ class StockModel:
         passage._calls.append(calls)
         passage._length += ids.shape[1]
 
-    def advance(self, index: int, passage: Passage) -> None:
+    def advance(self, index: int, passage: BatchPass) -> None:
         """Passes the parts through one layer, whose weights are loaded; adds its keys and values to the caches."""
         from transformers.cache_utils import DynamicLayer
 
@@ -197,7 +197,7 @@ class StockModel:
             self.in_tuples = isinstance(output, tuple)
             passage.hidden[place] = output[0] if self.in_tuples else output
 
-    def finish(self, passage: Passage) -> list[torch.Tensor]:
+    def finish(self, passage: BatchPass) -> list[torch.Tensor]:
         """The hidden states of the parts after the last layer; more parts may be appended afterwards."""
         hidden, passage.hidden, passage._calls = passage.hidden, [], []
         return hidden

@@ -21,7 +21,7 @@ from seap_export.layers.compute import Compute
 from seap_export.layers.kept import PART, kept_layers, path_of
 from seap_export.layers.working_memory import working_bytes
 
-__all__ = ["MemoryStreams", "SavedStreams", "Storage", "Streams", "choose_storage"]
+__all__ = ["MemoryStreams", "SavedStreams", "StreamStorage", "Streams", "choose_storage"]
 
 _CPU = torch.device("cpu")
 
@@ -206,7 +206,7 @@ class _KeptInFile(_Saved):
 
 
 @dataclass(frozen=True)
-class Storage:
+class StreamStorage:
     """The choice of a place for hidden states.
 
     Attributes:
@@ -241,7 +241,7 @@ class Storage:
         return f"hidden states {place} ({self.size / 1e6:.1f} MB)"
 
 
-def choose_storage(spec: ModelSpec, tokens: int, compute: Compute, folder: Path, copies: int = 1) -> Storage:
+def choose_storage(spec: ModelSpec, tokens: int, compute: Compute, folder: Path, copies: int = 1) -> StreamStorage:
     """The fastest place where hidden states fit besides what the layers need.
 
     Args:
@@ -257,4 +257,4 @@ def choose_storage(spec: ModelSpec, tokens: int, compute: Compute, folder: Path,
         kind = "device"
     elif size <= compute.memory - working:
         kind = "memory"
-    return Storage(kind, size, folder, compute.device)
+    return StreamStorage(kind, size, folder, compute.device)

@@ -27,8 +27,8 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.shrink.refit import refit
+from seap_export.shrink.refit_streams import Inputs
 from seap_export.shrink.sequential import storage_for
-from seap_export.shrink.side_by_side import Inputs
 from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 
@@ -187,9 +187,9 @@ class RoundedLayers:
         inputs, sums = Inputs(layer, half, self._rounded, self._room), CovarianceAccumulator()
 
         def add(passed: HalfPass) -> None:
-            stream = self._rounded.streams[passed.place]
+            stream = self._rounded.streams[passed.batch_index]
             targets, weights = refit_target(exact, half, passed, stream)
-            sums.update(inputs.make(passed.place, stream), targets, self._weights[passed.place] * weights)
+            sums.update(inputs.make(passed.batch_index, stream), targets, self._weights[passed.batch_index] * weights)
 
         self._floats.advance(exact, half, add)
         mean, target_mean = sums.mean(), sums.target_mean()
@@ -200,7 +200,7 @@ class RoundedLayers:
         own = [tensor.to(self._device) for tensor in found.values()]
         for place in range(len(self._weights)):
             product = functional.linear(inputs.take(place), *own)
-            self._rounded.streams[place] = self._rounded.streams[place] + layer.written(half, product)
+            self._rounded.streams[place] = self._rounded.streams[place] + layer.update(half, product)
         return found
 
     def _operands(

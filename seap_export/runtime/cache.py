@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seap_export.runtime.providers import CPU, Place
+from seap_export.runtime.providers import CPU, TensorDevice
 from seap_export.runtime.tensors import Element, zeros
 
 __all__ = ["AppendedCache", "Cache", "CacheLayout", "SharedCache", "empty_buffers"]
@@ -38,7 +38,9 @@ class CacheLayout:
         return self.past.replace("past_key_values", "present")
 
 
-def empty_buffers(layouts: Sequence[CacheLayout], rows: int, positions: int, place: Place) -> dict[str, ort.OrtValue]:
+def empty_buffers(
+    layouts: Sequence[CacheLayout], rows: int, positions: int, device: TensorDevice
+) -> dict[str, ort.OrtValue]:
     """The buffer of each cache by the name of its input, [rows, heads, positions, size], filled with zeros.
 
     Zeros, because some attention kernels read all positions and multiply those of no token by 0, which leaves a NaN.
@@ -49,11 +51,11 @@ def empty_buffers(layouts: Sequence[CacheLayout], rows: int, positions: int, pla
     for layout in layouts:
         kind = (layout.heads, layout.size, layout.element)
         shape = (rows, layout.heads, positions, layout.size)
-        if place == CPU or kind not in filled:
-            filled[kind] = found[layout.past] = zeros(shape, layout.element.storage, place)
+        if device == CPU or kind not in filled:
+            filled[kind] = found[layout.past] = zeros(shape, layout.element.storage, device)
         else:
             found[layout.past] = ort.OrtValue.ortvalue_from_shape_and_type(
-                shape, layout.element.storage, place.device, place.number
+                shape, layout.element.storage, device.kind, device.number
             )
             found[layout.past].update_inplace(filled[kind])
     return found
@@ -91,10 +93,15 @@ class SharedCache:
     """
 
     def __init__(
-        self, layouts: Sequence[CacheLayout], rows: int, capacity: int, place: Place, buffers: dict[str, ort.OrtValue]
+        self,
+        layouts: Sequence[CacheLayout],
+        rows: int,
+        capacity: int,
+        device: TensorDevice,
+        buffers: dict[str, ort.OrtValue],
     ) -> None:
         """Takes the buffers that `empty_buffers` has made; what an earlier decoding left in them does not count."""
-        self._layouts, self._rows, self._capacity, self._place = layouts, rows, capacity, place
+        self._layouts, self._rows, self._capacity, self._device = layouts, rows, capacity, device
         self._lengths = [0] * rows
         self._mask = np.zeros((rows, capacity), np.int64)
         self.buffers = buffers
@@ -132,7 +139,7 @@ class SharedCache:
             # By address, because not every device can make a bfloat16 tensor from numpy.
             shape = [self._rows, layout.heads, self._capacity, layout.size]
             address = self.buffers[layout.past].data_ptr()
-            memory = (self._place.device, self._place.number, layout.element.onnx, shape, address)
+            memory = (self._device.kind, self._device.number, layout.element.onnx, shape, address)
             binding.bind_input(layout.past, *memory)
             binding.bind_output(layout.present, *memory)
         self._is_bound = True
@@ -147,11 +154,11 @@ class AppendedCache:
     New positions are appended after all others, including padding, which the mask hides.
     """
 
-    def __init__(self, layouts: Sequence[CacheLayout], rows: int, place: Place) -> None:
+    def __init__(self, layouts: Sequence[CacheLayout], rows: int, device: TensorDevice) -> None:
         """Starts with an empty cache."""
-        self._layouts, self._rows, self._positions, self._place = layouts, rows, 0, place
+        self._layouts, self._rows, self._positions, self._device = layouts, rows, 0, device
         self._mask = np.zeros((rows, 0), np.int64)
-        self.buffers = empty_buffers(layouts, rows, 0, place)
+        self.buffers = empty_buffers(layouts, rows, 0, device)
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """The mask of the previous call followed by the new tokens; padding keeps its place."""
@@ -163,9 +170,9 @@ class AppendedCache:
         for layout in self._layouts:
             value = self.buffers[layout.past]
             shape = [self._rows, layout.heads, self._positions, layout.size]
-            memory = (self._place.device, self._place.number, layout.element.onnx, shape, value.data_ptr())
+            memory = (self._device.kind, self._device.number, layout.element.onnx, shape, value.data_ptr())
             binding.bind_input(layout.past, *memory)
-            binding.bind_output(layout.present, self._place.device, self._place.number)
+            binding.bind_output(layout.present, self._device.kind, self._device.number)
 
     def advance(self, binding: ort.IOBinding) -> None:
         """Makes present the past of the next call."""

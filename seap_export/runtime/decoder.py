@@ -12,14 +12,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
+from seap_export.runtime.buffers import BufferPool, DecodingBuffers
 from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
 from seap_export.runtime.providers import CPU, CUDA_GRAPH, PROVIDERS
 from seap_export.runtime.session import WORKING_OPERATORS, OnnxModel
 from seap_export.runtime.steps import BoundSteps, Steps
 from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
-from seap_export.runtime.workspace import Workspace, Workspaces
 
-__all__ = ["CACHE_KEY", "Decoder", "Decoding"]
+__all__ = ["CACHE_KEY", "Decoding", "OnnxDecoder"]
 
 #: Key in `metadata_props`: how the graph treats its cache, "shared" (the default) or "appended".
 CACHE_KEY = "seap_export.cache"
@@ -28,7 +28,7 @@ _CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
 _BLOCK = 64
 
 
-class Decoder:
+class OnnxDecoder:
     """An opened graph with a KV cache. It holds no state, so any number of decodings may run side by side.
 
     Attributes:
@@ -76,7 +76,7 @@ class Decoder:
                 f"{path}: its cache moves in each step, so that steps cannot be captured as a CUDA graph; leave the "
                 f"provider option {CUDA_GRAPH} out"
             )
-        self._workspaces = Workspaces(self._model, self._layouts)
+        self._buffer_pool = BufferPool(self._model, self._layouts)
 
     def start(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> Decoding:
         """Runs the prompts: at least one, each with at least one token.
@@ -92,17 +92,17 @@ class Decoder:
         model, layouts, rows = self._model, self._layouts, len(prompts)
         if not self._has_shared_cache:
             with model.failures():
-                cache = AppendedCache(layouts, rows, model.place)
+                cache = AppendedCache(layouts, rows, model.device)
             return Decoding(model, self._logits, cache, prompts)
         capacity = self.capacity(max(map(len, prompts)), max_new_tokens)
         if not model.captures:
             with model.failures():
-                buffers = empty_buffers(layouts, rows, capacity, model.place)
-            return Decoding(model, self._logits, SharedCache(layouts, rows, capacity, model.place, buffers), prompts)
+                buffers = empty_buffers(layouts, rows, capacity, model.device)
+            return Decoding(model, self._logits, SharedCache(layouts, rows, capacity, model.device, buffers), prompts)
         with model.turn:
-            workspace = self._workspaces.take(rows, capacity)
-        decoding = Decoding(model, self._logits, workspace.cache(), prompts, workspace)
-        self._workspaces.keep_after(decoding, workspace)
+            pooled = self._buffer_pool.take(rows, capacity)
+        decoding = Decoding(model, self._logits, pooled.cache(), prompts, pooled)
+        self._buffer_pool.keep_after(decoding, pooled)
         return decoding
 
     def capacity(self, length: int, max_new_tokens: int) -> int:
@@ -156,7 +156,7 @@ class Decoding:
         element: Element,
         cache: Cache,
         prompts: Sequence[Sequence[int]],
-        workspace: Workspace | None = None,
+        buffers: DecodingBuffers | None = None,
     ) -> None:
         """Runs the prompts.
 
@@ -165,9 +165,9 @@ class Decoding:
             element: Type of its logits.
             cache: The cache to fill.
             prompts: Token ids of each row.
-            workspace: Where captured steps run; None: they are not captured.
+            buffers: Where captured steps run; None: they are not captured.
         """
-        self._model, self._element, self._cache, self._workspace = model, element, cache, workspace
+        self._model, self._element, self._cache, self._buffers = model, element, cache, buffers
         self._binding = model.binding()
         self._steps: Steps | None = None
         self._next = np.zeros((len(prompts), 1), np.int64)
@@ -178,7 +178,7 @@ class Decoding:
             row[: len(prompt)] = prompt
         with model.turn:
             self._found(self._run_prompts(input_ids, is_real))
-        if workspace:
+        if buffers:
             self._binding.clear_binding_outputs()  # the prompts' logits
 
     def step(self, tokens: Sequence[int], is_active: Sequence[bool] | None = None) -> None:
@@ -203,19 +203,19 @@ class Decoding:
 
     def _found(self, logits: NDArray[Any]) -> None:
         self.logits = float32_of(logits, self._element)
-        if self._workspace:
-            self._workspace.logits = self.logits
+        if self._buffers:
+            self._buffers.logits = self.logits
 
     def _own_steps(self) -> Steps:
         rows, vocabulary = self.logits.shape
-        if self._workspace:
-            return self._workspace.steps(self._element, vocabulary)
+        if self._buffers:
+            return self._buffers.steps(self._element, vocabulary)
         return BoundSteps(self._model, self._binding, self._cache, self._element, rows, vocabulary)
 
     def _run_prompts(self, input_ids: NDArray[np.int64], is_real: NDArray[np.int64]) -> NDArray[Any]:
         """The logits of each row's last token, [rows, vocabulary] as the graph stores them."""
-        binding, place = self._binding, self._model.place
-        binding.bind_output("logits", place.device, place.number)
+        binding, device = self._binding, self._model.device
+        binding.bind_output("logits", device.kind, device.number)
         binding.bind_cpu_input("input_ids", input_ids)
         binding.bind_cpu_input("attention_mask", self._cache.mask(is_real))
         self._cache.bind(binding)
@@ -231,7 +231,7 @@ class Decoding:
             )
         # Some graphs return only the last position.
         columns = self.lengths - 1 if found[1] == shape[1] else np.zeros_like(self.lengths)
-        if self._model.place == CPU:
+        if self._model.device == CPU:
             return view(value, self._element)[np.arange(rows), columns]
         storage, vocabulary = self._element.storage, found[2]
         # Of a long prompt's logits, which may take more memory than the model, only the last ones leave the GPU.

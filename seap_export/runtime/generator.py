@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.decoder import OnnxDecoder
 from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
 from seap_export.runtime.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.text import TextStream
@@ -98,7 +98,7 @@ class Generator:
         self._eos, context_length = model_limits(folder / _CONFIG)
         self.tokenizer = load_tokenizer(folder)
         options = decoder_options(folder / _CONFIG, provider, provider_options)
-        self._decoder = Decoder(folder / _GRAPH, context_length, provider, threads, options)
+        self._decoder = OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
 
     def generate(self, prompt: str, max_new_tokens: int, sampling: Sampling = GREEDY) -> str:
         """Generates the continuation of a prompt, without special tokens.

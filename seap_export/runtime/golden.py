@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.hashing import sha256_file
-from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.decoder import OnnxDecoder
 from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
 
 __all__ = ["GOLDEN_SCHEMA", "GoldenComparison", "compare_with_golden", "write_golden"]
@@ -167,11 +167,11 @@ def compare_with_golden(
 _PARTS = ("top_ids", "top_logits", "spread_logits", "log_sum")
 
 
-def _opened(folder: Path, provider: str, threads: int | None) -> tuple[Any, Decoder]:
+def _opened(folder: Path, provider: str, threads: int | None) -> tuple[Any, OnnxDecoder]:
     config = folder / "genai_config.json"
     _, context_length = model_limits(config)
     options = decoder_options(config, provider)
-    return load_tokenizer(folder), Decoder(folder / _GRAPH, context_length, provider, threads, options)
+    return load_tokenizer(folder), OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -179,7 +179,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _run(
-    decoder: Decoder, rows: list[list[int]], steps: int, forced: list[list[int]]
+    decoder: OnnxDecoder, rows: list[list[int]], steps: int, forced: list[list[int]]
 ) -> Iterator[NDArray[np.float32]]:
     """Yields logits [rows, vocabulary] after the prompts and each step; extends `forced` greedily where it ends."""
     decoding = decoder.start(rows, steps)

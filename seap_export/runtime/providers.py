@@ -19,11 +19,11 @@ __all__ = [
     "CUDA_GRAPH",
     "OLDEST_FOR_CUDA",
     "PROVIDERS",
-    "Place",
+    "TensorDevice",
     "check_session_options",
+    "device_of",
     "is_too_old_for_cuda",
     "one_line",
-    "place_of",
     "prepare",
     "provider_failure",
     "provider_list",
@@ -43,27 +43,27 @@ _LIBRARIES = {"cuda": "CUDA and cuDNN", "tensorrt": "CUDA, cuDNN and TensorRT"}
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorDevice:
     """Where tensors lie.
 
     Attributes:
-        device: "cpu" or "cuda".
+        kind: "cpu" or "cuda".
         number: Which GPU.
     """
 
-    device: str
+    kind: str
     number: int = 0
 
 
-CPU = Place("cpu")
+CPU = TensorDevice("cpu")
 
 
-def place_of(session: ort.InferenceSession) -> Place:
+def device_of(session: ort.InferenceSession) -> TensorDevice:
     """Where an opened session keeps the tensors that stay between calls."""
     first = session.get_providers()[0]
     if first == PROVIDERS["cpu"]:
         return CPU
-    return Place("cuda", int(session.get_provider_options()[first][_DEVICE]))
+    return TensorDevice("cuda", int(session.get_provider_options()[first][_DEVICE]))
 
 
 def check_session_options(

@@ -21,8 +21,8 @@ from seap_export.runtime.providers import (
     CUDA_GRAPH,
     PROVIDERS,
     check_session_options,
+    device_of,
     one_line,
-    place_of,
     prepare,
     provider_failure,
     provider_list,
@@ -162,7 +162,7 @@ class OnnxModel:
         inputs: The inputs by name, with type and shape as ONNX Runtime reports them.
         outputs: The outputs, likewise.
         metadata: The model's `metadata_props`.
-        place: Where tensors lie that stay between calls.
+        device: Where tensors lie that stay between calls.
         nodes: See `nodes_by_provider`.
         captures: Whether calls can be captured as CUDA graphs.
         turn: To be held while the GPU is used, from the start of a call until its results are read. Captured graphs
@@ -182,7 +182,7 @@ class OnnxModel:
         self.inputs: dict[str, Any] = {item.name: item for item in self._session.get_inputs()}
         self.outputs: dict[str, Any] = {item.name: item for item in self._session.get_outputs()}
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.place = place_of(self._session)
+        self.device = device_of(self._session)
         self.nodes = nodes_by_provider(self._session)
         own = self._session.get_provider_options()[PROVIDERS[provider]]
         self.captures = own.get(CUDA_GRAPH) == "1"
@@ -216,10 +216,10 @@ class OnnxModel:
             self._session.run_with_iobinding(binding, self._run_options(graph))
 
     def view(self, address: int, shape: Sequence[int], storage: type[np.generic]) -> ort.OrtValue:
-        """A tensor at an address in the memory of `place`, not a copy; the memory must outlive it."""
+        """A tensor at an address in the memory of `device`, not a copy; the memory must outlive it."""
         binding = self.binding()  # the only part of ONNX Runtime's interface that takes an address
         output = next(iter(self.outputs))
-        binding.bind_output(output, self.place.device, self.place.number, storage, list(shape), address)
+        binding.bind_output(output, self.device.kind, self.device.number, storage, list(shape), address)
         return binding.get_outputs()[0]
 
     def _run_options(self, graph: int) -> ort.RunOptions | None:

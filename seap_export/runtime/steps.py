@@ -55,7 +55,7 @@ class BoundSteps:
 
     def _bind(self, name: str, array: NDArray[np.int64]) -> None:
         """Binds an input; an array that is already bound is read in place, but a GPU session copies it."""
-        if self._bound.get(name) is not array or self._model.place.device != "cpu":
+        if self._bound.get(name) is not array or self._model.device.kind != "cpu":
             self._binding.bind_cpu_input(name, array)
             self._bound[name] = array
 
@@ -79,9 +79,9 @@ class CapturedSteps:
         rows, capacity, vocabulary = shape
         # The mask and the tokens in one piece, since each copy makes the host wait.
         self._given = np.zeros(rows * capacity + rows, np.int64)
-        self._inputs = zeros(self._given.shape, np.int64, model.place)
-        self._logits = zeros((rows, 1, vocabulary), element.storage, model.place)
-        gpu, address = (model.place.device, model.place.number), self._inputs.data_ptr()
+        self._inputs = zeros(self._given.shape, np.int64, model.device)
+        self._logits = zeros((rows, 1, vocabulary), element.storage, model.device)
+        gpu, address = (model.device.kind, model.device.number), self._inputs.data_ptr()
         self._binding.bind_input("attention_mask", *gpu, np.int64, [rows, capacity], address)
         address += rows * capacity * self._given.itemsize
         self._binding.bind_input("input_ids", *gpu, np.int64, [rows, 1], address)

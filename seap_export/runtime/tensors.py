@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seap_export.runtime.providers import Place
+from seap_export.runtime.providers import TensorDevice
 
 __all__ = ["ELEMENTS", "Element", "float32_of", "view", "zeros"]
 
@@ -37,9 +37,9 @@ ELEMENTS = {
 }
 
 
-def zeros(shape: Sequence[int], storage: type[np.generic], place: Place) -> ort.OrtValue:
+def zeros(shape: Sequence[int], storage: type[np.generic], device: TensorDevice) -> ort.OrtValue:
     """A tensor of zeros, allocated there."""
-    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, storage), place.device, place.number)
+    return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, storage), device.kind, device.number)
 
 
 def view(value: ort.OrtValue, element: Element) -> NDArray[Any]:

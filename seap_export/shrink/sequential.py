@@ -1,4 +1,4 @@
-"""Shrinks a model layer by layer, each fitted to the actual output of the shrunk layers before it (`side_by_side`)."""
+"""Shrinks a model layer by layer, each fitted to the output of the shrunk layers before it (`refit_streams`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from seap_export.activations.mixture import Mixture
 from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates
-from seap_export.layers.streams import Storage, choose_storage
+from seap_export.layers.streams import StreamStorage, choose_storage
 from seap_export.plan.plan import Plan
-from seap_export.shrink.side_by_side import SideBySide
+from seap_export.shrink.refit_streams import RefitStreams
 from seap_export.sources.source import Source
 
 __all__ = ["DENSE", "SequentialLayers", "storage_for"]
@@ -43,7 +43,7 @@ class SequentialLayers:
         storage = storage_for(source, statistics, folder, compute)
         self._saved = [storage.streams(name, source.spec, batches) for name in (DENSE, "shrunk")]
         dense, shrunk = self._hidden = tuple(HiddenStates(batches, streams) for streams in self._saved)
-        self._both = SideBySide(
+        self._both = RefitStreams(
             source,
             plan,
             dense,
@@ -84,6 +84,6 @@ class SequentialLayers:
                 streams.forget(index + 1)
 
 
-def storage_for(source: Source, statistics: Mixture, folder: Path, compute: Compute) -> Storage:
+def storage_for(source: Source, statistics: Mixture, folder: Path, compute: Compute) -> StreamStorage:
     """Where the hidden states of both models are kept."""
     return choose_storage(source.spec, statistics.num_tokens, compute, folder, copies=2)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 
 from seap_export.layers.halves import Half
-from seap_export.layers.hidden_states import Written
+from seap_export.layers.hidden_states import HalfOutput
 from seap_export.layers.layer import DecoderLayer
 
 __all__ = ["refit_target"]
@@ -29,7 +29,7 @@ _SMALLEST_GAIN = 0.1
 
 
 def refit_target(
-    dense: DecoderLayer, half: Half, passed: Written, shrunk: torch.Tensor
+    dense: DecoderLayer, half: Half, passed: HalfOutput, shrunk: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | float]:
     """The product that the shrunk half should give for each token, and the token's weight.
 
@@ -46,7 +46,7 @@ def refit_target(
     if gain is None:
         distance = passed.stream - shrunk
         return (distance if multiplier == 1.0 else distance / multiplier), 1.0
-    error = passed.stream - passed.written - shrunk
+    error = passed.stream - passed.update - shrunk
     factor = dense.factor(half, passed.product)
     smallest = _SMALLEST_GAIN * gain.square().mean().sqrt()
     divisor = torch.where(gain.abs() < smallest, torch.copysign(smallest, gain), gain)

@@ -23,7 +23,7 @@ _NORMS = (*names.NORMS, "q_norm", "k_norm")
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Rows:
     """Where a tensor of the plain form is stored: in rows of a stored tensor, whose numbers lack the offset."""
 
     stored: str
@@ -40,7 +40,7 @@ class StoredForm:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._parts: dict[str, _Part] = {}
+        self._parts: dict[str, _Rows] = {}
         family, offset = spec.family, spec.family.block.norm_offset
         shapes = spec.outer_tensors()
         for name in spec.outer_names:
@@ -64,7 +64,7 @@ class StoredForm:
     def _place(self, plain: str, shape: tuple[int, ...], stored: str, offset: float) -> None:
         """Appends a tensor to the rows of a stored one, which it may be the first of."""
         start = self.shapes.get(stored, (0,))[0]
-        self._parts[plain] = _Part(stored, slice(start, start + shape[0]), offset)
+        self._parts[plain] = _Rows(stored, slice(start, start + shape[0]), offset)
         self.shapes[stored] = (start + shape[0], *shape[1:])
 
     def holders(self, plain: Iterable[str]) -> list[str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from seap_export.runtime.doctor import Check, Diagnosis, ProviderState
+from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState
 from seap_export.runtime.doctor.driver import Driver, Gpu
 from seap_export.runtime.doctor.libraries import Library
-from seap_export.runtime.doctor.machine import Machine
+from seap_export.runtime.doctor.machine import HostMachine
 from seap_export.runtime.doctor.packages import EXPORT, RUNTIME, Packages
 
-WORKS = Check("", 0.0002)
-MACHINE = Machine("Linux-6", "Some processor", 2, 64, 24_000_000_000, 20_000_000_000, "3.12.1", "/tmp", 5_000_000_000)
+WORKS = ProviderCheck("", 0.0002)
+MACHINE = HostMachine(
+    "Linux-6", "Some processor", 2, 64, 24_000_000_000, 20_000_000_000, "3.12.1", "/tmp", 5_000_000_000
+)
 NO_DRIVER = Driver(None, reason="there is no NVIDIA driver (libcuda.so.1: cannot open shared object file)")
 ONE_GPU = Driver("13.1", (Gpu("NVIDIA H100", 80_000_000_000),))
 
@@ -34,7 +36,7 @@ def libraries(missing: tuple[str, ...] = ()) -> tuple[Library, ...]:
 
 def diagnosis(driver: Driver = NO_DRIVER, own: Packages | None = None, **states: ProviderState) -> Diagnosis:
     """CPU works; other providers are as given, or not built in."""
-    without = Check("this onnxruntime was built without it")
+    without = ProviderCheck("this onnxruntime was built without it")
     providers = {
         "cpu": ProviderState("cpu", True, WORKS, WORKS),
         **{name: ProviderState(name, False, without, without) for name in ("cuda", "tensorrt")},
@@ -45,4 +47,4 @@ def diagnosis(driver: Driver = NO_DRIVER, own: Packages | None = None, **states:
 
 def failing(name: str, reason: str, missing: tuple[str, ...] = ()) -> ProviderState:
     """A provider that is built in and does not start."""
-    return ProviderState(name, True, Check(reason), Check(reason), libraries(missing))
+    return ProviderState(name, True, ProviderCheck(reason), ProviderCheck(reason), libraries(missing))

@@ -10,7 +10,7 @@ from operator import or_
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.decoder import OnnxDecoder
 from validation.array_store import ArrayStore
 from validation.metrics import CLEAR_MARGIN, LogitComparison
 from validation.parity.caches import CacheComparison
@@ -114,7 +114,7 @@ def served_cases(cases: Sequence[Case]) -> list[Case]:
 
 
 def compare_served(
-    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], decoder: Decoder, store: ArrayStore
+    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], decoder: OnnxDecoder, store: ArrayStore
 ) -> Compared:
     """The same steps through the runner, which captures them as a CUDA graph where the graph allows it."""
     compared = Compared(case, own)

@@ -21,7 +21,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.weights.scaling import read_scaling
-from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.decoder import OnnxDecoder
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.files import decoder_options
 from seap_export.runtime.providers import PROVIDERS
@@ -96,7 +96,7 @@ class OnnxCandidate(Candidate):
             return []
         options = decoder_options(trial.folder / "genai_config.json", trial.provider)
         positions = trial.spec.max_position_embeddings
-        decoder = Decoder(self._model, positions, trial.provider, trial.threads, options)
+        decoder = OnnxDecoder(self._model, positions, trial.provider, trial.threads, options)
         found = []
         for case in served_cases(cases):
             trial.say(f"{self.own.name}: {case.name}, {SERVED}")

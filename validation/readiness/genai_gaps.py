@@ -17,7 +17,7 @@ import numpy as np
 
 from seap_export.errors import ArtifactError, SeapError
 from seap_export.json_file import write_json
-from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.decoder import OnnxDecoder
 from seap_export.runtime.files import model_limits
 
 __all__ = ["LARGEST_GAP", "gaps"]
@@ -36,7 +36,7 @@ def gaps(folder: Path, prompt: list[int], generated: list[int], provider: str) -
     if not generated:
         raise ArtifactError(f"{folder}: GenAI generated no token; see the log of the command before")
     _, context_length = model_limits(folder / "genai_config.json")
-    decoding = Decoder(folder / "model.onnx", context_length, provider).start([prompt], len(generated))
+    decoding = OnnxDecoder(folder / "model.onnx", context_length, provider).start([prompt], len(generated))
     found = []
     for token in generated:
         logits = decoding.logits[0]

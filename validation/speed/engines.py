@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.runtime.decoder import Decoder, Decoding
+from seap_export.runtime.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.files import decoder_options
 from validation.runtimes.runner import Runner, Timed
 from validation.runtimes.table import REFERENCE, open_server
@@ -40,7 +40,7 @@ class Engine(Protocol):
 class _OnnxEngine:
     takes_batches = True
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: OnnxDecoder) -> None:
         self._decoder = decoder
         self._decoding: Decoding | None = None
 
@@ -145,7 +145,7 @@ def open_engine(
     """
     if engine == "onnxruntime":
         options = decoder_options(folder / "genai_config.json", provider)
-        yield _OnnxEngine(Decoder(folder / "model.onnx", context_length, provider, threads, options))
+        yield _OnnxEngine(OnnxDecoder(folder / "model.onnx", context_length, provider, threads, options))
         return
     if engine != REFERENCE:
         with contextlib.closing(open_server(engine, folder, threads)) as other:

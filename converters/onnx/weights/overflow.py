@@ -101,7 +101,7 @@ class _Trial:
 
     def see(self, layer: int, half: Half, passed: HalfPass) -> None:
         name = names.tensor(half, layer)
-        self._stream = max(self._stream, _peak(passed.stream), _peak(passed.written))
+        self._stream = max(self._stream, _peak(passed.stream), _peak(passed.update))
         if NORMS_AROUND[half][1] in self._spec.block.norms:
             self._outputs[name] = max(self._outputs.get(name, 0.0), _peak(passed.product))
         else:

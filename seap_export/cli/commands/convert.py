@@ -71,8 +71,8 @@ def convert_command(
 
     if weights and not calibrations:
         raise UsageError("--weight has no effect without --calibration; give that of each task")
-    (own,) = formats_of([format_name], options)
+    (format,) = formats_of([format_name], options)
     compute = compute_of(options)
     statistics = open_mixture(calibrations, weights) if calibrations else None
-    size = convert(folder, own, out, console, force=force, statistics=statistics, compute=compute)
+    size = convert(folder, format, out, console, force=force, statistics=statistics, compute=compute)
     console.result({"folder": str(out), "bytes": size}, f"{out}: {megabytes(size)}")

@@ -11,7 +11,7 @@ from seap_export.cli.console import Console, table
 from seap_export.cli.options import output_options
 
 if TYPE_CHECKING:
-    from seap_export.runtime.doctor import Check, Diagnosis, ProviderState
+    from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState
 
 __all__ = ["doctor_command"]
 
@@ -124,26 +124,33 @@ def _gpus(diagnosis: Diagnosis) -> str:
 
 def _provider_table(diagnosis: Diagnosis) -> str:
     rows = [
-        [own.name, _verdict(own, own.session), _verdict(own, own.attention), _difference(own)]
-        for own in diagnosis.providers
+        [
+            provider.name,
+            _verdict(provider, provider.session),
+            _verdict(provider, provider.attention),
+            _difference(provider),
+        ]
+        for provider in diagnosis.providers
     ]
     return table(["provider", "matrix product", "attention", "max error"], rows)
 
 
-def _verdict(own: ProviderState, check: Check) -> str:
-    if not own.built_in:
+def _verdict(provider: ProviderState, check: ProviderCheck) -> str:
+    if not provider.built_in:
         return "not built in"
     return "works" if check.works else "fails"
 
 
-def _difference(own: ProviderState) -> str:
-    found = [check.difference for check in (own.session, own.attention) if check.difference is not None]
-    return f"{max(found):.1e}" if found else "-"
+def _difference(provider: ProviderState) -> str:
+    differences = [
+        check.difference for check in (provider.session, provider.attention) if check.difference is not None
+    ]
+    return f"{max(differences):.1e}" if differences else "-"
 
 
 def _remarks(diagnosis: Diagnosis) -> list[str]:
     """What each provider lacks; the warnings name the rest."""
-    lines = [failure for own in diagnosis.providers if (failure := diagnosis.failure(own.name))]
+    lines = [failure for provider in diagnosis.providers if (failure := diagnosis.failure(provider.name))]
     if not diagnosis.driver.gpus and diagnosis.provider("cpu").works:
         lines.append("Without a GPU, variants run on the CPU.")
     if diagnosis.packages.missing:

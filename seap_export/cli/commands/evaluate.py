@@ -217,10 +217,10 @@ def _divergence_table(report: EvaluationReport) -> str:
 
 def _per_byte(form: str, figures: DivergenceFigures) -> Iterator[str]:
     """What can be compared with variants of another vocabulary, and what a cut one costs."""
-    if (own := figures.per_byte) is not None:
+    if (per_byte := figures.per_byte) is not None:
         yield (
-            f"{form}: {own.bits:.3f} bits per byte, dense {own.dense_bits:.3f}; "
-            f"KL {own.kl:.4f} nats per byte, on {own.bytes:,} bytes"
+            f"{form}: {per_byte.bits:.3f} bits per byte, dense {per_byte.dense_bits:.3f}; "
+            f"KL {per_byte.kl:.4f} nats per byte, on {per_byte.bytes:,} bytes"
         )
     if (cut := figures.cut) is not None:
         yield (

@@ -151,10 +151,10 @@ def export_command(
     console.result(export_json(exported, frontier), export_text(exported, out, frontier))
 
 
-def _warn_of_coarse_shapes(console: Console, made: Mapping[str, Any]) -> None:
+def _warn_of_coarse_shapes(console: Console, variants: Mapping[str, Any]) -> None:
     from seap_export.plan.solve import RATIO_TOLERANCE
 
-    for name, variant in made.items():
+    for name, variant in variants.items():
         achieved = variant["achieved_ratio"]
         if abs(achieved - variant["requested_ratio"]) > RATIO_TOLERANCE:
             console.warn(f"{name}: achieved ratio {achieved:.4f} is the nearest that the model's shapes allow")
@@ -166,8 +166,10 @@ def _preview_text(planned: Preview) -> str:
     steps = ", ".join(f"{step} {duration(seconds)}" for step, seconds in planned.seconds.items())
     total = duration(sum(planned.seconds.values()))
     what = candidates_text(planned.candidates) if planned.candidates else _variants_text(planned)
-    kept, unfinished, temporary = map(megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary))
-    disk = f"About {kept} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
+    lasting, unfinished, temporary = map(
+        megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary)
+    )
+    disk = f"About {lasting} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
     return f"{what}\n{disk}\nAbout {total} on this machine{f': {steps}' if steps else ''}"
 
 

@@ -92,9 +92,9 @@ def _onnx_folder(folder: Path) -> Path:
     """
     from seap_export.errors import ArtifactError
 
-    for place in (folder, folder / "onnx"):
-        if (place / "model.onnx").is_file():
-            return place
+    for candidate in (folder, folder / "onnx"):
+        if (candidate / "model.onnx").is_file():
+            return candidate
     raise ArtifactError(f"{folder}: contains neither model.onnx nor onnx/model.onnx; give a variant's folder")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, difference, megabytes, table
-from seap_export.cli.elsewhere import elsewhere_text
 from seap_export.cli.exported import parity_verdict, quality_cells, speedup_cell
+from seap_export.cli.general_text import general_text_table
 from seap_export.cli.options import output_options
 
 __all__ = ["inspect_command"]
@@ -52,20 +52,20 @@ def _export_text(result: dict[str, Any]) -> str:
         ]
         for name, variant in result["variants"].items()
     ]
-    measured = ["KL", "perplexity", "top-1", "decode", "prefill"]
-    header = ["variant", "method", "tasks", "removed", "parameters", *folders, *measured, "parity"]
+    figures = ["KL", "perplexity", "top-1", "decode", "prefill"]
+    header = ["variant", "method", "tasks", "removed", "parameters", *folders, *figures, "parity"]
     lines = [table(header, rows)] if rows else []
-    quality = next((own["quality"] for own in result["variants"].values() if own.get("quality")), None)
-    measured = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
-    elsewhere = elsewhere_text({name: own.get("quality") for name, own in result["variants"].items()})
+    quality = next((variant["quality"] for variant in result["variants"].values() if variant.get("quality")), None)
+    figures = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
+    general_text = general_text_table({name: variant.get("quality") for name, variant in result["variants"].items()})
     return "\n".join(
         [
             f"export of {source.get('name', '(no model yet)')} ({source.get('family', '-')}), "
             + ("complete" if result["complete"] else "not complete: run the same export again to continue"),
             f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
             *lines,
-            *measured,
-            *([elsewhere] if elsewhere else []),
+            *figures,
+            *([general_text] if general_text else []),
         ]
     )
 
@@ -91,19 +91,19 @@ def _model_text(result: dict[str, Any]) -> str:
 
 
 def _variant_text(result: dict[str, Any]) -> str:
-    parity, kept = result["parity"], result["vocabulary"]
-    elsewhere = elsewhere_text({"this variant": result["quality"]})
+    parity, vocabulary = result["parity"], result["vocabulary"]
+    general_text = general_text_table({"this variant": result["quality"]})
     return "\n".join(
         [
             f"{result['task']}, made for {_weights(result['weights'])}",
             f"method {result['method']}: score {result['score']}, {result['sparsity']['kind']} sparsity, "
             f"compensation {result['compensation']}, layout {result['layout']}",
             f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
-            *([f"vocabulary: {kept['tokens']:,} of {kept['of']:,} tokens"] if kept else []),
-            *(_parity_text(name, own) for name, own in parity.items()),
+            *([f"vocabulary: {vocabulary['tokens']:,} of {vocabulary['of']:,} tokens"] if vocabulary else []),
+            *(_parity_text(name, checks) for name, checks in parity.items()),
             *([] if parity else ["parity: not checked yet"]),
             _quality_text(result["quality"]),
-            *([elsewhere] if elsewhere else []),
+            *([general_text] if general_text else []),
             *([f"warning: {result['warning']}"] if result["warning"] else []),
             _model_text(result["model"]) if result["model"] else "not pruned yet",
         ]

@@ -103,7 +103,7 @@ def plan_command(
     source = open_source(model)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
     statistics = open_mixture(calibrations, weights)
-    kept = _vocabulary(source, statistics, tasks, vocabulary, console)
+    tokens = _vocabulary(source, statistics, tasks, vocabulary, console)
     with write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")
         with TemporaryDirectory() as folder:
@@ -118,7 +118,7 @@ def plan_command(
                     ratio,
                     Path(folder),
                     advance,
-                    vocabulary=kept,
+                    vocabulary=tokens,
                     compute=compute,
                     say=console.say,
                 )
@@ -170,12 +170,12 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
         },
         "layers": [
             {
-                "num_attention_heads": own.num_attention_heads,
-                "num_key_value_heads": own.num_key_value_heads,
-                "intermediate_size": own.intermediate_size,
+                "num_attention_heads": layer.num_attention_heads,
+                "num_key_value_heads": layer.num_key_value_heads,
+                "intermediate_size": layer.intermediate_size,
                 "removed": 1.0 - shrunk.prunable_weights(index) / dense.prunable_weights(index),
             }
-            for index, own in enumerate(shrunk.layers)
+            for index, layer in enumerate(shrunk.layers)
         ],
     }
 
@@ -192,13 +192,15 @@ def _text(result: dict[str, Any]) -> str:
         for index, layer in enumerate(result["layers"])
     ]
     parameters, sizes, tokens = result["num_parameters"], result["bytes"], result["tokens"]
-    kept = "" if tokens["dense"] == tokens["shrunk"] else f"tokens {tokens['dense']:,} -> {tokens['shrunk']:,}; "
+    tokens_text = (
+        "" if tokens["dense"] == tokens["shrunk"] else f"tokens {tokens['dense']:,} -> {tokens['shrunk']:,}; "
+    )
     return "\n".join(
         [
             table(["layer", "heads", "KV heads", "neurons", "removed"], rows),
             f"{result['task']}, method {result['method']}: ratio requested {result['requested_ratio']:g}, "
             f"achieved {result['achieved_ratio']:.4f} of the attention and MLP {result['budget']}",
-            f"{kept}parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
+            f"{tokens_text}parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
             f"safetensors {megabytes(sizes['hf'])}, ONNX fp32 {megabytes(sizes['onnx'])}",
         ]
     )

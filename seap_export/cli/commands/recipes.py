@@ -33,14 +33,14 @@ def recipes_command(console: Console, name: str | None) -> None:
         raise UsageError(f"recipe '{name}' is not known; use {either(recipes)}")
     values = [
         {
-            "name": own,
-            "default": own == DEFAULT_RECIPE,
+            "name": recipe_name,
+            "default": recipe_name == DEFAULT_RECIPE,
             "summary": recipe.summary,
             "source": recipe.source,
             "settings": asdict(recipe.settings),
         }
-        for own, recipe in recipes.items()
-        if name in (None, own)
+        for recipe_name, recipe in recipes.items()
+        if name in (None, recipe_name)
     ]
     if name is not None:
         console.result(values[0], recipes[name].text.rstrip("\n"))

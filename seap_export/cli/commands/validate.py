@@ -179,17 +179,17 @@ def _write(report: ValidationReport, places: dict[str, Path]) -> None:
         "junit": lambda: junit_xml(values),
         "html": lambda: html_page(values),
     }
-    for name, place in places.items():
-        place.write_text(texts[name](), "utf-8", newline="\n")
+    for name, path in places.items():
+        path.write_text(texts[name](), "utf-8", newline="\n")
 
 
 def _job_summary(report: ValidationReport) -> None:
     """The file for the job summary, if GitHub Actions names one."""
     from validation.reports import job_summary
 
-    place = os.environ.get("GITHUB_STEP_SUMMARY")
-    if place:
-        with open(place, "a", encoding="utf-8", newline="\n") as file:
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(job_summary(report.to_json()) + "\n")
 
 
@@ -216,8 +216,8 @@ def _save_golden(console: Console, path: Path, target: Path, request: Validation
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.gate.golden import save_golden
 
-    with write_whole(target, force=force) as place:
-        save_golden(path, place, request.parity, request.prompt_file, console)
+    with write_whole(target, force=force) as unfinished:
+        save_golden(path, unfinished, request.parity, request.prompt_file, console)
     console.say(f"golden written to {target}")
 
 
@@ -225,8 +225,8 @@ def _against_golden(console: Console, path: Path, golden: Path, options: dict[st
     from seap_export.errors import ParityFailure
     from seap_export.runtime.golden import compare_with_golden
 
-    found = compare_with_golden(path, golden, options["provider"], options["threads"])
-    if found.reasons:
-        console.text(found.summary)
-        raise ParityFailure(f"{path}: {'; '.join(found.reasons[:3])}")
-    console.result(found.to_json(), found.summary)
+    comparison = compare_with_golden(path, golden, options["provider"], options["threads"])
+    if comparison.reasons:
+        console.text(comparison.summary)
+        raise ParityFailure(f"{path}: {'; '.join(comparison.reasons[:3])}")
+    console.result(comparison.to_json(), comparison.summary)

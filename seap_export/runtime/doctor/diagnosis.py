@@ -10,9 +10,9 @@ import onnxruntime as ort
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.runtime.doctor.driver import Driver, Gpu
-from seap_export.runtime.doctor.isolated import Answer, ask
+from seap_export.runtime.doctor.isolated import IsolatedResult, ask
 from seap_export.runtime.doctor.libraries import Library
-from seap_export.runtime.doctor.machine import Machine, read_machine
+from seap_export.runtime.doctor.machine import HostMachine, read_machine
 from seap_export.runtime.doctor.packages import (
     GPU_DISTRIBUTION,
     Packages,
@@ -23,7 +23,7 @@ from seap_export.runtime.doctor.packages import (
 )
 from seap_export.runtime.providers import OLDEST_FOR_CUDA, PROVIDERS
 
-__all__ = ["SCHEMA", "Check", "Diagnosis", "ProviderState", "diagnose"]
+__all__ = ["SCHEMA", "Diagnosis", "ProviderCheck", "ProviderState", "diagnose"]
 
 SCHEMA = "seap-export/doctor/1"
 #: Long, because a first start of CUDA may compile kernels and TensorRT always does.
@@ -32,7 +32,7 @@ _PROBE = "seap_export.runtime.doctor.probe"
 
 
 @dataclass(frozen=True)
-class Check:
+class ProviderCheck:
     """One model run on one provider.
 
     Attributes:
@@ -64,8 +64,8 @@ class ProviderState:
 
     name: str
     built_in: bool
-    session: Check
-    attention: Check
+    session: ProviderCheck
+    attention: ProviderCheck
     libraries: tuple[Library, ...] = ()
     libraries_failure: str = ""
 
@@ -89,7 +89,7 @@ class ProviderState:
 class Diagnosis:
     """The complete diagnosis."""
 
-    machine: Machine
+    machine: HostMachine
     packages: Packages
     driver: Driver
     providers: tuple[ProviderState, ...]
@@ -192,7 +192,7 @@ def diagnose(timeout: float = _TIMEOUT_SECONDS, on_progress: Callable[[str], Non
     return Diagnosis(read_machine(), read_packages(), driver, providers)
 
 
-def _driver(answer: Answer) -> Driver:
+def _driver(answer: IsolatedResult) -> Driver:
     if answer.failure:
         return Driver(None, reason=f"the NVIDIA driver cannot be queried: {answer.failure}")
     gpus = tuple(Gpu(**gpu) for gpu in answer.value["gpus"])
@@ -201,14 +201,14 @@ def _driver(answer: Answer) -> Driver:
 
 def _provider(name: str, timeout: float, on_progress: Callable[[str], None]) -> ProviderState:
     if PROVIDERS[name] not in ort.get_available_providers():
-        without = Check("this onnxruntime was built without it")
+        without = ProviderCheck("this onnxruntime was built without it")
         return ProviderState(name, False, without, without)
     on_progress(f"trying {name}")
-    libraries = ask(_PROBE, ["libraries", name], timeout) if name != "cpu" else Answer()
+    libraries = ask(_PROBE, ["libraries", name], timeout) if name != "cpu" else IsolatedResult()
     session, attention = (_check(ask(_PROBE, [what, name], timeout)) for what in ("session", "attention"))
     found = tuple(Library(**own) for own in libraries.value.get("libraries", []))
     return ProviderState(name, True, session, attention, found, libraries.failure)
 
 
-def _check(answer: Answer) -> Check:
-    return Check(answer.failure) if answer.failure else Check(**answer.value)
+def _check(answer: IsolatedResult) -> ProviderCheck:
+    return ProviderCheck(answer.failure) if answer.failure else ProviderCheck(**answer.value)

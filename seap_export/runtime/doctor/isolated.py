@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Answer", "ask"]
+__all__ = ["IsolatedResult", "ask"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class IsolatedResult:
     """The result of a check.
 
     Attributes:
@@ -27,7 +27,7 @@ class Answer:
     failure: str = ""
 
 
-def ask(module: str, arguments: Sequence[str], timeout: float) -> Answer:
+def ask(module: str, arguments: Sequence[str], timeout: float) -> IsolatedResult:
     """Runs `python -m module arguments`, which prints a JSON object as its last line.
 
     Args:
@@ -50,18 +50,19 @@ def ask(module: str, arguments: Sequence[str], timeout: float) -> Answer:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Answer(failure=f"no answer within {timeout:g} seconds")
+        return IsolatedResult(failure=f"no answer within {timeout:g} seconds")
     except OSError as error:
-        return Answer(failure=f"no process could be started ({error.strerror})")
+        return IsolatedResult(failure=f"no process could be started ({error.strerror})")
     if done.returncode < 0:
-        return Answer(failure=f"the process died of {_signal(-done.returncode)}")
+        return IsolatedResult(failure=f"the process died of {_signal(-done.returncode)}")
     if done.returncode:
-        return Answer(failure=f"the process failed: {_last_line(done.stderr) or f'exit code {done.returncode}'}")
+        reason = _last_line(done.stderr) or f"exit code {done.returncode}"
+        return IsolatedResult(failure=f"the process failed: {reason}")
     try:
         value = json.loads(_last_line(done.stdout))
     except ValueError:
         value = None
-    return Answer(value) if isinstance(value, dict) else Answer(failure="the process gave no answer")
+    return IsolatedResult(value) if isinstance(value, dict) else IsolatedResult(failure="the process gave no answer")
 
 
 def _last_line(text: str) -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from seap_export.runtime.session import available_threads
 
-__all__ = ["Machine", "processor", "read_machine"]
+__all__ = ["HostMachine", "processor", "read_machine"]
 
 _KIB = 1024
 
 
 @dataclass(frozen=True)
-class Machine:
+class HostMachine:
     """The machine this process runs on; sizes are in bytes, None if the system does not report them.
 
     Attributes:
@@ -44,7 +44,7 @@ class Machine:
     free_disk_bytes: int | None
 
 
-def read_machine(root: Path = Path("/")) -> Machine:
+def read_machine(root: Path = Path("/")) -> HostMachine:
     """Queries the system.
 
     Args:
@@ -52,7 +52,7 @@ def read_machine(root: Path = Path("/")) -> Machine:
     """
     memory, free = _memory(root)
     folder, disk = _temporary()
-    return Machine(
+    return HostMachine(
         system=platform.platform(),
         processor=processor(root),
         cores=available_threads(),

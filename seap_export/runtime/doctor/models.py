@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TRIALS", "Trial"]
+__all__ = ["TRIALS", "ProbeModel"]
 
 _TOKENS, _HEADS, _HEAD_SIZE = 4, 2, 64
 #: y = a @ b in float16, 4x8 by 8x4. The tests rebuild these models and compare the bytes.
@@ -32,7 +32,7 @@ _ATTENTION = bytes.fromhex(
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeModel:
     """A model of one node, run on one provider.
 
     Attributes:
@@ -88,8 +88,8 @@ def _attention_expected() -> NDArray[np.float64]:
 
 #: Keyed by the name used on the probe's command line.
 TRIALS = {
-    "session": Trial("matrix product in float16", "MatMul", _PRODUCT, _product_feeds, _product_expected),
-    "attention": Trial(
+    "session": ProbeModel("matrix product in float16", "MatMul", _PRODUCT, _product_feeds, _product_expected),
+    "attention": ProbeModel(
         "attention in float16", "GroupQueryAttention", _ATTENTION, _attention_feeds, _attention_expected
     ),
 }

@@ -18,7 +18,7 @@ import numpy as np
 from seap_export.errors import SeapError
 from seap_export.runtime.doctor.driver import read_driver
 from seap_export.runtime.doctor.libraries import library_names, load_libraries
-from seap_export.runtime.doctor.models import TRIALS, Trial
+from seap_export.runtime.doctor.models import TRIALS, ProbeModel
 from seap_export.runtime.providers import PROVIDERS, one_line, prepare
 from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_session
 
@@ -50,7 +50,7 @@ def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
     return try_model(TRIALS[what], provider)
 
 
-def try_model(trial: Trial, provider: str) -> dict[str, Any]:
+def try_model(trial: ProbeModel, provider: str) -> dict[str, Any]:
     """Runs a model on a provider and compares its output.
 
     Returns:

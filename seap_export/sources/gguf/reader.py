@@ -40,7 +40,7 @@ _NARROW = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class _Part:
+class _GgufRows:
     """Where a tensor of the plain form is: in rows of a tensor of the file, interleaved in each of `heads` heads."""
 
     source: str
@@ -91,20 +91,20 @@ class GgufReader:
         stored = {source: self._file.read(source) for source in dict.fromkeys(part.source for part in parts.values())}
         return {name: self._plain(torch.from_numpy(stored[part.source]), part) for name, part in parts.items()}
 
-    def _plain(self, stored: torch.Tensor, part: _Part) -> torch.Tensor:
+    def _plain(self, stored: torch.Tensor, part: _GgufRows) -> torch.Tensor:
         values = stored[part.rows]
         if part.heads:
             # The file stores each head's rows as (pair, half); the plain form rotates (half, pair).
             values = values.reshape(part.heads, -1, 2, *values.shape[1:]).transpose(1, 2).flatten(0, 2)
         return values.to(self._dtype).contiguous()
 
-    def _shape(self, part: _Part) -> tuple[int, ...]:
+    def _shape(self, part: _GgufRows) -> tuple[int, ...]:
         rows, *rest = self._file.tensors[part.source].shape
         return (len(range(*part.rows.indices(rows))), *rest)
 
-    def _found(self, name: str) -> Iterator[tuple[str, _Part]]:
+    def _found(self, name: str) -> Iterator[tuple[str, _GgufRows]]:
         """The tensors of the plain form in a tensor of the file."""
-        whole = _Part(name, slice(0, None))
+        whole = _GgufRows(name, slice(0, None))
         if name in ROPE_FACTORS:
             return
         if name in _OUTER:

@@ -15,7 +15,7 @@ from support.families import WRONG_FAMILIES, describe_gemma3
 from support.models import micro_source, skip_unless_loaded, write_micro_model
 from support.variations import VARIATIONS
 
-from seap_export.activations.walk_check import WalkCheck, shortened
+from seap_export.activations.walk_check import WalkCheck, short_context
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import QueryScaling, family_of_model_type
 from seap_export.sources.source import Source, open_source
@@ -146,7 +146,7 @@ def _walk(source: Source) -> None:
 @pytest.mark.parametrize("variation", LONG)
 def test_both_sides_are_shortened_alike(tmp_path: Path, variation: str) -> None:
     source = _source(tmp_path, variation)
-    config, spec = shortened(source.config, source.spec, 10)
+    config, spec = short_context(source.config, source.spec, 10)
     assert (config, spec) != (source.config, source.spec)
     _walk(source)
 
@@ -175,4 +175,4 @@ def test_a_wrong_scaling_of_queries_is_noticed_by_texts_that_never_reach_it(tmp_
 
 def test_a_model_without_such_lengths_stays_as_it_is(tmp_path: Path) -> None:
     source = open_source(str(write_micro_model(tmp_path / "m", **VARIATIONS["llama-yarn"])))
-    assert shortened(source.config, source.spec, 10) == (dict(source.config), source.spec)
+    assert short_context(source.config, source.spec, 10) == (dict(source.config), source.spec)

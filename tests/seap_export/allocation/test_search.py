@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from seap_export.allocation.search import Found, TrialLog, directions, multipliers, search
+from seap_export.allocation.search import BestSteps, TrialLog, directions, multipliers, search
 
 NAMES = ("depth", "ends", "heads")
 BEST = {"depth": 0.75, "ends": -0.5, "heads": 0.0}
@@ -18,7 +18,7 @@ def bowl(steps: Mapping[str, float]) -> float:
     return 1.0 + sum((steps[name] - BEST[name]) ** 2 for name in NAMES)
 
 
-def search_bowl(trials: int) -> tuple[Found, list[Mapping[str, float]]]:
+def search_bowl(trials: int) -> tuple[BestSteps, list[Mapping[str, float]]]:
     measured: list[Mapping[str, float]] = []
 
     def measure(steps: Mapping[str, float]) -> float:

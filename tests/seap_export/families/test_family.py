@@ -21,7 +21,7 @@ from seap_export.families import (
     wrapper_of_model_type,
 )
 from seap_export.families.names import PROJECTIONS
-from seap_export.families.parts import Block, Rotation, Window
+from seap_export.families.parts import Block, RotaryRules, Window
 
 
 def test_the_supported_families_are_those_of_the_micro_models() -> None:
@@ -99,7 +99,7 @@ def test_qwen2_s_biases_need_no_switch_and_leave_o_proj_out() -> None:
     "part",
     [
         lambda: Window(layers="some"),  # type: ignore[arg-type]
-        lambda: Rotation(layers="some"),  # type: ignore[arg-type]
+        lambda: RotaryRules(layers="some"),  # type: ignore[arg-type]
         lambda: Block(qk_norm="sometimes"),  # type: ignore[arg-type]
     ],
     ids=["window", "rotation", "norm of heads"],

@@ -156,11 +156,11 @@ def test_a_visitor_sees_each_batch_as_it_is_after_the_half(tmp_path: Path) -> No
     hidden = HiddenStates.embedded(spec, source.read_outer("embed_tokens"), length_buckets(random_token_ids(8), 60))
     layer, before, seen = DecoderLayer(spec, 0, source.read_layer(0)), list(hidden.streams), list[HalfPass]()
     hidden.advance(layer, "o_proj", seen.append)
-    assert [passed.place for passed in seen] == list(range(len(hidden.batches)))
+    assert [passed.batch_index for passed in seen] == list(range(len(hidden.batches)))
     assert len(seen) > 1
     for passed, batch, start, stream in zip(seen, hidden.batches, before, hidden.streams, strict=True):
         assert torch.equal(passed.channels, layer.channels("o_proj", start, batch))
         assert torch.equal(passed.product, layer.project("o_proj", passed.channels))
-        assert torch.equal(passed.written, layer.written("o_proj", passed.product))
-        assert torch.equal(start + passed.written, stream)
+        assert torch.equal(passed.update, layer.update("o_proj", passed.product))
+        assert torch.equal(start + passed.update, stream)
         assert torch.equal(passed.stream, stream)

@@ -55,7 +55,7 @@ def test_what_is_written_is_the_factor_times_the_gain_times_the_product(
         assert torch.equal(gain, tensors[names.tensor(norm, 1)].float())
     product = torch.randn(7, 96, generator=torch.Generator().manual_seed(0))
     expected = layer.factor(half, product) * (1.0 if gain is None else gain) * product
-    torch.testing.assert_close(layer.written(half, product), expected)
+    torch.testing.assert_close(layer.update(half, product), expected)
     root = product.square().mean(-1).add(source.spec.rms_norm_eps).sqrt()
     torch.testing.assert_close(
         layer.factor(half, product)[:, 0], multiplier / root if has_norm else 0 * root + multiplier

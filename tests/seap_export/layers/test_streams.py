@@ -14,7 +14,7 @@ from seap_export.families import model_spec
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import keep_tensors, kept_layers, path_of
-from seap_export.layers.streams import SavedStreams, Storage, choose_storage
+from seap_export.layers.streams import SavedStreams, StreamStorage, choose_storage
 from seap_export.layers.working_memory import working_bytes
 
 SPEC = model_spec(micro_config(model_type="llama"))
@@ -31,7 +31,7 @@ def values(seed: int) -> list[torch.Tensor]:
 
 
 def streams(folder: Path, kind: Kind) -> SavedStreams:
-    return Storage(kind, 0, folder, torch.device("cpu")).streams("stream", SPEC, batches())
+    return StreamStorage(kind, 0, folder, torch.device("cpu")).streams("stream", SPEC, batches())
 
 
 def set_all(own: SavedStreams, seed: int) -> None:
@@ -109,7 +109,7 @@ def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["device", "memory", "disk"])
 def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Literal["device", "memory", "disk"]) -> None:
     with pretend_cuda() as device:
-        own = Storage(kind, 0, tmp_path, device).streams("stream", SPEC, batches(device))
+        own = StreamStorage(kind, 0, tmp_path, device).streams("stream", SPEC, batches(device))
         for place, stream in enumerate(values(0)):
             own[place] = stream.to(device)
         own.save(1)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.runtime.cache import AppendedCache, SharedCache, empty_buffers
-from seap_export.runtime.decoder import Decoder, Decoding
+from seap_export.runtime.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.providers import CPU
 from seap_export.runtime.session import open_session
 from seap_export.runtime.tensors import ELEMENTS, view
@@ -33,7 +33,7 @@ def forced(rows: int) -> list[list[int]]:
     return np.random.default_rng(4).integers(4, 90, (STEPS, rows)).tolist()
 
 
-def decoded(decoder: Decoder, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
+def decoded(decoder: OnnxDecoder, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
     """The logits of the prompts and of each step."""
     decoding = decoder.start(prompts, STEPS)
     found = [decoding.logits]
@@ -78,14 +78,14 @@ def contents(decoding: Decoding, element: str = "tensor(float)") -> dict[str, ND
 def test_in_place_equals_copied(dense: Callable[..., Path], pristine: Path, name: str, lengths: list[int]) -> None:
     folder = pristine / "a-0.2" / "onnx" if name == "pruned" else dense(name)
     prompts = prompts_of(lengths)
-    decoder = Decoder(folder / "model.onnx", CONTEXT, threads=1)
+    decoder = OnnxDecoder(folder / "model.onnx", CONTEXT, threads=1)
     for found, expected in zip(decoded(decoder, prompts), copied(folder, prompts), strict=True):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path]) -> None:
-    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
     decoding = decoder.start(prompts_of([3, 9]), STEPS)
     before, empty = addresses(decoding), contents(decoding)
     assert all(cache.shape == (2, 3, 64, 16) for cache in empty.values())
@@ -102,7 +102,7 @@ def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path
 
 
 def test_each_row_writes_behind_its_own_tokens(dense: Callable[..., Path]) -> None:
-    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
     prompts, tokens = prompts_of([3, 9]), forced(2)
     together = decoder.start(prompts, STEPS)
     for step in tokens:
@@ -118,7 +118,7 @@ def test_each_row_writes_behind_its_own_tokens(dense: Callable[..., Path]) -> No
 
 
 def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -> None:
-    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
     prompts = prompts_of([9, 4])
     alone, together = decoder.start(prompts[1:], STEPS), decoder.start(prompts, STEPS)
     for step in forced(2):
@@ -129,7 +129,7 @@ def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -
 
 
 def test_decodings_do_not_disturb_each_other(dense: Callable[..., Path]) -> None:
-    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
+    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
     first, second = prompts_of([5]), prompts_of([8])
     expected = decoded(decoder, first)
     one, other = decoder.start(first, STEPS), decoder.start(second, STEPS)
@@ -144,8 +144,8 @@ def test_an_appended_cache_gives_the_same(
     dense: Callable[..., Path], marked: Callable[[Path, str], Path], lengths: list[int]
 ) -> None:
     folder, prompts = dense("mistral-window"), prompts_of(lengths)
-    appended = Decoder(marked(folder, "appended") / "model.onnx", CONTEXT, threads=1)
-    expected = decoded(Decoder(folder / "model.onnx", CONTEXT, threads=1), prompts)
+    appended = OnnxDecoder(marked(folder, "appended") / "model.onnx", CONTEXT, threads=1)
+    expected = decoded(OnnxDecoder(folder / "model.onnx", CONTEXT, threads=1), prompts)
     for found, other in zip(decoded(appended, prompts), expected, strict=True):
         np.testing.assert_allclose(found, other, rtol=0, atol=1e-5)
     decoding = appended.start(prompts, STEPS)
@@ -161,7 +161,7 @@ def test_float16_caches(
     if cache == "appended" and len(set(lengths)) > 1:
         return
     prompts = prompts_of(lengths)
-    decoder = Decoder(marked(dense("llama-gqa", dtype="fp16"), cache) / "model.onnx", CONTEXT, threads=1)
+    decoder = OnnxDecoder(marked(dense("llama-gqa", dtype="fp16"), cache) / "model.onnx", CONTEXT, threads=1)
     exact = copied(dense("llama-gqa"), prompts)
     for found, expected in zip(decoded(decoder, prompts), exact, strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=0.02 * np.abs(expected).max())
@@ -173,7 +173,7 @@ def test_float16_caches(
 @pytest.mark.parametrize("lengths", BATCHES)
 def test_graphs_that_give_the_last_logits_alone(dense: Callable[..., Path], lengths: list[int]) -> None:
     prompts = prompts_of(lengths)
-    decoder = Decoder(dense("llama-gqa", logits="last") / "model.onnx", CONTEXT, threads=1)
+    decoder = OnnxDecoder(dense("llama-gqa", logits="last") / "model.onnx", CONTEXT, threads=1)
     for found, expected in zip(decoded(decoder, prompts), copied(dense("llama-gqa"), prompts), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
@@ -183,7 +183,7 @@ def test_graphs_that_give_the_last_logits_alone(dense: Callable[..., Path], leng
 @pytest.mark.parametrize("name", ["llama-gqa", "mistral-window"])
 def test_graphs_of_standard_operators(dense: Callable[..., Path], name: str, logits: str, lengths: list[int]) -> None:
     prompts = prompts_of(lengths)
-    decoder = Decoder(dense(name, dialect="standard", logits=logits) / "model.onnx", CONTEXT, threads=1)
+    decoder = OnnxDecoder(dense(name, dialect="standard", logits=logits) / "model.onnx", CONTEXT, threads=1)
     for found, expected in zip(decoded(decoder, prompts), copied(dense(name), prompts), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
     assert isinstance(decoder.start(prompts, 1)._cache, AppendedCache)
@@ -214,7 +214,7 @@ def write_table_decoder(path: Path, element: int, cache: str = "appended", logit
 @pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_caches_and_logits_of_every_type(tmp_path: Path, element: int) -> None:
     write_table_decoder(tmp_path / "model.onnx", element)
-    decoding = Decoder(tmp_path / "model.onnx", CONTEXT, threads=1).start([[1, 2], [3, 4]], 4)
+    decoding = OnnxDecoder(tmp_path / "model.onnx", CONTEXT, threads=1).start([[1, 2], [3, 4]], 4)
     table = np.arange(32, dtype=np.float32).reshape(8, 4) / 4
     np.testing.assert_array_equal(decoding.logits, table[[2, 4]])
     decoding.step([7, 5])
@@ -228,17 +228,17 @@ def test_graphs_of_another_make_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     write_table_decoder(path, TensorProto.FLOAT, cache="ring")
     with pytest.raises(ArtifactError, match=r"seap_export\.cache is 'ring'.*; export again"):
-        Decoder(path, CONTEXT)
+        OnnxDecoder(path, CONTEXT)
     write_table_decoder(path, TensorProto.DOUBLE)
     with pytest.raises(ArtifactError, match=r"input past_key_values\.0\.key "):
-        Decoder(path, CONTEXT)
+        OnnxDecoder(path, CONTEXT)
     write_table_decoder(path, TensorProto.FLOAT, logits="new")
     with pytest.raises(ArtifactError, match=r"its logits are \[1, 1, 3, 4\] for tokens \[1, 3\]; export again"):
-        Decoder(path, CONTEXT).start([[1, 2, 3]], 1)
+        OnnxDecoder(path, CONTEXT).start([[1, 2, 3]], 1)
 
 
 def test_work_that_would_run_on_the_cpu_is_refused(dense: Callable[..., Path]) -> None:
-    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)
+    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT)
     if decoder._model.nodes is None:
         pytest.skip("this ONNX Runtime does not tell where a node runs")
     with pytest.raises(EnvironmentFailure, match=r"model\.onnx: GroupQueryAttention, MatMul, .* would run on the CPU"):
@@ -246,9 +246,9 @@ def test_work_that_would_run_on_the_cpu_is_refused(dense: Callable[..., Path]) -
 
 
 def test_capacity_is_rounded_up_and_within_the_context(dense: Callable[..., Path]) -> None:
-    decoder = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)
+    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT)
     assert [decoder.capacity(*pair) for pair in ((1, 1), (60, 4), (60, 5), (100, 500))] == [64, 64, 128, 128]
-    assert Decoder(dense("llama-gqa") / "model.onnx", 50).capacity(10, 10) == 50
+    assert OnnxDecoder(dense("llama-gqa") / "model.onnx", 50).capacity(10, 10) == 50
     decoding = decoder.start([[5] * 63], 1)
     decoding.step([5])
     with pytest.raises(ValueError, match=r"65 tokens.* 64"):
@@ -257,7 +257,7 @@ def test_capacity_is_rounded_up_and_within_the_context(dense: Callable[..., Path
 
 def test_masks_of_both_caches(dense: Callable[..., Path]) -> None:
     """Of rows of 3 tokens and 1, of which the first then ends; one is as wide as the prompts, then as the cache."""
-    (layout, *_) = Decoder(dense("llama-gqa") / "model.onnx", CONTEXT)._layouts
+    (layout, *_) = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT)._layouts
     calls = [[[1, 1, 1], [1, 0, 0]], [[1], [1]], [[0], [1]]]
     shared = SharedCache([layout], 2, 5, CPU, empty_buffers([layout], 2, 5, CPU))
     appended = AppendedCache([layout], 2, CPU)

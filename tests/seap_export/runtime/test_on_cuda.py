@@ -20,9 +20,9 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from fake_cuda.log import mark
-from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.decoder import OnnxDecoder
 model, rows, *options = sys.argv[1:]
-decoder = Decoder(Path(model), 300, "cuda", 1, dict(option.split("=") for option in options))
+decoder = OnnxDecoder(Path(model), 300, "cuda", 1, dict(option.split("=") for option in options))
 def decode(number):
     mark(f"start {number}")
     decoding = decoder.start([[5, 6, 7]] * int(rows), 8)

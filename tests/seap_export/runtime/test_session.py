@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.runtime import providers, session
-from seap_export.runtime.providers import CPU, Place, is_too_old_for_cuda, one_line, place_of
+from seap_export.runtime.providers import CPU, TensorDevice, device_of, is_too_old_for_cuda, one_line
 from seap_export.runtime.session import OnnxModel, available_threads, nodes_by_provider, open_session
 
 
@@ -179,13 +179,13 @@ def test_releases_for_cuda(version: str, is_too_old: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "place"), [("cpu", CPU), ("cuda", Place("cuda", 2)), ("tensorrt", Place("cuda", 2))]
+    ("provider", "device"), [("cpu", CPU), ("cuda", TensorDevice("cuda", 2)), ("tensorrt", TensorDevice("cuda", 2))]
 )
-def test_where_a_session_keeps_its_tensors(provider: str, place: Place) -> None:
+def test_where_a_session_keeps_its_tensors(provider: str, device: TensorDevice) -> None:
     options = {name: {"device_id": "2"} for name in providers.PROVIDERS.values()}
     names = [providers.PROVIDERS[provider], *list(options)]
     opened: Any = SimpleNamespace(get_providers=lambda: names, get_provider_options=lambda: options)
-    assert place_of(opened) == place
+    assert device_of(opened) == device
 
 
 def test_a_model_tells_its_metadata_and_its_nodes(model: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_model_tells_its_metadata_and_its_nodes(model: Path) -> None:
     helper.set_model_props(proto, {"seap_export.cache": "appended"})
     model.write_bytes(proto.SerializeToString())
     opened = OnnxModel(model)
-    assert (opened.metadata, opened.place) == ({"seap_export.cache": "appended"}, CPU)
+    assert (opened.metadata, opened.device) == ({"seap_export.cache": "appended"}, CPU)
     assert opened.nodes in ({"CPUExecutionProvider": {"MatMul": 1}}, None)
 
 

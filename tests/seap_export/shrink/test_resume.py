@@ -29,7 +29,7 @@ from seap_export.activations.mixture import Mixture
 from seap_export.layers import streams
 from seap_export.layers.compute import Compute
 from seap_export.plan.plan import COMPENSATIONS, Compensation
-from seap_export.shrink import side_by_side
+from seap_export.shrink import refit_streams
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
 from seap_export.sources.tensor_writer import SafetensorsWriter
@@ -97,7 +97,7 @@ def test_killed_before_any_tensor_is_written(
         (streams._KeptInFile, "save", 6),
         (streams._Saved, "forget", 6),
         (streams._Layout, "write", 40),
-        (side_by_side, "refit", 3),
+        (refit_streams, "refit", 3),
         (SafetensorsWriter, "flush", 3),
         (SafetensorsWriter, "__exit__", 1),
     ],

@@ -26,8 +26,8 @@ from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES
 from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
 from seap_export.shrink.layer import kept_channels
+from seap_export.shrink.refit_streams import RefitStreams
 from seap_export.shrink.sequential import SequentialLayers
-from seap_export.shrink.side_by_side import SideBySide
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source, open_source
 
@@ -268,14 +268,14 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
     assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
     assert all(torch.equal(stored[name], layers[1][name]) for name in fitted)
     streams: list[Any] = []
-    plain = SideBySide.layer
+    plain = RefitStreams.layer
 
     def noted(self: Any, index: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         found = plain(self, index, tensors)
         streams[:] = list(self._shrunk.streams)
         return found
 
-    monkeypatch.setattr(SideBySide, "layer", noted)
+    monkeypatch.setattr(RefitStreams, "layer", noted)
     fitted_layers(source, plan, statistics)
     own, expected = (
         torch.cat([part.double() for part in parts]) for parts in (streams, [last_stream(shrunk, _in_order(TEXTS))])

@@ -19,7 +19,7 @@ from seap_export.layers.batches import length_buckets
 from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.hidden_states import HalfPass, HiddenStates
 from seap_export.layers.layer import DecoderLayer
-from seap_export.shrink import side_by_side
+from seap_export.shrink import refit_streams
 from seap_export.shrink.refit import refit
 from seap_export.shrink.target import refit_target
 from seap_export.shrink.write import write_shrunk_model
@@ -45,7 +45,7 @@ class OneHalf:
 
     def stream(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """The shrunk stream after the half; float64 weights [out, kept]."""
-        return self.shrunk + self.layer.written(self.half, (self.x @ weight.T + bias).float())
+        return self.shrunk + self.layer.update(self.half, (self.x @ weight.T + bias).float())
 
     def error(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
         """Mean square distance from the dense stream."""
@@ -55,7 +55,7 @@ class OneHalf:
         """The same with the norm taken as g z / s at the dense product's s."""
         gain, factor = self.layer.gain(self.half), self.layer.factor(self.half, self.passed.product).double()
         product = self.passed.product.double()
-        written = self.passed.written.double() + factor * gain.double() * (self.x @ weight.T + bias - product)  # type: ignore[union-attr]
+        written = self.passed.update.double() + factor * gain.double() * (self.x @ weight.T + bias - product)  # type: ignore[union-attr]
         return float((self.shrunk.double() + written - self.passed.stream).square().sum(1).mean())
 
     def fit(self, target: torch.Tensor, weights: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -106,7 +106,7 @@ def test_without_an_error_it_is_the_dense_product(tmp_path: Path, variation: str
 def test_with_a_multiplier_the_target_reaches_the_dense_stream(tmp_path: Path, half: Half) -> None:
     own = half_of(micro_source(tmp_path / "model", "granite-all"), half, 0.1)
     target, _ = refit_target(own.layer, half, own.passed, own.shrunk)
-    torch.testing.assert_close(own.shrunk + own.layer.written(half, target), own.passed.stream, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(own.shrunk + own.layer.update(half, target), own.passed.stream, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -115,8 +115,8 @@ def test_with_a_norm_the_target_nearly_reaches_the_dense_stream(tmp_path: Path, 
     """All of a small error but what lies along the product, one direction of 96."""
     own = half_of(micro_source(tmp_path / "model", variation), half, 0.003)
     target, _ = refit_target(own.layer, half, own.passed, own.shrunk)
-    after = own.shrunk + own.layer.written(half, target) - own.passed.stream
-    before = own.shrunk + own.passed.written - own.passed.stream
+    after = own.shrunk + own.layer.update(half, target) - own.passed.stream
+    before = own.shrunk + own.passed.update - own.passed.stream
     assert after.square().mean() < 0.05 * before.square().mean()
 
 
@@ -187,7 +187,7 @@ def test_a_whole_model_is_nearer_than_with_dense_products_as_targets(
     dense = transformers_model(tmp_path / "model")
     for name in ("stream", "product"):
         if name == "product":
-            monkeypatch.setattr(side_by_side, "refit_target", lambda _, half, passed, shrunk: (passed.product, 1.0))
+            monkeypatch.setattr(refit_streams, "refit_target", lambda _, half, passed, shrunk: (passed.product, 1.0))
         (tmp_path / name).mkdir()
         write_shrunk_model(source, plan_of(source, cut, "sequential", ridge=1.0), statistics, tmp_path / name)
         model = transformers_model(tmp_path / name)

@@ -203,7 +203,7 @@ def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -
                 decoding.step = step
                 return decoding
 
-        monkeypatch.setattr(onnx_candidate, "Decoder", FakeDecoder)
+        monkeypatch.setattr(onnx_candidate, "OnnxDecoder", FakeDecoder)
         return run(provider="cuda")
 
     return execute

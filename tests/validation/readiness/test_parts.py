@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from support.exports import run_here
 
 from seap_export.runtime import Generator
-from seap_export.runtime.decoder import Decoder
+from seap_export.runtime.decoder import OnnxDecoder
 from validation.benchmarks.random_model import write_random_model
 from validation.readiness.genai_gaps import genai_gaps
 from validation.readiness.profile import profile, summary
@@ -70,7 +70,7 @@ def test_logits_that_say_nothing_fail(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float, words: str
 ) -> None:
     dull = SimpleNamespace(logits=np.full((1, SHAPE.vocabulary), value, np.float32), step=lambda tokens: None)
-    monkeypatch.setattr(Decoder, "start", lambda *arguments: dull)
+    monkeypatch.setattr(OnnxDecoder, "start", lambda *arguments: dull)
     code, output = gaps_of(graph, tmp_path, [0])
     assert (code, words in output) == (7, True)
 

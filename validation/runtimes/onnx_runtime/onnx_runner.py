@@ -22,7 +22,7 @@ from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
 from seap_export.runtime.decoder import CACHE_KEY
 from seap_export.runtime.failures import environment_failure
-from seap_export.runtime.providers import CPU, one_line, place_of
+from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
 from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
 from validation.runtimes.runner import Gives
@@ -75,7 +75,7 @@ class OnnxRunner:
             raise ArtifactError(f"the ONNX graph lacks the outputs {', '.join(missing)}; export it again")
         self.gives_last_only = outputs["logits"].shape[1:2] == [1]
         self._is_shared = session.get_modelmeta().custom_metadata_map.get(CACHE_KEY, "shared") == "shared"
-        self._place = place_of(session)
+        self._device = device_of(session)
         self._is_real: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._started: tuple[ort.IOBinding, Cache] | None = None
 
@@ -170,8 +170,8 @@ class OnnxRunner:
 
     def _empty(self, rows: int, capacity: int) -> Cache:
         if self._is_shared:
-            buffers = empty_buffers(self._layouts, rows, capacity, self._place)
-            return SharedCache(self._layouts, rows, capacity, self._place, buffers)
+            buffers = empty_buffers(self._layouts, rows, capacity, self._device)
+            return SharedCache(self._layouts, rows, capacity, self._device, buffers)
         # On the host, from where it can be read in any dtype. No kernel depends on where a cache that is copied lies.
         return AppendedCache(self._layouts, rows, CPU)
 

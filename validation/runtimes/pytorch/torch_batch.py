@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seap_export.layers.stock import Passage
+from seap_export.layers.stock import BatchPass
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Gives, Layers, Logits
 
@@ -36,7 +36,7 @@ class TorchBatch:
 
     def __init__(self, runner: TorchRunner) -> None:
         self._runner = runner
-        self._passage = Passage()
+        self._passage = BatchPass()
         self._is_real = torch.zeros((0, 0), dtype=torch.int64)
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
@@ -51,7 +51,7 @@ class TorchBatch:
         for row, length in enumerate(lengths):
             shifted[row, width - length :] = torch.from_numpy(input_ids[row, :length])
             self._is_real[row, width - length :] = 1
-        self._passage = Passage()
+        self._passage = BatchPass()
         common = _common_start(input_ids, lengths)
         if rows == 1 or common < _WORTH_A_PASS:
             return self._run(shifted)
@@ -81,7 +81,7 @@ class TorchBatch:
 
     def close(self) -> None:
         """Frees the cache; who opened the model closes it."""
-        self._passage = Passage()
+        self._passage = BatchPass()
 
     def _run(self, input_ids: torch.Tensor) -> Logits:
         mask = None if self._is_real.all() else self._is_real

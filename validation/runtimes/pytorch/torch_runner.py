@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from converters.format import StoredWeights
 from seap_export.errors import EnvironmentFailure
 from seap_export.layers.compute import Compute
-from seap_export.layers.stock import Passage
+from seap_export.layers.stock import BatchPass
 from validation.checkpoint import Change, Checkpoint
 
 __all__ = ["Run", "TakeCache", "TorchRunner", "open_torch_runner"]
@@ -90,7 +90,7 @@ class TorchRunner:
         for block in self.blocks([self.passing_bytes(sum(map(len, run.parts))) for run in runs]):
             passages = self.start([[torch.tensor([list(part)]) for part in runs[place].parts] for place in block])
 
-            def show(place: int, index: int, passages: Sequence[Passage] = passages, first: int = block[0]) -> None:
+            def show(place: int, index: int, passages: Sequence[BatchPass] = passages, first: int = block[0]) -> None:
                 layer = passages[place].caches.pop(index)
                 if take_cache is not None:
                     take_cache(first + place, _float32(layer.keys[0]), _float32(layer.values[0]))
@@ -100,14 +100,14 @@ class TorchRunner:
                 for place, passage in zip(block, passages, strict=True):
                     yield self._kept_logits(passage, runs[place])
 
-    def start(self, batches: Sequence[Sequence[torch.Tensor]], *, cached: bool = True) -> list[Passage]:
+    def start(self, batches: Sequence[Sequence[torch.Tensor]], *, cached: bool = True) -> list[BatchPass]:
         """Embeds sequences, whose parts are int64 [batch, tokens] each."""
-        passages = [Passage() for _ in batches]
+        passages = [BatchPass() for _ in batches]
         self._append(passages, batches, cached)
         return passages
 
     def pass_layers(
-        self, passages: Sequence[Passage], show: Callable[[int, int], None] | None = None, *, keep: bool = False
+        self, passages: Sequence[BatchPass], show: Callable[[int, int], None] | None = None, *, keep: bool = False
     ) -> None:
         """Passes sequences through all layers.
 
@@ -166,7 +166,7 @@ class TorchRunner:
                 self._append([passages[place] for place in going], new, cached=True)
         return [tuple(own) for own in following]
 
-    def extend(self, passage: Passage, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def extend(self, passage: BatchPass, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Appends tokens to sequences, with their cache, and passes them through all layers.
 
         Layers stay loaded as far as there is room; `head` must be open for the logits.
@@ -223,7 +223,7 @@ class TorchRunner:
 
     def _append(
         self,
-        passages: Sequence[Passage],
+        passages: Sequence[BatchPass],
         batches: Sequence[Sequence[torch.Tensor]],
         cached: bool,
         mask: torch.Tensor | None = None,
@@ -238,7 +238,7 @@ class TorchRunner:
                 self._stock.append(passage, torch.searchsorted(vocabulary, part), cached=cached, mask=mask)
         self._stock.load_outer("embed_tokens", None)
 
-    def _kept_logits(self, passage: Passage, run: Run) -> NDArray[np.float32]:
+    def _kept_logits(self, passage: BatchPass, run: Run) -> NDArray[np.float32]:
         behind, logits = sum(map(len, run.parts)), []
         for part, hidden in zip(run.parts, self._stock.finish(passage), strict=True):
             behind -= len(part)

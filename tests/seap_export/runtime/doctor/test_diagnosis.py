@@ -10,7 +10,7 @@ import pytest
 from support.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.runtime.doctor import Check, Diagnosis, ProviderState, diagnose
+from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState, diagnose
 from seap_export.runtime.doctor import diagnosis as module
 from seap_export.runtime.doctor.driver import Driver
 
@@ -70,14 +70,18 @@ def test_all_is_well_where_nothing_goes_wrong(tmp_path: Path, monkeypatch: pytes
     assert [(own.name, own.works, own.missing) for own in found.providers] == [
         ("cpu", True, []), ("cuda", True, []), ("tensorrt", True, [])
     ]  # fmt: skip
-    assert found.provider("cuda").session == Check("", 0.001)
+    assert found.provider("cuda").session == ProviderCheck("", 0.001)
     assert (found.driver.gpus[0].name, found.driver.cuda_version, found.warnings) == ("NVIDIA T4", "13.0", [])
 
 
 def test_a_session_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = faked(tmp_path, monkeypatch, ["session", "cuda"], DIES)
     cuda = found.provider("cuda")
-    assert (cuda.session, cuda.attention.works, cuda.works) == (Check("the process died of SIGSEGV"), True, False)
+    assert (cuda.session, cuda.attention.works, cuda.works) == (
+        ProviderCheck("the process died of SIGSEGV"),
+        True,
+        False,
+    )
     assert found.provider("cpu").works
     assert found.failure("cuda").startswith("cuda does not work here: the process died of SIGSEGV; run: pip uninstall")
 
@@ -86,7 +90,7 @@ def test_a_session_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "quick").mkdir()
     monkeypatch.setattr(module, "PROVIDERS", {"cpu": "CPUExecutionProvider"})
     found = faked(tmp_path / "quick", monkeypatch, ["attention", "cpu"], HANGS, timeout=1.0)
-    assert found.provider("cpu").attention == Check("no answer within 1 seconds")
+    assert found.provider("cpu").attention == ProviderCheck("no answer within 1 seconds")
     assert not found.provider("cpu").works
 
 
@@ -161,7 +165,7 @@ def test_what_is_warned_about() -> None:
     assert diagnosis(NO_DRIVER, **states).warnings == []
     (warning,) = diagnosis(ONE_GPU, **states).warnings
     assert warning.startswith("cuda does not work here: it fails")
-    broken = diagnosis(cpu=ProviderState("cpu", True, WORKS, Check("attention in float16 is wrong by 0.3")))
+    broken = diagnosis(cpu=ProviderState("cpu", True, WORKS, ProviderCheck("attention in float16 is wrong by 0.3")))
     (warning,) = broken.warnings
     assert warning.startswith("cpu does not work here: attention in float16 is wrong by 0.3; run: pip uninstall")
     both = packages(onnxruntime={"onnxruntime": "1.24.4", "onnxruntime-gpu": "1.31.1"})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seap_export.runtime.doctor.isolated import Answer, ask
+from seap_export.runtime.doctor.isolated import IsolatedResult, ask
 
 #: Far more than a Python process takes that does nothing.
 PATIENCE = 120.0
@@ -21,7 +21,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_last_line_is_the_answer(module: Path) -> None:
     module.write_text('import sys\nprint("noise {")\nprint(\'{"a": "%s"}\' % sys.argv[1:])\n', "utf-8")
-    assert ask("asked", ["x", "y"], PATIENCE) == Answer({"a": "['x', 'y']"})
+    assert ask("asked", ["x", "y"], PATIENCE) == IsolatedResult({"a": "['x', 'y']"})
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_the_last_line_is_the_answer(module: Path) -> None:
 )
 def test_what_is_no_answer(module: Path, code: str, failure: str) -> None:
     module.write_text(code, "utf-8")
-    assert ask("asked", [], PATIENCE) == Answer(failure=failure)
+    assert ask("asked", [], PATIENCE) == IsolatedResult(failure=failure)
 
 
 def test_a_process_that_hangs_is_killed(module: Path) -> None:
     module.write_text("import time\nwhile True: time.sleep(60)\n", "utf-8")
-    assert ask("asked", [], 0.5) == Answer(failure="no answer within 0.5 seconds")
+    assert ask("asked", [], 0.5) == IsolatedResult(failure="no answer within 0.5 seconds")
 
 
 def test_the_current_folder_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,4 +53,4 @@ def test_the_current_folder_is_not_searched(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path / "path")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
-    assert ask("asked", [], PATIENCE) == Answer({"found": 1})
+    assert ask("asked", [], PATIENCE) == IsolatedResult({"found": 1})

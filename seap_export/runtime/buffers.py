@@ -15,13 +15,13 @@ from seap_export.runtime.session import NO_GRAPH, OnnxModel
 from seap_export.runtime.steps import CapturedSteps
 from seap_export.runtime.tensors import Element
 
-__all__ = ["Workspace", "Workspaces"]
+__all__ = ["BufferPool", "DecodingBuffers"]
 
 #: ONNX Runtime keeps a captured graph until the session ends, so there are at most this many.
 _MOST_GRAPHS = 8
 
 
-class Workspace:
+class DecodingBuffers:
     """The buffers of one decoding at a time, and the CUDA graph that is captured with them.
 
     Attributes:
@@ -40,11 +40,11 @@ class Workspace:
         self._model, self._layouts = model, layouts
         self._steps: CapturedSteps | None = None
         with model.failures():
-            self._buffers = empty_buffers(layouts, rows, capacity, model.place)
+            self._buffers = empty_buffers(layouts, rows, capacity, model.device)
 
     def cache(self) -> SharedCache:
         """The caches, for one decoding."""
-        return SharedCache(self._layouts, self.rows, self.capacity, self._model.place, self._buffers)
+        return SharedCache(self._layouts, self.rows, self.capacity, self._model.device, self._buffers)
 
     def steps(self, element: Element, vocabulary: int) -> CapturedSteps:
         """The steps of any decoding, one after another."""
@@ -65,36 +65,36 @@ class Workspace:
                 self._buffers[layout.past].update_inplace(np.zeros(shape, layout.element.storage))
 
 
-class Workspaces:
-    """Hands out workspaces, each to one decoding at a time; decodings may end in any thread."""
+class BufferPool:
+    """Hands out buffers, each to one decoding at a time; decodings may end in any thread."""
 
     def __init__(self, model: OnnxModel, layouts: Sequence[CacheLayout]) -> None:
         """Allocates nothing."""
         self._model, self._layouts = model, layouts
-        self._free: defaultdict[tuple[int, int], deque[Workspace]] = defaultdict(deque)
+        self._free: defaultdict[tuple[int, int], deque[DecodingBuffers]] = defaultdict(deque)
         self._graphs = iter(range(1, _MOST_GRAPHS + 1))
 
-    def take(self, rows: int, capacity: int) -> Workspace:
-        """A workspace of that size; to be called in the model's `turn`.
+    def take(self, rows: int, capacity: int) -> DecodingBuffers:
+        """Buffers of that size; to be called in the model's `turn`.
 
         Raises:
             EnvironmentFailure: There is not enough memory.
         """
         free = self._free[rows, capacity]
         if free:
-            workspace = free.pop()
-            workspace.clean()
-            return workspace
+            buffers = free.pop()
+            buffers.clean()
+            return buffers
         try:
-            return Workspace(self._model, self._layouts, rows, capacity, self._graphs)
+            return DecodingBuffers(self._model, self._layouts, rows, capacity, self._graphs)
         except EnvironmentFailure:
-            self._free.clear()  # workspaces of other sizes may hold the memory
-            return Workspace(self._model, self._layouts, rows, capacity, self._graphs)
+            self._free.clear()  # buffers of other sizes may hold the memory
+            return DecodingBuffers(self._model, self._layouts, rows, capacity, self._graphs)
 
-    def keep_after(self, user: object, workspace: Workspace) -> None:
-        """Makes a workspace free as soon as its user, a decoding, is no longer referenced."""
-        weakref.finalize(user, self._keep, workspace).atexit = False
+    def keep_after(self, user: object, buffers: DecodingBuffers) -> None:
+        """Frees buffers as soon as its user, a decoding, is no longer referenced."""
+        weakref.finalize(user, self._keep, buffers).atexit = False
 
-    def _keep(self, workspace: Workspace) -> None:
-        if workspace.graph != NO_GRAPH:
-            self._free[workspace.rows, workspace.capacity].append(workspace)
+    def _keep(self, buffers: DecodingBuffers) -> None:
+        if buffers.graph != NO_GRAPH:
+            self._free[buffers.rows, buffers.capacity].append(buffers)

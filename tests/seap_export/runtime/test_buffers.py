@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.runtime import workspace
-from seap_export.runtime.decoder import Decoder, Decoding
+from seap_export.runtime import buffers
+from seap_export.runtime.buffers import DecodingBuffers
+from seap_export.runtime.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.session import NO_GRAPH, OnnxModel
-from seap_export.runtime.workspace import Workspace
 
 CONTEXT = 300
 TOKENS = [[5, 17], [40, 8], [9, 9], [33, 71]]
@@ -36,11 +36,11 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def capturing(dense: Callable[..., Path]) -> Callable[..., Decoder]:
+def capturing(dense: Callable[..., Path]) -> Callable[..., OnnxDecoder]:
     """`capturing("fp16")`: a decoder that treats the CPU as a GPU whose calls can be captured."""
 
-    def make(dtype: str = "fp32", **options: Any) -> Decoder:
-        decoder = Decoder(dense("llama-gqa", dtype=dtype, **options) / "model.onnx", CONTEXT, threads=1)
+    def make(dtype: str = "fp32", **options: Any) -> OnnxDecoder:
+        decoder = OnnxDecoder(dense("llama-gqa", dtype=dtype, **options) / "model.onnx", CONTEXT, threads=1)
         decoder._model.captures, decoder._model.turn = True, threading.Lock()
         return decoder
 
@@ -56,8 +56,8 @@ def decoded(decoding: Decoding) -> list[NDArray[np.float32]]:
 
 
 def graph_of(decoding: Decoding) -> int:
-    assert decoding._workspace is not None
-    return decoding._workspace.graph
+    assert decoding._buffers is not None
+    return decoding._buffers.graph
 
 
 @pytest.mark.parametrize("prompts", [[[7, 8, 9]], [[7, 8, 9], [50]]])
@@ -65,13 +65,13 @@ def graph_of(decoding: Decoding) -> int:
 @pytest.mark.parametrize("logits", ["all", "last"])
 def test_captured_steps_compute_the_same(
     dense: Callable[..., Path],
-    capturing: Callable[..., Decoder],
+    capturing: Callable[..., OnnxDecoder],
     graphs: list[int],
     dtype: str,
     logits: str,
     prompts: Sequence[Sequence[int]],
 ) -> None:
-    plain = Decoder(dense("llama-gqa", dtype=dtype, logits=logits) / "model.onnx", CONTEXT, threads=1)
+    plain = OnnxDecoder(dense("llama-gqa", dtype=dtype, logits=logits) / "model.onnx", CONTEXT, threads=1)
     expected = decoded(plain.start(prompts, 8))
     assert set(graphs) == {NO_GRAPH}
     decoder = capturing(dtype, logits=logits)
@@ -82,7 +82,7 @@ def test_captured_steps_compute_the_same(
         assert graphs == [NO_GRAPH, 1, 1, 1, 1]
 
 
-def test_a_later_decoding_of_the_same_size_uses_buffers_and_graph_again(capturing: Callable[..., Decoder]) -> None:
+def test_a_later_decoding_of_the_same_size_uses_buffers_and_graph_again(capturing: Callable[..., OnnxDecoder]) -> None:
     decoder = capturing()
     first = decoder.start([[5, 6]], 8)
     first.step([7])
@@ -102,7 +102,7 @@ def test_a_later_decoding_of_the_same_size_uses_buffers_and_graph_again(capturin
     assert graph_of(again) == 1
 
 
-def test_decodings_side_by_side_do_not_disturb_each_other(capturing: Callable[..., Decoder]) -> None:
+def test_decodings_side_by_side_do_not_disturb_each_other(capturing: Callable[..., OnnxDecoder]) -> None:
     decoder = capturing()
     expected = decoded(decoder.start([[5, 6]], 8))
     one, other = decoder.start([[5, 6]], 8), decoder.start([[11]], 8)
@@ -112,16 +112,16 @@ def test_decodings_side_by_side_do_not_disturb_each_other(capturing: Callable[..
         np.testing.assert_array_equal(one.logits, wanted)
 
 
-def test_prompts_alone_take_no_graph(capturing: Callable[..., Decoder]) -> None:
+def test_prompts_alone_take_no_graph(capturing: Callable[..., OnnxDecoder]) -> None:
     decoder = capturing()
     assert graph_of(decoder.start([[5]], 1)) == NO_GRAPH
-    assert not any(decoder._workspaces._free.values())
+    assert not any(decoder._buffer_pool._free.values())
 
 
 def test_beyond_the_limit_steps_are_not_captured(
-    capturing: Callable[..., Decoder], graphs: list[int], monkeypatch: pytest.MonkeyPatch
+    capturing: Callable[..., OnnxDecoder], graphs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workspace, "_MOST_GRAPHS", 1)
+    monkeypatch.setattr(buffers, "_MOST_GRAPHS", 1)
     decoder = capturing()
     expected = decoded(decoder.start([[5]], 8))
     kept = decoder.start([[5]], 8)
@@ -129,11 +129,11 @@ def test_beyond_the_limit_steps_are_not_captured(
     for found, wanted in zip(decoded(decoder.start([[5]], 8)), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert set(graphs) == {NO_GRAPH}
-    assert not any(decoder._workspaces._free.values())
+    assert not any(decoder._buffer_pool._free.values())
     assert graph_of(kept) == 1
 
 
-def test_what_a_broken_decoding_leaves_is_removed(capturing: Callable[..., Decoder]) -> None:
+def test_what_a_broken_decoding_leaves_is_removed(capturing: Callable[..., OnnxDecoder]) -> None:
     decoder = capturing()
     broken = decoder.start([[5]], 8)
     broken.step([6])
@@ -150,23 +150,23 @@ def test_what_a_broken_decoding_leaves_is_removed(capturing: Callable[..., Decod
 
 
 def test_memory_that_other_sizes_hold_is_given_back(
-    capturing: Callable[..., Decoder], monkeypatch: pytest.MonkeyPatch
+    capturing: Callable[..., OnnxDecoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoder = capturing()
     decoder.start([[5]], 8).step([6])
-    (held,) = [own for free in decoder._workspaces._free.values() for own in free]
+    (held,) = [own for free in decoder._buffer_pool._free.values() for own in free]
 
-    def allocate(model: Any, layouts: Any, rows: int, capacity: int, graphs: Any) -> Workspace:
-        if any(decoder._workspaces._free.values()):
+    def allocate(model: Any, layouts: Any, rows: int, capacity: int, graphs: Any) -> DecodingBuffers:
+        if any(decoder._buffer_pool._free.values()):
             raise EnvironmentFailure("not enough memory")
-        return Workspace(model, layouts, rows, capacity, graphs)
+        return DecodingBuffers(model, layouts, rows, capacity, graphs)
 
-    monkeypatch.setattr(workspace, "Workspace", allocate)
+    monkeypatch.setattr(buffers, "DecodingBuffers", allocate)
     other = decoder.start([[5], [6]], 8)
     other.step([6, 7])
     assert (held.graph, graph_of(other)) == (1, 2)
 
 
-def test_capacities_are_few_where_steps_are_captured(capturing: Callable[..., Decoder]) -> None:
+def test_capacities_are_few_where_steps_are_captured(capturing: Callable[..., OnnxDecoder]) -> None:
     decoder = capturing()
     assert [decoder.capacity(*pair) for pair in ((1, 1), (60, 5), (100, 60), (200, 80))] == [64, 128, 256, 300]

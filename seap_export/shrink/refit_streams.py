@@ -15,7 +15,7 @@ from torch.nn import functional
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.families import names
 from seap_export.layers.halves import HALVES, Half, half_tensors
-from seap_export.layers.hidden_states import HiddenStates, Written
+from seap_export.layers.hidden_states import HalfOutput, HiddenStates
 from seap_export.layers.layer import DecoderLayer
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import shrink_layer, with_all_biases
@@ -23,18 +23,18 @@ from seap_export.shrink.refit import OutputFit, refit
 from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 
-__all__ = ["DenseStates", "Inputs", "SideBySide"]
+__all__ = ["DenseStates", "Inputs", "RefitStreams"]
 
 
 class DenseStates(Protocol):
     """The dense model's hidden states, computed or recorded."""
 
-    def advance(self, layer: DecoderLayer, half: Half, visit: Callable[[Written], None]) -> None:
+    def advance(self, layer: DecoderLayer, half: Half, visit: Callable[[HalfOutput], None]) -> None:
         """Passes one half of a layer, and shows the visitor each batch."""
         ...
 
 
-class SideBySide:
+class RefitStreams:
     """Shrinks layers one after another, and advances both streams through them.
 
     Args:
@@ -79,8 +79,8 @@ class SideBySide:
                 self._dense.advance(layer, half, self._copy_to_shrunk)
         return shrunk
 
-    def _copy_to_shrunk(self, passed: Written) -> None:
-        self._shrunk.streams[passed.place] = passed.stream
+    def _copy_to_shrunk(self, passed: HalfOutput) -> None:
+        self._shrunk.streams[passed.batch_index] = passed.stream
 
     def _fit(
         self, index: int, half: Half, dense: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
@@ -102,9 +102,9 @@ class SideBySide:
             stored[names.bias(half, index)] = fit.bias.to(dtype)
         del fit
         operands = [tensor.float() for tensor in stored.values()]
-        for place in range(len(self._weights)):
-            product = functional.linear(inputs.take(place), *operands)
-            self._shrunk.streams[place] = self._shrunk.streams[place] + layer.written(half, product)
+        for batch_index in range(len(self._weights)):
+            product = functional.linear(inputs.take(batch_index), *operands)
+            self._shrunk.streams[batch_index] = self._shrunk.streams[batch_index] + layer.update(half, product)
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
     def _sums(
@@ -113,11 +113,11 @@ class SideBySide:
         """Advances the dense stream, and sums the shrunk model's inputs and what they are fitted to."""
         dense, sums = DecoderLayer(self._source.spec, index, tensors, self._device), CovarianceAccumulator()
 
-        def add(passed: Written) -> None:
-            stream = self._shrunk.streams[passed.place]
+        def add(passed: HalfOutput) -> None:
+            stream = self._shrunk.streams[passed.batch_index]
             targets, weights = refit_target(dense, half, passed, stream)
-            own = self._weights[passed.place].to(self._device)
-            sums.update(inputs.make(passed.place, stream), targets, own * weights)
+            own = self._weights[passed.batch_index].to(self._device)
+            sums.update(inputs.make(passed.batch_index, stream), targets, own * weights)
 
         self._dense.advance(dense, half, add)
         return sums
@@ -143,17 +143,17 @@ class Inputs:
         self._layer, self._half, self._hidden, self._room = layer, half, hidden, room
         self._kept: dict[int, torch.Tensor] = {}
 
-    def make(self, place: int, stream: torch.Tensor) -> torch.Tensor:
+    def make(self, batch_index: int, stream: torch.Tensor) -> torch.Tensor:
         """The inputs in one batch, [tokens, channels], given its stream."""
-        channels = self._layer.channels(self._half, stream, self._hidden.batches[place])
+        channels = self._layer.channels(self._half, stream, self._hidden.batches[batch_index])
         if channels.nbytes <= self._room:
             self._room -= channels.nbytes
-            self._kept[place] = channels
+            self._kept[batch_index] = channels
         return channels
 
-    def take(self, place: int) -> torch.Tensor:
+    def take(self, batch_index: int) -> torch.Tensor:
         """The same again, which ends their being kept."""
-        kept = self._kept.pop(place, None)
+        kept = self._kept.pop(batch_index, None)
         if kept is not None:
             return kept
-        return self._layer.channels(self._half, self._hidden.streams[place], self._hidden.batches[place])
+        return self._layer.channels(self._half, self._hidden.streams[batch_index], self._hidden.batches[batch_index])

@@ -7,10 +7,10 @@ from typing import Any
 
 from seap_export.cli.console import table
 
-__all__ = ["elsewhere_text"]
+__all__ = ["general_text_table"]
 
 
-def elsewhere_text(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
+def general_text_table(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
     """The table, and what it shows; "" if nothing was measured.
 
     Args:
