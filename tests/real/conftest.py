@@ -48,5 +48,6 @@ def arithmetic(
     """The arithmetic task's variants at ratios 0, 0.2 and 0.5; the demo's is reused."""
     task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
     ratios = [argument for ratio in ("0", "0.2", "0.5") for argument in ("--ratio", ratio)]
-    run("export", smollm2_gguf, "--task", task, *ratios, "--out", demo)
+    recipe = ROOT / "samples" / "refit.toml"
+    run("export", smollm2_gguf, "--task", task, *ratios, "--recipe", recipe, "--out", demo)
     return {ratio: demo / f"arithmetic-{ratio:g}" for ratio in (0.0, 0.2, 0.5)}

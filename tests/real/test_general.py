@@ -18,7 +18,8 @@ def test_a_variant_for_all_tasks_is_proven_and_what_the_router_falls_back_on(
 ) -> None:
     names = {"arithmetic": "arithmetic.jsonl", "everyday": "everyday.toml", "reading": "reading.txt"}
     tasks = [part for name, file in names.items() for part in ("--task", f"{name}={ROOT}/samples/tasks/{file}")]
-    run("export", smollm2_gguf, *tasks, "--general", "--ratio", "0.2", "--out", demo)
+    recipe = ROOT / "samples" / "refit.toml"
+    run("export", smollm2_gguf, *tasks, "--general", "--ratio", "0.2", "--recipe", recipe, "--out", demo)
     variant = json.loads((demo / "manifest.json").read_text("utf-8"))["variants"]["general-0.2"]
     assert variant["weights"] == dict.fromkeys(names, 1.0)
     assert abs(variant["achieved_ratio"] - 0.2) <= 0.005

@@ -145,7 +145,8 @@ def test_second_export_reuses_everything(arithmetic: dict[float, Path], smollm2_
     demo = arithmetic[0.2].parent
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
     task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
-    done = run("export", smollm2_gguf, "--task", task, "--ratio", "0.2", "--out", demo)
+    recipe = ROOT / "samples" / "refit.toml"
+    done = run("export", smollm2_gguf, "--task", task, "--ratio", "0.2", "--recipe", recipe, "--out", demo)
     assert "reused" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
 
