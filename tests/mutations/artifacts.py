@@ -19,7 +19,7 @@ from seap_export.cli import main
 __all__ = ["BASES", "CHAT_TEMPLATE", "SCALED", "Base", "make"]
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
-_FEW = ("--set", "samples=24", "--set", "held_out=6", "--set", "prompts=1")
+_FEW = ("--no-quality", "--no-speed", "--set", "samples=24", "--set", "held_out=6", "--set", "prompts=1")
 _STANDARD = ("--set", "dialect=standard")
 _WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 _LLAMA3 = {

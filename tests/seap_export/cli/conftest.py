@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 from support.exports import Outcome, run_here
 from support.models import one_thread
+from support.references import reuse_references
 
 Run = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def _references_of_equal_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests export the same micro model."""
+    reuse_references(monkeypatch)
 
 
 @pytest.fixture

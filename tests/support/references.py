@@ -1,0 +1,81 @@
+"""What torch computes of a model folder, once in a process for each state of the folder's files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seap_export.hashing import sha256_file
+from validation import parity
+from validation.references import Reference
+
+__all__ = ["reuse_references"]
+
+#: Logits and caches of a micro model take about a megabyte.
+KEPT = 64
+_known: dict[Any, Any] = {}
+
+
+def reuse_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parity takes references and their noise from an earlier comparison with the same files and texts.
+
+    Models whose weights are changed, or read from a written file, are computed each time.
+    """
+    references, noise = parity.run_references, parity.measure_exact_noise
+
+    def run_references(runner: Any, cases: Any, store: Any, spec: Any, say: Callable[[str], None]) -> Any:
+        cases = list(cases)
+
+        def compute(say: Callable[[str], None]) -> Any:
+            made = references(runner, cases, store, spec, say)
+            return {
+                sequence: (store.get(own.logits), [(store.get(k), store.get(v)) for k, v in own.cache])
+                for sequence, own in made.items()
+            }
+
+        arrays = _remembered(runner, ("references", repr(cases)), compute, say)
+        return {
+            sequence: Reference(
+                store.put(logits), tuple((store.put(keys), store.put(values)) for keys, values in cache)
+            )
+            for sequence, (logits, cache) in arrays.items()
+        }
+
+    def measure_exact_noise(runner: Any, known: Any, store: Any, say: Callable[[str], None]) -> Any:
+        return _remembered(runner, ("noise", repr(list(known))), lambda say: noise(runner, known, store, say), say)
+
+    monkeypatch.setattr(parity, "run_references", run_references)
+    monkeypatch.setattr(parity, "measure_exact_noise", measure_exact_noise)
+
+
+def _remembered(runner: Any, what: Any, compute: Callable[[Any], Any], say: Callable[[str], None]) -> Any:
+    """What `compute` gives and says, once for each state of the runner's folder."""
+    checkpoint = runner.checkpoint
+    if checkpoint._changes or checkpoint._stored is not None:
+        return compute(say)
+    key = (_digest(checkpoint.folder), runner._stock.model.config._attn_implementation, what)
+    if key not in _known:
+        lines: list[str] = []
+
+        def note(line: str) -> None:
+            lines.append(line)
+            say(line)
+
+        value = compute(note)
+        if len(_known) >= KEPT:
+            del _known[next(iter(_known))]
+        _known[key] = value, lines
+        return value
+    value, lines = _known[key]
+    for line in lines:
+        say(line)
+    return value
+
+
+def _digest(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return hashlib.sha256("".join(f"{path.name} {sha256_file(path)}\n" for path in files).encode()).hexdigest()
