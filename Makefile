@@ -11,6 +11,8 @@ DEMO ?=
 # With "=", since pytest would take a path of its own for one of tests.
 PYTEST := python -m pytest "--require=$(REQUIRE)" "--demo=$(DEMO)"
 PARALLEL := --numprocesses 2
+# The test files in which a word stands: what a stage need not import, it leaves out.
+with = $(shell grep -rlE $(1) tests --include='test_*.py')
 # Options of test-gpu, such as ARGS=--dry-run.
 ARGS ?=
 # What depends on transformers' release.
@@ -36,20 +38,20 @@ demo: .venv/installed $(MODEL)
 
 # All checks, the tests on micro models, and the demo.
 test: lint test-fast
-	.venv/bin/$(PYTEST) -m "real and not (release or full)"
+	.venv/bin/$(PYTEST) -m "real and not (release or full)" tests/real
 
 # The tests on micro models.
 test-fast: .venv/installed $(MODEL)
-	.venv/bin/$(PYTEST) $(PARALLEL) -m "not (real or release or full)"
+	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "not (real or release or full)"
 
 # What else guards a release; .ci/run runs it after `make test`.
 test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
 		.venv-runtimes/installed $(MODEL)
-	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not real"
-	.venv/bin/$(PYTEST) -m "release and real" --durations 15
+	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not real" $(call with,mark.release)
+	.venv/bin/$(PYTEST) -m "release and real" --durations 15 tests/real $(call with,mark.real)
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
-		-m "not (real or full)"
+		-m "not (real or full)" $(call with,needs)
 
 # llama.cpp, OpenVINO, transformers.js, MLX and vLLM, on micro models of every family and on the real model.
 test-runtimes: export SEAP_EXPORT_VLLM_PYTHON := $(CURDIR)/.venv-vllm/bin/python
