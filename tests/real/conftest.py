@@ -49,5 +49,6 @@ def arithmetic(
     task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
     ratios = [argument for ratio in ("0", "0.2", "0.5") for argument in ("--ratio", ratio)]
     recipe = ROOT / "samples" / "refit.toml"
-    run("export", smollm2_gguf, "--task", task, *ratios, "--recipe", recipe, "--no-quality", "--no-speed", "--out", demo)
+    options = ("--recipe", recipe, "--no-quality", "--no-speed")
+    run("export", smollm2_gguf, "--task", task, *ratios, *options, "--out", demo)
     return {ratio: demo / f"arithmetic-{ratio:g}" for ratio in (0.0, 0.2, 0.5)}

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from seap_export.hashing import sha256_file
-from validation import parity
-from validation.references import Reference
+from validation.parity import run as parity
+from validation.parity.references import Reference
 
 __all__ = ["reuse_references"]
 
