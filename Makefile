@@ -66,7 +66,7 @@ test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/install
 	.venv/bin/$(PYTEST) -m real --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real" --ignore=tests/mutants
 
-# Everything that has to be seen on a CUDA GPU, with a report in gpu-report; docs/gpu.md.
+# Everything that has to be seen on a CUDA GPU, with a report in gpu-report; docs/contributing/gpu.md.
 test-gpu: .venv/installed $(MODEL)
 	.venv/bin/python -m validation.readiness --model $(MODEL) $(ARGS)
 

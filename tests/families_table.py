@@ -163,8 +163,8 @@ def page() -> Iterator[str]:
 
 _INTRODUCTION = """# Families
 
-A family is described by one TOML file in `seap_export/families/`; [adding-a-family.md](adding-a-family.md) shows how
-to add one. This page lists what was checked for each. A command writes it:
+This page lists the supported families and what was checked for each. A family is one TOML file in
+`seap_export/families/` ([how to add one](contributing/adding-a-family.md)). A command writes this page:
 
     python tests/families_table.py docs/families.md
 

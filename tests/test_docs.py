@@ -10,7 +10,7 @@ import pytest
 from seap_export.families.family import families, refused_models
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "samples").glob("*/README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "samples").glob("*/README.md")])
 
 
 def _prose(page: Path) -> str:
@@ -37,7 +37,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_example_of_a_family_is_the_one_in_the_repository() -> None:
-    page = (ROOT / "docs" / "adding-a-family.md").read_text("utf-8")
+    page = (ROOT / "docs" / "contributing" / "adding-a-family.md").read_text("utf-8")
     [(path, description)] = re.findall(r"^`([\w/]+\.toml)`.*?^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     entries = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert description == (ROOT / path).read_text("utf-8")

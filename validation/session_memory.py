@@ -1,7 +1,7 @@
 """How much memory ONNX Runtime will take for a graph, judged from its file before a session is opened.
 
 On the CPU, a session maps the data file and copies every matrix into the layout of its kernels, one at a time; the
-pages of the original are released after each. What is measured against what is estimated: docs/measurements.md.
+pages of the original are released after each. docs/research/measurements.md compares estimates with measured memory.
 """
 
 from __future__ import annotations

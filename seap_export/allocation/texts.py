@@ -13,7 +13,7 @@ from seap_export.activations.mixture import Mixture
 __all__ = ["FITTED_TOKENS", "JUDGED_TOKENS", "TrialTexts", "draw_texts"]
 
 #: Tokens that plans are refitted on and judged on, and tokens of a text: few, so that many plans can be tried.
-#: docs/measurements.md shows that what is found with them holds for more; other numbers were not compared.
+#: docs/research/measurements.md shows that what is found with them holds for more; other numbers were not compared.
 FITTED_TOKENS, JUDGED_TOKENS, _LENGTH = 4096, 1536, 256
 #: Fraction of a task's tokens that judges where there are few.
 _JUDGES = 0.25

@@ -182,5 +182,5 @@ set_option = option(
     is_eager=True,
     expose_value=False,
     callback=_set,
-    help="A setting without an option, such as seed=1; docs/usage.md lists them. Repeatable.",
+    help="A setting without an option, such as seed=1; docs/reference.md lists them. Repeatable.",
 )

@@ -12,7 +12,7 @@ from seap_export.plan.options import AttentionOption, LayerOptions
 __all__ = ["GROUP_TOLERANCE", "XQA_HEADS", "preferring_groups"]
 
 #: By how much, as a fraction, the loss of a plan may rise for the sake of preferred groups, by execution provider; for
-#: what that costs see docs/measurements.md. What it gains has not been measured.
+#: what that costs see docs/research/measurements.md. What it gains has not been measured.
 GROUP_TOLERANCE: Mapping[str, float] = MappingProxyType({"cpu": 0.0, "cuda": 0.05})
 #: Query heads in a KV group, and channels of a head, for which GroupQueryAttention (onnxruntime-gpu 1.31) decodes with
 #: its kernel XQA, on GPUs of compute capability 8.0 or later and without a soft cap; others take flash attention.

@@ -33,9 +33,9 @@ DEFAULT_RECIPE = "reconstruct"
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
 #: Neuron counts are multiples of this, by the execution provider that a variant is made for. CPU: measured, see
-#: docs/measurements.md. CUDA: 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's Guide"
-#: advises for the A100; its kernels for int4 take multiples of 8, and that for the product of gate and up multiples of
-#: 32. No time has been measured there.
+#: docs/research/measurements.md. CUDA: 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's
+#: Guide" advises for the A100; its kernels for int4 take multiples of 8, and that for the product of gate and up
+#: multiples of 32. No time has been measured there.
 ALIGN: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 64})
 #: The kinds of sparsity that decide between heads and neurons themselves.
 _SELF_BALANCED = ("adaptive", "global")

@@ -1,4 +1,4 @@
-"""Every command that docs/optimum.md shows, run as shown."""
+"""Every command for optimum that docs/runtimes.md shows, run as shown."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import pytest
 
 pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "optimum.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "runtimes.md").read_text("utf-8")
 COMMANDS = "".join(re.findall(r"^```sh\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)).splitlines()
+
+
+def test_the_page_has_commands() -> None:
+    assert len(COMMANDS) == 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,1 +1,1 @@
-"""Commands that measure and print the tables of docs/measurements.md; tests do not time anything."""
+"""Commands that measure and print the tables of the measurements in docs; tests do not time anything."""

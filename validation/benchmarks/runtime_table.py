@@ -1,6 +1,6 @@
-"""Runs models in every runtime and writes the tables of docs/runtimes.md.
+"""Runs models in every runtime and writes the tables of docs/runtimes.md and docs/research/runtimes.md.
 
-    python -m validation.benchmarks.runtime_table parity --work DIR --out docs/runtimes.md
+    python -m validation.benchmarks.runtime_table parity --work DIR --out docs/research/runtimes.md
     python -m validation.benchmarks.runtime_table speed DENSE PRUNED --texts samples/tasks/reading.txt --work DIR \\
         --out docs/runtimes.md
 

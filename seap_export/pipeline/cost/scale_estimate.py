@@ -2,7 +2,8 @@
 
     python -m seap_export.pipeline.cost.scale_estimate --shape llama-2-70b --machine h100 --precision int4 --ratio 0.5
 
-The formulas are those of `--dry-run` (`pipeline.estimate`, `disk` and `memory_need`); docs/scale.md explains them.
+The formulas are those of `--dry-run` (`pipeline.estimate`, `disk` and `memory_need`), which docs/contributing/scale.md
+explains.
 Tasks are spread over the machines as `--cluster` does: each one's statistics, ranking and variant are independent of
 the others'.
 """

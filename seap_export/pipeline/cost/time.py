@@ -2,7 +2,7 @@
 
 What a step does follows from the shapes of the model, the tokens of the tasks and the ratio. A short measurement shows
 how fast the machine multiplies matrices and reads memory. `_EFFORT` holds what lies between this plain count and the
-time that exports really took; docs/measurements.md compares the two.
+time that exports really took; docs/contributing/scale.md compares the two.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def test_errors_name_file_line_and_key(run: Run, work: Path, text: str, line: in
 
 
 def test_every_setting_is_documented() -> None:
-    table = (ROOT / "docs" / "usage.md").read_text("utf-8").partition("## Settings of an export")[2]
+    table = (ROOT / "docs" / "reference.md").read_text("utf-8").partition("## Settings of an export")[2]
     rows = [line.split("|")[1] for line in table.partition("\n## ")[0].splitlines() if line.startswith("| `")]
     assert {key.strip(" `") for key in rows} == set(settings_of(main.commands["export"]))
 

@@ -1,4 +1,4 @@
-"""What is computed for large models, against values by hand; docs/scale.md shows the same formulas."""
+"""What is computed for large models, against values by hand; docs/contributing/scale.md shows the same formulas."""
 
 from __future__ import annotations
 
