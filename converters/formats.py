@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
@@ -11,7 +11,7 @@ from converters.format import Format
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.toml_file import either
 
-__all__ = ["FORMATS", "Row", "format_class", "format_folders", "parse_format", "read_format", "row_of"]
+__all__ = ["FORMATS", "Row", "format_class", "format_name", "parse_format", "read_format", "row_of"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class Row:
     """What is known of a format without its code.
 
     Attributes:
-        place: Its class, as MODULE:CLASS.
+        class_path: Its class, as MODULE:CLASS.
         title: Its name in texts.
         marker: A file that every folder of this format has, and others have hardly ever.
     """
 
-    place: str
+    class_path: str
     title: str
     marker: str
 
@@ -39,15 +39,15 @@ FORMATS: Mapping[str, Row] = {
 }
 
 
-def row_of(own: Format) -> Row:
+def row_of(format: Format) -> Row:
     """The row of a format."""
-    return FORMATS[own.name]
+    return FORMATS[format.name]
 
 
 def format_class(name: str) -> type[Format]:
     """The class of a format in `FORMATS`."""
-    found: type[Format] = resolve_name(FORMATS[name].place)
-    return found
+    resolved: type[Format] = resolve_name(FORMATS[name].class_path)
+    return resolved
 
 
 def parse_format(text: str) -> tuple[type[Format], str | None]:
@@ -59,12 +59,17 @@ def parse_format(text: str) -> tuple[type[Format], str | None]:
     name, colon, precision = text.partition(":")
     if name not in FORMATS:
         raise UsageError(f"--format {text}: unknown format '{name}'; use {either(FORMATS)}")
-    own = format_class(name)
+    format = format_class(name)
     if not colon:
-        return own, None
-    if precision not in own.precisions:
-        raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(own.precisions)}")
-    return own, precision
+        return format, None
+    if precision not in format.precisions:
+        raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(format.precisions)}")
+    return format, precision
+
+
+def format_name(folder: str) -> str:
+    """The format that a folder's name begins with, as `named_folders` names it: `gguf` of `gguf-q8_0`."""
+    return folder.partition("-")[0]
 
 
 def read_format(folder: Path) -> Format:
@@ -73,15 +78,7 @@ def read_format(folder: Path) -> Format:
     Raises:
         ArtifactError: Its name is not that of a format, or its files do not say which precision they have.
     """
-    name = folder.name.partition("-")[0]
+    name = format_name(folder.name)
     if name not in FORMATS:
         raise ArtifactError(f"{folder}: not a folder of a known format; known are {', '.join(FORMATS)}")
     return format_class(name).read(folder)
-
-
-def format_folders(variant: Path) -> Sequence[Path]:
-    """The folders of a variant that a format wrote, `hf` first, then by the order of `FORMATS` and by name."""
-    order = list(FORMATS)
-    inside = variant.iterdir() if variant.is_dir() else ()
-    found = [path for path in inside if path.is_dir() and path.name.partition("-")[0] in FORMATS]
-    return sorted(found, key=lambda path: (order.index(path.name.partition("-")[0]), path.name))

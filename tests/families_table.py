@@ -30,6 +30,7 @@ from converters.onnx.form import OnnxForm  # noqa: E402
 from converters.onnx.precision import Precision, choose_precision  # noqa: E402
 from seap_export.cli import main  # noqa: E402
 from seap_export.families.family import families, refused_models  # noqa: E402
+from seap_export.pipeline.folder.contents import Variant  # noqa: E402
 from seap_export.pipeline.gate.parity import check_parity, prompts_of  # noqa: E402
 from seap_export.pipeline.request.settings import ParitySettings  # noqa: E402
 
@@ -121,7 +122,7 @@ def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
     (variant / "hf").symlink_to(exported / "hf")
     convert_folder(variant / "hf", variant / "onnx", form)
     report = check_parity(
-        variant, "onnx", "onnxruntime", prompts_of(exported, None, 2), ParitySettings(threads=1)
+        Variant(variant), "onnx", "onnxruntime", prompts_of(Variant(exported), None, 2), ParitySettings(threads=1)
     ).to_json()
     if report["verdict"] != "passed":
         raise SystemExit(f"{variant}: {report['failure']}")

@@ -18,10 +18,10 @@ from seap_export.json_file import read_json, read_json_if_present
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.cost.checks import refuse_full_disk
 from seap_export.pipeline.cost.disk import Disk
+from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.progress import Progress
-from seap_export.plan.plan import read_plan
 from seap_export.rounding.write import write_rounded_model
 
 __all__ = ["convert", "refuse_unwritable"]
@@ -74,8 +74,7 @@ def convert(
     with write_whole(out, marker=row.marker, force=force) as target, TemporaryDirectory() as scratch:
         if statistics is not None and how is not None:
             with progress.step("rounding", len(spec.layers)) as advance:
-                plan = model_folder.absolute().parent / "plan.json"  # a variant may keep some tokens only
-                kept = read_plan(plan).vocabulary if plan.is_file() else None
+                kept = Variant(model_folder.absolute().parent).vocabulary  # a variant may keep some tokens only
                 write_rounded_model(
                     model_folder, statistics, how, Path(scratch), advance, compute=compute, vocabulary=kept
                 )

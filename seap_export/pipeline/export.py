@@ -21,14 +21,13 @@ from seap_export.pipeline.cost.disk import needed, step_disk
 from seap_export.pipeline.cost.workload import at_most, workload
 from seap_export.pipeline.evaluation.quality import (
     DENSE_TEXTS,
-    QUALITY,
     measure_quality,
     quality_request,
     settled_quality,
 )
 from seap_export.pipeline.evaluation.speed import measure_speed, speed_request
 from seap_export.pipeline.folder.dense_folder import dense_folder
-from seap_export.pipeline.folder.names import parity_file
+from seap_export.pipeline.folder.names import QUALITY, parity_file
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.folder.performance import Performance, StepFigures, Timed, recorded
 from seap_export.pipeline.folder.workspace import Workspace

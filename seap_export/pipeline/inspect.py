@@ -6,17 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from converters.formats import format_folders, read_format
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import is_pruned, model_spec
 from seap_export.json_file import read_artifact, read_json
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
 from seap_export.pipeline.evaluation.speed import recorded_speed
-from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.names import calibration_step
-from seap_export.pipeline.folder.performance import read_performance
-from seap_export.pipeline.folder.variant import parity_files
-from seap_export.plan.plan import read_plan
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
 __all__ = ["describe"]
@@ -29,24 +25,24 @@ def describe(path: str) -> dict[str, Any]:
         ArtifactError: A file of an export differs from the manifest, or a variant is damaged.
         InputError: The path is none of these.
     """
-    place = Path(os.path.expanduser(path))
-    if (place / MANIFEST).is_file():
-        return _export(place)
-    if (place / "plan.json").is_file():
-        return _variant(place)
-    if (place / "config.json").is_file():
-        return _model(place)
-    if place.is_file() and place.suffix == ".gguf":
-        return _gguf(place)
+    expanded = Path(os.path.expanduser(path))
+    contents = open_folder(expanded)
+    if isinstance(contents, Export):
+        return _export(contents)
+    if contents is not None:
+        return _variant(contents)
+    if (expanded / "config.json").is_file():
+        return _model(expanded)
+    if expanded.is_file() and expanded.suffix == ".gguf":
+        return _gguf(expanded)
     raise InputError(f"{path}: not an export, a variant, a model folder or a .gguf file; give one of these")
 
 
-def _export(folder: Path) -> dict[str, Any]:
-    manifest = read_manifest(folder)
-    damages = [damage for step in manifest.steps for damage in manifest.damages(folder, step)]
+def _export(export: Export) -> dict[str, Any]:
+    manifest = export.manifest
+    damages = [damage for step in manifest.steps for damage in manifest.damages(export.path, step)]
     if damages:
         raise ArtifactError("; ".join(damages) + "; export again with --force")
-    performance = read_performance(folder)
     return {
         "kind": "export",
         "complete": manifest.complete,
@@ -56,16 +52,15 @@ def _export(folder: Path) -> dict[str, Any]:
         ],
         "tasks": manifest.tasks,
         "variants": {
-            name: {**variant, "speed": recorded_speed(performance, manifest, name)}
-            for name, variant in manifest.variants.items()
+            name: {**entry, "speed": recorded_speed(export.variant(name))} for name, entry in manifest.variants.items()
         },
         "files": len(manifest.files),
         "bytes": sum(entry["bytes"] for entry in manifest.files.values()),
     }
 
 
-def _variant(folder: Path) -> dict[str, Any]:
-    plan = read_plan(folder / "plan.json")
+def _variant(variant: Variant) -> dict[str, Any]:
+    plan = variant.plan
     return {
         "kind": "variant",
         "task": plan.task,
@@ -83,22 +78,23 @@ def _variant(folder: Path) -> dict[str, Any]:
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
         "vocabulary": None if plan.vocabulary is None else {"tokens": len(plan.vocabulary), "of": plan.vocabulary.of},
-        "parity": {name: read_artifact(path) for name, path in parity_files(folder).items()},
-        "warning": _remarks(folder),
-        "quality": None if (quality := recorded_quality(folder)) is None else quality_figures(quality),
-        "model": _model(folder / "hf") if (folder / "hf").is_dir() else None,
+        "parity": {
+            name: read_artifact(folder.parity_file)
+            for name, folder in variant.folders.items()
+            if folder.parity_file.is_file()
+        },
+        "warning": _remarks(variant),
+        "quality": None if (quality := recorded_quality(variant)) is None else quality_figures(quality),
+        "model": _model(variant.hf) if variant.hf.is_dir() else None,
     }
 
 
-def _remarks(folder: Path) -> str | None:
+def _remarks(variant: Variant) -> str | None:
     """What the formats and the model's shapes cost."""
-    config = folder / "hf" / "config.json"
-    written = [path for path in format_folders(folder) if path.name != "hf"]
-    if not config.is_file() or not written:
+    if not variant.config_file.is_file():
         return None
-    spec = model_spec(read_json(config))
-    found = [read_format(path).remark(spec) for path in written]
-    return "; ".join(remark for remark in found if remark is not None) or None
+    remarks = (folder.format.remark(variant.spec) for folder in variant.formats)
+    return "; ".join(remark for remark in remarks if remark is not None) or None
 
 
 def _model(folder: Path) -> dict[str, Any]:
@@ -129,10 +125,10 @@ def _shapes(name: str, spec: Any, reader: Any) -> dict[str, Any]:
         "tie_word_embeddings": spec.tie_word_embeddings,
         "layers": [
             {
-                "num_attention_heads": own.num_attention_heads,
-                "num_key_value_heads": own.num_key_value_heads,
-                "intermediate_size": own.intermediate_size,
+                "num_attention_heads": layer.num_attention_heads,
+                "num_key_value_heads": layer.num_key_value_heads,
+                "intermediate_size": layer.intermediate_size,
             }
-            for own in spec.layers
+            for layer in spec.layers
         ],
     }

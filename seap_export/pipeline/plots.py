@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec, dense_config, model_spec
 from seap_export.json_file import read_artifact, read_json, write_json
-from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.folder.contents import Export, Variant, open_folder
+from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.plan.cost import layer_shape
-from seap_export.plan.plan import Plan, read_plan
-from seap_export.plots.data import PARTS, Overlap, Part, Removed, Variant, by_ratio, overlap, removed_by_layer
+from seap_export.plan.plan import Plan
+from seap_export.plots.data import PARTS, DrawnVariant, Overlap, Part, Removed, by_ratio, overlap, removed_by_layer
 from seap_export.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable, series_names
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ __all__ = [
 PLOTS_FILE = "plots.json"
 PLOTS_SCHEMA = "seap-export/plots/1"
 PictureFormat = Literal["svg", "png"]
-_PLAN, _CONFIG = "plan.json", Path("hf", "config.json")
 
 
 def require_matplotlib() -> None:
@@ -50,7 +50,7 @@ def require_matplotlib() -> None:
         ) from error
 
 
-def read_variants(paths: Sequence[Path]) -> tuple[Variant, ...]:
+def read_variants(paths: Sequence[Path]) -> tuple[DrawnVariant, ...]:
     """Reads the variants at some paths, each once.
 
     Args:
@@ -61,8 +61,8 @@ def read_variants(paths: Sequence[Path]) -> tuple[Variant, ...]:
         InputError: A path is none of these.
         UsageError: Two variants have the same name, or belong to different models.
     """
-    folders = {folder.resolve(): folder for path in paths for folder in _variant_folders(path)}
-    variants = tuple(_read_variant(folder) for folder in folders.values())
+    found = {variant.path.resolve(): variant for path in paths for variant in _variants_at(path)}
+    variants = tuple(map(_read_variant, found.values()))
     names = [variant.name for variant in variants]
     for name in names:
         if names.count(name) > 1:
@@ -76,53 +76,53 @@ def read_variants(paths: Sequence[Path]) -> tuple[Variant, ...]:
     return variants
 
 
-def _variant_folders(path: Path) -> Iterator[Path]:
-    if (path / MANIFEST).is_file():
-        manifest = read_manifest(path)
-        if not manifest.variants:
+def _variants_at(path: Path) -> Sequence[Variant]:
+    found = open_folder(path)
+    if isinstance(found, Export):
+        if not found.variants:
             raise ArtifactError(f"{path}: no variant is finished yet; run the export again to continue it")
-        for name in manifest.variants:
-            for file in (f"{name}/{_PLAN}", f"{name}/{_CONFIG.as_posix()}"):
-                for damage in manifest.damages(path, file):
+        for variant in found.variants:
+            for file in (variant.plan_file, variant.config_file):
+                for damage in found.manifest.damages(path, file.relative_to(path).as_posix()):
                     raise ArtifactError(f"{damage}; export again with --force")
-            yield path / name
-    elif (path / _PLAN).is_file():
-        yield path
-    elif path.is_file() and path.name == _PLAN:
-        yield path.parent
-    else:
-        raise InputError(
-            f"{path}: not an export, a variant's folder or a {_PLAN}; give an output folder of 'seap-export export'"
-        )
+        return found.variants
+    if found is not None:
+        return [found]
+    if path.is_file() and path.name == PLAN:
+        return [Variant(path.parent)]
+    raise InputError(
+        f"{path}: not an export, a variant's folder or a {PLAN}; give an output folder of 'seap-export export'"
+    )
 
 
-def _read_variant(folder: Path) -> Variant:
-    plan = read_plan(folder / _PLAN)
-    if not (folder / _CONFIG).is_file():
+def _read_variant(variant: Variant) -> DrawnVariant:
+    plan, config_file = variant.plan, variant.config_file
+    if not config_file.is_file():
         raise ArtifactError(
-            f"{folder / _CONFIG}, which describes the dense layers, is missing; make it with 'seap-export prune'"
+            f"{config_file}, which describes the dense layers, is missing; make it with 'seap-export prune'"
         )
-    config = read_artifact(folder / _CONFIG)
+    config = read_artifact(config_file)
     try:
         pruned = model_spec(config)
         dense = model_spec(dense_config(config))
         if plan.vocabulary is not None:  # config.json names the kept tokens only
             dense = dense.with_tokens(plan.vocabulary.of)
     except InputError as error:
-        raise ArtifactError(f"{folder / _CONFIG}: {error}") from error
+        raise ArtifactError(f"{config_file}: {error}") from error
     if _shapes(plan.shrunk_spec(dense)) != _shapes(pruned):
         raise ArtifactError(
-            f"{folder}: {_PLAN} and {_CONFIG} belong to different variants; run 'seap-export prune' again"
+            f"{variant.path}: {PLAN} and {config_file.relative_to(variant.path)} belong to different variants; run "
+            "'seap-export prune' again"
         )
     if not _achieves(plan, dense):
         raise ArtifactError(
-            f"{folder / _PLAN}: achieved_ratio does not match its layers; run 'seap-export plan' again"
+            f"{variant.plan_file}: achieved_ratio does not match its layers; run 'seap-export plan' again"
         )
-    return Variant(folder.resolve().name, plan, dense)
+    return DrawnVariant(variant.path.resolve().name, plan, dense)
 
 
 def _shapes(spec: ModelSpec) -> list[tuple[int, int, int]]:
-    return [(own.num_attention_heads, own.num_key_value_heads, own.intermediate_size) for own in spec.layers]
+    return [(layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size) for layer in spec.layers]
 
 
 def _achieves(plan: Plan, dense: ModelSpec) -> bool:
@@ -156,7 +156,7 @@ def _read_evaluation(path: Path) -> QualityPoint:
 
 
 def write_plots(
-    variants: Sequence[Variant],
+    variants: Sequence[DrawnVariant],
     points: Sequence[QualityPoint],
     out: Path,
     picture_format: PictureFormat,
@@ -205,12 +205,12 @@ def write_plots(
     return numbers
 
 
-def _overlaps(group: Sequence[Variant]) -> dict[Part, Overlap]:
+def _overlaps(group: Sequence[DrawnVariant]) -> dict[Part, Overlap]:
     return {part: overlap(group, part) for part in PARTS}
 
 
 def _numbers(
-    variants: Sequence[Variant],
+    variants: Sequence[DrawnVariant],
     removed: dict[str, Removed],
     overlaps: dict[float, dict[Part, Overlap]],
     points: Sequence[QualityPoint],
@@ -231,7 +231,7 @@ def _numbers(
             for variant in variants
         },
         "overlap": {
-            f"{ratio:g}": {part: vars(own) for part, own in parts.items()} for ratio, parts in overlaps.items()
+            f"{ratio:g}": {part: vars(shared) for part, shared in parts.items()} for ratio, parts in overlaps.items()
         },
         "quality": [{"series": name, **vars(point)} for point, name in zip(points, series_names(points), strict=True)],
     }

@@ -15,10 +15,10 @@ __all__ = [
     "ATTENTION",
     "MLP",
     "PARTS",
+    "DrawnVariant",
     "Overlap",
     "Part",
     "Removed",
-    "Variant",
     "by_ratio",
     "overlap",
     "removed_by_layer",
@@ -33,7 +33,7 @@ Matrix = tuple[tuple[float | None, ...], ...]
 
 
 @dataclass(frozen=True)
-class Variant:
+class DrawnVariant:
     """A plan and the model that it prunes.
 
     Attributes:
@@ -98,21 +98,21 @@ class Overlap:
                 raise ValueError("a Jaccard index must be from 0 to 1")
 
 
-def by_ratio(variants: Sequence[Variant]) -> dict[float, tuple[Variant, ...]]:
+def by_ratio(variants: Sequence[DrawnVariant]) -> dict[float, tuple[DrawnVariant, ...]]:
     """Groups the variants by requested ratio, in ascending order; within a group, variants keep their order."""
-    groups: dict[float, list[Variant]] = {}
+    groups: dict[float, list[DrawnVariant]] = {}
     for variant in variants:
         groups.setdefault(float(f"{variant.plan.requested_ratio:g}"), []).append(variant)
     return {ratio: tuple(groups[ratio]) for ratio in sorted(groups)}
 
 
-def short_names(variants: Sequence[Variant]) -> tuple[str, ...]:
+def short_names(variants: Sequence[DrawnVariant]) -> tuple[str, ...]:
     """The variants' tasks if these are distinct, otherwise their names."""
     tasks = tuple(variant.plan.task for variant in variants)
     return tasks if len(set(tasks)) == len(tasks) else tuple(variant.name for variant in variants)
 
 
-def removed_by_layer(variant: Variant) -> Removed:
+def removed_by_layer(variant: DrawnVariant) -> Removed:
     """The fraction of each layer's weights that a variant removes, without norms and biases."""
     shrunk = variant.plan.shrunk_spec(variant.dense)
 
@@ -129,7 +129,7 @@ def _weights(spec: ModelSpec, projections: Sequence[Projection], layer: int) -> 
     return sum(math.prod(spec.projection_shape(projection, layer)) for projection in projections)
 
 
-def overlap(variants: Sequence[Variant], part: Part) -> Overlap:
+def overlap(variants: Sequence[DrawnVariant], part: Part) -> Overlap:
     """The Jaccard index of the kept heads or neurons of each pair of variants, over the layers that are cut.
 
     Let A_l and B_l be what the two keep of layer l, where l runs over the layers in which at least one of them cuts
@@ -149,7 +149,7 @@ def overlap(variants: Sequence[Variant], part: Part) -> Overlap:
     )
 
 
-def _pair(first: Variant, second: Variant, part: Part) -> tuple[float | None, float | None]:
+def _pair(first: DrawnVariant, second: DrawnVariant, part: Part) -> tuple[float | None, float | None]:
     shared = united = 0
     expected_shared = expected_united = 0.0
     for dense, one, other in zip(first.dense.layers, first.plan.layers, second.plan.layers, strict=True):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from seap_export.plots.data import Overlap, Removed, Variant, short_names
+from seap_export.plots.data import DrawnVariant, Overlap, Removed, short_names
 from seap_export.plots.style import BLUE, GREY, LETTER, ORANGE, PALE, fitted, new_figure
 
 __all__ = ["head_states", "kept_figure", "neuron_states", "overlap_figure", "sparsity_figure"]
@@ -24,7 +24,7 @@ _ABSENT, _REMOVED, _GROUP_STAYS, _KEPT = range(4)
 _STATES = ListedColormap(["#ffffff", PALE, ORANGE, BLUE])
 
 
-def sparsity_figure(variants: Sequence[Variant], removed: Sequence[Removed]) -> Figure:
+def sparsity_figure(variants: Sequence[DrawnVariant], removed: Sequence[Removed]) -> Figure:
     """One panel per variant: the fraction of weights removed in each layer, in attention, in the MLP and in both.
 
     Args:
@@ -58,7 +58,7 @@ def sparsity_figure(variants: Sequence[Variant], removed: Sequence[Removed]) -> 
     return figure
 
 
-def head_states(variant: Variant) -> np.ndarray:
+def head_states(variant: DrawnVariant) -> np.ndarray:
     """The state of each query head: uint8, layers x heads; 1 removed, 2 removed from a kept KV group, 3 kept.
 
     0 fills up layers with fewer heads than the widest.
@@ -73,7 +73,7 @@ def head_states(variant: Variant) -> np.ndarray:
     return states
 
 
-def neuron_states(variant: Variant) -> np.ndarray:
+def neuron_states(variant: DrawnVariant) -> np.ndarray:
     """The state of each neuron: uint8, layers x neurons; 1 removed, 3 kept, 0 fills up layers with fewer."""
     layers = variant.dense.layers
     states = np.full((len(layers), max(layer.intermediate_size for layer in layers)), _ABSENT, dtype=np.uint8)
@@ -83,7 +83,7 @@ def neuron_states(variant: Variant) -> np.ndarray:
     return states
 
 
-def kept_figure(variant: Variant) -> Figure:
+def kept_figure(variant: DrawnVariant) -> Figure:
     """The heads and neurons that a variant keeps: one row per layer, with heads grouped by KV group."""
     heads, neurons = head_states(variant), neuron_states(variant)
     plan = variant.plan
@@ -132,7 +132,7 @@ def _raster(panel: Axes, states: np.ndarray, title: str) -> None:
     panel.spines[:].set_visible(False)
 
 
-def overlap_figure(variants: Sequence[Variant], heads: Overlap, neurons: Overlap) -> Figure:
+def overlap_figure(variants: Sequence[DrawnVariant], heads: Overlap, neurons: Overlap) -> Figure:
     """Two annotated matrices of Jaccard indices, with the expected index of random choices in brackets.
 
     Args:

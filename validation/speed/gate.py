@@ -17,7 +17,7 @@ from validation.speed.interval import FEWEST_RUNS, spread
 from validation.speed.measure import Cell
 from validation.speed.report import DENSE, SpeedReport, Speedup, SubjectFigures
 
-__all__ = ["MAX_SPREAD", "Figure", "SpeedLimits", "SpeedVerdict", "Verdict", "judge_speed", "reason"]
+__all__ = ["MAX_SPREAD", "Figure", "SpeedLimits", "SpeedVerdict", "Verdict", "judge_speed"]
 
 Figure = Literal["decode_speedup", "prefill_speedup", "bytes_ratio"]
 Verdict = Literal["passed", "failed", "too noisy"]
@@ -95,6 +95,11 @@ class SpeedVerdict:
             return "passed"
         return "failed" if self.high < self.limit else "too noisy"
 
+    @property
+    def result(self) -> str:
+        """The result in words, without the variant."""
+        return _bytes(self) if self.cell is None else _speed(self, self.cell)
+
 
 def judge_speed(
     report: SpeedReport, limits: SpeedLimits, engine: EngineName = "onnxruntime"
@@ -116,11 +121,6 @@ def judge_speed(
     if not variants or not report.cells:
         raise UsageError(f"no variant was timed on {engine}; add one to judge its speed")
     return tuple(verdict for own in variants for verdict in _verdicts(report, own, limits))
-
-
-def reason(verdict: SpeedVerdict) -> str:
-    """The result in one line for the user."""
-    return f"{verdict.variant}: {_bytes(verdict) if verdict.cell is None else _speed(verdict, verdict.cell)}"
 
 
 def _verdicts(report: SpeedReport, variant: SubjectFigures, limits: SpeedLimits) -> Iterator[SpeedVerdict]:

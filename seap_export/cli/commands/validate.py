@@ -119,13 +119,13 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
     if saved is not None:
         refuse_golden(path, saved, force=force)
     with ExitStack() as stack:
-        places = {
+        temporaries = {
             name: stack.enter_context(write_whole(target, force=force))
             for name, target in targets.items()
             if target is not None
         }
         report = validate(path, request, console)
-        _write(report, places)
+        _write(report, temporaries)
         _job_summary(report)
     if report.passed and saved is not None:
         _save_golden(console, path, saved, request, force)
@@ -169,8 +169,7 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
     )
 
 
-def _write(report: ValidationReport, places: dict[str, Path]) -> None:
-
+def _write(report: ValidationReport, paths: dict[str, Path]) -> None:
     from validation.reports import html_page, junit_xml
 
     values = report.to_json()
@@ -179,7 +178,7 @@ def _write(report: ValidationReport, places: dict[str, Path]) -> None:
         "junit": lambda: junit_xml(values),
         "html": lambda: html_page(values),
     }
-    for name, path in places.items():
+    for name, path in paths.items():
         path.write_text(texts[name](), "utf-8", newline="\n")
 
 
@@ -213,11 +212,12 @@ def _name(check: Check) -> str:
 
 
 def _save_golden(console: Console, path: Path, target: Path, request: ValidationRequest, force: bool) -> None:
+    from seap_export.pipeline.folder.contents import Variant
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.gate.golden import save_golden
 
-    with write_whole(target, force=force) as unfinished:
-        save_golden(path, unfinished, request.parity, request.prompt_file, console)
+    with write_whole(target, force=force) as temporary:
+        save_golden(Variant(path), temporary, request.parity, request.prompt_file, console)
     console.say(f"golden written to {target}")
 
 

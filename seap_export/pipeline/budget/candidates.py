@@ -18,6 +18,7 @@ from seap_export.pipeline.evaluation.quality import DENSE_TEXTS, MAX_LENGTH, own
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.evaluation.subject import Subject
 from seap_export.pipeline.evaluation.texts import paired_texts
+from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.rounded import ROUNDING
 from seap_export.pipeline.folder.workspace import Workspace
@@ -29,7 +30,6 @@ from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
-from seap_export.plan.plan import read_plan
 from seap_export.runtime.session import available_threads
 from seap_export.vocabulary.choice import VocabularySize
 from seap_export.vocabulary.table import Vocabulary
@@ -184,9 +184,9 @@ class Workshop:
 
     def _measure(self, made: _Made, texts: Sequence[str], name: str) -> Figures:
         folder, own, parity = self._make(made), made.written.own, self._request.parity
-        variant, kept = made.place.folder / made.written.variant, made.written.plan.vocabulary
-        subject = Subject(variant.name, variant, read_plan(variant / "plan.json"), None, self._work.source)
-        pairs = paired_texts(subject, self._work.source, variant / "hf", texts, self._most_tokens)
+        variant, kept = Export(made.place.folder).variant(made.written.variant), made.written.plan.vocabulary
+        subject = Subject(variant.name, variant, None, self._work.source)
+        pairs = paired_texts(subject, self._work.source, variant.hf, texts, self._most_tokens)
         dense = [pair.dense for pair in pairs]
         self._answers.run(dense)  # what the candidate's tokenizer cuts otherwise
         reference = self._answers.reference(dense)

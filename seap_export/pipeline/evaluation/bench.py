@@ -13,17 +13,17 @@ from importlib import metadata
 from pathlib import Path
 
 from converters.format import Format
-from converters.formats import FORMATS, format_class, format_folders, read_format, row_of
+from converters.formats import FORMATS, format_class, row_of
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import ModelSpec
+from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant, open_folder
 from seap_export.pipeline.folder.dense_folder import dense_folder
-from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
+from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.plan.plan import read_plan
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import available_threads, check_session_options, probe
@@ -91,13 +91,13 @@ class BenchRequest:
         """
         if engine == "onnxruntime":
             return OnnxFormat.of(self.form)
-        own = next((own for own in self.formats if engine in own.runtimes), None)
+        format = next((format for format in self.formats if engine in format.runtimes), None)
         kinds = [format_class(name) for name in FORMATS if engine in format_class(name).runtimes]
-        if own is None and not kinds:
+        if format is None and not kinds:
             raise UsageError(f"no format is run by '{engine}'; use another --runtime")
-        if own is None and kinds[0].name != "hf":
+        if format is None and kinds[0].name != HF:
             return kinds[0](kinds[0].precisions[0])
-        return own
+        return format
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -148,22 +148,22 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
     variants = _variants(paths)
     source = open_source(dense)
     for variant in variants:
-        if not (variant / "hf" / "config.json").is_file():
-            raise ArtifactError(f"{variant}: hf is missing; export the variant again")
-        refuse_another_model(source, read_plan(variant / "plan.json"), variant.name)
+        if not variant.config_file.is_file():
+            raise ArtifactError(f"{variant.path}: hf is missing; export the variant again")
+        refuse_another_model(source, variant.plan, variant.name)
     refuse_long_prompts(source.spec, request)
     progress.say(f"opening {source.name}")
     with dense_folder(source) as folder:
         return time_variants(variants, folder, request, progress)
 
 
-def time_variants(variants: Sequence[Path], dense: Path, request: BenchRequest, progress: Progress) -> SpeedReport:
+def time_variants(variants: Sequence[Variant], dense: Path, request: BenchRequest, progress: Progress) -> SpeedReport:
     """Times variants and their dense model in turn, after all checks.
 
     A variant's folder that has the request's format is timed as it is; others are written to a temporary folder.
 
     Args:
-        variants: The variants' folders.
+        variants: The variants.
         dense: The dense model, as a folder that transformers loads.
         request: What to time.
         progress: Reports what happens.
@@ -172,27 +172,28 @@ def time_variants(variants: Sequence[Path], dense: Path, request: BenchRequest, 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         models = [_model(DENSE, dense, (), Path(scratch), request, progress)]
         models += [
-            _model(variant.name, variant / "hf", format_folders(variant), Path(scratch), request, progress)
+            _model(variant.name, variant.hf, tuple(variant.folders.values()), Path(scratch), request, progress)
             for variant in variants
         ]
         figures = _measure(models, request, threads, progress)
     return SpeedReport(figures, request.cells, _setting(request, threads))
 
 
-def _variants(paths: Sequence[str]) -> list[Path]:
-    found = [variant for path in paths for variant in _variants_at(Path(os.path.expanduser(path)))]
-    names = [variant.name for variant in found]
+def _variants(paths: Sequence[str]) -> list[Variant]:
+    variants = [variant for path in paths for variant in _variants_at(Path(os.path.expanduser(path)))]
+    names = [variant.name for variant in variants]
     twice = next((name for name in names if names.count(name) > 1 or name == DENSE), None)
     if twice:
         raise UsageError(f"'{twice}' is given more than once; give each variant once")
-    return found
+    return variants
 
 
-def _variants_at(path: Path) -> list[Path]:
-    if (path / MANIFEST).is_file():
-        return [path / name for name in read_manifest(path).variants]
-    if (path / "plan.json").is_file() and (path / "hf").is_dir():
-        return [path.resolve()]
+def _variants_at(path: Path) -> Sequence[Variant]:
+    contents = open_folder(path)
+    if isinstance(contents, Export):
+        return contents.variants
+    if contents is not None and contents.hf.is_dir():
+        return [Variant(path.resolve())]
     raise UsageError(f"{path} is not a variant; give an output folder of 'seap-export export' or a variant in it")
 
 
@@ -211,32 +212,32 @@ def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
 
 
 def _model(
-    name: str, hf: Path, exported: Sequence[Path], scratch: Path, request: BenchRequest, progress: Progress
+    name: str, hf: Path, exported: Sequence[FormatFolder], scratch: Path, request: BenchRequest, progress: Progress
 ) -> _Model:
     """A model's folders: those that there are in the right form, and for the others new ones."""
     folders: dict[EngineName, Path] = {}
     for engine in request.engines:
-        own = request.written(engine)
-        found = None if own is None else _of_format(own, exported)
-        folders[engine] = hf if own is None else found or _converted(own, name, hf, scratch, progress)
+        format = request.written(engine)
+        known = None if format is None else _of_format(format, exported)
+        folders[engine] = hf if format is None else known or _converted(format, name, hf, scratch, progress)
     return _Model(name, hf, folders)
 
 
-def _of_format(own: Format, exported: Sequence[Path]) -> Path | None:
+def _of_format(format: Format, exported: Sequence[FormatFolder]) -> Path | None:
     """The folder that an export has written in exactly this format."""
     for folder in exported:
         with suppress(ArtifactError):
-            if read_format(folder) == own:
-                return folder
+            if folder.format == format:
+                return folder.path
     return None
 
 
-def _converted(own: Format, name: str, hf: Path, scratch: Path, progress: Progress) -> Path:
-    folder = scratch / name / own.name
+def _converted(format: Format, name: str, hf: Path, scratch: Path, progress: Progress) -> Path:
+    folder = scratch / name / format.name
     if not folder.is_dir():
         folder.mkdir(parents=True)
-        progress.say(f"{name}: writing {row_of(own).title}")
-        own.write(hf, folder, lambda layer: None)
+        progress.say(f"{name}: writing {row_of(format).title}")
+        format.write(hf, folder, lambda layer: None)
     return folder
 
 
@@ -271,7 +272,7 @@ def _measure(
             on_progress=advance,
         )
     nothing = PeakMemory(None, None)
-    peaks = [_peak(*own, request, threads, progress) if request.memory else nothing for own in subjects]
+    peaks = [_peak(*subject, request, threads, progress) if request.memory else nothing for subject in subjects]
     return [
         SubjectFigures(
             model=model.name,
@@ -293,11 +294,11 @@ def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int
 
 
 def _work(model: _Model, engine: EngineName, cell: Cell, request: BenchRequest) -> Work:
-    own = None if engine == REFERENCE else request.written(engine)
-    if isinstance(own, OnnxFormat):
-        form = own.form
+    format = None if engine == REFERENCE else request.written(engine)
+    if isinstance(format, OnnxFormat):
+        form = format.form
         return model_work(model.spec, form.precision, cell.batch, cell.depth, last_logits=form.logits == "last")
-    precision = Precision() if own is None else arithmetic_of(own.precision)
+    precision = Precision() if format is None else arithmetic_of(format.precision)
     return model_work(model.spec, precision, cell.batch, cell.depth, last_logits=True)
 
 

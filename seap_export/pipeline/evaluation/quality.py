@@ -22,10 +22,11 @@ from seap_export.pipeline.evaluation.evaluate import divergence_report, divergen
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, variant_subject
 from seap_export.pipeline.evaluation.texts import own_tokenizer
-from seap_export.pipeline.folder.names import calibration_step
+from seap_export.pipeline.folder.contents import Variant
+from seap_export.pipeline.folder.names import ONNX, QUALITY, calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.request.measured import ONNX, Measured
+from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.texts.general_text import TextSet, elsewhere_texts, refuse_damaged_cell
 from seap_export.runtime.files import load_tokenizer, model_limits
@@ -37,7 +38,6 @@ from validation.divergence.paired import PairedText
 __all__ = [
     "DENSE_TEXTS",
     "MAX_LENGTH",
-    "QUALITY",
     "QualityRequest",
     "measure_quality",
     "own_quality_key",
@@ -48,7 +48,6 @@ __all__ = [
     "settled_quality",
 ]
 
-QUALITY = "quality.json"
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
@@ -273,15 +272,16 @@ def _step(name: str) -> str:
 
 
 def _work(source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], request: QualityRequest) -> _Work:
-    subject, evaluation = variant_subject(folder, source), request.evaluation
+    variant, evaluation = Variant(folder), request.evaluation
+    subject = variant_subject(variant, source)
     tokenizer = load_tokenizer(subject.artifact(evaluation.tokenizer_form))
     if request.measured.is_onnx:
-        stops, _ = model_limits(folder / ONNX / "genai_config.json")
+        stops, _ = model_limits(variant.onnx / "genai_config.json")
     else:
-        stops = end_tokens(folder / "hf")
+        stops = end_tokens(variant.hf)
     samples = [sample for record in subject.records or () for sample in record.held_out]
-    with own_tokenizer(subject, evaluation) as place:
-        dense = tokenizer if place is None else load_tokenizer(place)
+    with own_tokenizer(subject, evaluation) as dense_folder:
+        dense = tokenizer if dense_folder is None else load_tokenizer(dense_folder)
     prompts, own = (tuple(_prompt(cut, sample) for sample in samples[:_MOST_PROMPTS]) for cut in (dense, tokenizer))
     texts, others = divergence_texts(subject, evaluation), text_sets(subject, evaluation, elsewhere)
     return _Work(subject, texts, others, prompts, own, stops, dense, tokenizer)
@@ -300,7 +300,7 @@ def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: A
     report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
     prompt, dense = answers.answer(work.prompts)
     own = work.own_prompts[work.prompts.index(prompt)]
-    folder = subject.folder / measured.folder
+    folder = subject.artifact(measured.folder)
     variant = continue_prompt(folder, measured.runtime, own, _ANSWER_TOKENS, work.stops, **options)
     before: str = work.dense.decode(list(prompt))
     sample = {
@@ -310,15 +310,14 @@ def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: A
     return {**report.to_json(), **measured.to_json(), "sample": {"prompt": before, **sample}}
 
 
-def recorded_quality(folder: Path) -> dict[str, Any] | None:
+def recorded_quality(variant: Variant) -> dict[str, Any] | None:
     """The quality report that an export left in a variant's folder; None: it measured none.
 
     Raises:
         ArtifactError: The report is damaged.
     """
-    path = folder / QUALITY
-    if not path.is_file():
+    if not variant.quality_file.is_file():
         return None
-    report = read_artifact(path)
+    report = read_artifact(variant.quality_file)
     quality_figures(report)  # refuses a report without figures
     return report

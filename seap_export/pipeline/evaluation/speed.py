@@ -10,10 +10,11 @@ from converters.onnx.format import OnnxFormat
 from seap_export.families import ModelSpec
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.evaluation.bench import BenchRequest, time_variants
-from seap_export.pipeline.folder.manifest import Manifest
+from seap_export.pipeline.folder.contents import Export, Variant
+from seap_export.pipeline.folder.names import ONNX
 from seap_export.pipeline.folder.performance import Performance
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.request.measured import ONNX, ONNX_RUNTIME, Measured
+from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
@@ -83,24 +84,25 @@ def measure_speed(
             missing.append(folder)
     if not missing:
         return
-    report = time_variants(missing, dense(), request, progress)
+    variants_to_time = [Variant(folder, Export(folder.parent)) for folder in missing]
+    report = time_variants(variants_to_time, dense(), request, progress)
     for folder in missing:
         figures = {**measured.to_json(), **speed_json(report, folder.name, engine=measured.runtime)}
         performance.speed[folder.name] = {measured.folder: variants[folder], "setting": setting, "figures": figures}
 
 
-def recorded_speed(performance: Performance, manifest: Manifest, name: str) -> dict[str, Any] | None:
+def recorded_speed(variant: Variant) -> dict[str, Any] | None:
     """The speed figures of a variant; None if the folder that was timed is no longer as the manifest records it.
 
     performance.json has no hash, so figures that are not as `speed_json` writes them count as not measured.
     """
-    known = performance.speed.get(name, {})
+    known = variant.export.performance.speed.get(variant.name, {})
     figures: dict[str, Any] | None = known.get("figures")
     if not _is_whole(figures):
         return None
     assert figures is not None
     folder = figures.get("folder", ONNX)
-    key = manifest.steps.get(f"{name}/{folder}")
+    key = variant.export.manifest.steps.get(f"{variant.name}/{folder}")
     return figures if key is not None and known.get(folder) == key else None
 
 

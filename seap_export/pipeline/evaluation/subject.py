@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from converters.formats import format_class, format_folders
 from seap_export.activations.statistics import CalibrationRecord
 from seap_export.corpus import Task, check_disjoint, text_digest
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.pipeline.evaluation.request import EvaluationRequest
-from seap_export.pipeline.folder.manifest import MANIFEST
-from seap_export.pipeline.folder.names import calibration_step
+from seap_export.pipeline.folder.contents import Export, Variant
+from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
-from seap_export.pipeline.folder.variant import calibrations_of
 from seap_export.pipeline.progress import Progress
-from seap_export.plan.plan import Plan, read_plan
+from seap_export.plan.plan import Plan
 from seap_export.sources.source import Source, open_source
 from seap_export.vocabulary.table import Vocabulary
-from validation.divergence.measure import Form
 from validation.generation import OpenTask, open_task
 from validation.zero_shot import Question, read_questions
 
@@ -35,39 +32,35 @@ class Subject:
 
     Attributes:
         name: Name of the variant's folder, or of the model.
-        variant: The variant's folder; None if a dense model is evaluated.
-        plan: The variant's plan.
+        variant: The variant; None if a dense model is evaluated.
         records: The variant's calibration records; None if unknown.
         dense: The dense model; None if the variant is not compared with one.
     """
 
     name: str
-    variant: Path | None
-    plan: Plan | None
+    variant: Variant | None
     records: tuple[CalibrationRecord, ...] | None
     dense: Source | None
 
     def __post_init__(self) -> None:
-        if (self.variant is None) != (self.plan is None):
-            raise ValueError("a variant needs a plan")
         if self.variant is None and self.dense is None:
             raise ValueError("there is nothing to evaluate")
 
     @property
-    def folder(self) -> Path:
-        """The variant's folder."""
-        if self.variant is None:
-            raise ValueError("a dense model has no artifacts")
-        return self.variant
+    def plan(self) -> Plan | None:
+        """The variant's plan."""
+        return None if self.variant is None else self.variant.plan
 
     @property
     def vocabulary(self) -> Vocabulary | None:
         """The tokens that the variant keeps; None: all."""
         return None if self.plan is None else self.plan.vocabulary
 
-    def artifact(self, form: Form) -> Path:
-        """The folder of the variant in the given form."""
-        return self.folder / form
+    def artifact(self, folder: str) -> Path:
+        """A folder of the variant."""
+        if self.variant is None:
+            raise ValueError("a dense model has no artifacts")
+        return self.variant.path / folder
 
     def run_by(self, runtime: str) -> Path:
         """The first folder of the variant that a runtime takes.
@@ -77,10 +70,9 @@ class Subject:
         """
         if self.variant is None:
             raise UsageError(f"--runtime {runtime} runs a folder of a variant, and this is none; leave it out")
-        for folder in format_folders(self.variant):
-            if runtime in format_class(folder.name.partition("-")[0]).runtimes:
-                return folder
-        raise UsageError(f"{self.variant}: no folder here runs in {runtime}; export it with another --format")
+        if (folder := self.variant.run_by(runtime)) is not None:
+            return folder.path
+        raise UsageError(f"{self.variant.path}: no folder here runs in {runtime}; export it with another --format")
 
     def is_disjoint(self, what: str, texts: Iterable[str]) -> bool | None:
         """Checks that no text was used in calibration; returns None if this is unknown.
@@ -130,28 +122,28 @@ def open_subject(path: str, dense: str | None, request: EvaluationRequest, progr
         InputError: There is no model, or the variant was made from another one.
         EnvironmentFailure: A model on the hub cannot be downloaded.
     """
-    place = Path(os.path.expanduser(path))
-    if (place / MANIFEST).is_file():
+    folder = Path(os.path.expanduser(path))
+    if Export(folder).exists:
         raise UsageError(f"{path} contains several variants; give one of them, such as {path}/TASK-0.2")
-    if (place.parent / "plan.json").is_file() and place.is_dir():
-        raise UsageError(f"{path} is part of a variant; give the variant's folder, {place.parent}")
-    if not (place / "plan.json").is_file() and not any((place / form).is_dir() for form in request.forms):
+    variant = Variant(folder)
+    if Variant(folder.parent).plan_file.is_file() and folder.is_dir():
+        raise UsageError(f"{path} is part of a variant; give the variant's folder, {folder.parent}")
+    if not variant.plan_file.is_file() and not any((folder / form).is_dir() for form in request.forms):
         return _dense_alone(path, dense, request)
-    for part in ("plan.json", *request.forms):
-        if not (place / part).exists():
+    for part in (PLAN, *request.forms):
+        if not (folder / part).exists():
             raise ArtifactError(f"{path}: {part} is missing; export the variant again")
     _refuse_useless(dense, request)
-    return variant_subject(place, None if dense is None else _dense_of(place, dense, progress))
+    return variant_subject(variant, None if dense is None else _dense_of(variant, dense, progress))
 
 
-def variant_subject(folder: Path, dense: Source | None) -> Subject:
-    """A variant's folder, and the dense model that it was made from.
+def variant_subject(variant: Variant, dense: Source | None) -> Subject:
+    """A variant, and the dense model that it was made from.
 
     Raises:
         ArtifactError: The plan or the statistics are damaged.
     """
-    plan = read_plan(folder / "plan.json")
-    return Subject(folder.resolve().name, folder, plan, _records(folder, plan), dense)
+    return Subject(variant.name, variant, variant.records, dense)
 
 
 def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Subject:
@@ -167,7 +159,7 @@ def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Su
             "only answers to questions can be measured for a dense model; give --zero-shot NAME=FILE, "
             "--harness-task NAME or --generate NAME=FILE"
         )
-    return Subject(source.name, None, None, None, source)
+    return Subject(source.name, None, None, source)
 
 
 def _refuse_useless(dense: str | None, request: EvaluationRequest) -> None:
@@ -182,18 +174,10 @@ def _refuse_useless(dense: str | None, request: EvaluationRequest) -> None:
         raise UsageError("--text, --max-kl and --min-accuracy-retained need a baseline; give --dense MODEL")
 
 
-def _records(variant: Path, plan: Plan) -> tuple[CalibrationRecord, ...] | None:
-    """The calibration records of the variant's tasks; None if the export's statistics are not next to it."""
-    beside = variant.absolute().parent
-    if not all((beside / calibration_step(task)).is_dir() for task in plan.weights):
-        return None
-    return tuple(calibration.record for calibration in calibrations_of(variant))
-
-
-def _dense_of(variant: Path, dense: str, progress: Progress) -> Source:
+def _dense_of(variant: Variant, dense: str, progress: Progress) -> Source:
     source = open_source(dense)
     progress.say(f"hashing {source.name}")
-    refuse_another_model(source, read_plan(variant / "plan.json"), "the variant")
+    refuse_another_model(source, variant.plan, "the variant")
     return source
 
 
@@ -212,7 +196,7 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
         return Texts("file", tuple(by_task), _distinct(by_task.values()), (), None if None in disjoint else True)
     if subject.records is None:
         raise ArtifactError(
-            f"{subject.variant}: the held-out texts of its export are missing; give texts with --text NAME=FILE"
+            f"{subject.variant.path}: the held-out texts of its export are missing; give texts with --text NAME=FILE"
         )
     records = [record for record in subject.records if record.held_out]  # none of the support is
     held_out = [
@@ -220,7 +204,7 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
     ]
     texts = _distinct(held_out)
     if not texts:
-        raise ArtifactError(f"{subject.variant}: no texts were held out; give texts with --text NAME=FILE")
+        raise ArtifactError(f"{subject.variant.path}: no texts were held out; give texts with --text NAME=FILE")
     return Texts(
         origin="held-out",
         tasks=tuple(record.task for record in records),
@@ -231,14 +215,14 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
 
 
 def _texts_of(task: Task, limit: int | None) -> list[str]:
-    texts = list(islice(dict.fromkeys(sample.text for sample in task.texts()), limit))
+    texts = list(itertools.islice(dict.fromkeys(sample.text for sample in task.texts()), limit))
     if not texts:
         raise InputError(f"task '{task.name}': {task.corpus} contains no text; use another corpus")
     return texts
 
 
 def _distinct(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for own in texts for text in own))
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(texts)))
 
 
 def local_questions(
@@ -251,8 +235,8 @@ def local_questions(
     """
     questions = {task.name: read_questions(task, request.limit) for task in request.zero_shot}
     return {
-        name: (own, subject.is_disjoint(f"task '{name}'", (question.text for question in own)))
-        for name, own in questions.items()
+        name: (of_task, subject.is_disjoint(f"task '{name}'", (question.text for question in of_task)))
+        for name, of_task in questions.items()
     }
 
 

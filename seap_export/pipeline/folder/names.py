@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["calibration_step", "parity_file", "variant_name"]
+from typing import Final
+
+__all__ = ["HF", "ONNX", "PLAN", "QUALITY", "calibration_step", "parity_file", "variant_name"]
+
+# What lies in a variant's folder: its plan, its model folder, its ONNX files and its quality report.
+PLAN: Final = "plan.json"
+HF: Final = "hf"
+ONNX: Final = "onnx"
+QUALITY: Final = "quality.json"
 
 
 def calibration_step(task: str) -> str:
@@ -17,4 +25,4 @@ def variant_name(task: str, ratio: float) -> str:
 
 def parity_file(folder: str) -> str:
     """The report of a format's folder within a variant; that of `onnx` has had its name from the beginning."""
-    return "parity.json" if folder == "onnx" else f"parity-{folder}.json"
+    return "parity.json" if folder == ONNX else f"parity-{folder}.json"

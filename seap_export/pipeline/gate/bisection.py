@@ -12,6 +12,7 @@ from typing import Any
 from converters.onnx.form import read_form
 from seap_export.errors import ParityFailure
 from seap_export.layers.compute import Compute
+from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.rounded import opened_model
 from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Progress
@@ -24,7 +25,7 @@ __all__ = ["bisect_variant"]
 
 
 def bisect_variant(
-    folder: Path,
+    variant: Variant,
     settings: ParitySettings,
     prompt_file: Path | None,
     parity: Mapping[str, Any] | None,
@@ -35,7 +36,7 @@ def bisect_variant(
     """Traces the cheapest failed stage, or the first case if no stage failed.
 
     Args:
-        folder: The variant's.
+        variant: The variant.
         settings: How it was compared.
         prompt_file: On which prompts; None: the held-out texts of the export.
         parity: The report of the comparison; None: there is none.
@@ -51,26 +52,26 @@ def bisect_variant(
     failed.sort(key=lambda case: (case["rows"] > 1, case["case"].startswith("long")))
     stage: Mapping[str, Any] = failed[0] if failed else {"case": "prompt 0", "stage": "prefill", "worst": None}
     name, _, label = stage["case"].partition(", ")
-    prompts = prompts_of(folder, prompt_file, settings.prompts)
-    progress.say(f"{folder.name}: bisecting {stage['stage']} of {stage['case']}")
+    prompts = prompts_of(variant, prompt_file, settings.prompts)
+    progress.say(f"{variant.name}: bisecting {stage['stage']} of {stage['case']}")
     try:
-        with opened_model(folder / "onnx") as model:
+        with opened_model(variant.onnx) as model:
             cases = plan_cases(model, prompts, decode_steps=settings.decode_steps, long_tokens=settings.long_tokens)
             case = next(case for case in cases if case.name == name)
             steps = 0 if stage["stage"] == "prefill" else min(settings.decode_steps, _step(stage) + 1)
             found = bisect(
                 model,
-                folder / "onnx",
+                variant.onnx,
                 case,
                 stage["stage"],
                 steps,
-                in_float=label == IN_FLOAT or _is_quantized(folder),
+                in_float=label == IN_FLOAT or _is_quantized(variant.onnx),
                 provider=settings.provider,
                 threads=settings.threads,
                 compute=compute,
             )
     except ParityFailure as error:
-        progress.say(f"{folder.name}: cannot be bisected: {error}")
+        progress.say(f"{variant.name}: cannot be bisected: {error}")
         return None
     stored = _stored_wrongly(reasons)
     if stored is not None and (found.first is None or _depth(stored) < _depth(found.first)):
@@ -100,5 +101,5 @@ def _step(stage: Mapping[str, Any]) -> int:
     return max((place["position"] for place in places if place is not None), default=1)
 
 
-def _is_quantized(folder: Path) -> bool:
-    return read_form(folder / "onnx" / "model.onnx").precision.quantization is not None
+def _is_quantized(onnx_folder: Path) -> bool:
+    return read_form(onnx_folder / "model.onnx").precision.quantization is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from converters.onnx.form import read_form
 from seap_export.errors import UsageError
-from seap_export.pipeline.folder.manifest import MANIFEST
+from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.settings import ParitySettings
@@ -15,38 +15,38 @@ from seap_export.runtime.golden import write_golden
 __all__ = ["refuse_golden", "save_golden"]
 
 
-def refuse_golden(variant: Path, target: Path, *, force: bool) -> None:
+def refuse_golden(path: Path, target: Path, *, force: bool) -> None:
     """Checks before validation that the golden file can be written afterwards.
 
     Raises:
         UsageError: The path is not a single variant, or the target already exists and `force` is not set.
     """
-    if (variant / MANIFEST).is_file():
-        raise UsageError(f"--save-golden records a single variant; give one of those in {variant}")
+    if Export(path).exists:
+        raise UsageError(f"--save-golden records a single variant; give one of those in {path}")
     if target.exists() and not force:
         raise UsageError(f"{target} already exists; use --force to replace it, or another --save-golden")
 
 
 def save_golden(
-    variant: Path, target: Path, settings: ParitySettings, prompt_file: Path | None, progress: Progress
+    variant: Variant, target: Path, settings: ParitySettings, prompt_file: Path | None, progress: Progress
 ) -> None:
     """Writes the golden file of a variant that has passed validation.
 
     Another machine adds in another order, as torch does, so the limits are those of parity with torch.
 
     Args:
-        variant: The variant's folder.
+        variant: The variant.
         target: The .npz file to write.
         settings: Prompts, steps, provider and limits.
         prompt_file: Prompts; None: the held-out texts of the export.
         progress: Receives progress messages.
     """
     progress.say(f"{variant.name}: writing the golden file")
-    limits = settings.limits.of(read_form(variant / "onnx" / "model.onnx").precision.name)
+    limits = settings.limits.of(read_form(variant.onnx / "model.onnx").precision.name)
     figure = "mean_kl" if "mean_kl" in limits else "max_abs"
     prompts = prompts_of(variant, prompt_file, settings.prompts)
     write_golden(
-        variant / "onnx",
+        variant.onnx,
         target,
         prompts,
         settings.decode_steps,

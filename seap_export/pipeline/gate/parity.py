@@ -9,8 +9,9 @@ from pathlib import Path
 from seap_export.corpus import Task
 from seap_export.json_file import write_json
 from seap_export.layers.compute import Compute
+from seap_export.pipeline.folder.contents import Variant
+from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.rounded import opened_model
-from seap_export.pipeline.folder.variant import calibrations_of, refuse_incomplete
 from seap_export.pipeline.request.settings import ParitySettings
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
@@ -35,7 +36,7 @@ def held_out_prompts(held_out: Sequence[Sequence[tuple[str, str]]], number: int)
     return [prompt or completion for prompt, completion in samples[:number]]
 
 
-def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
+def prompts_of(variant: Variant, corpus: Path | None, number: int) -> list[str]:
     """The first prompts of a corpus, or the held-out prompts of the variant's task.
 
     Raises:
@@ -44,12 +45,13 @@ def prompts_of(variant: Path, corpus: Path | None, number: int) -> list[str]:
     """
     if corpus is not None:
         return [sample.prompt for sample in islice(Task("prompts", corpus).texts(), number)]
-    records = [own.record.held_out for own in calibrations_of(variant)]
-    return held_out_prompts([[(one["prompt"], one["completion"]) for one in own] for own in records], number)
+    by_task = [calibration.record.held_out for calibration in variant.calibrations()]
+    pairs = [[(sample["prompt"], sample["completion"]) for sample in samples] for samples in by_task]
+    return held_out_prompts(pairs, number)
 
 
 def check_parity(
-    variant: Path,
+    variant: Variant,
     folder: str,
     runtime: str,
     prompts: list[str],
@@ -61,7 +63,7 @@ def check_parity(
     """Runs the comparison for a variant.
 
     Args:
-        variant: Its folder.
+        variant: The variant.
         folder: The folder in it that a format wrote.
         runtime: What runs that.
         prompts: The prompts.
@@ -74,11 +76,11 @@ def check_parity(
         UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
             `validation.parity.run.run_parity`; a failed comparison is in the report.
     """
-    refuse_incomplete(variant, "hf", folder)
-    with opened_model(variant / folder) as model:
+    variant.require(HF, folder)
+    with opened_model(variant.path / folder) as model:
         return run_parity(
             model,
-            variant / folder,
+            variant.path / folder,
             prompts,
             runtime=runtime,
             provider=settings.provider,

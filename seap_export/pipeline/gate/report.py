@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from converters.formats import format_folders, read_format, row_of
+from converters.formats import row_of
 from seap_export.errors import SeapError
-from seap_export.families import ModelSpec, dense_config, model_spec
-from seap_export.json_file import read_json
+from seap_export.families import ModelSpec
+from seap_export.pipeline.folder.contents import FormatFolder, Variant
 from seap_export.pipeline.folder.manifest import Manifest, package_versions
-from seap_export.plan.plan import Plan, read_plan
+from seap_export.pipeline.folder.names import HF
 from seap_export.runtime.doctor.machine import processor
-from seap_export.sources.config import read_spec
 
 __all__ = ["CHECKS", "VALIDATION_SCHEMA", "Check", "CheckName", "ValidationReport", "Verdict", "describe_variant"]
 
@@ -151,17 +150,17 @@ class ValidationReport:
         }
 
 
-def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[str, Any]) -> dict[str, Any]:
+def describe_variant(variant: Variant, manifest: Manifest | None, results: Mapping[str, Any]) -> dict[str, Any]:
     """Describes a variant for a report, as far as its files can be read.
 
     Args:
-        folder: The variant's folder.
+        variant: The variant.
         manifest: Manifest of the output folder, for the dense model's size.
         results: The reports of its checks: `parity` by folder, `bisect`, `quality`, `speed`. Quality and speed that
             were not checked are those that the export recorded.
     """
-    plan, spec, dense = (_read(folder, read) for read in (_plan, _spec, _dense))
-    written = {path.name: _read(path, read_format) for path in format_folders(folder)} if folder.is_dir() else {}
+    plan, spec, dense = (_readable(variant, name) for name in ("plan", "spec", "dense_spec"))
+    formats = {name: _readable(folder, "format") for name, folder in variant.folders.items()}
     source = manifest.source if manifest else {}
     return {
         "task": None if plan is None else plan.task,
@@ -171,13 +170,18 @@ def describe_variant(folder: Path, manifest: Manifest | None, results: Mapping[s
         "num_parameters": None if spec is None else spec.num_parameters(),
         "dense_parameters": source.get("num_parameters"),
         "formats": {
-            name: {"title": row_of(own).title, "format": own.name, "precision": own.precision, "form": own.settings()}
-            for name, own in written.items()
-            if own is not None and name != "hf"
+            name: {
+                "title": row_of(format).title,
+                "format": format.name,
+                "precision": format.precision,
+                "form": format.settings(),
+            }
+            for name, format in formats.items()
+            if format is not None and name != HF
         },
-        "bytes": {name: _bytes(folder / name) for name in ("hf", *(own for own in written if own != "hf"))},
+        "bytes": {name: _bytes(variant.path / name) for name in dict.fromkeys([HF, *formats])},
         "dense_bytes": {
-            name: None if own is None or dense is None else own.size(dense) for name, own in written.items()
+            name: None if format is None or dense is None else format.size(dense) for name, format in formats.items()
         },
         "layers": [] if spec is None else _layers(spec, source.get("prunable_weights")),
         "parity": results.get("parity", {}),
@@ -191,12 +195,12 @@ def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
     whole = max(weights) if dense_weights is None else dense_weights / len(weights)
     return [
         {
-            "num_attention_heads": own.num_attention_heads,
-            "num_key_value_heads": own.num_key_value_heads,
-            "intermediate_size": own.intermediate_size,
+            "num_attention_heads": layer.num_attention_heads,
+            "num_key_value_heads": layer.num_key_value_heads,
+            "intermediate_size": layer.intermediate_size,
             "kept": min(weight / whole, 1.0),
         }
-        for own, weight in zip(spec.layers, weights, strict=True)
+        for layer, weight in zip(spec.layers, weights, strict=True)
     ]
 
 
@@ -204,21 +208,9 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _read(folder: Path, read: Any) -> Any:
+def _readable(contents: Variant | FormatFolder, name: str) -> Any:
+    """What lies in a folder; None if it is missing or damaged."""
     try:
-        return read(folder)
+        return getattr(contents, name)
     except (SeapError, OSError):  # the integrity check says why
         return None
-
-
-def _plan(folder: Path) -> Plan:
-    return read_plan(folder / "plan.json")
-
-
-def _spec(folder: Path) -> ModelSpec:
-    return read_spec(folder / "hf")
-
-
-def _dense(folder: Path) -> ModelSpec:
-    """The model that the variant was made from."""
-    return model_spec(dense_config(read_json(folder / "hf" / "config.json")))

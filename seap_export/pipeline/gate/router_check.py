@@ -10,9 +10,9 @@ import onnx
 
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import SeapError
+from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.folder.names import calibration_step
-from seap_export.plan.plan import read_plan
 from seap_export.runtime.files import read_object
 from seap_export.runtime.manifest import ROUTER_FOLDER, ROUTER_GRAPH, RouterManifest
 from seap_export.runtime.router import Router
@@ -25,16 +25,17 @@ __all__ = ["router_damages"]
 _TOLERANCE = 0.25
 
 
-def router_damages(folder: Path, manifest: Manifest) -> list[str]:
+def router_damages(export: Export) -> list[str]:
     """What is wrong with the router, in words: its files, its targets, or its answers to held-out prompts."""
-    found = manifest.damages(folder, ROUTER_FOLDER)
-    if found:
-        return found
+    folder, manifest = export.path, export.manifest
+    damages = manifest.damages(folder, ROUTER_FOLDER)
+    if damages:
+        return damages
     try:
         router = Router(folder / ROUTER_FOLDER)
         return [
             *_lost_targets(router.manifest, folder, manifest),
-            *_other_model(router.manifest, folder, manifest),
+            *_other_model(router.manifest, export),
             *_wrong_answers(router, folder),
         ]
     except SeapError as error:
@@ -59,18 +60,18 @@ def _lost_targets(router: RouterManifest, folder: Path, manifest: Manifest) -> l
     ]
 
 
-def _other_model(router: RouterManifest, folder: Path, manifest: Manifest) -> list[str]:
+def _other_model(router: RouterManifest, export: Export) -> list[str]:
     """Checks that its dense model, tokenizer and values match those of the variants."""
-    found, router_folder = [], folder / ROUTER_FOLDER
-    if router.source.get("sha256") != manifest.source.get("sha256"):
-        found.append("router.json belongs to another dense model than manifest.json")
-    for name in manifest.variants:
-        hf = folder / name / "hf"
-        if (hf / "tokenizer.json").is_file() and _tokenizer(hf) != _cut_for(folder / name, _tokenizer(router_folder)):
-            found.append(f"the router's tokenizer or chat template differs from that of {name}")
-    if not all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in _floats(folder)):
-        found.append("router.onnx holds NaN or infinite values")
-    return found
+    damages, router_folder = [], export.path / ROUTER_FOLDER
+    if router.source.get("sha256") != export.manifest.source.get("sha256"):
+        damages.append("router.json belongs to another dense model than manifest.json")
+    for variant in export.variants:
+        is_there = (variant.hf / "tokenizer.json").is_file()
+        if is_there and _tokenizer(variant.hf) != _cut_for(variant, _tokenizer(router_folder)):
+            damages.append(f"the router's tokenizer or chat template differs from that of {variant.name}")
+    if not all(np.isfinite(onnx.numpy_helper.to_array(tensor)).all() for tensor in _floats(router_folder)):
+        damages.append("router.onnx holds NaN or infinite values")
+    return damages
 
 
 def _tokenizer(folder: Path) -> list[Any]:
@@ -84,10 +85,9 @@ def _tokenizer(folder: Path) -> list[Any]:
     ]
 
 
-def _cut_for(variant: Path, tokenizer: list[Any]) -> list[Any]:
+def _cut_for(variant: Variant, tokenizer: list[Any]) -> list[Any]:
     """The router's tokenizer as it must be in a variant, which may have fewer tokens."""
-    plan = variant / "plan.json"
-    kept = read_plan(plan).vocabulary if plan.is_file() else None
+    kept = variant.vocabulary
     if kept is None:
         return tokenizer
     try:
@@ -96,24 +96,26 @@ def _cut_for(variant: Path, tokenizer: list[Any]) -> list[Any]:
         return []
 
 
-def _floats(folder: Path) -> list[onnx.TensorProto]:
+def _floats(router_folder: Path) -> list[onnx.TensorProto]:
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
-    graph = onnx.load(folder / ROUTER_FOLDER / ROUTER_GRAPH).graph
+    graph = onnx.load(router_folder / ROUTER_GRAPH).graph
     return [tensor for tensor in graph.initializer if tensor.data_type in kinds]
 
 
 def _wrong_answers(router: Router, folder: Path) -> list[str]:
-    right = asked = 0
+    right = prompt_count = 0
     for number, task in enumerate(router.manifest.classes):
-        place = folder / calibration_step(task)
-        if not place.is_dir():
+        statistics = folder / calibration_step(task)
+        if not statistics.is_dir():
             return []
-        samples = Calibration(place).record.held_out
+        samples = Calibration(statistics).record.held_out
         prompts = [ids for ids in (router.token_ids(s["prompt"] or s["completion"]) for s in samples) if ids]
         if prompts:
             right += int((router.probabilities(prompts).argmax(axis=1) == number).sum())
-            asked += len(prompts)
+            prompt_count += len(prompts)
     recorded = router.manifest.held_out.get("accuracy")
-    if not asked or not isinstance(recorded, int | float) or right / asked >= recorded - _TOLERANCE:
+    if not prompt_count or not isinstance(recorded, int | float) or right / prompt_count >= recorded - _TOLERANCE:
         return []
-    return [f"the router is right on {right / asked:.0%} of the held-out prompts; router.json says {recorded:.0%}"]
+    return [
+        f"the router is right on {right / prompt_count:.0%} of the held-out prompts; router.json says {recorded:.0%}"
+    ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converters.formats import FORMATS, format_class, format_folders
+from converters.formats import FORMATS
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluation.bench import BenchRequest, bench, refuse_long_prompts
@@ -16,9 +16,10 @@ from seap_export.pipeline.evaluation.evaluate import evaluate
 from seap_export.pipeline.evaluation.quality import recorded_quality
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.speed import recorded_speed, speed_json
-from seap_export.pipeline.folder.manifest import MANIFEST, Manifest, read_manifest
+from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant
+from seap_export.pipeline.folder.manifest import MANIFEST, Manifest
+from seap_export.pipeline.folder.names import HF, ONNX, PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
-from seap_export.pipeline.folder.performance import read_performance
 from seap_export.pipeline.folder.rounded import differences
 from seap_export.pipeline.gate.bisection import bisect_variant
 from seap_export.pipeline.gate.integrity import folder_damages, variant_damages
@@ -26,16 +27,14 @@ from seap_export.pipeline.gate.parity import check_parity, prompts_of
 from seap_export.pipeline.gate.report import CHECKS, Check, CheckName, ValidationReport, describe_variant
 from seap_export.pipeline.gate.router_check import router_damages
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.pipeline.request.measured import ONNX
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.targets.frontier import read_frontier
-from seap_export.plan.plan import read_plan
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads, probe
 from seap_export.sources.source import open_source
 from seap_export.toml_file import either
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row, runtime_title
-from validation.speed.gate import SpeedLimits, judge_speed, reason
+from validation.speed.gate import SpeedLimits, judge_speed
 
 __all__ = ["ValidationRequest", "validate"]
 
@@ -118,22 +117,23 @@ class _Validation:
         self._path, self._request, self._progress, self._known = path, request, progress, known
         self._checks: list[Check] = []
         self._results: dict[str, dict[str, Any]] = {}
-        self._is_whole = (path / MANIFEST).is_file()
-        self._manifest, self._variants = self._found()
+        self._export = Export(path)
+        self._variants = self._chosen_variants()
+        self._manifest = self._recorded_manifest()
 
     def report(self) -> ValidationReport:
         """Runs all checks."""
         self._refuse_missing_runtime()
         self._refuse_unusable_dense()
-        if self._is_whole and self._asks("integrity") and self._manifest is not None:
-            self._add(Check.of(None, "integrity", folder_damages(self._path, self._manifest), 7))
-        for folder in self._variants:
-            self._results[folder.name] = {}
-            is_sound = self._integrity(folder)
+        if self._export.exists and self._asks("integrity"):
+            self._add(Check.of(None, "integrity", folder_damages(self._export), 7))
+        for variant in self._variants:
+            self._results[variant.name] = {}
+            is_sound = self._integrity(variant)
             if self._asks("parity"):
-                self._parity(folder, is_sound)
+                self._parity(variant, is_sound)
             if self._request.quality is not None and self._asks("quality"):
-                self._quality(folder, is_sound)
+                self._quality(variant, is_sound)
         self._router()
         self._speed()
         if not any(check.verdict != "skipped" for check in self._checks):
@@ -144,30 +144,29 @@ class _Validation:
             name=self._name(),
             checks=tuple(self._checks),
             variants={
-                folder.name: describe_variant(
-                    folder, self._manifest, self._recorded(folder) | self._results[folder.name]
+                variant.name: describe_variant(
+                    variant, self._manifest, self._recorded(variant) | self._results[variant.name]
                 )
-                for folder in self._variants
+                for variant in self._variants
             },
             manifest=self._manifest,
             threads=self._request.parity.threads or available_threads(),
-            frontier=read_frontier(self._path) if self._is_whole else None,
+            frontier=read_frontier(self._path) if self._export.exists else None,
         )
 
-    def _recorded(self, folder: Path) -> dict[str, Any]:
+    def _recorded(self, variant: Variant) -> dict[str, Any]:
         """Quality and speed as the export measured them, if its files are unchanged."""
-        if self._manifest is None or not self._is_sound(folder):
+        if self._manifest is None or not self._is_sound(variant):
             return {}
-        speed = recorded_speed(read_performance(folder.parent), self._manifest, folder.name)
-        return {"quality": recorded_quality(folder), "speed": speed}
+        return {"quality": recorded_quality(variant), "speed": recorded_speed(variant)}
 
     def _refuse_missing_runtime(self) -> None:
         """Tries runtimes and execution providers before anything is hashed or computed."""
         request = self._request
-        compared = [runtime for folder in self._variants for _, runtime in self._comparisons(folder)]
+        compared = [runtime for variant in self._variants for _, runtime in self._comparisons(variant)]
         if request.runtimes and self._asks("parity") and not compared:
-            asked = either(request.runtimes)
-            raise UsageError(f"{self._path}: no folder here runs in {asked}; give another --runtime")
+            runtimes = either(request.runtimes)
+            raise UsageError(f"{self._path}: no folder here runs in {runtimes}; give another --runtime")
         for runtime in dict.fromkeys(compared) if self._asks("parity") else ():
             require_runtime(runtime)
         used = [request.parity.provider] if self._asks("parity") else []
@@ -184,29 +183,32 @@ class _Validation:
         if self._request.speed is not None:
             refuse_long_prompts(source.spec, self._request.bench)
         self._progress.say(f"hashing {source.name}")
-        for folder in self._variants:
+        for variant in self._variants:
             with suppress(ArtifactError):  # of the plan, which the integrity check reports
-                refuse_another_model(source, read_plan(folder / "plan.json"), folder.name)
+                refuse_another_model(source, variant.plan, variant.name)
 
     def _name(self) -> str:
         """The name of the variant, or of the dense model, since an output folder may have any name."""
-        source = self._manifest.source if self._is_whole and self._manifest else {}
+        source = self._manifest.source if self._export.exists and self._manifest else {}
         return str(source.get("name") or self._path.resolve().name)
 
-    def _found(self) -> tuple[Manifest | None, list[Path]]:
-        path = self._path
-        if self._is_whole:
-            manifest = read_manifest(path)
-            asked = self._request.variants
-            return manifest, [path / name for name in sorted(manifest.variants) if asked is None or name in asked]
-        if not any((path / part).exists() for part in ("plan.json", *FORMATS)):
-            if (path / "calibration").is_dir() or any(path.glob("*/plan.json")):
+    def _chosen_variants(self) -> list[Variant]:
+        path, names = self._path, self._request.variants
+        if self._export.exists:
+            variants = sorted(self._export.variants, key=lambda variant: variant.name)
+            return [variant for variant in variants if names is None or variant.name in names]
+        if not any((path / part).exists() for part in (PLAN, *FORMATS)):
+            if (path / "calibration").is_dir() or any(path.glob(f"*/{PLAN}")):
                 raise ArtifactError(f"{path}: {MANIFEST} is missing; export again, or copy the whole folder")
             raise UsageError(f"{path} is neither an export nor a variant; give OUT, or OUT/TASK-0.2")
-        path = path.resolve()  # "." has a parent and a name, too
-        manifest = read_manifest(path.parent)
-        is_known = any(step.startswith(f"{path.name}/") for step in manifest.steps)
-        return manifest if is_known else None, [path]
+        return [Variant(path.resolve())]  # "." has a parent, too
+
+    def _recorded_manifest(self) -> Manifest | None:
+        """The manifest of the output folder, if it knows a variant that is checked alone."""
+        if self._export.exists:
+            return self._export.manifest
+        (variant,) = self._variants
+        return variant.export.manifest if variant.export.parts_of(variant.name) else None
 
     def _asks(self, check: CheckName) -> bool:
         return check in self._request.checks
@@ -219,144 +221,141 @@ class _Validation:
     def _skip(self, variant: str | None, check: CheckName, why: str) -> None:
         self._add(Check(variant, check, "skipped", notes=(why,)))
 
-    def _integrity(self, folder: Path) -> bool:
+    def _integrity(self, variant: Variant) -> bool:
         if not self._asks("integrity"):
             return True
-        self._progress.say(f"{folder.name}: checking files")
-        reasons = variant_damages(folder, self._manifest)
+        self._progress.say(f"{variant.name}: checking files")
+        reasons = variant_damages(variant, is_recorded=self._manifest is not None)
         notes = (
             []
             if self._manifest
             else [f"hashes were not compared, because no {MANIFEST} in the parent folder lists this variant"]
         )
-        self._add(Check.of(folder.name, "integrity", reasons, ArtifactError.exit_code, notes))
+        self._add(Check.of(variant.name, "integrity", reasons, ArtifactError.exit_code, notes))
         return not reasons
 
-    def _comparisons(self, folder: Path) -> list[tuple[Path, str]]:
+    def _comparisons(self, variant: Variant) -> list[tuple[FormatFolder, str]]:
         """The folders of a variant that are compared with torch, each with a runtime."""
-        found = []
-        for written in format_folders(folder):
-            own = format_class(written.name.partition("-")[0]).runtimes
-            asked = [name for name in own if name in self._request.runtimes] if self._request.runtimes else own[:1]
-            found += [(written, name) for name in asked if name != REFERENCE]
-        return found
+        return [
+            (folder, runtime)
+            for folder in variant.folders.values()
+            for runtime in (folder.runtimes if self._request.runtimes else folder.runtimes[:1])
+            if runtime != REFERENCE and (not self._request.runtimes or runtime in self._request.runtimes)
+        ]
 
-    def _parity(self, folder: Path, is_sound: bool) -> None:
+    def _parity(self, variant: Variant, is_sound: bool) -> None:
         if not is_sound:
-            self._skip(folder.name, "parity", "its files are damaged")
+            self._skip(variant.name, "parity", "its files are damaged")
             return
-        self._results[folder.name]["parity"] = {}
-        comparisons = self._comparisons(folder)
+        self._results[variant.name]["parity"] = {}
+        comparisons = self._comparisons(variant)
         if not comparisons:
-            self._skip(folder.name, "parity", "there is no folder beside hf that a given runtime runs")
-        for written, runtime in comparisons:
-            self._compare(folder, written, runtime, f"{written.name} in {runtime}" if len(comparisons) > 1 else None)
+            self._skip(variant.name, "parity", "there is no folder beside hf that a given runtime runs")
+        for folder, runtime in comparisons:
+            self._compare(variant, folder, runtime, f"{folder.name} in {runtime}" if len(comparisons) > 1 else None)
 
-    def _compare(self, folder: Path, written: Path, runtime: str, subject: str | None) -> None:
+    def _compare(self, variant: Variant, folder: FormatFolder, runtime: str, subject: str | None) -> None:
         reasons, notes, code = [], (), ParityFailure.exit_code
         report: Mapping[str, Any] | None = None
         try:
-            report = self._logits(folder, written, runtime)
+            report = self._logits(variant, folder, runtime)
             first, *others = report["reasons"] or [""]
             reasons += [f"{first}; {report['hint']}", *others] if first else []
             notes = report.get("looser_limits", ())
-            reasons += self._weights(folder, written)
+            reasons += self._weights(variant, folder)
         except ParityFailure as error:
             reasons.append(str(error))
         except ArtifactError as error:
             reasons, code = [str(error)], ArtifactError.exit_code
-        self._add(Check.of(folder.name, "parity", reasons, code, notes, subject))
+        self._add(Check.of(variant.name, "parity", reasons, code, notes, subject))
         if reasons and code == ParityFailure.exit_code and self._request.bisect and runtime_row(runtime).traces:
-            self._bisect(folder, report, reasons)
+            self._bisect(variant, report, reasons)
 
-    def _logits(self, folder: Path, written: Path, runtime: str) -> Mapping[str, Any]:
-        report = self._known.get(folder.name, {}).get(written.name)
+    def _logits(self, variant: Variant, folder: FormatFolder, runtime: str) -> Mapping[str, Any]:
+        report = self._known.get(variant.name, {}).get(folder.name)
         if report is None or report["runtime"] != runtime:
-            self._progress.say(f"{folder.name}: comparing {runtime_title(runtime)} with torch")
+            self._progress.say(f"{variant.name}: comparing {runtime_title(runtime)} with torch")
             settings = self._request.parity
-            prompts = prompts_of(folder, self._request.prompt_file, settings.prompts)
+            prompts = prompts_of(variant, self._request.prompt_file, settings.prompts)
             report = check_parity(
-                folder, written.name, runtime, prompts, settings, self._progress.say, self._request.compute
+                variant, folder.name, runtime, prompts, settings, self._progress.say, self._request.compute
             ).to_json()
-        known = self._results[folder.name]["parity"]
-        known[f"{written.name} in {runtime}" if written.name in known else written.name] = report
+        known = self._results[variant.name]["parity"]
+        known[f"{folder.name} in {runtime}" if folder.name in known else folder.name] = report
         return report
 
-    def _weights(self, folder: Path, written: Path) -> Iterator[str]:
-        self._progress.say(f"{folder.name}: comparing weights")
+    def _weights(self, variant: Variant, folder: FormatFolder) -> Iterator[str]:
+        self._progress.say(f"{variant.name}: comparing weights")
         try:
-            found = list(differences(written))
+            lines = list(differences(folder.path))
         except InputError as error:  # here the model is a part of the artifact
             raise ArtifactError(str(error)) from error
-        yield from (f"weights: {line}" for line in found[:_MOST_WEIGHTS])
-        if len(found) > _MOST_WEIGHTS:
-            yield f"weights: {len(found) - _MOST_WEIGHTS} more differ"
+        yield from (f"weights: {line}" for line in lines[:_MOST_WEIGHTS])
+        if len(lines) > _MOST_WEIGHTS:
+            yield f"weights: {len(lines) - _MOST_WEIGHTS} more differ"
 
-    def _bisect(self, folder: Path, parity: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
+    def _bisect(self, variant: Variant, parity: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
         request = self._request
-        found = bisect_variant(
-            folder, request.parity, request.prompt_file, parity, reasons, self._progress, request.compute
+        bisection = bisect_variant(
+            variant, request.parity, request.prompt_file, parity, reasons, self._progress, request.compute
         )
-        if found is None:
+        if bisection is None:
             return
-        self._results[folder.name]["bisect"] = found.to_json()
-        if found.first is not None:
-            where = f"the first divergence is at {found.first.name}"
+        self._results[variant.name]["bisect"] = bisection.to_json()
+        if bisection.first is not None:
+            where = f"the first divergence is at {bisection.first.name}"
             check = self._checks[-1]
             first, *others = check.reasons
             self._checks[-1] = replace(check, reasons=(f"{first}; {where}", *others))
-            self._progress.say(f"{folder.name}: {where}")
+            self._progress.say(f"{variant.name}: {where}")
 
-    def _quality(self, folder: Path, is_sound: bool) -> None:
+    def _quality(self, variant: Variant, is_sound: bool) -> None:
         if not is_sound or self._request.quality is None:
-            self._skip(folder.name, "quality", "its files are damaged")
+            self._skip(variant.name, "quality", "its files are damaged")
             return
-        self._progress.say(f"{folder.name}: comparing with the dense model")
+        self._progress.say(f"{variant.name}: comparing with the dense model")
         try:
-            asked = _asked_of(folder, self._request.quality)
-            report = evaluate(str(folder), self._request.dense, asked, self._progress, self._request.compute)
+            request = _quality_request(variant, self._request.quality)
+            report = evaluate(str(variant.path), self._request.dense, request, self._progress, self._request.compute)
         except ArtifactError as error:
-            self._add(Check.of(folder.name, "quality", [str(error)], ArtifactError.exit_code))
+            self._add(Check.of(variant.name, "quality", [str(error)], ArtifactError.exit_code))
             return
-        self._results[folder.name]["quality"] = report.to_json()
-        self._add(Check.of(folder.name, "quality", report.reasons, 4, report.notes))
+        self._results[variant.name]["quality"] = report.to_json()
+        self._add(Check.of(variant.name, "quality", report.reasons, 4, report.notes))
 
     def _router(self) -> None:
-        is_there = self._manifest is not None and ROUTER_FOLDER in self._manifest.steps
-        if self._asks("router") and self._is_whole and is_there and self._manifest is not None:
+        if self._asks("router") and self._export.exists and ROUTER_FOLDER in self._export.manifest.steps:
             self._progress.say("router: checking")
-            self._add(Check.of(None, "router", router_damages(self._path, self._manifest), ArtifactError.exit_code))
+            self._add(Check.of(None, "router", router_damages(self._export), ArtifactError.exit_code))
 
     def _speed(self) -> None:
         limits = self._request.speed
         if limits is None or not self._asks("speed") or self._request.dense is None:
             return
-        sound = [folder for folder in self._variants if self._is_sound(folder)]
+        sound = [variant for variant in self._variants if self._is_sound(variant)]
         if not sound:
             self._skip(None, "speed", "every variant has damaged files")
             return
-        report = bench([str(folder) for folder in sound], self._request.dense, self._request.bench, self._progress)
+        paths = [str(variant.path) for variant in sound]
+        report = bench(paths, self._request.dense, self._request.bench, self._progress)
         verdicts = judge_speed(report, limits)
-        for folder in sound:
-            own = [verdict for verdict in verdicts if verdict.variant == folder.name]
-            self._results[folder.name]["speed"] = speed_json(report, folder.name, limits, own)
+        for variant in sound:
+            judged = [verdict for verdict in verdicts if verdict.variant == variant.name]
+            self._results[variant.name]["speed"] = speed_json(report, variant.name, limits, judged)
             failed, noisy = (
-                [reason(verdict).removeprefix(f"{folder.name}: ") for verdict in own if verdict.verdict == kind]
-                for kind in ("failed", "too noisy")
+                [verdict.result for verdict in judged if verdict.verdict == kind] for kind in ("failed", "too noisy")
             )
             # Verdicts that are certain come first; if there are none, the machine is too noisy to decide.
-            self._add(Check.of(folder.name, "speed", failed or noisy, 5 if failed else 6, noisy if failed else ()))
+            self._add(Check.of(variant.name, "speed", failed or noisy, 5 if failed else 6, noisy if failed else ()))
 
-    def _is_sound(self, folder: Path) -> bool:
-        return not any(check.variant == folder.name and check.exit_code == 7 for check in self._checks)
+    def _is_sound(self, variant: Variant) -> bool:
+        return not any(check.variant == variant.name and check.exit_code == 7 for check in self._checks)
 
 
-def _asked_of(folder: Path, request: EvaluationRequest) -> EvaluationRequest:
+def _quality_request(variant: Variant, request: EvaluationRequest) -> EvaluationRequest:
     """The same of a variant without ONNX files: of what an export measures there, or else of the model folder."""
-    written = {path.name: format_class(path.name.partition("-")[0]) for path in format_folders(folder)}
-    if ONNX in written:
+    if ONNX in variant.folders:
         return request
-    other = next((own.runtimes[0] for name, own in written.items() if name != "hf"), None)
-    if other is None:
-        return replace(request, forms=("hf",), provider="cpu")
-    return replace(request, forms=(), runtimes=(other,), provider="cpu")
+    if not variant.formats:
+        return replace(request, forms=(HF,), provider="cpu")
+    return replace(request, forms=(), runtimes=(variant.formats[0].runtimes[0],), provider="cpu")

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.format import Format
+from seap_export.pipeline.folder.names import ONNX
 from validation.runtimes.table import RUNTIMES, runtime_title
 
-__all__ = ["ONNX", "ONNX_RUNTIME", "Measured", "divergence_of", "measured_of", "measured_title"]
+__all__ = ["ONNX_RUNTIME", "Measured", "divergence_of", "measured_of", "measured_title"]
 
-#: The folder and the runtime that are measured if that folder is written.
-ONNX, ONNX_RUNTIME = "onnx", "onnxruntime"
+#: What is measured in if the folder `onnx` is written.
+ONNX_RUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True)

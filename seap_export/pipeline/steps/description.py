@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from converters.formats import format_folders, read_format
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.quality import settled_quality
-from seap_export.pipeline.folder.names import parity_file
+from seap_export.pipeline.folder.contents import Export
+from seap_export.pipeline.folder.names import HF, parity_file
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.build import VariantSteps
 from seap_export.pipeline.steps.formats import FormatStep, format_step
@@ -46,7 +46,7 @@ def describe_variant(own: VariantSteps, work: Work, workspace: Workspace) -> dic
         "precision": {folder: step.own.precision for folder, step in written.items()},
         "bytes": {
             part: sum(entry["bytes"] for path, entry in files.items() if path.startswith(f"{name}/{part}/"))
-            for part in ("hf", *written)
+            for part in (HF, *written)
         },
         "parity": {folder: {key: report[key] for key in _PARITY} for folder, report in reports.items()},
         "quality": settled_quality(workspace, name),
@@ -55,11 +55,11 @@ def describe_variant(own: VariantSteps, work: Work, workspace: Workspace) -> dic
 
 def _earlier(own: VariantSteps, work: Work) -> Iterator[tuple[str, FormatStep]]:
     """The folders of earlier exports that this one does not write, as steps from its model."""
-    for path in format_folders(work.folder / own.plan.variant):
-        if path.name not in own.written and path.name != "hf":
+    for folder in Export(work.folder).variant(own.plan.variant).formats:
+        if folder.name not in own.written:
             with suppress(ArtifactError):  # of a damaged folder, which the validation reports
-                note = read_note(path)
-                yield path.name, format_step(own.hf, path.name, read_format(path), None if note is None else note.grid)
+                note = read_note(folder.path)
+                yield folder.name, format_step(own.hf, folder.name, folder.format, None if note is None else note.grid)
 
 
 def _drop_outdated(name: str, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from converters.format import Format
 from converters.formats import row_of
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import parity_file
 from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.gate.parity import check_parity, held_out_prompts, write_report
@@ -120,8 +121,15 @@ class ParityStep(OfVariant):
 
     def make(self, work: Work, place: Path, advance: Advance) -> None:
         """Writes the report, whatever its verdict."""
-        variant, own = work.folder / self.variant, self.before
+        variant = Export(work.folder).variant(self.variant)
         report = check_parity(
-            variant, own.folder, self.runtime, self.prompts, self.settings, advance, work.compute, work.progress.say
+            variant,
+            self.before.folder,
+            self.runtime,
+            self.prompts,
+            self.settings,
+            advance,
+            work.compute,
+            work.progress.say,
         )
         write_report(report, place)

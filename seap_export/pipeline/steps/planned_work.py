@@ -9,7 +9,8 @@ from pathlib import Path
 from converters.format import Format
 from seap_export.corpus import Sample, Split
 from seap_export.pipeline.cost.workload import Task, Workload
-from seap_export.pipeline.evaluation.quality import MAX_LENGTH, QUALITY
+from seap_export.pipeline.evaluation.quality import MAX_LENGTH
+from seap_export.pipeline.folder.names import QUALITY
 from seap_export.pipeline.folder.performance import read_performance
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import ExportSteps

@@ -10,7 +10,7 @@ from pathlib import Path
 from seap_export.allocation.planning import choose_plan
 from seap_export.distillation.write import variant_units, write_variant
 from seap_export.hashing import sha256_json
-from seap_export.pipeline.folder.names import variant_name
+from seap_export.pipeline.folder.names import PLAN, variant_name
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step, Work
@@ -52,7 +52,7 @@ class PlanStep(Step):
 
     @property
     def name(self) -> str:
-        return f"{self.variant}/plan.json"
+        return f"{self.variant}/{PLAN}"
 
     @property
     def needs(self) -> tuple[Step, ...]:

@@ -112,6 +112,7 @@ def test_every_mixture_gets_a_proven_variant(place: Path) -> None:
 
 
 def test_parity_of_a_mixture_takes_prompts_of_its_tasks_in_turn(place: Path) -> None:
+    from seap_export.pipeline.folder.contents import Variant
     from seap_export.pipeline.gate.parity import prompts_of
 
     held_out = {
@@ -119,7 +120,7 @@ def test_parity_of_a_mixture_takes_prompts_of_its_tasks_in_turn(place: Path) -> 
         for task in "ab"
     }
     expected = [held_out[task][index]["prompt"] for index in range(2) for task in "ab"]
-    assert prompts_of(place / "out" / "general-0.3", None, 4) == expected
+    assert prompts_of(Variant(place / "out" / "general-0.3"), None, 4) == expected
     assert json.loads((place / "out" / "x-0.3" / "parity.json").read_text())["prompts"]["count"] == 4
 
 

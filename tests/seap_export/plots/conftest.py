@@ -11,17 +11,17 @@ from support.variations import micro_config
 from seap_export.families import model_spec
 from seap_export.plan.plan import LayerPlan, Plan
 from seap_export.plan.sparsity import Sparsity
-from seap_export.plots.data import Variant
+from seap_export.plots.data import DrawnVariant
 
 Layer = tuple[Iterable[int], Iterable[int], Iterable[int]]
 WHOLE: Layer = (range(3), range(6), range(80))
 
 
 @pytest.fixture
-def make_variant() -> Callable[..., Variant]:
+def make_variant() -> Callable[..., DrawnVariant]:
     """`make_variant("a", "a-0.2", layers)`, each layer as its kept KV groups, heads and neurons; the rest is whole."""
 
-    def make(task: str, name: str, layers: dict[int, Layer], **values: Any) -> Variant:
+    def make(task: str, name: str, layers: dict[int, Layer], **values: Any) -> DrawnVariant:
         dense = model_spec(micro_config(model_type="llama"))
         rows = [layers.get(index, WHOLE) for index in range(3)]
         plan = Plan(
@@ -44,6 +44,6 @@ def make_variant() -> Callable[..., Variant]:
                 **values,
             }
         )
-        return Variant(name, plan, dense)
+        return DrawnVariant(name, plan, dense)
 
     return make

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from seap_export.errors import ArtifactError
-from seap_export.plots.data import Overlap, Removed, Variant, by_ratio, overlap, removed_by_layer, short_names
+from seap_export.plots.data import DrawnVariant, Overlap, Removed, by_ratio, overlap, removed_by_layer, short_names
 
-Make = Callable[..., Variant]
+Make = Callable[..., DrawnVariant]
 #: Layer 1 cut in both parts, layer 2 in neurons only.
 A = {1: ([0, 2], [0, 4], range(0, 64)), 2: (range(3), range(6), range(0, 48))}
 B = {1: ([0, 1], [0, 1, 2, 3], range(16, 80))}
@@ -82,7 +82,7 @@ def test_illegal_values_are_refused(make_variant: Make) -> None:
     with pytest.raises(ValueError, match="name"):
         replace(variant, name="a/b")
     with pytest.raises(ArtifactError, match="layers"):
-        Variant("a", variant.plan, variant.dense.with_layers(variant.dense.layers[:2]))
+        DrawnVariant("a", variant.plan, variant.dense.with_layers(variant.dense.layers[:2]))
     with pytest.raises(ValueError, match="one value per layer"):
         Removed((0.0,), (0.0, 0.1), (0.0,))
     with pytest.raises(ValueError, match="below 1"):

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from seap_export.plots.data import Variant, overlap, removed_by_layer
+from seap_export.plots.data import DrawnVariant, overlap, removed_by_layer
 from seap_export.plots.figures import head_states, kept_figure, neuron_states, overlap_figure, sparsity_figure
 from seap_export.plots.quality import QualityPoint
 from seap_export.plots.quality_figure import quality_figure
 from seap_export.plots.style import house_style, line_style, save
 
-Make = Callable[..., Variant]
+Make = Callable[..., DrawnVariant]
 CUT = {1: ([0, 2], [0, 4], range(0, 80, 2))}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from seap_export.errors import UsageError
-from validation.speed.gate import SpeedLimits, SpeedVerdict, judge_speed, reason
+from validation.speed.gate import SpeedLimits, SpeedVerdict, judge_speed
 from validation.speed.ideal import Work
 from validation.speed.measure import Cell, Timing
 from validation.speed.report import SpeedReport, SubjectFigures
@@ -74,7 +74,7 @@ def test_a_machine_that_is_too_busy_judges_nothing(limit: float) -> None:
     assert (own.low, own.high) == (pytest.approx(2.0), pytest.approx(2.0))
     assert own.spread == pytest.approx(0.3 / 1.15)
     assert own.verdict == "too noisy"
-    assert re.search(r"too noisy .* 2\.00x .* 26%, more than 25%; .*--runs", reason(own))
+    assert re.search(r"too noisy .* 2\.00x .* 26%, more than 25%; .*--runs", own.result)
 
 
 def test_either_model_can_be_the_noisy_one() -> None:
@@ -98,7 +98,7 @@ def test_each_figure_has_its_own_noise() -> None:
 def test_few_runs_judge_nothing(runs: int) -> None:
     own = decode(report(subject("a-0.5", [0.5] * runs), dense=[1.0] * runs), 1.5)
     assert (own.found, own.low, own.high, own.verdict) == (2.0, 2.0, 2.0, "too noisy")
-    assert re.search(rf"too noisy .* 2\.00x in {runs} runs.*; give --runs 5", reason(own))
+    assert re.search(rf"too noisy .* 2\.00x in {runs} runs.*; give --runs 5", own.result)
 
 
 def test_bytes_have_no_noise() -> None:
@@ -178,16 +178,16 @@ def test_no_limit_at_all_is_refused() -> None:
     ],
 )
 def test_reasons(found: float, ends: tuple[float, float], limit: float, line: str) -> None:
-    assert reason(SpeedVerdict("a-0.5", "decode_speedup", CELL, limit, found, *ends, runs=5)) == f"a-0.5: {line}"
+    assert SpeedVerdict("a-0.5", "decode_speedup", CELL, limit, found, *ends, runs=5).result == line
 
 
 def test_reasons_of_prefill_and_bytes() -> None:
     own = SpeedVerdict("a-0.5", "prefill_speedup", DEEP, 1.5, 1.6, 1.6, 1.6, runs=5)
-    assert reason(own) == "a-0.5: prefill at batch 1, depth 512 is 1.60x (1.60 to 1.60), at least 1.5x"
+    assert own.result == "prefill at batch 1, depth 512 is 1.60x (1.60 to 1.60), at least 1.5x"
     own = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5004, 0.5004, 0.5004)
-    assert reason(own) == "a-0.5: 0.5004 of the dense model's size on disk, above 0.5"
+    assert own.result == "0.5004 of the dense model's size on disk, above 0.5"
     own = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5, 0.5, 0.5)
-    assert reason(own) == "a-0.5: 0.50 of the dense model's size on disk, at most 0.5"
+    assert own.result == "0.50 of the dense model's size on disk, at most 0.5"
 
 
 @pytest.mark.parametrize(

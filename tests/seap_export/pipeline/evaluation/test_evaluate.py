@@ -41,7 +41,7 @@ def _generated(*right: bool) -> GenerationFigures:
 
 def _report(source: Source, dense: float = 0.8, variant: float = 0.6, **limits: Any) -> EvaluationReport:
     return EvaluationReport(
-        subject=Subject("m", None, None, None, source),
+        subject=Subject("m", None, None, source),
         request=EvaluationRequest(**limits),
         texts=Texts("file", ("a",), ("the cat",), (), True),
         divergence={"hf": DIVERGENCE},
@@ -176,7 +176,7 @@ def test_calibrated_texts_are_refused_by_digest(source: Source) -> None:
     from seap_export.corpus import text_digest
 
     record = CalibrationRecord("a", "m", source.digest, 0, 64, 8, (text_digest("the cat sat"),), ("bb",), ())
-    subject = Subject("m", None, None, (record,), source)
+    subject = Subject("m", None, (record,), source)
     assert subject.is_disjoint("task 'a'", ["the cat", "sat"]) is True
     assert replace(subject, records=None).is_disjoint("task 'a'", ["the cat sat"]) is None
     with pytest.raises(InputError, match="task 'a': 1 of the 2 evaluated texts"):

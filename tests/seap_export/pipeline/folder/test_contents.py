@@ -1,0 +1,77 @@
+"""What an output folder and a variant's folder say about themselves, whole and damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seap_export.errors import ArtifactError, InputError
+from seap_export.pipeline.folder.contents import Export, Variant, open_folder
+from seap_export.pipeline.folder.manifest import Manifest
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Variant:
+    folder = tmp_path / "gsm8k-0.2"
+    for name in ("web", "onnx", "hf", "onnx-int4", "gguf-q8_0", "notes", "gguf-q4_0"):
+        (folder / name).mkdir(parents=True)
+    (folder / "mlx").write_text("a file is no folder of a format", "utf-8")
+    return Variant(folder)
+
+
+def test_folders_of_formats_stand_in_one_order(variant: Variant) -> None:
+    assert list(variant.folders) == ["hf", "onnx", "onnx-int4", "gguf-q4_0", "gguf-q8_0", "web"]
+    assert [folder.name for folder in variant.formats] == ["onnx", "onnx-int4", "gguf-q4_0", "gguf-q8_0", "web"]
+    assert [folder.parity_file.name for folder in variant.formats][:2] == ["parity.json", "parity-onnx-int4.json"]
+
+
+def test_the_first_folder_that_a_runtime_takes(variant: Variant) -> None:
+    for runtime, name in (("torch", "hf"), ("onnxruntime", "onnx"), ("llama.cpp", "gguf-q4_0")):
+        folder = variant.run_by(runtime)
+        assert folder is not None
+        assert folder.name == name
+    assert variant.run_by("openvino") is None
+
+
+def test_a_damaged_variant_fails_only_where_it_is_read(variant: Variant) -> None:
+    assert variant.vocabulary is None  # there is no plan
+    with pytest.raises(ArtifactError, match=r"plan\.json"):
+        _ = variant.plan
+    with pytest.raises(InputError, match=r"config\.json"):
+        _ = variant.spec
+    with pytest.raises(ArtifactError, match=r"plan\.json is missing; give --prompt-file"):
+        variant.calibrations()
+    with pytest.raises(ArtifactError, match="gguf is missing; give a variant's folder"):
+        variant.require("hf", "gguf")
+
+
+def test_what_is_not_there_is_empty(tmp_path: Path) -> None:
+    variant, export = Variant(tmp_path / "none"), Export(tmp_path / "none")
+    contents = (variant.folders, export.exists, export.variants, export.performance.speed)
+    assert not any(contents)
+    with pytest.raises(ArtifactError, match="no such folder"):
+        variant.require()
+
+
+def test_a_variant_has_a_name_where_it_is_the_current_folder(
+    variant: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(variant.path)
+    assert Variant(Path()).name == "gsm8k-0.2"
+    assert Variant(Path()).export.path == variant.path.parent
+
+
+def test_an_export_knows_its_variants_and_their_parts(variant: Variant) -> None:
+    out = variant.path.parent
+    assert open_folder(out) is open_folder(variant.path) is None
+    steps = dict.fromkeys(["calibration/gsm8k", "gsm8k-0.2/hf", "gsm8k-0.2/onnx", "gsm8k-0.25/hf", "router"], "key")
+    Manifest(steps=steps).write(out)
+    (variant.path / "plan.json").write_text("{}", "utf-8")
+    assert isinstance(open_folder(variant.path), Variant)
+    export = open_folder(out)
+    assert isinstance(export, Export)
+    assert not export.variants
+    assert export.parts_of("gsm8k-0.2") == ["hf", "onnx"]
+    assert export.parts_of("gsm8k") == []
+    assert export.variant("gsm8k-0.2").export is export
