@@ -15,25 +15,25 @@ __all__ = ["installed_versions", "missing_packages", "optional_extras", "require
 
 def missing_packages(extra: str) -> list[str]:
     """The packages of an extra that are not installed, or in another version, as requirements; none: it is usable."""
-    return [str(own) for own in _packages(extra) if not _is_installed(own)]
+    return [str(requirement) for requirement in _packages(extra) if not _is_installed(requirement)]
 
 
 def optional_extras() -> list[str]:
     """The extras of this package, but for the one that is for its developers."""
     try:
-        found = metadata("seap-export").get_all("Provides-Extra") or []
+        extras = metadata("seap-export").get_all("Provides-Extra") or []
     except PackageNotFoundError:
         return []
-    return sorted(name for name in found if name != "dev")
+    return sorted(name for name in extras if name != "dev")
 
 
 def installed_versions(extra: str) -> dict[str, str]:
     """The packages of an extra that are installed, and their versions."""
-    found = {}
-    for own in _packages(extra):
+    versions = {}
+    for requirement in _packages(extra):
         with suppress(PackageNotFoundError):
-            found[own.name] = version(own.name)
-    return found
+            versions[requirement.name] = version(requirement.name)
+    return versions
 
 
 def require_extra(extra: str | None, what: str) -> None:
@@ -58,14 +58,18 @@ def _packages(extra: str) -> Iterator[Requirement]:
         texts = requires("seap-export") or []
     except PackageNotFoundError:  # the source tree on PYTHONPATH; imports will say what is missing
         return
-    for own in map(Requirement, texts):
-        if own.marker is not None and own.marker.evaluate({"extra": extra}) and not own.marker.evaluate({"extra": ""}):
-            own.marker = None
-            yield own
+    for requirement in map(Requirement, texts):
+        if (
+            requirement.marker is not None
+            and requirement.marker.evaluate({"extra": extra})
+            and not requirement.marker.evaluate({"extra": ""})
+        ):
+            requirement.marker = None
+            yield requirement
 
 
-def _is_installed(own: Requirement) -> bool:
+def _is_installed(requirement: Requirement) -> bool:
     try:
-        return own.specifier.contains(version(own.name), prereleases=True)
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
     except PackageNotFoundError:
         return False

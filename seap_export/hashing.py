@@ -46,8 +46,8 @@ def sha256_json(value: Any) -> str:
 
 
 def _state(descriptor: int) -> _State:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _is_settled(state: _State, now: int) -> bool:

@@ -187,12 +187,12 @@ def llama_library() -> LlamaLibrary:
     Raises:
         EnvironmentFailure: The package is missing, or is of a release with other structures.
     """
-    found = importlib.util.find_spec(_PACKAGE)
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is None or package.origin is None:
         raise EnvironmentFailure(f"llama.cpp's library is missing: {_INSTALL}")
     version = importlib.metadata.version(_PACKAGE)
     paths = sorted(
-        path for path in Path(found.origin).parent.iterdir() if path.suffix in (".so", ".pyd", ".dylib", ".dll")
+        path for path in Path(package.origin).parent.iterdir() if path.suffix in (".so", ".pyd", ".dylib", ".dll")
     )
     try:
         library = LlamaLibrary(paths[0], version)
@@ -206,10 +206,10 @@ def llama_library() -> LlamaLibrary:
     return library
 
 
-def _check(given: Structure, expected: dict[str, Any], version: str) -> None:
+def _check(actual: Structure, expected: dict[str, Any], version: str) -> None:
     for name, value in expected.items():
-        if getattr(given, name) != value:
+        if getattr(actual, name) != value:
             raise EnvironmentFailure(
-                f"{_PACKAGE} {version} has a llama.cpp with other structures ('{name}' is {getattr(given, name)!r}, "
+                f"{_PACKAGE} {version} has a llama.cpp with other structures ('{name}' is {getattr(actual, name)!r}, "
                 f"not {value!r}); {_INSTALL}"
             )

@@ -41,10 +41,10 @@ def _left_in(limit: Path, used: Path, counters: Path) -> int | None:
     """What a container may still take; pages of files that nobody uses now are free. None: it has no limit."""
     try:
         most, taken = int(limit.read_text()), int(used.read_text())  # "max" is no limit
-        found = dict(line.split() for line in counters.read_text().splitlines())
+        counts = dict(line.split() for line in counters.read_text().splitlines())
     except (OSError, ValueError):
         return None
-    return max(0, most - taken + int(found.get("inactive_file", 0)))
+    return max(0, most - taken + int(counts.get("inactive_file", 0)))
 
 
 def peak_memory() -> int | None:
@@ -109,7 +109,7 @@ def _windows_peak(load: Callable[[str], Any]) -> int | None:
         kernel.GetCurrentProcess.restype = ctypes.c_void_p
         kernel.K32GetProcessMemoryInfo.argtypes = [ctypes.c_void_p, ctypes.POINTER(_Counters), ctypes.c_uint32]
         counters = _Counters(cb=ctypes.sizeof(_Counters))
-        known = kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb)
+        succeeded = kernel.K32GetProcessMemoryInfo(kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb)
     except (OSError, AttributeError):
         return None
-    return int(counters.peak_working_set_size) if known else None
+    return int(counters.peak_working_set_size) if succeeded else None

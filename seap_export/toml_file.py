@@ -39,7 +39,7 @@ class TomlFile:
 
     def line(self, key: str) -> int:
         """The line of a key, or of the innermost table around it that has a line."""
-        wanted, table, found, depth = _parts(key), [], 1, 0
+        wanted, table, nearest, depth = _parts(key), [], 1, 0
         for number, line in enumerate(self.text.splitlines(), start=1):
             header = re.match(r"\s*\[+([^\[\]]+)\]", line)
             if header:
@@ -49,8 +49,8 @@ class TomlFile:
             else:
                 continue
             if len(path) > depth and path == wanted[: len(path)]:
-                found, depth = number, len(path)
-        return found
+                nearest, depth = number, len(path)
+        return nearest
 
     def refuse_unknown(self, known: Iterable[str], table: str = "") -> None:
         """Refuses keys of a table, or of the whole file, that are not among the known ones.

@@ -52,13 +52,13 @@ class AnswerRule:
         if self.rule == LAST_NUMBER:
             numbers = _NUMBER.findall(text)
             return _plain_number(numbers[-1]) if numbers else None
-        found = re.search(self.rule, text)
-        answer: str | None = found and found.group(1)
+        match = re.search(self.rule, text)
+        answer: str | None = match and match.group(1)
         return (answer or "").strip() or None
 
     def before_stop(self, text: str) -> str | None:
         """The text before the first of the stops; None if there is none in it."""
-        places = [place for stop in self.stop if (place := text.find(stop)) >= 0]
+        places = [start for stop in self.stop if (start := text.find(stop)) >= 0]
         return text[: min(places)] if places else None
 
 
@@ -76,8 +76,8 @@ def _refuse_other_patterns(rule: str) -> None:
         )
 
 
-def _plain_number(found: str) -> str:
-    whole, _, fraction = found.replace(",", "").replace("$", "").lstrip("-").partition(".")
+def _plain_number(text: str) -> str:
+    whole, _, fraction = text.replace(",", "").replace("$", "").lstrip("-").partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
     number = f"{whole}.{fraction}" if fraction else whole
-    return f"-{number}" if found.startswith("-") and number != "0" else number
+    return f"-{number}" if text.startswith("-") and number != "0" else number

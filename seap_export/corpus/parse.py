@@ -142,6 +142,6 @@ def _refuse_unknown_keys(table: Mapping[str, Any], known: Sequence[str]) -> None
 def _string(table: Mapping[str, Any], key: str) -> str:
     value = table.get(key)
     if not isinstance(value, str):
-        found = f"not {value!r:.40}" if key in table else "but it is missing"
-        raise InputError(f"key '{key}' must be a string, {found}; write {key} = \"...\"")
+        problem = f"not {value!r:.40}" if key in table else "but it is missing"
+        raise InputError(f"key '{key}' must be a string, {problem}; write {key} = \"...\"")
     return value

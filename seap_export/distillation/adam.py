@@ -61,7 +61,7 @@ class Adam:
         rate = learning_rate(self._step, self._steps, loss)
         for name, gradient in gradients.items():
             weight = tensors[name]
-            first, second = (tensors.setdefault(name + own, torch.zeros_like(weight)) for own in (FIRST, SECOND))
+            first, second = (tensors.setdefault(name + suffix, torch.zeros_like(weight)) for suffix in (FIRST, SECOND))
             first.lerp_(gradient, 1.0 - _BETAS[0])
             second.lerp_(gradient.square(), 1.0 - _BETAS[1])
             scale = rate * float(weight.double().square().mean().sqrt())

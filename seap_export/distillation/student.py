@@ -70,9 +70,9 @@ class Student:
         with torch.no_grad():
             outputs = self._forwards(step)
         loss, gradients = 0.0, []
-        for place, stream, weights in zip(step.places, outputs, step.weights, strict=True):
-            own, gradient = self._at_end(stream, targets[place], weights)
-            loss += own
+        for batch_index, stream, weights in zip(step.places, outputs, step.weights, strict=True):
+            batch_loss, gradient = self._at_end(stream, targets[batch_index], weights)
+            loss += batch_loss
             gradients.append(gradient)
         if not math.isfinite(loss):
             return loss
@@ -87,10 +87,12 @@ class Student:
         """Keeps the stream before each layer, and returns that after the last, for each batch."""
         hidden = HiddenStates.embedded(self._spec, self._outer.embedding, step.batches)
         for index in range(len(self._spec.layers)):
-            keep_tensors(self._before(index), {str(place): own for place, own in enumerate(hidden.streams)})
+            keep_tensors(
+                self._before(index), {str(batch_index): stream for batch_index, stream in enumerate(hidden.streams)}
+            )
             tensors = self._layers[index]
-            own = {name: tensors[name] for name in self._spec.layer_tensors(index)}
-            layer = DecoderLayer(self._spec, index, own, self._device)
+            weights = {name: tensors[name] for name in self._spec.layer_tensors(index)}
+            layer = DecoderLayer(self._spec, index, weights, self._device)
             for half in HALVES:
                 hidden.advance(layer, half)
         return list(hidden.streams)
@@ -103,7 +105,9 @@ class Student:
         """
         spec, head, cap = self._spec, self._outer.head, self._spec.block.logits_softcap
         loss, rows = 0.0, []
-        for block, wanted, weight in zip(*(own.split(LOGIT_TOKENS) for own in (stream, target, weights)), strict=True):
+        for block, wanted, weight in zip(
+            *(values.split(LOGIT_TOKENS) for values in (stream, target, weights)), strict=True
+        ):
             with torch.enable_grad():
                 leaf = block.detach().requires_grad_(True)
                 normed = output_stream(spec, self._outer.gain, leaf)
@@ -122,23 +126,23 @@ class Student:
     ) -> list[torch.Tensor]:
         """Changes one layer, given the gradients after it, and returns those before it."""
         tensors, before = self._layers[index], kept_tensors(self._before(index))
-        own = {name: tensor.to(self._device) for name, tensor in tensors.items()}
-        model = {name: own[name] for name in self._spec.layer_tensors(index)}
+        stored = {name: tensor.to(self._device) for name, tensor in tensors.items()}
+        model = {name: stored[name] for name in self._spec.layer_tensors(index)}
         trained = {name: weight.requires_grad_(True) for name, weight in model.items() if weight.dim() == 2}
         layer = DecoderLayer(self._spec, index, model, self._device)
         sums = {name: torch.zeros_like(weight) for name, weight in trained.items()}
-        found = []
-        for place, (batch, gradient) in enumerate(zip(batches, gradients, strict=True)):
+        before_layer = []
+        for batch_index, (batch, gradient) in enumerate(zip(batches, gradients, strict=True)):
             with torch.enable_grad():
-                leaf = after = before[str(place)].to(self._device).requires_grad_(True)
+                leaf = after = before[str(batch_index)].to(self._device).requires_grad_(True)
                 for half in HALVES:
                     after = after + layer.update(half, layer.project(half, layer.channels(half, after, batch)))
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
             for total, part in zip(sums.values(), at_weights, strict=True):
                 total += part
-            found.append(at_before)
+            before_layer.append(at_before)
         for weight in trained.values():
             weight.requires_grad_(False)
-        adam.update(own, sums, loss)
-        self._layers.change(index, {name: tensor.cpu() for name, tensor in own.items()})
-        return found
+        adam.update(stored, sums, loss)
+        self._layers.change(index, {name: tensor.cpu() for name, tensor in stored.items()})
+        return before_layer

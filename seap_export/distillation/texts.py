@@ -59,18 +59,20 @@ def training_steps(texts: Sequence[tuple[Sequence[int], float]], compute: Comput
     weights = token_weights(batches, texts)
     steps, tokens = list[list[int]](), STEP_TOKENS
     for index in sorted(range(len(groups)), key=lambda index: digests[index]):
-        own = sum(batches[place].num_tokens for place in groups[index])
-        if tokens + own > STEP_TOKENS:
+        group_tokens = sum(batches[batch_index].num_tokens for batch_index in groups[index])
+        if tokens + group_tokens > STEP_TOKENS:
             steps.append([])
             tokens = 0
         steps[-1] += groups[index]
-        tokens += own
+        tokens += group_tokens
     return [_step(places, batches, weights) for places in steps]
 
 
 def _step(places: Sequence[int], batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> TrainingStep:
-    own = [weights[place] for place in places]
-    total = sum(float(part.double().sum()) for part in own)
+    step_weights = [weights[batch_index] for batch_index in places]
+    total = sum(float(part.double().sum()) for part in step_weights)
     return TrainingStep(
-        tuple(places), tuple(batches[place] for place in places), tuple((part / total).float() for part in own)
+        tuple(places),
+        tuple(batches[batch_index] for batch_index in places),
+        tuple((part / total).float() for part in step_weights),
     )

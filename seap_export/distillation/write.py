@@ -58,12 +58,12 @@ def write_variant(
         return
     unfinished = folder / UNFINISHED
     shrunk, streams = unfinished / "shrunk", unfinished / "streams"
-    for own in (shrunk, streams):
-        own.mkdir(parents=True, exist_ok=True)
+    for subfolder in (shrunk, streams):
+        subfolder.mkdir(parents=True, exist_ok=True)
     write_shrunk_model(source, plan, statistics, shrunk, on_unit, compute=compute, streams=streams)
-    spec, kept = plan.shrunk_spec(source.spec), source
+    spec, reduced = plan.shrunk_spec(source.spec), source
     if plan.vocabulary is not None:
-        kept = source.with_tokens(plan.vocabulary)
+        reduced = source.with_tokens(plan.vocabulary)
     reader = PlainReader(SafetensorsReader(shrunk), spec)
     layers = TrainedLayers(
         unfinished, len(spec.layers), _fit_in_memory(source.spec, spec, statistics.num_tokens, compute)
@@ -72,17 +72,17 @@ def write_variant(
         layers.begin(_floats(reader, spec, index) for index in range(len(spec.layers)))
     # ids and rows of the embedding are the dense model's, whatever the vocabulary
     embedding, tied = source.read_outer("embed_tokens"), source.spec.tie_word_embeddings
-    head = embedding if tied and kept is source else kept.read_outer("embed_tokens" if tied else "lm_head")
+    head = embedding if tied and reduced is source else reduced.read_outer("embed_tokens" if tied else "lm_head")
     outer = OuterTensors(embedding, source.read_outer("norm"), head)
     student = Student(spec, outer, layers, unfinished, compute.device)
     _train(student, layers, _Texts.of(source, statistics, streams, compute), plan.distillation, on_unit)
 
     def distilled(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         for index in range(first, len(spec.layers)):
-            own = reader.read(spec.layer_tensors(index))
-            yield {name: layers[index][name] if tensor.dim() == 2 else tensor for name, tensor in own.items()}
+            stored = reader.read(spec.layer_tensors(index))
+            yield {name: layers[index][name] if tensor.dim() == 2 else tensor for name, tensor in stored.items()}
 
-    write_weights(kept, spec, distilled, folder)
+    write_weights(reduced, spec, distilled, folder)
     for path in shrunk.iterdir():
         if path.name != _WEIGHTS:
             shutil.copyfile(path, folder / path.name)
@@ -105,8 +105,12 @@ class _Texts:
     def of(cls, source: Source, statistics: Mixture, folder: Path, compute: Compute) -> _Texts:
         """The calibration texts, with the streams that the refit left in `folder`."""
         steps = training_steps(statistics.token_ids(), compute)
-        placed = {place: batch for step in steps for place, batch in zip(step.places, step.batches, strict=True)}
-        batches = [placed[place] for place in range(len(placed))]  # the same tokens in the same order as in the refit
+        placed = {
+            batch_index: batch for step in steps for batch_index, batch in zip(step.places, step.batches, strict=True)
+        }
+        batches = [
+            placed[batch_index] for batch_index in range(len(placed))
+        ]  # the same tokens in the same order as in the refit
         targets = storage_for(source, statistics, folder, compute).streams(DENSE, source.spec, batches)
         targets.load(len(source.spec.layers))
         return cls(steps, targets)
@@ -131,13 +135,15 @@ def _train(
 
 def _floats(reader: WeightReader, spec: ModelSpec, index: int) -> dict[str, torch.Tensor]:
     """A layer's tensors as copies in float32, which may change."""
-    own = reader.read(spec.layer_tensors(index))
-    return {name: tensor.to(torch.float32, copy=True) for name, tensor in own.items()}
+    tensors = reader.read(spec.layer_tensors(index))
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
 
 
 def _is_distilled(plan: Plan, dense: ModelSpec) -> bool:
     """Whether anything was removed that the shrunk model could learn to make up for."""
-    cut = (own.is_cut(half, whole) for own, whole in zip(plan.layers, dense.layers, strict=True) for half in HALVES)
+    cut = (
+        layer.is_cut(half, whole) for layer, whole in zip(plan.layers, dense.layers, strict=True) for half in HALVES
+    )
     return plan.distillation > 0 and any(cut)
 
 

@@ -85,10 +85,10 @@ class ConfigReader:
         """
         if text is None:
             return None
-        found = _FORMULA.fullmatch(text)
-        if found is None:
+        match = _FORMULA.fullmatch(text)
+        if match is None:
             raise ValueError(f"family {self.family.model_type}: '{text}' is not a formula")
-        key, exponent = found.groups()
+        key, exponent = match.groups()
         if self.get(key) is None:
             return None
         base = self.number(key)
@@ -119,14 +119,14 @@ class ConfigReader:
                 )
 
 
-def _holds(requirement: Requirement, given: Any) -> bool:
+def _holds(requirement: Requirement, value: Any) -> bool:
     """Whether a value, or each item of a list, is the required one or one of those allowed."""
-    if isinstance(given, list | tuple):
-        return all(_holds(requirement, item) for item in given)
+    if isinstance(value, list | tuple):
+        return all(_holds(requirement, item) for item in value)
     if requirement.value is False:
-        return not given
+        return not value
     allowed = requirement.value if isinstance(requirement.value, tuple) else (requirement.value,)
-    return given is None or given in allowed
+    return value is None or value in allowed
 
 
 def positive(key: str, value: Any) -> int:

@@ -159,31 +159,31 @@ def _parse(table: dict[str, Any]) -> Family:
     return Family(**parsed)
 
 
-def _names(given: Mapping[str, str]) -> dict[str, str]:
+def _names(stored_names: Mapping[str, str]) -> dict[str, str]:
     """The given names, and the usual ones of what is stored by itself and has no other name."""
-    parts = {own for fused in FUSED if fused in given for own in FUSED[fused]}
-    return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in parts}, **given}
+    parts = {part for fused in FUSED if fused in stored_names for part in FUSED[fused]}
+    return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in parts}, **stored_names}
 
 
 def _parsed(key: str, value: Any) -> Any:
     if key in _PARTS:
         return _PARTS[key](**value)
     if key == "requires":
-        return MappingProxyType({name: Requirement(**own) for name, own in value.items()})
+        return MappingProxyType({name: Requirement(**fields) for name, fields in value.items()})
     return value
 
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
-        return MappingProxyType({key: _frozen(own) for key, own in value.items()})
-    return tuple(_frozen(own) for own in value) if isinstance(value, list) else value
+        return MappingProxyType({key: _frozen(inner) for key, inner in value.items()})
+    return tuple(_frozen(inner) for inner in value) if isinstance(value, list) else value
 
 
 @cache
 def common_keys() -> tuple[frozenset[str], Mapping[str, Requirement]]:
     """The keys that do not change what any family computes, and what is required of others."""
     table = tomllib.loads((resources.files(__package__) / _COMMON).read_text("utf-8"))
-    return frozenset(table["harmless"]), {name: Requirement(**own) for name, own in table["requires"].items()}
+    return frozenset(table["harmless"]), {name: Requirement(**fields) for name, fields in table["requires"].items()}
 
 
 @cache
@@ -233,10 +233,10 @@ def family_of_gguf(architecture: str) -> Family:
     Raises:
         InputError: The architecture is not supported.
     """
-    known = {family.gguf.architecture: family for family in families() if family.gguf}
-    known |= {family.gguf.uneven: family for family in known.values() if family.gguf and family.gguf.uneven}
-    if architecture not in known:
+    supported = {family.gguf.architecture: family for family in families() if family.gguf}
+    supported |= {family.gguf.uneven: family for family in supported.values() if family.gguf and family.gguf.uneven}
+    if architecture not in supported:
         raise InputError(
-            f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(known)}"
+            f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(supported)}"
         )
-    return known[architecture]
+    return supported[architecture]

@@ -129,8 +129,8 @@ def _layer(config: ConfigReader, index: int, window: int | None, rope: RopeSpec 
     family = config.family
 
     def size(name: str, default: int | None = None) -> int:
-        given = config.get(name, default)
-        return positive(config.family.key(name), overrides.get(name, given))
+        usual = config.get(name, default)
+        return positive(config.family.key(name), overrides.get(name, usual))
 
     heads = size("num_attention_heads")
     compensated = {
@@ -150,5 +150,5 @@ def _layer(config: ConfigReader, index: int, window: int | None, rope: RopeSpec 
 def _overrides(config: ConfigReader, index: int) -> Mapping[str, Any]:
     """What `per_layer_config` says of a layer, by the usual names."""
     per_layer = {int(key): value for key, value in config.mapping("per_layer_config").items()}.get(index, {})
-    usual = {own: name for name, own in config.family.keys.items()}
+    usual = {key: name for name, key in config.family.keys.items()}
     return {usual.get(key, key): value for key, value in per_layer.items()}

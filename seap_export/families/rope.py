@@ -105,7 +105,7 @@ def read_ropes(config: ConfigReader, head_dim: int, windows: Sequence[int | None
     full, local = _kinds(config, head_dim)
     ropes = [full if window is None else local for window in windows]
     rotates = _rotates(config, windows)
-    return [rope if own else None for rope, own in zip(ropes, rotates, strict=True)]
+    return [rope if rotates_here else None for rope, rotates_here in zip(ropes, rotates, strict=True)]
 
 
 def query_scaling(config: ConfigReader) -> QueryScaling | None:
@@ -130,15 +130,15 @@ def _parameters(config: ConfigReader) -> dict[str, Any]:
 
 def _kinds(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
     """The rotation of layers without a window, and of layers with one."""
-    given, local_key = _parameters(config), config.family.rotation.local_theta
-    nested = bool(given) and set(given) <= _KINDS
-    full = _rope(config, dict(given.get("full_attention") or {}) if nested else given, head_dim)
+    parameters, local_key = _parameters(config), config.family.rotation.local_theta
+    nested = bool(parameters) and set(parameters) <= _KINDS
+    full = _rope(config, dict(parameters.get("full_attention") or {}) if nested else parameters, head_dim)
     if local_key is None:
         if nested:
             raise InputError("config.json: this model family has one rotation for all layers; correct rope_parameters")
         return full, full
     base = config.number(local_key)
-    local = dict(given.get("sliding_attention") or {}) if nested else {}
+    local = dict(parameters.get("sliding_attention") or {}) if nested else {}
     return full, _rope(config, {"rope_theta": base, **local}, head_dim)
 
 
@@ -152,9 +152,9 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
         rope_type = "longrope"  # as the first Phi-3 models call it
     original = config.get("original_max_position_embeddings")
     if rope_type in ("yarn", "longrope"):
-        given = [original] if rope_type == "longrope" else []
-        given += [parameters.get("original_max_position_embeddings"), positions]
-        parameters["original_max_position_embeddings"] = next(length for length in given if length is not None)
+        lengths = [original] if rope_type == "longrope" else []
+        lengths += [parameters.get("original_max_position_embeddings"), positions]
+        parameters["original_max_position_embeddings"] = next(length for length in lengths if length is not None)
     is_alpha = rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")
     unknown = sorted(set(parameters) - _PARAMETERS - _OTHER_KEYS)
     if unknown:
@@ -189,7 +189,7 @@ def _rotates(config: ConfigReader, windows: Sequence[int | None]) -> list[bool]:
         listed = config.get("no_rope_layers") or [(index + 1) % interval for index in range(number_of_layers)]
         if not isinstance(listed, list) or len(listed) < number_of_layers:
             raise InputError("config.json: 'no_rope_layers' must list every layer; correct it")
-        return [bool(own) for own in listed[:number_of_layers]]
+        return [bool(flag) for flag in listed[:number_of_layers]]
     if rule == "sliding":
         has_window = config.get("sliding_window") is not None
         return [window is not None or not has_window for window in windows]

@@ -27,7 +27,7 @@ def read_windows(config: ConfigReader, num_hidden_layers: int) -> list[int | Non
     if slides is None:
         raise InputError("config.json: 'layer_types' must say which layers have a window; add it")
     check_window(int(window))
-    return [int(window) if own else None for own in slides]
+    return [int(window) if slides_here else None for slides_here in slides]
 
 
 def _slides(config: ConfigReader, rule: Window, kinds: object, number: int) -> list[bool] | None:

@@ -96,7 +96,7 @@ def token_weights(batches: Sequence[Batch], texts: Sequence[tuple[Sequence[int],
 
 def _by_text(texts: Sequence[tuple[Sequence[int], float]]) -> dict[tuple[int, ...], list[float]]:
     """The weights of each text; one that belongs to several tasks has several."""
-    found: dict[tuple[int, ...], list[float]] = {}
+    weights: dict[tuple[int, ...], list[float]] = {}
     for ids, weight in texts:
-        found.setdefault(tuple(ids), []).append(weight)
-    return found
+        weights.setdefault(tuple(ids), []).append(weight)
+    return weights

@@ -77,10 +77,10 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 def parse_bytes(size: str) -> int:
     """The bytes of a size such as `8GiB`, `500MB` or `1000000`; raises `UsageError`."""
-    found = _SIZE.fullmatch(size.strip())
-    if found is None or found[2].lower() not in _UNITS or float(found[1]) <= 0:
+    match = _SIZE.fullmatch(size.strip())
+    if match is None or match[2].lower() not in _UNITS or float(match[1]) <= 0:
         raise UsageError(f"'{size}' is not a size; give one such as 8GiB or 500MB")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
+    return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def _device(name: str) -> torch.device:

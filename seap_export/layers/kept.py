@@ -24,15 +24,15 @@ def path_of(folder: Path, name: str, layer: int) -> Path:
 
 def kept_layers(folder: Path, name: str) -> list[int]:
     """The layers that `name` is kept for, in ascending order."""
-    found = (path.name.removeprefix(f"{name}-") for path in folder.glob(f"{name}-*"))
-    return sorted(int(number) for number in found if number.isdecimal())
+    numbers = (path.name.removeprefix(f"{name}-") for path in folder.glob(f"{name}-*"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
 
 
 def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Writes a small file of tensors from any device."""
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     part = path.with_name(path.name + PART)
-    part.write_bytes(save(own))  # `save_file` would make it unreadable for others
+    part.write_bytes(save(on_cpu))  # `save_file` would make it unreadable for others
     os.replace(part, path)
 
 

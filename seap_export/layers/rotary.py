@@ -54,8 +54,8 @@ def attention_factor(rope: RopeSpec) -> float:
         factor = parameters["factor"]
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
-    own, all_dims = parameters.get("mscale"), parameters.get("mscale_all_dim")
-    return magnitude(own) / magnitude(all_dims) if own and all_dims else magnitude(1)
+    mscale, all_dims = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    return magnitude(mscale) / magnitude(all_dims) if mscale and all_dims else magnitude(1)
 
 
 def rotary_tables(rope: RopeSpec, positions: int, *, long: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -46,12 +46,12 @@ class BatchPass:
             lengths: How many of the sequence's first tokens each row begins with; padding on the left fills it up.
         """
         for layer in self.caches.values():
-            layer.keys, layer.values = (_spread(own, lengths) for own in (layer.keys, layer.values))
+            layer.keys, layer.values = (_spread(states, lengths) for states in (layer.keys, layer.values))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows of a batch that has passed all layers, with a cache."""
         for layer in self.caches.values():
-            layer.keys, layer.values = (own[list(rows)] for own in (layer.keys, layer.values))
+            layer.keys, layer.values = (states[list(rows)] for states in (layer.keys, layer.values))
 
 
 class _AllRecorded(Exception):
@@ -131,7 +131,7 @@ class StockModel:
     def load(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Gives a layer its weights, by stored name, in the dtype to compute in."""
         prefix = self._prefix.format(layer=index)
-        weights = {name.removeprefix(prefix): _parameter(own.to(self._device)) for name, own in tensors.items()}
+        weights = {name.removeprefix(prefix): _parameter(tensor.to(self._device)) for name, tensor in tensors.items()}
         self._layers[index].load_state_dict(weights, assign=True)
 
     def release(self, index: int) -> None:
@@ -168,8 +168,10 @@ class StockModel:
         def record(*arguments: Any, **keywords: Any) -> Any:
             if not calls:
                 passage.hidden.append(arguments[0])
-            named = {name: _OwnCache if cached and own is cache else own for name, own in keywords.items()}
-            calls.append((arguments[1:], named))
+            keywords_kept = {
+                name: _OwnCache if cached and value is cache else value for name, value in keywords.items()
+            }
+            calls.append((arguments[1:], keywords_kept))
             if len(calls) == len(self._layers):
                 raise _AllRecorded
             return passage.hidden[-1].unsqueeze(0)  # which some families of 4.57 take the first of, layer by layer
@@ -189,13 +191,13 @@ class StockModel:
 
         layer = passage.caches.setdefault(index, DynamicLayer())
         cache = _new_cache([layer] * (index + 1))
-        for place, calls in enumerate(passage._calls):
+        for part_index, calls in enumerate(passage._calls):
             arguments, keywords = calls[index]
-            filled = {name: cache if own is _OwnCache else own for name, own in keywords.items()}
+            filled = {name: cache if value is _OwnCache else value for name, value in keywords.items()}
             with torch.inference_mode():
-                output = self._layers[index](passage.hidden[place], *arguments, **filled)
+                output = self._layers[index](passage.hidden[part_index], *arguments, **filled)
             self.in_tuples = isinstance(output, tuple)
-            passage.hidden[place] = output[0] if self.in_tuples else output
+            passage.hidden[part_index] = output[0] if self.in_tuples else output
 
     def finish(self, passage: BatchPass) -> list[torch.Tensor]:
         """The hidden states of the parts after the last layer; more parts may be appended afterwards."""
@@ -209,8 +211,8 @@ class StockModel:
         """
         last = (hidden,) if self.in_tuples else hidden
         with torch.inference_mode(), self._replaced_layers(lambda *arguments, **keywords: last):
-            found: torch.Tensor = self.model(inputs_embeds=hidden, use_cache=False).logits
-        return found
+            logits: torch.Tensor = self.model(inputs_embeds=hidden, use_cache=False).logits
+        return logits
 
     @contextmanager
     def _replaced_layers(self, forward: Callable[..., Any]) -> Iterator[None]:

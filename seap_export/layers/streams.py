@@ -31,8 +31,8 @@ class Streams(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[torch.Tensor]: ...
-    def __getitem__(self, place: int) -> torch.Tensor: ...
-    def __setitem__(self, place: int, stream: torch.Tensor) -> None: ...
+    def __getitem__(self, index: int) -> torch.Tensor: ...
+    def __setitem__(self, index: int, stream: torch.Tensor) -> None: ...
 
 
 class SavedStreams(Streams, Protocol):
@@ -71,14 +71,14 @@ class MemoryStreams:
         return len(self._parts)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, place: int) -> torch.Tensor:
-        part = self._parts[place]
+    def __getitem__(self, index: int) -> torch.Tensor:
+        part = self._parts[index]
         return part if self._device is None else part.to(self._device)
 
-    def __setitem__(self, place: int, stream: torch.Tensor) -> None:
-        self._parts[place] = stream if self._home is None else stream.to(self._home)
+    def __setitem__(self, index: int, stream: torch.Tensor) -> None:
+        self._parts[index] = stream if self._home is None else stream.to(self._home)
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ class _Layout:
     def part(self) -> Path:
         return self.folder / (self.name + PART)
 
-    def read(self, path: Path, place: int) -> torch.Tensor:
-        stream = torch.empty(self.lengths[place], self.width)
+    def read(self, path: Path, index: int) -> torch.Tensor:
+        stream = torch.empty(self.lengths[index], self.width)
         with path.open("rb", buffering=0) as file:
-            file.seek(self._offset(place))
+            file.seek(self._offset(index))
             view, done = _bytes(stream), 0
             while done < len(view):  # one call reads 2 GiB at most
                 count = file.readinto(view[done:])
@@ -116,15 +116,15 @@ class _Layout:
                 done += count
         return stream
 
-    def write(self, path: Path, place: int, stream: torch.Tensor) -> None:
-        if tuple(stream.shape) != (self.lengths[place], self.width):
-            raise ValueError(f"batch {place} has {self.lengths[place]} tokens of {self.width} values")
+    def write(self, path: Path, index: int, stream: torch.Tensor) -> None:
+        if tuple(stream.shape) != (self.lengths[index], self.width):
+            raise ValueError(f"batch {index} has {self.lengths[index]} tokens of {self.width} values")
         with path.open("r+b" if path.exists() else "w+b") as file:
-            file.seek(self._offset(place))
+            file.seek(self._offset(index))
             file.write(_bytes(stream.detach().cpu().contiguous()))
 
-    def _offset(self, place: int) -> int:
-        return self._starts[place] * self.width * 4
+    def _offset(self, index: int) -> int:
+        return self._starts[index] * self.width * 4
 
     @cached_property
     def _starts(self) -> Sequence[int]:
@@ -158,13 +158,13 @@ class _KeptInMemory(_Saved, MemoryStreams):
 
     def save(self, layer: int) -> None:
         self._layout.part.unlink(missing_ok=True)
-        for place, part in enumerate(self._parts):
-            self._layout.write(self._layout.part, place, part)
+        for index, part in enumerate(self._parts):
+            self._layout.write(self._layout.part, index, part)
         os.replace(self._layout.part, self._layout.path(layer))
 
     def load(self, layer: int) -> None:
-        for place in range(len(self)):
-            self[place] = self._layout.read(self._layout.path(layer), place)
+        for index in range(len(self)):
+            self[index] = self._layout.read(self._layout.path(layer), index)
 
 
 class _KeptInFile(_Saved):
@@ -183,21 +183,21 @@ class _KeptInFile(_Saved):
         return len(self._layout.lengths)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
-    def __getitem__(self, place: int) -> torch.Tensor:
-        path = self._layout.part if place in self._changed else self._base
+    def __getitem__(self, index: int) -> torch.Tensor:
+        path = self._layout.part if index in self._changed else self._base
         if path is None:
-            raise IndexError(place)
-        return self._layout.read(path, place).to(self._device)
+            raise IndexError(index)
+        return self._layout.read(path, index).to(self._device)
 
-    def __setitem__(self, place: int, stream: torch.Tensor) -> None:
-        self._layout.write(self._layout.part, place, stream)
-        self._changed.add(place)
+    def __setitem__(self, index: int, stream: torch.Tensor) -> None:
+        self._layout.write(self._layout.part, index, stream)
+        self._changed.add(index)
 
     def save(self, layer: int) -> None:
-        for place in set(range(len(self))) - self._changed:
-            self[place] = self[place]
+        for index in set(range(len(self))) - self._changed:
+            self[index] = self[index]
         os.replace(self._layout.part, self._layout.path(layer))
         self.load(layer)
 
@@ -237,8 +237,8 @@ class StreamStorage:
     @property
     def description(self) -> str:
         """One line for the user, such as "hidden states in memory (33.6 MB)"."""
-        place = {"device": f"on {self.device}", "memory": "in memory", "disk": "on disk"}[self.kind]
-        return f"hidden states {place} ({self.size / 1e6:.1f} MB)"
+        index = {"device": f"on {self.device}", "memory": "in memory", "disk": "on disk"}[self.kind]
+        return f"hidden states {index} ({self.size / 1e6:.1f} MB)"
 
 
 def choose_storage(spec: ModelSpec, tokens: int, compute: Compute, folder: Path, copies: int = 1) -> StreamStorage:

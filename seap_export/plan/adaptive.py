@@ -47,7 +47,7 @@ def spend(
         raise ValueError("sensitivity must be finite, not negative, and of shape [layers, 2]")
     problem = _Problem(choices, free, sensitivity, cost)
     selections = problem.filled(problem.within(budget), budget)
-    return [choice.kept(own, cost) for choice, own in zip(choices, selections, strict=True)]
+    return [choice.kept(selection, cost) for choice, selection in zip(choices, selections, strict=True)]
 
 
 class _Half(NamedTuple):
@@ -83,10 +83,10 @@ class _Problem:
         self._cost = cost
         self._halves = [
             (
-                _Half(own[0] * choice.attention_loss, choice.attention_cost(cost)),
-                _Half(own[1] * choice.neuron_loss, choice.neuron_cost(cost)),
+                _Half(importance[0] * choice.attention_loss, choice.attention_cost(cost)),
+                _Half(importance[1] * choice.neuron_loss, choice.neuron_cost(cost)),
             )
-            for choice, own in zip(choices, self._sensitivity, strict=True)
+            for choice, importance in zip(choices, self._sensitivity, strict=True)
         ]
 
     def within(self, budget: float) -> list[Selection]:
@@ -101,7 +101,7 @@ class _Problem:
 
     def filled(self, selections: list[Selection], budget: float) -> list[Selection]:
         """Applies changes to the selections, best first, as long as one fits into what is left of the budget."""
-        indices = [[own.attention, self._step(layer, own)] for layer, own in enumerate(selections)]
+        indices = [[selection.attention, self._step(layer, selection)] for layer, selection in enumerate(selections)]
         left = budget - self._total(selections)
         while change := self._best_change(indices, left):
             indices[change.layer][change.half] = change.option
@@ -113,14 +113,14 @@ class _Problem:
 
     def _at(self, price: float) -> list[Selection]:
         return [
-            choice.at_price(price, own, self._cost) if free else choice.whole
-            for choice, own, free in zip(self._choices, self._sensitivity, self._free, strict=True)
+            choice.at_price(price, importance, self._cost) if free else choice.whole
+            for choice, importance, free in zip(self._choices, self._sensitivity, self._free, strict=True)
         ]
 
     def _total(self, selections: Sequence[Selection]) -> int:
         return sum(
-            int(attention.cost[own.attention] + mlp.cost[self._step(layer, own)])
-            for layer, (own, (attention, mlp)) in enumerate(zip(selections, self._halves, strict=True))
+            int(attention.cost[selection.attention] + mlp.cost[self._step(layer, selection)])
+            for layer, (selection, (attention, mlp)) in enumerate(zip(selections, self._halves, strict=True))
         )
 
     def _step(self, layer: int, selection: Selection) -> int:

@@ -41,10 +41,10 @@ class LayerChoices:
             raise ValueError(f"align must be positive, balance one of {BALANCES}")
         self.options = options
         self.total_weights = options.shape.total_weights
-        own = options.shape.layer
-        steps = np.arange(align, own.intermediate_size, align)
+        layer = options.shape.layer
+        steps = np.arange(align, layer.intermediate_size, align)
         #: Numbers of neurons that may be kept, ascending, int64.
-        self.counts: npt.NDArray[np.int64] = np.append(steps, own.intermediate_size)
+        self.counts: npt.NDArray[np.int64] = np.append(steps, layer.intermediate_size)
         self._align = align
         self._balance = balance
 
@@ -70,8 +70,8 @@ class LayerChoices:
     def kept(self, selection: Selection, cost: CostModel = _WEIGHTS) -> Kept:
         """The plan of a selection and its cost."""
         option, shape = self.options.attention[selection.attention], self.options.shape
-        own = cost.attention(shape, len(option.heads), len(option.kv_groups))
-        return self.options.plan(option, selection.neurons), own + selection.neurons * cost.neuron(shape)
+        attention_cost = cost.attention(shape, len(option.heads), len(option.kv_groups))
+        return self.options.plan(option, selection.neurons), attention_cost + selection.neurons * cost.neuron(shape)
 
     def at_price(self, price: float, sensitivity: tuple[float, float], cost: CostModel) -> Selection:
         """The selection that minimises the sum of each loss times its sensitivity, plus its cost times the price.
@@ -98,7 +98,7 @@ class LayerChoices:
     def attention_cost(self, cost: CostModel) -> npt.NDArray[np.int64]:
         """Cost of each attention option, int64."""
         options, shape = self.options.attention, self.options.shape
-        return np.array([cost.attention(shape, len(own.heads), len(own.kv_groups)) for own in options])
+        return np.array([cost.attention(shape, len(option.heads), len(option.kv_groups)) for option in options])
 
     def neuron_cost(self, cost: CostModel) -> npt.NDArray[np.int64]:
         """Cost at each of `counts`, int64."""
@@ -127,7 +127,7 @@ def one_layer_nearer(
     choices: Sequence[LayerChoices], free: Sequence[bool], kept: list[Kept], wanted: float, cost: CostModel
 ) -> list[Kept]:
     """Changes the one free layer that brings the sum of costs nearest to `wanted`, for models with coarse shapes."""
-    gap = wanted - sum(own for _, own in kept)
+    gap = wanted - sum(layer_cost for _, layer_cost in kept)
     best, best_gap = kept, abs(gap)
     for index, choice in enumerate(choices):
         if free[index]:

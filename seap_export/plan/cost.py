@@ -35,9 +35,9 @@ class LayerShape:
     @property
     def total_weights(self) -> int:
         """Prunable weights of the whole layer."""
-        own = self.layer
-        attention = self.attention_weights(own.num_attention_heads, own.num_key_value_heads)
-        return attention + own.intermediate_size * self.neuron_weights
+        layer = self.layer
+        attention = self.attention_weights(layer.num_attention_heads, layer.num_key_value_heads)
+        return attention + layer.intermediate_size * self.neuron_weights
 
     def attention_weights(self, heads: int, kv_groups: int) -> int:
         """Prunable weights of some query heads (q_proj, o_proj) and KV groups (k_proj, v_proj)."""
@@ -85,12 +85,12 @@ class CostModel:
 
     def dense(self, shape: LayerShape) -> int:
         """Cost of a whole layer."""
-        own = shape.layer
-        attention = self.attention(shape, own.num_attention_heads, own.num_key_value_heads)
-        return attention + own.intermediate_size * self.neuron(shape)
+        layer = shape.layer
+        attention = self.attention(shape, layer.num_attention_heads, layer.num_key_value_heads)
+        return attention + layer.intermediate_size * self.neuron(shape)
 
     def least(self, shape: LayerShape, align: int, *, all_heads: bool = False) -> int:
         """Cost of the smallest layer: one query head and KV group, or all, and one multiple of `align` neurons."""
-        own = shape.layer
-        heads = (own.num_attention_heads, own.num_key_value_heads) if all_heads else (1, 1)
+        layer = shape.layer
+        heads = (layer.num_attention_heads, layer.num_key_value_heads) if all_heads else (1, 1)
         return self.attention(shape, *heads) + shape.least_neurons(align) * self.neuron(shape)

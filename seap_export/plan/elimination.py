@@ -116,18 +116,18 @@ def _eliminate_heads(
     shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float
 ) -> tuple[AttentionOption, ...]:
     """An option for every (groups, heads per group), smallest first."""
-    own = shape.layer
+    layer = shape.layer
     if not float(covariance.diagonal().sum()) > 0.0:
-        return attention_options(shape, np.zeros(own.num_attention_heads))
+        return attention_options(shape, np.zeros(layer.num_attention_heads))
     strength = ridge * float(covariance.trace())
     number = sum(
-        math.comb(own.num_key_value_heads, groups) * math.comb(own.heads_per_group, heads) ** groups
+        math.comb(layer.num_key_value_heads, groups) * math.comb(layer.heads_per_group, heads) ** groups
         for groups, heads in _sizes(shape)
     )
     choose = _best_sets if number <= _EXACT_SETS else _greedy_sets
     options = [
         AttentionOption(
-            kv_groups=tuple(sorted({head // own.heads_per_group for head in heads})),
+            kv_groups=tuple(sorted({head // layer.heads_per_group for head in heads})),
             heads=heads,
             weights=shape.attention_weights(groups * in_group, groups),
             loss=max(loss, 0.0),  # negative by rounding only
@@ -142,8 +142,8 @@ _Chosen = dict[tuple[int, int], tuple[tuple[int, ...], float]]
 
 
 def _sizes(shape: LayerShape) -> Iterator[tuple[int, int]]:
-    own = shape.layer
-    return itertools.product(range(1, own.num_key_value_heads + 1), range(1, own.heads_per_group + 1))
+    layer = shape.layer
+    return itertools.product(range(1, layer.num_key_value_heads + 1), range(1, layer.heads_per_group + 1))
 
 
 def _best_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> _Chosen:
@@ -151,51 +151,51 @@ def _best_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor
     losses = SetLosses(weight, covariance, ridge, shape.head_dim)
     chosen: _Chosen = {}
     for groups, heads in _sizes(shape):
-        tried = [(own, losses.loss(own)) for own in _sets(shape, groups, heads)]
-        chosen[groups, heads] = min(tried, key=lambda one: one[1])
+        tried = [(heads_kept, losses.loss(heads_kept)) for heads_kept in _sets(shape, groups, heads)]
+        chosen[groups, heads] = min(tried, key=lambda pair: pair[1])
     return chosen
 
 
 def _sets(shape: LayerShape, groups: int, heads: int) -> Iterator[tuple[int, ...]]:
     """Every set of this many query heads in this many KV groups."""
-    own = shape.layer
-    for kept in itertools.combinations(range(own.num_key_value_heads), groups):
-        members = [itertools.combinations(_group(shape, group), heads) for group in kept]
+    layer = shape.layer
+    for kept_groups in itertools.combinations(range(layer.num_key_value_heads), groups):
+        members = [itertools.combinations(_group(shape, group), heads) for group in kept_groups]
         for parts in itertools.product(*members):
             yield tuple(itertools.chain(*parts))
 
 
 def _greedy_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> _Chosen:
     """For every number of heads per group: removes heads one by one down to that number, then whole groups."""
-    own, refit = shape.layer, Refit(weight, covariance, ridge)
-    kept, loss = list(range(own.num_attention_heads)), 0.0
+    layer, refit = shape.layer, Refit(weight, covariance, ridge)
+    heads_left, loss = list(range(layer.num_attention_heads)), 0.0
     chosen: _Chosen = {}
-    for heads in range(own.heads_per_group, 0, -1):
-        while len(kept) > own.num_key_value_heads * heads:
-            candidates = [[head] for head in kept if len(_kept_with(shape, kept, head)) > heads]
-            kept, loss = _without_least(shape, refit, kept, loss, candidates)
-        chosen[own.num_key_value_heads, heads] = tuple(kept), loss
-        fewer, fewer_loss, rest = kept, loss, refit.copy() if heads > 1 else refit
-        for groups in range(own.num_key_value_heads - 1, 0, -1):
-            by_group = [list(part) for _, part in itertools.groupby(fewer, lambda head: head // own.heads_per_group)]
+    for heads in range(layer.heads_per_group, 0, -1):
+        while len(heads_left) > layer.num_key_value_heads * heads:
+            candidates = [[head] for head in heads_left if len(_kept_with(shape, heads_left, head)) > heads]
+            heads_left, loss = _without_least(shape, refit, heads_left, loss, candidates)
+        chosen[layer.num_key_value_heads, heads] = tuple(heads_left), loss
+        fewer, fewer_loss, rest = heads_left, loss, refit.copy() if heads > 1 else refit
+        for groups in range(layer.num_key_value_heads - 1, 0, -1):
+            by_group = [list(part) for _, part in itertools.groupby(fewer, lambda head: head // layer.heads_per_group)]
             fewer, fewer_loss = _without_least(shape, rest, fewer, fewer_loss, by_group)
             chosen[groups, heads] = tuple(fewer), fewer_loss
     return chosen
 
 
 def _without_least(
-    shape: LayerShape, refit: Refit, kept: Sequence[int], loss: float, candidates: Sequence[Sequence[int]]
+    shape: LayerShape, refit: Refit, heads_left: Sequence[int], loss: float, candidates: Sequence[Sequence[int]]
 ) -> tuple[list[int], float]:
     """Removes the candidate, a set of heads, that increases the loss least; the heads left and the loss."""
     device = refit.left.device
     least = min(candidates, key=lambda heads: float(refit.increase(_channels(shape, heads, device))))
     loss += float(refit.remove(_channels(shape, least, device)))
-    return [head for head in kept if head not in least], loss
+    return [head for head in heads_left if head not in least], loss
 
 
-def _kept_with(shape: LayerShape, kept: Sequence[int], head: int) -> list[int]:
+def _kept_with(shape: LayerShape, heads_left: Sequence[int], head: int) -> list[int]:
     """The kept heads of a head's KV group."""
-    return [other for other in kept if other in _group(shape, head // shape.layer.heads_per_group)]
+    return [other for other in heads_left if other in _group(shape, head // shape.layer.heads_per_group)]
 
 
 def _group(shape: LayerShape, group: int) -> range:

@@ -81,8 +81,8 @@ def rank_layers(
                 on_layer(index)
         else:
             by_task = _scores_by_task(source, statistics, folder / UNFINISHED, on_layer, score, square_heads)
-            for index, own in enumerate(_mixed(statistics, by_task, mix)):
-                write_scores(folder, index, own)
+            for index, scores in enumerate(_mixed(statistics, by_task, mix)):
+                write_scores(folder, index, scores)
         write_sensitivity(folder, statistics.sensitivity())
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return read_ranking(source.spec, folder)
@@ -104,12 +104,15 @@ def _scores_by_task(
         if not path.exists():
             tensors: dict[str, torch.Tensor] = {}
             for task, calibration in statistics.calibrations.items():
-                own = _scores(source, calibration, index, score, square_heads)
-                tensors |= {f"{task}.head_channels": own.head_channels, f"{task}.neurons": own.neurons}
+                layer_scores = _scores(source, calibration, index, score, square_heads)
+                tensors |= {
+                    f"{task}.head_channels": layer_scores.head_channels,
+                    f"{task}.neurons": layer_scores.neurons,
+                }
             keep_tensors(path, tensors)
-        found = read_tensors(path)
+        stored = read_tensors(path)
         for task, scores in by_task.items():
-            scores.append(LayerScores(found[f"{task}.head_channels"], found[f"{task}.neurons"]))
+            scores.append(LayerScores(stored[f"{task}.head_channels"], stored[f"{task}.neurons"]))
         on_layer(index)
     return by_task
 
@@ -158,21 +161,22 @@ def _mixed(statistics: Mixture, by_task: dict[str, list[LayerScores]], mix: Scor
     if len(by_task) == 1:
         return tuple(next(iter(by_task.values())))
     factors = {
-        task: statistics.weights[task] / (_total(own) if mix == "scaled" else 1.0) for task, own in by_task.items()
+        task: statistics.weights[task] / (_total(scores) if mix == "scaled" else 1.0)
+        for task, scores in by_task.items()
     }
     return tuple(
         LayerScores(
-            head_channels=torch.stack([factors[task] * own[index].head_channels for task, own in by_task.items()]).sum(
-                0
-            ),
-            neurons=torch.stack([factors[task] * own[index].neurons for task, own in by_task.items()]).sum(0),
+            head_channels=torch.stack(
+                [factors[task] * scores[index].head_channels for task, scores in by_task.items()]
+            ).sum(0),
+            neurons=torch.stack([factors[task] * scores[index].neurons for task, scores in by_task.items()]).sum(0),
         )
         for index in range(len(next(iter(by_task.values()))))
     )
 
 
 def _total(scores: list[LayerScores]) -> float:
-    total = sum(float(own.head_channels.sum() + own.neurons.sum()) for own in scores)
+    total = sum(float(layer_scores.head_channels.sum() + layer_scores.neurons.sum()) for layer_scores in scores)
     return total or 1.0  # all scores are 0: nothing to scale
 
 

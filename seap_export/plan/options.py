@@ -58,15 +58,15 @@ class LayerOptions:
     neuron_loss: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        own = self.shape.layer
+        layer = self.shape.layer
         last = self.attention[-1] if self.attention else None
-        if last is None or len(last.heads) != own.num_attention_heads or last.loss != 0.0:
+        if last is None or len(last.heads) != layer.num_attention_heads or last.loss != 0.0:
             raise ValueError("the last attention option must keep all heads, without loss")
         if any(a.weights > b.weights for a, b in zip(self.attention, self.attention[1:], strict=False)):
             raise ValueError("attention options must be sorted by weights")
-        if not np.array_equal(np.sort(self.neuron_order), np.arange(own.intermediate_size)):
+        if not np.array_equal(np.sort(self.neuron_order), np.arange(layer.intermediate_size)):
             raise ValueError("neuron_order must be an order of all neurons")
-        if self.neuron_loss.shape != (own.intermediate_size + 1,) or self.neuron_loss[-1] != 0.0:
+        if self.neuron_loss.shape != (layer.intermediate_size + 1,) or self.neuron_loss[-1] != 0.0:
             raise ValueError("neuron_loss must have one value for every number of neurons, 0 for all of them")
         if not np.isfinite(self.neuron_loss).all() or (np.diff(self.neuron_loss) > 0.0).any():
             raise ValueError("neuron_loss must be finite and never rise with the number of neurons")
@@ -107,19 +107,19 @@ def attention_options(shape: LayerShape, worth: npt.NDArray[np.float64]) -> tupl
         shape: The dense layer's sizes.
         worth: Loss when a head is removed, float64 [num_attention_heads]; losses of several heads add up.
     """
-    own = shape.layer
-    by_group = worth.reshape(own.num_key_value_heads, own.heads_per_group)
+    layer = shape.layer
+    by_group = worth.reshape(layer.num_key_value_heads, layer.heads_per_group)
     order = np.argsort(-by_group, axis=1, kind="stable")
     options = []
-    for heads in range(1, own.heads_per_group + 1):
+    for heads in range(1, layer.heads_per_group + 1):
         kept_worth = np.take_along_axis(by_group, order[:, :heads], axis=1).sum(1)
         group_order = np.argsort(-kept_worth, kind="stable")
-        for groups in range(1, own.num_key_value_heads + 1):
-            kept = np.sort(group_order[:groups])
-            kept_heads = np.sort((kept[:, None] * own.heads_per_group + order[kept, :heads]).ravel())
+        for groups in range(1, layer.num_key_value_heads + 1):
+            group_set = np.sort(group_order[:groups])
+            kept_heads = np.sort((group_set[:, None] * layer.heads_per_group + order[group_set, :heads]).ravel())
             options.append(
                 AttentionOption(
-                    kv_groups=tuple(kept.tolist()),
+                    kv_groups=tuple(group_set.tolist()),
                     heads=tuple(kept_heads.tolist()),
                     weights=shape.attention_weights(groups * heads, groups),
                     loss=float(np.delete(worth, kept_heads).sum()),

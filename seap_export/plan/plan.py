@@ -67,8 +67,8 @@ class LayerPlan:
 
     def __post_init__(self) -> None:
         for name in ("kv_groups", "heads", "neurons"):
-            kept = getattr(self, name)
-            if not kept or list(kept) != sorted(set(kept)) or kept[0] < 0:
+            indices = getattr(self, name)
+            if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0:
                 raise ValueError(f"{name} must be a sorted list of distinct indices, not empty")
         if self.num_heads_per_group < 1:
             raise ValueError("num_heads_per_group must be positive")
@@ -160,9 +160,9 @@ class Plan:
             "layout": LAYOUTS,
             "mix": SCORE_MIXES,
         }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}")
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} must be one of {values}")
         if self.layout == "uniform" and len({layer.shape for layer in self.layers}) != 1:
             raise ValueError("in a uniform layout all layers must keep the same number of heads and neurons")
         if not 0.0 < self.ridge < math.inf:
@@ -197,11 +197,11 @@ class Plan:
                 f"the plan was made for {self.vocabulary.of} tokens, but the model has {dense.vocab_size}; "
                 "make the plan again for this model"
             )
-        for index, (layer, own) in enumerate(zip(self.layers, dense.layers, strict=True)):
+        for index, (layer, dense_layer) in enumerate(zip(self.layers, dense.layers, strict=True)):
             fits = (
-                layer.num_heads_per_group == own.heads_per_group
-                and layer.heads[-1] < own.num_attention_heads
-                and layer.neurons[-1] < own.intermediate_size
+                layer.num_heads_per_group == dense_layer.heads_per_group
+                and layer.heads[-1] < dense_layer.num_attention_heads
+                and layer.neurons[-1] < dense_layer.intermediate_size
             )
             if not fits:
                 raise ArtifactError(
@@ -209,8 +209,8 @@ class Plan:
                     "make the plan again for this model"
                 )
         layers = tuple(
-            own.spec(whole, biases)
-            for own, whole, biases in zip(self.layers, dense.layers, self._biases(dense), strict=True)
+            kept.spec(whole, biases)
+            for kept, whole, biases in zip(self.layers, dense.layers, self._biases(dense), strict=True)
         )
         tokens = dense.vocab_size if self.vocabulary is None else len(self.vocabulary)
         return dense.with_layers(layers).with_tokens(tokens)
@@ -235,18 +235,21 @@ class Plan:
         With `bias`, only where the layout has a place for one.
         """
         cut = [
-            (half, own.is_cut(half, whole))
-            for own, whole in zip(self.layers, dense.layers, strict=True)
+            (half, layer.is_cut(half, whole))
+            for layer, whole in zip(self.layers, dense.layers, strict=True)
             for half in HALVES
         ]
         if self.compensation == "none":
             cut = [(half, False) for half, _ in cut]
         elif self.compensation == "sequential":
-            cut = [(half, any(before for _, before in cut[: place + 1])) for place, (half, _) in enumerate(cut)]
+            cut = [
+                (half, any(before for _, before in cut[: half_index + 1])) for half_index, (half, _) in enumerate(cut)
+            ]
         elif self.compensation == "bias":
             cut = [(half, changes and self.has_intercept(half, dense.family)) for half, changes in cut]
         chosen = [
-            frozenset(half for half, changes in cut[place : place + 2] if changes) for place in range(0, len(cut), 2)
+            frozenset(half for half, changes in cut[half_index : half_index + 2] if changes)
+            for half_index in range(0, len(cut), 2)
         ]
         return tuple(chosen)
 
@@ -280,8 +283,8 @@ def read_plan(path: Path) -> Plan:
         raise ArtifactError(f"{path}: plan schema is {schema!r}, expected {PLAN_SCHEMA!r}")
     try:
         layers = tuple(_parse_layer(row) for row in values.pop("layers"))
-        if (kept := values.pop("vocabulary", None)) is not None:
-            values["vocabulary"] = Vocabulary.from_json(kept)
+        if (vocabulary := values.pop("vocabulary", None)) is not None:
+            values["vocabulary"] = Vocabulary.from_json(vocabulary)
         return Plan(**{**values, "sparsity": Sparsity(**values["sparsity"])}, layers=layers)
     except (TypeError, ValueError, KeyError, AttributeError, UsageError) as error:
         raise ArtifactError(f"{path}: not a valid plan ({error}); make it again with 'seap-export plan'") from error

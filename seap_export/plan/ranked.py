@@ -60,11 +60,11 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
     """
     layers = range(len(spec.layers))
     sensitivity = read_tensors(folder / f"{_SENSITIVITY}.safetensors")[_SENSITIVITY]
-    found = [read_tensors(layer_file(folder, layer)) for layer in layers]
-    if "neurons" in found[0]:
-        scores = tuple(LayerScores(own["head_channels"], own["neurons"]) for own in found)
+    stored = [read_tensors(layer_file(folder, layer)) for layer in layers]
+    if "neurons" in stored[0]:
+        scores = tuple(LayerScores(tensors["head_channels"], tensors["neurons"]) for tensors in stored)
         return Ranking(tuple(options_from_scores(spec, layer, scores[layer]) for layer in layers), scores, sensitivity)
-    return Ranking(tuple(_options(spec, layer, found[layer]) for layer in layers), None, sensitivity)
+    return Ranking(tuple(_options(spec, layer, stored[layer]) for layer in layers), None, sensitivity)
 
 
 def is_finished(folder: Path) -> bool:
@@ -81,8 +81,8 @@ def write_options(folder: Path, layer: int, options: LayerOptions) -> None:
     """Writes the options that a layer has by elimination."""
     heads = [list(option.heads) for option in options.attention]
     tensors = {
-        "heads": torch.tensor([head for own in heads for head in own]),
-        "heads_kept": torch.tensor([len(own) for own in heads]),
+        "heads": torch.tensor([head for kept_heads in heads for head in kept_heads]),
+        "heads_kept": torch.tensor([len(kept_heads) for kept_heads in heads]),
         "attention_loss": torch.tensor([option.loss for option in options.attention], dtype=torch.float64),
         "neuron_order": torch.from_numpy(options.neuron_order.copy()),
         "neuron_loss": torch.from_numpy(options.neuron_loss.copy()),
@@ -105,11 +105,11 @@ def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
 
 def _options(spec: ModelSpec, layer: int, tensors: Mapping[str, torch.Tensor]) -> LayerOptions:
     shape, size = layer_shape(spec, layer), spec.layers[layer].heads_per_group
-    sets = [tuple(own.tolist()) for own in tensors["heads"].split(tensors["heads_kept"].tolist())]
+    sets = [tuple(kept.tolist()) for kept in tensors["heads"].split(tensors["heads_kept"].tolist())]
     groups = [tuple(sorted({head // size for head in heads})) for heads in sets]
     attention = tuple(
-        AttentionOption(own, heads, shape.attention_weights(len(heads), len(own)), loss)
-        for own, heads, loss in zip(groups, sets, tensors["attention_loss"].tolist(), strict=True)
+        AttentionOption(kept, heads, shape.attention_weights(len(heads), len(kept)), loss)
+        for kept, heads, loss in zip(groups, sets, tensors["attention_loss"].tolist(), strict=True)
     )
     return LayerOptions(shape, attention, tensors["neuron_order"].numpy(), tensors["neuron_loss"].numpy())
 

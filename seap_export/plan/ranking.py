@@ -63,7 +63,9 @@ class _Ranking:
 
     def __init__(self, choices: Sequence[LayerChoices], scores: Sequence[LayerScores], free: Sequence[bool]) -> None:
         self._choices = choices
-        parts = [part for own, cut in zip(scores, free, strict=True) if cut for part in standardised(own)]
+        parts = [
+            part for layer_scores, cut in zip(scores, free, strict=True) if cut for part in standardised(layer_scores)
+        ]
         order = np.argsort(np.concatenate(parts), kind="stable")
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
@@ -74,14 +76,16 @@ class _Ranking:
 
     def kept(self, removed: int) -> list[Kept]:
         """What is kept when this many of the lowest are removed."""
-        return [choice.kept(own) for choice, own in zip(self._choices, self._selections(removed), strict=True)]
+        return [
+            choice.kept(selection) for choice, selection in zip(self._choices, self._selections(removed), strict=True)
+        ]
 
     def weights(self, removed: int) -> int:
         """The weights of what is kept when this many of the lowest are removed."""
         total = 0
-        for choice, own in zip(self._choices, self._selections(removed), strict=True):
-            attention = choice.options.attention[own.attention].weights
-            total += attention + own.neurons * choice.options.shape.neuron_weights
+        for choice, selection in zip(self._choices, self._selections(removed), strict=True):
+            attention = choice.options.attention[selection.attention].weights
+            total += attention + selection.neurons * choice.options.shape.neuron_weights
         return total
 
     def _selections(self, removed: int) -> list[Selection]:

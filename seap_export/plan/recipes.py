@@ -72,9 +72,9 @@ class PlanSettings:
             "mix": SCORE_MIXES,
             "layout": LAYOUTS,
         }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise SettingError(name, f"'{getattr(self, name)}' is not known; use {either(known)}")
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise SettingError(name, f"'{getattr(self, name)}' is not known; use {either(allowed)}")
         if self.layout == "uniform" and self.sparsity != EVEN:
             raise SettingError("sparsity", "the uniform layout prunes all layers alike and protects none")
         if self.align < 1:
@@ -121,7 +121,7 @@ class PlanSettings:
         """
         if layout == "per-layer":
             return replace(self, layout=layout)
-        if self.sparsity not in (EVEN, *(own.settings.sparsity for own in shipped_recipes().values())):
+        if self.sparsity not in (EVEN, *(recipe.settings.sparsity for recipe in shipped_recipes().values())):
             problem = "--layout uniform prunes all layers alike; remove this table, or use another layout"
             raise SettingError("sparsity", problem)
         if self.trials:
@@ -138,10 +138,10 @@ class PlanSettings:
         Args:
             num_hidden_layers: Layers of the model, on which the default protection depends.
         """
-        own = self.resolved(num_hidden_layers)
+        settings = self.resolved(num_hidden_layers)
         for name, recipe in shipped_recipes().items():
-            known = recipe.settings.in_layout(self.layout).resolved(num_hidden_layers)
-            if replace(known, **{key: getattr(own, key) for key in _FREE}) == own:
+            shipped = recipe.settings.in_layout(self.layout).resolved(num_hidden_layers)
+            if replace(shipped, **{key: getattr(settings, key) for key in _FREE}) == settings:
                 return name
         return CUSTOM
 
@@ -245,9 +245,11 @@ def _recipe(file: TomlFile, target: Target) -> Recipe:
 
 def _types(settings: type[PlanSettings | Sparsity]) -> dict[str, type]:
     """The type of each key, from the annotations; a choice among names is a string."""
-    known = {"int": int, "int | None": int, "float": float}
+    kinds = {"int": int, "int | None": int, "float": float}
     return {
-        own.name: known.get(str(own.type), str) for own in fields(settings) if own.name not in ("sparsity", "layout")
+        setting.name: kinds.get(str(setting.type), str)
+        for setting in fields(settings)
+        if setting.name not in ("sparsity", "layout")
     }
 
 
@@ -257,18 +259,18 @@ _ARTICLES: Mapping[type, str] = {str: "a string", int: "a whole number", float: 
 def _typed(file: TomlFile, table: Mapping[str, Any], types: Mapping[str, type], name: str = "") -> dict[str, Any]:
     """The values of a table, each of its type."""
     file.refuse_unknown(types, name)
-    found = {}
+    typed = {}
     for key, value in table.items():
         wanted = types[key]
         accepted = (int, float) if wanted is float else wanted
         if isinstance(value, bool) or not isinstance(value, accepted):
-            place = f"{name}.{key}" if name else key
-            raise file.error(place, f"must be {_ARTICLES[wanted]}, not {value!r:.40}")
-        found[key] = wanted(value)
-    return found
+            full_key = f"{name}.{key}" if name else key
+            raise file.error(full_key, f"must be {_ARTICLES[wanted]}, not {value!r:.40}")
+        typed[key] = wanted(value)
+    return typed
 
 
-def _refuse_idle(settings: PlanSettings, given: set[str]) -> None:
+def _refuse_idle(settings: PlanSettings, set_keys: set[str]) -> None:
     """Refuses keys that have no effect."""
     sparsity = settings.sparsity
     idle = {
@@ -284,5 +286,5 @@ def _refuse_idle(settings: PlanSettings, given: set[str]) -> None:
     }
     for keys, cause in idle.items():
         for key in keys:
-            if cause and key in given:
+            if cause and key in set_keys:
                 raise SettingError(key, f"has no effect with {cause}; remove it")

@@ -122,8 +122,8 @@ def removal_losses(weight: torch.Tensor, covariance: torch.Tensor, ridge: float,
     factor = factorise(covariance)
     ordered = weight.index_select(1, order).to(covariance.dtype)
     increases = -ridge * ordered.double().square().sum(0)
-    for own in strips(len(order)):  # what is left of the diagonal is 0
-        increases[own] += (ordered[:, own.start :] @ factor[own.start :, own]).square().sum(0)
+    for strip in strips(len(order)):  # what is left of the diagonal is 0
+        increases[strip] += (ordered[:, strip.start :] @ factor[strip.start :, strip]).square().sum(0)
     return torch.cat([increases.flip(0).cumsum(0).flip(0), increases.new_zeros(1)])
 
 

@@ -60,8 +60,8 @@ def solve_layers(
     check_ratio(spec, ratio, sparsity, align)
     if balance == "alike" and sparsity.kind in ("adaptive", "global"):
         raise UsageError(f"{sparsity.kind} sparsity weighs heads against neurons itself; it needs the balance 'loss'")
-    choices = [LayerChoices(own, align, balance) for own in options]
-    cost, total = sparsity.cost, sum(sparsity.cost.dense(own.shape) for own in options)
+    choices = [LayerChoices(layer_cost, align, balance) for layer_cost in options]
+    cost, total = sparsity.cost, sum(sparsity.cost.dense(layer_cost.shape) for layer_cost in options)
     if ratio == 0.0:
         return tuple(choice.kept(choice.whole)[0] for choice in choices), 0.0
     curve, budget = sparsity.curve(len(spec.layers)), (1.0 - ratio) * total
@@ -78,9 +78,9 @@ def solve_layers(
         kept = rank(choices, scores, free, budget)
     else:
         kept = _on_curve(choices, curve, ratio)
-    if abs(sum(own for _, own in kept) - budget) > RATIO_TOLERANCE * total:
+    if abs(sum(layer_cost for _, layer_cost in kept) - budget) > RATIO_TOLERANCE * total:
         kept = one_layer_nearer(choices, free, kept, budget, cost)
-    return tuple(layer for layer, _ in kept), 1.0 - sum(own for _, own in kept) / total
+    return tuple(layer for layer, _ in kept), 1.0 - sum(layer_cost for _, layer_cost in kept) / total
 
 
 def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: float) -> list[Kept]:
@@ -109,7 +109,7 @@ def keeps_heads(spec: ModelSpec) -> bool:
     """Whether transformers loads uniform layers of this model only with all heads."""
     when = spec.family.uniform_keeps_heads
     return when == "always" or (
-        when == "longrope" and any(own.rope is not None and own.rope.rope_type == when for own in spec.layers)
+        when == "longrope" and any(layer.rope is not None and layer.rope.rope_type == when for layer in spec.layers)
     )
 
 

@@ -106,8 +106,8 @@ class Sparsity:
         On a curve, a layer's sparsity is this times a factor that is solved for the requested ratio. `adaptive` and
         `global` decide it in another way; for them, 1 means that a layer may be cut.
         """
-        own = self.resolved(num_hidden_layers)
-        first, last = own.protect_first or 0, own.protect_last or 0
+        resolved = self.resolved(num_hidden_layers)
+        first, last = resolved.protect_first or 0, resolved.protect_last or 0
         free = num_hidden_layers - first - last
         middle = [self._at(index / (free - 1) if free > 1 else 0.0) for index in range(free)]
         return [0.0] * first + middle + [0.0] * last

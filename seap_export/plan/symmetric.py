@@ -44,26 +44,26 @@ def invert(matrix: torch.Tensor) -> torch.Tensor:
 
 def subtract_square(matrix: torch.Tensor, across: torch.Tensor) -> None:
     """Subtracts across^T across from a symmetric matrix: the upper triangle is computed, and then mirrored."""
-    for own in strips(len(matrix)):
-        matrix[: own.stop, own].addmm_(across[:, : own.stop].T, across[:, own], alpha=-1.0)
-        matrix[own, : own.start] = matrix[: own.start, own].T
+    for strip in strips(len(matrix)):
+        matrix[: strip.stop, strip].addmm_(across[:, : strip.stop].T, across[:, strip], alpha=-1.0)
+        matrix[strip, : strip.start] = matrix[: strip.start, strip].T
 
 
 def reduced(matrix: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """The kept rows and columns, ascending, moved to the front of the same memory."""
     # A row is never moved down, so the rows that are still to be moved are intact.
     front = matrix[: len(keep), : len(keep)]
-    for own in strips(len(keep)):
-        front[own] = matrix.index_select(0, keep[own]).index_select(1, keep)
+    for strip in strips(len(keep)):
+        front[strip] = matrix.index_select(0, keep[strip]).index_select(1, keep)
     return front
 
 
 def permute(matrix: torch.Tensor, order: torch.Tensor) -> None:
     """Puts the rows and columns of a matrix into an order."""
-    for own in strips(len(order)):
-        matrix[own] = matrix[own].index_select(1, order)
-    for own in strips(len(order)):
-        matrix[:, own] = matrix[:, own].index_select(0, order)
+    for strip in strips(len(order)):
+        matrix[strip] = matrix[strip].index_select(1, order)
+    for strip in strips(len(order)):
+        matrix[:, strip] = matrix[:, strip].index_select(0, order)
 
 
 def _refuse(failed: torch.Tensor) -> None:

@@ -71,23 +71,23 @@ def solve_uniform(
         raise ValueError("sensitivity must be finite, not negative, and of shape [layers, 2]")
     if balance not in BALANCES:
         raise ValueError(f"balance must be one of {BALANCES}")
-    own = options[0].shape
+    first = options[0].shape
     if len({_sizes(layer) for layer in options}) != 1:
         raise UsageError("the layers of this model differ in shape; leave out --layout uniform")
     check_ratio(spec, ratio, EVEN, align, "uniform")
     by_heads = [{_heads(option): option for option in layer.attention} for layer in options]
-    whole = (own.layer.num_key_value_heads, own.layer.heads_per_group)
-    shape = _Shape(whole, own.layer.intermediate_size, 0.0, 0.0, 0.0)
+    whole = (first.layer.num_key_value_heads, first.layer.heads_per_group)
+    shape = _Shape(whole, first.layer.intermediate_size, 0.0, 0.0, 0.0)
     if ratio > 0.0:
         shapes = list(_shapes(spec, options, by_heads, ratio, align, sensitivity))
         shape = _chosen(shapes, ratio, balance)
-    plans = [layer.plan(own[shape.heads], shape.neurons) for layer, own in zip(options, by_heads, strict=True)]
+    plans = [layer.plan(first[shape.heads], shape.neurons) for layer, first in zip(options, by_heads, strict=True)]
     return tuple(plans), shape.achieved
 
 
 def _sizes(options: LayerOptions) -> tuple[int, int, int]:
-    own = options.shape.layer
-    return own.num_attention_heads, own.num_key_value_heads, own.intermediate_size
+    layer = options.shape.layer
+    return layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size
 
 
 def _heads(option: AttentionOption) -> _Heads:
@@ -103,22 +103,22 @@ def _shapes(
     sensitivity: npt.NDArray[np.float64],
 ) -> Iterator[_Shape]:
     """For each pair of KV groups and heads that every layer can have, the number of neurons nearest to the ratio."""
-    own = options[0].shape
-    all_attention = own.attention_weights(own.layer.num_attention_heads, own.layer.num_key_value_heads)
-    counts = np.append(np.arange(align, own.layer.intermediate_size, align), own.layer.intermediate_size)
+    first = options[0].shape
+    all_attention = first.attention_weights(first.layer.num_attention_heads, first.layer.num_key_value_heads)
+    counts = np.append(np.arange(align, first.layer.intermediate_size, align), first.layer.intermediate_size)
     mlp_losses = sensitivity[:, 1] @ np.stack([layer.neuron_loss[counts] for layer in options])
     for heads in by_heads[0]:
         groups, each = heads
         if not all(heads in layer for layer in by_heads) or not _loads(spec, groups * each):
             continue
-        attention = own.attention_weights(groups * each, groups)
-        kept = attention + counts * own.neuron_weights
-        step = int(np.argmin(np.abs(kept - (1.0 - ratio) * own.total_weights)))
+        attention = first.attention_weights(groups * each, groups)
+        weights = attention + counts * first.neuron_weights
+        step = int(np.argmin(np.abs(weights - (1.0 - ratio) * first.total_weights)))
         losses = np.array([layer[heads].loss for layer in by_heads])
         yield _Shape(
             heads=heads,
             neurons=int(counts[step]),
-            achieved=1.0 - int(kept[step]) / own.total_weights,
+            achieved=1.0 - int(weights[step]) / first.total_weights,
             attention=1.0 - attention / all_attention,
             loss=float(sensitivity[:, 0] @ losses + mlp_losses[step]),
         )

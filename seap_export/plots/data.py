@@ -152,8 +152,8 @@ def overlap(variants: Sequence[DrawnVariant], part: Part) -> Overlap:
 def _pair(first: DrawnVariant, second: DrawnVariant, part: Part) -> tuple[float | None, float | None]:
     shared = united = 0
     expected_shared = expected_united = 0.0
-    for dense, one, other in zip(first.dense.layers, first.plan.layers, second.plan.layers, strict=True):
-        a, b, number = _kept(one, part), _kept(other, part), _dense_number(dense, part)
+    for dense, layer, other in zip(first.dense.layers, first.plan.layers, second.plan.layers, strict=True):
+        a, b, number = _kept(layer, part), _kept(other, part), _dense_number(dense, part)
         if min(len(a), len(b)) == number:
             continue
         shared += len(a & b)

@@ -65,11 +65,11 @@ def head_states(variant: DrawnVariant) -> np.ndarray:
     """
     layers = variant.dense.layers
     states = np.full((len(layers), max(layer.num_attention_heads for layer in layers)), _ABSENT, dtype=np.uint8)
-    for row, dense, kept in zip(states, layers, variant.plan.layers, strict=True):
+    for row, dense, plan in zip(states, layers, variant.plan.layers, strict=True):
         row[: dense.num_attention_heads] = _REMOVED
-        for group in kept.kv_groups:
+        for group in plan.kv_groups:
             row[group * dense.heads_per_group : (group + 1) * dense.heads_per_group] = _GROUP_STAYS
-        row[list(kept.heads)] = _KEPT
+        row[list(plan.heads)] = _KEPT
     return states
 
 
@@ -77,9 +77,9 @@ def neuron_states(variant: DrawnVariant) -> np.ndarray:
     """The state of each neuron: uint8, layers x neurons; 1 removed, 3 kept, 0 fills up layers with fewer."""
     layers = variant.dense.layers
     states = np.full((len(layers), max(layer.intermediate_size for layer in layers)), _ABSENT, dtype=np.uint8)
-    for row, dense, kept in zip(states, layers, variant.plan.layers, strict=True):
+    for row, dense, plan in zip(states, layers, variant.plan.layers, strict=True):
         row[: dense.intermediate_size] = _REMOVED
-        row[list(kept.neurons)] = _KEPT
+        row[list(plan.neurons)] = _KEPT
     return states
 
 

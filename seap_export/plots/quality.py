@@ -85,7 +85,7 @@ def _parse(report: Mapping[str, Any]) -> QualityPoint:
     form = next(
         (form for form in ("hf", "onnx", *divergence, *with_questions) if form in (*divergence, *with_questions)), None
     )
-    measured = divergence.get(form) or {}
+    figures = divergence.get(form) or {}
     sparsity = report["sparsity"]
     settings = (
         report["method"] or "SEAP",
@@ -99,9 +99,9 @@ def _parse(report: Mapping[str, Any]) -> QualityPoint:
         settings=tuple(str(setting) for setting in settings),
         form=form,
         achieved_ratio=_number(report["achieved_ratio"]),
-        mean_kl_nats=_number(measured["mean_kl_nats"]) if measured else None,
-        perplexity=_finite(measured["perplexity"]) if measured else None,
-        dense_perplexity=_finite(measured["dense_perplexity"]) if measured else None,
+        mean_kl_nats=_number(figures["mean_kl_nats"]) if figures else None,
+        perplexity=_finite(figures["perplexity"]) if figures else None,
+        dense_perplexity=_finite(figures["dense_perplexity"]) if figures else None,
         accuracy=_accuracies(zero_shot.get(form) or {}, generation.get(form) or {}),
         dense_accuracy=_accuracies(zero_shot.get("dense") or {}, generation.get("dense") or {}),
         digests=_digests(report),

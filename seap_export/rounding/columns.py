@@ -37,11 +37,11 @@ def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantiza
     spread = moment.diagonal().mean()
     moment.diagonal().add_(torch.where(spread > 0, _DAMPING * spread, torch.ones_like(spread)))
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True).float()
-    found = torch.empty(weight.shape, device=moment.device)
+    rounded = torch.empty(weight.shape, device=moment.device)
     for start in range(0, len(weight), _ROWS):
         rows = slice(start, start + _ROWS)
-        found[rows] = _rounded(weight[rows].to(moment.device).float(), factor, how)
-    return found
+        rounded[rows] = _rounded(weight[rows].to(moment.device).float(), factor, how)
+    return rounded
 
 
 def _rounded(weight: torch.Tensor, factor: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
@@ -49,16 +49,16 @@ def _rounded(weight: torch.Tensor, factor: torch.Tensor, how: BlockQuantization)
     blocks = padded_blocks(weight, how)
     scales, points = best_scales(blocks, how)
     steps, zeros = (each.squeeze(-1).repeat_interleave(how.block_size, 1) for each in (short_scales(scales), points))
-    left, found = weight.clone(), torch.empty_like(weight)
+    left, rounded = weight.clone(), torch.empty_like(weight)
     for start in range(0, columns, _COLUMNS):
         end = min(start + _COLUMNS, columns)
         errors = torch.empty(len(weight), end - start, device=weight.device)
         for column in range(start, end):
             step, zero = steps[:, column], zeros[:, column]
             level = (left[:, column] / step).round_().add_(zero).clamp_(0, top).sub_(zero)
-            found[:, column] = level.mul_(step)
-            error = (left[:, column] - found[:, column]) / factor[column, column]
+            rounded[:, column] = level.mul_(step)
+            error = (left[:, column] - rounded[:, column]) / factor[column, column]
             errors[:, column - start] = error
             left[:, column:end].addr_(error, factor[column, column:end], alpha=-1.0)
         left[:, end:] -= errors @ factor[start:end, end:]
-    return found
+    return rounded

@@ -142,16 +142,16 @@ def _exact(
     near = (((few - few.round()).abs() < _NEARLY).all(-2).any(-1, keepdim=True) & (span != 0)).squeeze(-1)
     if not near.any():
         return scales, zero_points
-    own, own_span, found, points = blocks[near], span[near], scales[near], zero_points[near]
-    is_short = torch.zeros_like(found, dtype=torch.bool)
+    near_blocks, own_span, near_scales, points = blocks[near], span[near], scales[near], zero_points[near]
+    is_short = torch.zeros_like(near_scales, dtype=torch.bool)
     for count in range(most, 0, -1):
         step = own_span / count
-        point = points if how.symmetric else (-_span(own)[0] / step).round_()
+        point = points if how.symmetric else (-_span(near_blocks)[0] / step).round_()
         short = short_scales(step) == step
-        better = (_error(own, step, point, how.bits) == 0) & (short | ~is_short)
-        found, points, is_short = (
-            torch.where(better, new, old) for new, old in ((step, found), (point, points), (short, is_short))
+        better = (_error(near_blocks, step, point, how.bits) == 0) & (short | ~is_short)
+        near_scales, points, is_short = (
+            torch.where(better, new, old) for new, old in ((step, near_scales), (point, points), (short, is_short))
         )
     scales, zero_points = scales.clone(), zero_points.clone()
-    scales[near], zero_points[near] = found, points
+    scales[near], zero_points[near] = near_scales, points
     return scales, zero_points

@@ -60,8 +60,8 @@ class RoundingNote:
         before, after = SafetensorsReader(model_folder), SafetensorsReader(rounded)
         changed = {}
         for name in after.shapes():
-            own, new = (reader.read([name])[name] for reader in (before, after))
-            if not torch.equal(own.float(), new):
+            old, new = (reader.read([name])[name] for reader in (before, after))
+            if not torch.equal(old.float(), new):
                 changed[name] = _digests(new)
         return cls(grid, before.dtype, without_dtype(model_folder), _origin(before), changed)
 
@@ -83,9 +83,9 @@ class RoundingNote:
         Raises:
             InputError: The model folder is damaged.
         """
-        found = _origin(SafetensorsReader(model_folder))
-        for name in sorted(self.origin.keys() | found.keys()):
-            if self.origin.get(name) != found.get(name):
+        origin = _origin(SafetensorsReader(model_folder))
+        for name in sorted(self.origin.keys() | origin.keys()):
+            if self.origin.get(name) != origin.get(name):
                 yield f"'{name}' of {model_folder.name} is not what was rounded"
         config = without_dtype(model_folder)
         for key in sorted(self.config.keys() | config.keys()):
@@ -95,8 +95,8 @@ class RoundingNote:
     def proves(self, name: str, tensor: torch.Tensor) -> bool:
         """Whether a tensor, float32, is that of `rounded`, or if it is a vector, what 16 bits hold of that."""
         return any(
-            found == known and torch.equal(tensor.to(dtype).float(), tensor)
-            for dtype, found, known in zip(_STORED, _digests(tensor), self.rounded[name], strict=False)
+            digest == expected and torch.equal(tensor.to(dtype).float(), tensor)
+            for dtype, digest, expected in zip(_STORED, _digests(tensor), self.rounded[name], strict=False)
         )
 
 

@@ -42,12 +42,12 @@ def restore_rounded_model(
         InputError: The model folder is damaged.
     """
     shapes = StoredForm(read_spec(model_folder)).shapes
-    own = SafetensorsReader(model_folder)
-    check_weights(own, shapes, str(model_folder))
+    reader = SafetensorsReader(model_folder)
+    check_weights(reader, shapes, str(model_folder))
     unproven = sorted(note.rounded.keys() - shapes.keys())
     with SafetensorsWriter(folder / "model.safetensors", shapes, torch.float32) as writer:
         for name in shapes:
-            tensor = (read if name in note.rounded else own.read)([name])[name].float()
+            tensor = (read if name in note.rounded else reader.read)([name])[name].float()
             if name in note.rounded and not note.proves(name, tensor):
                 unproven.append(name)
             writer.write(name, tensor)

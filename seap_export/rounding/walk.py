@@ -69,7 +69,7 @@ class RoundedLayers:
         self._source, self._spec, self._how, self._device = source, source.spec, how, compute.device
         self._tokens = statistics.effective_tokens
         batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
-        self._weights = [own.to(compute.device) for own in token_weights(batches, texts)]
+        self._weights = [weights.to(compute.device) for weights in token_weights(batches, texts)]
         storage = storage_for(source, statistics, folder, compute)
         self._saved = [storage.streams(name, source.spec, batches) for name in ("floats", "rounded")]
         self._floats, self._rounded = (HiddenStates(batches, streams) for streams in self._saved)
@@ -129,8 +129,8 @@ class RoundedLayers:
             for streams in self._saved:
                 streams.forget(index + 1)
 
-    def _embed(self, hidden: HiddenStates, place: int, table: torch.Tensor) -> None:
-        HiddenStates.embedded(self._spec, table, hidden.batches, self._saved[place])
+    def _embed(self, hidden: HiddenStates, stream_index: int, table: torch.Tensor) -> None:
+        HiddenStates.embedded(self._spec, table, hidden.batches, self._saved[stream_index])
 
     def _last_moment(self) -> torch.Tensor:
         """E[x xᵀ] of what the LM head multiplies in the model in floats, float64 [hidden_size, hidden_size]."""
@@ -149,14 +149,14 @@ class RoundedLayers:
     def _layer(self, index: int) -> dict[str, torch.Tensor]:
         """Rounds one layer, and advances both streams through it."""
         tensors = self._source.read_layer(index)
-        found = dict(tensors)
+        rounded = dict(tensors)
         for half in HALVES:
             exact = DecoderLayer(self._spec, index, half_tensors(tensors, index, half), self._device)
-            found |= self._readers(index, half, exact, tensors)
-            layer = DecoderLayer(self._spec, index, half_tensors(found, index, half), self._device)
-            found |= self._output(index, half, exact, layer, tensors)
+            rounded |= self._readers(index, half, exact, tensors)
+            layer = DecoderLayer(self._spec, index, half_tensors(rounded, index, half), self._device)
+            rounded |= self._output(index, half, exact, layer, tensors)
             del exact, layer  # before the next half is converted
-        return found
+        return rounded
 
     def _readers(self, index: int, half: Half, exact: DecoderLayer, tensors: Tensors) -> dict[str, torch.Tensor]:
         """Rounds the projections at the start of a half, which share their input, so that they give the same."""
@@ -165,11 +165,11 @@ class RoundedLayers:
             sums.update(exact.read(half, rounded), exact.read(half, floats), weights)
         mean, float_mean = sums.mean(), sums.target_mean()
         covariance, cross = sums.covariance(), sums.cross_covariance()
-        found: dict[str, torch.Tensor] = {}
+        tensors_rounded: dict[str, torch.Tensor] = {}
         for projection in READERS[half]:
             weight, bias = self._operands(projection, index, tensors)
             target = weight @ float_mean
-            found |= self._rounded_projection(
+            tensors_rounded |= self._rounded_projection(
                 projection,
                 index,
                 (weight, bias),
@@ -178,7 +178,7 @@ class RoundedLayers:
                 target if bias is None else target + bias,
                 weight @ cross,
             )
-        return found
+        return tensors_rounded
 
     def _output(
         self, index: int, half: Half, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
@@ -194,14 +194,14 @@ class RoundedLayers:
         self._floats.advance(exact, half, add)
         mean, target_mean = sums.mean(), sums.target_mean()
         operands = self._operands(half, index, tensors)
-        found = self._rounded_projection(
+        fitted = self._rounded_projection(
             half, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
         )
-        own = [tensor.to(self._device) for tensor in found.values()]
-        for place in range(len(self._weights)):
-            product = functional.linear(inputs.take(place), *own)
-            self._rounded.streams[place] = self._rounded.streams[place] + layer.update(half, product)
-        return found
+        operands_fitted = [tensor.to(self._device) for tensor in fitted.values()]
+        for batch_index in range(len(self._weights)):
+            product = functional.linear(inputs.take(batch_index), *operands_fitted)
+            self._rounded.streams[batch_index] = self._rounded.streams[batch_index] + layer.update(half, product)
+        return fitted
 
     def _operands(
         self, projection: Projection, index: int, tensors: Tensors
@@ -227,8 +227,8 @@ class RoundedLayers:
         """
         weight, bias = operands
         if not self._how.takes(weight.shape[1]):
-            named = ((names.weight(projection, index), weight), (names.bias(projection, index), bias))
-            return {name: own.float().cpu() for name, own in named if own is not None}
+            pairs = ((names.weight(projection, index), weight), (names.bias(projection, index), bias))
+            return {name: tensor.float().cpu() for name, tensor in pairs if tensor is not None}
         fit = refit(
             weight,
             mean,
@@ -242,7 +242,7 @@ class RoundedLayers:
         # A bias takes up the mean, so that only what varies counts; without one, both do.
         moment = covariance.clone() if bias is not None else covariance + torch.outer(mean, mean)
         rounded = round_columns(fit.weight, moment, self._how)
-        found = {names.weight(projection, index): rounded.cpu()}
+        tensors = {names.weight(projection, index): rounded.cpu()}
         if bias is not None:
-            found[names.bias(projection, index)] = (target_mean - rounded.double() @ mean).float().cpu()
-        return found
+            tensors[names.bias(projection, index)] = (target_mean - rounded.double() @ mean).float().cpu()
+        return tensors

@@ -94,8 +94,8 @@ def _kept_tokens(
     if vocabulary is None:
         return list(texts)
     new_ids = vocabulary.new_ids
-    found = [([new_ids[token] for token in ids if token in new_ids], weight) for ids, weight in texts]
-    return [(ids, weight) for ids, weight in found if ids]
+    renumbered = [([new_ids[token] for token in ids if token in new_ids], weight) for ids, weight in texts]
+    return [(ids, weight) for ids, weight in renumbered if ids]
 
 
 def folder_source(folder: Path) -> Source:
@@ -159,7 +159,7 @@ class _Rounded:
         return self._reader.shapes()
 
     def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
-        found = list(wanted)
-        rest = self._reader.read([name for name in found if name not in self._tables])
+        names = list(wanted)
+        rest = self._reader.read([name for name in names if name not in self._tables])
         with safe_open(self._file, "pt") as file:
-            return {name: file.get_tensor(name) if name in self._tables else rest[name] for name in found}
+            return {name: file.get_tensor(name) if name in self._tables else rest[name] for name in names}

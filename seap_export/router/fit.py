@@ -124,9 +124,9 @@ def evaluate(classifier: LinearClassifier, features: Mapping[str, Floats], thres
     """
     names = classifier.classes
     probabilities = {name: classifier.probabilities(features[name]) for name in names}
-    chosen = {name: found.argmax(axis=1) for name, found in probabilities.items()}
+    chosen = {name: rows.argmax(axis=1) for name, rows in probabilities.items()}
     right = {name: chosen[name] == index for index, name in enumerate(names)}
-    below = {name: found.max(axis=1) < threshold for name, found in probabilities.items()}
+    below = {name: rows.max(axis=1) < threshold for name, rows in probabilities.items()}
     return {
         **_shares(np.concatenate(list(right.values())), np.concatenate(list(below.values()))),
         "classes": {name: _shares(right[name], below[name]) for name in names},

@@ -46,19 +46,19 @@ def empty_buffers(
     Zeros, because some attention kernels read all positions and multiply those of no token by 0, which leaves a NaN.
     On a GPU only one buffer of each size is filled from the host, all others from it.
     """
-    found: dict[str, ort.OrtValue] = {}
+    buffers: dict[str, ort.OrtValue] = {}
     filled: dict[tuple[int, int, Element], ort.OrtValue] = {}
     for layout in layouts:
         kind = (layout.heads, layout.size, layout.element)
         shape = (rows, layout.heads, positions, layout.size)
         if device == CPU or kind not in filled:
-            filled[kind] = found[layout.past] = zeros(shape, layout.element.storage, device)
+            filled[kind] = buffers[layout.past] = zeros(shape, layout.element.storage, device)
         else:
-            found[layout.past] = ort.OrtValue.ortvalue_from_shape_and_type(
+            buffers[layout.past] = ort.OrtValue.ortvalue_from_shape_and_type(
                 shape, layout.element.storage, device.kind, device.number
             )
-            found[layout.past].update_inplace(filled[kind])
-    return found
+            buffers[layout.past].update_inplace(filled[kind])
+    return buffers
 
 
 class Cache(Protocol):

@@ -224,18 +224,18 @@ class Decoding:
         return self._last_logits(ort.OrtValue(binding.get_outputs_as_ortvaluevector()[0]), input_ids.shape)
 
     def _last_logits(self, value: ort.OrtValue, shape: tuple[int, ...]) -> NDArray[Any]:
-        found, rows = value.shape(), shape[0]
-        if len(found) != 3 or tuple(found[:2]) not in (shape, (rows, 1)):
+        sizes, rows = value.shape(), shape[0]
+        if len(sizes) != 3 or tuple(sizes[:2]) not in (shape, (rows, 1)):
             raise ArtifactError(
-                f"{self._model.path}: its logits are {list(found)} for tokens {list(shape)}; export again"
+                f"{self._model.path}: its logits are {list(sizes)} for tokens {list(shape)}; export again"
             )
         # Some graphs return only the last position.
-        columns = self.lengths - 1 if found[1] == shape[1] else np.zeros_like(self.lengths)
+        columns = self.lengths - 1 if sizes[1] == shape[1] else np.zeros_like(self.lengths)
         if self._model.device == CPU:
             return view(value, self._element)[np.arange(rows), columns]
-        storage, vocabulary = self._element.storage, found[2]
+        storage, vocabulary = self._element.storage, sizes[2]
         # Of a long prompt's logits, which may take more memory than the model, only the last ones leave the GPU.
-        places = (np.arange(rows) * found[1] + columns) * vocabulary * np.dtype(storage).itemsize
+        places = (np.arange(rows) * sizes[1] + columns) * vocabulary * np.dtype(storage).itemsize
         with self._model.failures():
             addresses = (value.data_ptr() + places).tolist()
             parts = [self._model.view(address, (1, vocabulary), storage).numpy() for address in addresses]

@@ -76,7 +76,7 @@ def model_limits(path: Path) -> tuple[frozenset[int], int]:
     return frozenset(ids), context
 
 
-def decoder_options(path: Path, provider: str, own: Mapping[str, str] | None = None) -> dict[str, str]:
+def decoder_options(path: Path, provider: str, overrides: Mapping[str, str] | None = None) -> dict[str, str]:
     """Provider options to run a decoder with.
 
     Args:
@@ -90,13 +90,15 @@ def decoder_options(path: Path, provider: str, own: Mapping[str, str] | None = N
     """
     try:
         config: Any = read_object(path)
-        found = config
+        section = config
         for key in ("model", "decoder", "session_options", "provider_options"):
-            found = found.get(key, {})
-        named = {name: dict(options) for entry in found for name, options in entry.items()}
+            section = section.get(key, {})
+        by_provider = {name: dict(options) for entry in section for name, options in entry.items()}
         is_captured = (
-            provider == "cuda" and provider in named and config.get("search", {}).get("past_present_share_buffer")
+            provider == "cuda"
+            and provider in by_provider
+            and config.get("search", {}).get("past_present_share_buffer")
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: its provider options cannot be read; it is damaged, export again") from error
-    return {**({CUDA_GRAPH: "1"} if is_captured else {}), **(own or {})}
+    return {**({CUDA_GRAPH: "1"} if is_captured else {}), **(overrides or {})}

@@ -166,9 +166,9 @@ class Generator:
         every = range(len(rows))
         active = list(every)
         for number in range(1, max(room) + 1):
-            found = decoding.logits if len(active) == len(rows) else decoding.logits[active]
+            logits = decoding.logits if len(active) == len(rows) else decoding.logits[active]
             # A NaN or an infinity shows in the minimum or the maximum.
-            if not (math.isfinite(found.min()) and math.isfinite(found.max())):
+            if not (math.isfinite(logits.min()) and math.isfinite(logits.max())):
                 raise ArtifactError(
                     f"{self._decoder.path}: its logits are NaN or infinite; the model is damaged, export again"
                 )

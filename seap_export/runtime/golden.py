@@ -96,10 +96,10 @@ def write_golden(
     arrays: dict[str, NDArray[Any]] = {}
     forced: list[list[list[int]]] = []
     for number, rows in enumerate(cases):
-        own: list[list[int]] = []
-        found = [_kept(logits) for logits in _run(decoder, rows, steps, own)]
-        forced.append(own)
-        arrays |= {f"{name}.{number}": np.stack([part[name] for part in found]) for name in found[0]}
+        tokens: list[list[int]] = []
+        parts = [_kept(logits) for logits in _run(decoder, rows, steps, tokens)]
+        forced.append(tokens)
+        arrays |= {f"{name}.{number}": np.stack([part[name] for part in parts]) for name in parts[0]}
     about = {
         "schema": GOLDEN_SCHEMA,
         "files": {path.name: sha256_file(path) for path in _files(folder)},
@@ -157,9 +157,9 @@ def compare_with_golden(
             divergence.append(kl)
     mean = float(np.mean(np.concatenate(divergence))) if divergence else float("inf")
     figure, value = about["limit"]
-    found = {"max_abs": largest, "mean_kl": mean}[figure]
-    if not found <= value:
-        reasons.append(f"{figure} {found:.3g} > {value:g}")
+    deviation = {"max_abs": largest, "mean_kl": mean}[figure]
+    if not deviation <= value:
+        reasons.append(f"{figure} {deviation:.3g} > {value:g}")
     tokens = sum(map(len, divergence))
     return GoldenComparison(tokens, largest, mean, (figure, float(value)), provider, tuple(reasons))
 

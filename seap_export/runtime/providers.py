@@ -86,16 +86,16 @@ def check_session_options(
 
 def provider_list(provider: str, options: Mapping[str, str] | None = None) -> list[tuple[str, dict[str, str]]]:
     """The provider with its options, followed by its fallbacks, in ONNX Runtime's format."""
-    own = {name: str(value) for name, value in (options or {}).items()}
-    same_gpu = {name: value for name, value in own.items() if name == _DEVICE}
+    texts = {name: str(value) for name, value in (options or {}).items()}
+    same_gpu = {name: value for name, value in texts.items() if name == _DEVICE}
     behind = [(PROVIDERS[other], same_gpu if other == "cuda" else {}) for other in _BEHIND[provider]]
-    return [(PROVIDERS[provider], own), *behind]
+    return [(PROVIDERS[provider], texts), *behind]
 
 
 def is_too_old_for_cuda(version: str) -> bool:
     """Whether a release of ONNX Runtime is older than the oldest that variants run with on CUDA and TensorRT."""
-    found, oldest = ([int(part) for part in re.findall(r"\d+", text)[:2]] for text in (version, OLDEST_FOR_CUDA))
-    return found < oldest
+    release, oldest = ([int(part) for part in re.findall(r"\d+", text)[:2]] for text in (version, OLDEST_FOR_CUDA))
+    return release < oldest
 
 
 def prepare(provider: str) -> str:

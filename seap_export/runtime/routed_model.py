@@ -73,12 +73,12 @@ class RoutedModel:
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"threshold {threshold:g} is out of range; give 0 to 1")
         self._folder = Path(folder)
-        place = self._folder / ROUTER_FOLDER
-        if not place.is_dir():
+        router_folder = self._folder / ROUTER_FOLDER
+        if not router_folder.is_dir():
             raise ArtifactError(
                 f"{self._folder}: there is no router here; export two or more tasks into one folder to make one"
             )
-        self._router = Router(place, threads)
+        self._router = Router(router_folder, threads)
         self.manifest = self._router.manifest
         self._threshold = self.manifest.threshold if threshold is None else threshold
         self._ratio = _choose_ratio(self.manifest, ratio)
@@ -92,8 +92,8 @@ class RoutedModel:
             ArtifactError: The router does not run, or the variant is missing.
         """
         ids = self._router.token_ids(prompt)
-        found = self._router.probabilities([ids])[0].tolist()
-        probabilities = dict(zip(self.manifest.classes, found, strict=True))
+        shares = self._router.probabilities([ids])[0].tolist()
+        probabilities = dict(zip(self.manifest.classes, shares, strict=True))
         task = max(probabilities, key=probabilities.__getitem__)
         is_uncertain = not ids or probabilities[task] < self._threshold
         fallback = self.manifest.fallback[self._ratio] if is_uncertain else None

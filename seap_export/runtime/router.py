@@ -67,8 +67,8 @@ class Router:
         mask = (np.arange(input_ids.shape[1]) < lengths[:, None]).astype(np.int64)
         for row, ids in zip(input_ids, token_ids, strict=True):
             row[: len(ids)] = ids
-        (found,) = self._graph.run([_OUTPUT], {"input_ids": input_ids, "attention_mask": mask})
+        (probabilities,) = self._graph.run([_OUTPUT], {"input_ids": input_ids, "attention_mask": mask})
         expected = (len(lengths), len(self.manifest.classes))
-        if found.shape != expected or not np.allclose(found.sum(axis=1), 1.0, atol=1e-3):
+        if probabilities.shape != expected or not np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-3):
             raise ArtifactError(f"{self._path}: its outputs are not probabilities; the file is damaged, export again")
-        return found.astype(np.float32)
+        return probabilities.astype(np.float32)

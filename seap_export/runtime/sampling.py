@@ -67,8 +67,8 @@ class Sampler:
             return int(logits.argmax())
         tokens, probabilities = distribution(logits, self._sampling)
         reached = np.cumsum(probabilities)
-        place = np.searchsorted(reached, self._random.random() * reached[-1], side="right")
-        return int(tokens[min(int(place), len(tokens) - 1)])
+        rank = np.searchsorted(reached, self._random.random() * reached[-1], side="right")
+        return int(tokens[min(int(rank), len(tokens) - 1)])
 
 
 def distribution(logits: NDArray[np.float32], sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

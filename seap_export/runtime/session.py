@@ -184,8 +184,8 @@ class OnnxModel:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.device = device_of(self._session)
         self.nodes = nodes_by_provider(self._session)
-        own = self._session.get_provider_options()[PROVIDERS[provider]]
-        self.captures = own.get(CUDA_GRAPH) == "1"
+        options = self._session.get_provider_options()[PROVIDERS[provider]]
+        self.captures = options.get(CUDA_GRAPH) == "1"
         self.turn: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.captures else contextlib.nullcontext()
         )

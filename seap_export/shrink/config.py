@@ -27,11 +27,11 @@ def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, 
 
 def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
     """What the family's own class reads, and what the dense model has in its place."""
-    family, own = spec.family, spec.layers[0]
+    family, layer = spec.family, spec.layers[0]
     dense = source.spec.layers[0]
-    switches = {str(family.biases[projection]) for projection in own.biases - dense.biases}
+    switches = {str(family.biases[projection]) for projection in layer.biases - dense.biases}
     return {
-        **_sizes(family, own),
+        **_sizes(family, layer),
         **dict.fromkeys(switches, True),
         "architectures": [family.architecture],
         "model_type": family.model_type,
@@ -44,10 +44,10 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
     family = spec.family
     stem = family.architecture.removesuffix("ForCausalLM")
     per_layer = {}
-    for index, (own, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
+    for index, (layer, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
         had = _sizes(family, dense)
-        values: dict[str, Any] = {key: size for key, size in _sizes(family, own).items() if size != had[key]}
-        values |= {f"{name}_bias": True for name in PROJECTION_PATHS if name in own.biases - dense.biases}
+        values: dict[str, Any] = {key: size for key, size in _sizes(family, layer).items() if size != had[key]}
+        values |= {f"{name}_bias": True for name in PROJECTION_PATHS if name in layer.biases - dense.biases}
         if values:
             per_layer[str(index)] = values
     unusual = {

@@ -40,13 +40,13 @@ def shrink_layer(
     }
     columns: dict[Projection, torch.Tensor] = {"o_proj": queries, "down_proj": neurons}
     shrunk = dict(tensors)
-    for projection, kept in rows.items():
+    for projection, channels in rows.items():
         for name in (names.weight(projection, layer), names.bias(projection, layer)):
             if name in shrunk:
-                shrunk[name] = shrunk[name].index_select(0, kept)
-    for projection, kept in columns.items():
+                shrunk[name] = shrunk[name].index_select(0, channels)
+    for projection, channels in columns.items():
         weight = names.weight(projection, layer)
-        shrunk[weight] = tensors[weight].index_select(1, kept)
+        shrunk[weight] = tensors[weight].index_select(1, channels)
     return shrunk
 
 

@@ -71,11 +71,11 @@ class RefitStreams:
         shrunk = shrink_layer(tensors, self._source.spec, index, self._plan.layers[index])
         shrunk = with_all_biases(shrunk, self._spec, index)
         for half in HALVES:
-            own = half_tensors(tensors, index, half)
+            half_layer = half_tensors(tensors, index, half)
             if half in self._fitted[index]:
-                shrunk |= self._fit(index, half, own, shrunk)
+                shrunk |= self._fit(index, half, half_layer, shrunk)
             else:  # nothing is cut so far, so the streams are still the same
-                layer = DecoderLayer(self._source.spec, index, own, self._device)
+                layer = DecoderLayer(self._source.spec, index, half_layer, self._device)
                 self._dense.advance(layer, half, self._copy_to_shrunk)
         return shrunk
 
@@ -116,8 +116,8 @@ class RefitStreams:
         def add(passed: HalfOutput) -> None:
             stream = self._shrunk.streams[passed.batch_index]
             targets, weights = refit_target(dense, half, passed, stream)
-            own = self._weights[passed.batch_index].to(self._device)
-            sums.update(inputs.make(passed.batch_index, stream), targets, own * weights)
+            token_weights = self._weights[passed.batch_index].to(self._device)
+            sums.update(inputs.make(passed.batch_index, stream), targets, token_weights * weights)
 
         self._dense.advance(dense, half, add)
         return sums

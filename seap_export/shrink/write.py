@@ -66,12 +66,12 @@ def write_shrunk_model(
             "give those, with the same weights"
         )
     spec = plan.shrunk_spec(source.spec)
-    kept = source if plan.vocabulary is None else source.with_tokens(plan.vocabulary)
-    config = shrunk_config(kept, spec, plan.layout)
+    reduced = source if plan.vocabulary is None else source.with_tokens(plan.vocabulary)
+    config = shrunk_config(reduced, spec, plan.layout)
     write_json(folder / "config.json", config, indent=2, sort_keys=True)
-    if kept.generation_config is not None:
-        write_json(folder / "generation_config.json", dict(kept.generation_config), indent=2, sort_keys=True)
-    kept.write_tokenizer(folder)
+    if reduced.generation_config is not None:
+        write_json(folder / "generation_config.json", dict(reduced.generation_config), indent=2, sort_keys=True)
+    reduced.write_tokenizer(folder)
     for name in MODELING_FILES if plan.layout == "per-layer" else ():
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
             shutil.copyfile(file, folder / name)
@@ -83,9 +83,9 @@ def write_shrunk_model(
 
     if plan.compensation == "sequential" and any(plan.compensated(source.spec)):
         walk = SequentialLayers(source, plan, statistics, unfinished, compute)
-        write_weights(kept, spec, walk.layers, folder, on_layer, finished=walk.finished)
+        write_weights(reduced, spec, walk.layers, folder, on_layer, finished=walk.finished)
     else:
-        write_weights(kept, spec, layers, folder, on_layer)
+        write_weights(reduced, spec, layers, folder, on_layer)
     if streams is None:
         shutil.rmtree(unfinished)
 
@@ -136,8 +136,8 @@ def _write_outer(source: Source, spec: ModelSpec, form: StoredForm, writer: Safe
 
 def _first_to_write(writer: SafetensorsWriter, holders: Sequence[Sequence[str]], finished: int | None) -> int:
     """The first layer that is not written, or not finished; all that is written of it and of later ones is dropped."""
-    written = sum(stored[-1] not in writer.pending for stored in holders)
-    first = written if written == len(holders) or finished is None else min(written, finished)
+    count = sum(stored[-1] not in writer.pending for stored in holders)
+    first = count if count == len(holders) or finished is None else min(count, finished)
     if first < len(holders):
         writer.rewind(holders[first][0])
     return first

@@ -38,11 +38,11 @@ def end_tokens(model_folder: Path) -> frozenset[int]:
     Raises:
         ArtifactError: Its config.json is missing, or a config is damaged.
     """
-    found = read_artifact(model_folder / "config.json").get("eos_token_id")
+    token_ids = read_artifact(model_folder / "config.json").get("eos_token_id")
     generation = model_folder / "generation_config.json"
     if generation.is_file():
-        found = read_artifact(generation).get("eos_token_id", found)
-    return frozenset(found if isinstance(found, list) else [] if found is None else [found])
+        token_ids = read_artifact(generation).get("eos_token_id", token_ids)
+    return frozenset(token_ids if isinstance(token_ids, list) else [] if token_ids is None else [token_ids])
 
 
 def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,9 +68,9 @@ def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return family.meant(portable | _synonyms(portable, family))
 
 
-def _rope(config: Mapping[str, Any], given: Mapping[str, Any], family: Family) -> dict[str, Any]:
+def _rope(config: Mapping[str, Any], stated: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """The keys that say how a model rotates, given what it said under `rope_parameters` or `rope_scaling`."""
-    keys, rope = {}, dict(given)
+    keys, rope = {}, dict(stated)
     if family.rotation.local_theta and "full_attention" in rope:
         local = dict(rope.get("sliding_attention") or {})
         rope = dict(rope["full_attention"] or {})
@@ -115,5 +115,9 @@ def _longrope(config: Mapping[str, Any], rope: dict[str, Any], family: Family) -
 
 def _synonyms(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     """What is said of each layer with one of several words that mean the same: the first is known to both versions."""
-    words = {key: own.value[0] for key, own in family.requires.items() if isinstance(own.value, tuple)}
+    words = {
+        key: requirement.value[0]
+        for key, requirement in family.requires.items()
+        if isinstance(requirement.value, tuple)
+    }
     return {key: [word] * len(config[key]) for key, word in words.items() if isinstance(config.get(key), list)}

@@ -65,12 +65,12 @@ def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
     for name in ("tokenizer_config.json", "added_tokens.json"):
         if (folder / name).is_file():
             values = read_json(folder / name)
-            own = (
+            renumbered = (
                 renumbered_tokenizer_config(values, vocabulary)
                 if name == "tokenizer_config.json"
                 else {text: vocabulary.new_ids[token] for text, token in values.items()}
             )
-            write_json(folder / name, own, indent=2)
+            write_json(folder / name, renumbered, indent=2)
     for name in _OTHER_FORMS:
         (folder / name).unlink(missing_ok=True)
     _check_ids(path, {**cut["model"]["vocab"], **{entry["content"]: entry["id"] for entry in cut["added_tokens"]}})

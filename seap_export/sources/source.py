@@ -160,8 +160,8 @@ def _download(model: str) -> Path:
 def _folder_source(folder: Path, name: str) -> Source:
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json; a model folder needs config.json, safetensors and a tokenizer")
-    given = read_json(folder / "config.json")
-    config, wrapper = language_config(given), wrapper_of_model_type(given.get("model_type"))
+    values = read_json(folder / "config.json")
+    config, wrapper = language_config(values), wrapper_of_model_type(values.get("model_type"))
     spec = model_spec(config)  # what is not supported is said before any weights are looked for
     if config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")

@@ -46,7 +46,7 @@ class StoredForm:
         for name in spec.outer_names:
             plain = names.tensor(name)
             self._place(plain, shapes[plain], family.stored(name), offset if name == "norm" else 0.0)
-        stored_as = {own: fused for fused in family.fused for own in FUSED[fused]}
+        stored_as = {part: fused for fused in family.fused for part in FUSED[fused]}
         for layer in range(len(spec.layers)):
             shapes = spec.layer_tensors(layer)
             for norm in _NORMS:
@@ -76,14 +76,14 @@ class StoredForm:
 
         Gains of norms that are stored with an offset are float64, so that the sum is exact.
         """
-        found = {}
+        tensors = {}
         for name in plain:
             part = self._parts[name]
             rows = stored[part.stored]
             if part.rows != slice(0, len(rows)):
                 rows = rows[part.rows]
-            found[name] = rows.double() + part.offset if part.offset else rows
-        return found
+            tensors[name] = rows.double() + part.offset if part.offset else rows
+        return tensors
 
     def to_stored(self, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The stored tensors, given all tensors of the plain form that they hold."""
@@ -91,7 +91,7 @@ class StoredForm:
         for name, tensor in sorted(plain.items(), key=lambda item: self._parts[item[0]].rows.start):
             part = self._parts[name]
             pieces.setdefault(part.stored, []).append(tensor.double() - part.offset if part.offset else tensor)
-        return {name: own[0] if len(own) == 1 else torch.cat(own) for name, own in pieces.items()}
+        return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}
 
 
 class PlainReader:

@@ -110,7 +110,7 @@ class SafetensorsWriter:
         """Drops a tensor and all that follow it, so that they can be written again."""
         names = list(self._shapes)
         self._pending = names[names.index(name) :]
-        self._cut(sum(self._bytes(kept) for kept in names[: names.index(name)]))
+        self._cut(sum(self._bytes(earlier) for earlier in names[: names.index(name)]))
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Appends a tensor from any device, converted to its dtype in the file."""

@@ -87,8 +87,8 @@ def name_tokenizer_class(folder: Path, *, always: bool) -> None:
     """
     config = _read_config(folder)
     if always or not config.get("tokenizer_class"):
-        named = {"model_input_names": MODEL_INPUTS, **config, "tokenizer_class": "PreTrainedTokenizerFast"}
-        _write_config(folder, named)
+        values = {"model_input_names": MODEL_INPUTS, **config, "tokenizer_class": "PreTrainedTokenizerFast"}
+        _write_config(folder, values)
 
 
 def drop_tokenizer_code(folder: Path) -> bool:

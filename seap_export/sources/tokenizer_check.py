@@ -55,13 +55,13 @@ def _parts(value: Any, key: str) -> Iterator[dict[str, Any]]:
 
 
 def _check_template(part: Mapping[str, Any], path: Path) -> None:
-    known = part.get("special_tokens")
+    defined = part.get("special_tokens")
     for name in ("single", "pair"):
         pieces = part.get(name)
         for piece in pieces if isinstance(pieces, list) else ():
             special = piece.get("SpecialToken") if isinstance(piece, dict) else None
             token = special.get("id") if isinstance(special, dict) else None
-            if token is not None and not (isinstance(known, dict) and isinstance(token, str) and token in known):
+            if token is not None and not (isinstance(defined, dict) and isinstance(token, str) and token in defined):
                 raise InputError(f"{path}: its template uses the undefined token {token!r:.40}; download it again")
 
 

@@ -38,11 +38,11 @@ class LanguagePart:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the language model."""
         shapes = self._reader.shapes()
-        return {own: shapes[name] for own, name in self._names.items()}
+        return {plain: shapes[name] for plain, name in self._names.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Reads the named tensors."""
-        wanted = {self._names[own]: own for own in names}
+        wanted = {self._names[plain]: plain for plain in names}
         return {wanted[name]: tensor for name, tensor in self._reader.read(wanted).items()}
 
 

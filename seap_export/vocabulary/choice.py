@@ -42,7 +42,7 @@ def required_tokens(tokenizer: Mapping[str, Any], pairs: BytePairs, used: frozen
         used: The tokens of the task's texts, and those that configs name.
     """
     kept = pairs.alphabet | fixed_tokens(tokenizer) | used
-    return kept.union(*(pairs.made(text) for text, token in pairs.ids.items() if token in kept))
+    return kept.union(*(pairs.parts(text) for text, token in pairs.ids.items() if token in kept))
 
 
 def check_size(size: int | Literal["auto"], least: int, vocab_size: int) -> None:
@@ -89,7 +89,7 @@ def choose_tokens(
         before = len(kept)
         for _, token in sorted(pairs.merges.values()):  # the most frequent of the tokenizer's training text first
             if token not in kept and len(kept) < wanted:
-                made = pairs.made(texts[token]) - kept
-                if len(kept) + len(made) <= wanted:
-                    kept |= made
+                missing = pairs.parts(texts[token]) - kept
+                if len(kept) + len(missing) <= wanted:
+                    kept |= missing
     return Vocabulary(tuple(sorted(kept)), vocab_size)

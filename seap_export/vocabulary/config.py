@@ -32,15 +32,15 @@ def renumbered_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict
     Tokens that are to be suppressed and are not kept are left out.
     """
     new = vocabulary.new_ids
-    found = dict(config)
+    values = dict(config)
     for key, value in config.items():
         if key == "vocab_size":
-            found[key] = len(vocabulary)
+            values[key] = len(vocabulary)
         elif key.endswith(_SUFFIXES):
-            found[key] = _mapped(value, {-1: -1, **new})
+            values[key] = _mapped(value, {-1: -1, **new})
         elif key in _LISTS and isinstance(value, list):
-            found[key] = [_mapped(own, new) for own in value if all(token in new for token in _flat(own))]
-    return found
+            values[key] = [_mapped(item, new) for item in value if all(token in new for token in _flat(item))]
+    return values
 
 
 def renumbered_tokenizer_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
@@ -49,19 +49,19 @@ def renumbered_tokenizer_config(config: Mapping[str, Any], vocabulary: Vocabular
     if not decoder:
         return dict(config)
     new = vocabulary.new_ids
-    own = {str(new[int(token)]): entry for token, entry in decoder.items()}
-    return {**config, "added_tokens_decoder": own}
+    entries = {str(new[int(token)]): entry for token, entry in decoder.items()}
+    return {**config, "added_tokens_decoder": entries}
 
 
 def _flat(value: Any) -> Iterator[int]:
     if isinstance(value, list):
-        for own in value:
-            yield from _flat(own)
+        for item in value:
+            yield from _flat(item)
     elif type(value) is int:
         yield value
 
 
 def _mapped(value: Any, new: Mapping[int, int]) -> Any:
     if isinstance(value, list):
-        return [_mapped(own, new) for own in value]
+        return [_mapped(item, new) for item in value]
     return new[value] if type(value) is int else value

@@ -77,25 +77,25 @@ class BytePairs:
             )
         letters = {text: token for text, token in ids.items() if len(text) == 1}
         if falls_back:  # other characters are cut into bytes; the decoder must find those that it replaces
-            own = json.dumps([tokenizer.get(part) for part in _PARTS], ensure_ascii=False)
-            letters = {text: token for text, token in letters.items() if text.isascii() or text in own}
+            replaced = json.dumps([tokenizer.get(part) for part in _PARTS], ensure_ascii=False)
+            letters = {text: token for text, token in letters.items() if text.isascii() or text in replaced}
         return cls(ids, merges, frozenset(units | set(letters.values())), falls_back)
 
-    def made(self, text: str) -> frozenset[int]:
+    def parts(self, text: str) -> frozenset[int]:
         """All tokens that are made on the way to the token `text`, with itself and its characters.
 
         These are the same wherever the token occurs in a text (docs/vocabulary.md). Empty: no merges make it.
         """
-        symbols = [own for letter in text for own in self._units(letter)]
-        found = set(symbols)
+        symbols = [symbol for letter in text for symbol in self._units(letter)]
+        tokens = set(symbols)
         while True:
             pairs = [self.merges.get(pair) for pair in pairwise(symbols)]
-            possible = [(merge[0], place, merge[1]) for place, merge in enumerate(pairs) if merge is not None]
+            possible = [(merge[0], start, merge[1]) for start, merge in enumerate(pairs) if merge is not None]
             if not possible:
-                return frozenset(found) if symbols == [self.ids.get(text)] else frozenset()
-            _, place, token = min(possible)
-            symbols[place : place + 2] = [token]
-            found.add(token)
+                return frozenset(tokens) if symbols == [self.ids.get(text)] else frozenset()
+            _, start, token = min(possible)
+            symbols[start : start + 2] = [token]
+            tokens.add(token)
 
     def _units(self, letter: str) -> list[int]:
         """What a character is before any merge; -1 for one that is unknown."""

@@ -23,8 +23,8 @@ def token_sizes(tokenizer: Mapping[str, Any]) -> NDArray[np.int64]:
     sizes = {token: len(text) if is_bytes else len(text.encode()) for text, token in model["vocab"].items()}
     if model.get("byte_fallback"):
         ids = model["vocab"]
-        sizes |= {ids[own]: 1 for own in (f"<0x{value:02X}>" for value in range(256)) if own in ids}
+        sizes |= {ids[text]: 1 for text in (f"<0x{value:02X}>" for value in range(256)) if text in ids}
     sizes |= {entry["id"]: len(entry["content"].encode()) for entry in tokenizer.get("added_tokens") or []}
-    found = np.zeros(max(sizes) + 1, np.int64)
-    found[list(sizes)] = list(sizes.values())
-    return found
+    sizes_by_id = np.zeros(max(sizes) + 1, np.int64)
+    sizes_by_id[list(sizes)] = list(sizes.values())
+    return sizes_by_id

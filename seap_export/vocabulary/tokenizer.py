@@ -31,8 +31,13 @@ def cut_tokenizer(tokenizer: Mapping[str, Any], vocabulary: Vocabulary) -> dict[
     new, model = vocabulary.new_ids, dict(tokenizer["model"])
     texts = {text for text, token in model["vocab"].items() if token in new}
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    kept = [own for own, pair in zip(model["merges"], merges, strict=True) if texts.issuperset((*pair, "".join(pair)))]
-    model |= {"vocab": {text: new[token] for text, token in model["vocab"].items() if text in texts}, "merges": kept}
+    cut_merges = [
+        merge for merge, pair in zip(model["merges"], merges, strict=True) if texts.issuperset((*pair, "".join(pair)))
+    ]
+    model |= {
+        "vocab": {text: new[token] for text, token in model["vocab"].items() if text in texts},
+        "merges": cut_merges,
+    }
     added = [{**entry, "id": new[entry["id"]]} for entry in tokenizer.get("added_tokens") or []]
     padding = tokenizer.get("padding")
     return {
@@ -47,10 +52,10 @@ def cut_tokenizer(tokenizer: Mapping[str, Any], vocabulary: Vocabulary) -> dict[
 def _added_by(processor: Any) -> Iterator[int]:
     """The tokens that a post-processor adds."""
     if isinstance(processor, dict):
-        for own in processor.get("processors") or ():
-            yield from _added_by(own)
-        for own in (processor.get("special_tokens") or {}).values():
-            yield from own["ids"]
+        for entry in processor.get("processors") or ():
+            yield from _added_by(entry)
+        for entry in (processor.get("special_tokens") or {}).values():
+            yield from entry["ids"]
         yield from (processor[key][1] for key in ("sep", "cls") if key in processor)
 
 
@@ -60,13 +65,13 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
         return processor
     kind = processor.get("type")
     if kind == "Sequence":
-        return {**processor, "processors": [_renumbered(own, new) for own in processor["processors"]]}
+        return {**processor, "processors": [_renumbered(entry, new) for entry in processor["processors"]]}
     if kind == "TemplateProcessing":
-        named = {
-            name: {**own, "ids": [new[token] for token in own["ids"]]}
-            for name, own in processor["special_tokens"].items()
+        special_tokens = {
+            name: {**entry, "ids": [new[token] for token in entry["ids"]]}
+            for name, entry in processor["special_tokens"].items()
         }
-        return {**processor, "special_tokens": named}
+        return {**processor, "special_tokens": special_tokens}
     if kind in ("BertProcessing", "RobertaProcessing"):
         return {**processor, **{key: [processor[key][0], new[processor[key][1]]] for key in ("sep", "cls")}}
     return processor

@@ -77,12 +77,12 @@ class ProviderState:
     @property
     def missing(self) -> list[str]:
         """Required libraries that cannot be loaded."""
-        return [own.name for own in self.libraries if own.needed and not own.found]
+        return [library.name for library in self.libraries if library.needed and not library.found]
 
     @property
     def missing_for_some(self) -> list[str]:
         """Libraries that cannot be loaded and that only some variants need."""
-        return [own.name for own in self.libraries if not own.needed and not own.found]
+        return [library.name for library in self.libraries if not library.needed and not library.found]
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class Diagnosis:
 
     def provider(self, name: str) -> ProviderState:
         """The state of "cpu", "cuda" or "tensorrt"."""
-        return next(own for own in self.providers if own.name == name)
+        return next(provider for provider in self.providers if provider.name == name)
 
     def failure(self, name: str) -> str:
         """Why a provider does not work and how to fix it, in one line; "" if it works."""
-        own = self.provider(name)
-        if own.works:
+        provider = self.provider(name)
+        if provider.works:
             return ""
-        reason, remedy = self._reason_and_remedy(own)
+        reason, remedy = self._reason_and_remedy(provider)
         return f"{name} does not work here: {reason}; {remedy}"
 
     def require(self, name: str) -> None:
@@ -119,14 +119,14 @@ class Diagnosis:
     def warnings(self) -> list[str]:
         """What needs fixing, one line each; a machine without a GPU does not need CUDA."""
         expected = ["cpu", *(["cuda"] if self.driver.gpus else [])]
-        found = [*self.packages.warnings, *(failure for name in expected if (failure := self.failure(name)))]
+        lines = [*self.packages.warnings, *(failure for name in expected if (failure := self.failure(name)))]
         cuda = self.provider("cuda")
         if cuda.works and (lacking := cuda.missing_for_some):
-            found.append(
+            lines.append(
                 f"{', '.join(lacking)} is missing: variants exported for the CPU or with --dialect standard may not "
                 f"run on cuda; {missing_remedy(lacking, self.packages)}"
             )
-        return found
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """The diagnosis as JSON values."""
@@ -137,34 +137,34 @@ class Diagnosis:
             "onnxruntime": {
                 "distributions": dict(self.packages.onnxruntime),
                 "cuda_version": self.packages.cuda_version,
-                "providers": [PROVIDERS[own.name] for own in self.providers if own.built_in],
+                "providers": [PROVIDERS[provider.name] for provider in self.providers if provider.built_in],
             },
             "driver": {**asdict(self.driver), "gpus": [asdict(gpu) for gpu in self.driver.gpus]},
-            "providers": {own.name: self._provider_json(own) for own in self.providers},
+            "providers": {provider.name: self._provider_json(provider) for provider in self.providers},
             "warnings": self.warnings,
         }
 
-    def _provider_json(self, own: ProviderState) -> dict[str, Any]:
-        checks = {"session": own.session, "attention": own.attention}
+    def _provider_json(self, provider: ProviderState) -> dict[str, Any]:
+        checks = {"session": provider.session, "attention": provider.attention}
         return {
-            "works": own.works,
-            "built_in": own.built_in,
+            "works": provider.works,
+            "built_in": provider.built_in,
             **{name: {"works": check.works, **asdict(check)} for name, check in checks.items()},
-            "libraries": [asdict(library) for library in own.libraries],
-            "failure": self.failure(own.name) or None,
+            "libraries": [asdict(library) for library in provider.libraries],
+            "failure": self.failure(provider.name) or None,
         }
 
-    def _reason_and_remedy(self, own: ProviderState) -> tuple[str, str]:
-        failed = own.libraries_failure or own.session.reason or own.attention.reason
-        if own.name == "cpu":
+    def _reason_and_remedy(self, provider: ProviderState) -> tuple[str, str]:
+        failed = provider.libraries_failure or provider.session.reason or provider.attention.reason
+        if provider.name == "cpu":
             return failed, reinstall_remedy(self.packages)
-        if not own.built_in:
+        if not provider.built_in:
             return "this onnxruntime was built without it", missing_remedy([], self.packages)
         if self.packages.is_too_old_for_cuda:
             version = self.packages.onnxruntime[GPU_DISTRIBUTION]
             return f"{GPU_DISTRIBUTION} {version} is older than {OLDEST_FOR_CUDA}", upgrade_remedy()
-        if own.missing:
-            return f"missing {', '.join(own.missing)}", missing_remedy(own.missing, self.packages)
+        if provider.missing:
+            return f"missing {', '.join(provider.missing)}", missing_remedy(provider.missing, self.packages)
         if not self.driver.gpus:
             return self.driver.reason, "run it on a machine with an NVIDIA GPU and its driver"
         if self._driver_is_too_old:
@@ -206,8 +206,8 @@ def _provider(name: str, timeout: float, on_progress: Callable[[str], None]) -> 
     on_progress(f"trying {name}")
     libraries = ask(_PROBE, ["libraries", name], timeout) if name != "cpu" else IsolatedResult()
     session, attention = (_check(ask(_PROBE, [what, name], timeout)) for what in ("session", "attention"))
-    found = tuple(Library(**own) for own in libraries.value.get("libraries", []))
-    return ProviderState(name, True, session, attention, found, libraries.failure)
+    linked = tuple(Library(**values) for values in libraries.value.get("libraries", []))
+    return ProviderState(name, True, session, attention, linked, libraries.failure)
 
 
 def _check(answer: IsolatedResult) -> ProviderCheck:

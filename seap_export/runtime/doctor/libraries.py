@@ -47,7 +47,7 @@ def provider_file(provider: str) -> Path:
     return Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
 
 
-def library_names(provider: str, place: Callable[[str], Path] = provider_file) -> dict[str, bool]:
+def library_names(provider: str, file_of: Callable[[str], Path] = provider_file) -> dict[str, bool]:
     """The NVIDIA libraries that the provider uses, and whether it needs each to start.
 
     Args:
@@ -57,7 +57,12 @@ def library_names(provider: str, place: Callable[[str], Path] = provider_file) -
     Returns:
         Empty if unknown: the system is not Linux, or the provider was not built.
     """
-    linked = [name for own in _WITH[provider] for name in linked_libraries(place(own)) if _NVIDIA.match(name)]
+    linked = [
+        name
+        for name_of_provider in _WITH[provider]
+        for name in linked_libraries(file_of(name_of_provider))
+        if _NVIDIA.match(name)
+    ]
     names = dict.fromkeys(linked, True)
     return names | ({_CUDNN: False} if names and _CUDNN not in names else {})
 
@@ -86,10 +91,14 @@ def _needed(image: mmap.mmap) -> list[str]:
     size, count = struct.unpack_from("<HH", image, 54)
     # type, flags, offset, address, physical address, size in the file
     segments = [struct.unpack_from("<IIQQQQ", image, table + number * size) for number in range(count)]
-    offset, length = next((own[2], own[5]) for own in segments if own[0] == _DYNAMIC_SEGMENT)
+    offset, length = next((segment[2], segment[5]) for segment in segments if segment[0] == _DYNAMIC_SEGMENT)
     entries = list(_entries(struct.iter_unpack("<qQ", image[offset : offset + length])))
     address = next(value for tag, value in entries if tag == _STRING_TABLE)
-    load = next(own for own in segments if own[0] == _LOAD_SEGMENT and own[3] <= address < own[3] + own[5])
+    load = next(
+        segment
+        for segment in segments
+        if segment[0] == _LOAD_SEGMENT and segment[3] <= address < segment[3] + segment[5]
+    )
     strings = address - load[3] + load[2]
     names = (strings + value for tag, value in entries if tag == _NEEDED)
     return [image[start : image.find(b"\0", start)].decode() for start in names]

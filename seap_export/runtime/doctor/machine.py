@@ -67,8 +67,8 @@ def read_machine(root: Path = Path("/")) -> HostMachine:
 
 def processor(root: Path = Path("/")) -> str:
     """The processor's name if the system reports it; `root` is the folder that contains proc."""
-    found = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def _memory(root: Path) -> tuple[int | None, int | None]:

@@ -64,14 +64,14 @@ class Packages:
     @property
     def warnings(self) -> list[str]:
         """What is wrong and how to fix it, one line each; missing packages of `EXPORT` are not an error."""
-        found = []
+        lines = []
         if len(self.onnxruntime) > 1:
             names = " and ".join(sorted(self.onnxruntime))
-            found.append(f"{names} overwrite each other's files; {reinstall_remedy(self)}")
+            lines.append(f"{names} overwrite each other's files; {reinstall_remedy(self)}")
         lacking = [name for name in RUNTIME if self.versions[name] is None]
         if lacking:
-            found.append(f"{', '.join(lacking)} not installed; run: pip install {' '.join(lacking)}")
-        return found
+            lines.append(f"{', '.join(lacking)} not installed; run: pip install {' '.join(lacking)}")
+        return lines
 
 
 def read_packages() -> Packages:
@@ -90,7 +90,7 @@ def missing_remedy(missing: Sequence[str], packages: Packages) -> str:
         Commands in the order to run them, without a full stop.
     """
     steps = ["install the NVIDIA driver"] if DRIVER_LIBRARY in missing else []
-    tensorrt = next((found[1] for name in missing if (found := _TENSORRT.match(name))), None)
+    tensorrt = next((match[1] for name in missing if (match := _TENSORRT.match(name))), None)
     if not missing or any(name != DRIVER_LIBRARY and not _TENSORRT.match(name) for name in missing):
         steps.append(f"run: {_cuda_command(packages)}")
     if tensorrt:
@@ -130,7 +130,7 @@ def _version(name: str) -> str | None:
 
 def _onnxruntime_distributions() -> dict[str, str]:
     return {
-        own.metadata["Name"]: own.version
-        for own in metadata.distributions()
-        if _CPU_ONLY in (own.read_text("top_level.txt") or "").split()
+        distribution.metadata["Name"]: distribution.version
+        for distribution in metadata.distributions()
+        if _CPU_ONLY in (distribution.read_text("top_level.txt") or "").split()
     }

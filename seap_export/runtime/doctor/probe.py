@@ -44,7 +44,7 @@ def answer(what: str, provider: str = "cpu") -> dict[str, Any]:
     if what == "driver":
         return asdict(read_driver())
     if what == "libraries":
-        return {"libraries": [asdict(own) for own in _libraries(provider)]}
+        return {"libraries": [asdict(library) for library in _libraries(provider)]}
     if what not in TRIALS:
         raise ValueError(f"there is no check called {what}")
     return try_model(TRIALS[what], provider)
@@ -62,11 +62,11 @@ def try_model(trial: ProbeModel, provider: str) -> dict[str, Any]:
             path = Path(folder) / "model.onnx"
             path.write_bytes(trial.model)
             session = open_session(path, provider, 1)
-            found = session.run(None, trial.feeds())[0]
+            output = session.run(None, trial.feeds())[0]
             nodes = nodes_by_provider(session) or {}
     except _FAILURES as error:
         return {"reason": one_line(error).partition(_ADVICE)[0], "difference": None}
-    difference = float(np.abs(found.astype(np.float64) - trial.expected()).max())
+    difference = float(np.abs(output.astype(np.float64) - trial.expected()).max())
     if not np.isfinite(difference):
         return {"reason": f"{trial.name} returns numbers that are not finite", "difference": None}
     reason = ""

@@ -86,25 +86,25 @@ def _windows(file: GgufFile) -> dict[str, Any]:
         return {"sliding_window": window}
     pattern, number = file.get("attention.sliding_window_pattern", rule.pattern), file.layers
     if isinstance(pattern, list):
-        slides = [bool(own) for own in pattern]
+        slides = [bool(slides_here) for slides_here in pattern]
     else:
         period = file.whole("attention.sliding_window_pattern", rule.pattern)
         slides = [(layer + 1) % period != 0 for layer in range(number)]
-    kinds = ["sliding_attention" if own and window else "full_attention" for own in slides]
+    kinds = ["sliding_attention" if slides_here and window else "full_attention" for slides_here in slides]
     return {"sliding_window": window, "layer_types": kinds}
 
 
 def _constants(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Any]:
     """What llama.cpp assumes for keys that the metadata do not give."""
-    reader, found = ConfigReader(file.family, config), {}
+    reader, constants = ConfigReader(file.family, config), {}
     for key, constant in file.form.constants.items():
         value = constant
         if isinstance(value, Mapping):
             value = value.get(str(config["num_hidden_layers"]), value["other"])
         if isinstance(value, str):
             value = config[value] if value in config else reader.formula(value)
-        found[key] = value
-    return found
+        constants[key] = value
+    return constants
 
 
 def _bias_switches(file: GgufFile) -> dict[str, bool]:
@@ -113,7 +113,7 @@ def _bias_switches(file: GgufFile) -> dict[str, bool]:
     present = {projection for name in biases for projection in projections_of(file, name)}
     switches: dict[str, bool] = {}
     for key in filter(lambda key: isinstance(key, str), file.family.biases.values()):
-        switched = {projection for projection, own in file.family.biases.items() if own == key}
+        switched = {projection for projection, switch in file.family.biases.items() if switch == key}
         # what refits add is no sign of a switch that others share
         switches[str(key)] = bool((switched - PROJECTION_PATHS.keys() or switched) & present)
     return switches
@@ -134,8 +134,10 @@ def _compensation(file: GgufFile) -> dict[str, Any]:
     by_layer, switches, per_layer = _sizes(file), _bias_switches(file), {}
     largest = {name: max(sizes) for name, sizes in by_layer.items()}
     for layer in range(file.layers):
-        own = {name: sizes[layer] for name, sizes in by_layer.items()}
-        values: dict[str, Any] = {file.family.key(name): size for name, size in own.items() if size != largest[name]}
+        layer_sizes = {name: sizes[layer] for name, sizes in by_layer.items()}
+        values: dict[str, Any] = {
+            file.family.key(name): size for name, size in layer_sizes.items() if size != largest[name]
+        }
         for projection in PROJECTION_PATHS:
             stem = "attn_output" if projection == "o_proj" else "ffn_down"
             is_switched = switches.get(str(file.family.biases.get(projection)), False)

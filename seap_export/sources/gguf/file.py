@@ -39,7 +39,7 @@ class GgufFile:
     tensors: Mapping[str, GgufTensor]
     family: Family
     form: GgufForm
-    asked: set[str] = field(default_factory=set, compare=False)
+    read_keys: set[str] = field(default_factory=set, compare=False)
 
     @classmethod
     def open(cls, path: Path) -> GgufFile:
@@ -58,7 +58,7 @@ class GgufFile:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The metadata value `{architecture}.{key}`."""
-        self.asked.add(key)
+        self.read_keys.add(key)
         return self.metadata.get(f"{self.form.architecture}.{key}", default)
 
     def whole(self, key: str, default: int | None = None) -> int:
@@ -85,7 +85,7 @@ class GgufFile:
             return [self.whole(key, None if default is None else default[0])] * layers
         if len(value) != layers:
             raise InputError(f"{self.path}: metadata '{key}' has {len(value)} numbers for {layers} layers")
-        return [self._positive(key, own) for own in value]
+        return [self._positive(key, number) for number in value]
 
     @property
     def layers(self) -> int:
@@ -126,7 +126,7 @@ class GgufFile:
         return [
             key.removeprefix(prefix)
             for key in self.metadata
-            if key.startswith(prefix) and key.removeprefix(prefix) not in self.asked
+            if key.startswith(prefix) and key.removeprefix(prefix) not in self.read_keys
         ]
 
     def read(self, name: str) -> np.ndarray:

@@ -87,7 +87,7 @@ class _Header:
         metadata = self._named(entries, lambda: self._value(self._number(4)))
         places = self._named(tensors, self._place)
         start = self._start_of_data(metadata)
-        return metadata, {name: self._tensor(name, start, *place) for name, place in places.items()}
+        return metadata, {name: self._tensor(name, start, *entry) for name, entry in places.items()}
 
     def _bytes(self, size: int) -> bytes:
         if size > self._size - self._at:
@@ -104,13 +104,13 @@ class _Header:
         return self._bytes(self._number(8)).decode("utf-8")
 
     def _named(self, count: int, read: Callable[[], _Value]) -> dict[str, _Value]:
-        found: dict[str, _Value] = {}
+        values: dict[str, _Value] = {}
         for _ in range(count):
             name = self._text()
-            if name in found:
+            if name in values:
                 raise ValueError(f"'{name:.80}' occurs twice")
-            found[name] = read()
-        return found
+            values[name] = read()
+        return values
 
     def _value(self, kind: int) -> Any:
         if kind == _STRING:

@@ -59,8 +59,8 @@ class GgufReader:
         key_heads, neurons = file.by_layer("attention.head_count_kv", heads), file.by_layer("feed_forward_length")
         self._heads: dict[str, list[int]] = {"q_proj": heads, "k_proj": key_heads}
         self._rows: dict[str, list[int]] = {
-            "q_proj": [own * head_dim for own in heads],
-            "k_proj": [own * head_dim for own in key_heads],
+            "q_proj": [count * head_dim for count in heads],
+            "k_proj": [count * head_dim for count in key_heads],
             "gate_proj": neurons,
         }
         self._parts = {plain: part for name in file.tensors for plain, part in self._found(name)}

@@ -99,9 +99,9 @@ def _longrope(file: GgufFile) -> dict[str, Any]:
     scaling: dict[str, Any] = {"rope_type": "longrope", "original_max_position_embeddings": original}
     for key, name in (("short_factor", _SHORT), ("long_factor", _LONG)):
         scaling[key] = [float(str(factor)) for factor in file.read(name).reshape(-1)]
-    given = file.number("rope.scaling.attn_factor", 1.0)
-    if not math.isclose(given, usual, rel_tol=1e-6):
-        scaling["attention_factor"] = given
+    stated = file.number("rope.scaling.attn_factor", 1.0)
+    if not math.isclose(stated, usual, rel_tol=1e-6):
+        scaling["attention_factor"] = stated
     return scaling
 
 

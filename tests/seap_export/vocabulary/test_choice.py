@@ -52,9 +52,9 @@ def test_further_tokens_come_in_the_order_of_the_merges_with_what_makes_them() -
         kept = choose_tokens(pairs, required, len(required) + more, len(texts))
         assert len(kept) == len(required) + more
         own = set(kept.kept)
-        assert all(pairs.made(texts[token]) <= own for token in own - required)
+        assert all(pairs.parts(texts[token]) <= own for token in own - required)
         before = before or own
-    first = next(token for _, token in sorted(pairs.merges.values()) if len(pairs.made(texts[token]) - required) == 1)
+    first = next(token for _, token in sorted(pairs.merges.values()) if len(pairs.parts(texts[token]) - required) == 1)
     assert before - required == {first}
 
 

@@ -51,7 +51,7 @@ def test_what_makes_a_token_is_what_makes_it_alone_and_not_its_first_merge() -> 
     }
     ids = content["model"]["vocab"]
     pairs = BytePairs.read(content)
-    assert pairs.made("abc") == {ids[text] for text in ("a", "b", "c", "bc", "abc")}
+    assert pairs.parts("abc") == {ids[text] for text in ("a", "b", "c", "bc", "abc")}
     kept = _vocabulary(content, frozenset({ids["abc"]}))
     assert ids["ab"] not in kept.kept
     cut = Tokenizer.from_str(tokenizer_json(cut_tokenizer(content, kept)))
@@ -62,7 +62,7 @@ def test_a_token_that_no_merges_make_needs_none() -> None:
     content = random_bpe(0, "whole words")
     content["model"]["vocab"]["ddddddddd"] = len(content["model"]["vocab"])
     pairs = BytePairs.read(content)
-    assert pairs.made("ddddddddd") == frozenset()
+    assert pairs.parts("ddddddddd") == frozenset()
     kept = _vocabulary(content, frozenset({pairs.ids["ddddddddd"]}))
     cut = Tokenizer.from_str(tokenizer_json(cut_tokenizer(content, kept)))
     assert cut.encode("ddddddddd").tokens == ["ddddddddd"]

@@ -69,13 +69,13 @@ def _rules() -> Mapping[str, _Rule]:
 
 def split_rules() -> Mapping[str, Mapping[str, Any]]:
     """What the tokenizer.json of a vocabulary with a rule says of it, by the first name of each rule."""
-    found = {}
+    contents = {}
     for name, rule in _rules().items():
         if name == rule.names[0]:
             tokenizer = Tokenizer(BPE(ignore_merges=rule.whole_words))
             rule.apply(tokenizer)
-            found[name] = json.loads(tokenizer.to_str())
-    return MappingProxyType(found)
+            contents[name] = json.loads(tokenizer.to_str())
+    return MappingProxyType(contents)
 
 
 def byte_level(file: GgufFile) -> tuple[Tokenizer, bool]:
@@ -96,10 +96,10 @@ def byte_level(file: GgufFile) -> tuple[Tokenizer, bool]:
 
 def _rule(file: GgufFile) -> _Rule:
     name = file.metadata.get("tokenizer.ggml.pre")
-    known = file.form.tokenizers or tuple(_rules())
-    if name not in known:
+    supported = file.form.tokenizers or tuple(_rules())
+    if name not in supported:
         raise InputError(
             f"{file.path}: pre-tokenizer {name!r} is not supported; supported for {file.form.architecture}: "
-            f"{', '.join(known)}; give the Hugging Face folder, or convert it again with a current llama.cpp"
+            f"{', '.join(supported)}; give the Hugging Face folder, or convert it again with a current llama.cpp"
         )
     return _rules()[name]

@@ -50,8 +50,8 @@ def _merges_of_scores(file: GgufFile, ids: dict[str, int]) -> list[tuple[str, st
     if not len(scores) == len(kinds) == len(ids):
         raise InputError(f"{file.path}: the tokenizer's scores do not match its tokens; download the file again")
     score_of = {token: scores[index] for token, index in ids.items() if kinds[index] == NORMAL}
-    made = [token for token in score_of if len(token) > 1]
-    ranked = [score_of[token] for token in made if len(set(token)) > 1]
+    merged = [token for token in score_of if len(token) > 1]
+    ranked = [score_of[token] for token in merged if len(set(token)) > 1]
     if len(set(ranked)) != len(ranked):
         # The converter did not know the scores and wrote the same for all: the order of merges is lost.
         raise InputError(
@@ -59,7 +59,7 @@ def _merges_of_scores(file: GgufFile, ids: dict[str, int]) -> list[tuple[str, st
         )
     pairs = [
         (token[:cut], token[cut:])
-        for token in made
+        for token in merged
         for cut in range(1, len(token))
         if token[:cut] in score_of and token[cut:] in score_of
     ]

@@ -29,8 +29,10 @@ def add_special_tokens(file: GgufFile, tokenizer: Tokenizer) -> None:
         raise InputError(f"{file.path}: the tokenizer's token types do not match its tokens; download the file again")
     special = [token for token, kind in zip(tokens, kinds, strict=False) if kind in (UNKNOWN, CONTROL)]
     special += [token for key in ("bos", "eos", "padding") if (token := special_token(file, key)) is not None]
-    known = set(special)
-    plain = [token for token, kind in zip(tokens, kinds, strict=False) if kind == USER_DEFINED and token not in known]
+    special_set = set(special)
+    plain = [
+        token for token, kind in zip(tokens, kinds, strict=False) if kind == USER_DEFINED and token not in special_set
+    ]
     tokenizer.add_special_tokens([_added(file, token, special=True) for token in special])
     tokenizer.add_tokens([_added(file, token, special=False) for token in plain])
 
