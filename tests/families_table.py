@@ -23,16 +23,21 @@ sys.path.insert(0, str(ROOT))  # before this folder, which has a `converters` of
 from click.testing import CliRunner  # noqa: E402
 from support.corpora import micro_texts  # noqa: E402
 from support.models import one_thread, write_micro_model  # noqa: E402
+from support.product import (  # noqa: E402
+    OnnxForm,
+    ParitySettings,
+    Precision,
+    Variant,
+    choose_precision,
+    convert_folder,
+    families,
+    prompts_of,
+    refused_models,
+)
 from support.variations import VARIATIONS  # noqa: E402
 
-from converters.onnx.folder import convert_folder  # noqa: E402
-from converters.onnx.form import OnnxForm  # noqa: E402
-from converters.onnx.precision import Precision, choose_precision  # noqa: E402
 from seap_export.cli import main  # noqa: E402
-from seap_export.families.family import families, refused_models  # noqa: E402
-from seap_export.pipeline.folder.contents import Variant  # noqa: E402
-from seap_export.pipeline.gate.parity import check_parity, prompts_of  # noqa: E402
-from seap_export.pipeline.request.settings import ParitySettings  # noqa: E402
+from seap_export.pipeline.gate.parity import check_parity  # noqa: E402
 
 VARIANT = "a-0.3"
 #: Column, form, and the figure that is shown.

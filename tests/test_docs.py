@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from seap_export.families.family import families, refused_models
+from support.product import families, refused_models
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "samples").glob("*/README.md")])

@@ -20,10 +20,14 @@ from typing import Any, get_args
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
+from support.product import (  # noqa: E402
+    OnnxForm,
+    PrecisionName,
+    choose_precision,
+    genai_config,
+)
+
 from converters.onnx import write_onnx  # noqa: E402
-from converters.onnx.form import OnnxForm  # noqa: E402
-from converters.onnx.genai_config import genai_config  # noqa: E402
-from converters.onnx.precision import PrecisionName, choose_precision  # noqa: E402
 from fake_cuda.log import Counts  # noqa: E402
 from fake_cuda.machine import Machine  # noqa: E402
 from fake_cuda.steps import Job, run  # noqa: E402

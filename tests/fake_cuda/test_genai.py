@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 from support.models import write_micro_model
+from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder
 from support.variations import VARIATIONS
 
-from converters.onnx.folder import convert_folder
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import PrecisionName, choose_precision
 from fake_cuda.log import Counts
 from fake_cuda.machine import Machine
 

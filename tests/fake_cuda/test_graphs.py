@@ -14,11 +14,10 @@ from pathlib import Path
 import onnx
 import pytest
 from support.models import write_micro_model
+from support.product import BlockQuantization, DialectName, Logits, OnnxForm, Precision
 from support.variations import RICHEST, VARIATIONS
 
 from converters.onnx import write_onnx
-from converters.onnx.form import Logits, OnnxForm
-from converters.onnx.precision import BlockQuantization, DialectName, Precision
 from fake_cuda.log import Counts
 from fake_cuda.machine import Machine
 from fake_cuda.steps import Job, run

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 from support.models import write_micro_model
+from support.product import OnnxForm, Precision, genai_config
 from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm
-from converters.onnx.genai_config import genai_config
-from converters.onnx.precision import Precision
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
 

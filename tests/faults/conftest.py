@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from faults.tool import ALL, Tool
 from support.exports import Outcome, run_here
-
-from seap_export.pipeline.folder.manifest import read_manifest
+from support.product import read_manifest
 
 Tree = dict[str, bytes | None]
 

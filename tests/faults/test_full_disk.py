@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from faults.tool import ALL, Tool
 from support.exports import Outcome
+from support.product import read_manifest
 
 from converters.onnx import format as onnx_format
-from seap_export.pipeline.folder.manifest import Manifest, read_manifest
+from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.steps import router
 from seap_export.pipeline.steps import variant as variants
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from faults.tool import ALL, COMMON, Tool
-
-from seap_export.pipeline.folder.manifest import read_manifest
+from support.product import read_manifest
 
 KILLS = 30
 TreeOf = Callable[[Path], object]

@@ -10,14 +10,11 @@ import pytest
 from click.testing import CliRunner
 from support.corpora import write_corpus
 from support.models import write_micro_model
+from support.product import OnnxForm, ParitySettings, Precision, choose_precision, convert_folder
 from support.variations import RICHEST, VARIATIONS
 
-from converters.onnx.folder import convert_folder
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import Precision, choose_precision
 from seap_export.cli import main
 from seap_export.pipeline.gate.validate import ValidationRequest, validate
-from seap_export.pipeline.request.settings import ParitySettings
 
 pytestmark = pytest.mark.release
 RATIOS = ("0", "0.2", "0.5")

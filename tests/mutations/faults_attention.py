@@ -10,9 +10,7 @@ from mutations.edits import ATTENTION, all_of, attributes
 from mutations.faults import ANY, Fault, numeric
 from mutations.graph import Edit, Graph
 from mutations.weights import Array, change_weight, heads_of, with_weight
-
-from seap_export.families.names import Projection
-from seap_export.layers.rotary import rotary_tables
+from support.product import Projection, rotary_tables
 
 __all__ = ["FAULTS"]
 

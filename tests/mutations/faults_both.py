@@ -9,8 +9,7 @@ from mutations.editing import Artifact
 from mutations.faults import Change, Fault, recorded
 from mutations.faults_block import offset_twice
 from mutations.faults_model import config, tensors
-
-from converters.onnx.folder import convert_folder
+from support.product import convert_folder
 
 __all__ = ["FAULTS"]
 

@@ -8,8 +8,7 @@ import numpy as np
 from mutations.faults import Fault, numeric
 from mutations.graph import Edit, Graph
 from mutations.weights import Array, layer_name, with_bias, with_weight
-
-from seap_export.families.names import PROJECTIONS
+from support.product import PROJECTIONS
 
 __all__ = ["FAULTS"]
 

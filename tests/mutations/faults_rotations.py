@@ -11,9 +11,9 @@ import torch
 from mutations.edits import ATTENTION, all_of, attributes, constant, reads, scaled, swapped_inputs
 from mutations.faults import Fault, numeric
 from mutations.graph import Edit, Graph
+from support.product import attention_factor, rotary_tables
 
 from seap_export.families import RopeSpec
-from seap_export.layers.rotary import attention_factor, rotary_tables
 
 __all__ = ["FAULTS"]
 

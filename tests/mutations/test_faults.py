@@ -15,9 +15,9 @@ from mutations.editing import Artifact, edit_json, edit_weights, tree
 from mutations.faults import Fault, recorded
 from mutations.graph import edited
 from mutations.missed import MISSED
+from support.product import read_manifest
 
 from seap_export.cli import main
-from seap_export.pipeline.folder.manifest import read_manifest
 
 pytestmark = pytest.mark.release
 Copies = Callable[[str], Artifact]

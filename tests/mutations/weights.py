@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from mutations.graph import Edit, Graph
 from numpy.typing import NDArray
+from support.product import Projection
 
-from seap_export.families.names import QKV, Projection
+from seap_export.families.names import QKV
 
 __all__ = ["change_bias", "change_weight", "columns_of", "heads_of", "layer_name", "with_bias", "with_weight"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.product import open_source
 from transformers import AutoModelForCausalLM
 
 from seap_export.runtime import Generator
-from seap_export.sources.source import open_source
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.product import open_session
 
 from seap_export.runtime import Generator
-from seap_export.runtime.session import open_session
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 
 pytestmark = pytest.mark.release

@@ -10,9 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from seap_export.pipeline.folder.dense_folder import dense_folder
-from seap_export.sources.source import open_source
+from support.product import dense_folder, open_source
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -11,11 +11,8 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from support.product import Calibration, LayerPlan, open_source, read_plan
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from seap_export.activations.statistics import Calibration
-from seap_export.plan.plan import LayerPlan, read_plan
-from seap_export.sources.source import open_source
 
 pytestmark = pytest.mark.release
 ROOT = Path(__file__).parents[2]

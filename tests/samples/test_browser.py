@@ -17,10 +17,10 @@ import pytest
 from support.corpora import WORDS
 from support.models import write_micro_model
 from support.needs import find
+from support.product import TorchRunner
 from tokenizers import Tokenizer
 
 from converters.web import WebFormat
-from validation.runtimes.pytorch.torch_runner import TorchRunner
 
 pytestmark = pytest.mark.needs("browser", "transformers.js")
 ROOT = Path(__file__).parents[2]

@@ -11,13 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.product import Compute, OnnxForm, choose_precision, open_session, write_onnx
 
-from converters.onnx.form import OnnxForm
-from converters.onnx.onnx_writer import write_onnx
-from converters.onnx.precision import choose_precision
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.layers.compute import Compute
-from seap_export.runtime.session import open_session
 from validation import session_memory
 from validation.divergence.measure import claim_texts
 from validation.parity.run import run_parity

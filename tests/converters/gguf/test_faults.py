@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support.gguf import GgufModel
+from support.product import read_header
 from support.variations import uneven_values
 
-from seap_export.sources.gguf.header import GgufTensor, read_header
+from seap_export.sources.gguf.header import GgufTensor
 
 Write = Callable[..., GgufModel]
 UNEVEN = uneven_values("llama-llama3", attention_bias=True)

@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.gguf import GGUF_VARIATIONS, GgufModel
+from support.product import StoredForm, open_source
 from support.variations import VARIATIONS, VARIED, micro_config, uneven_values
 
 import converters.gguf.writer as writer
 from converters.gguf import GgufFormat
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import model_spec
-from seap_export.sources.source import open_gguf, open_source
-from seap_export.sources.stored import StoredForm
+from seap_export.sources.source import open_gguf
 
 Write = Callable[..., GgufModel]
 UNEVEN = uneven_values("llama-gqa")

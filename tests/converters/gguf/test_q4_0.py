@@ -11,6 +11,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from support.models import matrix_on_grid, put_on_grid
+from support.product import read_header
 from support.variations import VARIATIONS, micro_config
 
 import converters.gguf.q4_0 as module
@@ -18,7 +19,6 @@ from converters.gguf import GgufFormat
 from converters.gguf.encoding import decode, encode
 from converters.gguf.q4_0 import Q4_0
 from seap_export.families import model_spec
-from seap_export.sources.gguf.header import read_header
 
 
 def random_rows(scale: float = 1.0) -> np.ndarray:

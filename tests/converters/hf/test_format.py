@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.models import write_micro_model
+from support.product import read_spec
 
 from converters.hf.format import HfFormat
 from seap_export.errors import InputError, UsageError
-from seap_export.sources.config import read_spec
 
 
 @pytest.fixture

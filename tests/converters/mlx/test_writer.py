@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
+from support.product import SafetensorsWriter, read_spec
 from support.variations import VARIATIONS, VARIED
 
 from converters.mlx import MlxFormat
@@ -20,8 +21,6 @@ from converters.mlx.quantize import GRID
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import ModelSpec
 from seap_export.json_file import read_json
-from seap_export.sources.config import read_spec
-from seap_export.sources.tensor_writer import SafetensorsWriter
 
 PRECISIONS = MlxFormat.precisions
 
@@ -208,7 +207,7 @@ def test_numbers_that_cannot_be_stored_are_refused(tmp_path: Path, value: float,
 
 
 def test_one_tensor_is_read_at_a_time(qwen3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seap_export.sources.stored import PlainReader
+    from support.product import PlainReader
 
     read, calls = PlainReader.read, []
     monkeypatch.setattr(PlainReader, "read", lambda self, names: calls.append(list(names)) or read(self, calls[-1]))

@@ -16,6 +16,7 @@ import pytest
 import torch
 from support.block_reference import Reference, random_tensors
 from support.formats import every_exponent
+from support.product import PROJECTIONS
 
 from converters.onnx.form import Logits, OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
@@ -25,7 +26,7 @@ from converters.onnx.weights.quantize import dequantize, quantize
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import BlockSpec, LayerSpec, ModelSpec, QueryScaling, RopeSpec, family_of_model_type
-from seap_export.families.names import NORMS, PROJECTIONS
+from seap_export.families.names import NORMS
 
 TOLERANCE = 1e-5
 POSITIONS, SWITCH = 40, 12

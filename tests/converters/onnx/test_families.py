@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
+from support.product import Run, open_torch_runner
 from support.variations import VARIATIONS, VARIED
 
 from converters.onnx import genai_config, write_onnx
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import DialectName, Precision
 from seap_export.families import model_spec
-from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
 #: A prompt, a second call, and steps, one of which passes the 16 tokens at which the micro phi3 switches its tables.
 PARTS = np.split(np.random.default_rng(0).integers(3, 96, 20), [6, *range(10, 20)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.models import write_micro_model
+from support.product import read_spec, round_weights
 from support.variations import PRUNED_LAYERS, VARIATIONS, VARIED
 
 from converters.onnx import write_onnx
@@ -17,8 +18,6 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision, choose_precision
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError
-from seap_export.sources.config import read_spec
-from validation.parity.rounding import round_weights
 
 FORMS = {
     "fp32": OnnxForm(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 from support.plans import random_projection
+from support.product import BlockQuantization
 
 from converters.openvino.stored_tensor import dequantized, integers
 from seap_export.rounding.columns import round_columns
-from seap_export.rounding.grid import BlockQuantization
 
 
 def test_a_matrix_that_was_rounded_before_keeps_its_weights() -> None:

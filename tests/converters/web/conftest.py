@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from support.models import write_source
+from support.product import read_spec
 
 from converters.web import WebFormat
 from converters.web.precisions import file_name
 from seap_export.families import ModelSpec
-from seap_export.sources.config import read_spec
 
 
 @dataclass(frozen=True)

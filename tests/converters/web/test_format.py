@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.models import write_source
+from support.product import read_spec, round_weights
 from support.variations import VARIED
 
 from converters.web import WebFormat, data_files
@@ -22,8 +23,6 @@ from converters.web.precisions import precision_of
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
-from seap_export.sources.config import read_spec
-from validation.parity.rounding import round_weights
 
 
 def faults(own: Any) -> list[str]:

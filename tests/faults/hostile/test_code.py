@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 import pytest
 from support.exports import Outcome
+from support.product import PeakMemory
 from transformers import AutoConfig, AutoTokenizer, dynamic_module_utils
 
 from seap_export.pipeline.evaluation import bench
-from validation.speed.memory import PeakMemory
 
 RunIt = Callable[..., Outcome]
 CODE = "import os\nos.makedirs({marker!r}, exist_ok=True)\nclass Evil: pass\n"

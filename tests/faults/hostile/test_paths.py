@@ -14,8 +14,7 @@ import onnx
 import pytest
 from faults.tool import ALL
 from support.exports import Outcome
-
-from seap_export.sources.source import open_source
+from support.product import open_source
 
 RunIt = Callable[..., Outcome]
 ROUTES = {

@@ -11,9 +11,8 @@ import torch
 from support.calibration import FullStatistics, full_statistics, statistics_in
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
+from support.product import HALVES, Half
 from support.variations import VARIATIONS
-
-from seap_export.layers.halves import HALVES, Half
 
 
 def assert_statistics_of(own: FullStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:

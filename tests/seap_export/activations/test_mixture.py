@@ -10,12 +10,11 @@ import torch
 from support.calibration import mixture_of, single_mixture
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
+from support.product import HALVES, Source
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
-from seap_export.layers.halves import HALVES
-from seap_export.sources.source import Source
 
 #: Of different sizes, and with one text in common.
 TASKS = {"one": [[5, 6, 7], *random_token_ids(4, seed=1)], "two": [[5, 6, 7], *random_token_ids(15, seed=2)]}

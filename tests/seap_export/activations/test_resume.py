@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 from support.calibration import TOKEN_IDS, Killed, compute_in_memory, compute_on_disk, die_at, file_contents
 from support.models import micro_source
+from support.product import Compute, DecoderLayer, Source
 
 from seap_export.activations import calibrate, sensitivity
 from seap_export.activations.calibrate import collect_statistics
-from seap_export.layers.compute import Compute
-from seap_export.layers.layer import DecoderLayer
-from seap_export.sources.source import Source
 
 #: Functions that calibration calls, and how often: each call is a place to die at.
 PLACES: tuple[tuple[object, str, int], ...] = (

@@ -11,14 +11,12 @@ import torch
 from support.calibration import calibration_in, statistics_in
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
+from support.product import HALVES, Batch, Half, Source, length_buckets
 from support.variations import VARIED
 from transformers import PreTrainedModel
 
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
-from seap_export.layers.batches import Batch, length_buckets
-from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.working_memory import LOGIT_TOKENS
-from seap_export.sources.source import Source
 
 POST_NORMS: dict[Half, str] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.product import HALVES, Half
 from support.variations import micro_config
 
 from seap_export.activations.covariance import pack_symmetric
@@ -27,7 +28,6 @@ from seap_export.activations.statistics import (
 )
 from seap_export.errors import ArtifactError, SeapError
 from seap_export.families import model_spec
-from seap_export.layers.halves import HALVES, Half
 
 RECORD = CalibrationRecord(
     task="boolq",

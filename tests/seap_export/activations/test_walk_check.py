@@ -13,12 +13,12 @@ from support.calibration import full_statistics, statistics_in
 from support.corpora import random_token_ids
 from support.families import WRONG_FAMILIES, describe_gemma3
 from support.models import micro_source, skip_unless_loaded, write_micro_model
+from support.product import Source, open_source
 from support.variations import VARIATIONS
 
 from seap_export.activations.walk_check import WalkCheck, short_context
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import QueryScaling, family_of_model_type
-from seap_export.sources.source import Source, open_source
 
 #: Where each shows first: in the second of three layers, where only that has a window.
 PLACES = {

@@ -9,17 +9,15 @@ import pytest
 from support.calibration import Killed, compute_in_memory, die_at, mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source
+from support.product import Mixture, Plan, PlanSettings, Source, open_recipe, read_plan
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.activations.mixture import Mixture
 from seap_export.allocation import trials
 from seap_export.allocation.planning import choose_plan
 from seap_export.allocation.texts import draw_texts
-from seap_export.plan.plan import Plan, read_plan, write_plan
+from seap_export.plan.plan import write_plan
 from seap_export.plan.planning import plan_variant, rank
 from seap_export.plan.ranked import Ranking
-from seap_export.plan.recipes import PlanSettings, open_recipe
-from seap_export.sources.source import Source
 
 SETTINGS = replace(open_recipe(), trials=9, align=4)
 Case = tuple[Source, Mixture, Ranking]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 from support.corpora import random_token_ids
+from support.product import Mixture
 
-from seap_export.activations.mixture import Mixture
 from seap_export.allocation import texts as module
 from seap_export.allocation.texts import TrialTexts, draw_texts
 

@@ -10,12 +10,11 @@ from support.corpora import random_token_ids
 from support.cuda import pretend_cuda
 from support.models import mean_divergence, micro_source
 from support.plans import micro_plan
+from support.product import Compute, write_shrunk_model
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.allocation.texts import draw_texts
 from seap_export.allocation.trials import Trials
-from seap_export.layers.compute import Compute
-from seap_export.shrink.write import write_shrunk_model
 
 TEXTS = random_token_ids(30)
 #: One without norms after a half, one with; and multipliers, which scale what is written.

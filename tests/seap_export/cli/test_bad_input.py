@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from support.product import SafetensorsWriter
 
 from seap_export.pipeline.cost import checks
 from seap_export.pipeline.steps import calibration
-from seap_export.sources.tensor_writer import SafetensorsWriter
 
 Run = Callable[..., Any]
 

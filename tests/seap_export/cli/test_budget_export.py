@@ -12,11 +12,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from support.exports import Outcome, run_here
 from support.models import one_thread
+from support.product import WORKSHOP, Timing
 
 from seap_export.pipeline.budget import candidates as workshop
-from seap_export.pipeline.budget.candidates import WORKSHOP
 from validation.reports import schema
-from validation.speed.measure import Timing
 
 Run = Callable[..., Outcome]
 #: The int4 file of the dense model has about 135 kB and the int8 file about 180 kB.

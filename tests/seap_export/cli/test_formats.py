@@ -16,9 +16,9 @@ from support.corpora import micro_texts
 from support.exports import run_here
 from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
 from support.models import one_thread
+from support.product import PeakMemory
 
 from validation.reports import schema
-from validation.speed.memory import PeakMemory
 
 Run = Callable[..., Any]
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")

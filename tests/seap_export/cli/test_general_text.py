@@ -12,8 +12,8 @@ import pytest
 from support.corpora import micro_texts
 from support.exports import run_here
 from support.models import one_thread
+from support.product import GENERAL_TEXT, MOST_TEXTS
 
-from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
 from validation.reports.numbers import figure
 
 Run = Callable[..., Any]

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from support.exports import run_here
 from support.fake_format import FakeRunner, install_fake_format
 from support.models import one_thread
+from support.product import GENERAL_TEXT
 
 from seap_export.cli import main
 from seap_export.pipeline.evaluation import quality, speed
-from seap_export.pipeline.texts.general_text import GENERAL_TEXT
 from validation.reports import schema
 
 Run = Callable[..., Any]

@@ -14,12 +14,12 @@ import pytest
 from support.corpora import task_texts, write_task_corpora
 from support.exports import run_here
 from support.models import one_thread
+from support.product import GENERAL_TEXT
 
 from seap_export.pipeline.steps import router
 from seap_export.pipeline.steps import run as steps
 from seap_export.pipeline.steps import variant as variants
 from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.texts.general_text import GENERAL_TEXT
 
 Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
@@ -112,8 +112,7 @@ def test_every_mixture_gets_a_proven_variant(place: Path) -> None:
 
 
 def test_parity_of_a_mixture_takes_prompts_of_its_tasks_in_turn(place: Path) -> None:
-    from seap_export.pipeline.folder.contents import Variant
-    from seap_export.pipeline.gate.parity import prompts_of
+    from support.product import Variant, prompts_of
 
     held_out = {
         task: json.loads((place / "out" / "calibration" / task / "calibration.json").read_text())["held_out"]

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from fake_cuda.machine import Machine, Ran
 from support.models import write_micro_model
+from support.product import DialectName, OnnxForm, Precision, convert_folder
 from support.variations import VARIATIONS
 
-from converters.onnx.folder import convert_folder
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import DialectName, Precision
 from seap_export.errors import ArtifactError
 
 pytestmark = pytest.mark.needs("fake-cuda")

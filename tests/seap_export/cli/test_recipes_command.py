@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.product import open_recipe
 
-from seap_export.plan.recipes import DEFAULT_RECIPE, open_recipe, shipped_recipes
+from seap_export.plan.recipes import DEFAULT_RECIPE, shipped_recipes
 
 Run = Callable[..., Any]
 

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.exports import run_here
 from support.models import one_thread, write_micro_model
+from support.product import read_spec
 from support.tokenizers import write_byte_level
 
 from converters.formats import read_format
 from seap_export.errors import ParityFailure
 from seap_export.pipeline.folder.rounded import differences, opened_model
 from seap_export.rounding.note import read_note
-from seap_export.sources.config import read_spec
 
 Run = Callable[..., Any]
 FORMATS = ("--format", "onnx:int4", "--format", "onnx:fp32")

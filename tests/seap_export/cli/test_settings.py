@@ -9,13 +9,11 @@ from typing import Any
 
 import click
 import pytest
+from support.product import ExportRequest, Targets, open_recipe
 
 from seap_export.cli.config import settings_of
 from seap_export.cli.main import main
 from seap_export.cli.settings import compute_of, export_request
-from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.targets.targets import Targets
-from seap_export.plan.recipes import open_recipe
 
 ROOT = Path(__file__).parents[3]
 Run = Callable[..., Any]

@@ -13,11 +13,11 @@ import torch
 from support.corpora import WORDS, write_corpus
 from support.exports import run_here
 from support.models import one_thread, write_micro_model
+from support.product import read_plan
 from support.variations import VARIATIONS, VARIED
 from transformers import AutoModelForCausalLM
 
 from seap_export.families import family_of_model_type
-from seap_export.plan.plan import read_plan
 
 Run = Callable[..., Any]
 UNIFORM = ("--layout", "uniform")

@@ -14,15 +14,13 @@ import torch
 from support.corpora import WORDS
 from support.exports import run_here
 from support.models import one_thread, write_micro_model
+from support.product import GENERAL_TEXT, WORKSHOP, Vocabulary, read_plan
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from seap_export.pipeline.budget.candidates import WORKSHOP, Workshop
-from seap_export.pipeline.texts.general_text import GENERAL_TEXT
-from seap_export.plan.plan import read_plan
+from seap_export.pipeline.budget.candidates import Workshop
 from seap_export.vocabulary import choice
-from seap_export.vocabulary.table import Vocabulary
 
 Run = Callable[..., Any]
 #: Families, tied and not, with both kinds of tokenizers: its writer, the tokens of the model, those that are kept.

@@ -11,6 +11,18 @@ from support.calibration import compute_in_memory, mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded, transformers_model
 from support.plans import micro_plan
+from support.product import (
+    HALVES,
+    Batch,
+    DecoderLayer,
+    HiddenStates,
+    PlainReader,
+    Plan,
+    SafetensorsReader,
+    Source,
+    StoredForm,
+    write_shrunk_model,
+)
 from support.variations import VARIED
 
 import seap_export  # noqa: F401 - registers the pruned families
@@ -18,15 +30,6 @@ from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
 from seap_export.distillation.texts import TrainingStep, training_steps
-from seap_export.layers.batches import Batch
-from seap_export.layers.halves import HALVES
-from seap_export.layers.hidden_states import HiddenStates
-from seap_export.layers.layer import DecoderLayer
-from seap_export.plan.plan import Plan
-from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source
-from seap_export.sources.stored import PlainReader, StoredForm
-from seap_export.sources.weights import SafetensorsReader
 
 TEXTS = random_token_ids(8, longest=20)
 #: The loss, and the gradient of each stored tensor.

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 from support.corpora import random_token_ids
+from support.product import Compute, length_buckets
 
 from seap_export.distillation import texts as texts_module
 from seap_export.distillation.texts import TrainingStep, number_of_steps, training_steps
-from seap_export.layers.batches import length_buckets
-from seap_export.layers.compute import Compute
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ from support.corpora import random_token_ids
 from support.cuda import pretend_cuda
 from support.models import mean_divergence, micro_source
 from support.plans import micro_plan, whole_layer
+from support.product import Compute, Mixture, Plan, Source, Vocabulary
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.activations.mixture import Mixture
 from seap_export.distillation import adam, texts
 from seap_export.distillation import write as write_module
 from seap_export.distillation.layers import TrainedLayers
@@ -25,11 +25,7 @@ from seap_export.distillation.student import OuterTensors, Student
 from seap_export.distillation.write import variant_units, write_variant
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
-from seap_export.layers.compute import Compute
-from seap_export.plan.plan import Plan
 from seap_export.sources import source as source_module
-from seap_export.sources.source import Source
-from seap_export.vocabulary.table import Vocabulary
 
 TEXTS = random_token_ids(45)
 

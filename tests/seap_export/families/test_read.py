@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import skip_unless_loaded
+from support.product import StoredForm
 from support.variations import FAMILIES, VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -19,7 +20,6 @@ from seap_export.errors import InputError
 from seap_export.families import dense_config, family_of_model_type, language_config, model_spec
 from seap_export.families.names import NORMS
 from seap_export.json_file import read_json
-from seap_export.sources.stored import StoredForm
 
 PER_LAYER = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7, "o_proj_bias": True},

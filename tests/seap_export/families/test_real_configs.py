@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from support.families import COPIED, REMEMBERED
 from support.models import why_not_loaded
+from support.product import portable_config
 from transformers import AutoConfig
 
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json
-from seap_export.sources.config import portable_config
 
 CONFIGS = {**COPIED, **REMEMBERED}
 _GEMMA_3 = {"windows": [512] * 5 + [None], "thetas": [1e4] * 5 + [1e6], "tied": True}

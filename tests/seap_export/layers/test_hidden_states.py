@@ -11,6 +11,7 @@ import pytest
 import torch
 from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model, write_micro_model
+from support.product import Source, open_source
 from support.variations import VARIATIONS
 
 from seap_export.layers import hidden_states
@@ -18,7 +19,6 @@ from seap_export.layers.batches import length_buckets
 from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import HalfPass, HiddenStates, logits, output_stream, times_head
 from seap_export.layers.layer import DecoderLayer
-from seap_export.sources.source import Source, open_source
 
 Texts = Sequence[Sequence[int]]
 _OUTPUTS = dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]]

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 from support.models import write_micro_model
+from support.product import SafetensorsReader, read_spec
 from support.variations import RICHEST, VARIATIONS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from seap_export.layers.stock import StockModel
-from seap_export.sources.config import read_spec
-from seap_export.sources.weights import SafetensorsReader
 
 CUDA = torch.device("cuda", 0)
 

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import pytest
-
-from seap_export.families.family import families
+from support.product import families
 
 
 def test_the_entry_point_registers_every_family(monkeypatch: pytest.MonkeyPatch) -> None:

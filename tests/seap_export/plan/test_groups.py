@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 import torch
 from support.plans import scored_options, scores_of, small_spec
+from support.product import Mixture, Source
 
-from seap_export.activations.mixture import Mixture
 from seap_export.families import ModelSpec
 from seap_export.plan.groups import preferring_groups
 from seap_export.plan.make import make_plan
@@ -19,7 +19,6 @@ from seap_export.plan.plan import Layout, Plan
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.scores import LayerScores
-from seap_export.sources.source import Source
 
 
 def spec_of(heads: int, kv_groups: int, **values: Any) -> ModelSpec:

@@ -13,13 +13,10 @@ import torch
 from safetensors.torch import load_file
 from support.calibration import single_mixture
 from support.models import micro_source, write_micro_model
+from support.product import HALVES, Calibration, Compute, Mixture, Source, open_source
 
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 from seap_export.families import names
-from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.make import make_plan, rank_layers
 from seap_export.plan.options import LayerOptions, options_from_scores
@@ -27,7 +24,6 @@ from seap_export.plan.plan import Plan, ScoreMix
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import CHANNEL_SCORES, ChannelScore, LayerScores, channel_scores, layer_scores
-from seap_export.sources.source import Source, open_source
 
 Calibrate = Callable[..., Calibration]
 

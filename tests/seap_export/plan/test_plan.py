@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.product import PROJECTIONS, Vocabulary
 from support.variations import micro_config
 
 from seap_export.errors import ArtifactError
 from seap_export.families import LayerSpec, ModelSpec, model_spec
-from seap_export.families.names import PROJECTIONS
 from seap_export.plan.plan import COMPENSATIONS, PLAN_SCHEMA, Compensation, LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.sparsity import Sparsity
-from seap_export.vocabulary.table import Vocabulary
 
 #: Of layers with 6 query heads, 3 key/value heads and 80 neurons.
 LAYERS = (

@@ -9,16 +9,13 @@ from typing import Any
 import pytest
 import torch
 from support.models import micro_source
+from support.product import Calibration, Compute, Mixture, Source
 
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
 from seap_export.errors import ArtifactError
-from seap_export.layers.compute import Compute
 from seap_export.plan import make
 from seap_export.plan.planning import plan_variant, rank
 from seap_export.plan.ranked import Ranking, read_ranking
 from seap_export.plan.recipes import PlanSettings, open_recipe
-from seap_export.sources.source import Source
 
 Calibrate = Callable[..., Calibration]
 

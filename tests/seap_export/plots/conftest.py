@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from support.product import LayerPlan, Plan, Sparsity
 from support.variations import micro_config
 
 from seap_export.families import model_spec
-from seap_export.plan.plan import LayerPlan, Plan
-from seap_export.plan.sparsity import Sparsity
 from seap_export.plots.data import DrawnVariant
 
 Layer = tuple[Iterable[int], Iterable[int], Iterable[int]]

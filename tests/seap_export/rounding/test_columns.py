@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from support.plans import random_projection
+from support.product import dequantize, quantize
 
-from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.rounding import columns
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales

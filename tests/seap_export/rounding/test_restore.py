@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 from support.models import micro_source, rounded_copy
+from support.product import SafetensorsReader
 
 from seap_export.errors import InputError
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.note import RoundingNote
 from seap_export.rounding.restore import restore_rounded_model
-from seap_export.sources.weights import SafetensorsReader
 
 
 @pytest.mark.parametrize("variation", ["llama-biases", "phi3-all", "gemma2-all"])

@@ -25,18 +25,21 @@ from support.corpora import random_token_ids
 from support.cuda import pretend_cuda
 from support.models import micro_source, transformers_model
 from support.plans import micro_plan
+from support.product import (
+    Compute,
+    Mixture,
+    SafetensorsReader,
+    SafetensorsWriter,
+    Vocabulary,
+    dequantize,
+    quantize,
+    write_shrunk_model,
+)
 
-from converters.onnx.weights.quantize import dequantize, quantize
-from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError
-from seap_export.layers.compute import Compute
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.note import read_note
 from seap_export.rounding.write import folder_source, write_rounded_model
-from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.tensor_writer import SafetensorsWriter
-from seap_export.sources.weights import SafetensorsReader
-from seap_export.vocabulary.table import Vocabulary
 
 HOW = BlockQuantization(4)
 Made = tuple[Path, Mixture]

@@ -12,11 +12,9 @@ import pytest
 from onnx import helper
 from support.exports import export_with_router
 from support.models import write_micro_model
+from support.product import OnnxForm, Precision, convert_folder
 from support.variations import VARIATIONS
 
-from converters.onnx.folder import convert_folder
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import Precision
 from seap_export.runtime.decoder import CACHE_KEY
 
 

@@ -17,13 +17,10 @@ from support.calibration import (
 from support.cuda import pretend_cuda
 from support.models import micro_source
 from support.plans import micro_plan
+from support.product import COMPENSATIONS, Compute, Source, collect_statistics
 
-from seap_export.activations.calibrate import collect_statistics
 from seap_export.layers import attention
-from seap_export.layers.compute import Compute
-from seap_export.plan.plan import COMPENSATIONS
 from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source
 
 #: Between them windows, soft caps, norms after halves, long rotations, scaled queries, biases and multipliers.
 VARIATIONS = ("llama-biases", "gemma2-all", "phi3-all", "granite-all", "ministral3-all", "exaone4-window", "qwen3")

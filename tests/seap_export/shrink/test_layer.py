@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.product import LayerPlan
 from support.variations import micro_config
 
 from seap_export.families import LayerSpec, ModelSpec, model_spec
-from seap_export.plan.plan import LayerPlan
 from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biases
 
 LAYER = 1

@@ -24,15 +24,11 @@ from support.calibration import (
 )
 from support.models import micro_source
 from support.plans import micro_plan
+from support.product import COMPENSATIONS, Compensation, Compute, Mixture, SafetensorsWriter, Source
 
-from seap_export.activations.mixture import Mixture
 from seap_export.layers import streams
-from seap_export.layers.compute import Compute
-from seap_export.plan.plan import COMPENSATIONS, Compensation
 from seap_export.shrink import refit_streams
 from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source
-from seap_export.sources.tensor_writer import SafetensorsWriter
 
 
 @dataclass

@@ -16,20 +16,16 @@ from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.plain_loop import WITHOUT_BIAS, plain_loop
 from support.plans import layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
+from support.product import COMPENSATIONS, HALVES, Compensation, Compute, LayerPlan, Mixture, Plan, Source, open_source
 from support.variations import VARIATIONS
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.activations.mixture import Mixture
 from seap_export.families import names
-from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES
-from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.refit_streams import RefitStreams
 from seap_export.shrink.sequential import SequentialLayers
 from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source, open_source
 
 TEXTS = random_token_ids(8, longest=40)
 #: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.

@@ -11,17 +11,13 @@ from support.calibration import mixture_of, single_mixture
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
 from support.plans import micro_plan
+from support.product import HALVES, Calibration, Compensation, Mixture, Source
 from support.variations import VARIATIONS
 
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
 from seap_export.families import names
-from seap_export.layers.halves import HALVES
-from seap_export.plan.plan import Compensation
 from seap_export.shrink.layer import kept_channels, shrink_layer
 from seap_export.shrink.refit import mean_fit, refit_from_dense
 from seap_export.shrink.single import single_layers
-from seap_export.sources.source import Source
 
 #: What `micro_plan` cuts.
 CUT = (set(), {"o_proj", "down_proj"}, {"o_proj"})

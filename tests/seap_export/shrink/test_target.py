@@ -11,19 +11,15 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model
 from support.plans import layer_plan, plan_of
+from support.product import HALVES, DecoderLayer, Half, HalfPass, HiddenStates, Source, length_buckets
 from support.variations import VARIATIONS
 
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.families import names
-from seap_export.layers.batches import length_buckets
-from seap_export.layers.halves import HALVES, Half
-from seap_export.layers.hidden_states import HalfPass, HiddenStates
-from seap_export.layers.layer import DecoderLayer
 from seap_export.shrink import refit_streams
 from seap_export.shrink.refit import refit
 from seap_export.shrink.target import refit_target
 from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source
 
 POST_NORMS = ("glm4", "exaone4", "gemma2-all", "gemma3-all")
 

@@ -23,22 +23,28 @@ from support.models import (
 )
 from support.plain_loop import WITHOUT_BIAS
 from support.plans import Shrunk, plan_of, random_scores, random_sensitivity, scored_options, uniform_plan, whole_layer
+from support.product import (
+    COMPENSATIONS,
+    HALVES,
+    Calibration,
+    Compensation,
+    Plan,
+    Source,
+    StoredForm,
+    open_source,
+    portable_config,
+)
 from support.variations import RICHEST, VARIATIONS, VARIED, micro_config
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from seap_export.activations.statistics import Calibration
 from seap_export.families import dense_config, model_spec, names
-from seap_export.layers.halves import HALVES
-from seap_export.plan.plan import COMPENSATIONS, LAYOUTS, Compensation, Plan
+from seap_export.plan.plan import LAYOUTS
 from seap_export.plan.solve import keeps_heads
 from seap_export.plan.uniform import solve_uniform
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.refit import mean_fit, refit_from_dense
 from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.config import portable_config
-from seap_export.sources.source import Source, open_source
-from seap_export.sources.stored import StoredForm
 
 #: Config keys that give projections a bias, and the projections.
 SWITCHES = {

@@ -31,19 +31,15 @@ from support.models import (
     write_micro_model,
 )
 from support.plans import Shrunk, micro_plan
+from support.product import COMPENSATIONS, Calibration, Compensation, Mixture, Source, StoredForm, open_source
 from support.variations import RICHEST, VARIED
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
-from seap_export.plan.plan import COMPENSATIONS, Compensation
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source, open_source
-from seap_export.sources.stored import StoredForm
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import transformers_model, why_not_loaded, write_micro_model
+from support.product import attention_factor, rotary_tables
 from support.variations import VARIATIONS, micro_config
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -17,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from seap_export.errors import InputError
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
-from seap_export.layers.rotary import attention_factor, inverse_frequencies, rotary_tables
+from seap_export.layers.rotary import inverse_frequencies
 from seap_export.sources.config import portable_config
 
 THETA = 5000.0

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from support.models import write_micro_model
+from support.product import Vocabulary
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.variations import VARIATIONS
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError
 from seap_export.sources.source import open_source
-from seap_export.vocabulary.table import Vocabulary
 
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "qwen2", "gemma3-all"])

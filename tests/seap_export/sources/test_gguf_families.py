@@ -10,12 +10,11 @@ from click.testing import CliRunner
 from support.corpora import write_corpus
 from support.gguf import GGUF_VARIATIONS, write_micro_gguf
 from support.models import skip_unless_loaded
+from support.product import dense_folder, families
 from transformers import AutoModelForCausalLM
 
 from seap_export.cli import main
 from seap_export.families import family_of_model_type
-from seap_export.families.family import families
-from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.sources.source import open_source
 
 LONG = torch.arange(3, 33).reshape(2, 15).repeat(1, 2)

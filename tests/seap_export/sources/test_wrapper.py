@@ -11,10 +11,10 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import SPELLINGS, write_micro_model, write_wrapped_model
 from support.plans import micro_plan
+from support.product import write_shrunk_model
 from support.variations import VARIATIONS
 
 from seap_export.errors import InputError
-from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import open_source
 
 

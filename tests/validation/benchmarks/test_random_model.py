@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from support.product import HALVES, DecoderLayer, HalfPass, HiddenStates, length_buckets, open_source
 
-from seap_export.layers.batches import length_buckets
-from seap_export.layers.halves import HALVES
-from seap_export.layers.hidden_states import HalfPass, HiddenStates
-from seap_export.layers.layer import DecoderLayer
-from seap_export.sources.source import open_source
 from validation.benchmarks.random_model import random_model, write_random_model
 from validation.shapes import SHAPES, Shape
 

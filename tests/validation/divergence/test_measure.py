@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from support.models import write_micro_model
+from support.product import OnnxForm
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm
 from seap_export.errors import ArtifactError, InputError
 from validation.divergence import measure as quality
 from validation.divergence.measure import (

@@ -15,7 +15,7 @@ from validation.generation import OpenQuestion, OpenTask
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `hf` and `onnx`; not to be changed."""
-    from converters.onnx.folder import convert_folder
+    from support.product import convert_folder
 
     folder = tmp_path_factory.mktemp("generation")
     write_micro_model(folder / "hf", max_position_embeddings=64, model_type="llama")

@@ -8,10 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from support.models import write_micro_model
+from support.product import OnnxForm, Precision
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import Precision
 from validation.parity.bisect import Bisection, bisect
 from validation.prompts import Case
 

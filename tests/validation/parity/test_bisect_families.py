@@ -11,11 +11,10 @@ import pytest
 from onnx.external_data_helper import load_external_data_for_model
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
+from support.product import BlockQuantization, DialectName, OnnxForm, Precision
 from support.variations import RICHEST, VARIATIONS
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import BlockQuantization, DialectName, Precision
 from validation.parity.bisect import bisect
 from validation.prompts import Case
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.product import Compute, GgufFormat
 from support.variations import VARIATIONS, micro_config
 
-from converters.gguf.format import GgufFormat
 from seap_export.families import model_spec
-from seap_export.layers.compute import Compute
 from validation.parity.candidate import Trial
 from validation.parity.llama_candidate import LlamaCandidate
 from validation.runtimes.table import runtime_row

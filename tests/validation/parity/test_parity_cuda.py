@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 from fake_cuda.machine import Machine, Ran
 from support.models import write_micro_model
-
-from converters.onnx.folder import convert_folder
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import Precision
+from support.product import OnnxForm, Precision, convert_folder
 
 pytestmark = pytest.mark.needs("fake-cuda")
 

@@ -10,12 +10,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 from support.models import write_micro_model
+from support.product import OnnxForm, PrecisionName, choose_precision, weight_differences
 from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm, read_form
-from converters.onnx.precision import PrecisionName, choose_precision
-from converters.onnx.stored import weight_differences
+from converters.onnx.form import read_form
 from seap_export.errors import ParityFailure
 from validation.parity.run import run_parity
 

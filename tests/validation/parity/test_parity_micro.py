@@ -13,11 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from support.models import skip_unless_loaded, write_micro_model
+from support.product import OnnxForm, Precision, choose_precision
 from support.variations import VARIATIONS, VARIED
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import Precision, choose_precision
 from seap_export.errors import ArtifactError
 from seap_export.families import family_of_model_type
 from validation.parity.profiles import Limits

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.product import Precision, choose_precision
 
-from converters.onnx.precision import Precision, choose_precision
 from seap_export.errors import UsageError
 from validation.parity.profiles import DEFAULT_LIMITS, Limit, Limits, Noise, passes, read_limits
 

@@ -10,16 +10,13 @@ import torch
 from mutations.editing import edit_weights
 from support.formats import every_exponent
 from support.models import write_micro_model
+from support.product import Precision, Run, SafetensorsReader, TorchRunner, open_torch_runner, read_spec
 from support.variations import RICHEST, VARIATIONS
 
-from converters.onnx.precision import Precision
 from converters.onnx.weights.overflow import find_scaling
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
-from seap_export.sources.config import read_spec
-from seap_export.sources.weights import SafetensorsReader
 from validation.parity.rounding import narrow, scale_norms, scale_weights
-from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 
 TOKENS = [[3, 4, 5, 6, 7, 8, 9, 10]]
 

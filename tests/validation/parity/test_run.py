@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.product import OnnxFormat, Run
 
-from converters.onnx.format import OnnxFormat
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
 from validation.checkpoint import Change
@@ -23,7 +23,7 @@ from validation.parity.profiles import Limits
 from validation.parity.report import ParityReport, round_beyond
 from validation.parity.run import run_parity
 from validation.prompts import Case, parity_cases
-from validation.runtimes.pytorch.torch_runner import Run, TakeCache
+from validation.runtimes.pytorch.torch_runner import TakeCache
 
 VOCABULARY = 11
 CONFIG = {

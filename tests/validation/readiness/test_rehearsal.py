@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.product import write_random_model
 
-from validation.benchmarks.random_model import write_random_model
 from validation.readiness.request import Programs, Request
 from validation.readiness.run import run_steps
 from validation.readiness.steps import plan_steps

@@ -12,8 +12,9 @@ from typing import get_args
 import click
 import pytest
 from click.testing import CliRunner
+from support.product import Provider, choose_precision
 
-from converters.onnx.precision import PRECISIONS, Provider, choose_precision
+from converters.onnx.precision import PRECISIONS
 from seap_export.cli import main
 from seap_export.errors import UsageError
 from validation.readiness.__main__ import readiness

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.product import Pace, convert_folder
 
 from converters.formats import format_class
-from converters.onnx.folder import convert_folder
 from seap_export.runtime.decoder import Decoding
 from validation.benchmarks.runtimes.small_models import write_small_model
 from validation.runtimes.runner import Runtime
 from validation.runtimes.table import RUNTIMES
-from validation.runtimes.timing import Pace
 from validation.speed.engines import _TorchEngine, open_engine, pace_of
 from validation.speed.measure import Cell
 from validation.speed.memory import peak_memory

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.product import BlockQuantization, Precision
 
-from converters.onnx.precision import BlockQuantization, Precision
 from seap_export.families import model_spec
 from validation.speed.ideal import Work, model_work
 

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from support.product import Pace
 
-from validation.runtimes.timing import Pace
 from validation.speed.measure import Cell, Timing, measure_speed
 
 

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from support.product import convert_folder
 
-from converters.onnx.folder import convert_folder
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from validation.speed import memory
 from validation.speed.measure import Cell

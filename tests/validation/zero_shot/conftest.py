@@ -32,7 +32,7 @@ def write_bpe_tokenizer(folder: Path, vocab_size: int) -> None:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `hf` and `onnx`; not to be changed."""
-    from converters.onnx.folder import convert_folder
+    from support.product import convert_folder
 
     folder = tmp_path_factory.mktemp("zero_shot")
     write_micro_model(folder / "hf", vocab_size=280, max_position_embeddings=64, model_type="llama")

@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 from support.fake_format import FakeFormat, FakeRunner, install_fake_format
+from support.product import Compute, OnnxForm, OnnxFormat
 
 from converters.formats import parse_format
-from converters.onnx.form import OnnxForm
-from converters.onnx.format import OnnxFormat
 from seap_export.errors import ArtifactError
-from seap_export.layers.compute import Compute
 from validation.zero_shot.models import open_model
 from validation.zero_shot.tasks import quiet_harness
 

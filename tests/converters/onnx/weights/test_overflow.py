@@ -13,15 +13,13 @@ import pytest
 import torch
 from mutations.editing import edit_weights
 from support.models import write_micro_model
+from support.product import BlockQuantization, PlainReader, Precision, SafetensorsReader
 
-from converters.onnx.precision import BlockQuantization, Precision
 from converters.onnx.weights.overflow import find_scaling
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import InputError
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
-from seap_export.sources.stored import PlainReader
-from seap_export.sources.weights import SafetensorsReader
 
 IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
 FP16 = Precision("fp16")

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 import torch
+from support.product import BlockQuantization
 
-from converters.onnx.precision import BlockQuantization
 from converters.onnx.weights.quantize import dequantize, quantize
 
 WAYS = [

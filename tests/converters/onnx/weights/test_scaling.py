@@ -11,17 +11,14 @@ import pytest
 import torch
 from support.formats import every_exponent, write_scaled_graph
 from support.models import write_micro_model
+from support.product import BlockQuantization, OnnxForm, Precision, SafetensorsReader, weight_differences
 from support.variations import micro_config
 
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import BlockQuantization, Precision
-from converters.onnx.stored import weight_differences
 from converters.onnx.weights.overflow import most_exponent
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, quantize
 from converters.onnx.weights.scaling import SCALING_NOTE, ScaledReader, Scaling
 from seap_export.errors import ArtifactError
 from seap_export.families import model_spec
-from seap_export.sources.weights import SafetensorsReader
 
 FP16 = Precision("fp16")
 FORMS = [

@@ -8,12 +8,10 @@ from typing import Any
 import onnx
 import pytest
 from support.models import write_micro_model
+from support.product import OnnxForm, choose_precision, read_spec
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import choose_precision
 from converters.onnx.weights.sizes import weight_bytes
-from seap_export.sources.config import read_spec
 
 
 def stored_bytes(folder: Path) -> int:

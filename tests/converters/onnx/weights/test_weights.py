@@ -12,12 +12,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from support.product import OnnxForm, Precision, choose_precision, weight_differences, write_onnx
 
 from converters.onnx import stored
-from converters.onnx.form import OnnxForm
-from converters.onnx.onnx_writer import write_onnx
-from converters.onnx.precision import Precision, choose_precision
-from converters.onnx.stored import refuse_bad_data, weight_differences
+from converters.onnx.stored import refuse_bad_data
 from converters.onnx.weights import weights
 from converters.onnx.weights.quantize import quantize
 from converters.onnx.weights.weights import LazyTensor, LazyWeights

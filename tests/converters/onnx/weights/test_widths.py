@@ -6,13 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.product import PROJECTIONS, OnnxForm, choose_precision
 from support.variations import micro_config
 
-from converters.onnx.form import OnnxForm
-from converters.onnx.precision import choose_precision
 from converters.onnx.weights.widths import slow_products, whole_blocks, width_warning
 from seap_export.families import ModelSpec, model_spec
-from seap_export.families.names import PROJECTIONS
 
 
 def spec_of(**values: Any) -> ModelSpec:

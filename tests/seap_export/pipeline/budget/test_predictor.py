@@ -3,13 +3,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from support.product import Candidate, OnnxFormat, Targets, ways
 from support.variations import micro_config
 
-from converters.onnx.format import OnnxFormat
 from seap_export.families import ModelSpec, model_spec
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.targets.candidate import Candidate, ways
-from seap_export.pipeline.targets.targets import Targets
 
 SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))
 FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")

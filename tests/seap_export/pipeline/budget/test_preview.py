@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from support.product import ExportRequest, OnnxFormat, Targets, Vocabulary
 from support.variations import micro_config
 
-from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.families import model_spec
 from seap_export.pipeline.budget.preview import first_candidates, search_work
-from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.targets.targets import Targets
-from seap_export.vocabulary.table import Vocabulary
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=1000))
 KEPT = {"a": Vocabulary(tuple(range(100)), 1000), "b": Vocabulary(tuple(range(300)), 1000)}

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from support.product import Candidate, OnnxFormat, Targets, ways
 
-from converters.onnx.format import OnnxFormat
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.pipeline.budget.failure import nothing_fits
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, Found, search
-from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
+from seap_export.pipeline.targets.candidate import Figures, Point
 from seap_export.pipeline.targets.frontier import Frontier
-from seap_export.pipeline.targets.targets import Targets
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.product import open_source
 
 from seap_export.errors import InputError
 from seap_export.pipeline.cluster.connection import Share
@@ -18,7 +19,6 @@ from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Ord
 from seap_export.pipeline.folder import outputs
 from seap_export.pipeline.folder.manifest import package_versions
 from seap_export.pipeline.steps.step import Step
-from seap_export.sources.source import open_source
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from support.product import write_random_model
 
 from seap_export.cli import main
 from seap_export.pipeline.cost.disk import Disk, needed, step_disk
 from seap_export.pipeline.cost.workload import Task, Workload
-from validation.benchmarks.random_model import write_random_model
 from validation.shapes import SHAPES, Shape
 
 SHAPE = Shape(layers=2, hidden=256, heads=8, kv_heads=4, neurons=1024, vocabulary=4096, positions=1024, tied=True)

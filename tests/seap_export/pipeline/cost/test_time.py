@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.product import OnnxFormat
 from support.variations import micro_config
 
 from converters.mlx.format import MlxFormat
-from converters.onnx.format import OnnxFormat
 from seap_export.families import model_spec
 from seap_export.pipeline.cost.time import Machine, step_seconds
 from seap_export.pipeline.cost.workload import Task, Workload

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 from support.models import write_micro_model
+from support.product import DivergenceFigures, Source, dense_folder, open_source
 
 from seap_export.corpus import Task
 from seap_export.errors import InputError, UsageError
 from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, Texts
-from seap_export.pipeline.folder.dense_folder import dense_folder
-from seap_export.sources.source import Source, open_source
-from validation.divergence.measure import DivergenceFigures
 from validation.generation import GenerationFigures
 from validation.generation.figures import Answer
 from validation.zero_shot import ZeroShotFigures
@@ -172,7 +170,8 @@ def test_a_model_without_a_folder_gets_one_for_a_while(tmp_path: Path, tied: boo
 
 
 def test_calibrated_texts_are_refused_by_digest(source: Source) -> None:
-    from seap_export.activations.statistics import CalibrationRecord
+    from support.product import CalibrationRecord
+
     from seap_export.corpus import text_digest
 
     record = CalibrationRecord("a", "m", source.digest, 0, 64, 8, (text_digest("the cat sat"),), ("bb",), ())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.product import Silent
 
 from seap_export.memory import peak_memory
 from seap_export.pipeline.folder.manifest import MANIFEST
@@ -16,7 +17,6 @@ from seap_export.pipeline.folder.performance import (
     read_performance,
     recorded,
 )
-from seap_export.pipeline.progress import Silent
 
 
 class Spoken(Silent):

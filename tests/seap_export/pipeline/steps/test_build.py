@@ -10,28 +10,33 @@ from typing import Any
 import pytest
 from support.corpora import micro_texts
 from support.models import write_micro_model
+from support.product import (
+    BlockQuantization,
+    CalibrationSettings,
+    ExportRequest,
+    GgufFormat,
+    MixtureSpec,
+    OnnxForm,
+    OnnxFormat,
+    ParitySettings,
+    PlanSettings,
+    Source,
+    Sparsity,
+    choose_precision,
+    open_source,
+)
 
-from converters.gguf.format import GgufFormat
-from converters.onnx.form import OnnxForm
-from converters.onnx.format import OnnxFormat
-from converters.onnx.precision import choose_precision
 from converters.openvino.format import OpenvinoFormat
 from converters.web.format import WebFormat
 from seap_export.corpus import Sample, Split, Task
 from seap_export.errors import UsageError
-from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.request.mixtures import MixtureSpec
-from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
 from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
-from seap_export.plan.recipes import PlanSettings
-from seap_export.plan.sparsity import EVEN, Sparsity
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.source import Source, open_source
+from seap_export.plan.sparsity import EVEN
 from validation.parity.profiles import Limits
 
 TEXTS = micro_texts(6)

@@ -8,17 +8,22 @@ from pathlib import Path
 import pytest
 from support.corpora import write_corpus
 from support.models import write_micro_model
+from support.product import (
+    CalibrationSettings,
+    ExportRequest,
+    OnnxForm,
+    OnnxFormat,
+    ParitySettings,
+    PlanSettings,
+    Silent,
+    Source,
+    choose_precision,
+    open_recipe,
+    open_source,
+)
 
-from converters.onnx.form import OnnxForm
-from converters.onnx.format import OnnxFormat
-from converters.onnx.precision import choose_precision
 from seap_export.corpus import parse_tasks
 from seap_export.pipeline.export import export
-from seap_export.pipeline.progress import Silent
-from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
-from seap_export.plan.recipes import PlanSettings, open_recipe
-from seap_export.sources.source import Source, open_source
 
 
 class Listening(Silent):

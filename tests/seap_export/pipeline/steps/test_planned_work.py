@@ -3,16 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.product import GENERAL_TEXT, MOST_TEXTS, ExportRequest, MixtureSpec, Silent, open_source
 
 from seap_export.corpus import Sample, Split, Task
 from seap_export.pipeline.cost.workload import at_most
 from seap_export.pipeline.export import plan_export
-from seap_export.pipeline.progress import Silent
-from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.planned_work import Remaining, task_sizes
-from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
-from seap_export.sources.source import open_source
 
 
 def _samples(name: str, number: int) -> tuple[Sample, ...]:

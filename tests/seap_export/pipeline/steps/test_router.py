@@ -15,17 +15,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support.corpora import task_texts
 from support.models import write_micro_model
+from support.product import Silent, Source, open_source
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, Split
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.pipeline.folder.workspace import Workspace
-from seap_export.pipeline.progress import Silent
 from seap_export.pipeline.request.settings import RouterSettings
 from seap_export.pipeline.steps import router as module
 from seap_export.pipeline.steps.router import Targets, make_router, refuse_lost_tasks, router_key, router_targets
 from seap_export.runtime import Router
-from seap_export.sources.source import Source, open_source
 
 Make = Callable[..., dict[str, Any]]
 SETTINGS = RouterSettings(max_length=20)

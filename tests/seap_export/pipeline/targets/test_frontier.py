@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from support.product import OnnxFormat
 
-from converters.onnx.format import OnnxFormat
 from seap_export.errors import UsageError
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point
 from seap_export.pipeline.targets.frontier import (

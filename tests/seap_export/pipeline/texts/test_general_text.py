@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.product import CalibrationRecord, DivergenceFigures
 
-from seap_export.activations.statistics import CalibrationRecord
 from seap_export.corpus import text_digest
 from seap_export.errors import InputError
 from seap_export.hashing import sha256_json
@@ -20,7 +20,6 @@ from seap_export.pipeline.texts.general_text import (
     general_samples,
     refuse_damaged_cell,
 )
-from validation.divergence.measure import DivergenceFigures
 from validation.divergence.paired import Bytes, PerByte, same_cut
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from support.models import write_micro_model
+from support.product import CalibrationSettings, open_source
 from support.variations import FAMILIES
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, parse_tasks
-from seap_export.pipeline.request.settings import CALIBRATION_TOKENS, CalibrationSettings
+from seap_export.pipeline.request.settings import CALIBRATION_TOKENS
 from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize
-from seap_export.sources.source import open_source
 
 
 @pytest.mark.parametrize("family", FAMILIES)

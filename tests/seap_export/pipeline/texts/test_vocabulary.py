@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 from support.models import write_micro_model
+from support.product import Silent, Vocabulary, open_source
 from support.tokenizers import write_byte_level
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Task, parse_tasks
 from seap_export.errors import InputError
-from seap_export.pipeline.progress import Silent
 from seap_export.pipeline.texts import vocabulary
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
-from seap_export.sources.source import open_source
 from seap_export.vocabulary.choice import VocabularySize
-from seap_export.vocabulary.table import Vocabulary
 
 
 def _chosen(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.product import Run, open_torch_runner
 from support.variations import FAMILIES
 
 from seap_export.families import model_spec
 from validation.benchmarks.runtimes.small_models import Kind, write_small_model
-from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
 
 @pytest.mark.parametrize("kind", ["pruned", pytest.param("dense", marks=pytest.mark.release)])

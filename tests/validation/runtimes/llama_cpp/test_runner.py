@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.corpora import micro_texts
 from support.models import write_micro_model
+from support.product import Run, open_torch_runner
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.variations import VARIATIONS, VARIED, uneven_values
 from tokenizers import Tokenizer
@@ -19,7 +20,6 @@ from converters.gguf import GgufFormat
 from seap_export.errors import ParityFailure
 from seap_export.families import model_spec
 from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
-from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
 pytestmark = pytest.mark.needs("llama.cpp")
 #: A longer prompt than the windows, and a shorter one; then two single tokens.

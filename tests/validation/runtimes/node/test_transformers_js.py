@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from support.corpora import WORDS
 from support.models import write_source
+from support.product import Run, TorchRunner, read_spec
 from support.variations import RICHEST
 from support.web_faults import PARITY, Edit
 from tokenizers import Tokenizer, processors
@@ -21,10 +22,8 @@ from tokenizers import Tokenizer, processors
 from converters.web import WebFormat, data_files
 from converters.web.precisions import file_name, precision_of
 from seap_export.errors import ParityFailure
-from seap_export.sources.config import read_spec
 from validation.parity.rounding import round_activations
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
-from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
 
 pytestmark = pytest.mark.needs("transformers.js")
 LENGTHS, STEPS = (20, 7), 4

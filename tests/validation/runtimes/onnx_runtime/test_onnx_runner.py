@@ -9,12 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from support.product import OnnxForm, open_session
 
 from converters.onnx import write_onnx
-from converters.onnx.form import OnnxForm
 from converters.onnx.graph.dialects import LEFT_PADDING_GUARD, POISON
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from seap_export.runtime.session import open_session
 from validation.runtimes.onnx_runtime import onnx_runner
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 

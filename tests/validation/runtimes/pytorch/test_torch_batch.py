@@ -9,9 +9,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from support.models import write_micro_model
+from support.product import Compute
 from support.variations import VARIATIONS, VARIED
 
-from seap_export.layers.compute import Compute
 from validation.runtimes.pytorch.torch_batch import TorchBatch
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from support.models import one_thread, write_micro_model
+from support.product import Compute
 from support.variations import VARIATIONS, VARIED
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.layers.compute import Compute
 from validation.checkpoint import Checkpoint
 from validation.quiet import quiet_transformers
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner

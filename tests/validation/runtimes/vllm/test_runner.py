@@ -15,12 +15,12 @@ import pytest
 from support import needs
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
+from support.product import read_spec
 from support.variations import RICHEST, VARIATIONS
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
-from seap_export.sources.config import read_spec
 from validation.runtimes.vllm import runner as vllm_runner
 from validation.runtimes.vllm.runner import PYTHON, VllmRunner, require_vllm, vllm_refusal
 
@@ -101,7 +101,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("is_trusted", [False, True], ids=["with the package", "with the code in the folder"])
 def test_vllm_serves_the_folder_by_itself(tmp_path: Path, vllm: object, is_trusted: bool) -> None:
     """With several processes of vLLM's, as it is served."""
-    from validation.runtimes.pytorch.torch_runner import open_torch_runner
+    from support.product import open_torch_runner
 
     model = write_pruned_micro_model(tmp_path / "hf", "llama-biases", head_dim=HEAD_DIM)
     environment = {

@@ -15,11 +15,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from support.models import write_micro_model
+from support.product import Logits, OnnxForm, Precision, Provider
 from support.variations import RICHEST, VARIATIONS
 
 from converters.onnx import write_onnx
-from converters.onnx.form import Logits, OnnxForm
-from converters.onnx.precision import Precision, Provider
 
 #: Where products of gate and up are one node; other widths take two.
 WIDTH = 96

@@ -11,9 +11,9 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+from support.product import BlockQuantization, Precision
 from support.variations import GRAPH_MODELS, PRUNED_LAYERS
 
-from converters.onnx.precision import BlockQuantization, Precision
 from seap_export.errors import UsageError
 
 MODELS = [*GRAPH_MODELS, ("qwen3", PRUNED_LAYERS)]

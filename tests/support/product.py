@@ -1,0 +1,137 @@
+"""What many tests take from the product: where a module moves, this file follows, and they need not."""
+
+from __future__ import annotations
+
+from converters.gguf.format import GgufFormat
+from converters.onnx.folder import convert_folder
+from converters.onnx.form import Logits, OnnxForm
+from converters.onnx.format import OnnxFormat
+from converters.onnx.genai_config import genai_config
+from converters.onnx.onnx_writer import write_onnx
+from converters.onnx.precision import DialectName, Precision, PrecisionName, Provider, choose_precision
+from converters.onnx.stored import weight_differences
+from converters.onnx.weights.quantize import dequantize, quantize
+from seap_export.activations.calibrate import collect_statistics
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration, CalibrationRecord
+from seap_export.families.family import families, refused_models
+from seap_export.families.names import PROJECTIONS, Projection
+from seap_export.layers.batches import Batch, length_buckets
+from seap_export.layers.compute import Compute
+from seap_export.layers.halves import HALVES, Half
+from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.rotary import attention_factor, rotary_tables
+from seap_export.pipeline.budget.candidates import WORKSHOP
+from seap_export.pipeline.folder.contents import Variant
+from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.folder.manifest import read_manifest
+from seap_export.pipeline.gate.parity import prompts_of
+from seap_export.pipeline.progress import Silent
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.request.mixtures import MixtureSpec
+from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
+from seap_export.pipeline.targets.candidate import Candidate, ways
+from seap_export.pipeline.targets.targets import Targets
+from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
+from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan, read_plan
+from seap_export.plan.recipes import PlanSettings, open_recipe
+from seap_export.plan.sparsity import Sparsity
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.runtime.session import open_session
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.config import portable_config, read_spec
+from seap_export.sources.gguf.header import read_header
+from seap_export.sources.source import Source, open_source
+from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.sources.weights import SafetensorsReader
+from seap_export.vocabulary.table import Vocabulary
+from validation.benchmarks.random_model import write_random_model
+from validation.divergence.measure import DivergenceFigures
+from validation.parity.rounding import round_weights
+from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
+from validation.runtimes.timing import Pace
+from validation.speed.measure import Timing
+from validation.speed.memory import PeakMemory
+
+__all__ = [
+    "COMPENSATIONS",
+    "GENERAL_TEXT",
+    "HALVES",
+    "MOST_TEXTS",
+    "PROJECTIONS",
+    "WORKSHOP",
+    "Batch",
+    "BlockQuantization",
+    "Calibration",
+    "CalibrationRecord",
+    "CalibrationSettings",
+    "Candidate",
+    "Compensation",
+    "Compute",
+    "DecoderLayer",
+    "DialectName",
+    "DivergenceFigures",
+    "ExportRequest",
+    "GgufFormat",
+    "Half",
+    "HalfPass",
+    "HiddenStates",
+    "LayerPlan",
+    "Logits",
+    "Mixture",
+    "MixtureSpec",
+    "OnnxForm",
+    "OnnxFormat",
+    "Pace",
+    "ParitySettings",
+    "PeakMemory",
+    "PlainReader",
+    "Plan",
+    "PlanSettings",
+    "Precision",
+    "PrecisionName",
+    "Projection",
+    "Provider",
+    "Run",
+    "SafetensorsReader",
+    "SafetensorsWriter",
+    "Silent",
+    "Source",
+    "Sparsity",
+    "StoredForm",
+    "Targets",
+    "Timing",
+    "TorchRunner",
+    "Variant",
+    "Vocabulary",
+    "attention_factor",
+    "choose_precision",
+    "collect_statistics",
+    "convert_folder",
+    "dense_folder",
+    "dequantize",
+    "families",
+    "genai_config",
+    "length_buckets",
+    "open_recipe",
+    "open_session",
+    "open_source",
+    "open_torch_runner",
+    "portable_config",
+    "prompts_of",
+    "quantize",
+    "read_header",
+    "read_manifest",
+    "read_plan",
+    "read_spec",
+    "refused_models",
+    "rotary_tables",
+    "round_weights",
+    "ways",
+    "weight_differences",
+    "write_onnx",
+    "write_random_model",
+    "write_shrunk_model",
+]
