@@ -67,3 +67,8 @@ def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
     )
     export(source, request, folder / "out")
     return folder / "out"
+
+
+def times_of_writing(folder: Path) -> dict[Path, int]:
+    """When each file under a folder was written, in nanoseconds: what a second run leaves untouched keeps its time."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

@@ -11,13 +11,12 @@ from typing import Any
 import jsonschema
 import pytest
 from click.testing import CliRunner
-from support.exports import run_here
+from support.exports import run_here, times_of_writing
 from support.fake_format import FakeRunner, install_fake_format
 from support.models import one_thread
 from support.product import GENERAL_TEXT
 
 from seap_export.cli import main
-from seap_export.pipeline.evaluation import quality, speed
 from validation.reports import schema
 
 Run = Callable[..., Any]
@@ -118,12 +117,12 @@ def test_a_report_that_was_changed_is_shown_as_it_is(run: Run, out: Path) -> Non
     assert run("inspect", "out").code == 7
 
 
-def test_a_second_export_measures_nothing_again(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = _json(out / "performance.json")["speed"]
-    monkeypatch.setattr(quality, "divergence_report", None)
-    monkeypatch.setattr(speed, "time_variants", None)
+def test_a_second_export_measures_nothing_again(run: Run, out: Path) -> None:
+    before, times = _json(out / "performance.json")["speed"], times_of_writing(out / "a-0.2")
+    assert out / "a-0.2" / "quality.json" in times
     outcome = run(*EXPORT, *MEASURED, "--format", "fake", "--format", "fake:f16", "--json")
     assert outcome.code == 0, outcome.err
+    assert times_of_writing(out / "a-0.2") == times
     assert _json(out / "performance.json")["speed"] == before
     assert json.loads(outcome.out)["a-0.2"]["speed"] == before["a-0.2"]["figures"]
 

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support.corpora import task_texts
+from support.exports import times_of_writing
 from support.models import write_micro_model
 from support.product import Silent, Source, open_source
 from tokenizers import Tokenizer
@@ -144,10 +145,11 @@ def test_same_inputs_same_bytes_in_any_order(make: Make, tmp_path: Path) -> None
     assert tree(tmp_path / "out" / "router") == first
 
 
-def test_it_is_made_once(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described = make()
-    monkeypatch.setattr(module, "fit_classifier", None)
+def test_it_is_made_once(make: Make, tmp_path: Path) -> None:
+    described, times = make(), times_of_writing(tmp_path / "out" / "router")
+    assert times
     assert make() == described
+    assert times_of_writing(tmp_path / "out" / "router") == times
 
 
 def test_more_ratios_and_more_tasks_replace_it_unasked(make: Make, tmp_path: Path) -> None:
