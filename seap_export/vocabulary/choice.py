@@ -34,7 +34,7 @@ def parse_size(text: str) -> VocabularySize:
 def required_tokens(tokenizer: Mapping[str, Any], pairs: BytePairs, used: frozenset[int]) -> frozenset[int]:
     """The tokens that must be kept: characters or bytes, added tokens, `used` ones, and all that is made on the way.
 
-    So a text whose tokens are all kept is cut into the same tokens (docs/vocabulary.md).
+    So a text whose tokens are all kept is cut into the same tokens (docs/research/vocabulary.md).
 
     Args:
         tokenizer: The content of tokenizer.json.

@@ -84,7 +84,7 @@ class BytePairs:
     def parts(self, text: str) -> frozenset[int]:
         """All tokens that are made on the way to the token `text`, with itself and its characters.
 
-        These are the same wherever the token occurs in a text (docs/vocabulary.md). Empty: no merges make it.
+        These are the same wherever the token occurs in a text (docs/research/vocabulary.md). Empty: no merges make it.
         """
         symbols = [symbol for letter in text for symbol in self._units(letter)]
         tokens = set(symbols)
