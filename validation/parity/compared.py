@@ -28,7 +28,7 @@ class Compared:
     """The comparison of one case in one pass."""
 
     case: Case
-    own: Pass
+    run: Pass
     prefill: LogitComparison = field(default_factory=LogitComparison)
     decode: LogitComparison = field(default_factory=LogitComparison)
     caches: CacheComparison | None = None
@@ -37,14 +37,13 @@ class Compared:
         self, noise: Mapping[TokenSequence, Noise], margin: float = CLEAR_MARGIN
     ) -> tuple[StageResult, StageResult]:
         """Both stages, judged by the limits that this noise of the sequences asks for."""
-        own = reduce(or_, (noise.get(sequence, Noise()) for sequence in sequences_of(self.case)))
-        name, rows = f"{self.case.name}{self.own.suffix}", len(self.case.rows)
+        of_case = reduce(or_, (noise.get(sequence, Noise()) for sequence in sequences_of(self.case)))
         caches = None if self.caches is None else self.caches.figures()
         prefill, decode = self.prefill.figures(margin), self.decode.figures(margin)
-        limits = [self.own.limits_for(own, max(figures.tokens, 1)) for figures in (prefill, decode)]
+        limits = [self.run.limits_for(of_case, max(figures.tokens, 1)) for figures in (prefill, decode)]
         return (
-            StageResult(name, "prefill", rows, prefill, limits[0], own),
-            StageResult(name, "decode", rows, decode, limits[1], own, caches),
+            StageResult(self.case, self.run, "prefill", prefill, limits[0], of_case),
+            StageResult(self.case, self.run, "decode", decode, limits[1], of_case, caches),
         )
 
     def undecided(self) -> set[Figure]:
@@ -55,16 +54,16 @@ class Compared:
         stages = self.results({})
         exceeded = {limit.figure for stage in stages for limit in stage.limits if stage.exceeds(limit)}
         shares = {stage.figures.clear_top1_agreement for stage in stages} - {None, 1.0}
-        is_judged = any(limit.figure == "clear_top1_agreement" for limit in self.own.limits)
+        is_judged = any(limit.figure == "clear_top1_agreement" for limit in self.run.limits)
         margin: set[Figure] = {"clear_top1_agreement"} if is_judged and shares else set()
-        return (exceeded - self.own.given) | margin
+        return (exceeded - self.run.given) | margin
 
 
 def compare(
-    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], runner: Runner, store: ArrayStore
+    case: Case, run: Pass, references: Mapping[TokenSequence, Reference], runner: Runner, store: ArrayStore
 ) -> Compared:
     """Runs a case as parity does, and compares its logits and caches."""
-    compared = Compared(case, own)
+    compared = Compared(case, run)
     truths = [references[sequence] for sequence in sequences_of(case)]
     wanted = [_comparable(store.get(truth.logits), runner.gives) for truth in truths]
     steps = len(case.forced[0])
@@ -114,10 +113,10 @@ def served_cases(cases: Sequence[Case]) -> list[Case]:
 
 
 def compare_served(
-    case: Case, own: Pass, references: Mapping[TokenSequence, Reference], decoder: OnnxDecoder, store: ArrayStore
+    case: Case, run: Pass, references: Mapping[TokenSequence, Reference], decoder: OnnxDecoder, store: ArrayStore
 ) -> Compared:
     """The same steps through the runner, which captures them as a CUDA graph where the graph allows it."""
-    compared = Compared(case, own)
+    compared = Compared(case, run)
     wanted = [store.get(references[sequence].logits) for sequence in sequences_of(case)]
     decoding = decoder.start(case.rows, len(case.forced[0]))
     for row, (ids, forced) in enumerate(zip(case.rows, case.forced, strict=True)):

@@ -11,7 +11,8 @@ from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
 from validation.metrics import Defect, LogitFigures, Place
 from validation.parity.caches import CacheFigures
-from validation.parity.profiles import Figure, Limit, Noise
+from validation.parity.profiles import Figure, Limit, Noise, Pass
+from validation.prompts import Case
 
 __all__ = ["SCHEMA", "Conditions", "ParityReport", "Stage", "StageResult", "Subject", "round_beyond"]
 
@@ -46,13 +47,23 @@ class StageResult:
     In decode, a place's position is the step, counted from 0; the cache is compared after the last step.
     """
 
-    case: str
+    prompts: Case
+    run: Pass
     stage: Stage
-    rows: int
     figures: LogitFigures
     limits: tuple[Limit, ...]
     noise: Noise = Noise()
     cache: CacheFigures | None = None
+
+    @property
+    def case(self) -> str:
+        """The case's name in reports."""
+        return f"{self.prompts.name}{self.run.suffix}"
+
+    @property
+    def rows(self) -> int:
+        """How many prompts ran together."""
+        return len(self.prompts.rows)
 
     def at(self, place: Place) -> str:
         """The place in words."""

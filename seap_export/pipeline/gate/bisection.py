@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from converters.onnx.form import read_form
 from seap_export.errors import ParityFailure
@@ -18,7 +17,7 @@ from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.settings import ParitySettings
 from validation.parity.bisect import Bisection, TapError, bisect
-from validation.parity.profiles import IN_FLOAT
+from validation.parity.report import StageResult
 from validation.parity.run import plan_cases
 
 __all__ = ["bisect_variant"]
@@ -28,7 +27,7 @@ def bisect_variant(
     variant: Variant,
     settings: ParitySettings,
     prompt_file: Path | None,
-    parity: Mapping[str, Any] | None,
+    stages: Sequence[StageResult],
     reasons: Sequence[str],
     progress: Progress,
     compute: Compute | None = None,
@@ -39,7 +38,7 @@ def bisect_variant(
         variant: The variant.
         settings: How it was compared.
         prompt_file: On which prompts; None: the held-out texts of the export.
-        parity: The report of the comparison; None: there is none.
+        stages: The comparison of logits; empty: there was none.
         reasons: Why parity failed; the first weight that they name is the place if no value diverges before it.
         progress: Reports what happens.
         compute: Where torch runs.
@@ -47,25 +46,22 @@ def bisect_variant(
     Returns:
         None if the graph does not run with intermediate values as outputs.
     """
-    failed = [case for case in (parity or {}).get("cases", ()) if case["verdict"] == "failed"]
+    failed = [stage for stage in stages if stage.reasons]
     # A single prompt in a single call is the cheapest to trace.
-    failed.sort(key=lambda case: (case["rows"] > 1, case["case"].startswith("long")))
-    stage: Mapping[str, Any] = failed[0] if failed else {"case": "prompt 0", "stage": "prefill", "worst": None}
-    name, _, label = stage["case"].partition(", ")
+    worst = min(failed, key=lambda stage: (stage.rows > 1, stage.prompts.call_tokens is not None), default=None)
+    name, stage = ("prompt 0", "prefill") if worst is None else (worst.case, worst.stage)
     prompts = prompts_of(variant, prompt_file, settings.prompts)
-    progress.say(f"{variant.name}: bisecting {stage['stage']} of {stage['case']}")
+    progress.say(f"{variant.name}: bisecting {stage} of {name}")
     try:
         with opened_model(variant.onnx) as model:
             cases = plan_cases(model, prompts, decode_steps=settings.decode_steps, long_tokens=settings.long_tokens)
-            case = next(case for case in cases if case.name == name)
-            steps = 0 if stage["stage"] == "prefill" else min(settings.decode_steps, _step(stage) + 1)
-            found = bisect(
+            bisection = bisect(
                 model,
                 variant.onnx,
-                case,
-                stage["stage"],
-                steps,
-                in_float=label == IN_FLOAT or _is_quantized(variant.onnx),
+                cases[0] if worst is None else worst.prompts,
+                stage,
+                0 if worst is None else _steps(worst, settings.decode_steps),
+                in_float=(worst is not None and worst.run.in_float) or _is_quantized(variant.onnx),
                 provider=settings.provider,
                 threads=settings.threads,
                 compute=compute,
@@ -74,15 +70,15 @@ def bisect_variant(
         progress.say(f"{variant.name}: cannot be bisected: {error}")
         return None
     stored = _stored_wrongly(reasons)
-    if stored is not None and (found.first is None or _depth(stored) < _depth(found.first)):
-        return replace(found, first=stored)  # a wrong weight explains what diverges after it
-    return found
+    if stored is not None and (bisection.first is None or _depth(stored) < _depth(bisection.first)):
+        return replace(bisection, first=stored)  # a wrong weight explains what diverges after it
+    return bisection
 
 
-def _depth(place: TapError) -> float:
-    if place.layer is not None:
-        return place.layer
-    return -1.0 if place.sublayer.startswith("embed_tokens") else math.inf
+def _depth(tap: TapError) -> float:
+    if tap.layer is not None:
+        return tap.layer
+    return -1.0 if tap.sublayer.startswith("embed_tokens") else math.inf
 
 
 def _stored_wrongly(reasons: Sequence[str]) -> TapError | None:
@@ -96,9 +92,12 @@ def _stored_wrongly(reasons: Sequence[str]) -> TapError | None:
     return TapError(name, int(layer[1]) if layer else None, sublayer, None)
 
 
-def _step(stage: Mapping[str, Any]) -> int:
-    places = [stage["worst"], *(defect["place"] for defect in stage.get("defects", ()))]
-    return max((place["position"] for place in places if place is not None), default=1)
+def _steps(result: StageResult, most: int) -> int:
+    """The decode steps up to the last place where something is wrong."""
+    if result.stage == "prefill":
+        return 0
+    places = [result.figures.worst, *(defect.place for defect in result.figures.defects)]
+    return min(most, max((place.position for place in places if place is not None), default=1) + 1)
 
 
 def _is_quantized(onnx_folder: Path) -> bool:

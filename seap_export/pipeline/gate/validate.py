@@ -33,6 +33,7 @@ from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads, probe
 from seap_export.sources.source import open_source
 from seap_export.toml_file import either
+from validation.parity.report import StageResult
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row, runtime_title
 from validation.speed.gate import SpeedLimits, judge_speed
 
@@ -256,9 +257,9 @@ class _Validation:
 
     def _compare(self, variant: Variant, folder: FormatFolder, runtime: str, subject: str | None) -> None:
         reasons, notes, code = [], (), ParityFailure.exit_code
-        report: Mapping[str, Any] | None = None
+        stages: Sequence[StageResult] = ()
         try:
-            report = self._logits(variant, folder, runtime)
+            report, stages = self._logits(variant, folder, runtime)
             first, *others = report["reasons"] or [""]
             reasons += [f"{first}; {report['hint']}", *others] if first else []
             notes = report.get("looser_limits", ())
@@ -269,20 +270,25 @@ class _Validation:
             reasons, code = [str(error)], ArtifactError.exit_code
         self._add(Check.of(variant.name, "parity", reasons, code, notes, subject))
         if reasons and code == ParityFailure.exit_code and self._request.bisect and runtime_row(runtime).traces:
-            self._bisect(variant, report, reasons)
+            self._bisect(variant, stages, reasons)
 
-    def _logits(self, variant: Variant, folder: FormatFolder, runtime: str) -> Mapping[str, Any]:
+    def _logits(
+        self, variant: Variant, folder: FormatFolder, runtime: str
+    ) -> tuple[Mapping[str, Any], Sequence[StageResult]]:
+        """The report, and what it was made from if it is not known from before."""
+        stages: Sequence[StageResult] = ()
         report = self._known.get(variant.name, {}).get(folder.name)
         if report is None or report["runtime"] != runtime:
             self._progress.say(f"{variant.name}: comparing {runtime_title(runtime)} with torch")
             settings = self._request.parity
             prompts = prompts_of(variant, self._request.prompt_file, settings.prompts)
-            report = check_parity(
+            parity = check_parity(
                 variant, folder.name, runtime, prompts, settings, self._progress.say, self._request.compute
-            ).to_json()
+            )
+            report, stages = parity.to_json(), parity.stages
         known = self._results[variant.name]["parity"]
         known[f"{folder.name} in {runtime}" if folder.name in known else folder.name] = report
-        return report
+        return report, stages
 
     def _weights(self, variant: Variant, folder: FormatFolder) -> Iterator[str]:
         self._progress.say(f"{variant.name}: comparing weights")
@@ -294,10 +300,10 @@ class _Validation:
         if len(lines) > _MOST_WEIGHTS:
             yield f"weights: {len(lines) - _MOST_WEIGHTS} more differ"
 
-    def _bisect(self, variant: Variant, parity: Mapping[str, Any] | None, reasons: Sequence[str]) -> None:
+    def _bisect(self, variant: Variant, stages: Sequence[StageResult], reasons: Sequence[str]) -> None:
         request = self._request
         bisection = bisect_variant(
-            variant, request.parity, request.prompt_file, parity, reasons, self._progress, request.compute
+            variant, request.parity, request.prompt_file, stages, reasons, self._progress, request.compute
         )
         if bisection is None:
             return
