@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from seap_export.cli.console import difference, duration, megabytes, table
 from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
+from seap_export.pipeline.folder.names import HF, ONNX, PLAN, QUALITY
 
 if TYPE_CHECKING:
     from seap_export.pipeline.export import Exported
@@ -64,7 +65,7 @@ def no_gains(exported: Exported) -> Iterator[str]:
 
 def _written(variant: Mapping[str, Any]) -> list[str]:
     """The folders of a variant beside `hf`."""
-    return [folder for folder in variant["bytes"] if folder != "hf"]
+    return [folder for folder in variant["bytes"] if folder != HF]
 
 
 def _sizes(variant: Mapping[str, Any], folder: str) -> list[str]:
@@ -159,12 +160,14 @@ def _short(text: str, *, from_end: bool) -> str:
 
 
 def _next_steps(exported: Exported, out: Path) -> Iterator[str]:
+    from seap_export.pipeline.folder.contents import Export
+
     yield f"Written to {out}. Full report: {out / 'validation.html'}"
     if not exported.report.passed:
         return
     name = next(iter(exported.variants))
     yield "Next:"
-    has_onnx = (out / name / "onnx").is_dir()
+    has_onnx = Export(out).variant(name).onnx.is_dir()
     if has_onnx:
         yield f"  seap-export generate {out / name} PROMPT     let a variant answer"
     if has_onnx and (out / "router").is_dir():
@@ -189,14 +192,14 @@ def _cost(figures: list[StepFigures]) -> list[str]:
 
 
 def _kind(step: str) -> str:
-    from converters.formats import FORMATS
+    from converters.formats import FORMATS, format_name
 
     first, _, last = step.partition("/")
     if last.startswith("parity") and last.endswith(".json"):
         return "parity"
     if first == "rounding":
         return first
-    return _KINDS.get(last, last if last.partition("-")[0] in FORMATS else first)
+    return _KINDS.get(last, last if format_name(last) in FORMATS else first)
 
 
-_KINDS = {"plan.json": "plan", "hf": "shrinking", "onnx": "ONNX", "quality.json": "quality"}
+_KINDS = {PLAN: "plan", HF: "shrinking", ONNX: "ONNX", QUALITY: "quality"}

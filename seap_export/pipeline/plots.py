@@ -61,8 +61,8 @@ def read_variants(paths: Sequence[Path]) -> tuple[DrawnVariant, ...]:
         InputError: A path is none of these.
         UsageError: Two variants have the same name, or belong to different models.
     """
-    found = {variant.path.resolve(): variant for path in paths for variant in _variants_at(path)}
-    variants = tuple(map(_read_variant, found.values()))
+    folders = {variant.path.resolve(): variant for path in paths for variant in _variants_at(path)}
+    variants = tuple(map(_read_variant, folders.values()))
     names = [variant.name for variant in variants]
     for name in names:
         if names.count(name) > 1:
@@ -77,17 +77,17 @@ def read_variants(paths: Sequence[Path]) -> tuple[DrawnVariant, ...]:
 
 
 def _variants_at(path: Path) -> Sequence[Variant]:
-    found = open_folder(path)
-    if isinstance(found, Export):
-        if not found.variants:
+    contents = open_folder(path)
+    if isinstance(contents, Export):
+        if not contents.variants:
             raise ArtifactError(f"{path}: no variant is finished yet; run the export again to continue it")
-        for variant in found.variants:
+        for variant in contents.variants:
             for file in (variant.plan_file, variant.config_file):
-                for damage in found.manifest.damages(path, file.relative_to(path).as_posix()):
+                for damage in contents.manifest.damages(path, file.relative_to(path).as_posix()):
                     raise ArtifactError(f"{damage}; export again with --force")
-        return found.variants
-    if found is not None:
-        return [found]
+        return contents.variants
+    if contents is not None:
+        return [contents]
     if path.is_file() and path.name == PLAN:
         return [Variant(path.parent)]
     raise InputError(

@@ -139,7 +139,7 @@ def speed_json(
         verdicts: The verdict on each limit.
         engine: What ran it.
     """
-    variant = next(own for own in report.subjects if own.model == name and own.engine == engine)
+    variant = next(subject for subject in report.subjects if (subject.model, subject.engine) == (name, engine))
     return {
         "limits": {} if limits is None else vars(limits),
         "verdicts": [

@@ -12,6 +12,7 @@ import seap_export
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_files
 from seap_export.json_file import json_text, read_artifact
+from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.outputs import write_whole
 
 __all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_manifest"]
@@ -106,13 +107,13 @@ class Manifest:
 
 def package_versions() -> dict[str, str]:
     """The versions of this package and of the installed packages that affect artifacts."""
-    found = {"seap-export": seap_export.__version__}
+    versions = {"seap-export": seap_export.__version__}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -160,10 +161,12 @@ def _is_path_inside(name: str) -> bool:
 def _is_variant(entry: dict[str, Any]) -> bool:
     return (
         all(isinstance(entry.get(key), kind) for key, kind in _VARIANT.items())
-        and "hf" in entry["bytes"]
+        and HF in entry["bytes"]
         and all(isinstance(size, int) for size in entry["bytes"].values())
         and all(map(_NAME.fullmatch, [*entry["bytes"], *entry["precision"], *entry["parity"]]))
-        and all(isinstance(own, dict) and isinstance(own.get("verdict"), str) for own in entry["parity"].values())
+        and all(
+            isinstance(parity, dict) and isinstance(parity.get("verdict"), str) for parity in entry["parity"].values()
+        )
     )
 
 

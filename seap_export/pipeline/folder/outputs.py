@@ -48,14 +48,14 @@ def write_whole(target: Path, *, marker: str | None = None, force: bool = False)
         UsageError: `target` exists and must not be replaced.
     """
     _refuse_existing(target, marker, force)
-    place = Path(os.path.realpath(target))
-    with make_folders(place.parent), scratch_folder(place.parent) as scratch:
-        temporary = scratch / place.name
+    real = Path(os.path.realpath(target))
+    with make_folders(real.parent), scratch_folder(real.parent) as scratch:
+        temporary = scratch / real.name
         if marker is not None:
             temporary.mkdir()
         yield temporary
         _refuse_existing(target, marker, force)
-        move_into_place(temporary, place)
+        move_into_place(temporary, real)
 
 
 def _refuse_existing(target: Path, marker: str | None, force: bool) -> None:
@@ -130,24 +130,24 @@ def unfinished_folder(parent: Path, key: str) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(place: Path) -> Iterator[None]:
-    """Waits until no other process writes to a temporary place, and keeps others out.
+def alone(path: Path) -> Iterator[None]:
+    """Waits until no other process writes to a temporary path, and keeps others out.
 
     A worker whose driver was killed, or that was given up as lost, may still be writing.
 
     Args:
-        place: A path in a folder of `scratch_folder` or `unfinished_folder`.
+        path: A path in a folder of `scratch_folder` or `unfinished_folder`.
 
     Raises:
         EnvironmentFailure: Another process did not end within a minute.
     """
     try:
-        held = FileLock(place.with_name(_WRITER_LOCK)).acquire(timeout=_PATIENCE)
+        lock = FileLock(path.with_name(_WRITER_LOCK)).acquire(timeout=_PATIENCE)
     except Timeout as error:
         raise EnvironmentFailure(
-            f"another process still writes to {place}; end it, then run the same command again to continue"
+            f"another process still writes to {path}; end it, then run the same command again to continue"
         ) from error
-    with held:
+    with lock:
         yield
 
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from converters.format import Format
 from converters.formats import read_format
 from seap_export.errors import ArtifactError, InputError, ParityFailure
+from seap_export.pipeline.folder.names import HF
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.note import ROUNDING_FILE, RoundingNote, read_note
 from seap_export.rounding.restore import restore_rounded_model
@@ -27,9 +28,9 @@ def rounding_step(variant: str, how: BlockQuantization) -> str:
     return f"{ROUNDING}/{variant}/{how.name}"
 
 
-def write_format(own: Format, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+def write_format(format: Format, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
     """Writes a model folder in a format; see `Format.write`. That of a rounded model says so in a file besides."""
-    own.write(model_folder, out_folder, on_layer)
+    format.write(model_folder, out_folder, on_layer)
     if (model_folder / ROUNDING_FILE).is_file():
         shutil.copyfile(model_folder / ROUNDING_FILE, out_folder / ROUNDING_FILE)
 
@@ -47,7 +48,7 @@ def differences(written: Path) -> Iterator[str]:
     with opened_model(written) as model:
         yield from read_format(written).differences(model, written)
     if (note := read_note(written)) is not None:
-        yield from note.origin_differences(written.parent / "hf")
+        yield from note.origin_differences(written.parent / HF)
 
 
 @contextmanager
@@ -60,7 +61,7 @@ def opened_model(written: Path) -> Iterator[Path]:
         ArtifactError: The folder or the note in it is damaged, or the model folder where it is needed.
         ParityFailure: The rounded model is missing, and the weights are not proven to be its.
     """
-    hf, note = written.parent / "hf", read_note(written)
+    hf, note = written.parent / HF, read_note(written)
     if note is None:
         yield hf
         return

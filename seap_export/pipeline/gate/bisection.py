@@ -39,7 +39,7 @@ def bisect_variant(
         settings: How it was compared.
         prompt_file: On which prompts; None: the held-out texts of the export.
         stages: The comparison of logits; empty: there was none.
-        reasons: Why parity failed; the first weight that they name is the place if no value diverges before it.
+        reasons: Why parity failed; the first weight that they name is the origin if no value diverges before it.
         progress: Reports what happens.
         compute: Where torch runs.
 
