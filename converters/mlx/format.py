@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from converters.mlx.damages import folder_damages
 from converters.mlx.layout import GROUPS, PRECISIONS, Layout
 from converters.mlx.quantize import GRID
-from converters.mlx.stored import MlxWeights, weight_differences
+from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec, model_spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from safetensors import SafetensorError, safe_open
 
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import QuantizedRows, dequantize
-from converters.mlx.writer import WEIGHTS, open_plain, stored_parts
+from converters.mlx.writer import MODEL_FILE, WEIGHTS, mlx_files, open_plain, stored_parts
+from converters.small_files import file_differences
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.sources.stored import StoredForm
 
-__all__ = ["MlxWeights", "weight_differences"]
+__all__ = ["MlxWeights", "folder_damages", "weight_differences"]
 
 #: A number may be this many times as far off as half a unit in the last place of its dtype: machines round alike.
 _ULPS = 2.0
@@ -86,6 +88,19 @@ def shape_damages(folder: Path, layout: Layout) -> Iterator[str]:
             yield f"{path}: tensor '{name}' is {found[name]}, not {wanted}; export again"
     for name in sorted(found.keys() - layout.shapes.keys()):
         yield f"{path}: tensor '{name:.80}' is not part of the model; export again"
+
+
+def folder_damages(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:
+    """Files that are missing, damaged or of another model than that of `model_folder`, in words.
+
+    The model file may be that of another version of this package, and is only parsed.
+    """
+    yield from shape_damages(folder, layout)
+    yield from file_differences(folder, mlx_files(model_folder, spec, layout))
+    try:
+        ast.parse((folder / MODEL_FILE).read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        yield f"{folder / MODEL_FILE}: missing or damaged ({' '.join(str(error).split())}); export again"
 
 
 def weight_differences(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:

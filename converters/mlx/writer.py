@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -14,17 +13,18 @@ import torch
 from converters.mlx.decoder import described
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID, kept, quantize
+from converters.small_files import Content, copies, in_order, write_files
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec, names
-from seap_export.json_file import read_json, write_json
+from seap_export.json_file import read_json
 from seap_export.rounding.note import read_note
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
-from seap_export.sources.tokenizer import copy_tokenizer
+from seap_export.sources.tokenizer import TOKENIZER_FILES, tokenizer_files
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
-__all__ = ["MODEL_FILE", "WEIGHTS", "mlx_config", "model_dtype", "open_plain", "stored_parts", "write_mlx"]
+__all__ = ["MODEL_FILE", "WEIGHTS", "mlx_files", "model_dtype", "open_plain", "stored_parts", "write_mlx"]
 
 #: The model file's name in an artifact.
 MODEL_FILE = "modeling_mlx.py"
@@ -49,14 +49,12 @@ def write_mlx(
     """
     plain = open_plain(model_folder, spec)
     layout = Layout(spec, precision, model_dtype(model_folder))
-    config = mlx_config(model_folder, spec, layout)
+    tokenizer_files(model_folder)
+    files = mlx_files(model_folder, spec, layout)
     with whole_or_nothing(out_folder):
         _write_weights(plain, spec, layout, out_folder / WEIGHTS, on_layer)
-        write_json(out_folder / "config.json", config, indent=2, sort_keys=True)
+        write_files(out_folder, files)
         (out_folder / MODEL_FILE).write_bytes((resources.files("converters.mlx") / MODEL_FILE).read_bytes())
-        copy_tokenizer(model_folder, out_folder)
-        if (model_folder / "generation_config.json").is_file():
-            shutil.copyfile(model_folder / "generation_config.json", out_folder / "generation_config.json")
 
 
 def model_dtype(model_folder: Path) -> torch.dtype:
@@ -80,7 +78,15 @@ def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
     return PlainReader(reader, spec)
 
 
-def mlx_config(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Any]:
+def mlx_files(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Content]:
+    """All files but the weights and the model file; generation_config.json holds the tokens that end a text."""
+    return {
+        **copies(model_folder, *TOKENIZER_FILES, "generation_config.json"),
+        "config.json": in_order(_config(model_folder, spec, layout)),
+    }
+
+
+def _config(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Any]:
     """The config.json of the folder: that of hf/ with what mlx-lm and the model file read."""
     config = {key: value for key, value in read_json(model_folder / "config.json").items() if key not in _LEFT_OUT}
     config |= {

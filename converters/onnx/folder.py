@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from converters.onnx.form import OnnxForm
+from converters.onnx.form import OnnxForm, read_form
 from converters.onnx.genai_config import GENAI_CONFIG, genai_config
-from converters.onnx.onnx_writer import write_onnx
+from converters.onnx.onnx_writer import MODEL_FILE, write_onnx
+from converters.onnx.stored import interface_differences, refuse_bad_data
+from converters.small_files import Content, copies, file_differences, in_order, write_files
 from converters.whole import whole_or_nothing
 from seap_export.families import model_spec
-from seap_export.json_file import read_json, read_json_if_present, write_json
-from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right
+from seap_export.json_file import read_json, read_json_if_present
+from seap_export.sources.tokenizer import TOKENIZER_FILES, read_tokenizer_config, tokenizer_files
 
-__all__ = ["convert_folder"]
+__all__ = ["convert_folder", "folder_damages"]
 
 _DEFAULT = OnnxForm()
 
@@ -37,11 +39,32 @@ def convert_folder(
     Raises:
         InputError, UsageError, EnvironmentFailure: As for `write_onnx`.
     """
-    config = read_json(model_folder / "config.json")
-    defaults = read_json_if_present(model_folder / "generation_config.json")
-    settings = genai_config(model_spec(config), config, defaults, form)
+    files = _small_files(model_folder, form)
+    tokenizer_files(model_folder)
     with whole_or_nothing(onnx_folder):
         write_onnx(model_folder, onnx_folder, form, on_layer=on_layer)
-        copy_tokenizer(model_folder, onnx_folder)
-        pad_on_the_right(onnx_folder)
-        write_json(onnx_folder / GENAI_CONFIG, settings, indent=2, sort_keys=True, ensure_ascii=True)
+        write_files(onnx_folder, files)
+
+
+def folder_damages(model_folder: Path, onnx_folder: Path) -> Iterator[str]:
+    """Damage to the data file, and what differs from the model: inputs and outputs, genai_config.json, tokenizer.
+
+    Raises:
+        ArtifactError, InputError: A file cannot be read.
+    """
+    refuse_bad_data(onnx_folder)
+    form = read_form(onnx_folder / MODEL_FILE)
+    lines = [f"{onnx_folder}: {line}" for line in interface_differences(model_folder, onnx_folder, form)]
+    # the files would only repeat what the interface says
+    yield from lines or file_differences(onnx_folder, _small_files(model_folder, form))
+
+
+def _small_files(model_folder: Path, form: OnnxForm) -> dict[str, Content]:
+    """The tokenizer, whose only other setting is that graphs need padding on the right, and genai_config.json."""
+    config = read_json(model_folder / "config.json")
+    generation = read_json_if_present(model_folder / "generation_config.json")
+    return {
+        **copies(model_folder, *TOKENIZER_FILES),
+        "tokenizer_config.json": {**read_tokenizer_config(model_folder), "padding_side": "right"},
+        GENAI_CONFIG: in_order(genai_config(model_spec(config), config, generation, form)),
+    }

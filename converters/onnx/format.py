@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.onnx.damages import onnx_damages
-from converters.onnx.folder import convert_folder
+from converters.onnx.folder import convert_folder, folder_damages
 from converters.onnx.form import OnnxForm, read_form
 from converters.onnx.genai_config import genai_config
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
@@ -100,5 +99,5 @@ class OnnxFormat:
         return weight_differences(model_folder, folder, self.form)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """See `onnx_damages`."""
-        return onnx_damages(model_folder, folder)
+        """See `folder_damages`."""
+        return folder_damages(model_folder, folder)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 from converters.openvino.ir_file import Ir, read_ir, write_ir
 from converters.openvino.packages import require
 from converters.openvino.stored_tensor import Storage
 from converters.openvino.tensors import standard_graph
-from converters.openvino.tokenizer import DETOKENIZER_FILE, TOKENIZER_FILE, write_tokenizer
+from converters.openvino.tokenizer import DETOKENIZER_FILE, TOKENIZER_FILE, openvino_files, write_tokenizer
 from converters.openvino.translate import translate
+from converters.small_files import file_differences
 
 __all__ = ["file_damages", "graph_differences"]
 
@@ -46,15 +45,16 @@ def _other_nodes(expected: Ir, stored: Ir, weights: set[str]) -> Iterator[str]:
     wanted, found = (
         {layer.attrib["id"]: layer for layer in ir.net.iterfind("layers/layer")} for ir in (expected, stored)
     )
-    for place in sorted(wanted.keys() | found.keys(), key=int):
-        own, other = wanted.get(place), found.get(place)
-        if own is None or other is None:
-            present = own if other is None else other
-            yield f"node '{present.attrib['name'] if present is not None else place}' is {_surplus(other)}"
-        elif own.attrib["name"] != other.attrib["name"]:
-            yield f"node '{other.attrib['name']:.60}' is in the place of '{own.attrib['name']}'"
-        elif own.attrib["name"] not in weights and not _is_same(own, other, expected, stored):
-            yield f"node '{own.attrib['name']}' ({own.attrib['type']}) differs from the model's"
+    for index in sorted(wanted.keys() | found.keys(), key=int):
+        node, other = wanted.get(index), found.get(index)
+        if node is None or other is None:
+            present = other if node is None else node
+            what = "missing" if other is None else "not of the model"
+            yield f"node '{index if present is None else present.attrib['name']}' is {what}"
+        elif node.attrib["name"] != other.attrib["name"]:
+            yield f"node '{other.attrib['name']:.60}' is in the place of '{node.attrib['name']}'"
+        elif node.attrib["name"] not in weights and not _is_same_node(node, other, expected, stored):
+            yield f"node '{node.attrib['name']}' ({node.attrib['type']}) differs from the model's"
     edges = [
         [tuple(sorted(edge.attrib.items())) for edge in ir.net.iterfind("edges/edge")] for ir in (expected, stored)
     ]
@@ -62,15 +62,11 @@ def _other_nodes(expected: Ir, stored: Ir, weights: set[str]) -> Iterator[str]:
         yield "nodes are connected differently"
 
 
-def _surplus(other: ElementTree.Element | None) -> str:
-    return "missing" if other is None else "not of the model"
-
-
-def _is_same(own: ElementTree.Element, other: ElementTree.Element, expected: Ir, stored: Ir) -> bool:
-    if own.attrib["type"] != other.attrib["type"] or _data(own) != _data(other):
+def _is_same_node(node: ElementTree.Element, other: ElementTree.Element, expected: Ir, stored: Ir) -> bool:
+    if node.attrib["type"] != other.attrib["type"] or _data(node) != _data(other):
         return False
-    name = own.attrib["name"]
-    return own.attrib["type"] != "Const" or expected.read(name).tobytes() == stored.read(name).tobytes()
+    name = node.attrib["name"]
+    return node.attrib["type"] != "Const" or expected.read(name).tobytes() == stored.read(name).tobytes()
 
 
 def _data(layer: ElementTree.Element) -> dict[str, str]:
@@ -90,27 +86,26 @@ def file_damages(model_folder: Path, folder: Path) -> Iterator[str]:
         InputError: The model folder's tokenizer is damaged.
         EnvironmentFailure: openvino-tokenizers is missing.
     """
+    yield from file_differences(folder, openvino_files(model_folder))
     with tempfile.TemporaryDirectory() as made:
         write_tokenizer(model_folder, Path(made))
-        for file in sorted(Path(made).iterdir()):
-            if not (folder / file.name).is_file():
-                yield f"{file.name} is missing"
-            elif not _is_same_file(file, folder / file.name):
-                yield f"{file.name} is not the model's"
+        for name in (TOKENIZER_FILE, DETOKENIZER_FILE):
+            for graph in (Path(made) / name, (Path(made) / name).with_suffix(".bin")):
+                stored = folder / graph.name
+                if not stored.is_file():
+                    yield f"{stored}: missing; export again"
+                elif not (_is_same_graph(graph, stored) if graph.suffix == ".xml" else _is_same_data(graph, stored)):
+                    yield f"{stored}: is not that of the model's tokenizer; export again"
 
 
-def _is_same_file(own: Path, other: Path) -> bool:
-    if own.suffix == ".json":
-        return _json(own) == _json(other)
-    if own.name in (TOKENIZER_FILE, DETOKENIZER_FILE):
-        return _is_same_tokenizer(own, other)
-    return own.read_bytes() == other.read_bytes()
+def _is_same_data(expected: Path, stored: Path) -> bool:
+    return expected.read_bytes() == stored.read_bytes()
 
 
-def _is_same_tokenizer(own: Path, other: Path) -> bool:
+def _is_same_graph(expected: Path, stored: Path) -> bool:
     """Another release of openvino-tokenizers may write another graph that is as good."""
     try:
-        nets = [ElementTree.parse(path).getroot() for path in (own, other)]
+        nets = [ElementTree.parse(path).getroot() for path in (expected, stored)]
     except ElementTree.ParseError:
         return False
     versions = {_noted(net, "openvino_tokenizers_version") for net in nets}
@@ -120,11 +115,3 @@ def _is_same_tokenizer(own: Path, other: Path) -> bool:
         for notes in net.findall("rt_info"):
             net.remove(notes)
     return ElementTree.tostring(nets[0]) == ElementTree.tostring(nets[1])
-
-
-def _json(path: Path) -> Mapping[str, Any] | None:
-    try:
-        values: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        return None
-    return values

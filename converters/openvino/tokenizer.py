@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from converters.openvino.node_names import settle_names
 from converters.openvino.packages import require
+from converters.small_files import Content, copies, write_files
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import Family, model_spec
-from seap_export.json_file import read_json, write_json
-from seap_export.sources.tokenizer import copy_tokenizer, drop_tokenizer_code, name_tokenizer_class
+from seap_export.families import model_spec
+from seap_export.json_file import read_json
+from seap_export.sources.tokenizer import TOKENIZER_FILES, read_tokenizer_config, tokenizer_files, without_code
 
-__all__ = ["DETOKENIZER_FILE", "TOKENIZER_FILE", "stock_config", "write_tokenizer"]
+__all__ = ["DETOKENIZER_FILE", "TOKENIZER_FILE", "openvino_files", "write_tokenizer"]
 
 TOKENIZER_FILE = "openvino_tokenizer.xml"
 DETOKENIZER_FILE = "openvino_detokenizer.xml"
-_GENERATION = "generation_config.json"
 
 
 def write_tokenizer(model_folder: Path, folder: Path) -> None:
@@ -28,24 +25,38 @@ def write_tokenizer(model_folder: Path, folder: Path) -> None:
         InputError: The tokenizer is missing or damaged, or openvino-tokenizers cannot convert it.
         EnvironmentFailure: openvino-tokenizers is missing, or cannot write.
     """
-    copy_tokenizer(model_folder, folder)
-    drop_tokenizer_code(folder)
-    name_tokenizer_class(folder, always=True)
+    tokenizer_files(model_folder)
+    write_files(folder, _tokenizer(model_folder))
     _write_graphs(folder)
-    config = read_json(model_folder / "config.json")
-    write_json(folder / "config.json", stock_config(config), indent=2)
-    if (model_folder / _GENERATION).is_file():
-        shutil.copyfile(model_folder / _GENERATION, folder / _GENERATION)
+    write_files(folder, _configs(model_folder))
 
 
-def stock_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def openvino_files(model_folder: Path) -> dict[str, Content]:
+    """All files but the IR and the graphs of the tokenizer.
+
+    Raises:
+        InputError: The model folder is damaged.
+    """
+    return {**_tokenizer(model_folder), **_configs(model_folder)}
+
+
+def _tokenizer(model_folder: Path) -> dict[str, Content]:
+    config = without_code(read_tokenizer_config(model_folder), name_class=True)
+    return {**copies(model_folder, *TOKENIZER_FILES), "tokenizer_config.json": config}
+
+
+def _configs(model_folder: Path) -> dict[str, Content]:
     """A config.json that names the family's own class, so that it is read without code that comes with a model.
 
     Runtimes take shapes from the graph, and from here the family and the special tokens.
     """
-    family: Family = model_spec(config).family
-    kept = {key: value for key, value in config.items() if key != "auto_map"}
-    return {**kept, "architectures": [family.architecture], "model_type": family.model_type}
+    config = read_json(model_folder / "config.json")
+    family = model_spec(config).family
+    config = {key: value for key, value in config.items() if key != "auto_map"}
+    return {
+        "config.json": {**config, "architectures": [family.architecture], "model_type": family.model_type},
+        **copies(model_folder, "generation_config.json"),
+    }
 
 
 def _write_graphs(folder: Path) -> None:

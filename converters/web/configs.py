@@ -8,30 +8,45 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from converters.small_files import Content, copies
 from converters.web.precisions import file_name
-from seap_export.families import ModelSpec
-from seap_export.json_file import read_json_if_present
-from seap_export.sources.tokenizer import MODEL_INPUTS
+from seap_export.families import ModelSpec, model_spec
+from seap_export.json_file import read_json, read_json_if_present
+from seap_export.sources.tokenizer import MODEL_INPUTS, read_tokenizer_config
 
-__all__ = ["generation_config", "tokenizer_config", "web_config"]
+__all__ = ["web_files"]
 
 #: Keys of a tokenizer_config.json that name code, or contradict tokenizer.json.
 _DROPPED = ("auto_map", "add_eos_token")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def web_config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: int) -> dict[str, Any]:
+def web_files(model_folder: Path, precision: str, chunks: int) -> dict[str, Content]:
+    """All files but the graph and its data.
+
+    Args:
+        model_folder: The model's folder.
+        precision: The graph's, as transformers.js calls it.
+        chunks: The number of data files.
+
+    Raises:
+        InputError: The model folder is damaged.
+    """
+    config = read_json(model_folder / "config.json")
+    return {
+        "config.json": _config(model_spec(config), config, precision, chunks),
+        "generation_config.json": _generation_config(model_folder, config),
+        "tokenizer_config.json": _tokenizer_config(model_folder),
+        **copies(model_folder, "tokenizer.json"),
+    }
+
+
+def _config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: int) -> dict[str, Any]:
     """The config.json.
 
     Every family is called a Llama: transformers.js takes from the type that caches are called `past_key_values.N.key`,
     for N up to the number of layers, and reads their shapes from the graph, which has all that families differ in.
     Head counts and widths are the largest of any layer, for readers.
-
-    Args:
-        spec: The model's shapes.
-        config: The model's config.json, for special tokens.
-        precision: The graph's, as transformers.js calls it.
-        chunks: The number of data files.
     """
     layers = spec.layers
     return {
@@ -53,30 +68,21 @@ def web_config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunk
     }
 
 
-def generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The generation_config.json, without nulls: transformers.js takes a null for "no such token".
-
-    Args:
-        folder: The model's folder, which may have such a file.
-        config: The model's config.json, for special tokens that the file does not name.
-    """
+def _generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The generation_config.json, without nulls: transformers.js takes a null for "no such token"."""
     given = read_json_if_present(folder / "generation_config.json") or {}
     special = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
     return {**special, **{key: value for key, value in given.items() if value is not None}}
 
 
-def tokenizer_config(folder: Path) -> dict[str, Any]:
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
     """The tokenizer_config.json.
 
     The class is the one that takes tokenizer.json as it is. The chat template is in this file, because transformers.js
     reads no other. Its pipeline adds special tokens to a text only if `add_bos_token` says so, which here says what
     tokenizer.json does.
-
-    Args:
-        folder: The model's folder, with a tokenizer.json.
     """
-    settings = read_json_if_present(folder / "tokenizer_config.json") or {}
-    settings = {key: value for key, value in settings.items() if key not in _DROPPED}
+    settings = {key: value for key, value in read_tokenizer_config(folder).items() if key not in _DROPPED}
     template = _chat_template(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return {

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
-from converters.web.configs import generation_config, tokenizer_config, web_config
+from converters.small_files import file_differences
+from converters.web.configs import web_files
 from converters.web.data_files import data_name
 from converters.web.graph import web_graph
 from converters.web.onnx_parts import Precision, Scaling, open_graph, open_weights, read_form
 from converters.web.precisions import file_name, precision_of
-from seap_export.errors import ArtifactError, InputError
-from seap_export.families import ModelSpec, model_spec
-from seap_export.json_file import read_json
+from seap_export.errors import ArtifactError
+from seap_export.families import ModelSpec
+from seap_export.sources.config import read_spec
 
 __all__ = ["ONNX_FOLDER", "folder_damages"]
 
@@ -35,8 +34,7 @@ def folder_damages(model_folder: Path, folder: Path, precision: str) -> Iterator
     Raises:
         InputError: The model folder is damaged.
     """
-    config = read_json(model_folder / "config.json")
-    spec = model_spec(config)
+    spec = read_spec(model_folder)
     graph = folder / ONNX_FOLDER / file_name(precision)
     chunks = 0
     try:
@@ -47,26 +45,7 @@ def folder_damages(model_folder: Path, folder: Path, precision: str) -> Iterator
         yield from _wrong_graph(model_folder, graph, model, spec, precision)
     except ArtifactError as error:
         yield str(error)
-    wanted = {
-        "config.json": web_config(spec, config, precision, chunks),
-        "generation_config.json": generation_config(model_folder, config),
-        "tokenizer_config.json": tokenizer_config(model_folder),
-        "tokenizer.json": read_json(model_folder / "tokenizer.json"),
-    }
-    for name, values in wanted.items():
-        yield from _other_values(folder / name, values)
-
-
-def _other_values(path: Path, wanted: Mapping[str, Any]) -> Iterator[str]:
-    try:
-        found = read_json(path)
-    except InputError as error:
-        yield str(error)
-        return
-    wanted = json.loads(json.dumps(wanted))
-    others = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-    if others:
-        yield f"{path}: {', '.join(others):.200} differ from what the model's folder says; export again"
+    yield from file_differences(folder, web_files(model_folder, precision, chunks))
 
 
 def _sizes(model: ir.Model, path: Path) -> list[int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.web.configs import generation_config, tokenizer_config, web_config
+from converters.small_files import write_files
+from converters.web.configs import web_files
 from converters.web.damages import ONNX_FOLDER, folder_damages
 from converters.web.data_files import CHUNK_BYTES, Place, places, write_graph
 from converters.web.graph import web_graph
@@ -28,7 +28,7 @@ from converters.web.shapes import ShapesAlone
 from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec, model_spec
-from seap_export.json_file import read_artifact, read_json, write_json
+from seap_export.json_file import read_artifact, read_json
 from seap_export.sources.tokenizer import tokenizer_files
 
 __all__ = ["WebFormat"]
@@ -134,10 +134,7 @@ class WebFormat:
         with whole_or_nothing(out_folder):
             (out_folder / ONNX_FOLDER).mkdir()
             write_graph(model, out_folder / ONNX_FOLDER / file_name(self.precision), on_layer)
-            write_json(out_folder / "config.json", web_config(spec, config, self.precision, chunks), indent=2)
-            write_json(out_folder / "generation_config.json", generation_config(model_folder, config), indent=2)
-            write_json(out_folder / "tokenizer_config.json", tokenizer_config(model_folder), indent=2)
-            shutil.copyfile(model_folder / "tokenizer.json", out_folder / "tokenizer.json")
+            write_files(out_folder, web_files(model_folder, self.precision, chunks))
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
         """Reads the written weights back; raises `ArtifactError` where that is impossible."""

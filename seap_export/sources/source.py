@@ -15,15 +15,15 @@ import torch
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.hashing import sha256_files, sha256_json
-from seap_export.json_file import read_json, read_json_if_present
+from seap_export.json_file import read_json, read_json_if_present, write_json
 from seap_export.sources.config import portable_config
 from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tokenizer import (
     copy_tokenizer,
-    drop_tokenizer_code,
-    name_tokenizer_class,
+    read_tokenizer_config,
     tokenizer_files,
+    without_code,
 )
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.sources.wrapper import LanguagePart
@@ -220,8 +220,10 @@ def _refuse_other_head(reader: WeightReader, spec: ModelSpec, where: str) -> Non
 
 def _carry_tokenizer(folder: Path, target: Path, as_it_is: bool) -> None:
     copy_tokenizer(folder, target)
-    named_code = drop_tokenizer_code(target)  # without that code its class cannot be loaded
-    name_tokenizer_class(target, always=as_it_is or named_code)
+    config = read_tokenizer_config(folder)
+    kept = without_code(config, name_class=as_it_is)
+    if kept is not config:
+        write_json(target / "tokenizer_config.json", kept, indent=2)
 
 
 def open_gguf(path: Path) -> Source:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from seap_export.errors import InputError
-from seap_export.json_file import read_json_if_present, write_json
+from seap_export.json_file import read_json_if_present
 from seap_export.sources.tokenizer_check import check_tokenizer, check_tokenizer_config
 
 __all__ = [
     "MODEL_INPUTS",
     "TOKENIZER_FILES",
     "copy_tokenizer",
-    "drop_tokenizer_code",
-    "name_tokenizer_class",
-    "pad_on_the_right",
+    "read_tokenizer_config",
     "tokenizer_files",
+    "without_code",
 ]
 
 #: The inputs of a decoder. By default `PreTrainedTokenizerFast` of transformers 4.57 also returns token_type_ids,
@@ -52,7 +52,7 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     for file in files:
         _refuse_stray_link(file)
     check_tokenizer(folder / "tokenizer.json")
-    check_tokenizer_config(folder / "tokenizer_config.json", _read_config(folder))
+    check_tokenizer_config(folder / "tokenizer_config.json", read_tokenizer_config(folder))
     return files
 
 
@@ -74,39 +74,28 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
         shutil.copyfile(file, target / file.name)
 
 
-def pad_on_the_right(folder: Path) -> None:
-    """Makes a copied tokenizer pad on the right, as the fused attention operator requires."""
-    _write_config(folder, {**_read_config(folder), "padding_side": "right"})
-
-
-def name_tokenizer_class(folder: Path, *, always: bool) -> None:
-    """Sets the class that uses tokenizer.json unchanged if a copied tokenizer names no class, or `always`.
-
-    Without a class, transformers 4.57 goes by the model type and knows no tokenizer for a pruned one. With another
-    class, transformers 5 may rebuild a tokenizer that it leaves unchanged for the dense model.
-    """
-    config = _read_config(folder)
-    if always or not config.get("tokenizer_class"):
-        values = {"model_input_names": MODEL_INPUTS, **config, "tokenizer_class": "PreTrainedTokenizerFast"}
-        _write_config(folder, values)
-
-
-def drop_tokenizer_code(folder: Path) -> bool:
-    """Removes the reference to custom code from a copied tokenizer; returns whether there was one.
+def without_code(config: Mapping[str, Any], *, name_class: bool) -> Mapping[str, Any]:
+    """A tokenizer_config.json without custom code, and with the class that uses tokenizer.json unchanged.
 
     `auto_map` may name any repository on the hub. Its code would run when an artifact is loaded with
-    trust_remote_code, which the modelling code of the artifact needs.
+    trust_remote_code, which the modelling code of the artifact needs. Without a class, transformers 4.57 goes by the
+    model type and knows no tokenizer for a pruned one. With another class, transformers 5 may rebuild a tokenizer that
+    it leaves unchanged for the dense model.
+
+    Args:
+        config: What the file says; it is returned itself if it can stay.
+        name_class: Whether the class is replaced even if one is named that needs no code.
     """
-    config = _read_config(folder)
-    if "auto_map" not in config:
-        return False
-    _write_config(folder, {key: value for key, value in config.items() if key != "auto_map"})
-    return True
+    if not name_class and config.get("tokenizer_class") and "auto_map" not in config:
+        return config
+    kept = {key: value for key, value in config.items() if key != "auto_map"}
+    return {"model_input_names": MODEL_INPUTS, **kept, "tokenizer_class": "PreTrainedTokenizerFast"}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """A folder's tokenizer_config.json; nothing if it has none.
+
+    Raises:
+        InputError: It is damaged.
+    """
     return read_json_if_present(folder / "tokenizer_config.json") or {}
-
-
-def _write_config(folder: Path, config: dict[str, Any]) -> None:
-    write_json(folder / "tokenizer_config.json", config, indent=2)

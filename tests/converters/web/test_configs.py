@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.models import write_source
 from tokenizers import Tokenizer, processors
 
-from converters.web.configs import generation_config, tokenizer_config, web_config
-from seap_export.families import model_spec
+from converters.web.configs import web_files
 from seap_export.json_file import read_json
 
 
@@ -23,9 +23,14 @@ def edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**read_json(path), **values}), "utf-8")
 
 
+def written(source: Path, name: str) -> dict[str, Any]:
+    content = web_files(source, "q4", 3)[name]
+    assert isinstance(content, dict)
+    return content
+
+
 def test_config_has_the_largest_of_any_layer_and_is_a_llamas(source: Path) -> None:
-    config = read_json(source / "config.json")
-    made = web_config(model_spec(config), config, "q4", 3)
+    made = written(source, "config.json")
     assert (made["model_type"], made["architectures"]) == ("llama", ["LlamaForCausalLM"])
     heads = made["num_attention_heads"], made["num_key_value_heads"], made["intermediate_size"]
     assert heads == (6, 3, 80)
@@ -36,22 +41,22 @@ def test_config_has_the_largest_of_any_layer_and_is_a_llamas(source: Path) -> No
 def test_null_is_no_token(source: Path) -> None:
     edit(source / "generation_config.json", eos_token_id=None, temperature=0.6)
     edit(source / "config.json", eos_token_id=[7, 8])
-    made = generation_config(source, read_json(source / "config.json"))
+    made = written(source, "generation_config.json")
     assert made == {"bos_token_id": 1, "eos_token_id": [7, 8], "pad_token_id": 0, "temperature": 0.6}
     edit(source / "generation_config.json", eos_token_id=9)
-    assert generation_config(source, read_json(source / "config.json"))["eos_token_id"] == 9
+    assert written(source, "generation_config.json")["eos_token_id"] == 9
     (source / "generation_config.json").unlink()
-    assert generation_config(source, read_json(source / "config.json"))["eos_token_id"] == [7, 8]
+    assert written(source, "generation_config.json")["eos_token_id"] == [7, 8]
 
 
 def test_chat_template_is_in_the_tokenizers_config(source: Path) -> None:
-    assert "chat_template" not in tokenizer_config(source)
+    assert "chat_template" not in written(source, "tokenizer_config.json")
     edit(source / "tokenizer_config.json", chat_template="own")
-    assert tokenizer_config(source)["chat_template"] == "own"
+    assert written(source, "tokenizer_config.json")["chat_template"] == "own"
     (source / "chat_template.json").write_text('{"chat_template": "json"}', "utf-8")
-    assert tokenizer_config(source)["chat_template"] == "json"
+    assert written(source, "tokenizer_config.json")["chat_template"] == "json"
     (source / "chat_template.jinja").write_text("{{ messages }}\n", "utf-8")
-    assert tokenizer_config(source)["chat_template"] == "{{ messages }}\n"
+    assert written(source, "tokenizer_config.json")["chat_template"] == "{{ messages }}\n"
 
 
 def test_tokenizer_is_taken_as_it_is(source: Path) -> None:
@@ -63,7 +68,7 @@ def test_tokenizer_is_taken_as_it_is(source: Path) -> None:
         add_eos_token=True,
         padding_side="left",
     )
-    made = tokenizer_config(source)
+    made = written(source, "tokenizer_config.json")
     assert made["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert (made["padding_side"], made["clean_up_tokenization_spaces"]) == ("right", False)
     assert made["add_bos_token"] is False
@@ -72,4 +77,4 @@ def test_tokenizer_is_taken_as_it_is(source: Path) -> None:
     tokenizer = Tokenizer.from_file(path)
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.save(path)
-    assert tokenizer_config(source)["add_bos_token"] is True
+    assert written(source, "tokenizer_config.json")["add_bos_token"] is True

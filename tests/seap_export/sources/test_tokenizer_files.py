@@ -16,7 +16,7 @@ from seap_export.errors import InputError
 from seap_export.families import family_of_model_type
 from seap_export.json_file import read_json
 from seap_export.sources.source import open_source
-from seap_export.sources.tokenizer import copy_tokenizer, pad_on_the_right, tokenizer_files
+from seap_export.sources.tokenizer import copy_tokenizer, tokenizer_files
 
 
 def test_every_known_file_is_copied_byte_for_byte_and_no_other(tmp_path: Path) -> None:
@@ -64,22 +64,6 @@ def test_a_tokenizer_that_names_no_class_loads_beside_a_pruned_model(tmp_path: P
     open_source(str(folder)).write_tokenizer(target)
     (target / "config.json").write_text(json.dumps(micro_config(model_type="seap_llama")))
     assert dict(AutoTokenizer.from_pretrained(target)("the cat")) == {"input_ids": [4, 6], "attention_mask": [1, 1]}
-
-
-def test_padding_goes_to_the_right_and_nothing_else_changes(tmp_path: Path) -> None:
-    write_micro_tokenizer(tmp_path)
-    path = tmp_path / "tokenizer_config.json"
-    before = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(before | {"padding_side": "left"}), "utf-8")
-    pad_on_the_right(tmp_path)
-    assert json.loads(path.read_text("utf-8")) == before | {"padding_side": "right"}
-    ids = AutoTokenizer.from_pretrained(tmp_path)(["the", "the cat sat"], padding=True)["input_ids"]
-    assert ids[0][1:] == [0, 0]
-
-
-def test_padding_on_the_right_needs_no_tokenizer_config(tmp_path: Path) -> None:
-    pad_on_the_right(tmp_path)
-    assert json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8")) == {"padding_side": "right"}
 
 
 @pytest.mark.skipif(transformers.__version__.startswith("4."), reason="transformers 4 goes by the class named")

@@ -1,0 +1,79 @@
+"""The small files of a format: one mapping of names to contents says what is written and what is compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import InputError
+from seap_export.json_file import json_text, read_json, write_json
+
+__all__ = ["Content", "copies", "file_differences", "in_order", "write_files"]
+
+#: Bytes as they are, JSON values, or None: there is no such file.
+Content = bytes | Mapping[str, Any] | None
+_MISSING = object()
+
+
+def copies(model_folder: Path, *names: str) -> dict[str, Content]:
+    """The bytes of a model folder's files by name; None: it has no such file."""
+    paths = {name: model_folder / name for name in names}
+    return {name: path.read_bytes() if path.is_file() else None for name, path in paths.items()}
+
+
+def in_order(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same JSON values with all keys in alphabetical order."""
+    ordered: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True))
+    return ordered
+
+
+def write_files(folder: Path, files: Mapping[str, Content]) -> None:
+    """Writes the files of a format into an existing folder.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            (folder / name).write_bytes(content)
+        elif content is not None:
+            write_json(folder / name, content, indent=2)
+
+
+def file_differences(folder: Path, files: Mapping[str, Content]) -> Iterator[str]:
+    """The files that are not as `write_files` writes them, one line each; JSON is compared by its values."""
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file():
+            if content is not None:
+                yield f"{path}: missing; export again"
+        elif content is None:
+            yield f"{path}: the model's folder has no such file; export again"
+        elif isinstance(content, bytes):
+            if path.read_bytes() != content:
+                yield f"{path}: differs from that of the model's folder; export again"
+        else:
+            yield from _value_differences(path, content)
+
+
+def _value_differences(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        stored = read_json(path)
+    except InputError as error:
+        yield f"{error}; export again"
+        return
+    keys = ", ".join(f"'{key}'" for key in _differing(json.loads(json_text(content)), stored))
+    if keys:
+        yield f"{path}: {keys:.200} differ from what the model's folder says; export again"
+
+
+def _differing(wanted: Any, stored: Any, key: str = "") -> Iterator[str]:
+    """The keys whose values differ, such as `model.vocab_size`."""
+    if isinstance(wanted, dict) and isinstance(stored, dict):
+        for name in sorted(wanted.keys() | stored.keys()):
+            inner = wanted.get(name, _MISSING), stored.get(name, _MISSING)
+            yield from _differing(*inner, f"{key}.{name}" if key else name)
+    elif wanted != stored:
+        yield key
