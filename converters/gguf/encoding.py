@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 
 import gguf
 import numpy as np
@@ -10,26 +11,27 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.constants import GGML_QUANT_SIZES
 from numpy.typing import NDArray
 
+from converters.comparison import Tolerance
 from converters.gguf.q4_0 import encode_q4_0
 from converters.gguf.types import needs_library
 from seap_export.llama_library import llama_library
 
-__all__ = ["decode", "encode", "tolerance"]
+__all__ = ["TOLERANCES", "decode", "encode"]
 
-#: How far a number may be from the one that was stored, over the largest of its block, and the numbers in a block.
-#: Scales are float16; in K-quants those of 16 or 32 numbers are rounded too, to fractions of the largest of 256.
-_ROUNDING: dict[Kind, tuple[float, int]] = {
-    Kind.F32: (1e-6, 1),
-    Kind.F16: (2.0**-11, 1),
-    Kind.Q8_0: (0.5 / 127 + 2.0**-11, 32),
-    Kind.Q5_0: (1 / 16 + 2.0**-11, 32),
-    Kind.Q5_1: (1 / 31 + 3 * 2.0**-11, 32),
-    Kind.Q4_K: (0.15, 256),
-    Kind.Q5_K: (0.08, 256),
-    Kind.Q6_K: (0.05, 256),
-}
 #: Half the smallest number of float16: what lies below is rounded to it or to zero.
 _TINY = 2.0**-25
+#: How far a number may be off by the rounding of a type other than Q4_0. Scales are float16; in K-quants those of 16
+#: or 32 numbers are rounded too, to fractions of the largest of 256.
+TOLERANCES: Mapping[Kind, Tolerance] = {
+    Kind.F32: Tolerance(1e-6, 1, _TINY),
+    Kind.F16: Tolerance(2.0**-11, 1, _TINY),
+    Kind.Q8_0: Tolerance(0.5 / 127 + 2.0**-11, 32, _TINY),
+    Kind.Q5_0: Tolerance(1 / 16 + 2.0**-11, 32, _TINY),
+    Kind.Q5_1: Tolerance(1 / 31 + 3 * 2.0**-11, 32, _TINY),
+    Kind.Q4_K: Tolerance(0.15, 256, _TINY),
+    Kind.Q5_K: Tolerance(0.08, 256, _TINY),
+    Kind.Q6_K: Tolerance(0.05, 256, _TINY),
+}
 
 
 def encode(rows: NDArray[np.float32], kind: Kind) -> NDArray[np.uint8]:
@@ -58,12 +60,3 @@ def decode(packed: NDArray[np.uint8], kind: Kind) -> NDArray[np.float32]:
     """Bytes [rows, bytes of a row] as float32 [rows, columns]."""
     values: NDArray[np.float32] = gguf.quants.dequantize(packed, kind)
     return values
-
-
-def tolerance(rows: NDArray[np.float32], kind: Kind) -> NDArray[np.float32]:
-    """How far each number may be off by the rounding of a type other than Q4_0, float32 [rows, columns]."""
-    share, block = _ROUNDING[kind]
-    blocks = np.abs(rows).reshape(*rows.shape[:-1], -1, block)
-    largest = blocks.max(axis=-1, keepdims=True)
-    found: NDArray[np.float32] = np.broadcast_to(largest * share + _TINY, blocks.shape).reshape(rows.shape)
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +11,28 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from converters.gguf.encoding import decode, encode, tolerance
+from converters.comparison import are_as_near
+from converters.gguf.encoding import TOLERANCES, decode, encode
 from converters.gguf.file import MODEL_FILE, FilePlan
 from converters.gguf.layout import FileTensor
 from converters.gguf.q4_0 import Q4_0
 from converters.gguf.rows import plain_rows, rows_of
 from converters.gguf.types import PRESETS, needs_library
 from converters.gguf.writer import whole_metadata
+from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError, InputError
 from seap_export.sources.config import read_spec
 from seap_export.sources.gguf.header import GgufTensor, read_header
-from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader
 
 __all__ = ["GgufWeights", "damages", "differences", "precision_of"]
 
-#: A block may have this many times the squared error that it would have if it were rounded now.
-_ERROR_RATIO = 1.01
 #: Rows that are compared at a time.
 _ROWS = 4096
 
 
-class GgufWeights:
+class GgufWeights(PlainWeights):
     """The weights of a GGUF file by the stored names of the model folder, dequantised, a few tensors at a time.
 
     Args:
@@ -44,26 +44,13 @@ class GgufWeights:
     """
 
     def __init__(self, folder: Path, plan: FilePlan) -> None:
+        super().__init__(plan.spec)
         self._path = folder / MODEL_FILE
-        self._stored = _header(self._path)[1]
-        self._form = StoredForm(plan.spec)
+        self._tensors = _header(self._path)[1]
         self._tensor_of = {part.plain: tensor for tensor in plan.tensors for part in tensor.parts}
-        wrong = next(iter(_tensor_damages(plan, self._stored, types=False)), None)
+        wrong = next(iter(_tensor_damages(plan, self._tensors, types=False)), None)
         if wrong is not None:
             raise ArtifactError(f"{self._path}: {wrong}; export it again")
-        self._plain_of: dict[str, list[str]] = {}
-        for plain in plan.spec.tensors():
-            self._plain_of.setdefault(self._form.holders([plain])[0], []).append(plain)
-
-    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The named tensors in float32; the LM head of a tied model is the embedding."""
-        found: dict[str, torch.Tensor] = {}
-        for name in names:
-            if name not in self._plain_of:
-                raise ArtifactError(f"{self._path}: there is no '{name}' in it; export it again")
-            plain = {key: self.plain(key) for key in self._plain_of[name]}
-            found |= {key: tensor.float() for key, tensor in self._form.to_stored(plain).items()}
-        return found
 
     def plain(self, name: str) -> torch.Tensor:
         """A tensor of the plain form in float32."""
@@ -73,15 +60,20 @@ class GgufWeights:
 
     def packed(self, tensor: FileTensor, rows: slice) -> NDArray[np.uint8]:
         """Rows of a tensor as they are stored, [rows, bytes of a row]; a vector's numbers are rows of one."""
-        stored = self._stored[tensor.name]
+        stored = self._tensors[tensor.name]
         width = stored.size // tensor.shape[0]
         start, stop, _ = rows.indices(tensor.shape[0])
         raw = np.fromfile(self._path, np.uint8, (stop - start) * width, offset=stored.offset + start * width)
         return raw.reshape(stop - start, width)
 
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """The numbers of a tensor in float32 that holds none of the model's."""
+        stored = self._tensors[name]
+        return np.fromfile(self._path, np.float32, stored.shape[0], offset=stored.offset)
+
     def rows(self, tensor: FileTensor, rows: slice) -> NDArray[np.float32]:
         """Rows of a tensor in float32."""
-        values = decode(self.packed(tensor, rows), self._stored[tensor.name].kind)
+        values = decode(self.packed(tensor, rows), self._tensors[tensor.name].kind)
         return values.reshape(-1) if len(tensor.shape) == 1 else values
 
 
@@ -120,7 +112,7 @@ def differences(model_folder: Path, folder: Path, precision: str) -> Iterator[st
                 if kind == Kind.Q4_0:
                     far += _in_worse_blocks(found, wanted)
                 else:
-                    far += int((~(np.abs(found - wanted) <= tolerance(wanted, kind))).sum())
+                    far += int(TOLERANCES[kind].exceeded(found, wanted).sum())
                     if not needs_library(kind):
                         packed = weights.packed(tensor, place).reshape(-1)
                         other += int((packed != encode(wanted, kind).reshape(-1)).any())
@@ -130,16 +122,15 @@ def differences(model_folder: Path, folder: Path, precision: str) -> Iterator[st
         elif other:
             yield f"tensor '{tensor.name}' is not stored as {kind.name} stores the model's weights"
     for name, factors in plan.rope_tensors.items():
-        if not np.array_equal(_vector(weights, name), factors):
+        if not np.array_equal(weights.vector(name), factors):
             yield f"tensor '{name}' is not the model's"
 
 
 def _in_worse_blocks(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> int:
     """How many weights of Q4_0 are in blocks that are further from the model's than rounding it now gets."""
     best = decode(encode(wanted, Kind.Q4_0), Kind.Q4_0)
-    own, least = (np.square(values - wanted).reshape(-1, Q4_0.block_size).sum(-1) for values in (found, best))
-    worse = ~(own <= _ERROR_RATIO * least)  # NaN, too
-    return int((found != best).reshape(-1, Q4_0.block_size)[worse].sum())
+    stored, best, wanted = (values.reshape(-1, Q4_0.block_size) for values in (found, best, wanted))
+    return int((stored != best)[~are_as_near(stored, best, wanted)].sum())
 
 
 def damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
@@ -193,11 +184,6 @@ def _tensor_damages(plan: FilePlan, stored: Mapping[str, GgufTensor], *, types: 
     for tensor in plan.tensors if types else ():
         if tensor.name in stored and stored[tensor.name].kind != plan.kind(tensor):
             yield f"tensor '{tensor.name}' is {stored[tensor.name].kind.name}, not {plan.kind(tensor).name}"
-
-
-def _vector(weights: GgufWeights, name: str) -> NDArray[np.float32]:
-    stored = weights._stored[name]
-    return np.fromfile(weights._path, np.float32, stored.shape[0], offset=stored.offset)
 
 
 def _is_same(found: Any, wanted: Any) -> bool:

@@ -13,15 +13,15 @@ from converters.onnx.form import read_form
 from converters.onnx.stored import open_graph
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling
+from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, names
 from seap_export.families.names import QKV, Projection
-from seap_export.sources.stored import StoredForm
 
 __all__ = ["GraphWeights"]
 
 
-class GraphWeights:
+class GraphWeights(PlainWeights):
     """The weights of a graph, under the names of the model folder's safetensors; see `StoredWeights`.
 
     Args:
@@ -30,29 +30,20 @@ class GraphWeights:
     """
 
     def __init__(self, model: Path, spec: ModelSpec) -> None:
+        super().__init__(spec)
         graph = open_graph(model)
         self._model, self._tensors = model, graph.graph.initializers
         self._how = read_form(model).precision.quantization
         self._exponents = Scaling.noted(graph.metadata_props, model).tensors(spec)
-        self._form, self._shapes = StoredForm(spec), spec.tensors()
+        self._shapes = spec.tensors()
         self._rows = dict(_joined(spec))
-        self._plain: dict[str, list[str]] = {}
-        for plain in self._shapes:
-            self._plain.setdefault(self._form.holders([plain])[0], []).append(plain)
 
-    def read(self, stored: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Tensors in float32: scales and powers of two are undone.
+    def plain(self, name: str) -> torch.Tensor:
+        """A tensor of the plain form in float32: scales and powers of two are undone.
 
         Raises:
-            ArtifactError: The graph lacks one, or its shape is not the model's.
+            ArtifactError: The graph lacks it, or its shape is not the model's.
         """
-        found = {}
-        for name in stored:
-            plain = {own: self._unscaled(own) for own in self._plain[name]}
-            found[name] = self._form.to_stored(plain)[name].float()
-        return found
-
-    def _unscaled(self, name: str) -> torch.Tensor:
         tensor = self._laid_out(name)
         if tuple(tensor.shape) != self._shapes[name]:
             raise ArtifactError(f"{self._model}: '{name}' has another shape than the model's; export again")
@@ -61,18 +52,18 @@ class GraphWeights:
 
     def _laid_out(self, name: str) -> torch.Tensor:
         """A tensor of the plain form: rows of one that is joined, transposed or quantised in the graph."""
-        held, rows = self._rows.get(name, (name, slice(None)))
-        if f"{held}.packed" in self._tensors and self._how is not None:
-            points = f"{held}.zero_points"
+        stored, rows = self._rows.get(name, (name, slice(None)))
+        if f"{stored}.packed" in self._tensors and self._how is not None:
+            points = f"{stored}.zero_points"
             matrix = QuantizedMatrix(
-                self._number(f"{held}.packed")[rows],
-                self._number(f"{held}.scales")[rows].float(),
+                self._number(f"{stored}.packed")[rows],
+                self._number(f"{stored}.scales")[rows].float(),
                 self._number(points)[rows] if points in self._tensors else None,
             )
             return dequantize(matrix, self._how, self._shapes[name][1])
-        if f"{held}.transposed" in self._tensors:
-            return self._number(f"{held}.transposed")[:, rows].T.float()
-        return self._number(held)[rows].float()
+        if f"{stored}.transposed" in self._tensors:
+            return self._number(f"{stored}.transposed")[:, rows].T.float()
+        return self._number(stored)[rows].float()
 
     def _number(self, name: str) -> torch.Tensor:
         value = self._tensors.get(name)
@@ -92,9 +83,9 @@ def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:
         for projection in QKV:
             rows = slice(start, start + spec.projection_shape(projection, layer)[0])
             for named in (names.weight, names.bias):
-                yield named(projection, layer), (_held(named(QKV[0], layer), QKV[0]), rows)
+                yield named(projection, layer), (_joined_name(named(QKV[0], layer), QKV[0]), rows)
             start = rows.stop
 
 
-def _held(name: str, projection: Projection) -> str:
+def _joined_name(name: str, projection: Projection) -> str:
     return name.replace(projection, "qkv_proj")

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from onnx_ir.tensor_adapters import TorchTensor
 
+from converters.comparison import other_numbers, worse_rows
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.graph.dialects import LEFT_PADDING_GUARD, POISON
 from converters.onnx.onnx_writer import MODEL_FILE
-from converters.onnx.precision import BlockQuantization, Precision
+from converters.onnx.precision import BlockQuantization
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyTensor, open_weights
@@ -26,17 +27,9 @@ from seap_export.sources.config import read_spec
 
 __all__ = ["interface_differences", "open_graph", "refuse_bad_data", "weight_differences"]
 
-#: Largest difference of a stored number over the largest of its tensor: one or two units in the last place, where
-#: another machine may round differently.
-_ROUNDING = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
-#: A row of int8 or int4 weights may be this many times as far from the model's as if it were quantised now: if two
-#: scales of a block are equally good, another machine may choose the other.
-_ERROR_RATIO = 1.01
 #: Approximations of the same function.
 _GELUS = ("FastGelu", "Gelu")
 _PARTS = (".packed", ".scales", ".zero_points")
-#: Rows of a quantised matrix that are compared in float32 at a time.
-_ROWS = 1024
 
 
 def refuse_bad_data(folder: Path) -> None:
@@ -99,10 +92,13 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm, fi
         if found is None or list(found.shape.numpy()) != list(wanted.shape.numpy()) or found.dtype != wanted.dtype:
             yield f"'{name}' is stored with another shape or type"
         elif name.endswith(_PARTS):
-            if name.endswith(_PARTS[0]):
-                yield from _worse_rows(name.removesuffix(_PARTS[0]), expected, stored, form.precision)
+            how = form.precision.quantization
+            if name.endswith(_PARTS[0]) and how is not None:
+                yield from filter(None, [_other_levels(name.removesuffix(_PARTS[0]), expected, stored, how)])
         else:
-            yield from _other_numbers(name, wanted, found, form.precision)
+            numbers = _Stored(found)
+            pieces = ((piece, numbers.take(piece.size)) for piece in _pieces(wanted))
+            yield from filter(None, [other_numbers(name, pieces, form.precision.dtype)])
 
 
 def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
@@ -176,58 +172,22 @@ def _widened(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float32) if array.dtype in (np.float16, ml_dtypes.bfloat16) else array
 
 
-def _other_numbers(
-    name: str, wanted: ir.TensorProtocol, found: ir.TensorProtocol, precision: Precision
-) -> Iterator[str]:
-    largest = difference = 0.0
-    stored = _Stored(found)
-    for piece in _pieces(wanted):
-        own = stored.take(piece.size)
-        is_float = np.issubdtype(piece.dtype, np.floating)
-        if is_float and not np.isfinite(own).all():
-            yield f"'{name}' holds NaN or infinite values"
-            return
-        if is_float:
-            largest = max(largest, float(np.abs(piece).max(initial=0.0)))
-        if np.array_equal(piece, own):
-            continue
-        if not is_float:
-            yield f"'{name}' differs from the model's"
-            return
-        difference = max(difference, float(np.abs(piece - own).max(initial=0.0)))
-    relative = difference / (largest or 1.0)
-    if relative > _ROUNDING[precision.dtype]:
-        yield f"'{name}' differs from the model's by {relative:.1e} of its largest number"
-
-
-def _worse_rows(
-    name: str, expected: Mapping[str, ir.Value], stored: Mapping[str, ir.Value], precision: Precision
-) -> Iterator[str]:
+def _other_levels(
+    name: str, expected: Mapping[str, ir.Value], stored: Mapping[str, ir.Value], how: BlockQuantization
+) -> str | None:
     """Rows of a quantised matrix that are further from the model's weights than quantising them now gets."""
-    how = precision.quantization
-    if how is None:
-        return
-    own, given = (_matrix(name, tensors) for tensors in (expected, stored))
+    best, given = (_matrix(name, tensors) for tensors in (expected, stored))
     if not torch.isfinite(given.scales).all():
-        yield f"'{name}' holds NaN or infinite scales"
-        return
-    if _is_equal(own, given):
-        return
-    rows = [row + start for start in range(0, len(own.packed), _ROWS) for row in _worse(own, given, how, start)]
-    if rows:
-        yield f"'{name}' differs from the model's in {len(rows)} rows, for example row {rows[0]}"
+        return f"'{name}' holds NaN or infinite scales"
+    if _is_equal(best, given):
+        return None
 
+    def read(rows: slice) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        columns = best.scales.shape[1] * how.block_size
+        matrices = [dequantize(_some_rows(matrix, rows), how, columns).numpy() for matrix in (best, given)]
+        return matrices[0], matrices[1], best.scales[rows].numpy()
 
-def _worse(own: QuantizedMatrix, given: QuantizedMatrix, how: BlockQuantization, start: int) -> list[int]:
-    """Of the `_ROWS` rows from `start` on those that are further away, counted from there."""
-    own, given = (_some_rows(matrix, slice(start, start + _ROWS)) for matrix in (own, given))
-    columns = own.scales.shape[1] * how.block_size
-    wanted, found = (dequantize(matrix, how, columns) for matrix in (own, given))
-    # If both are equally good, they differ by no more than the quantisation error.
-    apart = (wanted - found).square().sum(1)
-    step = own.scales.abs().square().sum(1) * how.block_size / 12
-    further: list[int] = torch.nonzero(apart > (_ERROR_RATIO - 1) * step).flatten().tolist()
-    return further
+    return worse_rows(name, len(best.packed), read)
 
 
 def _some_rows(matrix: QuantizedMatrix, rows: slice) -> QuantizedMatrix:
@@ -236,11 +196,7 @@ def _some_rows(matrix: QuantizedMatrix, rows: slice) -> QuantizedMatrix:
 
 
 def _is_equal(first: QuantizedMatrix, second: QuantizedMatrix) -> bool:
-    pairs = (
-        (first.packed, second.packed),
-        (first.scales, second.scales),
-        (first.zero_points, second.zero_points),
-    )
+    pairs = zip(vars(first).values(), vars(second).values(), strict=True)
     return all(one is two if one is None or two is None else torch.equal(one, two) for one, two in pairs)
 
 

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from converters.comparison import other_numbers, worse_rows
 from converters.openvino.ir_file import Ir, read_ir
 from converters.openvino.stored_tensor import BLOCK, Storage, StoredTensor, dequantized
 from converters.openvino.tensors import Weight, parts_of, standard_graph
+from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, names
-from seap_export.sources.stored import StoredForm
 
 __all__ = ["IrWeights", "weight_differences"]
 
-#: Largest difference of a float over the largest of its tensor: units in the last place, where another machine rounds
-#: differently.
-_ROUNDING = {"f32": 1e-6, "f16": 2e-3}
-#: A row of integers may be this many times as far from the model's as if it were rounded now: if two scales of a block
-#: are equally good, another machine may choose the other.
-_ERROR_RATIO = 1.01
 #: The bytes of a matrix of integers, and those of its scales.
 Stored = tuple[NDArray[np.uint8], NDArray[np.uint8]]
-#: Rows of a matrix of integers that are compared in float32 at a time.
-_ROWS = 1024
 
 
-class IrWeights:
+class IrWeights(PlainWeights):
     """The weights of an IR by the names of the model folder, float32; one stored tensor is in memory at a time.
 
     Args:
@@ -42,24 +35,11 @@ class IrWeights:
     """
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
-        self._ir, self._form, self._shapes = read_ir(folder), StoredForm(spec), spec.tensors()
-        self._held: dict[str, list[str]] = {}
-        for plain in self._shapes:
-            self._held.setdefault(self._form.holders([plain])[0], []).append(plain)
+        super().__init__(spec)
+        self._ir, self._shapes = read_ir(folder), spec.tensors()
 
-    def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
-        """The tensors of these names, as their shapes are in the model folder.
-
-        Raises:
-            ArtifactError: One is not stored, in another shape, or truncated.
-        """
-        return {name: self._stored(name) for name in wanted}
-
-    def _stored(self, name: str) -> torch.Tensor:
-        plain = {own: self._plain(own) for own in self._held[name]}
-        return self._form.to_stored(plain)[name].float()
-
-    def _plain(self, name: str) -> torch.Tensor:
+    def plain(self, name: str) -> torch.Tensor:
+        """See `PlainWeights`."""
         joined = _joined_name(name)
         parts = parts_of(joined)
         rows = [self._shapes[part][0] for part in parts]
@@ -107,10 +87,8 @@ def weight_differences(model_folder: Path, folder: Path, storage: Storage) -> It
         yield from problems
         if problems:
             continue
-        if len(weight.tensors) == 2:
-            yield from _worse_rows(ir, weight)
-        else:
-            yield from _other_floats(ir, weight.tensors[0])
+        worse = _other_levels(ir, weight) if len(weight.tensors) == 2 else _other_floats(ir, weight.tensors[0])
+        yield from filter(None, [worse])
 
 
 def _other_form(ir: Ir, tensor: StoredTensor) -> Iterator[str]:
@@ -124,45 +102,33 @@ def _other_form(ir: Ir, tensor: StoredTensor) -> Iterator[str]:
         )
 
 
-def _other_floats(ir: Ir, tensor: StoredTensor) -> Iterator[str]:
-    dtype = np.float32 if tensor.element_type == "f32" else np.float16
-    start, largest, difference = 0, 0.0, 0.0
-    for piece in tensor.write():
-        own = ir.read(tensor.name, slice(start, start + piece.size)).view(dtype).astype(np.float32)
-        wanted, start = piece.view(dtype).astype(np.float32), start + piece.size
-        if not np.isfinite(own).all():
-            yield f"'{tensor.name}' holds NaN or infinite values"
-            return
-        largest = max(largest, float(np.abs(wanted).max(initial=0.0)))
-        difference = max(difference, float(np.abs(wanted - own).max(initial=0.0)))
-    relative = difference / (largest or 1.0)
-    if relative > _ROUNDING[tensor.element_type]:
-        yield f"'{tensor.name}' differs from the model's by {relative:.1e} of its largest number"
+def _other_floats(ir: Ir, tensor: StoredTensor) -> str | None:
+    name, dtype = ("fp32", np.float32) if tensor.element_type == "f32" else ("fp16", np.float16)
+
+    def pieces() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        start = 0
+        for piece in tensor.write():
+            stored = ir.read(tensor.name, slice(start, start + piece.size))
+            start += piece.size
+            yield piece.view(dtype).astype(np.float32), stored.view(dtype).astype(np.float32)
+
+    return other_numbers(tensor.name, pieces(), name)
 
 
-def _worse_rows(ir: Ir, weight: Weight) -> Iterator[str]:
+def _other_levels(ir: Ir, weight: Weight) -> str | None:
     """Rows of integers that are further from the model's weights than rounding them now gets."""
     levels, scales = weight.tensors
-    own, given = (_whole(levels), _whole(scales)), (ir.read(levels.name), ir.read(scales.name))
-    if all(map(np.array_equal, own, given)):
-        return
+    best, given = (_whole(levels), _whole(scales)), (ir.read(levels.name), ir.read(scales.name))
+    if all(map(np.array_equal, best, given)):
+        return None
     if not np.isfinite(given[1].view(np.float16)).all():
-        yield f"'{scales.name}' holds NaN or infinite values"
-        return
-    starts = range(0, weight.shape[0], _ROWS)
-    rows = [start + row for start in starts for row in _worse(own, given, weight, slice(start, start + _ROWS))]
-    if rows:
-        yield f"'{levels.name}' differs from the model's in {len(rows)} rows, for example row {rows[0]}"
+        return f"'{scales.name}' holds NaN or infinite values"
 
+    def read(rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        matrix, factors = _some_rows(best, weight, rows)
+        return matrix, _some_rows(given, weight, rows)[0], factors
 
-def _worse(own: Stored, given: Stored, weight: Weight, rows: slice) -> list[int]:
-    """Of some rows those that are further away, counted from the first; integers and scales are bytes."""
-    (wanted, factors), (found, _) = (_some_rows(both, weight, rows) for both in (own, given))
-    # If both are equally good, they differ by no more than the error of rounding.
-    apart = np.square(wanted - found).sum(1)
-    step = np.square(factors).sum(1) * BLOCK / 12
-    further: list[int] = np.flatnonzero(apart > (_ERROR_RATIO - 1) * step).tolist()
-    return further
+    return worse_rows(levels.name, weight.shape[0], read)
 
 
 def _some_rows(stored: Stored, weight: Weight, rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,0 +1,111 @@
+"""How far stored weights may be from those that the model gives now, by the way they are stored.
+
+The same machine writes the same bytes. Another may round a number in its last place differently, or choose the other
+of two scales that are equally good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ERROR_RATIO", "Tolerance", "are_as_near", "other_numbers", "worse_rows"]
+
+#: Largest difference of a number over the largest of its tensor: one or two units in the last place.
+_SHARES = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
+#: Rounded weights may have this many times the squared error that they would have if they were rounded now.
+ERROR_RATIO = 1.01
+#: Rows that are compared in float32 at a time.
+_ROWS = 1024
+
+#: Some rows of a matrix of levels as float32 [rows, columns]: as they would be rounded now, as they are stored, and
+#: the scales of their blocks, [rows, blocks].
+LevelRows = Callable[[slice], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a number may be from the one that was stored.
+
+    Attributes:
+        share: Of the largest number of its block.
+        block: Neighbours that make a block; 1: each number by itself.
+        tiny: Added to it.
+    """
+
+    share: float
+    block: int = 1
+    tiny: float = 0.0
+
+    def exceeded(self, stored: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Which numbers are further off, as NaN is; both are [..., columns], with whole blocks in each row."""
+        blocks = (*wanted.shape[:-1], -1, self.block)
+        largest = np.abs(wanted).reshape(blocks).max(-1, keepdims=True)
+        off = np.abs(stored - wanted).reshape(blocks)
+        further: NDArray[np.bool_] = ~(off <= largest * self.share + self.tiny)
+        return further.reshape(wanted.shape)
+
+
+def are_as_near(
+    stored: NDArray[np.float32], best: NDArray[np.float32], wanted: NDArray[np.float32], ratio: float = ERROR_RATIO
+) -> NDArray[np.bool_]:
+    """Whether rounded weights are as near to the model's as rounding them now gets, for each row of the last axis.
+
+    Args:
+        stored: As they are stored.
+        best: As they would be rounded now.
+        wanted: The model's.
+        ratio: What the squared error may be over the least.
+    """
+    error, least = (np.square(values - wanted).sum(-1) for values in (stored, best))
+    near: NDArray[np.bool_] = error <= ratio * least  # not where one is NaN
+    return near
+
+
+def other_numbers(name: str, pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]], dtype: str) -> str | None:
+    """What is wrong with a tensor that is not rounded to levels; None: nothing.
+
+    Args:
+        name: The tensor.
+        pieces: Its numbers as the model gives them and as they are stored, piece by piece; integers must be equal.
+        dtype: That they are stored in: fp32, fp16 or bf16.
+    """
+    largest = difference = 0.0
+    for wanted, stored in pieces:
+        if not np.issubdtype(wanted.dtype, np.floating):
+            if not np.array_equal(wanted, stored):
+                return f"'{name}' differs from the model's"
+            continue
+        if not np.isfinite(stored).all():
+            return f"'{name}' holds NaN or infinite values"
+        largest = max(largest, float(np.abs(wanted).max(initial=0.0)))
+        difference = max(difference, float(np.abs(wanted - stored).max(initial=0.0)))
+    relative = difference / (largest or 1.0)
+    if relative > _SHARES[dtype]:
+        return f"'{name}' differs from the model's by {relative:.1e} of its largest number"
+    return None
+
+
+def worse_rows(name: str, count: int, read: LevelRows) -> str | None:
+    """The rows of a matrix that are further from the model's weights than rounding them to levels now gets.
+
+    If both are equally good, they differ by no more than the error of rounding.
+
+    Args:
+        name: The matrix.
+        count: Its rows.
+        read: Gives some of them.
+    """
+    rows: list[int] = []
+    for start in range(0, count, _ROWS):
+        best, stored, scales = read(slice(start, min(start + _ROWS, count)))
+        apart = np.square(best - stored).sum(1)
+        step = np.square(scales).sum(1) * (best.shape[1] / scales.shape[1]) / 12
+        rows += (np.flatnonzero(apart > (ERROR_RATIO - 1) * step) + start).tolist()
+    if not rows:
+        return None
+    return f"'{name}' differs from the model's in {len(rows)} rows, for example row {rows[0]}"

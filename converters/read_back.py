@@ -1,0 +1,47 @@
+"""Gives the weights of a written file under the names of the model folder, whatever the file calls them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+import torch
+
+from seap_export.errors import ArtifactError
+from seap_export.families import ModelSpec
+from seap_export.sources.stored import StoredForm
+
+__all__ = ["PlainWeights"]
+
+
+class PlainWeights(ABC):
+    """The weights of a file that can be read in the plain form; see `converters.format.StoredWeights`.
+
+    One tensor of the model folder is in memory at a time.
+
+    Args:
+        spec: The model's shapes.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._form = StoredForm(spec)
+        self._plain_of: dict[str, list[str]] = {}
+        for name in spec.tensors():
+            self._plain_of.setdefault(self._form.holders([name])[0], []).append(name)
+
+    @abstractmethod
+    def plain(self, name: str) -> torch.Tensor:
+        """A tensor of the plain form in float32: dequantised, with its rows in order.
+
+        Raises:
+            ArtifactError: It is not stored, truncated, or of another shape.
+        """
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors of the model folder in float32; raises the errors of `plain`."""
+        return {name: self._as_in_the_model(name) for name in names}
+
+    def _as_in_the_model(self, name: str) -> torch.Tensor:
+        if name not in self._plain_of:
+            raise ArtifactError(f"'{name:.80}' is not a tensor of the model; export again")
+        return self._form.to_stored({part: self.plain(part) for part in self._plain_of[name]})[name].float()

@@ -1,0 +1,47 @@
+"""Weights may be as far from the model's as another machine's rounding, and no further."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from converters.comparison import Tolerance, are_as_near, other_numbers, worse_rows
+
+
+def numbers(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def test_a_tolerance_is_of_the_largest_of_a_block() -> None:
+    wanted = numbers(1, 100, 1, 1)
+    stored = wanted + numbers(0.5, 0, 0.5, np.nan)
+    assert Tolerance(0.01, 2).exceeded(stored, wanted).tolist() == [False, False, True, True]
+    assert Tolerance(0.01, 1, tiny=0.6).exceeded(stored, wanted).tolist() == [False, False, False, True]
+
+
+def test_rounded_weights_may_be_as_far_off_as_the_best() -> None:
+    wanted = np.zeros((3, 2), np.float32)
+    best = wanted + np.float32(0.5)
+    stored = np.stack([-best[0], best[1] * 1.1, numbers(0.5, np.nan)])
+    assert are_as_near(stored, best, wanted).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("dtype", "off"), [("fp32", 3e-6), ("fp16", 5e-3), ("bf16", 5e-2)])
+def test_a_number_is_compared_with_the_largest_of_its_tensor(dtype: str, off: float) -> None:
+    pieces = [(numbers(1, 0), numbers(1, off)), (numbers(4), numbers(4))]
+    assert other_numbers("x", pieces, dtype) is None
+    (line,) = filter(None, [other_numbers("x", pieces[:1], dtype)])
+    assert line.startswith("'x' differs from the model's by")
+    assert "NaN" in str(other_numbers("x", [(numbers(1), numbers(np.inf))], dtype))
+    assert other_numbers("x", [(np.array([1]), np.array([2]))], dtype) == "'x' differs from the model's"
+
+
+def test_a_row_on_other_levels_is_named() -> None:
+    """Of 2,000 rows of one block of 32 numbers, those that are a level apart in one number."""
+    best = np.zeros((2000, 32), np.float32)
+    stored, scales = best.copy(), np.ones((2000, 1), np.float32)
+    stored[:, 0] += 0.1
+    stored[1500, 3] += 1
+    line = worse_rows("x", 2000, lambda rows: (best[rows], stored[rows], scales[rows]))
+    assert line == "'x' differs from the model's in 1 rows, for example row 1500"
+    assert worse_rows("x", 1500, lambda rows: (best[rows], stored[rows], scales[rows])) is None
