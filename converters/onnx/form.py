@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 
 import onnx
 
-from converters.onnx.precision import BlockQuantization, DialectName, Precision, Provider
+from converters.onnx.precision import BlockQuantization, Precision
 from seap_export.errors import ArtifactError
+from seap_export.providers import WRITTEN_FOR, DialectName
 
 __all__ = ["FORM_NOTE", "Logits", "OnnxForm", "read_form"]
 
@@ -34,11 +35,11 @@ class OnnxForm:
     precision: Precision = Precision()
     dialect: DialectName = "fused"
     logits: Logits = "all"
-    provider: Provider = "cpu"
+    provider: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, kind in (("dialect", DialectName), ("logits", Logits), ("provider", Provider)):
-            known = get_args(kind)
+        choices = {"dialect": get_args(DialectName), "logits": get_args(Logits), "provider": WRITTEN_FOR}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {known}")
 

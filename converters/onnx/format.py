@@ -11,7 +11,7 @@ from converters.onnx.folder import convert_folder, folder_damages
 from converters.onnx.form import OnnxForm, read_form
 from converters.onnx.genai_config import genai_config
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
-from converters.onnx.precision import PRECISIONS, BlockQuantization, Provider, choose_precision
+from converters.onnx.precision import PRECISIONS, BlockQuantization, choose_precision
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.stored import weight_differences
 from converters.onnx.weights.sizes import weight_bytes
@@ -44,16 +44,16 @@ class OnnxFormat:
 
     def __post_init__(self) -> None:
         # For the CPU where it computes in this precision.
-        provider: Provider = "cuda" if self.precision == "bf16" else "cpu"
+        provider = "cuda" if self.precision == "bf16" else "cpu"
         precision = choose_precision(self.precision, provider)  # type: ignore[arg-type]
         object.__setattr__(self, "form", OnnxForm(precision, provider=provider))
 
     @classmethod
     def of(cls, form: OnnxForm) -> OnnxFormat:
         """The format of graphs of this form."""
-        own = cls(form.precision.name)
-        object.__setattr__(own, "form", form)
-        return own
+        format = cls(form.precision.name)
+        object.__setattr__(format, "form", form)
+        return format
 
     @classmethod
     def read(cls, folder: Path) -> OnnxFormat:

@@ -9,6 +9,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.onnx_writer import MODEL_FILE
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
+from seap_export.providers import PROVIDERS
 
 __all__ = ["GENAI_CONFIG", "genai_config"]
 
@@ -94,10 +95,8 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
 
 
 def _provider_options(form: OnnxForm) -> list[dict[str, dict[str, str]]]:
-    if form.provider == "cpu":
-        return []
-    # Off, because GenAI then gives prompts a mask as wide as the whole text, which attention takes for one row only.
-    return [{form.provider: {"enable_cuda_graph": "0"}}]
+    options = PROVIDERS[form.provider].genai_options
+    return [] if options is None else [{form.provider: dict(options)}]
 
 
 def _special_tokens(config: Mapping[str, Any], generation: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Precisions in which a graph computes and stores its weights, and the providers that can run them."""
+"""Precisions in which a graph computes and stores its weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 
 from seap_export.errors import UsageError
+from seap_export.providers import PROVIDERS, DialectName, Dtype
 from seap_export.rounding.grid import BLOCK_SIZES, BlockQuantization
 from seap_export.toml_file import either
 
@@ -16,18 +17,11 @@ __all__ = [
     "BLOCK_SIZES",
     "PRECISIONS",
     "BlockQuantization",
-    "DialectName",
-    "Dtype",
     "Precision",
     "PrecisionName",
-    "Provider",
     "choose_precision",
 ]
 
-Dtype = Literal["fp32", "fp16", "bf16"]
-Provider = Literal["cpu", "cuda"]
-#: Sets of operators.
-DialectName = Literal["fused", "standard"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 
@@ -38,15 +32,6 @@ _ONNX: dict[Dtype, ir.DataType] = {
     "fp32": ir.DataType.FLOAT,
     "fp16": ir.DataType.FLOAT16,
     "bf16": ir.DataType.BFLOAT16,
-}
-#: The dtypes each provider computes in, by dialect; int8 and int4 use the first unless another is asked for. The CPU
-#: casts fp16 matrices to float32: half the file size, but no faster. It has no bf16 product at all. CUDA's
-#: GroupQueryAttention has no float32; its Attention, which the standard dialect uses, does.
-_COMPUTES: dict[tuple[Provider, DialectName], tuple[Dtype, ...]] = {
-    ("cpu", "fused"): ("fp32", "fp16"),
-    ("cpu", "standard"): ("fp32", "fp16"),
-    ("cuda", "fused"): ("fp16", "bf16"),
-    ("cuda", "standard"): ("fp16", "bf16", "fp32"),
 }
 
 
@@ -98,7 +83,7 @@ class Precision:
 
 def choose_precision(
     name: PrecisionName,
-    provider: Provider = "cpu",
+    provider: str = "cpu",
     dialect: DialectName = "fused",
     *,
     activations: Dtype | None = None,
@@ -120,14 +105,16 @@ def choose_precision(
     Raises:
         UsageError: The provider cannot run this precision; the message lists those that it can.
     """
-    own = _COMPUTES[provider, dialect]
+    dtypes = PROVIDERS[provider].computes[dialect]
     if name in _BITS:
-        dtype = activations or own[0]
-        if dtype not in own:
-            raise UsageError(f"the {provider} provider cannot run {name} with {dtype} activations; use {either(own)}")
+        dtype = activations or dtypes[0]
+        if dtype not in dtypes:
+            raise UsageError(
+                f"the {provider} provider cannot run {name} with {dtype} activations; use {either(dtypes)}"
+            )
         return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings))
-    if name not in own:
-        others = either(own if dialect == "standard" else [*own, *_BITS])
-        standard = ", or the dialect standard" if name in _COMPUTES[provider, "standard"] else ""
+    if name not in dtypes:
+        others = either(dtypes if dialect == "standard" else [*dtypes, *_BITS])
+        standard = ", or the dialect standard" if name in PROVIDERS[provider].computes["standard"] else ""
         raise UsageError(f"the {provider} provider cannot run {name}; use {others}{standard}")
     return Precision(name)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from seap_export.cli.groups import option
+from seap_export.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from converters.format import Format
@@ -181,7 +182,7 @@ def form_of(options: dict[str, Any]) -> OnnxForm:
     from seap_export.errors import UsageError
 
     provider, dialect = options["provider"], options.pop("dialect")
-    name: Any = options.pop("precision") or ("fp32" if provider == "cpu" else "fp16")
+    name: Any = options.pop("precision") or PROVIDERS[provider].computes[dialect][0]
     activations, block_size, asymmetric, float_embeddings = (
         options.pop(key) for key in ("activations", "block_size", "asymmetric", "float_embeddings")
     )

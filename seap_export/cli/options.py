@@ -12,6 +12,7 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import option
+from seap_export.providers import WRITTEN_FOR
 
 __all__ = [
     "NumberOrWord",
@@ -97,7 +98,7 @@ vocabulary_option = option(
 )
 provider_option = option(
     "--provider",
-    type=click.Choice(["cpu", "cuda"]),
+    type=click.Choice(WRITTEN_FOR),
     default="cpu",
     show_default=True,
     help="Execution provider that the variants are made for.",

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import MappingProxyType
 
 from seap_export.families import ModelSpec
 from seap_export.plan.options import AttentionOption, LayerOptions
 
-__all__ = ["GROUP_TOLERANCE", "XQA_HEADS", "preferring_groups"]
+__all__ = ["XQA_HEADS", "preferring_groups"]
 
-#: By how much, as a fraction, the loss of a plan may rise for the sake of preferred groups, by execution provider; for
-#: what that costs see docs/research/measurements.md. What it gains has not been measured.
-GROUP_TOLERANCE: Mapping[str, float] = MappingProxyType({"cpu": 0.0, "cuda": 0.05})
 #: Query heads in a KV group, and channels of a head, for which GroupQueryAttention (onnxruntime-gpu 1.31) decodes with
 #: its kernel XQA, on GPUs of compute capability 8.0 or later and without a soft cap; others take flash attention.
 XQA_HEADS = frozenset({1, 2, 4, 5, 8, 16, 32})

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 from seap_export.errors import UsageError
-from seap_export.plan.groups import GROUP_TOLERANCE
 from seap_export.plan.plan import (
     BALANCES,
     COMPENSATIONS,
@@ -24,19 +23,15 @@ from seap_export.plan.plan import (
     ScoreMix,
 )
 from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
+from seap_export.providers import PROVIDERS
 from seap_export.scores import SCORES, Score
 from seap_export.toml_file import TomlFile, either, parse_toml, read_toml
 
-__all__ = ["ALIGN", "CUSTOM", "DEFAULT_RECIPE", "PlanSettings", "Recipe", "Target", "open_recipe", "shipped_recipes"]
+__all__ = ["CUSTOM", "DEFAULT_RECIPE", "PlanSettings", "Recipe", "Target", "open_recipe", "shipped_recipes"]
 
 DEFAULT_RECIPE = "reconstruct"
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
-#: Neuron counts are multiples of this, by the execution provider that a variant is made for. CPU: measured, see
-#: docs/research/measurements.md. CUDA: 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's
-#: Guide" advises for the A100; its kernels for int4 take multiples of 8, and that for the product of gate and up
-#: multiples of 32. No time has been measured there.
-ALIGN: Mapping[str, int] = MappingProxyType({"cpu": 16, "cuda": 64})
 #: The kinds of sparsity that decide between heads and neurons themselves.
 _SELF_BALANCED = ("adaptive", "global")
 #: Settings that a recipe keeps its name with.
@@ -54,7 +49,7 @@ class PlanSettings:
 
     score: Score = "elimination"
     sparsity: Sparsity = Sparsity("adaptive")
-    align: int = ALIGN["cpu"]
+    align: int = PROVIDERS["cpu"].align
     balance: Balance = "loss"
     compensation: Compensation = "sequential"
     ridge: float = 5.0
@@ -163,12 +158,12 @@ class Target:
     @property
     def align(self) -> int:
         """Neuron counts are multiples of this."""
-        return math.lcm(ALIGN[self.provider], self.block_size)
+        return math.lcm(PROVIDERS[self.provider].align, self.block_size)
 
     @property
     def group_tolerance(self) -> float:
         """By how much the loss may rise for the sake of the numbers of heads in a group."""
-        return GROUP_TOLERANCE[self.provider] if self.groups_heads else 0.0
+        return PROVIDERS[self.provider].group_tolerance if self.groups_heads else 0.0
 
 
 _CPU = Target()

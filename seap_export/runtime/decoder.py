@@ -12,9 +12,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
+from seap_export.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.runtime.buffers import BufferPool, DecodingBuffers
 from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
-from seap_export.runtime.providers import CPU, CUDA_GRAPH, PROVIDERS
+from seap_export.runtime.providers import CPU
 from seap_export.runtime.session import WORKING_OPERATORS, OnnxModel
 from seap_export.runtime.steps import BoundSteps, Steps
 from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
@@ -133,7 +134,7 @@ class OnnxDecoder:
             raise ArtifactError(f"{self.path}: its logits are {outputs['logits'].type}; export again")
 
     def _refuse_work_on_the_cpu(self, provider: str) -> None:
-        operators = (self._model.nodes or {}).get(PROVIDERS["cpu"], {}) if provider != "cpu" else {}
+        operators = (self._model.nodes or {}).get(PROVIDERS["cpu"].ort_name, {}) if provider != "cpu" else {}
         left = sorted(WORKING_OPERATORS & operators.keys())
         if left:
             raise EnvironmentFailure(

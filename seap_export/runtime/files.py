@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError
-from seap_export.runtime.providers import CUDA_GRAPH
+from seap_export.providers import PROVIDERS
 
 __all__ = ["decoder_options", "load_tokenizer", "model_limits", "read_object"]
 
@@ -83,7 +83,7 @@ def decoder_options(path: Path, provider: str, overrides: Mapping[str, str] | No
         path: The genai_config.json. If it names CUDA, and caches that stay in place, steps are captured as CUDA
             graphs; its own `enable_cuda_graph` is for ONNX Runtime GenAI, which cannot run batches with it.
         provider: "cpu", "cuda" or "tensorrt".
-        own: Options that take precedence.
+        overrides: Options that take precedence.
 
     Raises:
         ArtifactError: The file is missing or damaged.
@@ -94,11 +94,8 @@ def decoder_options(path: Path, provider: str, overrides: Mapping[str, str] | No
         for key in ("model", "decoder", "session_options", "provider_options"):
             section = section.get(key, {})
         by_provider = {name: dict(options) for entry in section for name, options in entry.items()}
-        is_captured = (
-            provider == "cuda"
-            and provider in by_provider
-            and config.get("search", {}).get("past_present_share_buffer")
-        )
+        can_be_captured = provider in by_provider and config.get("search", {}).get("past_present_share_buffer")
     except (AttributeError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: its provider options cannot be read; it is damaged, export again") from error
-    return {**({CUDA_GRAPH: "1"} if is_captured else {}), **(overrides or {})}
+    graph = PROVIDERS[provider].graph_option if provider in PROVIDERS and can_be_captured else None
+    return {**({graph: "1"} if graph else {}), **(overrides or {})}

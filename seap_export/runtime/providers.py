@@ -1,4 +1,4 @@
-"""Execution providers: the supported names, and why one is not available."""
+"""Execution providers of this machine: which options they take, and why one is not available."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from pathlib import Path
 import onnxruntime as ort
 
 from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.providers import PROVIDERS
 
 __all__ = [
     "CPU",
-    "CUDA_GRAPH",
     "OLDEST_FOR_CUDA",
-    "PROVIDERS",
     "TensorDevice",
     "check_session_options",
     "device_of",
@@ -29,17 +28,9 @@ __all__ = [
     "provider_list",
 ]
 
-#: The names that users give, and those of ONNX Runtime.
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-#: Fallbacks of each provider for operators that it lacks; TensorRT lacks all operators of com.microsoft.
-_BEHIND = {"cpu": (), "cuda": ("cpu",), "tensorrt": ("cuda", "cpu")}
 #: Earlier releases run attention of the standard dialect on the CPU, and norms overflow in float16.
 OLDEST_FOR_CUDA = "1.31"
-#: The option of the CUDA provider that captures calls as CUDA graphs.
-CUDA_GRAPH = "enable_cuda_graph"
 _DEVICE = "device_id"
-_LABELS = {"cuda": "CUDA", "tensorrt": "TensorRT"}
-_LIBRARIES = {"cuda": "CUDA and cuDNN", "tensorrt": "CUDA, cuDNN and TensorRT"}
 
 
 @dataclass(frozen=True)
@@ -61,9 +52,8 @@ CPU = TensorDevice("cpu")
 def device_of(session: ort.InferenceSession) -> TensorDevice:
     """Where an opened session keeps the tensors that stay between calls."""
     first = session.get_providers()[0]
-    if first == PROVIDERS["cpu"]:
-        return CPU
-    return TensorDevice("cuda", int(session.get_provider_options()[first][_DEVICE]))
+    device = next(row.device for row in PROVIDERS.values() if row.ort_name == first)
+    return CPU if device == "cpu" else TensorDevice(device, int(session.get_provider_options()[first][_DEVICE]))
 
 
 def check_session_options(
@@ -80,16 +70,17 @@ def check_session_options(
         raise UsageError(f"threads must be at least 1, not {threads}")
     for name, value in (provider_options or {}).items():
         is_captured = "cuda_graph" in name and str(value).lower() not in ("0", "false")
-        if is_captured and (provider, name) != ("cuda", CUDA_GRAPH):
+        if is_captured and name != PROVIDERS[provider].graph_option:
             raise UsageError(f"provider option {name} is not supported with provider '{provider}'; leave it out")
 
 
 def provider_list(provider: str, options: Mapping[str, str] | None = None) -> list[tuple[str, dict[str, str]]]:
     """The provider with its options, followed by its fallbacks, in ONNX Runtime's format."""
-    texts = {name: str(value) for name, value in (options or {}).items()}
-    same_gpu = {name: value for name, value in texts.items() if name == _DEVICE}
-    behind = [(PROVIDERS[other], same_gpu if other == "cuda" else {}) for other in _BEHIND[provider]]
-    return [(PROVIDERS[provider], texts), *behind]
+    row, values = PROVIDERS[provider], {name: str(value) for name, value in (options or {}).items()}
+    same_gpu = {name: value for name, value in values.items() if name == _DEVICE}
+    fallbacks = [PROVIDERS[name] for name in row.fallbacks]
+    rest = [(other.ort_name, {} if other.device == "cpu" else same_gpu) for other in fallbacks]
+    return [(row.ort_name, values), *rest]
 
 
 def is_too_old_for_cuda(version: str) -> bool:
@@ -104,9 +95,9 @@ def prepare(provider: str) -> str:
     Raises:
         EnvironmentFailure: The installed onnxruntime lacks this provider, or is too old for it.
     """
-    if PROVIDERS[provider] not in ort.get_available_providers():
+    if PROVIDERS[provider].ort_name not in ort.get_available_providers():
         raise provider_failure(provider, "this onnxruntime was built without it")
-    if provider == "cpu":
+    if PROVIDERS[provider].device == "cpu":
         return ""
     if is_too_old_for_cuda(ort.__version__):
         raise EnvironmentFailure(
@@ -121,10 +112,10 @@ def prepare(provider: str) -> str:
 
 def provider_failure(provider: str, reason: str = "") -> EnvironmentFailure:
     """The error for a provider that is not available; if no reason is given, looks for a missing library."""
-    libraries = f"install onnxruntime-gpu with the {_LIBRARIES[provider]} libraries of its release"
+    row = PROVIDERS[provider]
     return EnvironmentFailure(
-        f"{_LABELS[provider]} execution provider could not be created: {reason or _missing_library(provider)}; "
-        f"{libraries}, or use --provider cpu"
+        f"{row.label} execution provider could not be created: {reason or _missing_library(provider)}; install "
+        f"onnxruntime-gpu with the {row.libraries} libraries of its release, or use --provider cpu"
     )
 
 

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
+from seap_export.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import (
-    CUDA_GRAPH,
-    PROVIDERS,
     check_session_options,
     device_of,
     one_line,
@@ -122,7 +121,7 @@ def open_session(
     if mapped:
         options.add_session_config_entry(_NO_COPIES, "1")
     session = _create(model, provider, options, provider_options, graph)
-    if session.get_providers()[0] != PROVIDERS[provider]:
+    if session.get_providers()[0] != PROVIDERS[provider].ort_name:
         raise provider_failure(provider, complaint)
     return session
 
@@ -139,7 +138,7 @@ def probe(provider: str) -> None:
         return
     complaint = prepare(provider)
     session = _create(Path("probe.onnx"), provider, _options(1), None, _PROBE)
-    if session.get_providers()[0] != PROVIDERS[provider]:
+    if session.get_providers()[0] != PROVIDERS[provider].ort_name:
         raise provider_failure(provider, complaint)
 
 
@@ -184,7 +183,7 @@ class OnnxModel:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.device = device_of(self._session)
         self.nodes = nodes_by_provider(self._session)
-        options = self._session.get_provider_options()[PROVIDERS[provider]]
+        options = self._session.get_provider_options()[PROVIDERS[provider].ort_name]
         self.captures = options.get(CUDA_GRAPH) == "1"
         self.turn: contextlib.AbstractContextManager[Any] = (
             threading.Lock() if self.captures else contextlib.nullcontext()
@@ -270,7 +269,7 @@ def _create(
             ) from error
         if provider == "tensorrt" and "install TensorRT" in reason:
             raise provider_failure(provider) from error  # the loader names the library
-        if provider != "cpu" and any(name in reason for name in ("CUDA", "TensorRT", "Tensorrt")):
+        if provider != "cpu" and any(word in reason for row in PROVIDERS.values() for word in row.error_words):
             raise provider_failure(provider, reason) from error
         raise ArtifactError(f"{model}: ONNX Runtime cannot load it: {reason}; it is damaged, export again") from error
 

@@ -8,7 +8,7 @@ from converters.onnx.form import Logits, OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.genai_config import genai_config
 from converters.onnx.onnx_writer import write_onnx
-from converters.onnx.precision import DialectName, Precision, PrecisionName, Provider, choose_precision
+from converters.onnx.precision import Precision, PrecisionName, choose_precision
 from converters.onnx.stored import weight_differences
 from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.activations.calibrate import collect_statistics
@@ -37,6 +37,7 @@ from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
 from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan, read_plan
 from seap_export.plan.recipes import PlanSettings, open_recipe
 from seap_export.plan.sparsity import Sparsity
+from seap_export.providers import DialectName
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.runtime.session import open_session
 from seap_export.shrink.write import write_shrunk_model
@@ -93,7 +94,6 @@ __all__ = [
     "Precision",
     "PrecisionName",
     "Projection",
-    "Provider",
     "Run",
     "SafetensorsReader",
     "SafetensorsWriter",

@@ -21,10 +21,10 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.weights.scaling import read_scaling
+from seap_export.providers import PROVIDERS
 from seap_export.runtime.decoder import OnnxDecoder
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.files import decoder_options
-from seap_export.runtime.providers import PROVIDERS
 from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore
 from validation.parity.candidate import Candidate, Progress, Reads, References, Trial
@@ -118,5 +118,5 @@ class OnnxCandidate(Candidate):
 def _conditions(session: ort.InferenceSession) -> Conditions:
     threads = session.get_session_options().intra_op_num_threads
     provider = session.get_providers()[0]
-    gpu = None if provider == PROVIDERS["cpu"] else gpu_name()
+    gpu = None if provider == PROVIDERS["cpu"].ort_name else gpu_name()
     return Conditions(provider, gpu, nodes_by_provider(session), threads)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 from converters.onnx.precision import PRECISIONS, Precision, PrecisionName
 from seap_export.errors import UsageError
+from seap_export.providers import PROVIDERS
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -222,11 +223,11 @@ def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, .
     exact = tuple(Limit(figure, value) for figure, value in values.items() if figure in _EXACT)
     rounded = tuple(Limit(figure, value) for figure, value in values.items() if figure not in _EXACT)
     given = frozenset(figure for figure in values if limits.is_given(precision.name, figure))
-    runs = []
-    if exact and (precision.quantization is None or (precision.dtype == "fp32" and provider == "cpu")):
+    runs, rounds = [], PROVIDERS[provider].rounds_activations
+    if exact and (precision.quantization is None or (precision.dtype == "fp32" and rounds)):
         runs.append(Pass("" if not rounded else IN_FLOAT, in_float=bool(rounded), limits=exact, given=given))
     if rounded:
         # A file for a GPU, which does not round activations to 8 bits either.
-        is_foreign = provider == "cpu" and precision.quantization is not None and precision.dtype != "fp32"
+        is_foreign = rounds and precision.quantization is not None and precision.dtype != "fp32"
         runs.append(Pass("", in_float=is_foreign, limits=rounded, given=given))
     return tuple(runs)

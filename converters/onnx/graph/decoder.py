@@ -20,6 +20,7 @@ from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import LayerSpec, ModelSpec, names
 from seap_export.families.names import Norm, Projection
 from seap_export.layers.halves import NORMS_AROUND, Half
+from seap_export.providers import PROVIDERS
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
 
@@ -181,7 +182,7 @@ class _Decoder:
     @property
     def _logits_dtype(self) -> ir.DataType:
         """float16 where a GPU computes in it, as a cast gains nothing; numpy has no bfloat16."""
-        is_narrow = self._form.provider == "cuda" and self._spec.block.logits_softcap is None
+        is_narrow = PROVIDERS[self._form.provider].device == "cuda" and self._spec.block.logits_softcap is None
         return self._dtype if is_narrow and self._dtype == ir.DataType.FLOAT16 else ir.DataType.FLOAT
 
     def _projection(self, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:

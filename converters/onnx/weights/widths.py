@@ -1,4 +1,4 @@
-"""Sizes for which CUDA has no kernel of its own for int8 and int4, so that it dequantises a matrix in every call."""
+"""Sizes for which a provider has no kernel of its own for int8 and int4: a matrix is dequantised in every call."""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.precision import BLOCK_SIZES, BlockQuantization
 from seap_export.families import ModelSpec
 from seap_export.families.names import PROJECTIONS, Projection
+from seap_export.providers import PROVIDERS
 
 __all__ = ["slow_products", "whole_blocks", "width_warning"]
 
-#: MatMulNBits of onnxruntime-gpu 1.31 has kernels for up to 5 (int8) or 16 (int4) tokens where the outputs are a
-#: multiple of this, and the inputs a multiple of this (int4) or whole blocks (int8).
-_MULTIPLE = 8
 _MLP: frozenset[Projection] = frozenset({"gate_proj", "up_proj", "down_proj"})
 _HEAD = "lm_head"
 
 
 def whole_blocks(form: OnnxForm) -> int:
-    """The number that the inputs of a product must be a multiple of for CUDA's fast kernel; 1 where none is needed."""
-    how = form.precision.quantization
-    if form.provider != "cuda" or how is None:
-        return 1
-    return how.block_size if how.bits == 8 else _MULTIPLE
+    """The number that the inputs of a product must be a multiple of for a fast kernel; 1 where none is needed."""
+    how, multiple = form.precision.quantization, _multiple(form)
+    return how.block_size if how is not None and how.bits == 8 and multiple > 1 else multiple
+
+
+def _multiple(form: OnnxForm) -> int:
+    """The number that the outputs of a product must be a multiple of."""
+    return 1 if form.precision.quantization is None else PROVIDERS[form.provider].product_multiple
 
 
 def slow_products(spec: ModelSpec, form: OnnxForm) -> Mapping[str, Sequence[int]]:
-    """The products for which CUDA has no fast kernel, by name, each with its layers (none for `lm_head`)."""
-    how = form.precision.quantization
-    if form.provider != "cuda" or how is None:
+    """The products for which the provider has no fast kernel, by name, each with its layers (none for `lm_head`)."""
+    how, of_outputs, of_inputs = form.precision.quantization, _multiple(form), whole_blocks(form)
+    if how is None:
         return {}
-    multiple = whole_blocks(form)
 
     def is_slow(outputs: int, inputs: int) -> bool:
-        return bool(outputs % _MULTIPLE or inputs % multiple)
+        return bool(outputs % of_outputs or inputs % of_inputs)
 
     layers = range(len(spec.layers))
     slow: dict[str, Sequence[int]] = {
         name: [index for index in layers if is_slow(*spec.projection_shape(name, index))] for name in PROJECTIONS
     }
-    found = {name: own for name, own in slow.items() if own}
+    slow = {name: indices for name, indices in slow.items() if indices}
     if how.embeddings and is_slow(spec.vocab_size, spec.hidden_size):
-        found[_HEAD] = ()
-    return found
+        slow[_HEAD] = ()
+    return slow
 
 
 def width_warning(spec: ModelSpec, form: OnnxForm) -> str | None:
@@ -52,10 +52,11 @@ def width_warning(spec: ModelSpec, form: OnnxForm) -> str | None:
     slow, how = slow_products(spec, form), form.precision.quantization
     if not slow or how is None:
         return None
-    places = [f"{name} of layers {_ranges(own)}" if own else name for name, own in slow.items()]
-    wanted = f"outputs in multiples of {_MULTIPLE} and inputs in multiples of {whole_blocks(form)}"
+    products = [f"{name} of layers {_ranges(indices)}" if indices else name for name, indices in slow.items()]
+    wanted = f"outputs in multiples of {_multiple(form)} and inputs in multiples of {whole_blocks(form)}"
+    label = PROVIDERS[form.provider].label
     return (
-        f"CUDA has no fast {form.precision.name} kernel for {', '.join(places)}, because it takes {wanted}; "
+        f"{label} has no fast {form.precision.name} kernel for {', '.join(products)}, because it takes {wanted}; "
         + ", and ".join(_remedies(spec, form, how, slow))
     )
 
@@ -76,7 +77,7 @@ def _other_form(spec: ModelSpec, form: OnnxForm, how: BlockQuantization, layers:
         if size < how.block_size and not _still_slow(spec, form, replace(how, block_size=size)):
             return f"block size {size}"
     if layers <= _MLP:
-        return f"a recipe whose align is a multiple of {max(_MULTIPLE, whole_blocks(form))}"
+        return f"a recipe whose align is a multiple of {max(_multiple(form), whole_blocks(form))}"
     return "int4" if not _still_slow(spec, form, replace(how, bits=4)) else "fp16 or bf16"
 
 

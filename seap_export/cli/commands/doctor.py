@@ -9,6 +9,7 @@ import click
 
 from seap_export.cli.console import Console, table
 from seap_export.cli.options import output_options
+from seap_export.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState
@@ -19,7 +20,7 @@ __all__ = ["doctor_command"]
 @click.command("doctor")
 @click.option(
     "--require",
-    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    type=click.Choice(list(PROVIDERS)),
     help="Exit with 6 unless this execution provider works.",
 )
 @output_options

@@ -11,6 +11,7 @@ from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import PathType, output_options, threads_option
 from seap_export.cli.prompt import read_prompt
+from seap_export.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from seap_export.runtime import Completion
@@ -39,7 +40,7 @@ __all__ = ["generate_command"]
     "Machine",
     option(
         "--provider",
-        type=click.Choice(["cpu", "cuda", "tensorrt"]),
+        type=click.Choice(list(PROVIDERS)),
         default="cpu",
         show_default=True,
         help="Execution provider of ONNX Runtime.",

@@ -12,6 +12,7 @@ from seap_export.families import ModelSpec
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
+from seap_export.providers import PROVIDERS
 
 __all__ = ["timed_depth", "usual_format"]
 
@@ -22,7 +23,7 @@ def usual_format(formats: Sequence[Format]) -> Format:
     if not isinstance(first, OnnxFormat):
         return type(first)(first.precisions[0])
     form = first.form
-    precision = choose_precision("fp32" if form.provider == "cpu" else "fp16", form.provider, form.dialect)
+    precision = choose_precision(PROVIDERS[form.provider].computes[form.dialect][0], form.provider, form.dialect)
     return OnnxFormat.of(replace(form, precision=precision))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.layers.compute import parse_bytes
+from seap_export.providers import PROVIDERS
 from seap_export.runtime.session import available_threads
 
 __all__ = ["Cluster", "Share", "connected", "import_ray", "share_of"]
@@ -158,7 +159,7 @@ def share_of(ray: Any, cluster: Cluster) -> Share:
     device = cluster.device
     if device == "auto":
         device = "cuda" if any(machine.get("GPU") for machine in machines) else "cpu"
-    gpus = int("cuda" in (device, cluster.provider))
+    gpus = int("cuda" in (device, PROVIDERS[cluster.provider].device))
     if not any(machine["CPU"] >= threads and machine.get("GPU", 0) >= gpus for machine in machines):
         most = int(max(machine["CPU"] for machine in machines))
         raise EnvironmentFailure(

@@ -9,6 +9,7 @@ from typing import Any
 import onnxruntime as ort
 
 from seap_export.errors import EnvironmentFailure
+from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor.driver import Driver, Gpu
 from seap_export.runtime.doctor.isolated import IsolatedResult, ask
 from seap_export.runtime.doctor.libraries import Library
@@ -21,7 +22,7 @@ from seap_export.runtime.doctor.packages import (
     reinstall_remedy,
     upgrade_remedy,
 )
-from seap_export.runtime.providers import OLDEST_FOR_CUDA, PROVIDERS
+from seap_export.runtime.providers import OLDEST_FOR_CUDA
 
 __all__ = ["SCHEMA", "Diagnosis", "ProviderCheck", "ProviderState", "diagnose"]
 
@@ -137,7 +138,7 @@ class Diagnosis:
             "onnxruntime": {
                 "distributions": dict(self.packages.onnxruntime),
                 "cuda_version": self.packages.cuda_version,
-                "providers": [PROVIDERS[provider.name] for provider in self.providers if provider.built_in],
+                "providers": [PROVIDERS[provider.name].ort_name for provider in self.providers if provider.built_in],
             },
             "driver": {**asdict(self.driver), "gpus": [asdict(gpu) for gpu in self.driver.gpus]},
             "providers": {provider.name: self._provider_json(provider) for provider in self.providers},
@@ -200,7 +201,7 @@ def _driver(answer: IsolatedResult) -> Driver:
 
 
 def _provider(name: str, timeout: float, on_progress: Callable[[str], None]) -> ProviderState:
-    if PROVIDERS[name] not in ort.get_available_providers():
+    if PROVIDERS[name].ort_name not in ort.get_available_providers():
         without = ProviderCheck("this onnxruntime was built without it")
         return ProviderState(name, False, without, without)
     on_progress(f"trying {name}")

@@ -13,13 +13,13 @@ from typing import Any
 
 import onnxruntime as ort
 
+from seap_export.providers import PROVIDERS
+
 __all__ = ["DRIVER_LIBRARY", "Library", "library_names", "linked_libraries", "load_libraries", "provider_file"]
 
 #: Comes with the driver; all other libraries can be installed with pip.
 DRIVER_LIBRARY = "libcuda.so.1"
 _NVIDIA = re.compile(r"lib(cu|nv)\w*\.so")
-#: The providers that each one uses and that have a library file.
-_WITH = {"cpu": (), "cuda": ("cuda",), "tensorrt": ("tensorrt", "cuda")}
 #: ONNX Runtime 1.31 loads it when an operator needs it: ReduceMin and ReduceMax of graphs for the CPU and of the
 #: standard dialect. Attention uses it where it is there, on recent GPUs.
 _CUDNN = "libcudnn.so.9"
@@ -59,8 +59,8 @@ def library_names(provider: str, file_of: Callable[[str], Path] = provider_file)
     """
     linked = [
         name
-        for name_of_provider in _WITH[provider]
-        for name in linked_libraries(file_of(name_of_provider))
+        for other in PROVIDERS[provider].library_files
+        for name in linked_libraries(file_of(other))
         if _NVIDIA.match(name)
     ]
     names = dict.fromkeys(linked, True)

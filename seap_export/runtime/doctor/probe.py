@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from seap_export.errors import SeapError
+from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor.driver import read_driver
 from seap_export.runtime.doctor.libraries import library_names, load_libraries
 from seap_export.runtime.doctor.models import TRIALS, ProbeModel
-from seap_export.runtime.providers import PROVIDERS, one_line, prepare
+from seap_export.runtime.providers import one_line, prepare
 from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_session
 
 __all__ = ["TOLERANCE", "answer", "try_model"]
@@ -72,7 +73,7 @@ def try_model(trial: ProbeModel, provider: str) -> dict[str, Any]:
     reason = ""
     if difference > TOLERANCE:
         reason = f"{trial.name} is wrong by {difference:.2g}"
-    elif provider != "cpu" and trial.node in nodes.get(PROVIDERS["cpu"], {}):
+    elif provider != "cpu" and trial.node in nodes.get(PROVIDERS["cpu"].ort_name, {}):
         reason = f"{trial.name} runs on the CPU instead"
     return {"reason": reason, "difference": difference}
 

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from converters.onnx import write_onnx
 from converters.onnx.form import Logits, OnnxForm
-from converters.onnx.precision import DialectName, Precision
+from converters.onnx.precision import Precision
 from seap_export.modeling import modeling_seap
+from seap_export.providers import DialectName
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 128,

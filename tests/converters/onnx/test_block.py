@@ -21,12 +21,13 @@ from support.product import PROJECTIONS
 from converters.onnx.form import Logits, OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.graph.rotary import LENGTH_GUARD
-from converters.onnx.precision import BlockQuantization, DialectName, Precision
+from converters.onnx.precision import BlockQuantization, Precision
 from converters.onnx.weights.quantize import dequantize, quantize
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import BlockSpec, LayerSpec, ModelSpec, QueryScaling, RopeSpec, family_of_model_type
 from seap_export.families.names import NORMS
+from seap_export.providers import DialectName
 
 TOLERANCE = 1e-5
 POSITIONS, SWITCH = 40, 12

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
+from seap_export.providers import PROVIDERS
 from seap_export.runtime import providers, session
 from seap_export.runtime.providers import CPU, TensorDevice, device_of, is_too_old_for_cuda, one_line
 from seap_export.runtime.session import OnnxModel, available_threads, nodes_by_provider, open_session
@@ -161,7 +162,7 @@ def test_graphs_are_captured_on_cuda_only(model: Path, provider: str, name: str)
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_an_old_onnxruntime_is_refused_by_name(model: Path, monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
-    names = [*providers.PROVIDERS.values()]
+    names = [row.ort_name for row in PROVIDERS.values()]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
     monkeypatch.setattr("onnxruntime.__version__", "1.24.4")
     message = rf"^onnxruntime-gpu 1\.24\.4 is too old for provider '{provider}', which needs 1\.31; run: pip install "
@@ -182,8 +183,8 @@ def test_releases_for_cuda(version: str, is_too_old: bool) -> None:
     ("provider", "device"), [("cpu", CPU), ("cuda", TensorDevice("cuda", 2)), ("tensorrt", TensorDevice("cuda", 2))]
 )
 def test_where_a_session_keeps_its_tensors(provider: str, device: TensorDevice) -> None:
-    options = {name: {"device_id": "2"} for name in providers.PROVIDERS.values()}
-    names = [providers.PROVIDERS[provider], *list(options)]
+    options = {row.ort_name: {"device_id": "2"} for row in PROVIDERS.values()}
+    names = [PROVIDERS[provider].ort_name, *list(options)]
     opened: Any = SimpleNamespace(get_providers=lambda: names, get_provider_options=lambda: options)
     assert device_of(opened) == device
 

@@ -7,24 +7,23 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
 
 import click
 import pytest
 from click.testing import CliRunner
-from support.product import Provider, choose_precision
+from support.product import choose_precision
 
 from converters.onnx.precision import PRECISIONS
 from seap_export.cli import main
 from seap_export.errors import UsageError
 from validation.readiness.__main__ import readiness
-from validation.readiness.request import FORMS, Programs, Request
+from validation.readiness.request import FORMS, Programs, Provider, Request
 from validation.readiness.step import Command
 from validation.readiness.steps import plan_steps
 from validation.shapes import LLAMA_2_7B
 
 ROOT = Path(__file__).parents[3]
-PROVIDERS = get_args(Provider)
+PROVIDERS = tuple(FORMS)
 SEAP, PYTHON, GENAI, MAKE = ("seap-export",), ("python",), ("genai",), ("make", "genai-environment")
 
 

@@ -13,9 +13,9 @@ from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, KeyValues
 from converters.onnx.graph.rotary import RotaryTables
-from converters.onnx.precision import DialectName, Provider
 from seap_export.families import BlockSpec, LayerSpec, RopeSpec
 from seap_export.families.spec import Activation
+from seap_export.providers import PROVIDERS, DialectName
 
 __all__ = ["Dialect", "open_dialect"]
 
@@ -72,7 +72,7 @@ class Dialect(Protocol):
 
 
 def open_dialect(
-    name: DialectName, provider: Provider, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables
+    name: DialectName, provider: str, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables
 ) -> Dialect:
     """Creates a dialect for one graph.
 
@@ -86,4 +86,4 @@ def open_dialect(
     """
     if name == "standard":
         return StandardDialect(g, ids, mask, tables)
-    return (CudaDialect if provider == "cuda" else FusedDialect)(g, ids, mask, tables)
+    return (CudaDialect if PROVIDERS[provider].device == "cuda" else FusedDialect)(g, ids, mask, tables)

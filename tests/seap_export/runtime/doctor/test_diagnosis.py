@@ -10,6 +10,7 @@ import pytest
 from support.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
 from seap_export.errors import EnvironmentFailure
+from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState, diagnose
 from seap_export.runtime.doctor import diagnosis as module
 from seap_export.runtime.doctor.driver import Driver
@@ -88,7 +89,7 @@ def test_a_session_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: p
 
 def test_a_session_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "quick").mkdir()
-    monkeypatch.setattr(module, "PROVIDERS", {"cpu": "CPUExecutionProvider"})
+    monkeypatch.setattr(module, "PROVIDERS", {"cpu": PROVIDERS["cpu"]})
     found = faked(tmp_path / "quick", monkeypatch, ["attention", "cpu"], HANGS, timeout=1.0)
     assert found.provider("cpu").attention == ProviderCheck("no answer within 1 seconds")
     assert not found.provider("cpu").works

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor import probe
 from seap_export.runtime.doctor.models import TRIALS
 from seap_export.runtime.doctor.probe import TOLERANCE, answer, try_model
-from seap_export.runtime.providers import PROVIDERS
 
 
 def _has_gpu() -> bool:
@@ -61,7 +61,7 @@ def test_work_that_fell_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(probe, "open_session", lambda *_: SimpleNamespace(run=lambda *_: [given]))
 
     def nodes(provider: str, node: str) -> Any:
-        return lambda _: {PROVIDERS[provider]: {node: 1}}
+        return lambda _: {PROVIDERS[provider].ort_name: {node: 1}}
 
     monkeypatch.setattr(probe, "nodes_by_provider", nodes("cpu", "GroupQueryAttention"))
     assert try_model(trial, "cuda")["reason"] == "attention in float16 runs on the CPU instead"

@@ -1,0 +1,112 @@
+"""Execution providers of ONNX Runtime: one row says all that is known of one.
+
+A further provider is a row here, and a dialect in `converters/onnx/graph/dialects/` if its operators want other
+inputs. What only ONNX Runtime can tell, such as whether one works on a machine, is in `seap_export.runtime`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+__all__ = ["CUDA_GRAPH", "PROVIDERS", "WRITTEN_FOR", "Device", "DialectName", "Dtype", "Provider"]
+
+#: Where the tensors of a session lie, by ONNX Runtime's names.
+Device = Literal["cpu", "cuda"]
+Dtype = Literal["fp32", "fp16", "bf16"]
+#: Sets of operators.
+DialectName = Literal["fused", "standard"]
+#: The option of the CUDA provider that captures calls as CUDA graphs.
+CUDA_GRAPH = "enable_cuda_graph"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One execution provider.
+
+    Attributes:
+        name: On the command line and in saved files.
+        ort_name: Of ONNX Runtime.
+        label: In messages.
+        device: Where its tensors lie.
+        fallbacks: The providers that run what it has no operators for.
+        libraries: What has to be installed for it, in words.
+        library_files: The providers whose files are linked with its libraries.
+        error_words: How ONNX Runtime's messages name it or what it needs.
+        graph_option: The option that captures calls as graphs; None: it cannot, or its results would be wrong.
+        computes: The dtypes that it computes in, by dialect; int8 and int4 use the first unless another is asked for.
+            Empty: no graphs are written for it, but it runs those for others.
+        rounds_activations: Whether products with int8 and int4 weights round activations to 8 bits.
+        genai_options: Its options in genai_config.json; None: none are needed to choose it.
+        product_multiple: What the sizes of an int8 or int4 product must be multiples of for a fast kernel.
+        align: What numbers of neurons are multiples of in variants that are made for it.
+        group_tolerance: By how much, as a fraction, the loss of a plan may rise for the sake of groups of heads that
+            its attention prefers.
+    """
+
+    name: str
+    ort_name: str
+    label: str
+    device: Device
+    fallbacks: tuple[str, ...] = ()
+    libraries: str = ""
+    library_files: tuple[str, ...] = ()
+    error_words: tuple[str, ...] = ()
+    graph_option: str | None = None
+    computes: Mapping[DialectName, tuple[Dtype, ...]] = field(default_factory=dict)
+    rounds_activations: bool = False
+    genai_options: Mapping[str, str] | None = None
+    product_multiple: int = 1
+    align: int = 1
+    group_tolerance: float = 0.0
+
+
+_CPU = Provider(
+    name="cpu",
+    ort_name="CPUExecutionProvider",
+    label="CPU",
+    device="cpu",
+    # It casts fp16 matrices to float32: half the file size, but no faster. It has no bf16 product at all.
+    computes={"fused": ("fp32", "fp16"), "standard": ("fp32", "fp16")},
+    rounds_activations=True,
+    align=16,  # measured, see docs/research/measurements.md
+)
+_CUDA = Provider(
+    name="cuda",
+    ort_name="CUDAExecutionProvider",
+    label="CUDA",
+    device="cuda",
+    fallbacks=("cpu",),
+    libraries="CUDA and cuDNN",
+    library_files=("cuda",),
+    error_words=("CUDA",),
+    graph_option=CUDA_GRAPH,
+    # GroupQueryAttention has no float32; Attention, which the standard dialect uses, does.
+    computes={"fused": ("fp16", "bf16"), "standard": ("fp16", "bf16", "fp32")},
+    # Off, because GenAI then gives prompts a mask as wide as the whole text, which attention takes for one row only.
+    genai_options={CUDA_GRAPH: "0"},
+    # MatMulNBits of onnxruntime-gpu 1.31 has kernels for up to 5 (int8) or 16 (int4) tokens where the outputs are a
+    # multiple of this, and the inputs a multiple of this (int4) or whole blocks (int8).
+    product_multiple=8,
+    # 128 bytes of float16, which NVIDIA's "Matrix Multiplication Background User's Guide" advises for the A100; its
+    # kernels for int4 take multiples of 8, and that for the product of gate and up multiples of 32. No time has been
+    # measured there.
+    align=64,
+    # For what that costs see docs/research/measurements.md. What it gains has not been measured.
+    group_tolerance=0.05,
+)
+_TENSORRT = Provider(
+    name="tensorrt",
+    ort_name="TensorrtExecutionProvider",
+    label="TensorRT",
+    device="cuda",
+    fallbacks=("cuda", "cpu"),  # it lacks all operators of com.microsoft
+    libraries="CUDA, cuDNN and TensorRT",
+    library_files=("tensorrt", "cuda"),
+    error_words=("TensorRT", "Tensorrt"),
+)
+PROVIDERS: Mapping[str, Provider] = MappingProxyType({row.name: row for row in (_CPU, _CUDA, _TENSORRT)})
+#: Those that graphs are written for.
+WRITTEN_FOR = tuple(name for name, row in PROVIDERS.items() if row.computes)
