@@ -17,7 +17,7 @@ from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json, read_json_if_present
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.cost.checks import refuse_full_disk
-from seap_export.pipeline.cost.disk import Disk
+from seap_export.pipeline.cost.cost import Disk
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.folder.rounded import write_format

@@ -11,13 +11,15 @@ from typing import Any
 from seap_export.corpus import Sample
 from seap_export.pipeline.budget.failure import refuse_unreachable
 from seap_export.pipeline.budget.preview import first_candidates, search_disk, search_work
-from seap_export.pipeline.cost.disk import Disk, beside_weights, needed, step_disk, variant_bytes
-from seap_export.pipeline.cost.time import measure_machine, step_seconds
-from seap_export.pipeline.cost.workload import Task, Workload, workload
+from seap_export.pipeline.cost.cost import Disk, measure_rates
+from seap_export.pipeline.cost.workload import TokenCounts, Workload, workload
 from seap_export.pipeline.export import plan_export
 from seap_export.pipeline.progress import Silent
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.steps.planned_work import Remaining, task_sizes
+from seap_export.pipeline.steps.formats import FormatStep
+from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk, token_counts
+from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.texts.split_tasks import tokenize
 from seap_export.sources.source import Source
 
@@ -51,40 +53,43 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
     if request.targets is not None:
         refuse_unreachable(source.spec, request)
     planned = plan_export(source, request, out, force, Silent())
-    work, parts, candidates = workload(source, request), planned.remaining, tuple[dict[str, Any], ...]()
+    work, parts, candidates = workload(source, request), planned.planned_work, tuple[dict[str, Any], ...]()
     if request.targets is not None:
-        asked = source.spec, request, planned.vocabularies, beside_weights(work)
-        candidates = first_candidates(*asked)
-        parts += search_work(*asked)
+        search = source.spec, request, planned.vocabularies, work.beside_weights
+        candidates = first_candidates(*search)
+        parts += search_work(*search)
     missing = {step.name for step in planned.missing}
     rows = tuple(
         {
             "variant": name,
-            "calibration_texts": sum(len(own.split.calibration) for own in steps.plan.ranking.calibrations),
-            "held_out_texts": sum(len(own.split.held_out) for own in steps.plan.ranking.calibrations),
-            "bytes_about": variant_bytes(
-                steps.plan.ratio, work.with_tokens(steps.plan.vocabulary), request.variants[name].formats
-            ),
+            "calibration_texts": sum(len(step.split.calibration) for step in steps.plan.ranking.calibrations),
+            "held_out_texts": sum(len(step.split.held_out) for step in steps.plan.ranking.calibrations),
+            "bytes_about": _bytes(steps, work),
             "exists": missing.isdisjoint(step.name for step in steps.all),
         }
         for name, steps in planned.steps.variants.items()
     )
-    count = partial(_count, source)
-    tasks = task_sizes(planned.splits, planned.general, request.calibration.max_length, count)
-    kept = planned.remaining + (() if request.targets is None else search_disk(source.spec, request))
-    disk = needed(step_disk(part.kind, part.size(tasks), part.ratio, part.of(work)) for part in kept)
-    return Preview(rows, disk, _seconds(parts, tasks, work), candidates)
+    counts = token_counts(
+        planned.splits, planned.general, request.calibration.max_length, partial(_count_tokens, source)
+    )
+    kept = planned.planned_work + (() if request.targets is None else search_disk(source.spec, request))
+    return Preview(rows, planned_disk(kept, counts, work), _seconds(parts, counts, work), candidates)
 
 
-def _count(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, int]:
-    return {name: sum(map(len, own)) for name, own in tokenize(source, texts, max_length).items()}
+def _bytes(steps: VariantSteps, work: Workload) -> int:
+    """About how many bytes a variant takes, if the requested ratio is the achieved one."""
+    lasting = [step for step in steps.all if isinstance(step, PlanStep | ShrinkStep | FormatStep)]
+    none = dict.fromkeys(steps.plan.tasks, TokenCounts(0, 0))
+    return sum(step.planned_work.disk(none, work).kept for step in lasting)
 
 
-def _seconds(parts: Sequence[Remaining], tasks: Mapping[str, Task], work: Workload) -> dict[str, float]:
-    machine = measure_machine()
-    found: dict[str, float] = {}
+def _count_tokens(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, int]:
+    return {name: sum(map(len, ids)) for name, ids in tokenize(source, texts, max_length).items()}
+
+
+def _seconds(parts: Sequence[PlannedWork], counts: Mapping[str, TokenCounts], work: Workload) -> dict[str, float]:
+    rates, seconds = measure_rates(), dict[str, float]()
     for part in parts:
-        seconds = step_seconds(part.kind, part.size(tasks), part.ratio, part.of(work), machine)
-        if seconds:  # a plan alone takes none
-            found[part.label] = found.get(part.label, 0.0) + seconds
-    return found
+        if taken := part.seconds(counts, work, rates):  # a plan alone takes none
+            seconds[part.label] = seconds.get(part.label, 0.0) + taken
+    return seconds

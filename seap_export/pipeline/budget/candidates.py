@@ -24,11 +24,11 @@ from seap_export.pipeline.folder.rounded import ROUNDING
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured
-from seap_export.pipeline.steps.build import variant_steps
 from seap_export.pipeline.steps.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.steps.variant_steps import variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
 from seap_export.runtime.session import available_threads
 from seap_export.vocabulary.choice import VocabularySize
@@ -183,14 +183,14 @@ class Workshop:
                 workspace.record(name, step.key, made.place.folder / step.name)
 
     def _measure(self, made: _Made, texts: Sequence[str], name: str) -> Figures:
-        folder, own, parity = self._make(made), made.written.own, self._request.parity
+        folder, format, parity = self._make(made), made.written.format, self._request.parity
         variant, kept = Export(made.place.folder).variant(made.written.variant), made.written.plan.vocabulary
         subject = Subject(variant.name, variant, None, self._work.source)
         pairs = paired_texts(subject, self._work.source, variant.hf, texts, self._most_tokens)
         dense = [pair.dense for pair in pairs]
         self._answers.run(dense)  # what the candidate's tokenizer cuts otherwise
         reference = self._answers.reference(dense)
-        runtime, provider = own.runtimes[0], "cpu"
+        runtime, provider = format.runtimes[0], "cpu"
         if runtime == ONNX_RUNTIME:
             provider = parity.provider
             claim_texts(folder, [pair.own for pair in pairs], provider, self._work.compute, self._work.progress.say)
@@ -213,7 +213,7 @@ class Workshop:
         spec, formats = self._work.source.spec, {folder: candidate.format}
         own = variant_steps(spec, self._request, ranking, candidate.ratio, formats, kept)
         steps = tuple(step for step in own.all if not isinstance(step, ParityStep))
-        return _Made(self._hidden[candidate.vocabulary], steps, own.written[folder])
+        return _Made(self._hidden[candidate.vocabulary], steps, own.formats[folder])
 
     @cached_property
     def _dense(self) -> Path:

@@ -12,7 +12,13 @@ from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.steps.planned_work import Remaining
+from seap_export.pipeline.steps.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.quality import QualityStep
+from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.speed import SpeedStep
+from seap_export.pipeline.steps.validation import ValidationStep
+from seap_export.pipeline.steps.variant import ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.solve import largest_ratio
@@ -52,7 +58,7 @@ def first_candidates(
 
 def search_work(
     spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
-) -> tuple[Remaining, ...]:
+) -> tuple[PlannedWork, ...]:
     """What the search adds to an export, and the checks of what it chooses; with a limit of KL, about the most.
 
     Candidates count with the tokens that they keep. What is chosen counts with the most that it may keep: with
@@ -66,29 +72,30 @@ def search_work(
     """
     predictors = _predictors(spec, request, vocabularies, beside)
     is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))
-    found = list[Remaining]()
+    found = list[PlannedWork]()
     for mixture in request.all_mixtures:
         tasks, kept = tuple(mixture.weights), vocabularies.get(mixture.name)
         for own in _tried(request, predictors[mixture.name]):
             of_own = None if own.vocabulary == "all" else kept
-            shrinking = ["shrinking"] if own.ratio else []
-            rounding = ["rounding"] if request.grid(own.format, spec) is not None else []
-            found += [Remaining(kind, tasks, own.ratio, None, of_own) for kind in shrinking + rounding]
-            found += [Remaining(kind, tasks, own.ratio, own.format, of_own) for kind in ("writing", "quality")]
-        chosen = ["parity", "validation", "quality", *(["speed"] if request.speed else [])]
+            shrinking = [ShrinkStep.cost] if own.ratio else []
+            rounding = [RoundingStep.cost] if request.grid(own.format, spec) is not None else []
+            found += [PlannedWork(cost, tasks, own.ratio, None, of_own) for cost in shrinking + rounding]
+            measuring = FormatStep.cost, QualityStep.cost
+            found += [PlannedWork(cost, tasks, own.ratio, own.format, of_own) for cost in measuring]
+        chosen = [ParityStep.cost, ValidationStep.cost, QualityStep.cost, *([SpeedStep.cost] if request.speed else [])]
         most = kept if is_cut else None
-        found += [Remaining(kind, tasks, _TYPICAL, request.formats[-1], most) for kind in chosen]
+        found += [PlannedWork(cost, tasks, _TYPICAL, request.formats[-1], most) for cost in chosen]
     return tuple(found)
 
 
-def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[Remaining, ...]:
+def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[PlannedWork, ...]:
     """What lies on the disk at once: the best candidate so far, the next one, and what tasks before have chosen.
 
     All count with the whole vocabulary, which is the most.
     """
     tasks = tuple(task.name for task in request.tasks)
     widest = max(request.formats, key=lambda own: own.size(spec))
-    one = (Remaining("shrinking", tasks), Remaining("writing", tasks, own=widest))
+    one = (PlannedWork(ShrinkStep.cost, tasks), PlannedWork(FormatStep.cost, tasks, format=widest))
     return one * (1 + len(request.all_mixtures))
 
 

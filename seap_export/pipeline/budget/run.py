@@ -18,13 +18,13 @@ from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.preview import search_disk
 from seap_export.pipeline.budget.search import Found, search
 from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk
-from seap_export.pipeline.cost.disk import beside_weights, needed, step_disk
-from seap_export.pipeline.cost.workload import Task, workload
+from seap_export.pipeline.cost.workload import TokenCounts, workload
 from seap_export.pipeline.export import Exported, PlannedExport, export, plan_export
 from seap_export.pipeline.folder.outputs import remove_unfinished
 from seap_export.pipeline.folder.performance import Timed, recorded
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.steps.planned_work import planned_disk
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Work
@@ -76,9 +76,8 @@ def export_within(
     refuse_unreachable(source.spec, request)
     timed = Timed(progress or Silent())
     planned = plan_export(source, request, out, force, timed)
-    work = workload(source, request)
-    disk = [step_disk(own.kind, Task(0, 0), 0.0, own.of(work)) for own in search_disk(source.spec, request)]
-    refuse_full_disk(needed(disk), out)
+    none = dict.fromkeys(planned.splits, TokenCounts(0, 0))
+    refuse_full_disk(planned_disk(search_disk(source.spec, request), none, workload(source, request)), out)
     with planned.workspace.locked(), torch_threads(request.parity.threads):
         keys = {task: step.key for task, step in planned.steps.calibrations.items()}
         claim_folder(planned.workspace, source, keys)
@@ -108,7 +107,7 @@ def _choose(
 
     values = dict[str, Any]()
     with open_workshop(request, usual, work, planned.splits, planned.vocabularies, known) as workshop:
-        beside = beside_weights(workload(source, request))
+        beside = workload(source, request).beside_weights
         for task, ranking in steps.rankings.items():
             kept, depth = planned.vocabularies.get(task), timed_depth(source.spec, request)
             predictor = _predictor(source, ranking, kept, work, usual, depth, beside)

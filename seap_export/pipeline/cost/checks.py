@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import EnvironmentFailure, UsageError
-from seap_export.pipeline.cost.disk import Disk
+from seap_export.pipeline.cost.cost import Disk
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.runtime.session import probe
@@ -85,19 +85,19 @@ def refuse_full_disk(disk: Disk, out: Path) -> None:
     Raises:
         EnvironmentFailure: There is less free space than needed in the output folder or the temporary folder.
     """
-    place = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
+    existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     scratch = Path(tempfile.gettempdir())
-    own = disk.kept + max(disk.unfinished, disk.temporary)
-    if place.stat().st_dev != scratch.stat().st_dev:
-        own = disk.kept + disk.unfinished
+    in_folder = disk.kept + max(disk.unfinished, disk.temporary)
+    if existing.stat().st_dev != scratch.stat().st_dev:
+        in_folder = disk.kept + disk.unfinished
         _refuse(disk.temporary, scratch, scratch, "set TMPDIR (on Windows, TEMP) to another folder")
-    _refuse(own, place, out, "use another --out")
+    _refuse(in_folder, existing, out, "use another --out")
 
 
-def _refuse(needed: int, place: Path, name: Path, other: str) -> None:
-    free = shutil.disk_usage(place).free
+def _refuse(needed: int, path: Path, name: Path, remedy: str) -> None:
+    free = shutil.disk_usage(path).free
     if free < needed:
         raise EnvironmentFailure(
             f"{name}: about {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "
-            f"free some space, or {other}"
+            f"free some space, or {remedy}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,30 +16,34 @@ from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Sample
 from seap_export.families import ModelSpec
 from seap_export.json_file import read_json
+from seap_export.layers.compute import Compute
 from seap_export.layers.halves import HALVES
-from seap_export.pipeline.cost.sizes import format_bytes
+from seap_export.layers.working_memory import working_bytes
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 from validation.speed.interval import FEWEST_RUNS
 
-__all__ = ["KeptPart", "Task", "Workload", "at_most", "workload"]
+__all__ = ["GRAPH_BYTES", "KeptPart", "TokenCounts", "Workload", "at_most", "workload"]
+
+#: Bytes of a graph for each layer, and of an artifact's small files.
+GRAPH_BYTES, _SMALL = 5000, 20_000
 
 
 @dataclass(frozen=True)
-class Task:
+class TokenCounts:
     """The tokens of a task, or of all tasks of a mixture.
 
     Attributes:
         calibration_tokens: Tokens that it is calibrated on.
         held_out_tokens: Tokens that its quality is measured on.
-        elsewhere_tokens: Those of them that the quality of all other variants is measured on, too.
+        shared_tokens: Those of them that the quality of all other variants is measured on, too.
     """
 
     calibration_tokens: int
     held_out_tokens: int
-    elsewhere_tokens: int = 0
+    shared_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Workload:
     Attributes:
         spec: The dense model.
         stored: Dtype of the safetensors files.
-        own: The format that is written and compared.
+        format: What is written and compared.
         eliminates: Whether neurons are ranked by elimination rather than by scores.
         refits: Whether layers are refitted one after another.
         passes: Passes over the calibration texts in which they are distilled then.
@@ -63,7 +68,7 @@ class Workload:
 
     spec: ModelSpec
     stored: torch.dtype
-    own: Format = OnnxFormat("fp32")
+    format: Format = OnnxFormat("fp32")
     eliminates: bool = True
     refits: bool = True
     passes: float = 1.0
@@ -79,6 +84,11 @@ class Workload:
     def hf(self) -> Format:
         """The format of the model folder."""
         return HfFormat(dtype_name(self.stored))
+
+    @property
+    def beside_weights(self) -> int:
+        """About how many bytes a written folder takes besides its weights: tokenizer, graph and settings."""
+        return self.tokenizer_bytes + _SMALL + GRAPH_BYTES * len(self.spec.layers)
 
     def with_tokens(self, vocabulary: Vocabulary | None) -> Workload:
         """The same for a variant that keeps these tokens; None: all."""
@@ -112,8 +122,8 @@ def workload(source: Source, request: ExportRequest) -> Workload:
 def at_most(texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, int]:
     """Tokens that each task's texts have at most, known without a tokenizer."""
     return {
-        name: sum(min(max_length, len(sample.text.encode("utf-8")) + 1) for sample in own)
-        for name, own in texts.items()
+        name: sum(min(max_length, len(sample.text.encode("utf-8")) + 1) for sample in samples)
+        for name, samples in texts.items()
     }
 
 
@@ -134,7 +144,7 @@ class KeptPart:
 
     def __init__(self, work: Workload, kept: float) -> None:
         spec, layers = work.spec, range(len(work.spec.layers))
-        widths = [spec.projection_shape(half, layer)[1] for layer in layers for half in HALVES]
+        self._widths = widths = [spec.projection_shape(half, layer)[1] for layer in layers for half in HALVES]
         self.work, self.kept = work, kept
         self.dense_linear = sum(spec.prunable_weights(layer) for layer in layers)
         self.linear = kept * self.dense_linear
@@ -142,5 +152,62 @@ class KeptPart:
         self.squares = sum((kept * width) ** 2 for width in widths)
         self.cubes = sum((kept * width) ** 3 for width in widths)
         self.outputs = sum(spec.hidden_size * kept * width for width in widths)
-        dense_bytes = format_bytes(work.own, spec)
+        dense_bytes = work.format.size(spec)
         self.bytes = dense_bytes * (self.linear + self.head) / (self.dense_linear + self.head)
+
+    @property
+    def refit_systems(self) -> float:
+        """Multiply-adds that solve the systems of a refit, in float64."""
+        return self.cubes / 3 + 2 * self.work.spec.hidden_size * self.squares
+
+    @property
+    def neurons(self) -> int:
+        """Neurons of the dense model."""
+        spec = self.work.spec
+        return sum(spec.projection_shape("down_proj", layer)[1] for layer in range(len(spec.layers)))
+
+    @property
+    def channels(self) -> int:
+        """Inputs of all o_proj and down_proj of the dense model."""
+        return sum(self._widths)
+
+    @property
+    def widest(self) -> int:
+        """Inputs of the widest of them."""
+        return max(self._widths)
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights of the largest layer of the dense model."""
+        spec = self.work.spec
+        return max(sum(map(math.prod, spec.layer_tensors(layer).values())) for layer in range(len(spec.layers)))
+
+    @property
+    def working_bytes(self) -> int:
+        """Memory in which a layer is computed."""
+        return working_bytes(self.work.spec, Compute().batch_tokens)
+
+    def hidden_bytes(self, tokens: TokenCounts) -> int:
+        """Hidden states of the calibration texts, in float32."""
+        return 4 * self.work.spec.hidden_size * tokens.calibration_tokens
+
+    def weight_bytes(self, format: Format) -> int:
+        """About how many bytes the weight files of a format take."""
+        spec, removed = self.work.spec, self.dense_linear - self.linear
+        whole = format.size(spec)
+        if not removed:
+            return whole
+        thinner = spec.with_layers(
+            tuple(replace(layer, intermediate_size=max(1, layer.intermediate_size // 2)) for layer in spec.layers)
+        )
+        per_weight = (whole - format.size(thinner)) / max(1, spec.num_parameters() - thinner.num_parameters())
+        return round(whole - removed * per_weight)
+
+    def folder_bytes(self, format: Format) -> int:
+        """About how many bytes its folder takes, but for a graph."""
+        return self.weight_bytes(format) + self.work.tokenizer_bytes + _SMALL
+
+    @property
+    def dense_folder_bytes(self) -> int:
+        """The dense model, if it is written as a folder that transformers loads."""
+        return 0 if self.work.is_folder else KeptPart(self.work, 1.0).folder_bytes(self.work.hf)

@@ -36,10 +36,10 @@ _SPEEDUPS = tuple(
 
 def speed_request(spec: ModelSpec, measured: Measured, settings: ParitySettings) -> BenchRequest:
     """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps."""
-    if isinstance(measured.own, OnnxFormat):
-        given: dict[str, Any] = {"form": measured.own.form, "provider": settings.provider}
+    if isinstance(measured.format, OnnxFormat):
+        given: dict[str, Any] = {"form": measured.format.form, "provider": settings.provider}
     else:
-        given = {"formats": (measured.own,)}
+        given = {"formats": (measured.format,)}
     steps = max(1, min(_STEPS, spec.max_position_embeddings // 2))
     return BenchRequest(
         depths=(max(1, min(_DEPTH, spec.max_position_embeddings - steps)),),

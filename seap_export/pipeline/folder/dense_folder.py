@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 from seap_export.json_file import read_json, write_json
 from seap_export.shrink.write import write_weights
 from seap_export.sources.source import Source
 
-__all__ = ["dense_folder"]
+__all__ = ["dense_folder", "shared_dense_folder"]
 
 
 @contextmanager
@@ -28,6 +29,13 @@ def dense_folder(source: Source) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps mapped files
         _write(source, Path(folder))
         yield Path(folder)
+
+
+@contextmanager
+def shared_dense_folder(source: Source) -> Iterator[Callable[[], Path]]:
+    """What returns the folder, which it makes when it is first called."""
+    with ExitStack() as stack:
+        yield cache(lambda: stack.enter_context(dense_folder(source)))
 
 
 def _write(source: Source, folder: Path) -> None:

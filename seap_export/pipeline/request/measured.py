@@ -22,16 +22,16 @@ class Measured:
 
     Attributes:
         folder: Its name within a variant.
-        own: Its format.
+        format: Its format.
     """
 
     folder: str
-    own: Format
+    format: Format
 
     @property
     def runtime(self) -> str:
         """What runs it."""
-        return self.own.runtimes[0]
+        return self.format.runtimes[0]
 
     @property
     def is_onnx(self) -> bool:

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 
-from converters.format import Format
 from seap_export.corpus import Split
-from seap_export.families import ModelSpec
+from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep, format_step
+from seap_export.pipeline.steps.joint import JointStep
+from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.quality import QualityStep
 from seap_export.pipeline.steps.ranking import RankingStep
-from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.router import RouterStep, router_step
+from seap_export.pipeline.steps.speed import SpeedStep
 from seap_export.pipeline.steps.step import Step
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.validation import ValidationStep
+from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
+from seap_export.pipeline.texts.general_text import GENERAL_TEXT
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["ExportSteps", "VariantSteps", "export_steps", "variant_steps"]
-
-
-@dataclass(frozen=True)
-class VariantSteps:
-    """The steps of a variant alone.
-
-    Attributes:
-        plan: What it keeps.
-        hf: The model folder.
-        rounded: The model on the grids of the formats.
-        written: The other formats, by folder.
-        parity: The comparison of each of these, by folder.
-    """
-
-    plan: PlanStep
-    hf: ShrinkStep
-    rounded: tuple[RoundingStep, ...]
-    written: Mapping[str, FormatStep]
-    parity: Mapping[str, ParityStep]
-
-    @property
-    def all(self) -> tuple[Step, ...]:
-        """In order: each format is compared before the next is written."""
-        pairs = zip(self.written.values(), self.parity.values(), strict=True)
-        return self.plan, self.hf, *self.rounded, *(step for pair in pairs for step in pair)
+__all__ = ["ExportSteps", "export_steps"]
 
 
 @dataclass(frozen=True)
@@ -55,20 +35,56 @@ class ExportSteps:
         calibrations: By task.
         rankings: By task or mixture.
         variants: By the variant's name.
+        router: None: none is made.
+        quality: None: it is not measured.
+        speed: None: it is not measured.
+        validation: The last one.
     """
 
     calibrations: Mapping[str, CalibrationStep]
     rankings: Mapping[str, RankingStep]
     variants: Mapping[str, VariantSteps]
+    router: RouterStep | None
+    quality: QualityStep | None
+    speed: SpeedStep | None
+    validation: ValidationStep
 
     @property
     def all(self) -> tuple[Step, ...]:
-        """In order: a ranking comes before the first variant that needs it."""
-        found: dict[str, Step] = dict(self.calibrations)
-        for own in self.variants.values():
-            for step in (own.plan.ranking, *own.all):
-                found.setdefault(step.name, step)
-        return tuple(found.values())
+        """Those up to the variants, in order: a ranking comes before the first variant that needs it."""
+        steps: dict[str, Step] = dict(self.calibrations)
+        for variant in self.variants.values():
+            for step in (variant.plan.ranking, *variant.all):
+                steps.setdefault(step.name, step)
+        return tuple(steps.values())
+
+    @property
+    def joint(self) -> tuple[JointStep, ...]:
+        """Those over all variants, in order."""
+        steps = self.router, self.quality, self.speed, self.validation
+        return tuple(step for step in steps if step is not None)
+
+    def planned_work(self, missing: Sequence[Step], folder: Path) -> tuple[PlannedWork, ...]:
+        """What is to be done.
+
+        Args:
+            missing: The steps of `all` that are not made yet.
+            folder: The output folder.
+        """
+        parts = [step.planned_work for step in missing]
+        measured = [step for step in (self.quality, self.speed) if step is not None]
+        for variant in self.variants.values():
+            for joint in (self.validation, *measured):
+                parts += joint.planned_work(variant, folder, missing)
+        costs = [step.cost for step in measured if any(part.cost is step.cost for part in parts)]
+        return (*parts, *map(self._dense_work, costs))
+
+    def _dense_work(self, cost: Cost) -> PlannedWork:
+        """What is measured of the dense model, once, in the format of the last variant."""
+        *_, last = self.variants.values()
+        return replace(
+            last.planned_work(cost, (GENERAL_TEXT,)), tasks=tuple(self.calibrations), ratio=0.0, vocabulary=None
+        )
 
 
 def export_steps(
@@ -87,45 +103,27 @@ def export_steps(
     """
     calibrations = calibration_steps(source, splits, request.calibration)
     rankings = {
-        own.name: RankingStep(own, request.plan, tuple(calibrations[task] for task in own.weights))
-        for own in request.all_mixtures
+        mixture.name: RankingStep(mixture, request.plan, tuple(calibrations[task] for task in mixture.weights))
+        for mixture in request.all_mixtures
     }
     variants = {
         name: variant_steps(
             source.spec,
             request,
-            rankings[own.mixture.name],
-            own.ratio,
-            own.folders,
-            None if own.vocabulary == "all" else vocabularies.get(own.mixture.name),
+            rankings[variant.mixture.name],
+            variant.ratio,
+            variant.folders,
+            None if variant.vocabulary == "all" else vocabularies.get(variant.mixture.name),
         )
-        for name, own in request.variants.items()
+        for name, variant in request.variants.items()
     }
-    return ExportSteps(calibrations, rankings, variants)
-
-
-def variant_steps(
-    dense: ModelSpec,
-    request: ExportRequest,
-    ranking: RankingStep,
-    ratio: float,
-    folders: Mapping[str, Format],
-    vocabulary: Vocabulary | None = None,
-) -> VariantSteps:
-    """The steps of one variant.
-
-    Args:
-        dense: The dense model.
-        request: How formats are rounded and compared.
-        ranking: That of the variant's task or mixture.
-        ratio: Fraction to remove.
-        folders: What is written beside the model folder, by the names of the folders.
-        vocabulary: The tokens that are kept; None: all.
-    """
-    plan = PlanStep(ranking, ratio, vocabulary)
-    hf = ShrinkStep(plan)
-    written = {folder: format_step(hf, folder, own, request.grid(own, dense)) for folder, own in folders.items()}
-    before = (step.before for step in written.values())
-    rounded = {step.name: step for step in before if isinstance(step, RoundingStep)}
-    parity = {folder: ParityStep(step, request.parity) for folder, step in written.items()}
-    return VariantSteps(plan, hf, tuple(rounded.values()), written, parity)
+    tasks, parity = tuple(calibrations), request.parity
+    return ExportSteps(
+        calibrations,
+        rankings,
+        variants,
+        router_step(request, splits),
+        QualityStep(variants, tasks, parity, request.general_text) if request.quality else None,
+        SpeedStep(variants, parity) if request.speed else None,
+        ValidationStep(variants, parity),
+    )

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from seap_export.activations.statistics import CALIBRATION_SCHEMA, CalibrationRecord, write_record
+from seap_export.activations.statistics import CALIBRATION_SCHEMA, CalibrationRecord, covariance_bytes, write_record
 from seap_export.corpus import Split
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.settings import CalibrationSettings
@@ -21,6 +23,20 @@ __all__ = ["CalibrationStep", "calibration_steps"]
 
 #: Increased when the same inputs give different bytes than before, so that older steps are not reused.
 _VERSION = 1
+#: Tokens that the sensitivity runs.
+_SENSITIVITY_TOKENS = 512
+
+
+def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    backward = 3 * _SENSITIVITY_TOKENS
+    operations = tokens.calibration_tokens * (model.linear + model.squares / 2)
+    return (operations + backward * (model.linear + model.head)) / rates.operations
+
+
+def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
+    moments = 2 * 8 * model.channels
+    kept = covariance_bytes(model.work.spec) + moments + 4 * tokens.calibration_tokens
+    return Disk(kept, unfinished=2 * model.hidden_bytes(tokens))
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,17 @@ class CalibrationStep(Step):
         checks: Whether the walk is compared with transformers, which is done once for a model.
     """
 
-    kind = "calibration"
+    cost = Cost(
+        "calibration",
+        _seconds,
+        effort=1.8,
+        per_layer=0.15,
+        always=5.0,
+        count_disk=_disk,
+        count_memory=lambda model, tokens: model.working_bytes + model.hidden_bytes(tokens),
+        on_device=True,
+        reads=2.0,  # forwards and backwards
+    )
     resumes = True
 
     task: str
@@ -76,7 +102,7 @@ class CalibrationStep(Step):
         inputs = [self.model, texts, held_out, self.settings.seed, self.settings.max_length]
         return sha256_json([CALIBRATION_SCHEMA, _VERSION, *inputs])
 
-    def make(self, work: Work, place: Path, advance: Advance) -> None:
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the statistics.
 
         Raises:
@@ -88,10 +114,10 @@ class CalibrationStep(Step):
         for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
             source.read_outer(name)  # not used here, but NaN weights should be reported before the work begins
         token_ids = tokenize(source, {self.task: self.split.calibration}, self.settings.max_length)[self.task]
-        work.progress.say(f"{self.task}: {storage_for(source, token_ids, place, work.compute).description}")
+        work.progress.say(f"{self.task}: {storage_for(source, token_ids, path, work.compute).description}")
         with quiet_transformers():
-            collect_statistics(source, token_ids, place, work.compute, check=self.checks, on_layer=advance)
-        write_record(place, self._record(source, sum(map(len, token_ids))))
+            collect_statistics(source, token_ids, path, work.compute, check=self.checks, on_layer=advance)
+        write_record(path, self._record(source, sum(map(len, token_ids))))
 
     def _record(self, source: Source, num_tokens: int) -> CalibrationRecord:
         digests = self.split.digests()

@@ -1,4 +1,4 @@
-"""What the manifest says about a finished variant, and what the user should know about it."""
+"""What the manifest says about a task and a finished variant, and what the user should know about it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.json_file import read_artifact
@@ -15,27 +16,40 @@ from seap_export.pipeline.evaluation.quality import settled_quality
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import HF, parity_file
 from seap_export.pipeline.folder.workspace import Workspace
-from seap_export.pipeline.steps.build import VariantSteps
+from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.formats import FormatStep, format_step
 from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.plan.plan import Plan, read_plan
 from seap_export.rounding.note import read_note
 
-__all__ = ["describe_variant", "remarks"]
+__all__ = ["describe_task", "describe_variant", "remarks"]
 
 #: What is repeated of a parity report.
 _PARITY = ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats", "runtime")
 
 
-def describe_variant(own: VariantSteps, work: Work, workspace: Workspace) -> dict[str, Any]:
+def describe_task(step: CalibrationStep, calibration: Calibration) -> dict[str, Any]:
+    """The manifest's entry of a task whose statistics are made."""
+    return {
+        "statistics": step.name,
+        "seed": step.settings.seed,
+        "max_length": step.settings.max_length,
+        "calibration_texts": len(step.split.calibration),
+        "calibration_tokens": calibration.record.num_tokens,
+        "held_out_texts": len(step.split.held_out),
+    }
+
+
+def describe_variant(steps: VariantSteps, work: Work, workspace: Workspace) -> dict[str, Any]:
     """The manifest's entry of a variant whose steps are all made."""
-    name, files = own.plan.variant, workspace.manifest.files
-    plan = read_plan(work.folder / own.plan.name)
-    earlier = dict(_earlier(own, work))
+    name, files = steps.plan.variant, workspace.manifest.files
+    plan = read_plan(work.folder / steps.plan.name)
+    earlier = dict(_earlier(steps, work))
     if workspace.force:
         _drop_outdated(name, earlier, workspace)
-    written = {**own.written, **{folder: step for folder, step in earlier.items() if _is_whole(step, workspace)}}
-    reports = {folder: read_artifact(work.folder / name / parity_file(folder)) for folder in written}
+    formats = {**steps.formats, **{folder: step for folder, step in earlier.items() if _is_whole(step, workspace)}}
+    reports = {folder: read_artifact(work.folder / name / parity_file(folder)) for folder in formats}
     return {
         "task": plan.task,
         "weights": dict(plan.weights),
@@ -43,23 +57,24 @@ def describe_variant(own: VariantSteps, work: Work, workspace: Workspace) -> dic
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
         "num_parameters": plan.shrunk_spec(work.source.spec).num_parameters(),
-        "precision": {folder: step.own.precision for folder, step in written.items()},
+        "precision": {folder: step.format.precision for folder, step in formats.items()},
         "bytes": {
             part: sum(entry["bytes"] for path, entry in files.items() if path.startswith(f"{name}/{part}/"))
-            for part in (HF, *written)
+            for part in (HF, *formats)
         },
         "parity": {folder: {key: report[key] for key in _PARITY} for folder, report in reports.items()},
         "quality": settled_quality(workspace, name),
     }
 
 
-def _earlier(own: VariantSteps, work: Work) -> Iterator[tuple[str, FormatStep]]:
+def _earlier(steps: VariantSteps, work: Work) -> Iterator[tuple[str, FormatStep]]:
     """The folders of earlier exports that this one does not write, as steps from its model."""
-    for folder in Export(work.folder).variant(own.plan.variant).formats:
-        if folder.name not in own.written:
+    for folder in Export(work.folder).variant(steps.plan.variant).formats:
+        if folder.name not in steps.formats:
             with suppress(ArtifactError):  # of a damaged folder, which the validation reports
                 note = read_note(folder.path)
-                yield folder.name, format_step(own.hf, folder.name, folder.format, None if note is None else note.grid)
+                grid = None if note is None else note.grid
+                yield folder.name, format_step(steps.hf, folder.name, folder.format, grid)
 
 
 def _drop_outdated(name: str, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:
@@ -69,26 +84,26 @@ def _drop_outdated(name: str, earlier: Mapping[str, FormatStep], workspace: Work
             shutil.rmtree(workspace.folder / step.name)
             parity = f"{name}/{parity_file(folder)}"
             (workspace.folder / parity).unlink(missing_ok=True)
-            for own in (step.name, parity):
-                workspace.manifest.forget(own)
+            for path in (step.name, parity):
+                workspace.manifest.forget(path)
 
 
 def _is_whole(step: FormatStep, workspace: Workspace) -> bool:
     """Whether a folder belongs to the same model and was compared."""
-    steps = workspace.manifest.steps
-    return steps.get(step.name) == step.key and f"{step.variant}/{parity_file(step.folder)}" in steps
+    keys = workspace.manifest.steps
+    return keys.get(step.name) == step.key and f"{step.variant}/{parity_file(step.folder)}" in keys
 
 
-def remarks(own: VariantSteps, work: Work) -> Iterator[str]:
+def remarks(steps: VariantSteps, work: Work) -> Iterator[str]:
     """Warnings about a plan: too few tokens for its refit, and shapes that cost speed or size in a format."""
-    plan = read_plan(work.folder / own.plan.name)
-    statistics = own.plan.ranking.statistics(work)
+    plan = read_plan(work.folder / steps.plan.name)
+    statistics = steps.plan.ranking.statistics(work)
     if (few := _few_tokens(plan, work.source.spec, statistics)) is not None:
-        yield f"{own.plan.variant}: {few}"
+        yield f"{steps.plan.variant}: {few}"
     shrunk = plan.shrunk_spec(work.source.spec)
-    for step in own.written.values():
-        if (remark := step.own.remark(shrunk)) is not None:
-            yield f"{own.plan.variant}: {remark}"
+    for step in steps.formats.values():
+        if (remark := step.format.remark(shrunk)) is not None:
+            yield f"{steps.plan.variant}: {remark}"
 
 
 def _few_tokens(plan: Plan, dense: ModelSpec, statistics: Mixture) -> str | None:

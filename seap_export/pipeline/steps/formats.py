@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters.format import Format
 from converters.formats import row_of
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates, quantization_factor
+from seap_export.pipeline.cost.workload import GRAPH_BYTES, KeptPart, TokenCounts
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import parity_file
 from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.gate.parity import check_parity, held_out_prompts, write_report
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.steps.variant import OfVariant, ShrinkStep
 from seap_export.rounding.grid import BlockQuantization
 from validation.parity.report import SCHEMA as PARITY_SCHEMA
+from validation.parity.run import MAX_PROMPT_TOKENS
+from validation.prompts import BATCH_ROWS, CALL_TOKENS, KEPT_TOKENS, RANDOM_TOKENS
 from validation.runtimes.table import runtime_title
 
 __all__ = ["FormatStep", "ParityStep", "format_step"]
 
 #: Increased when the same inputs give another report than before.
 _PARITY = 3
+#: How many times as long parity takes at int8, whose products with float32 activations have no fast kernel in ONNX
+#: Runtime.
+_SLOW_INT8 = 3.0
+#: How many times as long as in ONNX Runtime parity takes; measured on SmolLM2-135M beside other work, so roughly.
+_RUNTIMES: Mapping[str, float] = {"llama.cpp": 1.5, "openvino": 2.0, "transformers.js": 5.0, "mlx": 8.0}
+#: Tokens that parity runs besides its long prompt, and decode steps.
+_PARITY_TOKENS, _DECODE_STEPS = 1000, 150
 
 
 @dataclass(frozen=True)
@@ -34,45 +47,88 @@ class FormatStep(OfVariant):
     Attributes:
         before: The model, as it is or rounded.
         folder: The folder within the variant.
-        own: The format.
+        format: What is written.
     """
 
-    kind = "writing"
+    cost = Cost(
+        "",
+        lambda model, tokens, rates: 4 * (model.linear + model.head) / rates.memory_bytes,  # read once, in float32
+        effort=100.0,
+        format_factor=quantization_factor,
+        count_disk=lambda model, tokens: Disk(
+            model.folder_bytes(model.work.format) + GRAPH_BYTES * len(model.work.spec.layers)
+        ),
+        # A layer of the variant, or the embedding, as it is stored and in float32.
+        count_memory=lambda model, tokens: max(8 * model.kept * model.layer_weights, 8 * model.head),
+    )
 
     before: ShrinkStep | RoundingStep
     folder: str
-    own: Format
+    format: Format
 
     @property
     def name(self) -> str:
         return f"{self.variant}/{self.folder}"
 
     @property
+    def planned_work(self) -> PlannedWork:
+        return replace(super().planned_work, format=self.format)
+
+    @property
     def label(self) -> str:
-        return f"{self.variant}: writing {row_of(self.own).title}"
+        return f"{self.variant}: writing {row_of(self.format).title}"
 
     @property
     def units(self) -> int:
         return self.plan.ranking.units
 
     def _key(self) -> str:
-        return sha256_json([self.own.name, self.before.key, self.own.settings()])
+        return sha256_json([self.format.name, self.before.key, self.format.settings()])
 
-    def make(self, work: Work, place: Path, advance: Advance) -> None:
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""
-        write_format(self.own, work.folder / self.before.name, place, advance)
+        write_format(self.format, work.folder / self.before.name, path, advance)
 
 
-def format_step(hf: ShrinkStep, folder: str, own: Format, how: BlockQuantization | None) -> FormatStep:
+def format_step(hf: ShrinkStep, folder: str, format: Format, grid: BlockQuantization | None) -> FormatStep:
     """The step that writes a format.
 
     Args:
         hf: The model.
         folder: The folder within the variant.
-        own: The format.
-        how: The grid that the model is rounded to before, with calibration texts; None: the format rounds, if it does.
+        format: What is written.
+        grid: What the model is rounded to before, with calibration texts; None: the format rounds, if it does.
     """
-    return FormatStep(hf if how is None else RoundingStep(hf, how), folder, own)
+    return FormatStep(hf if grid is None else RoundingStep(hf, grid), folder, format)
+
+
+def _parity_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    run = 2 * (_PARITY_TOKENS + model.work.long_tokens)
+    return run * (model.linear + model.head / 2) / rates.operations + (
+        2 * _DECODE_STEPS * model.bytes / rates.memory_bytes
+    )
+
+
+def _parity_factor(format: Format) -> float:
+    is_slow = (format.name, format.precision) == ("onnx", "int8")
+    return quantization_factor(format) * (_SLOW_INT8 if is_slow else 1.0) * _RUNTIMES.get(format.runtimes[0], 1.0)
+
+
+def _parity_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
+    """Torch's logits and caches, in float32, of the prompts, the batch's rows and the other cases."""
+    work, spec = model.work, model.work.spec
+    rows = work.prompts + max(0, BATCH_ROWS - work.prompts)
+    short = rows * MAX_PROMPT_TOKENS + 1 + RANDOM_TOKENS + (rows + 2) * work.decode_steps
+    logits = 4 * spec.vocab_size * (short + KEPT_TOKENS + work.decode_steps)
+    cached = model.kept * sum(2 * 4 * layer.num_key_value_heads * spec.head_dim for layer in spec.layers)
+    return Disk(temporary=logits + round(cached * (short + work.long_tokens)))
+
+
+def _parity_memory(model: KeptPart, tokens: TokenCounts) -> float:
+    """ONNX Runtime's mapped file, the copies of its matrices that kernels pack, and the logits of a call."""
+    file = model.weight_bytes(model.work.format)
+    copies = file * model.linear / (model.linear + model.head)
+    return file + copies + 4 * model.work.spec.vocab_size * CALL_TOKENS
 
 
 @dataclass(frozen=True)
@@ -84,7 +140,15 @@ class ParityStep(OfVariant):
         settings: How.
     """
 
-    kind = "parity"
+    cost = Cost(
+        "parity",
+        _parity_seconds,
+        effort=1.4,
+        always=6.0,
+        format_factor=_parity_factor,
+        count_disk=_parity_disk,
+        count_memory=_parity_memory,
+    )
     is_folder = False
 
     before: FormatStep
@@ -93,11 +157,15 @@ class ParityStep(OfVariant):
     @property
     def runtime(self) -> str:
         """What runs the files."""
-        return self.before.own.runtimes[0]
+        return self.before.format.runtimes[0]
 
     @property
     def name(self) -> str:
         return f"{self.variant}/{parity_file(self.before.folder)}"
+
+    @property
+    def planned_work(self) -> PlannedWork:
+        return replace(super().planned_work, format=self.before.format)
 
     @property
     def label(self) -> str:
@@ -115,11 +183,11 @@ class ParityStep(OfVariant):
         return held_out_prompts(held_out, self.settings.prompts)
 
     def _key(self) -> str:
-        own = self.settings
-        values = [own.provider, own.decode_steps, own.long_tokens, [list(limit) for limit in own.limits.given]]
-        return sha256_json([PARITY_SCHEMA, _PARITY, self.runtime, self.before.key, values, own.threads, self.prompts])
+        how = self.settings
+        values = [how.provider, how.decode_steps, how.long_tokens, [list(limit) for limit in how.limits.given]]
+        return sha256_json([PARITY_SCHEMA, _PARITY, self.runtime, self.before.key, values, how.threads, self.prompts])
 
-    def make(self, work: Work, place: Path, advance: Advance) -> None:
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the report, whatever its verdict."""
         variant = Export(work.folder).variant(self.variant)
         report = check_parity(
@@ -132,4 +200,4 @@ class ParityStep(OfVariant):
             work.compute,
             work.progress.say,
         )
-        write_report(report, place)
+        write_report(report, path)

@@ -8,6 +8,8 @@ from pathlib import Path
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.calibration import CalibrationStep
@@ -19,6 +21,27 @@ __all__ = ["RankingStep"]
 
 #: Increased when the same inputs give different bytes than before.
 _VERSION = 1
+#: What the choice of heads takes, in cubes of their channels: if there are few, all sets of them are tried.
+_FEW_HEADS, _ALL_SETS, _GREEDY = 12, 17.0, 3.5
+
+
+def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    """Neurons are eliminated in float32: an inverse, updates and a factorisation. Heads are chosen in float64."""
+    if not model.work.eliminates:
+        return model.squares / rates.double_operations
+    spec = model.work.spec
+    neurons = heads = 0.0
+    for index, layer in enumerate(spec.layers):
+        width, channels = layer.intermediate_size, spec.projection_shape("o_proj", index)[1]
+        neurons += 0.85 * width**3 + spec.hidden_size * width**2
+        heads += (_ALL_SETS if layer.num_attention_heads <= _FEW_HEADS else _GREEDY) * channels**3
+    return neurons / rates.operations + heads / rates.double_operations
+
+
+def _memory(model: KeptPart, tokens: TokenCounts) -> float:
+    """The covariance in float64, packed and whole, its float32 copy, and the weights in both."""
+    widest = model.widest
+    return (8 + 2 + 4) * widest**2 + 12 * widest * model.work.spec.hidden_size
 
 
 @dataclass(frozen=True)
@@ -31,7 +54,16 @@ class RankingStep(Step):
         calibrations: The step of each task of the mixture.
     """
 
-    kind = "ranking"
+    cost = Cost(
+        "ranking",
+        _seconds,
+        effort=1.8,
+        per_layer=0.25,
+        count_disk=lambda model, tokens: Disk(16 * model.neurons),  # their order and losses, in 8 bytes each
+        count_memory=_memory,
+        on_device=True,
+        reads=0.3,  # o_proj and down_proj, a quarter of a Llama's layers or so
+    )
     resumes = True
 
     mixture: MixtureSpec
@@ -61,12 +93,12 @@ class RankingStep(Step):
     def _key(self) -> str:
         keys = {step.task: step.key for step in self.calibrations}
         parts = [[task, weight, keys[task]] for task, weight in self.mixture.weights.items()]
-        own = self.settings
-        return sha256_json(["ranking", _VERSION, parts, own.score, own.ridge, own.mix, own.square_heads])
+        how = self.settings
+        return sha256_json(["ranking", _VERSION, parts, how.score, how.ridge, how.mix, how.square_heads])
 
-    def make(self, work: Work, place: Path, advance: Advance) -> None:
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the options of each layer."""
-        rank(work.source, self.statistics(work), self.settings, place, advance, compute=work.compute)
+        rank(work.source, self.statistics(work), self.settings, path, advance, compute=work.compute)
 
     def statistics(self, work: Work) -> Mixture:
         """The statistics of the mixture."""

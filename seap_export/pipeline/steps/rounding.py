@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from converters.hf.format import HfFormat
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.rounded import rounding_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.step import Work
@@ -19,42 +22,74 @@ __all__ = ["RoundingStep"]
 _VERSION = 2
 
 
+def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    """Both streams, and before them one for the LM head; then for each input two factors and what columns pass on."""
+    spec = model.work.spec
+    read = 2 * len(spec.layers) * spec.hidden_size**2
+    sums = model.squares / 2 + model.outputs + 1.5 * read
+    walked = tokens.calibration_tokens * (3 * model.linear + sums)
+    passed_on = (model.linear + model.head) * spec.hidden_size
+    factors = 2 * (model.cubes + read * spec.hidden_size) + 2 * model.linear * spec.hidden_size
+    return (walked + passed_on) / rates.operations + factors / rates.double_operations
+
+
+def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
+    """The model in float32; meanwhile two streams, as for the refit, and the tables outside of the layers."""
+    tables = 4 * model.head * (1 if model.work.spec.tie_word_embeddings else 2)
+    return Disk(model.folder_bytes(HfFormat("fp32")), unfinished=4 * model.hidden_bytes(tokens) + tables)
+
+
+def _memory(model: KeptPart, tokens: TokenCounts) -> float:
+    """Besides what a refit needs, the layer in floats and rounded, and further matrices over the inputs of one."""
+    hidden, inputs = model.hidden_bytes(tokens), 4 * tokens.calibration_tokens * model.kept * model.widest
+    layer = model.working_bytes + 8 * model.layer_weights + 24 * model.widest**2
+    return max(layer + 2 * hidden + inputs, 8 * model.head + hidden)
+
+
 @dataclass(frozen=True)
 class RoundingStep(OfVariant):
     """Rounds the weights of the model folder; it serves all formats with this grid.
 
     Attributes:
-        how: The grid.
+        grid: Where weights may lie.
     """
 
-    kind = "rounding"
+    cost = Cost(
+        "rounding",
+        _seconds,
+        effort=1.8,  # roughly, from one run, as the next
+        per_layer=0.4,
+        count_disk=_disk,
+        count_memory=_memory,
+        on_device=True,
+    )
     resumes = True
 
-    how: BlockQuantization
+    grid: BlockQuantization
 
     @property
     def name(self) -> str:
-        return rounding_step(self.variant, self.how)
+        return rounding_step(self.variant, self.grid)
 
     @property
     def label(self) -> str:
-        return f"{self.variant}: rounding to {self.how.name.partition('-')[0]}"
+        return f"{self.variant}: rounding to {self.grid.name.partition('-')[0]}"
 
     @property
     def units(self) -> int:
         return self.plan.ranking.units
 
     def _key(self) -> str:
-        return sha256_json(["rounding", _VERSION, self.before.key, asdict(self.how)])
+        return sha256_json(["rounding", _VERSION, self.before.key, asdict(self.grid)])
 
-    def make(self, work: Work, place: Path, advance: Advance) -> None:
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""
         statistics = self.plan.ranking.statistics(work)
         write_rounded_model(
             work.folder / self.before.name,
             statistics,
-            self.how,
-            place,
+            self.grid,
+            path,
             advance,
             compute=work.compute,
             vocabulary=self.plan.vocabulary,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,10 @@ from seap_export.hashing import sha256_json
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.request.mixtures import GENERAL
 from seap_export.pipeline.request.settings import RouterSettings
+from seap_export.pipeline.steps.joint import JointStep, MadeVariants
 from seap_export.router.fit import LinearClassifier, evaluate, fit_classifier, mean_embeddings
 from seap_export.router.prompts import RouterPrompts, prompt_of, router_prompts
 from seap_export.runtime.files import load_tokenizer
@@ -37,11 +41,13 @@ from seap_export.runtime.router import Router
 from seap_export.sources.source import Source
 
 __all__ = [
-    "Targets",
+    "RouterStep",
+    "RouterTargets",
     "chosen_targets",
     "make_router",
     "refuse_lost_tasks",
     "router_key",
+    "router_step",
     "router_targets",
 ]
 
@@ -52,7 +58,7 @@ _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Targets:
+class RouterTargets:
     """The variants that a router selects.
 
     Attributes:
@@ -64,6 +70,48 @@ class Targets:
     fallback: Mapping[str, str | None]
 
 
+@dataclass(frozen=True)
+class RouterStep(JointStep):
+    """Makes the router of the folder.
+
+    Attributes:
+        splits: The texts of each task, for at least two tasks.
+        settings: How it is made.
+        chosen: The variant of each task and mixture that meets the export's targets; empty: there are none.
+    """
+
+    splits: Mapping[str, Split]
+    settings: RouterSettings
+    chosen: Mapping[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (ROUTER_FOLDER,)
+
+    def make(self, made: MadeVariants) -> None:
+        """Fits it again if the folder's variants have changed, and says how often it is right."""
+        work, variants = made.work, made.workspace.manifest.variants
+        fallback = GENERAL if any(variant["task"] == GENERAL for variant in variants.values()) else None
+        figures = make_router(
+            work.source, self.splits, variants, self.settings, made.workspace, work.progress, fallback, self.chosen
+        )
+        held_out = figures["held_out"]
+        if held_out["prompts"]:  # none if each is also a calibration prompt
+            work.progress.say(
+                f"router: {held_out['accuracy']:.1%} of {held_out['prompts']} held-out prompts go to their task"
+            )
+
+
+def router_step(request: ExportRequest, splits: Mapping[str, Split]) -> RouterStep | None:
+    """The step of a request; None: no router is made."""
+    if request.router_settings is None:
+        return None
+    tasks = {task.name: splits[task.name] for task in request.tasks}
+    variants = request.variants if request.choices else {}
+    chosen = {variant.mixture.name: name for name, variant in variants.items()}
+    return RouterStep(tasks, request.router_settings, chosen)
+
+
 def make_router(
     source: Source,
     splits: Mapping[str, Split],
@@ -72,7 +120,7 @@ def make_router(
     workspace: Workspace,
     progress: Progress,
     fallback: str | None = None,
-    chosen: Mapping[str, str] | None = None,
+    chosen: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Makes the router of an output folder, or reuses the existing one.
 
@@ -84,7 +132,7 @@ def make_router(
         workspace: The output folder, locked.
         progress: Receives progress messages.
         fallback: Name of the mixture of tasks whose variants answer uncertain prompts.
-        chosen: The variant of each task and mixture that meets the export's targets; None or empty: there are none,
+        chosen: The variant of each task and mixture that meets the export's targets; empty: there are none,
             and the router chooses among variants of the same ratio.
 
     Returns:
@@ -128,7 +176,9 @@ def refuse_lost_tasks(workspace: Workspace, tasks: Collection[str]) -> None:
         )
 
 
-def router_targets(variants: Mapping[str, Mapping[str, Any]], tasks: Collection[str], fallback: str | None) -> Targets:
+def router_targets(
+    variants: Mapping[str, Mapping[str, Any]], tasks: Collection[str], fallback: str | None
+) -> RouterTargets:
     """The ratios at which every task has a variant, in order, and their variants.
 
     Raises:
@@ -140,16 +190,18 @@ def router_targets(variants: Mapping[str, Mapping[str, Any]], tasks: Collection[
     if not whole:
         raise ValueError(f"there is no ratio at which all of {sorted(tasks)} have a variant")
     mixtures = {f"{ratio:g}": variant_name(fallback, ratio) for ratio in ratios if fallback is not None}
-    return Targets(whole, {ratio: name if (name := mixtures.get(ratio)) in variants else None for ratio in whole})
+    return RouterTargets(
+        whole, {ratio: name if (name := mixtures.get(ratio)) in variants else None for ratio in whole}
+    )
 
 
-def chosen_targets(chosen: Mapping[str, str], tasks: Collection[str], fallback: str | None) -> Targets:
+def chosen_targets(chosen: Mapping[str, str], tasks: Collection[str], fallback: str | None) -> RouterTargets:
     """The variants that were chosen to meet targets, whatever their ratios."""
-    own = {task: chosen[task] for task in sorted(tasks)}
-    return Targets({CHOSEN: own}, {CHOSEN: None if fallback is None else chosen.get(fallback)})
+    variants = {task: chosen[task] for task in sorted(tasks)}
+    return RouterTargets({CHOSEN: variants}, {CHOSEN: None if fallback is None else chosen.get(fallback)})
 
 
-def router_key(source: Source, splits: Mapping[str, Split], settings: RouterSettings, targets: Targets) -> str:
+def router_key(source: Source, splits: Mapping[str, Split], settings: RouterSettings, targets: RouterTargets) -> str:
     """The key of the step, which changes with the model, the prompts, the settings and the targets."""
 
     def digests(samples: tuple[Sample, ...]) -> list[str]:
@@ -170,7 +222,7 @@ def _is_made(workspace: Workspace, key: str, tasks: Collection[str]) -> bool:
 
 
 def _write(
-    folder: Path, source: Source, splits: Mapping[str, Split], settings: RouterSettings, targets: Targets
+    folder: Path, source: Source, splits: Mapping[str, Split], settings: RouterSettings, targets: RouterTargets
 ) -> None:
     source.write_tokenizer(folder)
     tokenizer = load_tokenizer(folder)

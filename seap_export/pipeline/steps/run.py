@@ -34,7 +34,7 @@ def make_step(step: Step, work: Work, workspace: Workspace) -> None:
     """Makes one step and records it."""
     with (
         work.progress.step(step.label, step.units, step.unit, name=step.name) as advance,
-        workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as place,
-        alone(place),
+        workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as path,
+        alone(path),
     ):
-        step.make(work, place, advance)
+        step.make(work, path, advance)

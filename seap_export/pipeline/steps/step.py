@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from seap_export.layers.compute import Compute
+from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.progress import Advance, Progress
+from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.sources.source import Source
 
 __all__ = ["Step", "Work"]
@@ -44,13 +46,13 @@ class Step(ABC):
     A step holds settings and texts, but no model and no tensor, so that it can be sent to another process.
 
     Attributes:
-        kind: What `pipeline.estimate` calls steps like this one.
+        cost: What steps of this kind take.
         is_folder: Whether it makes a folder or a file.
         unit: What `units` counts, in the plural.
         resumes: Whether `make` goes on with what an interrupted call left in its folder.
     """
 
-    kind: ClassVar[str]
+    cost: ClassVar[Cost]
     is_folder: ClassVar[bool] = True
     resumes: ClassVar[bool] = False
     unit: ClassVar[str] = "layers"
@@ -69,6 +71,11 @@ class Step(ABC):
     @abstractmethod
     def tasks(self) -> tuple[str, ...]:
         """The tasks whose texts it works on."""
+
+    @property
+    def planned_work(self) -> PlannedWork:
+        """What its making takes."""
+        return PlannedWork(self.cost, self.tasks)
 
     @property
     @abstractmethod
@@ -97,5 +104,5 @@ class Step(ABC):
     def _key(self) -> str: ...
 
     @abstractmethod
-    def make(self, work: Work, place: Path, advance: Advance) -> None:
-        """Makes the step at `place`: an empty folder, what an earlier call left in it, or a file that is not there."""
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
+        """Makes the step at `path`: an empty folder, what an earlier call left in it, or a file that is not there."""

@@ -1,17 +1,22 @@
-"""The first steps of a variant: its plan, and the model folder. `written` has those of the other formats."""
+"""The first steps of a variant: its plan, and the model folder. `formats` has those of the other formats."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
 from seap_export.allocation.planning import choose_plan
+from seap_export.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
+from seap_export.distillation.texts import STEP_TOKENS
 from seap_export.distillation.write import variant_units, write_variant
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.names import PLAN, variant_name
 from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.plan.plan import PLAN_SCHEMA, read_plan, write_plan
@@ -24,6 +29,30 @@ __all__ = ["OfVariant", "PlanStep", "ShrinkStep"]
 
 #: Increased when the same inputs give different bytes than before.
 _PLAN, _HF = 1, 3
+#: Bytes of plan.json for each neuron that is kept.
+_NEURON = 5
+#: Bytes that are read and written of each weight when it is trained.
+_ADAM = 64
+
+
+def _plan_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    """The dense model once; then each trial runs and refits the shrunk one, and compares both on some tokens."""
+    if not model.work.trials:
+        return 0.0
+    tried = min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS)
+    judged = tried * JUDGED_TOKENS / (FITTED_TOKENS + JUDGED_TOKENS)
+    trial = tried * (model.linear + model.squares / 2 + model.outputs) + 2 * judged * model.head
+    operations = tried * model.dense_linear + model.work.trials * trial
+    return operations / rates.operations + model.work.trials * model.refit_systems / rates.double_operations
+
+
+def _plan_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
+    """While plans are tried, what each half of the dense model wrote for some texts."""
+    kept = round(_NEURON * model.kept * model.neurons)
+    if not model.work.trials:
+        return Disk(kept)
+    tried = TokenCounts(min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS), 0)
+    return Disk(kept, unfinished=2 * len(model.work.spec.layers) * model.hidden_bytes(tried))
 
 
 @dataclass(frozen=True)
@@ -36,7 +65,7 @@ class PlanStep(Step):
         vocabulary: The tokens that are kept; None: all.
     """
 
-    kind = "plan"
+    cost = Cost("plan", _plan_seconds, effort=1.4, count_disk=_plan_disk)  # roughly, from two runs
     is_folder = False
     unit = "trials"
     resumes = True
@@ -63,6 +92,10 @@ class PlanStep(Step):
         return self.ranking.tasks
 
     @property
+    def planned_work(self) -> PlannedWork:
+        return PlannedWork(self.cost, self.tasks, self.ratio, vocabulary=self.vocabulary)
+
+    @property
     def label(self) -> str:
         return f"{self.variant}: planning"
 
@@ -79,7 +112,7 @@ class PlanStep(Step):
         parts = [PLAN_SCHEMA, _PLAN, self.ranking.key, self.ranking.mixture.name, values, self.ratio]
         return sha256_json(parts if self.vocabulary is None else [*parts, self.vocabulary.to_json()])
 
-    def make(self, work: Work, place: Path, advance: Advance) -> None:
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes plan.json."""
         statistics = self.ranking.statistics(work)
         ranking = read_ranking(work.source.spec, work.of_task(self.ranking))
@@ -89,13 +122,13 @@ class PlanStep(Step):
             ranking,
             self.ranking.settings,
             self.ratio,
-            place.parent,
+            path.parent,
             advance,
             vocabulary=self.vocabulary,
             compute=work.compute,
             say=lambda line: work.progress.say(f"{self.variant}: {line}"),
         )
-        write_plan(plan, place)
+        write_plan(plan, path)
 
 
 @dataclass(frozen=True)
@@ -127,16 +160,71 @@ class OfVariant(Step):
         return self.before.variant
 
     @property
-    def ratio(self) -> float:
-        """The fraction that the variant loses."""
-        return self.plan.ratio
+    def planned_work(self) -> PlannedWork:
+        return replace(self.plan.planned_work, cost=self.cost)
+
+
+def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    if not model.work.refits:
+        return 4 * model.linear / rates.memory_bytes
+    both = tokens.calibration_tokens * (model.linear + model.dense_linear + model.squares / 2 + model.outputs)
+    refit = both / rates.operations + model.refit_systems / rates.double_operations
+    return refit + model.work.passes * _pass_seconds(model, tokens, rates)
+
+
+def _pass_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    """Forwards, forwards again and backwards through the layers, two heads and back through one, and Adam."""
+    walked = tokens.calibration_tokens * (4 * model.linear + 3 * model.head)
+    changed = tokens.calibration_tokens / STEP_TOKENS * _ADAM * model.linear
+    return walked / rates.operations + changed / rates.memory_bytes
+
+
+def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
+    """While it is refitted, two streams, each as it was before the layer and as it becomes.
+
+    While it is distilled, one of these, the refitted model, weights and two running means in float32, as they were
+    before the training step and as they become, and the streams of its texts before each layer.
+    """
+    work, kept = model.work, model.folder_bytes(model.work.hf)
+    streams = 4 * model.hidden_bytes(tokens) if work.refits else 0
+    if not (work.refits and work.passes):
+        return Disk(kept, unfinished=streams)
+    training = round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.hidden_size * len(work.spec.layers)
+    return Disk(kept, unfinished=kept + max(streams, streams // 2 + training))
+
+
+def _memory(model: KeptPart, tokens: TokenCounts) -> float:
+    """Two streams, and the inputs of the projection that is fitted; then distillation."""
+    if not model.work.refits:
+        return 8 * model.layer_weights
+    inputs = 4 * tokens.calibration_tokens * model.kept * model.widest
+    refit = model.working_bytes + 2 * model.hidden_bytes(tokens) + inputs
+    return max(refit, _distillation_memory(model, tokens)) if model.work.passes else refit
+
+
+def _distillation_memory(model: KeptPart, tokens: TokenCounts) -> float:
+    """The dense stream, those of a training step, and a layer with its gradients and running means.
+
+    The other layers wait in files; if they fit in memory, they are there.
+    """
+    step = 4 * 4 * STEP_TOKENS * model.work.spec.hidden_size
+    return model.working_bytes + model.hidden_bytes(tokens) + step + 16 * model.kept * model.layer_weights
 
 
 @dataclass(frozen=True)
 class ShrinkStep(OfVariant):
     """Shrinks, refits and distils the layers, and writes them as a model that transformers loads."""
 
-    kind = "shrinking"
+    cost = Cost(
+        "shrinking",
+        _seconds,
+        effort=1.2,
+        per_layer=0.15,
+        count_disk=_disk,
+        count_memory=_memory,
+        on_device=True,
+        reads=1.0,
+    )
     unit = "parts"
     resumes = True
 
@@ -151,17 +239,17 @@ class ShrinkStep(OfVariant):
     @property
     def units(self) -> int:
         ranking = self.plan.ranking
-        return variant_units(ranking.units, ranking.settings.passes, self.ratio)
+        return variant_units(ranking.units, ranking.settings.passes, self.plan.ratio)
 
     def _key(self) -> str:
         """The modelling code is part of the model."""
         code = [(resources.files("seap_export.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
         return sha256_json(["hf", _HF, self.before.key, code])
 
-    def make(self, work: Work, place: Path, advance: Advance) -> None:
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""
         plan, statistics = read_plan(work.folder / self.plan.name), self.plan.ranking.statistics(work)
         if plan.compensation == "sequential":
-            storage = storage_for(work.source, statistics, place, work.compute)
+            storage = storage_for(work.source, statistics, path, work.compute)
             work.progress.say(f"{self.variant}: {storage.description}")
-        write_variant(work.source, plan, statistics, place, advance, compute=work.compute)
+        write_variant(work.source, plan, statistics, path, advance, compute=work.compute)

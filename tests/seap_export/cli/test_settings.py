@@ -128,7 +128,7 @@ def test_the_plan_suits_the_kernels_of_the_form_unless_the_recipe_says_otherwise
 def test_what_computes_on_cuda(place: Path, precision: str, dtype: str) -> None:
     setting = "dialect=standard" if precision == "fp32" else f"activations={dtype}"
     arguments = ("--provider", "cuda", "--precision", precision, "--set", setting)
-    form = request_of(values_of(*REQUIRED, *arguments)).measured.own.form
+    form = request_of(values_of(*REQUIRED, *arguments)).measured.format.form
     assert (form.precision.name, form.precision.dtype, form.provider) == (precision, dtype, "cuda")
 
 

@@ -12,6 +12,10 @@ from support.variations import micro_config
 from seap_export.corpus import Task
 from seap_export.families import model_spec
 from seap_export.pipeline.budget.preview import first_candidates, search_work
+from seap_export.pipeline.steps.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.quality import QualityStep
+from seap_export.pipeline.steps.validation import ValidationStep
+from seap_export.pipeline.steps.variant import ShrinkStep
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=1000))
 KEPT = {"a": Vocabulary(tuple(range(100)), 1000), "b": Vocabulary(tuple(range(300)), 1000)}
@@ -26,9 +30,9 @@ def asked(vocabulary: Literal["auto", "all"] | int, targets: Targets) -> ExportR
 @pytest.mark.parametrize("targets", [Targets(max_kl=0.1), Targets(size=DENSE * 2)], ids=["KL", "size"])
 def test_a_candidate_counts_with_the_tokens_that_it_keeps(targets: Targets) -> None:
     parts = search_work(SPEC, asked("auto", targets), KEPT, 0)
-    for kind in ("writing", "quality"):
-        own = {(part.tasks, part.vocabulary) for part in parts if part.kind == kind}
-        assert own == {((name,), kept) for name in KEPT for kept in (None, KEPT[name])}, kind
+    for step in (FormatStep, QualityStep):
+        own = {(part.tasks, part.vocabulary) for part in parts if part.cost is step.cost}
+        assert own == {((name,), kept) for name in KEPT for kept in (None, KEPT[name])}, step
 
 
 @pytest.mark.parametrize(("vocabulary", "expected"), [("auto", {None}), (100, {KEPT["a"], KEPT["b"]})])
@@ -36,14 +40,14 @@ def test_the_choice_counts_with_the_most_that_it_may_keep(
     vocabulary: Literal["auto"] | int, expected: set[Vocabulary | None]
 ) -> None:
     parts = search_work(SPEC, asked(vocabulary, Targets(max_kl=0.1)), KEPT, 0)
-    assert {part.vocabulary for part in parts if part.kind in ("parity", "validation")} == expected
+    assert {part.vocabulary for part in parts if part.cost in (ParityStep.cost, ValidationStep.cost)} == expected
 
 
 def test_a_cut_vocabulary_that_is_small_enough_needs_no_pruning() -> None:
     """Of task a, not of task b."""
     cut = {name: OnnxFormat("fp32").size(SPEC.with_tokens(len(own))) for name, own in KEPT.items()}
     request = asked("auto", Targets(size=(cut["a"] + cut["b"]) // 2))
-    shrunk = [part for part in search_work(SPEC, request, KEPT, 0) if part.kind == "shrinking"]
+    shrunk = [part for part in search_work(SPEC, request, KEPT, 0) if part.cost is ShrinkStep.cost]
     tried = [own for own in first_candidates(SPEC, request, KEPT, 0) if own["vocabulary"] == "auto"]
     assert {part.tasks for part in shrunk if part.vocabulary is not None} == {("b",)}
     assert {own["variant"].partition("-")[0] for own in tried if not own["variant"].endswith("-0")} == {"b"}

@@ -12,8 +12,13 @@ from click.testing import CliRunner
 from support.product import write_random_model
 
 from seap_export.cli import main
-from seap_export.pipeline.cost.disk import Disk, needed, step_disk
-from seap_export.pipeline.cost.workload import Task, Workload
+from seap_export.pipeline.cost.cost import Disk, total_disk
+from seap_export.pipeline.cost.workload import TokenCounts, Workload
+from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.formats import FormatStep
+from seap_export.pipeline.steps.quality import QualityStep
+from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from validation.shapes import SHAPES, Shape
 
 SHAPE = Shape(layers=2, hidden=256, heads=8, kv_heads=4, neurons=1024, vocabulary=4096, positions=1024, tied=True)
@@ -41,25 +46,25 @@ def test_an_export_takes_what_was_said(model: Path, tmp_path: Path, precision: s
 
 
 def test_what_stays_adds_up_and_what_goes_does_not() -> None:
-    assert needed([Disk(5, 2, 0), Disk(7, 3, 4), Disk(0, 0, 9)]) == Disk(12, 3, 9)
+    assert total_disk([Disk(5, 2, 0), Disk(7, 3, 4), Disk(0, 0, 9)]) == Disk(12, 3, 9)
 
 
 def test_llama_2_7b_by_hand() -> None:
     """32 layers; covariances of 4096 and 11008 channels; 2,048 tokens of 4096 float32 values."""
     shape = SHAPES["llama-2-7b"]
     work = Workload(shape.spec, torch.bfloat16)
-    calibration = step_disk("calibration", Task(2048, 0), 0.0, work)
+    calibration = CalibrationStep.cost.disk(TokenCounts(2048, 0), 0.0, work)
     triangles = 32 * 4 * (4096 * 4097 // 2 + 11008 * 11009 // 2)
     assert calibration.kept == pytest.approx(triangles, rel=0.002)
     assert calibration.unfinished == 2 * 2048 * 4096 * 4
     layer = 4 * 4096**2 + 3 * 4096 * 11008
     half = 6_738_415_616 - 16 * layer
-    assert step_disk("shrinking", Task(2048, 0), 0.5, work).kept == pytest.approx(2 * half, rel=0.001)
-    assert step_disk("writing", Task(2048, 0), 0.5, work).kept == pytest.approx(4 * half, rel=0.001)
-    rounding = step_disk("rounding", Task(2048, 0), 0.5, work)
+    assert ShrinkStep.cost.disk(TokenCounts(2048, 0), 0.5, work).kept == pytest.approx(2 * half, rel=0.001)
+    assert FormatStep.cost.disk(TokenCounts(2048, 0), 0.5, work).kept == pytest.approx(4 * half, rel=0.001)
+    rounding = RoundingStep.cost.disk(TokenCounts(2048, 0), 0.5, work)
     assert rounding.kept == pytest.approx(4 * half, rel=0.001)
     assert rounding.unfinished == 4 * 2048 * 4096 * 4 + 2 * 4 * 32000 * 4096
-    assert step_disk("quality", Task(0, 1000), 0.0, work).temporary == 4 * 32000 * 1000
-    assert step_disk("plan", Task(2048, 0), 0.5, work).unfinished == 0
-    tried = step_disk("plan", Task(2048, 0), 0.5, replace(work, trials=3))
+    assert QualityStep.cost.disk(TokenCounts(0, 1000), 0.0, work).temporary == 4 * 32000 * 1000
+    assert PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, work).unfinished == 0
+    tried = PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, replace(work, trials=3))
     assert tried.unfinished == 64 * 2048 * 4096 * 4

@@ -182,9 +182,9 @@ def test_formats_with_the_same_grid_share_its_rounding(source: Source, tmp_path:
     own = export_steps(source, request, {"a": SPLIT}).variants["a-0.2"]
     grids = ["int4-32", "int4-32-float-embeddings-whole-blocks"]
     assert [step.name for step in own.rounded] == [f"rounding/a-0.2/{grid}" for grid in grids]
-    rounded = {folder for folder, step in own.written.items() if step.before in own.rounded}
+    rounded = {folder for folder, step in own.formats.items() if step.before in own.rounded}
     assert rounded == {"onnx", "web", "openvino", "gguf"}
     plain = export_steps(source, replace(request, rounding="nearest"), {"a": SPLIT}).variants["a-0.2"]
     assert not plain.rounded
-    for folder, step in own.written.items():
-        assert (plain.written[folder].key == step.key) is (folder not in rounded)
+    for folder, step in own.formats.items():
+        assert (plain.formats[folder].key == step.key) is (folder not in rounded)

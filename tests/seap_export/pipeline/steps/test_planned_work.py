@@ -8,7 +8,8 @@ from support.product import GENERAL_TEXT, MOST_TEXTS, ExportRequest, MixtureSpec
 from seap_export.corpus import Sample, Split, Task
 from seap_export.pipeline.cost.workload import at_most
 from seap_export.pipeline.export import plan_export
-from seap_export.pipeline.steps.planned_work import Remaining, task_sizes
+from seap_export.pipeline.steps.planned_work import PlannedWork, token_counts
+from seap_export.pipeline.steps.quality import QualityStep
 
 
 def _samples(name: str, number: int) -> tuple[Sample, ...]:
@@ -20,16 +21,16 @@ def test_quality_counts_a_few_texts_of_the_others_and_the_general_text() -> None
     splits = {
         name: Split(_samples(name, 20), _samples(name.upper(), number)) for name, number in (("a", 16), ("b", 3))
     }
-    sizes = task_sizes(splits, _samples("g", 5), 512, at_most)
-    assert (sizes["a"].held_out_tokens, sizes["a"].elsewhere_tokens) == (16 * 11, MOST_TEXTS * 11)
-    assert (sizes["b"].held_out_tokens, sizes["b"].elsewhere_tokens) == (3 * 11, 3 * 11)
-    assert sizes[GENERAL_TEXT].elsewhere_tokens == 5 * 11
-    own = Remaining("quality", ("a",), 0.2, others=("b", GENERAL_TEXT)).size(sizes)
-    assert own.held_out_tokens == (16 + 3 + 5) * 11
-    assert own.calibration_tokens == 20 * 11
-    other = Remaining("quality", ("b",), 0.2, others=("a", GENERAL_TEXT)).size(sizes)
+    sizes = token_counts(splits, _samples("g", 5), 512, at_most)
+    assert (sizes["a"].held_out_tokens, sizes["a"].shared_tokens) == (16 * 11, MOST_TEXTS * 11)
+    assert (sizes["b"].held_out_tokens, sizes["b"].shared_tokens) == (3 * 11, 3 * 11)
+    assert sizes[GENERAL_TEXT].shared_tokens == 5 * 11
+    first = PlannedWork(QualityStep.cost, ("a",), 0.2, others=("b", GENERAL_TEXT)).tokens(sizes)
+    assert first.held_out_tokens == (16 + 3 + 5) * 11
+    assert first.calibration_tokens == 20 * 11
+    other = PlannedWork(QualityStep.cost, ("b",), 0.2, others=("a", GENERAL_TEXT)).tokens(sizes)
     assert other.held_out_tokens == (3 + 8 + 5) * 11
-    assert task_sizes(splits, (), 512, at_most)[GENERAL_TEXT].elsewhere_tokens == 0
+    assert token_counts(splits, (), 512, at_most)[GENERAL_TEXT].shared_tokens == 0
 
 
 @pytest.mark.parametrize("quality", [True, False])
@@ -39,7 +40,7 @@ def test_the_parts_of_quality(inputs: Path, tmp_path: Path, quality: bool) -> No
     both = MixtureSpec("both", {"a": 1.0, "b": 1.0})
     request = ExportRequest(tasks, (0.4,), (both,), quality=quality, speed=False)
     planned = plan_export(open_source(str(inputs / "m")), request, tmp_path / "out", False, Silent())
-    parts = [(part.tasks, part.ratio, part.others) for part in planned.remaining if part.kind == "quality"]
+    parts = [(part.tasks, part.ratio, part.others) for part in planned.planned_work if part.cost is QualityStep.cost]
     assert len(planned.general) == (MOST_TEXTS if quality else 0)
     assert (
         parts

@@ -24,7 +24,7 @@ from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageEr
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import RouterSettings
 from seap_export.pipeline.steps import router as module
-from seap_export.pipeline.steps.router import Targets, make_router, refuse_lost_tasks, router_key, router_targets
+from seap_export.pipeline.steps.router import RouterTargets, make_router, refuse_lost_tasks, router_key, router_targets
 from seap_export.runtime import Router
 
 Make = Callable[..., dict[str, Any]]
@@ -201,7 +201,7 @@ def test_a_router_that_is_gone_is_made_again(make: Make, tmp_path: Path) -> None
 
 
 def test_the_key(source: Source, tmp_path: Path) -> None:
-    targets = Targets({"0.2": {"a": "a-0.2", "b": "b-0.2"}}, {"0.2": None})
+    targets = RouterTargets({"0.2": {"a": "a-0.2", "b": "b-0.2"}}, {"0.2": None})
     key = router_key(source, SPLITS, SETTINGS, targets)
     a = SPLITS["a"]
     other_model = open_source(str(write_micro_model(tmp_path / "m", seed=1, model_type="llama")))

@@ -1,9 +1,8 @@
 """Computes, and does not measure, what an export of a large model takes, as a Markdown table.
 
-    python -m seap_export.pipeline.cost.scale_estimate --shape llama-2-70b --machine h100 --precision int4 --ratio 0.5
+    python -m seap_export.pipeline.scale_estimate --shape llama-2-70b --machine h100 --precision int4 --ratio 0.5
 
-The formulas are those of `--dry-run` (`pipeline.estimate`, `disk` and `memory_need`), which docs/contributing/scale.md
-explains.
+The formulas are those of `--dry-run`, the `cost` of each kind of step; docs/contributing/scale.md explains them.
 Tasks are spread over the machines as `--cluster` does: each one's statistics, ranking and variant are independent of
 the others'.
 """
@@ -19,23 +18,29 @@ import torch
 
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS
-from seap_export.pipeline.cost.disk import Disk, needed, step_disk
-from seap_export.pipeline.cost.memory import Memory, step_memory
-from seap_export.pipeline.cost.time import Machine, step_seconds
-from seap_export.pipeline.cost.workload import Task, Workload
+from seap_export.pipeline.cost.cost import Cost, Disk, Memory, Rates, total_disk
+from seap_export.pipeline.cost.workload import TokenCounts, Workload
+from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.validation import ValidationStep
+from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from validation.shapes import SHAPES
 
-__all__ = ["MACHINES", "Estimate", "Place", "estimate", "scale_estimate"]
+__all__ = ["MACHINES", "Estimate", "Machine", "estimate", "scale_estimate"]
 
-STEPS = ("calibration", "ranking", "shrinking", "writing", "parity", "validation")
-_ON_DEVICE = ("calibration", "ranking", "shrinking")
-#: How often each step reads the dense checkpoint. Calibration goes forwards and backwards; ranking reads o_proj and
-#: down_proj, a quarter of a Llama's layers or so.
-_READS = {"calibration": 2.0, "ranking": 0.3, "shrinking": 1.0}
+_COSTS: Mapping[str, Cost] = {
+    "calibration": CalibrationStep.cost,
+    "ranking": RankingStep.cost,
+    "shrinking": ShrinkStep.cost,
+    "writing": FormatStep.cost,
+    "parity": ParityStep.cost,
+    "validation": ValidationStep.cost,
+}
 
 
 @dataclass(frozen=True)
-class Place:
+class Machine:
     """A machine.
 
     Attributes:
@@ -44,22 +49,22 @@ class Place:
         disk: Bytes of a checkpoint read in a second.
     """
 
-    host: Machine
-    device: Machine | None = None
+    host: Rates
+    device: Rates | None = None
     disk: float = 1e9
 
 
-#: What `measure_machine` finds with two threads on the CPU of docs/measurements.md.
-_TWO_CORES = Machine(operations=115e9, double_operations=60e9, memory_bytes=29e9)
+#: What `measure_rates` finds with two threads on the CPU of docs/measurements.md.
+_TWO_CORES = Rates(operations=115e9, double_operations=60e9, memory_bytes=29e9)
 #: The processor beside a GPU is taken for eight times as fast.
-_HOST = Machine(operations=8 * 115e9, double_operations=8 * 60e9, memory_bytes=8 * 29e9)
+_HOST = Rates(operations=8 * 115e9, double_operations=8 * 60e9, memory_bytes=8 * 29e9)
 #: NVIDIA's peak rates of an H100 SXM without tensor cores, 67 TFLOP/s in float32 and 34 in float64 (a multiply-add is
 #: two), and 3.35 TB/s; half of each is reckoned with.
 _EFFICIENCY = 0.5
-_H100 = Machine(67e12 / 2 * _EFFICIENCY, 34e12 / 2 * _EFFICIENCY, 3.35e12 * _EFFICIENCY)
-MACHINES: Mapping[str, Place] = {
-    "two-cores": Place(_TWO_CORES),
-    "h100": Place(_HOST, _H100, disk=2e9),
+_H100 = Rates(67e12 / 2 * _EFFICIENCY, 34e12 / 2 * _EFFICIENCY, 3.35e12 * _EFFICIENCY)
+MACHINES: Mapping[str, Machine] = {
+    "two-cores": Machine(_TWO_CORES),
+    "h100": Machine(_HOST, _H100, disk=2e9),
 }
 
 
@@ -69,7 +74,7 @@ class Estimate:
 
     Attributes:
         seconds: Time of each step.
-        memory: Memory of each step that `step_memory` knows.
+        memory: Memory of each step, if it is known.
         disk: The disk that is taken.
     """
 
@@ -78,24 +83,25 @@ class Estimate:
     disk: Disk
 
 
-def estimate(work: Workload, tokens: int, ratio: float, place: Place) -> Estimate:
+def estimate(work: Workload, tokens: int, ratio: float, machine: Machine) -> Estimate:
     """The cost of one task and one ratio.
 
     Args:
         work: The model, and what is done.
         tokens: Calibration tokens.
         ratio: Fraction of the attention and MLP weights that is removed.
-        place: The machine.
+        machine: Where it is done.
     """
-    task, stored = Task(tokens, 0), work.spec.num_parameters() * work.stored.itemsize
+    counts, stored = TokenCounts(tokens, 0), work.spec.num_parameters() * work.stored.itemsize
     seconds, memory = {}, {}
-    for step in STEPS:
-        cut = 0.0 if step in ("calibration", "ranking") else ratio
-        machine = place.device if place.device is not None and step in _ON_DEVICE else place.host
-        seconds[step] = step_seconds(step, task, cut, work, machine) + _READS.get(step, 0.0) * stored / place.disk
-        if step != "validation":
-            memory[step] = step_memory(step, task, cut, work, on_gpu=place.device is not None)
-    return Estimate(seconds, memory, needed(step_disk(step, task, ratio, work) for step in (*STEPS, "plan")))
+    for name, cost in _COSTS.items():
+        cut = 0.0 if name in ("calibration", "ranking") else ratio
+        rates = machine.device if machine.device is not None and cost.on_device else machine.host
+        seconds[name] = cost.seconds(counts, cut, work, rates) + cost.reads * stored / machine.disk
+        if (needed := cost.memory(counts, cut, work, on_gpu=machine.device is not None)) is not None:
+            memory[name] = needed
+    disk = total_disk(cost.disk(counts, ratio, work) for cost in (*_COSTS.values(), PlanStep.cost))
+    return Estimate(seconds, memory, disk)
 
 
 @click.command()
@@ -111,20 +117,20 @@ def scale_estimate(
 ) -> None:
     """Print what an export of a Llama model takes; computed, not measured."""
     work = Workload(SHAPES[shape].spec, torch.bfloat16, OnnxFormat(precision))
-    found = estimate(work, tokens, ratio, MACHINES[machine])
+    taken = estimate(work, tokens, ratio, MACHINES[machine])
     rounds = -(-tasks // machines)
     rows = ["| step | time | host memory | GPU memory |", "| --- | --- | --- | --- |"]
-    for step, seconds in found.seconds.items():
-        own = found.memory.get(step)
-        cells = ("", "") if own is None else (_gigabytes(own.host), _gigabytes(own.device) if own.device else "")
+    for step, seconds in taken.seconds.items():
+        need = taken.memory.get(step)
+        cells = ("", "") if need is None else (_gigabytes(need.host), _gigabytes(need.device) if need.device else "")
         rows.append(f"| {step} | {_hours(rounds * seconds)} | {cells[0]} | {cells[1]} |")
-    total, memory = rounds * sum(found.seconds.values()), found.memory.values()
-    device = max(own.device for own in memory)
+    total, memory = rounds * sum(taken.seconds.values()), taken.memory.values()
+    device = max(need.device for need in memory)
     rows.append(
-        f"| all | {_hours(total)} | {_gigabytes(max(own.host for own in memory))} "
+        f"| all | {_hours(total)} | {_gigabytes(max(need.host for need in memory))} "
         f"| {_gigabytes(device) if device else ''} |"
     )
-    disk = replace(found.disk, kept=tasks * found.disk.kept)
+    disk = replace(taken.disk, kept=tasks * taken.disk.kept)
     click.echo("\n".join(rows))
     click.echo(
         f"\nDisk: {_gigabytes(disk.kept)} stay, at most {_gigabytes(disk.unfinished)} more there and "

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from seap_export.pipeline.cost.memory import step_memory
-from seap_export.pipeline.cost.scale_estimate import MACHINES, Place, estimate, scale_estimate
-from seap_export.pipeline.cost.time import Machine
-from seap_export.pipeline.cost.workload import Task, Workload
+from seap_export.pipeline.cost.cost import Memory, Rates
+from seap_export.pipeline.cost.workload import TokenCounts, Workload
+from seap_export.pipeline.scale_estimate import MACHINES, Machine, estimate, scale_estimate
+from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.formats import FormatStep
+from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.variant import ShrinkStep
 from validation.shapes import SHAPES
 
 LLAMA = Workload(SHAPES["llama-2-7b"].spec, torch.bfloat16)
@@ -20,30 +25,34 @@ LAYER = 4 * 4096**2 + 3 * 4096 * 11008
 BASE = 650_000_000
 
 
+def memory_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, *, on_gpu: bool = False) -> Memory:
+    return step.cost.memory(tokens, ratio, work, on_gpu=on_gpu)
+
+
 def test_memory_of_a_layer() -> None:
     """The layer twice in float32, two float64 matrices of 11008 channels, a batch of 1,024, and the hidden states."""
     batch = 4 * 1024 * (6 * 11008 + 2 * 32 * 1024)
-    found = step_memory("calibration", Task(2048, 0), 0.0, LLAMA).host
+    found = memory_of(CalibrationStep, TokenCounts(2048, 0), 0.0, LLAMA).host
     assert found == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + 2048 * 4096 * 4, rel=0.001)
 
 
-@pytest.mark.parametrize("step", ["calibration", "ranking", "shrinking", "rounding", "writing"])
-def test_memory_does_not_depend_on_the_number_of_layers(step: str) -> None:
+@pytest.mark.parametrize("step", [CalibrationStep, RankingStep, ShrinkStep, RoundingStep, FormatStep])
+def test_memory_does_not_depend_on_the_number_of_layers(step: Any) -> None:
     deep = Workload(replace(SHAPES["llama-2-7b"], layers=80).spec, torch.bfloat16)
-    task = Task(2048, 0)
-    assert step_memory(step, task, 0.5, deep) == step_memory(step, task, 0.5, LLAMA)
+    task = TokenCounts(2048, 0)
+    assert memory_of(step, task, 0.5, deep) == memory_of(step, task, 0.5, LLAMA)
 
 
 def test_on_a_gpu_the_work_is_in_its_memory() -> None:
-    task = Task(2048, 0)
-    cpu, gpu = (step_memory("calibration", task, 0.0, LLAMA, on_gpu=on_gpu) for on_gpu in (False, True))
+    task = TokenCounts(2048, 0)
+    cpu, gpu = (memory_of(CalibrationStep, task, 0.0, LLAMA, on_gpu=on_gpu) for on_gpu in (False, True))
     assert gpu.device > cpu.host - BASE
     assert gpu.host < cpu.host
 
 
 def test_times_by_hand() -> None:
     """Ranking: 0.85 N³ + H N² in float32, 3.5 A³ in float64; and 0.3 of the checkpoint is read."""
-    place = Place(Machine(1e12, 5e11, 1e11), disk=1e9)
+    place = Machine(Rates(1e12, 5e11, 1e11), disk=1e9)
     neurons, checkpoint = 32 * (0.85 * 11008**3 + 4096 * 11008**2), 2 * 6_738_415_616
     heads = 32 * 3.5 * 4096**3
     found = estimate(LLAMA, 2048, 0.5, place)
@@ -59,7 +68,7 @@ def test_times_by_hand() -> None:
 
 def test_a_gpu_does_the_matrix_products_only() -> None:
     own = MACHINES["h100"]
-    slow, fast = (estimate(LLAMA, 2048, 0.5, Place(own.host, gpu)) for gpu in (None, own.device))
+    slow, fast = (estimate(LLAMA, 2048, 0.5, Machine(own.host, gpu)) for gpu in (None, own.device))
     assert fast.seconds["ranking"] < slow.seconds["ranking"]
     assert fast.seconds["parity"] == slow.seconds["parity"]
 

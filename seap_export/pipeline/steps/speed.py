@@ -1,0 +1,60 @@
+"""The speed of variants: each is timed against the dense model, both in the same runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.evaluation.speed import measure_speed, speed_request
+from seap_export.pipeline.folder.performance import read_performance
+from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.pipeline.steps.joint import JointStep, MadeVariants
+from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.step import Step
+from seap_export.pipeline.steps.variant_steps import VariantSteps
+
+__all__ = ["SpeedStep"]
+
+
+def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    prefill = 2 * 128 * model.linear / rates.operations
+    return model.work.runs * (prefill + 24 * model.bytes / rates.memory_bytes)
+
+
+def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
+    """The dense model in the format of the variants."""
+    dense = KeptPart(model.work, 1.0)
+    return Disk(temporary=dense.folder_bytes(model.work.format) + dense.dense_folder_bytes)
+
+
+@dataclass(frozen=True)
+class SpeedStep(JointStep):
+    """Adds the speed of each variant that passed parity to performance.json, once for a machine.
+
+    Attributes:
+        variants: The variants' own steps, by name.
+        settings: The machine's part of them.
+    """
+
+    cost = Cost("speed", _seconds, effort=2.5, always=0.8, count_disk=_disk)
+
+    variants: Mapping[str, VariantSteps]
+    settings: ParitySettings
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("speed",)
+
+    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[Step]) -> list[PlannedWork]:
+        return [] if variant.plan.variant in read_performance(folder).speed else [variant.planned_work(self.cost)]
+
+    def make(self, made: MadeVariants) -> None:
+        """Times what was not timed on this machine yet."""
+        work = made.work
+        for measured, keys in made.sound(self.variants).items():
+            request = speed_request(work.source.spec, measured, self.settings)
+            folders = {work.folder / name: key for name, key in keys.items()}
+            measure_speed(made.dense, folders, measured, request, made.performance, work.progress)

@@ -1,0 +1,66 @@
+"""The validation of an export: the variants are checked as `seap-export validate` does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seap_export.json_file import json_text, read_artifact
+from seap_export.pipeline.cost.cost import Cost
+from seap_export.pipeline.folder.names import parity_file
+from seap_export.pipeline.folder.outputs import write_whole
+from seap_export.pipeline.gate.validate import ValidationRequest, validate
+from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.pipeline.steps.joint import JointStep, MadeVariants
+from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.step import Step
+from seap_export.pipeline.steps.variant_steps import VariantSteps
+from validation.reports import html_page
+
+__all__ = ["ValidationStep"]
+
+
+@dataclass(frozen=True)
+class ValidationStep(JointStep):
+    """Completes the export, validates its variants and writes the report next to them.
+
+    Attributes:
+        variants: The variants' own steps, by name.
+        settings: How written folders were compared.
+    """
+
+    cost = Cost("validation", lambda model, tokens, rates: 4 * model.bytes / rates.memory_bytes, effort=38.0)
+
+    variants: Mapping[str, VariantSteps]
+    settings: ParitySettings
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("validation",)
+
+    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[Step]) -> list[PlannedWork]:
+        compared = [step for step in variant.parity.values() if step in missing]
+        return [replace(variant.planned_work(self.cost), format=step.before.format) for step in compared]
+
+    def make(self, made: MadeVariants) -> None:
+        """Sets the report, which may have failed."""
+        folder = made.work.folder
+        made.workspace.finish()
+        made.performance.write(folder)
+        known = {
+            name: {format: read_artifact(folder / name / parity_file(format)) for format in variant["parity"]}
+            for name, variant in made.variants.items()
+        }
+        request = ValidationRequest(tuple(made.variants), ("integrity", "parity", "router"), self.settings)
+        with made.work.progress.step("validating the variants", name="validation"):
+            made.report = validate(folder, request, known_parity=known)
+        values = made.report.to_json()
+        _write(folder / "validation.json", json_text(values))
+        _write(folder / "validation.html", html_page(values))
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text("utf-8") != text:
+        with write_whole(path, force=True) as scratch:
+            scratch.write_text(text, "utf-8", newline="\n")

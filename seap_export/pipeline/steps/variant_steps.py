@@ -1,0 +1,90 @@
+"""The steps of one variant, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from converters.format import Format
+from seap_export.families import ModelSpec
+from seap_export.pipeline.cost.cost import Cost
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.request.measured import Measured, measured_of
+from seap_export.pipeline.steps.formats import FormatStep, ParityStep, format_step
+from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.step import Step
+from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.vocabulary.table import Vocabulary
+
+__all__ = ["VariantSteps", "variant_steps"]
+
+
+@dataclass(frozen=True)
+class VariantSteps:
+    """The steps of a variant alone.
+
+    Attributes:
+        plan: What it keeps.
+        hf: The model folder.
+        rounded: The model on the grids of the formats.
+        formats: The other formats, by folder.
+        parity: The comparison of each of these, by folder.
+    """
+
+    plan: PlanStep
+    hf: ShrinkStep
+    rounded: tuple[RoundingStep, ...]
+    formats: Mapping[str, FormatStep]
+    parity: Mapping[str, ParityStep]
+
+    @property
+    def all(self) -> tuple[Step, ...]:
+        """In order: each format is compared before the next is written."""
+        pairs = zip(self.formats.values(), self.parity.values(), strict=True)
+        return self.plan, self.hf, *self.rounded, *(step for pair in pairs for step in pair)
+
+    @property
+    def measured(self) -> Measured | None:
+        """The folder whose quality and speed are measured; None: none is written beside `hf`."""
+        return measured_of({folder: step.format for folder, step in self.formats.items()})
+
+    def planned_work(self, cost: Cost, others: tuple[str, ...] = ()) -> PlannedWork:
+        """What is to be done to the folder that is measured.
+
+        Args:
+            cost: Of what is done.
+            others: Further tasks of which a few texts are used.
+        """
+        format = None if self.measured is None else self.measured.format
+        return PlannedWork(cost, self.plan.tasks, self.plan.ratio, format, self.plan.vocabulary, others)
+
+
+def variant_steps(
+    dense: ModelSpec,
+    request: ExportRequest,
+    ranking: RankingStep,
+    ratio: float,
+    folders: Mapping[str, Format],
+    vocabulary: Vocabulary | None = None,
+) -> VariantSteps:
+    """The steps of one variant.
+
+    Args:
+        dense: The dense model.
+        request: How formats are rounded and compared.
+        ranking: That of the variant's task or mixture.
+        ratio: Fraction to remove.
+        folders: What is written beside the model folder, by the names of the folders.
+        vocabulary: The tokens that are kept; None: all.
+    """
+    plan = PlanStep(ranking, ratio, vocabulary)
+    hf = ShrinkStep(plan)
+    formats = {
+        folder: format_step(hf, folder, format, request.grid(format, dense)) for folder, format in folders.items()
+    }
+    before = (step.before for step in formats.values())
+    rounded = {step.name: step for step in before if isinstance(step, RoundingStep)}
+    parity = {folder: ParityStep(step, request.parity) for folder, step in formats.items()}
+    return VariantSteps(plan, hf, tuple(rounded.values()), formats, parity)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from support.product import OnnxFormat
+from support.variations import micro_config
+
+from converters.mlx.format import MlxFormat
+from seap_export.families import model_spec
+from seap_export.pipeline.cost.cost import Rates
+from seap_export.pipeline.cost.workload import TokenCounts, Workload
+from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.quality import QualityStep
+from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.speed import SpeedStep
+from seap_export.pipeline.steps.validation import ValidationStep
+from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+
+RATES = Rates(operations=1e9, double_operations=5e8, memory_bytes=1e9)
+WORK = Workload(model_spec(micro_config(model_type="llama")), torch.float32)
+TOKENS = TokenCounts(calibration_tokens=100_000, held_out_tokens=10_000)
+OF_A_VARIANT = [ShrinkStep, RoundingStep, FormatStep, ParityStep, QualityStep, SpeedStep, ValidationStep]
+
+
+def seconds_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, rates: Rates) -> float:
+    return step.cost.seconds(tokens, ratio, work, rates)
+
+
+@pytest.mark.parametrize("step", [CalibrationStep, RankingStep, *OF_A_VARIANT])
+def test_a_slower_machine_takes_longer(step: Any) -> None:
+    slow = Rates(*(rate / 10 for rate in (RATES.operations, RATES.double_operations, RATES.memory_bytes)))
+    assert 0 < seconds_of(step, TOKENS, 0.2, WORK, RATES) < seconds_of(step, TOKENS, 0.2, WORK, slow)
+
+
+@pytest.mark.parametrize("step", OF_A_VARIANT)
+def test_a_smaller_variant_takes_less(step: Any) -> None:
+    assert seconds_of(step, TOKENS, 0.5, WORK, RATES) < seconds_of(step, TOKENS, 0.2, WORK, RATES)
+
+
+@pytest.mark.parametrize(
+    ("step", "field"), [(CalibrationStep, "calibration_tokens"), (QualityStep, "held_out_tokens")]
+)
+def test_more_tokens_take_longer(step: Any, field: str) -> None:
+    more = replace(TOKENS, **{field: 2 * getattr(TOKENS, field)})
+    assert seconds_of(step, more, 0.0, WORK, RATES) > seconds_of(step, TOKENS, 0.0, WORK, RATES)
+
+
+def test_recipes_that_do_less_take_less() -> None:
+    plain = replace(WORK, eliminates=False, refits=False)
+    for step in (RankingStep, ShrinkStep):
+        assert seconds_of(step, TOKENS, 0.2, plain, RATES) < seconds_of(step, TOKENS, 0.2, WORK, RATES)
+
+
+def test_each_plan_that_is_tried_takes_as_long() -> None:
+    seconds = [seconds_of(PlanStep, TOKENS, 0.2, replace(WORK, trials=trials), RATES) for trials in (0, 1, 2, 3)]
+    assert seconds[0] == 0 < seconds[1]
+    assert seconds[2] - seconds[1] == pytest.approx(seconds[3] - seconds[2])
+    few = replace(TOKENS, calibration_tokens=1000)
+    assert seconds_of(PlanStep, few, 0.2, replace(WORK, trials=3), RATES) < seconds[3]
+
+
+@pytest.mark.parametrize("step", [FormatStep, ParityStep])
+def test_quantised_weights_take_longer(step: Any) -> None:
+    plain, coarse = (replace(WORK, format=OnnxFormat(precision)) for precision in ("fp32", "int4"))
+    assert seconds_of(step, TOKENS, 0.2, plain, RATES) < seconds_of(step, TOKENS, 0.2, coarse, RATES)
+
+
+def test_parity_takes_longer_in_slower_runtimes() -> None:
+    other = replace(WORK, format=MlxFormat("fp32"))
+    assert seconds_of(ParityStep, TOKENS, 0.2, WORK, RATES) < seconds_of(ParityStep, TOKENS, 0.2, other, RATES)
+    assert seconds_of(FormatStep, TOKENS, 0.2, WORK, RATES) == seconds_of(FormatStep, TOKENS, 0.2, other, RATES)
