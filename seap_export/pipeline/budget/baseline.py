@@ -14,10 +14,10 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
 from seap_export.providers import PROVIDERS
 
-__all__ = ["timed_depth", "usual_format"]
+__all__ = ["baseline_format", "timed_depth"]
 
 
-def usual_format(formats: Sequence[Format]) -> Format:
+def baseline_format(formats: Sequence[Format]) -> Format:
     """How `--format NAME` without a precision would write the dense model; NAME is the first of some formats."""
     first = formats[0]
     if not isinstance(first, OnnxFormat):

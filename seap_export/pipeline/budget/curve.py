@@ -30,7 +30,7 @@ class KlCurve:
 
     def dense(self, way: Candidate) -> float:
         """The KL of the dense model, written in this way."""
-        return next(own.figures.mean_kl_nats for own in self._points if own.candidate == way.way)
+        return next(point.figures.mean_kl_nats for point in self._points if point.candidate == way.way)
 
     def at(self, candidate: Candidate) -> float:
         """About which KL a candidate has."""
@@ -52,7 +52,7 @@ class KlCurve:
 
     def _nearest(self, way: Candidate, ratio: float) -> tuple[tuple[float, float], float]:
         """The nearest point, a ratio and what pruning costs there, and the power between the two nearest."""
-        points = self._costs(way) or [own for other in self._ways for own in self._costs(other)]
+        points = self._costs(way) or [cost for other in self._ways for cost in self._costs(other)]
         if not points:
             return (0.5, _AT_HALF), _POWER
         points.sort(key=lambda point: abs(math.log(point[0] / ratio)))
@@ -65,9 +65,9 @@ class KlCurve:
 
     @property
     def _ways(self) -> list[Candidate]:
-        return list(dict.fromkeys(own.candidate.way for own in self._points))
+        return list(dict.fromkeys(point.candidate.way for point in self._points))
 
     def _costs(self, way: Candidate) -> list[tuple[float, float]]:
         """The ratios of a way's pruned points, and what pruning costs there."""
-        own = [point for point in self._points if point.candidate.way == way and point.candidate.ratio]
-        return [(point.candidate.ratio, max(point.figures.mean_kl_nats - self.dense(way), _LEAST)) for point in own]
+        points = [point for point in self._points if point.candidate.way == way and point.candidate.ratio]
+        return [(point.candidate.ratio, max(point.figures.mean_kl_nats - self.dense(way), _LEAST)) for point in points]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
 from seap_export.families import ModelSpec
-from seap_export.pipeline.budget.baseline import timed_depth, usual_format
+from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
@@ -34,18 +34,18 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
     smallest = spec.with_layers(
         tuple(
             replace(
-                own,
+                layer,
                 num_attention_heads=1,
                 num_key_value_heads=1,
-                intermediate_size=min(plan.align, own.intermediate_size),
+                intermediate_size=min(plan.align, layer.intermediate_size),
             )
             if share > 0.0
-            else own
-            for own, share in zip(spec.layers, curve, strict=True)
+            else layer
+            for layer, share in zip(spec.layers, curve, strict=True)
         )
     )
-    usual, depth = usual_format(request.formats), timed_depth(spec, request)
-    least = Predictor(lambda own: _cut(smallest, own) if own.ratio else spec, 0.5, usual, depth, 0)
+    baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
+    least = Predictor(lambda way: _cut(smallest, way) if way.ratio else spec, 0.5, baseline, depth, 0)
     ends = [replace(way, ratio=0.5) for way in ways(request.formats, request.vocabulary)]
     if targets.size is not None and targets.size < min(map(least.bytes, ends)):
         end = min(ends, key=least.bytes)
@@ -73,25 +73,26 @@ def nothing_fits(targets: Targets, tasks: Mapping[str, Frontier]) -> SeapError |
     It has the exit code of the first such task: 2 if nothing is small enough, 5 if all that is small enough is too
     slow, 4 if the rest is too far from the dense model.
     """
-    found = [_failure(targets, name, own.points) for name, own in tasks.items() if own.chosen is None]
-    if not found:
+    unmet = {name: frontier.points for name, frontier in tasks.items() if frontier.chosen is None}
+    failures = [_failure(targets, name, points) for name, points in unmet.items()]
+    if not failures:
         return None
-    kind = found[0][0]
-    return kind("; ".join(text for _, text in found))
+    kind = failures[0][0]
+    return kind("; ".join(text for _, text in failures))
 
 
 def _failure(targets: Targets, task: str, points: Sequence[Point]) -> tuple[type[SeapError], str]:
     if not points:
         return QualityFailure, f"{task}: no candidate could be made and run; see the warnings"
-    small = [own for own in points if targets.size is None or own.figures.bytes <= targets.size]
-    fast = [own for own in small if targets.decode_speedup is None or _speedup(own) >= targets.decode_speedup]
+    small = [point for point in points if targets.size is None or point.figures.bytes <= targets.size]
+    fast = [point for point in small if targets.decode_speedup is None or _speedup(point) >= targets.decode_speedup]
     if not small:
-        nearest = min(points, key=lambda own: own.figures.bytes)
+        nearest = min(points, key=lambda point: point.figures.bytes)
         return UsageError, _line(targets, task, nearest, "is small enough", "--target-size")
     if not fast:
         nearest = max(small, key=_speedup)
         return SpeedFailure, _line(targets, task, nearest, "is fast enough", "--target-decode-speedup")
-    nearest = min(fast, key=lambda own: own.figures.mean_kl_nats)
+    nearest = min(fast, key=lambda point: point.figures.mean_kl_nats)
     return QualityFailure, _line(targets, task, nearest, "is near enough to the dense model", "--max-kl")
 
 
@@ -100,18 +101,18 @@ def _speedup(point: Point) -> float:
 
 
 def _line(targets: Targets, task: str, nearest: Point, what: str, option: str) -> str:
-    asked = []
+    limits = []
     if targets.size is not None:
-        asked.append(f"at most {_megabytes(targets.size)}")
+        limits.append(f"at most {_megabytes(targets.size)}")
     if targets.decode_speedup is not None:
-        asked.append(f"decode speed-up at least {targets.decode_speedup:g}")
+        limits.append(f"decode speed-up at least {targets.decode_speedup:g}")
     if targets.max_kl is not None:
-        asked.append(f"KL at most {targets.max_kl:g}")
-    own = nearest.figures
+        limits.append(f"KL at most {targets.max_kl:g}")
+    figures = nearest.figures
     speed = "" if nearest.speedup is None else f", decode speed-up {nearest.speedup:.2f}"
     return (
-        f"{task}: nothing {what} ({', '.join(asked)}); {_name(task, nearest.candidate)} comes nearest: "
-        f"{_megabytes(own.bytes)}, KL {own.mean_kl_nats:.3f}{speed}; change {option} or another target"
+        f"{task}: nothing {what} ({', '.join(limits)}); {_name(task, nearest.candidate)} comes nearest: "
+        f"{_megabytes(figures.bytes)}, KL {figures.mean_kl_nats:.3f}{speed}; change {option} or another target"
     )
 
 

@@ -26,16 +26,16 @@ class Predictor:
     Args:
         shrunk: The shapes of a candidate.
         largest: The largest ratio.
-        usual: The format of the dense model that speed-ups are over.
+        baseline: The format of the dense model that speed-ups are over.
         depth: Tokens before the decode step.
         beside: Bytes of a folder besides its weights, as long as none was written in the same way.
     """
 
     def __init__(
-        self, shrunk: Callable[[Candidate], ModelSpec], largest: float, usual: Format, depth: int, beside: int
+        self, shrunk: Callable[[Candidate], ModelSpec], largest: float, baseline: Format, depth: int, beside: int
     ) -> None:
         self._shrunk, self._steps, self._depth = shrunk, int(largest * 10**RATIO_DIGITS + 1e-9), depth
-        self._usual_bytes = self._decode_bytes(Candidate(0.0, usual))
+        self._baseline_bytes = self._decode_bytes(Candidate(0.0, baseline))
         self._beside = beside
         self._more: dict[Candidate, int] = {}
         self._sizes: dict[Candidate, int] = {}
@@ -54,7 +54,7 @@ class Predictor:
 
     def ideal_speedup(self, candidate: Candidate) -> float:
         """The speed-up of a decode step if time were proportional to the bytes that it reads."""
-        return self._usual_bytes / self._decode_bytes(candidate)
+        return self._baseline_bytes / self._decode_bytes(candidate)
 
     def speedup(self, candidate: Candidate) -> float:
         """The ideal speed-up times the share of it that was reached in the same way."""
@@ -101,6 +101,6 @@ class Predictor:
         return model_work(self._shrunk(candidate), precision, 1, self._depth, last_logits=True).decode_bytes
 
 
-def arithmetic(own: Format) -> Precision:
+def arithmetic(format: Format) -> Precision:
     """The precision that a format stores and computes in."""
-    return own.form.precision if isinstance(own, OnnxFormat) else arithmetic_of(own.precision)
+    return format.form.precision if isinstance(format, OnnxFormat) else arithmetic_of(format.precision)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from seap_export.families import ModelSpec
-from seap_export.pipeline.budget.baseline import timed_depth, usual_format
+from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS
 from seap_export.pipeline.folder.names import variant_name
@@ -44,15 +44,15 @@ def first_candidates(
     predictors = _predictors(spec, request, vocabularies, beside)
     return tuple(
         {
-            "variant": variant_name(mixture.name, own.ratio),
-            "format": own.format.name,
-            "precision": own.format.precision,
-            "vocabulary": own.vocabulary,
-            "bytes_about": predictors[mixture.name].bytes(own),
-            "decode_ideal_speedup": predictors[mixture.name].ideal_speedup(own),
+            "variant": variant_name(mixture.name, candidate.ratio),
+            "format": candidate.format.name,
+            "precision": candidate.format.precision,
+            "vocabulary": candidate.vocabulary,
+            "bytes_about": predictors[mixture.name].bytes(candidate),
+            "decode_ideal_speedup": predictors[mixture.name].ideal_speedup(candidate),
         }
         for mixture in request.all_mixtures
-        for own in _first(request, predictors[mixture.name])
+        for candidate in _first(request, predictors[mixture.name])
     )
 
 
@@ -72,20 +72,20 @@ def search_work(
     """
     predictors = _predictors(spec, request, vocabularies, beside)
     is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))
-    found = list[PlannedWork]()
+    parts = list[PlannedWork]()
     for mixture in request.all_mixtures:
         tasks, kept = tuple(mixture.weights), vocabularies.get(mixture.name)
-        for own in _tried(request, predictors[mixture.name]):
-            of_own = None if own.vocabulary == "all" else kept
-            shrinking = [ShrinkStep.cost] if own.ratio else []
-            rounding = [RoundingStep.cost] if request.grid(own.format, spec) is not None else []
-            found += [PlannedWork(cost, tasks, own.ratio, None, of_own) for cost in shrinking + rounding]
+        for candidate in _tried(request, predictors[mixture.name]):
+            vocabulary = None if candidate.vocabulary == "all" else kept
+            shrinking = [ShrinkStep.cost] if candidate.ratio else []
+            rounding = [RoundingStep.cost] if request.grid(candidate.format, spec) is not None else []
+            parts += [PlannedWork(cost, tasks, candidate.ratio, None, vocabulary) for cost in shrinking + rounding]
             measuring = FormatStep.cost, QualityStep.cost
-            found += [PlannedWork(cost, tasks, own.ratio, own.format, of_own) for cost in measuring]
+            parts += [PlannedWork(cost, tasks, candidate.ratio, candidate.format, vocabulary) for cost in measuring]
         chosen = [ParityStep.cost, ValidationStep.cost, QualityStep.cost, *([SpeedStep.cost] if request.speed else [])]
         most = kept if is_cut else None
-        found += [PlannedWork(cost, tasks, _TYPICAL, request.formats[-1], most) for cost in chosen]
-    return tuple(found)
+        parts += [PlannedWork(cost, tasks, _TYPICAL, request.formats[-1], most) for cost in chosen]
+    return tuple(parts)
 
 
 def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[PlannedWork, ...]:
@@ -94,7 +94,7 @@ def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[PlannedWork, .
     All count with the whole vocabulary, which is the most.
     """
     tasks = tuple(task.name for task in request.tasks)
-    widest = max(request.formats, key=lambda own: own.size(spec))
+    widest = max(request.formats, key=lambda format: format.size(spec))
     one = (PlannedWork(ShrinkStep.cost, tasks), PlannedWork(FormatStep.cost, tasks, format=widest))
     return one * (1 + len(request.all_mixtures))
 
@@ -106,7 +106,7 @@ def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
     if request.targets.max_kl is None:
         return first
     typical = [replace(way, ratio=_TYPICAL) for way in ways(request.formats, request.vocabulary)]
-    return [own for own in first if not own.ratio] + (typical * MOST_EVALUATIONS)[:MOST_EVALUATIONS]
+    return [candidate for candidate in first if not candidate.ratio] + (typical * MOST_EVALUATIONS)[:MOST_EVALUATIONS]
 
 
 def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
@@ -122,29 +122,30 @@ def _predictors(
     spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
 ) -> dict[str, Predictor]:
     """By task and mixture."""
-    return {own.name: _predictor(spec, request, vocabularies.get(own.name), beside) for own in request.all_mixtures}
+    names = [mixture.name for mixture in request.all_mixtures]
+    return {name: _predictor(spec, request, vocabularies.get(name), beside) for name in names}
 
 
 def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None, beside: int) -> Predictor:
     plan = request.plan
     most = largest_ratio(spec, plan.sparsity, plan.align, plan.layout)
-    usual, depth = usual_format(request.formats), timed_depth(spec, request)
+    baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
 
-    def shrunk(own: Candidate) -> ModelSpec:
-        thinner = _thinner(spec, own.ratio)
-        return thinner if kept is None or own.vocabulary == "all" else thinner.with_tokens(len(kept))
+    def shrunk(candidate: Candidate) -> ModelSpec:
+        thinner = _thinner(spec, candidate.ratio)
+        return thinner if kept is None or candidate.vocabulary == "all" else thinner.with_tokens(len(kept))
 
-    return Predictor(shrunk, most, usual, depth, beside)
+    return Predictor(shrunk, most, baseline, depth, beside)
 
 
 def _thinner(spec: ModelSpec, ratio: float) -> ModelSpec:
     """The model without about this fraction of each layer's weights."""
     layers = []
-    for index, own in enumerate(spec.layers):
+    for index, layer in enumerate(spec.layers):
         shape = layer_shape(spec, index)
-        groups = max(1, round((1 - ratio) * own.num_key_value_heads))
-        heads = groups * own.heads_per_group
+        groups = max(1, round((1 - ratio) * layer.num_key_value_heads))
+        heads = groups * layer.heads_per_group
         left = (1 - ratio) * shape.total_weights - shape.attention_weights(heads, groups)
-        neurons = min(max(1, round(left / shape.neuron_weights)), own.intermediate_size)
-        layers.append(replace(own, num_attention_heads=heads, num_key_value_heads=groups, intermediate_size=neurons))
+        neurons = min(max(1, round(left / shape.neuron_weights)), layer.intermediate_size)
+        layers.append(replace(layer, num_attention_heads=heads, num_key_value_heads=groups, intermediate_size=neurons))
     return spec.with_layers(tuple(layers))

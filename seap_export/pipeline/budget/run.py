@@ -11,12 +11,12 @@ from typing import Any
 from converters.format import Format
 from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute, torch_threads
-from seap_export.pipeline.budget.baseline import timed_depth, usual_format
+from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.candidates import Workshop, open_workshop
 from seap_export.pipeline.budget.failure import nothing_fits, refuse_unreachable
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.preview import search_disk
-from seap_export.pipeline.budget.search import Found, search
+from seap_export.pipeline.budget.search import SearchResult, search
 from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk
 from seap_export.pipeline.cost.workload import TokenCounts, workload
 from seap_export.pipeline.export import Exported, PlannedExport, export, plan_export
@@ -92,29 +92,29 @@ def _choose(
     source: Source, request: ExportRequest, planned: PlannedExport, work: Work
 ) -> tuple[dict[str, Candidate], dict[str, Any]]:
     """A candidate for every task and mixture, and the content of frontier.json."""
-    targets, steps, usual = request.targets, planned.steps, usual_format(request.formats)
+    targets, steps, baseline = request.targets, planned.steps, baseline_format(request.formats)
     assert targets is not None
     for _ in run_steps([*steps.calibrations.values(), *steps.rankings.values()], work, planned.workspace):
         pass
     known, tasks = known_figures(work.folder), dict[str, Frontier]()
 
-    def note(task: str, found: Found) -> dict[str, Any]:
+    def note(task: str, result: SearchResult) -> dict[str, Any]:
         """Writes what is known so far."""
-        tasks[task] = Frontier(found.points, None if found.chosen is None else found.chosen.candidate)
-        values = frontier_json(targets, f"{usual.name} {usual.precision}", tasks)
+        tasks[task] = Frontier(result.points, None if result.chosen is None else result.chosen.candidate)
+        values = frontier_json(targets, f"{baseline.name} {baseline.precision}", tasks)
         write_frontier(values, work.folder)
         return values
 
     values = dict[str, Any]()
-    with open_workshop(request, usual, work, planned.splits, planned.vocabularies, known) as workshop:
+    with open_workshop(request, baseline, work, planned.splits, planned.vocabularies, known) as workshop:
         beside = workload(source, request).beside_weights
         for task, ranking in steps.rankings.items():
             kept, depth = planned.vocabularies.get(task), timed_depth(source.spec, request)
-            predictor = _predictor(source, ranking, kept, work, usual, depth, beside)
-            found = _search(request, ranking, workshop, predictor, usual, partial(note, task))
-            values = note(task, found)
+            predictor = _predictor(source, ranking, kept, work, baseline, depth, beside)
+            result = _search(request, ranking, workshop, predictor, baseline, partial(note, task))
+            values = note(task, result)
         failure = nothing_fits(targets, tasks)
-        choices = {task: own.chosen for task, own in tasks.items() if own.chosen is not None}
+        choices = {task: frontier.chosen for task, frontier in tasks.items() if frontier.chosen is not None}
         for task, chosen in choices.items() if failure is None else ():
             workshop.hand_over(steps.rankings[task], chosen, planned.workspace)
     if failure is not None:
@@ -128,13 +128,13 @@ def _search(
     ranking: RankingStep,
     workshop: Workshop,
     predictor: Predictor,
-    usual: Format,
-    note: Callable[[Found], object],
-) -> Found:
+    baseline: Format,
+    note: Callable[[SearchResult], object],
+) -> SearchResult:
     """The search for one task; candidates that were beaten leave the hidden folder."""
     assert request.targets is not None
     points: list[Point] = []
-    kept = [] if request.targets.decode_speedup is None else [Candidate(0.0, usual)]
+    kept = [] if request.targets.decode_speedup is None else [Candidate(0.0, baseline)]
     best: list[Candidate] = []
 
     def evaluate(candidate: Candidate) -> Point | None:
@@ -142,10 +142,10 @@ def _search(
         point = workshop.evaluate(ranking, candidate, predictor)
         if point is not None:
             points.append(point)
-            note(Found(None, tuple(points)))
+            note(SearchResult(None, tuple(points)))
         return point
 
-    found = search(
+    result = search(
         ways(request.formats, request.vocabulary),
         request.targets,
         predictor,
@@ -154,7 +154,7 @@ def _search(
         lambda point: best.append(point.candidate),
     )
     workshop.keep(ranking, best[-1:])
-    return found
+    return result
 
 
 def _predictor(
@@ -162,7 +162,7 @@ def _predictor(
     ranking: RankingStep,
     kept: Vocabulary | None,
     work: Work,
-    usual: Format,
+    baseline: Format,
     depth: int,
     beside: int,
 ) -> Predictor:
@@ -174,8 +174,8 @@ def _predictor(
     def pruned(ratio: float) -> ModelSpec:
         return plan_variant(source, statistics, ranked, settings, ratio).shrunk_spec(source.spec)
 
-    def shrunk(own: Candidate) -> ModelSpec:
-        spec = pruned(own.ratio)
-        return spec if kept is None or own.vocabulary == "all" else spec.with_tokens(len(kept))
+    def shrunk(candidate: Candidate) -> ModelSpec:
+        spec = pruned(candidate.ratio)
+        return spec if kept is None or candidate.vocabulary == "all" else spec.with_tokens(len(kept))
 
-    return Predictor(shrunk, most, usual, depth, beside)
+    return Predictor(shrunk, most, baseline, depth, beside)

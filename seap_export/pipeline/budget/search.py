@@ -10,7 +10,7 @@ from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Point
 from seap_export.pipeline.targets.targets import Targets
 
-__all__ = ["MOST_EVALUATIONS", "Found", "search"]
+__all__ = ["MOST_EVALUATIONS", "SearchResult", "search"]
 
 #: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and a few that may come nearest
 #: where none of them meets the targets.
@@ -29,7 +29,7 @@ Time = Callable[[Candidate], float]
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The end of a search.
 
     Attributes:
@@ -48,7 +48,7 @@ def search(
     evaluate: Evaluate,
     time: Time,
     keep: Callable[[Point], None] = lambda best: None,
-) -> Found:
+) -> SearchResult:
     """Finds the candidate with the least KL that meets the targets, or with `max_kl` the smallest.
 
     The dense model is evaluated in every way. Only with a target for the speed does the choice depend on a clock.
@@ -61,20 +61,20 @@ def search(
         time: Measures a candidate's speed.
         keep: Called with each best candidate so far.
     """
-    own = _Search(targets, predictor, evaluate, time, keep)
+    running = _Search(targets, predictor, evaluate, time, keep)
     for way in ways:
-        own.try_one(way)
+        running.try_one(way)
     for _ in range(MOST_EVALUATIONS):
-        proposed = own.proposal()
+        proposed = running.proposal()
         if proposed is None:
             break
-        own.try_one(proposed)
-    for _ in range(_NEAREST if own.best is None else 0):
-        nearest = own.nearest()
+        running.try_one(proposed)
+    for _ in range(_NEAREST if running.best is None else 0):
+        nearest = running.nearest()
         if nearest is None:
             break
-        own.try_one(nearest)
-    return Found(own.best, tuple(own.points.values()))
+        running.try_one(nearest)
+    return SearchResult(running.best, tuple(running.points.values()))
 
 
 class _Search:
@@ -131,16 +131,16 @@ class _Search:
     def proposal(self) -> Candidate | None:
         """The most promising candidate that was not tried; None: none is worth it."""
         curve = KlCurve(list(self.points.values()))
-        found = [self._pruned(way, curve) for way in self._ways]
-        worth = [own for own in found if own is not None and self._is_worth(own, curve)]
-        return min(worth, key=lambda own: self._promise(own, curve), default=None)
+        candidates = [self._pruned(way, curve) for way in self._ways]
+        worth = [candidate for candidate in candidates if candidate is not None and self._is_worth(candidate, curve)]
+        return min(worth, key=lambda candidate: self._promise(candidate, curve), default=None)
 
     def nearest(self) -> Candidate | None:
         """What probably has the least KL of all that meet the other targets; None: it was tried."""
         curve = KlCurve(list(self.points.values()))
         ratios = {way: self._predictor.least_ratio(way, self._targets) for way in self._ways}
-        found = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]
-        nearest = min(found, key=lambda own: (curve.at(own), own.label), default=None)
+        candidates = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]
+        nearest = min(candidates, key=lambda candidate: (curve.at(candidate), candidate.label), default=None)
         return None if nearest in self.points else nearest
 
     def _pruned(self, way: Candidate, curve: KlCurve) -> Candidate | None:
@@ -150,21 +150,21 @@ class _Search:
         if least is None or (limit is not None and curve.dense(way) > limit):
             return None
         ratio = least if limit is None else self._largest(way, least, limit, curve)
-        found = None if ratio is None else replace(way, ratio=ratio)
-        return None if found in self.points else found
+        pruned = None if ratio is None else replace(way, ratio=ratio)
+        return None if pruned in self.points else pruned
 
     def _largest(self, way: Candidate, least: float, limit: float, curve: KlCurve) -> float | None:
         """The largest ratio from `least` on whose KL is predicted to stay below the limit; None: all were tried."""
-        own = [point for point in self.points.values() if point.candidate.way == way]
-        good = max((at.candidate.ratio for at in own if at.figures.mean_kl_nats <= limit), default=0.0)
-        bad = min((at.candidate.ratio for at in own if at.figures.mean_kl_nats > limit), default=1.0)
+        points = [point for point in self.points.values() if point.candidate.way == way]
+        good = max((point.candidate.ratio for point in points if point.figures.mean_kl_nats <= limit), default=0.0)
+        bad = min((point.candidate.ratio for point in points if point.figures.mean_kl_nats > limit), default=1.0)
         if bad <= least:
             return None
         step = 10**-RATIO_DIGITS
         aim = curve.dense(way) + _AIM * (limit - curve.dense(way))
         wanted = max(curve.ratio(way, aim), least, good + step)
         ratio = round(min(wanted, bad - step, self._predictor.ratios[-1]), RATIO_DIGITS)
-        tried = [point.candidate for point in own]
+        tried = [point.candidate for point in points]
         while ratio > good and any(self._predictor.are_alike(replace(way, ratio=ratio), other) for other in tried):
             ratio = round(ratio - step, RATIO_DIGITS)  # coarse shapes: the same model again
         return ratio if ratio > good and ratio >= least else None
@@ -174,10 +174,10 @@ class _Search:
             return True
         if self._targets.max_kl is not None:
             return self._predictor.bytes(candidate) < self.best.figures.bytes * (1.0 - _WORTH)
-        best, own = self.best.figures.mean_kl_nats, self.best.candidate
-        if candidate.way == own.way and candidate.ratio < own.ratio:
-            return curve.at(candidate) < best * (1.0 - _WORTH)
-        return curve.dense(candidate) < best and curve.at(candidate) < _HOPELESS * best
+        best_kl, best_candidate = self.best.figures.mean_kl_nats, self.best.candidate
+        if candidate.way == best_candidate.way and candidate.ratio < best_candidate.ratio:
+            return curve.at(candidate) < best_kl * (1.0 - _WORTH)
+        return curve.dense(candidate) < best_kl and curve.at(candidate) < _HOPELESS * best_kl
 
     def _promise(self, candidate: Candidate, curve: KlCurve) -> tuple[bool, float, str]:
         """Those first that probably meet the limit of KL; then the smallest, or without a limit the nearest."""

@@ -67,14 +67,14 @@ class _Running:
 
     Attributes:
         step: The step.
-        place: Closes its temporary folder, or records and moves it.
+        output: Closes its temporary folder, or records and moves it.
         host: The machine that makes it; empty while it waits for one.
         since: When it began there.
         units: How many units are done.
     """
 
     step: Step
-    place: ExitStack
+    output: ExitStack
     host: str = ""
     since: float = 0.0
     units: str = "0"
@@ -118,12 +118,12 @@ class _Dispatch:
 
     def _hand_out(self, step: Step) -> None:
         with ExitStack() as stack:
-            place = stack.enter_context(
+            path = stack.enter_context(
                 self._workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes)
             )
             order = Order(
                 step=step,
-                place=place.absolute(),
+                path=path.absolute(),
                 folder=self._work.folder.absolute(),
                 model=self._cluster.model_path,
                 digest=self._work.source.digest,
@@ -139,7 +139,7 @@ class _Dispatch:
         running = self._running[ref]
         with ExitStack() as stack:
             stack.callback(self._running.pop, ref)
-            stack.push(running.place)  # whose end records the step, or keeps what is there of it
+            stack.push(running.output)  # whose end records the step, or keeps what is there of it
             result = self._result(ref, running)
             if isinstance(result, Failed):
                 self._timed.say(f"{self._label(running)} failed on {running.host}")
@@ -166,7 +166,7 @@ class _Dispatch:
         return result
 
     def _show(self, event: Event) -> None:
-        running = next((own for own in self._running.values() if own.step.name == event.step), None)
+        running = next((each for each in self._running.values() if each.step.name == event.step), None)
         if event.kind == "say":
             self._timed.say(event.text)
         elif event.kind == "warn":
@@ -200,5 +200,5 @@ class _Dispatch:
             self._ray.shutdown()  # Ray may abort this process if a task is cancelled while its worker answers
         for running in self._running.values():
             stopped = KeyboardInterrupt()
-            running.place.__exit__(KeyboardInterrupt, stopped, None)
+            running.output.__exit__(KeyboardInterrupt, stopped, None)
         self._running.clear()

@@ -39,7 +39,7 @@ class Order:
 
     Attributes:
         step: The step.
-        place: Where, on the shared disk; its parent holds nothing else.
+        path: Where, on the shared disk; its parent holds nothing else.
         folder: The output folder, absolute.
         model: An absolute path, or a hub id.
         digest: The digest of the model.
@@ -50,7 +50,7 @@ class Order:
     """
 
     step: Step
-    place: Path
+    path: Path
     folder: Path
     model: str
     digest: str
@@ -151,18 +151,18 @@ def _make(order: Order, progress: _Forwarded) -> StepFigures:
     _refuse_what_differs(order)
     torch.set_num_threads(order.share.threads)
     timed = Timed(progress)
-    with alone(order.place):
+    with alone(order.path):
         if not order.step.resumes:
-            _clear(order.place)
+            _clear(order.path)
         work = Work(_source(order.model, order.digest), order.folder, _compute(order), progress)
         with timed.step(order.step.label, order.step.units, order.step.unit, name=order.step.name) as advance:
-            order.step.make(work, order.place, advance)
+            order.step.make(work, order.path, advance)
     return timed.steps[order.step.name]
 
 
 def _refuse_what_differs(order: Order) -> None:
     host = socket.gethostname()
-    if not order.place.parent.is_dir():
+    if not order.path.parent.is_dir():
         raise EnvironmentFailure(
             f"{host} does not see {order.folder}; give an --out on a disk that all machines see under the same path"
         )
@@ -170,22 +170,22 @@ def _refuse_what_differs(order: Order) -> None:
         raise EnvironmentFailure(
             f"{host} does not see {order.model}; put the model on a disk that all machines see under the same path"
         )
-    own = package_versions()
-    for name in sorted({*own, *order.versions}):
-        if own.get(name) != order.versions.get(name):
+    versions = package_versions()
+    for name in sorted({*versions, *order.versions}):
+        if versions.get(name) != order.versions.get(name):
             raise EnvironmentFailure(
-                f"{host} has {name} {own.get(name, 'not at all')}, this machine "
+                f"{host} has {name} {versions.get(name, 'not at all')}, this machine "
                 f"{order.versions.get(name, 'not at all')}; install the same versions on all machines"
             )
 
 
-def _clear(place: Path) -> None:
+def _clear(path: Path) -> None:
     """Removes what a lost worker left of a step that cannot go on with it."""
-    if place.is_dir():
-        shutil.rmtree(place)
-        place.mkdir()
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.mkdir()
     else:
-        place.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=1)

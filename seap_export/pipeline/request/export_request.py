@@ -108,19 +108,20 @@ class ExportRequest:
         names = [variant_name("", ratio) for ratio in self.ratios]
         if len(set(names)) < len(names):
             raise UsageError("a ratio is given twice; give each --ratio once")
-        if any(own.name == "hf" for own in self.formats):
+        if any(format.name == "hf" for format in self.formats):
             raise UsageError("hf is always written, in the precision of MODEL; write --format hf, or leave it out")
-        twice = [own for index, own in enumerate(self.formats) if _label(own) in map(_label, self.formats[:index])]
+        labels = [f"{format.name}:{format.precision}" for format in self.formats]
+        twice = [label for index, label in enumerate(labels) if label in labels[:index]]
         if twice:
-            raise UsageError(f"the format {_label(twice[0])} is given twice; give each --format once")
+            raise UsageError(f"the format {twice[0]} is given twice; give each --format once")
         for name, is_asked in (("quality", self.quality), ("speed", self.speed)):
             if is_asked and self.measured is None:
                 raise UsageError(f"{name} is not measured on hf alone; add --format onnx, or use --no-{name}")
         _router_settings(self)  # refuses an invalid threshold
 
-    def grid(self, own: Format, spec: ModelSpec) -> BlockQuantization | None:
+    def grid(self, format: Format, spec: ModelSpec) -> BlockQuantization | None:
         """The grid that a model of these shapes is rounded to with the calibration texts before it is written."""
-        return own.grid(spec) if self.rounding == "calibrated" else None
+        return format.grid(spec) if self.rounding == "calibrated" else None
 
     @property
     def measured(self) -> Measured | None:
@@ -130,22 +131,26 @@ class ExportRequest:
     @property
     def all_mixtures(self) -> tuple[MixtureSpec, ...]:
         """The single tasks, and the mixtures, each with the support."""
-        found = (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
-        return found if self.support is None else tuple(map(self.support.added_to, found))
+        mixtures = (*(MixtureSpec(task.name, {task.name: 1.0}) for task in self.tasks), *self.mixtures)
+        return mixtures if self.support is None else tuple(map(self.support.added_to, mixtures))
 
     @property
     def variants(self) -> dict[str, VariantRequest]:
         """Every requested variant by its name; none before those that meet the targets are chosen."""
         if self.targets is not None:
-            chosen = [(own, self.choices[own.name]) for own in self.all_mixtures if own.name in self.choices]
-            found = [VariantRequest(mixture, own.ratio, (own.format,), own.vocabulary) for mixture, own in chosen]
+            chosen = [(mixture, self.choices.get(mixture.name)) for mixture in self.all_mixtures]
+            variants = [
+                VariantRequest(mixture, candidate.ratio, (candidate.format,), candidate.vocabulary)
+                for mixture, candidate in chosen
+                if candidate is not None
+            ]
         else:
-            found = [
-                VariantRequest(own, ratio, self.formats, self.vocabulary)
-                for own in self.all_mixtures
+            variants = [
+                VariantRequest(mixture, ratio, self.formats, self.vocabulary)
+                for mixture in self.all_mixtures
                 for ratio in self.ratios
             ]
-        return {variant_name(own.mixture.name, own.ratio): own for own in found}
+        return {variant_name(variant.mixture.name, variant.ratio): variant for variant in variants}
 
     @property
     def router_settings(self) -> RouterSettings | None:
@@ -153,10 +158,6 @@ class ExportRequest:
         if not self.router or len(self.tasks) < 2:
             return None
         return _router_settings(self)
-
-
-def _label(own: Format) -> str:
-    return f"{own.name}:{own.precision}"
 
 
 def _router_settings(request: ExportRequest) -> RouterSettings:

@@ -61,6 +61,6 @@ def divergence_of(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
     None: it has none.
     """
-    found = report.get("divergence") or {}
-    chosen: Mapping[str, Any] | None = found.get(ONNX) or next(iter(found.values()), None)
+    divergences = report.get("divergence") or {}
+    chosen: Mapping[str, Any] | None = divergences.get(ONNX) or next(iter(divergences.values()), None)
     return chosen

@@ -125,20 +125,20 @@ def parse_mixtures(
     """
     if weights and not general:
         raise UsageError("weights of tasks are for the general variant; add --general, or give a mix its own weights")
-    found = []
+    mixtures = []
     if general:
-        found.append(MixtureSpec(GENERAL, dict.fromkeys(tasks, 1.0) | parse_weights(weights, tasks)))
+        mixtures.append(MixtureSpec(GENERAL, dict.fromkeys(tasks, 1.0) | parse_weights(weights, tasks)))
     for mix in mixes:
         name, _, parts = mix.partition("=")
         if not name or not parts:
             raise UsageError(f"mixture {mix!r} is malformed; write NAME=TASK:WEIGHT,TASK:WEIGHT")
-        found.append(MixtureSpec(name, parse_weights(parts.split(","), tasks, ":")))
+        mixtures.append(MixtureSpec(name, parse_weights(parts.split(","), tasks, ":")))
     taken = {task.lower() for task in tasks}
-    for mixture in found:
+    for mixture in mixtures:
         if mixture.name.lower() in taken:
             raise UsageError(f"the name '{mixture.name}' is already used; rename the task or the mixture")
         taken.add(mixture.name.lower())
-    return tuple(found)
+    return tuple(mixtures)
 
 
 def open_mixture(folders: Sequence[Path], weights: Sequence[str]) -> Mixture:
@@ -150,8 +150,8 @@ def open_mixture(folders: Sequence[Path], weights: Sequence[str]) -> Mixture:
         InputError: The statistics belong to different models.
     """
     calibrations = _open(folders)
-    own = dict.fromkeys(calibrations, 1.0) | parse_weights(weights, list(calibrations))
-    spec = MixtureSpec(GENERAL if len(calibrations) > 1 else next(iter(calibrations)), own)
+    all_weights = dict.fromkeys(calibrations, 1.0) | parse_weights(weights, list(calibrations))
+    spec = MixtureSpec(GENERAL if len(calibrations) > 1 else next(iter(calibrations)), all_weights)
     return Mixture(spec.name, spec.weights, calibrations)
 
 
@@ -173,10 +173,10 @@ def open_mixture_of(plan: Plan, folders: Sequence[Path]) -> Mixture:
 
 
 def _open(folders: Sequence[Path]) -> dict[str, Calibration]:
-    found: dict[str, Calibration] = {}
+    calibrations: dict[str, Calibration] = {}
     for folder in folders:
         calibration = Calibration(folder)
-        if calibration.record.task in found:
+        if calibration.record.task in calibrations:
             raise UsageError(f"the statistics of task '{calibration.record.task}' are given twice; give them once")
-        found[calibration.record.task] = calibration
-    return found
+        calibrations[calibration.record.task] = calibration
+    return calibrations

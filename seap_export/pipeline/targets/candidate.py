@@ -42,8 +42,8 @@ class Candidate:
     @property
     def label(self) -> str:
         """How it is written, in words: `onnx int8`, or `onnx int8, vocabulary auto`."""
-        own = f"{self.format.name} {self.format.precision}"
-        return own if self.vocabulary == "all" else f"{own}, vocabulary {self.vocabulary}"
+        label = f"{self.format.name} {self.format.precision}"
+        return label if self.vocabulary == "all" else f"{label}, vocabulary {self.vocabulary}"
 
 
 def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candidate, ...]:
@@ -54,7 +54,7 @@ def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candida
         vocabulary: `auto` is tried beside the whole vocabulary; others are as asked for.
     """
     vocabularies: tuple[VocabularySize, ...] = ("all", "auto") if vocabulary == "auto" else (vocabulary,)
-    return tuple(Candidate(0.0, own, tokens) for tokens, own in itertools.product(vocabularies, formats))
+    return tuple(Candidate(0.0, format, tokens) for tokens, format in itertools.product(vocabularies, formats))
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ class Figures:
     @classmethod
     def read(cls, values: Any) -> Figures:
         """Raises `KeyError` or `TypeError` if a figure is missing or no number."""
-        found = {field.name: values[field.name] for field in fields(cls)}
-        if not all(isinstance(value, int | float) for value in found.values()):
+        figures = {field.name: values[field.name] for field in fields(cls)}
+        if not all(isinstance(value, int | float) for value in figures.values()):
             raise TypeError("a figure is not a number")
-        return cls(**found)
+        return cls(**figures)
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class Point:
 
     def beats(self, other: Point) -> bool:
         """Whether it is at least as small and as near to the dense model, and better in one of the two."""
-        own, others = ((at.figures.bytes, at.figures.mean_kl_nats) for at in (self, other))
-        return own != others and own[0] <= others[0] and own[1] <= others[1]
+        (size, kl), (other_size, other_kl) = ((at.figures.bytes, at.figures.mean_kl_nats) for at in (self, other))
+        return (size, kl) != (other_size, other_kl) and size <= other_size and kl <= other_kl
 
     def to_json(self) -> dict[str, Any]:
         """As frontier.json lists it."""

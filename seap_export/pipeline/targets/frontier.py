@@ -55,7 +55,7 @@ class Frontier:
     def to_json(self, task: str) -> dict[str, Any]:
         """The points by size, each with its variant's name."""
         rows = []
-        for point in sorted(self.points, key=lambda own: (own.figures.bytes, own.candidate.label)):
+        for point in sorted(self.points, key=lambda point: (point.figures.bytes, point.candidate.label)):
             beaten = any(other.beats(point) for other in self.points)
             chosen = point.candidate == self.chosen
             name = variant_name(task, point.candidate.ratio)
@@ -63,19 +63,19 @@ class Frontier:
         return {"points": rows}
 
 
-def frontier_json(targets: Targets, usual: str, tasks: Mapping[str, Frontier]) -> dict[str, Any]:
+def frontier_json(targets: Targets, baseline: str, tasks: Mapping[str, Frontier]) -> dict[str, Any]:
     """The content of frontier.json.
 
     Args:
         targets: What was asked for.
-        usual: How the dense model is written that speed-ups are over.
+        baseline: How the dense model is written that speed-ups are over.
         tasks: By task or mixture.
     """
     return {
         "schema": FRONTIER_SCHEMA,
         "targets": targets.to_json(),
-        "speedups_over": usual,
-        "tasks": {name: own.to_json(name) for name, own in tasks.items()},
+        "speedups_over": baseline,
+        "tasks": {name: frontier.to_json(name) for name, frontier in tasks.items()},
     }
 
 
@@ -103,10 +103,10 @@ def read_frontier(folder: Path) -> dict[str, Any] | None:
 
 def known_figures(folder: Path) -> dict[str, Figures]:
     """What an earlier search measured, by key."""
-    found = {}
+    figures = {}
     for task in (read_frontier(folder) or {"tasks": {}})["tasks"].values():
         for row in task["points"]:
             with suppress(KeyError, TypeError):
                 if row["key"] is not None:
-                    found[row["key"]] = Figures.read(row)
-    return found
+                    figures[row["key"]] = Figures.read(row)
+    return figures

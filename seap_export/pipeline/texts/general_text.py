@@ -70,18 +70,18 @@ class ElsewhereFigures:
 
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON values."""
-        own, found, per_byte = self.text_set, self.divergence, self.divergence.per_byte
+        text_set, divergence, per_byte = self.text_set, self.divergence, self.divergence.per_byte
         if per_byte is None:
             raise ValueError("what was lost elsewhere is given per byte")
         return {
-            "own": own.is_own,
-            "mean_kl_nats": found.mean_kl,
+            "own": text_set.is_own,
+            "mean_kl_nats": divergence.mean_kl,
             "bits_per_byte": per_byte.bits,
             "dense_bits_per_byte": per_byte.dense_bits,
-            "texts": len(own.texts),
-            "tokens": found.tokens,
+            "texts": len(text_set.texts),
+            "tokens": divergence.tokens,
             "bytes": per_byte.bytes,
-            "sha256": sha256_json(list(own.texts)),
+            "sha256": sha256_json(list(text_set.texts)),
         }
 
 
@@ -110,9 +110,11 @@ def elsewhere_texts(records: Iterable[CalibrationRecord], general: Path | None) 
     Raises:
         InputError: See `general_samples`.
     """
-    own = {record.task: record for record in sorted(records, key=lambda record: record.task)}
-    calibrated = {digest for record in own.values() for digest in record.calibration_texts}
-    sets = {task: _first([Sample(**sample) for sample in record.held_out], calibrated) for task, record in own.items()}
+    by_task = {record.task: record for record in sorted(records, key=lambda record: record.task)}
+    calibrated = {digest for record in by_task.values() for digest in record.calibration_texts}
+    sets = {
+        task: _first([Sample(**sample) for sample in record.held_out], calibrated) for task, record in by_task.items()
+    }
     sets[GENERAL_TEXT] = general_samples(general, calibrated)
     return {name: tuple(sample.text for sample in samples) for name, samples in sets.items() if samples}
 
@@ -136,10 +138,10 @@ def general_samples(given: Path | None, calibrated: Container[str]) -> tuple[Sam
 
 def _first(samples: Iterable[Sample], calibrated: Container[str]) -> tuple[Sample, ...]:
     """The first distinct ones, as many as are compared, that were not calibrated on."""
-    found: dict[str, Sample] = {}
+    texts: dict[str, Sample] = {}
     for sample in samples:
         if text_digest(sample.text) not in calibrated:
-            found.setdefault(sample.text, sample)
-        if len(found) == MOST_TEXTS:
+            texts.setdefault(sample.text, sample)
+        if len(texts) == MOST_TEXTS:
             break
-    return tuple(found.values())
+    return tuple(texts.values())

@@ -66,11 +66,11 @@ def choose_vocabularies(
         named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
         used = {task.name: _used(tokenizer, task, progress) for task in tasks}
     required = {
-        name: required_tokens(content, pairs, named.union(*(used[task] for task in own if task in used)))
-        for name, own in mixtures.items()
+        name: required_tokens(content, pairs, named.union(*(used[task] for task in names if task in used)))
+        for name, names in mixtures.items()
     }
     check_size(size, max(map(len, required.values())), all_tokens)
-    return {name: choose_tokens(pairs, own, size, all_tokens) for name, own in required.items()}
+    return {name: choose_tokens(pairs, needed, size, all_tokens) for name, needed in required.items()}
 
 
 def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
@@ -83,13 +83,13 @@ def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
 
 def _used(tokenizer: Any, task: Task, progress: Progress) -> frozenset[int]:
     """The tokens of all texts of a task."""
-    found: set[int] = set()
+    used: set[int] = set()
     with progress.step(f"tokens of all texts of {task.name}", name=f"vocabulary/{task.name}"):
         texts = _texts(task)
         while batch := list(islice(texts, _BATCH)):
             for ids in tokenizer(batch)["input_ids"]:
-                found.update(ids)
-    return frozenset(found)
+                used.update(ids)
+    return frozenset(used)
 
 
 def _texts(task: Task) -> Iterator[str]:

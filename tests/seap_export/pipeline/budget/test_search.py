@@ -10,7 +10,7 @@ from support.product import Candidate, OnnxFormat, Targets, ways
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.pipeline.budget.failure import nothing_fits
-from seap_export.pipeline.budget.search import MOST_EVALUATIONS, Found, search
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
 from seap_export.pipeline.targets.candidate import Figures, Point
 from seap_export.pipeline.targets.frontier import Frontier
 
@@ -59,7 +59,7 @@ class World:
         figures = Figures(size, self.kl(own), 1 - self.kl(own) / 4, 7.0, 100)
         return Point(own, figures, f"{own.label} {own.ratio}", self.size(own), self.ideal(own))
 
-    def search(self, **targets: Any) -> Found:
+    def search(self, **targets: Any) -> SearchResult:
         found = search(
             WAYS, Targets(**targets), Predicted(self), self.evaluate, self.speed,  # type: ignore[arg-type]
             lambda point: self.kept.append(point.candidate),
@@ -116,7 +116,7 @@ class Predicted:
         return None
 
 
-def chosen_of(found: Found) -> Candidate:
+def chosen_of(found: SearchResult) -> Candidate:
     assert found.chosen is not None
     return found.chosen.candidate
 

@@ -35,8 +35,8 @@ class Written(Step):
     def _key(self) -> str:
         return "key"
 
-    def make(self, work: Any, place: Path, advance: Callable[[object], None]) -> None:
-        self.act(work, place)
+    def make(self, work: Any, path: Path, advance: Callable[[object], None]) -> None:
+        self.act(work, path)
 
 
 class Unreadable(Exception):
@@ -45,7 +45,7 @@ class Unreadable(Exception):
 
 
 def failing(error: BaseException) -> Callable[[Any, Path], None]:
-    def act(work: Any, place: Path) -> None:
+    def act(work: Any, path: Path) -> None:
         raise error
 
     return act
@@ -53,12 +53,12 @@ def failing(error: BaseException) -> Callable[[Any, Path], None]:
 
 @pytest.fixture
 def order(inputs: Path, tmp_path: Path) -> Order:
-    place = tmp_path / "out" / "scratch" / "written"
-    place.mkdir(parents=True)
+    path = tmp_path / "out" / "scratch" / "written"
+    path.mkdir(parents=True)
     digest = open_source(str(inputs / "m")).digest
-    step = Written(lambda work, place: (place / "file").write_text("new"))
+    step = Written(lambda work, path: (path / "file").write_text("new"))
     share = Share(1, 0, "cpu")
-    return Order(step, place, tmp_path / "out", str(inputs / "m"), digest, share, None, 64, package_versions())
+    return Order(step, path, tmp_path / "out", str(inputs / "m"), digest, share, None, 64, package_versions())
 
 
 def made(order: Order) -> tuple[Made | Failed, list[Event]]:
@@ -68,15 +68,15 @@ def made(order: Order) -> tuple[Made | Failed, list[Event]]:
 
 
 def test_a_step_is_made_anew_in_the_place_that_a_lost_worker_left(order: Order) -> None:
-    (order.place / "half").write_text("old")
+    (order.path / "half").write_text("old")
     result, events = made(order)
     assert isinstance(result, Made)
-    assert {path.name for path in order.place.iterdir()} == {"file"}
+    assert {path.name for path in order.path.iterdir()} == {"file"}
     assert [event.kind for event in events] == ["begin"]
 
 
 def test_lines_of_a_step_reach_the_driver(order: Order) -> None:
-    def act(work: Any, place: Path) -> None:
+    def act(work: Any, path: Path) -> None:
         work.progress.warn("careful")
         work.progress.say(f"{torch.get_num_threads()} thread, {work.compute.batch_tokens} positions")
 
@@ -88,7 +88,7 @@ def test_lines_of_a_step_reach_the_driver(order: Order) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"place": Path("/nowhere/scratch/written")}, "does not see"),
+        ({"path": Path("/nowhere/scratch/written")}, "does not see"),
         ({"model": "/nowhere/m"}, "does not see /nowhere/m"),
         ({"digest": "0" * 64}, "other files"),
         ({"versions": {**package_versions(), "torch": "0.1"}}, "this machine 0.1"),
@@ -98,12 +98,12 @@ def test_a_machine_that_differs_is_refused(order: Order, changes: dict[str, Any]
     result, _ = made(replace(order, **changes))
     assert isinstance(result, Failed)
     assert said in str(result.error)
-    assert list(order.place.iterdir()) == []
+    assert list(order.path.iterdir()) == []
 
 
 def test_two_workers_never_write_to_one_place(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outputs, "_PATIENCE", 0.1)
-    with outputs.alone(order.place):
+    with outputs.alone(order.path):
         result, _ = made(order)
     assert isinstance(result, Failed)
     assert "another process still writes" in str(result.error)
