@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -74,12 +75,10 @@ def _imports_are_no_garbage() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """One torch thread for micro models, whose threads mostly wait for each other; all of them for the real one."""
-    import torch
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
+    """One thread for micro models, whose threads mostly wait for each other; all of them for the real one."""
+    from support.models import one_thread
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if request.node.get_closest_marker("real") else 1)
-    yield
-    torch.set_num_threads(threads)
+    with contextlib.nullcontext() if item.get_closest_marker("real") else one_thread():
+        return (yield)

@@ -139,6 +139,7 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)
+    os.sched_getaffinity = lambda process: {0}  # one thread of ONNX Runtime, too
     for name in MODULES:
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)

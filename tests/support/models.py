@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -59,13 +61,17 @@ def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **val
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As tests on micro models run: the last bits of some sums depend on the number of threads."""
+    """As tests on micro models run: of more threads most would wait, and the last bits of some sums depend on them.
+
+    The product then finds one core, so that ONNX Runtime takes one thread, too.
+    """
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with mock.patch.object(os, "sched_getaffinity", return_value={0}, create=True):
+            yield
     finally:
         torch.set_num_threads(threads)
 
