@@ -10,10 +10,10 @@ from seap_export.allocation.search import TrialLog, directions, multipliers, sea
 from seap_export.allocation.texts import draw_texts
 from seap_export.allocation.trials import Trials
 from seap_export.layers.compute import Compute
+from seap_export.plan.make import plan_variant
 from seap_export.plan.plan import Plan
-from seap_export.plan.planning import plan_variant
 from seap_export.plan.ranked import Ranking
-from seap_export.plan.recipes import PlanSettings
+from seap_export.plan.settings import PlanSettings
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 

@@ -18,7 +18,8 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.mixtures import parse_mixtures, parse_support
 from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
 from seap_export.pipeline.targets.targets import Targets
-from seap_export.plan.recipes import PlanSettings, Target, open_recipe
+from seap_export.plan.recipes import Target, open_recipe
+from seap_export.plan.settings import PlanSettings
 from seap_export.vocabulary.choice import parse_size
 from validation.parity.profiles import Limits, read_limits
 

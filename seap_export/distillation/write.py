@@ -75,7 +75,7 @@ def write_variant(
     head = embedding if tied and reduced is source else reduced.read_outer("embed_tokens" if tied else "lm_head")
     outer = OuterTensors(embedding, source.read_outer("norm"), head)
     student = Student(spec, outer, layers, unfinished, compute.device)
-    _train(student, layers, _Texts.of(source, statistics, streams, compute), plan.distillation, on_unit)
+    _train(student, layers, _Texts.of(source, statistics, streams, compute), plan.settings.distillation, on_unit)
 
     def distilled(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         for index in range(first, len(spec.layers)):
@@ -144,7 +144,7 @@ def _is_distilled(plan: Plan, dense: ModelSpec) -> bool:
     cut = (
         layer.is_cut(half, whole) for layer, whole in zip(plan.layers, dense.layers, strict=True) for half in HALVES
     )
-    return plan.distillation > 0 and any(cut)
+    return plan.settings.distillation > 0 and any(cut)
 
 
 def _fit_in_memory(dense: ModelSpec, spec: ModelSpec, tokens: int, compute: Compute) -> bool:

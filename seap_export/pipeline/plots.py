@@ -126,7 +126,7 @@ def _shapes(spec: ModelSpec) -> list[tuple[int, int, int]]:
 
 
 def _achieves(plan: Plan, dense: ModelSpec) -> bool:
-    shrunk, cost = plan.shrunk_spec(dense), plan.sparsity.cost
+    shrunk, cost = plan.shrunk_spec(dense), plan.settings.sparsity.cost
     kept, whole = (
         sum(cost.dense(layer_shape(spec, layer)) for layer in range(len(spec.layers))) for spec in (shrunk, dense)
     )

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from seap_export.plan.cost import CostModel
 from seap_export.plan.options import AttentionOption, LayerOptions
-from seap_export.plan.plan import BALANCES, Balance, LayerPlan
+from seap_export.plan.plan import LayerPlan
+from seap_export.plan.settings import BALANCES, Balance
 
 __all__ = ["Kept", "LayerChoices", "Selection", "one_layer_nearer"]
 

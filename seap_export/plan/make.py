@@ -19,7 +19,7 @@ from seap_export.layers.kept import UNFINISHED, keep_tensors
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.groups import preferring_groups
 from seap_export.plan.options import LayerOptions
-from seap_export.plan.plan import Balance, Compensation, Layout, Plan, ScoreMix
+from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import (
     Ranking,
     is_finished,
@@ -30,40 +30,36 @@ from seap_export.plan.ranked import (
     write_scores,
     write_sensitivity,
 )
+from seap_export.plan.recipes import method_of
+from seap_export.plan.settings import PlanSettings, ScoreMix
 from seap_export.plan.solve import solve_layers
-from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.uniform import solve_uniform
-from seap_export.scores import ChannelScore, LayerScores, Score, layer_scores
+from seap_export.scores import ChannelScore, LayerScores, layer_scores
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["make_plan", "rank_layers"]
+__all__ = ["plan_variant", "rank_layers"]
 
 
 def rank_layers(
     source: Source,
     statistics: Mixture,
-    score: Score,
+    settings: PlanSettings,
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
     *,
     compute: Compute,
-    ridge: float,
-    mix: ScoreMix,
-    square_heads: bool,
 ) -> Ranking:
-    """Ranks the heads and neurons of every layer.
+    """Ranks the heads and neurons of every layer by the settings; the ranking serves plans of any ratio.
 
     Args:
         source: The dense model.
         statistics: Statistics of one task or of a mixture.
-        score: Importance score, or `elimination`.
-        folder: Where the ranking is kept. It is empty, or has what an interrupted call with the same arguments left.
+        settings: The score and what it depends on.
+        folder: Where the ranking is kept, for `read_ranking`. It is empty, or has what an interrupted call with the
+            same arguments left.
         on_layer: Called with the index of every finished layer.
         compute: Where elimination runs.
-        ridge: Ridge of the refit that elimination assumes.
-        mix: How scores of several tasks are added: `scaled` so that each task's sum to 1 over the model, or `plain`.
-        square_heads: Whether channels of heads are squared before they are averaged (FLAP).
 
     Raises:
         InputError: The statistics come from another model.
@@ -74,14 +70,16 @@ def rank_layers(
         )
     # The last file to be written tells that only the working files may be left to remove.
     if not is_finished(folder):
-        if score == "elimination":
+        if settings.score == "elimination":
             for index in range(len(source.spec.layers)):
                 if not layer_file(folder, index).exists():
-                    write_options(folder, index, _eliminate(source, statistics, index, ridge, compute))
+                    write_options(folder, index, _eliminate(source, statistics, index, settings.ridge, compute))
                 on_layer(index)
         else:
-            by_task = _scores_by_task(source, statistics, folder / UNFINISHED, on_layer, score, square_heads)
-            for index, scores in enumerate(_mixed(statistics, by_task, mix)):
+            by_task = _scores_by_task(
+                source, statistics, folder / UNFINISHED, on_layer, settings.score, settings.square_heads
+            )
+            for index, scores in enumerate(_mixed(statistics, by_task, settings.mix)):
                 write_scores(folder, index, scores)
         write_sensitivity(folder, statistics.sensitivity())
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
@@ -180,57 +178,39 @@ def _total(scores: list[LayerScores]) -> float:
     return total or 1.0  # all scores are 0: nothing to scale
 
 
-def make_plan(
+def plan_variant(
     source: Source,
     statistics: Mixture,
     ranking: Ranking,
-    *,
+    settings: PlanSettings,
     ratio: float,
-    method: str,
-    score: Score,
-    sparsity: Sparsity,
-    align: int,
-    balance: Balance,
-    compensation: Compensation,
-    ridge: float,
-    layout: Layout,
-    mix: ScoreMix,
-    distillation: float = 0.0,
-    trials: int = 0,
-    group_tolerance: float = 0.0,
     vocabulary: Vocabulary | None = None,
 ) -> Plan:
-    """The plan of one variant; `ranking` is `rank_layers` of the same statistics, score and mix.
-
-    In the uniform layout `sparsity` is `EVEN`.
-    """
+    """The plan of one variant; `ranking` is `rank_layers` of the same statistics and settings."""
     spec, sensitivity = source.spec, ranking.sensitivity.numpy()
-    options = preferring_groups(spec, ranking.options, group_tolerance)
-    if layout == "uniform":
-        layers, achieved = solve_uniform(spec, options, ratio, align, balance, sensitivity)
+    options = preferring_groups(spec, ranking.options, settings.group_tolerance)
+    if settings.layout == "uniform":
+        layers, achieved = solve_uniform(spec, options, ratio, settings.align, settings.balance, sensitivity)
     else:
         layers, achieved = solve_layers(
-            spec, options, ratio, sparsity, align, balance, scores=ranking.scores, sensitivity=sensitivity
+            spec,
+            options,
+            ratio,
+            settings.sparsity,
+            settings.align,
+            settings.balance,
+            scores=ranking.scores,
+            sensitivity=sensitivity,
         )
     return Plan(
         task=statistics.name,
         weights=statistics.weights,
         source_name=source.name,
         source_sha256=source.digest,
-        method=method,
-        score=score,
-        sparsity=sparsity.resolved(len(layers)),
-        align=align,
-        balance=balance,
-        compensation=compensation,
-        ridge=ridge,
-        distillation=distillation,
-        trials=trials,
+        method=method_of(settings, len(layers)),
+        settings=settings.resolved(len(layers)).effective,
         requested_ratio=ratio,
         achieved_ratio=achieved,
         layers=layers,
-        layout=layout,
-        mix=mix,
-        group_tolerance=group_tolerance,
         vocabulary=vocabulary,
     )

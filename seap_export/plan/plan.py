@@ -7,31 +7,23 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import Family, LayerSpec, ModelSpec
 from seap_export.families.names import Projection
 from seap_export.json_file import read_json
 from seap_export.layers.halves import HALVES, Half
+from seap_export.plan.settings import PlanSettings
 from seap_export.plan.sparsity import Sparsity
-from seap_export.scores import SCORES, Score
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = [
-    "BALANCES",
-    "COMPENSATIONS",
-    "LAYOUTS",
     "PLAN_SCHEMA",
-    "SCORE_MIXES",
-    "Balance",
-    "Compensation",
     "LayerPlan",
-    "Layout",
     "Plan",
-    "ScoreMix",
     "read_plan",
     "write_plan",
 ]
@@ -39,14 +31,8 @@ __all__ = [
 PLAN_SCHEMA = "seap-export/plan/5"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
-Compensation = Literal["sequential", "one-shot", "bias", "none"]
-COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
-Balance = Literal["loss", "alike"]
-BALANCES: tuple[Balance, ...] = get_args(Balance)
-Layout = Literal["per-layer", "uniform"]
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-ScoreMix = Literal["scaled", "plain"]
-SCORE_MIXES: tuple[ScoreMix, ...] = get_args(ScoreMix)
+#: Settings that plan.json has after the ratios, or lacks.
+_AFTER_RATIOS = ("layout", "mix", "group_tolerance", "trials")
 
 
 @dataclass(frozen=True)
@@ -109,24 +95,11 @@ class Plan:
         source_name: Name of the dense model.
         source_sha256: Digest of the dense model's files.
         method: Name of the recipe, or `custom`.
-        score: Importance score.
-        sparsity: Sparsity setting, protection spelled out.
-        align: Neuron counts are multiples of this, where a layer is cut.
-        balance: How heads and neurons of a layer are weighed against each other.
-        compensation: What makes up for what is removed: o_proj and down_proj refitted one layer after another
-            (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
-        ridge: Strength of the refit's ridge.
-        distillation: Passes over the calibration texts in which the shrunk model learns the dense one's predictions.
+        settings: How it was chosen, protection spelled out, and how it is made.
         requested_ratio: Fraction of the budget (of `sparsity`) asked to be removed.
         achieved_ratio: The fraction that this plan removes.
         layers: One `LayerPlan` per layer.
-        layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, with biases only where the
-            family's transformers class can have them.
-        mix: Whether the scores of several tasks were brought to one scale before they were added.
-        group_tolerance: By how much, as a fraction, the loss was allowed to rise for groups of heads that CUDA's
-            attention prefers; 0: such groups were not looked for.
         vocabulary: The tokens that are kept; None: all.
-        trials: How many plans were tried at most; 0: the predicted losses alone decided.
     """
 
     task: str
@@ -134,47 +107,19 @@ class Plan:
     source_name: str
     source_sha256: str
     method: str
-    score: Score
-    sparsity: Sparsity
-    align: int
-    balance: Balance
-    compensation: Compensation
-    ridge: float
-    distillation: float
+    settings: PlanSettings
     requested_ratio: float
     achieved_ratio: float
     layers: tuple[LayerPlan, ...]
-    layout: Layout = "per-layer"
-    mix: ScoreMix = "scaled"
-    group_tolerance: float = 0.0
     vocabulary: Vocabulary | None = None
-    trials: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
             raise ValueError("requested_ratio must be at least 0 and below 1")
-        choices: dict[str, tuple[str, ...]] = {
-            "score": SCORES,
-            "balance": BALANCES,
-            "compensation": COMPENSATIONS,
-            "layout": LAYOUTS,
-            "mix": SCORE_MIXES,
-        }
-        for name, values in choices.items():
-            if getattr(self, name) not in values:
-                raise ValueError(f"{name} must be one of {values}")
-        if self.layout == "uniform" and len({layer.shape for layer in self.layers}) != 1:
+        if self.settings.layout == "uniform" and len({layer.shape for layer in self.layers}) != 1:
             raise ValueError("in a uniform layout all layers must keep the same number of heads and neurons")
-        if not 0.0 < self.ridge < math.inf:
-            raise ValueError("ridge must be positive")
-        if not 0.0 <= self.distillation < math.inf:
-            raise ValueError("distillation must be finite and not negative")
-        if self.distillation and self.compensation != "sequential":
+        if self.settings.distillation != self.settings.passes:
             raise ValueError("distillation goes with the sequential compensation alone")
-        if self.trials < 0:
-            raise ValueError("trials must not be negative")
-        if not 0.0 <= self.group_tolerance < math.inf:
-            raise ValueError("group_tolerance must be finite and not negative")
         for name in (self.task, *self.weights):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"'{name:.40}' is not a valid task name")
@@ -217,12 +162,12 @@ class Plan:
 
     def has_intercept(self, half: Half, family: Family) -> bool:
         """Whether compensation may give o_proj or down_proj a bias."""
-        return self.layout == "per-layer" or family.can_have_bias(half)
+        return self.settings.layout == "per-layer" or family.can_have_bias(half)
 
     def _biases(self, dense: ModelSpec) -> tuple[frozenset[Projection], ...]:
         """For each layer the projections to which compensation gives a bias, or a place for one."""
         family, compensated = dense.family, self.compensated(dense)
-        if self.layout == "per-layer":
+        if self.settings.layout == "per-layer":
             return tuple(frozenset[Projection](halves) for halves in compensated)
         halves = frozenset[Half]().union(*compensated)
         switched = [family.switched_with(half) for half in halves if self.has_intercept(half, family)]
@@ -239,13 +184,13 @@ class Plan:
             for layer, whole in zip(self.layers, dense.layers, strict=True)
             for half in HALVES
         ]
-        if self.compensation == "none":
+        if self.settings.compensation == "none":
             cut = [(half, False) for half, _ in cut]
-        elif self.compensation == "sequential":
+        elif self.settings.compensation == "sequential":
             cut = [
                 (half, any(before for _, before in cut[: half_index + 1])) for half_index, (half, _) in enumerate(cut)
             ]
-        elif self.compensation == "bias":
+        elif self.settings.compensation == "bias":
             cut = [(half, changes and self.has_intercept(half, dense.family)) for half, changes in cut]
         chosen = [
             frozenset(half for half, changes in cut[half_index : half_index + 2] if changes)
@@ -256,11 +201,14 @@ class Plan:
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Writes a plan as JSON, one layer per line; no group tolerance, no trials and a whole vocabulary are left out."""
-    head = {"schema": PLAN_SCHEMA, **{key: value for key, value in asdict(plan).items() if key != "layers"}}
+    values = {key: value for key, value in vars(plan).items() if key not in ("settings", "layers", "vocabulary")}
+    ratios = {key: values.pop(key) for key in ("requested_ratio", "achieved_ratio")}
+    settings = asdict(plan.settings)
+    after = {key: settings.pop(key) for key in _AFTER_RATIOS}
     for optional in ("group_tolerance", "trials"):
-        if not head[optional]:
-            del head[optional]
-    del head["vocabulary"]
+        if not after[optional]:
+            del after[optional]
+    head = {"schema": PLAN_SCHEMA, **values, **settings, **ratios, **after}
     if plan.vocabulary is not None:
         head["vocabulary"] = plan.vocabulary.to_json()
     rows = [json.dumps(asdict(layer), separators=(",", ":")) for layer in plan.layers]
@@ -285,7 +233,10 @@ def read_plan(path: Path) -> Plan:
         layers = tuple(_parse_layer(row) for row in values.pop("layers"))
         if (vocabulary := values.pop("vocabulary", None)) is not None:
             values["vocabulary"] = Vocabulary.from_json(vocabulary)
-        return Plan(**{**values, "sparsity": Sparsity(**values["sparsity"])}, layers=layers)
+        names = {field.name for field in fields(PlanSettings)}
+        settings = {name: values.pop(name) for name in names if name in values or name not in _AFTER_RATIOS}
+        settings["sparsity"] = Sparsity(**settings["sparsity"])
+        return Plan(**values, settings=PlanSettings(**settings), layers=layers)
     except (TypeError, ValueError, KeyError, AttributeError, UsageError) as error:
         raise ArtifactError(f"{path}: not a valid plan ({error}); make it again with 'seap-export plan'") from error
 

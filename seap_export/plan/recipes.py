@@ -1,4 +1,4 @@
-"""How a variant is chosen and made: the settings, and recipes as TOML files."""
+"""Recipes: settings as TOML files."""
 
 from __future__ import annotations
 
@@ -12,133 +12,20 @@ from types import MappingProxyType
 from typing import Any
 
 from seap_export.errors import UsageError
-from seap_export.plan.plan import (
-    BALANCES,
-    COMPENSATIONS,
-    LAYOUTS,
-    SCORE_MIXES,
-    Balance,
-    Compensation,
-    Layout,
-    ScoreMix,
-)
+from seap_export.plan.settings import Layout, PlanSettings
 from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 from seap_export.providers import PROVIDERS
-from seap_export.scores import SCORES, Score
 from seap_export.toml_file import TomlFile, either, parse_toml, read_toml
 
-__all__ = ["CUSTOM", "DEFAULT_RECIPE", "PlanSettings", "Recipe", "Target", "open_recipe", "shipped_recipes"]
+__all__ = ["CUSTOM", "DEFAULT_RECIPE", "Recipe", "Target", "in_layout", "method_of", "open_recipe", "shipped_recipes"]
 
 DEFAULT_RECIPE = "reconstruct"
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
-#: The kinds of sparsity that decide between heads and neurons themselves.
-_SELF_BALANCED = ("adaptive", "global")
 #: Settings that a recipe keeps its name with.
 _FREE = ("align", "group_tolerance", "ridge", "mix", "trials")
 #: The shipped recipes, one file each in `seap_export/recipes`.
 _SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap", "obc")
-
-
-@dataclass(frozen=True)
-class PlanSettings:
-    """How heads and neurons are chosen and how their removal is compensated; see `Plan` for the fields.
-
-    A recipe file holds these fields, except `layout`.
-    """
-
-    score: Score = "elimination"
-    sparsity: Sparsity = Sparsity("adaptive")
-    align: int = PROVIDERS["cpu"].align
-    balance: Balance = "loss"
-    compensation: Compensation = "sequential"
-    ridge: float = 5.0
-    distillation: float = 1.0
-    trials: int = 0
-    mix: ScoreMix = "scaled"
-    layout: Layout = "per-layer"
-    group_tolerance: float = 0.0
-
-    def __post_init__(self) -> None:
-        choices: dict[str, tuple[str, ...]] = {
-            "score": SCORES,
-            "balance": BALANCES,
-            "compensation": COMPENSATIONS,
-            "mix": SCORE_MIXES,
-            "layout": LAYOUTS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise SettingError(name, f"'{getattr(self, name)}' is not known; use {either(allowed)}")
-        if self.layout == "uniform" and self.sparsity != EVEN:
-            raise SettingError("sparsity", "the uniform layout prunes all layers alike and protects none")
-        if self.align < 1:
-            raise SettingError("align", f"{self.align} is out of range; give at least 1")
-        if not 0.0 < self.ridge < math.inf:
-            raise SettingError("ridge", f"{self.ridge:g} is out of range; give a positive number")
-        if not 0.0 <= self.distillation < math.inf:
-            raise SettingError("distillation", f"{self.distillation:g} is out of range; give at least 0")
-        if self.trials < 0:
-            raise SettingError("trials", f"{self.trials} is out of range; give at least 0")
-        if not 0.0 <= self.group_tolerance < math.inf:
-            raise SettingError("group_tolerance", f"{self.group_tolerance:g} is out of range; give at least 0")
-        if self.sparsity.kind == "global" and self.score == "elimination":
-            raise SettingError("sparsity.kind", "'global' ranks scores; use it with the score wifv or wifn")
-        if self.sparsity.kind in _SELF_BALANCED and self.balance == "alike":
-            problem = f"{self.sparsity.kind} sparsity weighs heads against neurons itself; remove this key"
-            raise SettingError("balance", problem)
-
-    @property
-    def passes(self) -> float:
-        """`distillation`, which goes with the sequential compensation alone."""
-        return self.distillation if self.compensation == "sequential" else 0.0
-
-    @property
-    def tried(self) -> int:
-        """`trials`, which go with the sequential compensation and adaptive sparsity alone."""
-        return self.trials if self.compensation == "sequential" and self.sparsity.kind == "adaptive" else 0
-
-    @property
-    def square_heads(self) -> bool:
-        """FLAP squares the scores of a head's channels before it averages them, for its global ranking."""
-        return self.sparsity.kind == "global"
-
-    def resolved(self, num_hidden_layers: int) -> PlanSettings:
-        """The same settings with the protection spelled out for a model of this depth."""
-        return replace(self, sparsity=self.sparsity.resolved(num_hidden_layers))
-
-    def in_layout(self, layout: Layout) -> PlanSettings:
-        """The same settings in a layout; the uniform one replaces the sparsity, since all layers lose the same.
-
-        Raises:
-            SettingError: The layout is uniform, and the sparsity is not that of a shipped recipe or plans are to be
-                tried, so that a setting would be ignored.
-        """
-        if layout == "per-layer":
-            return replace(self, layout=layout)
-        if self.sparsity not in (EVEN, *(recipe.settings.sparsity for recipe in shipped_recipes().values())):
-            problem = "--layout uniform prunes all layers alike; remove this table, or use another layout"
-            raise SettingError("sparsity", problem)
-        if self.trials:
-            raise SettingError("trials", "has no effect with --layout uniform; remove this key")
-        return replace(self, layout=layout, sparsity=EVEN)
-
-    def method(self, num_hidden_layers: int) -> str:
-        """The name of the shipped recipe with these settings, or `custom`.
-
-        It is the same whatever `align`, `group_tolerance`, `ridge`, `mix` and `trials` are.
-
-        In the uniform layout it is the recipe whose other settings are these, since sparsity is not free there.
-
-        Args:
-            num_hidden_layers: Layers of the model, on which the default protection depends.
-        """
-        settings = self.resolved(num_hidden_layers)
-        for name, recipe in shipped_recipes().items():
-            shipped = recipe.settings.in_layout(self.layout).resolved(num_hidden_layers)
-            if replace(shipped, **{key: getattr(settings, key) for key in _FREE}) == settings:
-                return name
-        return CUSTOM
 
 
 @dataclass(frozen=True)
@@ -212,9 +99,44 @@ def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", t
         file = read_toml(path)
     settings = _recipe(file, target).settings
     try:
-        return settings.in_layout(layout)
+        return in_layout(settings, layout)
     except SettingError as error:
         raise file.error(error.key, error.problem) from error
+
+
+def in_layout(settings: PlanSettings, layout: Layout) -> PlanSettings:
+    """The same settings in a layout; the uniform one replaces the sparsity, since all layers lose the same.
+
+    Raises:
+        SettingError: The layout is uniform, and the sparsity is not that of a shipped recipe or plans are to be
+            tried, so that a setting would be ignored.
+    """
+    if layout == "per-layer":
+        return replace(settings, layout=layout)
+    if settings.sparsity not in (EVEN, *(recipe.settings.sparsity for recipe in shipped_recipes().values())):
+        problem = "--layout uniform prunes all layers alike; remove this table, or use another layout"
+        raise SettingError("sparsity", problem)
+    if settings.trials:
+        raise SettingError("trials", "has no effect with --layout uniform; remove this key")
+    return replace(settings, layout=layout, sparsity=EVEN)
+
+
+def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
+    """The name of the shipped recipe with these settings, or `custom`.
+
+    It is the same whatever `align`, `group_tolerance`, `ridge`, `mix` and `trials` are. In the uniform layout it is
+    the recipe whose other settings are these, since sparsity is not free there.
+
+    Args:
+        settings: The settings.
+        num_hidden_layers: Layers of the model, on which the default protection depends.
+    """
+    resolved = settings.resolved(num_hidden_layers)
+    for name, recipe in shipped_recipes().items():
+        shipped = in_layout(recipe.settings, settings.layout).resolved(num_hidden_layers)
+        if replace(shipped, **{key: getattr(resolved, key) for key in _FREE}) == resolved:
+            return name
+    return CUSTOM
 
 
 def _shipped_file(name: str) -> TomlFile:

@@ -13,8 +13,9 @@ from seap_export.plan.adaptive import spend
 from seap_export.plan.choice import Kept, LayerChoices, one_layer_nearer
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.options import LayerOptions
-from seap_export.plan.plan import Balance, LayerPlan, Layout
+from seap_export.plan.plan import LayerPlan
 from seap_export.plan.ranking import rank
+from seap_export.plan.settings import Balance, Layout
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import LayerScores
 

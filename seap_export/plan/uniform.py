@@ -11,7 +11,8 @@ import numpy.typing as npt
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
 from seap_export.plan.options import AttentionOption, LayerOptions
-from seap_export.plan.plan import BALANCES, Balance, LayerPlan
+from seap_export.plan.plan import LayerPlan
+from seap_export.plan.settings import BALANCES, Balance
 from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, keeps_heads
 from seap_export.plan.sparsity import EVEN
 

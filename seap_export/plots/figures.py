@@ -92,7 +92,7 @@ def kept_figure(variant: DrawnVariant) -> Figure:
         fitted(1.6 + 0.15 * len(heads), 3.0, 12.0),
         f"Heads and neurons kept by {variant.name}",
         f"{plan.source_name}, task {plan.task}, {plan.achieved_ratio:.1%} of the "
-        f"{_COUNTED[plan.sparsity.budget]} removed",
+        f"{_COUNTED[plan.settings.sparsity.budget]} removed",
     )
     widths = (fitted(0.15 * heads.shape[1], 1.4, 5.5), 6.0, 0.9)
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=widths)

@@ -7,7 +7,7 @@ from typing import Any
 from seap_export.families import LayerSpec, ModelSpec, names
 from seap_export.families.config_reader import PROJECTION_PATHS
 from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX, Family
-from seap_export.plan.plan import Layout
+from seap_export.plan.settings import Layout
 from seap_export.sources.source import Source
 
 __all__ = ["shrunk_config"]

@@ -130,7 +130,7 @@ class RefitStreams:
             sums.covariance(),
             target_mean,
             sums.cross_covariance(),
-            ridge=self._plan.ridge,
+            ridge=self._plan.settings.ridge,
             tokens=self._tokens,
             intercept=self._plan.has_intercept(half, self._spec.family),
         )

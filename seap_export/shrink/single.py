@@ -50,7 +50,7 @@ def _layer(
         kept = kept_channels(plan.layers[index], source.spec, half).to(device)
         mean = getattr(moments, half).mean.to(device)
         fit: OutputFit
-        if plan.compensation == "bias":
+        if plan.settings.compensation == "bias":
             fit = mean_fit(weight, bias, mean, kept)
         else:
             covariance = statistics.covariance(index, half).to(device)
@@ -60,7 +60,7 @@ def _layer(
                 mean,
                 covariance,
                 kept,
-                ridge=plan.ridge,
+                ridge=plan.settings.ridge,
                 tokens=statistics.effective_tokens,
                 intercept=plan.has_intercept(half, source.spec.family),
             )

@@ -67,12 +67,12 @@ def write_shrunk_model(
         )
     spec = plan.shrunk_spec(source.spec)
     reduced = source if plan.vocabulary is None else source.with_tokens(plan.vocabulary)
-    config = shrunk_config(reduced, spec, plan.layout)
+    config = shrunk_config(reduced, spec, plan.settings.layout)
     write_json(folder / "config.json", config, indent=2, sort_keys=True)
     if reduced.generation_config is not None:
         write_json(folder / "generation_config.json", dict(reduced.generation_config), indent=2, sort_keys=True)
     reduced.write_tokenizer(folder)
-    for name in MODELING_FILES if plan.layout == "per-layer" else ():
+    for name in MODELING_FILES if plan.settings.layout == "per-layer" else ():
         with resources.as_file(resources.files("seap_export.modeling") / name) as file:
             shutil.copyfile(file, folder / name)
     unfinished, compute = streams or folder / UNFINISHED, compute or Compute()
@@ -81,7 +81,7 @@ def write_shrunk_model(
     def layers(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         return single_layers(source, plan, statistics, first, compute.device)
 
-    if plan.compensation == "sequential" and any(plan.compensated(source.spec)):
+    if plan.settings.compensation == "sequential" and any(plan.compensated(source.spec)):
         walk = SequentialLayers(source, plan, statistics, unfinished, compute)
         write_weights(reduced, spec, walk.layers, folder, on_layer, finished=walk.finished)
     else:

@@ -58,7 +58,7 @@ def paper(demo: Path, smollm2_gguf: Path, run: Run, tmp_path_factory: pytest.Tem
 def test_shrunk_model_equals_the_masked_dense_model(arithmetic: dict[float, Path], demo: Path, paper: Path) -> None:
     """Dense channels masked before o_proj and down_proj, the bias added after: the same logits to 1e-5."""
     plan = read_plan(paper / "plan.json")
-    assert (plan.method, plan.compensation) == ("seap", "bias")
+    assert (plan.method, plan.settings.compensation) == ("seap", "bias")
     calibration = Calibration(demo / "calibration" / "arithmetic")
     dense, shrunk = _load(arithmetic[0.0] / "hf"), _load(paper / "hf")
     ids = AutoTokenizer.from_pretrained(arithmetic[0.0] / "hf")(TEXTS[0], return_tensors="pt").input_ids

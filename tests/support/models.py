@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seap_export.families import Family, family_of_model_type, model_spec
 from seap_export.layers.halves import HALVES, Half
-from seap_export.plan.plan import Layout
+from seap_export.plan.settings import Layout
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
 from seap_export.rounding.note import RoundingNote
 from seap_export.rounding.write import write_other_files

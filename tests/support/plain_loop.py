@@ -107,10 +107,10 @@ def plain_loop(
             before, inputs, _ = around_half(model, index, half, texts)
             x, y = inputs[:, kept], target - before
             p = (weights / weights.sum()).unsqueeze(1)
-            intercept = plan.layout == "per-layer" or half not in WITHOUT_BIAS[source.spec.family.model_type]
+            intercept = plan.settings.layout == "per-layer" or half not in WITHOUT_BIAS[source.spec.family.model_type]
             spread = float((p * (x - (p * x).sum(0) * intercept).square()).sum())
             original = linear.weight.detach()[:, kept].double()
-            strength = plan.ridge * spread * float(p.square().sum())
+            strength = plan.settings.ridge * spread * float(p.square().sum())
             weight, bias = ridge_fit(x, y, weights, original, strength, intercept=intercept)
             whole = torch.zeros(linear.weight.shape)
             whole[:, kept] = weight.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,10 @@ from safetensors.torch import load_file
 from seap_export.activations.mixture import Mixture
 from seap_export.families import LayerSpec, ModelSpec, model_spec
 from seap_export.plan.options import LayerOptions, options_from_scores
-from seap_export.plan.plan import Compensation, LayerPlan, Plan
+from seap_export.plan.plan import LayerPlan, Plan
+from seap_export.plan.settings import Compensation, PlanSettings
 from seap_export.plan.solve import keeps_heads
-from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.sparsity import EVEN
 from seap_export.scores import LayerScores
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
@@ -26,6 +28,8 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded
 from support.variations import micro_config
+
+_SETTINGS = PlanSettings("wifv", EVEN, align=1, balance="alike", compensation="none", ridge=0.5, distillation=0.0)
 
 
 def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
@@ -54,17 +58,18 @@ def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensat
         "source_name": source.name,
         "source_sha256": source.digest,
         "method": "custom",
-        "score": "wifv",
-        "sparsity": Sparsity("uniform", protect_first=0, protect_last=0),
-        "align": 1,
-        "balance": "alike",
-        "compensation": compensation,
-        "ridge": 0.5,
-        "distillation": 0.0,
         "requested_ratio": 0.3,
         "achieved_ratio": 0.3,
     }
-    return Plan(**{**fields, **values}, layers=tuple(layers))
+    return with_settings(Plan(**fields, settings=_SETTINGS, layers=tuple(layers)), compensation=compensation, **values)
+
+
+def with_settings(plan: Plan, **values: Any) -> Plan:
+    """The plan with other values, some of them of its settings."""
+    names = {field.name for field in dataclasses.fields(PlanSettings)}
+    settings = {name: value for name, value in values.items() if name in names}
+    others = {name: value for name, value in values.items() if name not in names}
+    return dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, **settings), **others)
 
 
 def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:

@@ -34,8 +34,9 @@ from seap_export.pipeline.request.settings import CalibrationSettings, ParitySet
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
-from seap_export.plan.plan import COMPENSATIONS, Compensation, LayerPlan, Plan, read_plan
-from seap_export.plan.recipes import PlanSettings, open_recipe
+from seap_export.plan.plan import LayerPlan, Plan, read_plan
+from seap_export.plan.recipes import open_recipe
+from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
 from seap_export.plan.sparsity import Sparsity
 from seap_export.providers import DialectName
 from seap_export.rounding.grid import BlockQuantization

@@ -11,9 +11,9 @@ from seap_export.activations.statistics import Calibration
 from seap_export.allocation.planning import choose_plan
 from seap_export.distillation.write import write_variant
 from seap_export.layers.compute import Compute
-from seap_export.plan.planning import rank
+from seap_export.plan.make import rank_layers
 from seap_export.plan.ranked import Ranking
-from seap_export.plan.recipes import PlanSettings
+from seap_export.plan.settings import PlanSettings
 from seap_export.sources.source import Source
 
 __all__ = ["Shrinker"]
@@ -34,7 +34,7 @@ class Shrinker:
         key = (task, settings.score, settings.square_heads, settings.ridge)
         if self._ranking is None or key != self._key:
             with TemporaryDirectory() as kept:
-                ranking = rank(self._source, statistics, settings, Path(kept), compute=Compute())
+                ranking = rank_layers(self._source, statistics, settings, Path(kept), compute=Compute())
             self._key, self._ranking = key, ranking
         with TemporaryDirectory() as kept:
             plan = choose_plan(self._source, statistics, self._ranking, settings, ratio, Path(kept), compute=Compute())

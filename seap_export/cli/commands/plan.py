@@ -92,8 +92,8 @@ def plan_command(
     from seap_export.cli.settings import compute_of, plan_settings
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture
+    from seap_export.plan.make import rank_layers
     from seap_export.plan.plan import write_plan
-    from seap_export.plan.planning import rank
     from seap_export.plan.recipes import Target
     from seap_export.plan.solve import check_ratio
     from seap_export.sources.source import open_source
@@ -108,7 +108,7 @@ def plan_command(
         console.say(f"hashing {source.name}")
         with TemporaryDirectory() as folder:
             with console.step(f"ranking {statistics.name}", len(source.spec.layers)) as advance:
-                ranking = rank(source, statistics, settings, Path(folder), advance, compute=compute)
+                ranking = rank_layers(source, statistics, settings, Path(folder), advance, compute=compute)
             with console.step("planning", settings.tried or None, "trials") as advance:
                 plan = choose_plan(
                     source,
@@ -159,7 +159,7 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
         "task": plan.task,
         "weights": dict(plan.weights),
         "method": plan.method,
-        "budget": plan.sparsity.budget,
+        "budget": plan.settings.sparsity.budget,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,
         "tokens": {"dense": dense.vocab_size, "shrunk": shrunk.vocab_size},

@@ -60,7 +60,7 @@ def prune_command(
     compute = compute_of(options)
     plan, source = read_plan(plan_file), open_source(model)
     statistics = open_mixture_of(plan, calibrations)
-    units = variant_units(len(plan.layers), plan.distillation, plan.requested_ratio)
+    units = variant_units(len(plan.layers), plan.settings.distillation, plan.requested_ratio)
     console.say(f"hashing {source.name}")
     with (
         write_whole(out, marker=_marker(out), force=force) as folder,

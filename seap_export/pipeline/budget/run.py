@@ -30,7 +30,7 @@ from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier, frontier_json, known_figures, write_frontier
-from seap_export.plan.planning import plan_variant
+from seap_export.plan.make import plan_variant
 from seap_export.plan.ranked import read_ranking
 from seap_export.plan.solve import largest_ratio
 from seap_export.sources.source import Source

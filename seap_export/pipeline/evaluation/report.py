@@ -236,7 +236,7 @@ def _plan_json(subject: Subject) -> dict[str, Any]:
     return {
         "variant": None if subject.variant is None else subject.name,
         **{key: getattr(plan, key, None) for key in keys},
-        "sparsity": None if plan is None else vars(plan.sparsity),
+        "sparsity": None if plan is None else vars(plan.settings.sparsity),
     }
 
 

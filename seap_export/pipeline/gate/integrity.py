@@ -95,7 +95,7 @@ def _plan_and_weights(variant: Variant) -> Iterator[str]:
     folder, spec, plan = variant.path, variant.spec, variant.plan
     yield from _files(variant, HF)
     planned, stored = _planned_shapes(plan), _shapes(spec)
-    if plan.layout == "per-layer" and planned != stored:
+    if plan.settings.layout == "per-layer" and planned != stored:
         layer = next((i for i, pair in enumerate(zip(planned, stored, strict=False)) if pair[0] != pair[1]), 0)
         yield f"{folder}: plan.json and hf/config.json disagree from layer {layer} on"
     if plan.vocabulary is not None and len(plan.vocabulary) != spec.vocab_size:

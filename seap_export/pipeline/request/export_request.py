@@ -18,7 +18,7 @@ from seap_export.pipeline.request.mixtures import MixtureSpec, Support
 from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings, RouterSettings
 from seap_export.pipeline.targets.candidate import Candidate
 from seap_export.pipeline.targets.targets import Targets
-from seap_export.plan.recipes import PlanSettings
+from seap_export.plan.settings import PlanSettings
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.vocabulary.choice import VocabularySize
 

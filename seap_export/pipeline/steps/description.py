@@ -118,7 +118,7 @@ def _few_tokens(plan: Plan, dense: ModelSpec, statistics: Mixture) -> str | None
 
 def _refitted_channels(plan: Plan, dense: ModelSpec) -> int:
     """Input channels of the widest projection that is refitted to the calibration tokens; 0 if none is."""
-    if plan.compensation not in ("one-shot", "sequential"):
+    if plan.settings.compensation not in ("one-shot", "sequential"):
         return 0
     widths = [
         {"o_proj": len(layer.heads) * dense.head_dim, "down_proj": len(layer.neurons)}[half]

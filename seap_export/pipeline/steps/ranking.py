@@ -14,8 +14,8 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.plan.planning import rank
-from seap_export.plan.recipes import PlanSettings
+from seap_export.plan.make import rank_layers
+from seap_export.plan.settings import PlanSettings
 
 __all__ = ["RankingStep"]
 
@@ -98,7 +98,7 @@ class RankingStep(Step):
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the options of each layer."""
-        rank(work.source, self.statistics(work), self.settings, path, advance, compute=work.compute)
+        rank_layers(work.source, self.statistics(work), self.settings, path, advance, compute=work.compute)
 
     def statistics(self, work: Work) -> Mixture:
         """The statistics of the mixture."""

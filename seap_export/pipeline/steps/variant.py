@@ -249,7 +249,7 @@ class ShrinkStep(OfVariant):
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""
         plan, statistics = read_plan(work.folder / self.plan.name), self.plan.ranking.statistics(work)
-        if plan.compensation == "sequential":
+        if plan.settings.compensation == "sequential":
             storage = storage_for(work.source, statistics, path, work.compute)
             work.progress.say(f"{self.variant}: {storage.description}")
         write_variant(work.source, plan, statistics, path, advance, compute=work.compute)

@@ -15,8 +15,8 @@ import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.allocation import trials
 from seap_export.allocation.planning import choose_plan
 from seap_export.allocation.texts import draw_texts
+from seap_export.plan.make import plan_variant, rank_layers
 from seap_export.plan.plan import write_plan
-from seap_export.plan.planning import plan_variant, rank
 from seap_export.plan.ranked import Ranking
 
 SETTINGS = replace(open_recipe(), trials=9, align=4)
@@ -29,7 +29,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     source = micro_source(work / "dense")
     statistics = mixture_of(source, work / "statistics", {"boolq": random_token_ids(45)})
     (work / "ranking").mkdir()
-    return source, statistics, rank(source, statistics, SETTINGS, work / "ranking", compute=compute_in_memory())
+    return source, statistics, rank_layers(source, statistics, SETTINGS, work / "ranking", compute=compute_in_memory())
 
 
 def chosen(case: Case, folder: Path, settings: PlanSettings = SETTINGS, ratio: float = 0.5, **others: object) -> Plan:
@@ -51,7 +51,7 @@ def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> No
         f"on {texts.judged_tokens} calibration tokens"
     ]
     assert len(units) == 9
-    assert (plan.trials, plan.method) == (9, "reconstruct")
+    assert (plan.settings.trials, plan.method) == (9, "reconstruct")
     assert abs(plan.achieved_ratio - 0.5) < 0.02
 
 

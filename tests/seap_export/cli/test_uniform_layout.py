@@ -75,7 +75,8 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     assert abs(made["achieved_ratio"] - 0.4) <= 0.005
     folder = tmp_path / "out" / "a-0.4"
     plan = read_plan(folder / "plan.json")
-    assert (plan.layout, plan.sparsity.kind, plan.sparsity.protect_first) == ("uniform", "uniform", 0)
+    layout, sparsity = plan.settings.layout, plan.settings.sparsity
+    assert (layout, sparsity.kind, sparsity.protect_first) == ("uniform", "uniform", 0)
     model, info = AutoModelForCausalLM.from_pretrained(
         folder / "hf", dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )

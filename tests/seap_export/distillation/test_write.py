@@ -14,7 +14,7 @@ from support.calibration import Killed, compute_in_memory, compute_on_disk, die_
 from support.corpora import random_token_ids
 from support.cuda import pretend_cuda
 from support.models import mean_divergence, micro_source
-from support.plans import micro_plan, whole_layer
+from support.plans import micro_plan, whole_layer, with_settings
 from support.product import Compute, Mixture, Plan, Source, Vocabulary
 
 import seap_export  # noqa: F401 - registers the pruned families
@@ -55,7 +55,7 @@ def test_it_comes_closer_to_the_dense_model(model: tuple[Source, Mixture], tmp_p
     source, statistics = model
     dense = source.files[0].parent
     plan = micro_plan(source, "sequential", distillation=4.0)
-    shrunk = made(tmp_path / "shrunk", source, replace(plan, distillation=0.0), statistics)
+    shrunk = made(tmp_path / "shrunk", source, with_settings(plan, distillation=0.0), statistics)
     distilled = made(tmp_path / "distilled", source, plan, statistics)
     assert mean_divergence(dense, distilled, TEXTS) < 0.9 * mean_divergence(dense, shrunk, TEXTS)
     assert file_contents(distilled).keys() == file_contents(shrunk).keys()

@@ -16,7 +16,8 @@ from seap_export.families import ModelSpec
 from seap_export.plan.choice import LayerChoices, one_layer_nearer
 from seap_export.plan.cost import BUDGETS, CostModel, layer_shape
 from seap_export.plan.options import options_from_scores
-from seap_export.plan.plan import Balance, LayerPlan
+from seap_export.plan.plan import LayerPlan
+from seap_export.plan.settings import Balance
 from seap_export.scores import LayerScores
 
 HIDDEN, HEAD_DIM = 24, 4

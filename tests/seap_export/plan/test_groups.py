@@ -13,10 +13,11 @@ from support.product import Mixture, Source
 
 from seap_export.families import ModelSpec
 from seap_export.plan.groups import preferring_groups
-from seap_export.plan.make import make_plan
+from seap_export.plan.make import plan_variant
 from seap_export.plan.options import LayerOptions
-from seap_export.plan.plan import Layout, Plan
+from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import Ranking
+from seap_export.plan.settings import Layout, PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.scores import LayerScores
 
@@ -75,21 +76,20 @@ def planned(spec: ModelSpec, worst: float, tolerance: float, layout: Layout = "p
     scores = [scores_of([1.0, 1.0, 1.0, worst], [1e6] * 64, 64)] * 2
     sensitivity = torch.ones(2, 2, dtype=torch.float64)
     ranking = Ranking(tuple(options_of(spec, scores)), tuple(scores), sensitivity)
-    return make_plan(
+    return plan_variant(
         cast(Source, SimpleNamespace(spec=spec, name="m", digest="ab" * 32)),
         cast(Mixture, SimpleNamespace(name="a", weights={"a": 1.0})),
         ranking,
-        ratio=2 / 13 - 1e-6,
-        method="custom",
-        score="wifv",
-        sparsity=EVEN if layout == "uniform" else Sparsity("adaptive"),
-        align=64,
-        balance="loss",
-        compensation="none",
-        ridge=1.0,
-        layout=layout,
-        mix="scaled",
-        group_tolerance=tolerance,
+        PlanSettings(
+            score="wifv",
+            sparsity=EVEN if layout == "uniform" else Sparsity("adaptive"),
+            align=64,
+            compensation="none",
+            ridge=1.0,
+            layout=layout,
+            group_tolerance=tolerance,
+        ),
+        2 / 13 - 1e-6,
     )
 
 
@@ -111,7 +111,7 @@ def test_groups_are_cut_to_preferred_sizes_within_the_tolerance(
 ) -> None:
     plan = planned(spec_of(4, 1), worst, tolerance)
     assert heads_a_group(plan) == expected
-    assert plan.group_tolerance == tolerance
+    assert plan.settings.group_tolerance == tolerance
     assert plan.achieved_ratio == pytest.approx(2 / 13)
 
 

@@ -18,10 +18,11 @@ from support.product import HALVES, Calibration, Compute, Mixture, Source, open_
 from seap_export.errors import InputError
 from seap_export.families import names
 from seap_export.plan.elimination import options_from_elimination
-from seap_export.plan.make import make_plan, rank_layers
+from seap_export.plan.make import plan_variant, rank_layers
 from seap_export.plan.options import LayerOptions, options_from_scores
-from seap_export.plan.plan import Plan, ScoreMix
+from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import Ranking
+from seap_export.plan.settings import PlanSettings, ScoreMix
 from seap_export.plan.sparsity import Sparsity
 from seap_export.scores import CHANNEL_SCORES, ChannelScore, LayerScores, channel_scores, layer_scores
 
@@ -40,25 +41,22 @@ def output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tens
 
 
 def ranking_of(source: Source, statistics: Mixture, score: Any, **changes: Any) -> Ranking:
-    options = {"ridge": 1.0, "mix": "scaled", "square_heads": False, **changes}
+    on_layer = changes.pop("on_layer", lambda layer: None)
+    settings = PlanSettings(score, **{"ridge": 1.0, **changes})
     with TemporaryDirectory() as folder:
-        return rank_layers(source, statistics, score, Path(folder), compute=Compute(), **options)
+        return rank_layers(source, statistics, settings, Path(folder), on_layer, compute=Compute())
 
 
 def planned(source: Source, statistics: Mixture, ranking: Ranking, **changes: Any) -> Plan:
-    options: dict[str, Any] = {
-        "ratio": 0.3,
-        "method": "custom",
+    settings: dict[str, Any] = {
         "score": "wifv",
         "sparsity": Sparsity("adaptive"),
         "align": 4,
         "balance": "loss",
         "compensation": "none",
         "ridge": 1.0,
-        "layout": "per-layer",
-        "mix": "scaled",
     }
-    return make_plan(source, statistics, ranking, **{**options, **changes})
+    return plan_variant(source, statistics, ranking, PlanSettings(**{**settings, **changes}), 0.3)
 
 
 def assert_same_options(one: LayerOptions, other: LayerOptions) -> None:
@@ -113,7 +111,8 @@ def test_rows_count_by_the_gain_of_the_norm_behind_them(
 def test_heads_are_squared_where_asked(source: Source, random_calibration: Calibrate) -> None:
     calibration = random_calibration(source)
     plain, squared = (
-        ranking_of(source, single_mixture(calibration), "wifv", square_heads=square).scores for square in (False, True)
+        ranking_of(source, single_mixture(calibration), "wifv", sparsity=sparsity).scores
+        for sparsity in (Sparsity("adaptive"), Sparsity("global"))
     )
     assert plain is not None
     assert squared is not None
@@ -239,7 +238,6 @@ def test_a_plan_says_what_it_was_made_from_and_how(source: Source, random_calibr
         source,
         mixture,
         ranking_of(source, mixture, score),
-        method="some method",
         score=score,
         sparsity=Sparsity("uniform", protect_first=1),
         balance="alike",
@@ -248,9 +246,10 @@ def test_a_plan_says_what_it_was_made_from_and_how(source: Source, random_calibr
     )
     assert (plan.task, plan.weights) == ("mix", {"one": 1.0, "two": 0.5})
     assert (plan.source_name, plan.source_sha256) == ("model", source.digest)
-    assert (plan.method, plan.score, plan.align, plan.balance) == ("some method", score, 4, "alike")
-    assert (plan.compensation, plan.ridge, plan.requested_ratio) == ("one-shot", 7.0, 0.3)
-    assert plan.sparsity == Sparsity("uniform", protect_first=1, protect_last=0)
+    assert (plan.method, plan.settings.score) == ("custom", score)
+    assert (plan.settings.align, plan.settings.balance) == (4, "alike")
+    assert (plan.settings.compensation, plan.settings.ridge, plan.requested_ratio) == ("one-shot", 7.0, 0.3)
+    assert plan.settings.sparsity == Sparsity("uniform", protect_first=1, protect_last=0)
     dense, shrunk = source.spec, plan.shrunk_spec(source.spec)
     kept, whole = (sum(spec.prunable_weights(layer) for layer in range(3)) for spec in (shrunk, dense))
     assert plan.achieved_ratio == pytest.approx(1.0 - kept / whole)
@@ -277,7 +276,7 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
 
 def test_global_sparsity_ranks_the_scores(source: Source, random_calibration: Calibrate) -> None:
     statistics = single_mixture(random_calibration(source))
-    ranking = ranking_of(source, statistics, "wifv", square_heads=True)
+    ranking = ranking_of(source, statistics, "wifv", sparsity=Sparsity("global"))
     plan = planned(source, statistics, ranking, sparsity=Sparsity("global"))
     assert ranking.scores is not None
     least_kept = min(

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.plans import with_settings
 from support.product import PROJECTIONS, Vocabulary
 from support.variations import micro_config
 
 from seap_export.errors import ArtifactError
 from seap_export.families import LayerSpec, ModelSpec, model_spec
-from seap_export.plan.plan import COMPENSATIONS, PLAN_SCHEMA, Compensation, LayerPlan, Plan, read_plan, write_plan
-from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.plan import PLAN_SCHEMA, LayerPlan, Plan, read_plan, write_plan
+from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
+from seap_export.plan.sparsity import EVEN, Sparsity
 
 #: Of layers with 6 query heads, 3 key/value heads and 80 neurons.
 LAYERS = (
@@ -28,17 +30,19 @@ PLAN = Plan(
     source_name="micro",
     source_sha256="ab" * 32,
     method="custom",
-    score="wifv",
-    sparsity=Sparsity("logistic", 0.8, 0.3, 0, 1),
-    align=16,
-    balance="alike",
-    compensation="bias",
-    ridge=1.0 / 3.0,
-    distillation=0.0,
+    settings=PlanSettings(
+        score="wifv",
+        sparsity=Sparsity("logistic", 0.8, 0.3, 0, 1),
+        align=16,
+        balance="alike",
+        compensation="bias",
+        ridge=1.0 / 3.0,
+        distillation=0.0,
+        mix="plain",
+    ),
     requested_ratio=0.3,
     achieved_ratio=0.1 + 0.2,
     layers=LAYERS,
-    mix="plain",
 )
 
 
@@ -66,7 +70,7 @@ def test_a_plan_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_a_group_tolerance_is_recorded_where_there_is_one(tmp_path: Path) -> None:
     for tolerance, is_written in ((0.0, False), (0.01, True)):
-        plan = dataclasses.replace(PLAN, group_tolerance=tolerance)
+        plan = with_settings(PLAN, group_tolerance=tolerance)
         write_plan(plan, tmp_path / "plan.json")
         assert ("group_tolerance" in (tmp_path / "plan.json").read_text("utf-8")) is is_written
         assert read_plan(tmp_path / "plan.json") == plan
@@ -94,7 +98,7 @@ def test_a_plan_is_json_with_one_line_a_layer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
 def test_every_compensation_comes_back(tmp_path: Path, compensation: Compensation) -> None:
-    plan = dataclasses.replace(PLAN, compensation=compensation)
+    plan = with_settings(PLAN, compensation=compensation)
     write_plan(plan, tmp_path / "plan.json")
     assert read_plan(tmp_path / "plan.json") == plan
 
@@ -206,7 +210,7 @@ BOTH = frozenset({"o_proj", "down_proj"})
 def test_what_is_cut_is_compensated_and_in_the_sequential_mode_all_that_follows(
     compensation: Compensation, expected: tuple[frozenset[str], ...]
 ) -> None:
-    plan = dataclasses.replace(PLAN, compensation=compensation)
+    plan = with_settings(PLAN, compensation=compensation)
     assert plan.compensated(dense_spec()) == expected
     assert tuple(layer.biases for layer in plan.shrunk_spec(dense_spec()).layers) == expected
 
@@ -214,9 +218,9 @@ def test_what_is_cut_is_compensated_and_in_the_sequential_mode_all_that_follows(
 def test_in_the_sequential_mode_what_comes_before_the_first_cut_stays() -> None:
     whole = LAYERS[2]
     neurons_only = dataclasses.replace(whole, neurons=(0, 1))
-    plan = dataclasses.replace(PLAN, compensation="sequential", layers=(whole, neurons_only, whole))
+    plan = with_settings(PLAN, compensation="sequential", layers=(whole, neurons_only, whole))
     assert plan.compensated(dense_spec()) == (frozenset(), frozenset({"down_proj"}), BOTH)
-    nothing = dataclasses.replace(PLAN, compensation="sequential", layers=(whole,) * 3)
+    nothing = with_settings(PLAN, compensation="sequential", layers=(whole,) * 3)
     assert nothing.compensated(dense_spec()) == (frozenset(),) * 3
 
 
@@ -242,7 +246,7 @@ def test_a_plan_of_a_model_of_another_shape_is_refused(values: dict[str, Any], m
 
 
 EVEN_LAYERS = tuple(LayerPlan(2, (0, 2), (0, 5), tuple(range(start, start + 48))) for start in (0, 7, 30))
-UNIFORM = dataclasses.replace(PLAN, layers=EVEN_LAYERS, layout="uniform")
+UNIFORM = with_settings(PLAN, layers=EVEN_LAYERS, layout="uniform", sparsity=EVEN)
 HALVES = ("o_proj", "down_proj")
 
 
@@ -254,8 +258,8 @@ def test_a_uniform_plan_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_layers_that_differ_are_no_uniform_plan(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"not a valid plan.*uniform layout"):
-        read_plan(changed_file(tmp_path / "plan.json", layout="uniform"))
-    with pytest.raises(ArtifactError, match="layout must be one of"):
+        read_plan(changed_file(tmp_path / "plan.json", layout="uniform", sparsity=dataclasses.asdict(EVEN)))
+    with pytest.raises(ArtifactError, match="layout: 'even' is not known"):
         read_plan(changed_file(tmp_path / "plan.json", layout="even"))
 
 
@@ -277,10 +281,10 @@ def test_biases_of_a_uniform_plan_are_those_of_the_family_s_class(
     assert UNIFORM.compensated(dense) == (frozenset(fitted),) * 3
     assert {own.biases for own in UNIFORM.shrunk_spec(dense).layers} == {frozenset(biases)}
     assert {half for half in HALVES if UNIFORM.has_intercept(half, dense.family)} == set(fitted)  # type: ignore[arg-type]
-    refitted = dataclasses.replace(UNIFORM, compensation="one-shot")
+    refitted = with_settings(UNIFORM, compensation="one-shot")
     assert refitted.compensated(dense) == (frozenset(HALVES),) * 3
     assert {own.biases for own in refitted.shrunk_spec(dense).layers} == {frozenset(biases)}
-    per_layer = dataclasses.replace(UNIFORM, layout="per-layer")
+    per_layer = with_settings(UNIFORM, layout="per-layer")
     assert per_layer.compensated(dense) == (frozenset(HALVES),) * 3
     assert all(frozenset(HALVES) <= own.biases for own in per_layer.shrunk_spec(dense).layers)
 
@@ -290,5 +294,5 @@ def test_only_halves_that_are_compensated_have_their_switch_turned_on() -> None:
     plan = dataclasses.replace(UNIFORM, layers=layers)
     mlp = frozenset({"gate_proj", "up_proj", "down_proj"})
     assert {own.biases for own in plan.shrunk_spec(dense_spec()).layers} == {mlp}
-    nothing = dataclasses.replace(plan, compensation="none")
+    nothing = with_settings(plan, compensation="none")
     assert {own.biases for own in nothing.shrunk_spec(dense_spec()).layers} == {frozenset()}

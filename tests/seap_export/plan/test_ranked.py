@@ -13,9 +13,10 @@ from support.product import Calibration, Compute, Mixture, Source
 
 from seap_export.errors import ArtifactError
 from seap_export.plan import make
-from seap_export.plan.planning import plan_variant, rank
+from seap_export.plan.make import plan_variant, rank_layers
 from seap_export.plan.ranked import Ranking, read_ranking
-from seap_export.plan.recipes import PlanSettings, open_recipe
+from seap_export.plan.recipes import open_recipe
+from seap_export.plan.settings import PlanSettings
 
 Calibrate = Callable[..., Calibration]
 
@@ -41,7 +42,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def ranked(source: Source, statistics: Mixture, settings: PlanSettings, folder: Path, **more: Any) -> Ranking:
     folder.mkdir(exist_ok=True)
-    return rank(source, statistics, settings, folder, compute=Compute(), **more)
+    return rank_layers(source, statistics, settings, folder, compute=Compute(), **more)
 
 
 @pytest.mark.parametrize("recipe", ["reconstruct", "seap"])

@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 
 from seap_export.errors import UsageError
-from seap_export.plan.plan import Compensation
-from seap_export.plan.recipes import (
-    DEFAULT_RECIPE,
-    PlanSettings,
-    Target,
-    open_recipe,
-    shipped_recipes,
-)
+from seap_export.plan.recipes import DEFAULT_RECIPE, Target, method_of, open_recipe, shipped_recipes
+from seap_export.plan.settings import Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 
 NAMES = ("reconstruct", "seap", "wanda-sp", "flap", "obc")
@@ -95,12 +89,15 @@ def test_the_target_decides_what_the_recipe_leaves_open(
 @pytest.mark.parametrize("num_layers", [3, 12, 30])
 def test_a_recipe_knows_its_name_whatever_else_is_set(name: str, num_layers: int) -> None:
     changed = replace(open_recipe(name), ridge=0.5, mix="plain", align=8, group_tolerance=0.1)
-    assert changed.method(num_layers) == name
+    assert method_of(changed, num_layers) == name
 
 
 def test_the_default_protection_spelled_out_is_still_the_recipe() -> None:
     spelled_out = replace(EXPECTED["seap"], sparsity=Sparsity("logistic", protect_first=2, protect_last=2))
-    assert (spelled_out.method(30), spelled_out.method(12)) == ("seap", "custom")  # of 12 layers 1 is protected
+    assert (method_of(spelled_out, 30), method_of(spelled_out, 12)) == (
+        "seap",
+        "custom",
+    )  # of 12 layers 1 is protected
 
 
 @pytest.mark.parametrize(
@@ -120,7 +117,7 @@ def test_the_default_protection_spelled_out_is_still_the_recipe() -> None:
     ],
 )
 def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None:
-    assert replace(open_recipe(name), **changes).method(30) == "custom"
+    assert method_of(replace(open_recipe(name), **changes), 30) == "custom"
 
 
 def test_plans_are_not_tried_in_the_uniform_layout(tmp_path: Path) -> None:
@@ -220,9 +217,9 @@ def test_a_recipe_in_the_uniform_layout_keeps_its_name(name: str, num_layers: in
     settings = open_recipe(name, layout="uniform")
     assert settings == replace(EXPECTED[name], layout="uniform", sparsity=EVEN)
     assert settings == open_recipe(write(tmp_path, shipped_recipes()[name].text), layout="uniform")
-    assert settings.method(num_layers) == name
+    assert method_of(settings, num_layers) == name
     other: Compensation = "bias" if settings.score == "elimination" else "one-shot"
-    assert replace(settings, compensation=other).method(num_layers) == "custom"
+    assert method_of(replace(settings, compensation=other), num_layers) == "custom"
     assert not settings.square_heads
 
 

@@ -15,7 +15,8 @@ from support.variations import VARIATIONS, micro_config
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.plan.cost import BUDGETS, layer_shape
-from seap_export.plan.plan import BALANCES, LayerPlan
+from seap_export.plan.plan import LayerPlan
+from seap_export.plan.settings import BALANCES
 from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, solve_layers
 from seap_export.plan.sparsity import SPARSITY_KINDS, Sparsity
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from support.product import LayerPlan, Plan, Sparsity
+from support.product import LayerPlan, Plan, PlanSettings, Sparsity
 from support.variations import micro_config
 
 from seap_export.families import model_spec
@@ -30,13 +30,7 @@ def make_variant() -> Callable[..., DrawnVariant]:
                 "source_name": "micro",
                 "source_sha256": "00",
                 "method": "seap",
-                "score": "wifv",
-                "sparsity": Sparsity(),
-                "align": 16,
-                "balance": "alike",
-                "compensation": "bias",
-                "ridge": 5.0,
-                "distillation": 0.0,
+                "settings": PlanSettings("wifv", Sparsity(), balance="alike", compensation="bias", distillation=0.0),
                 "requested_ratio": 0.2,
                 "achieved_ratio": 0.2,
                 "layers": tuple(LayerPlan(2, tuple(g), tuple(h), tuple(n)) for g, h, n in rows),

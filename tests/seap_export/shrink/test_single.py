@@ -46,7 +46,7 @@ def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
             fit = (
                 mean_fit(weight, bias, mean, kept)
                 if compensation == "bias"
-                else refit_from_dense(weight, bias, mean, covariance, kept, ridge=plan.ridge, tokens=40)
+                else refit_from_dense(weight, bias, mean, covariance, kept, ridge=plan.settings.ridge, tokens=40)
             )
             expected |= {names.weight(half, index): fit.weight, names.bias(half, index): fit.bias}
         assert own.keys() == expected.keys()

@@ -22,7 +22,16 @@ from support.models import (
     write_micro_model,
 )
 from support.plain_loop import WITHOUT_BIAS
-from support.plans import Shrunk, plan_of, random_scores, random_sensitivity, scored_options, uniform_plan, whole_layer
+from support.plans import (
+    Shrunk,
+    plan_of,
+    random_scores,
+    random_sensitivity,
+    scored_options,
+    uniform_plan,
+    whole_layer,
+    with_settings,
+)
 from support.product import (
     COMPENSATIONS,
     HALVES,
@@ -39,7 +48,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from seap_export.families import dense_config, model_spec, names
-from seap_export.plan.plan import LAYOUTS
+from seap_export.plan.settings import LAYOUTS
 from seap_export.plan.solve import keeps_heads
 from seap_export.plan.uniform import solve_uniform
 from seap_export.shrink.layer import kept_channels
@@ -179,7 +188,7 @@ def test_a_projection_has_its_fit_and_the_others_behind_a_switch_have_zeros(
                     mean,
                     shrunk.statistics.covariance(index, half),
                     kept,
-                    ridge=plan.ridge,
+                    ridge=plan.settings.ridge,
                     tokens=40,
                     intercept=intercept,
                 )
@@ -247,7 +256,7 @@ def test_a_uniform_variant_can_be_pruned_again(
     for layout in LAYOUTS:
         (tmp_path / layout).mkdir()
         statistics = single_mixture(random_calibration(source))
-        write_shrunk_model(source, replace(plan, layout=layout), statistics, tmp_path / layout)
+        write_shrunk_model(source, with_settings(plan, layout=layout), statistics, tmp_path / layout)
         config = json.loads((tmp_path / layout / "config.json").read_text("utf-8"))
         dense = {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 48}
         assert config.get("pruned_from") == (dense if layout == "uniform" else None)

@@ -30,7 +30,7 @@ from support.models import (
     why_not_loaded,
     write_micro_model,
 )
-from support.plans import Shrunk, micro_plan
+from support.plans import Shrunk, micro_plan, with_settings
 from support.product import COMPENSATIONS, Calibration, Compensation, Mixture, Source, StoredForm, open_source
 from support.variations import RICHEST, VARIED
 from torch import nn
@@ -74,11 +74,11 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
             mask = torch.zeros(linear.in_features)
             mask[kept] = 1.0
             linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,))
-            if shrunk.plan.compensation == "bias":
+            if shrunk.plan.settings.compensation == "bias":
                 mean = getattr(shrunk.statistics.layer(index), name).mean
                 bias = (linear.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
                 linear.register_forward_hook(lambda _, args, output, bias=bias: output + bias)
-            elif shrunk.plan.compensation != "none":
+            elif shrunk.plan.settings.compensation != "none":
                 linear.weight.data[:, kept] = stored[f"model.layers.{index}.{path}.weight"]
                 bias = stored.get(f"model.layers.{index}.{path}.bias")
                 linear.bias = None if bias is None else nn.Parameter(bias)
@@ -117,7 +117,7 @@ def test_compensation_matters_to_the_logits(shrink: Callable[..., Shrunk], tmp_p
     found = []
     for compensation in COMPENSATIONS:
         (tmp_path / compensation).mkdir()
-        plan = dataclasses.replace(shrunk.plan, compensation=compensation)
+        plan = with_settings(shrunk.plan, compensation=compensation)
         write_shrunk_model(shrunk.source, plan, shrunk.statistics, tmp_path / compensation)
         found.append(masked_logits(transformers_model(tmp_path / compensation)))
     for one, other in itertools.combinations(found, 2):
