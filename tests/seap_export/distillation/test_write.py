@@ -71,7 +71,7 @@ def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture],
     )
     found = made(tmp_path / "found", source, whole, statistics)
     assert file_contents(found) == file_contents(
-        made(tmp_path / "plain", source, replace(whole, distillation=0.0), statistics)
+        made(tmp_path / "plain", source, with_settings(whole, distillation=0.0), statistics)
     )
 
 
