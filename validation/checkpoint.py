@@ -120,8 +120,8 @@ class Checkpoint:
         model: Any = stock.model
         head = self._family.stored("lm_head")
         self._expected = {
-            name: tuple(own.shape)
-            for name, own in model.named_parameters(remove_duplicate=False)
+            name: tuple(parameter.shape)
+            for name, parameter in model.named_parameters(remove_duplicate=False)
             if not (name == head and stock.is_tied)
         }
         stored = self._reader.shapes()

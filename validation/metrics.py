@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ParityFailure
 
-__all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "Place"]
+__all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "LogitPlace"]
 
 Floats = NDArray[np.floating]
 Logits = NDArray[np.float64]
@@ -29,7 +29,7 @@ _CHUNK_ELEMENTS = 2**16
 
 
 @dataclass(frozen=True)
-class Place:
+class LogitPlace:
     """One logit: batch row, position within the stage and vocabulary index, all counted from 0."""
 
     row: int
@@ -51,7 +51,7 @@ class Defect:
 
     kind: Literal["nan", "inf", "shape"]
     side: Literal["reference", "candidate"]
-    place: Place
+    place: LogitPlace
     tokens: int
     detail: str = ""
 
@@ -80,7 +80,7 @@ class LogitFigures:
     tokens: int
     max_abs: float | None
     mean_abs: float | None
-    worst: Place | None
+    worst: LogitPlace | None
     mean_kl: float | None
     max_kl: float | None
     top1_agreement: float | None
@@ -107,7 +107,7 @@ class LogitComparison:
         self._lead: list[Tokens] = []
         self._agrees: list[NDArray[np.bool_]] = []
         self._max_abs: float | None = None
-        self._worst: Place | None = None
+        self._worst: LogitPlace | None = None
         self._defects: dict[tuple[str, str], Defect] = {}
 
     def update(
@@ -126,7 +126,7 @@ class LogitComparison:
         """
         if reference.ndim != 2 or reference.shape != candidate.shape:
             detail = f"logits of shape {list(candidate.shape)}, expected {list(reference.shape)}"
-            self._note(Defect("shape", "candidate", Place(row, first_position, 0), len(reference), detail))
+            self._note(Defect("shape", "candidate", LogitPlace(row, first_position, 0), len(reference), detail))
             return
         step = max(1, _CHUNK_ELEMENTS // max(1, reference.shape[1]))
         for start in range(0, len(reference), step):
@@ -217,7 +217,7 @@ class LogitComparison:
         index, token_id = np.unravel_index(int(difference.argmax()), difference.shape)
         if self._max_abs is None or difference[index, token_id] > self._max_abs:
             self._max_abs = float(difference[index, token_id])
-            self._worst = Place(row, int(positions[index]), int(token_id))
+            self._worst = LogitPlace(row, int(positions[index]), int(token_id))
         self._elements += difference.size
         self._sum_abs += float(difference.sum())
 
@@ -229,7 +229,7 @@ class LogitComparison:
         for kind, found in kinds:
             if found.any():
                 token, token_id = np.argwhere(found)[0]
-                place = Place(row, first + int(token), int(token_id))
+                place = LogitPlace(row, first + int(token), int(token_id))
                 self._note(Defect(kind, side, place, int(found.any(axis=1).sum())))
 
     def _note(self, defect: Defect) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 import onnx
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.layers.compute import Compute
 from seap_export.memory import available_memory
 from seap_export.runtime.decoder import CACHE_KEY
 from seap_export.runtime.doctor.driver import free_gpu_memory
+from validation.execution import Execution
 from validation.prompts import Case
 
 __all__ = ["Calls", "SessionMemory", "calls_of", "claim_memory", "session_memory"]
@@ -85,10 +85,9 @@ class SessionMemory:
 def claim_memory(
     model: Path,
     calls: Sequence[Calls],
-    provider: str = "cpu",
+    execution: Execution = Execution(),  # noqa: B008 - frozen
     say: Callable[[str], object] = lambda line: None,
     *,
-    compute: Compute | None = None,
     can_map: bool = True,
 ) -> bool:
     """Says what a session will take, and refuses one that does not fit into what is free now.
@@ -96,9 +95,8 @@ def claim_memory(
     Args:
         model: The .onnx file.
         calls: What it will be asked for.
-        provider: "cpu", "cuda" or "tensorrt".
+        execution: On which provider, and in how much of the host's memory; without `compute`: in all that is free now.
         say: Called with a line about it.
-        compute: Its limit of the host's memory holds here, too; None: all that is free now.
         can_map: Whether it may be opened `mapped`, which changes its speed.
 
     Returns:
@@ -108,9 +106,10 @@ def claim_memory(
         EnvironmentFailure: It does not fit.
         ArtifactError: The file cannot be read.
     """
-    need = session_memory(model, calls, provider)
-    free = min(available_memory(), (compute or Compute()).memory) if provider == "cpu" else free_gpu_memory()
-    where = "" if provider == "cpu" else " of the GPU's memory"
+    need = session_memory(model, calls, execution.provider)
+    is_on_cpu = execution.provider == "cpu"
+    free = _free_memory(execution) if is_on_cpu else free_gpu_memory()
+    where = "" if is_on_cpu else " of the GPU's memory"
     if free is None or need.total <= free:
         say(f"ONNX Runtime will take about {_gigabytes(need.total)}{where}")
         return False
@@ -127,6 +126,12 @@ def claim_memory(
     )
 
 
+def _free_memory(execution: Execution) -> int:
+    """Bytes of the host's memory that may be taken."""
+    free = available_memory()
+    return free if execution.compute is None else min(free, execution.compute.memory)
+
+
 def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -> SessionMemory:
     """Estimates what a session takes; see `claim_memory`. The data file is not read."""
     graph = _Graph(model)
@@ -136,7 +141,7 @@ def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -
     copies = mapped = largest = 0
     for name in graph.tensors:
         uses, size = graph.uses[name], graph.size(name)
-        kinds = {(node.op_type, place) for node, place in uses}
+        kinds = {(node.op_type, position) for node, position in uses}
         if graph.rank(name) == 2 and kinds & {(product, 1) for product in _PRODUCTS}:
             size = size // graph.item(name) * _FLOAT  # the CPU multiplies in float32
             copies, largest = copies + size, max(largest, size)
@@ -168,8 +173,8 @@ class _Graph:
         self.tensors = {tensor.name: tensor for tensor in self._proto.graph.initializer}
         self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
         for node in self._proto.graph.node:
-            for place, name in enumerate(node.input):
-                self.uses[name].append((node, place))
+            for position, name in enumerate(node.input):
+                self.uses[name].append((node, position))
 
     def rank(self, name: str) -> int:
         """Number of dimensions."""

@@ -11,8 +11,9 @@ from support import needs
 
 from converters.format import Format
 from converters.formats import parse_format
+from validation.execution import Execution
 from validation.parity.run import run_parity
-from validation.runtimes.table import open_runner, open_server
+from validation.runtimes.table import open_runtime
 from validation.runtimes.vllm.runner import PYTHON
 from validation.speed.engines import pace_of
 
@@ -65,7 +66,8 @@ def runtime(own: Format) -> str:
 def test_parity(name: str, demo: Path, tmp_path: Path) -> None:
     hf = demo / "reading-0.2" / "hf"
     own, folder = write(name, hf, tmp_path)
-    report = run_parity(hf, folder, PROMPTS, runtime=runtime(own), own=own, threads=2, decode_steps=8, long_tokens=256)
+    options = {"runtime": runtime(own), "execution": Execution(threads=2), "decode_steps": 8, "long_tokens": 256}
+    report = run_parity(hf, folder, PROMPTS, format=own, **options)
     assert report.passed, report.summary()
 
 
@@ -78,7 +80,7 @@ def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path)
 @of("gguf:q4_0", "openvino:int4", "web:q4", "mlx:4bit", "hf:fp32")
 def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> None:
     own, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
-    with closing(open_server(runtime(own), folder, 2)) as runner:
+    with closing(open_runtime(runtime(own), folder, Execution(threads=2), "served")) as runner:
         pace = pace_of(runner, [range(100, 140)], 5)
     assert pace.first_s > min(pace.steps_s) > 0
     assert len(pace.steps_s) == 5
@@ -87,7 +89,7 @@ def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> N
 def greedy(name: str, folder: Path) -> list[int]:
     prompt = PROMPT
     found: list[int] = []
-    with closing(open_runner(name, folder, 2)) as runner:
+    with closing(open_runtime(name, folder, Execution(threads=2))) as runner:
         last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)], TOKENS)[0, len(prompt) - 1]
         for _ in range(TOKENS):
             found.append(int(last.argmax()))

@@ -23,7 +23,7 @@ from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json
 from validation.runtimes.pytorch.torch_runner import TorchRunner
-from validation.runtimes.runner import Runtime
+from validation.runtimes.runner import Opening, Runtime
 from validation.runtimes.table import RUNTIMES
 from validation.runtimes.timing import Pace
 
@@ -112,7 +112,7 @@ class FakeRunner:
     #: Runners that were not closed.
     opened: ClassVar[int] = 0
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, opening: Opening) -> None:
         type(self).opened += 1
         stored = {name: own.flip(0).float() for name, own in load_file(folder / FAKE_FILE).items()}
         type(self).fault(stored)
@@ -175,11 +175,15 @@ class Clocked(FakeRunner):
         return Pace(2.0, (0.25,) * steps)
 
 
+def open_clocked(folder: Path, opening: Opening) -> FakeRunner:
+    """A runner that times itself where it is served."""
+    return (Clocked if opening.purpose == "served" else FakeRunner)(folder, opening)
+
+
 def install_fake_format(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the format and its runtimes to the tables."""
     monkeypatch.setitem(FORMATS, "fake", Row("support.fake_format:FakeFormat", "Fake", FAKE_FILE))  # type: ignore[arg-type]
     monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.fake_format:FakeRunner", title="Faked"))  # type: ignore[arg-type]
     monkeypatch.setitem(RUNTIMES, "faked-too", Runtime("support.fake_format:Quiet"))  # type: ignore[arg-type]
-    row = Runtime("support.fake_format:FakeRunner", server="support.fake_format:Clocked")
-    monkeypatch.setitem(RUNTIMES, "clocked", row)  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "clocked", Runtime("support.fake_format:open_clocked"))  # type: ignore[arg-type]
     monkeypatch.setattr(FakeRunner, "opened", 0)

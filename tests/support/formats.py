@@ -20,6 +20,7 @@ from converters.openvino import OpenvinoFormat
 from seap_export.families import ModelSpec, names
 from seap_export.layers.halves import HALVES
 from seap_export.sources.config import read_spec
+from support.execution import ONE_THREAD
 from support.models import write_source
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
@@ -63,7 +64,7 @@ def write_ir_model(folder: Path, variation: str, precision: str, *, pruned: bool
 
 def torch_logits(source: Path) -> list[np.ndarray]:
     """Of each of `PARTS`, [tokens, vocabulary]."""
-    with open_torch_runner(source, 1) as runner:
+    with open_torch_runner(source, ONE_THREAD) as runner:
         (logits,) = runner.run([Run([part.tolist() for part in PARTS], 20)])
     return np.split(logits, np.cumsum([len(part) for part in PARTS])[:-1])
 

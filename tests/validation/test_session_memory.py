@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.execution import ONE_THREAD
 from support.product import Compute, OnnxForm, choose_precision, open_session, write_onnx
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from validation import session_memory
 from validation.divergence.measure import claim_texts
+from validation.execution import Execution
 from validation.parity.run import run_parity
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
@@ -69,7 +71,7 @@ def test_fp16_is_multiplied_in_float32_on_the_cpu(micro_hf: Callable[..., Path],
     half = written(hf, tmp_path / "fp16", precision=choose_precision("fp16"))
     assert estimate(half, ONE).largest == wide.largest
     assert not estimate(half, ONE).can_map
-    assert estimate(half, ONE, "cuda").total < estimate(half, ONE).total
+    assert estimate(half, ONE, Execution("cuda")).total < estimate(half, ONE).total
 
 
 def test_int4_is_copied_with_its_scales(micro_hf: Callable[..., Path], tmp_path: Path) -> None:
@@ -133,18 +135,18 @@ def test_what_does_not_fit_is_refused_by_name(model: Path, monkeypatch: pytest.M
     assert "seap-export convert" in message
     free(monkeypatch, 2**40)
     with pytest.raises(EnvironmentFailure):
-        claim_memory(model, ONE, compute=Compute(memory=1000))
+        claim_memory(model, ONE, Execution(compute=Compute(memory=1000)))
 
 
 def test_on_a_gpu_its_own_memory_counts(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 1000)
     monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: 2**40)
-    assert claim_memory(model, ONE, "cuda") is False
+    assert claim_memory(model, ONE, Execution("cuda")) is False
     monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: 1000)
     with pytest.raises(EnvironmentFailure, match="GPU"):
-        claim_memory(model, ONE, "cuda")
+        claim_memory(model, ONE, Execution("cuda"))
     monkeypatch.setattr(session_memory, "free_gpu_memory", lambda: None)  # the driver does not tell
-    assert claim_memory(model, ONE, "cuda") is False
+    assert claim_memory(model, ONE, Execution("cuda")) is False
 
 
 def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
@@ -172,6 +174,14 @@ def test_texts_and_questions_are_refused(
         claim_texts(model.parent, [(1, 2), (3, 4, 5)])
     (model.parent / "genai_config.json").write_text('{"model": {"context_length": 64}}')
     monkeypatch.setattr("validation.zero_shot.models._tokenizer", lambda _: None)
-    options: Any = {"tokenizer_folder": micro_hf("Llama"), "batch_size": 2, "threads": 1, "on_sequences": print}
-    with pytest.raises(EnvironmentFailure, match="of what is free"), open_model(model.parent, "onnx", **options):
+    options: Any = {
+        "tokenizer_folder": micro_hf("Llama"),
+        "batch_size": 2,
+        "execution": ONE_THREAD,
+        "on_sequences": print,
+    }
+    with (
+        pytest.raises(EnvironmentFailure, match="of what is free"),
+        open_model(model.parent, "onnxruntime", **options),
+    ):
         pytest.fail("it was opened")

@@ -110,7 +110,7 @@ def _row(
             write_rounded_model(hf, statistics, how, Path(rounded))
         write_onnx(hf if how is None else Path(rounded), Path(folder), own.form)
         size = sum(path.stat().st_size for path in Path(folder).glob("model.onnx*"))
-        found = measure_divergence(reference, Path(folder), "onnx")
+        found = measure_divergence(reference, Path(folder), "onnxruntime")
     rounding = "" if own.form.precision.quantization is None else "nearest" if how is None else "calibrated"
     return _Row(hf.name, own.precision, rounding, size, found.mean_kl, found.perplexity, found.top1_agreement)
 

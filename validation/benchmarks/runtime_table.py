@@ -42,8 +42,9 @@ from validation.benchmarks.runtimes.kept import Kept
 from validation.benchmarks.runtimes.parity_tables import parity_tables
 from validation.benchmarks.runtimes.speed_table import speed_table
 from validation.divergence.measure import DenseAnswers
+from validation.execution import Execution
 from validation.prompts import tokenize_prompts
-from validation.runtimes.table import RUNTIMES, open_server, require_runtime
+from validation.runtimes.table import RUNTIMES, open_runtime, require_runtime
 
 __all__ = ["runtime_table"]
 
@@ -164,11 +165,11 @@ def _measure_divergence(
     missing = [(entry, folder) for entry, folder in ready if kept.get(entry.name) is None]
     if not missing:
         return
-    with DenseAnswers(dense, threads) as answers:
+    with DenseAnswers(dense, Execution(threads=threads)) as answers:
         answers.run(token_ids)
         reference = answers.reference(token_ids)
         for entry, folder in missing:
-            with closing(open_server(entry.runtime, folder, threads)) as runner:
+            with closing(open_runtime(entry.runtime, folder, Execution(threads=threads), "served")) as runner:
                 own = divergence(runner, reference)
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             kept.put({"size": size, "mean_kl": own}, entry.name)

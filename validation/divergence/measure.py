@@ -16,39 +16,30 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.layers.compute import Compute, choose_compute
-from seap_export.runtime.session import available_threads, open_session
 from validation.array_store import ArrayStore, StoredArray
 from validation.divergence.paired import CutFigures, PairedText, PerByte, cut_figures, lost_mass, per_byte, same_cut
+from validation.execution import Execution
 from validation.metrics import Defect, LogitComparison
-from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
-from validation.runtimes.runner import Runner
-from validation.runtimes.scorer import open_scorer
-from validation.runtimes.table import open_runner
+from validation.runtimes.table import REFERENCE, open_runtime
 from validation.session_memory import Calls, claim_memory
 
 __all__ = [
-    "FORMS",
     "DenseAnswers",
     "DenseReference",
     "DivergenceFigures",
-    "Form",
     "claim_texts",
     "continue_prompt",
     "measure_divergence",
     "measure_divergences",
 ]
 
-#: A variant's two artifacts: `hf` runs in torch, `onnx` in ONNX Runtime.
-Form = Literal["hf", "onnx"]
-FORMS: tuple[Form, ...] = get_args(Form)
 TokenIds = tuple[int, ...]
 Alternatives = tuple[TokenIds, ...]
 Progress = Callable[[str], object]
@@ -56,21 +47,26 @@ Progress = Callable[[str], object]
 _CHUNK_ELEMENTS = 2**20
 #: Tokens that make an answer.
 _LEAST_ANSWER = 3
+_EXECUTION = Execution()
 
 
 def claim_texts(
     folder: Path,
     texts: Iterable[TokenIds],
-    provider: str = "cpu",
-    compute: Compute | None = None,
+    execution: Execution = _EXECUTION,
     say: Progress = lambda line: None,
 ) -> bool:
     """Claims the memory for an `onnx` folder that runs texts one at a time, as `claim_memory` does.
 
     To be called before the dense model runs, which takes long.
     """
+    return claim_memory(folder / "model.onnx", _calls(texts), execution, say)
+
+
+def _calls(texts: Iterable[TokenIds]) -> list[Calls]:
+    """What a runtime is asked for that runs texts one at a time."""
     longest = max(map(len, texts))
-    return claim_memory(folder / "model.onnx", [Calls(1, longest, longest)], provider, say, compute=compute)
+    return [Calls(1, longest, longest)]
 
 
 @dataclass(frozen=True)
@@ -142,13 +138,11 @@ class DenseAnswers:
 
     Args:
         folder: config.json and safetensors files of the dense model.
-        threads: Threads of torch; None: all cores this process may use.
-        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+        execution: Where torch runs.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None, compute: Compute | None = None) -> None:
-        self._folder, self._threads = folder, threads or available_threads()
-        self._compute = compute or choose_compute("cpu")
+    def __init__(self, folder: Path, execution: Execution = _EXECUTION) -> None:
+        self._folder, self._execution = folder, execution
         self._store = ArrayStore()
         self._texts: dict[TokenIds, _Answer] = {}
         self._answered: dict[Alternatives, tuple[TokenIds, TokenIds]] = {}
@@ -186,10 +180,10 @@ class DenseAnswers:
         """
         say = on_progress or (lambda line: None)
         new_texts = [ids for ids in dict.fromkeys(texts) if ids not in self._texts]
-        new_prompts = [own for own in dict.fromkeys(prompts) if own not in self._answered]
+        new_prompts = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._answered]
         if not new_texts and not new_prompts:
             return
-        with open_torch_runner(self._folder, self._threads, self._compute) as runner:
+        with open_torch_runner(self._folder, self._execution) as runner:
             runs = runner.run([Run([ids], len(ids)) for ids in new_texts])
             for index, (ids, logits) in enumerate(zip(new_texts, runs, strict=True)):
                 if not np.isfinite(logits).all():
@@ -208,11 +202,13 @@ class DenseAnswers:
         """Continues the first alternative of all prompts together, then the second of those without an answer."""
         open_prompts = list(prompts)
         for number in range(max(map(len, prompts), default=0)):
-            open_prompts = [own for own in open_prompts if number < len(own)]
-            following = runner.continuations([own[number] for own in open_prompts], steps, stops)
-            for own, tokens in zip(open_prompts, following, strict=True):
-                self._answered[own] = own[number], tokens
-            open_prompts = [own for own in open_prompts if len(self._answered[own][1]) < _LEAST_ANSWER]
+            open_prompts = [alternatives for alternatives in open_prompts if number < len(alternatives)]
+            following = runner.continuations([alternatives[number] for alternatives in open_prompts], steps, stops)
+            for alternatives, tokens in zip(open_prompts, following, strict=True):
+                self._answered[alternatives] = alternatives[number], tokens
+            open_prompts = [
+                alternatives for alternatives in open_prompts if len(self._answered[alternatives][1]) < _LEAST_ANSWER
+            ]
 
     def reference(self, texts: Sequence[TokenIds]) -> DenseReference:
         """The answers for texts that were run.
@@ -220,14 +216,14 @@ class DenseAnswers:
         Raises:
             InputError: No text has a token to predict.
         """
-        own = tuple(texts)
-        predicted = sum(len(ids) - 1 for ids in own)
-        if not all(own) or not predicted:
+        token_ids = tuple(texts)
+        predicted = sum(len(ids) - 1 for ids in token_ids)
+        if not all(token_ids) or not predicted:
             raise InputError("the evaluated texts have no token to predict; give longer texts")
-        answers = [self._texts[ids] for ids in own]
+        answers = [self._texts[ids] for ids in token_ids]
         loss = sum(answer.loss for answer in answers)
         stored = tuple(answer.logits for answer in answers)
-        return DenseReference(own, _perplexity(loss, predicted), loss, self._store, stored)
+        return DenseReference(token_ids, _perplexity(loss, predicted), loss, self._store, stored)
 
     def answer(self, prompts: Alternatives) -> tuple[TokenIds, TokenIds]:
         """The prompt taken of some alternatives that were run, and the tokens with which the model continues it."""
@@ -237,27 +233,23 @@ class DenseAnswers:
 def measure_divergence(
     reference: DenseReference,
     folder: Path,
-    form: str = "hf",
+    runtime: str = REFERENCE,
     *,
     texts: Sequence[PairedText] | None = None,
     kept: NDArray[np.int64] | None = None,
-    threads: int | None = None,
-    provider: str = "cpu",
-    compute: Compute | None = None,
+    execution: Execution = _EXECUTION,
     on_progress: Progress | None = None,
 ) -> DivergenceFigures:
     """Runs a variant on the reference's texts and compares its predictions.
 
     Args:
         reference: The dense model's predictions.
-        folder: The variant's `hf` or `onnx` folder, or one of another format.
-        form: Which of the two it is, or the runtime of another format.
+        folder: The variant's `hf` folder, or one of another format.
+        runtime: What runs it.
         texts: The same texts as the tokens of both; None: the variant gets the tokens of the reference.
         kept: The dense model's ids of the tokens that the variant has; None: all. Its distributions are then
             restricted to these tokens.
-        threads: Threads of torch or of ONNX Runtime; None: all cores this process may use.
-        provider: ONNX Runtime's execution provider.
-        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+        execution: Where it runs.
         on_progress: Called with a line about each text when it is done.
 
     Raises:
@@ -265,19 +257,17 @@ def measure_divergence(
         ParityFailure: The ONNX graph does not run.
     """
     pairs = tuple(texts or map(same_cut, reference.token_ids))
-    options: Any = {"kept": kept, "threads": threads, "provider": provider, "compute": compute}
-    return measure_divergences([(reference, pairs)], folder, form, on_progress=on_progress, **options)[0]
+    options: Any = {"kept": kept, "execution": execution, "on_progress": on_progress}
+    return measure_divergences([(reference, pairs)], folder, runtime, **options)[0]
 
 
 def measure_divergences(
     sets: Sequence[tuple[DenseReference, Sequence[PairedText]]],
     folder: Path,
-    form: str = "hf",
+    runtime: str = REFERENCE,
     *,
     kept: NDArray[np.int64] | None = None,
-    threads: int | None = None,
-    provider: str = "cpu",
-    compute: Compute | None = None,
+    execution: Execution = _EXECUTION,
     on_progress: Progress | None = None,
 ) -> tuple[DivergenceFigures, ...]:
     """The same for several sets of texts, in which each distinct text runs once.
@@ -289,20 +279,19 @@ def measure_divergences(
     """
     say = on_progress or (lambda line: None)
     compared: dict[tuple[tuple[TokenIds, TokenIds], ...], _Compared] = {}
-    own = [compared.setdefault(_key(pairs), _Compared(reference, pairs, kept)) for reference, pairs in sets]
-    texts = tuple(dict.fromkeys(pair.own for _, pairs in sets for pair in pairs))
-    mapped = form == "onnx" and claim_texts(folder, texts, provider, compute)
-    with _logits(texts, folder, form, threads or available_threads(), provider, compute, mapped) as found:
-        for index, (ids, logits) in enumerate(zip(texts, found, strict=True)):
+    by_set = [compared.setdefault(_key(pairs), _Compared(reference, pairs, kept)) for reference, pairs in sets]
+    texts = tuple(dict.fromkeys(pair.variant for _, pairs in sets for pair in pairs))
+    with _logits(texts, folder, runtime, execution) as all_logits:
+        for index, (ids, logits) in enumerate(zip(texts, all_logits, strict=True)):
             for one in compared.values():
                 if (defect := one.add(ids, logits)) is not None:
                     raise ArtifactError(f"{folder}: {defect} for text {index}; export the variant again")
-            say(f"{form}: text {index + 1} of {len(texts)}")
-    return tuple(one.figures() for one in own)
+            say(f"{runtime}: text {index + 1} of {len(texts)}")
+    return tuple(one.figures() for one in by_set)
 
 
 def _key(pairs: Sequence[PairedText]) -> tuple[tuple[TokenIds, TokenIds], ...]:
-    return tuple((pair.dense, pair.own) for pair in pairs)
+    return tuple((pair.dense, pair.variant) for pair in pairs)
 
 
 class _Compared:
@@ -314,7 +303,7 @@ class _Compared:
 
     def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> str | None:
         """Adds the variant's logits [T, V] of a text as often as the set has it; what is wrong with them, in words."""
-        rows = [row for row, pair in enumerate(self._pairs) if pair.own == ids]
+        rows = [row for row, pair in enumerate(self._pairs) if pair.variant == ids]
         for row in rows:
             self._add(row, logits)
         defects = self._comparison.figures().defects if rows else ()
@@ -323,13 +312,13 @@ class _Compared:
         return None if math.isfinite(self._loss.sum) else "NaN or infinite logits"
 
     def _add(self, row: int, logits: NDArray[np.floating]) -> None:
-        pair, dense, own = self._pairs[row], self._reference.logits(row), logits
+        pair, dense, variant = self._pairs[row], self._reference.logits(row), logits
         if self._kept is not None:
             self._lost += lost_mass(dense[pair.places[:, 0]], self._kept)
             dense = dense[pair.places[:, 0]][:, self._kept]
-            own = logits[pair.places[:, 1]] if len(logits) == len(pair.own) else logits
-        self._comparison.update(dense, own, row=row)
-        self._loss.add(logits, pair.own)
+            variant = logits[pair.places[:, 1]] if len(logits) == len(pair.variant) else logits
+        self._comparison.update(dense, variant, row=row)
+        self._loss.add(logits, pair.variant)
 
     def figures(self) -> DivergenceFigures:
         """The figures of all texts."""
@@ -355,8 +344,7 @@ def continue_prompt(
     steps: int,
     stops: Collection[int] = (),
     *,
-    threads: int | None = None,
-    provider: str = "cpu",
+    execution: Execution = _EXECUTION,
 ) -> TokenIds:
     """Up to `steps` tokens with which a variant continues a prompt, the most likely ones, before the first of `stops`.
 
@@ -366,23 +354,17 @@ def continue_prompt(
         prompt: Token ids.
         steps: The most tokens that follow.
         stops: Tokens that end an answer.
-        threads: Threads of the runtime; None: all cores this process may use.
-        provider: ONNX Runtime's execution provider.
+        execution: Where it runs.
 
     Raises:
         ArtifactError: The folder cannot be loaded.
         EnvironmentFailure: The runtime, or memory, is missing.
         ParityFailure: The model does not run.
     """
-    threads, tokens = threads or available_threads(), len(prompt)
-    if runtime == OnnxRunner.runtime:
-        model = folder / "model.onnx"
-        mapped = claim_memory(model, [Calls(1, tokens, tokens + steps)], provider)
-        runner: Runner = OnnxRunner(open_session(model, provider, threads, mapped=mapped))
-    else:
-        runner = open_runner(runtime, folder, threads)
+    tokens = len(prompt)
+    calls = [Calls(1, tokens, tokens + steps)]
     following: list[int] = []
-    with closing(runner):
+    with closing(open_runtime(runtime, folder, execution, calls=calls)) as runner:
         last = runner.prefill(np.asarray([prompt], np.int64), [tokens], steps)[0, -1]
         while len(following) < steps and (token := int(last.argmax())) not in stops:
             following.append(token)
@@ -392,21 +374,14 @@ def continue_prompt(
 
 @contextmanager
 def _logits(
-    texts: Sequence[TokenIds],
-    folder: Path,
-    form: str,
-    threads: int,
-    provider: str,
-    compute: Compute | None,
-    mapped: bool,
+    texts: Sequence[TokenIds], folder: Path, runtime: str, execution: Execution
 ) -> Iterator[Iterator[NDArray[np.floating]]]:
     """The logits [T, V] of each text."""
-    if form == "hf":
-        with open_torch_runner(folder, threads, compute or choose_compute("cpu")) as torch_runner:
+    if runtime == REFERENCE:
+        with open_torch_runner(folder, execution) as torch_runner:
             yield torch_runner.run([Run([ids], len(ids)) for ids in texts])
         return
-    runtime = OnnxRunner.runtime if form == "onnx" else form
-    with closing(open_scorer(runtime, folder, threads, provider, mapped=mapped)) as runner:
+    with closing(open_runtime(runtime, folder, execution, "scored", _calls(texts))) as runner:
         yield (runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0] for ids in texts)
 
 

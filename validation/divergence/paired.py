@@ -34,12 +34,12 @@ class Bytes:
     Attributes:
         all: Of the whole text.
         dense: Of what the dense model predicts: all but its first token.
-        own: The same for the variant.
+        variant: The same for the variant.
     """
 
     all: int
     dense: int
-    own: int
+    variant: int
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class PairedText:
 
     Attributes:
         dense: The dense model's tokens.
-        own: The variant's.
+        variant: The variant's.
         places: int64 [P, 2]: tokens, one of each, after which both models have seen the same part of the text.
         split: Share of the text, 0 to 1 in bytes, that is in dense tokens which the variant cuts otherwise.
         bytes: How long the text is; None: not known.
     """
 
     dense: TokenIds
-    own: TokenIds
+    variant: TokenIds
     places: NDArray[np.int64]
     split: float = 0.0
     bytes: Bytes | None = None
@@ -98,50 +98,50 @@ class CutFigures:
 def per_byte(texts: Sequence[PairedText], kl: float, loss: float, dense_loss: float) -> PerByte | None:
     """The figures per byte, given sums over the texts, in nats; None: the lengths of the texts are not known."""
     sizes = [text.bytes for text in texts if text.bytes is not None]
-    dense, own = sum(size.dense for size in sizes), sum(size.own for size in sizes)
-    if len(sizes) < len(texts) or not min(dense, own):
+    dense, variant = sum(size.dense for size in sizes), sum(size.variant for size in sizes)
+    if len(sizes) < len(texts) or not min(dense, variant):
         return None
     whole = sum(size.all for size in sizes)
-    return PerByte(kl / whole, loss / own / math.log(2), dense_loss / dense / math.log(2), whole)
+    return PerByte(kl / whole, loss / variant / math.log(2), dense_loss / dense / math.log(2), whole)
 
 
 def cut_figures(texts: Sequence[PairedText], tokens: int, mass: float) -> CutFigures:
     """What a vocabulary of so many tokens costs on some texts, given the mean mass that it loses."""
     lengths = [1 if text.bytes is None else text.bytes.all for text in texts]
     split = sum(text.split * length for text, length in zip(texts, lengths, strict=True)) / sum(lengths)
-    more = sum(len(text.own) for text in texts) / sum(len(text.dense) for text in texts) - 1.0
+    more = sum(len(text.variant) for text in texts) / sum(len(text.dense) for text in texts) - 1.0
     return CutFigures(tokens, mass, split, more)
 
 
-def same_cut(ids: TokenIds, own: TokenIds | None = None) -> PairedText:
-    """A text that both models cut alike; `own` are the variant's ids if they are other ones."""
-    place = np.arange(len(ids), dtype=np.int64)
-    return PairedText(ids, own or ids, np.stack([place, place], axis=1))
+def same_cut(ids: TokenIds, variant_ids: TokenIds | None = None) -> PairedText:
+    """A text that both models cut alike; `variant_ids` are the variant's if they are other ones."""
+    positions = np.arange(len(ids), dtype=np.int64)
+    return PairedText(ids, variant_ids or ids, np.stack([positions, positions], axis=1))
 
 
 def pair_cuts(
-    dense: TokenIds, own: TokenIds, dense_sizes: NDArray[np.int64], own_sizes: NDArray[np.int64], most: int
+    dense: TokenIds, variant: TokenIds, dense_sizes: NDArray[np.int64], variant_sizes: NDArray[np.int64], most: int
 ) -> PairedText | None:
-    """Pairs two cuts of a text, up to the last place that both share within their first `most` tokens.
+    """Pairs two cuts of a text, up to the last position that both share within their first `most` tokens.
 
     None: they share none.
 
     Args:
         dense: The dense model's tokens of the text.
-        own: The variant's.
+        variant: The variant's.
         dense_sizes: Bytes of each token of the dense model by id.
         own_sizes: The same for the variant.
         most: The most tokens that either model is given.
     """
-    ends, own_ends = np.cumsum(dense_sizes[list(dense[:most])]), np.cumsum(own_sizes[list(own[:most])])
-    _, at, own_at = np.intersect1d(ends, own_ends, return_indices=True)
+    ends, variant_ends = np.cumsum(dense_sizes[list(dense[:most])]), np.cumsum(variant_sizes[list(variant[:most])])
+    _, at, variant_at = np.intersect1d(ends, variant_ends, return_indices=True)
     if not len(at):
         return None
-    places = np.stack([at, own_at], axis=1).astype(np.int64)
-    last, own_last = places[-1]
-    shared = set(pairwise([0, *own_ends[: own_last + 1].tolist()]))
+    places = np.stack([at, variant_at], axis=1).astype(np.int64)
+    last, variant_last = places[-1]
+    shared = set(pairwise([0, *variant_ends[: variant_last + 1].tolist()]))
     split = sum(end - start for start, end in pairwise([0, *ends[: last + 1].tolist()]) if (start, end) not in shared)
-    return PairedText(dense[: last + 1], own[: own_last + 1], places, split / max(1, int(ends[last])))
+    return PairedText(dense[: last + 1], variant[: variant_last + 1], places, split / max(1, int(ends[last])))
 
 
 def lost_mass(logits: NDArray[np.floating], kept: NDArray[np.int64]) -> float:

@@ -13,20 +13,18 @@ from tokenizers import Tokenizer
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import model_spec
 from seap_export.json_file import read_artifact
-from seap_export.layers.compute import Compute, choose_compute
 from seap_export.runtime.files import load_tokenizer, model_limits
-from seap_export.runtime.session import available_threads, open_session
 from seap_export.sources.config import end_tokens
+from validation.execution import Execution
 from validation.generation.figures import Answer, GenerationFigures
 from validation.generation.greedy import Ends, continue_prompts
 from validation.generation.questions import OpenTask
 from validation.quiet import quiet_transformers
-from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_batch import TorchBatch
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
 from validation.runtimes.runner import Runner
-from validation.runtimes.table import open_runner
-from validation.session_memory import Calls, claim_memory
+from validation.runtimes.table import REFERENCE, open_runtime
+from validation.session_memory import Calls
 
 __all__ = ["MAX_NEW_TOKENS", "evaluate_generation"]
 
@@ -54,28 +52,24 @@ def evaluate_generation(
     folder: Path,
     tasks: Sequence[OpenTask],
     *,
-    form: str = "hf",
+    runtime: str = REFERENCE,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 8,
-    threads: int | None = None,
-    provider: str = "cpu",
+    execution: Execution = Execution(),  # noqa: B008 - frozen
     tokenizer_folder: Path | None = None,
-    compute: Compute | None = None,
     on_answer: Callable[[object], object] = lambda done: None,
 ) -> dict[str, GenerationFigures]:
     """Measures how many questions of each task one model answers rightly, by greedy decoding; torch runs in float32.
 
     Args:
-        folder: A model folder, dense or pruned, or with another `form` what was written from one.
+        folder: A model folder, dense or pruned, or with another `runtime` what was written from one.
         tasks: At least one task, all with different names (`validation.generation.open_task`).
-        form: "hf", "onnx", or the runtime of another folder.
+        runtime: What runs the folder.
         max_new_tokens: The most tokens of an answer.
         batch_size: Prompts that run together; affects speed and memory, and answers only where two tokens are as
             likely as each other to the last bits.
-        threads: Threads of the runtime; None: all cores available to this process.
-        provider: ONNX Runtime's execution provider.
+        execution: Where it runs.
         tokenizer_folder: Folder of the tokenizer, and where a runtime is given the model folder; None: `folder`.
-        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
         on_answer: Called once for each question that is answered.
 
     Returns:
@@ -88,8 +82,8 @@ def evaluate_generation(
         EnvironmentFailure: The runtime, its provider or memory is not available.
         ParityFailure: The model does not run.
     """
-    if min(max_new_tokens, batch_size) < 1 or (threads is not None and threads < 1):
-        raise UsageError("max new tokens, batch size and threads must be at least 1")
+    if min(max_new_tokens, batch_size) < 1:
+        raise UsageError("max new tokens and batch size must be at least 1")
     if not tasks or len({task.name for task in tasks}) != len(tasks):
         raise UsageError("give at least one task; names must be different")
     texts = tokenizer_folder or folder
@@ -97,12 +91,10 @@ def evaluate_generation(
     prompts = {task.name: _tokens(task, tokenizer, limits) for task in tasks}
     longest = max(len(ids) for task_prompts in prompts.values() for ids in task_prompts)
     calls = Calls(batch_size, longest, min(longest + max_new_tokens, limits.context))
-    shared = _text_limits(folder).shared if form == "hf" else limits.shared  # genai_config.json does not say it
+    # genai_config.json does not say it
+    shared = _text_limits(folder).shared if runtime == REFERENCE else limits.shared
     figures = {}
-    with (
-        quiet_transformers(),
-        _opened(folder, form, threads or available_threads(), provider, compute, calls) as runner,
-    ):
+    with quiet_transformers(), _opened(folder, runtime, execution, calls) as runner:
         for task in tasks:
             stops = {token for stop in task.rule.stop if (token := tokenizer.token_to_id(stop)) is not None}
             ends = Ends(limits.ends | stops, task.rule, max_new_tokens, limits.context, shared)
@@ -151,22 +143,14 @@ def _tokens(task: OpenTask, tokenizer: Tokenizer, limits: _TextLimits) -> list[l
 
 
 @contextmanager
-def _opened(
-    folder: Path, form: str, threads: int, provider: str, compute: Compute | None, calls: Calls
-) -> Iterator[Runner]:
-    if form == "hf":
+def _opened(folder: Path, runtime: str, execution: Execution, calls: Calls) -> Iterator[Runner]:
+    if runtime == REFERENCE:
         with (
-            open_torch_runner(folder, threads, compute or choose_compute("cpu")) as model,
+            open_torch_runner(folder, execution) as model,
             model.head(),
             closing(TorchBatch(model)) as batch,
         ):
             yield batch
         return
-    if form == "onnx":
-        model_file = folder / "model.onnx"
-        mapped = claim_memory(model_file, [calls], provider, compute=compute)
-        runner: Runner = OnnxRunner(open_session(model_file, provider, threads, mapped=mapped))
-    else:
-        runner = open_runner(form, folder, threads)
-    with closing(runner):
+    with closing(open_runtime(runtime, folder, execution, calls=[calls])) as runner:
         yield runner

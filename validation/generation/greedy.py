@@ -79,23 +79,23 @@ def continue_prompts(
         ArtifactError: The model gives NaN or infinite logits.
         ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
     """
-    found: dict[int, Continuation] = {}
+    continuations: dict[int, Continuation] = {}
     for batch in _batches(prompts, ends, batch_size):
-        rows = [_Row(tokenizer, prompts[place], ends, on_done) for place in batch]
+        rows = [_Row(tokenizer, prompts[number], ends, on_done) for number in batch]
         if isinstance(runner, Follows):
             _follow(runner, rows)
         else:
             _step(runner, rows)
-        for place, row in zip(batch, rows, strict=True):
-            found[place] = row.continuation()
-    return [found[place] for place in range(len(prompts))]
+        for number, row in zip(batch, rows, strict=True):
+            continuations[number] = row.continuation()
+    return [continuations[number] for number in range(len(prompts))]
 
 
 def _batches(prompts: Sequence[TokenIds], ends: Ends, size: int) -> Iterator[list[int]]:
     """Places of prompts that run together; the longest come first, so that memory runs out at once."""
-    places = sorted(range(len(prompts)), key=lambda place: (-len(prompts[place]), place))
-    alone = [place for place in places if len(prompts[place]) + ends.most > ends.shared]
-    yield from ([place] for place in alone)
+    places = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
+    alone = [number for number in places if len(prompts[number]) + ends.most > ends.shared]
+    yield from ([number] for number in alone)
     together = places[len(alone) :]
     yield from (together[start : start + size] for start in range(0, len(together), size))
 
@@ -152,12 +152,12 @@ def _step(runner: Runner, rows: Sequence[_Row]) -> None:
     while True:
         for row, token in zip(rows, _likeliest(logits, rows), strict=True):
             row.add(token)
-        going = [place for place, row in enumerate(rows) if not row.is_done]
+        going = [number for number, row in enumerate(rows) if not row.is_done]
         if not going:
             return
         if isinstance(runner, Keeps) and len(going) < len(rows):
             runner.keep(going)
-            rows = [rows[place] for place in going]
+            rows = [rows[number] for number in going]
         logits = runner.step([row.last for row in rows])
 
 

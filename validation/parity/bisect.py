@@ -18,10 +18,10 @@ from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import read_scaling
 from seap_export.families import ModelSpec
-from seap_export.layers.compute import Compute, choose_compute
-from seap_export.runtime.session import available_threads, open_session, probe
+from seap_export.runtime.session import open_session, probe
 from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore, StoredArray
+from validation.execution import Execution
 from validation.parity.references import TokenSequence, sequences_of
 from validation.parity.rounding import round_weights
 from validation.parity.taps import Tap, decoder_taps, tapped
@@ -101,9 +101,7 @@ def bisect(
     steps: int,
     *,
     in_float: bool = False,
-    provider: str = "cpu",
-    threads: int | None = None,
-    compute: Compute | None = None,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
 ) -> Bisection:
     """Runs a case on both sides and compares what every sublayer computes.
 
@@ -114,26 +112,24 @@ def bisect(
         stage: The stage that failed.
         steps: Decode steps to run after the prompt, at most the case's.
         in_float: Whether MatMulNBits leaves activations in float32.
-        provider: ONNX Runtime's execution provider.
-        threads: Threads of both sides; None: all cores.
-        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+        execution: Where both sides run.
 
     Raises:
         UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
             `validation.parity.run.run_parity`.
     """
-    probe(provider)  # before the reference, which takes long
-    model, threads = onnx_folder / "model.onnx", threads or available_threads()
+    probe(execution.provider)  # before the reference, which takes long
+    model = onnx_folder / "model.onnx"
     spec = read_spec(hf_folder)
     precision = read_form(model).precision
-    mapped = claim_memory(model, [calls_of(case)], provider, compute=compute)
+    mapped = claim_memory(model, [calls_of(case)], execution)
     with ArrayStore() as store:
-        sequences = sequences_of(replace(case, forced=tuple(own[:steps] for own in case.forced)))
+        sequences = sequences_of(replace(case, forced=tuple(forced[:steps] for forced in case.forced)))
         change = round_weights(spec, precision)
-        with open_torch_runner(hf_folder, threads, compute or choose_compute("cpu"), change=change) as torch_runner:
+        with open_torch_runner(hf_folder, execution, change=change) as torch_runner:
             references = _Recorder(torch_runner, store).references(sequences)
         graph, places = _with_outputs(model, spec, in_float)
-        session = open_session(model, provider, threads, graph=graph, mapped=mapped)
+        session = open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped)
         runner = OnnxRunner(session, [value for _, value in places])
         comparison = _Comparison(places, precision)
         for call in _calls(case, runner, steps):
@@ -179,23 +175,23 @@ class _Recorder:
             for name in tap.modules
         ]
 
-        def keep(place: int, keys: NDArray[np.float32], own: NDArray[np.float32]) -> None:
-            caches[place].append((self._store.put(keys), self._store.put(own)))
-            values[place] |= self._flush()
+        def keep(number: int, keys: NDArray[np.float32], of_values: NDArray[np.float32]) -> None:
+            caches[number].append((self._store.put(keys), self._store.put(of_values)))
+            values[number] |= self._flush()
 
-        runs = [Run(own.parts(self._spec), len(own.prompt) + len(own.forced)) for own in sequences]
+        runs = [Run(sequence.parts(self._spec), len(sequence.prompt) + len(sequence.forced)) for sequence in sequences]
         try:
             logits = []
-            for own, own_logits in zip(values, self._runner.run(runs, keep), strict=True):
-                logits.append(self._store.put(own_logits))
-                own |= self._flush()
+            for sequence_values, of_logits in zip(values, self._runner.run(runs, keep), strict=True):
+                logits.append(self._store.put(of_logits))
+                sequence_values |= self._flush()
         finally:
             for handle in handles:
                 handle.remove()
         order = [tap.name for tap in self._taps]
         return [
-            _Reference({name: own[name] for name in order}, of_logits, tuple(cache))
-            for own, of_logits, cache in zip(values, logits, caches, strict=True)
+            _Reference({name: sequence_values[name] for name in order}, of_logits, tuple(cache))
+            for sequence_values, of_logits, cache in zip(values, logits, caches, strict=True)
         ]
 
     def _record(self, tap: Tap, name: str, module: Any, inputs: Any, output: Any) -> None:
@@ -204,17 +200,17 @@ class _Recorder:
             value = value - module.bias
         if name in self._heads_first:
             value = value.transpose(1, 2)
-        own = value[0].float().flatten(1) * tap.factor  # [tokens, channels]
-        self._parts.setdefault((tap.name, name), []).append(own[:, tap.channels or slice(None)].cpu().numpy())
+        by_channel = value[0].float().flatten(1) * tap.factor  # [tokens, channels]
+        self._parts.setdefault((tap.name, name), []).append(by_channel[:, tap.channels or slice(None)].cpu().numpy())
 
     def _flush(self) -> dict[str, StoredArray]:
         """Stores what was recorded of one sequence, by tap."""
-        found = {}
+        stored = {}
         for tap in self._taps:
             if all((tap.name, name) in self._parts for name in tap.modules):
-                own = [np.concatenate(self._parts.pop((tap.name, name))) for name in tap.modules]
-                found[tap.name] = self._store.put(np.concatenate(own, axis=1))
-        return found
+                parts = [np.concatenate(self._parts.pop((tap.name, name))) for name in tap.modules]
+                stored[tap.name] = self._store.put(np.concatenate(parts, axis=1))
+        return stored
 
 
 def _heads_first(runner: TorchRunner) -> frozenset[str]:
@@ -224,11 +220,11 @@ def _heads_first(runner: TorchRunner) -> frozenset[str]:
     """
     spec = runner.spec
     tokens = max(layer.num_attention_heads for layer in spec.layers) + 1
-    found, handles = set(), []
+    heads_first, handles = set(), []
 
     def note(name: str, module: Any, inputs: Any, output: Any) -> None:
         if output.shape[2] == tokens:
-            found.add(name)
+            heads_first.add(name)
 
     for index in range(len(spec.layers)) if spec.block.qk_norm is not None else ():
         for norm in ("q_norm", "k_norm"):
@@ -238,7 +234,7 @@ def _heads_first(runner: TorchRunner) -> frozenset[str]:
         next(runner.run([Run([[0] * tokens], 1)]))
     for handle in handles:
         handle.remove()
-    return frozenset(found)
+    return frozenset(heads_first)
 
 
 def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, list[tuple[Tap, str]]]:
@@ -257,8 +253,8 @@ def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
     lengths = [len(row) for row in case.rows]
     if case.call_tokens is None:
         ids = np.zeros((len(lengths), max(lengths)), np.int64)
-        for own, row in zip(ids, case.rows, strict=True):
-            own[: len(row)] = row
+        for padded, row in zip(ids, case.rows, strict=True):
+            padded[: len(row)] = row
         whole = tuple(slice(0, length) for length in lengths)
         yield _Call(runner.prefill(ids, lengths, steps), whole, whole)
     else:
@@ -289,25 +285,25 @@ class _Comparison:
         for tap, value in self._places:
             for row, reference in enumerate(references):
                 wanted = store.get(reference.values[tap.name])[call.tokens[row]]
-                found = runner.tapped[value][row, call.columns[row]]
-                found = found.reshape(len(found), -1)
-                if len(found) != len(wanted):  # `--logits last` norms the last token alone
-                    wanted, found = wanted[-1:], runner.tapped[value][row, -1:].reshape(1, -1)
-                self._add(tap.name, tap.layer, tap.sublayer, wanted, np.ldexp(found, tap.exponent))
-                self._note_overflow(tap.name, wanted, found)
+                computed = runner.tapped[value][row, call.columns[row]]
+                computed = computed.reshape(len(computed), -1)
+                if len(computed) != len(wanted):  # `--logits last` norms the last token alone
+                    wanted, computed = wanted[-1:], runner.tapped[value][row, -1:].reshape(1, -1)
+                self._add(tap.name, tap.layer, tap.sublayer, wanted, np.ldexp(computed, tap.exponent))
+                self._note_overflow(tap.name, wanted, computed)
         for row, reference in enumerate(references):
             wanted = store.get(reference.logits)[call.tokens[row]]
-            found = call.logits[row]
-            found = found[call.columns[row]] if not runner.gives_last_only else found[-1:]
-            self._add("lm_head", None, "lm_head", wanted[-len(found) :], found.astype(np.float32))
+            computed = call.logits[row]
+            computed = computed[call.columns[row]] if not runner.gives_last_only else computed[-1:]
+            self._add("lm_head", None, "lm_head", wanted[-len(computed) :], computed.astype(np.float32))
 
     def add_caches(self, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
         for row, reference in enumerate(references):
-            for layer, (wanted, found) in enumerate(zip(reference.cache, runner.cache(row), strict=True)):
-                for part, stored, own in zip(("key", "value"), wanted, found, strict=True):
+            for layer, (wanted, computed) in enumerate(zip(reference.cache, runner.cache(row), strict=True)):
+                for part, stored, array_of_graph in zip(("key", "value"), wanted, computed, strict=True):
                     values = store.get(stored).swapaxes(0, 1)
                     name = f"layers.{layer}.self_attn.{part}_cache"
-                    both = (array.reshape(len(array), -1) for array in (values, own.swapaxes(0, 1)))
+                    both = (array.reshape(len(array), -1) for array in (values, array_of_graph.swapaxes(0, 1)))
                     self._add(name, layer, f"self_attn.{part}_cache", *both)
 
     def bisection(self, case: Case, stage: str, in_float: bool) -> Bisection:
@@ -336,9 +332,9 @@ class _Comparison:
         return None
 
     def _add(
-        self, name: str, layer: int | None, sublayer: str, wanted: NDArray[np.float32], found: NDArray[np.float32]
+        self, name: str, layer: int | None, sublayer: str, wanted: NDArray[np.float32], computed: NDArray[np.float32]
     ) -> None:
-        error = _error(wanted, found)
+        error = _error(wanted, computed)
         if name not in self._errors:
             self._order.append((name, layer, sublayer))
             self._errors[name] = error
@@ -346,22 +342,22 @@ class _Comparison:
         self._errors[name] = None if known is None or error is None else max(known, error)
         self._sequence.append((name, error))
 
-    def _note_overflow(self, name: str, wanted: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+    def _note_overflow(self, name: str, wanted: NDArray[np.float32], computed: NDArray[np.float32]) -> None:
         kind: Literal["nan", "inf", "near"] | None = None
-        if np.isnan(found).any():
+        if np.isnan(computed).any():
             kind = "nan"
-        elif np.isinf(found).any():
+        elif np.isinf(computed).any():
             kind = "inf"
-        elif self._precision.dtype == "fp16" and np.abs(found).max(initial=0.0) > _NEAR_OVERFLOW:
+        elif self._precision.dtype == "fp16" and np.abs(computed).max(initial=0.0) > _NEAR_OVERFLOW:
             kind = "near"
         if kind is not None and name not in self._overflows:
             self._overflows[name] = Overflow(name, kind, float(np.abs(wanted).max(initial=0.0)))
 
 
-def _error(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float | None:
+def _error(wanted: NDArray[np.float32], computed: NDArray[np.float32]) -> float | None:
     """The largest difference of a token's values over their root mean square, [tokens, width] each."""
-    if wanted.shape != found.shape or not np.isfinite(found).all():
+    if wanted.shape != computed.shape or not np.isfinite(computed).all():
         return None
     scale = np.sqrt(np.square(wanted, dtype=np.float64).mean(axis=1))
-    difference = np.abs(wanted - found).max(axis=1, initial=0.0)
+    difference = np.abs(wanted - computed).max(axis=1, initial=0.0)
     return float((difference / np.maximum(scale, 1e-30)).max(initial=0.0))

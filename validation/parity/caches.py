@@ -45,28 +45,30 @@ class CacheComparison:
 
     def update(self, reference: Iterable[Layer], candidate: Iterable[Layer], row: int) -> None:
         """Adds one row: the keys and values [KV heads, tokens, head_dim] of each layer."""
-        for layer, (wanted, found) in enumerate(zip(reference, candidate, strict=True)):
-            self.add_layer(wanted, found, row, layer)
+        for layer, (wanted, computed) in enumerate(zip(reference, candidate, strict=True)):
+            self.add_layer(wanted, computed, row, layer)
 
-    def add_layer(self, wanted: Layer, found: Layer, row: int, layer: int) -> None:
+    def add_layer(self, wanted: Layer, computed: Layer, row: int, layer: int) -> None:
         """Adds the keys and values of one layer."""
-        self._add(wanted[0], found[0], row, layer, "key")
-        self._add(wanted[1], found[1], row, layer, "value")
+        self._add(wanted[0], computed[0], row, layer, "key")
+        self._add(wanted[1], computed[1], row, layer, "value")
 
     def figures(self) -> CacheFigures:
         """The figures so far, of at least one row."""
         return CacheFigures(max(self._error, 0.0), self._max_abs, *self._place, self._defect)
 
-    def _add(self, wanted: NDArray[np.float32], found: NDArray[np.float32], row: int, layer: int, part: Part) -> None:
+    def _add(
+        self, wanted: NDArray[np.float32], computed: NDArray[np.float32], row: int, layer: int, part: Part
+    ) -> None:
         where = f"in the {part}s of layer {layer}, row {row}"
-        if wanted.shape != found.shape:
-            self._note(f"a cache of shape {list(found.shape)} {where}, expected {list(wanted.shape)}")
+        if wanted.shape != computed.shape:
+            self._note(f"a cache of shape {list(computed.shape)} {where}, expected {list(wanted.shape)}")
             return
-        if not np.isfinite(found).all():
+        if not np.isfinite(computed).all():
             self._note(f"NaN or Inf {where}")
             return
         scale = float(np.sqrt(np.square(wanted, dtype=np.float64).mean())) or 1.0
-        largest = float(np.abs(wanted - found).max(initial=0.0))
+        largest = float(np.abs(wanted - computed).max(initial=0.0))
         self._max_abs = max(self._max_abs, largest)
         if largest / scale > self._error:
             self._error, self._place = largest / scale, (layer, part)

@@ -15,9 +15,9 @@ from converters.onnx.precision import Precision, PrecisionName, choose_precision
 from converters.onnx.weights.scaling import Scaling
 from seap_export.extras import installed_versions
 from seap_export.families import ModelSpec
-from seap_export.layers.compute import Compute
 from validation.array_store import ArrayStore
 from validation.checkpoint import Change
+from validation.execution import Execution
 from validation.parity.compared import Compared
 from validation.parity.profiles import Limits, Noise, Pass, passes
 from validation.parity.references import Reference, TokenSequence, measure_rounding_noise
@@ -25,36 +25,32 @@ from validation.parity.report import Conditions
 from validation.prompts import Case
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Runner, Runtime
-from validation.runtimes.table import require_runtime, runtime_row
+from validation.runtimes.table import open_runtime, require_runtime, runtime_row
 
-__all__ = ["Candidate", "Reads", "Trial", "arithmetic_of", "open_candidate"]
+__all__ = ["ParityInput", "Reads", "RuntimeCandidate", "arithmetic_of", "open_candidate"]
 
 Progress = Callable[[str], None]
 References = Mapping[TokenSequence, Reference]
 
 
 @dataclass(frozen=True)
-class Trial:
+class ParityInput:
     """What is compared, and where.
 
     Attributes:
         model_folder: config.json, safetensors files and tokenizer.
         folder: What was written from it.
-        own: Its format; None: as the folder says.
+        format: Its format; None: as the folder says.
         spec: The model's shapes.
-        provider: "cpu" or "cuda", of ONNX Runtime.
-        threads: Threads of the runtime.
-        compute: What memory may be taken.
+        execution: Where both sides run.
         say: Receives a line about each case.
     """
 
     model_folder: Path
     folder: Path
-    own: Format | None
+    format: Format | None
     spec: ModelSpec
-    provider: str
-    threads: int
-    compute: Compute
+    execution: Execution
     say: Progress
 
 
@@ -71,7 +67,7 @@ class Reads:
     stored: StoredWeights | None = None
 
 
-class Candidate:
+class RuntimeCandidate:
     """A folder in a runtime that computes in one way only; torch reads the weights that the folder holds.
 
     A runtime that needs memory to be claimed, that has other ways to compute, or that tells more of itself has a
@@ -79,24 +75,24 @@ class Candidate:
 
     Attributes:
         runtime: The runtime.
-        own: The folder's format.
+        format: The folder's format.
         arithmetic: The precision whose limits hold, and whose rounding is measured in torch.
         scaling: Powers of two that the written model has been scaled by.
     """
 
-    def __init__(self, runtime: str, row: Runtime, trial: Trial) -> None:
+    def __init__(self, runtime: str, row: Runtime, parity_input: ParityInput) -> None:
         """Raises `ArtifactError` if the folder does not say its format."""
-        self.runtime, self._row, self._trial = runtime, row, trial
-        self.own = self._format(trial)
-        self.arithmetic = arithmetic_of(self.own.precision)
+        self.runtime, self._row, self._input = runtime, row, parity_input
+        self.format = self._format(parity_input)
+        self.arithmetic = arithmetic_of(self.format.precision)
         self.scaling = Scaling()
 
-    def _format(self, trial: Trial) -> Format:
-        return trial.own or read_format(trial.folder)
+    def _format(self, parity_input: ParityInput) -> Format:
+        return parity_input.format or read_format(parity_input.folder)
 
     def form(self) -> dict[str, object]:
         """What the report says about the form of the files, as JSON values."""
-        return self.own.settings()
+        return self.format.settings()
 
     def claim(self, cases: Sequence[Case], say: Progress) -> None:
         """Refuses cases for which there is not enough memory, before the references run, which take long.
@@ -107,34 +103,40 @@ class Candidate:
 
     def reads(self) -> Reads:
         """What torch computes with."""
-        return Reads(stored=self.own.weights(self._trial.folder, self._trial.spec))
+        return Reads(stored=self.format.weights(self._input.folder, self._input.spec))
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The ways in which the cases are run."""
-        return tuple(own for own in passes(self.arithmetic, "cpu", limits) if not own.in_float)
+        return tuple(way for way in passes(self.arithmetic, "cpu", limits) if not way.in_float)
 
     @contextmanager
-    def opened(self, own: Pass) -> Iterator[Runner]:
+    def opened(self, way: Pass) -> Iterator[Runner]:
         """Opens the folder for a pass, alone in memory."""
-        opener: Callable[[Path, int], Runner] = resolve_name(self._row.opener)
-        with closing(opener(self._trial.folder, self._trial.threads)) as runner:
+        with closing(open_runtime(self.runtime, self._input.folder, self._input.execution)) as runner:
             yield runner
 
-    def served(self, cases: Sequence[Case], own: Pass, references: References, store: ArrayStore) -> list[Compared]:
+    def served(self, cases: Sequence[Case], way: Pass, references: References, store: ArrayStore) -> list[Compared]:
         """Further comparisons, of the folder as it is served."""
         return []
 
     def conditions(self) -> Conditions:
         """How the last pass ran."""
-        return Conditions(self.runtime, None, None, self._trial.threads)
+        return Conditions(self.runtime, None, None, self._input.execution.thread_count)
 
     def rounding_noise(
         self, torch_runner: TorchRunner, references: References, store: ArrayStore
     ) -> tuple[dict[TokenSequence, Noise], float]:
         """What the runtime's rounding does in torch; see `measure_rounding_noise`."""
-        trial = self._trial
+        parity_input = self._input
         return measure_rounding_noise(
-            torch_runner, references, store, trial.spec, self.arithmetic, self.scaling, trial.provider, trial.say
+            torch_runner,
+            references,
+            store,
+            parity_input.spec,
+            self.arithmetic,
+            self.scaling,
+            parity_input.execution.provider,
+            parity_input.say,
         )
 
     def versions(self) -> dict[str, str]:
@@ -153,7 +155,7 @@ def arithmetic_of(precision: str) -> Precision:
     return Precision(name) if name in ("fp32", "fp16", "bf16") else choose_precision(name)  # type: ignore[arg-type]
 
 
-def open_candidate(name: str, trial: Trial) -> Candidate:
+def open_candidate(name: str, parity_input: ParityInput) -> RuntimeCandidate:
     """What parity compares with torch.
 
     Raises:
@@ -162,5 +164,5 @@ def open_candidate(name: str, trial: Trial) -> Candidate:
     """
     require_runtime(name)
     row = runtime_row(name)
-    kind: type[Candidate] = resolve_name(row.candidate)
-    return kind(name, row, trial)
+    kind: type[RuntimeCandidate] = resolve_name(row.candidate)
+    return kind(name, row, parity_input)

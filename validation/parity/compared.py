@@ -72,10 +72,10 @@ def compare(
     for row, ids in enumerate(case.rows):
         prompt = wanted[row][:-steps]
         count = 1 if gives_last_only else len(prompt)
-        found = _comparable(last[row] if gives_last_only else last[row, : len(ids)][-count:], runner.gives)
+        computed = _comparable(last[row] if gives_last_only else last[row, : len(ids)][-count:], runner.gives)
         first = len(ids) - count
         following = (*ids[first + 1 :], case.forced[row][0])
-        compared.prefill.update(prompt[-count:], found, row=row, first_position=first, following=following)
+        compared.prefill.update(prompt[-count:], computed, row=row, first_position=first, following=following)
     for step, next_ids in enumerate(zip(*case.forced, strict=True)):
         _compare_step(compared, step, wanted, _comparable(runner.step(next_ids), runner.gives))
     for row, truth in enumerate(truths):
@@ -120,8 +120,8 @@ def compare_served(
     wanted = [store.get(references[sequence].logits) for sequence in sequences_of(case)]
     decoding = decoder.start(case.rows, len(case.forced[0]))
     for row, (ids, forced) in enumerate(zip(case.rows, case.forced, strict=True)):
-        expected, found = wanted[row][-len(forced) - 1][None], decoding.logits[row : row + 1]
-        compared.prefill.update(expected, found, row=row, first_position=len(ids) - 1, following=forced[:1])
+        expected, computed = wanted[row][-len(forced) - 1][None], decoding.logits[row : row + 1]
+        compared.prefill.update(expected, computed, row=row, first_position=len(ids) - 1, following=forced[:1])
     for step, next_ids in enumerate(zip(*case.forced, strict=True)):
         decoding.step(next_ids)
         _compare_step(compared, step, wanted, decoding.logits)

@@ -27,7 +27,7 @@ from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.files import decoder_options
 from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore
-from validation.parity.candidate import Candidate, Progress, Reads, References, Trial
+from validation.parity.candidate import ParityInput, Progress, Reads, References, RuntimeCandidate
 from validation.parity.compared import Compared, compare_served, served_cases
 from validation.parity.profiles import SERVED, Limits, Pass, passes
 from validation.parity.report import Conditions
@@ -40,22 +40,22 @@ from validation.session_memory import calls_of, claim_memory
 __all__ = ["OnnxCandidate"]
 
 
-class OnnxCandidate(Candidate):
-    """See `Candidate`."""
+class OnnxCandidate(RuntimeCandidate):
+    """See `RuntimeCandidate`."""
 
-    def __init__(self, runtime: str, row: Runtime, trial: Trial) -> None:
+    def __init__(self, runtime: str, row: Runtime, parity_input: ParityInput) -> None:
         """Raises `EnvironmentFailure` if no session runs on the provider."""
-        probe(trial.provider)
-        super().__init__(runtime, row, trial)
-        self._model = trial.folder / "model.onnx"
+        probe(parity_input.execution.provider)
+        super().__init__(runtime, row, parity_input)
+        self._model = parity_input.folder / "model.onnx"
         self.arithmetic, self.scaling = self._form.precision, read_scaling(self._model)
         self._mapped = self._is_unguarded = False
         self._place: Conditions | None = None
 
-    def _format(self, trial: Trial) -> Format:
-        found = OnnxFormat.read(trial.folder)
-        self._form: OnnxForm = found.form
-        return found
+    def _format(self, parity_input: ParityInput) -> Format:
+        format = OnnxFormat.read(parity_input.folder)
+        self._form: OnnxForm = format.form
+        return format
 
     def form(self) -> dict[str, object]:
         """As the graph records it."""
@@ -63,23 +63,23 @@ class OnnxCandidate(Candidate):
 
     def claim(self, cases: Sequence[Case], say: Progress) -> None:
         """A session that does not fit may read its weights from the file."""
-        trial, calls = self._trial, [calls_of(case) for case in cases]
-        self._mapped = claim_memory(self._model, calls, trial.provider, say, compute=trial.compute)
+        parity_input, calls = self._input, [calls_of(case) for case in cases]
+        self._mapped = claim_memory(self._model, calls, parity_input.execution, say)
 
     def reads(self) -> Reads:
         """The model's weights, rounded to the graph's levels."""
-        return Reads(change=round_weights(self._trial.spec, self._form.precision))
+        return Reads(change=round_weights(self._input.spec, self._form.precision))
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The graph with float activations, and as it is; the last one runs it as it is."""
-        return passes(self._form.precision, self._trial.provider, limits)
+        return passes(self._form.precision, self._input.execution.provider, limits)
 
     @contextmanager
-    def opened(self, own: Pass) -> Iterator[OnnxRunner]:
+    def opened(self, way: Pass) -> Iterator[OnnxRunner]:
         """A session, whose nodes and provider are noted."""
-        trial = self._trial
-        graph = in_float_activations(self._model) if own.in_float else None
-        session = open_session(self._model, trial.provider, trial.threads, graph=graph, mapped=self._mapped)
+        execution = self._input.execution
+        graph = in_float_activations(self._model) if way.in_float else None
+        session = open_session(self._model, execution.provider, execution.threads, graph=graph, mapped=self._mapped)
         self._place = _conditions(session)
         runner = OnnxRunner(session)
         try:
@@ -89,19 +89,20 @@ class OnnxCandidate(Candidate):
         finally:
             runner.close()
 
-    def served(self, cases: Sequence[Case], own: Pass, references: References, store: ArrayStore) -> list[Compared]:
+    def served(self, cases: Sequence[Case], way: Pass, references: References, store: ArrayStore) -> list[Compared]:
         """On a GPU, the graph as the runner decodes with it."""
-        trial = self._trial
-        if trial.provider == "cpu":
+        parity_input = self._input
+        execution = parity_input.execution
+        if execution.provider == "cpu":
             return []
-        options = decoder_options(trial.folder / "genai_config.json", trial.provider)
-        positions = trial.spec.max_position_embeddings
-        decoder = OnnxDecoder(self._model, positions, trial.provider, trial.threads, options)
-        found = []
+        options = decoder_options(parity_input.folder / "genai_config.json", execution.provider)
+        positions = parity_input.spec.max_position_embeddings
+        decoder = OnnxDecoder(self._model, positions, execution.provider, execution.threads, options)
+        compared = []
         for case in served_cases(cases):
-            trial.say(f"{self.own.name}: {case.name}, {SERVED}")
-            found.append(compare_served(case, replace(own, label=SERVED), references, decoder, store))
-        return found
+            parity_input.say(f"{self.format.name}: {case.name}, {SERVED}")
+            compared.append(compare_served(case, replace(way, label=SERVED), references, decoder, store))
+        return compared
 
     def conditions(self) -> Conditions:
         """The provider that was obtained, and the nodes that each one ran."""

@@ -72,17 +72,17 @@ class Limit:
         """Whether higher values are better."""
         return self.figure in _AT_LEAST
 
-    def is_exceeded(self, found: float | None) -> bool:
+    def is_exceeded(self, value: float | None) -> bool:
         """Whether a value exceeds the limit; a missing value does not."""
-        if found is None:
+        if value is None:
             return False
-        return found < self.value if self.is_least else not found <= self.value
+        return value < self.value if self.is_least else not value <= self.value
 
-    def excess(self, found: float | None) -> float:
+    def excess(self, value: float | None) -> float:
         """How many times its limit a value is: above 1 if it fails, 0 if it is missing."""
-        if found is None:
+        if value is None:
             return 0.0
-        return (1.0 - found) / max(1.0 - self.value, 1e-9) if self.is_least else found / self.value
+        return (1.0 - value) / max(1.0 - self.value, 1e-9) if self.is_least else value / self.value
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ class Limits:
 
     def looser(self, precision: PrecisionName) -> tuple[str, ...]:
         """The limits that are looser than the defaults, in words."""
-        found = []
+        looser = []
         for name, figure, value in self.given:
             default = DEFAULT_LIMITS[name][figure]
             if name == precision and Limit(figure, default).is_exceeded(value):
-                found.append(f"{name} {figure} {value:g} is looser than the default {default:g}")
-        return tuple(found)
+                looser.append(f"{name} {figure} {value:g} is looser than the default {default:g}")
+        return tuple(looser)
 
 
 def read_limits(path: Path) -> Limits:

@@ -96,19 +96,19 @@ def run_references(
     runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, spec: ModelSpec, say: Progress
 ) -> dict[TokenSequence, Reference]:
     """Runs every sequence of the cases once; logits and caches go to the store."""
-    sequences = list(dict.fromkeys(own for case in cases for own in sequences_of(case)))
+    sequences = list(dict.fromkeys(sequence for case in cases for sequence in sequences_of(case)))
     caches: list[list[tuple[StoredArray, StoredArray]]] = [[] for _ in sequences]
 
-    def keep(place: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-        if place == 0:
+    def keep(number: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+        if number == 0:
             say(f"torch: layer {len(caches[0]) + 1} of {len(spec.layers)}")
-        caches[place].append((store.put(keys), store.put(values)))
+        caches[number].append((store.put(keys), store.put(values)))
 
-    runs = runner.run([Run(own.parts(spec), own.logits) for own in sequences], keep)
-    found = [store.put(logits) for logits in runs]
+    runs = runner.run([Run(sequence.parts(spec), sequence.logits) for sequence in sequences], keep)
+    logits_of = [store.put(logits) for logits in runs]
     return {
         sequence: Reference(logits, tuple(cache))
-        for sequence, logits, cache in zip(sequences, found, caches, strict=True)
+        for sequence, logits, cache in zip(sequences, logits_of, caches, strict=True)
     }
 
 

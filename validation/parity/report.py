@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
-from validation.metrics import Defect, LogitFigures, Place
+from validation.metrics import Defect, LogitFigures, LogitPlace
 from validation.parity.caches import CacheFigures
 from validation.parity.profiles import Figure, Limit, Noise, Pass
 from validation.prompts import Case
 
-__all__ = ["SCHEMA", "Conditions", "ParityReport", "Stage", "StageResult", "Subject", "round_beyond"]
+__all__ = ["SCHEMA", "ComparedFolder", "Conditions", "ParityReport", "Stage", "StageResult", "round_beyond"]
 
 Stage = Literal["prefill", "decode"]
 
@@ -65,7 +65,7 @@ class StageResult:
         """How many prompts ran together."""
         return len(self.prompts.rows)
 
-    def at(self, place: Place) -> str:
+    def at(self, place: LogitPlace) -> str:
         """The place in words."""
         position = "position" if self.stage == "prefill" else "decode step"
         return f"case '{self.case}', row {place.row}, {position} {place.position}, token id {place.token_id}"
@@ -117,7 +117,7 @@ class StageResult:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComparedFolder:
     """What is compared with torch.
 
     Attributes:
@@ -176,7 +176,7 @@ class ParityReport:
     """
 
     stages: tuple[StageResult, ...]
-    subject: Subject
+    subject: ComparedFolder
     provider_asked: str
     conditions: Conditions
     versions: Mapping[str, str]
@@ -240,11 +240,11 @@ class ParityReport:
     @property
     def limits(self) -> dict[Figure, float]:
         """The judged figures, each with the strictest limit used in any case."""
-        found: dict[Figure, float] = {}
+        limits: dict[Figure, float] = {}
         for limit in (limit for result in self.stages for limit in result.limits):
             strictest = max if limit.is_least else min
-            found[limit.figure] = strictest(limit.value, found.get(limit.figure, limit.value))
-        return found
+            limits[limit.figure] = strictest(limit.value, limits.get(limit.figure, limit.value))
+        return limits
 
     @property
     def smallest_passing_limits(self) -> dict[Figure, float] | None:
@@ -254,13 +254,13 @@ class ParityReport:
         worst: dict[Figure, float] = {}
         for result in self.stages:
             for limit in result.limits:
-                found = result.found(limit.figure)
-                if found is not None:
+                value = result.found(limit.figure)
+                if value is not None:
                     looser = min if limit.is_least else max
-                    worst[limit.figure] = looser(found, worst.get(limit.figure, found))
+                    worst[limit.figure] = looser(value, worst.get(limit.figure, value))
         return {
-            figure: round_beyond(found, 4, down=True) if Limit(figure, 1.0).is_least else round_beyond(found)
-            for figure, found in worst.items()
+            figure: round_beyond(value, 4, down=True) if Limit(figure, 1.0).is_least else round_beyond(value)
+            for figure, value in worst.items()
         }
 
     def summary(self) -> str:
@@ -287,11 +287,11 @@ class ParityReport:
         """Each judged figure with its worst value and its limit."""
         parts = []
         for figure, limit in self.limits.items():
-            judged = [r for r in self.stages if figure in {own.figure for own in r.limits}]
+            judged = [r for r in self.stages if figure in {judged_limit.figure for judged_limit in r.limits}]
             finite = [value for value in (r.found(figure) for r in judged) if value is not None]
             worst = min if Limit(figure, limit).is_least else max
-            found = f"{_FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {_FIGURE_WORDS[figure]}"
-            parts.append(f"{found} (limit {limit:g})")
+            words = f"{_FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {_FIGURE_WORDS[figure]}"
+            parts.append(f"{words} (limit {limit:g})")
         return parts
 
     @property

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from converters.format import Format
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec
-from seap_export.layers.compute import Compute, choose_compute
-from seap_export.runtime.session import available_threads
 from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore
+from validation.execution import Execution
 from validation.metrics import CLEAR_MARGIN
-from validation.parity.candidate import Trial, open_candidate
+from validation.parity.candidate import ParityInput, open_candidate
 from validation.parity.compared import Compared, compare
 from validation.parity.profiles import Limits, Noise
 from validation.parity.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of
-from validation.parity.report import ParityReport, Subject
+from validation.parity.report import ComparedFolder, ParityReport
 from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, tokenize_prompts
 from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.table import require_runtime
@@ -43,21 +43,19 @@ def run_parity(
     prompts: Sequence[str],
     *,
     runtime: str = "onnxruntime",
-    own: Format | None = None,
-    provider: str = "cpu",
-    threads: int | None = None,
+    format: Format | None = None,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
     decode_steps: int = DECODE_STEPS,
     limits: Limits = _DEFAULT,
     max_prompt_tokens: int = MAX_PROMPT_TOKENS,
     long_tokens: int = LONG_TOKENS,
-    compute: Compute | None = None,
     on_progress: Progress | None = None,
     on_memory: Progress | None = None,
 ) -> ParityReport:
     """Compares the logits and caches of a written folder in a runtime with those of the float32 model in `hf_folder`.
 
     Torch computes with the weights that the format stores, so that only the arithmetic differs. `Format.differences`
-    says whether they are the model's. See `Candidate`, and `OnnxCandidate` for ONNX. Limits: see
+    says whether they are the model's. See `RuntimeCandidate`, and `OnnxCandidate` for ONNX. Limits: see
     `validation.parity.profiles`; cases: `validation.prompts.parity_cases`.
 
     Each case is a prompt, or several, and then `decode_steps` tokens one at a time, the same on both sides. After the
@@ -68,14 +66,12 @@ def run_parity(
         folder: What was written from it.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
         runtime: What runs the folder.
-        own: The folder's format; None: as it says itself.
-        provider: "cpu" or "cuda", for ONNX Runtime.
-        threads: Threads of torch and of the runtime; None: all cores this process may use.
+        format: The folder's format; None: as it says itself.
+        execution: Where both sides run.
         decode_steps: At least 1.
         limits: The limits that are judged.
         max_prompt_tokens: Longer prompts are cut; at least 3, and never more than the model's positions allow.
         long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.
-        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
         on_progress: Called with a line about each layer of torch, and each case before it runs.
         on_memory: Called with a line about the memory that ONNX Runtime will take; None: `on_progress` is.
 
@@ -90,8 +86,7 @@ def run_parity(
         ParityFailure: The model does not run at all.
     """
     say = on_progress or (lambda line: None)
-    compute = compute or choose_compute("cpu")
-    threads = threads if threads is not None else available_threads()
+    execution = replace(execution, compute=execution.torch_compute)  # what is free now, not at a later opening
     require_runtime(runtime)
     spec = _model_spec(hf_folder)
     limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
@@ -99,12 +94,12 @@ def run_parity(
         hf_folder, prompts, decode_steps=decode_steps, max_prompt_tokens=max_prompt_tokens, long_tokens=long_tokens
     )
     # opened before the references, which take long
-    candidate = open_candidate(runtime, Trial(hf_folder, folder, own, spec, provider, threads, compute, say))
+    candidate = open_candidate(runtime, ParityInput(hf_folder, folder, format, spec, execution, say))
     candidate.claim(cases, on_memory or say)
     reads = candidate.reads()
 
     def opened() -> AbstractContextManager[TorchRunner]:
-        return open_torch_runner(hf_folder, threads, compute, change=reads.change, stored=reads.stored)
+        return open_torch_runner(hf_folder, execution, change=reads.change, stored=reads.stored)
 
     with ArrayStore() as store:
         with opened() as torch_runner:
@@ -113,7 +108,7 @@ def run_parity(
         for way in candidate.passes(limits):
             with candidate.opened(way) as runner:
                 for case in cases:
-                    say(f"{candidate.own.name}: {case.name}{way.suffix}")
+                    say(f"{candidate.format.name}: {case.name}{way.suffix}")
                     compared.append(compare(case, way, references, runner, store))
         compared += candidate.served(cases, way, references, store)
 
@@ -122,11 +117,11 @@ def run_parity(
 
         noise, margin = _noise(compared, references, store, opened, round_alike, say)
     return ParityReport(
-        stages=tuple(stage for own in compared for stage in own.results(noise, margin)),
-        subject=Subject(
-            candidate.own.name, runtime, candidate.own.precision, candidate.arithmetic.name, candidate.form()
+        stages=tuple(stage for comparison in compared for stage in comparison.results(noise, margin)),
+        subject=ComparedFolder(
+            candidate.format.name, runtime, candidate.format.precision, candidate.arithmetic.name, candidate.form()
         ),
-        provider_asked=provider,
+        provider_asked=execution.provider,
         conditions=candidate.conditions(),
         versions=_versions() | candidate.versions(),
         decode_steps=decode_steps,
@@ -134,7 +129,7 @@ def run_parity(
         prompt_sha256=prompt_digests(prompts),
         longest_tokens=max(len(row) for case in cases for row in case.rows) + decode_steps,
         context_length=spec.max_position_embeddings,
-        noise_kl=max((own.mean_kl for own in noise.values()), default=0.0) or None,
+        noise_kl=max((of_sequence.mean_kl for of_sequence in noise.values()), default=0.0) or None,
         looser_limits=limits.looser(candidate.arithmetic.name),
     )
 
@@ -151,18 +146,18 @@ def _noise(
 
     What is within the default limits passes whatever the noise, which can only widen them.
     """
-    undecided = [(own.case, own.undecided()) for own in compared]
+    undecided = [(comparison.case, comparison.undecided()) for comparison in compared]
     in_float32 = [case for case, figures in undecided if figures & {"max_abs", "cache_error"}]
     is_rounding = any(figures & {"mean_kl", "clear_top1_agreement"} for _, figures in undecided)
     noise: dict[TokenSequence, Noise] = {}
     largest = 0.0
     if in_float32 or is_rounding:
         with reopen() as runner:
-            own_references = {own: references[own] for case in in_float32 for own in sequences_of(case)}
-            noise = measure_exact_noise(runner, own_references, store, say)
+            sequences = {sequence: references[sequence] for case in in_float32 for sequence in sequences_of(case)}
+            noise = measure_exact_noise(runner, sequences, store, say)
             if is_rounding:
                 rounding, largest = round_alike(runner)
-                noise |= {sequence: own | noise.get(sequence, Noise()) for sequence, own in rounding.items()}
+                noise |= {sequence: rounded | noise.get(sequence, Noise()) for sequence, rounded in rounding.items()}
     return noise, max(CLEAR_MARGIN, 2 * largest)
 
 

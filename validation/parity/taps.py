@@ -80,10 +80,10 @@ def _mlp_taps(spec: ModelSpec, index: int, scaling: Scaling) -> Iterator[Tap]:
     neurons = spec.layers[index].intermediate_size
     is_fused = "gate_up_proj" in family.fused
     parts: tuple[tuple[Projection, int, int], ...] = (("gate_proj", 0, 0), ("up_proj", neurons, exponent))
-    for name, start, own in parts:
+    for name, start, exponent in parts:
         module = family.module("gate_up_proj" if is_fused else name, index)
         channels = slice(start, start + neurons) if is_fused else None
-        yield Tap(index, f"mlp.{name}", _node(f"{here}.{name}"), (module,), channels=channels, exponent=own)
+        yield Tap(index, f"mlp.{name}", _node(f"{here}.{name}"), (module,), channels=channels, exponent=exponent)
     module = family.module("down_proj", index)
     yield Tap(index, "mlp.gated", _node(f"{here}.gated"), (module,), "input", exponent=exponent)
     yield from _written_taps(spec, index, "down_proj", "mlp", scaling)

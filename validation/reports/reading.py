@@ -115,22 +115,22 @@ def advice(report: Json, check: Json) -> str:
 
 def bisection(report: Json, variant: str | None) -> Json | None:
     """Where a variant's error starts; None if there was no bisection or the variant has no results."""
-    found: Json | None = report["variants"][variant]["bisect"] if variant in report["variants"] else None
-    return found
+    bisect: Json | None = report["variants"][variant]["bisect"] if variant in report["variants"] else None
+    return bisect
 
 
 def remarks(report: Json) -> list[tuple[str, str]]:
     """Skipped checks, notes and limits looser than the default, each with its subject."""
-    found = []
+    lines = []
     for check in report["checks"]:
         skipped = " was skipped" if check["verdict"] == "skipped" else ""
         for note in check["notes"]:
             if note not in check["reasons"]:
-                found.append((label(check["variant"]), f"{check_label(check)}{skipped}: {note}"))
+                lines.append((label(check["variant"]), f"{check_label(check)}{skipped}: {note}"))
     for name, variant in report["variants"].items():
         for parity in variant["parity"].values():
-            found += [(name, f"parity: {limit}") for limit in parity["looser_limits"]]
-    return list(dict.fromkeys(found))
+            lines += [(name, f"parity: {limit}") for limit in parity["looser_limits"]]
+    return list(dict.fromkeys(lines))
 
 
 def limits_in_words(parity: Json) -> str:
@@ -157,10 +157,10 @@ def case_failures(case: Json) -> list[str]:
     if case["cache_defect"]:
         failures.append(case["cache_defect"])
     for name, limit in case["limits"].items():
-        found = case.get(_FIGURES[name][1] if name in _FIGURES else name)
-        if found is not None and (found < limit if name in _AT_LEAST else found > limit):
+        value = case.get(_FIGURES[name][1] if name in _FIGURES else name)
+        if value is not None and (value < limit if name in _AT_LEAST else value > limit):
             sign = "<" if name in _AT_LEAST else ">"
-            failures.append(f"{_word(name)} {figure(found)} {sign} {figure(limit)}")
+            failures.append(f"{_word(name)} {figure(value)} {sign} {figure(limit)}")
     return failures or ["failed"]
 
 
@@ -180,8 +180,8 @@ def speedups(speed: Json | None, what: str) -> list[float]:
         return judged
     key = {"decode": "decode_ms_per_token", "prefill": "prefill_ms"}[what]
     dense = {(cell["batch"], cell["depth"]): cell[key] for cell in speed["dense"]}
-    own = {(cell["batch"], cell["depth"]): cell[key] for cell in speed["variant"]}
-    return [dense[cell] / value for cell, value in own.items() if cell in dense and value]
+    variant = {(cell["batch"], cell["depth"]): cell[key] for cell in speed["variant"]}
+    return [dense[cell] / value for cell, value in variant.items() if cell in dense and value]
 
 
 def _word(name: str) -> str:

@@ -15,7 +15,7 @@ from validation.reports.reading import (
     label,
     remarks,
 )
-from validation.reports.variants import Cell, cells, head
+from validation.reports.variants import TableCell, cells, head
 
 __all__ = ["job_summary"]
 
@@ -63,7 +63,7 @@ def _table(report: Json) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: TableCell) -> str:
     main = _SIGNS.get(cell.main, _plain(cell.main))
     return f"{main} ({_plain(', '.join(cell.details))})" if cell.details else main
 

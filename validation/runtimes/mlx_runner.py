@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from validation.runtimes.runner import Gives, Layers, Logits
+from validation.runtimes.runner import Gives, Layers, Logits, Opening
 from validation.runtimes.timing import Pace, timed_loop
 
-__all__ = ["MlxRunner", "open_mlx_runner"]
+__all__ = ["MlxRunner", "open_mlx"]
 
 #: What MLX and mlx-lm raise when a folder cannot be loaded or run.
 _ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
@@ -95,14 +95,14 @@ class MlxRunner:
             raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
         padding = [int(real.max() - length) for length in real]
         shifted = np.zeros((rows, real.max()), np.int64)
-        for own, ids, length in zip(shifted, input_ids, real, strict=True):
-            own[real.max() - length :] = ids[:length]
+        for row_ids, ids, length in zip(shifted, input_ids, real, strict=True):
+            row_ids[real.max() - length :] = ids[:length]
         self._rows = rows
         self._cache = self._empty(padding)
-        found = self._run(shifted, "prefill")
-        logits = np.zeros((rows, width, found.shape[2]), np.float32)
+        computed = self._run(shifted, "prefill")
+        logits = np.zeros((rows, width, computed.shape[2]), np.float32)
         for row, length in enumerate(real):
-            logits[row, :length] = found[row, padding[row] :]
+            logits[row, :length] = computed[row, padding[row] :]
         return logits
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
@@ -126,13 +126,13 @@ class MlxRunner:
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `Timed`; as mlx-lm does it, the LM head sees the last token of the prompt alone."""
+        """See `TimesItself`; as mlx-lm does it, the LM head sees the last token of the prompt alone."""
         self._cache = self._empty([0])
 
         def first() -> int:
             if len(prompt) > 1:
                 self._model(self._mx.array([list(prompt[:-1])]), cache=self._cache)
-                self._mx.eval([own.state for own in self._cache])  # the logits are not
+                self._mx.eval([layer.state for layer in self._cache])  # the logits are not
             return following(int(prompt[-1]))
 
         def following(token: int) -> int:
@@ -145,9 +145,9 @@ class MlxRunner:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]; None: a layer keeps a window."""
         if not self._cache:
             raise ValueError("a cache is read before there is a prompt")
-        if not all(isinstance(own, self._caches.KVCache | self._caches.BatchKVCache) for own in self._cache):
+        if not all(isinstance(layer, self._caches.KVCache | self._caches.BatchKVCache) for layer in self._cache):
             return None
-        return (self._keys_and_values(own, row) for own in self._cache)
+        return (self._keys_and_values(layer, row) for layer in self._cache)
 
     def close(self) -> None:
         """Frees the model."""
@@ -159,10 +159,10 @@ class MlxRunner:
         if len(padding) == 1:
             return list(caches)
         return [
-            self._caches.BatchRotatingKVCache(own.max_size, list(padding))
-            if isinstance(own, self._caches.RotatingKVCache)
+            self._caches.BatchRotatingKVCache(layer.max_size, list(padding))
+            if isinstance(layer, self._caches.RotatingKVCache)
             else self._caches.BatchKVCache(list(padding))
-            for own in caches
+            for layer in caches
         ]
 
     def _run(self, input_ids: NDArray[np.int64], what: str) -> Logits:
@@ -171,12 +171,12 @@ class MlxRunner:
             return np.array(logits.astype(self._mx.float32))
 
     def _keys_and_values(self, cache: Any, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        own = cache if self._rows == 1 else cache.extract(row)
-        keys, values = (np.array(part[0].astype(self._mx.float32)) for part in own.keys_and_values())
+        of_row = cache if self._rows == 1 else cache.extract(row)
+        keys, values = (np.array(part[0].astype(self._mx.float32)) for part in of_row.keys_and_values())
         return keys, values
 
 
-def open_mlx_runner(folder: Path, threads: int) -> MlxRunner:
+def open_mlx(folder: Path, opening: Opening) -> MlxRunner:
     """Opens a folder as mlx-lm runs it; MLX has no setting for threads.
 
     On the CPU, MLX takes 30 times as long for products of quantised weights with 16-bit numbers as with float32.

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from converters.openvino.ir_file import MODEL_FILE
 from converters.openvino.packages import EXTRA, require
 from seap_export.errors import ArtifactError, ParityFailure
+from validation.runtimes.runner import Opening
 
-__all__ = ["OpenvinoRunner", "open_openvino_server"]
+__all__ = ["OpenvinoRunner", "open_openvino"]
 
 Logits = NDArray[np.float32]
 _INPUTS = {"input_ids", "attention_mask", "beam_idx"}
@@ -141,8 +142,8 @@ class OpenvinoRunner:
             "beam_idx": np.arange(rows, dtype=np.int32),
         }
         with _reported():
-            found = self._request.infer(feeds)["logits"]
-        logits = np.array(found, np.float32)
+            output = self._request.infer(feeds)["logits"]
+        logits = np.array(output, np.float32)
         if logits.ndim != 3 or logits.shape[:2] != (rows, width):
             raise ParityFailure(
                 f"the IR's logits have the shape {list(logits.shape)}; expected [{rows}, {width}, vocabulary]"
@@ -150,9 +151,13 @@ class OpenvinoRunner:
         return logits
 
 
-def open_openvino_server(folder: Path, threads: int) -> OpenvinoRunner:
-    """Opens a folder with the CPU plugin's defaults: keys and values of 8 bits, and so activations before integers."""
-    return OpenvinoRunner(folder, threads, {"KV_CACHE_PRECISION": "u8", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32})
+def open_openvino(folder: Path, opening: Opening) -> OpenvinoRunner:
+    """Opens a folder; errors are those of `OpenvinoRunner`.
+
+    The CPU plugin's defaults, to serve it, are keys and values of 8 bits, and so activations before integers.
+    """
+    defaults = {"KV_CACHE_PRECISION": "u8", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32}
+    return OpenvinoRunner(folder, opening.execution.thread_count, defaults if opening.purpose == "served" else None)
 
 
 @contextmanager

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from validation.execution import Execution
 from validation.runtimes.timing import Pace
 
-__all__ = ["Follows", "Gives", "Keeps", "Layers", "Logits", "Runner", "Runtime", "Timed"]
+if TYPE_CHECKING:
+    from validation.session_memory import Calls
+
+__all__ = ["Follows", "Gives", "Keeps", "Layers", "Logits", "Opening", "Purpose", "Runner", "Runtime", "TimesItself"]
 
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
 Logits = NDArray[np.float32]
@@ -19,6 +23,10 @@ Logits = NDArray[np.float32]
 Layers = Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]
 #: Log-probabilities are those of the whole vocabulary, up to a constant for each token.
 Gives = Literal["logits", "log-probabilities"]
+#: Why a folder is opened: to compare what it computes, exactly and with the logits that it gives; to score texts, as
+#: exactly and with the logits of all tokens; or to be timed as its runtime serves it, with the runtime's own choice of
+#: how exactly it computes and caches.
+Purpose = Literal["compared", "scored", "served"]
 
 
 class Runner(Protocol):
@@ -69,7 +77,7 @@ class Runner(Protocol):
 
 
 @runtime_checkable
-class Timed(Protocol):
+class TimesItself(Protocol):
     """A runner that times itself, because its calls take longer than what they call; `pace_of` times the others."""
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
@@ -98,18 +106,30 @@ class Keeps(Protocol):
 
 
 @dataclass(frozen=True)
-class Runtime:
-    """What is known of a runtime without its code; places are MODULE:NAME.
+class Opening:
+    """How a folder is opened.
 
     Attributes:
-        opener: A function or class that opens a written folder: called with the folder and a number of threads, it
-            gives a `Runner`.
+        execution: Where it runs.
+        purpose: What for.
+        calls: What it will be asked for, where the runtime claims memory; empty: nothing is claimed.
+    """
+
+    execution: Execution = Execution()
+    purpose: Purpose = "compared"
+    calls: Sequence[Calls] = ()
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What is known of a runtime without its code, as MODULE:NAME.
+
+    Attributes:
+        opener: A function that opens a written folder: called with the folder and an `Opening`, it gives a `Runner`.
         extra: What installs it, `pip install 'seap-export[EXTRA]'`; None: our own dependencies, or `check` says.
         check: A function that raises `EnvironmentFailure` where the runtime is missing and no extra tells; None: the
             packages of the extra are all that it needs.
-        candidate: The `Candidate` of its parity.
-        server: An opener as `opener`, of the folder as it is served and timed: with the runtime's own choice of how
-            exactly it computes and caches; None: `opener` does.
+        candidate: The `RuntimeCandidate` of its parity.
         title: Its name in texts; "": its name.
         traces: Whether `--bisect` can follow a difference into a folder that it runs.
     """
@@ -117,7 +137,6 @@ class Runtime:
     opener: str
     extra: str | None = None
     check: str | None = None
-    candidate: str = "validation.parity.candidate:Candidate"
-    server: str | None = None
+    candidate: str = "validation.parity.candidate:RuntimeCandidate"
     title: str = ""
     traces: bool = False

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.extras import require_extra
 from seap_export.toml_file import either
-from validation.runtimes.runner import Runner, Runtime
+from validation.execution import Execution
+from validation.runtimes.runner import Opening, Purpose, Runner, Runtime
+
+if TYPE_CHECKING:
+    from validation.session_memory import Calls
 
 __all__ = [
     "REFERENCE",
     "RUNTIMES",
-    "open_runner",
-    "open_server",
+    "open_runtime",
     "require_runtime",
     "runtime_lack",
     "runtime_row",
@@ -27,7 +31,7 @@ __all__ = [
 REFERENCE = "torch"
 RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": Runtime(
-        "validation.runtimes.onnx_runtime.onnx_runner:open_onnx_runner",
+        "validation.runtimes.onnx_runtime.onnx_runner:open_onnx_runtime",
         candidate="validation.parity.onnx_candidate:OnnxCandidate",
         title="ONNX Runtime",
         traces=True,
@@ -36,22 +40,14 @@ RUNTIMES: Mapping[str, Runtime] = {
         "validation.runtimes.llama_cpp.runner:open_llama_cpp",
         extra="gguf",
         candidate="validation.parity.llama_candidate:LlamaCandidate",
-        server="validation.runtimes.llama_cpp.runner:open_llama_cpp_server",
     ),
     "transformers.js": Runtime(
         "validation.runtimes.node.transformers_js:open_transformers_js",
         check="validation.runtimes.node.package:require_transformers_js",
-        server="validation.runtimes.node.transformers_js:open_transformers_js_server",
     ),
-    "openvino": Runtime(
-        "validation.runtimes.openvino_runner:OpenvinoRunner",
-        extra="openvino",
-        server="validation.runtimes.openvino_runner:open_openvino_server",
-    ),
-    "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx_runner", extra="mlx"),
-    "vllm": Runtime(
-        "validation.runtimes.vllm.runner:open_vllm_runner", check="validation.runtimes.vllm.runner:require_vllm"
-    ),
+    "openvino": Runtime("validation.runtimes.openvino_runner:open_openvino", extra="openvino"),
+    "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx"),
+    "vllm": Runtime("validation.runtimes.vllm.runner:open_vllm", check="validation.runtimes.vllm.runner:require_vllm"),
 }
 
 
@@ -94,21 +90,26 @@ def runtime_lack(name: str) -> str | None:
     return None
 
 
-def open_runner(name: str, folder: Path, threads: int) -> Runner:
+def open_runtime(
+    name: str,
+    folder: Path,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
+    purpose: Purpose = "compared",
+    calls: Sequence[Calls] = (),
+) -> Runner:
     """Opens a written folder in a runtime.
 
+    Args:
+        name: The runtime.
+        folder: What was written.
+        execution: Where it runs.
+        purpose: What for.
+        calls: What ONNX Runtime will be asked for, for which its memory is claimed; empty: it is not.
+
     Raises:
-        UsageError, EnvironmentFailure: As for `require_runtime`.
-        ArtifactError: The folder cannot be loaded.
+        UsageError, EnvironmentFailure: As for `require_runtime`, or memory or the provider is missing.
+        ArtifactError, ParityFailure: The folder cannot be loaded.
     """
     require_runtime(name)
-    opener: Callable[[Path, int], Runner] = resolve_name(runtime_row(name).opener)
-    return opener(folder, threads)
-
-
-def open_server(name: str, folder: Path, threads: int) -> Runner:
-    """Opens a written folder as its runtime serves it, to be timed; errors are those of `open_runner`."""
-    require_runtime(name)
-    row = runtime_row(name)
-    opener: Callable[[Path, int], Runner] = resolve_name(row.server or row.opener)
-    return opener(folder, threads)
+    opener: Callable[[Path, Opening], Runner] = resolve_name(runtime_row(name).opener)
+    return opener(folder, Opening(execution, purpose, calls))

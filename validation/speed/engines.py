@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from seap_export.runtime.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.files import decoder_options
-from validation.runtimes.runner import Runner, Timed
-from validation.runtimes.table import REFERENCE, open_server
+from validation.execution import Execution
+from validation.runtimes.runner import Runner, TimesItself
+from validation.runtimes.table import REFERENCE, open_runtime
 from validation.runtimes.timing import Pace, timed_loop
 
 __all__ = ["Engine", "EngineName", "open_engine", "pace_of"]
@@ -92,7 +94,7 @@ class _RunnerEngine:
 
     @property
     def takes_batches(self) -> bool:
-        return not isinstance(self._runner, Timed)
+        return not isinstance(self._runner, TimesItself)
 
     def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
         return pace_of(self._runner, prompts, steps)
@@ -109,7 +111,7 @@ def pace_of(runner: Runner, prompts: Sequence[Sequence[int]], steps: int) -> Pac
     Raises:
         ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
     """
-    if isinstance(runner, Timed):
+    if isinstance(runner, TimesItself):
         (prompt,) = prompts
         return runner.timed(prompt, steps)
     ids, lengths = np.asarray(prompts, np.int64), [len(prompt) for prompt in prompts]
@@ -127,32 +129,29 @@ def _likeliest(logits: NDArray[np.float32]) -> list[int]:
 
 
 @contextlib.contextmanager
-def open_engine(
-    engine: EngineName, folder: Path, context_length: int, provider: str, threads: int
-) -> Iterator[Engine]:
+def open_engine(engine: EngineName, folder: Path, context_length: int, execution: Execution) -> Iterator[Engine]:
     """Loads a model and frees its memory when the context ends.
 
     Args:
         engine: The engine.
         folder: The `hf` folder for torch, which runs on the CPU, or one of a format that the runtime takes.
         context_length: Maximum number of positions.
-        provider: ONNX Runtime's execution provider.
-        threads: Threads of the engine.
+        execution: Where it runs; torch on the CPU.
 
     Raises:
         ArtifactError: The folder cannot be loaded.
         EnvironmentFailure: The provider is not available on this machine, or the model does not fit in its memory.
     """
     if engine == "onnxruntime":
+        provider = execution.provider
         options = decoder_options(folder / "genai_config.json", provider)
-        yield _OnnxEngine(OnnxDecoder(folder / "model.onnx", context_length, provider, threads, options))
+        yield _OnnxEngine(OnnxDecoder(folder / "model.onnx", context_length, provider, execution.threads, options))
         return
     if engine != REFERENCE:
-        with contextlib.closing(open_server(engine, folder, threads)) as other:
+        with contextlib.closing(open_runtime(engine, folder, execution, "served")) as other:
             yield _RunnerEngine(other)
         return
-    from seap_export.layers.compute import choose_compute
     from validation.runtimes.pytorch.torch_runner import open_torch_runner
 
-    with open_torch_runner(folder, threads, choose_compute("cpu"), attention=None) as runner:
+    with open_torch_runner(folder, replace(execution, compute=None), attention=None) as runner:
         yield _TorchEngine(runner.whole_model())

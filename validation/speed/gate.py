@@ -14,7 +14,7 @@ from typing import Literal
 from seap_export.errors import UsageError
 from validation.speed.engines import EngineName
 from validation.speed.interval import FEWEST_RUNS, spread
-from validation.speed.measure import Cell
+from validation.speed.measure import SpeedCell
 from validation.speed.report import DENSE, SpeedReport, Speedup, SubjectFigures
 
 __all__ = ["MAX_SPREAD", "Figure", "SpeedLimits", "SpeedVerdict", "Verdict", "judge_speed"]
@@ -44,7 +44,7 @@ class SpeedLimits:
     max_bytes_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        limits = {own.name: getattr(self, own.name) for own in fields(self)}
+        limits = {field.name: getattr(self, field.name) for field in fields(self)}
         if all(limit is None for limit in limits.values()):
             raise UsageError(f"the speed gate has no limit; give one of {', '.join(limits)}")
         for name, limit in limits.items():
@@ -70,7 +70,7 @@ class SpeedVerdict:
 
     variant: str
     figure: Figure
-    cell: Cell | None
+    cell: SpeedCell | None
     limit: float
     found: float
     low: float
@@ -117,10 +117,10 @@ def judge_speed(
     Raises:
         UsageError: The report has no variant on this engine.
     """
-    variants = [own for own in report.subjects if own.engine == engine and own.model != DENSE]
+    variants = [subject for subject in report.subjects if subject.engine == engine and subject.model != DENSE]
     if not variants or not report.cells:
         raise UsageError(f"no variant was timed on {engine}; add one to judge its speed")
-    return tuple(verdict for own in variants for verdict in _verdicts(report, own, limits))
+    return tuple(verdict for subject in variants for verdict in _verdicts(report, subject, limits))
 
 
 def _verdicts(report: SpeedReport, variant: SubjectFigures, limits: SpeedLimits) -> Iterator[SpeedVerdict]:
@@ -141,7 +141,7 @@ def _verdicts(report: SpeedReport, variant: SubjectFigures, limits: SpeedLimits)
 
 
 def _speed_verdict(
-    variant: str, figure: Figure, cell: Cell, limit: float, speedup: Speedup, runs: Sequence[Sequence[float]]
+    variant: str, figure: Figure, cell: SpeedCell, limit: float, speedup: Speedup, runs: Sequence[Sequence[float]]
 ) -> SpeedVerdict:
     found, interval = speedup.measured, speedup.interval
     low, high = (interval.low, interval.high) if interval else (found, found)
@@ -155,7 +155,7 @@ def _bytes(verdict: SpeedVerdict) -> str:
     return f"{found} of the dense model's size on disk, {'at most' if passed else 'above'} {verdict.limit:g}"
 
 
-def _speed(verdict: SpeedVerdict, cell: Cell) -> str:
+def _speed(verdict: SpeedVerdict, cell: SpeedCell) -> str:
     limit = f"{verdict.limit:g}x"
     found, low, high = (_number(value, verdict.limit) for value in (verdict.found, verdict.low, verdict.high))
     what = f"{_NOUNS[verdict.figure]} at batch {cell.batch}, depth {cell.depth} is {found}x"

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from converters.onnx.precision import Precision
 from seap_export.families import ModelSpec
 
-__all__ = ["Work", "model_work"]
+__all__ = ["ModelWork", "model_work"]
 
 
 @dataclass(frozen=True)
-class Work:
+class ModelWork:
     """The work of one batch at one depth.
 
     Attributes:
@@ -27,7 +27,7 @@ class Work:
             raise ValueError("the work of a model must be positive")
 
 
-def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *, last_logits: bool) -> Work:
+def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *, last_logits: bool) -> ModelWork:
     """The least work for `batch` rows of `depth` tokens.
 
     Args:
@@ -42,7 +42,7 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
     head = spec.vocab_size * spec.hidden_size
     cached = sum(2 * layer.num_key_value_heads * spec.head_dim for layer in spec.layers)
     has_float_head = precision.quantization is not None and not precision.quantization.embeddings
-    return Work(
+    return ModelWork(
         decode_bytes=linear * precision.weight_bytes
         + head * (precision.dtype_bytes if has_float_head else precision.weight_bytes)
         + batch * depth * cached * precision.dtype_bytes,

@@ -13,14 +13,14 @@ import numpy as np
 from validation.runtimes.timing import Pace
 from validation.speed.engines import Engine
 
-__all__ = ["Cell", "Timing", "measure_speed"]
+__all__ = ["SpeedCell", "Timing", "measure_speed"]
 
 #: Waiting threads spin for some milliseconds.
 _PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
-class Cell:
+class SpeedCell:
     """A case to time: a prefill of `batch` prompts of `depth` tokens, followed by decode steps."""
 
     batch: int
@@ -81,13 +81,13 @@ class Timing:
 
 def measure_speed(
     openers: Mapping[str, Callable[[], AbstractContextManager[Engine]]],
-    cells: Sequence[Cell],
+    cells: Sequence[SpeedCell],
     *,
     vocab_size: int,
     runs: int,
     steps: int,
     on_progress: Callable[[str], object] = lambda line: None,
-) -> dict[str, dict[Cell, Timing]]:
+) -> dict[str, dict[SpeedCell, Timing]]:
     """Opens every engine again in each run, alone, and times it in every cell after a warm-up.
 
     Where an engine's memory is placed makes it up to a tenth faster or slower for as long as it is open; opening it
@@ -104,7 +104,7 @@ def measure_speed(
     Returns:
         The times of each engine in each cell that it takes: one that runs a prompt at a time takes no batches.
     """
-    timings: dict[str, dict[Cell, Timing]] = {name: {} for name in openers}
+    timings: dict[str, dict[SpeedCell, Timing]] = {name: {} for name in openers}
     prompts = {
         cell: np.random.default_rng(0).integers(0, vocab_size, (cell.batch, cell.depth)).tolist() for cell in cells
     }

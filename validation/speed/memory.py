@@ -18,8 +18,9 @@ from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
 from seap_export.memory import children_peak
 from seap_export.memory import peak_memory as own_peak
 from seap_export.runtime.doctor.driver import free_gpu_memory
+from validation.execution import Execution
 from validation.speed.engines import EngineName, open_engine
-from validation.speed.measure import Cell
+from validation.speed.measure import SpeedCell
 
 __all__ = ["PeakMemory", "peak_memory"]
 
@@ -42,7 +43,7 @@ class PeakMemory:
 
 
 def peak_memory(
-    engine: EngineName, folder: Path, context_length: int, provider: str, threads: int, cell: Cell
+    engine: EngineName, folder: Path, context_length: int, execution: Execution, cell: SpeedCell
 ) -> PeakMemory:
     """Measures the memory of running one model.
 
@@ -54,8 +55,8 @@ def peak_memory(
     """
     options = {
         "--context-length": context_length,
-        "--provider": provider,
-        "--threads": threads,
+        "--provider": execution.provider,
+        "--threads": execution.thread_count,
         "--batch": cell.batch,
         "--depth": cell.depth,
     }
@@ -83,7 +84,7 @@ def _main(engine: Any, folder: Path, context_length: int, provider: str, threads
     is_on_gpu = engine == "onnxruntime" and provider != "cpu"
     before = free_gpu_memory() if is_on_gpu else None
     try:
-        with open_engine(engine, folder, context_length, provider, threads) as model:
+        with open_engine(engine, folder, context_length, Execution(provider, threads)) as model:
             model.pace([[5] * depth] * batch, _STEPS)
             after = free_gpu_memory() if is_on_gpu else None
     except SeapError as error:

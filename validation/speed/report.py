@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from validation.speed.engines import EngineName
-from validation.speed.ideal import Work
+from validation.speed.ideal import ModelWork
 from validation.speed.interval import Interval, median_interval
-from validation.speed.measure import Cell, Timing
+from validation.speed.measure import SpeedCell, Timing
 
 __all__ = ["DENSE", "SCHEMA", "SpeedReport", "Speedup", "SubjectFigures"]
 
@@ -56,8 +56,8 @@ class SubjectFigures:
     engine: EngineName
     disk_bytes: int
     peak_bytes: int | None
-    timings: Mapping[Cell, Timing]
-    works: Mapping[Cell, Work]
+    timings: Mapping[SpeedCell, Timing]
+    works: Mapping[SpeedCell, ModelWork]
     gpu_bytes: int | None = None
 
 
@@ -72,14 +72,14 @@ class SpeedReport:
     """
 
     subjects: Sequence[SubjectFigures]
-    cells: Sequence[Cell]
+    cells: Sequence[SpeedCell]
     setting: Mapping[str, Any]
 
     def dense(self, engine: EngineName) -> SubjectFigures:
         """The dense model on an engine."""
         return next(own for own in self.subjects if own.model == DENSE and own.engine == engine)
 
-    def decode(self, subject: SubjectFigures, cell: Cell) -> Speedup:
+    def decode(self, subject: SubjectFigures, cell: SpeedCell) -> Speedup:
         """Speed-up of a decode step."""
         dense = self.dense(subject.engine)
         return _speedup(
@@ -89,7 +89,7 @@ class SpeedReport:
             subject.timings[cell].run_steps,
         )
 
-    def prefill(self, subject: SubjectFigures, cell: Cell) -> Speedup:
+    def prefill(self, subject: SubjectFigures, cell: SpeedCell) -> Speedup:
         """Speed-up of the time to the first token."""
         dense = self.dense(subject.engine)
         return _speedup(
@@ -152,7 +152,7 @@ class SpeedReport:
             "cells": [self._cell(subject, cell) for cell in subject.timings],
         }
 
-    def _cell(self, subject: SubjectFigures, cell: Cell) -> dict[str, Any]:
+    def _cell(self, subject: SubjectFigures, cell: SpeedCell) -> dict[str, Any]:
         timing = subject.timings[cell]
         speedups = {"prefill": self.prefill(subject, cell), "decode": self.decode(subject, cell)}
         return {
@@ -177,7 +177,7 @@ class SpeedReport:
         }
 
 
-def _speedup(measured: float, ideal: float, dense: Sequence[float], own: Sequence[float]) -> Speedup:
+def _speedup(measured: float, ideal: float, dense: Sequence[float], variant: Sequence[float]) -> Speedup:
     """The speed-up of two models, from one value per run, in the order of the runs."""
-    interval = median_interval([before / after for before, after in zip(dense, own, strict=True)])
+    interval = median_interval([before / after for before, after in zip(dense, variant, strict=True)])
     return Speedup(measured, ideal, interval and interval.including(measured))

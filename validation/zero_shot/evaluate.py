@@ -14,9 +14,9 @@ from typing import Any
 from seap_export.corpus.harness import quiet_harness, require_harness
 from seap_export.errors import UsageError
 from seap_export.hashing import sha256_json
-from seap_export.layers.compute import Compute
-from seap_export.runtime.session import available_threads
+from validation.execution import Execution
 from validation.quiet import quiet_transformers
+from validation.runtimes.table import REFERENCE
 from validation.zero_shot.figures import ZeroShotFigures
 from validation.zero_shot.models import open_model
 from validation.zero_shot.tasks import HarnessTask
@@ -32,27 +32,23 @@ def evaluate_zero_shot(
     tasks: Sequence[HarnessTask],
     *,
     limit: int | None = None,
-    form: str = "hf",
+    runtime: str = REFERENCE,
     batch_size: int = 8,
-    threads: int | None = None,
-    provider: str = "cpu",
+    execution: Execution = Execution(),  # noqa: B008 - frozen
     tokenizer_folder: Path | None = None,
-    compute: Compute | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, ZeroShotFigures]:
     """Measures the accuracy of one model on each task, without few-shot examples; torch runs in float32.
 
     Args:
-        folder: A model folder, dense or pruned, or with another `form` what was written from one.
+        folder: A model folder, dense or pruned, or with another `runtime` what was written from one.
         tasks: At least one task, all with different names (`validation.zero_shot.local_task`, `hub_tasks`); they can
             be reused for the next folder.
         limit: Ask only the first `limit` questions of each task; None: all.
-        form: "hf", "onnx", or the runtime of another folder.
+        runtime: What runs the folder.
         batch_size: Sequences per batch; affects only speed and memory.
-        threads: Threads of torch or ONNX Runtime; None: all cores available to this process.
-        provider: ONNX Runtime's execution provider.
+        execution: Where it runs.
         tokenizer_folder: Folder of the tokenizer, and where a runtime is given the model folder; None: `folder`.
-        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
         on_progress: Called with a progress line from time to time.
 
     Returns:
@@ -65,8 +61,8 @@ def evaluate_zero_shot(
         EnvironmentFailure: The harness is not installed, or the provider or memory is not available.
         ParityFailure: The ONNX graph does not run.
     """
-    if (limit is not None and limit < 1) or batch_size < 1 or (threads is not None and threads < 1):
-        raise UsageError("limit, batch size and threads must be at least 1")
+    if (limit is not None and limit < 1) or batch_size < 1:
+        raise UsageError("limit and batch size must be at least 1")
     if not tasks or len({task.name for task in tasks}) != len(tasks):
         raise UsageError("give at least one task; names must be different")
     require_harness()
@@ -76,12 +72,10 @@ def evaluate_zero_shot(
         quiet_harness(),
         open_model(
             folder,
-            form,
+            runtime,
             tokenizer_folder=tokenizer_folder or folder,
             batch_size=batch_size,
-            threads=threads or available_threads(),
-            provider=provider,
-            compute=compute,
+            execution=execution,
             on_sequences=on_sequences,
         ) as model,
     ):
@@ -134,8 +128,10 @@ def _figures(task: Any, results: dict[str, Any], samples: Sequence[dict[str, Any
         acc_norm_stderr=_number(results.get("acc_norm_stderr,none")),
         questions=len(by_question),
         chance=sum(chances) / len(chances),
-        sha256=sha256_json([[list(instance.args) for instance in own] for own in by_question.values()]),
-        right=tuple(own["acc"] > 0 for own in sorted(samples, key=itemgetter("doc_id")) if own["filter"] == "none"),
+        sha256=sha256_json([[list(instance.args) for instance in instances] for instances in by_question.values()]),
+        right=tuple(
+            sample["acc"] > 0 for sample in sorted(samples, key=itemgetter("doc_id")) if sample["filter"] == "none"
+        ),
     )
 
 

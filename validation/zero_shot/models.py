@@ -9,11 +9,11 @@ from typing import Any
 
 from seap_export.errors import ArtifactError, InputError
 from seap_export.json_file import read_json
-from seap_export.layers.compute import Compute, choose_compute
 from seap_export.sources.config import read_spec
+from validation.execution import Execution
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
-from validation.runtimes.scorer import open_scorer
-from validation.session_memory import Calls, claim_memory
+from validation.runtimes.table import REFERENCE, open_runtime
+from validation.session_memory import Calls
 
 __all__ = ["open_model"]
 
@@ -25,18 +25,14 @@ OnSequences = Callable[[int, int], None]
 @contextmanager
 def open_model(
     folder: Path,
-    form: str,
+    runtime: str,
     *,
     tokenizer_folder: Path,
     batch_size: int,
-    threads: int,
     on_sequences: OnSequences,
-    provider: str = "cpu",
-    compute: Compute | None = None,
+    execution: Execution,
 ) -> Iterator[Any]:
-    """Opens a model folder (`hf`), an ONNX folder or one that another runtime takes as the harness's `LM`.
-
-    Its memory is freed at the end.
+    """Opens a folder that a runtime takes as the harness's `LM`; its memory is freed at the end.
 
     Raises:
         ArtifactError: The folder or its tokenizer is incomplete or cannot be loaded.
@@ -44,22 +40,18 @@ def open_model(
     """
     tokenizer = _tokenizer(tokenizer_folder)
     options: Any = {"batch_size": batch_size, "on_sequences": on_sequences}
-    if form == "hf":
-        with open_torch_runner(folder, threads, compute or choose_compute("cpu"), attention=None) as torch_runner:
+    if runtime == REFERENCE:
+        with open_torch_runner(folder, execution, attention=None) as torch_runner:
             from validation.zero_shot.harness_models import TorchLM
 
             yield TorchLM(torch_runner, tokenizer, max_length=torch_runner.spec.max_position_embeddings, **options)
         return
     from validation.zero_shot.harness_models import RunnerLM
 
-    runtime, mapped = form, False
-    if form == "onnx":
-        runtime, positions = "onnxruntime", _positions(folder)
-        tokens = min(_TOKENS, positions)
-        mapped = claim_memory(folder / "model.onnx", [Calls(batch_size, tokens, tokens)], provider, compute=compute)
-    else:
-        positions = read_spec(tokenizer_folder).max_position_embeddings
-    with closing(open_scorer(runtime, folder, threads, provider, mapped=mapped)) as runner:
+    positions = _positions(folder) if runtime == "onnxruntime" else read_spec(tokenizer_folder).max_position_embeddings
+    tokens = min(_TOKENS, positions)
+    calls = [Calls(batch_size, tokens, tokens)]
+    with closing(open_runtime(runtime, folder, execution, "scored", calls)) as runner:
         yield RunnerLM(runner, tokenizer, max_length=positions, **options)
 
 

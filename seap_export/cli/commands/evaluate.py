@@ -21,14 +21,16 @@ from seap_export.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from seap_export.pipeline.evaluation.report import EvaluationReport
     from validation.divergence.measure import DivergenceFigures
     from validation.zero_shot import ZeroShotFigures
 
 __all__ = ["evaluate_command"]
 
-#: The runtimes of the two forms.
-_FORMS = {"torch": "hf", "onnxruntime": "onnx"}
+#: What runs each --form.
+_RUNTIMES = {"hf": "torch", "onnx": "onnxruntime"}
 #: What is kept of the dense model's accuracy, and how many of its answers became wrong and right.
 _BESIDE_DENSE = ("retained", "lost", "won")
 
@@ -151,11 +153,8 @@ def evaluate_command(
     from seap_export.pipeline.folder.outputs import write_whole
 
     compute = compute_of(options)
-    runtimes = options.pop("runtimes")
-    forms = [*options.pop("forms"), *(_FORMS[name] for name in runtimes if name in _FORMS)]
     request = EvaluationRequest(
-        forms=tuple(dict.fromkeys(forms)) or ("hf",),
-        runtimes=tuple(name for name in runtimes if name not in _FORMS),
+        runtimes=_runtimes(options.pop("forms"), options.pop("runtimes")),
         texts=parse_tasks(options.pop("texts")),
         zero_shot=parse_tasks(options.pop("zero_shot")),
         generate=parse_tasks(options.pop("generate")),
@@ -184,6 +183,12 @@ def evaluate_command(
         console.text(_summary(report))
         raise QualityFailure(f"{path}: {'; '.join(report.reasons)}")
     console.result(report.to_json(), _summary(report))
+
+
+def _runtimes(forms: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The runtimes of the forms, or of hf if there is none, and then the others."""
+    of_forms = [*(_RUNTIMES[form] for form in forms), *(name for name in names if name in _RUNTIMES.values())]
+    return tuple(dict.fromkeys([*(of_forms or ["torch"]), *names]))
 
 
 def _summary(report: EvaluationReport) -> str:

@@ -154,7 +154,7 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
         compute=compute,
         quality=None
         if max_kl is None
-        else EvaluationRequest(("onnx",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
+        else EvaluationRequest(("onnxruntime",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
         speed=SpeedLimits(**speed) if any(limit is not None for limit in speed.values()) else None,
         bench=BenchRequest(
             depths,

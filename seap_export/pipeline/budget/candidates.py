@@ -14,7 +14,7 @@ from converters.format import Format
 from seap_export.corpus import Split
 from seap_export.errors import ArtifactError, InputError
 from seap_export.pipeline.budget.predictor import Predictor, arithmetic
-from seap_export.pipeline.evaluation.quality import DENSE_TEXTS, MAX_LENGTH, own_quality_key
+from seap_export.pipeline.evaluation.quality import DENSE_TEXTS, MAX_LENGTH, folder_quality_key
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.evaluation.subject import Subject
 from seap_export.pipeline.evaluation.texts import paired_texts
@@ -30,7 +30,6 @@ from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.steps.variant_steps import variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
-from seap_export.runtime.session import available_threads
 from seap_export.vocabulary.choice import VocabularySize
 from seap_export.vocabulary.table import Vocabulary
 from validation.divergence.measure import DenseAnswers, claim_texts, measure_divergence
@@ -94,7 +93,7 @@ class Workshop:
         """
         made, ideal = self._steps(ranking, candidate), predictor.ideal_speedup(candidate)
         name, predicted = f"{made.written.variant} in {candidate.label}", predictor.bytes(candidate)
-        key = own_quality_key(made.written.key, MAX_LENGTH)
+        key = folder_quality_key(made.written.key, MAX_LENGTH)
         size = None if self._request.targets is None else self._request.targets.size
         is_exact = not candidate.ratio and arithmetic(candidate.format).quantization is None
         if size is not None and predicted > size and is_exact:
@@ -128,8 +127,7 @@ class Workshop:
                 own.runtimes[0],
                 folder,
                 spec.max_position_embeddings,
-                asked.provider,
-                parity.threads or available_threads(),
+                asked.execution,
             )
             for name, (folder, own) in folders.items()
         }
@@ -190,14 +188,13 @@ class Workshop:
         dense = [pair.dense for pair in pairs]
         self._answers.run(dense)  # what the candidate's tokenizer cuts otherwise
         reference = self._answers.reference(dense)
-        runtime, provider = format.runtimes[0], "cpu"
+        runtime, execution = format.runtimes[0], parity.execution(self._work.compute)
         if runtime == ONNX_RUNTIME:
-            provider = parity.provider
-            claim_texts(folder, [pair.own for pair in pairs], provider, self._work.compute, self._work.progress.say)
+            claim_texts(folder, [pair.variant for pair in pairs], execution, self._work.progress.say)
         with self._work.progress.step(f"{name}: comparing with the dense model", len(texts), "texts") as done:
-            options: Any = {"threads": parity.threads, "provider": provider, "on_progress": done}
+            options: Any = {"execution": execution, "on_progress": done}
             options |= {"texts": pairs, "kept": None if kept is None else kept.rows}
-            found = measure_divergence(reference, folder, runtime, compute=self._work.compute, **options)
+            found = measure_divergence(reference, folder, runtime, **options)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         return Figures(size, found.mean_kl, found.top1_agreement, found.perplexity, found.tokens)
 
@@ -245,7 +242,7 @@ class Workshop:
     @cached_property
     def _answers(self) -> DenseAnswers:
         answers = self._stack.enter_context(
-            DenseAnswers(self._dense, self._request.parity.threads, self._work.compute)
+            DenseAnswers(self._dense, self._request.parity.execution(self._work.compute))
         )
         texts = [ids for own in self._tokens.values() for ids in own]
         label = "running the dense model on held-out texts"

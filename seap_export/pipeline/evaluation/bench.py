@@ -26,15 +26,16 @@ from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
-from seap_export.runtime.session import available_threads, check_session_options, probe
+from seap_export.runtime.session import check_session_options, probe
 from seap_export.sources.config import read_spec
 from seap_export.sources.source import open_source
+from validation.execution import Execution
 from validation.parity.candidate import arithmetic_of
 from validation.runtimes.table import REFERENCE, require_runtime
 from validation.session_memory import Calls, claim_memory
 from validation.speed.engines import EngineName, open_engine
-from validation.speed.ideal import Work, model_work
-from validation.speed.measure import Cell, measure_speed
+from validation.speed.ideal import ModelWork, model_work
+from validation.speed.measure import SpeedCell, measure_speed
 from validation.speed.memory import PeakMemory, peak_memory
 from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
@@ -73,6 +74,11 @@ class BenchRequest:
     steps: int = 16
     memory: bool = True
 
+    @property
+    def execution(self) -> Execution:
+        """Where engines run."""
+        return Execution(self.provider, self.threads)
+
     def __post_init__(self) -> None:
         check_session_options(self.provider, self.threads)
         for name in ("depths", "batches"):
@@ -100,10 +106,12 @@ class BenchRequest:
         return format
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[SpeedCell, ...]:
         """Every depth with one prompt, then every other batch size at the smallest depth."""
-        single = [Cell(1, depth) for depth in sorted(set(self.depths))]
-        return tuple(dict.fromkeys([*single, *(Cell(batch, min(self.depths)) for batch in sorted(set(self.batches)))]))
+        single = [SpeedCell(1, depth) for depth in sorted(set(self.depths))]
+        return tuple(
+            dict.fromkeys([*single, *(SpeedCell(batch, min(self.depths)) for batch in sorted(set(self.batches)))])
+        )
 
 
 @dataclass(frozen=True)
@@ -168,15 +176,14 @@ def time_variants(variants: Sequence[Variant], dense: Path, request: BenchReques
         request: What to time.
         progress: Reports what happens.
     """
-    threads = request.threads or available_threads()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         models = [_model(DENSE, dense, (), Path(scratch), request, progress)]
         models += [
             _model(variant.name, variant.hf, tuple(variant.folders.values()), Path(scratch), request, progress)
             for variant in variants
         ]
-        figures = _measure(models, request, threads, progress)
-    return SpeedReport(figures, request.cells, _setting(request, threads))
+        figures = _measure(models, request, progress)
+    return SpeedReport(figures, request.cells, _setting(request))
 
 
 def _variants(paths: Sequence[str]) -> list[Variant]:
@@ -241,9 +248,7 @@ def _converted(format: Format, name: str, hf: Path, scratch: Path, progress: Pro
     return folder
 
 
-def _measure(
-    models: Sequence[_Model], request: BenchRequest, threads: int, progress: Progress
-) -> list[SubjectFigures]:
+def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress) -> list[SubjectFigures]:
     subjects = [(model, engine) for model in models for engine in request.engines]
     openers = {
         f"{model.name} {engine}": partial(
@@ -251,8 +256,7 @@ def _measure(
             engine,
             model.folder(engine),
             model.spec.max_position_embeddings,
-            request.provider,
-            threads,
+            request.execution,
         )
         for model, engine in subjects
     }
@@ -260,7 +264,7 @@ def _measure(
     for model, engine in subjects:
         if engine == "onnxruntime":
             graph = model.folder(engine) / "model.onnx"
-            claim_memory(graph, calls, request.provider, progress.say, can_map=False)
+            claim_memory(graph, calls, request.execution, progress.say, can_map=False)
     label = f"timing {', '.join(model.name for model in models)}"
     with progress.step(label, request.runs * len(openers), "runs", name="speed") as advance:
         timings = measure_speed(
@@ -272,7 +276,7 @@ def _measure(
             on_progress=advance,
         )
     nothing = PeakMemory(None, None)
-    peaks = [_peak(*subject, request, threads, progress) if request.memory else nothing for subject in subjects]
+    peaks = [_peak(*subject, request, progress) if request.memory else nothing for subject in subjects]
     return [
         SubjectFigures(
             model=model.name,
@@ -287,13 +291,13 @@ def _measure(
     ]
 
 
-def _peak(model: _Model, engine: EngineName, request: BenchRequest, threads: int, progress: Progress) -> PeakMemory:
+def _peak(model: _Model, engine: EngineName, request: BenchRequest, progress: Progress) -> PeakMemory:
     progress.say(f"{model.name}: peak memory on {engine}")
     context = model.spec.max_position_embeddings
-    return peak_memory(engine, model.folder(engine), context, request.provider, threads, request.cells[0])
+    return peak_memory(engine, model.folder(engine), context, request.execution, request.cells[0])
 
 
-def _work(model: _Model, engine: EngineName, cell: Cell, request: BenchRequest) -> Work:
+def _work(model: _Model, engine: EngineName, cell: SpeedCell, request: BenchRequest) -> ModelWork:
     format = None if engine == REFERENCE else request.written(engine)
     if isinstance(format, OnnxFormat):
         form = format.form
@@ -308,11 +312,11 @@ def _weights_and_graph(folder: Path) -> int:
     return sum(path.stat().st_size for path in files)
 
 
-def _setting(request: BenchRequest, threads: int) -> dict[str, object]:
+def _setting(request: BenchRequest) -> dict[str, object]:
     installed = {name.metadata["Name"] for name in metadata.distributions()}
     return {
         "provider": request.provider,
-        "threads": threads,
+        "threads": request.execution.thread_count,
         "runs": request.runs,
         "steps": request.steps,
         "form": request.form.to_json(),

@@ -16,15 +16,16 @@ from seap_export.json_file import write_json
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluation.generation import generated_answers
 from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
-from seap_export.pipeline.evaluation.request import EvaluationRequest
+from seap_export.pipeline.evaluation.request import RUN_FOLDERS, EvaluationRequest
 from seap_export.pipeline.evaluation.subject import (
     Subject,
+    VariantRun,
     chosen_texts,
     local_questions,
     open_subject,
     open_tasks,
 )
-from seap_export.pipeline.evaluation.texts import own_tokenizer, paired_texts
+from seap_export.pipeline.evaluation.texts import dense_tokenizer, paired_texts
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.texts.general_text import ElsewhereFigures, TextSet
@@ -32,7 +33,7 @@ from seap_export.runtime.session import available_threads, probe
 from validation.divergence.measure import DenseAnswers, DivergenceFigures, claim_texts, measure_divergences
 from validation.divergence.paired import PairedText
 from validation.generation import GenerationFigures
-from validation.runtimes.table import require_runtime, runtime_row
+from validation.runtimes.table import REFERENCE, runtime_row
 from validation.zero_shot import (
     HarnessTask,
     ZeroShotFigures,
@@ -83,7 +84,7 @@ def evaluate(
     if request.needs_harness:
         require_harness()
     subject = open_subject(path, dense, request, progress)
-    _run_by(subject, request)  # refuses what is not there
+    runs = subject.runs(request.runtimes)  # refuses what is not there
     texts = chosen_texts(subject, request)
     tasks, origins = _tasks(subject, request)
     generated = open_tasks(subject, request)
@@ -101,10 +102,10 @@ def evaluate(
         if texts is not None and folder is not None:
             divergence = _divergence(subject, folder, request, compute, progress)
         if tasks:
-            zero_shot = _zero_shot(subject, folder, tasks, request, compute, progress)
+            zero_shot = _zero_shot(subject, folder, runs, tasks, request, compute, progress)
         if generated:
-            written, asked = _run_by(subject, request), [task for task, _ in generated.values()]
-            generation = generated_answers(subject, folder, written, asked, request, compute, progress)
+            open_ended = [task for task, _ in generated.values()]
+            generation = generated_answers(subject, folder, runs, open_ended, request, compute, progress)
     return EvaluationReport(
         subject=subject,
         request=request,
@@ -137,9 +138,9 @@ def preview(
     if request.needs_harness:
         require_harness()
     subject = open_subject(path, dense, request, progress or Silent())
-    _run_by(subject, request)
-    forms = [] if subject.variant is None else [*request.forms, *request.runtimes]
-    models = [*([] if subject.dense is None else ["dense"]), *forms]
+    subject.runs(request.runtimes)
+    run_names = [] if subject.variant is None else _run_names(request)
+    models = [*([] if subject.dense is None else ["dense"]), *run_names]
     texts = chosen_texts(subject, request)
     rows: list[tuple[str, str, int | None, bool | None]] = []
     if texts is not None:
@@ -153,11 +154,9 @@ def preview(
     return [{**dict(zip(keys, row, strict=True)), "models": models} for row in rows]
 
 
-def _run_by(subject: Subject, request: EvaluationRequest) -> dict[str, Path]:
-    """The folders that are run besides the forms, by runtime."""
-    for name in request.runtimes:
-        require_runtime(name)
-    return {name: subject.run_by(name) for name in request.runtimes}
+def _run_names(request: EvaluationRequest) -> list[str]:
+    """What progress and dry runs call the runs of a variant."""
+    return [RUN_FOLDERS.get(name, name) for name in request.runtimes]
 
 
 def write_evaluation(report: EvaluationReport, path: Path) -> None:
@@ -197,7 +196,7 @@ def _pairs(subject: Subject, request: EvaluationRequest, texts: Sequence[str]) -
     if subject.dense is None:
         raise ValueError("a divergence needs a variant and its dense model")
     most = min(request.max_length, subject.dense.spec.max_position_embeddings)
-    return paired_texts(subject, subject.dense, subject.artifact(request.tokenizer_form), texts, most)
+    return paired_texts(subject, subject.dense, subject.artifact(request.tokenizer_folder), texts, most)
 
 
 def text_sets(subject: Subject, request: EvaluationRequest, texts: Mapping[str, Sequence[str]]) -> dict[str, TextSet]:
@@ -208,8 +207,10 @@ def text_sets(subject: Subject, request: EvaluationRequest, texts: Mapping[str, 
         InputError: A text has no tokens.
     """
     tasks = {} if subject.plan is None else subject.plan.weights
-    sets = {name: TextSet(tuple(own), name in tasks, _pairs(subject, request, own)) for name, own in texts.items()}
-    return {name: own for name, own in sets.items() if own.is_long_enough}
+    sets = {
+        name: TextSet(tuple(of_set), name in tasks, _pairs(subject, request, of_set)) for name, of_set in texts.items()
+    }
+    return {name: text_set for name, text_set in sets.items() if text_set.is_long_enough}
 
 
 def divergence_report(
@@ -231,26 +232,26 @@ def divergence_report(
         compute: Where torch runs the variant, if it does.
         on_progress: Called with a line about each text when it is done.
     """
-    sets = [divergence_texts(subject, request), *(own.pairs for own in elsewhere.values())]
+    sets = [divergence_texts(subject, request), *(text_set.pairs for text_set in elsewhere.values())]
     references = [(answers.reference([pair.dense for pair in pairs]), pairs) for pairs in sets]
-    options: Any = {"threads": request.threads, "provider": request.provider, "on_progress": on_progress}
     kept = subject.vocabulary
-    options |= {"compute": compute, "kept": None if kept is None else kept.rows}
-    ways = {form: (subject.artifact(form), str(form)) for form in request.forms} | {
-        f"{folder.name} in {name}": (folder, name) for name, folder in _run_by(subject, request).items()
+    options: Any = {"execution": request.execution(compute), "on_progress": on_progress}
+    options["kept"] = None if kept is None else kept.rows
+    figures_by_run = {
+        run.label: measure_divergences(references, run.folder, run.runtime, **options)
+        for run in subject.runs(request.runtimes)
     }
-    found = {way: measure_divergences(references, folder, form, **options) for way, (folder, form) in ways.items()}
     return EvaluationReport(
         subject=subject,
         request=request,
         texts=chosen_texts(subject, request),
-        divergence={way: figures[0] for way, figures in found.items()},
+        divergence={label: figures[0] for label, figures in figures_by_run.items()},
         elsewhere={
-            way: {
-                name: ElsewhereFigures(own, divergence)
-                for (name, own), divergence in zip(elsewhere.items(), figures[1:], strict=True)
+            label: {
+                name: ElsewhereFigures(text_set, divergence)
+                for (name, text_set), divergence in zip(elsewhere.items(), figures[1:], strict=True)
             }
-            for way, figures in found.items()
+            for label, figures in figures_by_run.items()
         },
         tasks={},
         zero_shot={},
@@ -262,47 +263,44 @@ def divergence_report(
 def _divergence(
     subject: Subject, folder: Path, request: EvaluationRequest, compute: Compute | None, progress: Progress
 ) -> dict[str, DivergenceFigures]:
-    with DenseAnswers(folder, request.threads, compute) as answers:
+    execution = request.execution(compute)
+    with DenseAnswers(folder, execution) as answers:
         pairs = divergence_texts(subject, request)
         texts = [pair.dense for pair in pairs]
-        own = [pair.own for pair in pairs]
-        if "onnx" in request.forms and own:  # without a text, the reference is refused
-            claim_texts(subject.artifact("onnx"), own, request.provider, compute, progress.say)
+        if "onnxruntime" in request.runtimes and pairs:  # without a text, the reference is refused
+            claim_texts(
+                subject.run_by("onnxruntime").folder, [pair.variant for pair in pairs], execution, progress.say
+            )
         with progress.step("running the dense model", len(set(texts)), "texts") as done:
             answers.run(texts, on_progress=done)
-        ways = (*request.forms, *request.runtimes)
-        with progress.step(f"running the variant ({', '.join(ways)})", len(texts) * len(ways), "texts") as done:
+        names = _run_names(request)
+        with progress.step(f"running the variant ({', '.join(names)})", len(texts) * len(names), "texts") as done:
             return dict(divergence_report(subject, request, answers, compute=compute, on_progress=done).divergence)
 
 
 def _zero_shot(
     subject: Subject,
     folder: Path | None,
+    runs: Sequence[VariantRun],
     tasks: list[HarnessTask],
     request: EvaluationRequest,
     compute: Compute | None,
     progress: Progress,
 ) -> dict[str, dict[str, ZeroShotFigures]]:
-    options: Any = {"limit": request.limit, "batch_size": request.batch_size, "threads": request.threads}
-    options["compute"] = compute
+    options: Any = {"limit": request.limit, "batch_size": request.batch_size, "on_progress": progress.say}
+    options["execution"] = request.execution(compute)
     figures = {}
     names = ", ".join(task.name for task in tasks)
     if folder is not None:
         progress.say(f"dense: {names}")
-        with own_tokenizer(subject, request) as tokenizer:
-            figures["dense"] = evaluate_zero_shot(
-                folder, tasks, tokenizer_folder=tokenizer, on_progress=progress.say, **options
-            )
-    for form in request.forms if subject.variant is not None else ():
-        progress.say(f"{form}: {names}")
-        figures[form] = evaluate_zero_shot(
-            subject.artifact(form), tasks, form=form, provider=request.provider, on_progress=progress.say, **options
-        )
-    for runtime, written in _run_by(subject, request).items():
-        way = f"{written.name} in {runtime}"
-        progress.say(f"{way}: {names}")
-        figures[way] = evaluate_zero_shot(
-            written, tasks, form=runtime, tokenizer_folder=subject.artifact("hf"), on_progress=progress.say, **options
+        with dense_tokenizer(subject, request) as tokenizer:
+            figures["dense"] = evaluate_zero_shot(folder, tasks, tokenizer_folder=tokenizer, **options)
+    for run in runs:
+        progress.say(f"{run.label}: {names}")
+        has_tokenizer = run.runtime in RUN_FOLDERS
+        tokenizer = run.folder if has_tokenizer else subject.artifact("hf")
+        figures[run.label] = evaluate_zero_shot(
+            run.folder, tasks, runtime=run.runtime, tokenizer_folder=tokenizer, **options
         )
     return figures
 
@@ -314,9 +312,9 @@ def _versions(request: EvaluationRequest) -> dict[str, str]:
     import transformers
 
     used = {"torch": torch.__version__, "transformers": transformers.__version__}
-    if "onnx" in request.forms:
+    if "onnxruntime" in request.runtimes:
         used["onnxruntime"] = onnxruntime.__version__
-    for extra in filter(None, (runtime_row(name).extra for name in request.runtimes)):
+    for extra in filter(None, (runtime_row(name).extra for name in request.runtimes if name != REFERENCE)):
         used |= installed_versions(extra)
     if request.asks_questions:
         used["lm_eval"] = metadata.version("lm_eval")

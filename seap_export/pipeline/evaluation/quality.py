@@ -21,7 +21,7 @@ from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluation.evaluate import divergence_report, divergence_texts, text_sets
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, variant_subject
-from seap_export.pipeline.evaluation.texts import own_tokenizer
+from seap_export.pipeline.evaluation.texts import dense_tokenizer
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.names import ONNX, QUALITY, calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
@@ -39,8 +39,8 @@ __all__ = [
     "DENSE_TEXTS",
     "MAX_LENGTH",
     "QualityRequest",
+    "folder_quality_key",
     "measure_quality",
-    "own_quality_key",
     "quality_figures",
     "quality_key",
     "quality_request",
@@ -82,10 +82,8 @@ class QualityRequest:
     @property
     def evaluation(self) -> EvaluationRequest:
         """The same as a request of `seap-export evaluate`."""
-        is_onnx = self.measured.is_onnx
         return EvaluationRequest(
-            forms=("onnx",) if is_onnx else (),
-            runtimes=() if is_onnx else (self.measured.runtime,),
+            runtimes=(self.measured.runtime,),
             max_length=self.max_length,
             threads=self.threads,
             provider=self.provider,
@@ -104,20 +102,20 @@ class _Work:
 
     Attributes:
         subject: The variant and its dense model.
-        own_texts: The held-out texts of its tasks, as the tokens of both.
+        held_out_texts: The held-out texts of its tasks, as the tokens of both.
         elsewhere: Texts of every task, and the general text.
         prompts: Prompts of which one is continued, as tokens of the dense model.
-        own_prompts: The same as the variant's tokens.
+        variant_prompts: The same as the variant's tokens.
         stops: The variant's tokens that end an answer.
         dense: The dense model's tokenizer.
         tokenizer: The variant's.
     """
 
     subject: Subject
-    own_texts: tuple[PairedText, ...]
+    held_out_texts: tuple[PairedText, ...]
     elsewhere: Mapping[str, TextSet]
     prompts: tuple[tuple[int, ...], ...]
-    own_prompts: tuple[tuple[int, ...], ...]
+    variant_prompts: tuple[tuple[int, ...], ...]
     stops: frozenset[int]
     dense: Tokenizer
     tokenizer: Tokenizer
@@ -131,12 +129,12 @@ class _Work:
     @property
     def texts(self) -> tuple[PairedText, ...]:
         """All texts, each as often as a set has it."""
-        return (*self.own_texts, *(pair for own in self.elsewhere.values() for pair in own.pairs))
+        return (*self.held_out_texts, *(pair for text_set in self.elsewhere.values() for pair in text_set.pairs))
 
     @property
     def distinct(self) -> int:
         """How many texts the variant runs."""
-        return len({text.own for text in self.texts})
+        return len({text.variant for text in self.texts})
 
 
 def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[str]]) -> str:
@@ -148,10 +146,11 @@ def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[s
         max_length: Tokens after which a text is cut.
         elsewhere: The texts of all tasks and the general text.
     """
-    return f"{own_quality_key(folder, max_length)}-{sha256_json({name: list(own) for name, own in elsewhere.items()})}"
+    texts = sha256_json({name: list(of_set) for name, of_set in elsewhere.items()})
+    return f"{folder_quality_key(folder, max_length)}-{texts}"
 
 
-def own_quality_key(folder: str, max_length: int) -> str:
+def folder_quality_key(folder: str, max_length: int) -> str:
     """The first part of `quality_key`."""
     return sha256_json(["quality", _VERSION, folder, max_length])
 
@@ -165,7 +164,7 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
     try:
         (figures,) = report["divergence"].values()
         more = {key: report[key] for key in ("folder", "runtime", "elsewhere") if key in report}
-        for cell in (cell for own in report.get("elsewhere", {}).values() for cell in own.values()):
+        for cell in (cell for by_name in report.get("elsewhere", {}).values() for cell in by_name.values()):
             refuse_damaged_cell(cell)
         return {**{key: figures[key] for key in _FIGURES}, **more}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -207,16 +206,16 @@ def measure_quality(
     missing = [name for name in variants if not workspace.is_done(_step(name), keys[name])]
     works = {name: _work(source, workspace.folder / name, elsewhere, request) for name in missing}
     for name, work in list(works.items()):
-        if not any(min(len(text.dense), len(text.own)) > 1 for text in work.own_texts):
+        if not any(min(len(text.dense), len(text.variant)) > 1 for text in work.held_out_texts):
             progress.warn(f"{name}: its held-out texts are too short to measure quality")
             del works[name]
     if not works:
         return
-    with DenseAnswers(dense(), request.threads, compute) as answers:
+    execution = request.evaluation.execution(compute)
+    with DenseAnswers(dense(), execution) as answers:
         texts = tuple(dict.fromkeys(text.dense for work in works.values() for text in work.texts))
         for name, work in works.items() if request.measured.is_onnx else ():
-            own = [text.own for text in work.texts]
-            claim_texts(workspace.folder / name / ONNX, own, request.provider, compute, progress.say)
+            claim_texts(workspace.folder / name / ONNX, [text.variant for text in work.texts], execution, progress.say)
         label = "running the dense model on held-out texts"
         with progress.step(label, len(texts), "texts", name=DENSE_TEXTS) as done:
             stops = frozenset().union(*(work.dense_stops for work in works.values()))
@@ -231,11 +230,11 @@ def measure_quality(
 
 def _records(workspace: Workspace) -> list[CalibrationRecord]:
     """What the tasks of the output folder were calibrated on; an earlier task whose statistics are gone has none."""
-    found = []
+    records = []
     for task in workspace.manifest.tasks:
         with suppress(ArtifactError):
-            found.append(Calibration(workspace.folder / calibration_step(task)).record)
-    return found
+            records.append(Calibration(workspace.folder / calibration_step(task)).record)
+    return records
 
 
 def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
@@ -253,10 +252,10 @@ def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
     step, manifest = _step(name), workspace.manifest
     if step not in manifest.steps:
         return None
-    own = manifest.steps[step]
-    known = [key for other, key in manifest.steps.items() if other.startswith(f"{name}/")]
-    is_of_folder = own.partition("-")[0] in (own_quality_key(key, MAX_LENGTH) for key in known)
-    if is_of_folder and workspace.is_done(step, own):
+    key = manifest.steps[step]
+    known = [known_key for other, known_key in manifest.steps.items() if other.startswith(f"{name}/")]
+    is_of_folder = key.partition("-")[0] in (folder_quality_key(known_key, MAX_LENGTH) for known_key in known)
+    if is_of_folder and workspace.is_done(step, key):
         return quality_figures(read_artifact(workspace.folder / step))
     _forget(workspace, name)
     return None
@@ -274,17 +273,19 @@ def _step(name: str) -> str:
 def _work(source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], request: QualityRequest) -> _Work:
     variant, evaluation = Variant(folder), request.evaluation
     subject = variant_subject(variant, source)
-    tokenizer = load_tokenizer(subject.artifact(evaluation.tokenizer_form))
+    tokenizer = load_tokenizer(subject.artifact(evaluation.tokenizer_folder))
     if request.measured.is_onnx:
         stops, _ = model_limits(variant.onnx / "genai_config.json")
     else:
         stops = end_tokens(variant.hf)
     samples = [sample for record in subject.records or () for sample in record.held_out]
-    with own_tokenizer(subject, evaluation) as dense_folder:
+    with dense_tokenizer(subject, evaluation) as dense_folder:
         dense = tokenizer if dense_folder is None else load_tokenizer(dense_folder)
-    prompts, own = (tuple(_prompt(cut, sample) for sample in samples[:_MOST_PROMPTS]) for cut in (dense, tokenizer))
+    prompts, variant_prompts = (
+        tuple(_prompt(cut, sample) for sample in samples[:_MOST_PROMPTS]) for cut in (dense, tokenizer)
+    )
     texts, others = divergence_texts(subject, evaluation), text_sets(subject, evaluation, elsewhere)
-    return _Work(subject, texts, others, prompts, own, stops, dense, tokenizer)
+    return _Work(subject, texts, others, prompts, variant_prompts, stops, dense, tokenizer)
 
 
 def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
@@ -296,16 +297,19 @@ def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
 def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: Any) -> dict[str, Any]:
     """The report of `seap-export evaluate`, and one answer of each model to the same prompt."""
     measured, subject = request.measured, work.subject
-    options: Any = {"provider": request.provider, "threads": request.threads}
     report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
     prompt, dense = answers.answer(work.prompts)
-    own = work.own_prompts[work.prompts.index(prompt)]
-    folder = subject.artifact(measured.folder)
-    variant = continue_prompt(folder, measured.runtime, own, _ANSWER_TOKENS, work.stops, **options)
+    variant_prompt = work.variant_prompts[work.prompts.index(prompt)]
+    folder, execution = subject.artifact(measured.folder), request.evaluation.execution(None)
+    variant = continue_prompt(
+        folder, measured.runtime, variant_prompt, _ANSWER_TOKENS, work.stops, execution=execution
+    )
     before: str = work.dense.decode(list(prompt))
     sample = {
         "dense": work.dense.decode([*prompt, *dense]).removeprefix(before),
-        "variant": work.tokenizer.decode([*own, *variant]).removeprefix(work.tokenizer.decode(list(own))),
+        "variant": work.tokenizer.decode([*variant_prompt, *variant]).removeprefix(
+            work.tokenizer.decode(list(variant_prompt))
+        ),
     }
     return {**report.to_json(), **measured.to_json(), "sample": {"prompt": before, **sample}}
 

@@ -82,7 +82,7 @@ class EvaluationReport:
     def _answers(self, name: str) -> dict[str, _Figures]:
         """The results of one task, by form."""
         results: tuple[Mapping[str, Mapping[str, Any]], ...] = (self.zero_shot, self.generation)
-        return {form: own[name] for kind in results for form, own in kind.items() if name in own}
+        return {form: by_task[name] for kind in results for form, by_task in kind.items() if name in by_task}
 
     @property
     def passed(self) -> bool:
@@ -124,28 +124,28 @@ class EvaluationReport:
 
         The accuracy is acc, or the exact match of generated answers.
         """
-        return self._beside_dense(lambda dense, own: own.accuracy / dense.accuracy if dense.accuracy else None)
+        return self._beside_dense(lambda dense, variant: variant.accuracy / dense.accuracy if dense.accuracy else None)
 
     @property
     def flipped(self) -> dict[str, dict[str, dict[str, int]]]:
         """How many answers changed between right and wrong from the dense model to the variant, by form and task."""
         return self._beside_dense(
-            lambda dense, own: {
-                "right_to_wrong": sum(map(gt, dense.right, own.right)),
-                "wrong_to_right": sum(map(lt, dense.right, own.right)),
+            lambda dense, variant: {
+                "right_to_wrong": sum(map(gt, dense.right, variant.right)),
+                "wrong_to_right": sum(map(lt, dense.right, variant.right)),
             }
         )
 
     def _beside_dense(self, compared: Callable[[_Figures, _Figures], _Result]) -> dict[str, dict[str, _Result]]:
         """What a comparison with the dense model gives, by form and task."""
-        found: dict[str, dict[str, _Result]] = {}
+        results: dict[str, dict[str, _Result]] = {}
         for name in self.tasks:
             answers = self._answers(name)
             if (dense := answers.pop("dense", None)) is None:
                 continue
-            for form, own in answers.items():
-                found.setdefault(form, {})[name] = compared(dense, own)
-        return found
+            for form, variant in answers.items():
+                results.setdefault(form, {})[name] = compared(dense, variant)
+        return results
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -166,16 +166,16 @@ class EvaluationReport:
         """Every generated answer as JSON values, by model, then by task, in the order of the questions."""
         for model, by_task in self.generation.items():
             for task, figures in by_task.items():
-                for own in figures.answers:
+                for answer in figures.answers:
                     yield {
                         "model": model,
                         "task": task,
-                        "prompt": own.prompt,
-                        "completion": own.text,
-                        "found": own.found,
-                        "gold": own.gold,
-                        "right": own.is_right,
-                        "stopped": own.is_stopped,
+                        "prompt": answer.prompt,
+                        "completion": answer.text,
+                        "found": answer.found,
+                        "gold": answer.gold,
+                        "right": answer.is_right,
+                        "stopped": answer.is_stopped,
                     }
 
     def to_json(self) -> dict[str, Any]:
@@ -221,12 +221,12 @@ class EvaluationReport:
 
     def _elsewhere_json(self) -> dict[str, Any]:
         """Nothing where it was not measured."""
-        found = {
-            form: {name: own.to_json() for name, own in by_name.items()}
+        elsewhere = {
+            form: {name: figures.to_json() for name, figures in by_name.items()}
             for form, by_name in self.elsewhere.items()
             if by_name
         }
-        return {"elsewhere": found} if found else {}
+        return {"elsewhere": elsewhere} if elsewhere else {}
 
 
 def _plan_json(subject: Subject) -> dict[str, Any]:
@@ -276,7 +276,9 @@ def _generation_json(figures: GenerationFigures) -> dict[str, Any]:
         "mean_tokens": figures.mean_tokens,
         "never_stopped": figures.never_stopped,
         "unanswered": figures.unanswered,
-        "samples": [{"text": own.text, "found": own.found, "gold": own.gold} for own in figures.answers[:_SAMPLES]],
+        "samples": [
+            {"text": answer.text, "found": answer.found, "gold": answer.gold} for answer in figures.answers[:_SAMPLES]
+        ],
     }
 
 

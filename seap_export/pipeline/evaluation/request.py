@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
-from validation.divergence.measure import FORMS, Form
+from seap_export.layers.compute import Compute
+from validation.execution import Execution
 from validation.generation.evaluate import MAX_NEW_TOKENS
+from validation.runtimes.table import REFERENCE
 
-__all__ = ["EvaluationRequest"]
+__all__ = ["RUN_FOLDERS", "EvaluationRequest"]
+
+#: What these runtimes run of a variant, which reports call by the folder's name.
+RUN_FOLDERS: Mapping[str, str] = {REFERENCE: "hf", "onnxruntime": "onnx"}
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,8 @@ class EvaluationRequest:
     """How to compare a variant with its dense model.
 
     Attributes:
-        forms: The artifacts of the variant to run: `hf`, `onnx` or both; none only where there is a runtime.
-        runtimes: Further runtimes, each with the variant's first folder that it runs.
+        runtimes: What runs the variant: torch its folder `hf`, ONNX Runtime `onnx`, and others the first folder that
+            they take.
         texts: Corpora for the divergence; empty: the held-out texts of the variant's tasks.
         zero_shot: Task files with choices, for zero-shot accuracy.
         harness_tasks: Names of lm-evaluation-harness tasks.
@@ -34,8 +40,7 @@ class EvaluationRequest:
         min_accuracy_retained: Smallest share of the dense model's accuracy that passes; None: no limit.
     """
 
-    forms: tuple[Form, ...] = ("hf",)
-    runtimes: tuple[str, ...] = ()
+    runtimes: tuple[str, ...] = (REFERENCE,)
     texts: tuple[Task, ...] = ()
     zero_shot: tuple[Task, ...] = ()
     harness_tasks: tuple[str, ...] = ()
@@ -50,10 +55,9 @@ class EvaluationRequest:
     min_accuracy_retained: float | None = None
 
     def __post_init__(self) -> None:
-        is_empty = not (self.forms or self.runtimes)
-        if is_empty or len(set(self.forms)) != len(self.forms) or not set(self.forms) <= set(FORMS):
-            raise UsageError(f"--form must name one or more of {', '.join(FORMS)}, each once")
-        if self.provider != "cpu" and "onnx" not in self.forms:
+        if not self.runtimes or len(set(self.runtimes)) != len(self.runtimes):
+            raise UsageError("--form and --runtime must name at least one runtime, each once")
+        if self.provider != "cpu" and "onnxruntime" not in self.runtimes:
             raise UsageError(f"--provider {self.provider} runs ONNX files; add --form onnx")
         least_values = {"limit": 1, "max_length": 2, "batch_size": 1, "threads": 1, "max_new_tokens": 1}
         for name, least in least_values.items():
@@ -70,9 +74,18 @@ class EvaluationRequest:
             raise UsageError("--min-accuracy-retained needs a task; add --zero-shot, --harness-task or --generate")
 
     @property
-    def tokenizer_form(self) -> Form:
-        """Whose tokenizer all models are given the tokens of."""
-        return self.forms[0] if self.forms else "hf"
+    def fixed_folders(self) -> tuple[str, ...]:
+        """`hf` and `onnx` as far as they are run."""
+        return tuple(RUN_FOLDERS[name] for name in self.runtimes if name in RUN_FOLDERS)
+
+    @property
+    def tokenizer_folder(self) -> str:
+        """The folder of the variant whose tokenizer all models are given the tokens of."""
+        return next(iter(self.fixed_folders), "hf")
+
+    def execution(self, compute: Compute | None) -> Execution:
+        """Where models run; `compute` is torch's."""
+        return Execution(self.provider, self.threads, compute)
 
     @property
     def needs_harness(self) -> bool:

@@ -21,7 +21,7 @@ from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import available_threads
 from validation.speed.gate import SpeedLimits, SpeedVerdict
 from validation.speed.interval import FEWEST_RUNS
-from validation.speed.measure import Cell
+from validation.speed.measure import SpeedCell
 from validation.speed.report import SpeedReport, Speedup, SubjectFigures
 
 __all__ = ["measure_speed", "recorded_speed", "speed_json", "speed_request"]
@@ -163,7 +163,7 @@ def speed_json(
     }
 
 
-def _times(subject: SubjectFigures, cell: Cell) -> dict[str, Any]:
+def _times(subject: SubjectFigures, cell: SpeedCell) -> dict[str, Any]:
     timing = subject.timings[cell]
     return {
         "batch": cell.batch,

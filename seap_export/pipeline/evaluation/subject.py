@@ -12,7 +12,7 @@ from typing import Literal
 from seap_export.activations.statistics import CalibrationRecord
 from seap_export.corpus import Task, check_disjoint, text_digest
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.pipeline.evaluation.request import EvaluationRequest
+from seap_export.pipeline.evaluation.request import RUN_FOLDERS, EvaluationRequest
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
@@ -21,9 +21,37 @@ from seap_export.plan.plan import Plan
 from seap_export.sources.source import Source, open_source
 from seap_export.vocabulary.table import Vocabulary
 from validation.generation import OpenTask, open_task
+from validation.runtimes.table import require_runtime
 from validation.zero_shot import Question, read_questions
 
-__all__ = ["Subject", "Texts", "chosen_texts", "local_questions", "open_subject", "open_tasks", "variant_subject"]
+__all__ = [
+    "Subject",
+    "Texts",
+    "VariantRun",
+    "chosen_texts",
+    "local_questions",
+    "open_subject",
+    "open_tasks",
+    "variant_subject",
+]
+
+
+@dataclass(frozen=True)
+class VariantRun:
+    """A folder of a variant, and the runtime that runs it.
+
+    Attributes:
+        runtime: The runtime.
+        folder: The folder.
+    """
+
+    runtime: str
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return RUN_FOLDERS.get(self.runtime, f"{self.folder.name} in {self.runtime}")
 
 
 @dataclass(frozen=True)
@@ -62,17 +90,30 @@ class Subject:
             raise ValueError("a dense model has no artifacts")
         return self.variant.path / folder
 
-    def run_by(self, runtime: str) -> Path:
-        """The first folder of the variant that a runtime takes.
+    def run_by(self, runtime: str) -> VariantRun:
+        """What a runtime runs of the variant: `RUN_FOLDERS` says it, or the first folder that it takes.
 
         Raises:
             UsageError: There is none.
+            EnvironmentFailure: The runtime is not installed.
         """
+        if runtime in RUN_FOLDERS:
+            return VariantRun(runtime, self.artifact(RUN_FOLDERS[runtime]))
+        require_runtime(runtime)
         if self.variant is None:
             raise UsageError(f"--runtime {runtime} runs a folder of a variant, and this is none; leave it out")
         if (folder := self.variant.run_by(runtime)) is not None:
-            return folder.path
+            return VariantRun(runtime, folder.path)
         raise UsageError(f"{self.variant.path}: no folder here runs in {runtime}; export it with another --format")
+
+    def runs(self, runtimes: Sequence[str]) -> tuple[VariantRun, ...]:
+        """What runtimes run of the variant; a dense model alone has no runs, and torch is not refused there.
+
+        Raises:
+            UsageError, EnvironmentFailure: As for `run_by`.
+        """
+        names = [name for name in runtimes if self.variant is not None or name not in RUN_FOLDERS]
+        return tuple(map(self.run_by, names))
 
     def is_disjoint(self, what: str, texts: Iterable[str]) -> bool | None:
         """Checks that no text was used in calibration; returns None if this is unknown.
@@ -128,9 +169,9 @@ def open_subject(path: str, dense: str | None, request: EvaluationRequest, progr
     variant = Variant(folder)
     if Variant(folder.parent).plan_file.is_file() and folder.is_dir():
         raise UsageError(f"{path} is part of a variant; give the variant's folder, {folder.parent}")
-    if not variant.plan_file.is_file() and not any((folder / form).is_dir() for form in request.forms):
+    if not variant.plan_file.is_file() and not any((folder / name).is_dir() for name in request.fixed_folders):
         return _dense_alone(path, dense, request)
-    for part in (PLAN, *request.forms):
+    for part in (PLAN, *request.fixed_folders):
         if not (folder / part).exists():
             raise ArtifactError(f"{path}: {part} is missing; export the variant again")
     _refuse_useless(dense, request)
@@ -151,7 +192,7 @@ def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Su
         raise UsageError(
             f"{path} is not a variant, so --dense has no effect; give a variant's folder, such as OUT/TASK-0.2"
         )
-    if request.forms != ("hf",):
+    if request.fixed_folders != ("hf",):
         raise UsageError(f"--form selects an artifact of a variant, and {path} is not one; leave it out")
     source = open_source(path)
     if not request.asks_questions:

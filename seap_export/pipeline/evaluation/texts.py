@@ -18,19 +18,19 @@ from seap_export.vocabulary.sizes import token_sizes
 from validation.divergence.paired import Bytes, PairedText, pair_cuts, same_cut
 from validation.prompts import tokenize_prompts
 
-__all__ = ["own_tokenizer", "paired_texts"]
+__all__ = ["dense_tokenizer", "paired_texts"]
 
 
 @contextmanager
-def own_tokenizer(subject: Subject, request: EvaluationRequest) -> Iterator[Path | None]:
-    """The folder of the tokenizer that the dense model is given the tokens of; None: it is in the model's folder.
+def dense_tokenizer(subject: Subject, request: EvaluationRequest) -> Iterator[Path | None]:
+    """The folder of the tokenizer whose tokens the dense model is given; None: it is in the model's folder.
 
     It is the variant's, so that both are given the same tokens, unless the variant lacks some.
     """
     if subject.variant is None:
         yield None
     elif subject.dense is None or subject.vocabulary is None:
-        yield subject.artifact(request.tokenizer_form)
+        yield subject.artifact(request.tokenizer_folder)
     else:
         with tokenizer_folder(subject.dense) as folder:
             yield folder
@@ -57,22 +57,24 @@ def paired_texts(
     kept = subject.vocabulary
     size = dense.spec.vocab_size if kept is None else len(kept)
     tokenizer = load_tokenizer(folder)
-    own = tokenize_prompts(folder, texts, max_tokens=most, vocab_size=size)
+    token_ids = tokenize_prompts(folder, texts, max_tokens=most, vocab_size=size)
     if kept is None:
-        return tuple(_measured(same_cut(ids), tokenizer, tokenizer) for ids in own)
+        return tuple(_measured(same_cut(ids), tokenizer, tokenizer) for ids in token_ids)
     sizes = token_sizes(read_object(folder / "tokenizer.json"))
     with tokenizer_folder(dense) as whole:
         cuts = tokenize_prompts(whole, texts, max_tokens=most, vocab_size=dense.spec.vocab_size)
         whole_tokenizer, whole_sizes = load_tokenizer(whole), token_sizes(read_object(whole / "tokenizer.json"))
-    pairs = (pair_cuts(ids, own_ids, whole_sizes, sizes, most) for ids, own_ids in zip(cuts, own, strict=True))
+    pairs = (
+        pair_cuts(ids, variant_ids, whole_sizes, sizes, most) for ids, variant_ids in zip(cuts, token_ids, strict=True)
+    )
     return tuple(_measured(pair, whole_tokenizer, tokenizer) for pair in pairs if pair is not None)
 
 
-def _measured(pair: PairedText, dense: Tokenizer, own: Tokenizer) -> PairedText:
+def _measured(pair: PairedText, dense: Tokenizer, variant: Tokenizer) -> PairedText:
     """The pair with the lengths of its text."""
-    whole = _bytes(own, pair.own)
-    first, own_first = _bytes(dense, pair.dense[:1]), _bytes(own, pair.own[:1])
-    return replace(pair, bytes=Bytes(whole, max(0, whole - first), max(0, whole - own_first)))
+    whole = _bytes(variant, pair.variant)
+    first, variant_first = _bytes(dense, pair.dense[:1]), _bytes(variant, pair.variant[:1])
+    return replace(pair, bytes=Bytes(whole, max(0, whole - first), max(0, whole - variant_first)))
 
 
 def _bytes(tokenizer: Tokenizer, ids: Sequence[int]) -> int:

@@ -62,9 +62,7 @@ def bisect_variant(
                 stage,
                 0 if worst is None else _steps(worst, settings.decode_steps),
                 in_float=(worst is not None and worst.run.in_float) or _is_quantized(variant.onnx),
-                provider=settings.provider,
-                threads=settings.threads,
-                compute=compute,
+                execution=settings.execution(compute),
             )
     except ParityFailure as error:
         progress.say(f"{variant.name}: cannot be bisected: {error}")

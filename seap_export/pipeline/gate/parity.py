@@ -83,13 +83,11 @@ def check_parity(
             variant.path / folder,
             prompts,
             runtime=runtime,
-            provider=settings.provider,
-            threads=settings.threads,
+            execution=settings.execution(compute),
             decode_steps=settings.decode_steps,
             limits=settings.limits,
             long_tokens=settings.long_tokens,
             on_progress=on_progress,
-            compute=compute,
             on_memory=on_memory,
         )
 

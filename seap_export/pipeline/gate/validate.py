@@ -18,7 +18,7 @@ from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.speed import recorded_speed, speed_json
 from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest
-from seap_export.pipeline.folder.names import HF, ONNX, PLAN
+from seap_export.pipeline.folder.names import ONNX, PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.folder.rounded import differences
 from seap_export.pipeline.gate.bisection import bisect_variant
@@ -363,5 +363,5 @@ def _quality_request(variant: Variant, request: EvaluationRequest) -> Evaluation
     if ONNX in variant.folders:
         return request
     if not variant.formats:
-        return replace(request, forms=(HF,), provider="cpu")
-    return replace(request, forms=(), runtimes=(variant.formats[0].runtimes[0],), provider="cpu")
+        return replace(request, runtimes=(REFERENCE,), provider="cpu")
+    return replace(request, runtimes=(variant.formats[0].runtimes[0],), provider="cpu")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seap_export.errors import UsageError
+from seap_export.layers.compute import Compute
+from validation.execution import Execution
 from validation.parity.profiles import Limits
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 
@@ -63,6 +65,10 @@ class ParitySettings:
 
     def __post_init__(self) -> None:
         _refuse_below(self, decode_steps=1, prompts=1, long_tokens=1, threads=1)
+
+    def execution(self, compute: Compute | None) -> Execution:
+        """Where both sides run; `compute` is torch's."""
+        return Execution(self.provider, self.threads, compute)
 
 
 def _refuse_below(settings: object, **least: int) -> None:

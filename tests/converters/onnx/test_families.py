@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from support.execution import ONE_THREAD
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
@@ -33,7 +34,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
     def make(variation: str) -> tuple[Path, list[np.ndarray]]:
         if variation not in made:
             folder = write_micro_model(tmp_path_factory.mktemp("models") / variation, **VARIATIONS[variation])
-            with open_torch_runner(folder, 1) as runner:
+            with open_torch_runner(folder, ONE_THREAD) as runner:
                 (logits,) = runner.run([Run([part.tolist() for part in PARTS], 20)])
             made[variation] = folder, np.split(logits, [6, *range(10, 20)])
         return made[variation]
@@ -114,7 +115,7 @@ def test_genai_generates_what_transformers_does(
         folder, _ = truth(variation)
         (tmp_path / variation).mkdir()
         write_onnx(folder, tmp_path / variation)
-        with open_torch_runner(folder, 1) as runner:
+        with open_torch_runner(folder, ONE_THREAD) as runner:
             expected[variation] = [*prompt, *runner.continuations([prompt], 12)[0]]
         config = json.loads((folder / "config.json").read_text())
         config["eos_token_id"] = min(set(range(96)) - set(expected[variation]))

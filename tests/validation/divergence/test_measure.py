@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.execution import ONE_THREAD, RUN_BY
 from support.models import write_micro_model
 from support.product import OnnxForm
 
@@ -44,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def dense_reference(folder: Path, **options: Any) -> Iterator[DenseReference]:
-    with DenseAnswers(folder, 1) as answers:
+    with DenseAnswers(folder, ONE_THREAD) as answers:
         answers.run(TEXTS, **options)
         yield answers.reference(TEXTS)
 
@@ -84,7 +85,9 @@ def test_the_figures_are_those_of_a_plain_loop(models: Path, form: str, monkeypa
     monkeypatch.setattr(quality, "_CHUNK_ELEMENTS", 2 * 96)  # two tokens a block
     kl, perplexity, dense, agreement = _by_hand(models)
     with dense_reference(models / "dense") as reference:
-        figures = measure_divergence(reference, models / {"hf": "other", "onnx": "onnx"}[form], form, threads=1)
+        figures = measure_divergence(
+            reference, models / {"hf": "other", "onnx": "onnx"}[form], RUN_BY[form], execution=ONE_THREAD
+        )
     assert figures.tokens == len(kl) == 17
     assert figures.mean_kl == pytest.approx(kl.mean(), rel=1e-4)
     assert figures.max_kl == pytest.approx(kl.max(), rel=1e-4)
@@ -97,24 +100,29 @@ def test_the_figures_are_those_of_a_plain_loop(models: Path, form: str, monkeypa
 def test_a_model_does_not_diverge_from_itself_and_one_reference_serves_many(models: Path) -> None:
     lines: list[str] = []
     with dense_reference(models / "dense", on_progress=lines.append) as reference:
-        itself = measure_divergence(reference, models / "dense", threads=1, on_progress=lines.append)
-        first, second = (measure_divergence(reference, models / "other", threads=1) for _ in range(2))
+        itself = measure_divergence(reference, models / "dense", execution=ONE_THREAD, on_progress=lines.append)
+        first, second = (measure_divergence(reference, models / "other", execution=ONE_THREAD) for _ in range(2))
     assert (itself.mean_kl, itself.max_kl, itself.top1_agreement) == (0.0, 0.0, 1.0)
     assert itself.perplexity == itself.dense_perplexity
     assert first == second
     assert first.mean_kl > 0.01
-    assert lines[3:5] == ["dense: text 4 of 4", "hf: text 1 of 4"]
+    assert lines[3:5] == ["dense: text 4 of 4", "torch: text 1 of 4"]
 
 
 def test_several_sets_are_measured_in_one_pass(models: Path) -> None:
     """Each text runs once; the figures of each set are those that it has alone."""
     sets = [TEXTS[:2], TEXTS, TEXTS[1:2], (TEXTS[1], TEXTS[3], TEXTS[1])]
     lines: list[str] = []
-    with DenseAnswers(models / "dense", 1) as answers:
+    with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run(TEXTS)
         references = [(answers.reference(own), tuple(map(same_cut, own))) for own in sets]
-        found = measure_divergences(references, models / "onnx", "onnx", threads=1, on_progress=lines.append)
-        alone = [measure_divergence(reference, models / "onnx", "onnx", threads=1) for reference, _ in references]
+        found = measure_divergences(
+            references, models / "onnx", "onnxruntime", execution=ONE_THREAD, on_progress=lines.append
+        )
+        alone = [
+            measure_divergence(reference, models / "onnx", "onnxruntime", execution=ONE_THREAD)
+            for reference, _ in references
+        ]
     assert len(lines) == len(TEXTS)
     for own, other in zip(found, alone, strict=True):
         assert (own.per_byte, own.cut) == (other.per_byte, other.cut) == (None, None)
@@ -130,7 +138,7 @@ def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
         dense_reference(models / "dense") as reference,
         pytest.raises(ArtifactError, match=r"(NaN|infinite) logits for text 0"),
     ):
-        measure_divergence(reference, spoilt, threads=1)
+        measure_divergence(reference, spoilt, execution=ONE_THREAD)
     with (
         pytest.raises(InputError, match="the dense model gives NaN or infinite logits for text 0"),
         dense_reference(spoilt),
@@ -144,19 +152,19 @@ def test_another_vocabulary_is_refused(models: Path, tmp_path: Path) -> None:
         dense_reference(models / "dense") as reference,
         pytest.raises(ArtifactError, match=r"logits of shape \[6, 97\], expected \[6, 96\] for text 0"),
     ):
-        measure_divergence(reference, tmp_path / "larger", threads=1)
+        measure_divergence(reference, tmp_path / "larger", execution=ONE_THREAD)
 
 
 @pytest.mark.parametrize("texts", [[], [(4,)]])
 def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[tuple[int, ...]]) -> None:
-    with DenseAnswers(models / "dense", 1) as answers:
+    with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run(texts)
         with pytest.raises(InputError, match="no token to predict"):
             answers.reference(texts)
 
 
 def test_the_dense_model_runs_once_for_each_text(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with DenseAnswers(models / "dense", 1) as answers:
+    with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run(TEXTS[:2], [TEXTS[:1]], 3)
         monkeypatch.setattr(quality, "open_torch_runner", None)  # nothing is left to run
         answers.run(TEXTS[:2], [TEXTS[:1]], 3)
@@ -165,21 +173,23 @@ def test_the_dense_model_runs_once_for_each_text(models: Path, monkeypatch: pyte
 
 def test_prompts_are_continued_greedily(models: Path) -> None:
     """A model in torch and the same model as ONNX give the same tokens, which end before a stop."""
-    with DenseAnswers(models / "other", 1) as answers:
+    with DenseAnswers(models / "other", ONE_THREAD) as answers:
         for ids in TEXTS:
             answers.run(prompts=[(ids,)], steps=5)
             prompt, following = answers.answer((ids,))
             assert prompt == ids
             assert len(following) == 5
-            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, threads=1) == following
+            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, execution=ONE_THREAD) == following
             until = following[: following.index(following[3])]
-            assert continue_prompt(models / "onnx", "onnxruntime", ids, 5, following[3:4], threads=1) == until
+            assert (
+                continue_prompt(models / "onnx", "onnxruntime", ids, 5, following[3:4], execution=ONE_THREAD) == until
+            )
 
 
 def test_the_first_prompt_with_an_answer_is_taken(models: Path) -> None:
     """What the model says first to the first prompt is made a stop, so that it has nothing to say to that one."""
-    stop = continue_prompt(models / "onnx", "onnxruntime", TEXTS[0], 1, threads=1)
-    with DenseAnswers(models / "other", 1) as answers:
+    stop = continue_prompt(models / "onnx", "onnxruntime", TEXTS[0], 1, execution=ONE_THREAD)
+    with DenseAnswers(models / "other", ONE_THREAD) as answers:
         answers.run(prompts=[TEXTS], steps=5, stops=stop)
         prompt, following = answers.answer(TEXTS)
     assert prompt != TEXTS[0]
@@ -188,12 +198,12 @@ def test_the_first_prompt_with_an_answer_is_taken(models: Path) -> None:
 
 def test_a_file_that_returns_the_last_logits_only_is_measured_at_every_position(models: Path, tmp_path: Path) -> None:
     with dense_reference(models / "dense") as reference:
-        whole = measure_divergence(reference, models / "onnx", "onnx", threads=1)
+        whole = measure_divergence(reference, models / "onnx", "onnxruntime", execution=ONE_THREAD)
         for dialect in ("fused", "standard"):
             folder = tmp_path / dialect
             folder.mkdir()
             write_onnx(models / "other", folder, OnnxForm(dialect=dialect, logits="last"))
-            last = measure_divergence(reference, folder, "onnx", threads=1)
+            last = measure_divergence(reference, folder, "onnxruntime", execution=ONE_THREAD)
             assert last.tokens == whole.tokens
             assert last.mean_kl == pytest.approx(whole.mean_kl, rel=1e-4)
 
@@ -219,18 +229,19 @@ def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models:
         PairedText((4, 5, 6, 7), (0, 1, 50, 60, 3), np.asarray([[0, 0], [1, 1], [2, 3], [3, 4]]), 0.4, Bytes(9, 8, 7)),
         replace(same_cut((10, 4, 11), (6, 0, 7)), bytes=Bytes(6, 5, 4)),
     )
-    with DenseAnswers(models / "dense", 1) as answers:
+    with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run([text.dense for text in texts])
         reference = answers.reference([text.dense for text in texts])
-        figures = measure_divergence(reference, tmp_path / "cut", texts=texts, kept=kept, threads=1)
+        figures = measure_divergence(reference, tmp_path / "cut", texts=texts, kept=kept, execution=ONE_THREAD)
     dense, own = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models / "dense", tmp_path / "cut"))
     kl, lost, losses = [], [], {"dense": 0.0, "own": 0.0}
     for text in texts:
         with torch.no_grad():
             p, q = (
-                model(torch.tensor([ids])).logits[0].double() for model, ids in ((dense, text.dense), (own, text.own))
+                model(torch.tensor([ids])).logits[0].double()
+                for model, ids in ((dense, text.dense), (own, text.variant))
             )
-        for name, logits, ids in (("dense", p, text.dense), ("own", q, text.own)):
+        for name, logits, ids in (("dense", p, text.dense), ("own", q, text.variant)):
             following = logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]]
             losses[name] -= float(following.sum())
         places, own_places = text.places.T.tolist()
@@ -254,7 +265,7 @@ def test_nan_between_the_places_that_are_compared_is_refused(models: Path, monke
     logits = np.zeros((4, 92), np.float32)
     logits[1] = np.nan
     monkeypatch.setattr(quality, "_logits", lambda *arguments: nullcontext(iter([logits])))
-    with DenseAnswers(models / "dense", 1) as answers:
+    with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run([text.dense])
         reference = answers.reference([text.dense])
         with pytest.raises(ArtifactError, match="NaN or infinite logits for text 0"):

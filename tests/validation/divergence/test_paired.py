@@ -19,13 +19,13 @@ def test_places_are_where_both_have_seen_the_same_text() -> None:
     assert pair is not None
     assert pair.places.tolist() == [[0, 2], [1, 3], [2, 5], [3, 6]]
     assert pair.split == (3 + 4) / 10
-    assert (pair.dense, pair.own) == ((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1))
+    assert (pair.dense, pair.variant) == ((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1))
 
 
 def test_both_end_at_the_last_place_within_the_limit() -> None:
     pair = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 5)
     assert pair is not None
-    assert (pair.dense, pair.own) == ((2, 0), (0, 0, 0, 0))
+    assert (pair.dense, pair.variant) == ((2, 0), (0, 0, 0, 0))
     assert pair.places.tolist() == [[0, 2], [1, 3]]
     assert pair.split == 3 / 4
 
@@ -40,8 +40,8 @@ def test_cuts_that_cross_are_not_shared() -> None:
 
 def test_the_same_cut_with_other_ids() -> None:
     pair = same_cut((7, 9), (1, 2))
-    assert (pair.dense, pair.own, pair.split, pair.places.tolist()) == ((7, 9), (1, 2), 0.0, [[0, 0], [1, 1]])
-    assert same_cut((7, 9)).own == (7, 9)
+    assert (pair.dense, pair.variant, pair.split, pair.places.tolist()) == ((7, 9), (1, 2), 0.0, [[0, 0], [1, 1]])
+    assert same_cut((7, 9)).variant == (7, 9)
 
 
 def test_lost_mass_is_the_probability_of_dropped_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.corpora import micro_texts
+from support.execution import ONE_THREAD, RUN_BY
 from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion, write_micro_model
 from support.variations import VARIATIONS, VARIED
 
@@ -20,8 +21,8 @@ from validation.generation import OpenQuestion, OpenTask, evaluate_generation
 
 
 def _asked(folder: Path, task: OpenTask, form: str = "hf", **options: Any) -> Any:
-    options = {"max_new_tokens": COMPLETION_STEPS, "threads": 1, **options}
-    return evaluate_generation(folder, [task], form=form, **options)[task.name]
+    options = {"max_new_tokens": COMPLETION_STEPS, "execution": ONE_THREAD, **options}
+    return evaluate_generation(folder, [task], runtime=RUN_BY[form], **options)[task.name]
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
@@ -119,7 +120,7 @@ def test_a_model_that_computes_nan_is_refused(model: Path, task: OpenTask, tmp_p
 
 
 def test_arguments_out_of_range_are_refused(model: Path, task: OpenTask) -> None:
-    for options in ({"max_new_tokens": 0}, {"batch_size": 0}, {"threads": 0}):
+    for options in ({"max_new_tokens": 0}, {"batch_size": 0}):
         with pytest.raises(UsageError, match="at least 1"):
             _asked(model / "hf", task, **options)
     for tasks in ([], [task, task]):

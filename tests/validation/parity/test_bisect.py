@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import OnnxForm, Precision
 
@@ -33,7 +34,7 @@ def bisected(model: Path, folder: Path, factor: float) -> Bisection:
         values = np.frombuffer(file.read(int(place["length"])), np.float16)
         file.seek(int(place["offset"]))
         file.write((values * np.float16(factor)).tobytes())
-    return bisect(model, folder, CASE, "prefill", 2, threads=1)
+    return bisect(model, folder, CASE, "prefill", 2, execution=ONE_THREAD)
 
 
 def test_what_overflows_is_named_with_the_place_where_it_begins(model: Path, tmp_path: Path) -> None:

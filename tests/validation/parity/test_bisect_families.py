@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx.external_data_helper import load_external_data_for_model
+from support.execution import ONE_THREAD
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import BlockQuantization, DialectName, OnnxForm, Precision
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_a_sound_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_onnx(folder(name), tmp_path, OnnxForm(dialect=dialect))
     for case in CASES:
-        found = bisect(folder(name), tmp_path, case, "decode", 3, threads=1)
+        found = bisect(folder(name), tmp_path, case, "decode", 3, execution=ONE_THREAD)
         assert found.first is None
         assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
 
@@ -53,7 +54,7 @@ def test_a_sound_graph(name: str, dialect: DialectName, folder: Callable[[str], 
 @pytest.mark.parametrize("name", RICHEST)
 def test_a_scaled_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_scaled_graph(folder(name), tmp_path, OnnxForm(dialect=dialect))
-    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, threads=1)
+    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, execution=ONE_THREAD)
     assert found.first is None
     assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
 
@@ -61,7 +62,7 @@ def test_a_scaled_graph(name: str, dialect: DialectName, folder: Callable[[str],
 @pytest.mark.parametrize("name", RICHEST)
 def test_a_sound_quantised_graph(name: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_onnx(folder(name), tmp_path, OnnxForm(Precision("fp32", BlockQuantization(4))))
-    assert bisect(folder(name), tmp_path, CASES[0], "decode", 3, in_float=True, threads=1).first is None
+    assert bisect(folder(name), tmp_path, CASES[0], "decode", 3, in_float=True, execution=ONE_THREAD).first is None
 
 
 Edit = Callable[[onnx.GraphProto], None]
@@ -193,6 +194,6 @@ def test_a_fault_is_named(fault: str, folder: Callable[[str], Path], tmp_path: P
     load_external_data_for_model(proto, str(tmp_path))
     edit(proto.graph)
     onnx.save(proto, tmp_path / "model.onnx")
-    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, threads=1)
+    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, execution=ONE_THREAD)
     assert found.first is not None
     assert found.first.name == place

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.product import Compute, GgufFormat
+from support.execution import ONE_THREAD
+from support.product import GgufFormat
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.families import model_spec
-from validation.parity.candidate import Trial
+from validation.parity.candidate import ParityInput
 from validation.parity.llama_candidate import LlamaCandidate
 from validation.runtimes.table import runtime_row
 
@@ -25,14 +26,14 @@ from validation.runtimes.table import runtime_row
 )
 def test_arithmetic(variation: str, precision: str, arithmetic: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS[variation]))
-    trial = Trial(Path(), Path(), GgufFormat(precision), spec, "cpu", 1, Compute(), lambda line: None)
-    assert LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), trial).arithmetic.name == arithmetic
+    parity_input = ParityInput(Path(), Path(), GgufFormat(precision), spec, ONE_THREAD, lambda line: None)
+    assert LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic.name == arithmetic
 
 
 @pytest.mark.parametrize(("precision", "block_size"), [("q4_0", 32), ("q4_k_m", 128)])
 def test_k_quants_round_activations_in_larger_blocks(precision: str, block_size: int) -> None:
     spec = model_spec(micro_config(**VARIATIONS["llama-gqa"]))
-    trial = Trial(Path(), Path(), GgufFormat(precision), spec, "cpu", 1, Compute(), lambda line: None)
-    how = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), trial).arithmetic.quantization
+    parity_input = ParityInput(Path(), Path(), GgufFormat(precision), spec, ONE_THREAD, lambda line: None)
+    how = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic.quantization
     assert how is not None
     assert how.block_size == block_size

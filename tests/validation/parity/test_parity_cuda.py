@@ -19,10 +19,11 @@ import json, sys
 from pathlib import Path
 from fake_cuda.log import mark
 from seap_export.errors import SeapError
+from validation.execution import Execution
 from validation.parity.run import run_parity
 folder = Path(sys.argv[1])
 try:
-    report = run_parity(folder / "m", folder / "onnx", ["w5 w6 w7", "w8"], provider="cuda", threads=1,
+    report = run_parity(folder / "m", folder / "onnx", ["w5 w6 w7", "w8"], execution=Execution("cuda", 1),
                         decode_steps={STEPS}, long_tokens=16, on_progress=mark)
     ran = report.conditions
     print(json.dumps([type(report).__name__, bool(ran.complaints), ran.nodes.get("CPUExecutionProvider", {{}})]))

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import OnnxForm, PrecisionName, choose_precision, weight_differences
 from support.variations import VARIATIONS
@@ -44,7 +45,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
 def reasons(hf: Path, folder: Path) -> list[str]:
     """Why the file is not what the model is: parity's reasons and the weights' differences."""
     try:
-        failed = run_parity(hf, folder, PROMPTS, threads=1, decode_steps=4).reasons
+        failed = run_parity(hf, folder, PROMPTS, execution=ONE_THREAD, decode_steps=4).reasons
     except ParityFailure as error:
         failed = [str(error)]
     return [*failed, *weight_differences(hf, folder, read_form(folder / "model.onnx"))]

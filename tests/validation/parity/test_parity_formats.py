@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.execution import ONE_THREAD
 from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
 
 from seap_export.errors import UsageError
@@ -36,7 +37,9 @@ def written(micro_hf: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("family", ["Llama", "Qwen3"])
 def test_a_sound_folder_passes(written: Written, family: str) -> None:
     said: list[str] = []
-    report = run_parity(*written(family=family), PROMPTS, runtime="faked", threads=1, on_progress=said.append)
+    report = run_parity(
+        *written(family=family), PROMPTS, runtime="faked", execution=ONE_THREAD, on_progress=said.append
+    )
     assert report.passed, report.failure()
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
@@ -53,7 +56,7 @@ def test_a_sound_folder_passes(written: Written, family: str) -> None:
 def test_torch_reads_what_was_written(written: Written) -> None:
     """Rounding of weights is no difference, nor is a wrong weight: `Format.differences` is there for that."""
     model, folder = written("f16")
-    report = run_parity(model, folder, PROMPTS, runtime="faked", threads=1)
+    report = run_parity(model, folder, PROMPTS, runtime="faked", execution=ONE_THREAD)
     assert report.passed
     assert report.subject.limits == "fp16"
     assert report.mean_kl is not None
@@ -61,7 +64,7 @@ def test_torch_reads_what_was_written(written: Written) -> None:
     tensors = load_file(folder / FAKE_FILE)
     tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
     save_file(tensors, folder / FAKE_FILE)
-    assert run_parity(model, folder, PROMPTS, runtime="faked", threads=1).passed
+    assert run_parity(model, folder, PROMPTS, runtime="faked", execution=ONE_THREAD).passed
     assert list(FakeFormat("f16").differences(model, folder)) == ["'model.layers.1.mlp.up_proj.weight' differs"]
 
 
@@ -71,16 +74,16 @@ def test_what_a_runtime_does_otherwise_fails(written: Written, monkeypatch: pyte
 
     monkeypatch.setattr(FakeRunner, "fault", staticmethod(fault))
     model, folder = written()
-    report = run_parity(model, folder, PROMPTS, runtime="faked", threads=1)
+    report = run_parity(model, folder, PROMPTS, runtime="faked", execution=ONE_THREAD)
     assert not report.passed
     assert "under [fp32]" in report.failure()
     limits = Limits((("fp32", "max_abs", 10.0), ("fp32", "cache_error", 10.0)))
-    assert run_parity(model, folder, PROMPTS, runtime="faked", threads=1, limits=limits).passed
+    assert run_parity(model, folder, PROMPTS, runtime="faked", execution=ONE_THREAD, limits=limits).passed
 
 
 def test_log_probabilities_are_compared_without_a_cache(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     model, folder = written()
-    report = run_parity(model, folder, PROMPTS, runtime="faked-too", threads=1)
+    report = run_parity(model, folder, PROMPTS, runtime="faked-too", execution=ONE_THREAD)
     assert report.passed, report.failure()
     assert report.cache_error is None
 
@@ -88,7 +91,7 @@ def test_log_probabilities_are_compared_without_a_cache(written: Written, monkey
         tensors["model.norm.weight"] *= 1.01
 
     monkeypatch.setattr(Quiet, "fault", staticmethod(fault))
-    assert not run_parity(model, folder, PROMPTS, runtime="faked-too", threads=1).passed
+    assert not run_parity(model, folder, PROMPTS, runtime="faked-too", execution=ONE_THREAD).passed
 
 
 def test_an_unknown_runtime_is_refused(written: Written) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_micro_model
 from support.product import OnnxForm, Precision, choose_precision
 from support.variations import VARIATIONS, VARIED
@@ -51,7 +52,7 @@ def copied(exported: Export, tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_pruned_model_passes(exported: Export, family: str) -> None:
-    report = run_parity(*exported(family), PROMPTS, threads=1)
+    report = run_parity(*exported(family), PROMPTS, execution=ONE_THREAD)
     assert report.passed, report.reasons
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
@@ -65,7 +66,7 @@ def test_a_dense_model_passes(tmp_path: Path, name: str) -> None:
     hf = write_micro_model(tmp_path / "hf", **VARIATIONS[name])
     (tmp_path / "onnx").mkdir()
     write_onnx(hf, tmp_path / "onnx")
-    report = run_parity(hf, tmp_path / "onnx", PROMPTS, threads=1)
+    report = run_parity(hf, tmp_path / "onnx", PROMPTS, execution=ONE_THREAD)
     assert report.passed, report.reasons
     assert report.max_abs is not None
     assert report.max_abs < 1e-3
@@ -75,7 +76,7 @@ def test_a_dense_model_passes(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_standard_dialect_passes(micro_hf: Callable[[str], Path], tmp_path: Path, family: str) -> None:
     write_onnx(micro_hf(family), tmp_path, OnnxForm(dialect="standard"))
-    report = run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1)
+    report = run_parity(micro_hf(family), tmp_path, PROMPTS, execution=ONE_THREAD)
     assert report.passed, report.reasons
     assert report.max_abs is not None
     assert report.max_abs < 1e-4
@@ -89,7 +90,7 @@ def test_quantised_weights_are_compared_in_float32_too(
 ) -> None:
     form = OnnxForm(choose_precision(name, block_size=32), logits=logits)
     write_onnx(micro_hf(family), tmp_path, form)
-    report = run_parity(micro_hf(family), tmp_path, PROMPTS, threads=1)
+    report = run_parity(micro_hf(family), tmp_path, PROMPTS, execution=ONE_THREAD)
     assert report.passed, report.reasons
     assert report.subject.form == form.to_json()
     assert report.limits.keys() == {"max_abs", "cache_error", "mean_kl"}
@@ -102,7 +103,7 @@ def test_quantised_weights_are_compared_in_float32_too(
     tokens = {stage.figures.tokens for stage in report.stages if (stage.case, stage.stage) == ("prompt 0", "prefill")}
     assert tokens == {1} if logits == "last" else tokens.isdisjoint({1})
     assert not run_parity(
-        micro_hf(family), tmp_path, PROMPTS, threads=1, limits=Limits(((name, "mean_kl", 1e-9),))
+        micro_hf(family), tmp_path, PROMPTS, execution=ONE_THREAD, limits=Limits(((name, "mean_kl", 1e-9),))
     ).passed
 
 
@@ -119,7 +120,7 @@ def test_one_wrong_row_of_a_quantised_weight_fails(micro_hf: Callable[[str], Pat
     for file in tmp_path.iterdir():
         file.unlink()
     onnx.save(model, tmp_path / "model.onnx")
-    report = run_parity(hf, tmp_path, PROMPTS, threads=1)
+    report = run_parity(hf, tmp_path, PROMPTS, execution=ONE_THREAD)
     assert not report.passed
     assert "in float32" in report.reasons[0]
     assert re.search(r"max_abs = \S+, .* under \[int4\] in a file of limits would pass$", report.failure())
@@ -132,15 +133,15 @@ def test_a_graph_that_does_not_tell_its_form_is_refused(copied: tuple[Path, Path
     del model.metadata_props[:]
     onnx.save(model, path)
     with pytest.raises(ArtifactError, match="metadata"):
-        run_parity(hf, folder, PROMPTS, threads=1)
+        run_parity(hf, folder, PROMPTS, execution=ONE_THREAD)
     path.write_bytes(b"no protobuf")
     with pytest.raises(ArtifactError, match="cannot be read as ONNX"):
-        run_parity(hf, folder, PROMPTS, threads=1)
+        run_parity(hf, folder, PROMPTS, execution=ONE_THREAD)
 
 
 def test_fp16_is_compared(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
     write_onnx(micro_hf("Llama"), tmp_path, OnnxForm(Precision("fp16")))
-    report = run_parity(micro_hf("Llama"), tmp_path, PROMPTS, threads=1)
+    report = run_parity(micro_hf("Llama"), tmp_path, PROMPTS, execution=ONE_THREAD)
     assert report.passed, report.reasons
     assert report.max_abs is not None
     assert report.max_abs > 1e-5
@@ -148,13 +149,15 @@ def test_fp16_is_compared(micro_hf: Callable[[str], Path], tmp_path: Path) -> No
 
 def test_the_report_is_the_same_again_and_holds_no_paths(exported: Export) -> None:
     hf, onnx_folder = exported("Llama")
-    first, second = (json.dumps(run_parity(hf, onnx_folder, PROMPTS, threads=1).to_json()) for _ in range(2))
+    first, second = (
+        json.dumps(run_parity(hf, onnx_folder, PROMPTS, execution=ONE_THREAD).to_json()) for _ in range(2)
+    )
     assert first == second
     assert str(hf.parent) not in first
 
 
 def test_a_single_short_prompt_is_enough(exported: Export) -> None:
-    report = run_parity(*exported("Llama"), ["cat"], threads=1, decode_steps=1)
+    report = run_parity(*exported("Llama"), ["cat"], execution=ONE_THREAD, decode_steps=1)
     assert report.passed, report.reasons
     assert [stage.rows for stage in report.stages if stage.case == "batch of 3"] == [3, 3]
 
@@ -176,11 +179,11 @@ def test_one_weight_of_the_other_sign_fails(copied: tuple[Path, Path]) -> None:
     with (folder / "model.onnx.data").open("r+b") as file:
         file.seek(offset)
         file.write(np.float32(-value).tobytes())
-    report = run_parity(hf, folder, PROMPTS, threads=1)
+    report = run_parity(hf, folder, PROMPTS, execution=ONE_THREAD)
     assert not report.passed
     assert report.smallest_passing_limits is not None
     limits = Limits(tuple(("fp32", figure, value) for figure, value in report.smallest_passing_limits.items()))
-    assert run_parity(hf, folder, PROMPTS, threads=1, limits=limits).passed
+    assert run_parity(hf, folder, PROMPTS, execution=ONE_THREAD, limits=limits).passed
 
 
 def test_two_layers_that_read_each_others_cache_fail_in_decode_only(copied: tuple[Path, Path]) -> None:
@@ -193,7 +196,7 @@ def test_two_layers_that_read_each_others_cache_fail_in_decode_only(copied: tupl
     for node in proto.graph.node:
         node.input[:] = [swapped.get(name, name) for name in node.input]
     onnx.save(proto, folder / "model.onnx")
-    report = run_parity(hf, folder, PROMPTS, threads=1)
+    report = run_parity(hf, folder, PROMPTS, execution=ONE_THREAD)
     failed = {(result.case, result.stage) for result in report.stages if result.reasons}
     # The prompt that is run in several calls meets the cache before it is decoded.
     assert {stage for case, stage in failed if case != "long prompt"} == {"decode"}

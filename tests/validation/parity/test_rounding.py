@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mutations.editing import edit_weights
+from support.execution import ONE_THREAD
 from support.formats import every_exponent
 from support.models import write_micro_model
 from support.product import Precision, Run, SafetensorsReader, TorchRunner, open_torch_runner, read_spec
@@ -29,7 +30,7 @@ def _logits(runner: TorchRunner) -> np.ndarray:
 def test_scaling_changes_no_result(name: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[name])
     spec = read_spec(folder)
-    with open_torch_runner(folder, 1) as runner:
+    with open_torch_runner(folder, ONE_THREAD) as runner:
         expected = _logits(runner)
         runner.change_weights(scale_weights(spec, every_exponent(spec)))
         kept = scale_norms(runner.model, spec, every_exponent(spec))
@@ -47,11 +48,11 @@ def test_what_overflows_in_fp16_is_rounded_like_the_graph(tmp_path: Path) -> Non
     config = read_json(folder / "config.json")
     spec = model_spec(config)
     scaling = find_scaling(config, spec, SafetensorsReader(folder), Precision("fp16"))
-    with open_torch_runner(folder, 1) as runner:
+    with open_torch_runner(folder, ONE_THREAD) as runner:
         expected = _logits(runner)
         runner.change_weights(scale_weights(spec, scaling))
         runner.change_weights(narrow(torch.float16, scale_norms(runner.model, spec, scaling)))
         assert np.abs(_logits(runner) - expected).max() < 0.1 * np.abs(expected).max()
-    with open_torch_runner(folder, 1) as runner:
+    with open_torch_runner(folder, ONE_THREAD) as runner:
         runner.change_weights(narrow(torch.float16))
         assert not np.isfinite(_logits(runner)).all()

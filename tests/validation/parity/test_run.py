@@ -17,6 +17,7 @@ from support.product import OnnxFormat, Run
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
 from validation.checkpoint import Change
+from validation.execution import Execution
 from validation.parity import onnx_candidate
 from validation.parity import run as parity
 from validation.parity.profiles import Limits
@@ -118,7 +119,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     """`run(spoil, **arguments)`: a parity run of two fake models."""
 
     @contextlib.contextmanager
-    def torch_runner(folder: Path, threads: int, *_: Any, **__: Any) -> Iterator[FakeTorch]:
+    def torch_runner(folder: Path, *_: Any, **__: Any) -> Iterator[FakeTorch]:
         yield FakeTorch()
 
     options = SimpleNamespace(intra_op_num_threads=2)
@@ -204,7 +205,7 @@ def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -
                 return decoding
 
         monkeypatch.setattr(onnx_candidate, "OnnxDecoder", FakeDecoder)
-        return run(provider="cuda")
+        return run(execution=Execution("cuda"))
 
     return execute
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.execution import ONE_THREAD
 
 Prompts = Sequence[Sequence[int]]
 
@@ -33,7 +34,7 @@ def torch_logits() -> Callable[..., list[np.ndarray]]:
             [prompt[:start], *([token] for token in prompt[start:])]
             for prompt, start in zip(prompts, first or whole, strict=True)
         ]
-        with open_torch_runner(folder, 1) as runner:
+        with open_torch_runner(folder, ONE_THREAD) as runner:
             return list(runner.run([Run(own, length) for own, length in zip(parts, whole, strict=True)]))
 
     return compute

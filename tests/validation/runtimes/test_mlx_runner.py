@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.execution import ONE_THREAD
 from support.models import with_written_weights, write_micro_model
 from support.plans import write_pruned_micro_model
 from support.variations import VARIATIONS, VARIED
@@ -15,7 +16,8 @@ from support.variations import VARIATIONS, VARIED
 from converters.mlx import MlxFormat
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from validation.runtimes import mlx_runner
-from validation.runtimes.mlx_runner import MlxRunner, open_mlx_runner
+from validation.runtimes.mlx_runner import MlxRunner, open_mlx
+from validation.runtimes.runner import Opening
 
 Logits = Callable[..., list[np.ndarray]]
 
@@ -101,7 +103,7 @@ def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[i
     ids = np.array([[*first, 0, 0, 0, 0], second])
     runner.prefill(ids, [5, 9])
     caches: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {0: [], 1: []}
-    with open_torch_runner(model, 1) as reference:
+    with open_torch_runner(model, ONE_THREAD) as reference:
         runs = [Run([prompt], 1) for prompt in (first, second)]
         list(reference.run(runs, lambda place, keys, values: caches[place].append((keys, values))))
     for row, wanted in caches.items():
@@ -143,7 +145,7 @@ def test_on_the_cpu_quantised_weights_meet_float32(tmp_path: Path, precision: st
     import mlx.core as mx
 
     folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx", precision)
-    runner = open_mlx_runner(folder, 1)
+    runner = open_mlx(folder, Opening(ONE_THREAD))
     if not runner.is_on_cpu:
         pytest.skip("MLX computes on a GPU")
     runner.prefill(np.array([[3, 4, 5]]), [3])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
 from support.variations import VARIATIONS, VARIED
 
@@ -49,7 +50,7 @@ def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None
     ids, steps = chance.integers(3, 96, (3, 13)), chance.integers(3, 96, (2, 3))
     rows = [[*ids[row, :length], *steps[:, row]] for row, length in enumerate(lengths)]
     caches: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {row: [] for row in range(3)}
-    with open_torch_runner(made.source, 1) as torch_runner:
+    with open_torch_runner(made.source, ONE_THREAD) as torch_runner:
         runs = [Run([row], len(row)) for row in rows]
         wanted = list(torch_runner.run(runs, lambda row, *layer: caches[row].append(layer)))
     runner = OpenvinoRunner(made.folder)

@@ -10,7 +10,7 @@ from support.fake_format import FakeRunner, install_fake_format
 from converters.formats import FORMATS, format_class
 from seap_export.errors import EnvironmentFailure, UsageError
 from validation.runtimes.runner import Runtime
-from validation.runtimes.table import REFERENCE, RUNTIMES, open_runner, require_runtime
+from validation.runtimes.table import REFERENCE, RUNTIMES, open_runtime, require_runtime
 
 
 def missing() -> None:
@@ -33,7 +33,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
     monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["some-package"])
     with pytest.raises(EnvironmentFailure, match=r"faked needs some-package.*seap-export\[plots\]"):
-        open_runner("faked", tmp_path, 1)
+        open_runtime("faked", tmp_path)
     own = Runtime("support.fake_format:FakeRunner", check=f"{__name__}:missing")
     monkeypatch.setitem(RUNTIMES, "faked", own)  # type: ignore[arg-type]
     monkeypatch.setattr("validation.runtimes.table.resolve_name", lambda name: missing)

@@ -9,15 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.execution import ONE_THREAD
 from support.product import Pace, convert_folder
 
 from converters.formats import format_class
 from seap_export.runtime.decoder import Decoding
 from validation.benchmarks.runtimes.small_models import write_small_model
+from validation.execution import Execution
 from validation.runtimes.runner import Runtime
 from validation.runtimes.table import RUNTIMES
 from validation.speed.engines import _TorchEngine, open_engine, pace_of
-from validation.speed.measure import Cell
+from validation.speed.measure import SpeedCell
 from validation.speed.memory import peak_memory
 
 PROMPTS = [[5, 6, 7], [8, 9, 10]]
@@ -68,14 +70,14 @@ def test_other_runtimes_are_opened_as_they_are_served(
 ) -> None:
     opened: list[Counting] = []
 
-    def server(name: str, folder: Path, threads: int) -> Counting:
-        assert (name, folder, threads) == ("other", tmp_path, 3)
+    def server(name: str, folder: Path, execution: Execution, purpose: str) -> Counting:
+        assert (name, folder, execution, purpose) == ("other", tmp_path, Execution(threads=3), "served")
         opened.append(kind())
         return opened[0]
 
     monkeypatch.setitem(RUNTIMES, "other", Runtime("nowhere:open"))  # type: ignore[arg-type]
-    monkeypatch.setattr("validation.speed.engines.open_server", server)
-    with open_engine("other", tmp_path, 64, "cpu", 3) as engine:
+    monkeypatch.setattr("validation.speed.engines.open_runtime", server)
+    with open_engine("other", tmp_path, 64, Execution(threads=3)) as engine:
         assert engine.takes_batches == takes_batches
         assert len(engine.pace(PROMPTS[:1], 4).steps_s) == 4
     assert opened[0].calls[-1] == ("close", None)
@@ -95,12 +97,12 @@ def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name
     write_small_model(model, "llama", "pruned")
     written.mkdir()
     own(own.precisions[0]).write(model, written, lambda layer: None)
-    with open_engine(own.runtimes[0], written, 64, "cpu", 1) as engine:
+    with open_engine(own.runtimes[0], written, 64, ONE_THREAD) as engine:
         assert engine.takes_batches == takes_batches
         pace = engine.pace(PROMPTS[: 2 if takes_batches else 1], 4)
         assert min(pace.first_s, *pace.steps_s) > 0
         assert len(pace.steps_s) == 4
-    found = peak_memory(own.runtimes[0], written, 64, "cpu", 1, Cell(1, 8))
+    found = peak_memory(own.runtimes[0], written, 64, ONE_THREAD, SpeedCell(1, 8))
     assert (found.host or 0) > 40e6
 
 
@@ -124,7 +126,7 @@ def test_torch_and_onnx_runtime_append_the_same_tokens(
     hf, onnx = micro_hf("Llama"), tmp_path
     convert_folder(hf, onnx)
     for name, folder in (("torch", hf), ("onnxruntime", onnx)):
-        with open_engine(name, folder, 64, "cpu", 1) as engine:
+        with open_engine(name, folder, 64, ONE_THREAD) as engine:
             assert engine.takes_batches
             assert len(engine.pace(PROMPTS, 4).steps_s) == 4
     assert appended["torch"][:-1] == appended["onnxruntime"]

@@ -9,21 +9,26 @@ import pytest
 
 from seap_export.errors import UsageError
 from validation.speed.gate import SpeedLimits, SpeedVerdict, judge_speed
-from validation.speed.ideal import Work
-from validation.speed.measure import Cell, Timing
+from validation.speed.ideal import ModelWork
+from validation.speed.measure import SpeedCell, Timing
 from validation.speed.report import SpeedReport, SubjectFigures
 
-CELL, DEEP = Cell(1, 128), Cell(1, 512)
+CELL, DEEP = SpeedCell(1, 128), SpeedCell(1, 512)
 STEADY = (1.0, 1.01, 0.99, 1.0, 1.005)
 
 
 def subject(
-    model: str, runs: Sequence[float], *, size: int = 100, engine: str = "onnxruntime", cells: Sequence[Cell] = (CELL,)
+    model: str,
+    runs: Sequence[float],
+    *,
+    size: int = 100,
+    engine: str = "onnxruntime",
+    cells: Sequence[SpeedCell] = (CELL,),
 ) -> SubjectFigures:
     """A model whose runs have steps around these medians, and prefills ten times as long."""
     steps = [own * factor for own in runs for factor in (0.98, 1.0, 1.5)]
     timings = {cell: Timing([10 * own for own in runs], list(steps)) for cell in cells}
-    return SubjectFigures(model, engine, size, 1, timings, dict.fromkeys(cells, Work(1.0, 1.0)))  # type: ignore[arg-type]
+    return SubjectFigures(model, engine, size, 1, timings, dict.fromkeys(cells, ModelWork(1.0, 1.0)))  # type: ignore[arg-type]
 
 
 def report(*variants: SubjectFigures, dense: Sequence[float] = STEADY) -> SpeedReport:

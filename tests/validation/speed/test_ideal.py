@@ -8,7 +8,7 @@ import pytest
 from support.product import BlockQuantization, Precision
 
 from seap_export.families import model_spec
-from validation.speed.ideal import Work, model_work
+from validation.speed.ideal import ModelWork, model_work
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
@@ -61,4 +61,4 @@ def test_a_pruned_model_has_less() -> None:
 
 def test_no_work_is_refused() -> None:
     with pytest.raises(ValueError, match="positive"):
-        Work(0, 1)
+        ModelWork(0, 1)

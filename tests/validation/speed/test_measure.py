@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.product import Pace
 
-from validation.speed.measure import Cell, Timing, measure_speed
+from validation.speed.measure import SpeedCell, Timing, measure_speed
 
 
 class Recorder:
@@ -35,7 +35,7 @@ def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
     log: list[tuple[str, str]] = []
     prompts: dict[str, list[Any]] = {"one": [], "two": []}
     openers = {name: partial(Recorder, name, log, own) for name, own in prompts.items()}
-    cells = [Cell(1, 4), Cell(2, 3)]
+    cells = [SpeedCell(1, 4), SpeedCell(2, 3)]
     lines: list[str] = []
     timings = measure_speed(openers, cells, vocab_size=50, runs=2, steps=3, on_progress=lines.append)
     warm_up, timed = " and 1", " and 3"
@@ -52,7 +52,7 @@ def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
 def test_what_takes_no_batches_is_timed_without_them() -> None:
     log: list[tuple[str, str]] = []
     openers = {name: partial(Recorder, name, log, [], name == "both") for name in ("both", "single")}
-    cells = [Cell(1, 4), Cell(2, 3)]
+    cells = [SpeedCell(1, 4), SpeedCell(2, 3)]
     timings = measure_speed(openers, cells, vocab_size=50, runs=1, steps=2)
     assert {name: list(own) for name, own in timings.items()} == {"both": cells, "single": cells[:1]}
     assert [what for name, what in log if name == "single"] == ["opened", "1x4 and 1", "1x4 and 2", "closed"]
@@ -78,4 +78,4 @@ def test_steps_that_belong_to_no_run(steps: list[float]) -> None:
 @pytest.mark.parametrize("values", [(0, 1), (1, 0)])
 def test_an_empty_cell_is_refused(values: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Cell(*values)
+        SpeedCell(*values)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from validation.speed.ideal import Work
+from validation.speed.ideal import ModelWork
 from validation.speed.interval import Interval
-from validation.speed.measure import Cell, Timing
+from validation.speed.measure import SpeedCell, Timing
 from validation.speed.report import SpeedReport, SubjectFigures
 
-CELL = Cell(2, 8)
+CELL = SpeedCell(2, 8)
 
 
 def subject(model: str, engine: str, size: int, prefill: float, step: float, work: float) -> SubjectFigures:
@@ -20,7 +20,7 @@ def subject(model: str, engine: str, size: int, prefill: float, step: float, wor
         peak_bytes=7,
         gpu_bytes=5,
         timings={CELL: Timing([prefill] * 3, [step] * 3)},
-        works={CELL: Work(work, 2 * work)},
+        works={CELL: ModelWork(work, 2 * work)},
     )
 
 
@@ -83,7 +83,7 @@ def test_what_is_no_better_is_said(report: SpeedReport) -> None:
 def test_an_engine_without_some_cells(report: SpeedReport) -> None:
     """It is judged by the others, and what it lacks is said."""
     assert report.left_out == report.to_json()["left_out"] == []
-    larger = Cell(4, 8)
+    larger = SpeedCell(4, 8)
     for own in report.subjects:
         if own.engine == "torch":
             own.timings[larger], own.works[larger] = own.timings[CELL], own.works[CELL]  # type: ignore[index]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.execution import ONE_THREAD, RUN_BY
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from validation.zero_shot import Question, ZeroShotFigures, evaluate_zero_shot, hub_tasks, local_task
@@ -50,7 +51,9 @@ def test_the_figures_are_those_of_a_plain_loop(
     gold = [question.gold for question in questions]
     acc, acc_norm = (float(np.mean(np.array(choices) == gold)) for choices in by_hand)
     assert acc != acc_norm  # or the test could not tell them apart
-    figures = evaluate_zero_shot(model / form, [local_task("t", questions)], form=form, threads=1)["t"]
+    figures = evaluate_zero_shot(
+        model / form, [local_task("t", questions)], runtime=RUN_BY[form], execution=ONE_THREAD
+    )["t"]
     assert figures.acc == pytest.approx(acc)
     assert figures.acc_norm == pytest.approx(acc_norm)
     assert figures.acc_stderr == pytest.approx(math.sqrt(acc * (1 - acc) / 39))
@@ -68,7 +71,7 @@ def test_every_question_is_answered_as_by_hand(
     right_norm = [Question(q.prompt, q.choices, choice) for q, choice in zip(questions, by_hand[1], strict=True)]
     tasks = [local_task("acc", right), local_task("norm", right_norm)]
     for form in ("hf", "onnx"):
-        figures = evaluate_zero_shot(model / form, tasks, form=form, threads=1)
+        figures = evaluate_zero_shot(model / form, tasks, runtime=RUN_BY[form], execution=ONE_THREAD)
         assert (figures["acc"].acc, figures["norm"].acc_norm) == (1.0, 1.0)
 
 
@@ -76,29 +79,30 @@ def test_every_question_is_answered_as_by_hand(
 def test_the_batch_size_changes_nothing(model: Path, questions: list[Question], form: str) -> None:
     task = local_task("t", questions)
     alone, together = (
-        evaluate_zero_shot(model / form, [task], form=form, batch_size=size, threads=1) for size in (1, 16)
+        evaluate_zero_shot(model / form, [task], runtime=RUN_BY[form], batch_size=size, execution=ONE_THREAD)
+        for size in (1, 16)
     )
     assert alone == together
 
 
 def test_both_forms_are_asked_the_same_questions(model: Path, questions: list[Question]) -> None:
     task = local_task("t", questions)
-    hf = evaluate_zero_shot(model / "hf", [task], threads=1)["t"]
-    onnx = evaluate_zero_shot(model / "onnx", [task], form="onnx", threads=1)["t"]
+    hf = evaluate_zero_shot(model / "hf", [task], execution=ONE_THREAD)["t"]
+    onnx = evaluate_zero_shot(model / "onnx", [task], runtime="onnxruntime", execution=ONE_THREAD)["t"]
     assert hf == onnx
     others = local_task("t", [Question(q.prompt + " a", q.choices, q.gold) for q in questions])
-    assert evaluate_zero_shot(model / "hf", [others], threads=1)["t"].sha256 != hf.sha256
+    assert evaluate_zero_shot(model / "hf", [others], execution=ONE_THREAD)["t"].sha256 != hf.sha256
 
 
 def test_limit_asks_the_first_questions(model: Path, questions: list[Question]) -> None:
-    limited = evaluate_zero_shot(model / "hf", [local_task("t", questions)], limit=7, threads=1)["t"]
-    first = evaluate_zero_shot(model / "hf", [local_task("t", questions[:7])], threads=1)["t"]
+    limited = evaluate_zero_shot(model / "hf", [local_task("t", questions)], limit=7, execution=ONE_THREAD)["t"]
+    first = evaluate_zero_shot(model / "hf", [local_task("t", questions[:7])], execution=ONE_THREAD)["t"]
     assert limited == first
     assert limited.questions == 7
 
 
 def test_a_single_question_has_no_standard_error(model: Path, questions: list[Question]) -> None:
-    figures = evaluate_zero_shot(model / "hf", [local_task("t", questions[:1])], threads=1)["t"]
+    figures = evaluate_zero_shot(model / "hf", [local_task("t", questions[:1])], execution=ONE_THREAD)["t"]
     assert (figures.questions, figures.acc_stderr, figures.acc_norm_stderr) == (1, None, None)
 
 
@@ -107,7 +111,12 @@ def test_one_token_choices_of_a_prompt_share_a_sequence(model: Path, form: str) 
     yes_or_no = [Question(f"the {word} sat", (" on", " a"), 0) for word in ("cat", "dog", "mat")]
     lines: list[str] = []
     evaluate_zero_shot(
-        model / form, [local_task("t", yes_or_no)], form=form, threads=1, batch_size=1, on_progress=lines.append
+        model / form,
+        [local_task("t", yes_or_no)],
+        runtime=RUN_BY[form],
+        execution=ONE_THREAD,
+        batch_size=1,
+        on_progress=lines.append,
     )
     assert lines == [f"{percent} % of 3 sequences" for percent in (33, 66, 100)]
 
@@ -120,7 +129,9 @@ def test_questions_longer_than_the_model_lose_their_beginning(
     tail = " the cat sat on the mat and then it ran far from home to see one more time" * 4
     long = [Question("a dog" * 40 + tail, q.choices, q.gold) for q in questions[:10]]
     other = [Question("one mat" * 40 + tail, q.choices, q.gold) for q in questions[:10]]
-    figures = evaluate_zero_shot(model / form, [local_task("a", long), local_task("b", other)], form=form, threads=1)
+    figures = evaluate_zero_shot(
+        model / form, [local_task("a", long), local_task("b", other)], runtime=RUN_BY[form], execution=ONE_THREAD
+    )
     assert figures["a"].acc == figures["b"].acc
 
 
@@ -128,7 +139,7 @@ def test_questions_longer_than_the_model_lose_their_beginning(
 def test_a_choice_longer_than_the_model_is_refused(model: Path, form: str) -> None:
     task = local_task("t", [Question("the cat", (" sat", " on the mat" * 40), 0)])
     with pytest.raises(InputError, match=r"choice ' on the mat.* tokens.* 1 to 64; "):
-        evaluate_zero_shot(model / form, [task], form=form, threads=1)
+        evaluate_zero_shot(model / form, [task], runtime=RUN_BY[form], execution=ONE_THREAD)
 
 
 def test_nothing_is_written_to_the_screen(
@@ -136,7 +147,7 @@ def test_nothing_is_written_to_the_screen(
 ) -> None:
     task = local_task("t", questions[:4])
     for form in ("hf", "onnx"):
-        evaluate_zero_shot(model / form, [task], form=form, threads=1)
+        evaluate_zero_shot(model / form, [task], runtime=RUN_BY[form], execution=ONE_THREAD)
     assert capfd.readouterr() == ("", "")
 
 
@@ -160,12 +171,12 @@ def test_missing_parts_of_an_onnx_folder_are_named(
     damaged = Path(shutil.copytree(model / "onnx", tmp_path / "onnx"))
     (damaged / part).unlink()
     with pytest.raises(ArtifactError, match=re.escape(str(damaged))):
-        evaluate_zero_shot(damaged, [local_task("t", questions)], form="onnx")
+        evaluate_zero_shot(damaged, [local_task("t", questions)], runtime="onnxruntime")
 
 
 def test_arguments_out_of_range_are_refused(model: Path, questions: list[Question]) -> None:
     task = local_task("t", questions)
-    for arguments in ({"limit": 0}, {"batch_size": 0}, {"threads": 0}):
+    for arguments in ({"limit": 0}, {"batch_size": 0}):
         with pytest.raises(UsageError, match="at least 1"):
             evaluate_zero_shot(model / "hf", [task], **arguments)
     for tasks in ([], [task, task]):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.execution import ONE_THREAD, RUN_BY
 from support.fake_format import FakeFormat, FakeRunner, install_fake_format
 from support.product import Compute, OnnxForm, OnnxFormat
 
@@ -37,9 +39,9 @@ def _requests() -> list[Any]:
 
 
 def _answers(folder: Path, form: Any, batch_size: int, compute: Compute | None) -> list[tuple[float, bool]]:
-    options: Any = {"batch_size": batch_size, "threads": 1, "on_sequences": lambda done, total: None}
-    options["compute"] = compute
-    with quiet_harness(), open_model(folder / form, form, tokenizer_folder=folder / form, **options) as model:
+    options: Any = {"batch_size": batch_size, "on_sequences": lambda done, total: None}
+    options["execution"] = replace(ONE_THREAD, compute=compute)
+    with quiet_harness(), open_model(folder / form, RUN_BY[form], tokenizer_folder=folder / form, **options) as model:
         answers: list[tuple[float, bool]] = model.loglikelihood(_requests(), disable_tqdm=True)
     return answers
 
@@ -80,7 +82,7 @@ def test_log_likelihoods_are_those_of_the_harness(
 def test_a_runtime_gives_the_same(
     model: Path, written: Path, of_the_harness: list[tuple[float, bool]], runtime: str, batch_size: int
 ) -> None:
-    options: Any = {"batch_size": batch_size, "threads": 1, "on_sequences": lambda done, total: None}
+    options: Any = {"batch_size": batch_size, "execution": ONE_THREAD, "on_sequences": lambda done, total: None}
     with quiet_harness(), open_model(written, runtime, tokenizer_folder=model / "hf", **options) as lm:
         assert lm.max_length == 64
         found = lm.loglikelihood(_requests(), disable_tqdm=True)
@@ -103,7 +105,7 @@ def test_a_real_runtime_gives_the_same(
 ) -> None:
     own, precision = parse_format(name)
     own(str(precision)).write(model / "hf", tmp_path, lambda layer: None)
-    options: Any = {"batch_size": 4, "threads": 1, "on_sequences": lambda done, total: None}
+    options: Any = {"batch_size": 4, "execution": ONE_THREAD, "on_sequences": lambda done, total: None}
     with quiet_harness(), open_model(tmp_path, own.runtimes[0], tokenizer_folder=model / "hf", **options) as lm:
         found = lm.loglikelihood(_requests(), disable_tqdm=True)
     assert [value for value, _ in found] == pytest.approx([value for value, _ in of_the_harness], abs=2e-3)
@@ -126,8 +128,8 @@ def test_the_likeliest_continuation_is_greedy(model: Path) -> None:
     ids = tokenizer("the cat", return_tensors="pt").input_ids
     logits = AutoModelForCausalLM.from_pretrained(model / "hf", dtype=torch.float32)(ids).logits[0, -1]
     best, worst = int(logits.argmax()), int(logits.argmin())
-    options: Any = {"batch_size": 1, "threads": 1, "on_sequences": lambda done, total: None}
-    with open_model(model / "onnx", "onnx", tokenizer_folder=model / "onnx", **options) as lm:
+    options: Any = {"batch_size": 1, "execution": ONE_THREAD, "on_sequences": lambda done, total: None}
+    with open_model(model / "onnx", "onnxruntime", tokenizer_folder=model / "onnx", **options) as lm:
         requests = [(None, ids[0].tolist(), [token]) for token in (best, worst)]
         answers = lm._loglikelihood_tokens(requests)
         assert [greedy for _, greedy in answers] == [True, False]
@@ -138,9 +140,9 @@ def test_a_tokenizer_without_an_end_of_text_is_refused(model: Path, tmp_path: Pa
 
     Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    options: Any = {"batch_size": 1, "threads": 1, "on_sequences": lambda done, total: None}
+    options: Any = {"batch_size": 1, "execution": ONE_THREAD, "on_sequences": lambda done, total: None}
     with (
         pytest.raises(ArtifactError, match="neither a BOS nor an EOS token"),
-        open_model(model / "onnx", "onnx", tokenizer_folder=tmp_path, **options),
+        open_model(model / "onnx", "onnxruntime", tokenizer_folder=tmp_path, **options),
     ):
         pass

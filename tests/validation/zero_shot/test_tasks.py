@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.execution import ONE_THREAD
 
 from seap_export.corpus.harness import quiet_harness
 from seap_export.errors import EnvironmentFailure, UsageError
@@ -72,7 +73,7 @@ def test_a_hub_task_is_asked_without_examples(monkeypatch: pytest.MonkeyPatch, m
     (task,) = hub_tasks(["yes_no"])
     assert (task.name, task.origin, task.split) == ("yes_no", "hub", "validation")
     assert _requests(task)[:2] == [("the cat", " no"), ("the cat", " yes")]
-    figures = evaluate_zero_shot(model / "hf", [task], threads=1, limit=2)["yes_no"]
+    figures = evaluate_zero_shot(model / "hf", [task], execution=ONE_THREAD, limit=2)["yes_no"]
     assert (figures.questions, figures.chance) == (2, 0.5)
 
 

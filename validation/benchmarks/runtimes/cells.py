@@ -17,6 +17,7 @@ from seap_export.families import model_spec, supported_families
 from seap_export.json_file import read_json
 from seap_export.runtime.session import probe
 from validation.benchmarks.runtimes.small_models import KINDS, Kind, write_small_model
+from validation.execution import Execution
 from validation.parity.run import run_parity
 from validation.runtimes.table import REFERENCE, require_runtime
 
@@ -142,7 +143,7 @@ def _outcome(cell: Cell, model: Path, scratch: Path, threads: int) -> Outcome:
     if wrong is not None:
         return Outcome("failed", reason=wrong)
     report = run_parity(
-        model, folder, _PROMPTS, runtime=cell.runtime, own=own, provider=cell.provider, threads=threads,
+        model, folder, _PROMPTS, runtime=cell.runtime, format=own, execution=Execution(cell.provider, threads),
         decode_steps=_STEPS,
     )  # fmt: skip
     versions = tuple(sorted(report.versions.items()))

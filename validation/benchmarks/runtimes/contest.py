@@ -24,9 +24,10 @@ from seap_export.json_file import read_json
 from validation.benchmarks.runtimes.kept import Kept
 from validation.benchmarks.runtimes.llama_quantizer import quantize
 from validation.divergence.measure import DenseReference
+from validation.execution import Execution
 from validation.metrics import LogitComparison
 from validation.runtimes.runner import Runner
-from validation.runtimes.table import REFERENCE, open_server, require_runtime
+from validation.runtimes.table import REFERENCE, open_runtime, require_runtime
 from validation.speed.engines import pace_of
 
 __all__ = ["Entry", "Figures", "divergence", "entries", "figures", "time_round", "write_entry"]
@@ -172,7 +173,7 @@ def time_round(
     for entry, folder in own:
         if kept.get(entry.name, "round", number) is not None:
             continue
-        with closing(open_server(entry.runtime, folder, threads)) as runner:
+        with closing(open_runtime(entry.runtime, folder, Execution(threads=threads), "served")) as runner:
             pace_of(runner, [prompt], _WARM_UP_STEPS)
             pace = pace_of(runner, [prompt], steps)
         kept.put({"first_s": pace.first_s, "steps_s": list(pace.steps_s)}, entry.name, "round", number)

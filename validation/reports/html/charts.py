@@ -10,7 +10,7 @@ from validation.reports.html.axes import across, chart, floor_ticks, line, round
 from validation.reports.html.markup import Markup, tag
 from validation.reports.numbers import figure
 
-__all__ = ["Bar", "Interval", "Tap", "bars", "columns", "errors", "intervals"]
+__all__ = ["Bar", "ErrorPoint", "JudgedFigure", "bars", "columns", "errors", "intervals"]
 
 _BELOW = 38  # pixels for a horizontal axis, its ticks and its label
 _ABOVE = 20  # pixels for the label of a vertical axis
@@ -33,7 +33,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Interval:
+class JudgedFigure:
     """A figure with its limit and, if there is one, its confidence interval."""
 
     label: str
@@ -45,7 +45,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Tap:
+class ErrorPoint:
     """The relative error of a tensor, in the order of computation; None if it is not finite."""
 
     name: str
@@ -92,7 +92,7 @@ def columns(title: str, unit: str, series: Sequence[tuple[str, str, Sequence[flo
     return chart(title, f"{number} layers: {spans} ({unit}).", bottom + _BELOW, marks, legend, inset=True)
 
 
-def errors(title: str, taps: Sequence[Tap], first: int | None, first_words: str) -> Markup:
+def errors(title: str, taps: Sequence[ErrorPoint], first: int | None, first_words: str) -> Markup:
     """The error of each tap on a logarithmic scale; marks and names the first one that diverges.
 
     Values that are not finite are in a separate row at the top, errors of 0 at the bottom.
@@ -108,37 +108,37 @@ def errors(title: str, taps: Sequence[Tap], first: int | None, first_words: str)
     def height(error: float | None) -> float:
         if error is None:
             return start - 12
-        place = (math.log10(error) - low) / (high - low) if error > 0 else 0.0
-        return bottom - _ERRORS * place
+        share = (math.log10(error) - low) / (high - low) if error > 0 else 0.0
+        return bottom - _ERRORS * share
 
     places = [(index + 0.5) / len(taps) for index in range(len(taps))]
-    points = [(place, height(tap.error)) for place, tap in zip(places, taps, strict=True)]
+    points = [(x, height(tap.error)) for x, tap in zip(places, taps, strict=True)]
     decades = [(height(10.0**power), f"1e{power}") for power in range(low, high + 1, stride)]
     marks = [y_axis([*decades, *([(start - 12, "NaN, Inf")] if lost else [])], "relative error")]
     if first is not None:
-        place, at = points[first]
-        marks.append(line(across(place), _ABOVE + 16, across(place), at, "pointer"))
-        marks.append(text(first_words, across(place), _ABOVE + 12, "start" if place < 0.5 else "end", "first"))
+        x, at = points[first]
+        marks.append(line(across(x), _ABOVE + 16, across(x), at, "pointer"))
+        marks.append(text(first_words, across(x), _ABOVE + 12, "start" if x < 0.5 else "end", "first"))
     pairs = zip(zip(points, taps, strict=True), zip(points[1:], taps[1:], strict=True), strict=False)
     for ((x1, y1), left), ((x2, y2), right) in pairs:
         if left.error is not None and right.error is not None:
             marks.append(line(across(x1), y1, across(x2), y2, "path"))
-    for index, ((place, y), tap) in enumerate(zip(points, taps, strict=True)):
+    for index, ((x, y), tap) in enumerate(zip(points, taps, strict=True)):
         words = f"{tap.name}: {'not finite' if tap.error is None else figure(tap.error)}"
         kind, radius = ("first", 5) if index == first else ("lost" if tap.error is None else "a", 2.5)
-        marks.append(tag("circle", tag("title", words), cx=across(place), cy=y, r=radius, class_=kind))
+        marks.append(tag("circle", tag("title", words), cx=across(x), cy=y, r=radius, class_=kind))
     marks.append(x_axis(_layer_ticks(taps, places), bottom, "layer, in the order of computation"))
     told = f"The first to diverge: {first_words}." if first is not None else "None diverges by itself."
     said = f"{len(taps)} tensors in the order of computation. {told}"
     return chart(title, said, bottom + _BELOW, marks, inset=True)
 
 
-def intervals(title: str, unit: str, rows: Sequence[Interval]) -> Markup:
+def intervals(title: str, unit: str, rows: Sequence[JudgedFigure]) -> Markup:
     """Figures as dots on their intervals, each below its label; a dashed line marks the limit."""
     ends = [end for row in rows for end in (row.found, row.low, row.high, row.limit) if end is not None]
     ticks = floor_ticks(min(ends), max(ends))
 
-    def place(value: float) -> float:
+    def x_of(value: float) -> float:
         return (value - ticks[0]) / (ticks[-1] - ticks[0])
 
     marks = []
@@ -147,19 +147,19 @@ def intervals(title: str, unit: str, rows: Sequence[Interval]) -> Markup:
         kind = row.verdict.split()[0]
         marks.append(text(row.label, "0%", top + 12))
         if row.low is not None and row.high is not None:
-            marks.append(line(across(place(row.low)), top + 25, across(place(row.high)), top + 25, f"range {kind}"))
-        marks.append(_limit(place(row.limit), top))
-        marks.append(tag("circle", cx=across(place(row.found)), cy=top + 25, r=4.5, class_=f"dot {kind}"))
+            marks.append(line(across(x_of(row.low)), top + 25, across(x_of(row.high)), top + 25, f"range {kind}"))
+        marks.append(_limit(x_of(row.limit), top))
+        marks.append(tag("circle", cx=across(x_of(row.found)), cy=top + 25, r=4.5, class_=f"dot {kind}"))
     bottom = len(rows) * _ROW
-    marks.append(x_axis([(place(tick), figure(tick)) for tick in ticks], bottom, unit))
+    marks.append(x_axis([(x_of(tick), figure(tick)) for tick in ticks], bottom, unit))
     words = "; ".join(f"{row.label} {figure(row.found)}, limit {figure(row.limit)}" for row in rows)
     legend = [("dash", "limit"), ("a", "found, with its interval")]
     return chart(title, f"{words}.", bottom + _BELOW, marks, legend)
 
 
-def _layer_ticks(taps: Sequence[Tap], places: Sequence[float]) -> list[tuple[float, str]]:
+def _layer_ticks(taps: Sequence[ErrorPoint], places: Sequence[float]) -> list[tuple[float, str]]:
     """Puts a layer's number below its first tap, for as many layers as fit."""
-    firsts = {tap.layer: place for tap, place in reversed(list(zip(taps, places, strict=True)))}
+    firsts = {tap.layer: x for tap, x in reversed(list(zip(taps, places, strict=True)))}
     layers = sorted(layer for layer in firsts if layer is not None)
     return [(firsts[layers[index]], str(layers[index])) for index in steps(len(layers))] if layers else []
 
@@ -168,6 +168,6 @@ def _rect(left: float, top: float, width: float, height: float, kind: str) -> Ma
     return tag("rect", x=across(left), y=top, width=across(width), height=height, class_=kind)
 
 
-def _limit(place: float, top: float) -> Markup:
+def _limit(x: float, top: float) -> Markup:
     """A line across the bar of the row that begins at `top`, clear of the text above and below."""
-    return line(across(place), top + 17, across(place), top + 33, "limit")
+    return line(across(x), top + 17, across(x), top + 33, "limit")

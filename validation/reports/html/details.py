@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.reports.html.charts import Tap, columns, errors
+from validation.reports.html.charts import ErrorPoint, columns, errors
 from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.html.speed import speed_section
 from validation.reports.numbers import figure, percent, ratio
@@ -22,14 +22,14 @@ def variant_section(report: Json, name: str, anchor: str) -> Markup:
     """Everything that was measured for a variant, and why other checks were skipped."""
     variant = report["variants"][name]
     parts = {
-        "parity": join([_parity(own, name) for name, own in variant["parity"].items()]),
+        "parity": join([_parity(parity, folder) for folder, parity in variant["parity"].items()]),
         "bisect": _bisect(variant["bisect"]),
         "quality": _quality(variant["quality"]),
         "layers": _layers(variant["layers"]),
         "speed": speed_section(variant["speed"]),
     }
     head = tag("h2", f"{name} ", pill(verdict_of(report, name)))
-    form = tag("p", " ".join(_written(own) for own in variant["formats"].values()), class_="quiet")
+    form = tag("p", " ".join(_written(format) for format in variant["formats"].values()), class_="quiet")
     absent = [
         tag("p", f"{check['check'].capitalize()} was skipped: {'; '.join(check['notes'])}.", class_="quiet")
         for check in report["checks"]
@@ -38,10 +38,10 @@ def variant_section(report: Json, name: str, anchor: str) -> Markup:
     return tag("section", head, form, *parts.values(), *absent, id=anchor)
 
 
-def _written(own: Json) -> str:
+def _written(format: Json) -> str:
     """How a folder is written."""
-    dialect = own["form"].get("dialect")
-    return f"{own['title']} in {own['precision']}{f', {dialect} dialect' if dialect else ''}."
+    dialect = format["form"].get("dialect")
+    return f"{format['title']} in {format['precision']}{f', {dialect} dialect' if dialect else ''}."
 
 
 def _parity(parity: Json, name: str) -> Markup:
@@ -67,15 +67,15 @@ def _bisect(bisect: Json | None) -> Markup:
     if bisect is None:
         return Markup()
     first = bisect["first"]
-    taps = [Tap(tap["name"], tap["layer"], tap["error"]) for tap in bisect["taps"]]
+    taps = [ErrorPoint(tap["name"], tap["layer"], tap["error"]) for tap in bisect["taps"]]
     parts: list[Markup] = [tag("h3", "Error by layer")]
     where = f"in {bisect['stage']} of case '{bisect['case']}'"
     if first is None:
         parts.append(tag("p", f"No tensor diverges by itself {where}."))
     else:
-        found = tag("b", diverges_first(first))
+        words = tag("b", diverges_first(first))
         name = tag("code", first["name"])
-        parts.append(tag("p", "First to diverge ", where, ": ", found, ", tensor ", name, "."))
+        parts.append(tag("p", "First to diverge ", where, ": ", words, ", tensor ", name, "."))
     if taps:
         index = next((i for i, tap in enumerate(taps) if first is not None and tap.name == first["name"]), None)
         parts.append(errors("Relative error of each tensor", taps, index, _pointer(first)))
@@ -110,14 +110,14 @@ def _quality(quality: Json | None) -> Markup:
         rows = [
             (
                 form,
-                figure(own["mean_kl_nats"]),
-                figure(own["max_kl_nats"]),
-                percent(own["top1_agreement"]),
-                figure(own["perplexity"]),
-                figure(own["dense_perplexity"]),
-                f"{own['tokens']:,}",
+                figure(figures["mean_kl_nats"]),
+                figure(figures["max_kl_nats"]),
+                percent(figures["top1_agreement"]),
+                figure(figures["perplexity"]),
+                figure(figures["dense_perplexity"]),
+                f"{figures['tokens']:,}",
             )
-            for form, own in divergence.items()
+            for form, figures in divergence.items()
         ]
         parts.append(table("Divergence", _DIVERGENCE, rows))
     sample = quality.get("sample")
@@ -132,14 +132,14 @@ def _scores(quality: Json) -> Markup:
         (
             task,
             form,
-            percent(own["acc"]),
-            percent(own["acc_norm"]),
-            percent(own["chance"]),
-            f"{own['questions']:,}",
+            percent(figures["acc"]),
+            percent(figures["acc_norm"]),
+            percent(figures["chance"]),
+            f"{figures['questions']:,}",
             _flips(quality, form, task),
         )
         for form, by_task in (quality.get("zero_shot") or {}).items()
-        for task, own in by_task.items()
+        for task, figures in by_task.items()
     ]
     return table("Zero-shot accuracy", _SCORES, sorted(rows, key=lambda row: row[0])) if rows else Markup()
 
@@ -149,14 +149,14 @@ def _exact_matches(quality: Json) -> Markup:
         (
             task,
             form,
-            percent(own["exact_match"]),
-            f"{own['questions']:,}",
+            percent(figures["exact_match"]),
+            f"{figures['questions']:,}",
             _flips(quality, form, task),
-            f"{own['mean_tokens']:.0f}",
-            percent(own["never_stopped"]),
+            f"{figures['mean_tokens']:.0f}",
+            percent(figures["never_stopped"]),
         )
         for form, by_task in (quality.get("generation") or {}).items()
-        for task, own in by_task.items()
+        for task, figures in by_task.items()
     ]
     return table("Generated answers", _EXACT, sorted(rows, key=lambda row: row[0])) if rows else Markup()
 

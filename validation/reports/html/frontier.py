@@ -30,10 +30,12 @@ def frontier_section(frontier: Json | None) -> Markup:
             f"made on. Decoding: speed-up over the dense model in {frontier['speedups_over']}.",
         )
     )
-    for task, own in frontier["tasks"].items():
-        if own["points"]:
-            parts.append(frontier_chart(task, own["points"], targets))
-            parts.append(table(f"Candidates of {task}, by size", _COLUMNS, [_row(point) for point in own["points"]]))
+    for task, of_task in frontier["tasks"].items():
+        if of_task["points"]:
+            parts.append(frontier_chart(task, of_task["points"], targets))
+            parts.append(
+                table(f"Candidates of {task}, by size", _COLUMNS, [_row(point) for point in of_task["points"]])
+            )
     return tag("section", *parts, id="frontier")
 
 
@@ -52,8 +54,8 @@ def _row(point: Json) -> tuple[str | Markup, ...]:
 
 
 def _written(point: Json) -> str:
-    own = f"{point['format']} {point['precision']}"
-    return own if point["vocabulary"] == "all" else f"{own}, vocabulary {point['vocabulary']}"
+    written = f"{point['format']} {point['precision']}"
+    return written if point["vocabulary"] == "all" else f"{written}, vocabulary {point['vocabulary']}"
 
 
 def _state(point: Json) -> str:
@@ -65,40 +67,40 @@ def _state(point: Json) -> str:
 def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
     """Size on a logarithmic scale against KL; a line joins what nothing beats, dashed lines are the targets."""
     sizes = [point["bytes"] for point in points]
-    limits = [own for own in (targets["size"],) if own is not None and min(sizes) / 2 < own < 2 * max(sizes)]
+    limits = [size for size in (targets["size"],) if size is not None and min(sizes) / 2 < size < 2 * max(sizes)]
     low, high = min([*sizes, *limits]) / 1.08, max([*sizes, *limits]) * 1.08
     ticks = floor_ticks(0.0, max(point["mean_kl_nats"] for point in points) or 1.0)
     bottom = _ABOVE + _HEIGHT
 
-    def place(size: float) -> float:
+    def x_of(size: float) -> float:
         return math.log(size / low) / math.log(high / low)
 
     def height(kl: float) -> float:
         return round(bottom - _HEIGHT * kl / ticks[-1], 2)
 
     marks = [y_axis([(height(tick), figure(tick)) for tick in ticks], "KL, nats per token")]
-    marks += [line(across(place(own)), _ABOVE, across(place(own)), bottom, "limit") for own in limits]
+    marks += [line(across(x_of(size)), _ABOVE, across(x_of(size)), bottom, "limit") for size in limits]
     if targets["max_kl"] is not None and targets["max_kl"] <= ticks[-1]:
         marks.append(line("0%", height(targets["max_kl"]), "100%", height(targets["max_kl"]), "limit"))
     best = [point for point in points if not point["beaten"]]
     for left, right in pairwise(best):
-        ends = [(across(place(own["bytes"])), height(own["mean_kl_nats"])) for own in (left, right)]
+        ends = [(across(x_of(point["bytes"])), height(point["mean_kl_nats"])) for point in (left, right)]
         marks.append(line(*ends[0], *ends[1], "path"))
     for point in points:
         words = f"{point['variant']}, {_written(point)}"
         said = f"{words}: {megabytes(point['bytes'])}, KL {figure(point['mean_kl_nats'])}"
         kind = "beaten" if point["beaten"] else "a" if point["ratio"] else "b"
-        x, y = place(point["bytes"]), height(point["mean_kl_nats"])
+        x, y = x_of(point["bytes"]), height(point["mean_kl_nats"])
         if point["chosen"]:
             marks.append(tag("circle", cx=across(x), cy=y, r=9, class_="ring"))
             beside, anchor = (x + 0.03, "start") if x < 0.6 else (x - 0.03, "end")
             marks.append(text(words, across(beside), y + 4, anchor, "chosen"))
         marks.append(tag("circle", tag("title", said), cx=across(x), cy=y, r=5, class_=kind))
-    marks.append(x_axis([(place(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)"))
+    marks.append(x_axis([(x_of(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)"))
     told = "; ".join(
-        f"{own['variant']} in {_written(own)} {megabytes(own['bytes'])}, "
-        f"KL {figure(own['mean_kl_nats'])}{', chosen' if own['chosen'] else ', beaten' if own['beaten'] else ''}"
-        for own in points
+        f"{point['variant']} in {_written(point)} {megabytes(point['bytes'])}, "
+        f"KL {figure(point['mean_kl_nats'])}{', chosen' if point['chosen'] else ', beaten' if point['beaten'] else ''}"
+        for point in points
     )
     legend = [("a", "pruned"), ("b", "dense"), ("beaten", "beaten")]
     if limits or targets["max_kl"] is not None:
@@ -110,8 +112,8 @@ def _sizes(low: float, high: float) -> list[int]:
     """Round numbers of bytes within a range, or its middle if there is none."""
     for factors in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,)):
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [round(factor * 10**power) for power in powers for factor in factors]
-        inside = [size for size in found if low <= size <= high]
+        sizes = [round(factor * 10**power) for power in powers for factor in factors]
+        inside = [size for size in sizes if low <= size <= high]
         if len(inside) <= _MOST_TICKS:
             break
     return inside or [round(math.sqrt(low * high))]

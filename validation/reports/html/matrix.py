@@ -65,8 +65,8 @@ def loss_matrix(reports: Mapping[str, Mapping[str, Any] | None]) -> LossMatrix |
 
 def _cells(report: Mapping[str, Any] | None) -> _Cells:
     """The figures by set of texts, of the form that was measured."""
-    found: _Cells = next(iter((report or {}).get("elsewhere", {}).values()), {})
-    return found
+    cells: _Cells = next(iter((report or {}).get("elsewhere", {}).values()), {})
+    return cells
 
 
 def _in_column(cells: _Cells, name: str, digest: str) -> Mapping[str, Any] | None:

@@ -25,7 +25,7 @@ from validation.reports.reading import (
     label,
     remarks,
 )
-from validation.reports.variants import Cell, cells, head
+from validation.reports.variants import TableCell, cells, head
 
 __all__ = ["html_page"]
 
@@ -112,7 +112,7 @@ def _variants(report: Json, anchors: Mapping[str, str]) -> Markup:
     )
 
 
-def _cell(cell: Cell) -> Markup:
+def _cell(cell: TableCell) -> Markup:
     """The main text of a cell, and each detail on a separate line."""
     main = pill(cell.main) if cell.main in ("passed", "failed", "skipped") else tag("span", cell.main)
     return join([main, *(tag("small", part) for part in cell.details)])
@@ -143,11 +143,11 @@ def _divergence(report: Json) -> Markup:
         quality = variant["quality"] or {}
         limit = (quality.get("limits") or {}).get("max_kl_nats")
         task = "" if variant["task"] is None or variant["task"] in name else f" ({variant['task']})"
-        for form, own in (quality.get("divergence") or {}).items():
+        for form, figures in (quality.get("divergence") or {}).items():
             kind, words = _FORMS.get(form, ("b", form))
             forms.setdefault(kind, [])
             forms[kind] += [words] if words not in forms[kind] else []
-            rows.append(Bar(f"{name}{task}, {form}", own["mean_kl_nats"], kind, limit))
+            rows.append(Bar(f"{name}{task}, {form}", figures["mean_kl_nats"], kind, limit))
     if not rows:
         return Markup()
     legend = [(kind, ", ".join(words)) for kind, words in sorted(forms.items())]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.reports.html.charts import Interval, intervals
+from validation.reports.html.charts import JudgedFigure, intervals
 from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.numbers import NOTHING, figure, milliseconds, percent
 from validation.reports.reading import Json
@@ -12,8 +12,8 @@ __all__ = ["speed_section"]
 _RUNTIMES = {"onnxruntime": "ONNX Runtime"}
 _WORDS = {"decode_speedup": "decode", "prefill_speedup": "prefill", "bytes_ratio": "size on disk"}
 _SIZE = "bytes_ratio"  # the only figure with an upper limit; it is not a speed-up
-_LIMITS = ("Figure", "At", "Result", "Found", "Interval", "Limit")
-_SPEEDUPS = ("At", "Figure", "Speed-up", "Interval", "Ideal", "Reached")
+_LIMITS = ("Figure", "At", "Result", "Found", "JudgedFigure", "Limit")
+_SPEEDUPS = ("At", "Figure", "Speed-up", "JudgedFigure", "Ideal", "Reached")
 _TIMES = ("At", "Prefill, dense", "Prefill", "Decode a token, dense", "Decode a token")
 
 
@@ -21,8 +21,8 @@ def speed_section(speed: Json | None) -> Markup:
     """A variant's section on speed; empty if it was not measured."""
     if speed is None:
         return Markup()
-    spans = [_interval(own) for own in speed["verdicts"] if own["figure"] != _SIZE]
-    rows, times = [_row(own) for own in speed["verdicts"]], _times(speed)
+    spans = [_interval(verdict) for verdict in speed["verdicts"] if verdict["figure"] != _SIZE]
+    rows, times = [_row(verdict) for verdict in speed["verdicts"]], _times(speed)
     parts: list[Markup] = [tag("h3", f"Speed and size compared with the dense model in {_runtime(speed)}")]
     if spans:
         parts.append(intervals("Speed-up over the dense model", "times as fast", spans))
@@ -42,32 +42,38 @@ def _runtime(speed: Json) -> str:
     return _RUNTIMES.get(name, name)
 
 
-def _interval(own: Json) -> Interval:
-    where = ", ".join(part for part in (_WORDS[own["figure"]], _cell(own["batch"], own["depth"])) if part)
-    words = f"{where}: {figure(own['found'])}×"
-    return Interval(words, own["found"], own["low"], own["high"], own["limit"], own["verdict"])
+def _interval(verdict: Json) -> JudgedFigure:
+    where = ", ".join(part for part in (_WORDS[verdict["figure"]], _cell(verdict["batch"], verdict["depth"])) if part)
+    words = f"{where}: {figure(verdict['found'])}×"
+    return JudgedFigure(words, verdict["found"], verdict["low"], verdict["high"], verdict["limit"], verdict["verdict"])
 
 
-def _row(own: Json) -> tuple[str, ...]:
+def _row(verdict: Json) -> tuple[str, ...]:
     """A figure and its limit; a figure that is known exactly has no interval."""
-    known = own["low"] is not None and own["high"] is not None and own["low"] < own["high"]
-    interval = f"{figure(own['low'])} to {figure(own['high'])}" if known else NOTHING
-    limit = f"{'≤' if own['figure'] == _SIZE else '≥'} {figure(own['limit'])}×"
-    where = _cell(own["batch"], own["depth"]) or NOTHING
-    return _WORDS[own["figure"]], where, pill(own["verdict"]), f"{figure(own['found'])}×", interval, limit
+    known = verdict["low"] is not None and verdict["high"] is not None and verdict["low"] < verdict["high"]
+    interval = f"{figure(verdict['low'])} to {figure(verdict['high'])}" if known else NOTHING
+    limit = f"{'≤' if verdict['figure'] == _SIZE else '≥'} {figure(verdict['limit'])}×"
+    where = _cell(verdict["batch"], verdict["depth"]) or NOTHING
+    return _WORDS[verdict["figure"]], where, pill(verdict["verdict"]), f"{figure(verdict['found'])}×", interval, limit
 
 
 def _times(speed: Json) -> list[tuple[str, ...]]:
     """The times of each case that both models ran."""
     dense = {(cell["batch"], cell["depth"]): cell for cell in speed["dense"]}
-    pairs = [(dense.get((own["batch"], own["depth"])), own) for own in speed["variant"]]
+    pairs = [
+        (dense.get((variant_cell["batch"], variant_cell["depth"])), variant_cell) for variant_cell in speed["variant"]
+    ]
     return [
         (
-            _cell(own["batch"], own["depth"]),
-            *(milliseconds(cell[key]) for key in ("prefill_ms", "decode_ms_per_token") for cell in (other, own)),
+            _cell(variant_cell["batch"], variant_cell["depth"]),
+            *(
+                milliseconds(cell[key])
+                for key in ("prefill_ms", "decode_ms_per_token")
+                for cell in (dense_cell, variant_cell)
+            ),
         )
-        for other, own in pairs
-        if other is not None
+        for dense_cell, variant_cell in pairs
+        if dense_cell is not None
     ]
 
 
@@ -75,16 +81,16 @@ def _speedups(speed: Json) -> list[tuple[str, ...]]:
     """A row for each case and figure whose ideal is known."""
     return [
         (
-            _cell(own["batch"], own["depth"]),
+            _cell(cell["batch"], cell["depth"]),
             what,
-            f"{figure(own[f'{what}_speedup'])}×",
-            _span(own[f"{what}_speedup_low"], own[f"{what}_speedup_high"]),
-            f"{figure(own[f'{what}_ideal_speedup'])}×",
-            percent(own[f"{what}_share_of_ideal"]),
+            f"{figure(cell[f'{what}_speedup'])}×",
+            _span(cell[f"{what}_speedup_low"], cell[f"{what}_speedup_high"]),
+            f"{figure(cell[f'{what}_ideal_speedup'])}×",
+            percent(cell[f"{what}_share_of_ideal"]),
         )
-        for own in speed["variant"]
+        for cell in speed["variant"]
         for what in ("decode", "prefill")
-        if f"{what}_ideal_speedup" in own
+        if f"{what}_ideal_speedup" in cell
     ]
 
 

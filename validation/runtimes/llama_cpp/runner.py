@@ -6,10 +6,9 @@ bits; in f32 nothing is rounded. Keys and values are kept in f32, and attention 
 
 from __future__ import annotations
 
-import pickle
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.gguf.file import MODEL_FILE
+from seap_export import errors
 from seap_export.errors import ParityFailure, SeapError
 from seap_export.llama_library import LIBRARY_EXTRA
+from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.llama_cpp.worker import LlamaOptions
+from validation.runtimes.runner import Opening
 from validation.runtimes.timing import Pace
 
-__all__ = ["LlamaCppRunner", "LlamaOptions", "open_llama_cpp", "open_llama_cpp_server"]
+__all__ = ["LlamaCppRunner", "LlamaOptions", "open_llama_cpp"]
 
 Logits = NDArray[np.float32]
 _WORKER = "validation.runtimes.llama_cpp.worker"
@@ -48,11 +50,9 @@ class LlamaCppRunner:
 
     def __init__(self, model: Path, options: LlamaOptions) -> None:
         self._model = model
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        self._process = ChildProcess([sys.executable, "-m", _WORKER])
         try:
-            self.vocab_size: int = self._call(model.resolve(), options)
+            self.vocab_size: int = self._ask("open", path=model.resolve(), options=asdict(options))
         except BaseException:
             self.close()
             raise
@@ -75,16 +75,16 @@ class LlamaCppRunner:
         rows, width = input_ids.shape
         if len(lengths) != rows or min(lengths) < 1 or max(lengths) > width:
             raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
-        self._call("start", (rows, width + room))
-        found = self._call("append", ([row[:length] for row, length in zip(input_ids, lengths, strict=True)],))
+        self._ask("start", rows=rows, capacity=width + room)
+        flat = self._append([row[:length] for row, length in zip(input_ids, lengths, strict=True)])
         logits = np.zeros((rows, width, self.vocab_size), np.float32)
-        for row, own in enumerate(found):
-            logits[row, : len(own)] = own
+        for row, of_row in enumerate(np.split(flat, np.cumsum(lengths)[:-1])):
+            logits[row, : len(of_row)] = of_row
         return logits
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
         """Appends tokens to each row, int64 [B, S], all of them real; float32 [B, S, V]. Errors: as for `prefill`."""
-        return np.stack(self._call("append", (list(input_ids),)))
+        return self._append(list(input_ids)).reshape(*input_ids.shape, self.vocab_size)
 
     def step(self, next_ids: Sequence[int]) -> Logits:
         """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
@@ -95,24 +95,23 @@ class LlamaCppRunner:
         return None
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `Timed`; the time is taken in llama.cpp's process."""
-        pace: Pace = self._call("timed", (list(map(int, prompt)), steps))
-        return pace
+        """See `TimesItself`; the time is taken in llama.cpp's process."""
+        first, *others = self._ask("timed", prompt=list(map(int, prompt)), steps=steps)
+        return Pace(first, tuple(others))
 
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """llama.cpp's own ids of a text, in which special tokens are recognised."""
-        ids: list[int] = self._call("tokenize", (text, add_special))
+        ids: list[int] = self._ask("tokenize", text=text, add_special=add_special)
         return ids
 
     def ends(self) -> list[int]:
         """The tokens that end a text for llama.cpp."""
-        ids: list[int] = self._call("ends", ())
+        ids: list[int] = self._ask("ends")
         return ids
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.kill()
-        self._process.communicate()
+        self._process.close()
 
     def __enter__(self) -> LlamaCppRunner:
         return self
@@ -120,32 +119,35 @@ class LlamaCppRunner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, name: Any, arguments: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+    def _append(self, rows: Sequence[NDArray[np.int64]]) -> Logits:
+        """The logits of all tokens of all rows, one row after the other, [tokens, V]."""
+        self._ask("append", rows=[row.tolist() for row in rows], file=self._process.file)
+        return self._process.tensor([sum(map(len, rows)), self.vocab_size])
+
+    def _ask(self, do: str, **values: Any) -> Any:
         try:
-            pickle.dump((name, arguments), self._process.stdin, pickle.HIGHEST_PROTOCOL)
-            self._process.stdin.flush()
-            answer = pickle.load(self._process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError) as error:
-            raise ParityFailure(f"{self._model}: llama.cpp ended by itself: {self._last_words()}") from error
-        if isinstance(answer, SeapError):
-            raise answer
-        return answer
-
-    def _last_words(self) -> str:
-        self._process.kill()
-        _, said = self._process.communicate()
-        lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-        reason = next((line for line in lines if "GGML_ASSERT" in line or "Error" in line), " ".join(lines[-1:]))
-        return reason.strip()[-_LAST_CHARACTERS:] or f"exit status {self._process.returncode}"
+            answer = self._process.ask(do=do, **values)
+        except ChildEnded as ended:
+            raise ParityFailure(f"{self._model}: llama.cpp ended by itself: {_last_words(ended)}") from ended
+        if "error" in answer:
+            kind: type[SeapError] = getattr(errors, answer["kind"])
+            raise kind(answer["error"])
+        return answer["value"]
 
 
-def open_llama_cpp(folder: Path, threads: int) -> LlamaCppRunner:
-    """Opens a folder that the format `gguf` wrote; errors are those of `LlamaCppRunner`."""
-    return LlamaCppRunner(folder / MODEL_FILE, LlamaOptions(threads))
+def _last_words(ended: ChildEnded) -> str:
+    """The assertion or error that ended it."""
+    lines = [line for line in ended.log.splitlines() if line.strip()]
+    reason = next((line for line in lines if "GGML_ASSERT" in line or "Error" in line), " ".join(lines[-1:]))
+    return reason.strip()[-_LAST_CHARACTERS:] or f"exit status {ended.status}"
 
 
-def open_llama_cpp_server(folder: Path, threads: int) -> LlamaCppRunner:
-    """Opens it as llama.cpp's own programs do: weights in the CPU's order, keys and values in f16."""
-    return LlamaCppRunner(folder / MODEL_FILE, LlamaOptions(threads, cache="f16", repack=True))
+def open_llama_cpp(folder: Path, opening: Opening) -> LlamaCppRunner:
+    """Opens a folder that the format `gguf` wrote; errors are those of `LlamaCppRunner`.
+
+    llama.cpp's own programs serve it with weights in the CPU's order, and keys and values in f16.
+    """
+    options = LlamaOptions(opening.execution.thread_count)
+    if opening.purpose == "served":
+        options = replace(options, cache="f16", repack=True)
+    return LlamaCppRunner(folder / MODEL_FILE, options)

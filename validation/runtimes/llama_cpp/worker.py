@@ -1,26 +1,25 @@
 """Runs a GGUF file with llama.cpp, in a process of its own: llama.cpp ends the process when it asserts.
 
-The process reads calls from its standard input and writes their results to its standard output, both as pickles. It is
-started by `validation.runtimes.llama_cpp.runner` alone.
+It is started by `validation.runtimes.llama_cpp.runner` alone; see `serve`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
-import pickle
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import EnvironmentFailure, ParityFailure, SeapError
 from seap_export.llama_library import LlamaLibrary, llama_library
-from validation.runtimes.timing import Pace, timed_loop
+from validation.runtimes.timing import timed_loop
 
 __all__ = ["LlamaOptions", "LlamaSession", "serve"]
 
@@ -100,35 +99,40 @@ class LlamaSession:
             raise EnvironmentFailure(f"llama.cpp does not start: {self._library.last_words() or 'out of memory'}")
         self._lengths = [0] * rows
 
-    def append(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        """Appends tokens to each sequence; the logits of each, float32 [tokens, vocab_size].
+    def append(self, rows: Sequence[Sequence[int]], file: str) -> None:
+        """Appends tokens to each sequence, and writes the logits of all, one row after the other, to a file.
+
+        They are float32 [tokens, vocab_size].
 
         Raises:
             ParityFailure: llama.cpp does not compute them.
+            EnvironmentFailure: The file cannot be written.
         """
         calls = [
-            (row, int(token), self._lengths[row] + place)
+            (row, token, position)
             for row, tokens in enumerate(rows)
-            for place, token in enumerate(tokens)
+            for position, token in enumerate(tokens, self._lengths[row])
         ]
-        found = [np.empty((len(tokens), self.vocab_size), np.float32) for tokens in rows]
+        logits: NDArray[np.float32] = np.empty((len(calls), self.vocab_size), np.float32)
         size = min(_UBATCH, len(calls))
         batch = self._library.llama_batch_init(size, 0, 1)
         try:
             for start in range(0, len(calls), size):
                 part = calls[start : start + size]
                 self._decode(batch, part)
-                for index, (row, _, position) in enumerate(part):
-                    logits = self._library.llama_get_logits_ith(self._context, index)
-                    found[row][position - self._lengths[row]] = np.ctypeslib.as_array(logits, (self.vocab_size,))
+                for index in range(len(part)):
+                    logits[start + index] = self._logits(index)
         finally:
             self._library.llama_batch_free(batch)
         for row, tokens in enumerate(rows):
             self._lengths[row] += len(tokens)
-        return found
+        try:
+            logits.astype("<f4", copy=False).tofile(file)
+        except OSError as error:
+            raise EnvironmentFailure(f"the temporary folder cannot hold the logits of llama.cpp: {error}") from error
 
-    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """Times a prompt and the most likely tokens after it; only the logits of the last token are computed.
+    def timed(self, prompt: Sequence[int], steps: int) -> list[float]:
+        """Seconds of a prompt and of each of the most likely tokens after it; logits are the last token's alone.
 
         Raises:
             EnvironmentFailure, ParityFailure: As for `start` and `append`.
@@ -142,13 +146,13 @@ class LlamaSession:
                 part = enumerate(tokens[start : start + _UBATCH], length + start)
                 self._decode(batch, [(0, token, position) for position, token in part], last_only=True)
             self._lengths[0] += len(tokens)
-            logits = self._library.llama_get_logits_ith(self._context, -1)
-            return int(np.ctypeslib.as_array(logits, (self.vocab_size,)).argmax())
+            return int(self._logits(-1).argmax())
 
         try:
-            return timed_loop(lambda: following(*prompt), following, steps)
+            pace = timed_loop(lambda: following(*prompt), following, steps)
         finally:
             self._library.llama_batch_free(batch)
+        return [pace.first_s, *pace.steps_s]
 
     def tokenize(self, text: str, add_special: bool) -> list[int]:
         """The ids of a text, in which special tokens are recognised."""
@@ -182,33 +186,40 @@ class LlamaSession:
                 f"llama.cpp does not compute {len(part)} tokens (status {status}): {self._library.last_words()}"
             )
 
+    def _logits(self, index: int) -> NDArray[np.float32]:
+        """Those of a token of the latest batch, [vocab_size], until the next one is computed."""
+        logits = self._library.llama_get_logits_ith(self._context, index)
+        return np.ctypeslib.as_array(logits, (self.vocab_size,))
+
     def _free(self) -> None:
         if self._context:
             self._library.llama_free(self._context)
         self._context = None
 
 
-def serve(calls: BinaryIO, results: BinaryIO) -> None:
-    """Answers calls `(method, arguments)` until there are no more; the first one is `(path, options)`."""
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answers requests, one line of JSON each, until there are no more.
+
+    The first one is {"do": "open", path, options}; others name a method of `LlamaSession` and its arguments. An answer
+    is {value}, or {error, kind}: the message and the class of a `SeapError`.
+    """
     session: LlamaSession | None = None
-    while True:
-        try:
-            name, arguments = pickle.load(calls)
-        except EOFError:
-            return
+    for line in requests:
+        request = json.loads(line)
+        do = request.pop("do")
         try:
             if session is None:
-                session = LlamaSession(name, arguments)
-                answer: Any = session.vocab_size
+                session = LlamaSession(Path(request["path"]), LlamaOptions(**request["options"]))
+                answer: dict[str, Any] = {"value": session.vocab_size}
             else:
-                answer = getattr(session, name)(*arguments)
+                answer = {"value": getattr(session, do)(**request)}
         except SeapError as error:
-            answer = error
-        pickle.dump(answer, results, pickle.HIGHEST_PROTOCOL)
-        results.flush()
+            answer = {"error": str(error), "kind": type(error).__name__}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
-    _results = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what C code prints must not end up among the results
-    serve(sys.stdin.buffer, _results)
+    _answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what C code prints must not end up among the answers
+    serve(sys.stdin, _answers)

@@ -91,12 +91,12 @@ def _version(folder: Path) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """The numbers at the start of a version; none where there are none."""
-    found: list[int] = []
+    numbers: list[int] = []
     for part in version.split("."):
         if not part.isdigit():
             break
-        found.append(int(part))
-    return tuple(found)
+        numbers.append(int(part))
+    return tuple(numbers)
 
 
 def _said(command: list[str]) -> str:

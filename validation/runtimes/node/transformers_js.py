@@ -6,21 +6,21 @@ the next, so both are what is tested. Batches are padded on the right, as the fu
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.errors import ParityFailure
+from seap_export.errors import EnvironmentFailure, ParityFailure
 from seap_export.json_file import read_json
+from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.node.package import find_transformers_js
-from validation.runtimes.node.process import NodeProcess
+from validation.runtimes.runner import Opening
 from validation.runtimes.timing import Pace
 
-__all__ = ["Backend", "TransformersJsRunner", "open_transformers_js", "open_transformers_js_server"]
+__all__ = ["Backend", "TransformersJsRunner", "open_transformers_js"]
 
 Logits = NDArray[np.float32]
 #: ONNX Runtime's own library in Node, or WebAssembly, as in a browser.
@@ -28,6 +28,8 @@ Backend = Literal["node", "wasm"]
 #: Weights above this do not fit in WebAssembly, which has 4 GB for them, their copy in some products, and the rest.
 _MOST_WASM = 2_500_000_000
 _SCRIPT = Path(__file__).with_suffix(".mjs")
+#: What Node says when memory runs out, in its own heap or in WebAssembly's.
+_NO_MEMORY = ("heap out of memory", "Array buffer allocation failed", "bad_alloc", "Failed to allocate memory")
 
 
 class TransformersJsRunner:
@@ -55,12 +57,15 @@ class TransformersJsRunner:
         package = find_transformers_js()
         self._layers = int(read_json(folder / "config.json")["num_hidden_layers"])
         self._real: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._tensors = tempfile.TemporaryDirectory(prefix="seap-node-")
-        self._file = Path(self._tensors.name) / "tensor.f32"
         backend = backend or _fitting(folder)
-        self._node = NodeProcess([package.node, str(_SCRIPT), str(package.folder)])
         try:
-            answer = self._node.ask("open", folder=folder.resolve(), backend=backend, threads=threads)
+            self._process = ChildProcess([package.node, str(_SCRIPT), str(package.folder)])
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"{package.node}: cannot be started ({error}); install Node 20 or later"
+            ) from error
+        try:
+            answer = self._ask("open", folder=folder.resolve(), backend=backend, threads=threads)
         except BaseException:
             self.close()
             raise
@@ -114,50 +119,57 @@ class TransformersJsRunner:
         if not len(self._real):
             raise ValueError("a cache is read before there is a prompt")
         for layer in range(self._layers):
-            dims = self._node.ask("cache", layer=layer, file=self._file)["dims"]
-            keys, values = self._read(dims)[:, row, :, : self._real[row]]
+            dims = self._ask("cache", layer=layer, file=self._process.file)["dims"]
+            keys, values = self._process.tensor(dims)[:, row, :, : self._real[row]]
             yield keys, values
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `Timed`; the time is taken in Node."""
-        first, *others = self._node.ask("timed", ids=[list(map(int, prompt))], steps=steps)["seconds"]
+        """See `TimesItself`; the time is taken in Node."""
+        first, *others = self._ask("timed", ids=[list(map(int, prompt))], steps=steps)["seconds"]
         return Pace(first, tuple(others))
 
     def generate(self, prompts: Sequence[str], tokens: int) -> list[str]:
         """The text that the library's pipeline adds to each prompt, greedily, one prompt after the other."""
-        texts: list[str] = self._node.ask("generate", prompts=list(prompts), tokens=tokens)["texts"]
+        texts: list[str] = self._ask("generate", prompts=list(prompts), tokens=tokens)["texts"]
         return texts
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """The library's token ids of a text, with those that its tokenizer adds or without."""
-        ids: list[int] = self._node.ask("encode", text=text, special=special)["ids"]
+        ids: list[int] = self._ask("encode", text=text, special=special)["ids"]
         return ids
 
     def close(self) -> None:
         """Ends the process."""
-        self._node.close()
-        self._tensors.cleanup()
+        self._process.close()
 
     def _logits(self, do: str, input_ids: NDArray[np.int64], **values: list[int]) -> Logits:
-        dims = self._node.ask(do, ids=input_ids.tolist(), file=self._file, **values)["dims"]
+        dims = self._ask(do, ids=input_ids.tolist(), file=self._process.file, **values)["dims"]
         if dims[:2] != list(input_ids.shape) or len(dims) != 3:
             raise ParityFailure(
                 f"the logits of transformers.js have the shape {dims}; expected {[*input_ids.shape, 'vocabulary']}"
             )
-        return self._read(dims)
+        return self._process.tensor(dims)
 
-    def _read(self, dims: Sequence[int]) -> Logits:
-        return np.fromfile(self._file, np.dtype("<f4")).astype(np.float32, copy=False).reshape(dims)
+    def _ask(self, do: str, **values: Any) -> dict[str, Any]:
+        try:
+            answer = self._process.ask(do=do, **values)
+        except ChildEnded as ended:
+            answer = {"error": f"Node ended: {ended}"}
+        if "error" in answer:
+            reason = " ".join(str(answer["error"]).split())
+            if any(sign in reason for sign in _NO_MEMORY):
+                raise EnvironmentFailure(f"transformers.js has too little memory ({reason:.300}); use a smaller model")
+            raise ParityFailure(f"transformers.js does not {do}: {reason:.600}")
+        return answer
 
 
-def open_transformers_js(folder: Path, threads: int) -> TransformersJsRunner:
-    """Opens a folder with the backend that suits its size; raises what `TransformersJsRunner` does."""
-    return TransformersJsRunner(folder, threads=threads)
+def open_transformers_js(folder: Path, opening: Opening) -> TransformersJsRunner:
+    """Opens a folder with the backend that suits its size, or as it is served: with the library's usual one in Node.
 
-
-def open_transformers_js_server(folder: Path, threads: int) -> TransformersJsRunner:
-    """Opens it with the library's usual backend in Node."""
-    return TransformersJsRunner(folder, "node", threads)
+    It raises what `TransformersJsRunner` does.
+    """
+    backend: Backend | None = "node" if opening.purpose == "served" else None
+    return TransformersJsRunner(folder, backend, opening.execution.thread_count)
 
 
 def _fitting(folder: Path) -> Backend:

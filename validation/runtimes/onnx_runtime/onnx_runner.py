@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from converters.onnx.graph.all_logits import with_all_logits
 from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
 from seap_export.runtime.decoder import CACHE_KEY
@@ -25,9 +26,10 @@ from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
 from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
-from validation.runtimes.runner import Gives
+from validation.runtimes.runner import Gives, Opening
+from validation.session_memory import claim_memory
 
-__all__ = ["OnnxRunner", "open_onnx_runner"]
+__all__ = ["OnnxRunner", "open_onnx_runtime"]
 
 Logits = NDArray[np.float32]
 #: The largest change of a logit that is rounding, over the largest logit.
@@ -138,12 +140,14 @@ class OnnxRunner:
         wanted = self.prefill(ids, [3, 3])[0]
         self._start(2, 3)
         try:
-            found, padded = self._run(ids, np.array([[1, 1, 1], [0, 1, 1]], np.int64), what="a row padded on the left")
+            computed, padded = self._run(
+                ids, np.array([[1, 1, 1], [0, 1, 1]], np.int64), what="a row padded on the left"
+            )
         except ParityFailure:
             return False
         if not np.isfinite(wanted).all():  # a defect that parity reports by itself
             return False
-        is_kept = np.allclose(found, wanted, rtol=0, atol=_SAME * np.abs(wanted).max())
+        is_kept = np.allclose(computed, wanted, rtol=0, atol=_SAME * np.abs(wanted).max())
         return bool(np.isfinite(padded).all(axis=1).any()) or not is_kept
 
     def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -188,27 +192,30 @@ class OnnxRunner:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
         cache.advance(binding)
-        found = binding.get_outputs()
-        logits = _float32(found[0])
+        outputs = binding.get_outputs()
+        logits = _float32(outputs[0])
         rows, length = input_ids.shape[0], 1 if self.gives_last_only else input_ids.shape[1]
         if logits.ndim != 3 or logits.shape[:2] != (rows, length):
             raise ParityFailure(
                 f"the ONNX graph's logits of {what} have the shape {list(logits.shape)}; expected "
                 f"[{rows}, {length}, vocabulary]"
             )
-        tapped = found[1 + len(self._layouts) :]
+        tapped = outputs[1 + len(self._layouts) :]
         self.tapped = {name: _float32(value) for name, value in zip(self._taps, tapped, strict=True)}
         return logits
 
 
-def open_onnx_runner(folder: Path, threads: int) -> OnnxRunner:
-    """Runs the graph of a folder on the CPU.
+def open_onnx_runtime(folder: Path, opening: Opening) -> OnnxRunner:
+    """Opens the graph of a folder; to score texts, one with the logits of last tokens alone is changed to give all.
 
     Raises:
         ArtifactError: The graph cannot be loaded.
         EnvironmentFailure: ONNX Runtime cannot run it on this machine.
     """
-    return OnnxRunner(open_session(folder / "model.onnx", "cpu", threads))
+    model, execution = folder / "model.onnx", opening.execution
+    mapped = bool(opening.calls) and claim_memory(model, opening.calls, execution)
+    graph = with_all_logits(model) if opening.purpose == "scored" else None
+    return OnnxRunner(open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped))
 
 
 def _layout(item: Any) -> CacheLayout:

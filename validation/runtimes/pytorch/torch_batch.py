@@ -56,8 +56,8 @@ class TorchBatch:
         if rows == 1 or common < _WORTH_A_PASS:
             return self._run(shifted)
         self._runner.extend(self._passage, shifted.new_tensor(input_ids[:1, :common]))
-        own = width - common
-        self._passage.spread([max(0, length - own) for length in lengths])
+        apart = width - common
+        self._passage.spread([max(0, length - apart) for length in lengths])
         return self._run(shifted[:, common:].contiguous())
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:

@@ -24,6 +24,7 @@ from seap_export.errors import EnvironmentFailure
 from seap_export.layers.compute import Compute
 from seap_export.layers.stock import BatchPass
 from validation.checkpoint import Change, Checkpoint
+from validation.execution import Execution
 
 __all__ = ["Run", "TakeCache", "TorchRunner", "open_torch_runner"]
 
@@ -88,17 +89,17 @@ class TorchRunner:
             take_cache: Receives keys and values of each sequence and layer.
         """
         for block in self.blocks([self.passing_bytes(sum(map(len, run.parts))) for run in runs]):
-            passages = self.start([[torch.tensor([list(part)]) for part in runs[place].parts] for place in block])
+            passages = self.start([[torch.tensor([list(part)]) for part in runs[number].parts] for number in block])
 
-            def show(place: int, index: int, passages: Sequence[BatchPass] = passages, first: int = block[0]) -> None:
-                layer = passages[place].caches.pop(index)
+            def show(number: int, index: int, passages: Sequence[BatchPass] = passages, first: int = block[0]) -> None:
+                layer = passages[number].caches.pop(index)
                 if take_cache is not None:
-                    take_cache(first + place, _float32(layer.keys[0]), _float32(layer.values[0]))
+                    take_cache(first + number, _float32(layer.keys[0]), _float32(layer.values[0]))
 
             self.pass_layers(passages, show, keep=block.stop < len(runs))
             with self.head():
-                for place, passage in zip(block, passages, strict=True):
-                    yield self._kept_logits(passage, runs[place])
+                for number, passage in zip(block, passages, strict=True):
+                    yield self._kept_logits(passage, runs[number])
 
     def start(self, batches: Sequence[Sequence[torch.Tensor]], *, cached: bool = True) -> list[BatchPass]:
         """Embeds sequences, whose parts are int64 [batch, tokens] each."""
@@ -120,10 +121,10 @@ class TorchRunner:
             if index not in self._loaded:
                 self._stock.load(index, self.checkpoint.layer(index))
                 self._loaded[index] = self.checkpoint.bytes_of(index)
-            for place, passage in enumerate(passages):
+            for number, passage in enumerate(passages):
                 self._stock.advance(index, passage)
                 if show is not None:
-                    show(place, index)
+                    show(number, index)
             if not keep or sum(self._loaded.values()) > self._room // 2:
                 self._release(index)
 
@@ -154,17 +155,17 @@ class TorchRunner:
         going = list(range(len(prompts)))
         with self.head():
             while going:
-                self.pass_layers([passages[place] for place in going], keep=True)
-                last = [self.logits(self._stock.finish(passages[place])[-1][:, -1:]) for place in going]
-                for place, logits in zip(list(going), last, strict=True):
+                self.pass_layers([passages[number] for number in going], keep=True)
+                last = [self.logits(self._stock.finish(passages[number])[-1][:, -1:]) for number in going]
+                for number, logits in zip(list(going), last, strict=True):
                     token = int(logits.argmax())
-                    if token in stops or len(following[place]) == steps:
-                        going.remove(place)
+                    if token in stops or len(following[number]) == steps:
+                        going.remove(number)
                     else:
-                        following[place].append(token)
-                new = [[torch.tensor([[following[place][-1]]])] for place in going]
-                self._append([passages[place] for place in going], new, cached=True)
-        return [tuple(own) for own in following]
+                        following[number].append(token)
+                new = [[torch.tensor([[following[number][-1]]])] for number in going]
+                self._append([passages[number] for number in going], new, cached=True)
+        return [tuple(tokens) for tokens in following]
 
     def extend(self, passage: BatchPass, input_ids: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Appends tokens to sequences, with their cache, and passes them through all layers.
@@ -250,10 +251,10 @@ class TorchRunner:
     def blocks(self, sizes: Sequence[int]) -> Iterator[range]:
         """Sequences that fit together, given the bytes that each takes on its way."""
         start, taken = 0, 0
-        for place, size in enumerate(sizes):
-            if taken + size > self._room // 2 and place > start:
-                yield range(start, place)
-                start, taken = place, 0
+        for number, size in enumerate(sizes):
+            if taken + size > self._room // 2 and number > start:
+                yield range(start, number)
+                start, taken = number, 0
             taken += size
         if sizes:
             yield range(start, len(sizes))
@@ -271,8 +272,7 @@ def _float32(tensor: torch.Tensor) -> NDArray[np.float32]:
 @contextlib.contextmanager
 def open_torch_runner(
     folder: Path,
-    threads: int,
-    compute: Compute = _DEFAULT,
+    execution: Execution = Execution(),  # noqa: B008 - frozen
     *,
     change: Change | None = None,
     stored: StoredWeights | None = None,
@@ -282,8 +282,7 @@ def open_torch_runner(
 
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
-        threads: torch's threads while the context lasts.
-        compute: Where the model runs, and in how much memory.
+        execution: Where the model runs, and torch's threads while the context lasts.
         change: What is done to its weights.
         stored: Where the weights are read instead; None: in the folder.
         attention: transformers' attention implementation; None: the fastest that computes the model.
@@ -293,9 +292,9 @@ def open_torch_runner(
         EnvironmentFailure: The installed transformers has no class of the family.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(execution.thread_count)
     try:
-        runner = TorchRunner(folder, compute, attention)
+        runner = TorchRunner(folder, execution.torch_compute, attention)
         if stored is not None:
             runner.checkpoint.read_from(stored)
         if change is not None:

@@ -22,10 +22,11 @@ import seap_export
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, ParityFailure
 from seap_export.families import ModelSpec, is_pruned, model_spec
 from seap_export.json_file import read_json
-from validation.runtimes.runner import Gives, Logits
+from validation.runtimes.child_process import ChildEnded, ChildProcess
+from validation.runtimes.runner import Gives, Logits, Opening
 from validation.runtimes.timing import Pace
 
-__all__ = ["PYTHON", "VllmRunner", "open_vllm_runner", "require_vllm", "vllm_refusal"]
+__all__ = ["PYTHON", "VllmRunner", "open_vllm", "require_vllm", "vllm_refusal"]
 
 #: Environment variable with the interpreter of vLLM's environment; without it, the one that runs this.
 PYTHON = "SEAP_EXPORT_VLLM_PYTHON"
@@ -71,11 +72,10 @@ class VllmRunner:
         if reason is not None:
             raise ArtifactError(f"{folder}: {reason}")
         self._folder, self._rows = folder, [[0]]
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
         self._package = _package_alone()
         self._process = self._started(python or _interpreter(), threads, length)
         try:
-            self._vocab_size = int(self._read("load it")["vocab_size"])
+            self._vocab_size = int(self._answer("load it")["vocab_size"])
         except BaseException:
             self.close()
             raise
@@ -95,10 +95,10 @@ class VllmRunner:
             ParityFailure: vLLM does not run the model.
         """
         self._rows = [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
-        found = np.zeros((*input_ids.shape, self._vocab_size), np.float32)
-        for own, rows in zip(found, self._score(self._rows, 1)[1], strict=True):
-            own[: len(rows)] = rows
-        return found
+        padded = np.zeros((*input_ids.shape, self._vocab_size), np.float32)
+        for row, real in zip(padded, self._score(self._rows, 1)[1], strict=True):
+            row[: len(real)] = real
+        return padded
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
         """Appends tokens [B, S] to each row and returns their log-probabilities [B, S, V]."""
@@ -125,13 +125,12 @@ class VllmRunner:
 
     def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
         """See `Follows`; no log-probabilities are computed."""
-        request = {"prompts": [list(map(int, prompt)) for prompt in prompts], "steps": steps}
-        tokens: list[list[int]] = self._ask(request, "run it")["tokens"]
+        tokens: list[list[int]] = self._answer("run it", prompts=_integers(prompts), steps=steps)["tokens"]
         return tokens
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `Timed`. vLLM gives its tokens together: those after the first are taken to take the same time each."""
-        first, whole = self._ask({"prompt": list(map(int, prompt)), "steps": steps}, "run it")["seconds"]
+        """See `TimesItself`. vLLM gives its tokens together; those after the first count as equally long."""
+        first, whole = self._answer("run it", prompt=list(map(int, prompt)), steps=steps)["seconds"]
         return Pace(first, ((whole - first) / steps,) * steps)
 
     def cache(self, row: int) -> None:
@@ -139,12 +138,10 @@ class VllmRunner:
 
     def close(self) -> None:
         """Ends the process."""
-        self._process.kill()
-        self._process.communicate()
+        self._process.close()
         self._package.cleanup()
-        self._log.close()
 
-    def _started(self, python: str, threads: int, length: int) -> subprocess.Popen[str]:
+    def _started(self, python: str, threads: int, length: int) -> ChildProcess:
         options = {
             "model": str(self._folder.resolve()),
             "dtype": "float32",
@@ -157,38 +154,31 @@ class VllmRunner:
         paths = os.pathsep.join(filter(None, (self._package.name, os.environ.get("PYTHONPATH"))))
         environment = {**_SETTINGS, **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
         try:
-            return subprocess.Popen(
-                [python, "-P", str(_WORKER), json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=self._log, encoding="utf-8", env=environment,
-            )  # fmt: skip
+            return ChildProcess([python, "-P", str(_WORKER), json.dumps(options)], environment)
         except OSError as error:
             self._package.cleanup()
-            self._log.close()
             raise _not_started(python, error) from error
 
     def _score(
         self, prompts: Sequence[Sequence[int]], steps: int
     ) -> tuple[list[list[int]], list[NDArray[np.float32]]]:
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / "found.npz"
-            request = {"prompts": [list(map(int, prompt)) for prompt in prompts], "steps": steps, "path": str(path)}
-            tokens = self._ask(request, "run it")["tokens"]
-            with np.load(path) as found:
-                return tokens, [found[str(place)] for place in range(len(prompts))]
+        path = self._process.file
+        tokens = self._answer("run it", prompts=_integers(prompts), steps=steps, path=path)["tokens"]
+        with np.load(path) as arrays:
+            return tokens, [arrays[str(number)] for number in range(len(prompts))]
 
-    def _ask(self, request: Mapping[str, Any], what: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
+    def _answer(self, what: str, **request: Any) -> dict[str, Any]:
+        """The answer to a request, or the first one, which the process gives by itself.
+
+        Raises:
+            EnvironmentFailure: vLLM is missing.
+            ArtifactError: It does not load the model.
+            ParityFailure: It does not run it.
+        """
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # `_read` says why the process ended
-        return self._read(what)
-
-    def _read(self, what: str) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": f"it ended: {self._said()}"}
+            answer = self._process.ask(**request) if request else self._process.receive()
+        except ChildEnded as ended:
+            answer = {"error": f"it ended: {ended}"}
         if "missing" in answer:
             raise _missing(answer["missing"])
         if "error" in answer:
@@ -196,16 +186,10 @@ class VllmRunner:
             raise ArtifactError(message) if what == "load it" else ParityFailure(message)
         return answer
 
-    def _said(self) -> str:
-        """The end of what the process wrote to its log, and how it ended."""
-        status = self._process.wait()
-        self._log.seek(0)
-        return f"{' '.join(self._log.read()[-500:].decode('utf-8', 'replace').split())} (exit status {status})"
 
-
-def open_vllm_runner(folder: Path, threads: int) -> VllmRunner:
-    """Opens a model folder."""
-    return VllmRunner(folder, threads)
+def open_vllm(folder: Path, opening: Opening) -> VllmRunner:
+    """Opens a model folder; errors are those of `VllmRunner`."""
+    return VllmRunner(folder, opening.execution.thread_count)
 
 
 def require_vllm() -> None:
@@ -213,11 +197,16 @@ def require_vllm() -> None:
     find = "import importlib.util; raise SystemExit(importlib.util.find_spec('vllm') is None)"
     python = _interpreter()
     try:
-        found = subprocess.run([python, "-P", "-c", find], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        done = subprocess.run([python, "-P", "-c", find], stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except OSError as error:
         raise _not_started(python, error) from error
-    if found.returncode:
+    if done.returncode:
         raise _missing(f"{python} has none")
+
+
+def _integers(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Token ids as JSON has them."""
+    return [list(map(int, prompt)) for prompt in prompts]
 
 
 def _package_alone() -> tempfile.TemporaryDirectory[str]:

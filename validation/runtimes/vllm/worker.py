@@ -63,20 +63,20 @@ class _Server:
 
         Returns the tokens that follow each prompt, the most likely ones. Prompts are batched as vLLM likes.
         """
-        found, tokens = {}, []
+        arrays, tokens = {}, []
         for block in self._blocks(prompts, steps):
             how = self._sampling(
                 temperature=0.0, max_tokens=steps, ignore_eos=True, detokenize=False,
                 prompt_logprobs=-1, logprobs=-1, flat_logprobs=True,
             )  # fmt: skip
-            given = [{"prompt_token_ids": list(prompts[place])} for place in block]
-            for place, output in zip(block, self._llm.generate(given, how, use_tqdm=False), strict=True):
+            given = [{"prompt_token_ids": list(prompts[number])} for number in block]
+            for number, output in zip(block, self._llm.generate(given, how, use_tqdm=False), strict=True):
                 following = output.outputs[0]
                 parts = [self._rows(output.prompt_logprobs)[1:], self._rows(following.logprobs)]
-                found[str(place)] = np.concatenate(parts)
+                arrays[str(number)] = np.concatenate(parts)
                 tokens.append(list(map(int, following.token_ids)))
         with open(path, "wb") as file:
-            np.savez(file, **found)  # type: ignore[arg-type]
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         return tokens
 
     def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
@@ -99,11 +99,11 @@ class _Server:
     def _blocks(self, prompts: Sequence[Sequence[int]], steps: int) -> Iterator[range]:
         """Prompts that are handed over together."""
         start, taken = 0, 0
-        for place, prompt in enumerate(prompts):
+        for number, prompt in enumerate(prompts):
             size = (len(prompt) + steps) * self.vocab_size
-            if taken + size > _AT_ONCE and place > start:
-                yield range(start, place)
-                start, taken = place, 0
+            if taken + size > _AT_ONCE and number > start:
+                yield range(start, number)
+                start, taken = number, 0
             taken += size
         yield range(start, len(prompts))
 

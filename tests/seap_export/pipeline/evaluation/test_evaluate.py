@@ -126,8 +126,8 @@ def test_exact_match_is_gated(source: Source) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"forms": ()},
-        {"forms": ("hf", "hf")},
+        {"runtimes": ()},
+        {"runtimes": ("torch", "torch")},
         {"limit": 0},
         {"max_length": 1},
         {"batch_size": 0},

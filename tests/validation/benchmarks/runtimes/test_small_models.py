@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.execution import ONE_THREAD
 from support.product import Run, open_torch_runner
 from support.variations import FAMILIES
 
@@ -23,7 +24,7 @@ def test_it_runs(family: str, kind: Kind, tmp_path: Path) -> None:
         len({(own.num_attention_heads, own.intermediate_size) for own in spec.layers})
         == {"dense": 1, "pruned": 3}[kind]
     )
-    with open_torch_runner(tmp_path, 1) as runner:
+    with open_torch_runner(tmp_path, ONE_THREAD) as runner:
         (logits,) = runner.run([Run([range(5, 45)], 2)])
     assert np.isfinite(logits).all()
     assert np.ptp(logits[0]) > 0.5

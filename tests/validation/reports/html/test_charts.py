@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from validation.reports.html.axes import floor_ticks, round_ticks, steps
-from validation.reports.html.charts import Bar, Interval, Tap, bars, columns, errors, intervals
+from validation.reports.html.charts import Bar, ErrorPoint, JudgedFigure, bars, columns, errors, intervals
 
 
 def _parsed(figure: str) -> ElementTree.Element:
@@ -93,9 +93,9 @@ def test_columns_are_as_high_as_their_values() -> None:
 
 
 TAPS = [
-    Tap("embedding", None, 0.0),
-    *(Tap(f"layers.{layer}", layer, 10.0 ** (layer - 6)) for layer in range(4)),
-    Tap("head", None, None),
+    ErrorPoint("embedding", None, 0.0),
+    *(ErrorPoint(f"layers.{layer}", layer, 10.0 ** (layer - 6)) for layer in range(4)),
+    ErrorPoint("head", None, None),
 ]
 
 
@@ -128,17 +128,20 @@ def test_first_to_diverge_is_marked_and_named() -> None:
 
 
 def test_many_decades_get_few_labels() -> None:
-    taps = [Tap(str(power), power, 10.0**-power) for power in range(20)]
+    taps = [ErrorPoint(str(power), power, 10.0**-power) for power in range(20)]
     assert len(_ticks(_parsed(errors("Error", taps, None, "")))) <= 6
 
 
 def test_errors_that_are_all_lost() -> None:
-    figure = _parsed(errors("Error", [Tap("x", 0, None)], 0, "layer 0"))
+    figure = _parsed(errors("Error", [ErrorPoint("x", 0, None)], 0, "layer 0"))
     assert "NaN, Inf" in _ticks(figure)
 
 
 def test_intervals_stand_beside_their_limits() -> None:
-    rows = [Interval("decode", 1.2, 1.1, 1.4, 1.0, "passed"), Interval("prefill", 0.8, None, None, 1.0, "too noisy")]
+    rows = [
+        JudgedFigure("decode", 1.2, 1.1, 1.4, 1.0, "passed"),
+        JudgedFigure("prefill", 0.8, None, None, 1.0, "too noisy"),
+    ]
     figure = _parsed(intervals("Speed-up", "times", rows))
     dots = [_percent(dot, "cx") for dot in figure.iter("circle")]
     limits = [line for line in figure.iter("line") if line.attrib["class"] == "limit"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.corpora import micro_texts
+from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
 from support.tokenizers import write_byte_level, write_sentencepiece
@@ -20,6 +21,7 @@ from converters.gguf import GgufFormat
 from seap_export.errors import ParityFailure
 from seap_export.families import model_spec
 from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
+from validation.runtimes.runner import Opening
 
 pytestmark = pytest.mark.needs("llama.cpp")
 #: A longer prompt than the windows, and a shorter one; then two single tokens.
@@ -33,7 +35,7 @@ def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRun
     write_byte_level(folder)
     out.mkdir()
     own.write(folder, out, lambda layer: None)
-    return own, open_llama_cpp(out, 1)
+    return own, open_llama_cpp(out, Opening(ONE_THREAD))
 
 
 def _ours(runner: LlamaCppRunner) -> Iterator[np.ndarray]:
@@ -51,7 +53,7 @@ def _theirs(folder: Path, stored: StoredWeights | None = None) -> list[np.ndarra
         Run([PROMPTS[row, :length].tolist(), *([tokens[row]] for tokens in NEXT)], length + len(NEXT))
         for row, length in enumerate(LENGTHS)
     ]
-    with open_torch_runner(folder, 1, stored=stored) as runner:
+    with open_torch_runner(folder, ONE_THREAD, stored=stored) as runner:
         return list(runner.run(runs))
 
 

@@ -231,8 +231,8 @@ def test_damaged_graph_is_said(subject: Callable[..., Subject]) -> None:
 
 def test_process_that_ends_is_said(subject: Callable[..., Subject], opened: Any) -> None:
     runner = opened(subject().folder)
-    runner._node._process.kill()
-    runner._node._process.wait()
+    runner._process._process.kill()
+    runner._process._process.wait()
     with pytest.raises(ParityFailure, match="Node ended"):
         runner.prefill(PROMPTS, LENGTHS)
 

@@ -8,10 +8,12 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Compute
 from support.variations import VARIATIONS, VARIED
 
+from validation.execution import Execution
 from validation.runtimes.pytorch.torch_batch import TorchBatch
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
 
@@ -28,7 +30,7 @@ def test_prompts_and_steps_of_a_batch(
     rows = SHORT if "phi3" in name else len(prompts)
     lengths = [len(prompt) for prompt in prompts[:rows]]
     kept = [row for row in range(rows) if row % 3]  # others have ended, the longest among them
-    with open_torch_runner(model, 1) as runner, runner.head():
+    with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         batch = TorchBatch(runner)
         found = [batch.prefill(padded[:rows], lengths)[:, 0], batch.step([5] * rows)]
         batch.keep(kept)
@@ -51,7 +53,7 @@ def test_what_all_rows_begin_with_runs_once(
     rows, common = (4, 9) if "phi3" in name else (12, 19)
     texts = [[*prompts[-1][:common], *own] for own in prompts[:rows]]
     lengths, steps = [len(text) for text in texts], ([5] * rows, [7] * rows)
-    with open_torch_runner(model, 1) as runner, runner.head():
+    with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         extend = Mock(wraps=runner.extend)
         monkeypatch.setattr(runner, "extend", extend)
         batch = TorchBatch(runner)
@@ -77,7 +79,7 @@ def test_a_short_beginning_takes_no_pass_of_its_own(
 ) -> None:
     model = write_micro_model(tmp_path / "m", model_type="llama")
     ids, rows = _padded(texts), len(texts)
-    with open_torch_runner(model, 1) as runner, runner.head():
+    with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         extend = Mock(wraps=runner.extend)
         monkeypatch.setattr(runner, "extend", extend)
         TorchBatch(runner).prefill(ids, [len(text) for text in texts])
@@ -91,7 +93,7 @@ def test_a_model_that_does_not_fit_is_read_for_every_step(
     lengths = [len(prompt) for prompt in prompts]
     found = []
     for compute in (Compute(), Compute(memory=1)):
-        with open_torch_runner(model, 1, compute) as runner, runner.head():
+        with open_torch_runner(model, Execution(threads=1, compute=compute)) as runner, runner.head():
             batch = TorchBatch(runner)
             found.append((batch.prefill(padded, lengths), batch.step([5] * len(lengths))))
     for roomy, tight in zip(*found, strict=True):

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.execution import ONE_THREAD
 from support.models import one_thread, write_micro_model
 from support.product import Compute
 from support.variations import VARIATIONS, VARIED
 
 from seap_export.errors import EnvironmentFailure
 from validation.checkpoint import Checkpoint
+from validation.execution import Execution
 from validation.quiet import quiet_transformers
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
@@ -54,7 +56,7 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
 
 def _streamed(folder: Path, attention: str, compute: Compute) -> list[Outcome]:
     caches: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in RUNS]
-    with open_torch_runner(folder, 1, compute, attention=attention) as runner:
+    with open_torch_runner(folder, Execution(threads=1, compute=compute), attention=attention) as runner:
         logits = list(runner.run(RUNS, lambda place, keys, values: caches[place].append((keys, values))))
     return list(zip(logits, caches, strict=True))
 
@@ -96,16 +98,16 @@ def test_prompts_continue_together_as_each_alone(variation: str, tmp_path: Path)
     """Layers may stay loaded or be read again for each step."""
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
     prompts = [_TOKENS[:6], _TOKENS[4:25], _TOKENS[9:10]]
-    with open_torch_runner(folder, 1) as runner:
+    with open_torch_runner(folder, ONE_THREAD) as runner:
         alone = [runner.continuations([prompt], 7)[0] for prompt in prompts]
         assert runner.continuations(prompts, 7) == alone
         stop = alone[1][2]
         until = [own[: own.index(stop)] if stop in own else own for own in alone]
         assert runner.continuations(prompts, 7, {stop}) == until
-    with open_torch_runner(folder, 1, TIGHT) as runner:
+    with open_torch_runner(folder, Execution(threads=1, compute=TIGHT)) as runner:
         assert runner.continuations(prompts, 7) == alone
     likeliest = list(prompts[0])
-    with open_torch_runner(folder, 1) as runner:
+    with open_torch_runner(folder, ONE_THREAD) as runner:
         for token in alone[0]:
             assert int(next(runner.run([Run([likeliest], 1)])).argmax()) == token
             likeliest.append(token)
@@ -119,13 +121,13 @@ def test_a_layer_is_read_again_only_where_there_is_no_room_for_it(
     read: list[int] = []
     layer = Checkpoint.layer
     monkeypatch.setattr(Checkpoint, "layer", lambda self, index: (read.append(index), layer(self, index))[1])
-    with open_torch_runner(folder, 1, compute) as runner:
+    with open_torch_runner(folder, Execution(threads=1, compute=compute)) as runner:
         runner.continuations([[5, 6, 7]], 2)
     assert read == list(range(3)) * reads
 
 
 def test_no_weight_is_held_after_a_run(tmp_path: Path) -> None:
-    with open_torch_runner(write_micro_model(tmp_path / "m", model_type="llama"), 1) as runner:
+    with open_torch_runner(write_micro_model(tmp_path / "m", model_type="llama"), ONE_THREAD) as runner:
         list(runner.run(RUNS))
         assert {own.device.type for own in runner.model.parameters()} == {"meta"}
 
@@ -133,7 +135,7 @@ def test_no_weight_is_held_after_a_run(tmp_path: Path) -> None:
 def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:
     for variation in ("llama-tied", "gemma3-all", "qwen3"):
         folder = write_micro_model(tmp_path / variation, **VARIATIONS[variation])
-        with one_thread(), open_torch_runner(folder, 1) as runner:
+        with one_thread(), open_torch_runner(folder, ONE_THREAD) as runner:
             model = runner.whole_model()
             with torch.inference_mode():
                 logits = model(input_ids=torch.tensor([_TOKENS[3:30]])).logits[0, -5:].numpy()
@@ -143,7 +145,7 @@ def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:
 def test_a_whole_model_that_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "large", model_type="llama")
     with (
-        open_torch_runner(folder, 1, Compute(memory=100_000)) as runner,
+        open_torch_runner(folder, Execution(threads=1, compute=Compute(memory=100_000))) as runner,
         pytest.raises(EnvironmentFailure, match=r"large: torch needs .* GB for the whole model"),
     ):
         runner.whole_model()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import needs
+from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
@@ -116,7 +117,7 @@ def test_vllm_serves_the_folder_by_itself(tmp_path: Path, vllm: object, is_trust
     command = [os.environ[PYTHON], tmp_path / "serve.py", model, "trusted" if is_trusted else "not"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    with open_torch_runner(model, 1) as runner:
+    with open_torch_runner(model, ONE_THREAD) as runner:
         assert done.stdout.splitlines()[-1] == str(list(runner.continuations([[3, 4, 5]], 6)[0]))
 
 

@@ -1,0 +1,98 @@
+"""A process that answers requests, one line of JSON each; tensors come in a file of little-endian float32 numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ChildEnded", "ChildProcess"]
+
+#: How much of the end of its log is kept, bytes.
+_LOG = 1 << 16
+_LAST_CHARACTERS = 500
+
+
+class ChildEnded(Exception):
+    """The process has ended without an answer.
+
+    Args:
+        log: The end of what it wrote to its standard error.
+        status: Its exit status.
+    """
+
+    def __init__(self, log: str, status: int) -> None:
+        super().__init__(f"{' '.join(log[-_LAST_CHARACTERS:].split())} (exit status {status})")
+        self.log, self.status = log, status
+
+
+class ChildProcess:
+    """Runs a program until it is closed.
+
+    Args:
+        command: The program and its arguments.
+        environment: Variables that are set for it.
+
+    Attributes:
+        file: Where it writes tensors.
+
+    Raises:
+        OSError: The program cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._folder = tempfile.TemporaryDirectory(prefix="seap-tensors-")
+        self.file = Path(self._folder.name) / "tensors"
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, encoding="utf-8",
+                env={**os.environ, **(environment or {})},
+            )  # fmt: skip
+        except OSError:
+            self._log.close()
+            self._folder.cleanup()
+            raise
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Sends a request, of JSON values and paths, and returns its answer; raises `ChildEnded`."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request, default=os.fspath) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._ended() from None
+        return self.receive()
+
+    def receive(self) -> dict[str, Any]:
+        """The next answer; raises `ChildEnded`."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._ended()
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def tensor(self, dims: Sequence[int]) -> NDArray[np.float32]:
+        """What it has written to `file`."""
+        return np.fromfile(self.file, np.dtype("<f4")).astype(np.float32, copy=False).reshape(dims)
+
+    def close(self) -> None:
+        """Ends the process and removes its files; once is enough."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.kill()
+            self._process.communicate()
+        self._folder.cleanup()
+        self._log.close()
+
+    def _ended(self) -> ChildEnded:
+        status = self._process.wait()
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _LOG))
+        return ChildEnded(self._log.read().decode("utf-8", "replace"), status)
