@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.gguf import choice, stored
+from converters.gguf.choice import keeps_levels, refusal
 from converters.gguf.file import FilePlan
 from converters.gguf.q4_0 import Q4_0
-from converters.gguf.stored import GgufWeights
+from converters.gguf.stored import GgufWeights, file_damages, precision_of, weight_differences
 from converters.gguf.types import PRESETS
 from converters.gguf.writer import write_gguf
 from seap_export.errors import UsageError
@@ -55,7 +55,7 @@ class GgufFormat:
         Raises:
             ArtifactError: The file is missing or damaged, or of another precision.
         """
-        return cls(stored.precision_of(folder))
+        return cls(precision_of(folder))
 
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why llama.cpp cannot compute this model, on one line with what to do; None: it can.
@@ -63,10 +63,10 @@ class GgufFormat:
         Raises:
             EnvironmentFailure: The precision takes llama.cpp's library, and it is missing.
         """
-        found = choice.refusal(spec)
-        if found is None and FilePlan.of(spec, self.precision).needs_library():
+        reason = refusal(spec)
+        if reason is None and FilePlan.of(spec, self.precision).needs_library():
             llama_library()
-        return found
+        return reason
 
     def size(self, spec: ModelSpec) -> int:
         """The bytes of the file, of which those of the tokenizer are estimated."""
@@ -74,7 +74,7 @@ class GgufFormat:
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """That of Q4_0, unless other numbers are stored than those of the model; the LM head is in another type."""
-        return Q4_0 if self.precision == "q4_0" and choice.keeps_levels(spec) else None
+        return Q4_0 if self.precision == "q4_0" and keeps_levels(spec) else None
 
     def settings(self) -> dict[str, Any]:
         """What the bytes depend on, beside the model."""
@@ -83,12 +83,12 @@ class GgufFormat:
     def remark(self, spec: ModelSpec) -> str | None:
         """What is stored in another type than asked for, and the bytes it costs; None: nothing."""
         plan = FilePlan.of(spec, self.precision)
-        found, align = plan.fallbacks(), plan.missing_alignment()
-        if not found:
+        fallbacks, align = plan.fallbacks(), plan.missing_alignment()
+        if not fallbacks:
             return None
         parts = [
             f"{taken.name} in place of {wanted.name} in {count} tensors ({cost / 1e6:+.1f} MB)"
-            for (wanted, taken), (count, cost) in found.items()
+            for (wanted, taken), (count, cost) in fallbacks.items()
         ]
         remedy = f"; --align {align} avoids it in the MLP" if align else ""
         return f"gguf:{self.precision}: rows that are not whole blocks take {', '.join(parts)}{remedy}"
@@ -102,9 +102,9 @@ class GgufFormat:
         return GgufWeights(folder, FilePlan.of(spec, self.precision))
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The tensors that are not the model's; see `stored.differences`."""
-        return stored.differences(model_folder, folder, self.precision)
+        """The tensors that are not the model's; see `weight_differences`."""
+        return weight_differences(model_folder, folder, self.precision)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """What is missing, cut off or another model's; see `stored.damages`."""
-        return stored.damages(model_folder, folder, self.precision)
+        """What is missing, cut off or another model's; see `file_damages`."""
+        return file_damages(model_folder, folder, self.precision)

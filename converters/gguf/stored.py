@@ -26,7 +26,7 @@ from seap_export.sources.gguf.header import GgufTensor, read_header
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader
 
-__all__ = ["GgufWeights", "damages", "differences", "precision_of"]
+__all__ = ["GgufWeights", "file_damages", "precision_of", "weight_differences"]
 
 #: Rows that are compared at a time.
 _ROWS = 4096
@@ -91,7 +91,7 @@ def precision_of(folder: Path) -> str:
     return found
 
 
-def differences(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
     """The tensors that are not the model's, one line each.
 
     Read back, each weight must be as near to the model's as the rounding of its type allows; and unless it took
@@ -133,7 +133,7 @@ def _in_worse_blocks(found: NDArray[np.float32], wanted: NDArray[np.float32]) ->
     return int((stored != best)[~are_as_near(stored, best, wanted)].sum())
 
 
-def damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+def file_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
     """What is missing in a file, cut off, or does not belong to the model folder, one line each; see `Format`."""
     path = folder / MODEL_FILE
     try:

@@ -10,14 +10,14 @@ import torch
 
 from seap_export.families import ModelSpec
 
-__all__ = ["GROUPS", "PRECISIONS", "Layout", "Precision"]
+__all__ = ["GROUPS", "PRECISIONS", "Layout", "MlxPrecision"]
 
 #: Group sizes, the one first that is tried first; what the columns of a matrix are no multiple of is not quantised.
 GROUPS = (64, 32)
 
 
 @dataclass(frozen=True)
-class Precision:
+class MlxPrecision:
     """How weights are stored.
 
     Attributes:
@@ -29,12 +29,12 @@ class Precision:
     bits: int | None = None
 
 
-PRECISIONS: Mapping[str, Precision] = {
-    "fp16": Precision(torch.float16),
-    "bf16": Precision(torch.bfloat16),
-    "fp32": Precision(torch.float32),
-    "8bit": Precision(None, 8),
-    "4bit": Precision(None, 4),
+PRECISIONS: Mapping[str, MlxPrecision] = {
+    "fp16": MlxPrecision(torch.float16),
+    "bf16": MlxPrecision(torch.bfloat16),
+    "fp32": MlxPrecision(torch.float32),
+    "8bit": MlxPrecision(None, 8),
+    "4bit": MlxPrecision(None, 4),
 }
 
 
@@ -47,7 +47,7 @@ class Layout:
         stored: The dtype of hf/.
 
     Attributes:
-        bits: As in `Precision`.
+        bits: As in `MlxPrecision`.
         dtype: Of all numbers that are not quantised.
         shapes: Name and shape of every stored tensor, in the order of use.
         dtypes: The dtype of each.

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from converters.openvino.damages import file_damages, graph_differences
-from converters.openvino.ir_file import MODEL_FILE, read_ir
-from converters.openvino.packages import EXTRA
-from converters.openvino.parts import BlockQuantization
+from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
+from converters.openvino.packages import EXTRA, require
 from converters.openvino.read_back import IrWeights, weight_differences
 from converters.openvino.stored_tensor import BLOCK, Storage, padded, storage_of
 from converters.openvino.tensors import standard_graph
-from converters.openvino.writer import write_openvino
+from converters.openvino.tokenizer import write_tokenizer
+from converters.openvino.translate import translate
+from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec, RopeSpec, model_spec, names
 from seap_export.json_file import read_json
+from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["OpenvinoFormat"]
 
@@ -55,10 +57,10 @@ class OpenvinoFormat:
         Raises:
             ArtifactError: The IR is missing or damaged, or not one of this package.
         """
-        found = read_ir(folder).constants.get(names.tensor("embed_tokens"))
-        if found is None or found.element_type not in _TYPES:
+        embedding = read_ir(folder).constants.get(names.tensor("embed_tokens"))
+        if embedding is None or embedding.element_type not in _TYPES:
             raise ArtifactError(f"{folder / MODEL_FILE}: has no embedding that this package wrote; export again")
-        return cls(_TYPES[found.element_type])
+        return cls(_TYPES[embedding.element_type])
 
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why a model cannot be written so; None: it can."""
@@ -100,18 +102,24 @@ class OpenvinoFormat:
         return {"precision": self.precision, "version": _VERSION}
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes a model folder; see `write_openvino`.
+        """Writes an IR of OpenVINO with its tokenizer; the same packages of OpenVINO give the same bytes.
 
         Raises:
             InputError: The model is refused or damaged, or a weight does not fit the precision.
             UsageError: The folder is not empty.
-            EnvironmentFailure: The extra is missing, or the files cannot be written.
+            EnvironmentFailure: A package of OpenVINO is missing, or the files cannot be written.
         """
         config = read_json(model_folder / "config.json")
         reason = self.refusal(model_spec(config), config)
         if reason is not None:
             raise InputError(reason)
-        write_openvino(model_folder, out_folder, self._storage, on_layer)
+        for name in ("openvino", "openvino_tokenizers"):
+            require(name)
+        with whole_or_nothing(out_folder):
+            graph = standard_graph(model_folder, self._storage)
+            tensors = [tensor for weight in graph.weights for tensor in weight.tensors]
+            write_ir(translate(graph), tensors, out_folder, on_layer)
+            write_tokenizer(model_folder, out_folder)
 
     def weights(self, folder: Path, spec: ModelSpec) -> IrWeights:
         """The weights of a written folder.
@@ -135,8 +143,9 @@ class OpenvinoFormat:
         else:
             for weight in standard_graph(model_folder, self._storage).weights:
                 for tensor in weight.tensors:
-                    own = constants.get(tensor.name)
-                    if own is None or (own.shape, own.element_type) != (tensor.shape, tensor.element_type):
+                    constant = constants.get(tensor.name)
+                    wanted = tensor.shape, tensor.element_type
+                    if constant is None or (constant.shape, constant.element_type) != wanted:
                         yield f"{MODEL_FILE}: '{tensor.name}' is missing, or of another shape or type"
         yield from file_damages(model_folder, folder)
 

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters.openvino.parts import BlockQuantization, QuantizedMatrix, quantize
+from converters.onnx.weights.quantize import QuantizedMatrix, quantize
 from seap_export.errors import InputError
+from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["BLOCK", "ElementType", "Storage", "StoredTensor", "dequantized", "padded", "storage_of"]
 

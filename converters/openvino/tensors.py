@@ -10,7 +10,10 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
-from converters.openvino.parts import LazyTensor, LazyWeights, OnnxForm, Precision, decoder_graph, open_weights
+from converters.onnx.form import OnnxForm
+from converters.onnx.graph.decoder import decoder_graph
+from converters.onnx.precision import Precision
+from converters.onnx.weights.weights import LazyTensor, LazyWeights, open_weights
 from converters.openvino.stored_tensor import Storage, StoredTensor, floats, integers
 from seap_export.families import names
 from seap_export.families.names import QKV

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from converters.openvino.attention import attention_translation
 from converters.openvino.node_names import settle_names
 from converters.openvino.packages import require
 from converters.openvino.stored_tensor import StoredTensor, padded
@@ -27,6 +27,7 @@ from converters.openvino.tensors import Graph, Weight
 
 __all__ = ["translate"]
 
+_SWAPPED = (0, 2, 1, 3)
 _CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
 
 
@@ -34,7 +35,7 @@ def translate(graph: Graph) -> Any:
     """The `openvino.Model` of a graph; parameters named as the constants of its weights stand for these."""
     ov, ops = require("openvino"), require("openvino.opset15")
     frontend = require("openvino.frontend").FrontEndManager().load_by_framework("onnx")
-    frontend.add_extension(attention_translation())
+    frontend.add_extension(_attention_translation())
     model = frontend.convert(frontend.load(io.BytesIO(graph.proto)))
     inputs = {node.get_friendly_name(): node for node in model.get_parameters()}
     outputs = {node.input_value(0).get_any_name(): node for node in model.get_results()}
@@ -48,6 +49,42 @@ def translate(graph: Graph) -> Any:
     settle_names(whole)
     whole.set_rt_info(ov.get_version(), "openvino_version")
     return whole
+
+
+def _attention_translation() -> Any:
+    """An extension of OpenVINO's ONNX frontend that translates Attention nodes with a cache and a boolean mask.
+
+    Its own translation repeats keys and values with Tile and looks for NaN in what attention gives; no plugin joins
+    that to one kernel. This is the form in which models exported from transformers come, and which plugins know:
+    cache, new keys, the repetition for grouped queries, ScaledDotProductAttention.
+    """
+    frontend = require("openvino.frontend.onnx")
+    return frontend.ConversionExtension("Attention", _attention)
+
+
+def _attention(node: Any) -> list[Any]:
+    """The output [batch, tokens, H * head_dim], and keys and values [batch, G, all tokens, head_dim]."""
+    ops = require("openvino.opset15")
+    query, key, value, visible, past_key, past_value = (node.get_input(index) for index in range(6))
+    heads, groups = node.get_attribute("q_num_heads"), node.get_attribute("kv_num_heads")
+    head_dim = past_key.get_partial_shape()[3].get_length()
+
+    def split(x: Any, number: int) -> Any:
+        return ops.transpose(ops.reshape(x, _ints(0, 0, number, head_dim), True), _ints(*_SWAPPED))
+
+    def repeated(x: Any) -> Any:
+        if groups == heads:
+            return x
+        factor = _ints(1, 1, heads // groups, 1, 1)
+        more = ops.broadcast(ops.unsqueeze(x, _ints(2)), factor, broadcast_spec="BIDIRECTIONAL")
+        return ops.reshape(more, _ints(0, heads, -1, head_dim), True)
+
+    keys = ops.concat([past_key, split(key, groups)], 2)
+    values = ops.concat([past_value, split(value, groups)], 2)
+    scale = ops.constant(np.array(node.get_attribute("scale"), np.float32))
+    attended = ops.scaled_dot_product_attention(split(query, heads), repeated(keys), repeated(values), visible, scale)
+    output = ops.reshape(ops.transpose(attended, _ints(*_SWAPPED)), _ints(0, 0, heads * head_dim), True)
+    return [output.output(0), keys.output(0), values.output(0)]
 
 
 def _input(ops: Any, name: str, shape: list[int], dtype: Any) -> Any:
@@ -139,5 +176,5 @@ def _numbers(nodes: list[Any], weight: Weight, ops: Any) -> Any:
     return stored if weight.tensors[0].element_type == "f32" else ops.convert(stored, "f32")
 
 
-def _ints(*numbers: int) -> Any:
+def _ints(*numbers: int) -> NDArray[np.int64]:
     return np.array(numbers, np.int64)

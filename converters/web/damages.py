@@ -7,11 +7,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from converters.onnx.form import read_form
+from converters.onnx.precision import Precision
+from converters.onnx.stored import open_graph
+from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import open_weights
 from converters.small_files import file_differences
 from converters.web.configs import web_files
 from converters.web.data_files import data_name
 from converters.web.graph import web_graph
-from converters.web.onnx_parts import Precision, Scaling, open_graph, open_weights, read_form
 from converters.web.precisions import file_name, precision_of
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec

@@ -16,19 +16,19 @@ from typing import BinaryIO
 
 import onnx_ir as ir
 
-from converters.web.onnx_parts import INLINE_BYTES
+from converters.onnx.weights.weights import INLINE_BYTES
 from seap_export.families import names
 
-__all__ = ["CHUNK_BYTES", "Place", "data_name", "places", "write_graph"]
+__all__ = ["CHUNK_BYTES", "DataSlot", "data_name", "data_slots", "write_graph"]
 
 #: The most bytes of a data file: browsers' arrays have ended at 2^31 - 1 bytes.
 CHUNK_BYTES = 2_000_000_000
-#: ONNX Runtime reads tensors from aligned places without a copy.
+#: ONNX Runtime reads tensors from aligned offsets without a copy.
 _ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class Place:
+class DataSlot:
     """Where a tensor is stored.
 
     Attributes:
@@ -49,7 +49,7 @@ def data_name(graph_name: str, chunk: int) -> str:
     return f"{graph_name}_data" + (f"_{chunk}" if chunk else "")
 
 
-def places(model: ir.Model, most: int = CHUNK_BYTES) -> Iterator[Place]:
+def data_slots(model: ir.Model, most: int = CHUNK_BYTES) -> Iterator[DataSlot]:
     """Where each tensor that is not stored in the graph itself goes, in the order of the graph.
 
     Args:
@@ -65,7 +65,7 @@ def places(model: ir.Model, most: int = CHUNK_BYTES) -> Iterator[Place]:
         if end and offset + tensor.nbytes > most:
             chunk, offset = chunk + 1, 0
         end = offset + tensor.nbytes
-        yield Place(name, chunk, offset, tensor.nbytes)
+        yield DataSlot(name, chunk, offset, tensor.nbytes)
 
 
 def write_graph(model: ir.Model, path: Path, on_layer: Callable[[int], None], most: int = CHUNK_BYTES) -> None:
@@ -80,33 +80,33 @@ def write_graph(model: ir.Model, path: Path, on_layer: Callable[[int], None], mo
     Raises:
         OSError: The files cannot be written.
     """
-    placed = list(places(model, most))
-    left = Counter(names.layer_of(place.name) for place in placed)
-    for chunk, own in groupby(placed, attrgetter("chunk")):
+    slots = list(data_slots(model, most))
+    left = Counter(names.layer_of(slot.name) for slot in slots)
+    for chunk, in_chunk in groupby(slots, attrgetter("chunk")):
         with (path.parent / data_name(path.name, chunk)).open("xb") as file:
-            for place in own:
-                _write(model.graph.initializers[place.name], place, path, file)
-                layer = names.layer_of(place.name)
+            for slot in in_chunk:
+                _write(model.graph.initializers[slot.name], slot, path, file)
+                layer = names.layer_of(slot.name)
                 left[layer] -= 1
                 if layer is not None and left[layer] == 0:
                     on_layer(layer)
     ir.save(model, path)
 
 
-def _write(value: ir.Value, place: Place, path: Path, file: BinaryIO) -> None:
+def _write(value: ir.Value, slot: DataSlot, path: Path, file: BinaryIO) -> None:
     tensor = value.const_value
     assert tensor is not None
-    file.write(bytes(place.offset - file.tell()))
+    file.write(bytes(slot.offset - file.tell()))
     if hasattr(tensor, "tofile"):
         tensor.tofile(file)
     else:
         file.write(tensor.tobytes())
     value.const_value = ir.ExternalTensor(
-        data_name(path.name, place.chunk),
-        place.offset,
-        place.length,
+        data_name(path.name, slot.chunk),
+        slot.offset,
+        slot.length,
         tensor.dtype,
-        name=place.name,
+        name=slot.name,
         shape=ir.Shape(tensor.shape.numpy()),
         base_dir=path.parent,
     )

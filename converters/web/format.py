@@ -7,28 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from converters.onnx.form import read_form
+from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE
+from converters.onnx.read_back import GraphWeights
+from converters.onnx.stored import weight_differences
+from converters.onnx.weights.overflow import find_scaling
+from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import open_weights
 from converters.small_files import write_files
 from converters.web.configs import web_files
 from converters.web.damages import ONNX_FOLDER, folder_damages
-from converters.web.data_files import CHUNK_BYTES, Place, places, write_graph
-from converters.web.graph import web_graph
-from converters.web.onnx_parts import (
-    HEAD_DIM_MULTIPLE,
-    BlockQuantization,
-    GraphWeights,
-    LazyWeights,
-    Scaling,
-    find_scaling,
-    open_weights,
-    read_form,
-    weight_differences,
-)
+from converters.web.data_files import CHUNK_BYTES, DataSlot, data_slots, write_graph
+from converters.web.graph import shape_graph, web_graph
 from converters.web.precisions import PRECISIONS, file_name, precision_of
-from converters.web.shapes import ShapesAlone
 from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_artifact, read_json
+from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.tokenizer import tokenizer_files
 
 __all__ = ["WebFormat"]
@@ -75,7 +71,7 @@ class WebFormat:
                 f"head_dim {spec.head_dim} is not supported in transformers.js, whose GroupQueryAttention needs a "
                 f"multiple of {HEAD_DIM_MULTIPLE}; use the format hf"
             )
-        largest = max(self._places(spec), key=lambda place: place.length)
+        largest = max(self._slots(spec), key=lambda slot: slot.length)
         if largest.length > CHUNK_BYTES:
             smaller = [other for other in PRECISIONS if _largest(spec, other) <= CHUNK_BYTES]
             remedy = f"use web:{smaller[0]}" if smaller else "use another format"
@@ -94,7 +90,7 @@ class WebFormat:
 
     def size(self, spec: ModelSpec) -> int:
         """The bytes of the data files to be written."""
-        return sum(place.length for place in self._places(spec))
+        return sum(slot.length for slot in self._slots(spec))
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """That of 4 bits."""
@@ -130,7 +126,7 @@ class WebFormat:
         if precision.dtype == "fp16":
             scaling = find_scaling(config, spec, weights.reader, precision)
         model = web_graph(spec, weights, precision, scaling)
-        chunks = 1 + max(place.chunk for place in places(model))
+        chunks = 1 + max(slot.chunk for slot in data_slots(model))
         with whole_or_nothing(out_folder):
             (out_folder / ONNX_FOLDER).mkdir()
             write_graph(model, out_folder / ONNX_FOLDER / file_name(self.precision), on_layer)
@@ -155,14 +151,13 @@ class WebFormat:
         """What is missing, truncated or does not belong together, one line each, without running a model."""
         yield from folder_damages(model_folder, folder, self.precision)
 
-    def _places(self, spec: ModelSpec) -> Iterator[Place]:
-        return _places(spec, self.precision)
+    def _slots(self, spec: ModelSpec) -> Iterator[DataSlot]:
+        return _slots(spec, self.precision)
 
 
-def _places(spec: ModelSpec, name: str) -> Iterator[Place]:
-    precision = precision_of(name, spec)
-    return places(web_graph(spec, LazyWeights(ShapesAlone(spec), precision), precision, Scaling()))
+def _slots(spec: ModelSpec, name: str) -> Iterator[DataSlot]:
+    return data_slots(shape_graph(spec, precision_of(name, spec)))
 
 
 def _largest(spec: ModelSpec, name: str) -> int:
-    return max(place.length for place in _places(spec, name))
+    return max(slot.length for slot in _slots(spec, name))

@@ -7,13 +7,20 @@ logits take one row and not one for each token (of 1,000 tokens and a vocabulary
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx_ir as ir
+import torch
 
-from converters.web.onnx_parts import LazyWeights, OnnxForm, Precision, Scaling, decoder_graph
+from converters.onnx.form import OnnxForm
+from converters.onnx.graph.decoder import decoder_graph
+from converters.onnx.precision import Precision
+from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import ModelSpec
 
-__all__ = ["KEPT", "web_graph"]
+__all__ = ["KEPT", "shape_graph", "web_graph"]
 
 #: The input, int64 [], whose name transformers.js knows.
 KEPT = "num_logits_to_keep"
@@ -33,6 +40,32 @@ def web_graph(spec: ModelSpec, weights: LazyWeights, precision: Precision, scali
     model = decoder_graph(spec, weights, OnnxForm(precision), scaling).build(_PRODUCER)
     _keep_logits(model.graph)
     return model
+
+
+def shape_graph(spec: ModelSpec, precision: Precision) -> ir.Model:
+    """The graph of a model whose weights are not at hand, which can be laid out but not written."""
+    return web_graph(spec, LazyWeights(_Shapes(spec), precision), precision, Scaling())
+
+
+class _Shapes:
+    """A reader of the plain form whose tensors are zeros; none that is larger than a vector is made.
+
+    Args:
+        spec: The model's shapes.
+    """
+
+    dtype = torch.float32
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._shapes = spec.tensors()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor."""
+        return dict(self._shapes)
+
+    def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """Zeros that take no memory."""
+        return {name: torch.zeros(()).expand(self._shapes[name]) for name in names}
 
 
 def _keep_logits(graph: ir.Graph) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from converters.web.onnx_parts import BlockQuantization, Precision
+from converters.onnx.precision import Precision
 from seap_export.families import ModelSpec
+from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["PRECISIONS", "file_name", "precision_of"]
 

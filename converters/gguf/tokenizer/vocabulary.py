@@ -8,24 +8,23 @@ must give the same ids for texts of many scripts: a wrong rule gives ids that lo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from converters.gguf.metadata import Metadata
-from converters.gguf.tokenizer.byte_level import byte_level_metadata
-from converters.gguf.tokenizer.sentencepiece import sentencepiece_metadata
 from converters.gguf.tokenizer.special import special_metadata
-from converters.gguf.tokenizer.tokens import Tokens
+from converters.gguf.tokenizer.tokens import Tokens, refuse
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.json_file import read_json
-from seap_export.sources.gguf.tokenizers import tokenizer_of
+from seap_export.sources.gguf.tokenizers import split_rules, tokenizer_of
 
 __all__ = ["tokenizer_metadata"]
 
+_SPACE = "\u2581"  # sentencepiece's symbol for a space
 _REMEDY = "use another format"
 #: Texts that rules for splitting treat differently.
 _PROBES = (
@@ -60,10 +59,87 @@ def tokenizer_metadata(folder: Path, spec: ModelSpec) -> Metadata:
     path = folder / "tokenizer.json"
     given = read_json(path)
     tokens = Tokens.of(given, spec.vocab_size, path)
-    make = sentencepiece_metadata if given["model"].get("byte_fallback") else byte_level_metadata
-    found = {**make(given, tokens, path), **special_metadata(folder, given, tokens)}
-    _check(json.dumps(given, ensure_ascii=False), found, spec, path)
-    return found
+    make = _sentencepiece_metadata if given["model"].get("byte_fallback") else _byte_level_metadata
+    metadata = {**make(given, tokens, path), **special_metadata(folder, given, tokens)}
+    _check(json.dumps(given, ensure_ascii=False), metadata, spec, path)
+    return metadata
+
+
+def _sentencepiece_metadata(tokenizer: Mapping[str, Any], tokens: Tokens, path: Path) -> Metadata:
+    """Of SentencePiece BPE with byte fallback: tokens, scores and how spaces are treated.
+
+    The score of a token is minus the rank of the first merge that makes it; other tokens rank last. Whether this
+    orders all merges is left to the comparison below.
+
+    Raises:
+        InputError: The tokenizer treats spaces in a way that llama.cpp does not.
+    """
+    scores: dict[str, float] = {}
+    for rank, merge in enumerate(tokenizer["model"]["merges"]):
+        first, second = merge.split(" ") if isinstance(merge, str) else merge
+        scores.setdefault(first + second, -float(rank))
+    last = -float(len(tokenizer["model"]["merges"]))
+    unknown = tokenizer["model"].get("unk_token")
+    ranked = [scores.get(text, last - index) for index, text in enumerate(tokens.texts)]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens.texts,
+        "tokenizer.ggml.scores": ranked,
+        "tokenizer.ggml.token_type": tokens.kinds,
+        "tokenizer.ggml.add_space_prefix": _adds_space(tokenizer, path),
+        **({"tokenizer.ggml.unknown_token_id": tokens.ids[unknown]} if unknown in tokens.ids else {}),
+    }
+
+
+def _adds_space(tokenizer: Mapping[str, Any], path: Path) -> bool:
+    normalizer, splitter = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
+    steps = (normalizer or {}).get("normalizers") or [normalizer]
+    kinds = [(step or {}).get("type") for step in steps]
+    if splitter is not None and splitter.get("type") == "Metaspace" and normalizer is None and not splitter["split"]:
+        return bool(splitter.get("prepend_scheme", "always") != "never")
+    if kinds in (["Prepend", "Replace"], ["Replace"]) and (steps[-1] or {}).get("content") == _SPACE:
+        return len(kinds) == 2
+    raise refuse(path, "llama.cpp treats spaces otherwise")
+
+
+def _byte_level_metadata(tokenizer: Mapping[str, Any], tokens: Tokens, path: Path) -> Metadata:
+    """Of a byte-level tokenizer: tokens, merges and the name of the rule by which it splits text.
+
+    Raises:
+        InputError: The rule is not known.
+    """
+    model, wanted = tokenizer["model"], _compared(tokenizer)
+    name = next((name for name, given in split_rules().items() if _compared(given) == wanted), None)
+    if name is None:
+        raise refuse(path, "llama.cpp has no name for the rule by which it splits text")
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": name,
+        "tokenizer.ggml.tokens": tokens.texts,
+        "tokenizer.ggml.token_type": tokens.kinds,
+        "tokenizer.ggml.merges": merges,
+    }
+
+
+def _compared(given: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a tokenizer.json says of the rule."""
+    return (
+        tuple(_steps(given.get("pre_tokenizer"))),
+        tuple(_steps(given.get("normalizer"))),
+        bool(given["model"].get("ignore_merges")),
+    )
+
+
+def _steps(given: Mapping[str, Any] | None) -> Iterator[tuple[tuple[str, str], ...]]:
+    """What splits or changes text, one after the other, without what changes nothing of it."""
+    if given is None:
+        return
+    for inner in given.get("pretokenizers") or given.get("normalizers") or ():
+        yield from _steps(inner)
+    if given["type"] != "Sequence":
+        yield tuple(sorted((key, str(value)) for key, value in given.items() if key not in ("trim_offsets", "invert")))
 
 
 def _check(given: str, metadata: Mapping[str, Any], spec: ModelSpec, path: Path) -> None:

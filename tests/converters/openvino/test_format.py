@@ -63,7 +63,8 @@ def test_floats_are_read_back_as_they_are(precision: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
 def test_integers_are_those_of_onnx(precision: str, bits: int, tmp_path: Path) -> None:
-    from converters.openvino.parts import BlockQuantization, quantize
+    from converters.onnx.weights.quantize import quantize
+    from seap_export.rounding.grid import BlockQuantization
 
     made = write_ir_model(tmp_path, "llama-gqa", precision)
     weight = load_file(made.source / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
