@@ -138,10 +138,10 @@ def named_folders(formats: Sequence[Format]) -> dict[str, Format]:
     Args:
         formats: No two are of the same name and precision.
     """
-    found: dict[str, Format] = {}
-    for own in formats:
-        folder = own.name if own.name not in found else f"{own.name}-{own.precision}"
-        if folder in found:
-            raise ValueError(f"the format {own.name} is given twice at {own.precision}")
-        found[folder] = own
-    return found
+    by_folder: dict[str, Format] = {}
+    for format in formats:
+        folder = format.name if format.name not in by_folder else f"{format.name}-{format.precision}"
+        if folder in by_folder:
+            raise ValueError(f"the format {format.name} is given twice at {format.precision}")
+        by_folder[folder] = format
+    return by_folder

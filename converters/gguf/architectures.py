@@ -165,7 +165,8 @@ def full_rope(spec: ModelSpec) -> RopeSpec | None:
 
 def local_rope(spec: ModelSpec) -> RopeSpec | None:
     """The rotation of layers with a window; None: there are none that rotate."""
-    return next((own.rope for own in spec.layers if own.sliding_window is not None and own.rope is not None), None)
+    windowed = (layer.rope for layer in spec.layers if layer.sliding_window is not None)
+    return next(filter(None, windowed), None)
 
 
 def why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
@@ -177,52 +178,52 @@ def why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
     return None
 
 
-def _shapes(own: Architecture, spec: ModelSpec) -> Iterator[str]:
+def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     sizes = {(one.num_attention_heads, one.num_key_value_heads, one.intermediate_size) for one in spec.layers}
-    if len(sizes) > 1 and not own.varies:
+    if len(sizes) > 1 and not architecture.varies:
         yield "has layers of one shape only"
     widths = {layer.num_attention_heads * spec.head_dim for layer in spec.layers}
-    if own.square and widths != {spec.hidden_size}:
+    if architecture.square and widths != {spec.hidden_size}:
         yield f"wants queries as wide as the hidden states, {spec.hidden_size}"
-    if own.tied and not spec.tie_word_embeddings:
+    if architecture.tied and not spec.tie_word_embeddings:
         yield "has no LM head apart from the embedding"
 
 
-def _block(own: Architecture, spec: ModelSpec) -> Iterator[str]:
+def _block(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     block = spec.block
-    if own.norms != block.norms:
+    if architecture.norms != block.norms:
         yield "has its norms elsewhere"
-    if own.qk_norm != block.qk_norm:
-        where = "no" if own.qk_norm is None else "other"
+    if architecture.qk_norm != block.qk_norm:
+        where = "no" if architecture.qk_norm is None else "other"
         yield f"has {where} norms of queries and keys" if block.qk_norm else "normalises queries and keys"
-    if own.activation != block.activation:
+    if architecture.activation != block.activation:
         yield f"has no {block.activation} gate"
     biases = frozenset().union(*(layer.biases for layer in spec.layers))
-    missing = sorted(biases - own.biases)
+    missing = sorted(biases - architecture.biases)
     if missing:
         yield f"has no biases at {', '.join(missing)}"
-    if block.attention_softcap is not None and not own.attention_softcap:
+    if block.attention_softcap is not None and not architecture.attention_softcap:
         yield "does not cap attention scores"
-    if own.always_caps and None in (block.attention_softcap, block.logits_softcap):
+    if architecture.always_caps and None in (block.attention_softcap, block.logits_softcap):
         yield "caps attention scores and logits"
-    if block.logits_softcap is not None and not own.logits_softcap:
+    if block.logits_softcap is not None and not architecture.logits_softcap:
         yield "does not cap logits"
-    if block.query_scaling is not None and not own.query_scaling:
+    if block.query_scaling is not None and not architecture.query_scaling:
         yield "does not scale queries by position"
 
 
-def _windows(own: Architecture, spec: ModelSpec) -> Iterator[str]:
+def _windows(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     windows = {effective_window(spec, layer) for layer in spec.layers} - {None}
-    if windows and not own.windows:
+    if windows and not architecture.windows:
         yield f"has no sliding window, here of {min(filter(None, windows))} positions"
     if len(windows) > 1:
         yield "has windows of one size only"
-    count = own.windows if own.windows is not True else 0
+    count = architecture.windows if architecture.windows is not True else 0
     if count and bool(windows) != (len(spec.layers) == count):
         yield f"has windows in models of {count} layers, and only in those"
 
 
-def _rotation(own: Architecture, spec: ModelSpec) -> Iterator[str]:
+def _rotation(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     full, local = full_rope(spec), local_rope(spec)
     rotating = [layer.rope is not None for layer in spec.layers]
     expected = {
@@ -230,23 +231,23 @@ def _rotation(own: Architecture, spec: ModelSpec) -> Iterator[str]:
         "every fourth": [(index + 1) % 4 != 0 for index in range(len(rotating))],
         "all": [full is not None] * len(rotating),
         "without window": [local is None or effective_window(spec, layer) is not None for layer in spec.layers],
-    }[own.unrotated]
+    }[architecture.unrotated]
     if rotating != expected:
         yield "rotates other layers"
     for rope in filter(None, (full, local)):
-        if rope.dim != spec.head_dim and not own.partial:
+        if rope.dim != spec.head_dim and not architecture.partial:
             yield "rotates whole heads only"
-    if full is not None and full.rope_type not in own.ropes:
+    if full is not None and full.rope_type not in architecture.ropes:
         yield f"has no {full.rope_type} rotation"
-    if local is not None and local != full and not (own.local_theta and local.rope_type == "default"):
+    if local is not None and local != full and not (architecture.local_theta and local.rope_type == "default"):
         yield "rotates alike with and without a window"
     if full is not None and full.rope_type == "yarn":
-        yield from _yarn(own, full)
+        yield from _yarn(architecture, full)
 
 
-def _yarn(own: Architecture, rope: RopeSpec) -> Iterator[str]:
+def _yarn(architecture: Architecture, rope: RopeSpec) -> Iterator[str]:
     given = rope.parameters
-    usual = {"truncate": True} | ({} if own.yarn_betas else {"beta_fast": 32, "beta_slow": 1})
+    usual = {"truncate": True} | ({} if architecture.yarn_betas else {"beta_fast": 32, "beta_slow": 1})
     for key, value in usual.items():
         if given.get(key) is not None and given[key] != value:
             yield f"has yarn with {key} {value} only"

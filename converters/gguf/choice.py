@@ -19,24 +19,24 @@ def choose_architecture(spec: ModelSpec) -> Architecture:
     Raises:
         InputError: There is none.
     """
-    found = next((own for own in _candidates(spec) if why_not(own, spec) is None), None)
-    if found is None:
+    chosen = next((candidate for candidate in _candidates(spec) if why_not(candidate, spec) is None), None)
+    if chosen is None:
         raise InputError(str(refusal(spec)))
-    return found
+    return chosen
 
 
 def refusal(spec: ModelSpec) -> str | None:
     """Why llama.cpp cannot compute this model, on one line with what to do; None: it can."""
     candidates = _candidates(spec)
-    if any(why_not(own, spec) is None for own in candidates):
+    if any(why_not(candidate, spec) is None for candidate in candidates):
         return None
-    shapes = {(one.num_attention_heads, one.num_key_value_heads, one.intermediate_size) for one in spec.layers}
+    shapes = {(layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size) for layer in spec.layers}
     if len(shapes) > 1:
-        own = _for_any_shapes(spec)
+        named = _for_any_shapes(spec)
         remedy = "use --layout uniform, or another format"
     else:
-        own, remedy = candidates[:1], "use another format"
-    reasons = "; ".join(f"'{one.name}' {why_not(one, spec)}" for one in own)
+        named, remedy = candidates[:1], "use another format"
+    reasons = "; ".join(f"'{architecture.name}' {why_not(architecture, spec)}" for architecture in named)
     return f"llama.cpp cannot run this {spec.family.model_type} model: its architecture {reasons}; {remedy}"
 
 
@@ -45,10 +45,10 @@ def keeps_levels(spec: ModelSpec) -> bool:
 
     What an architecture lacks is multiplied into them, and their scales are then rounded to float16.
     """
-    own = [one for one in _candidates(spec) if why_not(one, spec) is None][:1]
+    chosen = [architecture for architecture in _candidates(spec) if why_not(architecture, spec) is None][:1]
     factors = (
-        Folding.of(one, spec).factor(projection)
-        for one in (*own, *_for_any_shapes(spec))
+        Folding.of(architecture, spec).factor(projection)
+        for architecture in (*chosen, *_for_any_shapes(spec))
         for projection in PROJECTIONS
     )
     return all(math.frexp(factor)[0] == 0.5 for factor in factors)
@@ -61,5 +61,7 @@ def _for_any_shapes(spec: ModelSpec) -> list[Architecture]:
 
 def _candidates(spec: ModelSpec) -> list[Architecture]:
     form = spec.family.gguf
-    first = [own for own in ARCHITECTURES if form is not None and own.name == form.architecture]
-    return [*first, *(own for own in ARCHITECTURES if own not in first)]
+    of_family = [
+        architecture for architecture in ARCHITECTURES if form is not None and architecture.name == form.architecture
+    ]
+    return [*of_family, *(architecture for architecture in ARCHITECTURES if architecture not in of_family)]

@@ -48,12 +48,12 @@ def encode(rows: NDArray[np.float32], kind: Kind) -> NDArray[np.uint8]:
     rows = np.ascontiguousarray(rows, np.float32)
     block, size = GGML_QUANT_SIZES[kind]
     columns = rows.shape[1]
-    found = np.empty((len(rows), columns // block * size), np.uint8)
-    pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (rows, found))
+    packed_rows = np.empty((len(rows), columns // block * size), np.uint8)
+    pointers = (array.ctypes.data_as(ctypes.c_void_p) for array in (rows, packed_rows))
     written = llama_library().ggml_quantize_chunk(int(kind), *pointers, 0, len(rows), columns, None)
-    if written != found.nbytes:
-        raise RuntimeError(f"llama.cpp wrote {written} bytes of {found.nbytes}")
-    return found
+    if written != packed_rows.nbytes:
+        raise RuntimeError(f"llama.cpp wrote {written} bytes of {packed_rows.nbytes}")
+    return packed_rows
 
 
 def decode(packed: NDArray[np.uint8], kind: Kind) -> NDArray[np.float32]:

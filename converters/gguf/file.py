@@ -62,18 +62,18 @@ class FilePlan:
 
     def size(self) -> int:
         """The bytes of the file, of which those of the tokenizer are estimated."""
-        own = [bytes_of(tensor, self.kind(tensor)) for tensor in self.tensors]
-        own += [factors.nbytes for factors in self.rope_tensors.values()]
-        padded = sum(-(-size // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT for size in own)
-        return padded + _BYTES_OF_TOKEN * self.spec.vocab_size + _BYTES_OF_TENSOR * len(own)
+        sizes = [bytes_of(tensor, self.kind(tensor)) for tensor in self.tensors]
+        sizes += [factors.nbytes for factors in self.rope_tensors.values()]
+        padded = sum(-(-size // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT for size in sizes)
+        return padded + _BYTES_OF_TOKEN * self.spec.vocab_size + _BYTES_OF_TENSOR * len(sizes)
 
     def missing_alignment(self) -> int | None:
         """What the numbers of neurons would have to be multiples of for all rows of the MLP to be whole blocks."""
         tied, layers = self.spec.tie_word_embeddings, len(self.spec.layers)
         wanted = [
-            (own.columns, GGML_QUANT_SIZES[wanted_type(own, self.preset, layers, tied)][0])
-            for own in self.tensors
-            if own.stem == "ffn_down" and len(own.shape) == 2
+            (tensor.columns, GGML_QUANT_SIZES[wanted_type(tensor, self.preset, layers, tied)][0])
+            for tensor in self.tensors
+            if tensor.stem == "ffn_down" and len(tensor.shape) == 2
         ]
         return max((block for columns, block in wanted if columns % block), default=None)
 
@@ -83,12 +83,12 @@ class FilePlan:
         Returns:
             By the wanted type and the one taken.
         """
-        found: dict[tuple[Kind, Kind], tuple[int, int]] = {}
+        costs: dict[tuple[Kind, Kind], tuple[int, int]] = {}
         for tensor in self.tensors:
             wanted = wanted_type(tensor, self.preset, len(self.spec.layers), self.spec.tie_word_embeddings)
             taken = self.kind(tensor)
             if taken != wanted:
-                count, cost = found.get((wanted, taken), (0, 0))
+                count, cost = costs.get((wanted, taken), (0, 0))
                 cost += bytes_of(tensor, taken) - bytes_of(tensor, wanted)
-                found[wanted, taken] = (count + 1, cost)
-        return found
+                costs[wanted, taken] = (count + 1, cost)
+        return costs

@@ -43,16 +43,16 @@ class Folding:
         """What has to be folded for this model to be computed in this architecture."""
         if architecture.scaled_by_keys:
             return cls({})
-        block, found = spec.block, {}
+        block, factors = spec.block, {}
         embeddings = block.embedding_multiplier / embedding_scale(architecture, spec)
         scores = block.attention_scale / attention_scale(architecture, spec)
-        found["embed_tokens"] = embeddings
-        found["norm"] = block.logits_multiplier / (embeddings if spec.tie_word_embeddings else 1.0)
-        found["q_norm" if block.qk_norm else "q_proj"] = scores
+        factors["embed_tokens"] = embeddings
+        factors["norm"] = block.logits_multiplier / (embeddings if spec.tie_word_embeddings else 1.0)
+        factors["q_norm" if block.qk_norm else "q_proj"] = scores
         after = {"post_self_attn_layernorm": "o_proj", "post_mlp_layernorm": "down_proj"}
         for norm, projection in after.items():
-            found[norm if norm in block.norms else projection] = block.residual_multiplier
-        return cls({name: factor for name, factor in found.items() if not math.isclose(factor, 1.0, rel_tol=1e-12)})
+            factors[norm if norm in block.norms else projection] = block.residual_multiplier
+        return cls({name: factor for name, factor in factors.items() if not math.isclose(factor, 1.0, rel_tol=1e-12)})
 
     def factor(self, name: str) -> float:
         """The factor of a tensor."""

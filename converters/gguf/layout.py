@@ -119,28 +119,28 @@ class _Layer:
                 order = self._order(1) if norm in ("q_norm", "k_norm") else None
                 part = Part(plain, shapes[plain][0], self.folding.factor(norm), order)
                 yield FileTensor(f"blk.{self.index}.{stem}.weight", shapes[plain], (part,), self.index, stem)
-        for stored, own in self._stored().items():
+        for stored, projections in self._stored().items():
             for suffix in (".weight", ".bias"):
-                if names.tensor(own[0], self.index) + suffix in shapes:
-                    yield self._projections(stored, own, suffix, shapes)
+                if names.tensor(projections[0], self.index) + suffix in shapes:
+                    yield self._projections(stored, projections, suffix, shapes)
 
     def _stored(self) -> dict[str, tuple[Projection, ...]]:
         """The projections that the file has as one, by name."""
         fused = {one: name for name in self.architecture.fused for one in FUSED[name]}
-        found: dict[str, tuple[Projection, ...]] = {}
+        stored: dict[str, tuple[Projection, ...]] = {}
         for projection in PROJECTIONS:
             name = fused.get(projection, projection)
-            found[name] = (*found.get(name, ()), projection)
-        return found
+            stored[name] = (*stored.get(name, ()), projection)
+        return stored
 
     def _projections(
-        self, stored: str, own: tuple[Projection, ...], suffix: str, shapes: Mapping[str, tuple[int, ...]]
+        self, stored: str, projections: tuple[Projection, ...], suffix: str, shapes: Mapping[str, tuple[int, ...]]
     ) -> FileTensor:
         layer = self.spec.layers[self.index]
         heads = {"q_proj": layer.num_attention_heads, "k_proj": layer.num_key_value_heads}
         parts: list[Part] = []
         shape: tuple[int, ...] = (0,)
-        for projection in own:
+        for projection in projections:
             plain = names.tensor(projection, self.index) + suffix
             order = self._order(heads[projection]) if projection in heads else None
             parts.append(Part(plain, shapes[plain][0], self.folding.factor(projection), order))

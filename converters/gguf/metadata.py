@@ -36,7 +36,7 @@ def model_metadata(architecture: Architecture, spec: ModelSpec, preset: Preset) 
         general["general.quantization_version"] = GGML_QUANT_VERSION
     if architecture.varies and not Folding.of(architecture, spec).factors:
         general[MODEL_TYPE_KEY] = spec.family.model_type
-    own: Metadata = {
+    specific: Metadata = {
         "vocab_size": spec.vocab_size,
         "context_length": spec.max_position_embeddings,
         "embedding_length": spec.hidden_size,
@@ -49,7 +49,7 @@ def model_metadata(architecture: Architecture, spec: ModelSpec, preset: Preset) 
         **_factors(architecture, spec),
         **_rotation(architecture, spec),
     }
-    return {**general, **{f"{architecture.name}.{key}": value for key, value in own.items()}}
+    return {**general, **{f"{architecture.name}.{key}": value for key, value in specific.items()}}
 
 
 def rope_tensors(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
@@ -69,53 +69,53 @@ def rope_tensors(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
 
 def _sizes(architecture: Architecture, layers: tuple[LayerSpec, ...]) -> Metadata:
     values = {key: [int(getattr(layer, name)) for layer in layers] for key, name in _SIZES.items()}
-    return {key: own if architecture.varies else own[0] for key, own in values.items()}
+    return {key: sizes if architecture.varies else sizes[0] for key, sizes in values.items()}
 
 
 def _windows(architecture: Architecture, spec: ModelSpec) -> Metadata:
     if not architecture.windows:
         return {}
     windows = [effective_window(spec, layer) for layer in spec.layers]
-    found = next((window for window in windows if window is not None), None)
-    if found is None and not architecture.needs_window:
+    size = next((window for window in windows if window is not None), None)
+    if size is None and not architecture.needs_window:
         return {}
     # where there must be one, the first layer gets one that reaches all positions
-    slides = [window is not None for window in windows] if found else [index == 0 for index in range(len(windows))]
+    slides = [window is not None for window in windows] if size else [index == 0 for index in range(len(windows))]
     return {
-        "attention.sliding_window": found or spec.max_position_embeddings,
+        "attention.sliding_window": size or spec.max_position_embeddings,
         "attention.sliding_window_pattern": slides,
     }
 
 
 def _factors(architecture: Architecture, spec: ModelSpec) -> Metadata:
-    block, found = spec.block, Metadata()
+    block, metadata = spec.block, Metadata()
     if block.attention_softcap is not None:
-        found["attn_logit_softcapping"] = block.attention_softcap
+        metadata["attn_logit_softcapping"] = block.attention_softcap
     if block.logits_softcap is not None:
-        found["final_logit_softcapping"] = block.logits_softcap
+        metadata["final_logit_softcapping"] = block.logits_softcap
     if block.query_scaling is not None:
-        found["attention.temperature_scale"] = block.query_scaling.beta
+        metadata["attention.temperature_scale"] = block.query_scaling.beta
     if architecture.scaled_by_keys:
-        found |= {
+        metadata |= {
             "attention.scale": block.attention_scale,
             "embedding_scale": block.embedding_multiplier,
             "residual_scale": block.residual_multiplier,
             "logit_scale": 1.0 / block.logits_multiplier,
         }
-    return found
+    return metadata
 
 
 def _rotation(architecture: Architecture, spec: ModelSpec) -> Metadata:
     rope, local = full_rope(spec), local_rope(spec)
     if rope is None:
         return {"rope.scaling.finetuned": False}  # Granite 4's word for attention without rotation
-    found: Metadata = {"rope.dimension_count": rope.dim, "rope.freq_base": float(rope.theta)}
+    metadata: Metadata = {"rope.dimension_count": rope.dim, "rope.freq_base": float(rope.theta)}
     if architecture.local_theta and local is not None:
-        found["rope.freq_base_swa"] = float(local.theta)
+        metadata["rope.freq_base_swa"] = float(local.theta)
     scaling = _scaling(architecture, rope)
     if spec.block.query_scaling is not None:
         scaling["rope.scaling.original_context_length"] = spec.block.query_scaling.context
-    return {**found, **scaling}
+    return {**metadata, **scaling}
 
 
 def _scaling(architecture: Architecture, rope: RopeSpec) -> Metadata:
@@ -137,17 +137,17 @@ def _scaling(architecture: Architecture, rope: RopeSpec) -> Metadata:
 
 def _yarn(architecture: Architecture, rope: RopeSpec) -> Metadata:
     given, factor = rope.parameters, float(rope.parameters["factor"])
-    found: Metadata = {
+    metadata: Metadata = {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": factor,
         "rope.scaling.original_context_length": int(given["original_max_position_embeddings"]),
     }
     usual = attention_factor(RopeSpec(rope.theta, "yarn", {"factor": factor}, rope.dim))
     if architecture.yarn_betas:
-        found["rope.scaling.yarn_beta_fast"] = float(given.get("beta_fast") or 32)
-        found["rope.scaling.yarn_beta_slow"] = float(given.get("beta_slow") or 1)
+        metadata["rope.scaling.yarn_beta_fast"] = float(given.get("beta_fast") or 32)
+        metadata["rope.scaling.yarn_beta_slow"] = float(given.get("beta_slow") or 1)
         if given.get("attention_factor") is None and given.get("mscale") == 1 and given.get("mscale_all_dim"):
-            found["rope.scaling.yarn_log_multiplier"] = float(given["mscale_all_dim"])
-            return found
+            metadata["rope.scaling.yarn_log_multiplier"] = float(given["mscale_all_dim"])
+            return metadata
     ratio = attention_factor(rope) / usual
-    return found if abs(ratio - 1.0) < 1e-9 else {**found, "rope.scaling.attn_factor": ratio}
+    return metadata if abs(ratio - 1.0) < 1e-9 else {**metadata, "rope.scaling.attn_factor": ratio}

@@ -30,8 +30,8 @@ def _encoded(rows: torch.Tensor) -> NDArray[np.uint8]:
     scales, points = best_scales(blocks, Q4_0)
     stored = scales.half()
     # the level 8 is zero, which all numbers get whose scale float16 does not hold
-    held = torch.where(stored == 0, torch.inf, stored.float())
-    numbers = levels(blocks, held, points, Q4_0.bits).to(torch.uint8)
+    divisors = torch.where(stored == 0, torch.inf, stored.float())
+    numbers = levels(blocks, divisors, points, Q4_0.bits).to(torch.uint8)
     packed = torch.cat([stored.view(torch.uint8), numbers[..., :16] | numbers[..., 16:] << 4], -1)
-    found: NDArray[np.uint8] = packed.flatten(1).numpy()
-    return found
+    octets: NDArray[np.uint8] = packed.flatten(1).numpy()
+    return octets

@@ -46,15 +46,15 @@ def rows_of(tensor: FileTensor, kind: Kind, reader: WeightReader) -> Iterator[ND
 
 def plain_rows(tensor: FileTensor, rows: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """The tensors of the plain form in a tensor of the file, by their full names; undoes order and factors."""
-    found, start = {}, 0
+    plain, start = {}, 0
     for part in tensor.parts:
-        own = rows[start : start + part.rows]
+        part_rows = rows[start : start + part.rows]
         if part.order is not None:
-            own = own[np.argsort(part.order)]
+            part_rows = part_rows[np.argsort(part.order)]
         if part.factor != 1.0:
-            own = (own.astype(np.float64) / part.factor).astype(np.float32)
-        found[part.plain], start = own, start + part.rows
-    return found
+            part_rows = (part_rows.astype(np.float64) / part.factor).astype(np.float32)
+        plain[part.plain], start = part_rows, start + part.rows
+    return plain
 
 
 def _blocks(part: Part, stored: torch.Tensor) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -85,10 +85,10 @@ def precision_of(folder: Path) -> str:
     """
     path = folder / MODEL_FILE
     number = _header(path)[0].get("general.file_type")
-    found = next((name for name, preset in PRESETS.items() if preset.number == number), None)
-    if found is None:
+    precision = next((name for name, preset in PRESETS.items() if preset.number == number), None)
+    if precision is None:
         raise ArtifactError(f"{path}: its precision, {number!r:.40}, is not known; export it again")
-    return found
+    return precision
 
 
 def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
@@ -107,14 +107,14 @@ def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iter
             for first in range(0, len(expected), _ROWS):
                 wanted = expected[first : first + _ROWS]
                 count = wanted.size if len(tensor.shape) == 1 else len(wanted)
-                place = slice(start, start + count)
-                found = weights.rows(tensor, place).reshape(wanted.shape)
+                chunk = slice(start, start + count)
+                stored = weights.rows(tensor, chunk).reshape(wanted.shape)
                 if kind == Kind.Q4_0:
-                    far += _in_worse_blocks(found, wanted)
+                    far += _in_worse_blocks(stored, wanted)
                 else:
-                    far += int(TOLERANCES[kind].exceeded(found, wanted).sum())
+                    far += int(TOLERANCES[kind].exceeded(stored, wanted).sum())
                     if not needs_library(kind):
-                        packed = weights.packed(tensor, place).reshape(-1)
+                        packed = weights.packed(tensor, chunk).reshape(-1)
                         other += int((packed != encode(wanted, kind).reshape(-1)).any())
                 start += count
         if far:
@@ -126,10 +126,10 @@ def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iter
             yield f"tensor '{name}' is not the model's"
 
 
-def _in_worse_blocks(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> int:
+def _in_worse_blocks(rows: NDArray[np.float32], wanted: NDArray[np.float32]) -> int:
     """How many weights of Q4_0 are in blocks that are further from the model's than rounding it now gets."""
     best = decode(encode(wanted, Kind.Q4_0), Kind.Q4_0)
-    stored, best, wanted = (values.reshape(-1, Q4_0.block_size) for values in (found, best, wanted))
+    stored, best, wanted = (values.reshape(-1, Q4_0.block_size) for values in (rows, best, wanted))
     return int((stored != best)[~are_as_near(stored, best, wanted)].sum())
 
 
@@ -142,7 +142,7 @@ def file_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[s
         yield str(error)
         return
     plan = _plan(model_folder, precision)
-    end = max((own.offset + own.size for own in tensors.values()), default=0)
+    end = max((tensor.offset + tensor.size for tensor in tensors.values()), default=0)
     if path.stat().st_size - end not in range(32):
         yield f"{path}: {path.stat().st_size - end} bytes follow the last tensor"
     for damage in _tensor_damages(plan, tensors, types=True):
@@ -150,8 +150,8 @@ def file_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[s
     expected = {"general.architecture": plan.architecture.name, **whole_metadata(plan, model_folder)}
     for key in sorted(expected.keys() | metadata.keys()):
         if not _is_same(metadata.get(key), expected.get(key)):
-            found, wanted = _short(metadata.get(key)), _short(expected.get(key))
-            yield f"{path}: metadata '{key}' are {found}, not {wanted}"
+            stored, wanted = _short(metadata.get(key)), _short(expected.get(key))
+            yield f"{path}: metadata '{key}' are {stored}, not {wanted}"
 
 
 def _plan(model_folder: Path, precision: str) -> FilePlan:
@@ -186,12 +186,12 @@ def _tensor_damages(plan: FilePlan, stored: Mapping[str, GgufTensor], *, types: 
             yield f"tensor '{tensor.name}' is {stored[tensor.name].kind.name}, not {plan.kind(tensor).name}"
 
 
-def _is_same(found: Any, wanted: Any) -> bool:
-    if isinstance(wanted, float) and isinstance(found, float):
-        return bool(np.float32(found) == np.float32(wanted))
-    if isinstance(wanted, list) and wanted and isinstance(wanted[0], float) and isinstance(found, list):
-        return np.array_equal(np.asarray(found, np.float32), np.asarray(wanted, np.float32))
-    return type(found) is type(wanted) and bool(found == wanted)
+def _is_same(stored: Any, wanted: Any) -> bool:
+    if isinstance(wanted, float) and isinstance(stored, float):
+        return bool(np.float32(stored) == np.float32(wanted))
+    if isinstance(wanted, list) and wanted and isinstance(wanted[0], float) and isinstance(stored, list):
+        return np.array_equal(np.asarray(stored, np.float32), np.asarray(wanted, np.float32))
+    return type(stored) is type(wanted) and bool(stored == wanted)
 
 
 def _short(value: Any) -> str:

@@ -103,8 +103,8 @@ def _write_tensors(file: Any, plan: FilePlan, reader: WeightReader, on_layer: Ca
         for rows in rows_of(tensor, kind, reader):
             file.write(encode(rows, kind).tobytes())
         _pad(file)
-        following = plan.tensors[index + 1 : index + 2]
-        if on_layer is not None and tensor.layer is not None and [own.layer for own in following] != [tensor.layer]:
+        following = [other.layer for other in plan.tensors[index + 1 : index + 2]]
+        if on_layer is not None and tensor.layer is not None and following != [tensor.layer]:
             on_layer(tensor.layer)
     file.flush()
 

@@ -76,11 +76,11 @@ class HfFormat:
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
         """Tensors that are not the same."""
-        own, other = SafetensorsReader(model_folder), SafetensorsReader(folder)
-        for name in own.shapes():
-            if name not in other.shapes():
+        reader, stored = SafetensorsReader(model_folder), SafetensorsReader(folder)
+        for name in reader.shapes():
+            if name not in stored.shapes():
                 yield f"'{name}' is not stored"
-            elif not torch.equal(own.read([name])[name].float(), other.read([name])[name].float()):
+            elif not torch.equal(reader.read([name])[name].float(), stored.read([name])[name].float()):
                 yield f"'{name}' differs from the model's"
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:

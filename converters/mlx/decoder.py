@@ -40,11 +40,11 @@ def described(spec: ModelSpec) -> dict[str, Any]:
 
 def _ropes(spec: ModelSpec) -> list[RopeSpec]:
     """Each rotation once; `RopeSpec` has no hash."""
-    found: list[RopeSpec] = []
+    ropes: list[RopeSpec] = []
     for layer in spec.layers:
-        if layer.rope is not None and layer.rope not in found:
-            found.append(layer.rope)
-    return found
+        if layer.rope is not None and layer.rope not in ropes:
+            ropes.append(layer.rope)
+    return ropes
 
 
 def _rope(rope: RopeSpec) -> dict[str, Any]:

@@ -60,8 +60,8 @@ class MlxFormat:
         """
         dtype, quantization = read_dtype(folder), read_json(folder / "config.json").get("quantization")
         bits = quantization.get("bits") if isinstance(quantization, dict) else None
-        for name, own in PRECISIONS.items():
-            if own.bits == bits and own.dtype in (dtype, None):
+        for name, precision in PRECISIONS.items():
+            if precision.bits == bits and precision.dtype in (dtype, None):
                 return cls(name)
         raise ArtifactError(f"{folder / 'config.json'}: {bits} bits are not known; export again")
 
@@ -166,5 +166,5 @@ def read_dtype(folder: Path) -> torch.dtype:
         raise ArtifactError(str(error)) from error
     if name not in ("float32", "float16", "bfloat16"):
         raise ArtifactError(f"{folder / 'config.json'}: the dtype '{name!s:.40}' is not known; export again")
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -57,8 +57,8 @@ def quantize(matrix: torch.Tensor, bits: int, group: int) -> QuantizedRows:
     scales, biases = (torch.empty(rows, columns // group, dtype=matrix.dtype) for _ in range(2))
     at_once = max(1, _ELEMENTS // columns)
     for start in range(0, rows, at_once):
-        own = slice(start, start + at_once)
-        weight[own], scales[own], biases[own] = _quantized(matrix[own], bits, group)
+        part = slice(start, start + at_once)
+        weight[part], scales[part], biases[part] = _quantized(matrix[part], bits, group)
     return QuantizedRows(weight.view(torch.uint32), scales, biases)
 
 
@@ -113,8 +113,8 @@ def _packed(numbers: torch.Tensor, bits: int) -> torch.Tensor:
     """int32 words of whole numbers, float32 [rows, columns]."""
     each = 8 // bits
     octets = torch.zeros(len(numbers), numbers.shape[1] // each, dtype=torch.uint8)
-    for place in range(each):
-        octets |= numbers[:, place::each].to(torch.uint8) << (place * bits)
+    for position in range(each):
+        octets |= numbers[:, position::each].to(torch.uint8) << (position * bits)
     return octets.view(torch.int32)  # of a little-endian machine, as every one that MLX runs on is
 
 

@@ -108,8 +108,8 @@ def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, t
     if group is None or layout.bits is None:
         parts = [narrow]
     else:
-        own = kept(tensor, layout.dtype) if (layout.bits, group) == (GRID.bits, GRID.block_size) else None
-        made = own or quantize(narrow, layout.bits, group)
+        on_grid = kept(tensor, layout.dtype) if (layout.bits, group) == (GRID.bits, GRID.block_size) else None
+        made = on_grid or quantize(narrow, layout.bits, group)
         parts = [made.weight, made.scales, made.biases]
     if not all(_is_finite(part) for part in (narrow, *parts[1:])):
         if not _is_finite(tensor):

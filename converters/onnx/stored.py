@@ -88,15 +88,15 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm, fi
         if name not in stored or wanted is None:
             yield f"'{name}' is not stored"
             continue
-        found = stored[name].const_value
-        if found is None or list(found.shape.numpy()) != list(wanted.shape.numpy()) or found.dtype != wanted.dtype:
+        tensor = stored[name].const_value
+        if tensor is None or list(tensor.shape.numpy()) != list(wanted.shape.numpy()) or tensor.dtype != wanted.dtype:
             yield f"'{name}' is stored with another shape or type"
         elif name.endswith(_PARTS):
             how = form.precision.quantization
             if name.endswith(_PARTS[0]) and how is not None:
                 yield from filter(None, [_other_levels(name.removesuffix(_PARTS[0]), expected, stored, how)])
         else:
-            numbers = _Stored(found)
+            numbers = _Stored(tensor)
             pieces = ((piece, numbers.take(piece.size)) for piece in _pieces(wanted))
             yield from filter(None, [other_numbers(name, pieces, form.precision.dtype)])
 
@@ -107,18 +107,18 @@ def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
     """
     nodes = {node.name: node for node in stored}
     for node in expected:
-        own = nodes.get(node.name)
-        if own is None:
+        other = nodes.get(node.name)
+        if other is None:
             if node.name in (LEFT_PADDING_GUARD, POISON):
                 yield f"node '{node.name}' is missing: rows padded on the left would be computed wrongly"
             continue
-        if own.op_type != node.op_type:
+        if other.op_type != node.op_type:
             if node.op_type in _GELUS:
-                yield f"node '{node.name}' is {own.op_type} and not {node.op_type}"
+                yield f"node '{node.name}' is {other.op_type} and not {node.op_type}"
             continue
-        for name in sorted(node.attributes.keys() | own.attributes.keys()):
-            wanted, found = (attributes.get(name) for attributes in (node.attributes, own.attributes))
-            if wanted is None or found is None or not _is_same(wanted.value, found.value):
+        for name in sorted(node.attributes.keys() | other.attributes.keys()):
+            wanted, given = (attributes.get(name) for attributes in (node.attributes, other.attributes))
+            if wanted is None or given is None or not _is_same(wanted.value, given.value):
                 yield f"node '{node.name}' has a different {name} than the model"
 
 
@@ -161,10 +161,10 @@ class _Stored:
             return _widened(np.asarray(tensor.numpy())).reshape(-1)[start : self._next]
         dtype = tensor.dtype.numpy()
         file = _data_file(tensor)
-        found = np.fromfile(file, dtype, count, offset=(tensor.offset or 0) + start * dtype.itemsize)
-        if len(found) != count:
+        numbers = np.fromfile(file, dtype, count, offset=(tensor.offset or 0) + start * dtype.itemsize)
+        if len(numbers) != count:
             raise ArtifactError(f"{file}: it ends before the tensor '{tensor.name:.80}'; export again")
-        return _widened(found)
+        return _widened(numbers)
 
 
 def _widened(array: NDArray[Any]) -> NDArray[Any]:
@@ -224,11 +224,11 @@ def interface_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm)
     expected = decoder_graph(spec, open_weights(model_folder, spec, form.precision), form).build("").graph
     stored = open_graph(onnx_folder / MODEL_FILE).graph
     for kind in ("inputs", "outputs"):
-        wanted, found = ({str(v.name): _described(v) for v in getattr(graph, kind)} for graph in (expected, stored))
-        for name in sorted(wanted.keys() | found.keys()):
-            if wanted.get(name) != found.get(name):
+        wanted, given = ({str(v.name): _described(v) for v in getattr(graph, kind)} for graph in (expected, stored))
+        for name in sorted(wanted.keys() | given.keys()):
+            if wanted.get(name) != given.get(name):
                 yield (
-                    f"{kind[:-1]} '{name:.60}' is {found.get(name, 'missing')} in model.onnx, "
+                    f"{kind[:-1]} '{name:.60}' is {given.get(name, 'missing')} in model.onnx, "
                     f"{wanted.get(name, 'unknown')} according to config.json"
                 )
 

@@ -42,11 +42,11 @@ def graph_differences(model_folder: Path, folder: Path, storage: Storage) -> Ite
 
 
 def _other_nodes(expected: Ir, stored: Ir, weights: set[str]) -> Iterator[str]:
-    wanted, found = (
+    wanted, given = (
         {layer.attrib["id"]: layer for layer in ir.net.iterfind("layers/layer")} for ir in (expected, stored)
     )
-    for index in sorted(wanted.keys() | found.keys(), key=int):
-        node, other = wanted.get(index), found.get(index)
+    for index in sorted(wanted.keys() | given.keys(), key=int):
+        node, other = wanted.get(index), given.get(index)
         if node is None or other is None:
             present = other if node is None else node
             what = "missing" if other is None else "not of the model"

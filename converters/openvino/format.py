@@ -164,11 +164,11 @@ class OpenvinoFormat:
 
 
 def _rotations(spec: ModelSpec) -> list[RopeSpec]:
-    found: list[RopeSpec] = []
+    ropes: list[RopeSpec] = []
     for layer in spec.layers:
-        if layer.rope is not None and layer.rope not in found:
-            found.append(layer.rope)
-    return found
+        if layer.rope is not None and layer.rope not in ropes:
+            ropes.append(layer.rope)
+    return ropes
 
 
 def _short(rope: RopeSpec, spec: ModelSpec) -> int:

@@ -76,10 +76,10 @@ class Ir:
         if constant is None:
             raise ArtifactError(f"{self.data_file.parent}: '{name}' is not stored; export again")
         start, stop, _ = (part or slice(None)).indices(constant.size)
-        found = np.fromfile(self.data_file, np.uint8, stop - start, offset=constant.offset + start)
-        if found.size != stop - start:
+        data = np.fromfile(self.data_file, np.uint8, stop - start, offset=constant.offset + start)
+        if data.size != stop - start:
             raise ArtifactError(f"{self.data_file}: is truncated; export again")
-        return found
+        return data
 
 
 def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer: Callable[[int], None]) -> None:
@@ -112,38 +112,38 @@ def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer
 
 def _appended(file: BinaryIO, tensors: Sequence[StoredTensor], on_layer: Callable[[int], None]) -> dict[str, Constant]:
     """Writes the tensors; where each is."""
-    places, layer = {}, None
+    constants, layer = {}, None
     for tensor in tensors:
-        own = names.layer_of(tensor.name)
-        if own != layer and layer is not None:
+        index = names.layer_of(tensor.name)
+        if index != layer and layer is not None:
             on_layer(layer)
-        layer = own
+        layer = index
         file.write(bytes(-file.tell() % _ALIGNMENT))
-        places[tensor.name] = Constant(tensor.element_type, tensor.shape, file.tell(), tensor.size)
+        constants[tensor.name] = Constant(tensor.element_type, tensor.shape, file.tell(), tensor.size)
         for piece in tensor.write():
             file.write(piece.data)
     if layer is not None:
         on_layer(layer)
-    return places
+    return constants
 
 
-def _fill(net: ElementTree.Element, places: Mapping[str, Constant]) -> None:
+def _fill(net: ElementTree.Element, constants: Mapping[str, Constant]) -> None:
     """Makes constants of the inputs that stand for the tensors."""
     for layer in net.iterfind("layers/layer"):
-        place = places.get(layer.attrib["name"])
-        if layer.attrib["type"] != "Parameter" or place is None:
+        constant = constants.get(layer.attrib["name"])
+        if layer.attrib["type"] != "Parameter" or constant is None:
             continue
         layer.attrib["type"] = "Const"
         data, port = layer.find("data"), layer.find("output/port")
         if data is None or port is None:
-            raise ValueError(f"{place} has no data or output")
+            raise ValueError(f"{constant} has no data or output")
         port.attrib.pop("names", None)
         data.attrib.clear()
         data.attrib.update(
-            element_type=place.element_type,
-            shape=", ".join(map(str, place.shape)),
-            offset=str(place.offset),
-            size=str(place.size),
+            element_type=constant.element_type,
+            shape=", ".join(map(str, constant.shape)),
+            offset=str(constant.offset),
+            size=str(constant.size),
         )
 
 

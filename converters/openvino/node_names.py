@@ -22,10 +22,10 @@ def settle_names(model: Any, *, every: bool = False) -> None:
         every: Whether any name that ends in a number was made up, or only a node's type and a number.
     """
     nodes = model.get_ordered_ops()
-    for place, node in enumerate(nodes):
+    for index, node in enumerate(nodes):
         kind = node.get_type_name()
         if _is_made_up(node.get_friendly_name(), kind, every):
-            node.set_friendly_name(f"{kind}/{place}")
+            node.set_friendly_name(f"{kind}/{index}")
     for node in nodes:
         kind = node.get_type_name()
         for output in node.outputs():
@@ -41,5 +41,5 @@ def _is_result(output: Any) -> bool:
 
 
 def _is_made_up(name: str, kind: str, every: bool) -> bool:
-    found = _MADE_UP.fullmatch(name)
-    return found is not None and (every or found[1] == kind)
+    match = _MADE_UP.fullmatch(name)
+    return match is not None and (every or match[1] == kind)

@@ -42,11 +42,11 @@ class IrWeights(PlainWeights):
         """See `PlainWeights`."""
         joined = _joined_name(name)
         parts = parts_of(joined)
-        rows = [self._shapes[part][0] for part in parts]
-        shape = (sum(rows), *self._shapes[name][1:])
-        start = sum(rows[: parts.index(name)])
-        found = _floats(self._ir, joined, shape)[start : start + self._shapes[name][0]]
-        return torch.from_numpy(np.ascontiguousarray(found))
+        counts = [self._shapes[part][0] for part in parts]
+        shape = (sum(counts), *self._shapes[name][1:])
+        start = sum(counts[: parts.index(name)])
+        rows = _floats(self._ir, joined, shape)[start : start + self._shapes[name][0]]
+        return torch.from_numpy(np.ascontiguousarray(rows))
 
 
 def _joined_name(name: str) -> str:
@@ -92,13 +92,13 @@ def weight_differences(model_folder: Path, folder: Path, storage: Storage) -> It
 
 
 def _other_form(ir: Ir, tensor: StoredTensor) -> Iterator[str]:
-    found = ir.constants.get(tensor.name)
-    if found is None:
+    constant = ir.constants.get(tensor.name)
+    if constant is None:
         yield f"'{tensor.name}' is not stored"
-    elif (found.element_type, found.shape) != (tensor.element_type, tensor.shape):
+    elif (constant.element_type, constant.shape) != (tensor.element_type, tensor.shape):
         yield (
-            f"'{tensor.name}' is stored as {found.element_type} {list(found.shape)}, not as {tensor.element_type} "
-            f"{list(tensor.shape)}"
+            f"'{tensor.name}' is stored as {constant.element_type} {list(constant.shape)}, "
+            f"not as {tensor.element_type} {list(tensor.shape)}"
         )
 
 

@@ -143,9 +143,9 @@ def dequantized(
         low, high = (stored << np.uint8(4)).view(np.int8) >> 4, stored.view(np.int8) >> 4
         numbers = np.stack([low, high], axis=1)
     rows, columns = shape
-    found = numbers.reshape(rows, -1, BLOCK).astype(np.float32)
-    found *= scales.astype(np.float32)
-    return found.reshape(rows, -1)[:, :columns]
+    blocks = numbers.reshape(rows, -1, BLOCK).astype(np.float32)
+    blocks *= scales.astype(np.float32)
+    return blocks.reshape(rows, -1)[:, :columns]
 
 
 def _finite(tensor: torch.Tensor, name: str) -> torch.Tensor:

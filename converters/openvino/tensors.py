@@ -63,15 +63,15 @@ def standard_graph(model_folder: Path, storage: Storage) -> Graph:
     spec = read_spec(model_folder)
     weights = open_weights(model_folder, spec, Precision())
     model = decoder_graph(spec, weights, OnnxForm(dialect="standard")).build("seap-export")
-    graph, found = model.graph, []
+    graph, inputs = model.graph, []
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
         if isinstance(tensor, LazyTensor | TorchTensor):  # others are constants of the graph
             del graph.initializers[name]
             value.const_value = None
             graph.inputs.append(value)
-            found.append(_weight(name, tensor, weights, storage))
-    return Graph(ir.to_proto(model).SerializeToString(), tuple(found))
+            inputs.append(_weight(name, tensor, weights, storage))
+    return Graph(ir.to_proto(model).SerializeToString(), tuple(inputs))
 
 
 def parts_of(name: str) -> tuple[str, ...]:
@@ -89,8 +89,8 @@ def _weight(name: str, tensor: ir.TensorProtocol, weights: LazyWeights, storage:
     rows, columns = weights.shape(parts)
     how = storage.rounding
     if how is None:
-        own = floats(stored_as, (rows, columns), storage.matrices, lambda: _rows(weights, parts))
-        return Weight(name, (own,), own.shape, is_transposed)
+        tensor_of_floats = floats(stored_as, (rows, columns), storage.matrices, lambda: _rows(weights, parts))
+        return Weight(name, (tensor_of_floats,), tensor_of_floats.shape, is_transposed)
     both = integers(stored_as, (rows, columns), how, lambda: _joined(weights, parts))
     return Weight(name, both, (rows, columns), is_transposed)
 
@@ -107,8 +107,8 @@ def _rows(weights: LazyWeights, parts: Sequence[str]) -> Iterator[torch.Tensor]:
 
 
 def _joined(weights: LazyWeights, parts: Sequence[str]) -> torch.Tensor:
-    found = list(_read(weights, parts).values())
-    return found[0] if len(found) == 1 else torch.cat(found)
+    tensors = list(_read(weights, parts).values())
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _read(weights: LazyWeights, parts: Sequence[str]) -> Mapping[str, torch.Tensor]:

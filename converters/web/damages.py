@@ -62,8 +62,8 @@ def _sizes(model: ir.Model, path: Path) -> list[int]:
             ends[name] = max(ends.get(name, 0), (tensor.offset or 0) + (tensor.length or 0))
     expected = [data_name(path.name, chunk) for chunk in range(len(ends))]
     if sorted(ends) != sorted(expected):
-        found = ", ".join(sorted(ends))
-        raise ArtifactError(f"{path}: its data are in {found:.200} and not in {', '.join(expected)}; export again")
+        others = ", ".join(sorted(ends))
+        raise ArtifactError(f"{path}: its data are in {others:.200} and not in {', '.join(expected)}; export again")
     return [ends[name] for name in expected]
 
 
@@ -78,12 +78,12 @@ def _wrong_files(graph: Path, sizes: list[int]) -> Iterator[str]:
 
 
 def _wrong_graph(model_folder: Path, path: Path, model: ir.Model, spec: ModelSpec, precision: str) -> Iterator[str]:
-    own = precision_of(precision, spec)
-    found = read_form(path).precision
-    if found != own:
-        yield f"{path}: it was written as {found.name} and not as {precision}; export again"
+    wanted_precision = precision_of(precision, spec)
+    stored_precision = read_form(path).precision
+    if stored_precision != wanted_precision:
+        yield f"{path}: it was written as {stored_precision.name} and not as {precision}; export again"
         return
-    expected = _expected(model_folder, spec, own)
+    expected = _expected(model_folder, spec, wanted_precision)
     for kind in ("inputs", "outputs"):
         wanted, given = (
             {str(value.name): f"{value.dtype} {value.shape}" for value in getattr(graph, kind)}

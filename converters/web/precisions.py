@@ -32,8 +32,8 @@ def precision_of(precision: str, spec: ModelSpec) -> Precision:
 
     Embedding and LM head are quantised as well if their rows are whole blocks, as GatherBlockQuantized needs.
     """
-    own = _KINDS[precision][1]
-    how = own.quantization
+    whole = _KINDS[precision][1]
+    how = whole.quantization
     if how is None or spec.hidden_size % how.block_size == 0:
-        return own
-    return Precision(own.dtype, BlockQuantization(how.bits, how.block_size, embeddings=False))
+        return whole
+    return Precision(whole.dtype, BlockQuantization(how.bits, how.block_size, embeddings=False))

@@ -52,10 +52,10 @@ def special_metadata(folder: Path, tokenizer: Mapping[str, Any], tokens: Tokens)
 
 def _name(tokenizer: Mapping[str, Any], path: Path) -> Metadata:
     """The name by which llama.cpp knows that spaces after special tokens are dropped."""
-    special = [own for own in tokenizer.get("added_tokens") or [] if own.get("special")]
-    if not any(own.get("rstrip") for own in special):
+    special = [token for token in tokenizer.get("added_tokens") or [] if token.get("special")]
+    if not any(token.get("rstrip") for token in special):
         return {}
-    if {own["content"] for own in special if not own.get("rstrip")} != _SPACES_KEPT:
+    if {token["content"] for token in special if not token.get("rstrip")} != _SPACES_KEPT:
         raise refuse(path, "spaces after some special tokens are dropped")
     return {"general.name": _PHI3}
 
@@ -66,9 +66,9 @@ def _ends(folder: Path, settings: Mapping[str, Any], tokens: Tokens) -> list[int
     if given is None:
         given = read_json(folder / "config.json").get("eos_token_id")
     listed = [] if given is None else list(given) if isinstance(given, list) else [given]
-    own = _token(settings, "eos_token", tokens, None)
-    if own is not None and (own in listed or not listed):
-        listed = [own, *listed]
+    end = _token(settings, "eos_token", tokens, None)
+    if end is not None and (end in listed or not listed):
+        listed = [end, *listed]
     return list(dict.fromkeys(listed))
 
 
@@ -99,5 +99,5 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     path = folder / "chat_template.jinja"
     given = path.read_text("utf-8") if path.is_file() else settings.get("chat_template")
     if isinstance(given, list):
-        given = next((own["template"] for own in given if own.get("name") == "default"), None)
+        given = next((entry["template"] for entry in given if entry.get("name") == "default"), None)
     return given

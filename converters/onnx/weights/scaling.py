@@ -56,10 +56,10 @@ class Scaling:
             ArtifactError: The note is damaged.
         """
         try:
-            found = cls(**json.loads(metadata.get(SCALING_NOTE, "{}")))
-            exponents = (found.stream, *found.outputs.values(), *found.inputs.values())
+            scaling = cls(**json.loads(metadata.get(SCALING_NOTE, "{}")))
+            exponents = (scaling.stream, *scaling.outputs.values(), *scaling.inputs.values())
             if all(type(exponent) is int and 0 <= exponent <= _MOST_NOTED for exponent in exponents):
-                return found
+                return scaling
         except (TypeError, ValueError, AttributeError):
             pass
         raise ArtifactError(f"{model}: its metadata hold a damaged '{SCALING_NOTE}'; convert it again")
@@ -87,26 +87,26 @@ class Scaling:
 
     def tensors(self, spec: ModelSpec) -> dict[str, int]:
         """For each tensor that differs from the model's the exponent e of its factor 2^e."""
-        found: Counter[str] = Counter()
+        exponents: Counter[str] = Counter()
         if self.scales_table(spec):
-            found[names.tensor("embed_tokens")] = -self.stream
-        found[names.tensor("norm")] = -self.normed(spec)
+            exponents[names.tensor("embed_tokens")] = -self.stream
+        exponents[names.tensor("norm")] = -self.normed(spec)
         for index, layer in enumerate(spec.layers):
             for half in HALVES:
                 before, after = NORMS_AROUND[half]
                 into, out = self.input(half, index), self.output(spec, half, index)
                 if before not in spec.block.norms:
-                    found.update({names.weight(reader, index): self.stream for reader in READERS[half]})
-                found[names.weight(half, index)] += into - out
+                    exponents.update({names.weight(reader, index): self.stream for reader in READERS[half]})
+                exponents[names.weight(half, index)] += into - out
                 if half in layer.biases:
-                    found[names.bias(half, index)] -= out
+                    exponents[names.bias(half, index)] -= out
                 if after in spec.block.norms:
-                    found[names.tensor(after, index)] -= self.stream
+                    exponents[names.tensor(after, index)] -= self.stream
             into = self.input("down_proj", index)
-            found[names.weight("up_proj", index)] -= into
+            exponents[names.weight("up_proj", index)] -= into
             if "up_proj" in layer.biases:
-                found[names.bias("up_proj", index)] -= into
-        return {name: exponent for name, exponent in found.items() if exponent}
+                exponents[names.bias("up_proj", index)] -= into
+        return {name: exponent for name, exponent in exponents.items() if exponent}
 
 
 def read_scaling(model: Path) -> Scaling:

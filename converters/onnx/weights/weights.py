@@ -80,8 +80,8 @@ class LazyWeights:
 
         def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
             def read() -> Pieces:
-                found: torch.Tensor = getattr(self._quantize(names, name), label)
-                yield found if kind == uint8 else self._narrowed(found, names)
+                tensor: torch.Tensor = getattr(self._quantize(names, name), label)
+                yield tensor if kind == uint8 else self._narrowed(tensor, names)
 
             return lazy_tensor(f"{name}.{label}", shape, read, kind)
 

@@ -126,12 +126,12 @@ class FusedDialect:
             length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
             before = g.node("Sub", [add(g, last, one, "positions.count"), length], "positions.before")
             start = g.node("Max", [before, zero], "positions.start")
-            own = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
+            offsets = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
             rows = [
                 g.node("Unsqueeze", [part, one], f"positions.{label}")
                 for part, label in ((start, "first"), (last, "row"))
             ]
-            self._own_places = add(g, rows[0], own, "positions"), rows[1]
+            self._own_places = add(g, rows[0], offsets, "positions"), rows[1]
         return self._own_places
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:

@@ -121,14 +121,14 @@ class StandardDialect:
     def last_places(self) -> ir.Value:
         """The position of the last 1 in each row's mask, within the columns of this call."""
         g = self._g
-        own = self._new_columns(self._mask, "last_token.mask")
+        mask = self._new_columns(self._mask, "last_token.mask")
         zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
         length = g.node("Sub", [self._total, self._past], "last_token.length")
         places = g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
         axis = g.constant("one", np.array([1], np.int64))
         return g.node(
             "ReduceMax",
-            [multiply(g, own, places, "last_token.real"), axis],
+            [multiply(g, mask, places, "last_token.real"), axis],
             "last_token.place",
             attributes={"keepdims": 0},
         )
@@ -155,8 +155,8 @@ class StandardDialect:
         zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
         end = self._scalar(self._total, "mask.end")
         keys = g.node("Range", [zero, end, one], "keys")
-        own = g.node("Range", [self._scalar(self._past, "queries.start"), end, one], "queries.flat")
-        queries = g.node("Unsqueeze", [own, g.constant("one", np.array([1], np.int64))], "queries")
+        flat = g.node("Range", [self._scalar(self._past, "queries.start"), end, one], "queries.flat")
+        queries = g.node("Unsqueeze", [flat, g.constant("one", np.array([1], np.int64))], "queries")
         axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
         real = g.node("Unsqueeze", [cast(g, self._mask, ir.DataType.BOOL, "mask.real"), axes], "keys.real")
         before = g.node("LessOrEqual", [keys, queries], "keys.before")
