@@ -58,7 +58,7 @@ class TextSet:
     def is_long_enough(self) -> bool:
         """Whether both models predict some bytes of it."""
         sizes = [pair.bytes for pair in self.pairs if pair.bytes is not None]
-        return all(sum(getattr(size, model) for size in sizes) > 0 for model in ("dense", "own"))
+        return all(sum(getattr(size, model) for size in sizes) > 0 for model in ("dense", "variant"))
 
 
 @dataclass(frozen=True)
