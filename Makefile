@@ -16,7 +16,10 @@ with = $(shell grep -rlE $(1) tests --include='test_*.py')
 # Options of test-gpu, such as ARGS=--dry-run.
 ARGS ?=
 # What depends on transformers' release.
-TRANSFORMERS := $(patsubst %,tests/seap_export/%,activations modeling optimum_plugin sources) \
+TRANSFORMERS := $(patsubst %,tests/seap_export/%,modeling optimum_plugin) \
+	$(patsubst %,tests/seap_export/activations/test_%.py,calibrate sensitivity walk_check) \
+	$(patsubst %,tests/seap_export/sources/test_%.py,config gguf gguf_families gguf_tokenizers stored tokenizer_files \
+		wrapper) \
 	$(patsubst %,tests/validation/%.py,runtimes/onnx_runtime/test_onnx_runner parity/test_run parity/test_parity_micro) \
 	tests/seap_export/cli/test_export_command.py \
 	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write)
@@ -26,7 +29,7 @@ IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv
 FEWER_RUNTIMES := llama.cpp,openvino,transformers.js
 RUNTIMES := $(FEWER_RUNTIMES),mlx-lm,vllm
 
-.PHONY: demo test test-fast test-release test-all test-runtimes test-gpu lint clean
+.PHONY: environments demo test test-fast test-release test-all test-runtimes test-gpu lint clean
 
 # The main job on a real model: three tasks, ratio 0.2, CPU; a refit alone, for little time.
 demo: .venv/installed $(MODEL)
@@ -44,9 +47,12 @@ test: lint test-fast
 test-fast: .venv/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "not (real or release or full)"
 
+# What test-release needs besides; `make --jobs 2 environments` installs two at a time.
+environments: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
+		.venv-runtimes/installed
+
 # What else guards a release; .ci/run runs it after `make test`.
-test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
-		.venv-runtimes/installed $(MODEL)
+test-release: environments $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not real" $(call with,mark.release)
 	.venv/bin/$(PYTEST) -m "release and real" --durations 15 tests/real $(call with,mark.real)
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)

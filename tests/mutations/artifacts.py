@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from mutations.editing import Artifact, edit_weights
 from support.corpora import write_task_corpora
-from support.models import one_thread, write_micro_model
+from support.models import write_micro_model
 from support.variations import VARIATIONS
 
 from seap_export.cli import main
@@ -112,8 +112,7 @@ def make(name: str, folder: Path) -> Artifact:
     tasks = [part for task in base.tasks for part in ("--task", f"{task}={folder / task}.jsonl")]
     ratios = [part for ratio in base.ratios for part in ("--ratio", ratio)]
     arguments = ["export", str(model), *tasks, *ratios, *_FEW, *base.options]
-    with one_thread():
-        result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--quiet", "--out", str(folder / "out")])
+    result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--quiet", "--out", str(folder / "out")])
     assert result.exit_code == 0, result.stderr
     return Artifact(folder / "out", base.variant)
 

@@ -31,6 +31,12 @@ from seap_export.pipeline.progress import Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
+from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.quality import QualityStep
+from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.validation import ValidationStep
+from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
@@ -69,6 +75,7 @@ __all__ = [
     "Calibration",
     "CalibrationRecord",
     "CalibrationSettings",
+    "CalibrationStep",
     "Candidate",
     "Compensation",
     "Compute",
@@ -76,6 +83,7 @@ __all__ = [
     "DialectName",
     "DivergenceFigures",
     "ExportRequest",
+    "FormatStep",
     "GgufFormat",
     "Half",
     "HalfPass",
@@ -88,16 +96,21 @@ __all__ = [
     "OnnxFormat",
     "Pace",
     "ParitySettings",
+    "ParityStep",
     "PeakMemory",
     "PlainReader",
     "Plan",
     "PlanSettings",
+    "PlanStep",
     "Precision",
     "PrecisionName",
     "Projection",
+    "QualityStep",
+    "RoundingStep",
     "Run",
     "SafetensorsReader",
     "SafetensorsWriter",
+    "ShrinkStep",
     "Silent",
     "Source",
     "Sparsity",
@@ -105,6 +118,7 @@ __all__ = [
     "Targets",
     "Timing",
     "TorchRunner",
+    "ValidationStep",
     "Variant",
     "Vocabulary",
     "attention_factor",

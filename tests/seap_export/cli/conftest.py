@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from support.exports import Outcome, run_here
-from support.models import one_thread
 from support.references import reuse_references
 
 Run = Callable[..., Outcome]
@@ -41,8 +40,7 @@ def pristine(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pristine") / "out"
     corpora = ["--task", f"a={inputs / 'a.jsonl'}", "--task", f"b={inputs / 'b.jsonl'}"]
     arguments = ["export", str(inputs / "m"), *corpora, "--ratio", "0.2", "--ratio", "0.4", "--out", str(out)]
-    with one_thread():
-        outcome = run_here(*arguments)
+    outcome = run_here(*arguments)
     assert outcome.code == 0, outcome.err
     return out
 

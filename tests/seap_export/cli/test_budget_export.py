@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from support.exports import Outcome, run_here
-from support.models import one_thread
 from support.product import WORKSHOP, Timing
 
 from seap_export.pipeline.budget import candidates as workshop
@@ -45,8 +44,7 @@ def chosen_of(out: Path, task: str = "a") -> dict[str, Any]:
 def fitted_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an export into 125 kB; not to be changed."""
     out = tmp_path_factory.mktemp("fitted") / "out"
-    with one_thread():
-        outcome = run_here("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", *FITTED[:-1], out)
+    outcome = run_here("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", *FITTED[:-1], out)
     assert outcome.code == 0, outcome.err
     return out
 

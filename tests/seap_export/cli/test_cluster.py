@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 from support.exports import Outcome, run_here
-from support.models import one_thread
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out")
 ARGUMENTS = (*EXPORT, "--set", "decode_steps=2", "--no-quality", "--no-speed")
@@ -90,8 +89,7 @@ def disturbed(step: str, fate: str) -> str:
 @pytest.fixture
 def expected(work: Path) -> dict[str, bytes]:
     """The files of an undisturbed export on one machine; ./out is not there yet."""
-    with one_thread():
-        assert run_here(*ARGUMENTS, "--task", "b=b.jsonl", "--quiet").code == 0
+    assert run_here(*ARGUMENTS, "--task", "b=b.jsonl", "--quiet").code == 0
     files = tree(work / "out")
     shutil.rmtree(work / "out")
     return files
@@ -138,8 +136,7 @@ def test_an_interrupted_export_goes_on_on_one_machine(
     assert outcome.err.count("\n") == (number == signal.SIGINT), outcome.err
     assert list((work / "out").glob(".seap-export-unfinished-*/b/*"))
     assert number == signal.SIGKILL or not list((work / "out").glob(".seap-export-tmp-*"))
-    with one_thread():
-        assert run_here(*arguments).code == 0
+    assert run_here(*arguments).code == 0
     assert tree(work / "out") == expected
 
 

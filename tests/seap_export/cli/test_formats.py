@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from support.corpora import micro_texts
 from support.exports import run_here
 from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
-from support.models import one_thread
 from support.product import PeakMemory
 
 from validation.reports import schema
@@ -36,7 +35,7 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export in all formats; not to be changed."""
     place = tmp_path_factory.mktemp("formats")
     words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", place / "out"]
-    with pytest.MonkeyPatch.context() as patch, one_thread():
+    with pytest.MonkeyPatch.context() as patch:
         install_fake_format(patch)
         outcome = run_here(*words, *FORMATS)
     assert outcome.code == 0, outcome.err

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from support.corpora import micro_texts
 from support.exports import run_here
-from support.models import one_thread
 from support.product import GENERAL_TEXT, MOST_TEXTS
 
 from validation.reports.numbers import figure
@@ -28,8 +27,7 @@ def once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """The folder of `EXPORT`, and what it printed; not to be changed."""
     out = tmp_path_factory.mktemp("elsewhere") / "out"
     tasks = ("--task", f"a={inputs / 'a.jsonl'}", "--task", f"b={inputs / 'b.jsonl'}")
-    with one_thread():
-        outcome = run_here("export", inputs / "m", *tasks, *SMALL[:-1], out, "--quality")
+    outcome = run_here("export", inputs / "m", *tasks, *SMALL[:-1], out, "--quality")
     assert outcome.code == 0, outcome.err
     return out, outcome.out
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from support.exports import run_here, times_of_writing
-from support.models import one_thread
 
 from validation.reports import schema
 
@@ -23,8 +22,7 @@ EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", "--out", "out"
 def measured_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `EXPORT`; not to be changed."""
     out = tmp_path_factory.mktemp("measured") / "out"
-    with one_thread():
-        outcome = run_here("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", *EXPORT[4:7], out, *EXPORT[8:])
+    outcome = run_here("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", *EXPORT[4:7], out, *EXPORT[8:])
     assert outcome.code == 0, outcome.err
     return out
 

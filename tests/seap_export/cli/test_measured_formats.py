@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner
 from support.exports import run_here, times_of_writing
 from support.fake_format import FakeRunner, install_fake_format
-from support.models import one_thread
 from support.product import GENERAL_TEXT
 
 from seap_export.cli import main
@@ -36,7 +35,7 @@ def once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     """An export to the formats fake and fake:f16, and what it said; not to be changed."""
     out = tmp_path_factory.mktemp("measured") / "out"
     words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", out, *MEASURED]
-    with pytest.MonkeyPatch.context() as patch, one_thread():
+    with pytest.MonkeyPatch.context() as patch:
         install_fake_format(patch)
         outcome = run_here(*words, "--format", "fake", "--format", "fake:f16")
         assert FakeRunner.opened == 0

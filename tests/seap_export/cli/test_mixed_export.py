@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 from support.corpora import task_texts, write_task_corpora
 from support.exports import run_here
-from support.models import one_thread
-from support.product import GENERAL_TEXT
+from support.product import GENERAL_TEXT, CalibrationStep
 
 from seap_export.pipeline.steps import router
 from seap_export.pipeline.steps import run as steps
 from seap_export.pipeline.steps import variant as variants
-from seap_export.pipeline.steps.calibration import CalibrationStep
 
 Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
@@ -36,8 +34,7 @@ def pristine_mixed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     write_task_corpora(folder)
     corpora = ["--task", f"a={folder / 'a.jsonl'}", "--task", f"b={folder / 'b.jsonl'}"]
     arguments = ["export", str(folder / "m"), *corpora, *MIXTURES, "--ratio", "0.3", "--out", str(folder / "out")]
-    with one_thread():
-        outcome = run_here(*arguments)
+    outcome = run_here(*arguments)
     assert outcome.code == 0, outcome.err
     return folder
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from support.exports import run_here
-from support.models import one_thread
 
 from seap_export.pipeline.folder import outputs
 
@@ -50,8 +49,7 @@ def test_a_killed_export_goes_on_in_the_middle_of_each_step(work: Path, tmp_path
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     (work / "tried.toml").write_text("trials = 4\n", "utf-8")
     arguments = (*ARGUMENTS, "--recipe", "tried.toml")
-    with one_thread():
-        assert run_here(*arguments).code == 0
+    assert run_here(*arguments).code == 0
     expected = tree(work / "out")
     (work / "out").rename(work / "whole")
     for step in ("calibration/a", "ranking/a", "a-0.2/plan.json", "a-0.2/hf"):
@@ -61,8 +59,7 @@ def test_a_killed_export_goes_on_in_the_middle_of_each_step(work: Path, tmp_path
         assert not (work / "out" / step).exists()
         (left,) = (work / "out").glob(".seap-export-unfinished-*")
         assert [path for path in left.rglob("*") if path.is_file()]
-    with one_thread():
-        assert run_here(*arguments).code == 0
+    assert run_here(*arguments).code == 0
     assert tree(work / "out") == expected
 
 

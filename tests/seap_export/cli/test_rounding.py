@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.exports import run_here
-from support.models import one_thread, write_micro_model
+from support.models import write_micro_model
 from support.product import read_spec
 from support.tokenizers import write_byte_level
 
@@ -32,10 +32,9 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of the dense model and of a pruned one, in int4 and in fp32; not to be changed."""
     place = tmp_path_factory.mktemp("rounding")
     task = ("--task", f"a={inputs / 'a.jsonl'}")
-    with one_thread():
-        outcome = run_here(
-            "export", inputs / "m", *task, "--ratio", "0", "--ratio", "0.3", *FORMATS, "--out", place / "out"
-        )
+    outcome = run_here(
+        "export", inputs / "m", *task, "--ratio", "0", "--ratio", "0.3", *FORMATS, "--out", place / "out"
+    )
     assert outcome.code == 0, outcome.err
     return place / "out"
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.corpora import WORDS, write_corpus
 from support.exports import run_here
-from support.models import one_thread, write_micro_model
+from support.models import write_micro_model
 from support.product import read_plan
 from support.variations import VARIATIONS, VARIED
 from transformers import AutoModelForCausalLM
@@ -44,9 +44,8 @@ def write_byte_tokenizer(folder: Path) -> None:
 def pristine_uniform(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of task a at ratio 0.4; not to be changed."""
     out = tmp_path_factory.mktemp("uniform") / "out"
-    with one_thread():
-        task = f"a={inputs / 'a.jsonl'}"
-        outcome = run_here("export", inputs / "m", "--task", task, "--ratio", 0.4, *UNIFORM, "--out", out, "-q")
+    task = f"a={inputs / 'a.jsonl'}"
+    outcome = run_here("export", inputs / "m", "--task", task, "--ratio", 0.4, *UNIFORM, "--out", out, "-q")
     assert outcome.code == 0, outcome.err
     return out
 

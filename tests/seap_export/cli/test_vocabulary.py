@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.corpora import WORDS
 from support.exports import run_here
-from support.models import one_thread, write_micro_model
+from support.models import write_micro_model
 from support.product import GENERAL_TEXT, WORKSHOP, Vocabulary, read_plan
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.variations import VARIATIONS
@@ -54,8 +54,7 @@ def pristine_cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     size = write_model(folder, "llama-gqa")
     tasks = [part for name in "ab" for part in ("--task", f"{name}={folder / name}.jsonl")]
     options = ("--ratio", 0.4, "--general", "--vocabulary", size, "--quality", "--out", folder / "out", "-q")
-    with one_thread():
-        outcome = run_here("export", folder / "m", *tasks, *options)
+    outcome = run_here("export", folder / "m", *tasks, *options)
     assert outcome.code == 0, outcome.err
     return folder
 

@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from support.product import ExportRequest, OnnxFormat, Targets, Vocabulary
+from support.product import (
+    ExportRequest,
+    FormatStep,
+    OnnxFormat,
+    ParityStep,
+    QualityStep,
+    ShrinkStep,
+    Targets,
+    ValidationStep,
+    Vocabulary,
+)
 from support.variations import micro_config
 
 from seap_export.corpus import Task
 from seap_export.families import model_spec
 from seap_export.pipeline.budget.preview import first_candidates, search_work
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep
-from seap_export.pipeline.steps.quality import QualityStep
-from seap_export.pipeline.steps.validation import ValidationStep
-from seap_export.pipeline.steps.variant import ShrinkStep
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=1000))
 KEPT = {"a": Vocabulary(tuple(range(100)), 1000), "b": Vocabulary(tuple(range(300)), 1000)}

@@ -5,21 +5,25 @@ from typing import Any
 
 import pytest
 import torch
-from support.product import OnnxFormat
+from support.product import (
+    CalibrationStep,
+    FormatStep,
+    OnnxFormat,
+    ParityStep,
+    PlanStep,
+    QualityStep,
+    RoundingStep,
+    ShrinkStep,
+    ValidationStep,
+)
 from support.variations import micro_config
 
 from converters.mlx.format import MlxFormat
 from seap_export.families import model_spec
 from seap_export.pipeline.cost.cost import Rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
-from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep
-from seap_export.pipeline.steps.quality import QualityStep
 from seap_export.pipeline.steps.ranking import RankingStep
-from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.speed import SpeedStep
-from seap_export.pipeline.steps.validation import ValidationStep
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 
 RATES = Rates(operations=1e9, double_operations=5e8, memory_bytes=1e9)
 WORK = Workload(model_spec(micro_config(model_type="llama")), torch.float32)

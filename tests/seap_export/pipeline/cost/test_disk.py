@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from support.product import write_random_model
+from support.product import (
+    CalibrationStep,
+    FormatStep,
+    PlanStep,
+    QualityStep,
+    RoundingStep,
+    ShrinkStep,
+    write_random_model,
+)
 
 from seap_export.cli import main
 from seap_export.pipeline.cost.cost import Disk, total_disk
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
-from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.steps.formats import FormatStep
-from seap_export.pipeline.steps.quality import QualityStep
-from seap_export.pipeline.steps.rounding import RoundingStep
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from validation.shapes import SHAPES, Shape
 
 SHAPE = Shape(layers=2, hidden=256, heads=8, kv_heads=4, neurons=1024, vocabulary=4096, positions=1024, tied=True)

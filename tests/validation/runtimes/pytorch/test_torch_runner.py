@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.execution import ONE_THREAD
-from support.models import one_thread, write_micro_model
+from support.models import write_micro_model
 from support.product import Compute
 from support.variations import VARIATIONS, VARIED
 
@@ -80,16 +80,14 @@ def test_every_family(variation: str, attention: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
     if attention == "sdpa" and VARIATIONS[variation]["model_type"] in ("gemma2", "vaultgemma"):
         pytest.skip("the class refuses sdpa")
-    with one_thread():
-        expected = _whole(folder, attention)
+    expected = _whole(folder, attention)
     for compute in (Compute(), TIGHT):
         _assert_same(_streamed(folder, attention, compute), expected)
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2"])
 def test_layers_of_different_shapes(family: str, micro_hf: Callable[[str], Path]) -> None:
-    with one_thread():
-        expected = _whole(micro_hf(family), "eager")
+    expected = _whole(micro_hf(family), "eager")
     _assert_same(_streamed(micro_hf(family), "eager", TIGHT), expected)
 
 
@@ -135,7 +133,7 @@ def test_no_weight_is_held_after_a_run(tmp_path: Path) -> None:
 def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:
     for variation in ("llama-tied", "gemma3-all", "qwen3"):
         folder = write_micro_model(tmp_path / variation, **VARIATIONS[variation])
-        with one_thread(), open_torch_runner(folder, ONE_THREAD) as runner:
+        with open_torch_runner(folder, ONE_THREAD) as runner:
             model = runner.whole_model()
             with torch.inference_mode():
                 logits = model(input_ids=torch.tensor([_TOKENS[3:30]])).logits[0, -5:].numpy()
