@@ -24,6 +24,7 @@ from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyTensor, open_weights
 from seap_export.errors import ArtifactError
 from seap_export.sources.config import read_spec
+from seap_export.sources.weights import Difference
 
 __all__ = ["interface_differences", "open_graph", "refuse_bad_data", "weight_differences"]
 
@@ -58,7 +59,9 @@ def _data_file(tensor: ir.ExternalTensor) -> Path:
     return file
 
 
-def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm, file: str = MODEL_FILE) -> Iterator[str]:
+def weight_differences(
+    model_folder: Path, onnx_folder: Path, form: OnnxForm, file: str = MODEL_FILE
+) -> Iterator[Difference]:
     """The tensors and nodes that differ from the model's, and NaN and infinities, one line each.
 
     Tensors are matched by name and compared one at a time, in blocks of rows; the graph's are read and not mapped,
@@ -86,40 +89,42 @@ def weight_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm, fi
     for name, value in expected.items():
         wanted = value.const_value
         if name not in stored or wanted is None:
-            yield f"'{name}' is not stored"
+            yield Difference(name, f"'{name}' is not stored")
             continue
         tensor = stored[name].const_value
         if tensor is None or list(tensor.shape.numpy()) != list(wanted.shape.numpy()) or tensor.dtype != wanted.dtype:
-            yield f"'{name}' is stored with another shape or type"
+            yield Difference(name, f"'{name}' is stored with another shape or type")
         elif name.endswith(_PARTS):
             how = form.precision.quantization
-            if name.endswith(_PARTS[0]) and how is not None:
-                yield from filter(None, [_other_levels(name.removesuffix(_PARTS[0]), expected, stored, how)])
+            matrix = name.removesuffix(_PARTS[0])
+            if matrix != name and how is not None and (line := _other_levels(matrix, expected, stored, how)):
+                yield Difference(matrix, line)
         else:
             numbers = _Stored(tensor)
             pieces = ((piece, numbers.take(piece.size)) for piece in _pieces(wanted))
-            yield from filter(None, [other_numbers(name, pieces, form.precision.dtype)])
+            if line := other_numbers(name, pieces, form.precision.dtype):
+                yield Difference(name, line)
 
 
-def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[str]:
+def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[Difference]:
     """Attributes that differ between nodes of the same name and operator, a missing guard or poison against left
     padding, and another activation where results may tell too little.
     """
     nodes = {node.name: node for node in stored}
     for node in expected:
-        other = nodes.get(node.name)
+        name, other = str(node.name), nodes.get(node.name)
         if other is None:
-            if node.name in (LEFT_PADDING_GUARD, POISON):
-                yield f"node '{node.name}' is missing: rows padded on the left would be computed wrongly"
+            if name in (LEFT_PADDING_GUARD, POISON):
+                yield Difference(name, f"node '{name}' is missing: rows padded on the left would be computed wrongly")
             continue
         if other.op_type != node.op_type:
             if node.op_type in _GELUS:
-                yield f"node '{node.name}' is {other.op_type} and not {node.op_type}"
+                yield Difference(name, f"node '{name}' is {other.op_type} and not {node.op_type}")
             continue
-        for name in sorted(node.attributes.keys() | other.attributes.keys()):
-            wanted, given = (attributes.get(name) for attributes in (node.attributes, other.attributes))
+        for key in sorted(node.attributes.keys() | other.attributes.keys()):
+            wanted, given = (attributes.get(key) for attributes in (node.attributes, other.attributes))
             if wanted is None or given is None or not _is_same(wanted.value, given.value):
-                yield f"node '{node.name}' has a different {name} than the model"
+                yield Difference(name, f"node '{name}' has a different {key} than the model")
 
 
 def _is_same(expected: Any, stored: Any) -> bool:

@@ -17,7 +17,7 @@ import torch
 from seap_export.errors import ArtifactError
 from seap_export.json_file import read_artifact, read_json, write_json
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.weights import SafetensorsReader
+from seap_export.sources.weights import Difference, SafetensorsReader
 
 __all__ = ["ROUNDING_FILE", "RoundingNote", "read_note", "without_dtype"]
 
@@ -86,7 +86,7 @@ class RoundingNote:
         origin = _origin(SafetensorsReader(model_folder))
         for name in sorted(self.origin.keys() | origin.keys()):
             if self.origin.get(name) != origin.get(name):
-                yield f"'{name}' of {model_folder.name} is not what was rounded"
+                yield Difference(name, f"'{name}' of {model_folder.name} is not what was rounded")
         config = without_dtype(model_folder)
         for key in sorted(self.config.keys() | config.keys()):
             if self.config.get(key) != config.get(key):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from seap_export.errors import InputError
 from seap_export.json_file import read_json
 
-__all__ = ["SafetensorsReader", "WeightReader", "check_weights"]
+__all__ = ["Difference", "SafetensorsReader", "WeightReader", "check_weights"]
 
 _FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
 #: The longest header that is parsed (16 MiB); this is enough for a hundred thousand tensors.
@@ -34,6 +34,22 @@ class WeightReader(Protocol):
     def dtype(self) -> torch.dtype:
         """The floating-point dtype in which a copy of these weights is stored."""
         ...
+
+
+class Difference(str):
+    """A line about a tensor or a node that is not the model's.
+
+    Attributes:
+        name: Of the tensor or node.
+    """
+
+    name: str
+
+    def __new__(cls, name: str, line: str) -> Difference:
+        """The line, with the name that it is about."""
+        difference = super().__new__(cls, line)
+        difference.name = name
+        return difference
 
 
 class SafetensorsReader:

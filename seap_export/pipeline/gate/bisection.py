@@ -16,6 +16,7 @@ from seap_export.pipeline.folder.rounded import opened_model
 from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.sources.weights import Difference
 from validation.parity.bisect import Bisection, TapError, bisect
 from validation.parity.report import StageResult
 from validation.parity.run import plan_cases
@@ -28,7 +29,7 @@ def bisect_variant(
     settings: ParitySettings,
     prompt_file: Path | None,
     stages: Sequence[StageResult],
-    reasons: Sequence[str],
+    weights: Sequence[str],
     progress: Progress,
     compute: Compute | None = None,
 ) -> Bisection | None:
@@ -39,7 +40,7 @@ def bisect_variant(
         settings: How it was compared.
         prompt_file: On which prompts; None: the held-out texts of the export.
         stages: The comparison of logits; empty: there was none.
-        reasons: Why parity failed; the first weight that they name is the origin if no value diverges before it.
+        weights: The weights that differ; the first one is the origin if no value diverges before it.
         progress: Reports what happens.
         compute: Where torch runs.
 
@@ -67,7 +68,7 @@ def bisect_variant(
     except ParityFailure as error:
         progress.say(f"{variant.name}: cannot be bisected: {error}")
         return None
-    stored = _stored_wrongly(reasons)
+    stored = next((_tap(line.name) for line in weights if isinstance(line, Difference)), None)
     if stored is not None and (bisection.first is None or _depth(stored) < _depth(bisection.first)):
         return replace(bisection, first=stored)  # a wrong weight explains what diverges after it
     return bisection
@@ -79,12 +80,9 @@ def _depth(tap: TapError) -> float:
     return -1.0 if tap.sublayer.startswith("embed_tokens") else math.inf
 
 
-def _stored_wrongly(reasons: Sequence[str]) -> TapError | None:
-    """The first tensor or node named by the comparison of weights."""
-    names = (re.match(r"weights: (?:node )?'(?:model\.)?([^']+)'", reason) for reason in reasons)
-    name = next((found[1] for found in names if found), None)
-    if name is None:
-        return None
+def _tap(tensor: str) -> TapError:
+    """The place of a tensor or node."""
+    name = tensor.removeprefix("model.")
     layer = re.match(r"layers\.(\d+)\.", name)
     sublayer = name[layer.end() :] if layer else name
     return TapError(name, int(layer[1]) if layer else None, sublayer, None)

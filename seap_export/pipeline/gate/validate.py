@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -258,19 +258,23 @@ class _Validation:
     def _compare(self, variant: Variant, folder: FormatFolder, runtime: str, subject: str | None) -> None:
         reasons, notes, code = [], (), ParityFailure.exit_code
         stages: Sequence[StageResult] = ()
+        weights: Sequence[str] = ()
         try:
             report, stages = self._logits(variant, folder, runtime)
             first, *others = report["reasons"] or [""]
             reasons += [f"{first}; {report['hint']}", *others] if first else []
             notes = report.get("looser_limits", ())
-            reasons += self._weights(variant, folder)
+            weights = self._weights(variant, folder)
+            reasons += [f"weights: {line}" for line in weights[:_MOST_WEIGHTS]]
+            if len(weights) > _MOST_WEIGHTS:
+                reasons.append(f"weights: {len(weights) - _MOST_WEIGHTS} more differ")
         except ParityFailure as error:
             reasons.append(str(error))
         except ArtifactError as error:
             reasons, code = [str(error)], ArtifactError.exit_code
         self._add(Check.of(variant.name, "parity", reasons, code, notes, subject))
         if reasons and code == ParityFailure.exit_code and self._request.bisect and runtime_row(runtime).traces:
-            self._bisect(variant, stages, reasons)
+            self._bisect(variant, stages, weights)
 
     def _logits(
         self, variant: Variant, folder: FormatFolder, runtime: str
@@ -290,20 +294,17 @@ class _Validation:
         known[f"{folder.name} in {runtime}" if folder.name in known else folder.name] = report
         return report, stages
 
-    def _weights(self, variant: Variant, folder: FormatFolder) -> Iterator[str]:
+    def _weights(self, variant: Variant, folder: FormatFolder) -> list[str]:
         self._progress.say(f"{variant.name}: comparing weights")
         try:
-            lines = list(differences(folder.path))
+            return list(differences(folder.path))
         except InputError as error:  # here the model is a part of the artifact
             raise ArtifactError(str(error)) from error
-        yield from (f"weights: {line}" for line in lines[:_MOST_WEIGHTS])
-        if len(lines) > _MOST_WEIGHTS:
-            yield f"weights: {len(lines) - _MOST_WEIGHTS} more differ"
 
-    def _bisect(self, variant: Variant, stages: Sequence[StageResult], reasons: Sequence[str]) -> None:
+    def _bisect(self, variant: Variant, stages: Sequence[StageResult], weights: Sequence[str]) -> None:
         request = self._request
         bisection = bisect_variant(
-            variant, request.parity, request.prompt_file, stages, reasons, self._progress, request.compute
+            variant, request.parity, request.prompt_file, stages, weights, self._progress, request.compute
         )
         if bisection is None:
             return
