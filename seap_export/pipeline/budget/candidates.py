@@ -14,7 +14,7 @@ from converters.format import Format
 from seap_export.corpus import Split
 from seap_export.errors import ArtifactError, InputError
 from seap_export.pipeline.budget.predictor import Predictor, arithmetic
-from seap_export.pipeline.evaluation.quality import DENSE_TEXTS, MAX_LENGTH, folder_quality_key
+from seap_export.pipeline.evaluation.quality import MAX_LENGTH, folder_quality_key
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.evaluation.subject import Subject
 from seap_export.pipeline.evaluation.texts import paired_texts
@@ -25,6 +25,7 @@ from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured
 from seap_export.pipeline.steps.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.quality import DENSE_TEXTS
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Step, Work

@@ -1,61 +1,55 @@
-"""The quality step of an export: compares each variant with the dense model on the held-out texts of its tasks.
+"""The quality of a variant as an export measures it: beside the dense model, on the held-out texts of its tasks.
 
 A few texts of the other tasks and a general text show what it lost elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from seap_export.activations.statistics import Calibration, CalibrationRecord
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_json
-from seap_export.json_file import read_artifact, write_json
-from seap_export.layers.compute import Compute
+from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.evaluate import divergence_report, divergence_texts, text_sets
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, variant_subject
 from seap_export.pipeline.evaluation.texts import dense_tokenizer
 from seap_export.pipeline.folder.contents import Variant
-from seap_export.pipeline.folder.names import ONNX, QUALITY, calibration_step
-from seap_export.pipeline.folder.workspace import Workspace
-from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.folder.names import QUALITY
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.texts.general_text import TextSet, elsewhere_texts, refuse_damaged_cell
+from seap_export.pipeline.texts.general_text import TextSet, refuse_damaged_cell
 from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.sources.config import end_tokens
 from seap_export.sources.source import Source
-from validation.divergence.measure import DenseAnswers, claim_texts, continue_prompt
+from validation.divergence.measure import DenseAnswers, continue_prompt
 from validation.divergence.paired import PairedText
 
 __all__ = [
-    "DENSE_TEXTS",
+    "ANSWER_TOKENS",
     "MAX_LENGTH",
     "QualityRequest",
+    "QualityWork",
     "folder_quality_key",
-    "measure_quality",
     "quality_figures",
     "quality_key",
+    "quality_report",
     "quality_request",
+    "quality_work",
     "recorded_quality",
-    "settled_quality",
 ]
 
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
 _VERSION = 5
-#: The name of the step that runs the dense model.
-DENSE_TEXTS = "dense texts"
 #: The sample answer: tokens of the prompt at most, and tokens that follow it.
-_PROMPT_TOKENS, _ANSWER_TOKENS = 128, 32
+_PROMPT_TOKENS, ANSWER_TOKENS = 128, 32
 #: Held-out prompts of which the first is taken that the dense model answers.
 _MOST_PROMPTS = 8
 _FIGURES = ("mean_kl_nats", "top1_agreement", "perplexity", "dense_perplexity", "tokens")
@@ -97,7 +91,7 @@ def quality_request(measured: Measured, settings: ParitySettings, general_text: 
 
 
 @dataclass(frozen=True)
-class _Work:
+class QualityWork:
     """What is compared for one variant.
 
     Attributes:
@@ -171,106 +165,20 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
         raise ArtifactError(f"{QUALITY}: damaged ({error} is missing); export again with --force") from error
 
 
-def measure_quality(
-    source: Source,
-    dense: Callable[[], Path],
-    variants: Mapping[str, str],
-    request: QualityRequest,
-    workspace: Workspace,
-    compute: Compute,
-    progress: Progress,
-) -> None:
-    """Writes quality.json for every variant that has none yet.
-
-    The dense model runs once, over the texts of all these variants, and is released before a variant is opened.
+def quality_work(
+    source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], request: QualityRequest
+) -> QualityWork:
+    """What is compared for the variant in a folder.
 
     Args:
         source: The dense model.
-        dense: Returns its files as a folder that transformers loads; called if there is something to measure.
-        variants: The keys of what is measured of each variant, by name.
+        folder: The variant's.
+        elsewhere: The texts of every task, and the general text.
         request: How to measure.
-        workspace: The output folder, locked.
-        compute: Where torch runs.
-        progress: Reports what happens.
 
     Raises:
-        ArtifactError: A variant's logits are NaN or infinite.
-        InputError: The general text cannot be used.
-        EnvironmentFailure: The temporary folder is full.
+        ArtifactError: A file of the variant is damaged.
     """
-    elsewhere = elsewhere_texts(_records(workspace), request.general_text)
-    keys = {name: quality_key(key, request.max_length, elsewhere) for name, key in variants.items()}
-    for name, key in keys.items():
-        if workspace.manifest.steps.get(_step(name), key) != key:
-            _forget(workspace, name)  # it belongs to another folder, or lacks a task
-    missing = [name for name in variants if not workspace.is_done(_step(name), keys[name])]
-    works = {name: _work(source, workspace.folder / name, elsewhere, request) for name in missing}
-    for name, work in list(works.items()):
-        if not any(min(len(text.dense), len(text.variant)) > 1 for text in work.held_out_texts):
-            progress.warn(f"{name}: its held-out texts are too short to measure quality")
-            del works[name]
-    if not works:
-        return
-    execution = request.evaluation.execution(compute)
-    with DenseAnswers(dense(), execution) as answers:
-        texts = tuple(dict.fromkeys(text.dense for work in works.values() for text in work.texts))
-        for name, work in works.items() if request.measured.is_onnx else ():
-            claim_texts(workspace.folder / name / ONNX, [text.variant for text in work.texts], execution, progress.say)
-        label = "running the dense model on held-out texts"
-        with progress.step(label, len(texts), "texts", name=DENSE_TEXTS) as done:
-            stops = frozenset().union(*(work.dense_stops for work in works.values()))
-            answers.run(texts, [work.prompts for work in works.values()], _ANSWER_TOKENS, stops, done)
-        for name, work in works.items():
-            label = f"{name}: comparing with the dense model"
-            with progress.step(label, work.distinct, "texts", name=_step(name)) as done:
-                report = _report(work, answers, request, done)
-            with workspace.writing(_step(name), keys[name], folder=False) as path:
-                write_json(path, report)
-
-
-def _records(workspace: Workspace) -> list[CalibrationRecord]:
-    """What the tasks of the output folder were calibrated on; an earlier task whose statistics are gone has none."""
-    records = []
-    for task in workspace.manifest.tasks:
-        with suppress(ArtifactError):
-            records.append(Calibration(workspace.folder / calibration_step(task)).record)
-    return records
-
-
-def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
-    """The quality figures of a variant for the manifest; None if none were measured.
-
-    A report of earlier files, which --force has replaced, is removed.
-
-    Args:
-        workspace: The output folder, locked.
-        name: The variant.
-
-    Raises:
-        ArtifactError: The report was changed since, and there is no --force.
-    """
-    step, manifest = _step(name), workspace.manifest
-    if step not in manifest.steps:
-        return None
-    key = manifest.steps[step]
-    known = [known_key for other, known_key in manifest.steps.items() if other.startswith(f"{name}/")]
-    is_of_folder = key.partition("-")[0] in (folder_quality_key(known_key, MAX_LENGTH) for known_key in known)
-    if is_of_folder and workspace.is_done(step, key):
-        return quality_figures(read_artifact(workspace.folder / step))
-    _forget(workspace, name)
-    return None
-
-
-def _forget(workspace: Workspace, name: str) -> None:
-    workspace.manifest.forget(_step(name))
-    (workspace.folder / _step(name)).unlink(missing_ok=True)
-
-
-def _step(name: str) -> str:
-    return f"{name}/{QUALITY}"
-
-
-def _work(source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], request: QualityRequest) -> _Work:
     variant, evaluation = Variant(folder), request.evaluation
     subject = variant_subject(variant, source)
     tokenizer = load_tokenizer(subject.artifact(evaluation.tokenizer_folder))
@@ -285,7 +193,7 @@ def _work(source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], 
         tuple(_prompt(cut, sample) for sample in samples[:_MOST_PROMPTS]) for cut in (dense, tokenizer)
     )
     texts, others = divergence_texts(subject, evaluation), text_sets(subject, evaluation, elsewhere)
-    return _Work(subject, texts, others, prompts, variant_prompts, stops, dense, tokenizer)
+    return QualityWork(subject, texts, others, prompts, variant_prompts, stops, dense, tokenizer)
 
 
 def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
@@ -294,16 +202,14 @@ def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
     return ids if sample["prompt"] and sample["completion"] else ids[: max(1, len(ids) // 2)]
 
 
-def _report(work: _Work, answers: DenseAnswers, request: QualityRequest, done: Any) -> dict[str, Any]:
+def quality_report(work: QualityWork, answers: DenseAnswers, request: QualityRequest, done: Any) -> dict[str, Any]:
     """The report of `seap-export evaluate`, and one answer of each model to the same prompt."""
     measured, subject = request.measured, work.subject
     report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
     prompt, dense = answers.answer(work.prompts)
     variant_prompt = work.variant_prompts[work.prompts.index(prompt)]
     folder, execution = subject.artifact(measured.folder), request.evaluation.execution(None)
-    variant = continue_prompt(
-        folder, measured.runtime, variant_prompt, _ANSWER_TOKENS, work.stops, execution=execution
-    )
+    variant = continue_prompt(folder, measured.runtime, variant_prompt, ANSWER_TOKENS, work.stops, execution=execution)
     before: str = work.dense.decode(list(prompt))
     sample = {
         "dense": work.dense.decode([*prompt, *dense]).removeprefix(before),

@@ -1,30 +1,23 @@
-"""The speed step of an export: times each variant against the dense model, both in the same runtime."""
+"""The speed of variants as an export measures it, and as reports and the manifest say it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from converters.onnx.format import OnnxFormat
 from seap_export.families import ModelSpec
-from seap_export.hashing import sha256_json
-from seap_export.pipeline.evaluation.bench import BenchRequest, time_variants
-from seap_export.pipeline.folder.contents import Export, Variant
+from seap_export.pipeline.evaluation.bench import BenchRequest
+from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.names import ONNX
-from seap_export.pipeline.folder.performance import Performance
-from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.runtime.doctor.driver import gpu_name
-from seap_export.runtime.doctor.machine import processor
-from seap_export.runtime.session import available_threads
 from validation.speed.gate import SpeedLimits, SpeedVerdict
 from validation.speed.interval import FEWEST_RUNS
 from validation.speed.measure import SpeedCell
 from validation.speed.report import SpeedReport, Speedup, SubjectFigures
 
-__all__ = ["measure_speed", "recorded_speed", "speed_json", "speed_request"]
+__all__ = ["recorded_speed", "speed_json", "speed_request"]
 
 _DEPTH, _STEPS = 128, 16
 #: What every cell of recorded figures has, and what those of a variant have too.
@@ -51,44 +44,6 @@ def speed_request(spec: ModelSpec, measured: Measured, settings: ParitySettings)
         steps=steps,
         memory=False,
     )
-
-
-def measure_speed(
-    dense: Callable[[], Path],
-    variants: Mapping[Path, str],
-    measured: Measured,
-    request: BenchRequest,
-    performance: Performance,
-    progress: Progress,
-) -> None:
-    """Times the variants that were not timed on this machine yet, alternating with the dense model.
-
-    Args:
-        dense: Returns the dense model as a folder that transformers loads; called if there is something to time.
-        variants: The keys of what is timed, by the variants' folders.
-        measured: What is timed of each.
-        request: What to time.
-        performance: Receives the figures, with the key that says what they belong to.
-        progress: Reports what happens.
-
-    Raises:
-        EnvironmentFailure: The provider or the runtime is not available.
-        ArtifactError: A variant cannot be loaded.
-    """
-    gpu = None if request.provider == "cpu" else gpu_name()
-    setting = sha256_json([processor(), gpu, available_threads(), repr(request)])
-    missing = []
-    for folder, key in variants.items():
-        known = performance.speed.get(folder.name, {})
-        if (known.get(measured.folder), known.get("setting")) != (key, setting):
-            missing.append(folder)
-    if not missing:
-        return
-    variants_to_time = [Variant(folder, Export(folder.parent)) for folder in missing]
-    report = time_variants(variants_to_time, dense(), request, progress)
-    for folder in missing:
-        figures = {**measured.to_json(), **speed_json(report, folder.name, engine=measured.runtime)}
-        performance.speed[folder.name] = {measured.folder: variants[folder], "setting": setting, "figures": figures}
 
 
 def recorded_speed(variant: Variant) -> dict[str, Any] | None:

@@ -12,12 +12,12 @@ from seap_export.activations.statistics import Calibration
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.json_file import read_artifact
-from seap_export.pipeline.evaluation.quality import settled_quality
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import HF, parity_file
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.formats import FormatStep, format_step
+from seap_export.pipeline.steps.quality import settled_quality
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.plan.plan import Plan, read_plan

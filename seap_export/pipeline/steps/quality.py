@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from seap_export.activations.statistics import Calibration, CalibrationRecord
+from seap_export.errors import ArtifactError
+from seap_export.json_file import read_artifact, write_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.quality import (
-    DENSE_TEXTS,
-    measure_quality,
+    ANSWER_TOKENS,
+    MAX_LENGTH,
+    QualityRequest,
+    folder_quality_key,
+    quality_figures,
+    quality_key,
+    quality_report,
     quality_request,
-    settled_quality,
+    quality_work,
 )
-from seap_export.pipeline.folder.names import QUALITY
+from seap_export.pipeline.folder.names import ONNX, QUALITY, calibration_step
+from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.joint import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
-from seap_export.pipeline.texts.general_text import GENERAL_TEXT
+from seap_export.pipeline.texts.general_text import GENERAL_TEXT, elsewhere_texts
+from validation.divergence.measure import DenseAnswers, claim_texts
 
-__all__ = ["QualityStep"]
+__all__ = ["DENSE_TEXTS", "QualityStep", "settled_quality"]
+
+#: The name under which the run of the dense model is shown and recorded.
+DENSE_TEXTS = "dense texts"
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
@@ -55,7 +70,7 @@ class QualityStep(JointStep):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return DENSE_TEXTS, *(f"{name}/{QUALITY}" for name in self.variants)
+        return DENSE_TEXTS, *map(_step, self.variants)
 
     def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[Step]) -> list[PlannedWork]:
         if (folder / variant.plan.variant / QUALITY).exists():
@@ -64,11 +79,90 @@ class QualityStep(JointStep):
         return [variant.planned_work(self.cost, others)]
 
     def make(self, made: MadeVariants) -> None:
-        """Runs the dense model once, if anything is missing, and then each variant."""
+        """Runs the dense model once, if anything is missing, and then each variant.
+
+        Raises:
+            ArtifactError: A variant's logits are NaN or infinite.
+            InputError: The general text cannot be used.
+            EnvironmentFailure: The temporary folder is full.
+        """
         for measured, keys in made.sound(self.variants).items():
-            request = quality_request(measured, self.settings, self.general_text)
-            work = made.work
-            measure_quality(work.source, made.dense, keys, request, made.workspace, work.compute, work.progress)
+            self._measure(made, quality_request(measured, self.settings, self.general_text), keys)
         for name, variant in made.variants.items():
             variant["quality"] = settled_quality(made.workspace, name)
             made.workspace.manifest.variants[name] = variant  # which a new report has taken off the list
+
+    def _measure(self, made: MadeVariants, request: QualityRequest, folder_keys: Mapping[str, str]) -> None:
+        """The dense model runs over the texts of all variants, and is released before a variant is opened."""
+        workspace, source, progress = made.workspace, made.work.source, made.work.progress
+        elsewhere = elsewhere_texts(_records(workspace), request.general_text)
+        keys = {name: quality_key(key, request.max_length, elsewhere) for name, key in folder_keys.items()}
+        for name, key in keys.items():
+            if workspace.manifest.steps.get(_step(name), key) != key:
+                _forget(workspace, name)  # it belongs to another folder, or lacks a task
+        missing = [name for name in keys if not workspace.is_done(_step(name), keys[name])]
+        works = {name: quality_work(source, workspace.folder / name, elsewhere, request) for name in missing}
+        for name, work in list(works.items()):
+            if not any(min(len(text.dense), len(text.variant)) > 1 for text in work.held_out_texts):
+                progress.warn(f"{name}: its held-out texts are too short to measure quality")
+                del works[name]
+        if not works:
+            return
+        execution = request.evaluation.execution(made.work.compute)
+        with DenseAnswers(made.dense(), execution) as answers:
+            texts = tuple(dict.fromkeys(text.dense for work in works.values() for text in work.texts))
+            for name, work in works.items() if request.measured.is_onnx else ():
+                onnx = workspace.folder / name / ONNX
+                claim_texts(onnx, [text.variant for text in work.texts], execution, progress.say)
+            label = "running the dense model on held-out texts"
+            with progress.step(label, len(texts), "texts", name=DENSE_TEXTS) as done:
+                stops = frozenset().union(*(work.dense_stops for work in works.values()))
+                answers.run(texts, [work.prompts for work in works.values()], ANSWER_TOKENS, stops, done)
+            for name, work in works.items():
+                label = f"{name}: comparing with the dense model"
+                with progress.step(label, work.distinct, "texts", name=_step(name)) as done:
+                    report = quality_report(work, answers, request, done)
+                with workspace.writing(_step(name), keys[name], folder=False) as path:
+                    write_json(path, report)
+
+
+def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
+    """The quality figures of a variant for the manifest; None if none were measured.
+
+    A report of earlier files, which --force has replaced, is removed.
+
+    Args:
+        workspace: The output folder, locked.
+        name: The variant.
+
+    Raises:
+        ArtifactError: The report was changed since, and there is no --force.
+    """
+    step, manifest = _step(name), workspace.manifest
+    if step not in manifest.steps:
+        return None
+    key = manifest.steps[step]
+    known = [known_key for other, known_key in manifest.steps.items() if other.startswith(f"{name}/")]
+    is_of_folder = key.partition("-")[0] in (folder_quality_key(known_key, MAX_LENGTH) for known_key in known)
+    if is_of_folder and workspace.is_done(step, key):
+        return quality_figures(read_artifact(workspace.folder / step))
+    _forget(workspace, name)
+    return None
+
+
+def _records(workspace: Workspace) -> list[CalibrationRecord]:
+    """What the tasks of the output folder were calibrated on; an earlier task whose statistics are gone has none."""
+    records = []
+    for task in workspace.manifest.tasks:
+        with suppress(ArtifactError):
+            records.append(Calibration(workspace.folder / calibration_step(task)).record)
+    return records
+
+
+def _forget(workspace: Workspace, name: str) -> None:
+    workspace.manifest.forget(_step(name))
+    (workspace.folder / _step(name)).unlink(missing_ok=True)
+
+
+def _step(variant: str) -> str:
+    return f"{variant}/{QUALITY}"

@@ -6,15 +6,21 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
-from seap_export.pipeline.evaluation.speed import measure_speed, speed_request
+from seap_export.pipeline.evaluation.bench import time_variants
+from seap_export.pipeline.evaluation.speed import speed_json, speed_request
+from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.performance import read_performance
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.joint import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
+from seap_export.runtime.doctor.driver import gpu_name
+from seap_export.runtime.doctor.machine import processor
+from seap_export.runtime.session import available_threads
 
 __all__ = ["SpeedStep"]
 
@@ -52,9 +58,27 @@ class SpeedStep(JointStep):
         return [] if variant.plan.variant in read_performance(folder).speed else [variant.planned_work(self.cost)]
 
     def make(self, made: MadeVariants) -> None:
-        """Times what was not timed on this machine yet."""
-        work = made.work
+        """Times what was not timed on this machine yet, alternating with the dense model.
+
+        Raises:
+            EnvironmentFailure: The provider or the runtime is not available.
+            ArtifactError: A variant cannot be loaded.
+        """
+        speed, export = made.performance.speed, Export(made.work.folder)
         for measured, keys in made.sound(self.variants).items():
-            request = speed_request(work.source.spec, measured, self.settings)
-            folders = {work.folder / name: key for name, key in keys.items()}
-            measure_speed(made.dense, folders, measured, request, made.performance, work.progress)
+            request = speed_request(made.work.source.spec, measured, self.settings)
+            gpu = None if request.provider == "cpu" else gpu_name()
+            setting = sha256_json([processor(), gpu, available_threads(), repr(request)])
+            missing = []
+            for name, key in keys.items():
+                entry = speed.get(name, {})
+                if (entry.get(measured.folder), entry.get("setting")) != (key, setting):
+                    missing.append(name)
+            if not missing:
+                continue
+            report = time_variants(
+                [export.variant(name) for name in missing], made.dense(), request, made.work.progress
+            )
+            for name in missing:
+                figures = {**measured.to_json(), **speed_json(report, name, engine=measured.runtime)}
+                speed[name] = {measured.folder: keys[name], "setting": setting, "figures": figures}
