@@ -22,7 +22,7 @@ from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.hidden_states import HalfPass, HiddenStates
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.rotary import attention_factor, rotary_tables
-from seap_export.pipeline.budget.candidates import WORKSHOP
+from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.manifest import read_manifest
@@ -64,12 +64,12 @@ from validation.speed.measure import Timing
 from validation.speed.memory import PeakMemory
 
 __all__ = [
+    "CANDIDATES_FOLDER",
     "COMPENSATIONS",
     "GENERAL_TEXT",
     "HALVES",
     "MOST_TEXTS",
     "PROJECTIONS",
-    "WORKSHOP",
     "Batch",
     "BlockQuantization",
     "Calibration",

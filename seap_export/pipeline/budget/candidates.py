@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,9 @@ from seap_export.pipeline.steps.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.quality import DENSE_TEXTS
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
-from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pipeline.steps.variant_steps import variant_steps
+from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.variant import OfVariant, PlanStep
+from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
 from seap_export.vocabulary.choice import VocabularySize
 from seap_export.vocabulary.table import Vocabulary
@@ -38,33 +39,18 @@ from validation.prompts import tokenize_prompts
 from validation.speed.engines import open_engine
 from validation.speed.measure import measure_speed
 
-__all__ = ["WORKSHOP", "Workshop", "open_workshop"]
+__all__ = ["CANDIDATES_FOLDER", "Candidates", "open_candidates"]
 
 #: Kept for a run that goes on after an interruption, and removed by the next export that finishes.
-WORKSHOP = ".seap-export-unfinished-frontier"
+CANDIDATES_FOLDER = ".seap-export-unfinished-frontier"
 
 
-@dataclass(frozen=True)
-class _Made:
-    """The steps of a candidate in the hidden folder: those of a variant but for parity.
-
-    Attributes:
-        place: Where they are made.
-        all: In order.
-        written: The last of them, which writes the format.
-    """
-
-    place: Workspace
-    all: tuple[Step, ...]
-    written: FormatStep
-
-
-class Workshop:
-    """Makes and measures candidates; figures that are known from an earlier run are not measured again.
+class Candidates:
+    """Makes candidates as variants in a hidden folder, and measures them, if no earlier run has.
 
     Args:
-        request: What is asked for.
-        usual: The format of the dense model that speed-ups are over.
+        request: The export's.
+        baseline: The format of the dense model that speed-ups are over.
         work: The model and the machine; statistics and rankings are in its folder.
         hidden: The folder, locked, of the candidates with each vocabulary: names tell only their ratios apart.
         splits: The texts of each task.
@@ -76,7 +62,7 @@ class Workshop:
     def __init__(
         self,
         request: ExportRequest,
-        usual: Format,
+        baseline: Format,
         work: Work,
         hidden: Mapping[VocabularySize, Workspace],
         splits: Mapping[str, Split],
@@ -84,7 +70,7 @@ class Workshop:
         known: Mapping[str, Figures],
         stack: ExitStack,
     ) -> None:
-        self._request, self._usual, self._work, self._hidden = request, usual, work, hidden
+        self._request, self._baseline, self._work, self._hidden = request, baseline, work, hidden
         self._splits, self._vocabularies, self._known, self._stack = splits, vocabularies, known, stack
 
     def evaluate(self, ranking: RankingStep, candidate: Candidate, predictor: Predictor) -> Point | None:
@@ -92,9 +78,9 @@ class Workshop:
 
         What the dense model loses unquantised is taken for nothing if it is too large to be chosen, and not measured.
         """
-        made, ideal = self._steps(ranking, candidate), predictor.ideal_speedup(candidate)
-        name, predicted = f"{made.written.variant} in {candidate.label}", predictor.bytes(candidate)
-        key = folder_quality_key(made.written.key, MAX_LENGTH)
+        steps, ideal = self._steps(ranking, candidate), predictor.ideal_speedup(candidate)
+        name, predicted = f"{steps.plan.variant} in {candidate.label}", predictor.bytes(candidate)
+        key = folder_quality_key(_format_step(steps).key, MAX_LENGTH)
         size = None if self._request.targets is None else self._request.targets.size
         is_exact = not candidate.ratio and arithmetic(candidate.format).quantization is None
         if size is not None and predicted > size and is_exact:
@@ -106,44 +92,44 @@ class Workshop:
             return Point(candidate, self._known[key], key, predicted, ideal)
         self._work.progress.say(f"trying {name}, about {predicted / 1e6:.1f} MB")
         try:
-            figures = self._measure(made, self._texts[ranking.mixture.name], name)
+            figures = self._measure(steps, candidate, self._texts[ranking.mixture.name], name)
         except (InputError, ArtifactError) as error:
             self._work.progress.warn(f"{name} is left out: {error}")
             return None
         return Point(candidate, figures, key, predicted, ideal)
 
     def time(self, ranking: RankingStep, candidate: Candidate) -> float:
-        """The measured speed-up of a decode step over the dense model in the usual format."""
+        """The measured speed-up of a decode step over the dense model in the baseline's format."""
         folders = {
-            name: (self._make(self._steps(ranking, own)), own.format)
-            for name, own in {"usual": Candidate(0.0, self._usual), "candidate": candidate}.items()
+            name: (self._make(self._steps(ranking, timed), timed), timed.format)
+            for name, timed in {"baseline": Candidate(0.0, self._baseline), "candidate": candidate}.items()
         }
-        if candidate == Candidate(0.0, self._usual):
+        if candidate == Candidate(0.0, self._baseline):
             return 1.0
         parity, spec = self._request.parity, self._work.source.spec
-        asked = speed_request(spec, Measured("", candidate.format), parity)
+        timing = speed_request(spec, Measured("", candidate.format), parity)
         openers = {
             name: partial(
                 open_engine,
-                own.runtimes[0],
+                format.runtimes[0],
                 folder,
                 spec.max_position_embeddings,
-                asked.execution,
+                timing.execution,
             )
-            for name, (folder, own) in folders.items()
+            for name, (folder, format) in folders.items()
         }
         label = f"timing {ranking.mixture.name}-{candidate.ratio:g} in {candidate.label}"
-        with self._work.progress.step(label, 2 * asked.runs, "runs", name="speed") as advance:
+        with self._work.progress.step(label, 2 * timing.runs, "runs", name="speed") as advance:
             timings = measure_speed(
                 openers,
-                asked.cells,
+                timing.cells,
                 vocab_size=self._fewest_tokens(ranking, candidate),
-                runs=asked.runs,
-                steps=asked.steps,
+                runs=timing.runs,
+                steps=timing.steps,
                 on_progress=advance,
             )
-        (cell,) = asked.cells
-        return timings["usual"][cell].step_s / timings["candidate"][cell].step_s
+        (cell,) = timing.cells
+        return timings["baseline"][cell].step_s / timings["candidate"][cell].step_s
 
     def _fewest_tokens(self, ranking: RankingStep, candidate: Candidate) -> int:
         """The tokens that the candidate and the dense model both have."""
@@ -155,14 +141,16 @@ class Workshop:
 
     def keep(self, ranking: RankingStep, kept: Collection[Candidate]) -> None:
         """Removes all other candidates of a task or mixture."""
-        for vocabulary, place in self._hidden.items():
-            of_place = [self._steps(ranking, own).all for own in kept if own.vocabulary == vocabulary]
-            names = {step.name for steps in of_place for step in steps}
-            for name in list(place.manifest.steps):
+        for vocabulary, hidden in self._hidden.items():
+            making = [
+                _making(self._steps(ranking, candidate)) for candidate in kept if candidate.vocabulary == vocabulary
+            ]
+            names = {step.name for steps in making for step in steps}
+            for name in list(hidden.manifest.steps):
                 first, second, *_ = name.split("/")
                 variant = second if first == ROUNDING else first
                 if variant.rpartition("-")[0] == ranking.mixture.name and name not in names:
-                    _forget(place, name)
+                    _forget(hidden, name)
 
     def hand_over(self, ranking: RankingStep, chosen: Candidate, workspace: Workspace) -> None:
         """Moves the steps of a candidate into the output folder, unless they are there.
@@ -175,43 +163,43 @@ class Workshop:
         Raises:
             UsageError: Something else is there, and there is no --force.
         """
-        made = self._steps(ranking, chosen)
-        for step in made.all:
-            name = f"{made.written.variant}/{chosen.format.name}" if step is made.written else step.name
-            if not workspace.is_done(name, step.key) and made.place.is_done(step.name, step.key):
-                workspace.record(name, step.key, made.place.folder / step.name)
+        steps, hidden = self._steps(ranking, chosen), self._hidden[chosen.vocabulary]
+        for step in _making(steps):
+            name = f"{step.variant}/{chosen.format.name}" if isinstance(step, FormatStep) else step.name
+            if not workspace.is_done(name, step.key) and hidden.is_done(step.name, step.key):
+                workspace.record(name, step.key, hidden.folder / step.name)
 
-    def _measure(self, made: _Made, texts: Sequence[str], name: str) -> Figures:
-        folder, format, parity = self._make(made), made.written.format, self._request.parity
-        variant, kept = Export(made.place.folder).variant(made.written.variant), made.written.plan.vocabulary
+    def _measure(self, steps: VariantSteps, candidate: Candidate, texts: Sequence[str], name: str) -> Figures:
+        folder, kept, parity = self._make(steps, candidate), steps.plan.vocabulary, self._request.parity
+        variant = Export(self._hidden[candidate.vocabulary].folder).variant(steps.plan.variant)
         subject = Subject(variant.name, variant, None, self._work.source)
         pairs = paired_texts(subject, self._work.source, variant.hf, texts, self._most_tokens)
         dense = [pair.dense for pair in pairs]
         self._answers.run(dense)  # what the candidate's tokenizer cuts otherwise
         reference = self._answers.reference(dense)
-        runtime, execution = format.runtimes[0], parity.execution(self._work.compute)
+        runtime, execution = candidate.format.runtimes[0], parity.execution(self._work.compute)
         if runtime == ONNX_RUNTIME:
             claim_texts(folder, [pair.variant for pair in pairs], execution, self._work.progress.say)
         with self._work.progress.step(f"{name}: comparing with the dense model", len(texts), "texts") as done:
             options: Any = {"execution": execution, "on_progress": done}
             options |= {"texts": pairs, "kept": None if kept is None else kept.rows}
-            found = measure_divergence(reference, folder, runtime, **options)
+            divergence = measure_divergence(reference, folder, runtime, **options)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Figures(size, found.mean_kl, found.top1_agreement, found.perplexity, found.tokens)
+        return Figures(size, divergence.mean_kl, divergence.top1_agreement, divergence.perplexity, divergence.tokens)
 
-    def _make(self, made: _Made) -> Path:
-        work = replace(self._work, folder=made.place.folder, shared=self._work.folder)
-        for _ in run_steps(made.all, work, made.place):
+    def _make(self, steps: VariantSteps, candidate: Candidate) -> Path:
+        """The folder of the candidate's format."""
+        hidden = self._hidden[candidate.vocabulary]
+        work = replace(self._work, folder=hidden.folder, shared=self._work.folder)
+        for _ in run_steps(_making(steps), work, hidden):
             pass
-        return made.place.folder / made.written.name
+        return hidden.folder / _format_step(steps).name
 
-    def _steps(self, ranking: RankingStep, candidate: Candidate) -> _Made:
-        folder = f"{candidate.format.name}-{candidate.format.precision}"
+    def _steps(self, ranking: RankingStep, candidate: Candidate) -> VariantSteps:
+        """Those of a variant; the folder of its format is named by the precision, too, since several may be tried."""
+        formats = {f"{candidate.format.name}-{candidate.format.precision}": candidate.format}
         kept = self._kept(ranking, candidate)
-        spec, formats = self._work.source.spec, {folder: candidate.format}
-        own = variant_steps(spec, self._request, ranking, candidate.ratio, formats, kept)
-        steps = tuple(step for step in own.all if not isinstance(step, ParityStep))
-        return _Made(self._hidden[candidate.vocabulary], steps, own.formats[folder])
+        return variant_steps(self._work.source.spec, self._request, ranking, candidate.ratio, formats, kept)
 
     @cached_property
     def _dense(self) -> Path:
@@ -219,12 +207,12 @@ class Workshop:
 
     @cached_property
     def _texts(self) -> dict[str, tuple[str, ...]]:
-        """The held-out texts of each task and mixture, as `pipeline.quality` takes them."""
+        """The held-out texts of each task and mixture, as the quality step takes them."""
         return {
-            own.name: tuple(
-                dict.fromkeys(sample.text for task in own.weights for sample in self._splits[task].held_out)
+            mixture.name: tuple(
+                dict.fromkeys(sample.text for task in mixture.weights for sample in self._splits[task].held_out)
             )
-            for own in self._request.all_mixtures
+            for mixture in self._request.all_mixtures
         }
 
     @property
@@ -245,36 +233,48 @@ class Workshop:
         answers = self._stack.enter_context(
             DenseAnswers(self._dense, self._request.parity.execution(self._work.compute))
         )
-        texts = [ids for own in self._tokens.values() for ids in own]
+        texts = [ids for of_mixture in self._tokens.values() for ids in of_mixture]
         label = "running the dense model on held-out texts"
         with self._work.progress.step(label, len(set(texts)), "texts", name=DENSE_TEXTS) as done:
             answers.run(texts, on_progress=done)
         return answers
 
 
-def _forget(place: Workspace, name: str) -> None:
-    path = place.folder / name
+def _making(steps: VariantSteps) -> list[PlanStep | OfVariant]:
+    """The steps but for parity."""
+    return [step for step in steps.all if not isinstance(step, ParityStep)]
+
+
+def _format_step(steps: VariantSteps) -> FormatStep:
+    (step,) = steps.formats.values()
+    return step
+
+
+def _forget(workspace: Workspace, name: str) -> None:
+    path = workspace.folder / name
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-    place.manifest.forget(name)
-    place.manifest.write(place.folder)
+    workspace.manifest.forget(name)
+    workspace.manifest.write(workspace.folder)
 
 
 @contextmanager
-def open_workshop(
+def open_candidates(
     request: ExportRequest,
-    usual: Format,
+    baseline: Format,
     work: Work,
     splits: Mapping[str, Split],
     vocabularies: Mapping[str, Vocabulary],
     known: Mapping[str, Figures],
-) -> Iterator[Workshop]:
+) -> Iterator[Candidates]:
     """Opens the hidden folder within an output folder, `work.folder`, that is locked."""
     sizes: set[VocabularySize] = {"all", *(way.vocabulary for way in ways(request.formats, request.vocabulary))}
     with ExitStack() as stack:
-        hidden = {own: Workspace(work.folder / WORKSHOP / f"vocabulary-{own}", force=True) for own in sizes}
-        for place in hidden.values():
-            stack.enter_context(place.locked())
-        yield Workshop(request, usual, work, hidden, splits, vocabularies, known, stack)
+        hidden = {
+            size: Workspace(work.folder / CANDIDATES_FOLDER / f"vocabulary-{size}", force=True) for size in sizes
+        }
+        for workspace in hidden.values():
+            stack.enter_context(workspace.locked())
+        yield Candidates(request, baseline, work, hidden, splits, vocabularies, known, stack)

@@ -12,7 +12,7 @@ from converters.format import Format
 from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute, torch_threads
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
-from seap_export.pipeline.budget.candidates import Workshop, open_workshop
+from seap_export.pipeline.budget.candidates import Candidates, open_candidates
 from seap_export.pipeline.budget.failure import nothing_fits, refuse_unreachable
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.preview import search_disk
@@ -106,17 +106,17 @@ def _choose(
         return values
 
     values = dict[str, Any]()
-    with open_workshop(request, baseline, work, planned.splits, planned.vocabularies, known) as workshop:
+    with open_candidates(request, baseline, work, planned.splits, planned.vocabularies, known) as candidates:
         beside = workload(source, request).beside_weights
         for task, ranking in steps.rankings.items():
             kept, depth = planned.vocabularies.get(task), timed_depth(source.spec, request)
             predictor = _predictor(source, ranking, kept, work, baseline, depth, beside)
-            result = _search(request, ranking, workshop, predictor, baseline, partial(note, task))
+            result = _search(request, ranking, candidates, predictor, baseline, partial(note, task))
             values = note(task, result)
         failure = nothing_fits(targets, tasks)
         choices = {task: frontier.chosen for task, frontier in tasks.items() if frontier.chosen is not None}
         for task, chosen in choices.items() if failure is None else ():
-            workshop.hand_over(steps.rankings[task], chosen, planned.workspace)
+            candidates.hand_over(steps.rankings[task], chosen, planned.workspace)
     if failure is not None:
         remove_unfinished(work.folder)
         raise failure
@@ -126,7 +126,7 @@ def _choose(
 def _search(
     request: ExportRequest,
     ranking: RankingStep,
-    workshop: Workshop,
+    candidates: Candidates,
     predictor: Predictor,
     baseline: Format,
     note: Callable[[SearchResult], object],
@@ -138,8 +138,8 @@ def _search(
     best: list[Candidate] = []
 
     def evaluate(candidate: Candidate) -> Point | None:
-        workshop.keep(ranking, [*kept, *best[-1:], candidate])
-        point = workshop.evaluate(ranking, candidate, predictor)
+        candidates.keep(ranking, [*kept, *best[-1:], candidate])
+        point = candidates.evaluate(ranking, candidate, predictor)
         if point is not None:
             points.append(point)
             note(SearchResult(None, tuple(points)))
@@ -150,10 +150,10 @@ def _search(
         request.targets,
         predictor,
         evaluate,
-        partial(workshop.time, ranking),
+        partial(candidates.time, ranking),
         lambda point: best.append(point.candidate),
     )
-    workshop.keep(ranking, best[-1:])
+    candidates.keep(ranking, best[-1:])
     return result
 
 

@@ -14,8 +14,7 @@ from seap_export.pipeline.steps.formats import FormatStep, ParityStep, format_st
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.rounding import RoundingStep
-from seap_export.pipeline.steps.step import Step
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.variant import OfVariant, PlanStep, ShrinkStep
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["VariantSteps", "variant_steps"]
@@ -40,7 +39,7 @@ class VariantSteps:
     parity: Mapping[str, ParityStep]
 
     @property
-    def all(self) -> tuple[Step, ...]:
+    def all(self) -> tuple[PlanStep | OfVariant, ...]:
         """In order: each format is compared before the next is written."""
         pairs = zip(self.formats.values(), self.parity.values(), strict=True)
         return self.plan, self.hf, *self.rounded, *(step for pair in pairs for step in pair)

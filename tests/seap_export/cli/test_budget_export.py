@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from support.exports import Outcome, run_here
-from support.product import WORKSHOP, Timing
+from support.product import CANDIDATES_FOLDER, Timing
 
-from seap_export.pipeline.budget import candidates as workshop
+from seap_export.pipeline.budget import candidates
 from validation.reports import schema
 
 Run = Callable[..., Outcome]
@@ -117,7 +117,7 @@ def test_the_result_is_a_table_or_json(run: Run, fitted: Path) -> None:
 
 def test_a_second_run_evaluates_nothing_again(run: Run, fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tree(fitted)
-    monkeypatch.setattr(workshop, "measure_divergence", None)
+    monkeypatch.setattr(candidates, "measure_divergence", None)
     outcome = run(*MODEL, *FITTED)
     assert outcome.code == 0, outcome.err
     changed = [name for name, content in tree(fitted).items() if before.get(name) != content]
@@ -125,7 +125,7 @@ def test_a_second_run_evaluates_nothing_again(run: Run, fitted: Path, monkeypatc
 
 
 def test_an_interrupted_search_goes_on(run: Run, fitted: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, measure = workshop.measure_divergence, []
+    whole, measure = candidates.measure_divergence, []
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         if len(measure) == 3:
@@ -134,17 +134,17 @@ def test_an_interrupted_search_goes_on(run: Run, fitted: Path, work: Path, monke
         return whole(*arguments, **options)
 
     out = (*FITTED[:-1], "again")
-    monkeypatch.setattr(workshop, "measure_divergence", interrupted)
+    monkeypatch.setattr(candidates, "measure_divergence", interrupted)
     assert run(*MODEL, *out).code == 130
-    assert (work / "again" / WORKSHOP).is_dir()
+    assert (work / "again" / CANDIDATES_FOLDER).is_dir()
     assert not list((work / "again").glob("a-*"))
     evaluated = len([point for point in points_of(work / "again") if point["key"] is not None])
     assert evaluated == 3
     again = list[int]()
-    monkeypatch.setattr(workshop, "measure_divergence", lambda *own, **more: again.append(1) or whole(*own, **more))
+    monkeypatch.setattr(candidates, "measure_divergence", lambda *own, **more: again.append(1) or whole(*own, **more))
     assert run(*MODEL, *out).code == 0
     assert len(again) == len([point for point in points_of(fitted) if point["key"] is not None]) - 3
-    assert not (work / "again" / WORKSHOP).exists()
+    assert not (work / "again" / CANDIDATES_FOLDER).exists()
     same, made = tree(fitted), tree(work / "again")
     differing = {name for name in same if made.get(name) != same[name]}
     assert differing <= {"performance.json", "validation.json", "validation.html"}  # the last two name the folder
@@ -158,12 +158,12 @@ def test_where_nothing_fits_nothing_is_made_and_the_next_search_knows_more(
     )
     assert "a-0." in message
     assert not list((work / "out").glob("a-*"))
-    assert not (work / "out" / WORKSHOP).exists()
+    assert not (work / "out" / CANDIDATES_FOLDER).exists()
     assert not any(point["chosen"] for point in points_of(work / "out"))
     assert json_at(work / "out" / "manifest.json")["variants"] == {}
     evaluated = {point["key"] for point in points_of(work / "out")}
-    whole, again = workshop.measure_divergence, list[int]()
-    monkeypatch.setattr(workshop, "measure_divergence", lambda *own, **more: again.append(1) or whole(*own, **more))
+    whole, again = candidates.measure_divergence, list[int]()
+    monkeypatch.setattr(candidates, "measure_divergence", lambda *own, **more: again.append(1) or whole(*own, **more))
     assert run(*MODEL, *FITTED).code == 0
     assert len(again) == len({point["key"] for point in points_of(work / "out")} - evaluated)
     assert chosen_of(work / "out")["bytes"] <= 125_000
@@ -203,11 +203,11 @@ def test_a_speed_that_falls_short_is_tried_with_more_pruning(
         (cell,) = cells
         for name, opener in openers.items():
             sizes[name] = (opener.args[1] / "model.onnx.data").stat().st_size
-        factor = 0.9 if sizes["candidate"] < 0.99 * sizes["usual"] else 1.0
+        factor = 0.9 if sizes["candidate"] < 0.99 * sizes["baseline"] else 1.0
         return {name: {cell: Timing([1.0], [size / (factor if name == "candidate" else 1.0)])}
                 for name, size in sizes.items()}  # fmt: skip
 
-    monkeypatch.setattr(workshop, "measure_speed", timed)
+    monkeypatch.setattr(candidates, "measure_speed", timed)
     arguments = ("--target-decode-speedup", "1.5", "--precision", "fp32", "--quality", "--speed", "--out", "out")
     outcome = run(*MODEL, *arguments, "--quiet")
     assert outcome.code == 0, outcome.err

@@ -14,12 +14,12 @@ import torch
 from support.corpora import WORDS
 from support.exports import run_here
 from support.models import write_micro_model
-from support.product import GENERAL_TEXT, WORKSHOP, Vocabulary, read_plan
+from support.product import CANDIDATES_FOLDER, GENERAL_TEXT, Vocabulary, read_plan
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from seap_export.pipeline.budget.candidates import Workshop
+from seap_export.pipeline.budget.candidates import Candidates
 from seap_export.vocabulary import choice
 
 Run = Callable[..., Any]
@@ -311,15 +311,15 @@ def test_targets_try_the_vocabulary_of_the_task_beside_the_whole_one(
     monkeypatch.setattr(choice, "MULTIPLE", 4)
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path, "llama-gqa")
-    evaluate, at_once = Workshop.evaluate, list[set[bool]]()
+    evaluate, at_once = Candidates.evaluate, list[set[bool]]()
 
-    def watched(self: Workshop, *args: Any) -> Any:
+    def watched(self: Candidates, *args: Any) -> Any:
         point = evaluate(self, *args)
-        plans = [read_plan(path) for path in Path("out", WORKSHOP).rglob("a-0/plan.json")]
+        plans = [read_plan(path) for path in Path("out", CANDIDATES_FOLDER).rglob("a-0/plan.json")]
         at_once.append({own.vocabulary is None for own in plans})
         return point
 
-    monkeypatch.setattr(Workshop, "evaluate", watched)
+    monkeypatch.setattr(Candidates, "evaluate", watched)
     given = ("export", "m", "--task", "a=a.jsonl", "--format", "onnx:int8", "--vocabulary", "auto", "--quality", "-q")
     outcome = run(*given, "--max-kl", "0.3", "--out", "out", "--json")
     assert outcome.code == 0, outcome.err
