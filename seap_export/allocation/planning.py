@@ -50,7 +50,7 @@ def choose_plan(
         on_trial: Called after each trial.
         vocabulary: The tokens that are kept; None: all.
         compute: Where plans are tried.
-        say: Given a line about what was found.
+        say: Called with a line about the result.
     """
 
     def at(steps: Mapping[str, float]) -> Plan:

@@ -122,7 +122,7 @@ def _parity(parities: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """What the columns mean, as far as they were measured."""
+    """What the measured columns mean."""
     from seap_export.pipeline.request.measured import measured_title
 
     listed = list(variants)

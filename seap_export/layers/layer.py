@@ -67,7 +67,7 @@ class DecoderLayer:
         return self._activation(self.linear("gate_proj", x)) * self.linear("up_proj", x)
 
     def read(self, half: Half, x: torch.Tensor) -> torch.Tensor:
-        """What the half reads of the stream, the input of its first projections: its norm, if there is one."""
+        """The input of the half's first projections: the stream, through its norm if there is one."""
         gain = self._tensors.get(names.tensor(NORMS_AROUND[half][0], self._index))
         return x if gain is None else rms_norm(x, gain, self._spec.rms_norm_eps)
 

@@ -59,7 +59,7 @@ class _AllRecorded(Exception):
 
 
 class _OwnCache:
-    """Where the recorded arguments of a layer have the cache."""
+    """Stands for the cache in the recorded arguments of a layer."""
 
 
 class StockModel:

@@ -152,7 +152,7 @@ class Inputs:
         return channels
 
     def take(self, batch_index: int) -> torch.Tensor:
-        """The same again, which ends their being kept."""
+        """The same again; they are not kept any longer."""
         kept = self._kept.pop(batch_index, None)
         if kept is not None:
             return kept

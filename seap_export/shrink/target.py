@@ -36,7 +36,7 @@ def refit_target(
     Args:
         dense: The dense layer.
         half: The half.
-        passed: What the dense model was in it.
+        passed: What the dense model computes in it.
         shrunk: The shrunk stream before it, float32 [tokens, hidden_size].
 
     Returns:
