@@ -78,7 +78,7 @@ def test_nothing_is_tried_without_need(case: Case, tmp_path: Path, monkeypatch: 
     ):
         expected = plan_variant(*case, settings, ratio)
         assert chosen(case, tmp_path, settings, ratio) == expected
-        assert expected.trials == settings.tried
+        assert expected.settings.trials == settings.tried
 
 
 def test_too_few_texts_are_said(case: Case, tmp_path: Path) -> None:
