@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -275,7 +276,7 @@ def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[s
         biases: Whether o_proj has a bias in the layers that were cut, and down_proj in one of them.
         more: Further config values.
     """
-    values = {**VARIATIONS[variation], **more}
+    values = {**deepcopy(VARIATIONS[variation]), **more}  # transformers adds to what it is given
     family = family_of_model_type(values["model_type"])
     sizes = family.key("intermediate_size")
     groups = {6: (4, 2), 1: (1, 1)}.get(values.get("num_key_value_heads", 3), (2, 1))
@@ -298,7 +299,7 @@ def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[s
 
 def pruned_values(variation: str, **more: Any) -> dict[str, Any]:
     """As `PRUNED_LAYERS` says, by the family's own keys."""
-    values = {**VARIATIONS[variation], **more}
+    values = {**deepcopy(VARIATIONS[variation]), **more}  # transformers adds to what it is given
     family = family_of_model_type(values["model_type"])
     layers = {
         index: {key if key.endswith("_bias") else family.key(key): value for key, value in layer.items()}

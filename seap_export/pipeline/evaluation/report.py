@@ -24,6 +24,18 @@ _Result = TypeVar("_Result")
 #: Generated answers that are in the report.
 _SAMPLES = 3
 
+#: What a report says of a plan.
+_OF_PLAN = (
+    "variant",
+    "task",
+    "method",
+    "score",
+    "compensation",
+    "requested_ratio",
+    "achieved_ratio",
+    "sparsity",
+)
+
 
 @dataclass(frozen=True)
 class TaskOrigin:
@@ -232,12 +244,19 @@ class EvaluationReport:
 def _plan_json(subject: Subject) -> dict[str, Any]:
     """The variant's name and how it was made; all null for a dense model."""
     plan = subject.plan
-    keys = ("task", "method", "score", "compensation", "requested_ratio", "achieved_ratio")
-    return {
-        "variant": None if subject.variant is None else subject.name,
-        **{key: getattr(plan, key, None) for key in keys},
-        "sparsity": None if plan is None else vars(plan.settings.sparsity),
-    }
+    if plan is None:
+        return dict.fromkeys(_OF_PLAN)
+    values = (
+        subject.name,
+        plan.task,
+        plan.method,
+        plan.settings.score,
+        plan.settings.compensation,
+        plan.requested_ratio,
+        plan.achieved_ratio,
+        vars(plan.settings.sparsity),
+    )
+    return dict(zip(_OF_PLAN, values, strict=True))
 
 
 def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:

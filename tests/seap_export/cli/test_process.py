@@ -26,9 +26,9 @@ Console.step = step
 #: Stops the process when all variants are made; with `again`, once more while it records what its steps cost.
 SIGNAL_WHILE_VALIDATING = """
 import os
-from seap_export.pipeline import export
 from seap_export.pipeline.folder.performance import Performance
-write, validate = Performance.write, export._validate
+from seap_export.pipeline.steps.validation import ValidationStep
+write, validate = Performance.write, ValidationStep.make
 def signalled(*args):
     Performance.write = once_more
     os.kill(os.getpid(), {number})
@@ -37,11 +37,11 @@ def once_more(*args):
     if {again}:
         os.kill(os.getpid(), {number})
     write(*args)
-export._validate = signalled
+ValidationStep.make = signalled
 """
 KILL_AT_MOVE = """
 import os, signal
-from seap_export.pipeline import workspace
+from seap_export.pipeline.folder import workspace
 move, moves = workspace.move_into_place, []
 def killed(*args):
     moves.append(args)
@@ -54,6 +54,8 @@ ONE = (
     "export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--set", "decode_steps=2", "--out", "out",
     "--no-quality", "--no-speed",
 )  # fmt: skip
+#: As an export in the process of the tests, which sees one core.
+ALIKE = (*ONE, "--threads", "1")
 
 
 def start(work: Path, *arguments: str, before: str = "", **options: int) -> subprocess.Popen[str]:
@@ -73,7 +75,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_libraries_print_nothing(work: Path, pristine: Path) -> None:
-    process = start(work, *ONE, "--quiet")
+    process = start(work, *ALIKE, "--quiet")
     out, err = process.communicate()
     assert process.returncode == 0
     assert out == ""
@@ -112,12 +114,12 @@ def test_a_stopped_run_records_what_its_steps_cost(done: Path, number: int, code
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_kill_between_record_and_move_is_made_good(work: Path, pristine: Path, number: int) -> None:
-    process = start(work, *ONE, "--quiet", before=KILL_AT_MOVE.format(number=number))
+    process = start(work, *ALIKE, "--quiet", before=KILL_AT_MOVE.format(number=number))
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert list((work / "out").glob(".seap-export-[tu]*"))
 
-    process = start(work, *ONE, "--quiet")
+    process = start(work, *ALIKE, "--quiet")
     _, err = process.communicate()
     assert process.returncode == 0, err
     assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from support.product import OnnxForm, Precision, choose_precision, weight_differences, write_onnx
 
-from converters.onnx import stored
+from converters import comparison
 from converters.onnx.stored import refuse_bad_data
 from converters.onnx.weights import weights
 from converters.onnx.weights.quantize import quantize
@@ -128,7 +128,7 @@ def test_a_model_is_written_and_compared_in_pieces(
     form = OnnxForm(choose_precision(precision))
     own = written("llama", precision=form.precision)
     monkeypatch.setattr(weights, "_ELEMENTS", 512)
-    monkeypatch.setattr(stored, "_ROWS", 8)
+    monkeypatch.setattr(comparison, "_ROWS", 8)
     out = tmp_path / "out"
     out.mkdir()
     write_onnx(own.source, out, form)
@@ -141,7 +141,7 @@ def test_a_model_is_written_and_compared_in_pieces(
         read.append(count)
         return fromfile(file, dtype, count, offset=offset)
 
-    monkeypatch.setattr(stored.np, "fromfile", counted)
+    monkeypatch.setattr(np, "fromfile", counted)
     monkeypatch.setattr(ir.ExternalTensor, "numpy", lambda self: pytest.fail(f"{self.name} was mapped"))
     assert list(weight_differences(own.source, out, form)) == []
     assert read
