@@ -139,7 +139,7 @@ def test_precision(
 def test_divided_data(
     subject: Callable[..., Subject], opened: Any, monkeypatch: pytest.MonkeyPatch, backend: Backend
 ) -> None:
-    for function in (data_files.write_graph, data_files.places):
+    for function in (data_files.write_graph, data_files.data_slots):
         monkeypatch.setattr(function, "__defaults__", (60_000,))
     own = subject()
     assert len(list(own.graph.parent.glob("*_data*"))) > 3
