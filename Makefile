@@ -29,7 +29,7 @@ IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv
 FEWER_RUNTIMES := llama.cpp,openvino,transformers.js
 RUNTIMES := $(FEWER_RUNTIMES),mlx-lm,vllm
 
-.PHONY: environments demo test test-fast test-release test-all test-runtimes test-gpu lint clean
+.PHONY: demo test test-fast test-release test-all test-runtimes test-gpu lint clean
 
 # The main job on a real model: three tasks, ratio 0.2, CPU; a refit alone, for little time.
 demo: .venv/installed $(MODEL)
@@ -47,12 +47,9 @@ test: lint test-fast
 test-fast: .venv/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "not (real or release or full)"
 
-# What test-release needs besides; `make --jobs 2 environments` installs two at a time.
-environments: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
-		.venv-runtimes/installed
-
 # What else guards a release; .ci/run runs it after `make test`.
-test-release: environments $(MODEL)
+test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
+		.venv-runtimes/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not real" $(call with,mark.release)
 	.venv/bin/$(PYTEST) -m "release and real" --durations 15 tests/real $(call with,mark.real)
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
