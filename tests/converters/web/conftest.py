@@ -16,7 +16,7 @@ from seap_export.families import ModelSpec
 
 
 @dataclass(frozen=True)
-class Webbed:
+class WebModel:
     """A model folder, and what the format has made of it."""
 
     format: WebFormat
@@ -38,16 +38,16 @@ class Webbed:
 
 
 @pytest.fixture
-def webbed(tmp_path: Path) -> Callable[..., Webbed]:
+def webbed(tmp_path: Path) -> Callable[..., WebModel]:
     """`webbed("qwen3", "q4", pruned=True)`."""
 
-    def make(variation: str = "llama-biases", precision: str = "fp32", *, pruned: bool = True) -> Webbed:
+    def make(variation: str = "llama-biases", precision: str = "fp32", *, pruned: bool = True) -> WebModel:
         source = write_source(tmp_path / "hf", variation, pruned=pruned)
         folder = tmp_path / "web"
         folder.mkdir()
         layers: list[int] = []
         made = WebFormat(precision)
         made.write(source, folder, layers.append)
-        return Webbed(made, source, folder, tuple(layers))
+        return WebModel(made, source, folder, tuple(layers))
 
     return make
