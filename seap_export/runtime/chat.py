@@ -1,0 +1,151 @@
+"""Renders messages with a model's chat template, as transformers does, but without it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from seap_export.errors import ArtifactError, InputError
+from seap_export.runtime.files import read_object
+
+__all__ = ["ChatTemplate", "Message", "read_chat_template"]
+
+#: A turn of a conversation: `role`, `content`, and what else the template reads, such as `tool_calls`.
+Message = Mapping[str, Any]
+
+_DEFAULT, _WITH_TOOLS = "default", "tool_use"
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class _Generation(Extension):
+    """`{% generation %}`, by which some templates mark the assistant's part; here it changes nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A model's chat template.
+
+    Attributes:
+        sources: The templates by name; `default`, and often no other.
+        special_tokens: The texts of the tokenizer's special tokens by the names that templates use.
+        prefix: BOS, if the tokenizer itself puts it before every text, else ""; a rendered text lacks it.
+        date: What templates that ask for the date are told; None: today.
+    """
+
+    sources: Mapping[str, str]
+    special_tokens: Mapping[str, str]
+    prefix: str = ""
+    date: datetime | None = None
+
+    def render(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = False, tools: Sequence[Any] = ()
+    ) -> str:
+        """The text of a conversation, to be tokenized as any other text.
+
+        Args:
+            messages: The turns.
+            add_generation_prompt: Whether the text goes on to where the assistant's next turn begins.
+            tools: JSON schemas of the functions that the model may call.
+
+        Raises:
+            InputError: The template refuses the messages or is damaged.
+        """
+        name = _WITH_TOOLS if tools and _WITH_TOOLS in self.sources else _DEFAULT
+        environment = _environment(self.date)
+        try:
+            text = environment.from_string(self.sources[name]).render(
+                messages=messages,
+                tools=tools or None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self.special_tokens,
+            )
+        except (MemoryError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # a template may fail as any program does
+            reason = " ".join(str(error).split())
+            raise InputError(f"the model's chat template refuses the messages ({reason}); correct them") from error
+        return text.removeprefix(self.prefix)
+
+
+def read_chat_template(folder: Path, tokenizer: Tokenizer, date: datetime | None = None) -> ChatTemplate | None:
+    """The chat template of a model's or a variant's folder; None: it has none.
+
+    Args:
+        folder: The folder with tokenizer.json and what belongs to it.
+        tokenizer: The folder's tokenizer.
+        date: What templates that ask for the date are told; None: today.
+
+    Raises:
+        ArtifactError: One of the files is damaged.
+    """
+    path = folder / "tokenizer_config.json"
+    config = read_object(path) if path.is_file() else {}
+    sources = _sources(folder, config)
+    if not sources:
+        return None
+    tokens = {name: text for name in _SPECIAL_TOKENS if (text := _text_of(config.get(name))) is not None}
+    bos = tokens.get("bos_token")
+    adds_bos = bos is not None and tokenizer.encode("").ids[:1] == [tokenizer.token_to_id(bos)]
+    return ChatTemplate(sources, tokens, bos if bos is not None and adds_bos else "", date)
+
+
+def _sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    text, old = folder / "chat_template.jinja", folder / "chat_template.json"
+    if text.is_file():
+        try:
+            return {_DEFAULT: text.read_text("utf-8")}
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{text}: cannot be read ({error}); it is damaged, export again") from error
+    template = (read_object(old) if old.is_file() else config).get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, Mapping)}
+        sources = {name: source for name, source in named.items() if isinstance(name, str) and isinstance(source, str)}
+        return sources if _DEFAULT in sources else {}
+    return {_DEFAULT: template} if isinstance(template, str) and template else {}
+
+
+def _text_of(token: object) -> str | None:
+    """The text of a special token, which configs state as a string or as an object with its properties."""
+    value = token.get("content") if isinstance(token, Mapping) else token
+    return value if isinstance(value, str) else None
+
+
+def _environment(date: datetime | None) -> Environment:
+    """Where templates run: no template can reach anything but its inputs. Settings and names are transformers'."""
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(
+        value: object,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: (date or datetime.now()).strftime(form)
+    return environment

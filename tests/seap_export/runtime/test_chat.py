@@ -1,0 +1,143 @@
+"""Chat templates, rendered as transformers renders them."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.tokenizers import write_byte_level, write_micro_tokenizer, write_sentencepiece
+from tokenizers import Tokenizer
+
+from seap_export.errors import ArtifactError, InputError
+from seap_export.runtime.chat import ChatTemplate, read_chat_template
+
+CHATML = """{%- for message in messages %}
+    {%- if loop.first and message['role'] != 'system' %}
+<|im_start|>system
+Be brief.<|im_end|>
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\n' + message.content | trim + '<|im_end|>' + '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
+HEADERS = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- set date_string = strftime_now("%d %b %Y") %}
+{%- endif %}
+{{- "<|start_header_id|>system<|end_header_id|>\n\nToday Date: " + date_string + "<|eot_id|>" }}
+{%- if tools is not none %}
+    {%- for tool in tools %}{{- tool | tojson(indent=4) }}{{- "\n\n" }}{%- endfor %}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.tool_calls is defined and message.tool_calls %}
+        {%- for call in message.tool_calls %}{{- call.function | tojson }}{%- endfor %}
+        {%- continue %}
+    {%- endif %}
+    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}
+    {%- generation %}{{- message['content'] | trim + '<|eot_id|>' }}{%- endgeneration %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}
+"""
+TURNS = """{{ bos_token }}{% set ns = namespace(last='') %}{% for message in messages %}
+{% if message.role == ns.last %}{{ raise_exception('roles must alternate') }}{% endif %}
+{% set ns.last = message.role %}
+[{{ message.role | upper }}] {{ message.content }}{{ eos_token }}
+{% endfor %}"""
+USER, ASSISTANT = {"role": "user", "content": " Where is <it>? "}, {"role": "assistant", "content": 'In "Ä".'}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {"at": "<ä>"}}}],
+}
+TOOL = {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}}}
+
+
+def template_of(folder: Path, date: datetime | None = None) -> ChatTemplate | None:
+    return read_chat_template(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), date)
+
+
+@pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
+@pytest.mark.parametrize("template", [CHATML, HEADERS, TURNS], ids=["chatml", "headers", "turns"])
+@pytest.mark.parametrize(
+    ("messages", "tools"), [([USER], []), ([USER, ASSISTANT, USER], []), ([USER, CALL], [TOOL])], ids=len
+)
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_as_transformers_renders(
+    tmp_path: Path, write: Any, template: str, messages: list[Any], tools: list[Any], goes_on: bool
+) -> None:
+    from transformers import AutoTokenizer
+
+    write(tmp_path, chat_template=template)
+    oracle = AutoTokenizer.from_pretrained(tmp_path)
+    expected = oracle.apply_chat_template(messages, tools=tools or None, tokenize=False, add_generation_prompt=goes_on)
+    chat = template_of(tmp_path)
+    assert chat is not None
+    text = chat.render(messages, add_generation_prompt=goes_on, tools=tools)
+    assert chat.prefix + text == expected if expected.startswith("<s>") else text == expected
+    expected_ids = oracle(expected, add_special_tokens=False)["input_ids"]
+    if chat.prefix and not expected.startswith(chat.prefix):  # BOS, as in front of all other texts
+        expected_ids = [oracle.bos_token_id, *expected_ids]
+    assert oracle(text)["input_ids"] == expected_ids
+
+
+def test_the_date_can_be_fixed(tmp_path: Path) -> None:
+    write_byte_level(tmp_path, chat_template="{{ strftime_now('%Y-%m-%d') }}")
+    fixed, today = template_of(tmp_path, datetime(2024, 7, 26)), template_of(tmp_path)
+    assert fixed is not None
+    assert today is not None
+    assert fixed.render([USER]) == "2024-07-26"
+    assert today.render([USER]) == datetime.now().strftime("%Y-%m-%d")
+
+
+NAMED = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"tokenizer_config.json": {"chat_template": "a"}}, ("a", "a")),
+        ({"tokenizer_config.json": {"chat_template": NAMED}}, ("a", "b")),
+        ({"tokenizer_config.json": {"chat_template": NAMED[1:]}}, None),
+        ({"tokenizer_config.json": {"chat_template": "a"}, "chat_template.json": {"chat_template": "b"}}, ("b", "b")),
+        ({"chat_template.json": {"chat_template": "b"}, "chat_template.jinja": "c"}, ("c", "c")),
+    ],
+)
+def test_where_templates_stand(tmp_path: Path, files: dict[str, Any], expected: tuple[str, str] | None) -> None:
+    write_micro_tokenizer(tmp_path)
+    for name, content in files.items():
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    chat = template_of(tmp_path)
+    assert (chat and (chat.render([USER]), chat.render([USER], tools=[TOOL]))) == expected
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        ("{% for %}", "Expected"),
+        ("{{ messages.append(1) }}", "unsafe|not safely callable"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{{ messages[7].content + 1 }}", "undefined|no element"),
+    ],
+)
+def test_a_template_that_fails_gives_one_line(tmp_path: Path, template: str, reason: str) -> None:
+    write_byte_level(tmp_path, chat_template=template)
+    chat = template_of(tmp_path)
+    assert chat is not None
+    with pytest.raises(InputError, match=rf"(?s)chat template refuses the messages \(.*({reason})") as caught:
+        chat.render([USER])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_config(tmp_path: Path) -> None:
+    write_byte_level(tmp_path)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{", "utf-8")
+    with pytest.raises(ArtifactError, match=r"tokenizer_config\.json"):
+        read_chat_template(tmp_path, tokenizer)
