@@ -32,7 +32,7 @@ class Format(Protocol):
 
     Attributes:
         name: On the command line, in the manifest, and of the folder beside `hf`.
-        extra: What installs the packages that write it, `pip install 'seap-export[EXTRA]'`; None: our own do.
+        extra: The extra of this package that installs what writes it; None: our own do.
         runtimes: What runs it; parity takes the first.
         precisions: What may follow the colon; the first is the default.
     """

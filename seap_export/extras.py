@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from seap_export.errors import EnvironmentFailure
 
-__all__ = ["installed_versions", "missing_packages", "optional_extras", "require_extra"]
+__all__ = ["install_remedy", "installed_versions", "missing_packages", "optional_extras", "require_extra"]
+
+#: The folder of the source, if this package was not installed.
+_SOURCE = Path(__file__).parents[1]
 
 
 def missing_packages(extra: str) -> list[str]:
@@ -48,8 +52,17 @@ def require_extra(extra: str | None, what: str) -> None:
     """
     missing = [] if extra is None else missing_packages(extra)
     if missing:
-        needed = ", ".join(missing)
-        raise EnvironmentFailure(f"{what} needs {needed}; install it with: pip install 'seap-export[{extra}]'")
+        raise EnvironmentFailure(f"{what} needs {', '.join(missing)}; {install_remedy(str(extra))}")
+
+
+def install_remedy(extra: str) -> str:
+    """How to install the packages of an extra: by their names, for no package index need have this package itself."""
+    packages = [f'"{requirement}"' for requirement in _packages(extra)]
+    if packages:
+        return f"run: pip install {' '.join(packages)}"
+    if extra in optional_extras():
+        return "there are no packages for this system"
+    return f'run: pip install "{_SOURCE}[{extra}]"'
 
 
 def _packages(extra: str) -> Iterator[Requirement]:

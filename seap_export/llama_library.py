@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import EnvironmentFailure
+from seap_export.extras import install_remedy
 
 __all__ = ["LIBRARY_EXTRA", "ContextParameters", "LlamaBatch", "ModelParameters", "llama_library"]
 
 #: The extra that installs the library.
 LIBRARY_EXTRA = "gguf"
 _PACKAGE = "xllamacpp"
-_INSTALL = f"pip install 'seap-export[{LIBRARY_EXTRA}]'"
 
 
 class ModelParameters(Structure):
@@ -189,7 +189,7 @@ def llama_library() -> LlamaLibrary:
     """
     package = importlib.util.find_spec(_PACKAGE)
     if package is None or package.origin is None:
-        raise EnvironmentFailure(f"llama.cpp's library is missing: {_INSTALL}")
+        raise EnvironmentFailure(f"llama.cpp's library is missing; {install_remedy(LIBRARY_EXTRA)}")
     version = importlib.metadata.version(_PACKAGE)
     paths = sorted(
         path for path in Path(package.origin).parent.iterdir() if path.suffix in (".so", ".pyd", ".dylib", ".dll")
@@ -199,7 +199,8 @@ def llama_library() -> LlamaLibrary:
     except (OSError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise EnvironmentFailure(
-            f"{_PACKAGE} {version} does not give llama.cpp's functions ({reason:.120}); {_INSTALL}"
+            f"{_PACKAGE} {version} does not give llama.cpp's functions ({reason:.120}); "
+            f"{install_remedy(LIBRARY_EXTRA)}"
         ) from error
     _check(library.llama_model_default_params(), _MODEL_DEFAULTS, version)
     _check(library.llama_context_default_params(), _CONTEXT_DEFAULTS, version)
@@ -211,5 +212,5 @@ def _check(actual: Structure, expected: dict[str, Any], version: str) -> None:
         if getattr(actual, name) != value:
             raise EnvironmentFailure(
                 f"{_PACKAGE} {version} has a llama.cpp with other structures ('{name}' is {getattr(actual, name)!r}, "
-                f"not {value!r}); {_INSTALL}"
+                f"not {value!r}); {install_remedy(LIBRARY_EXTRA)}"
             )

@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 
 from seap_export.errors import EnvironmentFailure
+from seap_export.extras import install_remedy
 
 __all__ = ["EXTRA", "require"]
 
@@ -23,6 +24,4 @@ def require(name: str) -> ModuleType:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise EnvironmentFailure(
-            f"{name} cannot be imported ({reason:.120}); install it with: pip install 'seap-export[{EXTRA}]'"
-        ) from error
+        raise EnvironmentFailure(f"{name} cannot be imported ({reason:.120}); {install_remedy(EXTRA)}") from error

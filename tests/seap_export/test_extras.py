@@ -1,14 +1,21 @@
-"""What an extra installs, and what is said where it is missing."""
+"""What an extra installs, and what is said if it is missing."""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError
+import re
+import shlex
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from seap_export import extras
 from seap_export.errors import EnvironmentFailure
 
+ROOT = Path(__file__).parents[2]
+SHIPPED = ("converters", "docs", "samples", "seap_export", "validation")
+TEXTS = {".md", ".py", ".yml"}
 REQUIRES = [
     "numpy>=1.26",
     'alpha>=2; extra == "some"',
@@ -42,10 +49,35 @@ def test_what_is_missing_is_named(installed: dict[str, str]) -> None:
     assert extras.missing_packages("unheard-of") == []
 
 
-def test_the_remedy_names_the_extra(installed: dict[str, str]) -> None:
+def test_the_remedy_names_the_packages(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     extras.require_extra(None, "nothing")
-    with pytest.raises(EnvironmentFailure, match=r"llama\.cpp needs alpha>=2.*pip install 'seap-export\[some\]'"):
+    command = r'run: pip install "alpha>=2" "beta\[more\]<3"$'
+    with pytest.raises(EnvironmentFailure, match=rf"^llama\.cpp needs alpha>=2, beta\[more\]<3; {command}"):
         extras.require_extra("some", "llama.cpp")
+    monkeypatch.setattr(extras, "optional_extras", lambda: ["elsewhere"])
+    assert extras.install_remedy("elsewhere") == "there are no packages for this system"
+    assert extras.install_remedy("some-of-a-source-tree") == f'run: pip install "{ROOT}[some-of-a-source-tree]"'
+
+
+@pytest.mark.parametrize("extra", extras.optional_extras())
+def test_a_remedy_is_what_the_metadata_name(extra: str) -> None:
+    """By the names of the packages: this one is on no index."""
+    command = shlex.split(extras.install_remedy(extra).removeprefix("run: "))
+    assert command[:2] == ["pip", "install"]
+    end = re.compile(rf"""extra == ['"]{extra}['"]\)?$""")
+    named = [Requirement(text.partition(";")[0]) for text in requires("seap-export") or [] if end.search(text)]
+    assert [Requirement(word) for word in command[2:]] == named != []
+
+
+def test_no_text_installs_this_package_from_an_index() -> None:
+    files = [file for folder in SHIPPED for file in sorted((ROOT / folder).rglob("*")) if file.suffix in TEXTS]
+    commands = [
+        (file.name, found[0])
+        for file in [*files, *ROOT.glob("*.md")]
+        for found in re.finditer(r"pip install [^;\n`]*", file.read_text("utf-8"))
+    ]
+    assert len(commands) > 15
+    assert [command for command in commands if re.search(r"\bseap-export\b", command[1])] == []
 
 
 def test_the_extras_of_this_package_are_known() -> None:

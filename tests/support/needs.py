@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from fake_cuda import build
 
+from seap_export.extras import install_remedy
+
 __all__ = [
     "NAMESPACE",
     "find",
@@ -74,13 +76,13 @@ INSTALL = "run 'npm install @huggingface/transformers@4.3 --ignore-scripts', or 
 SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
     "browser": (_browser, "install Chromium or Chrome, such as with 'apt-get install chromium'"),
     "fake-cuda": (_fake_cuda, build.REMEDY),
-    "llama.cpp": (partial(_packages, "xllamacpp"), "install it with 'pip install seap-export[gguf]'"),
+    "llama.cpp": (partial(_packages, "xllamacpp"), install_remedy("gguf")),
     "openvino": (
         partial(_packages, "openvino", "openvino_genai", "openvino_tokenizers"),
-        "install it with 'pip install seap-export[openvino]'",
+        install_remedy("openvino"),
     ),
-    "mlx-lm": (partial(_packages, "mlx_lm"), "install it with 'pip install seap-export[mlx]'"),
-    "ray": (partial(_packages, "ray"), "install it with 'pip install ray[client]'"),
+    "mlx-lm": (partial(_packages, "mlx_lm"), install_remedy("mlx")),
+    "ray": (partial(_packages, "ray"), install_remedy("ray")),
     "vllm": (_vllm, "install it with 'make .venv-vllm/installed', or set SEAP_EXPORT_VLLM_PYTHON"),
     "transformers.js": (_transformers_js, INSTALL),
     "mount": (_mount, "it takes Linux with unshare and user namespaces"),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from seap_export.extras import install_remedy
 from validation.runtimes.runner import Gives, Layers, Logits, Opening
 from validation.runtimes.timing import Pace, timed_loop
 
@@ -53,9 +54,7 @@ class MlxRunner:
             self._caches = importlib.import_module("mlx_lm.models.cache")
             utils = importlib.import_module("mlx_lm.utils")
         except ImportError as error:
-            raise EnvironmentFailure(
-                f"mlx-lm is missing ({error}); install it: pip install 'seap-export[mlx]'"
-            ) from error
+            raise EnvironmentFailure(f"mlx-lm is missing ({error}); {install_remedy('mlx')}") from error
         file: Any = importlib.import_module("converters.mlx.modeling_mlx")
         try:
             self._model, config = utils.load_model(

@@ -34,7 +34,7 @@ class Runner(Protocol):
 
     Attributes:
         runtime: Its name on the command line and in reports.
-        extra: What installs it, `pip install 'seap-export[EXTRA]'`; None: our own dependencies, or no Python package.
+        extra: The extra of this package that installs it; None: our own dependencies, or no Python package.
         gives: What the numbers are.
     """
 
@@ -126,7 +126,7 @@ class Runtime:
 
     Attributes:
         opener: A function that opens a written folder: called with the folder and an `Opening`, it gives a `Runner`.
-        extra: What installs it, `pip install 'seap-export[EXTRA]'`; None: our own dependencies, or `check` says.
+        extra: The extra of this package that installs it; None: our own dependencies, or `check` says.
         check: A function that raises `EnvironmentFailure` where the runtime is missing and no extra tells; None: the
             packages of the extra are all that it needs.
         candidate: The `RuntimeCandidate` of its parity.

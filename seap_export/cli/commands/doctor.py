@@ -63,11 +63,10 @@ def _extras() -> dict[str, list[str]]:
 
 
 def _optional(runtimes: dict[str, str | None], extras: dict[str, list[str]]) -> str:
+    from seap_export.extras import install_remedy
+
     rows = [[name, "ready" if lack is None else lack] for name, lack in runtimes.items()]
-    rows += [
-        [f"[{name}]", f"pip install 'seap-export[{name}]'" if missing else "installed"]
-        for name, missing in extras.items()
-    ]
+    rows += [[f"[{name}]", install_remedy(name) if missing else "installed"] for name, missing in extras.items()]
     return table(["runtime or extra", ""], rows)
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.extras import install_remedy
 from seap_export.layers.compute import parse_bytes
 from seap_export.providers import PROVIDERS
 from seap_export.runtime.session import available_threads
@@ -85,7 +86,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise EnvironmentFailure("--cluster needs Ray; install it with: pip install 'seap-export[ray]'") from error
+        raise EnvironmentFailure(f"--cluster needs Ray; {install_remedy('ray')}") from error
     return ray
 
 

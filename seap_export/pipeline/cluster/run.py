@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seap_export.errors import EnvironmentFailure
+from seap_export.extras import install_remedy
 from seap_export.pipeline.cluster.connection import Cluster, connected, share_of
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
 from seap_export.pipeline.folder.manifest import package_versions
@@ -155,7 +156,8 @@ class _Dispatch:
         except errors.RayTaskError as error:  # `make_order` raises nothing, so it was not reached
             reason = (str(error).strip().splitlines() or [""])[-1]
             raise EnvironmentFailure(
-                f"a worker cannot run seap-export ({reason}); install the same seap-export[ray] on all machines"
+                f"a worker cannot run seap-export ({reason}); install the same release of seap-export on all "
+                f"machines, and Ray there too; {install_remedy('ray')}"
             ) from error
         except errors.RayError as error:
             raise EnvironmentFailure(

@@ -94,7 +94,7 @@ def test_k_quants_without_the_library_name_the_extra(monkeypatch: pytest.MonkeyP
 
     library.llama_library.cache_clear()
     monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EnvironmentFailure, match=r"pip install 'seap-export\[gguf\]'"):
+    with pytest.raises(EnvironmentFailure, match=r'pip install "xllamacpp'):
         GgufFormat("q4_k_m").refusal(_spec(), {})
     assert GgufFormat("q8_0").refusal(_spec(), {}) is None
     library.llama_library.cache_clear()

@@ -145,7 +145,7 @@ def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: p
         run(*EXPORT, *FORMATS, "-q").refused(8, "use onnx")
     monkeypatch.setattr(FakeFormat, "extra", "plots")
     monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["matplotlib"])
-    run(*EXPORT, *FORMATS, "-q").refused(6, "seap-export[plots]")
+    run(*EXPORT, *FORMATS, "-q").refused(6, 'pip install "matplotlib')
     assert not (work / "out").exists()
 
 

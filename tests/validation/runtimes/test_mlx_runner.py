@@ -169,5 +169,5 @@ def test_a_missing_mlx_names_the_extra(tmp_path: Path, monkeypatch: pytest.Monke
         raise ImportError(f"No module named '{name}'")
 
     monkeypatch.setattr(mlx_runner.importlib, "import_module", missing)
-    with pytest.raises(EnvironmentFailure, match=r"pip install 'seap-export\[mlx\]'"):
+    with pytest.raises(EnvironmentFailure, match=r'pip install "mlx-lm'):
         MlxRunner(tmp_path)

@@ -32,7 +32,7 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     install_fake_format(monkeypatch)
     monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
     monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["some-package"])
-    with pytest.raises(EnvironmentFailure, match=r"faked needs some-package.*seap-export\[plots\]"):
+    with pytest.raises(EnvironmentFailure, match=r'faked needs some-package; run: pip install "matplotlib'):
         open_runtime("faked", tmp_path)
     own = Runtime("support.fake_format:FakeRunner", check=f"{__name__}:missing")
     monkeypatch.setitem(RUNTIMES, "faked", own)  # type: ignore[arg-type]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 import seap_export
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, ParityFailure
+from seap_export.extras import install_remedy
 from seap_export.families import ModelSpec, is_pruned, model_spec
 from seap_export.json_file import read_json
 from validation.runtimes.child_process import ChildEnded, ChildProcess
@@ -225,8 +226,8 @@ def _interpreter() -> str:
 
 def _missing(reason: str) -> EnvironmentFailure:
     return EnvironmentFailure(
-        f"vLLM is missing ({reason}); install it, pip install 'seap-export[vllm]', or set {PYTHON} to the interpreter "
-        "of an environment that has it"
+        f"vLLM is missing ({reason}); {install_remedy('vllm')}, or set {PYTHON} to the interpreter of an environment "
+        "that has it"
     )
 
 

@@ -58,7 +58,7 @@ def test_a_step_for_which_no_machine_is_large_enough_is_refused(
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("Cluster('local', 'm')", "EnvironmentFailure: --cluster needs Ray; install it with: pip install"),
+        ("Cluster('local', 'm')", "EnvironmentFailure: --cluster needs Ray; run: pip install"),
         ("import seap_export.pipeline.export, seap_export.cli.main", ""),
     ],
 )
