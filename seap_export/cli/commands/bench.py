@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.form import form_of, logits_option, precision_option, rare_form_options
+from seap_export.cli.form import logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import PathType, force_option, output_options, provider_option, threads_option
 from seap_export.json_file import write_json
@@ -92,11 +92,12 @@ def bench_command(
       seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --engine onnxruntime --depth 512
     """
     from converters.formats import parse_format
+    from seap_export.api.formats import form_of
     from seap_export.pipeline.evaluation.bench import BenchRequest, bench
     from seap_export.pipeline.folder.outputs import write_whole
     from validation.runtimes.table import REFERENCE, runtime_row
 
-    form = form_of(options)
+    form = form_of(options, "last")
     options["formats"] = tuple(
         format(precision or format.precisions[0]) for format, precision in map(parse_format, options["formats"])
     )

@@ -42,7 +42,7 @@ def calibrate_command(
       seap-export calibrate ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --out pruned
     """
     from seap_export.activations.statistics import Calibration
-    from seap_export.cli.settings import calibration_settings, compute_of
+    from seap_export.api.settings import calibration_settings, compute_of
     from seap_export.corpus import parse_tasks
     from seap_export.pipeline.calibrate import calibrate
     from seap_export.pipeline.folder.names import calibration_step

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, megabytes
-from seap_export.cli.form import format_option, formats_of, logits_option, precision_option, rare_form_options
+from seap_export.cli.form import format_option, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import (
     PathType,
@@ -64,7 +64,8 @@ def convert_command(
       seap-export convert pruned/gsm8k-0.2/hf --format onnx:int4 --logits last --out gsm8k-int4
       seap-export convert MODEL --precision int4 --calibration pruned/calibration/gsm8k --out dense-int4
     """
-    from seap_export.cli.settings import compute_of
+    from seap_export.api.formats import formats_of
+    from seap_export.api.settings import compute_of
     from seap_export.errors import UsageError
     from seap_export.pipeline.convert import convert
     from seap_export.pipeline.request.mixtures import open_mixture

@@ -145,7 +145,7 @@ def evaluate_command(
       seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --zero-shot piqa=piqa.toml --limit 500
       seap-export evaluate pruned/gsm8k-0.2 --dense ./SmolLM2-135M --generate gsm8k=gsm8k_test.toml --limit 200
     """
-    from seap_export.cli.settings import compute_of
+    from seap_export.api.settings import compute_of
     from seap_export.corpus import parse_tasks
     from seap_export.errors import QualityFailure, UsageError
     from seap_export.pipeline.evaluation.evaluate import evaluate, preview, write_answers, write_evaluation

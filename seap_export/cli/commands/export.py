@@ -67,9 +67,9 @@ __all__ = ["export_command"]
 @titled(
     "Checks",
     option(
-        "--quality/--no-quality", default=True, show_default=True, help="Compare each variant with the dense model."
+        "--quality/--no-quality", default=None, help="Compare each variant with the dense model.  [default: quality]"
     ),
-    option("--speed/--no-speed", default=True, show_default=True, help="Time each variant beside the dense model."),
+    option("--speed/--no-speed", default=None, help="Time each variant beside the dense model.  [default: speed]"),
     option("--dry-run", is_flag=True, help="Check the inputs, estimate sizes and times, and write nothing."),
 )
 @titled("Machine", *compute_options, provider_option, threads_option, cluster_option, output_options)
@@ -110,9 +110,9 @@ def export_command(
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --max-kl 0.3 --target-decode-speedup 1.8 --out fitted
       seap-export export --config export.toml
     """
+    from seap_export.api.settings import cluster_of, export_request
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, no_gains, step_table
-    from seap_export.cli.settings import cluster_of, export_request
     from seap_export.errors import UsageError
     from seap_export.pipeline.budget.run import export_within
     from seap_export.pipeline.export import export
@@ -120,9 +120,9 @@ def export_command(
     from seap_export.sources.source import open_source
 
     compute, chosen = cluster_of(cluster, model, options)
-    is_asked = options["quality"] or options["speed"]
+    is_measured = options["quality"] is not False or options["speed"] is not False
     request = export_request(tasks, ratios, options)
-    if is_asked and request.measured is None:
+    if is_measured and request.measured is None:
         console.say(
             "quality and speed are not measured on hf alone: they need a further format, such as --format onnx"
         )

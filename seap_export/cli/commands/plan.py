@@ -89,7 +89,7 @@ def plan_command(
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5 --vocabulary auto --task gsm8k
     """
     from seap_export.allocation.planning import choose_plan
-    from seap_export.cli.settings import compute_of, plan_settings
+    from seap_export.api.settings import compute_of, plan_settings
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture
     from seap_export.plan.make import rank_layers

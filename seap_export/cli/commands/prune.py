@@ -50,7 +50,7 @@ def prune_command(
     Example:
       seap-export prune ./SmolLM2-135M --plan plan.json --calibration pruned/calibration/gsm8k --out shrunk
     """
-    from seap_export.cli.settings import compute_of
+    from seap_export.api.settings import compute_of
     from seap_export.distillation.write import variant_units, write_variant
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture_of

@@ -133,8 +133,8 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
 
 
 def _request(options: dict[str, Any]) -> ValidationRequest:
-    from seap_export.cli.form import default_form
-    from seap_export.cli.settings import compute_of, parity_settings
+    from seap_export.api.formats import default_form
+    from seap_export.api.settings import compute_of, parity_settings
     from seap_export.pipeline.evaluation.bench import BenchRequest
     from seap_export.pipeline.evaluation.request import EvaluationRequest
     from seap_export.pipeline.gate.validate import ValidationRequest

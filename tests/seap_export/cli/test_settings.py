@@ -11,9 +11,9 @@ import click
 import pytest
 from support.product import ExportRequest, Targets, open_recipe
 
+from seap_export.api.settings import compute_of, export_request
 from seap_export.cli.config import settings_of
 from seap_export.cli.main import main
-from seap_export.cli.settings import compute_of, export_request
 
 ROOT = Path(__file__).parents[3]
 Run = Callable[..., Any]

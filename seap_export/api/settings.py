@@ -9,7 +9,7 @@ from converters.format import Format
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.weights.widths import whole_blocks
-from seap_export.cli.form import all_formats_of, formats_of, is_given
+from seap_export.api.formats import all_formats_of, formats_of
 from seap_export.corpus import parse_tasks
 from seap_export.errors import UsageError
 from seap_export.layers.compute import Compute, choose_compute, parse_bytes
@@ -93,6 +93,7 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
     names = [task.name for task in parsed]
     mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
     support = options.pop("support")
+    quality, speed = options.pop("quality"), options.pop("speed")  # None: if anything can be measured
     format_names = options.pop("formats") or ("onnx",)
     targets = _targets(options)
     chosen_from = formats_of if targets is None else all_formats_of
@@ -114,9 +115,8 @@ def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dic
         formats=formats,
         parity=parity_settings(options),
         general_text=options.pop("general_text"),
-        # Asked for, they are refused where nothing can be measured; by default they are left out there.
-        quality=options.pop("quality") and (bool(formats) or is_given("quality")),
-        speed=options.pop("speed") and (bool(formats) or is_given("speed")),
+        quality=bool(formats) if quality is None else quality,
+        speed=bool(formats) if speed is None else speed,
         targets=targets,
     )
 
