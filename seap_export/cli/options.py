@@ -30,6 +30,7 @@ __all__ = [
     "parity_options",
     "provider_option",
     "ratio_option",
+    "raw_option",
     "recipe_option",
     "rounding_option",
     "router_options",
@@ -104,6 +105,7 @@ provider_option = option(
     help="Execution provider that the variants are made for.",
 )
 threads_option = option("--threads", type=_AT_LEAST_1, metavar="N", help="Number of threads.  [default: all cores]")
+raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
 
 tokens_option = option(

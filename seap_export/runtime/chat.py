@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,15 +16,19 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from seap_export.errors import ArtifactError, InputError
+from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.files import read_object
 
-__all__ = ["ChatTemplate", "Message", "read_chat_template"]
+__all__ = ["ChatTemplate", "Message", "Prompt", "last_user_text", "read_chat_template", "rendered"]
 
 #: A turn of a conversation: `role`, `content`, and what else the template reads, such as `tool_calls`.
 Message = Mapping[str, Any]
+#: What a model is asked: a text, or the turns of a conversation.
+Prompt = str | Sequence[Message]
 
 _DEFAULT, _WITH_TOOLS = "default", "tool_use"
+#: Stands for an assistant's turn, to find what follows it.
+_ANSWER = "assistant's answer"
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -82,6 +87,54 @@ class ChatTemplate:
             reason = " ".join(str(error).split())
             raise InputError(f"the model's chat template refuses the messages ({reason}); correct them") from error
         return text.removeprefix(self.prefix)
+
+    def turn_end(self, tokenizer: Tokenizer) -> int | None:
+        """The special token that the template writes after an assistant's turn, such as <|im_end|>; None: none.
+
+        Not every model's config names it among the tokens that end a text.
+        """
+        with suppress(InputError):  # a template may refuse any conversation
+            after = self.render([{"role": "user", "content": "user"}, {"role": "assistant", "content": _ANSWER}])
+            following = tokenizer.encode(after.rpartition(_ANSWER)[2].strip(), add_special_tokens=False).ids
+            special = tokenizer.get_added_tokens_decoder()
+            if following and following[0] in special and special[following[0]].special:
+                return int(following[0])
+        return None
+
+
+def rendered(prompt: Prompt, template: ChatTemplate | None, *, raw: bool = False) -> str:
+    """The text that a model continues to answer a prompt.
+
+    Args:
+        prompt: A text is one user turn if there is a template, and stays as it is otherwise.
+        template: The model's chat template.
+        raw: Whether a text stays as it is in any case.
+
+    Raises:
+        UsageError: Messages are given for a model without a template, or `raw`, or are no messages.
+        InputError: The template refuses the messages.
+    """
+    if isinstance(prompt, str):
+        if raw or template is None:
+            return prompt
+        prompt = [{"role": "user", "content": prompt}]
+    if raw:
+        raise UsageError("messages cannot be raw, for a chat template turns them into a text; give a text")
+    if template is None:
+        raise UsageError("this model has no chat template, which messages need; give a text")
+    if not prompt or not all(isinstance(turn, Mapping) and isinstance(turn.get("role"), str) for turn in prompt):
+        raise UsageError('messages need a role and a content each; give [{"role": "user", "content": "..."}]')
+    return template.render(prompt, add_generation_prompt=True)
+
+
+def last_user_text(messages: Sequence[Message]) -> str:
+    """The text of a conversation's last user turn, "" if there is none."""
+    for message in reversed(messages):
+        if message.get("role") == "user":
+            content = message.get("content") or ""
+            parts = [{"text": content}] if isinstance(content, str) else content
+            return "".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+    return ""
 
 
 def read_chat_template(folder: Path, tokenizer: Tokenizer, date: datetime | None = None) -> ChatTemplate | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.runtime.chat import Prompt, read_chat_template, rendered
 from seap_export.runtime.decoder import OnnxDecoder
 from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
 from seap_export.runtime.sampling import GREEDY, Sampler, Sampling
@@ -30,11 +31,13 @@ class Completion:
         text: The text without special tokens.
         token_ids: The tokens, including the end-of-sequence token if there is one.
         stop: Why it ended.
+        prompt_tokens: How many tokens the prompt has, including those of the chat template.
     """
 
     text: str
     token_ids: tuple[int, ...]
     stop: Stop
+    prompt_tokens: int
 
 
 class Stream(Iterator[str]):
@@ -70,8 +73,12 @@ class Stream(Iterator[str]):
 class Generator:
     """An opened ONNX folder of a variant. Calls and streams may run side by side; each has a separate cache.
 
+    A prompt is a text or a list of messages, such as `[{"role": "user", "content": "What is 12 + 30?"}]`. If the model
+    has a chat template, a text becomes one user turn, unless `raw=True` leaves it as it is.
+
     Attributes:
         tokenizer: The tokenizer, as `load_tokenizer` loads it.
+        chat_template: The model's chat template; None: it has none, and continues texts only.
     """
 
     def __init__(
@@ -97,44 +104,57 @@ class Generator:
         folder = Path(folder)
         self._eos, context_length = model_limits(folder / _CONFIG)
         self.tokenizer = load_tokenizer(folder)
+        self.chat_template = read_chat_template(folder, self.tokenizer)
+        turn_end = None if self.chat_template is None else self.chat_template.turn_end(self.tokenizer)
+        if turn_end is not None:
+            self._eos |= {turn_end}
         options = decoder_options(folder / _CONFIG, provider, provider_options)
         self._decoder = OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
 
-    def generate(self, prompt: str, max_new_tokens: int, sampling: Sampling = GREEDY) -> str:
-        """Generates the continuation of a prompt, without special tokens.
+    def generate(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False) -> str:
+        """Generates the answer to a prompt, or what follows a raw one, without special tokens.
 
         Raises:
-            UsageError: `max_new_tokens` is not positive.
-            InputError: The prompt has no tokens, or too many for the model's context.
+            UsageError: `max_new_tokens` is not positive, or messages are given for a model without a chat template.
+            InputError: The prompt has no tokens, or too many for the model's context, or the chat template refuses it.
             ArtifactError: The graph does not run.
             EnvironmentFailure: There is not enough memory.
         """
-        return self.complete([prompt], max_new_tokens, sampling)[0].text
+        return self.complete([prompt], max_new_tokens, sampling, raw=raw)[0].text
 
-    def generate_batch(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[str]:
-        """Generates the continuations of several prompts in one batch; raises the errors of `generate`."""
-        return [completion.text for completion in self.complete(prompts, max_new_tokens, sampling)]
+    def generate_batch(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False
+    ) -> list[str]:
+        """Generates the answers to several prompts in one batch; raises the errors of `generate`."""
+        return [completion.text for completion in self.complete(prompts, max_new_tokens, sampling, raw=raw)]
 
-    def stream(self, prompt: str, max_new_tokens: int, sampling: Sampling = GREEDY) -> Stream:
+    def stream(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False) -> Stream:
         """Generates the text of `generate` in pieces.
 
         Raises the errors of `generate`; those that depend only on the arguments at once, not at the first piece.
         """
-        ids = self.token_ids(prompt)
+        ids = self.token_ids(prompt, raw=raw)
         self._check(ids, max_new_tokens)
         return Stream(self, ids, max_new_tokens, sampling)
 
-    def complete(self, prompts: Sequence[str], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[Completion]:
-        """The continuation of each prompt and why it ended; raises the errors of `generate`."""
-        rows = [self.token_ids(prompt) for prompt in prompts]
+    def complete(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False
+    ) -> list[Completion]:
+        """The answer to each prompt and why it ended; raises the errors of `generate`."""
+        rows = [self.token_ids(prompt, raw=raw) for prompt in prompts]
         return [
-            Completion(self._text_after(row, new), tuple(new), self.stop(new, max_new_tokens))
+            Completion(self._text_after(row, new), tuple(new), self.stop(new, max_new_tokens), len(row))
             for row, new in zip(rows, self.generate_ids_batch(rows, max_new_tokens, sampling), strict=True)
         ]
 
-    def token_ids(self, prompt: str) -> list[int]:
-        """The prompt's token ids, including the special tokens that tokenizer.json adds (BOS)."""
-        return list(self.tokenizer.encode(prompt).ids)
+    def token_ids(self, prompt: Prompt, *, raw: bool = False) -> list[int]:
+        """The prompt's token ids, including the special tokens that tokenizer.json adds (BOS).
+
+        Raises:
+            UsageError: Messages are given for a model without a chat template, or `raw`.
+            InputError: The chat template refuses the messages.
+        """
+        return list(self.tokenizer.encode(rendered(prompt, self.chat_template, raw=raw)).ids)
 
     def generate_ids(self, token_ids: Sequence[int], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[int]:
         """Generates tokens up to and including an end-of-sequence token.

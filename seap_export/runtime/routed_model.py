@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seap_export.errors import ArtifactError, UsageError
+from seap_export.runtime.chat import Prompt, last_user_text
 from seap_export.runtime.generator import Generator
 from seap_export.runtime.manifest import CHOSEN, ROUTER_FOLDER, RouterManifest
 from seap_export.runtime.providers import check_session_options
@@ -43,7 +44,7 @@ class RoutedModel:
 
     Example:
         model = RoutedModel("pruned", ratio=0.2)
-        print(model.route("Question: Is water wet?").task, model.generate("Question: Is water wet?"))
+        print(model.route("What is 12 + 30?").task, model.generate("What is 12 + 30?"))
     """
 
     def __init__(
@@ -85,13 +86,16 @@ class RoutedModel:
         self._session_options = (provider, threads, provider_options)
         self._generator: tuple[Path, Generator] | None = None
 
-    def route(self, prompt: str) -> Route:
+    def route(self, prompt: Prompt) -> Route:
         """Chooses the variant for a prompt.
+
+        Args:
+            prompt: A text, or messages, of which the last user turn decides.
 
         Raises:
             ArtifactError: The router does not run, or the variant is missing.
         """
-        ids = self._router.token_ids(prompt)
+        ids = self._router.token_ids(prompt if isinstance(prompt, str) else last_user_text(prompt))
         shares = self._router.probabilities([ids])[0].tolist()
         probabilities = dict(zip(self.manifest.classes, shares, strict=True))
         task = max(probabilities, key=probabilities.__getitem__)
@@ -102,16 +106,16 @@ class RoutedModel:
             raise ArtifactError(f"{variant}: this variant is missing; export again, or copy its folder there")
         return Route(task, probabilities[task], variant, fallback is not None, is_uncertain, probabilities)
 
-    def generate(self, prompt: str, max_new_tokens: int = 64) -> str:
-        """Generates the continuation of a prompt greedily with the variant of its task, without special tokens.
+    def generate(self, prompt: Prompt, max_new_tokens: int = 64, *, raw: bool = False) -> str:
+        """Generates the answer to a prompt greedily with the variant of its task, as `Generator.generate` does.
 
         Raises:
-            UsageError: `max_new_tokens` is not positive.
-            InputError: The prompt has no tokens, or too many for the model's context.
+            UsageError: `max_new_tokens` is not positive, or messages are given for a model without a chat template.
+            InputError: The prompt has no tokens, or too many for the model's context, or the chat template refuses it.
             ArtifactError: The router or the variant is missing, damaged or does not run.
             EnvironmentFailure: The provider is not available, or there is not enough memory.
         """
-        return self.generator(self.route(prompt)).generate(prompt, max_new_tokens)
+        return self.generator(self.route(prompt)).generate(prompt, max_new_tokens, raw=raw)
 
     def generator(self, route: Route) -> Generator:
         """Opens the variant of a route; another one that is open is closed first.

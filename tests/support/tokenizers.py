@@ -34,6 +34,15 @@ def name_all_tokens(onnx_folder: Path) -> Path:
     return onnx_folder
 
 
+def add_chat_template(folder: Path) -> Path:
+    """Gives a folder whose tokens are `WORDS` a template in which each turn is a word, the content, and `home`."""
+    turns = "{{ 'cat ' if message.role == 'user' else 'dog ' }}{{ message.content }} home "
+    path = folder / "tokenizer_config.json"
+    template = f"{{% for message in messages %}}{turns}{{% endfor %}}{{% if add_generation_prompt %}}dog{{% endif %}}"
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "chat_template": template}), "utf-8")
+    return folder
+
+
 _SPECIAL = ("<pad>", "<s>", "</s>")
 
 

@@ -1,4 +1,4 @@
-"""`seap-export generate`: prints the text that a variant generates after a prompt, token by token."""
+"""`seap-export generate`: prints the answer of a variant to a prompt, token by token."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, option, titled
-from seap_export.cli.options import PathType, output_options, threads_option
+from seap_export.cli.options import PathType, output_options, raw_option, threads_option
 from seap_export.cli.prompt import read_prompt
 from seap_export.providers import PROVIDERS
 
 if TYPE_CHECKING:
-    from seap_export.runtime import Completion
+    from seap_export.runtime import Completion, Prompt
 
 __all__ = ["generate_command"]
 
@@ -24,6 +24,8 @@ __all__ = ["generate_command"]
 @click.argument("prompt")
 @titled(
     "What to generate",
+    option("--system", metavar="TEXT", help="System prompt, before the user's turn."),
+    raw_option,
     option("--max-new-tokens", type=int, default=64, show_default=True, help="Largest number of tokens to generate."),
     option(
         "--temperature",
@@ -52,6 +54,8 @@ def generate_command(
     console: Console,
     folder: Path,
     prompt: str,
+    system: str | None,
+    raw: bool,
     max_new_tokens: int,
     temperature: float,
     top_k: int | None,
@@ -60,24 +64,32 @@ def generate_command(
     provider: str,
     threads: int | None,
 ) -> None:
-    """Print the text that the variant in FOLDER generates after PROMPT, token by token.
+    """Print the answer of the variant in FOLDER to PROMPT, token by token.
 
-    FOLDER is a variant such as pruned/gsm8k-0.2, or its onnx folder. If PROMPT is `-`, it is read from stdin. Special
-    tokens are left out. With --quiet the text is still printed, without the remark that the model's context is full.
+    FOLDER is a variant such as pruned/gsm8k-0.2, or its onnx folder. If PROMPT is `-`, it is read from stdin. For a
+    chat model, PROMPT becomes a user's turn in its chat template; any other model continues it. With --quiet the
+    answer is still printed, without the remark that the model's context is full.
 
     \b
     Example:
-      seap-export generate pruned/gsm8k-0.2 "Question: How many legs have 3 cats?" --max-new-tokens 32
+      seap-export generate pruned/gsm8k-0.2 "How many legs have 3 cats?" --max-new-tokens 32
     """
+    from seap_export.errors import UsageError
     from seap_export.runtime import Generator, Sampling
 
     sampling = Sampling(temperature, top_k, 1.0 if top_p is None else top_p, seed)
-    text = read_prompt(Path("-")) if prompt == "-" else prompt
+    if raw and system is not None:
+        raise UsageError("--system and --raw exclude each other; leave one out")
+    request: Prompt = read_prompt(Path("-")) if prompt == "-" else prompt
+    if system is not None:
+        request = [{"role": "system", "content": system}, {"role": "user", "content": request}]
     generator = Generator(_onnx_folder(folder), provider, threads)
+    if system is not None and generator.chat_template is None:
+        raise UsageError(f"{folder}: this model has no chat template, which --system needs; leave it out")
     if console.as_json:
-        console.result(_describe(generator.complete([text], max_new_tokens, sampling)[0]), "")
+        console.result(_describe(generator.complete([request], max_new_tokens, sampling, raw=raw)[0]), "")
         return
-    stream = generator.stream(text, max_new_tokens, sampling)
+    stream = generator.stream(request, max_new_tokens, sampling, raw=raw)
     for piece in stream:
         click.echo(piece, nl=False)
     click.echo()
@@ -100,4 +112,9 @@ def _onnx_folder(folder: Path) -> Path:
 
 
 def _describe(completion: Completion) -> dict[str, Any]:
-    return {"text": completion.text, "tokens": len(completion.token_ids), "stop": completion.stop}
+    return {
+        "text": completion.text,
+        "prompt_tokens": completion.prompt_tokens,
+        "tokens": len(completion.token_ids),
+        "stop": completion.stop,
+    }

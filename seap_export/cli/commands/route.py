@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.options import PathType, output_options
+from seap_export.cli.options import PathType, output_options, raw_option
 from seap_export.cli.prompt import read_prompt
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = ["route_command"]
 @click.argument("prompt", required=False)
 @click.option("--prompt-file", type=PathType(allow_dash=True), help="Read the prompt from this file; - is stdin.")
 @click.option("--generate", "max_new_tokens", type=int, help="Let the variant answer with at most this many tokens.")
+@raw_option
 @click.option("--ratio", type=float, help="Ratio of the variants to choose from.  [default: the only one there is]")
 @click.option(
     "--threshold", type=float, help="Confidence, 0 to 1, needed to choose a task.  [default: as in router.json]"
@@ -33,28 +34,32 @@ def route_command(
     prompt: str | None,
     prompt_file: Path | None,
     max_new_tokens: int | None,
+    raw: bool,
     ratio: float | None,
     threshold: float | None,
 ) -> None:
     """Show which task PROMPT belongs to and which variant in DIR, an output folder of `export`, should answer it.
 
-    The router was fitted to prompts as they are in the tasks' corpora, so give PROMPT in the same form.
+    The router was fitted to the questions of the tasks' corpora, without a chat template, so give PROMPT in the same
+    form. With --generate, a chat model answers it in its chat template.
 
     \b
     Example:
-      seap-export route pruned "Question: How many legs have 3 cats?" --generate 32
+      seap-export route pruned "How many legs have 3 cats?" --generate 32
     """
     from seap_export.errors import UsageError
     from seap_export.runtime import RoutedModel
 
     if max_new_tokens is not None and max_new_tokens < 1:
         raise UsageError(f"--generate {max_new_tokens} is out of range; give at least 1")
+    if raw and max_new_tokens is None:
+        raise UsageError("--raw has no effect without --generate; give both or neither")
     text = _prompt(prompt, prompt_file)
     model = RoutedModel(folder, ratio=ratio, threshold=threshold)
     route = model.route(text)
     result = _describe(route)
     if max_new_tokens is not None:
-        result["text"] = model.generator(route).generate(text, max_new_tokens)
+        result["text"] = model.generator(route).generate(text, max_new_tokens, raw=raw)
     console.result(result, "\n".join([_summary(route), *([result["text"]] if "text" in result else [])]))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tokenizers import name_all_tokens
+from support.tokenizers import add_chat_template, name_all_tokens
 
 from seap_export.runtime import Generator, Sampling
 
@@ -39,7 +39,19 @@ def test_it_samples(run: Run, expected: Generator) -> None:
 def test_in_json(run: Run, expected: Generator) -> None:
     (whole,) = expected.complete([PROMPT], 9)
     found = json.loads(run("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 9, "--json", "--quiet").out)
-    assert found == {"text": whole.text, "tokens": len(whole.token_ids), "stop": whole.stop}
+    assert found == {"text": whole.text, "prompt_tokens": 6, "tokens": len(whole.token_ids), "stop": whole.stop}
+
+
+def test_a_chat_model_is_given_the_prompt_in_its_template(run: Run, expected: Generator, done: Path) -> None:
+    add_chat_template(done / "a-0.2" / "onnx")
+    command = ("generate", "out/a-0.2", "sat on", "--max-new-tokens", 9)
+    for options, text in (
+        ((), "cat sat on home dog"),
+        (("--system", "a mat"), "dog a mat home cat sat on home dog"),
+        (("--raw",), "sat on"),
+    ):
+        assert run(*command, *options).out == expected.generate(text, 9) + "\n"
+        assert json.loads(run(*command, *options, "--json").out)["prompt_tokens"] == len(text.split())
 
 
 def test_a_prompt_from_stdin(run: Run, expected: Generator) -> None:
@@ -86,6 +98,8 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
         (["out/a-0.2", PROMPT, "--temperature", -1], 2, "temperature -1 is out of range"),
         (["out/a-0.2", PROMPT, "--top-k", 5], 2, "temperature 0"),
         (["out/a-0.2", PROMPT, "--temperature", 1, "--top-p", 2], 2, "top-p 2 is out of range"),
+        (["out/a-0.2", PROMPT, "--system", "a"], 2, "out/a-0.2: this model has no chat template"),
+        (["out/a-0.2", PROMPT, "--system", "a", "--raw"], 2, "--system and --raw exclude each other"),
         (["out/a-0.2"], 2, "'PROMPT'; see 'seap-export generate --help'"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.corpora import task_texts
 from support.exports import export_with_router
+from support.tokenizers import add_chat_template
 
 from seap_export.runtime import RoutedModel
 
@@ -68,6 +69,15 @@ def test_it_generates(run: Run, out: Path) -> None:
     assert json.loads(run(*command, "--json").out)["text"] == text
 
 
+def test_a_chat_model_answers_in_its_template(run: Run, out: Path) -> None:
+    raw = RoutedModel(out, ratio=0.4).generate(PROMPT, 6)
+    add_chat_template(out / "b-0.4" / "onnx")
+    command = ("route", "out", PROMPT, "--ratio", "0.4", "--generate", "6", "--json")
+    answer = json.loads(run(*command).out)["text"]
+    assert answer == RoutedModel(out, ratio=0.4).generate(PROMPT, 6) != raw
+    assert json.loads(run(*command, "--raw").out)["text"] == raw
+
+
 def test_a_prompt_from_a_file(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run("route", "out", PROMPT, "--ratio", "0.2", "--json").out
     Path("prompt.txt").write_bytes(PROMPT.encode() + b"\r\n")
@@ -98,6 +108,7 @@ def test_a_prompt_from_stdin(run: Run, out: Path) -> None:
         (["out", "--ratio", "0.2"], 2, "give either a prompt or --prompt-file"),
         (["out", PROMPT, "--prompt-file", "x"], 2, "give either a prompt or --prompt-file"),
         (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0"),
+        (["out", PROMPT, "--ratio", "0.2", "--raw"], 2, "--raw has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2"),
         (["none", PROMPT], 7, "none: there is no router"),
         (["out/a-0.2", PROMPT], 7, "out/a-0.2: there is no router"),

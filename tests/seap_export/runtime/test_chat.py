@@ -12,7 +12,7 @@ from support.tokenizers import write_byte_level, write_micro_tokenizer, write_se
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.runtime.chat import ChatTemplate, read_chat_template
+from seap_export.runtime.chat import ChatTemplate, last_user_text, read_chat_template
 
 CHATML = """{%- for message in messages %}
     {%- if loop.first and message['role'] != 'system' %}
@@ -141,3 +141,33 @@ def test_a_damaged_config(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{", "utf-8")
     with pytest.raises(ArtifactError, match=r"tokenizer_config\.json"):
         read_chat_template(tmp_path, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("template", "token"),
+    [
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}</s>\n{% endfor %}", 2),
+        ("{% for m in messages %}<s>{{ m.content }} </s> {% endfor %}", 2),
+        ("{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}{% endfor %}", None),
+        ("{% for m in messages %}{{ m.content }} the end</s>{% endfor %}", None),
+        ("{{ raise_exception('no') }}", None),
+    ],
+)
+def test_what_ends_a_turn(tmp_path: Path, template: str, token: int | None) -> None:
+    write_byte_level(tmp_path, chat_template=template)
+    chat = template_of(tmp_path)
+    assert chat is not None
+    assert chat.turn_end(Tokenizer.from_file(str(tmp_path / "tokenizer.json"))) == token
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([USER, ASSISTANT, {"role": "user", "content": "And?"}, ASSISTANT], "And?"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}, {"text": "b"}]}], "ab"),
+        ([{"role": "user", "content": None}], ""),
+        ([ASSISTANT], ""),
+    ],
+)
+def test_the_last_user_text(messages: list[Any], text: str) -> None:
+    assert last_user_text(messages) == text

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.tokenizers import name_all_tokens
+from support.tokenizers import add_chat_template, name_all_tokens
+from tokenizers import AddedToken, Tokenizer
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime import Generator, Sampling
@@ -122,3 +124,68 @@ def test_a_row_that_is_not_finite_is_refused(generator: Generator, monkeypatch: 
     monkeypatch.setattr(decoder, "float32_of", broken)
     with pytest.raises(ArtifactError, match="its logits are NaN or infinite"):
         generator.generate_batch(PROMPTS, 2)
+
+
+TALK = [
+    {"role": "system", "content": "mat"},
+    {"role": "user", "content": "sat on"},
+    {"role": "assistant", "content": "a mat"},
+    {"role": "user", "content": "and then"},
+]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "text"),
+    [
+        ("sat on", {}, "cat sat on home dog"),
+        ("sat on", {"raw": True}, "sat on"),
+        (TALK[1:2], {}, "cat sat on home dog"),
+        (TALK, {}, "dog mat home cat sat on home dog a mat home cat and then home dog"),
+    ],
+)
+def test_a_chat_model_is_given_prompts_in_its_template(
+    folder: Path, generator: Generator, prompt: Any, options: dict[str, bool], text: str
+) -> None:
+    chat = Generator(add_chat_template(folder), threads=1)
+    (expected,) = generator.complete([text], 9, WARM)
+    assert chat.token_ids(prompt, **options) == generator.token_ids(text)
+    assert chat.complete([prompt], 9, WARM, **options) == [expected]
+    assert chat.generate(prompt, 9, WARM, **options) == expected.text
+    assert chat.generate_batch(["a", prompt], 9, WARM, **options)[1] == expected.text
+    assert "".join(chat.stream(prompt, 9, WARM, **options)) == expected.text
+    assert expected.prompt_tokens == len(text.split())
+
+
+def test_the_end_of_a_turn_ends_a_text_though_no_config_names_it(folder: Path) -> None:
+    add_chat_template(folder)
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    set_limits(folder, eos_token_id=96)  # no token
+    free = Generator(folder, threads=1)
+    prompt = next(prompt for prompt in PROMPTS for text in [free.generate(prompt, 30)] if " home" in text)
+    (whole,) = free.complete([prompt], 30)
+    assert whole.stop == "length"
+    tokenizer.add_special_tokens([AddedToken("home", special=True, normalized=False)])
+    tokenizer.save(str(path))
+    (ended,) = Generator(folder, threads=1).complete([prompt], 30)
+    home = tokenizer.token_to_id("home")
+    assert ended.token_ids == whole.token_ids[: whole.token_ids.index(home) + 1]
+    assert ended.stop == "end"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "has_template", "message"),
+    [
+        (TALK, {}, False, "this model has no chat template, which messages need; give a text"),
+        (TALK, {"raw": True}, True, "messages cannot be raw, .*; give a text"),
+        ([], {}, True, "messages need a role and a content each; give .*user"),
+        (["the cat"], {}, True, "messages need a role"),
+        ([{"content": "the cat"}], {}, True, "messages need a role"),
+    ],
+)
+def test_messages_that_mean_nothing(
+    folder: Path, prompt: Any, options: dict[str, bool], has_template: bool, message: str
+) -> None:
+    generator = Generator(add_chat_template(folder) if has_template else folder)
+    with pytest.raises(UsageError, match=message):
+        generator.generate(prompt, 1, **options)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.corpora import task_texts
+from support.tokenizers import add_chat_template
 
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.runtime import Generator, RoutedModel, routed_model
@@ -65,6 +66,19 @@ def test_the_text_is_that_of_the_variant(pristine: Path) -> None:
         expected = Generator(pristine / f"{task}-0.2" / "onnx", threads=1).generate(prompt, 9)
         assert model.generate(prompt, max_new_tokens=9) == expected
     assert model.generate(OF_A, 9) != model.generate(OF_B, 9)
+
+
+def test_a_chat_model_answers_in_its_template_and_is_routed_without_it(done: Path) -> None:
+    plain = RoutedModel(done, threads=1)
+    expected = {"route": plain.route(OF_B), "text": plain.generate(f"cat {OF_B} home dog", 9)}
+    raw = plain.generate(OF_B, 9)
+    add_chat_template(done / "b-0.2" / "onnx")
+    model = RoutedModel(done, threads=1)
+    messages = [{"role": "system", "content": OF_A}, {"role": "user", "content": OF_B}]
+    for prompt in (OF_B, messages, [{"role": "user", "content": OF_A}, *messages]):
+        assert model.route(prompt) == expected["route"]
+    assert model.generate(OF_B, 9) == model.generate(messages[1:], 9) == expected["text"]
+    assert model.generate(OF_B, 9, raw=True) == raw != expected["text"]
 
 
 def test_one_variant_is_open_at_a_time(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
