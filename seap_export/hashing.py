@@ -19,6 +19,8 @@ _known: dict[_State, str] = {}
 #: A second write within a tick of the file system's clock does not change a file's times, so a hash is remembered only
 #: if the file was older than a tick. Ticks are 10 ms or less, and 2 s where the times are whole seconds.
 _TICK_NS, _COARSE_TICK_NS = 50_000_000, 2_000_000_000
+#: Bytes that take longer to hash than threads to start.
+_WORTH_THREADS = 4 * 2**20
 
 
 def sha256_file(path: Path) -> str:
@@ -34,7 +36,10 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_files(paths: Iterable[Path]) -> list[str]:
-    """The SHA-256 of each file, several read at a time: hashing does not hold Python's lock."""
+    """The SHA-256 of each file, several read at a time if they are large: hashing does not hold Python's lock."""
+    paths = list(paths)
+    if sum(path.stat().st_size for path in paths) < _WORTH_THREADS:
+        return list(map(sha256_file, paths))
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(sha256_file, paths))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,8 +96,9 @@ class StockModel:
             )
         config._attn_implementation = None  # a config may name a kernel of the hub
         options = {} if attention is None else {"attn_implementation": attention}
-        with _parameters_on_meta():
+        with _parameters_on_meta(), _no_init_weights():
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+        model.tie_weights()  # which is else part of the initialisation
         self.model: Any = model.eval()
         self._device, self._family = device, spec.family
         for module in self.model.modules():  # not `model.to`, which would give memory to parameters
@@ -259,6 +260,15 @@ def _cache(length: int, layers: int, device: torch.device) -> Any:
     keys = torch.zeros(1, 1, length, 1, device=device)
     layer.update(keys, keys)
     return _new_cache([layer] * layers)
+
+
+def _no_init_weights() -> AbstractContextManager[None]:
+    """Models made within the block get no random weights, which would take long even on meta."""
+    try:
+        from transformers.initialization import no_init_weights
+    except ModuleNotFoundError:  # transformers 4.57
+        from transformers.modeling_utils import no_init_weights
+    return no_init_weights()
 
 
 @contextmanager

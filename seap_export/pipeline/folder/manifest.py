@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -107,12 +110,15 @@ class Manifest:
 
 def package_versions() -> dict[str, str]:
     """The versions of this package and of the installed packages that affect artifacts."""
-    versions = {"seap-export": seap_export.__version__}
+    return {"seap-export": seap_export.__version__, **_installed_versions()}
+
+
+@cache
+def _installed_versions() -> Mapping[str, str]:
+    versions = {}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions
 
 
