@@ -1,12 +1,17 @@
-"""Links of the documentation lead somewhere, and the files it shows are those of the repository."""
+"""Links of the documentation lead somewhere, its commands have these options, and its files are the repository's."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from support.product import families, refused_models
+
+from seap_export.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "samples").glob("*/README.md")])
@@ -33,6 +38,48 @@ def test_links_lead_somewhere(page: Path) -> None:
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), target
         assert not anchor or anchor in _anchors(linked), target
+
+
+#: Options of other programs that the pages name.
+FOREIGN = {"--head", "--help", "--max-model-len", "--trust-remote-code"}
+
+
+def _commands(page: Path) -> Iterator[list[str]]:
+    """The words of each `seap-export COMMAND ...` in a block, without the program."""
+    text = re.sub(r"\\\n *", " ", page.read_text("utf-8"))
+    blocks = re.findall(r"^```sh\n(.*?)^```|^((?: {4}.*\n)+)", text, flags=re.MULTILINE | re.DOTALL)
+    for line in "".join(fenced + indented for fenced, indented in blocks).splitlines():
+        shown = re.match(r"[ \w./-]*\bseap-export ([a-z]+ .*?)(?: [|>] .*|\s+# .*)?$", line)
+        if shown and shown[1].count('"') % 2 == 0:
+            yield shlex.split(shown[1])
+
+
+def test_commands_are_found() -> None:
+    assert len([words for page in PAGES for words in _commands(page)]) >= 60
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_have_the_options_that_are_shown(page: Path) -> None:
+    """`make_parser` refuses options that a command lacks; the values of choices are compared here."""
+    for name, *words in _commands(page):
+        command = main.commands[name]
+        values, _, _ = command.make_parser(click.Context(command)).parse_args(words)
+        for parameter in command.params:
+            if isinstance(parameter.type, click.Choice) and parameter.name in values:
+                given = values[parameter.name]
+                assert {given} if isinstance(given, str) else set(given) <= set(parameter.type.choices), words
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+)
+def test_options_in_sentences_exist(page: Path) -> None:
+    known = {option for command in main.commands.values() for own in command.params for option in own.opts}
+    known |= {option for command in main.commands.values() for own in command.params for option in own.secondary_opts}
+    named = {
+        option for code in re.findall(r"`([^`]*)`", _prose(page)) for option in re.findall(r"--[a-z][\w-]*", code)
+    }
+    assert named - known - FOREIGN == set()
 
 
 def test_the_example_of_a_family_is_the_one_in_the_repository() -> None:

@@ -90,7 +90,7 @@ class GgufFormat:
             f"{taken.name} in place of {wanted.name} in {count} tensors ({cost / 1e6:+.1f} MB)"
             for (wanted, taken), (count, cost) in fallbacks.items()
         ]
-        remedy = f"; --align {align} avoids it in the MLP" if align else ""
+        remedy = f"; align = {align} in a recipe avoids it in the MLP" if align else ""
         return f"gguf:{self.precision}: rows that are not whole blocks take {', '.join(parts)}{remedy}"
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:

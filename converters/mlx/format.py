@@ -74,7 +74,7 @@ class MlxFormat:
             return None
         return (
             f"mlx cannot quantise any matrix of this model: no width is a multiple of {GROUPS[-1]}; "
-            f"use --align {GROUPS[-1]}, or fp16"
+            f"use align = {GROUPS[-1]} in a recipe, or fp16"
         )
 
     def remark(self, spec: ModelSpec) -> str | None:
@@ -85,7 +85,7 @@ class MlxFormat:
         names = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
         return (
             f"mlx leaves {len(left)} matrices unquantised whose width is no multiple of {GROUPS[-1]}: {names}; "
-            f"--align {GROUPS[-1]} lets it quantise all"
+            f"align = {GROUPS[-1]} in a recipe lets it quantise all"
         )
 
     def size(self, spec: ModelSpec) -> int:

@@ -1,4 +1,7 @@
-"""Every command and program in a block of the README, run as shown; `tests/test_readme.py` runs its other commands."""
+"""Every command and program in a block of the README, the guide and the page of the runtimes, run as shown.
+
+`tests/test_readme.py` runs the README's other commands, `test_optimum.py` the commands of the page of the runtimes.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from support.product import dense_folder, open_source
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+GUIDE = (ROOT / "docs" / "guide.md").read_text("utf-8")
+RUNTIMES = (ROOT / "docs" / "runtimes.md").read_text("utf-8")
 BY_OTHERS = {
     "make demo": "the fixture `demo` runs it",
     "make test": ".ci/run calls it, and it runs tests of this file",
@@ -21,24 +26,27 @@ BY_OTHERS = {
 }
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def _blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line for block in _blocks("sh") for line in block.splitlines() if line not in BY_OTHERS]
+SHOWN = [line for page in (README, GUIDE) for block in _blocks(page, "sh") for line in block.splitlines()]
+COMMANDS = [line for line in SHOWN if line not in BY_OTHERS]
+#: The programs that load a variant in transformers and in ONNX Runtime GenAI.
+PROGRAMS = [program for program in _blocks(RUNTIMES, "python") if "demo-output" in program]
 #: Commands for a folder of the user's, where the package is installed.
 ELSEWHERE = [command for command in COMMANDS if command.startswith("seap-export ")]
 HERE = [command for command in COMMANDS if command not in ELSEWHERE]
 
 
 def test_readme_shows_the_two_commands_and_ci_runs_the_second() -> None:
-    assert set(BY_OTHERS) <= {line for block in _blocks("sh") for line in block.splitlines()}
+    assert set(BY_OTHERS) <= set(SHOWN)
     assert re.search(r"^make test\b", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
 
 
 def test_readme_has_commands_and_programs() -> None:
-    assert len(COMMANDS) >= 4
-    assert len(_blocks("python")) == 2
+    assert (len(ELSEWHERE), len(HERE)) == (3, 7)
+    assert len(PROGRAMS) == 2
 
 
 @pytest.mark.release
@@ -59,7 +67,6 @@ def test_the_commands_for_a_model_of_the_hub(tmp_path: Path, smollm2_gguf: Path)
     (tmp_path / "maths.jsonl").write_text("".join(texts[:40]), "utf-8")
     path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    assert len(ELSEWHERE) == 3
     for command in ELSEWHERE:
         words = shlex.split(command)
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -79,7 +86,7 @@ def _put_into_hub_cache(folder: Path, cache: Path, model: str) -> None:
 @pytest.mark.release
 @pytest.mark.parametrize(
     ("program", "environment"),
-    list(zip(_blocks("python"), (".venv", ".venv-genai"), strict=True)),
+    list(zip(PROGRAMS, (".venv", ".venv-genai"), strict=True)),
     ids=["hf", "genai"],
 )
 def test_readme_program(program: str, environment: str, demo: Path) -> None:

@@ -1,8 +1,8 @@
-"""Runs models in every runtime and writes the tables of docs/runtimes.md and docs/research/runtimes.md.
+"""Runs models in every runtime and writes the tables of docs/research/runtimes.md.
 
     python -m validation.benchmarks.runtime_table parity --work DIR --out docs/research/runtimes.md
     python -m validation.benchmarks.runtime_table speed DENSE PRUNED --texts samples/tasks/reading.txt --work DIR \\
-        --out docs/runtimes.md
+        --out docs/research/runtimes.md
 
 `parity`: small models of every family with random weights, dense and with layers of different shapes, in every format,
 precision and runtime, compared with torch as `validate` does. `speed`: one model, as the folders `hf` of a dense model

@@ -77,7 +77,7 @@ def test_rows_that_are_not_whole_blocks(precision: str, width: int, kind: str) -
     assert (remark is None) == (kind == "Q4_0")
     if remark is not None:
         assert kind in remark
-        assert f"--align {32 if precision in ('q8_0', 'q4_0') else 256}" in remark
+        assert f"align = {32 if precision in ('q8_0', 'q4_0') else 256} in a recipe" in remark
 
 
 def test_the_head_of_a_narrow_model_is_q8_0() -> None:

@@ -94,7 +94,7 @@ def test_what_no_group_divides_is_left_as_it_is_and_named(qwen3: Path, made: Cal
     assert "4 matrices" in remark
     assert "model.layers.1.mlp.down_proj.weight" in remark
     assert "and 1 more" in remark
-    assert "--align 32" in remark
+    assert "align = 32 in a recipe" in remark
     assert MlxFormat("fp16").remark(spec_of(qwen3)) is None
 
 
@@ -134,7 +134,7 @@ def test_a_model_of_which_nothing_can_be_quantised_is_refused(tmp_path: Path, pr
     spec = spec_of(model)
     assert MlxFormat("fp16").refusal(spec, {}) is None
     (tmp_path / "mlx").mkdir()
-    with pytest.raises(InputError, match="no width is a multiple of 32; use --align 32, or fp16"):
+    with pytest.raises(InputError, match="no width is a multiple of 32; use align = 32 in a recipe, or fp16"):
         MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)
     assert list((tmp_path / "mlx").iterdir()) == []
 

@@ -18,7 +18,7 @@ from seap_export.runtime.doctor import Diagnosis, ProviderState
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "doctor.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "reference.md").read_text("utf-8")
 #: Python runs this at the start of every process, of those that the command starts, too.
 BLOCK = """
 import sys

@@ -1,4 +1,4 @@
-"""The tables of docs/runtimes.md say what was run, and what was not."""
+"""The tables of docs/research/runtimes.md say what was run, and what was not."""
 
 from __future__ import annotations
 
