@@ -61,7 +61,8 @@ class CalibrationRecord:
         num_tokens: Number of real tokens.
         calibration_texts: SHA-256 of every calibration text, sorted.
         held_out_texts: SHA-256 of every held-out text, sorted.
-        held_out: The held-out samples themselves, as {"prompt", "completion"}, for parity and evaluation.
+        held_out: The held-out samples themselves, as {"prompt", "completion"}, for parity and evaluation; those of
+            conversations have their {"question"} as well.
     """
 
     task: str

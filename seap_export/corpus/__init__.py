@@ -1,6 +1,7 @@
 """Reads files and data sets, turns their records into texts, and splits the texts."""
 
 from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
+from seap_export.corpus.conversation import Chat, JoinedTurns
 from seap_export.corpus.parse import parse_task, parse_tasks
 from seap_export.corpus.readers import check_corpus, read_records
 from seap_export.corpus.split import Split, check_disjoint, split_samples, text_digest
@@ -16,8 +17,10 @@ from seap_export.corpus.templates import render
 __all__ = [
     "LAST_NUMBER",
     "AnswerRule",
+    "Chat",
     "ChoiceCompletion",
     "Completion",
+    "JoinedTurns",
     "Sample",
     "Split",
     "Task",

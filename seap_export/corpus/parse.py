@@ -20,6 +20,8 @@ __all__ = ["parse_task", "parse_tasks"]
 #: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
 _MAX_TASK_BYTES = 16 * 2**10
 _TASK_FILE = ".toml"
+#: Keys of a text, and of a conversation.
+_TEXT_KEYS, _TURN_KEYS = ("prompt", "completion"), ("system", "user", "assistant")
 #: Keys of a task whose answers can be generated.
 _ANSWER_KEYS = ("answer", "stop", "shots", "examples")
 
@@ -44,8 +46,8 @@ def parse_task(spec: str) -> Task:
     """The task of `NAME=SOURCE`, or of a SOURCE that is no file; NAME is then the last part of SOURCE.
 
     SOURCE is, in this order: a file, if it exists or has the suffix of a corpus or a task file; a data set of the
-    hub, if it is OWNER/NAME or OWNER/NAME:CONFIG; a task of the lm-evaluation-harness, if it is one word. A corpus
-    without a task file needs a field `text`.
+    hub, if it is OWNER/NAME or OWNER/NAME:CONFIG; a task of the lm-evaluation-harness, if it is one word. The
+    records of a corpus without a task file are recognised by their fields (`read_record`).
 
     Raises:
         UsageError: The spec is malformed, the name cannot be a folder name, or the harness has no such task.
@@ -81,10 +83,9 @@ def _read_task_file(name: str, path: Path) -> Task:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a TOML file ({error}); see samples/tasks for an example") from error
     try:
-        _refuse_unknown_keys(table, ("corpus", "prompt", "completion", *_ANSWER_KEYS))
-        completion = _completion(table["completion"]) if "completion" in table else None
-        corpus, prompt = _string(table, "corpus"), _string(table, "prompt")
-        task = Task(name, path.parent / corpus, prompt, completion, _answer(table, path.parent))
+        _refuse_unknown_keys(table, ("corpus", *_TEXT_KEYS, *_TURN_KEYS, *_ANSWER_KEYS))
+        corpus = _string(table, "corpus")
+        task = Task(name, path.parent / corpus, **_parts(table), answer=_answer(table, path.parent))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     if is_hub_id(corpus) and not _is_file(path.parent / corpus):
@@ -103,11 +104,27 @@ def _small_text(path: Path) -> str:
     return content.decode("utf-8")
 
 
-def _completion(value: object) -> Completion:
+def _parts(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What a task file says of a text or of a conversation; nothing: records are recognised by their fields."""
+    turns, texts = (next((key for key in keys if key in table), None) for keys in (_TURN_KEYS, _TEXT_KEYS))
+    if turns is None and texts is None:
+        return {}
+    if turns is not None and texts is not None:
+        raise InputError(f"'{turns}' is part of a conversation and '{texts}' of a text; write one or the other")
+    first, second = _TEXT_KEYS if turns is None else _TURN_KEYS[1:]
+    return {
+        "prompt": _string(table, first),
+        "completion": _completion(second, table[second]) if second in table else None,
+        "is_conversation": turns is not None,
+        "system": _string(table, "system") if "system" in table else None,
+    }
+
+
+def _completion(key: str, value: object) -> Completion:
     if isinstance(value, str):
         return TemplateCompletion(value)
     if not isinstance(value, dict):
-        raise InputError("'completion' must be a template or a table with 'choices' and 'label'")
+        raise InputError(f"'{key}' must be a template or a table with 'choices' and 'label'")
     _refuse_unknown_keys(value, ("choices", "label", "labels", "template"))
     choices = value.get("choices")
     if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
@@ -130,6 +147,8 @@ def _answer(table: Mapping[str, Any], folder: Path) -> AnswerRule | None:
     if not isinstance(shots, int) or isinstance(shots, bool):
         raise InputError(f"'shots' must be a number of examples, not {shots!r:.40}; write shots = 4")
     examples = folder / _string(table, "examples") if "examples" in table else None
+    if examples is not None and "prompt" not in table:
+        raise InputError("'shots' and 'examples' are for texts, not for conversations; leave them out")
     return AnswerRule(_string(table, "answer"), tuple(stop), shots, examples)
 
 

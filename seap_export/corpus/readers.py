@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,8 +24,9 @@ _PARQUET_BATCH_ROWS = 256
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a corpus file, in the order of the file.
 
-    JSONL gives its objects and Parquet its rows. Plain text gives `{"text": ...}`: texts are separated by
-    blank lines; in a file without a blank line between two texts, each line is a text.
+    JSONL gives its objects, Parquet its rows, and CSV its rows by the names in the first one. Plain text gives
+    `{"text": ...}`: texts are separated by blank lines; in a file without a blank line between two texts, each line is
+    a text.
 
     Raises:
         InputError: The file is missing, is of an unknown kind, is damaged, or holds no record. Errors of
@@ -99,6 +102,56 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise InputError(f"{path}: not a readable Parquet file ({reason}); download or create it again") from error
 
 
+def _read_table(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(MAX_LINE_BYTES)
+    lines = _Lines(path)
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
+    names: list[str] = []
+    try:
+        for row in rows:
+            lines.size = 0
+            if not names:
+                names = _checked_names(path, row)
+            elif row and len(row) != len(names):
+                raise InputError(
+                    f"{path}, line {rows.line_num}: {len(row)} fields, but the first row names {len(names)}; put a "
+                    "text that contains a separator into double quotes"
+                )
+            elif row:
+                yield dict(zip(names, row, strict=True))
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {rows.line_num}: not readable as a table ({error}); put a text that contains a separator, "
+            "a quote or a line end into double quotes"
+        ) from error
+
+
+class _Lines:
+    """The lines of a table, with their line ends; one row may have several.
+
+    Attributes:
+        size: Characters since it was set to 0.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.size, self._path, self._lines = 0, path, _lines(path)
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in self._lines:
+            self.size += len(line)
+            if self.size > MAX_LINE_BYTES:
+                raise InputError(f"{self._path}, line {number}: {_too_long('row')}; is a quote missing before it?")
+            yield line + "\n"
+
+
+def _checked_names(path: Path, row: list[str]) -> list[str]:
+    twice = [name for index, name in enumerate(row) if name in row[:index]]
+    if twice or not row:
+        reason = f"names {twice[0]!r} twice" if twice else "is empty"
+        raise InputError(f"{path}: the first row {reason}; it must give each column a name of its own")
+    return row
+
+
 def _read_text(path: Path) -> Iterator[dict[str, Any]]:
     has_blocks = _has_separator(path)
     block: list[str] = []
@@ -167,6 +220,8 @@ _READERS: Mapping[str, Callable[[Path], Iterator[dict[str, Any]]]] = MappingProx
         ".ndjson": _read_jsonl,
         ".json": _read_jsonl,
         ".parquet": _read_parquet,
+        ".csv": partial(_read_table, delimiter=","),
+        ".tsv": partial(_read_table, delimiter="\t"),
         ".txt": _read_text,
         ".md": _read_text,
     }

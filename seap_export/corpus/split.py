@@ -24,12 +24,12 @@ class Split:
     Attributes:
         calibration: At least one text.
         held_out: The others.
-        notice: What the user should know about the corpus (`Task.notice`).
+        notices: What the user should know about the corpus.
     """
 
     calibration: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
-    notice: str = ""
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.calibration:

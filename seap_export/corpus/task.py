@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.corpus.answers import AnswerRule
+from seap_export.corpus.conversation import Chat, Conversation, JoinedTurns, read_record
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
 from seap_export.corpus.names import NAME_RULE, is_folder_name
 from seap_export.corpus.readers import read_records
@@ -19,19 +20,26 @@ __all__ = ["ChoiceCompletion", "Completion", "Corpus", "Sample", "Task", "Templa
 #: A file, or data that are downloaded.
 Corpus = Path | HubCorpus | HarnessCorpus
 
-_TEXT_PROMPT = "{text}"  # for a corpus that is given without a task file
-
 
 @dataclass(frozen=True)
 class Sample:
-    """A text in two parts: the prompt, and the completion a model should give (empty where there is none)."""
+    """A text in two parts.
+
+    Attributes:
+        prompt: What a model is given.
+        completion: What it should give; empty if there is none.
+        question: The last user turn of a conversation, without its template; of other texts the prompt, or the
+            completion if there is no prompt.
+    """
 
     prompt: str
     completion: str
+    question: str = ""
 
     def __post_init__(self) -> None:
         if not self.text.strip():
             raise InputError("a sample needs a text that is more than white space")
+        object.__setattr__(self, "question", self.question or self.prompt or self.completion)
 
     @property
     def text(self) -> str:
@@ -133,21 +141,27 @@ class Task:
     Attributes:
         name: The name of its folders (`seap_export.corpus.names`).
         corpus: Where its records come from.
-        prompt: Template of the prompt.
+        prompt: Template of the prompt; None: records are recognised by their fields (`read_record`).
         completion: What follows the prompt; None: nothing.
         answer: How the answer is found in a completion and in generated text; None: the task does not say it.
+        is_conversation: Whether prompt and completion are the user's and the assistant's turn.
+        system: Template of the turn before these; None: there is none.
     """
 
     name: str
     corpus: Corpus
-    prompt: str = _TEXT_PROMPT
+    prompt: str | None = None
     completion: Completion | None = None
     answer: AnswerRule | None = None
+    is_conversation: bool = False
+    system: str | None = None
 
     def __post_init__(self) -> None:
         if not is_folder_name(self.name):
             raise UsageError(f"task name {self.name!r} cannot name a folder; use {NAME_RULE}")
-        check_template(self.prompt)
+        for template in (self.prompt, self.system):
+            if template is not None:
+                check_template(template)
 
     @property
     def notice(self) -> str:
@@ -166,26 +180,59 @@ class Task:
         """
         return read_records(self.corpus) if isinstance(self.corpus, Path) else self.corpus.records()
 
-    def texts(self) -> Iterator[Sample]:
+    def texts(self, chat: Chat | None = None) -> Iterator[Sample]:
         """The samples of the corpus, in its order; records that yield only white space are skipped.
 
+        Args:
+            chat: Renders conversations; None: the model has no chat template.
+
         Raises:
-            InputError: The corpus cannot be read, or a record lacks a field or has no right label.
+            InputError: The corpus cannot be read, a record lacks a field or has no right label, or the chat template
+                refuses it.
             EnvironmentFailure: The corpus cannot be downloaded.
         """
         for number, record in enumerate(self.records(), start=1):
             try:
-                prompt = render(self.prompt, record)
                 completion = "" if self.completion is None else self.completion.render(record)
+                sample = self.sample(record, completion, chat)
             except InputError as error:
-                where = f"task '{self.name}': {self.corpus}, record {number}"
-                raise InputError(f"{where}: {error}{self._hint(record)}") from error
-            if prompt.strip() or completion.strip():
-                yield Sample(prompt, completion)
+                raise InputError(f"task '{self.name}': {self.corpus}, record {number}: {error}") from error
+            if sample is not None:
+                yield sample
 
-    def _hint(self, record: Mapping[str, Any]) -> str:
-        lacks_text = self.prompt == _TEXT_PROMPT and "text" not in record
-        return "; give a task file (.toml) that turns them into a text" if lacks_text else ""
+    def sample(self, record: Mapping[str, Any], completion: str, chat: Chat | None = None) -> Sample | None:
+        """A record as a sample; None if it yields only white space.
+
+        Args:
+            record: The record.
+            completion: What follows the prompt; not used if records are recognised by their fields.
+            chat: As for `texts`.
+
+        Raises:
+            InputError: As for `texts`.
+        """
+        content = self._content(record, completion)
+        if isinstance(content, Conversation):
+            if content.is_blank:
+                return None
+            return Sample(*content.rendered(chat or JoinedTurns()), question=content.question)
+        prompt, completion = content
+        return Sample(prompt, completion) if prompt.strip() or completion.strip() else None
+
+    def _content(self, record: Mapping[str, Any], completion: str) -> tuple[str, str] | Conversation:
+        """A conversation, or prompt and completion."""
+        if self.prompt is None:
+            content = read_record(record)
+            return (content, "") if isinstance(content, str) else content
+        prompt = render(self.prompt, record)
+        if not self.is_conversation:
+            return prompt, completion
+        turns = [("user", prompt)]
+        if self.system is not None:
+            turns.insert(0, ("system", render(self.system, record)))
+        if self.completion is not None:
+            turns.append(("assistant", completion))
+        return Conversation(tuple({"role": role, "content": content} for role, content in turns))
 
 
 def _list_field(path: str, record: Mapping[str, Any]) -> list[Any]:

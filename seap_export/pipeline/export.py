@@ -32,6 +32,7 @@ from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.steps.variant import OfVariant, PlanStep
 from seap_export.pipeline.targets.targets import Targets
+from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import general_samples
 from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
@@ -163,13 +164,14 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     for ratio in sorted({variant.ratio for variant in request.variants.values()}):
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)
-    splits = split_tasks(source, request.tasks, request.calibration, request.support)
+    chat = chat_of_source(source)
+    splits = split_tasks(source, request.tasks, request.calibration, request.support, chat)
     calibrated = {digest for split in splits.values() for digest in split.digests()["calibration"]}
-    general = general_samples(request.general_text, calibrated) if request.quality else ()
+    general = general_samples(request.general_text, calibrated, chat) if request.quality else ()
     with progress.step(f"hashing {source.name}", name="hashing"):
         source.digest  # noqa: B018 - remembered
     mixtures = {mixture.name: tuple(mixture.weights) for mixture in request.all_mixtures}
-    vocabularies = choose_vocabularies(source, request.tasks, mixtures, request.vocabulary, progress)
+    vocabularies = choose_vocabularies(source, request.tasks, mixtures, request.vocabulary, progress, chat)
     steps = export_steps(source, request, splits, vocabularies)
     if request.router_settings is not None:
         refuse_lost_tasks(workspace, [task.name for task in request.tasks])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from seap_export.corpus import AnswerRule, Sample, Task
+from seap_export.corpus import AnswerRule, Chat, Sample, Task
 from seap_export.errors import InputError
 from seap_export.hashing import sha256_json
 
@@ -67,12 +67,13 @@ class OpenTask:
         return sha256_json([list(self.prompts), answers, self.rule.rule, list(self.rule.stop)])
 
 
-def open_task(task: Task, limit: int | None = None) -> OpenTask:
+def open_task(task: Task, limit: int | None = None, chat: Chat | None = None) -> OpenTask:
     """Reads the questions of a task file in the order of its corpus.
 
     Args:
         task: A task that says how answers are found.
         limit: Read only the first `limit` questions; None: all.
+        chat: Renders conversations; None: the model has no chat template.
 
     Raises:
         InputError: The task does not say it, a corpus cannot be read or is too short, a completion contains no answer,
@@ -85,7 +86,7 @@ def open_task(task: Task, limit: int | None = None) -> OpenTask:
             'answer = "last number" or a regular expression'
         )
     examples = _examples(task, rule)
-    questions = tuple(islice(_questions(task, rule), limit))
+    questions = tuple(islice(_questions(task, rule, chat), limit))
     shared = {question.prompt for question in questions} & {example.prompt for example in examples}
     if shared:
         raise InputError(
@@ -107,8 +108,8 @@ def _examples(task: Task, rule: AnswerRule) -> tuple[Sample, ...]:
     return found
 
 
-def _questions(task: Task, rule: AnswerRule) -> Iterator[OpenQuestion]:
-    for number, sample in enumerate(task.texts(), start=1):
+def _questions(task: Task, rule: AnswerRule, chat: Chat | None) -> Iterator[OpenQuestion]:
+    for number, sample in enumerate(task.texts(chat), start=1):
         gold = rule.find(sample.completion)
         if gold is None:
             raise InputError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from seap_export.corpus import ChoiceCompletion, Task, render
+from seap_export.corpus import Chat, ChoiceCompletion, Task
 from seap_export.errors import InputError
 
 __all__ = ["Question", "read_questions"]
@@ -40,12 +40,13 @@ class Question:
         return self.prompt + self.choices[self.gold]
 
 
-def read_questions(task: Task, limit: int | None = None) -> tuple[Question, ...]:
+def read_questions(task: Task, limit: int | None = None, chat: Chat | None = None) -> tuple[Question, ...]:
     """Reads the questions of a task file in the order of its corpus.
 
     Args:
         task: A task whose completion has choices.
         limit: Read only the first `limit` questions; None: all.
+        chat: Renders conversations; None: the model has no chat template.
 
     Raises:
         InputError: The task has no choices, the corpus cannot be read, or a record is not a question.
@@ -55,12 +56,16 @@ def read_questions(task: Task, limit: int | None = None) -> tuple[Question, ...]
             f"task '{task.name}': zero-shot accuracy needs a task file with choices and a label under [completion]; "
             "a task of lm-eval is given as --harness-task"
         )
-    return tuple(islice(_questions(task, task.completion), limit))
+    return tuple(islice(_questions(task, task.completion, chat), limit))
 
 
-def _questions(task: Task, completion: ChoiceCompletion) -> Iterator[Question]:
+def _questions(task: Task, completion: ChoiceCompletion, chat: Chat | None) -> Iterator[Question]:
     for number, record in enumerate(task.records(), start=1):
         try:
-            yield Question(render(task.prompt, record), *completion.choices_and_gold(record))
+            choices, gold = completion.choices_and_gold(record)
+            samples = [task.sample(record, choice, chat) for choice in choices]
+            # chat templates may cut the text at different places, each within what they have in common
+            prompt = min((sample.prompt if sample else "" for sample in samples), key=len, default="")
+            yield Question(prompt, tuple(sample.text[len(prompt) :] if sample else "" for sample in samples), gold)
         except InputError as error:
             raise InputError(f"task '{task.name}': {task.corpus}, record {number}: {error}") from error

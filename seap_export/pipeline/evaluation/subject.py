@@ -17,6 +17,7 @@ from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress
+from seap_export.pipeline.texts.chat import ModelChat, chat_of_folder, chat_of_source
 from seap_export.plan.plan import Plan
 from seap_export.sources.source import Source, open_source
 from seap_export.vocabulary.table import Vocabulary
@@ -89,6 +90,13 @@ class Subject:
         if self.variant is None:
             raise ValueError("a dense model has no artifacts")
         return self.variant.path / folder
+
+    def chat(self, request: EvaluationRequest) -> ModelChat:
+        """What renders conversations: the variant's chat template, which is the dense model's."""
+        if self.variant is not None:
+            return chat_of_folder(self.artifact(request.tokenizer_folder))
+        assert self.dense is not None
+        return chat_of_source(self.dense)
 
     def run_by(self, runtime: str) -> VariantRun:
         """What a runtime runs of the variant: `RUN_FOLDERS` says it, or the first folder that it takes.
@@ -232,7 +240,7 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
     if subject.variant is None or subject.dense is None:
         return None
     if request.texts:
-        by_task = {task.name: _texts_of(task, request.limit) for task in request.texts}
+        by_task = {task.name: _texts_of(task, request.limit, subject.chat(request)) for task in request.texts}
         disjoint = {subject.is_disjoint(f"task '{name}'", texts) for name, texts in by_task.items()}
         return Texts("file", tuple(by_task), _distinct(by_task.values()), (), None if None in disjoint else True)
     if subject.records is None:
@@ -255,8 +263,8 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
     )
 
 
-def _texts_of(task: Task, limit: int | None) -> list[str]:
-    texts = list(itertools.islice(dict.fromkeys(sample.text for sample in task.texts()), limit))
+def _texts_of(task: Task, limit: int | None, chat: ModelChat) -> list[str]:
+    texts = list(itertools.islice(dict.fromkeys(sample.text for sample in task.texts(chat)), limit))
     if not texts:
         raise InputError(f"task '{task.name}': {task.corpus} contains no text; use another corpus")
     return texts
@@ -274,7 +282,7 @@ def local_questions(
     Raises:
         InputError: A task file or its corpus cannot be used, or a question was used in calibration.
     """
-    questions = {task.name: read_questions(task, request.limit) for task in request.zero_shot}
+    questions = {task.name: read_questions(task, request.limit, subject.chat(request)) for task in request.zero_shot}
     return {
         name: (of_task, subject.is_disjoint(f"task '{name}'", (question.text for question in of_task)))
         for name, of_task in questions.items()
@@ -287,7 +295,7 @@ def open_tasks(subject: Subject, request: EvaluationRequest) -> dict[str, tuple[
     Raises:
         InputError: A task file or its corpus cannot be used, or a question was used in calibration.
     """
-    tasks = [open_task(task, request.limit) for task in request.generate]
+    tasks = [open_task(task, request.limit, subject.chat(request)) for task in request.generate]
     return {
         task.name: (task, subject.is_disjoint(f"task '{task.name}'", (question.text for question in task.questions)))
         for task in tasks

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject
-from seap_export.pipeline.texts.split_tasks import tokenizer_folder
+from seap_export.pipeline.texts.tokenizer import tokenizer_folder
 from seap_export.runtime.files import load_tokenizer, read_object
 from seap_export.sources.source import Source
 from seap_export.vocabulary.sizes import token_sizes

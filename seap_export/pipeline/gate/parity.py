@@ -13,6 +13,7 @@ from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.rounded import opened_model
 from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.pipeline.texts.chat import chat_of_folder
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
 
@@ -44,7 +45,9 @@ def prompts_of(variant: Variant, corpus: Path | None, number: int) -> list[str]:
         InputError: The corpus cannot be read.
     """
     if corpus is not None:
-        return [sample.prompt for sample in islice(Task("prompts", corpus).texts(), number)]
+        folders = (folder for folder in (variant.hf, variant.onnx) if (folder / "tokenizer.json").is_file())
+        chat = next(map(chat_of_folder, folders), None)
+        return [sample.prompt for sample in islice(Task("prompts", corpus).texts(chat), number)]
     by_task = [calibration.record.held_out for calibration in variant.calibrations()]
     pairs = [[(sample["prompt"], sample["completion"]) for sample in samples] for samples in by_task]
     return held_out_prompts(pairs, number)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seap_export.activations.statistics import CALIBRATION_SCHEMA, CalibrationRecord, covariance_bytes, write_record
-from seap_export.corpus import Split
+from seap_export.corpus import Sample, Split
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
@@ -130,10 +130,14 @@ class CalibrationStep(Step):
             num_tokens=num_tokens,
             calibration_texts=tuple(digests["calibration"]),
             held_out_texts=tuple(digests["held_out"]),
-            held_out=tuple(
-                {"prompt": sample.prompt, "completion": sample.completion} for sample in self.split.held_out
-            ),
+            held_out=tuple(map(_recorded, self.split.held_out)),
         )
+
+
+def _recorded(sample: Sample) -> dict[str, str]:
+    """A sample for the record; its question only if it is not the prompt or the completion."""
+    parts = {"prompt": sample.prompt, "completion": sample.completion}
+    return parts if sample.question in parts.values() else {**parts, "question": sample.question}
 
 
 def calibration_steps(

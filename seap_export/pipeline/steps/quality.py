@@ -31,6 +31,7 @@ from seap_export.pipeline.steps.joint import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
+from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, elsewhere_texts
 from validation.divergence.measure import DenseAnswers, claim_texts
 
@@ -95,7 +96,7 @@ class QualityStep(JointStep):
     def _measure(self, made: MadeVariants, request: QualityRequest, folder_keys: Mapping[str, str]) -> None:
         """The dense model runs over the texts of all variants, and is released before a variant is opened."""
         workspace, source, progress = made.workspace, made.work.source, made.work.progress
-        elsewhere = elsewhere_texts(_records(workspace), request.general_text)
+        elsewhere = elsewhere_texts(_records(workspace), request.general_text, chat_of_source(source))
         keys = {name: quality_key(key, request.max_length, elsewhere) for name, key in folder_keys.items()}
         for name, key in keys.items():
             if workspace.manifest.steps.get(_step(name), key) != key:

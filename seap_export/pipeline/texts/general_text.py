@@ -9,7 +9,7 @@ from typing import Any
 
 import seap_export.corpus
 from seap_export.activations.statistics import CalibrationRecord
-from seap_export.corpus import Sample, parse_task, text_digest
+from seap_export.corpus import Chat, Sample, parse_task, text_digest
 from seap_export.errors import InputError
 from seap_export.hashing import sha256_json
 from validation.divergence.measure import DivergenceFigures
@@ -97,12 +97,15 @@ def refuse_damaged_cell(cell: Mapping[str, Any]) -> None:
             raise TypeError(f"a valid {key}")
 
 
-def elsewhere_texts(records: Iterable[CalibrationRecord], general: Path | None) -> dict[str, tuple[str, ...]]:
+def elsewhere_texts(
+    records: Iterable[CalibrationRecord], general: Path | None, chat: Chat | None = None
+) -> dict[str, tuple[str, ...]]:
     """The first held-out texts of each task and the general text, without what any of the tasks was calibrated on.
 
     Args:
         records: What the tasks were calibrated on.
         general: The corpus of the general text; None: the one that comes with the package.
+        chat: Renders conversations; None: the model has no chat template.
 
     Returns:
         The texts by the task's name or `GENERAL_TEXT`; a task of which no text is left is missing.
@@ -115,22 +118,23 @@ def elsewhere_texts(records: Iterable[CalibrationRecord], general: Path | None) 
     sets = {
         task: _first([Sample(**sample) for sample in record.held_out], calibrated) for task, record in by_task.items()
     }
-    sets[GENERAL_TEXT] = general_samples(general, calibrated)
+    sets[GENERAL_TEXT] = general_samples(general, calibrated, chat)
     return {name: tuple(sample.text for sample in samples) for name, samples in sets.items() if samples}
 
 
-def general_samples(given: Path | None, calibrated: Container[str]) -> tuple[Sample, ...]:
+def general_samples(given: Path | None, calibrated: Container[str], chat: Chat | None = None) -> tuple[Sample, ...]:
     """The first texts of a general corpus.
 
     Args:
         given: The corpus, or a task file; None: the one that comes with the package.
         calibrated: The digests of texts to leave out.
+        chat: Renders conversations; None: the model has no chat template.
 
     Raises:
         InputError: The corpus cannot be read, or none of its texts is left.
     """
     task = parse_task(f"general={given or _SHIPPED}")
-    samples = _first(task.texts(), calibrated)
+    samples = _first(task.texts(chat), calibrated)
     if not samples:
         raise InputError(f"the general text: {task.corpus} has no text that was not calibrated on; give another file")
     return samples

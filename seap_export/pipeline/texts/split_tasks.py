@@ -2,61 +2,69 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
-from seap_export.families.family import PRUNED_PREFIX
-from seap_export.json_file import write_json
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.mixtures import Support
 from seap_export.pipeline.request.settings import CalibrationSettings
+from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
+from seap_export.pipeline.texts.tokenizer import load_tokenizer
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
-__all__ = ["load_tokenizer", "split_tasks", "tokenize", "tokenizer_folder", "warn_of_texts"]
+__all__ = ["split_tasks", "tokenize", "warn_of_texts"]
 
 #: Texts that are tokenized at a time.
 _TEXTS = 256
 
 
 def split_tasks(
-    source: Source, tasks: Sequence[Task], settings: CalibrationSettings, support: Support | None = None
+    source: Source,
+    tasks: Sequence[Task],
+    settings: CalibrationSettings,
+    support: Support | None = None,
+    chat: ModelChat | None = None,
 ) -> dict[str, Split]:
     """Each task's calibration and held-out texts, and those of the support.
+
+    Args:
+        source: The dense model.
+        tasks: Tasks.
+        settings: How texts are sampled.
+        support: Text that every variant is made from as well.
+        chat: Renders conversations; None: the model's chat template does.
 
     Raises:
         UsageError, InputError: See `split_samples`.
         InputError: The tokenizer is damaged.
     """
-    splits, most = {task.name: _split(task, settings, settings.held_out) for task in tasks}, settings.most_tokens
+    chat = chat or chat_of_source(source)
+    splits, most = {task.name: _split(task, settings, settings.held_out, chat) for task in tasks}, settings.most_tokens
     if support is not None:
-        splits[support.task.name] = _split(support.task, settings, 0)
+        splits[support.task.name] = _split(support.task, settings, 0, chat)
     return splits if most is None else _cut_to_tokens(source, splits, most, settings.max_length)
 
 
 def warn_of_texts(splits: Mapping[str, Split], progress: Progress) -> None:
     """Says what a user should know about the texts."""
-    for split in splits.values():
-        if split.notice:
-            progress.warn(split.notice)
+    for notice in dict.fromkeys(notice for split in splits.values() for notice in split.notices):
+        progress.warn(notice)
 
 
-def _split(task: Task, settings: CalibrationSettings, num_held_out: int) -> Split:
+def _split(task: Task, settings: CalibrationSettings, num_held_out: int, chat: ModelChat) -> Split:
     split = split_samples(
         task.name,
-        task.texts(),
+        task.texts(chat),
         num_samples=settings.samples,
         num_held_out=num_held_out,
         seed=settings.seed,
         most=settings.most_tokens,  # a text has a token at least, or does not count
     )
-    return replace(split, notice=task.notice)
+    return replace(split, notices=tuple(filter(None, (task.notice, chat.notice))))
 
 
 def _cut_to_tokens(source: Source, splits: Mapping[str, Split], most: int, max_length: int) -> dict[str, Split]:
@@ -103,35 +111,3 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
                 f"{source.spec.vocab_size}; use the tokenizer that belongs to the model"
             )
     return token_ids
-
-
-@contextmanager
-def tokenizer_folder(source: Source) -> Iterator[Path]:
-    """A temporary folder with the tokenizer as the artifacts contain it, and the configs that say how to load it.
-
-    For some model types (qwen2), transformers 5 ignores the tokenizer class that the files name.
-    """
-    configs = {
-        "config.json": {**source.config, "model_type": PRUNED_PREFIX + source.spec.family.model_type},
-        "generation_config.json": source.generation_config,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        source.write_tokenizer(Path(folder))
-        for name, values in configs.items():
-            if values is not None:
-                write_json(Path(folder) / name, dict(values))
-        yield Path(folder)
-
-
-def load_tokenizer(source: Source) -> Any:
-    """The tokenizer, loaded from the files that the artifacts will contain."""
-    from transformers import AutoTokenizer
-
-    with tokenizer_folder(source) as folder:
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # damaged files raise nearly anything, including a bare Exception of `tokenizers`
-            reason = " ".join(str(error).split())
-            raise InputError(f"{source.name}: its tokenizer cannot be loaded ({reason}); download it again") from error

@@ -13,7 +13,8 @@ from seap_export.corpus import Task
 from seap_export.errors import InputError
 from seap_export.json_file import read_json
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.texts.split_tasks import load_tokenizer
+from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
+from seap_export.pipeline.texts.tokenizer import load_tokenizer
 from seap_export.sources.source import Source
 from seap_export.vocabulary.choice import VocabularySize, check_size, choose_tokens, required_tokens
 from seap_export.vocabulary.config import named_tokens
@@ -36,6 +37,7 @@ def choose_vocabularies(
     mixtures: Mapping[str, Sequence[str]],
     size: VocabularySize,
     progress: Progress,
+    chat: ModelChat | None = None,
 ) -> dict[str, Vocabulary]:
     """The vocabulary of each mixture; none if `size` is `all`.
 
@@ -48,6 +50,7 @@ def choose_vocabularies(
         mixtures: Names of the tasks of each mixture; others than these tasks, such as the support, do not count.
         size: How many tokens to keep.
         progress: Reports what happens.
+        chat: Renders conversations; None: the model's chat template does.
 
     Raises:
         InputError: The vocabulary of such a tokenizer cannot be cut, or a corpus or the tokenizer cannot be read.
@@ -64,7 +67,8 @@ def choose_vocabularies(
         pairs = BytePairs.read(content)
         _refuse_tokens_without_rows(source, max(fixed_tokens(content).union(pairs.ids.values())))
         named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
-        used = {task.name: _used(tokenizer, task, progress) for task in tasks}
+        renders = chat or chat_of_source(source)
+        used = {task.name: _used(tokenizer, task, renders, progress) for task in tasks}
     required = {
         name: required_tokens(content, pairs, named.union(*(used[task] for task in names if task in used)))
         for name, names in mixtures.items()
@@ -81,19 +85,19 @@ def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
         )
 
 
-def _used(tokenizer: Any, task: Task, progress: Progress) -> frozenset[int]:
+def _used(tokenizer: Any, task: Task, chat: ModelChat, progress: Progress) -> frozenset[int]:
     """The tokens of all texts of a task."""
     used: set[int] = set()
     with progress.step(f"tokens of all texts of {task.name}", name=f"vocabulary/{task.name}"):
-        texts = _texts(task)
+        texts = _texts(task, chat)
         while batch := list(islice(texts, _BATCH)):
             for ids in tokenizer(batch)["input_ids"]:
                 used.update(ids)
     return frozenset(used)
 
 
-def _texts(task: Task) -> Iterator[str]:
-    for sample in task.texts():
+def _texts(task: Task, chat: ModelChat) -> Iterator[str]:
+    for sample in task.texts(chat):
         yield sample.text
         if sample.prompt and sample.completion:
             yield sample.prompt

@@ -70,6 +70,43 @@ def test_parquet_gives_its_rows_over_several_batches(tmp_path: Path) -> None:
     assert list(read_records(path)) == rows
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "records"),
+    [
+        ("a.csv", "q,a\n1,2\n\n3,\n", [{"q": "1", "a": "2"}, {"q": "3", "a": ""}]),
+        ("a.CSV", b'\xef\xbb\xbfq,a\r\n"one, ""two""\r\nthree",4', [{"q": 'one, "two"\nthree', "a": "4"}]),
+        ("a.tsv", "q\ta\nx,y\tz\n", [{"q": "x,y", "a": "z"}]),
+        ("a.csv", ",text\n0,x\n", [{"": "0", "text": "x"}]),  # the index of a data frame
+    ],
+)
+def test_tables_give_their_rows(tmp_path: Path, name: str, content: str | bytes, records: list[Any]) -> None:
+    assert list(read_records(_write(tmp_path, name, content))) == records
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("q,a\n1,2\n1,2,3\n", ["line 3", "3 fields", "names 2", "quotes"]),
+        ("q,a\n1\n", ["line 2", "1 fields"]),
+        ("q,q\n1,2\n", ["first row", "'q' twice"]),
+        ("\nq,a\n1,2\n", ["first row is empty"]),
+        ('q,a\n"1"x,2\n', ["line 2", "not readable as a table", "quotes"]),
+        ('q,a\n"1,2\n', ["not readable as a table", "unexpected end"]),
+        (b"q,a\n1,caf\xe9\n", ["line 2", "not UTF-8"]),
+        ("q,a\n", ["empty"]),
+        ('q,a\n"' + ("x" * (MAX_LINE_BYTES // 2) + "\n") * 3, ["line 3", "a row longer than 16 MiB", "quote"]),
+    ],
+)
+def test_a_damaged_table_names_its_line(tmp_path: Path, content: str | bytes, words: list[str]) -> None:
+    message = _error(_write(tmp_path, "a.csv", content))
+    assert [word for word in ["FILE", *words] if word not in message] == []
+
+
+def test_a_field_of_a_table_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    longest = "x" * (MAX_LINE_BYTES - 2)
+    assert list(read_records(_write(tmp_path, "a.csv", f"q,a\n{longest},y\n"))) == [{"q": longest, "a": "y"}]
+
+
 def test_records_are_streamed(tmp_path: Path) -> None:
     records: Iterator[dict[str, Any]] = read_records(_write(tmp_path, "a.jsonl", '{"text": "x"}\nbroken'))
     assert next(records) == {"text": "x"}
@@ -186,8 +223,9 @@ def test_what_is_no_corpus_is_refused_before_it_is_read(tmp_path: Path) -> None:
     assert refusal(tmp_path / "folder.jsonl") == (
         "DIR/folder.jsonl: not a file; give the path of a corpus file, not of a folder"
     )
-    assert refusal(_write(tmp_path, "a.csv", "x")) == (
-        "DIR/a.csv: unknown kind of corpus '.csv'; convert it to one of .jsonl, .ndjson, .json, .parquet, .txt, .md"
+    assert refusal(_write(tmp_path, "a.xlsx", "x")) == (
+        "DIR/a.xlsx: unknown kind of corpus '.xlsx'; convert it to one of .jsonl, .ndjson, .json, .parquet, .csv, "
+        ".tsv, .txt, .md"
     )
 
 

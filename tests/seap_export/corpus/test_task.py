@@ -36,7 +36,7 @@ def test_corpus_without_a_task_file_uses_the_field_text(tmp_path: Path) -> None:
     path = tmp_path / "b=c.jsonl"
     path.write_text('{"text": " one\\n"}\n{"text": " \\n"}\n{"text": ""}\n{"text": "two", "more": null}\n')
     task = parse_task(f"a={path}")
-    assert task == Task("a", path, "{text}", None)
+    assert task == Task("a", path)
     assert list(task.texts()) == [Sample(" one\n", ""), Sample("two", "")]
 
 
@@ -44,8 +44,9 @@ def test_field_text_may_not_be_missing_or_null(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one"}\n{"goal": "two"}\n')
     assert _error(tmp_path, f"a={path}") == (
-        "task 'a': DIR/a.jsonl, record 2: field 'text' is missing; fields there: 'goal'; "
-        "give a task file (.toml) that turns them into a text"
+        "task 'a': DIR/a.jsonl, record 2: no form is recognised: a record has 'text', 'messages', 'prompt' and "
+        "'completion', or 'instruction' and 'output' (fields there: 'goal'); give a task file (.toml) that turns them "
+        "into a text"
     )
     path.write_text('{"text": null}\n')
     assert _error(tmp_path, f"a={path}") == (
@@ -149,9 +150,10 @@ def test_template_applies_to_the_right_choice_and_sees_the_record(tmp_path: Path
     [
         (
             'prompt = "x"\nprompts = 1',
-            "unknown key 'prompts'; known keys: corpus, prompt, completion, answer, stop, shots, examples",
+            "unknown key 'prompts'; known keys: corpus, prompt, completion, system, user, assistant, answer, stop, "
+            "shots, examples",
         ),
-        ("", "key 'prompt' must be a string, but it is missing; write prompt = \"...\""),
+        ('completion = "x"', "key 'prompt' must be a string, but it is missing; write prompt = \"...\""),
         ("prompt = 3", "key 'prompt' must be a string, not 3; write prompt = \"...\""),
         ('corpus = ["x"]', "key 'corpus' must be a string, not ['x']; write corpus = \"...\""),
         ('prompt = "{a"', "template '{a': expected '}' before end of string; write {{ and }} for literal braces"),

@@ -1,0 +1,48 @@
+"""The tokenizer of a dense model, as the artifacts will contain it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import InputError
+from seap_export.families.family import PRUNED_PREFIX
+from seap_export.json_file import write_json
+from seap_export.sources.source import Source
+
+__all__ = ["load_tokenizer", "tokenizer_folder"]
+
+
+@contextmanager
+def tokenizer_folder(source: Source) -> Iterator[Path]:
+    """A temporary folder with the tokenizer as the artifacts contain it, and the configs that say how to load it.
+
+    For some model types (qwen2), transformers 5 ignores the tokenizer class that the files name.
+    """
+    configs = {
+        "config.json": {**source.config, "model_type": PRUNED_PREFIX + source.spec.family.model_type},
+        "generation_config.json": source.generation_config,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        source.write_tokenizer(Path(folder))
+        for name, values in configs.items():
+            if values is not None:
+                write_json(Path(folder) / name, dict(values))
+        yield Path(folder)
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The tokenizer, loaded from the files that the artifacts will contain."""
+    from transformers import AutoTokenizer
+
+    with tokenizer_folder(source) as folder:
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # damaged files raise nearly anything, including a bare Exception of `tokenizers`
+            reason = " ".join(str(error).split())
+            raise InputError(f"{source.name}: its tokenizer cannot be loaded ({reason}); download it again") from error

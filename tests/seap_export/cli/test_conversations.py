@@ -1,0 +1,125 @@
+"""Conversations as corpora of every command: rendered by the model's chat template."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.corpora import WORDS
+from support.models import greedy_completions, write_micro_model
+from support.tokenizers import write_byte_level
+
+from seap_export.corpus import text_digest
+
+Run = Callable[..., Any]
+#: The turns begin with words that the tokenizer knows; a system turn is refused.
+TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{{ {'user': ' one', 'assistant': ' far'}[message.role] }} on{{ message.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %} far on{% endif %}"
+)
+FEW = ("--set", "samples=8", "--set", "held_out=4", "--out", "out")
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *FEW, "-q")
+CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--samples", "8", "--held-out", "4", "--out", "out", "-q")
+
+
+def conversations(number: int) -> list[dict[str, Any]]:
+    chance = random.Random(0)
+    words = [["".join(f" {word}" for word in chance.choices(WORDS, k=5)) for _ in range(2)] for _ in range(number)]
+    return [
+        {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
+        for user, answer in words
+    ]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a model that has a chat template, and a corpus of conversations."""
+    write_byte_level(write_micro_model(tmp_path / "m", vocab_size=130, model_type="llama"), chat_template=TEMPLATE)
+    write(tmp_path / "a.jsonl", conversations(30))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _record(out: Path = Path("out")) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((out / "calibration/a/calibration.json").read_text())
+    return record
+
+
+def test_an_export_is_made_from_rendered_conversations(run: Run, work: Path) -> None:
+    assert run(*EXPORT, "--dry-run").code == 0
+    outcome = run(*EXPORT, "--quality")
+    assert (outcome.code, outcome.err) == (0, "")
+    turns = [record["messages"] for record in conversations(30)]
+    texts = {
+        text_digest(f" one on{user['content']}</s> far on{own['content']}</s>"): (user, own) for user, own in turns
+    }
+    record = _record()
+    assert set(record["calibration_texts"]) <= texts.keys()
+    assert [tuple(sample.values()) for sample in record["held_out"]] == [
+        (f" one on{user['content']}</s> far on", f"{own['content']}</s>", user["content"])
+        for user, own in (texts[text_digest(sample["prompt"] + sample["completion"])] for sample in record["held_out"])
+    ]
+    assert run(*EXPORT).code == 0  # nothing has changed
+    refused = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "a=a.jsonl", "-q")
+    refused.refused(8, "8 of the 30 evaluated texts were used for calibration")
+
+
+def test_the_same_texts_are_calibrated_on_alone(run: Run, work: Path) -> None:
+    assert run(*CALIBRATE).code == 0
+    assert " one on" in _record()["held_out"][0]["prompt"]
+
+
+def test_questions_are_asked_in_the_chat_template(run: Run, work: Path) -> None:
+    (work / "quiz.toml").write_text('corpus = "a.jsonl"\nanswer = "(.*)"\n')
+    command = ("evaluate", "m", "--generate", "quiz=quiz.toml", "--max-new-tokens", "6", "--limit", "3")
+    outcome = run(*command, "--json", "-q")
+    assert outcome.code == 0, outcome.err
+    samples = json.loads(outcome.out)["generation"]["dense"]["quiz"]["samples"]
+    prompts = [f" one on{record['messages'][0]['content']}</s> far on" for record in conversations(3)]
+    answers = [greedy.text for greedy in greedy_completions(work / "m", prompts, 6)]
+    assert [sample["text"] for sample in samples] == answers
+    assert len(set(answers)) > 1
+
+
+def test_a_model_without_a_chat_template_says_so_once(run: Run, work: Path) -> None:
+    write_byte_level(work / "m", chat_template=None)
+    tasks = ("--task", "a=a.jsonl", "--task", "b=a.jsonl")
+    outcome = run("export", "m", *tasks, "--ratio", "0.4", "--set", "router=false", *FEW, "-q")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("m has no chat template") == outcome.err.count("\n") == 1
+    user, answer = _record()["held_out"][0]["prompt"], _record()["held_out"][0]["completion"]
+    assert {
+        "messages": [{"role": "user", "content": user.removesuffix("\n\n")}, {"role": "assistant", "content": answer}]
+    } in (conversations(30))
+
+
+@pytest.mark.parametrize(
+    ("turns", "words"),
+    [
+        ([{"role": "system", "content": " the"}, {"role": "user", "content": " cat"}], ["chat template", "no system"]),
+        ([{"role": "user"}], ["turn 1", "content"]),
+        ([], ["'messages'"]),
+    ],
+)
+@pytest.mark.parametrize("command", [EXPORT, CALIBRATE], ids=["export", "calibrate"])
+def test_a_broken_conversation_is_refused_and_nothing_written(
+    run: Run, work: Path, command: tuple[str, ...], turns: list[Any], words: list[str]
+) -> None:
+    write(work / "a.jsonl", [*conversations(30), {"messages": turns}])
+    run(*command).refused(8, "a.jsonl, record 31", *words)
+    assert not (work / "out").exists()
+
+
+def test_a_damaged_template_is_refused(run: Run, work: Path) -> None:
+    write_byte_level(work / "m", chat_template="{% for %}")
+    run(*EXPORT).refused(8, "chat template", "expression")
+    assert not (work / "out").exists()
