@@ -34,9 +34,9 @@ RUNTIMES := $(FEWER_RUNTIMES),mlx-lm,vllm
 # The main job on a real model: three tasks, ratio 0.2, CPU; a refit alone, for little time.
 demo: .venv/installed $(MODEL)
 	.venv/bin/seap-export export $(MODEL) \
-		--task arithmetic=samples/tasks/arithmetic.jsonl \
-		--task everyday=samples/tasks/everyday.toml \
-		--task reading=samples/tasks/reading.txt \
+		--task sample:arithmetic \
+		--task sample:everyday \
+		--task sample:reading \
 		--ratio 0.2 --recipe samples/refit.toml --out $(OUT)
 
 # All checks, the tests on micro models, and the demo.

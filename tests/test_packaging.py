@@ -39,6 +39,10 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
     assert not any(name.startswith(("validation/benchmarks/", "validation/readiness/")) for name in names)
     for data in (
         "corpus/general.jsonl",
+        "corpus/samples/arithmetic.jsonl",
+        "corpus/samples/everyday.jsonl",
+        "corpus/samples/everyday.toml",
+        "corpus/samples/reading.txt",
         "families/llama.toml",
         "recipes/seap.toml",
         "sources/gguf/tokenizers/byte_level.toml",

@@ -72,8 +72,8 @@ task_option = option(
     multiple=True,
     required=True,
     metavar="[NAME=]SOURCE",
-    help="A task's texts: a corpus or a task file (NAME=FILE), an lm-eval task (gsm8k) or a data set of the hub "
-    "(OWNER/NAME). Repeatable.",
+    help="A task's texts: a corpus or a task file (NAME=FILE), an lm-eval task (gsm8k), a data set of the hub "
+    "(OWNER/NAME), or a sample to try with (sample:arithmetic, sample:everyday, sample:reading). Repeatable.",
 )
 recipe_option = option(
     "--recipe",

@@ -20,6 +20,9 @@ __all__ = ["parse_task", "parse_tasks"]
 #: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
 _MAX_TASK_BYTES = 16 * 2**10
 _TASK_FILE = ".toml"
+#: Tasks that come with the package, to try it with.
+_SAMPLE = "sample:"
+_SAMPLES = {"arithmetic": "arithmetic.jsonl", "everyday": "everyday.toml", "reading": "reading.txt"}
 #: Keys of a text, and of a conversation.
 _TEXT_KEYS, _TURN_KEYS = ("prompt", "completion"), ("system", "user", "assistant")
 #: Keys of a task whose answers can be generated.
@@ -45,9 +48,10 @@ def parse_tasks(specs: Sequence[str]) -> tuple[Task, ...]:
 def parse_task(spec: str) -> Task:
     """The task of `NAME=SOURCE`, or of a SOURCE that is no file; NAME is then the last part of SOURCE.
 
-    SOURCE is, in this order: a file, if it exists or has the suffix of a corpus or a task file; a data set of the
-    hub, if it is OWNER/NAME or OWNER/NAME:CONFIG; a task of the lm-evaluation-harness, if it is one word. The
-    records of a corpus without a task file are recognised by their fields (`read_record`).
+    SOURCE is, in this order: `sample:` and the name of a task that comes with the package; a file, if it exists or has
+    the suffix of a corpus or a task file; a data set of the hub, if it is OWNER/NAME or OWNER/NAME:CONFIG; a task of
+    the lm-evaluation-harness, if it is one word. The records of a corpus without a task file are recognised by their
+    fields (`read_record`).
 
     Raises:
         UsageError: The spec is malformed, the name cannot be a folder name, or the harness has no such task.
@@ -56,10 +60,10 @@ def parse_task(spec: str) -> Task:
     """
     name, equals, source = spec.partition("=")
     if not equals and not _is_file(Path(spec)):
-        name, source = spec.partition(":")[0].rpartition("/")[2], spec
+        name, source = spec.removeprefix(_SAMPLE).partition(":")[0].rpartition("/")[2], spec
     if not name or not source:
         raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as maths=maths.jsonl")
-    path = Path(os.path.expanduser(source))
+    path = _sample_file(source) or Path(os.path.expanduser(source))
     if path.suffix.lower() == _TASK_FILE:
         return _read_task_file(name, path)
     if not _is_file(path):
@@ -69,6 +73,16 @@ def parse_task(spec: str) -> Task:
             return Task(name, HarnessCorpus.of(source), "{prompt}", TemplateCompletion("{completion}"))
     check_corpus(path)
     return Task(name, path)
+
+
+def _sample_file(source: str) -> Path | None:
+    """The file of a task that comes with the package; None: the source names none."""
+    if not source.startswith(_SAMPLE):
+        return None
+    name = source.removeprefix(_SAMPLE)
+    if name not in _SAMPLES:
+        raise UsageError(f"there is no sample task {name!r}; there are {', '.join(map(_SAMPLE.__add__, _SAMPLES))}")
+    return Path(__file__).parent / "samples" / _SAMPLES[name]
 
 
 def _is_file(path: Path) -> bool:

@@ -24,8 +24,7 @@ PROMPT = "def fibonacci(n):"
 def exported(coder_gguf: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant at ratio 0.2."""
     out = tmp_path_factory.mktemp("coder") / "out"
-    task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
-    run("export", coder_gguf, "--task", task, "--ratio", "0.2", "--set", "samples=40", "--out", out)
+    run("export", coder_gguf, "--task", "sample:arithmetic", "--ratio", "0.2", "--set", "samples=40", "--out", out)
     return out
 
 

@@ -45,8 +45,7 @@ def test_truncated_gguf_is_refused_in_one_line(smollm2_gguf: Path, tmp_path: Pat
     short = tmp_path / "short.gguf"
     with smollm2_gguf.open("rb") as file:
         short.write_bytes(file.read(40_000_000))
-    task = f"arithmetic={ROOT}/samples/tasks/arithmetic.jsonl"
-    done = run("export", short, "--task", task, "--ratio", "0.2", "--out", tmp_path / "out", code=8)
+    done = run("export", short, "--task", "sample:arithmetic", "--ratio", "0.2", "--out", tmp_path / "out", code=8)
     assert done.stderr.count("\n") == 1
     assert "truncated" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 def test_a_variant_for_all_tasks_is_proven_and_what_the_router_falls_back_on(
     demo: Path, smollm2_gguf: Path, run: Callable[..., Any]
 ) -> None:
-    names = {"arithmetic": "arithmetic.jsonl", "everyday": "everyday.toml", "reading": "reading.txt"}
-    tasks = [part for name, file in names.items() for part in ("--task", f"{name}={ROOT}/samples/tasks/{file}")]
+    names = ("arithmetic", "everyday", "reading")
+    tasks = [part for name in names for part in ("--task", f"sample:{name}")]
     recipe = ROOT / "samples" / "refit.toml"
     run("export", smollm2_gguf, *tasks, "--general", "--ratio", "0.2", "--recipe", recipe, "--out", demo)
     variant = json.loads((demo / "manifest.json").read_text("utf-8"))["variants"]["general-0.2"]

@@ -19,13 +19,12 @@ PROMPT = "Question: Is water wet?\nAnswer:"
 
 
 def test_a_uniform_variant_is_a_plain_llama(smollm2_gguf: Path, run: Callable[..., Any], tmp_path: Path) -> None:
-    task = f"reading={ROOT}/samples/tasks/reading.txt"
     recipe = tmp_path / "scores.toml"
     recipe.write_text('score = "wifv"\n', "utf-8")
     settings = ("held_out=1", "max_length=64", "prompts=1", "decode_steps=2")
     few = ("--recipe", recipe, "--set", "samples=8", *(word for own in settings for word in ("--set", own)))
     done = run(
-        "export", smollm2_gguf, "--task", task, "--ratio", "0.2", "--layout", "uniform", *few,
+        "export", smollm2_gguf, "--task", "sample:reading", "--ratio", "0.2", "--layout", "uniform", *few,
         "--out", tmp_path / "out", "--json",
     )  # fmt: skip
     made = json.loads(done.stdout)["reading-0.2"]

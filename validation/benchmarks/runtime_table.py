@@ -1,7 +1,8 @@
 """Runs models in every runtime and writes the tables of docs/research/runtimes.md.
 
     python -m validation.benchmarks.runtime_table parity --work DIR --out docs/research/runtimes.md
-    python -m validation.benchmarks.runtime_table speed DENSE PRUNED --texts samples/tasks/reading.txt --work DIR \\
+    python -m validation.benchmarks.runtime_table speed DENSE PRUNED --work DIR \\
+        --texts seap_export/corpus/samples/reading.txt \\
         --out docs/research/runtimes.md
 
 `parity`: small models of every family with random weights, dense and with layers of different shapes, in every format,

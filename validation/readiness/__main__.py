@@ -26,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--model", required=True, help="The model that is pruned: a folder, a .gguf file or a hub id.")
 @click.option(
     "--texts",
-    default="samples/tasks/arithmetic.jsonl",
+    default="seap_export/corpus/samples/arithmetic.jsonl",
     show_default=True,
     type=_PATH,
     help="Texts for calibration and parity.",

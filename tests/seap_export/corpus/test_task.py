@@ -248,29 +248,37 @@ def test_folder_names_are_names(name: str) -> None:
 
 
 def test_tasks_keep_their_order_and_differ_in_name() -> None:
-    reading, arithmetic = f"b={SAMPLES}/reading.txt", f"a={SAMPLES}/arithmetic.jsonl"
+    reading, arithmetic = "b=sample:reading", "a=sample:arithmetic"
     assert [task.name for task in parse_tasks([reading, arithmetic])] == ["b", "a"]
     assert parse_tasks([]) == ()
-    for second in (reading, f"B={SAMPLES}/arithmetic.jsonl"):
+    for second in (reading, "B=sample:arithmetic"):
         with pytest.raises(UsageError) as caught:
             parse_tasks([reading, second])
         assert str(caught.value) == "task name 'b' is given twice (case does not count); rename one of the tasks"
 
 
+def test_sample_tasks_are_named() -> None:
+    assert (parse_task("x=sample:reading").name, parse_task("sample:reading").name) == ("x", "reading")
+    with pytest.raises(
+        UsageError, match="no sample task 'maths'; there are sample:arithmetic, sample:everyday, sample:"
+    ):
+        parse_task("sample:maths")
+
+
 def test_sample_tasks_give_texts() -> None:
-    files = ("arithmetic.jsonl", "everyday.toml", "reading.txt")
-    texts = {file: list(parse_task(f"a={SAMPLES / file}").texts()) for file in files}
-    assert {file: len({sample.text for sample in samples}) for file, samples in texts.items()} == {
-        "arithmetic.jsonl": 101,
-        "everyday.toml": 106,
-        "reading.txt": 105,
+    tasks = parse_tasks([f"sample:{name}" for name in ("arithmetic", "everyday", "reading")])
+    texts = {task.name: list(task.texts()) for task in tasks}
+    assert {name: len({sample.text for sample in samples}) for name, samples in texts.items()} == {
+        "arithmetic": 101,
+        "everyday": 106,
+        "reading": 105,
     }
-    assert texts["everyday.toml"][0] == Sample(
+    assert texts["everyday"][0] == Sample(
         "Question: How can you keep slices of apple from turning brown before a picnic?\nAnswer:",
         " Sprinkle the slices with a little lemon juice and close the box tightly.",
     )
-    assert texts["arithmetic.jsonl"][0].prompt.startswith("Question: Maya bakes 4 trays of muffins")
-    assert texts["reading.txt"][1].prompt.endswith("Does the Nile empty into the Red Sea?\nAnswer: no")
+    assert texts["arithmetic"][0].prompt.startswith("Question: Maya bakes 4 trays of muffins")
+    assert texts["reading"][1].prompt.endswith("Does the Nile empty into the Red Sea?\nAnswer: no")
 
 
 @pytest.mark.parametrize(
