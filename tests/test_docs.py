@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from support.product import families, refused_models
 
 from seap_export.cli import main
+from seap_export.corpus import JoinedTurns, parse_task
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "samples").glob("*/README.md")])
@@ -47,7 +49,7 @@ FOREIGN = {"--head", "--help", "--max-model-len", "--trust-remote-code"}
 def _commands(page: Path) -> Iterator[list[str]]:
     """The words of each `seap-export COMMAND ...` in a block, without the program."""
     text = re.sub(r"\\\n *", " ", page.read_text("utf-8"))
-    blocks = re.findall(r"^```sh\n(.*?)^```|^((?: {4}.*\n)+)", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh\n(.*?)^```|^((?: {4}[^\n]*\n)+)", text, flags=re.MULTILINE | re.DOTALL)
     for line in "".join(fenced + indented for fenced, indented in blocks).splitlines():
         shown = re.match(r"[ \w./-]*\bseap-export ([a-z]+ .*?)(?: [|>] .*|\s+# .*)?$", line)
         if shown and shown[1].count('"') % 2 == 0:
@@ -80,6 +82,21 @@ def test_options_in_sentences_exist(page: Path) -> None:
         option for code in re.findall(r"`([^`]*)`", _prose(page)) for option in re.findall(r"--[a-z][\w-]*", code)
     }
     assert named - known - FOREIGN == set()
+
+
+def test_the_page_of_chat_models_shows_records_that_are_read(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "chat.md").read_text("utf-8")
+    records = re.findall(r"^ {4}(\{.*\})$", page, re.MULTILINE)
+    (tmp_path / "shown.jsonl").write_text("\n".join(records), "utf-8")
+    texts = [sample.text for sample in parse_task(f"a={tmp_path / 'shown.jsonl'}").texts()]
+    assert len(texts) == len(records) == 3
+    assert texts[0] == texts[1] == texts[2].removeprefix(json.loads(records[2])["instruction"]).strip()
+    [description] = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "own.toml").write_text(description, "utf-8")
+    (tmp_path / "tickets.csv").write_text("question,reply\nWhere is it?,In the post.\n", "utf-8")
+    [sample] = parse_task(f"a={tmp_path / 'own.toml'}").texts(JoinedTurns())
+    assert sample.prompt.endswith("bookshop.\n\nWhere is it?\n\n")
+    assert sample.completion == "In the post."
 
 
 def test_the_example_of_a_family_is_the_one_in_the_repository() -> None:
