@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from seap_export.cli.groups import GroupedCommand, Option, option
+from seap_export.cli.groups import GroupedCommand, Option, option, setting_key
 from seap_export.cli.options import NumberOrWord, PathType
 from seap_export.errors import UsageError
 from seap_export.toml_file import read_toml, unknown_key
@@ -32,6 +32,8 @@ _TYPES: Mapping[type, tuple[type | tuple[type, ...], str]] = {
 class ConfigurableCommand(GroupedCommand):
     """A command with --config and --set; if a setting is given as an option, its error says where it belongs."""
 
+    reads_file = True
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parses the command line."""
         try:
@@ -51,12 +53,8 @@ def settings_of(command: click.Command) -> dict[str, Option]:
 
 
 def _known(command: click.Command) -> dict[str, click.Parameter]:
-    """Everything that a file may hold: parameters by their long names, with underscores."""
-    return {
-        max(param.opts, key=len).lstrip("-").replace("-", "_"): param
-        for param in command.params
-        if param.name not in _OF_A_RUN
-    }
+    """Everything that a file may hold, by its key."""
+    return {setting_key(param): param for param in command.params if param.name not in _OF_A_RUN}
 
 
 def _load(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -182,5 +180,5 @@ set_option = option(
     is_eager=True,
     expose_value=False,
     callback=_set,
-    help="A setting without an option, such as seed=1; docs/reference.md lists them. Repeatable.",
+    help="A setting without an option, such as seed=1; --help-all lists them. Repeatable.",
 )

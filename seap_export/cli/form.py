@@ -20,14 +20,14 @@ format_option = option(
     default="onnx",
     show_default=True,
     metavar="NAME[:PRECISION]",
-    help="Format to write; docs/runtimes.md lists them.",
+    help="Format to write: onnx, gguf, openvino, web or mlx (docs/runtimes.md).",
 )
 formats_option = option(
     "--format",
     "formats",
     multiple=True,
     metavar="NAME[:PRECISION]",
-    help="Format to write beside the model folder hf, which is always written; docs/runtimes.md lists them. "
+    help="Format to write beside the model folder hf/: onnx, gguf, openvino, web or mlx (docs/runtimes.md). "
     "Repeatable; with a target, one is chosen for each variant.  [default: onnx]",
 )
 precision_option = option(
@@ -63,6 +63,5 @@ def logits_option(default: Logits) -> Callable[..., Any]:
     return option(
         "--logits",
         type=click.Choice(["all", "last"]),
-        help="Logits of all positions, or only of each prompt's last token, which makes prompts faster.  "
-        f"[default: {default}]",
+        help=f"Give the logits of all positions, or only those after a prompt, which is faster.  [default: {default}]",
     )

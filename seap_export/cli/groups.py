@@ -1,14 +1,15 @@
-"""Groups options under titles in a command's help."""
+"""Groups options under titles in a command's help, which shows the rare ones with --help-all only."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import click
 
-__all__ = ["GroupedCommand", "Option", "option", "settings", "titled"]
+__all__ = ["GroupedCommand", "Option", "option", "rare", "setting_key", "settings", "titled"]
 
 Decorator = Callable[..., Any]
 
@@ -18,10 +19,12 @@ class Option(click.Option):
 
     Attributes:
         title: The title, empty for none.
+        is_rare: Whether only --help-all shows it.
         is_setting: Whether it is a setting: it can be given in a --config file or with --set, but not as an option.
     """
 
     title = ""
+    is_rare = False
     is_setting = False
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
@@ -30,9 +33,14 @@ class Option(click.Option):
             super().add_to_parser(parser, ctx)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """What follows the help text; ranges such as `x>=1` are left out, since errors name them."""
+        """What follows the help text, without ranges such as `x>=1`, which errors name.
+
+        [required] is left out if a file can give the option.
+        """
         extra = super().get_help_extra(ctx)
         extra.pop("range", None)
+        if getattr(ctx.command, "reads_file", False):
+            extra.pop("required", None)
         return extra
 
 
@@ -40,18 +48,53 @@ class Option(click.Option):
 option = partial(click.option, cls=Option)
 
 
+def _show_all(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:
+    if is_given:
+        ctx.meta[__name__] = True
+        click.echo(ctx.get_help())
+        ctx.exit()
+
+
+_HELP_ALL = click.Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_all,
+    help="Show all options and settings, and exit.",
+)
+
+
 class GroupedCommand(click.Command):
-    """A command whose help lists its options under the titles that `titled` gave them."""
+    """A command whose help lists its options under the titles that `titled` gave them.
+
+    Attributes:
+        reads_file: Whether a file can give its options.
+    """
+
+    reads_file = False
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The parameters; --help-all is among them if --help leaves some out."""
+        params = super().get_params(ctx)
+        is_short = any(isinstance(param, Option) and (param.is_rare or param.is_setting) for param in params)
+        return [*params[:-1], _HELP_ALL, params[-1]] if is_short else params
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes each title and its options, in the order of the command, with --help last."""
         groups: dict[str, list[tuple[str, str]]] = {}
-        title = "Options"
+        settings: list[tuple[str, str]] = []
+        title, shows_all = "Options", bool(ctx.meta.get(__name__))
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
-            if record is not None:
+            if isinstance(param, Option) and param.is_setting:
+                settings += [_setting_record(param, ctx)] if shows_all else []
+            elif isinstance(param, click.Option):
+                record = param.get_help_record(ctx)
                 title = getattr(param, "title", "") or title
-                groups.setdefault(title, []).append(record)
+                if record is not None and (shows_all or not getattr(param, "is_rare", False)):
+                    groups.setdefault(title, []).append(record)
+        if settings:
+            groups["Settings, for --set KEY=VALUE or a --config file"] = settings
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -69,6 +112,21 @@ def titled(title: str, *options: Decorator) -> Decorator:
     return decorate
 
 
+def rare(*options: Decorator) -> tuple[Decorator, ...]:
+    """The options as rare ones: they work as others do, but only --help-all shows them."""
+
+    def marked(option: Decorator) -> Decorator:
+        def decorate(command: Decorator) -> Decorator:
+            command, new = _added(command, (option,))
+            for added in new:
+                added.is_rare = True
+            return command
+
+        return decorate
+
+    return tuple(map(marked, options))
+
+
 def settings(*options: Decorator) -> Decorator:
     """The options as settings, which are neither on the command line nor in the help."""
 
@@ -79,6 +137,18 @@ def settings(*options: Decorator) -> Decorator:
         return command
 
     return decorate
+
+
+def setting_key(param: click.Parameter) -> str:
+    """The key of a parameter in a file: its long name, with underscores."""
+    return max(param.opts, key=len).lstrip("-").replace("-", "_")
+
+
+def _setting_record(param: Option, ctx: click.Context) -> tuple[str, str]:
+    """The key of a setting and its help."""
+    shown = copy.copy(param)
+    shown.hidden = False
+    return setting_key(param), (shown.get_help_record(ctx) or ("", ""))[1]
 
 
 def _added(command: Decorator, options: tuple[Decorator, ...]) -> tuple[Decorator, list[Option]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import signal
 import sys
@@ -47,10 +48,29 @@ Exit codes:
 130  interrupted (141: the output pipe was closed, 143: terminated)
 """
 _SIGPIPE = 13
+#: The commands, in the order of work.
+_COMMANDS = {
+    "Make variants": (doctor_command, export_command),
+    "Run them": (generate_command, route_command),
+    "Check them": (inspect_command, validate_command, evaluate_command, bench_command, plot_command),
+    "Single steps of an export": (
+        recipes_command, calibrate_command, plan_command, prune_command, convert_command
+    ),
+}  # fmt: skip
 
 
 class _Commands(click.Group):
     """Shows every error as one line on stderr and an exit code, and with --json as JSON on stdout too."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of work."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the first sentence of each command's help, whole."""
+        for title, commands in _COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(str(each.name), each.get_short_help_str(limit=10_000)) for each in commands])
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
         """Runs a command and exits."""
@@ -140,26 +160,8 @@ def _print_error(message: str, code: int, as_json: bool) -> None:
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(seap_export.__version__, prog_name="seap-export")
 def main() -> None:
-    """Prune a language model for each task, write the variants as safetensors and ONNX, and check that both agree.
-
-    `export` does everything; most other commands are one of its steps.
-    """
+    """Turn a language model into smaller, task-specific ones, and check that the written files compute the same."""
 
 
-for command in (
-    export_command,
-    recipes_command,
-    calibrate_command,
-    plan_command,
-    prune_command,
-    convert_command,
-    validate_command,
-    evaluate_command,
-    inspect_command,
-    plot_command,
-    route_command,
-    generate_command,
-    bench_command,
-    doctor_command,
-):
+for command in itertools.chain(*_COMMANDS.values()):
     main.add_command(command)

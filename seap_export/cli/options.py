@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from decimal import Decimal, InvalidOperation
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.groups import option
+from seap_export.cli.groups import option, rare
 from seap_export.providers import WRITTEN_FOR
 
 __all__ = [
     "NumberOrWord",
     "PathType",
+    "Ratio",
     "calibration_options",
     "cluster_option",
     "force_option",
@@ -64,6 +66,28 @@ class NumberOrWord(click.ParamType):
         return str(value)
 
 
+class Ratio(click.FloatRange):
+    """A fraction of at least 0 and below 1, also written as 20%."""
+
+    name = "ratio"
+
+    def __init__(self) -> None:
+        super().__init__(min=0.0, max=1.0, max_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Converts text to a fraction."""
+        text = str(value).strip()
+        number, is_percent = text.removesuffix("%").strip(), text.endswith("%")
+        try:
+            ratio = float(Decimal(number) / 100 if is_percent else Decimal(number))
+        except (InvalidOperation, ValueError):
+            self.fail(f"'{value}' is not a number; give a fraction such as 0.2, or 20%", param, ctx)
+        if 0.0 <= ratio < 1.0:
+            return ratio
+        remedy = f"for {number} percent, give {number}%" if 1.0 < ratio < 100.0 else "give at least 0 and less than 1"
+        self.fail(f"{text} is out of range; {remedy}", param, ctx)
+
+
 model_argument = click.argument("model")
 
 task_option = option(
@@ -72,7 +96,7 @@ task_option = option(
     multiple=True,
     required=True,
     metavar="[NAME=]SOURCE",
-    help="A task's texts: a corpus or a task file (NAME=FILE), an lm-eval task (gsm8k), a data set of the hub "
+    help="Texts of a task: a corpus or a task file (NAME=FILE), an lm-eval task (gsm8k), a data set of the hub "
     "(OWNER/NAME), or a sample to try with (sample:arithmetic, sample:everyday, sample:reading). Repeatable.",
 )
 recipe_option = option(
@@ -87,7 +111,7 @@ layout_option = option(
     type=click.Choice(["per-layer", "uniform"]),
     default="per-layer",
     show_default=True,
-    help="Each layer has its own shape, or all have the same, which programs for plain models need.",
+    help="Give each layer a shape of its own, or all the same, which some runtimes need.",
 )
 vocabulary_option = option(
     "--vocabulary",
@@ -95,15 +119,15 @@ vocabulary_option = option(
     default="all",
     show_default=True,
     metavar="N|auto|all",
-    help="Number of tokens to keep; auto: what the tasks' texts use (docs/vocabulary.md).",
+    help="Number of tokens to keep; auto: those that the tasks' texts use (docs/vocabulary.md).",
 )
-provider_option = option(
-    "--provider",
-    type=click.Choice(WRITTEN_FOR),
-    default="cpu",
-    show_default=True,
-    help="Execution provider that the variants are made for.",
-)
+
+
+def provider_option(purpose: str, names: Iterable[str] = WRITTEN_FOR) -> Command:
+    """--provider, of these names."""
+    return option("--provider", type=click.Choice(list(names)), default="cpu", show_default=True, help=purpose)
+
+
 threads_option = option("--threads", type=_AT_LEAST_1, metavar="N", help="Number of threads.  [default: all cores]")
 raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
@@ -112,7 +136,7 @@ tokens_option = option(
     "--calibration-tokens",
     type=_AT_LEAST_1,
     metavar="N",
-    help="Tokens to calibrate on for each task at most.  [default: 65536, or all there are]",
+    help="Largest number of tokens to calibrate on, for each task.  [default: 65536, or all]",
 )
 calibration_options = (
     option(
@@ -156,13 +180,15 @@ compute_options = (
         default="auto",
         show_default=True,
         metavar="auto|cpu|cuda|cuda:N",
-        help="Where torch computes.",
+        help="Device that torch computes on.",
     ),
-    option(
-        "--memory",
-        metavar="SIZE",
-        help="Memory that hidden states and weights may take, such as 8GiB; what does not fit waits in files.  "
-        "[default: most of what is free]",
+    *rare(
+        option(
+            "--memory",
+            metavar="SIZE",
+            help="Memory for hidden states and weights, such as 8GiB; the rest waits in files.  [default: most of "
+            "the free memory]",
+        )
     ),
 )
 
@@ -175,13 +201,13 @@ cluster_option = option(
 general_text_option = option(
     "--general-text",
     type=PathType(exists=True, dir_okay=False),
-    help="A corpus or a task file whose first texts show what variants lost elsewhere.",
+    help="A corpus or a task file; its first texts show how much variants lost outside their tasks.",
 )
 support_option = option(
     "--support",
     metavar="SOURCE[:SHARE]",
-    help="General text that every variant is made from as well, with this share beside the task's.  [default share: "
-    "0.3]",
+    help="General text to calibrate every variant on as well; SHARE is its weight beside the task's.  [default "
+    "share: 0.3]",
 )
 general_option = option("--general", is_flag=True, help="Also make a variant for all tasks together.")
 weight_option = option(
@@ -273,10 +299,10 @@ def ratio_option(*, multiple: bool) -> Command:
         "ratios" if multiple else "ratio",
         multiple=multiple,
         required=not multiple,
-        type=click.FloatRange(min=0.0, max=1.0, max_open=True),
+        type=Ratio(),
         metavar="R",
-        help="Fraction of all attention and MLP weights to remove."
-        + (" Repeatable. The next three options take its place." if multiple else ""),
+        help="Fraction of the attention and MLP weights to remove, such as 0.2 or 20%."
+        + (" Repeatable. A target replaces it." if multiple else ""),
     )
 
 
@@ -284,24 +310,27 @@ target_options = (
     option(
         "--target-size",
         metavar="SIZE",
-        help="Most bytes of the written folder, such as 60MB; ratio and precision are chosen.",
+        help="Target: largest size of the written folder, such as 60MB. Ratio and precision are chosen.",
     ),
-    option(
-        "--target-decode-speedup",
-        type=float,
-        metavar="X",
-        help="Least speed-up of a decode step, measured over the dense model in the usual precision; ratio and "
-        "precision are chosen.",
+    *rare(
+        option(
+            "--target-decode-speedup",
+            type=float,
+            metavar="X",
+            help="Target: smallest speed-up of a decode step over the dense model in the usual precision. Ratio and "
+            "precision are chosen.",
+        )
     ),
     option(
         "--max-kl",
         type=float,
         metavar="NATS",
-        help="Largest mean KL divergence from the dense model on held-out texts; the smallest variant is chosen.",
+        help="Target: largest mean KL divergence from the dense model on held-out texts. The smallest variant is "
+        "chosen.",
     ),
 )
 
 
-def out_option(what: str) -> Command:
+def out_option(purpose: str) -> Command:
     """--out, for a command that writes one thing."""
-    return option("--out", required=True, type=PathType(), help=what)
+    return option("--out", required=True, type=PathType(), help=purpose)

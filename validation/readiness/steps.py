@@ -177,7 +177,7 @@ def _profile(request: Request) -> Step:
 
 def _timed(request: Request, name: str, precision: str) -> tuple[object, ...]:
     depths = [word for depth in request.depths for word in ("--depth", depth)]
-    how = ("--engine", "onnxruntime", "--batch", 1, *depths, "--runs", request.runs, "--steps", request.steps)
+    how = ("--runtime", "onnxruntime", "--batch", 1, *depths, "--runs", request.runs, "--steps", request.steps)
     return ("--provider", request.provider, "--precision", precision, *how, "--out", request.result(name), "--force")
 
 

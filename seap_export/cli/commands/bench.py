@@ -10,7 +10,7 @@ import click
 
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import logits_option, precision_option, rare_form_options
-from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.options import PathType, force_option, output_options, provider_option, threads_option
 from seap_export.json_file import write_json
 
@@ -23,13 +23,22 @@ __all__ = ["bench_command"]
 @click.command("bench", cls=GroupedCommand)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @titled(
-    "What to time",
+    "Measurement",
     option("--dense", required=True, metavar="MODEL", help="The dense model that the variants were made from."),
+    option(
+        "--runtime",
+        "engines",
+        multiple=True,
+        metavar="NAME",
+        help="Runtime to time the models in: torch (on the CPU, in fp32), onnxruntime, or another that "
+        "docs/runtimes.md lists. Repeatable.  [default: torch and onnxruntime]",
+    ),
     option(
         "--depth",
         "depths",
         multiple=True,
         type=int,
+        metavar="N",
         help="Number of tokens in a prompt. Repeatable.  [default: 128, 512, 2048]",
     ),
     option(
@@ -37,37 +46,35 @@ __all__ = ["bench_command"]
         "batches",
         multiple=True,
         type=int,
-        help="Number of prompts at once; more than one are timed at the smallest depth, where the runtime takes them. "
-        "Repeatable.  "
-        "[default: 1, 4, 16]",
+        metavar="N",
+        help="Number of prompts at once; more than one are timed at the smallest depth, if the runtime accepts them. "
+        "Repeatable.  [default: 1, 4, 16]",
     ),
-    option("--runs", type=int, default=5, show_default=True, help="Number of runs of each model, in turn."),
-    option("--steps", type=int, default=16, show_default=True, help="Number of decode steps in a run."),
+    option("--runs", type=int, metavar="N", default=5, show_default=True, help="Runs of each model, in turn."),
+    option("--steps", type=int, metavar="N", default=16, show_default=True, help="Decode steps in a run."),
 )
-@titled("Form of the graph", provider_option, precision_option, *rare_form_options, logits_option("last"))
 @titled(
-    "What to write",
+    "Models",
+    provider_option("Execution provider of ONNX Runtime that the ONNX graphs are written for and timed on."),
+    precision_option,
+    *rare(*rare_form_options, logits_option("last")),
+    *rare(
+        option(
+            "--format",
+            "formats",
+            multiple=True,
+            metavar="NAME:PRECISION",
+            help="Format for a runtime other than onnxruntime. Repeatable.  [default: the first that it accepts]",
+        )
+    ),
+)
+@titled(
+    "Output",
     option("--out", type=PathType(), help="Write the report to this file as JSON; without it nothing is written."),
     force_option,
 )
 @titled(
     "Machine",
-    option(
-        "--runtime",
-        "--engine",
-        "engines",
-        multiple=True,
-        metavar="NAME",
-        help="What runs the models: torch (on the CPU, in fp32), onnxruntime, or another that docs/runtimes.md lists. "
-        "Repeatable.  [default: torch and onnxruntime]",
-    ),
-    option(
-        "--format",
-        "formats",
-        multiple=True,
-        metavar="NAME:PRECISION",
-        help="What a runtime other than onnxruntime is given. Repeatable.  [default: the first that it takes]",
-    ),
     threads_option,
     output_options,
 )
@@ -79,17 +86,17 @@ def bench_command(
     force: bool,
     **options: Any,
 ) -> None:
-    """Time the variants at PATH and their dense model: the time to the first token and the time per later token.
+    """Measure how fast variants are beside their dense model.
 
-    PATH is an output folder of `export` or a variant's folder. In each run every model is opened anew, alone in
-    memory, warmed up, and given the same prompts and threads; times are medians. Each speed-up is shown with the ideal
-    one: the ratio of multiply-adds for the prefill, of bytes read for decoding. A warning names variants that are
-    slower than the dense model, or not smaller.
+    Measured are the time to the first token and the time for each later one. PATH is an output folder of `export` or a
+    variant's folder. In each run, every model is opened anew, alone in memory, warmed up, and given the same prompts
+    and threads; times are medians. Each speed-up is shown with the ideal one: the ratio of multiply-adds for the
+    prefill, of bytes read for decoding. A warning names variants that are slower than the dense model, or not smaller.
 
     \b
     Examples:
       seap-export bench pruned --dense ./SmolLM2-135M --out bench.json
-      seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --engine onnxruntime --depth 512
+      seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --runtime onnxruntime --depth 512
     """
     from converters.formats import parse_format
     from seap_export.api.formats import form_of

@@ -27,7 +27,7 @@ __all__ = ["calibrate_command"]
 @model_argument
 @titled("Tasks", task_option, tokens_option, *calibration_options)
 @titled(
-    "What to write",
+    "Output",
     out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),
     force_option,
 )
@@ -35,7 +35,7 @@ __all__ = ["calibrate_command"]
 def calibrate_command(
     console: Console, model: str, tasks: tuple[str, ...], out: Path, force: bool, **options: Any
 ) -> None:
-    """Run the texts of the tasks through MODEL and save the statistics that plans are made from.
+    """Run the texts of each task through MODEL, and save the statistics that plans are made from.
 
     \b
     Example:

@@ -9,7 +9,7 @@ import click
 
 from seap_export.cli.console import Console, megabytes
 from seap_export.cli.form import format_option, logits_option, precision_option, rare_form_options
-from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.options import (
     PathType,
     compute_options,
@@ -26,12 +26,18 @@ __all__ = ["convert_command"]
 @click.command("convert", cls=GroupedCommand)
 @click.argument("folder", type=PathType())
 @titled(
-    "What to write",
+    "Output",
     format_option,
     out_option("Folder for the files of the format, such as model.onnx, its data, tokenizer and genai_config.json."),
     force_option,
 )
-@titled("Form of an ONNX graph", provider_option, precision_option, *rare_form_options, logits_option("all"))
+@titled(
+    "ONNX",
+    provider_option("Execution provider of ONNX Runtime that the graph is written for."),
+    precision_option,
+    *rare(*rare_form_options),
+    logits_option("all"),
+)
 @titled(
     "Rounding to 4 bits",
     option(
@@ -39,13 +45,12 @@ __all__ = ["convert_command"]
         "calibrations",
         multiple=True,
         type=PathType(),
-        help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`, whose texts weights are rounded "
-        "with; otherwise each takes the nearest level. Repeatable.",
+        help="Statistics of a task, OUT/calibration/TASK of `calibrate` or `export`; its texts are used for rounding. "
+        "Repeatable.  [default: each weight gets the nearest level]",
     ),
-    weight_option,
-    *compute_options,
+    *rare(weight_option),
 )
-@titled("Output", output_options)
+@titled("Machine", *compute_options, output_options)
 def convert_command(
     console: Console,
     folder: Path,
@@ -56,7 +61,7 @@ def convert_command(
     weights: tuple[str, ...],
     **options: Any,
 ) -> None:
-    """Write the model in FOLDER, pruned by this tool or dense, in another format, by default for ONNX Runtime.
+    """Write the model in FOLDER, pruned or dense, in another format.
 
     \b
     Examples:

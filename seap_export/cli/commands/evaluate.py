@@ -21,16 +21,12 @@ from seap_export.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from seap_export.pipeline.evaluation.report import EvaluationReport
     from validation.divergence.measure import DivergenceFigures
     from validation.zero_shot import ZeroShotFigures
 
 __all__ = ["evaluate_command"]
 
-#: What runs each --form.
-_RUNTIMES = {"hf": "torch", "onnx": "onnxruntime"}
 #: What is kept of the dense model's accuracy, and how many of its answers became wrong and right.
 _BESIDE_DENSE = ("retained", "lost", "won")
 
@@ -38,21 +34,17 @@ _BESIDE_DENSE = ("retained", "lost", "won")
 @click.command("evaluate", cls=GroupedCommand)
 @click.argument("path")
 @titled(
-    "What to measure",
+    "Measurements",
     option("--dense", metavar="MODEL", help="The dense model of a variant: a folder, a .gguf file or a hub id."),
-    option(
-        "--form",
-        "forms",
-        multiple=True,
-        type=click.Choice(["hf", "onnx"]),
-        help="Which artifact of the variant to run. Repeatable.  [default: hf]",
-    ),
     option(
         "--runtime",
         "runtimes",
         multiple=True,
+        default=["torch"],
+        show_default=True,
         metavar="NAME",
-        help="Also run what this runtime takes of the variant; docs/runtimes.md lists them. Repeatable.",
+        help="Runtime that runs the variant: torch (hf/), onnxruntime (onnx/), or another that docs/runtimes.md "
+        "lists. Repeatable.",
     ),
     option(
         "--text",
@@ -81,24 +73,40 @@ _BESIDE_DENSE = ("retained", "lost", "won")
         help="A task file (.toml) with 'answer', for exact match of generated answers. Repeatable.",
     ),
     option(
-        "--max-new-tokens", type=int, default=256, show_default=True, help="The most tokens of a generated answer."
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        default=256,
+        show_default=True,
+        help="Largest number of tokens in a generated answer.",
     ),
-    option("--limit", type=int, help="Use only the first texts and questions of each task.  [default: all]"),
+    option("--limit", type=int, metavar="N", help="Use only the first N texts and questions of each task."),
     option(
-        "--max-length", type=int, default=256, show_default=True, help="Number of tokens after which a text is cut."
+        "--max-length",
+        type=int,
+        metavar="N",
+        default=256,
+        show_default=True,
+        help="Number of tokens after which a text is cut.",
     ),
 )
 @titled(
     "Quality gate",
-    option("--max-kl", type=float, help="Largest mean KL divergence from the dense model, in nats per token."),
+    option(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="Largest mean KL divergence from the dense model, in nats per token.",
+    ),
     option(
         "--min-accuracy-retained",
         type=float,
+        metavar="F",
         help="Smallest accuracy or exact match of any task, as a fraction of the dense model's.",
     ),
 )
 @titled(
-    "What to write",
+    "Output",
     option("--out", type=PathType(), help="Write the report to this file; without it nothing is written."),
     option(
         "--answers",
@@ -113,12 +121,13 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     option(
         "--batch-size",
         type=int,
+        metavar="N",
         default=8,
         show_default=True,
         help="Number of questions, or of their choices, in a batch; fewer need less memory.",
     ),
     *compute_options,
-    provider_option,
+    provider_option("Execution provider of ONNX Runtime that runs the ONNX files."),
     threads_option,
     output_options,
 )
@@ -134,14 +143,13 @@ def evaluate_command(
 ) -> None:
     """Measure how much of the dense model's quality the variant at PATH keeps.
 
-    The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or names of harness tasks, and
-    the extra `evaluate` (see README); exact match of generated answers needs task files that say how the answer is
-    found. PATH can then also be a dense model. Texts that the variant was calibrated on are refused. The exit code is
-    4 if a quality gate fails.
+    The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or the names of harness tasks,
+    and exact match of generated answers needs task files that say how an answer is found; for both, PATH can also be a
+    dense model. Texts that the variant was calibrated on are refused. The exit code is 4 if a quality gate fails.
 
     \b
     Examples:
-      seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --form hf --form onnx
+      seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --runtime torch --runtime onnxruntime
       seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --zero-shot piqa=piqa.toml --limit 500
       seap-export evaluate pruned/gsm8k-0.2 --dense ./SmolLM2-135M --generate gsm8k=gsm8k_test.toml --limit 200
     """
@@ -154,7 +162,7 @@ def evaluate_command(
 
     compute = compute_of(options)
     request = EvaluationRequest(
-        runtimes=_runtimes(options.pop("forms"), options.pop("runtimes")),
+        runtimes=tuple(dict.fromkeys(options.pop("runtimes"))),
         texts=parse_tasks(options.pop("texts")),
         zero_shot=parse_tasks(options.pop("zero_shot")),
         generate=parse_tasks(options.pop("generate")),
@@ -183,12 +191,6 @@ def evaluate_command(
         console.text(_summary(report))
         raise QualityFailure(f"{path}: {'; '.join(report.reasons)}")
     console.result(report.to_json(), _summary(report))
-
-
-def _runtimes(forms: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """The runtimes of the forms, or of hf if there is none, and then the others."""
-    of_forms = [*(_RUNTIMES[form] for form in forms), *(name for name in names if name in _RUNTIMES.values())]
-    return tuple(dict.fromkeys([*(of_forms or ["torch"]), *names]))
 
 
 def _summary(report: EvaluationReport) -> str:

@@ -11,7 +11,7 @@ import click
 from seap_export.cli.config import ConfigurableCommand, config_option, set_option
 from seap_export.cli.console import Console, duration, megabytes, table
 from seap_export.cli.form import formats_option, logits_option, precision_option, rare_form_options
-from seap_export.cli.groups import option, settings, titled
+from seap_export.cli.groups import option, rare, settings, titled
 from seap_export.cli.options import (
     calibration_options,
     cluster_option,
@@ -46,33 +46,41 @@ __all__ = ["export_command"]
 
 @click.command("export", cls=ConfigurableCommand)
 @model_argument
-@titled("Model and tasks", task_option, general_option, support_option, config_option, set_option)
+@titled("Model and tasks", task_option, general_option, *rare(support_option), config_option, *rare(set_option))
 @titled(
-    "How much",
+    "Size",
     ratio_option(multiple=True),
     *target_options,
-    recipe_option,
-    layout_option,
-    vocabulary_option,
-    tokens_option,
+    *rare(recipe_option, layout_option, vocabulary_option, tokens_option),
 )
 @titled(
-    "What to write",
+    "Output",
     out_option("Folder for the artifacts; a second run continues where the first one stopped."),
     formats_option,
     precision_option,
-    logits_option("all"),
+    *rare(logits_option("all")),
     force_option,
 )
 @titled(
     "Checks",
-    option(
-        "--quality/--no-quality", default=None, help="Compare each variant with the dense model.  [default: quality]"
+    *rare(
+        option(
+            "--quality/--no-quality",
+            default=None,
+            help="Compare each variant with the dense model.  [default: quality]",
+        ),
+        option("--speed/--no-speed", default=None, help="Time each variant beside the dense model.  [default: speed]"),
     ),
-    option("--speed/--no-speed", default=None, help="Time each variant beside the dense model.  [default: speed]"),
     option("--dry-run", is_flag=True, help="Check the inputs, estimate sizes and times, and write nothing."),
 )
-@titled("Machine", *compute_options, provider_option, threads_option, cluster_option, output_options)
+@titled(
+    "Machine",
+    *compute_options,
+    provider_option("Execution provider of ONNX Runtime that the variants are made for and checked on."),
+    threads_option,
+    *rare(cluster_option),
+    output_options,
+)
 @settings(
     *calibration_options,
     *mixture_options,
@@ -93,7 +101,7 @@ def export_command(
     cluster: str | None,
     **options: Any,
 ) -> None:
-    """Prune MODEL for each task and ratio, write safetensors, ONNX and other formats, and check parity.
+    """Prune MODEL for each task and ratio, write the variants, and check that every written file computes the same.
 
     MODEL is a Hugging Face folder, a .gguf file or a hub id.
 
@@ -102,12 +110,8 @@ def export_command(
       seap-export export ./SmolLM2-135M --task maths=maths.jsonl --ratio 0.2 --out pruned
       seap-export export HuggingFaceTB/SmolLM2-135M-Instruct --task gsm8k --ratio 0.2 --out pruned
       seap-export export model.gguf --task a=a.txt --task b=b.toml --general --ratio 0.2 --ratio 0.5 --out pruned
-      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --recipe flap --ratio 0.5 --out baseline
-      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --precision int4 --logits last --out small
-      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --format onnx --format onnx:int4 --out both
-      seap-export export ./SmolLM2-135M --task gsm8k --ratio 0.5 --vocabulary auto --out small
+      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --ratio 0.2 --format onnx:int4 --format gguf --out both
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --target-size 60MB --out fitted
-      seap-export export ./SmolLM2-135M --task wiki=wiki.txt --max-kl 0.3 --target-decode-speedup 1.8 --out fitted
       seap-export export --config export.toml
     """
     from seap_export.api.settings import cluster_of, export_request

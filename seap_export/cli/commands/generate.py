@@ -9,7 +9,7 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, option, titled
-from seap_export.cli.options import PathType, output_options, raw_option, threads_option
+from seap_export.cli.options import PathType, output_options, provider_option, raw_option, threads_option
 from seap_export.cli.prompt import read_prompt
 from seap_export.providers import PROVIDERS
 
@@ -23,30 +23,34 @@ __all__ = ["generate_command"]
 @click.argument("folder", type=PathType())
 @click.argument("prompt")
 @titled(
-    "What to generate",
+    "Generation",
     option("--system", metavar="TEXT", help="System prompt, before the user's turn."),
     raw_option,
-    option("--max-new-tokens", type=int, default=64, show_default=True, help="Largest number of tokens to generate."),
+    option(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        default=64,
+        show_default=True,
+        help="Largest number of tokens to generate.",
+    ),
     option(
         "--temperature",
         type=float,
+        metavar="T",
         default=0.0,
         show_default=True,
-        help="Temperature at which tokens are sampled; 0 takes the most likely one.",
+        help="Temperature of the sampling; at 0, each token is the most likely one.",
     ),
-    option("--top-k", type=int, help="Sample from the K most likely tokens.  [default: all]"),
-    option("--top-p", type=float, help="Sample from the most likely tokens whose probabilities add up to P."),
-    option("--seed", type=int, default=0, show_default=True, help="Seed of the sampling."),
+    option("--top-k", type=int, metavar="K", help="Sample from the K most likely tokens.  [default: all]"),
+    option(
+        "--top-p", type=float, metavar="P", help="Sample from the most likely tokens whose probabilities add up to P."
+    ),
+    option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the sampling."),
 )
 @titled(
     "Machine",
-    option(
-        "--provider",
-        type=click.Choice(list(PROVIDERS)),
-        default="cpu",
-        show_default=True,
-        help="Execution provider of ONNX Runtime.",
-    ),
+    provider_option("Execution provider of ONNX Runtime that runs the variant.", PROVIDERS),
     threads_option,
     output_options,
 )

@@ -18,7 +18,7 @@ __all__ = ["inspect_command"]
 @click.argument("path")
 @output_options
 def inspect_command(console: Console, path: str) -> None:
-    """Show what PATH contains: an output folder, one variant, a model folder (dense or pruned) or a GGUF file.
+    """Describe PATH: an output folder of `export`, a variant, a model folder or a GGUF file.
 
     The files of an output folder are checked against the SHA-256 in its manifest; the exit code is 7 if one differs.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.options import (
     PathType,
     compute_options,
@@ -56,15 +56,14 @@ __all__ = ["plan_command"]
     ),
 )
 @titled(
-    "How much",
+    "Size",
     ratio_option(multiple=False),
     recipe_option,
-    layout_option,
-    vocabulary_option,
-    provider_option,
+    *rare(layout_option, vocabulary_option),
+    provider_option("Execution provider of ONNX Runtime that the shapes should suit."),
 )
 @titled(
-    "What to write",
+    "Output",
     option("--out", type=PathType(), help="Write the plan to this file; without it nothing is written."),
     force_option,
 )
@@ -81,10 +80,10 @@ def plan_command(
     force: bool,
     **options: Any,
 ) -> None:
-    """Show what each layer of MODEL would keep, and the resulting sizes and ratio.
+    """Show what each layer of MODEL would keep, and the sizes that follow.
 
     \b
-    Example:
+    Examples:
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5 --vocabulary auto --task gsm8k
     """

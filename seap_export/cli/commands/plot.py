@@ -20,7 +20,7 @@ __all__ = ["plot_command"]
     "evaluations",
     multiple=True,
     type=PathType(),
-    help="A report of `evaluate`, for the picture of quality against ratio. Repeatable.",
+    help="A report of `evaluate`, for the figure of quality against ratio. Repeatable.",
 )
 @click.option(
     "--format",
@@ -28,9 +28,9 @@ __all__ = ["plot_command"]
     type=click.Choice(["svg", "png"]),
     default="svg",
     show_default=True,
-    help="Format of the pictures.",
+    help="Format of the figures.",
 )
-@out_option("Folder for the pictures and for plots.json, which holds their numbers.")
+@out_option("Folder for the figures, and for plots.json, which holds their numbers.")
 @force_option
 @output_options
 def plot_command(
@@ -41,7 +41,7 @@ def plot_command(
     force: bool,
     picture_format: Any,
 ) -> None:
-    """Draw what is removed in each layer, what each variant keeps, how much variants share, and what that costs.
+    """Draw which parts variants keep, how much they share, and what quality that costs.
 
     PATH is an output folder of `export` (all its variants), a variant's folder or a plan.json with hf/ beside it.
 

@@ -23,7 +23,7 @@ __all__ = ["prune_command"]
 
 @click.command("prune", cls=GroupedCommand)
 @model_argument
-@option("--plan", "plan_file", required=True, type=PathType(), help="A plan.json.")
+@option("--plan", "plan_file", required=True, type=PathType(), help="A plan.json of `plan` or `export`.")
 @option(
     "--calibration",
     "calibrations",
@@ -44,7 +44,7 @@ def prune_command(
     force: bool,
     **options: Any,
 ) -> None:
-    """Shrink MODEL by a plan: write safetensors, config, tokenizer, and code if its layers differ in shape.
+    """Cut MODEL down as a plan says, and write the smaller model folder.
 
     \b
     Example:

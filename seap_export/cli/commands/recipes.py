@@ -14,7 +14,7 @@ __all__ = ["recipes_command"]
 @click.argument("name", required=False)
 @output_options
 def recipes_command(console: Console, name: str | None) -> None:
-    """List the recipes, or print the one called NAME as a TOML file, which you can edit and pass to --recipe.
+    """List the recipes, or print the one called NAME as a TOML file to edit and pass to --recipe.
 
     \b
     Examples:

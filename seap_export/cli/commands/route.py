@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.options import PathType, output_options, raw_option
+from seap_export.cli.options import PathType, Ratio, output_options, raw_option
 from seap_export.cli.prompt import read_prompt
 
 if TYPE_CHECKING:
@@ -21,11 +21,21 @@ __all__ = ["route_command"]
 @click.argument("folder", type=PathType(), metavar="DIR")
 @click.argument("prompt", required=False)
 @click.option("--prompt-file", type=PathType(allow_dash=True), help="Read the prompt from this file; - is stdin.")
-@click.option("--generate", "max_new_tokens", type=int, help="Let the variant answer with at most this many tokens.")
-@raw_option
-@click.option("--ratio", type=float, help="Ratio of the variants to choose from.  [default: the only one there is]")
 @click.option(
-    "--threshold", type=float, help="Confidence, 0 to 1, needed to choose a task.  [default: as in router.json]"
+    "--generate", "max_new_tokens", type=int, metavar="N", help="Let the variant answer, with at most N tokens."
+)
+@raw_option
+@click.option(
+    "--ratio",
+    type=Ratio(),
+    metavar="R",
+    help="Ratio of the variants to choose from.  [default: the only one there is]",
+)
+@click.option(
+    "--threshold",
+    type=float,
+    metavar="P",
+    help="Confidence, 0 to 1, needed to choose a task.  [default: as in router.json]",
 )
 @output_options
 def route_command(
@@ -38,10 +48,11 @@ def route_command(
     ratio: float | None,
     threshold: float | None,
 ) -> None:
-    """Show which task PROMPT belongs to and which variant in DIR, an output folder of `export`, should answer it.
+    """Show which variant in DIR should answer PROMPT, and its answer if asked for.
 
-    The router was fitted to the questions of the tasks' corpora, without a chat template, so give PROMPT in the same
-    form. With --generate, a chat model answers it in its chat template.
+    DIR is an output folder of `export` with several tasks. The router was fitted to the questions of the tasks'
+    corpora, without a chat template, so give PROMPT in the same form. With --generate, a chat model answers it in its
+    chat template.
 
     \b
     Example:

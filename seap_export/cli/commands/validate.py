@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console, table
-from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.options import (
     PathType,
     compute_options,
@@ -34,7 +34,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
 @click.command("validate", cls=GroupedCommand)
 @click.argument("path", type=PathType())
 @titled(
-    "What to check",
+    "Checks",
     option("--check", "checks", multiple=True, type=click.Choice(_CHECKS), help="Run only this check. Repeatable."),
     option("--dense", metavar="MODEL", help="The dense model, which the quality and the speed gate need."),
     option(
@@ -43,7 +43,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
         help="A corpus of prompts: JSONL, Parquet or text.  [default: the held-out texts of the export]",
     ),
     option("--bisect", is_flag=True, help="After a failed parity, find the sublayer that diverges first."),
-    option("--save-golden", type=PathType(), help="Save what a passing variant computes, for --against-golden."),
+    option("--save-golden", type=PathType(), help="Save the logits of a variant that passes, for --against-golden."),
     option(
         "--against-golden",
         type=PathType(),
@@ -57,39 +57,60 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
         "runtimes",
         multiple=True,
         metavar="NAME",
-        help="Compare what this runtime runs, such as onnxruntime. Repeatable.  [default: of each format the first]",
+        help="Runtime to compare with torch, such as onnxruntime. Repeatable.  [default: the first of each format]",
     ),
-    *parity_options,
+    *rare(*parity_options),
 )
 @titled(
     "Quality and speed gates",
-    option("--max-kl", type=float, help="Largest mean KL divergence from the dense model, in nats per token."),
-    option("--min-decode-speedup", type=float, help="Smallest speed-up of a decode step over the dense model."),
-    option("--min-prefill-speedup", type=float, help="Smallest speed-up of the time to the first token."),
-    option("--max-bytes-ratio", type=float, help="Largest size on disk, as a fraction of the dense model's."),
+    option(
+        "--max-kl",
+        type=float,
+        metavar="NATS",
+        help="Largest mean KL divergence from the dense model, in nats per token.",
+    ),
+    option(
+        "--min-decode-speedup",
+        type=float,
+        metavar="X",
+        help="Smallest speed-up of a decode step over the dense model.",
+    ),
+    option("--min-prefill-speedup", type=float, metavar="X", help="Smallest speed-up of the time to the first token."),
+    option(
+        "--max-bytes-ratio", type=float, metavar="F", help="Largest size on disk, as a fraction of the dense model's."
+    ),
     option(
         "--depth",
         "depths",
         multiple=True,
         type=int,
+        metavar="N",
         help="Number of tokens in a timed prompt. Repeatable.  [default: 128]",
     ),
-    option("--runs", type=int, default=7, show_default=True, help="Number of timed runs of each model, in turn."),
+    option("--runs", type=int, metavar="N", default=7, show_default=True, help="Timed runs of each model, in turn."),
 )
 @titled(
-    "What to write",
+    "Output",
     option("--out", type=PathType(), help="Write the report to this file as JSON."),
     option("--junit", type=PathType(), help="Write it to this file as JUnit XML."),
     option("--html", type=PathType(), help="Write it to this file as an HTML page."),
     force_option,
 )
-@titled("Machine", *compute_options, provider_option, threads_option, output_options)
+@titled(
+    "Machine",
+    *compute_options,
+    provider_option("Execution provider of ONNX Runtime that runs the ONNX files."),
+    threads_option,
+    output_options,
+)
 def validate_command(console: Console, path: Path, force: bool, **options: Any) -> None:
-    """Check all variants of an export at PATH, or one variant; the exit code shows what failed.
+    """Check whether an export or a variant may be shipped.
+
+    PATH is an output folder of `export` or a variant in it. The exit code says which check failed.
 
     \b
     integrity  every file exists, has its hash and agrees with the others
-    parity     every written format computes in its runtime what the model in hf computes in torch
+    parity     every written format gives the same logits in its runtime as the model in hf/ in torch
     router     it leads to the variants
     quality    the divergence from --dense is within --max-kl
     speed      the speed and the size, compared with --dense, are within their limits

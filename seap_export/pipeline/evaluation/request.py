@@ -56,9 +56,9 @@ class EvaluationRequest:
 
     def __post_init__(self) -> None:
         if not self.runtimes or len(set(self.runtimes)) != len(self.runtimes):
-            raise UsageError("--form and --runtime must name at least one runtime, each once")
+            raise UsageError("--runtime must name at least one runtime, each once")
         if self.provider != "cpu" and "onnxruntime" not in self.runtimes:
-            raise UsageError(f"--provider {self.provider} runs ONNX files; add --form onnx")
+            raise UsageError(f"--provider {self.provider} runs ONNX files; add --runtime onnxruntime")
         least_values = {"limit": 1, "max_length": 2, "batch_size": 1, "threads": 1, "max_new_tokens": 1}
         for name, least in least_values.items():
             value = getattr(self, name)

@@ -200,8 +200,10 @@ def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Su
         raise UsageError(
             f"{path} is not a variant, so --dense has no effect; give a variant's folder, such as OUT/TASK-0.2"
         )
-    if request.fixed_folders != ("hf",):
-        raise UsageError(f"--form selects an artifact of a variant, and {path} is not one; leave it out")
+    if set(request.fixed_folders) - {"hf"}:
+        raise UsageError(
+            f"--runtime onnxruntime runs the ONNX file of a variant, and {path} is a dense model; leave it out"
+        )
     source = open_source(path)
     if not request.asks_questions:
         raise UsageError(

@@ -77,9 +77,9 @@ def test_a_model_with_code_is_pruned_by_ours(
         ("inspect", "m"),
         ("inspect", "out"),
         ("validate", "out/a-0.2", "--prompts", "1", "--decode-steps", "1"),
-        ("evaluate", "out/a-0.2", "--dense", "m", "--form", "hf", "--form", "onnx", "--limit", "2"),
+        ("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "onnxruntime", "--limit", "2"),
         ("convert", "m", "--out", "dense"),
-        (*BENCH, "--engine", "torch"),
+        (*BENCH, "--runtime", "torch"),
         ("generate", "out/a-0.2", "the cat", "--max-new-tokens", "2"),
     ):
         outcome = run(*command, "--quiet")
@@ -126,7 +126,7 @@ def test_code_that_was_changed_in_an_artifact_is_not_run(run: RunIt, done: Path,
     change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
     for command in (
         ("validate", "out/a-0.2", "--check", "parity", "--prompts", "1", "--decode-steps", "1"),
-        ("evaluate", "out/a-0.2", "--dense", "m", "--form", "hf", "--form", "onnx", "--limit", "2"),
+        ("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "onnxruntime", "--limit", "2"),
         ("convert", "out/a-0.2/hf", "--out", "again"),
         ("generate", "out/a-0.2", "the cat", "--max-new-tokens", "2"),
     ):

@@ -36,14 +36,14 @@ def test_a_variant_on_both_engines(run: Run, done: Path, work: Path) -> None:
 
 
 def test_all_variants_of_an_export(run: Run, done: Path) -> None:
-    outcome = run("bench", "out", "--dense", "m", *QUICK, "--engine", "onnxruntime", "--json", "--quiet")
+    outcome = run("bench", "out", "--dense", "m", *QUICK, "--runtime", "onnxruntime", "--json", "--quiet")
     assert outcome.code == 0
     models = [own["model"] for own in json.loads(outcome.out)["subjects"]]
     assert models == ["dense", "a-0.2", "a-0.4", "b-0.2", "b-0.4"]
 
 
 def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
-    options = ("--engine", "onnxruntime", "--precision", "int4", "--logits", "all", "--json", "--quiet")
+    options = ("--runtime", "onnxruntime", "--precision", "int4", "--logits", "all", "--json", "--quiet")
     outcome = run("bench", "out/a-0.4", "--dense", "m", *QUICK, *options)
     assert outcome.code == 0
     values = json.loads(outcome.out)
@@ -91,5 +91,5 @@ def test_a_variant_without_its_model(run: Run, done: Path) -> None:
 
 
 def test_cuda_is_refused_where_there_is_none(run: Run, done: Path) -> None:
-    outcome = run("bench", "out/a-0.2", "--dense", "m", "--provider", "cuda", "--engine", "onnxruntime", *QUICK)
+    outcome = run("bench", "out/a-0.2", "--dense", "m", "--provider", "cuda", "--runtime", "onnxruntime", *QUICK)
     outcome.refused(6, "CUDA", "--provider cpu")

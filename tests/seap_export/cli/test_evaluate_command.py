@@ -37,7 +37,16 @@ def _report(run: Run, *arguments: object, code: int = 0) -> dict[str, Any]:
 
 def test_divergence_and_accuracy_of_both_forms(run: Run, done: Path, quiz: Path) -> None:
     report = _report(
-        run, "out/a-0.2", "--dense", "m", "--form", "hf", "--form", "onnx", "--zero-shot", "quiz=quiz.toml"
+        run,
+        "out/a-0.2",
+        "--dense",
+        "m",
+        "--runtime",
+        "torch",
+        "--runtime",
+        "onnxruntime",
+        "--zero-shot",
+        "quiz=quiz.toml",
     )
     assert list(report)[:8] == [
         "schema", "variant", "task", "method", "score", "compensation", "requested_ratio", "achieved_ratio",
@@ -172,7 +181,7 @@ def test_a_dense_model_alone(run: Run, quiz: Path) -> None:
 
 
 def test_a_variant_without_its_dense_model(run: Run, done: Path, quiz: Path) -> None:
-    report = _report(run, "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "--form", "onnx")
+    report = _report(run, "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "--runtime", "onnxruntime")
     assert (report["dense"], report["divergence"], list(report["zero_shot"])) == (None, {}, ["onnx"])
 
 
@@ -197,7 +206,7 @@ def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path,
         (("out/a-0.2",), 2, "nothing to evaluate; give --dense MODEL for the divergence, or a task: --zero-shot"),
         (("out/a-0.2/hf",), 2, "out/a-0.2/hf is part of a variant"),
         (("m",), 2, "give --zero-shot NAME=FILE, --harness-task NAME or --generate NAME=FILE"),
-        (("m", "--zero-shot", "q=quiz.toml", "--form", "onnx"), 2, "--form selects an artifact"),
+        (("m", "--zero-shot", "q=quiz.toml", "--runtime", "onnxruntime"), 2, "runs the ONNX file"),
         (("m", "--dense", "m"), 2, "m is not a variant"),
         (("none", "--zero-shot", "a=quiz.toml"), 8, "none: no such folder or file"),
         (("out/a-0.2", "--dense", "./none"), 8, "./none: no such folder or file"),
@@ -237,7 +246,7 @@ def test_a_variant_of_another_model(run: Run, done: Path, work: Path) -> None:
 def test_a_damaged_variant(run: Run, done: Path, work: Path, part: str) -> None:
     place = done / "a-0.2" / part
     shutil.rmtree(place) if place.is_dir() else place.unlink()
-    forms = ("--form", "hf", "--form", "onnx")
+    forms = ("--runtime", "torch", "--runtime", "onnxruntime")
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", *forms, "--limit", "1", "--out", "report.json", "-q")
     assert outcome.code == 7
     assert outcome.err.count("\n") == 1
@@ -245,10 +254,10 @@ def test_a_damaged_variant(run: Run, done: Path, work: Path, part: str) -> None:
 
 
 def test_cuda_is_refused_before_the_dense_model_runs(run: Run, done: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--form", "onnx", "--provider", "cuda")
+    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "onnxruntime", "--provider", "cuda")
     outcome.refused(6, "CUDA", "--provider cpu")
 
 
 def test_a_provider_that_would_run_nothing(run: Run, done: Path) -> None:
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--provider", "cuda")
-    outcome.refused(2, "--provider cuda", "add --form onnx")
+    outcome.refused(2, "--provider cuda", "add --runtime onnxruntime")

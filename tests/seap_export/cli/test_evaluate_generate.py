@@ -45,7 +45,17 @@ def _report(run: Run, *arguments: object, code: int = 0) -> dict[str, Any]:
 
 
 def test_exact_match_of_dense_and_both_forms(run: Run, done: Path, quiz: list[str]) -> None:
-    command = ("out/a-0.4", "--dense", "m", "--form", "hf", "--form", "onnx", "--generate", "quiz=quiz.toml")
+    command = (
+        "out/a-0.4",
+        "--dense",
+        "m",
+        "--runtime",
+        "torch",
+        "--runtime",
+        "onnxruntime",
+        "--generate",
+        "quiz=quiz.toml",
+    )
     report = _report(run, *command, "--limit", "10")
     found = report["generation"]
     assert list(found) == ["dense", "hf", "onnx"]

@@ -248,7 +248,7 @@ def test_evaluate_asks_questions_in_a_runtime(run: Run, out: Path, work: Path) -
         'corpus = "quiz.jsonl"\nprompt = "{text}"\n[completion]\n'
         'choices = [" the cat sat", " a dog ran"]\nlabel = "label"\n'
     )
-    words = ("--runtime", "faked", "--form", "onnx", "--zero-shot", "quiz=quiz.toml", "--json", "-q")
+    words = ("--runtime", "onnxruntime", "--runtime", "faked", "--zero-shot", "quiz=quiz.toml", "--json", "-q")
     report = json.loads(run("evaluate", "out/a-0.2", "--dense", "m", *words).out)
     assert list(report["zero_shot"]) == ["dense", "onnx", "fake in faked"]
     assert report["zero_shot"]["fake in faked"] == report["zero_shot"]["onnx"]
@@ -262,7 +262,7 @@ def test_evaluate_generates_answers_in_a_runtime(run: Run, out: Path, work: Path
     (work / "quiz.toml").write_text(
         'corpus = "quiz.jsonl"\nprompt = "{text}"\ncompletion = " {answer}"\nanswer = "(\\\\S+)"\n'
     )
-    words = ("--runtime", "faked", "--form", "hf", "--form", "onnx", "--generate", "quiz=quiz.toml")
+    words = ("--runtime", "torch", "--runtime", "onnxruntime", "--runtime", "faked", "--generate", "quiz=quiz.toml")
     options = ("--max-new-tokens", "8", "--batch-size", "4", "--json", "-q")
     report = json.loads(run("evaluate", "out/a-0.2", *words, *options).out)
     found = report["generation"]

@@ -70,7 +70,7 @@ def test_the_figures_are_those_of_evaluate(run: Run, out: Path, work: Path) -> N
     """On the same texts, given as a file."""
     texts = _held_out(out, "b")[:MOST_TEXTS]
     (work / "few.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
-    words = ("evaluate", out / "a-0.4", "--dense", "m", "--form", "onnx", "--text", "b=few.jsonl", "--json")
+    words = ("evaluate", out / "a-0.4", "--dense", "m", "--runtime", "onnxruntime", "--text", "b=few.jsonl", "--json")
     found = json.loads(run(*words).out)["divergence"]["onnx"]
     cell = _cells(out, "a-0.4")["b"]
     for key in ("mean_kl_nats", "tokens", "bits_per_byte", "dense_bits_per_byte", "bytes"):

@@ -38,7 +38,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def test_quality_is_what_evaluate_measures(run: Run, measured: Path) -> None:
-    outcome = run("evaluate", measured / "a-0.4", "--dense", "m", "--form", "onnx", "--json")
+    outcome = run("evaluate", measured / "a-0.4", "--dense", "m", "--runtime", "onnxruntime", "--json")
     evaluated = json.loads(outcome.out)["divergence"]["onnx"]
     recorded = _json(measured / "a-0.4" / "quality.json")
     assert recorded["divergence"]["onnx"] == pytest.approx(evaluated, rel=1e-6)

@@ -13,6 +13,7 @@ from support.product import ExportRequest, Targets, open_recipe
 
 from seap_export.api.settings import compute_of, export_request
 from seap_export.cli.config import settings_of
+from seap_export.cli.groups import Option
 from seap_export.cli.main import main
 
 ROOT = Path(__file__).parents[3]
@@ -224,7 +225,7 @@ def test_paths_are_relative_to_the_file_and_names_stay(place: Path, monkeypatch:
         ("ratio = 0.2\nratio = 0.3", 2, ["TOML"]),
         ("ratio = 0.2\n\nrato = 0.3", 3, ["rato", "unknown", "did you mean 'ratio'", "held_out"]),
         ("force = true", 1, ["force", "unknown"]),
-        ("ratio = [0.2, 1.0]", 1, ["ratio", "not in the range"]),
+        ("ratio = [0.2, 1.0]", 1, ["ratio", "out of range"]),
         ('ratio = "0.2"', 1, ["ratio", "a number"]),
         ("\n\nsamples = 2.5", 3, ["samples", "whole number"]),
         ("samples = [1, 2]", 1, ["samples", "not a list"]),
@@ -253,14 +254,38 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_the_help_of_export_is_short(run: Run) -> None:
-    lines = run("export", "--help").out.splitlines()
-    shown = [line.split()[0] for line in lines if line.startswith("  -")]
-    assert len(shown) <= 30
-    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
-    assert titles == ["Model and tasks:", "How much:", "What to write:", "Checks:", "Machine:"]
+    shown, titles = _listed(run("export", "--help").out)
+    assert len(shown) <= 18
+    assert {"--task", "--ratio", "--out", "--format", "--help-all"} <= set(shown)
+    assert titles == ["Model and tasks:", "Size:", "Output:", "Checks:", "Machine:"]
+
+
+def test_help_all_shows_the_rare_options_and_the_settings(run: Run) -> None:
+    """A rare option works as any other; a file can give those that are required."""
+    output = run("export", "--help-all").out
+    shown, titles = _listed(output)
     command = main.commands["export"]
-    parameters = {own.name for own in command.params} - {own.name for own in settings_of(command).values()}
-    assert len(shown) == len(parameters - {"model"} | {"help"})
+    options = {own.name for own in command.params} - {own.name for own in settings_of(command).values()}
+    assert len(shown) == len(options - {"model"} | {"help", "help-all"})
+    assert titles[-1] == "Settings, for --set KEY=VALUE or a --config file:"
+    assert [key for key in settings_of(command) if f"\n  {key} " not in output] == []
+    assert "[required]" not in output
+    assert "[required]" in run("calibrate", "--help").out
+
+
+@pytest.mark.parametrize("name", list(main.commands))
+def test_help_all_is_there_if_something_is_left_out(run: Run, name: str) -> None:
+    command = main.commands[name]
+    hides = any(isinstance(own, Option) and (own.is_rare or own.is_setting) for own in command.params)
+    assert ("--help-all" in run(name, "--help").out) == hides
+    run(name, "--help-all") if hides else run(name, "--help-all").refused(2, "--help-all")
+
+
+def _listed(output: str) -> tuple[list[str], list[str]]:
+    """The options that a help shows, and its titles."""
+    lines = output.splitlines()
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    return [line.split()[0].rstrip(",") for line in lines if line.startswith("  -")], titles
 
 
 def test_the_sample_exports(run: Run, work: Path) -> None:

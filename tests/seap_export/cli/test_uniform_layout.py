@@ -141,7 +141,9 @@ def test_the_steps_by_hand_give_what_export_gives(run: Run, uniform: Path) -> No
 
 
 def test_evaluate_and_generate(run: Run, uniform: Path) -> None:
-    outcome = run("evaluate", uniform, "--dense", "m", "--form", "hf", "--form", "onnx", "--json", "-q")
+    outcome = run(
+        "evaluate", uniform, "--dense", "m", "--runtime", "torch", "--runtime", "onnxruntime", "--json", "-q"
+    )
     assert outcome.code == 0, outcome.err
     divergence = json.loads(outcome.out)["divergence"]
     assert divergence["hf"]["mean_kl_nats"] > 1e-3

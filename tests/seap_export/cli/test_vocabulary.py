@@ -172,22 +172,24 @@ def test_the_comparison_with_the_dense_model_is_per_byte_as_well(run: Run, cut: 
     assert (cost["tokens"], cost["split_bytes"], cost["more_tokens"]) == (SIZE, 0.0, 0.0)
     assert 0.1 < cost["lost_mass"] < 0.9
     (cut / "other.txt").write_text("tome tome fat moth the dog\n\nran from home to see it then\n")
-    outcome = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--form", "onnx", "--json")
+    outcome = run(
+        "evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--runtime", "onnxruntime", "--json"
+    )
     assert outcome.code == 0, outcome.err
     own = json.loads(outcome.out)["divergence"]["onnx"]
     assert own["bytes"] == len("tome tome fat moth the dog" + "ran from home to see it then")
     assert own["bits_per_byte"] > 0 < own["dense_bits_per_byte"]
-    text = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--form", "onnx").out
+    text = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--runtime", "onnxruntime").out
     assert "bits per byte" in text
     assert "cut smaller" in text
 
 
-@pytest.mark.parametrize("form", ["hf", "onnx"])
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
 def test_texts_that_are_cut_without_a_common_place_are_refused(
-    run: Run, cut: Path, monkeypatch: pytest.MonkeyPatch, form: str
+    run: Run, cut: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
     monkeypatch.setattr("seap_export.pipeline.evaluation.texts.pair_cuts", lambda *arguments: None)
-    run("evaluate", "out/a-0.4", "--dense", "m", "--form", form, "-q").refused(
+    run("evaluate", "out/a-0.4", "--dense", "m", "--runtime", runtime, "-q").refused(
         8, "no token to predict", "longer texts"
     )
 
