@@ -106,6 +106,8 @@ class LogitComparison:
         self._kl: list[Tokens] = []
         self._lead: list[Tokens] = []
         self._agrees: list[NDArray[np.bool_]] = []
+        # of each row the sum of its tokens' KL and their number
+        self._rows: dict[int, tuple[float, int]] = {}
         self._max_abs: float | None = None
         self._worst: LogitPlace | None = None
         self._defects: dict[tuple[str, str], Defect] = {}
@@ -171,6 +173,21 @@ class LogitComparison:
         mean = float(divergence.mean())
         return float(divergence.std()) / mean if mean > 0 else 0.0
 
+    def mean_kl_stderr(self) -> float | None:
+        """Standard error of the mean KL, nats per token, over the rows, which are independent texts; None: of one row.
+
+        Tokens of a text depend on each other, so the mean is a ratio of sums over texts. With S_i the sum of KL over
+        the n_i tokens of text i, and m = sum S_i / sum n_i, its standard error is, linearised,
+        sqrt(N / (N - 1) * sum (S_i - m n_i)^2) / sum n_i for N texts: the ratio estimator of Cochran, Sampling
+        Techniques, chapter 6.
+        """
+        number = len(self._rows)
+        if number < 2:
+            return None
+        sums, tokens = np.array(list(self._rows.values()), np.float64).T
+        rest = sums - sums.sum() / tokens.sum() * tokens
+        return float(np.sqrt(number / (number - 1) * (rest**2).sum()) / tokens.sum())
+
     def _add(self, reference: Logits, candidate: Logits, row: int, first: int, following: Sequence[int]) -> None:
         self._tokens += len(reference)
         if not reference.size:
@@ -209,6 +226,8 @@ class LogitComparison:
         log_sums = np.log(sum_p) - np.log(sum_q)
         divergence = np.einsum("tv,tv->t", p, difference) / sum_p - log_sums
         self._kl.append(np.maximum(divergence, 0.0))  # rounding leaves about -1e-16 for equal distributions
+        row_kl, row_tokens = self._rows.get(row, (0.0, 0))
+        self._rows[row] = row_kl + float(self._kl[-1].sum()), row_tokens + len(token)
         self._finite_tokens += len(token)
         self._followed += len(following)
         self._sum_log_ratio += float((log_ratio - log_sums[followed]).sum())

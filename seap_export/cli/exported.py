@@ -17,9 +17,17 @@ if TYPE_CHECKING:
     from seap_export.pipeline.export import Exported
     from seap_export.pipeline.folder.performance import StepFigures
 
-__all__ = ["export_json", "export_text", "no_gains", "parity_verdict", "quality_cells", "speedup_cell", "step_table"]
+__all__ = [
+    "export_json",
+    "export_text",
+    "measured_cells",
+    "measured_heads",
+    "no_gains",
+    "parity_verdict",
+    "step_table",
+]
 
-_BEFORE, _AFTER = ("variant", "removed", "parameters"), ("KL", "perplexity", "top-1", "decode", "prefill", "parity")
+_BEFORE = ("variant", "removed", "parameters")
 #: Number of characters of a prompt or an answer that are shown.
 _LETTERS = 88
 _MOST_ANSWERS = 6
@@ -40,7 +48,7 @@ def export_text(exported: Exported, out: Path, frontier: Mapping[str, Any] | Non
     rows = [_row(name, variants[name], folders) for name in exported.variants]
     sizes = [title for folder in folders for title in (folder, "of dense")]
     parts = [] if frontier is None else [frontier_text(frontier)]
-    parts += [table([*_BEFORE, *sizes, *_AFTER], rows), "\n".join(_legend(variants.values()))]
+    parts += [table([*_BEFORE, *sizes, *measured_heads(), "parity"], rows), "\n".join(_legend(variants))]
     parts.append(general_text_table({name: variants[name]["quality"] for name in exported.variants}))
     answers = [line for name in list(exported.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
@@ -74,36 +82,32 @@ def _sizes(variant: Mapping[str, Any], folder: str) -> list[str]:
 
 
 def _row(name: str, variant: Mapping[str, Any], folders: Iterable[str]) -> list[str]:
-    from seap_export.pipeline.request.measured import divergence_of
-
     return [
         name,
         f"{variant['achieved_ratio']:.1%}",
         f"{variant['num_parameters'] / 1e6:.1f} M",
         *(cell for folder in folders for cell in _sizes(variant, folder)),
-        *quality_cells(divergence_of(variant["quality"] or {})),
-        *(speedup_cell(variant["speed"], what) for what in ("decode", "prefill")),
+        *measured_cells(variant),
         _parity(variant["parity"]),
     ]
 
 
-def quality_cells(figures: Mapping[str, Any] | None) -> list[str]:
-    """KL, perplexity of the dense model and of the variant, and top-1 agreement; dashes if they were not measured."""
-    if figures is None:
-        return ["-"] * 3
-    return [
-        f"{figures['mean_kl_nats']:.3f}",
-        f"{figures['dense_perplexity']:.1f} -> {figures['perplexity']:.1f}",
-        f"{figures['top1_agreement']:.1%}",
-    ]
+def measured_heads() -> list[str]:
+    """The heads of what was measured of a variant: speed and quality."""
+    from validation.reports.figures import main_figures
+
+    return [figure.title for figure in main_figures("faster", "worse")]
 
 
-def speedup_cell(speed: Mapping[str, Any] | None, what: str) -> str:
-    """The speed-up of `decode` or `prefill`, and the share of the ideal one; a dash if it was not measured."""
-    if speed is None:
-        return "-"
-    cell = speed["variant"][0]
-    return f"{cell[f'{what}_speedup']:.2f}x ({cell[f'{what}_share_of_ideal']:.0%})"
+def measured_cells(variant: Mapping[str, Any]) -> list[str]:
+    """What was measured of a variant; dashes for what was not.
+
+    Args:
+        variant: Its `speed` and `quality`, as a validation report or the manifest has them.
+    """
+    from validation.reports.figures import main_figures
+
+    return [figure.cell(variant).line for figure in main_figures("faster", "worse")]
 
 
 def parity_verdict(parities: Mapping[str, Mapping[str, Any]]) -> str:
@@ -121,26 +125,34 @@ def _parity(parities: Mapping[str, Mapping[str, Any]]) -> str:
     return parity["verdict"] if parity["max_abs"] is None else f"{parity['verdict']} ({difference(parity['max_abs'])})"
 
 
-def _legend(variants: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def _legend(variants: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """What the measured columns mean."""
     from seap_export.pipeline.request.measured import measured_title
+    from validation.reports.figures import divergence_of
+    from validation.reports.yardstick import kl_in_words
 
-    listed = list(variants)
-    compared = [variant["quality"] for variant in listed if variant["quality"]]
-    if compared:
-        what = measured_title(compared[0])
-        yield f"KL (nats per token), perplexity, top-1: {what} against the dense model, on held-out texts."
-    timed = [variant["speed"] for variant in listed if variant["speed"]]
+    timed = [variant["speed"] for variant in variants.values() if variant["speed"]]
     if timed:
         what, cell = measured_title(timed[0]), timed[0]["dense"][0]
         yield (
             f"Decode and prefill: speed-up of {what} over the dense model's ({cell['decode_ms_per_token']:.1f} ms per "
-            f"token, {cell['prefill_ms']:.0f} ms for {cell['depth']} tokens); in brackets the share of the ideal "
-            "speed-up."
+            f"token, {cell['prefill_ms']:.0f} ms for {cell['depth']} tokens); in brackets its interval. If that "
+            "contains 1, there is no speed-up."
         )
-    runtimes = dict.fromkeys(parity["runtime"] for variant in listed for parity in variant["parity"].values())
-    if runtimes:
-        where = ", ".join(runtimes)
+    compared = {name: variant["quality"] for name, variant in variants.items() if variant["quality"]}
+    if compared:
+        what = measured_title(next(iter(compared.values())))
+        yield (
+            f"KL (nats per token, +- its standard error), top-1, perplexity: {what} against the dense model, on "
+            "held-out texts."
+        )
+    for name, quality in list(compared.items())[:_MOST_ANSWERS]:
+        divergence = divergence_of(quality)
+        if divergence is not None:
+            yield f"  {name}: {' '.join(kl_in_words(divergence['mean_kl_nats']))}"
+    parities = [parity for variant in variants.values() for parity in variant["parity"].values()]
+    if parities:
+        where = ", ".join(dict.fromkeys(parity["runtime"] for parity in parities))
         yield f"Parity: the variant in {where} against torch; in brackets the largest difference of a logit."
 
 

@@ -19,13 +19,14 @@ def frontier_text(frontier: Mapping[str, Any]) -> str:
 
 
 def _row(point: Mapping[str, Any]) -> list[str]:
+    from validation.reports.figures import KL, TOP1
+
     timed = point["decode_speedup"]
     return [
         point["variant"],
         _written(point),
         megabytes(point["bytes"]),
-        f"{point['mean_kl_nats']:.3f}",
-        f"{point['top1_agreement']:.1%}",
+        *(figure.cell({"quality": point}).line for figure in (KL, TOP1)),
         f"{point['decode_ideal_speedup']:.2f}x",
         "-" if timed is None else f"{timed:.2f}x",
         _state(point),

@@ -147,3 +147,31 @@ def test_the_perplexity_ratio_is_that_of_the_tokens_that_follow() -> None:
 def test_figures_of_nothing_cannot_be_made() -> None:
     with pytest.raises(ValueError, match="no tokens"):
         LogitFigures(0, None, None, None, None, None, None)
+
+
+def test_the_standard_error_is_over_texts_not_tokens() -> None:
+    """Texts of one, two and three tokens whose KL is known, against the formula by hand and a bootstrap of texts."""
+    rng = np.random.default_rng(0)
+    comparison, sums, tokens = LogitComparison(), [], []
+    for row in range(60):
+        p = rng.normal(size=(1 + row % 3, 5))
+        q = p + rng.normal(size=p.shape) * (1 + row % 2)
+        comparison.update(p[:1], q[:1], row=row)  # a text may come in parts
+        comparison.update(p[1:], q[1:], row=row, first_position=1)
+        log_p, log_q = (x - np.log(np.exp(x).sum(1, keepdims=True)) for x in (p, q))
+        sums.append(float((np.exp(log_p) * (log_p - log_q)).sum()))
+        tokens.append(len(p))
+    kl, number = np.array(sums), np.array(tokens)
+    rest = kl - kl.sum() / number.sum() * number
+    stderr = comparison.mean_kl_stderr()
+    assert stderr == pytest.approx(math.sqrt(60 / 59 * (rest**2).sum()) / number.sum(), rel=1e-12)
+    drawn = rng.integers(60, size=(20_000, 60))
+    assert stderr == pytest.approx((kl[drawn].sum(1) / number[drawn].sum(1)).std(), rel=0.05)
+
+
+def test_one_text_has_no_standard_error() -> None:
+    comparison = LogitComparison()
+    comparison.update(np.eye(4), np.eye(4)[::-1])
+    assert comparison.mean_kl_stderr() is None
+    comparison.update(np.eye(4), np.eye(4)[::-1], row=1)
+    assert comparison.mean_kl_stderr() == pytest.approx(0.0, abs=1e-15)

@@ -80,6 +80,7 @@ class DivergenceFigures:
         perplexity: Perplexity of the variant.
         dense_perplexity: Perplexity of the dense model.
         tokens: Number of tokens after which the distributions were compared.
+        mean_kl_stderr: Standard error of `mean_kl` over the texts; None: of one text there is none.
         per_byte: Figures that do not depend on the tokens; None: the lengths of the texts were not given.
         cut: What a cut vocabulary costs; None: the variant has all tokens.
     """
@@ -90,6 +91,7 @@ class DivergenceFigures:
     perplexity: float
     dense_perplexity: float
     tokens: int
+    mean_kl_stderr: float | None = None
     per_byte: PerByte | None = None
     cut: CutFigures | None = None
 
@@ -332,6 +334,7 @@ class _Compared:
             perplexity=_perplexity(loss.sum, loss.tokens),
             dense_perplexity=self._reference.perplexity,
             tokens=figures.tokens,
+            mean_kl_stderr=self._comparison.mean_kl_stderr(),
             per_byte=per_byte(self._pairs, figures.mean_kl * figures.tokens, loss.sum, self._reference.loss),
             cut=None if kept is None else cut_figures(self._pairs, len(kept), self._lost / figures.tokens),
         )

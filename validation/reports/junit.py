@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from validation.reports.figures import main_figures
+from validation.reports.numbers import NOTHING
 from validation.reports.reading import Json, case_failures, check_label, clean, failed_checks, label, subjects
 
 __all__ = ["junit_xml"]
@@ -25,6 +27,8 @@ class _Case:
 def junit_xml(report: Json) -> str:
     """A testsuite for the folder and each variant, with a testcase for each check and each parity case and stage.
 
+    The figures of a variant are properties of its testsuite.
+
     Args:
         report: The JSON object of a validation report.
 
@@ -36,6 +40,7 @@ def junit_xml(report: Json) -> str:
         cases = list(_cases(report, subject))
         suite = ElementTree.SubElement(root, "testsuite", name=clean(label(subject)))
         _count(suite, cases)
+        _write_figures(suite, report["variants"].get(subject))
         for case in cases:
             _write(suite, case, f"{report['name']}.{label(subject)}")
     _count(root, [case for subject in subjects(report) for case in _cases(report, subject)])
@@ -59,6 +64,21 @@ def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
         for case in parity["cases"]:
             name = f"parity{of}: {case['case']}, {case['stage']}"
             yield _Case(name, "parity", tuple(case_failures(case)))
+
+
+def _write_figures(suite: ElementTree.Element, variant: Json | None) -> None:
+    """The measured figures as properties; none of the folder as a whole."""
+    cells = {} if variant is None else {figure.title: figure.cell(variant) for figure in main_figures()}
+    known = {title: cell for title, cell in cells.items() if cell.main != NOTHING}
+    if known:
+        properties = ElementTree.SubElement(suite, "properties")
+        for title, cell in known.items():
+            ElementTree.SubElement(
+                properties,
+                "property",
+                name=title,
+                value=clean(f"{cell.main} ({cell.brief})" if cell.brief else cell.main),
+            )
 
 
 def _count(element: ElementTree.Element, cases: list[_Case]) -> None:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["NOTHING", "count", "figure", "megabytes", "milliseconds", "percent", "ratio", "share", "times"]
+__all__ = [
+    "NOTHING",
+    "count",
+    "figure",
+    "megabytes",
+    "milliseconds",
+    "percent",
+    "ratio",
+    "share",
+    "times",
+    "with_error",
+]
 
 #: Shown for a missing value.
 NOTHING = "–"
@@ -60,12 +71,18 @@ def count(number: int | None) -> str:
     return str(number)
 
 
-def times(values: list[float]) -> str:
-    """A speed-up, or the range of several: 1.24×, 1.1–1.24×."""
-    if not values:
-        return NOTHING
-    low, high = figure(min(values)), figure(max(values))
-    return f"{low}×" if low == high else f"{low}–{high}×"
+def times(value: float) -> str:
+    """A speed-up, without its sign, with two decimals below 10: 1.20, 12.5."""
+    return f"{value:.2f}" if value < 10 else figure(value)
+
+
+def with_error(value: float, error: float | None) -> str:
+    """A value and its standard error, which has one digit, or two if the first is 1: 0.094 ± 0.006."""
+    if not error or not math.isfinite(error) or value < 1e-3:
+        return figure(value) if error is None else f"{figure(value)} ± {figure(error)}"
+    mantissa, exponent = f"{error:.1e}".split("e")
+    decimals = max(0, (2 if mantissa.startswith("1") else 1) - 1 - int(exponent))
+    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def milliseconds(value: float | None) -> str:

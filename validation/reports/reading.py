@@ -1,4 +1,4 @@
-"""What all report formats share, read from the JSON object of a validation: checks, failures, advice, speed-ups."""
+"""What all report formats share, read from the JSON object of a validation: checks, failures, advice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ __all__ = [
     "label",
     "limits_in_words",
     "remarks",
-    "speedups",
     "subjects",
 ]
 
@@ -169,19 +168,6 @@ def diverges_first(first: Json) -> str:
     where = "outside the layers" if first["layer"] is None else f"layer {first['layer']}"
     how = "not finite" if first["error"] is None else f"relative error {figure(first['error'])}"
     return f"{where}, {first['sublayer']} ({how})"
-
-
-def speedups(speed: Json | None, what: str) -> list[float]:
-    """Speed-ups of `decode` or `prefill` over the dense model: the judged ones, or otherwise those of all cells."""
-    if speed is None:
-        return []
-    judged = [verdict["found"] for verdict in speed["verdicts"] if verdict["figure"] == f"{what}_speedup"]
-    if judged:
-        return judged
-    key = {"decode": "decode_ms_per_token", "prefill": "prefill_ms"}[what]
-    dense = {(cell["batch"], cell["depth"]): cell[key] for cell in speed["dense"]}
-    variant = {(cell["batch"], cell["depth"]): cell[key] for cell in speed["variant"]}
-    return [dense[cell] / value for cell, value in variant.items() if cell in dense and value]
 
 
 def _word(name: str) -> str:

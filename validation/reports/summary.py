@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from validation.reports.figures import Cell
 from validation.reports.reading import (
     EXIT_WORDS,
     Json,
@@ -15,7 +16,7 @@ from validation.reports.reading import (
     label,
     remarks,
 )
-from validation.reports.variants import TableCell, cells, head
+from validation.reports.variants import cells, head
 
 __all__ = ["job_summary"]
 
@@ -57,15 +58,15 @@ def job_summary(report: Json) -> str:
 
 def _table(report: Json) -> str:
     """One row per variant."""
-    columns = ("Variant", *head(report))
+    columns = ("Variant", *head())
     rows = [columns, ("---",) * len(columns)]
     rows += [(_plain(name), *(_cell(cell) for cell in cells(report, name))) for name in report["variants"]]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(cell: TableCell) -> str:
+def _cell(cell: Cell) -> str:
     main = _SIGNS.get(cell.main, _plain(cell.main))
-    return f"{main} ({_plain(', '.join(cell.details))})" if cell.details else main
+    return f"{main} ({_plain(cell.brief)})" if cell.brief else main
 
 
 def _first(lines: list[str], sign: str = "") -> list[str]:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from validation.reports.figures import Cell, main_figures
+from validation.reports.numbers import NOTHING, count, figure, percent
+from validation.reports.reading import Json
 
-from validation.reports.numbers import NOTHING, count, figure, megabytes, percent, share, times
-from validation.reports.reading import Json, speedups
-
-__all__ = ["TableCell", "cells", "head", "verdict_of"]
-
-_BEFORE = ("Result", "Task", "Removed", "Parameters", "safetensors")
-_AFTER = ("Parity", "KL to dense", "Decode", "Prefill")
-
-
-@dataclass(frozen=True)
-class TableCell:
-    """The main text of a cell, with details in smaller print."""
-
-    main: str
-    details: tuple[str, ...] = ()
+__all__ = ["cells", "head", "parameters_in_words", "verdict_of"]
 
 
 def verdict_of(report: Json, variant: str | None) -> str:
@@ -28,90 +15,43 @@ def verdict_of(report: Json, variant: str | None) -> str:
     return next((verdict for verdict in ("failed", "passed") if verdict in verdicts), "skipped")
 
 
-def head(report: Json) -> tuple[str, ...]:
-    """The columns of the table, with one for each folder beside `hf`."""
-    return (*_BEFORE, *_folders(report).values(), *_AFTER)
+def head() -> tuple[str, ...]:
+    """The columns of the table."""
+    return ("Result", *(figure.head for figure in main_figures()), "Parity", "Removed", "Task")
 
 
-def _folders(report: Json) -> dict[str, str]:
-    """The folders beside `hf` of any variant, and what they are called."""
-    titles: dict[str, str] = {}
-    for variant in report["variants"].values():
-        for folder in variant["bytes"]:
-            format = variant["formats"].get(folder)
-            if folder != "hf" and (format is not None or folder not in titles):
-                titles[folder] = format["title"] if format is not None and format["format"] == folder else folder
-    return titles
-
-
-def cells(report: Json, name: str) -> list[TableCell]:
+def cells(report: Json, name: str) -> list[Cell]:
     """A variant's row, with the columns of `head`."""
     variant = report["variants"][name]
-    removed, requested = percent(variant["achieved_ratio"]), variant["requested_ratio"]
-    parameters = variant["num_parameters"]
+    requested, parameters = variant["requested_ratio"], parameters_in_words(variant)
+    removed = percent(variant["achieved_ratio"])
+    asked = None if requested is None or percent(requested) == removed else f"{percent(requested)} asked"
     return [
-        TableCell(verdict_of(report, name)),
-        TableCell(variant["task"] or NOTHING, _known(variant["method"])),
-        TableCell(removed, () if requested is None else (f"{percent(requested)} asked",)),
-        TableCell(count(parameters), _known(_of(parameters, variant["dense_parameters"], count))),
-        *(_size(variant, folder) for folder in ("hf", *_folders(report))),
+        Cell(verdict_of(report, name)),
+        *(figure.cell(variant) for figure in main_figures()),
         _parity(list(variant["parity"].values())),
-        _divergence(variant["quality"]),
-        *(_speedup(variant["speed"], what) for what in ("decode", "prefill")),
+        Cell(removed, ", ".join(part for part in (asked, parameters) if part)),
+        Cell(variant["task"] or NOTHING, variant["method"] or ""),
     ]
 
 
-def _size(variant: Json, folder: str) -> TableCell:
-    size, dense = variant["bytes"].get(folder), variant["dense_bytes"].get(folder)
-    if size is None:
-        return TableCell(NOTHING)
-    written = variant["formats"].get(folder)
-    return TableCell(
-        megabytes(size), _known(None if written is None else written["precision"], _of(size, dense, megabytes))
-    )
+def parameters_in_words(variant: Json) -> str | None:
+    """How many parameters are left; None if that is not known."""
+    left, dense = variant["num_parameters"], variant["dense_parameters"]
+    if left is None:
+        return None
+    return f"{count(left)} parameters" if dense is None else f"{count(left)} of {count(dense)} parameters"
 
 
-def _known(*details: str | None) -> tuple[str, ...]:
-    """The details that are known."""
-    return tuple(detail for detail in details if detail)
-
-
-def _of(part: int | None, whole: int | None, written: Callable[[int], str]) -> str:
-    """The share of the dense model's value; "" if one of the two is unknown."""
-    return "" if part is None or not whole else f"{share(part, whole)} of {written(whole)}"
-
-
-def _parity(parities: list[Json]) -> TableCell:
+def _parity(parities: list[Json]) -> Cell:
     """The only comparison, or the verdict of each."""
     if not parities:
-        return TableCell(NOTHING)
+        return Cell(NOTHING)
     if len(parities) > 1:
         failed = [comparison for comparison in parities if comparison["verdict"] != "passed"]
-        return TableCell(
+        return Cell(
             "failed" if failed else "passed",
-            tuple(f"{comparison['runtime']} {comparison['verdict']}" for comparison in parities),
+            ", ".join(f"{comparison['runtime']} {comparison['verdict']}" for comparison in parities),
         )
     (parity,) = parities
-    max_abs, mean_kl = figure(parity["max_abs"]), figure(parity["mean_kl_nats"])
-    details = f"max abs {max_abs}", f"KL {mean_kl}", f"top-1 {percent(parity['top1_agreement'])}"
-    return TableCell(parity["verdict"], details)
-
-
-def _divergence(quality: Json | None) -> TableCell:
-    """The mean KL of the ONNX file if it was measured, otherwise that of the model in hf/, or of another folder."""
-    divergence = (quality or {}).get("divergence") or {}
-    form = next((form for form in ("onnx", "hf", *divergence) if form in divergence), None)
-    if quality is None or form is None:
-        return TableCell(NOTHING)
-    figures, limit = divergence[form], (quality.get("limits") or {}).get("max_kl_nats")
-    perplexity = f"perplexity {figure(figures['perplexity'])}, dense {figure(figures['dense_perplexity'])}"
-    agreement = f"top-1 {percent(figures['top1_agreement'])}"
-    bound = None if limit is None else f"limit {figure(limit)}"
-    return TableCell(figure(figures["mean_kl_nats"]), _known(form, agreement, perplexity, bound))
-
-
-def _speedup(speed: Json | None, what: str) -> TableCell:
-    """The speed-up over the dense model, and the share of the ideal one that it reaches, where that is known."""
-    shares_of_ideal = [] if speed is None else [cell.get(f"{what}_share_of_ideal") for cell in speed["variant"]]
-    shares = [percent(value) for value in shares_of_ideal if value is not None]
-    return TableCell(times(speedups(speed, what)), (f"{', '.join(shares)} of the ideal",) if shares else ())
+    return Cell(parity["verdict"], f"max abs {figure(parity['max_abs'])}")

@@ -32,6 +32,22 @@ class Speedup:
     ideal: float
     interval: Interval | None
 
+    def to_json(self, what: str) -> dict[str, float | None]:
+        """The figures as JSON values, of `decode` or `prefill`."""
+        interval = self.interval
+        return {
+            f"{what}_speedup": self.measured,
+            f"{what}_speedup_low": None if interval is None else interval.low,
+            f"{what}_speedup_high": None if interval is None else interval.high,
+            f"{what}_ideal_speedup": self.ideal,
+            f"{what}_share_of_ideal": self.share,
+        }
+
+    @property
+    def is_slower(self) -> bool:
+        """Whether the variant is surely slower; without an interval, whether it was."""
+        return (self.measured if self.interval is None else self.interval.high) < 1
+
     @property
     def share(self) -> float:
         """The share of the ideal speed-up that is reached."""
@@ -101,7 +117,7 @@ class SpeedReport:
 
     @property
     def complaints(self) -> list[str]:
-        """One line for each variant that is slower or no smaller than the dense model."""
+        """One line for each variant that is surely slower, or no smaller, than the dense model."""
         found = []
         for subject in self.subjects:
             if subject.model == DENSE:
@@ -115,7 +131,7 @@ class SpeedReport:
                     ("decode", self.decode(subject, cell)),
                     ("prefill", self.prefill(subject, cell)),
                 ):
-                    if speedup.measured < 1:
+                    if speedup.is_slower:
                         found.append(
                             f"{name}: {what} is slower than the dense model ({where}: {speedup.measured:.2f}x)"
                         )
@@ -154,7 +170,6 @@ class SpeedReport:
 
     def _cell(self, subject: SubjectFigures, cell: SpeedCell) -> dict[str, Any]:
         timing = subject.timings[cell]
-        speedups = {"prefill": self.prefill(subject, cell), "decode": self.decode(subject, cell)}
         return {
             "batch": cell.batch,
             "depth": cell.depth,
@@ -163,17 +178,8 @@ class SpeedReport:
             "decode_step_s": timing.step_s,
             "decode_step_p95_s": timing.step_p95_s,
             "decode_tokens_per_s": cell.batch / timing.step_s,
-            **{
-                f"{what}_{label}": value
-                for what, speedup in speedups.items()
-                for label, value in (
-                    ("speedup", speedup.measured),
-                    ("speedup_low", speedup.interval.low if speedup.interval else None),
-                    ("speedup_high", speedup.interval.high if speedup.interval else None),
-                    ("ideal_speedup", speedup.ideal),
-                    ("share_of_ideal", speedup.share),
-                )
-            },
+            **self.prefill(subject, cell).to_json("prefill"),
+            **self.decode(subject, cell).to_json("decode"),
         }
 
 

@@ -167,16 +167,25 @@ def _time_table(report: SpeedReport, engine: Any) -> str:
                     str(cell.depth),
                     f"{timing.prefill_s * 1e3:.0f} ms",
                     f"{timing.prefill_p95_s * 1e3:.0f} ms",
-                    *_speedup(report.prefill(subject, cell)),
+                    *_speedup(report.prefill(subject, cell), subject.model),
                     f"{cell.batch / timing.step_s:.1f}",
                     f"{timing.step_p95_s * 1e3:.1f} ms",
-                    *_speedup(report.decode(subject, cell)),
+                    *_speedup(report.decode(subject, cell), subject.model),
                 ]
             )
-    ratio = ["x dense", "ideal", "reached"]
+    ratio = ["speed-up", "ideal", "reached"]
     header = [engine, "batch", "tokens", "prefill", "p95", *ratio, "tokens/s", "step p95", *ratio]
     return table(header, rows)
 
 
-def _speedup(speedup: Speedup) -> list[str]:
-    return [f"{speedup.measured:.2f}", f"{speedup.ideal:.2f}", f"{speedup.share:.0%}"]
+def _speedup(speedup: Speedup, model: str) -> list[str]:
+    """The speed-up with its interval, the ideal one, and the share of it that was reached; dashes for the dense."""
+    from validation.reports.figures import Cell
+    from validation.reports.speedups import interval_in_words, speedup_in_words
+    from validation.speed.report import DENSE
+
+    if model == DENSE:
+        return ["-"] * 3
+    low, high = (None, None) if speedup.interval is None else (speedup.interval.low, speedup.interval.high)
+    words = Cell(speedup_in_words(speedup.measured, low, high), interval_in_words(low, high))
+    return [words.line, f"{speedup.ideal:.2f}x", f"{speedup.share:.0%}"]

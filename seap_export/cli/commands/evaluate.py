@@ -203,21 +203,15 @@ def _summary(report: EvaluationReport) -> str:
 def _divergence_table(report: EvaluationReport) -> str:
     if report.texts is None:
         return ""
+    from validation.reports.figures import QUALITY
+
+    divergence = report.to_json()["divergence"]
     rows = [
-        [
-            form,
-            f"{figures.mean_kl:.4f}",
-            f"{figures.max_kl:.2f}",
-            f"{figures.top1_agreement:.1%}",
-            f"{figures.perplexity:.2f}",
-            f"{figures.dense_perplexity:.2f}",
-            str(figures.tokens),
-        ]
-        for form, figures in report.divergence.items()
+        [form, *(figure.cell({"quality": figures}).line for figure in QUALITY)] for form, figures in divergence.items()
     ]
-    header = ["divergence", "mean KL", "max KL", "top-1", "perplexity", "dense", "tokens"]
+    header = ["divergence", *(figure.title for figure in QUALITY)]
     kind = "held-out texts" if report.texts.origin == "held-out" else "texts"
-    below = [f"KL in nats per token, on {len(report.texts.texts)} {kind}"]
+    below = [f"KL in nats per token, +- its standard error over {len(report.texts.texts)} {kind}"]
     below += [line for form, figures in report.divergence.items() for line in _per_byte(form, figures)]
     return "\n".join([table(header, rows), *below])
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console, difference, megabytes, table
-from seap_export.cli.exported import parity_verdict, quality_cells, speedup_cell
+from seap_export.cli.exported import measured_cells, measured_heads, parity_verdict
 from seap_export.cli.general_text import general_text_table
 from seap_export.cli.options import output_options
 
@@ -46,14 +46,12 @@ def _export_text(result: dict[str, Any]) -> str:
             f"{variant['achieved_ratio']:.4f}",
             f"{variant['num_parameters'] / 1e6:.1f} M",
             *(megabytes(variant["bytes"][name]) if name in variant["bytes"] else "-" for name in folders),
-            *quality_cells(variant.get("quality")),
-            *(speedup_cell(variant["speed"], what) for what in ("decode", "prefill")),
+            *measured_cells({"quality": variant.get("quality"), "speed": variant["speed"]}),
             parity_verdict(variant["parity"]),
         ]
         for name, variant in result["variants"].items()
     ]
-    figures = ["KL", "perplexity", "top-1", "decode", "prefill"]
-    header = ["variant", "method", "tasks", "removed", "parameters", *folders, *figures, "parity"]
+    header = ["variant", "method", "tasks", "removed", "parameters", *folders, *measured_heads(), "parity"]
     lines = [table(header, rows)] if rows else []
     quality = next((variant["quality"] for variant in result["variants"].values() if variant.get("quality")), None)
     figures = [] if quality is None else [f"KL, perplexity and top-1: {measured_title(quality)}"]
@@ -117,12 +115,12 @@ def _parity_text(name: str, parity: dict[str, Any]) -> str:
 
 def _quality_text(quality: dict[str, Any] | None) -> str:
     from seap_export.pipeline.request.measured import measured_title
+    from validation.reports.figures import main_figures
 
     if quality is None:
         return "quality: not compared with the dense model"
-    kl, perplexity, agreement = quality_cells(quality)
-    figures = f"KL {kl} nats per token, perplexity {perplexity}, top-1 agreement {agreement}"
-    return f"quality of {measured_title(quality)}: {figures}"
+    figures = [f"{figure.cell({'quality': quality}).line} {figure.words}" for figure in main_figures("worse")]
+    return f"quality of {measured_title(quality)}: {', '.join(figures)}"
 
 
 def _weights(weights: dict[str, float]) -> str:

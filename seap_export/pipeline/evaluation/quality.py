@@ -29,6 +29,7 @@ from seap_export.sources.config import end_tokens
 from seap_export.sources.source import Source
 from validation.divergence.measure import DenseAnswers, continue_prompt
 from validation.divergence.paired import PairedText
+from validation.reports.figures import QUALITY as QUALITY_FIGURES
 
 __all__ = [
     "ANSWER_TOKENS",
@@ -47,12 +48,11 @@ __all__ = [
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
-_VERSION = 5
+_VERSION = 6
 #: The sample answer: tokens of the prompt at most, and tokens that follow it.
 _PROMPT_TOKENS, ANSWER_TOKENS = 128, 32
 #: Held-out prompts of which the first is taken that the dense model answers.
 _MOST_PROMPTS = 8
-_FIGURES = ("mean_kl_nats", "top1_agreement", "perplexity", "dense_perplexity", "tokens")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def folder_quality_key(folder: str, max_length: int) -> str:
 
 
 def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that the manifest repeats from a quality report, with what they belong to.
+    """What the manifest repeats of a quality report: the divergence, what it belongs to, and what was lost elsewhere.
 
     Raises:
         ArtifactError: The report lacks one of them.
@@ -160,7 +160,9 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
         more = {key: report[key] for key in ("folder", "runtime", "elsewhere") if key in report}
         for cell in (cell for by_name in report.get("elsewhere", {}).values() for cell in by_name.values()):
             refuse_damaged_cell(cell)
-        return {**{key: figures[key] for key in _FIGURES}, **more}
+        for figure in QUALITY_FIGURES:
+            figure.cell({"quality": figures})
+        return {**figures, **more}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{QUALITY}: damaged ({error} is missing); export again with --force") from error
 

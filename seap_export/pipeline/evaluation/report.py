@@ -262,6 +262,7 @@ def _plan_json(subject: Subject) -> dict[str, Any]:
 def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
     return {
         "mean_kl_nats": figures.mean_kl,
+        "mean_kl_nats_stderr": figures.mean_kl_stderr,
         "max_kl_nats": figures.max_kl,
         "top1_agreement": figures.top1_agreement,
         "perplexity": figures.perplexity,

@@ -15,7 +15,7 @@ from seap_export.pipeline.request.settings import ParitySettings
 from validation.speed.gate import SpeedLimits, SpeedVerdict
 from validation.speed.interval import FEWEST_RUNS
 from validation.speed.measure import SpeedCell
-from validation.speed.report import SpeedReport, Speedup, SubjectFigures
+from validation.speed.report import SpeedReport, SubjectFigures
 
 __all__ = ["recorded_speed", "speed_json", "speed_request"]
 
@@ -110,8 +110,8 @@ def speed_json(
         "variant": [
             {
                 **_times(variant, cell),
-                **_speedup("prefill", report.prefill(variant, cell)),
-                **_speedup("decode", report.decode(variant, cell)),
+                **report.prefill(variant, cell).to_json("prefill"),
+                **report.decode(variant, cell).to_json("decode"),
             }
             for cell in report.cells
         ],
@@ -125,15 +125,4 @@ def _times(subject: SubjectFigures, cell: SpeedCell) -> dict[str, Any]:
         "depth": cell.depth,
         "prefill_ms": 1e3 * timing.prefill_s,
         "decode_ms_per_token": 1e3 * timing.step_s,
-    }
-
-
-def _speedup(what: str, speedup: Speedup) -> dict[str, Any]:
-    interval = speedup.interval
-    return {
-        f"{what}_speedup": speedup.measured,
-        f"{what}_speedup_low": None if interval is None else interval.low,
-        f"{what}_speedup_high": None if interval is None else interval.high,
-        f"{what}_ideal_speedup": speedup.ideal,
-        f"{what}_share_of_ideal": speedup.share,
     }

@@ -10,7 +10,7 @@ from converters.format import Format
 from seap_export.pipeline.folder.names import ONNX
 from validation.runtimes.table import RUNTIMES, runtime_title
 
-__all__ = ["ONNX_RUNTIME", "Measured", "divergence_of", "measured_of", "measured_title"]
+__all__ = ["ONNX_RUNTIME", "Measured", "measured_of", "measured_title"]
 
 #: What is measured in if the folder `onnx` is written.
 ONNX_RUNTIME = "onnxruntime"
@@ -54,13 +54,3 @@ def measured_title(figures: Mapping[str, Any]) -> str:
     folder, runtime = figures.get("folder", ONNX), str(figures.get("runtime", ONNX_RUNTIME))
     title = runtime_title(runtime) if runtime in RUNTIMES else runtime  # a file that was changed may say anything
     return "the ONNX file" if folder == ONNX else f"{folder} in {title}"
-
-
-def divergence_of(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The divergence of an evaluation's report that stands for the variant: of `onnx` if it has one, else the first.
-
-    None: it has none.
-    """
-    divergences = report.get("divergence") or {}
-    chosen: Mapping[str, Any] | None = divergences.get(ONNX) or next(iter(divergences.values()), None)
-    return chosen

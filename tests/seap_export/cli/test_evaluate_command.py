@@ -58,8 +58,8 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, done: Path, quiz: Path)
     assert report["dense"]["name"] == "m"
     hf, onnx = report["divergence"]["hf"], report["divergence"]["onnx"]
     assert set(hf) == {
-        "mean_kl_nats", "max_kl_nats", "top1_agreement", "perplexity", "dense_perplexity", "tokens",
-        "kl_nats_per_byte", "bits_per_byte", "dense_bits_per_byte", "bytes",
+        "mean_kl_nats", "mean_kl_nats_stderr", "max_kl_nats", "top1_agreement", "perplexity", "dense_perplexity",
+        "tokens", "kl_nats_per_byte", "bits_per_byte", "dense_bits_per_byte", "bytes",
     }  # fmt: skip
     assert hf["mean_kl_nats"] > 1e-3
     assert hf["kl_nats_per_byte"] * hf["bytes"] == pytest.approx(hf["mean_kl_nats"] * hf["tokens"])
@@ -108,8 +108,9 @@ def test_what_people_see(run: Run, done: Path, quiz: Path) -> None:
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--threads", "1")
     lines = outcome.out.splitlines()
     assert lines[0].startswith("a-0.2: task a, ratio 0.20")
-    assert lines[1].split() == ["divergence", "mean", "KL", "max", "KL", "top-1", "perplexity", "dense", "tokens"]
-    assert lines[3] == "KL in nats per token, on 16 held-out texts"
+    assert lines[1].split() == ["divergence", "KL", "top-1", "perplexity", "max", "KL", "tokens"]
+    assert re.match(r"hf +\d+\.\d+ \+- \d+\.\d+ ", lines[2])
+    assert lines[3] == "KL in nats per token, +- its standard error over 16 held-out texts"
     assert re.match(r"hf: \d\.\d+ bits per byte, dense \d\.\d+; KL \d\.\d+ nats per byte, on [\d,]+ bytes", lines[4])
     assert [line.split()[:2] for line in lines[6:]] == [["quiz", "dense"], ["quiz", "hf"]]
     said = outcome.err.splitlines()

@@ -13,6 +13,8 @@ from jsonschema import Draft202012Validator
 from support.exports import run_here, times_of_writing
 
 from validation.reports import schema
+from validation.reports.numbers import with_error
+from validation.reports.speedups import interval_in_words
 
 Run = Callable[..., Any]
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", "--out", "out", "--quality", "--speed")
@@ -57,10 +59,11 @@ def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) 
     (cell,) = variant["speed"]["variant"]
     assert cell["decode_share_of_ideal"] == pytest.approx(cell["decode_speedup"] / cell["decode_ideal_speedup"])
     assert "of the ideal" in (measured / "validation.html").read_text("utf-8")
-    kl = f"{variant['quality']['divergence']['onnx']['mean_kl_nats']:.3f}"
+    figures = variant["quality"]["divergence"]["onnx"]
+    kl = with_error(figures["mean_kl_nats"], figures["mean_kl_nats_stderr"]).replace("±", "+-")
     for shown in (run("inspect", measured), run("inspect", measured / "a-0.4"), run(*EXPORT)):
         assert kl in shown.out
-    assert f"{cell['decode_speedup']:.2f}x" in run("inspect", measured).out
+    assert interval_in_words(cell["decode_speedup_low"], cell["decode_speedup_high"]) in run("inspect", measured).out
     as_json = json.loads(run(*EXPORT, "--json").out)["a-0.4"]
     assert as_json["speed"] == variant["speed"]
 

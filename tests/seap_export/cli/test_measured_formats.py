@@ -17,6 +17,7 @@ from support.product import GENERAL_TEXT
 
 from seap_export.cli import main
 from validation.reports import schema
+from validation.reports.numbers import with_error
 
 Run = Callable[..., Any]
 TASK = ("--ratio", "0.2", "--out", "out")
@@ -101,7 +102,8 @@ def test_reports_name_it(run: Run, once: tuple[Path, str, str], out: Path) -> No
     page = (out / "validation.html").read_text("utf-8")
     assert f"a-0.2, {NAME}" in page
     assert "compared with the dense model in faked" in page
-    kl = f"{variant['quality']['divergence'][NAME]['mean_kl_nats']:.3f}"
+    figures = variant["quality"]["divergence"][NAME]
+    kl = with_error(figures["mean_kl_nats"], figures["mean_kl_nats_stderr"]).replace("±", "+-")
     for text in (once[1], run("inspect", "out").out, run("inspect", "out/a-0.2").out):
         assert kl in text
         assert "fake in Faked" in text

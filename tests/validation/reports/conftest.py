@@ -70,6 +70,7 @@ SAMPLE = {"prompt": "How do I boil an egg?", "dense": " Put it in water.", "vari
 def _divergence(mean_kl: float) -> dict[str, Any]:
     return {
         "mean_kl_nats": mean_kl,
+        "mean_kl_nats_stderr": mean_kl / 6,
         "max_kl_nats": 41 * mean_kl,
         "top1_agreement": 1 - mean_kl,
         "perplexity": 14.21 * math.exp(mean_kl),

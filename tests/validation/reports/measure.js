@@ -59,6 +59,18 @@ function beyond(page, view) {
   return outside;
 }
 
+// Tables that are wider than what is shown of them.
+function scrolling(page) {
+  const wide = [...page.querySelectorAll(".scroll")].filter((box) => box.scrollWidth > box.clientWidth + 1);
+  return wide.map((box) => box.textContent.slice(0, 60));
+}
+
+function tiles(page) {
+  return [...page.querySelectorAll(".tile")].map((tile) => {
+    return { title: tile.querySelector("h4").textContent, top: tile.getBoundingClientRect().top };
+  });
+}
+
 function overlap(one, other) {
   return one.left < other.right && other.left < one.right && one.top + 2 < other.bottom && other.top + 2 < one.bottom;
 }
@@ -92,6 +104,9 @@ function measure(frame) {
     texts: texts(page, view),
     shapes: shapes(page, view),
     beyond: beyond(page, view),
+    scrolling: scrolling(page),
+    tiles: tiles(page),
+    table: page.querySelector("table")?.getBoundingClientRect().top,
     overlaps: overlaps(page),
     charts: [...page.querySelectorAll("svg")].map((chart) => [chart.clientWidth, chart.clientHeight]),
     requests: view.performance.getEntriesByType("resource").map((entry) => entry.name),

@@ -27,7 +27,8 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
-WIDTHS, HEIGHT = (390, 1280), 844
+WIDTHS, HEIGHT = (390, 1200, 1600), 844
+DESKTOP = 1200
 SCHEMES = ("light", "dark")
 # WCAG 2 AA: text, and what is needed to understand a chart
 TEXT_CONTRAST, SHAPE_CONTRAST, LEAST_SIZE = 4.5, 3.0, 11.0
@@ -85,6 +86,25 @@ def test_nothing_is_wider_than_the_screen(page: Measured) -> None:
     assert page["beyond"] == []
 
 
+def test_nothing_scrolls_sideways_on_a_desktop(page: Measured) -> None:
+    if page["width"] >= DESKTOP:
+        assert page["scrolling"] == []
+
+
+def test_size_speed_and_quality_come_first(page: Measured) -> None:
+    """On a phone the tiles are below one another, on a desktop side by side; in both they are above all tables."""
+    tiles = page["tiles"]
+    assert [tile["title"] for tile in tiles[:3]] == ["Smaller", "Faster", "Worse"]
+    tops = [tile["top"] for tile in tiles[:3]]
+    if page["width"] >= DESKTOP:
+        assert len(set(tops)) == 1
+    else:
+        assert tops == sorted(set(tops))
+    assert all(tile["top"] < page["table"] for tile in tiles)
+    if page["verdict"]["text"].startswith("✓"):
+        assert tiles[0]["top"] < HEIGHT
+
+
 def test_text_can_be_read(page: Measured) -> None:
     assert len(page["texts"]) > 500
     assert [text for text in page["texts"] if text["contrast"] < TEXT_CONTRAST] == []
@@ -116,11 +136,12 @@ def test_measuring_finds_what_is_wrong(tmp_path: Path) -> None:
         '<p style="width:500px">wide</p><p style="color:#aaa;font-size:8px">pale</p><figure><svg width="100">'
         '<text y="20">one</text><text y="20">two</text>'
         '<rect y="50" width="9" height="9" style="fill:#eee"></rect></svg>'
-        "</figure></body>"
+        '</figure><div class="scroll" style="overflow:auto"><p style="width:600px">too wide</p></div></body>'
     )
     found = _measure(page, tmp_path)["390-light"]
     assert found["scrollWidth"] == 500
     assert any(line.startswith("P wide") for line in found["beyond"])
+    assert found["scrolling"] == ["too wide"]
     (pale,) = (text for text in found["texts"] if text["words"] == "pale")
     assert pale["size"] == 8
     assert pale["contrast"] == pytest.approx(2.32, abs=0.01)

@@ -15,7 +15,7 @@ def _suites(report: Report) -> dict[str, ElementTree.Element]:
 
 
 def _cases(suite: ElementTree.Element) -> dict[str, ElementTree.Element]:
-    return {case.attrib["name"]: case for case in suite}
+    return {case.attrib["name"]: case for case in suite.iter("testcase")}
 
 
 def test_suite_for_the_folder_and_each_variant_with_a_case_for_each_check(passing: Report) -> None:
@@ -26,7 +26,20 @@ def test_suite_for_the_folder_and_each_variant_with_a_case_for_each_check(passin
     assert names[:3] == ["parity", "quality", "speed"]
     assert names[3:5] == ["parity: prompt 0, prefill", "parity: prompt 0, decode"]
     assert len(names) == 3 + 10
-    assert not any(list(case) for suite in list(suites.values())[:3] for case in suite)
+    assert not any(list(case) for suite in list(suites.values())[:3] for case in suite.iter("testcase"))
+
+
+def test_measured_figures_are_properties(passing: Report) -> None:
+    suites = _suites(passing)
+    figures = {
+        name: {item.attrib["name"]: item.attrib["value"] for item in suite.iter("property")}
+        for name, suite in suites.items()
+    }
+    assert figures["the folder as a whole"] == {}
+    assert figures["general-0.5"] == {"size": "58.2 MB"}  # nothing else was measured
+    assert figures["everyday-0.35"]["decode"] == "1.25× (1.23 to 1.27)"
+    assert list(figures["arithmetic-0.2"]) == ["size", "decode", "prefill", "KL", "top-1", "perplexity"]
+    assert figures["arithmetic-0.2"]["KL"] == "0.024 ± 0.004"
 
 
 def test_skipped_checks_say_why(passing: Report) -> None:

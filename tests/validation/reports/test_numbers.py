@@ -63,8 +63,22 @@ def test_counts_shares_times() -> None:
     ]
     assert numbers.share(1, 4) == "25%"
     assert numbers.share(1, 0) == numbers.share(None, 4) == numbers.share(1, None) == "–"
-    assert numbers.times([]) == "–"
-    assert numbers.times([1.2401, 1.2399]) == "1.24×"
-    assert numbers.times([1.3, 0.97]) == "0.97–1.3×"
+    assert [numbers.times(value) for value in (0.97, 1.2, 9.876, 12.51)] == ["0.97", "1.20", "9.88", "12.5"]
     assert (numbers.ratio(None), numbers.ratio(1.00704)) == ("–", "1.0070")
     assert numbers.milliseconds(21.94) == "21.9 ms"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.0938, 0.0062, "0.094 ± 0.006"),
+        (0.0938, 0.0014, "0.0938 ± 0.0014"),
+        (0.37, 0.097, "0.37 ± 0.10"),
+        (12.3, 3.2, "12 ± 3"),
+        (2.2e-11, 1.4e-12, "2.2e-11 ± 1.4e-12"),
+        (0.0938, None, "0.0938"),
+        (0.0938, 0.0, "0.0938 ± 0"),
+    ],
+)
+def test_a_standard_error_sets_the_digits(value: float, error: float | None, text: str) -> None:
+    assert numbers.with_error(value, error) == text

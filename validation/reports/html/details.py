@@ -1,7 +1,8 @@
-"""The section of one variant: parity, error by layer, quality, layer sizes, speed."""
+"""The section of one variant: parity, error by layer, quality, speed, layer sizes."""
 
 from __future__ import annotations
 
+from validation.reports.figures import QUALITY
 from validation.reports.html.charts import ErrorPoint, columns, errors
 from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.html.speed import speed_section
@@ -11,7 +12,6 @@ from validation.reports.variants import verdict_of
 
 __all__ = ["variant_section"]
 
-_DIVERGENCE = ("Form", "Mean KL, nats", "Max KL, nats", "Top-1", "Perplexity", "Perplexity, dense", "Tokens")
 _SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions", "Lost / won")
 _EXACT = ("Task", "Form", "Exact match", "Questions", "Lost / won", "Tokens", "Never stopped")
 _OVERFLOW_WORDS = {"nan": "NaN", "inf": "Inf", "near": "near the largest number of its type"}
@@ -21,13 +21,15 @@ _NAME_LETTERS = 20  # fit next to the pointer on a phone
 def variant_section(report: Json, name: str, anchor: str) -> Markup:
     """Everything that was measured for a variant, and why other checks were skipped."""
     variant = report["variants"][name]
-    parts = {
-        "parity": join([_parity(parity, folder) for folder, parity in variant["parity"].items()]),
-        "bisect": _bisect(variant["bisect"]),
-        "quality": _quality(variant["quality"]),
-        "layers": _layers(variant["layers"]),
-        "speed": speed_section(variant["speed"]),
-    }
+    parity = [(_parity(report, folder), report["verdict"]) for folder, report in variant["parity"].items()]
+    parts = (
+        *(markup for markup, verdict in parity if verdict != "passed"),
+        _bisect(variant["bisect"]),
+        _quality(variant["quality"]),
+        speed_section(variant["speed"]),
+        _layers(variant["layers"]),
+        *(markup for markup, verdict in parity if verdict == "passed"),
+    )
     head = tag("h2", f"{name} ", pill(verdict_of(report, name)))
     form = tag("p", " ".join(_written(format) for format in variant["formats"].values()), class_="quiet")
     absent = [
@@ -35,7 +37,7 @@ def variant_section(report: Json, name: str, anchor: str) -> Markup:
         for check in report["checks"]
         if check["variant"] == name and check["verdict"] == "skipped"
     ]
-    return tag("section", head, form, *parts.values(), *absent, id=anchor)
+    return tag("section", head, form, *parts, *absent, id=anchor)
 
 
 def _written(format: Json) -> str:
@@ -45,7 +47,7 @@ def _written(format: Json) -> str:
 
 
 def _parity(parity: Json, name: str) -> Markup:
-    """Prefill and decode of every case."""
+    """Prefill and decode of every case, folded if it passed."""
     head = ("Case", "Stage", "Result", "Tokens", "Max abs", "Mean KL", "p99.9 KL", "Max KL", "Top-1")
     more = ("Top-1, clear margin", "Perplexity ratio", "KV cache error", "KV cache, max abs")
     rows = []
@@ -59,7 +61,13 @@ def _parity(parity: Json, name: str) -> Markup:
         rows.append((case["case"], case["stage"], result, tokens, max_abs, *kl, *agreement, *last))
     limits = f"KL in nats per token. Limits: {limits_in_words(parity)}."
     told = tag("p", f"{name}, run by {parity['runtime']}, compared with the model in hf/. {limits}", class_="quiet")
-    return join([tag("h3", "Parity"), told, table("Parity by case and stage", (*head, *more), rows)])
+    number = len(parity["cases"])
+    largest = f"largest difference of a logit {figure(parity['max_abs'])}"
+    words = tag(
+        "summary", tag("b", f"Parity of {name} "), pill(parity["verdict"]), f" {number} comparisons, {largest}"
+    )
+    is_open = {} if parity["verdict"] == "passed" else {"open": ""}
+    return tag("details", words, told, table("Parity by case and stage", (*head, *more), rows), **is_open)
 
 
 def _bisect(bisect: Json | None) -> Markup:
@@ -107,24 +115,21 @@ def _quality(quality: Json | None) -> Markup:
     parts: list[Markup] = [tag("h3", "Quality compared with the dense model")]
     divergence = quality.get("divergence") or {}
     if divergence:
-        rows = [
-            (
-                form,
-                figure(figures["mean_kl_nats"]),
-                figure(figures["max_kl_nats"]),
-                percent(figures["top1_agreement"]),
-                figure(figures["perplexity"]),
-                figure(figures["dense_perplexity"]),
-                f"{figures['tokens']:,}",
-            )
-            for form, figures in divergence.items()
-        ]
-        parts.append(table("Divergence", _DIVERGENCE, rows))
+        head = ("Form", *(row.head for row in QUALITY))
+        parts.append(
+            table("Divergence, KL in nats per token", head, [_divergence(*item) for item in divergence.items()])
+        )
     sample = quality.get("sample")
     if sample:
         texts = [("Prompt", sample["prompt"]), ("Dense model", sample["dense"]), ("This variant", sample["variant"])]
-        parts.append(table("A held-out prompt, continued by both models", ("", "Text"), texts))
+        parts.append(table("A held-out prompt, continued by both models", ("", "Text"), texts, is_prose=True))
     return join([*parts, _scores(quality), _exact_matches(quality)])
+
+
+def _divergence(form: str, figures: Json) -> tuple[str | Markup, ...]:
+    """A row: every figure of a form's divergence."""
+    cells = [row.cell({"quality": figures}) for row in QUALITY]
+    return form, *(join([cell.main, tag("small", cell.brief)]) for cell in cells)
 
 
 def _scores(quality: Json) -> Markup:

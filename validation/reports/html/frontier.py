@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from validation.reports.figures import KL, TOP1
 from validation.reports.html.axes import across, chart, floor_ticks, line, text, x_axis, y_axis
 from validation.reports.html.markup import Markup, pill, table, tag
-from validation.reports.numbers import NOTHING, figure, megabytes, percent
+from validation.reports.numbers import NOTHING, figure, megabytes
 from validation.reports.reading import Json
 
 __all__ = ["frontier_chart", "frontier_section"]
@@ -46,8 +47,7 @@ def _row(point: Json) -> tuple[str | Markup, ...]:
         _written(point),
         _state(point),
         megabytes(point["bytes"]),
-        figure(point["mean_kl_nats"]),
-        percent(point["top1_agreement"]),
+        *(row.cell({"quality": point}).main for row in (KL, TOP1)),
         f"{figure(point['decode_ideal_speedup'])}×",
         NOTHING if timed is None else f"{figure(timed)}×",
     )

@@ -37,11 +37,12 @@ def pill(verdict: str) -> Markup:
     return tag("span", _WORDS.get(verdict, verdict), class_=f"pill {verdict.split()[0]}")
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """A table that scrolls if it is wider than the screen; the first column names the rows."""
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, is_prose: bool = False) -> Markup:
+    """A table that scrolls if it is wider than the screen; the first column names the rows, and prose wraps."""
     lines = [tag("tr", _row_name(first), *(tag("td", cell) for cell in others)) for first, *others in rows]
     header = tag("thead", tag("tr", *(tag("th", cell, scope="col") for cell in head)))
-    inner = tag("table", tag("caption", caption), header, tag("tbody", *lines))
+    kind = {"class_": "prose"} if is_prose else {}
+    inner = tag("table", tag("caption", caption), header, tag("tbody", *lines), **kind)
     return tag("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 

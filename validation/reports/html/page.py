@@ -10,8 +10,9 @@ from validation.reports.html.charts import Bar, bars
 from validation.reports.html.details import variant_section
 from validation.reports.html.frontier import frontier_section
 from validation.reports.html.general_text import elsewhere_section
-from validation.reports.html.markup import Markup, join, pill, table, tag
+from validation.reports.html.markup import Markup, pill, table, tag
 from validation.reports.html.style import STYLE
+from validation.reports.html.tiles import variants_section
 from validation.reports.numbers import NOTHING, megabytes
 from validation.reports.reading import (
     EXIT_WORDS,
@@ -25,7 +26,6 @@ from validation.reports.reading import (
     label,
     remarks,
 )
-from validation.reports.variants import TableCell, cells, head
 
 __all__ = ["html_page"]
 
@@ -37,7 +37,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def html_page(report: Json) -> str:
-    """The page: the verdict and what to do first, then the variants, then the provenance.
+    """The page: the verdict and what to do, then how much smaller, faster and worse the variants are, then the rest.
 
     Args:
         report: The JSON object of a validation report.
@@ -51,7 +51,7 @@ def html_page(report: Json) -> str:
         "main",
         _verdict(report),
         _failures(report, anchors),
-        _variants(report, anchors),
+        variants_section(report, anchors),
         frontier_section(report.get("frontier")),
         _checks(report),
         _divergence(report),
@@ -97,25 +97,6 @@ def _failures(report: Json, anchors: Mapping[str, str]) -> Markup:
         parts.append(tag("p", "What to do: ", advice(report, check)))
         items.append(tag("li", *parts))
     return tag("section", tag("h2", "What failed"), tag("ol", *items), id="failures") if items else Markup()
-
-
-def _variants(report: Json, anchors: Mapping[str, str]) -> Markup:
-    """The table of variants."""
-    if not anchors:
-        return Markup()
-    rows = [
-        (tag("a", name, href=f"#{anchor}"), *(_cell(cell) for cell in cells(report, name)))
-        for name, anchor in anchors.items()
-    ]
-    return tag(
-        "section", tag("h2", "Variants"), table("Compared with the dense model", ("Variant", *head(report)), rows)
-    )
-
-
-def _cell(cell: TableCell) -> Markup:
-    """The main text of a cell, and each detail on a separate line."""
-    main = pill(cell.main) if cell.main in ("passed", "failed", "skipped") else tag("span", cell.main)
-    return join([main, *(tag("small", part) for part in cell.details)])
 
 
 def _checks(report: Json) -> Markup:

@@ -51,11 +51,28 @@ li li { margin: 0; }
 .scroll:focus-visible, a:focus-visible, summary:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; font-size: .8rem; padding-bottom: 4px; }
-th, td { text-align: left; vertical-align: top; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--grid);
+th, td { text-align: left; vertical-align: top; padding: 6px 12px 6px 0; border-bottom: 1px solid var(--grid);
   white-space: nowrap; }
-thead th { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
+thead th { color: var(--quiet); font-weight: 600; vertical-align: bottom; white-space: normal; }
+td small { white-space: normal; min-width: 8ch; }
+.prose td { white-space: normal; min-width: 30ch; }
+article { margin: 0 0 24px; }
+article h3 { font-size: 1.1rem; margin: 0; }
+.tiles { display: grid; gap: 12px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 260px), 1fr)); }
+.tile { border: 1px solid var(--rule); border-top: 4px solid var(--a); border-radius: 8px; padding: 12px 16px; }
+.tile.worse { border-top-color: var(--b); }
+.tile h4 { margin: 0 0 4px; font-size: .88rem; color: var(--quiet); }
+.tile > div { margin: 0 0 12px; }
+.tile > div:last-child { margin: 0; }
+.tile p { margin: 4px 0 0; font-size: .88rem; }
+.tile p.value { margin: 0; line-height: 1.3; }
+.tile .value b { font-size: 1.2rem; font-weight: 650; font-variant-numeric: tabular-nums; }
+.tile .value span { color: var(--quiet); margin-left: .35em; }
+.tile h4 + div .value b { font-size: 2rem; line-height: 1.2; }
+.tile .value.none b, .tile h4 + div .value.none b { color: var(--quiet); font-size: 1.2rem; }
+.note { font-size: .88rem; max-width: 90ch; }
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--card); }
-tbody th.long { white-space: normal; min-width: 20ch; }
+tbody th.long { white-space: normal; min-width: 14ch; }
 .heat { display: block; padding: 2px 8px; border: 2px solid transparent; border-radius: 4px; }
 .heat.own { border-color: var(--text); }
 .heat.word { display: inline-block; font-size: .8rem; margin: 0 4px 4px 0; }

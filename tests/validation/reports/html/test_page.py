@@ -151,18 +151,18 @@ def test_sections_hold_the_figures(passing: Report) -> None:
         "batch of 3 decode ✓ passed 8 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% – – 2.4e-5 3.2e-5",
         "prompt 3 prefill ✓ passed 120 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% 100% 1.0000 2.4e-5",
         "everyday-0.35, onnx: 0.0622 nats per token",
-        "onnx 0.0622 2.55 93.8% 15.1 14.2 3,012",
+        "onnx 0.062 ± 0.010 93.8% 15.1 dense 14.2 2.55 3,012",
         "piqa onnx 54.2% – 50% 500 41 / 43",
         "gsm8k dense 33.5% 200 96 0%",
         "gsm8k onnx 29% 200 17 / 8 134 12.5%",
         "This variant Put it in <hot> water.",
-        "batch 1, 128 tokens decode 1.25× 1.23 to 1.27 1.3× 96%",
-        "batch 1, 128 tokens prefill 1.5× 1.48 to 1.52 1.56× 96%",
-        "1.25× 96% of the ideal",
+        "batch 1, 128 tokens decode 20 ms 16 ms 1.25× 1.23 to 1.27 1.30× 96%",
+        "batch 1, 128 tokens prefill 200 ms 133 ms 1.50× 1.48 to 1.52 1.56× 96%",
         "0 100% 9 3 1536",
-        "decode batch 1, 128 tokens ✓ passed 1.24× 1.2 to 1.29 ≥ 1.1×",
+        "decode batch 1, 128 tokens ✓ passed 1.24× 1.20 to 1.29 ≥ 1.1×",
         "size on disk – ✓ passed 0.82× – ≤ 1×",
-        "batch 1, 512 tokens 911 ms 772 ms 24.2 ms 19.5 ms",
+        "batch 1, 512 tokens decode 24.2 ms 19.5 ms 1.24× 1.20 to 1.29 – –",
+        "batch 1, 512 tokens prefill 911 ms 772 ms 1.18× 1.14 to 1.23 – –",
         "Speed was skipped: no dense model was given.",
         "Dense model: SmolLM2-135M-Instruct.Q4_1.gguf , SHA-256 " + "5f" * 32,
         "arithmetic 0 512 200 24117 16 arithmetic.jsonl",
@@ -201,7 +201,7 @@ def test_error_by_layer_names_the_first_and_what_overflows(failing: Report) -> N
 
 @pytest.mark.parametrize("key", ["parity", "quality", "speed"])
 def test_what_was_not_measured_is_left_out(passing: Report, key: str) -> None:
-    heads = {"parity": "Parity by case and stage", "quality": "Divergence", "speed": "Speed and size"}
+    heads = {"parity": "Parity by case and stage", "quality": "Divergence", "speed": "Times, speed-ups"}
     before = html_page(passing).count(f"<caption>{heads[key]}")
     passing["variants"]["arithmetic-0.2"][key] = {} if key == "parity" else None
     assert html_page(passing).count(f"<caption>{heads[key]}") == before - 1
@@ -249,3 +249,23 @@ def test_limits_that_noise_widened_are_told(passing: Report) -> None:
     case["limits"]["max_abs"] = 0.021
     page = html_page(passing).replace("&#x27;", "'").replace("&#39;", "'")
     assert "ten times torch's own noise where that is more: max abs ≤ 0.021 in prompt 0" in page
+
+
+def _parity(page: str, variant: str) -> list[tuple[bool, str]]:
+    """Whether each parity table of a variant is open, and the line above it."""
+    section = page[page.index(f'<h2>{variant} <span class="pill') :].split("</section>")[0]
+    found = re.findall(r"<details( open=\"\")?><summary>(<b>Parity.*?)</summary>", section)
+    return [(bool(opened), re.sub("<[^>]*>", "", words)) for opened, words in found]
+
+
+def test_passed_parity_is_folded_and_failed_open(failing: Report) -> None:
+    page = html_page(failing)
+    told = "Parity of onnx ✓ passed 10 comparisons, largest difference of a logit 1.1e-4"
+    assert _parity(page, "everyday-0.35") == [(False, told)]
+    told = "Parity of onnx ✗ failed 10 comparisons, largest difference of a logit 0.412"
+    assert _parity(page, "arithmetic-0.5") == [(True, told)]
+    section = page[page.index("<h2>arithmetic-0.5") :]
+    assert section.index("Parity of onnx") < section.index("Quality compared")  # what failed comes first
+    variant = failing["variants"]["arithmetic-0.5"]["parity"]
+    variant["gguf"] = failing["variants"]["everyday-0.35"]["parity"]["onnx"]
+    assert [is_open for is_open, _ in _parity(html_page(failing), "arithmetic-0.5")] == [True, False]

@@ -1,0 +1,119 @@
+"""The three tiles of each variant: what they say is what the JSON says."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import pytest
+
+from validation.reports import html_page
+from validation.reports.figures import main_figures
+
+Report = dict[str, Any]
+_TILES = ["Smaller", "Faster", "Worse"]
+
+
+def _tiles(report: Report, name: str) -> dict[str, list[str]]:
+    """The texts of a variant's tiles by their headings, in order."""
+    page = html_page(report)
+    (article,) = (part for part in re.findall(r"<article>.*?</article>", page, re.DOTALL) if f">{name}</a>" in part)
+    tiles = re.findall(r"<div class=.tile [a-z]+.><h4>(\w+)</h4>(.*?)(?=<div class=.tile |</div></article>)", article)
+    return {title: _lines(content) for title, content in tiles}
+
+
+def _lines(content: str) -> list[str]:
+    return [html.unescape(" ".join(re.sub("<[^>]*>", " ", line).split())) for line in content.split("</p>")[:-1]]
+
+
+def _numbers(lines: list[str]) -> list[float]:
+    return [float(number) for number in re.findall(r"\d+\.?\d*", " ".join(lines))]
+
+
+def test_the_three_tiles_come_first(passing: Report) -> None:
+    page = html_page(passing)
+    for name in passing["variants"]:
+        assert list(_tiles(passing, name)) == _TILES
+    assert page.index("</header>") < page.index("<article>") < page.index("<h2>Checks")
+    assert page.count("<article>") == len(passing["variants"])
+
+
+@pytest.mark.parametrize("name", ["arithmetic-0.2", "everyday-0.35"])
+def test_numbers_are_those_of_the_report(passing: Report, name: str) -> None:
+    variant = passing["variants"][name]
+    tiles = _tiles(passing, name)
+    size, dense = variant["bytes"], variant["dense_bytes"]
+    assert _numbers(tiles["Smaller"]) == pytest.approx(
+        [
+            100 * (1 - size["onnx"] / dense["onnx"]), 32,
+            *(number / 1e6 for folder in ("onnx", "hf") for number in (size[folder], dense[folder])),
+        ],
+        rel=5e-3,
+    )  # fmt: skip
+    cell, dense_cell = variant["speed"]["variant"][0], variant["speed"]["dense"][0]
+    decode = [line for line in tiles["Faster"] if "in decode" in line or "a token" in line]
+    assert _numbers(decode) == pytest.approx(
+        [dense_cell[key] / cell[key] for key in ["decode_ms_per_token"]]
+        + [model["decode_ms_per_token"] for model in (cell, dense_cell)],
+        rel=5e-3,
+    )
+    prefill = [line for line in tiles["Faster"] if "in prefill" in line]
+    assert _numbers(prefill) == pytest.approx([dense_cell["prefill_ms"] / cell["prefill_ms"]], rel=5e-3)
+    divergence = variant["quality"]["divergence"]["onnx"]
+    kl, top1, perplexity, dense_perplexity = tiles["Worse"][0], *tiles["Worse"][3:]
+    digits = 10 ** -len(kl.split()[0].partition(".")[2])
+    assert _numbers([kl]) == pytest.approx(
+        [divergence["mean_kl_nats"], divergence["mean_kl_nats_stderr"]], abs=digits / 2 + 1e-12
+    )
+    assert _numbers([top1]) == pytest.approx([100 * divergence["top1_agreement"]], abs=0.05)
+    assert _numbers([perplexity, dense_perplexity]) == pytest.approx(
+        [divergence["perplexity"], divergence["dense_perplexity"]], abs=0.05
+    )
+
+
+def test_the_interval_of_a_speedup_is_shown(passing: Report) -> None:
+    faster = _tiles(passing, "everyday-0.35")["Faster"]
+    assert faster[:4] == [
+        "1.25× in decode",
+        "interval 1.23 to 1.27",
+        "16 ms instead of 20 ms a token",
+        "96% of the ideal 1.30×",
+    ]
+    assert _tiles(passing, "arithmetic-0.2")["Faster"][3] == "first of 3 cases: batch 1, 128 tokens"
+
+
+def test_what_was_not_measured_says_why(passing: Report) -> None:
+    tiles = _tiles(passing, "general-0.5")
+    assert tiles["Faster"] == tiles["Worse"] == ["not measured", "no dense model was given"]
+    assert tiles["Smaller"][0] == "58.2 MB on disk"  # the dense model's size is not known
+
+
+@pytest.mark.parametrize(("size", "words"), [(539_000_000, "no smaller"), (538_000_000, "−0.2% on disk")])
+def test_what_is_no_smaller_is_said(passing: Report, size: int, words: str) -> None:
+    variant = passing["variants"]["arithmetic-0.2"]
+    variant["bytes"]["onnx"], variant["dense_bytes"]["onnx"] = size, 539_000_000
+    (value, *_) = _tiles(passing, "arithmetic-0.2")["Smaller"]
+    assert value.startswith(words)
+
+
+def test_an_older_report_has_no_standard_error(passing: Report) -> None:
+    divergence = passing["variants"]["arithmetic-0.2"]["quality"]["divergence"]["onnx"]
+    del divergence["mean_kl_nats_stderr"]
+    assert _tiles(passing, "arithmetic-0.2")["Worse"][0] == "0.0245 nats of KL per token"
+
+
+def test_other_formats_are_read_where_there_is_no_onnx(passing: Report) -> None:
+    variant = passing["variants"]["arithmetic-0.2"]
+    variant["formats"] = {"gguf": {**variant["formats"]["onnx"], "title": "GGUF", "format": "gguf"}}
+    for sizes in (variant["bytes"], variant["dense_bytes"]):
+        sizes["gguf"] = sizes.pop("onnx")
+    variant["quality"]["divergence"] = {"gguf in llama.cpp": variant["quality"]["divergence"]["hf"]}
+    tiles = _tiles(passing, "arithmetic-0.2")
+    assert tiles["Smaller"][1] == "GGUF in fp32: 454 MB instead of 539 MB"
+    assert tiles["Worse"][0] == "0.024 ± 0.004 nats of KL per token"
+
+
+def test_every_figure_is_in_a_tile(passing: Report) -> None:
+    words = " ".join(line for lines in _tiles(passing, "everyday-0.35").values() for line in lines)
+    assert all(figure.words in words for figure in main_figures())

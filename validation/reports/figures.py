@@ -1,0 +1,192 @@
+"""The figures of a variant: the one table of what tiles, tables, the terminal, the job summary and JUnit show of it.
+
+A further figure is a row of `FIGURES`, and a key in the report that it is read from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from validation.reports.numbers import NOTHING, figure, megabytes, milliseconds, percent, times, with_error
+from validation.reports.reading import Json
+from validation.reports.speedups import NO_INTERVAL, NO_SPEEDUP, Kind, interval_in_words, speedup_in_words, speedups
+from validation.reports.yardstick import kl_in_words
+
+__all__ = [
+    "FIGURES",
+    "KL",
+    "QUALITY",
+    "TOP1",
+    "Cell",
+    "Figure",
+    "Tile",
+    "divergence_of",
+    "main_figures",
+]
+
+Tile = Literal["smaller", "faster", "worse"]
+#: For terminals that show nothing but ASCII.
+_ASCII = str.maketrans({"×": "x", "±": "+-", "–": "-", "−": "-"})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure of one variant in words.
+
+    Attributes:
+        main: The figure itself.
+        brief: What tables add, in smaller print or in brackets; may be empty.
+        details: What tiles, which have more room, add instead.
+    """
+
+    main: str
+    brief: str = ""
+    details: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The figure, and in brackets what tables add, in ASCII."""
+        return (f"{self.main} ({self.brief})" if self.brief else self.main).translate(_ASCII)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a variant.
+
+    Attributes:
+        title: Its name, for the head of a column.
+        words: What follows its value in a sentence: what it is, with its unit.
+        tile: Which question it answers: how much smaller, faster or worse than the dense model.
+        cell: How it is written, given a variant of a report; a dash if it was not measured.
+        is_main: Whether tables with one row for each variant have it.
+    """
+
+    title: str
+    words: str
+    tile: Tile
+    cell: Callable[[Json], Cell]
+    is_main: bool = True
+
+    @property
+    def head(self) -> str:
+        """The title with a capital."""
+        return self.title[0].upper() + self.title[1:]
+
+
+def main_figures(*tiles: Tile) -> list[Figure]:
+    """The figures that tables with one row for each variant have, of some tiles or of all."""
+    return [figure for figure in FIGURES if figure.is_main and (not tiles or figure.tile in tiles)]
+
+
+def divergence_of(quality: Json | None) -> Json | None:
+    """The divergence that stands for a variant: of `onnx` if it was measured, else the first; None: there is none.
+
+    Args:
+        quality: A report of quality, or a divergence itself, as the manifest repeats it.
+    """
+    if quality is None or "divergence" not in quality:
+        return quality
+    divergences = quality["divergence"] or {}
+    chosen: Json | None = divergences.get("onnx") or next(iter(divergences.values()), None)
+    return chosen
+
+
+def _folder_titles(variant: Json) -> dict[str, str]:
+    """The folders of a variant, the one that stands for it first, and what each holds."""
+    names = sorted(variant["bytes"], key=lambda name: (name != "onnx", name == "hf"))
+    return {name: _title(variant, name) for name in names}
+
+
+def _title(variant: Json, folder: str) -> str:
+    format = variant["formats"].get(folder)
+    if format is None:
+        return "safetensors" if folder == "hf" else folder
+    title = format["title"] if format["format"] == folder else folder
+    return f"{title} in {format['precision']}"
+
+
+def _size(variant: Json) -> Cell:
+    """How much smaller the first folder is, and the sizes of all folders."""
+    lines = []
+    for folder, title in _folder_titles(variant).items():
+        size, dense = variant["bytes"][folder], variant["dense_bytes"].get(folder)
+        lines.append((title, f"{megabytes(size)}{f' instead of {megabytes(dense)}' if dense else ''}"))
+    folder = next(iter(_folder_titles(variant)))
+    size, dense = variant["bytes"][folder], variant["dense_bytes"].get(folder)
+    details = tuple(f"{title}: {words}" for title, words in lines)
+    if not dense:
+        return Cell(megabytes(size), "", details)
+    return Cell(f"−{percent(1 - size / dense)}" if size < dense else "no smaller", lines[0][1], details)
+
+
+def _speed(kind: Kind) -> Callable[[Json], Cell]:
+    """The speed-up in the first case that was timed, its interval, the times, and the ideal speed-up."""
+
+    def details(variant: Json) -> Iterator[str]:
+        first, *others = speedups(variant["speed"], kind)
+        interval = interval_in_words(first.low, first.high)
+        is_none = speedup_in_words(first.value, first.low, first.high) == NO_SPEEDUP
+        yield f"{times(first.value)}×, but the interval {interval} contains 1" if is_none else _named(interval)
+        each = "a token" if kind == "decode" else f"for {first.depth} tokens"
+        yield f"{milliseconds(first.ms)} instead of {milliseconds(first.dense_ms)} {each}"
+        if first.ideal is not None and first.share is not None:
+            yield f"{percent(first.share)} of the ideal {times(first.ideal)}×"
+        if others:
+            yield f"first of {len(others) + 1} cases: batch {first.batch}, {first.depth} tokens"
+
+    def cell(variant: Json) -> Cell:
+        measured = speedups(variant["speed"], kind)
+        if not measured:
+            return Cell(NOTHING)
+        value, low, high = measured[0].value, measured[0].low, measured[0].high
+        return Cell(speedup_in_words(value, low, high), interval_in_words(low, high), tuple(details(variant)))
+
+    return cell
+
+
+def _named(interval: str) -> str:
+    return interval if interval == NO_INTERVAL else f"interval {interval}"
+
+
+def _quality(read: Callable[[Json], Cell]) -> Callable[[Json], Cell]:
+    """A figure that is read from the divergence which stands for a variant."""
+
+    def cell(variant: Json) -> Cell:
+        divergence = divergence_of(variant["quality"])
+        return Cell(NOTHING) if divergence is None else read(divergence)
+
+    return cell
+
+
+def _kl(divergence: Json) -> Cell:
+    kl = divergence["mean_kl_nats"]
+    return Cell(with_error(kl, divergence.get("mean_kl_nats_stderr")), details=kl_in_words(kl))
+
+
+def _perplexity(divergence: Json) -> Cell:
+    dense = f"dense {figure(divergence['dense_perplexity'])}"
+    return Cell(figure(divergence["perplexity"]), dense, (dense,))
+
+
+KL = Figure("KL", "nats of KL per token", "worse", _quality(_kl))
+TOP1 = Figure("top-1", "the same next token", "worse", _quality(lambda of: Cell(percent(of["top1_agreement"]))))
+FIGURES = (
+    Figure("size", "on disk", "smaller", _size),
+    Figure("decode", "in decode", "faster", _speed("decode")),
+    Figure("prefill", "in prefill", "faster", _speed("prefill")),
+    KL,
+    TOP1,
+    Figure("perplexity", "perplexity", "worse", _quality(_perplexity)),
+    Figure(
+        "max KL",
+        "nats of KL at most",
+        "worse",
+        _quality(lambda of: Cell(figure(of["max_kl_nats"]))),
+        is_main=False,
+    ),
+    Figure("tokens", "tokens compared", "worse", _quality(lambda of: Cell(f"{of['tokens']:,}")), is_main=False),
+)
+#: What a divergence from the dense model has.
+QUALITY = tuple(row for row in FIGURES if row.tile == "worse")

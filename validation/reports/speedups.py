@@ -1,0 +1,87 @@
+"""Speed-ups over the dense model: read from a report, and in words. One is none if its interval contains 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from validation.reports.numbers import times
+from validation.reports.reading import Json
+
+__all__ = ["NO_INTERVAL", "NO_SPEEDUP", "Kind", "MeasuredSpeedup", "interval_in_words", "speedup_in_words", "speedups"]
+
+Kind = Literal["decode", "prefill"]
+NO_INTERVAL, NO_SPEEDUP = "no interval", "no speed-up"
+#: The time that a speed-up is about, by kind.
+_TIMES = {"decode": "decode_ms_per_token", "prefill": "prefill_ms"}
+
+
+@dataclass(frozen=True)
+class MeasuredSpeedup:
+    """A speed-up in one case.
+
+    Attributes:
+        batch: Prompts at once.
+        depth: Tokens of each prompt.
+        dense_ms: Milliseconds of the dense model for a token or a prompt.
+        ms: Those of the variant.
+        value: How many times as fast the variant is.
+        low: The lower end of the interval of the true median; None: there were too few runs, or it was not recorded.
+        high: The upper end.
+        ideal: What the smaller shapes would allow at best; None: not recorded.
+        share: The share of it that was reached.
+    """
+
+    batch: int
+    depth: int
+    dense_ms: float
+    ms: float
+    value: float
+    low: float | None
+    high: float | None
+    ideal: float | None
+    share: float | None
+
+
+def speedups(speed: Json | None, kind: Kind) -> list[MeasuredSpeedup]:
+    """The speed-ups of each case that both models ran; none if the speed was not measured."""
+    if speed is None:
+        return []
+    key, found = _TIMES[kind], []
+    dense = {(cell["batch"], cell["depth"]): cell[key] for cell in speed["dense"]}
+    for cell in speed["variant"]:
+        case = cell["batch"], cell["depth"]
+        if case in dense and cell[key]:
+            judged = _judged(speed, kind, case)
+            low, high = ((cell.get(f"{kind}_speedup_{end}"), judged.get(end)) for end in ("low", "high"))
+            found.append(
+                MeasuredSpeedup(
+                    *case,
+                    dense_ms=dense[case],
+                    ms=cell[key],
+                    value=cell.get(f"{kind}_speedup") or judged.get("found") or dense[case] / cell[key],
+                    low=low[1] if low[0] is None else low[0],
+                    high=high[1] if high[0] is None else high[0],
+                    ideal=cell.get(f"{kind}_ideal_speedup"),
+                    share=cell.get(f"{kind}_share_of_ideal"),
+                )
+            )
+    return found
+
+
+def _judged(speed: Json, kind: Kind, case: tuple[int, int]) -> Json:
+    """The verdict on a limit of this case, which repeats the interval; empty: there was no limit."""
+    verdicts = (verdict for verdict in speed["verdicts"] if verdict["figure"] == f"{kind}_speedup")
+    return next((verdict for verdict in verdicts if (verdict["batch"], verdict["depth"]) == case), {})
+
+
+def speedup_in_words(value: float, low: float | None, high: float | None) -> str:
+    """A speed-up: how many times as fast; that there is none, if the interval contains 1; or that it is slower."""
+    if low is not None and high is not None and low <= 1 <= high:
+        return NO_SPEEDUP
+    return f"{times(value)}×" if value >= 1 else f"{times(value)}×, slower"
+
+
+def interval_in_words(low: float | None, high: float | None) -> str:
+    """The interval of a speed-up."""
+    return NO_INTERVAL if low is None or high is None else f"{times(low)} to {times(high)}"

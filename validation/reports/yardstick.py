@@ -1,0 +1,44 @@
+"""What a divergence means: beside what quantisation costs, since people know that."""
+
+from __future__ import annotations
+
+import math
+
+from validation.reports.numbers import percent
+
+__all__ = ["YARDSTICK", "kl_in_words"]
+
+#: Mean KL from fp16, nats per token, of Llama 3 8B on Wikitext-2, quantised by llama.cpp without an importance matrix.
+#: Source: github.com/ggml-org/llama.cpp, tools/perplexity/README.md, "LLaMA 3 8b Scoreboard", revision f364eb6f.
+YARDSTICK = (
+    ("Q8_0", 0.001355),
+    ("Q6_K", 0.005452),
+    ("Q5_K_M", 0.010762),
+    ("Q4_K_M", 0.031273),
+    ("Q3_K_M", 0.101913),
+    ("Q2_K", 0.445132),
+)
+
+
+def kl_in_words(kl: float) -> tuple[str, str]:
+    """What a mean KL of that many nats per token means: beside the yardstick, and for the probability of tokens.
+
+    KL is the mean of log P - log Q under P, so exp(-KL) is the geometric mean of Q / P.
+    """
+    share = f"On average, the dense model's tokens keep {percent(math.exp(-kl))} of their probability."
+    return f"{_beside(kl)}.", share
+
+
+def _beside(kl: float) -> str:
+    """The level at which the yardstick loses as much."""
+    levels = [f"{name} ({_two_digits(loss)})" for name, loss in YARDSTICK]
+    worse = sum(kl >= loss for _, loss in YARDSTICK)
+    if worse == 0:
+        return f"In llama.cpp, Llama 3 8B loses more at {levels[0]}"
+    if worse == len(levels):
+        return f"In llama.cpp, Llama 3 8B loses less at {levels[-1]}"
+    return f"In llama.cpp, Llama 3 8B loses as much between {levels[worse - 1]} and {levels[worse]}"
+
+
+def _two_digits(kl: float) -> str:
+    return f"{kl:.{1 - math.floor(math.log10(kl))}f}"
