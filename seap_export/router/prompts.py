@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from seap_export.corpus import Sample, Split
 from seap_export.errors import InputError
 
-__all__ = ["RouterPrompts", "prompt_of", "router_prompts"]
+__all__ = ["RouterPrompts", "router_prompts"]
 
 TokenIds = list[list[int]]
 
@@ -38,13 +38,8 @@ class RouterPrompts:
                 raise InputError(f"task '{task}': the tokenizer finds no token in any prompt; use another corpus")
 
 
-def prompt_of(sample: Sample) -> str:
-    """The text that a model would be given: the sample's prompt, or its completion if the prompt is empty."""
-    return sample.prompt or sample.completion
-
-
 def router_prompts(splits: Mapping[str, Split], token_ids: Callable[[str], list[int]]) -> RouterPrompts:
-    """Collects the prompts of every task.
+    """Collects the questions of every task, without a chat template, which would tell tasks apart by their form.
 
     Args:
         splits: The texts of each task.
@@ -55,7 +50,7 @@ def router_prompts(splits: Mapping[str, Split], token_ids: Callable[[str], list[
     """
 
     def tokenized(samples: tuple[Sample, ...]) -> TokenIds:
-        return [ids for ids in (token_ids(prompt_of(sample)) for sample in samples) if ids]
+        return [ids for ids in (token_ids(sample.question) for sample in samples) if ids]
 
     calibration = {task: tokenized(split.calibration) for task, split in splits.items()}
     seen = {tuple(ids) for sequences in calibration.values() for ids in sequences}

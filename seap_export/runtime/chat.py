@@ -88,8 +88,8 @@ class ChatTemplate:
             raise InputError(f"the model's chat template refuses the messages ({reason}); correct them") from error
         return text.removeprefix(self.prefix)
 
-    def turn_end(self, tokenizer: Tokenizer) -> int | None:
-        """The special token that the template writes after an assistant's turn, such as <|im_end|>; None: none.
+    def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """The special token that the template writes after an assistant's turn, such as <|im_end|>, if it does.
 
         Not every model's config names it among the tokens that end a text.
         """
@@ -98,8 +98,8 @@ class ChatTemplate:
             following = tokenizer.encode(after.rpartition(_ANSWER)[2].strip(), add_special_tokens=False).ids
             special = tokenizer.get_added_tokens_decoder()
             if following and following[0] in special and special[following[0]].special:
-                return int(following[0])
-        return None
+                return frozenset(following[:1])
+        return frozenset()
 
 
 def rendered(prompt: Prompt, template: ChatTemplate | None, *, raw: bool = False) -> str:

@@ -105,9 +105,8 @@ class Generator:
         self._eos, context_length = model_limits(folder / _CONFIG)
         self.tokenizer = load_tokenizer(folder)
         self.chat_template = read_chat_template(folder, self.tokenizer)
-        turn_end = None if self.chat_template is None else self.chat_template.turn_end(self.tokenizer)
-        if turn_end is not None:
-            self._eos |= {turn_end}
+        if self.chat_template is not None:
+            self._eos |= self.chat_template.turn_ends(self.tokenizer)
         options = decoder_options(folder / _CONFIG, provider, provider_options)
         self._decoder = OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
 

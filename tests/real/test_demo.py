@@ -31,8 +31,7 @@ def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:
     assert router["held_out"]["prompts"] >= 30
     assert router["held_out"]["accuracy"] > 0.9
     held_out = json.loads((demo / "calibration" / "arithmetic" / "calibration.json").read_text("utf-8"))["held_out"]
-    prompt = held_out[0]["prompt"] or held_out[0]["completion"]
-    route = json.loads(run("route", demo, prompt, "--ratio", "0.2", "--json").stdout)
+    route = json.loads(run("route", demo, held_out[0]["question"], "--ratio", "0.2", "--json").stdout)
     assert (route["task"], Path(route["variant"]).name) == ("arithmetic", "arithmetic-0.2")
 
 

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import model_spec
 from seap_export.json_file import read_artifact
+from seap_export.runtime.chat import read_chat_template
 from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.sources.config import end_tokens
 from validation.execution import Execution
@@ -88,6 +89,8 @@ def evaluate_generation(
         raise UsageError("give at least one task; names must be different")
     texts = tokenizer_folder or folder
     tokenizer, limits = load_tokenizer(texts), _text_limits(texts)
+    template = read_chat_template(texts, tokenizer)
+    text_ends = limits.ends if template is None else limits.ends | template.turn_ends(tokenizer)
     prompts = {task.name: _tokens(task, tokenizer, limits) for task in tasks}
     longest = max(len(ids) for task_prompts in prompts.values() for ids in task_prompts)
     calls = Calls(batch_size, longest, min(longest + max_new_tokens, limits.context))
@@ -97,7 +100,7 @@ def evaluate_generation(
     with quiet_transformers(), _opened(folder, runtime, execution, calls) as runner:
         for task in tasks:
             stops = {token for stop in task.rule.stop if (token := tokenizer.token_to_id(stop)) is not None}
-            ends = Ends(limits.ends | stops, task.rule, max_new_tokens, limits.context, shared)
+            ends = Ends(text_ends | stops, task.rule, max_new_tokens, limits.context, shared)
             try:
                 texts_made = continue_prompts(runner, tokenizer, prompts[task.name], ends, batch_size, on_answer)
             except ArtifactError as error:

@@ -5,8 +5,9 @@ A few texts of the other tasks and a general text show what it lost elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from seap_export.pipeline.folder.names import QUALITY
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.texts.general_text import TextSet, refuse_damaged_cell
+from seap_export.runtime.chat import read_chat_template
 from seap_export.runtime.files import load_tokenizer, model_limits
+from seap_export.runtime.text import TextStream
 from seap_export.sources.config import end_tokens
 from seap_export.sources.source import Source
 from validation.divergence.measure import DenseAnswers, continue_prompt
@@ -50,7 +53,7 @@ MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
 _VERSION = 6
 #: The sample answer: tokens of the prompt at most, and tokens that follow it.
-_PROMPT_TOKENS, ANSWER_TOKENS = 128, 32
+_PROMPT_TOKENS, ANSWER_TOKENS = 256, 64
 #: Held-out prompts of which the first is taken that the dense model answers.
 _MOST_PROMPTS = 8
 
@@ -91,6 +94,21 @@ def quality_request(measured: Measured, settings: ParitySettings, general_text: 
 
 
 @dataclass(frozen=True)
+class SamplePrompt:
+    """A held-out prompt that both models may answer.
+
+    Attributes:
+        dense: Tokens of the dense model.
+        variant: The same as the variant's tokens.
+        text: What is shown of it: the question of a conversation, without its chat template.
+    """
+
+    dense: tuple[int, ...]
+    variant: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
 class QualityWork:
     """What is compared for one variant.
 
@@ -98,8 +116,7 @@ class QualityWork:
         subject: The variant and its dense model.
         held_out_texts: The held-out texts of its tasks, as the tokens of both.
         elsewhere: Texts of every task, and the general text.
-        prompts: Prompts of which one is continued, as tokens of the dense model.
-        variant_prompts: The same as the variant's tokens.
+        samples: Prompts of which one is answered.
         stops: The variant's tokens that end an answer.
         dense: The dense model's tokenizer.
         tokenizer: The variant's.
@@ -108,8 +125,7 @@ class QualityWork:
     subject: Subject
     held_out_texts: tuple[PairedText, ...]
     elsewhere: Mapping[str, TextSet]
-    prompts: tuple[tuple[int, ...], ...]
-    variant_prompts: tuple[tuple[int, ...], ...]
+    samples: tuple[SamplePrompt, ...]
     stops: frozenset[int]
     dense: Tokenizer
     tokenizer: Tokenizer
@@ -119,6 +135,11 @@ class QualityWork:
         """The same as the dense model's tokens."""
         kept = self.subject.vocabulary
         return self.stops if kept is None else frozenset(kept.kept[token] for token in self.stops)
+
+    @property
+    def prompts(self) -> tuple[tuple[int, ...], ...]:
+        """The samples as tokens of the dense model."""
+        return tuple(sample.dense for sample in self.samples)
 
     @property
     def texts(self) -> tuple[PairedText, ...]:
@@ -188,20 +209,33 @@ def quality_work(
         stops, _ = model_limits(variant.onnx / "genai_config.json")
     else:
         stops = end_tokens(variant.hf)
-    samples = [sample for record in subject.records or () for sample in record.held_out]
+    template = read_chat_template(subject.artifact(evaluation.tokenizer_folder), tokenizer)
+    if template is not None:
+        stops |= template.turn_ends(tokenizer)
+    records = [sample for record in subject.records or () for sample in record.held_out]
     with dense_tokenizer(subject, evaluation) as dense_folder:
         dense = tokenizer if dense_folder is None else load_tokenizer(dense_folder)
-    prompts, variant_prompts = (
-        tuple(_prompt(cut, sample) for sample in samples[:_MOST_PROMPTS]) for cut in (dense, tokenizer)
-    )
+    samples = tuple(islice(_sample_prompts(dense, tokenizer, records), _MOST_PROMPTS))
     texts, others = divergence_texts(subject, evaluation), text_sets(subject, evaluation, elsewhere)
-    return QualityWork(subject, texts, others, prompts, variant_prompts, stops, dense, tokenizer)
+    return QualityWork(subject, texts, others, samples, stops, dense, tokenizer)
 
 
-def _prompt(tokenizer: Tokenizer, sample: Mapping[str, str]) -> tuple[int, ...]:
+def _sample_prompts(
+    dense: Tokenizer, tokenizer: Tokenizer, records: Sequence[Mapping[str, str]]
+) -> Iterator[SamplePrompt]:
+    """The prompts of held-out samples that are short enough, or if none is, the beginnings of all."""
+    cut = [(_prompt(dense, record), _prompt(tokenizer, record), record.get("question")) for record in records]
+    short = [sample for sample in cut if max(len(sample[0]), len(sample[1])) <= _PROMPT_TOKENS]
+    for of_dense, of_variant, question in short or cut:
+        shown = question or dense.decode(of_dense[:_PROMPT_TOKENS])
+        yield SamplePrompt(tuple(of_dense[:_PROMPT_TOKENS]), tuple(of_variant[:_PROMPT_TOKENS]), shown)
+
+
+def _prompt(tokenizer: Tokenizer, record: Mapping[str, str]) -> list[int]:
     """The tokens of a sample's prompt, or the first half of a text that is not divided into prompt and completion."""
-    ids = tuple(tokenizer.encode(sample["prompt"] or sample["completion"]).ids[:_PROMPT_TOKENS])
-    return ids if sample["prompt"] and sample["completion"] else ids[: max(1, len(ids) // 2)]
+    ids = tokenizer.encode(record["prompt"] or record["completion"]).ids
+    is_divided = record["prompt"] and (record["completion"] or "question" in record)
+    return list(ids if is_divided else ids[: max(1, len(ids) // 2)])
 
 
 def quality_report(work: QualityWork, answers: DenseAnswers, request: QualityRequest, done: Any) -> dict[str, Any]:
@@ -209,17 +243,21 @@ def quality_report(work: QualityWork, answers: DenseAnswers, request: QualityReq
     measured, subject = request.measured, work.subject
     report = divergence_report(subject, request.evaluation, answers, elsewhere=work.elsewhere, on_progress=done)
     prompt, dense = answers.answer(work.prompts)
-    variant_prompt = work.variant_prompts[work.prompts.index(prompt)]
+    asked = work.samples[work.prompts.index(prompt)]
     folder, execution = subject.artifact(measured.folder), request.evaluation.execution(None)
-    variant = continue_prompt(folder, measured.runtime, variant_prompt, ANSWER_TOKENS, work.stops, execution=execution)
-    before: str = work.dense.decode(list(prompt))
+    variant = continue_prompt(folder, measured.runtime, asked.variant, ANSWER_TOKENS, work.stops, execution=execution)
     sample = {
-        "dense": work.dense.decode([*prompt, *dense]).removeprefix(before),
-        "variant": work.tokenizer.decode([*variant_prompt, *variant]).removeprefix(
-            work.tokenizer.decode(list(variant_prompt))
-        ),
+        "prompt": asked.text,
+        "dense": _decoded(work.dense, prompt, dense),
+        "variant": _decoded(work.tokenizer, asked.variant, variant),
     }
-    return {**report.to_json(), **measured.to_json(), "sample": {"prompt": before, **sample}}
+    return {**report.to_json(), **measured.to_json(), "sample": sample}
+
+
+def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
+    """The text that an answer adds to its prompt."""
+    text = TextStream(tokenizer, prompt)
+    return "".join([*map(text.add, answer), text.end()])
 
 
 def recorded_quality(variant: Variant) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from seap_export.activations.statistics import Calibration
+from seap_export.corpus import Sample
 from seap_export.errors import SeapError
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import Manifest
@@ -109,7 +110,7 @@ def _wrong_answers(router: Router, folder: Path) -> list[str]:
         if not statistics.is_dir():
             return []
         samples = Calibration(statistics).record.held_out
-        prompts = [ids for ids in (router.token_ids(s["prompt"] or s["completion"]) for s in samples) if ids]
+        prompts = [ids for ids in (router.token_ids(Sample(**sample).question) for sample in samples) if ids]
         if prompts:
             right += int((router.probabilities(prompts).argmax(axis=1) == number).sum())
             prompt_count += len(prompts)

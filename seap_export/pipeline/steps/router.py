@@ -26,7 +26,7 @@ from seap_export.pipeline.request.mixtures import GENERAL
 from seap_export.pipeline.request.settings import RouterSettings
 from seap_export.pipeline.steps.joint import JointStep, MadeVariants
 from seap_export.router.fit import LinearClassifier, evaluate, fit_classifier, mean_embeddings
-from seap_export.router.prompts import RouterPrompts, prompt_of, router_prompts
+from seap_export.router.prompts import RouterPrompts, router_prompts
 from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.manifest import (
     CHOSEN,
@@ -205,7 +205,7 @@ def router_key(source: Source, splits: Mapping[str, Split], settings: RouterSett
     """The key of the step, which changes with the model, the prompts, the settings and the targets."""
 
     def digests(samples: tuple[Sample, ...]) -> list[str]:
-        return sorted(text_digest(prompt_of(sample)) for sample in samples)
+        return sorted(text_digest(sample.question) for sample in samples)
 
     prompts = {task: [digests(split.calibration), digests(split.held_out)] for task, split in splits.items()}
     return sha256_json([ROUTER_SCHEMA, _ROUTER, source.digest, prompts, asdict(settings), asdict(targets)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from support.models import greedy_completions, write_micro_model
 from support.tokenizers import write_byte_level
 
 from seap_export.corpus import text_digest
+from seap_export.pipeline.evaluation.quality import ANSWER_TOKENS
+from seap_export.runtime import Generator, RoutedModel
 
 Run = Callable[..., Any]
 #: The turns begin with words that the tokenizer knows; a system turn is refused.
@@ -27,9 +29,9 @@ EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *FEW, "-q")
 CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--samples", "8", "--held-out", "4", "--out", "out", "-q")
 
 
-def conversations(number: int) -> list[dict[str, Any]]:
+def conversations(number: int, of: Sequence[str] = WORDS) -> list[dict[str, Any]]:
     chance = random.Random(0)
-    words = [["".join(f" {word}" for word in chance.choices(WORDS, k=5)) for _ in range(2)] for _ in range(number)]
+    words = [["".join(f" {word}" for word in chance.choices(of, k=5)) for _ in range(2)] for _ in range(number)]
     return [
         {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
         for user, answer in words
@@ -71,6 +73,24 @@ def test_an_export_is_made_from_rendered_conversations(run: Run, work: Path) -> 
     assert run(*EXPORT).code == 0  # nothing has changed
     refused = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "a=a.jsonl", "-q")
     refused.refused(8, "8 of the 30 evaluated texts were used for calibration")
+
+
+@pytest.mark.parametrize("options", [(), ("--vocabulary", "60")], ids=["all tokens", "fewer tokens"])
+def test_variants_answer_in_the_chat_template_and_are_chosen_without_it(
+    run: Run, work: Path, options: tuple[str, ...]
+) -> None:
+    for name, words in (("a", WORDS[:8]), ("b", WORDS[8:])):
+        write(work / f"{name}.jsonl", conversations(30, words))
+    assert run(*EXPORT, "--task", "b=b.jsonl", "--quality", *options).code == 0
+    for name, words in (("a", WORDS[:8]), ("b", WORDS[8:])):
+        questions = [record["messages"][0]["content"] for record in conversations(30, words)]
+        sample = json.loads((work / "out" / f"{name}-0.4" / "quality.json").read_text())["sample"]
+        generator = Generator(work / "out" / f"{name}-0.4" / "onnx")
+        assert sample["prompt"] in questions
+        assert sample["variant"] == generator.generate(sample["prompt"], ANSWER_TOKENS)
+        assert generator.tokenizer.token_to_id("</s>") in generator.chat_template.turn_ends(generator.tokenizer)
+        assert {RoutedModel("out").route(question).task for question in questions} == {name}
+    assert run("validate", "out", "-q").code == 0
 
 
 def test_the_same_texts_are_calibrated_on_alone(run: Run, work: Path) -> None:

@@ -58,7 +58,9 @@ def _json(path: Path) -> dict[str, Any]:
 def test_the_first_format_is_measured(run: Run, out: Path) -> None:
     recorded = _json(out / "a-0.2" / "quality.json")
     assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("fake", "faked", [NAME])
-    found = json.loads(run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "faked", "--json").out)
+    found = json.loads(
+        run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "faked", "--json").out
+    )
     assert recorded["divergence"][NAME] == pytest.approx(found["divergence"][NAME], rel=1e-6)
     assert found["divergence"]["hf"]["mean_kl_nats"] == pytest.approx(
         recorded["divergence"][NAME]["mean_kl_nats"], rel=1e-3

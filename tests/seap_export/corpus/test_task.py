@@ -273,11 +273,14 @@ def test_sample_tasks_give_texts() -> None:
         "everyday": 106,
         "reading": 105,
     }
+    question = "How can you keep slices of apple from turning brown before a picnic?"
     assert texts["everyday"][0] == Sample(
-        "Question: How can you keep slices of apple from turning brown before a picnic?\nAnswer:",
-        " Sprinkle the slices with a little lemon juice and close the box tightly.",
+        f"{question}\n\n",
+        "Sprinkle the slices with a little lemon juice and close the box tightly.",
+        question=question,
     )
-    assert texts["arithmetic"][0].prompt.startswith("Question: Maya bakes 4 trays of muffins")
+    assert texts["arithmetic"][0].question.startswith("Maya bakes 4 trays of muffins")
+    assert texts["arithmetic"][0].completion.endswith("The answer is 33.")
     assert texts["reading"][1].prompt.endswith("Does the Nile empty into the Red Sea?\nAnswer: no")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from seap_export.corpus import Sample, Split
 from seap_export.errors import InputError
-from seap_export.router.prompts import RouterPrompts, prompt_of, router_prompts
+from seap_export.router.prompts import RouterPrompts, router_prompts
 
 
 def token_ids(prompt: str) -> list[int]:
@@ -16,9 +16,10 @@ def split(calibration: list[tuple[str, str]], held_out: list[tuple[str, str]]) -
     return Split(tuple(Sample(*pair) for pair in calibration), tuple(Sample(*pair) for pair in held_out))
 
 
-def test_the_prompt_or_else_the_completion() -> None:
-    assert prompt_of(Sample("question", "answer")) == "question"
-    assert prompt_of(Sample("", "answer")) == "answer"
+def test_the_question_without_the_chat_template_the_prompt_or_else_the_completion() -> None:
+    samples = (Sample("<user> q <assistant>", "a", question="q"), Sample("p", "a"), Sample("", "a"))
+    found = router_prompts({"a": Split(samples, ()), "b": split([("b", "")], [])}, token_ids)
+    assert found.calibration["a"] == [token_ids(text) for text in "qpa"]
 
 
 def test_held_out_prompts_that_were_fitted_on_are_left_out_whatever_their_task() -> None:

@@ -13,7 +13,9 @@ import pytest
 from support.corpora import micro_texts
 from support.execution import ONE_THREAD, RUN_BY
 from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion, write_micro_model
+from support.tokenizers import add_chat_template
 from support.variations import VARIATIONS, VARIED
+from tokenizers import AddedToken, Tokenizer
 
 from seap_export.corpus import AnswerRule
 from seap_export.errors import ArtifactError, InputError, UsageError
@@ -77,6 +79,18 @@ def test_a_stop_that_is_a_token_ends_a_text(model: Path, task: OpenTask, written
     special = next(own.text.split()[1] for own in written if len(own.text.split()) > 2)
     figures = _asked(model / "hf", replace(task, rule=replace(task.rule, stop=(special,))))
     assert figures.mean_tokens < np.mean([len(own.tokens) for own in written])
+
+
+def test_the_end_of_a_turn_ends_a_text(model: Path, task: OpenTask, written: list[Completion], tmp_path: Path) -> None:
+    """The chat template alone says that `home` is one."""
+    place = next(place for place, own in enumerate(written) if " home" in own.text)
+    folder = add_chat_template(Path(shutil.copytree(model / "hf", tmp_path / "hf")))
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("home", special=True, normalized=False)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    answer = _asked(folder, task).answers[place]
+    assert answer.text == written[place].text.partition(" home")[0]
+    assert answer.is_stopped
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
