@@ -149,9 +149,7 @@ calibration_options = (
         "--held-out",
         type=_AT_LEAST_1,
         metavar="N",
-        default=16,
-        show_default=True,
-        help="Number of texts per task that are set aside for the checks.",
+        help="Texts of each task that are set aside for the checks.  [default: 16, or a quarter of fewer than 64]",
     ),
     option(
         "--seed", type=int, default=0, show_default=True, help="Seed of the split into calibration and held-out texts."

@@ -16,6 +16,9 @@ from seap_export.errors import InputError, UsageError
 
 __all__ = ["Split", "check_disjoint", "split_samples", "text_digest"]
 
+#: Held-out texts where their number is not given, and which part of a corpus they may be: one text in so many.
+_HELD_OUT, _ONE_IN = 16, 4
+
 
 @dataclass(frozen=True)
 class Split:
@@ -24,11 +27,13 @@ class Split:
     Attributes:
         calibration: At least one text.
         held_out: The others.
+        num_tokens: Tokens of the calibration texts; None: they were not counted.
         notices: What the user should know about the corpus.
     """
 
     calibration: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
+    num_tokens: int | None = None
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -44,9 +49,9 @@ class Split:
             "held_out": sorted(text_digest(sample.text) for sample in self.held_out),
         }
 
-    def calibrated_on(self, number: int) -> Split:
-        """The same held-out texts, and the first calibration texts alone."""
-        return replace(self, calibration=self.calibration[:number])
+    def calibrated_on(self, number: int, num_tokens: int | None = None) -> Split:
+        """The same held-out texts, and the first calibration texts alone, which have so many tokens."""
+        return replace(self, calibration=self.calibration[:number], num_tokens=num_tokens)
 
 
 def split_samples(
@@ -54,7 +59,7 @@ def split_samples(
     samples: Iterable[Sample],
     *,
     num_samples: int | None,
-    num_held_out: int,
+    num_held_out: int | None,
     seed: int,
     most: int | None = None,
 ) -> Split:
@@ -64,7 +69,7 @@ def split_samples(
         task_name: The task, for error messages.
         samples: The corpus; only the chosen samples are kept in memory.
         num_samples: Calibration texts; None: all that are not held out, up to `most`.
-        num_held_out: Held-out texts.
+        num_held_out: Held-out texts; None: 16, but no more than a quarter of the corpus, and at least 1.
         seed: Another seed gives another choice.
         most: Calibration texts that are enough; None: there is no such number.
 
@@ -74,11 +79,15 @@ def split_samples(
     """
     _check_numbers(task_name, num_samples, num_held_out)
     wanted = most if num_samples is None else num_samples
-    chosen, num_texts = _first_by_key(samples, None if wanted is None else num_held_out + wanted, seed)
+    reserved = _HELD_OUT if num_held_out is None else num_held_out
+    chosen, num_texts = _first_by_key(samples, None if wanted is None else reserved + wanted, seed)
+    if num_held_out is None:
+        num_held_out = max(1, min(_HELD_OUT, num_texts // _ONE_IN))
     if num_texts <= num_held_out:
         raise InputError(
-            f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_held_out} held-out texts and "
-            "at least 1 calibration text are needed; hold out fewer texts or use a larger corpus"
+            f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_held_out} held-out "
+            f"text{'s' * (num_held_out > 1)} and at least 1 calibration text are needed; "
+            f"{'hold out fewer texts or ' * (num_held_out > 1)}use a larger corpus"
         )
     if num_samples is not None and num_texts < num_held_out + num_samples:
         raise InputError(
@@ -86,7 +95,8 @@ def split_samples(
             f"{num_held_out} held-out texts were asked for; set samples to {num_texts - num_held_out} "
             "or use a larger corpus"
         )
-    return Split(calibration=chosen[num_held_out:], held_out=chosen[:num_held_out])
+    end = None if wanted is None else num_held_out + wanted
+    return Split(calibration=chosen[num_held_out:end], held_out=chosen[:num_held_out])
 
 
 def text_digest(text: str) -> str:
@@ -108,10 +118,10 @@ def check_disjoint(calibration: Iterable[str], evaluated: Iterable[str]) -> None
         )
 
 
-def _check_numbers(task_name: str, num_samples: int | None, num_held_out: int) -> None:
+def _check_numbers(task_name: str, num_samples: int | None, num_held_out: int | None) -> None:
     if num_samples is not None and num_samples < 1:
         raise UsageError(f"task '{task_name}': {num_samples} calibration texts were requested; request at least 1")
-    if num_held_out < 0:
+    if num_held_out is not None and num_held_out < 0:
         raise UsageError(f"task '{task_name}': {num_held_out} held-out texts were requested; request 0 or more")
 
 

@@ -41,7 +41,7 @@ def calibrate(
     splits = split_tasks(source, tasks, settings)
     with progress.step(f"hashing {source.name}"):
         steps = calibration_steps(source, splits, settings)
-    warn_of_texts(splits, progress)
+    warn_of_texts(splits, source.spec, progress)
     with workspace.locked():
         claim_folder(workspace, source, {task: step.key for task, step in steps.items()})
         for _ in run_steps(steps.values(), Work(source, out, compute, progress), workspace):

@@ -86,7 +86,7 @@ def export(
     planned = plan_export(source, request, out, force, timed)
     workspace, steps = planned.workspace, planned.steps
     timed.planned = [*(step.name for step in steps.all), *(name for step in steps.joint for name in step.names)]
-    warn_of_texts(planned.splits, timed)
+    warn_of_texts(planned.splits, source.spec, timed, refits=request.refits)
     with workspace.locked(), torch_threads(request.parity.threads):
         keys = {task: step.key for task, step in steps.calibrations.items()}
         claim_folder(workspace, source, keys, request.variants.keys())

@@ -14,13 +14,13 @@ from seap_export.pipeline.budget.preview import first_candidates, search_disk, s
 from seap_export.pipeline.cost.cost import Disk, measure_rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload, workload
 from seap_export.pipeline.export import plan_export
-from seap_export.pipeline.progress import Silent
+from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.formats import FormatStep
 from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk, token_counts
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps
-from seap_export.pipeline.texts.split_tasks import tokenize
+from seap_export.pipeline.texts.split_tasks import tokenize, warn_of_texts
 from seap_export.sources.source import Source
 
 __all__ = ["Preview", "preview"]
@@ -44,7 +44,9 @@ class Preview:
     candidates: tuple[dict[str, Any], ...] = ()
 
 
-def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = False) -> Preview:
+def preview(
+    source: Source, request: ExportRequest, out: Path, *, force: bool = False, progress: Progress | None = None
+) -> Preview:
     """Makes the same checks of the inputs as `export`; sizes and times follow from the requested ratios.
 
     Raises:
@@ -53,6 +55,7 @@ def preview(source: Source, request: ExportRequest, out: Path, *, force: bool = 
     if request.targets is not None:
         refuse_unreachable(source.spec, request)
     planned = plan_export(source, request, out, force, Silent())
+    warn_of_texts(planned.splits, source.spec, progress or Silent(), refits=request.refits)
     work, parts, candidates = workload(source, request), planned.planned_work, tuple[dict[str, Any], ...]()
     if request.targets is not None:
         search = source.spec, request, planned.vocabularies, work.beside_weights

@@ -134,7 +134,7 @@ def export_command(
     if request.targets is not None and chosen is not None:
         raise UsageError("--cluster makes variants of given ratios only; leave it out, or give --ratio")
     if dry_run:
-        planned = preview(source, request, out, force=force)
+        planned = preview(source, request, out, force=force, progress=console)
         values = {"variants": planned.variants, "disk_about": vars(planned.disk), "seconds_about": planned.seconds}
         values |= {"candidates": planned.candidates} if request.targets is not None else {}
         console.result(values, _preview_text(planned))

@@ -153,6 +153,12 @@ class ExportRequest:
         return {variant_name(variant.mixture.name, variant.ratio): variant for variant in variants}
 
     @property
+    def refits(self) -> bool:
+        """Whether any variant's weights are fitted to the calibration texts."""
+        fitted = self.plan.compensation in ("one-shot", "sequential")
+        return fitted and any(variant.ratio for variant in self.variants.values())
+
+    @property
     def router_settings(self) -> RouterSettings | None:
         """None if no router is made."""
         if not self.router or len(self.tasks) < 2:

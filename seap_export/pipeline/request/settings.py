@@ -23,14 +23,14 @@ class CalibrationSettings:
     Attributes:
         samples: Calibration texts per task; None: as many as the tokens allow.
         calibration_tokens: Tokens of these texts at most; None: `CALIBRATION_TOKENS`, or all if `samples` is given.
-        held_out: Texts set aside for parity and evaluation, never calibrated on.
+        held_out: Texts set aside for parity and evaluation, never calibrated on; None: see `split_samples`.
         seed: Seed of the split.
         max_length: Tokens after which a text is cut.
     """
 
     samples: int | None = None
     calibration_tokens: int | None = None
-    held_out: int = 16
+    held_out: int | None = None
     seed: int = 0
     max_length: int = 512
 

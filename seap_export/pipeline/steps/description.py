@@ -7,10 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import HF, parity_file
@@ -20,7 +18,7 @@ from seap_export.pipeline.steps.formats import FormatStep, format_step
 from seap_export.pipeline.steps.quality import settled_quality
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.steps.variant_steps import VariantSteps
-from seap_export.plan.plan import Plan, read_plan
+from seap_export.plan.plan import read_plan
 from seap_export.rounding.note import read_note
 
 __all__ = ["describe_task", "describe_variant", "remarks"]
@@ -95,34 +93,8 @@ def _is_whole(step: FormatStep, workspace: Workspace) -> bool:
 
 
 def remarks(steps: VariantSteps, work: Work) -> Iterator[str]:
-    """Warnings about a plan: too few tokens for its refit, and shapes that cost speed or size in a format."""
-    plan = read_plan(work.folder / steps.plan.name)
-    statistics = steps.plan.ranking.statistics(work)
-    if (few := _few_tokens(plan, work.source.spec, statistics)) is not None:
-        yield f"{steps.plan.variant}: {few}"
-    shrunk = plan.shrunk_spec(work.source.spec)
+    """Warnings about a plan: shapes that cost speed or size in a format."""
+    shrunk = read_plan(work.folder / steps.plan.name).shrunk_spec(work.source.spec)
     for step in steps.formats.values():
         if (remark := step.format.remark(shrunk)) is not None:
             yield f"{steps.plan.variant}: {remark}"
-
-
-def _few_tokens(plan: Plan, dense: ModelSpec, statistics: Mixture) -> str | None:
-    channels = _refitted_channels(plan, dense)
-    if statistics.effective_tokens >= channels:
-        return None
-    return (
-        f"{statistics.effective_tokens:.0f} calibration tokens for {channels} channels; the refit depends on its "
-        "ridge; give more texts, or raise --calibration-tokens"
-    )
-
-
-def _refitted_channels(plan: Plan, dense: ModelSpec) -> int:
-    """Input channels of the widest projection that is refitted to the calibration tokens; 0 if none is."""
-    if plan.settings.compensation not in ("one-shot", "sequential"):
-        return 0
-    widths = [
-        {"o_proj": len(layer.heads) * dense.head_dim, "down_proj": len(layer.neurons)}[half]
-        for layer, halves in zip(plan.layers, plan.compensated(dense), strict=True)
-        for half in halves
-    ]
-    return max(widths, default=0)

@@ -8,9 +8,11 @@ from typing import Any
 
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
+from seap_export.families import ModelSpec
+from seap_export.layers.halves import HALVES
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.mixtures import Support
-from seap_export.pipeline.request.settings import CalibrationSettings
+from seap_export.pipeline.request.settings import CALIBRATION_TOKENS, CalibrationSettings
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
 from seap_export.pipeline.texts.tokenizer import load_tokenizer
 from seap_export.sources.source import Source
@@ -29,7 +31,7 @@ def split_tasks(
     support: Support | None = None,
     chat: ModelChat | None = None,
 ) -> dict[str, Split]:
-    """Each task's calibration and held-out texts, and those of the support.
+    """Each task's calibration and held-out texts, and those of the support, with the calibration tokens counted.
 
     Args:
         source: The dense model.
@@ -43,19 +45,41 @@ def split_tasks(
         InputError: The tokenizer is damaged.
     """
     chat = chat or chat_of_source(source)
-    splits, most = {task.name: _split(task, settings, settings.held_out, chat) for task in tasks}, settings.most_tokens
+    splits = {task.name: _split(task, settings, settings.held_out, chat) for task in tasks}
     if support is not None:
         splits[support.task.name] = _split(support.task, settings, 0, chat)
-    return splits if most is None else _cut_to_tokens(source, splits, most, settings.max_length)
+    with quiet_transformers():
+        tokenizer = load_tokenizer(source)
+        return {
+            task: _cut_to_tokens(tokenizer, split, settings.most_tokens, settings.max_length)
+            for task, split in splits.items()
+        }
 
 
-def warn_of_texts(splits: Mapping[str, Split], progress: Progress) -> None:
-    """Says what a user should know about the texts."""
+def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progress, *, refits: bool = True) -> None:
+    """Says what a user should know about the texts: `Split.notices`, and that they are too few.
+
+    A refit solves for as many unknowns as a projection has inputs; with fewer tokens, its ridge decides.
+
+    Args:
+        splits: The texts of each task, with their tokens counted.
+        spec: The dense model.
+        progress: What the lines go to.
+        refits: Whether weights are fitted to the texts; if not, few are enough.
+    """
+    inputs = max(spec.projection_shape(half, layer)[1] for half in HALVES for layer in range(len(spec.layers)))
     for notice in dict.fromkeys(notice for split in splits.values() for notice in split.notices):
         progress.warn(notice)
+    for task, split in splits.items():
+        if refits and split.num_tokens and split.num_tokens < inputs:
+            texts = f"{len(split.calibration)} calibration text{'s' * (len(split.calibration) != 1)}"
+            progress.warn(
+                f"task '{task}': {texts} with {split.num_tokens} tokens are too few to refit this model well; "
+                f"calibrate on at least {inputs}, better {CALIBRATION_TOKENS} tokens"
+            )
 
 
-def _split(task: Task, settings: CalibrationSettings, num_held_out: int, chat: ModelChat) -> Split:
+def _split(task: Task, settings: CalibrationSettings, num_held_out: int | None, chat: ModelChat) -> Split:
     split = split_samples(
         task.name,
         task.texts(chat),
@@ -67,26 +91,17 @@ def _split(task: Task, settings: CalibrationSettings, num_held_out: int, chat: M
     return replace(split, notices=tuple(filter(None, (task.notice, chat.notice))))
 
 
-def _cut_to_tokens(source: Source, splits: Mapping[str, Split], most: int, max_length: int) -> dict[str, Split]:
-    """Leaves out the texts from the one on that would exceed the number of tokens; the first one always stays."""
-    with quiet_transformers():
-        tokenizer = load_tokenizer(source)
-        return {
-            task: split.calibrated_on(_within(tokenizer, split, most, max_length)) for task, split in splits.items()
-        }
-
-
-def _within(tokenizer: Any, split: Split, most: int, max_length: int) -> int:
-    """The number of calibration texts that have no more than `most` tokens."""
+def _cut_to_tokens(tokenizer: Any, split: Split, most: int | None, max_length: int) -> Split:
+    """Leaves out the texts from the one on that would exceed `most` tokens; the first one always stays."""
     number = total = 0
     for start in range(0, len(split.calibration), _TEXTS):
         some = split.calibration[start : start + _TEXTS]
         for ids in tokenizer([sample.text for sample in some])["input_ids"]:
-            total += min(len(ids), max_length)
-            if total > most and number:
-                return number
-            number += 1
-    return number
+            more = total + min(len(ids), max_length)
+            if number and most is not None and more > most:
+                return split.calibrated_on(number, total)
+            number, total = number + 1, more
+    return split.calibrated_on(number, total)
 
 
 def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, list[list[int]]]:

@@ -14,11 +14,15 @@ def _samples(count: int) -> list[Sample]:
     return [Sample(f"Question {i}", f" answer {i}") for i in range(count)]
 
 
-def _split(samples: Iterable[Sample], num_samples: int | None = None, num_held_out: int = 16, seed: int = 0) -> Split:
+def _split(
+    samples: Iterable[Sample], num_samples: int | None = None, num_held_out: int | None = 16, seed: int = 0
+) -> Split:
     return split_samples("x", samples, num_samples=num_samples, num_held_out=num_held_out, seed=seed)
 
 
-def _message(error: type[Exception], samples: Iterable[Sample], num_samples: int | None, num_held_out: int) -> str:
+def _message(
+    error: type[Exception], samples: Iterable[Sample], num_samples: int | None, num_held_out: int | None
+) -> str:
     with pytest.raises(error) as caught:
         _split(samples, num_samples, num_held_out)
     return str(caught.value)
@@ -82,6 +86,33 @@ def test_one_text_cut_at_two_places_is_one_text_in_any_order() -> None:
 def test_nothing_need_be_held_out() -> None:
     split = _split(_samples(3), num_held_out=0)
     assert (len(split.calibration), split.held_out) == (3, ())
+
+
+@pytest.mark.parametrize(
+    ("num_texts", "num_held_out"), [(2, 1), (7, 1), (8, 2), (17, 4), (63, 15), (64, 16), (67, 16), (300, 16)]
+)
+@pytest.mark.parametrize("most", [None, 1, 40])
+def test_sixteen_are_held_out_and_a_quarter_at_most(num_texts: int, num_held_out: int, most: int | None) -> None:
+    samples = _samples(num_texts)
+    split = split_samples("x", iter(samples), num_samples=None, num_held_out=None, seed=0, most=most)
+    assert split == split_samples("x", samples, num_samples=None, num_held_out=num_held_out, seed=0, most=most)
+    assert len(split.held_out) == num_held_out
+    assert len(split.calibration) == min(num_texts - num_held_out, most or num_texts)
+
+
+def test_a_number_that_is_given_is_held_out() -> None:
+    assert [len(part) for part in (_split(_samples(17)).calibration, _split(_samples(17)).held_out)] == [1, 16]
+
+
+def test_the_quarter_leaves_room_for_the_sample() -> None:
+    assert len(_split(_samples(17), 13, None).calibration) == 13
+    assert "set samples to 13 or" in _message(InputError, _samples(17), 14, None)
+
+
+@pytest.mark.parametrize("num_texts", [0, 1])
+def test_one_text_cannot_be_divided(num_texts: int) -> None:
+    message = _message(InputError, _samples(num_texts), None, None)
+    assert message.startswith(f"task 'x': the corpus has {num_texts} distinct texts, but 1 held-out text")
 
 
 def test_too_large_a_sample_names_the_number_that_works() -> None:

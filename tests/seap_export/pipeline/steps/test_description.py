@@ -15,25 +15,16 @@ from support.product import (
     OnnxFormat,
     ParitySettings,
     PlanSettings,
-    Silent,
     Source,
     choose_precision,
     open_recipe,
     open_source,
 )
+from support.progress import Listening
 
 from seap_export.corpus import parse_tasks
 from seap_export.pipeline.export import export
-
-
-class Listening(Silent):
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
+from seap_export.pipeline.preview import preview
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 @pytest.fixture
 def request_few(source: Source) -> ExportRequest:
-    """Three texts of 46 tokens together, where layers keep up to 96 head channels and 80 neurons."""
+    """Three texts of 37 tokens together, for a model of 96 head channels and 80 neurons."""
     return ExportRequest(
         parse_tasks([f"a={source.files[0].parents[1] / 'a.jsonl'}"]),
         (0.2,),
@@ -64,14 +55,17 @@ def test_fewer_tokens_than_channels_are_worth_a_warning(
     source: Source, request_few: ExportRequest, tmp_path: Path
 ) -> None:
     found = warnings(source, replace(request_few, ratios=(0.2, 0.6)), tmp_path / "out")
-    assert len(found) == 1  # what is left at 0.6 is narrow enough
-    assert found[0].startswith("a-0.2: 46 calibration tokens for 64 channels")
+    assert len(found) == 1  # whatever the number of variants
+    assert found[0].startswith("task 'a': 3 calibration texts with 37 tokens ")
     assert warnings(source, request_few, tmp_path / "out") == found  # a variant that is there is no better
+    listening = Listening()
+    preview(source, request_few, tmp_path / "out", progress=listening)
+    assert listening.warnings == found
 
 
 def test_one_shot_is_fitted_to_the_same_tokens(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
     (found,) = warnings(source, replace(request_few, plan=PlanSettings(compensation="one-shot")), tmp_path / "out")
-    assert found.startswith("a-0.2: 46 calibration tokens for ")
+    assert found.startswith("task 'a': 3 calibration texts with 37 tokens ")
 
 
 def test_enough_tokens_are_not(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from support.models import write_micro_model
 from support.product import CalibrationSettings, open_source
+from support.progress import Listening
 from support.variations import FAMILIES
 from tokenizers import Tokenizer
 
-from seap_export.corpus import Sample, parse_tasks
+from seap_export.corpus import Sample, Split, parse_tasks
 from seap_export.pipeline.request.settings import CALIBRATION_TOKENS
-from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize
+from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -37,16 +38,18 @@ def corpus(tmp_path: Path) -> Path:
 def test_texts_are_taken_up_to_the_number_of_tokens(tmp_path: Path, corpus: Path, max_length: int) -> None:
     source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
     tasks = parse_tasks([f"a={corpus}"])
-    whole = split_tasks(source, tasks, CalibrationSettings(samples=484))["a"]
+    whole = split_tasks(source, tasks, CalibrationSettings(samples=484, max_length=max_length))["a"]
     lengths = [len(ids) for ids in tokenize(source, {"a": whole.calibration}, max_length)["a"]]
     for number in (1, 2, 100, 300, 484):
         for more, taken in ((-1, max(1, number - 1)), (0, number)):
             most = sum(lengths[:number]) + more
             settings = CalibrationSettings(calibration_tokens=most, max_length=max_length)
-            assert split_tasks(source, tasks, settings)["a"] == whole.calibrated_on(taken)
+            assert split_tasks(source, tasks, settings)["a"] == whole.calibrated_on(taken, sum(lengths[:taken]))
             fewer = replace(settings, samples=90)
-            assert split_tasks(source, tasks, fewer)["a"] == whole.calibrated_on(min(taken, 90))
-    assert sum(lengths) < CALIBRATION_TOKENS
+            assert split_tasks(source, tasks, fewer)["a"] == whole.calibrated_on(
+                min(taken, 90), sum(lengths[: min(taken, 90)])
+            )
+    assert whole.num_tokens == sum(lengths) < CALIBRATION_TOKENS
     assert split_tasks(source, tasks, CalibrationSettings(max_length=max_length))["a"] == whole
 
 
@@ -55,3 +58,21 @@ def test_both_limits_hold() -> None:
     assert CalibrationSettings(calibration_tokens=3).most_tokens == 3
     assert CalibrationSettings(samples=5, calibration_tokens=3).most_tokens == 3
     assert CalibrationSettings().most_tokens == CALIBRATION_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("number", "texts"), [(95, "1 calibration text with 95 tokens"), (48, "2 calibration texts with 95 tokens")]
+)
+def test_fewer_tokens_than_the_refit_has_inputs_are_worth_a_warning(tmp_path: Path, number: int, texts: str) -> None:
+    spec = open_source(str(write_micro_model(tmp_path / "m", model_type="llama"))).spec  # 96 inputs of o_proj
+    calibration = tuple(Sample(str(index), "") for index in range(96 // number))
+    split = Split(calibration, (), 95)
+    listening = Listening()
+    warn_of_texts(
+        {"a": split, "b": replace(split, num_tokens=96), "c": replace(split, num_tokens=None)}, spec, listening
+    )
+    assert listening.warnings == [
+        f"task 'a': {texts} are too few to refit this model well; calibrate on at least 96, better 65536 tokens"
+    ]
+    warn_of_texts({"a": split}, spec, listening, refits=False)
+    assert len(listening.warnings) == 1
