@@ -53,6 +53,11 @@ def choose_plan(
         say: Called with a line about the result.
     """
 
+    if ratio and settings.passes and not settings.passes_over(statistics.num_tokens):
+        say(
+            f"not distilled: {statistics.num_tokens} calibration tokens, fewer than min_tokens = {settings.min_tokens}"
+        )
+
     def at(steps: Mapping[str, float]) -> Plan:
         weighted = ranking.weighted(multipliers(len(source.spec.layers), steps))
         return plan_variant(source, statistics, weighted, settings, ratio, vocabulary)

@@ -31,8 +31,8 @@ class Preview:
     """What `export` would do.
 
     Attributes:
-        variants: For each variant its name, its texts, its size in bytes and whether it exists already; none if they
-            are yet to be chosen.
+        variants: For each variant its name, its texts, its size in bytes, the passes of distillation and whether it
+            exists already; none if they are yet to be chosen.
         disk: What the steps that remain take on the disk.
         seconds: Estimated time of each kind of step that remains to be done, in order.
         candidates: With targets, what is tried first, with sizes and ideal speed-ups.
@@ -68,6 +68,7 @@ def preview(
             "calibration_texts": sum(len(step.split.calibration) for step in steps.plan.ranking.calibrations),
             "held_out_texts": sum(len(step.split.held_out) for step in steps.plan.ranking.calibrations),
             "bytes_about": _bytes(steps, work),
+            "distillation": _passes(steps),
             "exists": missing.isdisjoint(step.name for step in steps.all),
         }
         for name, steps in planned.steps.variants.items()
@@ -77,6 +78,11 @@ def preview(
     )
     kept = planned.planned_work + (() if request.targets is None else search_disk(source.spec, request))
     return Preview(rows, planned_disk(kept, counts, work), _seconds(parts, counts, work), candidates)
+
+
+def _passes(steps: VariantSteps) -> float:
+    ranking = steps.plan.ranking
+    return ranking.settings.passes_over(ranking.num_tokens) if steps.plan.ratio else 0.0
 
 
 def _bytes(steps: VariantSteps, work: Workload) -> int:

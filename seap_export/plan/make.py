@@ -208,7 +208,7 @@ def plan_variant(
         source_name=source.name,
         source_sha256=source.digest,
         method=method_of(settings, len(layers)),
-        settings=settings.resolved(len(layers)).effective,
+        settings=settings.resolved(len(layers)).effective(statistics.num_tokens),
         requested_ratio=ratio,
         achieved_ratio=achieved,
         layers=layers,

@@ -32,7 +32,7 @@ PLAN_SCHEMA = "seap-export/plan/5"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 #: Settings that plan.json has after the ratios, or lacks.
-_AFTER_RATIOS = ("layout", "mix", "group_tolerance", "trials")
+_AFTER_RATIOS = ("layout", "mix", "min_tokens", "group_tolerance", "trials")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ DEFAULT_RECIPE = "reconstruct"
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
 #: Settings that a recipe keeps its name with.
-_FREE = ("align", "group_tolerance", "ridge", "mix", "trials")
+_FREE = ("align", "group_tolerance", "ridge", "mix", "min_tokens", "trials")
 #: The shipped recipes, one file each in `seap_export/recipes`.
 _SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap", "obc")
 
@@ -124,8 +124,8 @@ def in_layout(settings: PlanSettings, layout: Layout) -> PlanSettings:
 def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
     """The name of the shipped recipe with these settings, or `custom`.
 
-    It is the same whatever `align`, `group_tolerance`, `ridge`, `mix` and `trials` are. In the uniform layout it is
-    the recipe whose other settings are these, since sparsity is not free there.
+    It is the same whatever `align`, `group_tolerance`, `ridge`, `mix`, `min_tokens` and `trials` are. In the uniform
+    layout it is the recipe whose other settings are these, since sparsity is not free there.
 
     Args:
         settings: The settings.
@@ -190,13 +190,13 @@ def _typed(file: TomlFile, table: Mapping[str, Any], types: Mapping[str, type], 
 def _refuse_idle(settings: PlanSettings, set_keys: set[str]) -> None:
     """Refuses keys that have no effect."""
     sparsity = settings.sparsity
+    not_refitted = settings.compensation != "sequential" and f'compensation = "{settings.compensation}"'
     idle = {
         ("sparsity.k", "sparsity.x0"): sparsity.kind != "logistic" and f'kind = "{sparsity.kind}"',
         ("sparsity.context",): sparsity.budget == "weights" and 'budget = "weights"',
         ("mix",): settings.score == "elimination" and 'score = "elimination"',
-        ("distillation",): settings.compensation != "sequential" and f'compensation = "{settings.compensation}"',
-        ("trials",): (settings.compensation != "sequential" and f'compensation = "{settings.compensation}"')
-        or (sparsity.kind != "adaptive" and f'kind = "{sparsity.kind}"'),
+        ("distillation", "min_tokens"): not_refitted,
+        ("trials",): not_refitted or (sparsity.kind != "adaptive" and f'kind = "{sparsity.kind}"'),
         ("ridge",): settings.score != "elimination"
         and settings.compensation in ("bias", "none")
         and f'score = "{settings.score}" and compensation = "{settings.compensation}"',

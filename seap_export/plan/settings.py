@@ -50,6 +50,7 @@ class PlanSettings:
             (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
         ridge: Strength of the refit's ridge.
         distillation: Passes over the calibration texts in which the shrunk model learns the dense one's predictions.
+        min_tokens: Calibration tokens below which distillation is left out.
         trials: How many plans are tried at most; 0: the predicted losses alone decide.
         mix: Whether the scores of several tasks are brought to one scale before they are added.
         layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, with biases only where the
@@ -65,6 +66,7 @@ class PlanSettings:
     compensation: Compensation = "sequential"
     ridge: float = 5.0
     distillation: float = 1.0
+    min_tokens: int = 16_384
     trials: int = 0
     mix: ScoreMix = "scaled"
     layout: Layout = "per-layer"
@@ -89,6 +91,8 @@ class PlanSettings:
             raise SettingError("ridge", f"{self.ridge:g} is out of range; give a positive number")
         if not 0.0 <= self.distillation < math.inf:
             raise SettingError("distillation", f"{self.distillation:g} is out of range; give at least 0")
+        if self.min_tokens < 0:
+            raise SettingError("min_tokens", f"{self.min_tokens} is out of range; give at least 0")
         if self.trials < 0:
             raise SettingError("trials", f"{self.trials} is out of range; give at least 0")
         if not 0.0 <= self.group_tolerance < math.inf:
@@ -109,10 +113,13 @@ class PlanSettings:
         """`trials`, which go with the sequential compensation and adaptive sparsity alone."""
         return self.trials if self.compensation == "sequential" and self.sparsity.kind == "adaptive" else 0
 
-    @property
-    def effective(self) -> PlanSettings:
-        """The same settings, 0 for what has no effect on this compensation and sparsity."""
-        return replace(self, distillation=self.passes, trials=self.tried)
+    def passes_over(self, num_tokens: int) -> float:
+        """`passes`, of which there are none over too few calibration tokens."""
+        return self.passes if num_tokens >= self.min_tokens else 0.0
+
+    def effective(self, num_tokens: int) -> PlanSettings:
+        """The same settings, 0 for what has no effect with this compensation, sparsity and number of tokens."""
+        return replace(self, distillation=self.passes_over(num_tokens), trials=self.tried)
 
     @property
     def square_heads(self) -> bool:

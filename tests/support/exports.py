@@ -15,6 +15,8 @@ from support.models import write_micro_model
 FEW_STEPS = {"decode_steps": 2}
 #: What an export measures besides takes time, and its times differ from run to run; few tests ask for it.
 UNMEASURED = {"quality": False, "speed": False}
+#: Of 60 texts a quarter would be held out.
+HELD_OUT = {"held_out": 16}
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Outcome:
 
 def run_here(*arguments: object) -> Outcome:
     """Runs `seap-export ARGUMENTS` in this process; comparisons are short, unless the arguments say more."""
-    few = {"export": FEW_STEPS | UNMEASURED, "validate": FEW_STEPS}
+    few = {"export": FEW_STEPS | UNMEASURED | HELD_OUT, "calibrate": HELD_OUT, "validate": FEW_STEPS}
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], default_map=few)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return Outcome(result.exit_code, result.stdout, result.stderr)

@@ -183,9 +183,10 @@ def _variants_text(planned: Preview) -> str:
             row["variant"],
             str(row["calibration_texts"]),
             str(row["held_out_texts"]),
+            "yes" if row["distillation"] else "no",
             megabytes(row["bytes_about"]),
             "there already" if row["exists"] else "to make",
         ]
         for row in planned.variants
     ]
-    return table(["variant", "calibration texts", "held out", "size, about", ""], rows)
+    return table(["variant", "calibration texts", "held out", "distilled", "size, about", ""], rows)

@@ -57,6 +57,7 @@ class Workload:
         eliminates: Whether neurons are ranked by elimination rather than by scores.
         refits: Whether layers are refitted one after another.
         passes: Passes over the calibration texts in which they are distilled then.
+        min_tokens: Calibration tokens below which they are not.
         trials: Plans that are tried for a variant.
         prompts: Held-out prompts that parity compares.
         decode_steps: Decode steps after each of them.
@@ -72,6 +73,7 @@ class Workload:
     eliminates: bool = True
     refits: bool = True
     passes: float = 1.0
+    min_tokens: int = 0
     trials: int = 0
     prompts: int = 4
     decode_steps: int = DECODE_STEPS
@@ -110,6 +112,7 @@ def workload(source: Source, request: ExportRequest) -> Workload:
         eliminates=request.plan.score == "elimination",
         refits=request.plan.compensation == "sequential",
         passes=request.plan.passes,
+        min_tokens=request.plan.min_tokens,
         trials=request.plan.tried,
         prompts=parity.prompts,
         decode_steps=parity.decode_steps,

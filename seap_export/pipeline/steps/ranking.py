@@ -90,6 +90,11 @@ class RankingStep(Step):
     def units(self) -> int:
         return self.calibrations[0].layers
 
+    @property
+    def num_tokens(self) -> int:
+        """Calibration tokens of all tasks."""
+        return sum(step.split.num_tokens or 0 for step in self.calibrations)
+
     def _key(self) -> str:
         keys = {step.task: step.key for step in self.calibrations}
         parts = [[task, weight, keys[task]] for task, weight in self.mixture.weights.items()]

@@ -169,7 +169,12 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
         return 4 * model.linear / rates.memory_bytes
     both = tokens.calibration_tokens * (model.linear + model.dense_linear + model.squares / 2 + model.outputs)
     refit = both / rates.operations + model.refit_systems / rates.double_operations
-    return refit + model.work.passes * _pass_seconds(model, tokens, rates)
+    return refit + _passes(model, tokens) * _pass_seconds(model, tokens, rates)
+
+
+def _passes(model: KeptPart, tokens: TokenCounts) -> float:
+    """Passes of distillation: none over too few tokens."""
+    return model.work.passes if tokens.calibration_tokens >= model.work.min_tokens else 0.0
 
 
 def _pass_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
@@ -187,7 +192,7 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     """
     work, kept = model.work, model.folder_bytes(model.work.hf)
     streams = 4 * model.hidden_bytes(tokens) if work.refits else 0
-    if not (work.refits and work.passes):
+    if not (work.refits and _passes(model, tokens)):
         return Disk(kept, unfinished=streams)
     training = round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.hidden_size * len(work.spec.layers)
     return Disk(kept, unfinished=kept + max(streams, streams // 2 + training))
@@ -199,7 +204,7 @@ def _memory(model: KeptPart, tokens: TokenCounts) -> float:
         return 8 * model.layer_weights
     inputs = 4 * tokens.calibration_tokens * model.kept * model.widest
     refit = model.working_bytes + 2 * model.hidden_bytes(tokens) + inputs
-    return max(refit, _distillation_memory(model, tokens)) if model.work.passes else refit
+    return max(refit, _distillation_memory(model, tokens)) if _passes(model, tokens) else refit
 
 
 def _distillation_memory(model: KeptPart, tokens: TokenCounts) -> float:
@@ -239,7 +244,7 @@ class ShrinkStep(OfVariant):
     @property
     def units(self) -> int:
         ranking = self.plan.ranking
-        return variant_units(ranking.units, ranking.settings.passes, self.plan.ratio)
+        return variant_units(ranking.units, ranking.settings.passes_over(ranking.num_tokens), self.plan.ratio)
 
     def _key(self) -> str:
         """The modelling code is part of the model."""

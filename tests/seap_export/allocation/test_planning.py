@@ -19,7 +19,7 @@ from seap_export.plan.make import plan_variant, rank_layers
 from seap_export.plan.plan import write_plan
 from seap_export.plan.ranked import Ranking
 
-SETTINGS = replace(open_recipe(), trials=9, align=4)
+SETTINGS = replace(open_recipe(), trials=9, align=4, min_tokens=0)
 Case = tuple[Source, Mixture, Ranking]
 
 
@@ -53,6 +53,20 @@ def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> No
     assert len(units) == 9
     assert (plan.settings.trials, plan.method) == (9, "reconstruct")
     assert abs(plan.achieved_ratio - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(("ratio", "more", "passes"), [(0.5, 0, 1.0), (0.5, 1, 0.0), (0.0, 1, 0.0)])
+def test_a_plan_of_too_few_tokens_is_not_distilled_and_says_so(
+    case: Case, tmp_path: Path, ratio: float, more: int, passes: float
+) -> None:
+    tokens, lines = case[1].num_tokens, list[str]()
+    settings = replace(SETTINGS, trials=0, min_tokens=tokens + more)
+    plan = chosen(case, tmp_path, settings, ratio, say=lines.append)
+    assert (plan.settings.distillation, plan.method) == (passes, "reconstruct")
+    says_so = f"not distilled: {tokens} calibration tokens, fewer than min_tokens = {tokens + 1}"
+    assert lines == ([says_so] if more and ratio else [])
+    write_plan(plan, tmp_path / "plan.json")
+    assert read_plan(tmp_path / "plan.json") == plan
 
 
 @pytest.mark.parametrize("call", [0, 1, 5])

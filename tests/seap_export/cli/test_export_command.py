@@ -176,11 +176,20 @@ def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
 
     assert outcome.code == 0
     assert outcome.err == ""
-    assert [row[1:5] for row in rows(outcome.out)] == [
-        ["44", "16", "1.2", "MB"], ["44", "16", "0.9", "MB"], ["44", "16", "1.2", "MB"], ["44", "16", "0.9", "MB"],
+    assert [row[1:6] for row in rows(outcome.out)] == [
+        ["44", "16", "no", "1.2", "MB"], ["44", "16", "no", "0.9", "MB"],
+        ["44", "16", "no", "1.2", "MB"], ["44", "16", "no", "0.9", "MB"],
     ]  # fmt: skip
     assert "About " in outcome.out.splitlines()[-1]
     assert not (work / "out").exists()
+
+
+def test_a_dry_run_says_what_is_distilled(run: Run, work: Path) -> None:
+    (work / "always.toml").write_text("distillation = 2.0\nmin_tokens = 0\n")
+    planned = run(*ALL, "--ratio", "0", "--recipe", "always.toml", "--dry-run", "--json")
+    passes = {row["variant"]: row["distillation"] for row in json.loads(planned.out)["variants"]}
+    assert passes == {"a-0": 0.0, "b-0": 0.0, **dict.fromkeys(VARIANTS, 2.0)}
+    assert "yes" in rows(run(*ALL, "--recipe", "always.toml", "--dry-run").out)[0]
 
 
 def test_a_dry_run_says_what_is_there_already(run: Run, done: Path) -> None:

@@ -35,6 +35,11 @@ def seconds_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, rat
     return step.cost.seconds(tokens, ratio, work, rates)
 
 
+def disk_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, rates: Rates) -> int:
+    unfinished: int = step.cost.disk(tokens, ratio, work).unfinished
+    return unfinished
+
+
 @pytest.mark.parametrize("step", [CalibrationStep, RankingStep, *OF_A_VARIANT])
 def test_a_slower_machine_takes_longer(step: Any) -> None:
     slow = Rates(*(rate / 10 for rate in (RATES.operations, RATES.double_operations, RATES.memory_bytes)))
@@ -58,6 +63,16 @@ def test_recipes_that_do_less_take_less() -> None:
     plain = replace(WORK, eliminates=False, refits=False)
     for step in (RankingStep, ShrinkStep):
         assert seconds_of(step, TOKENS, 0.2, plain, RATES) < seconds_of(step, TOKENS, 0.2, WORK, RATES)
+
+
+def test_too_few_tokens_to_distil_take_as_long_as_a_refit_alone() -> None:
+    refit, tokens = replace(WORK, passes=0.0), TOKENS.calibration_tokens
+    for count in (seconds_of, disk_of):
+        enough, few = (
+            count(ShrinkStep, TOKENS, 0.2, replace(WORK, min_tokens=least), RATES) for least in (tokens, tokens + 1)
+        )
+        assert few == count(ShrinkStep, TOKENS, 0.2, refit, RATES) < enough
+        assert enough == count(ShrinkStep, TOKENS, 0.2, WORK, RATES)
 
 
 def test_each_plan_that_is_tried_takes_as_long() -> None:
