@@ -47,7 +47,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_export_goes_on_in_the_middle_of_each_step(work: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    (work / "tried.toml").write_text("trials = 4\n", "utf-8")
+    (work / "tried.toml").write_text("trials = 4\nmin_tokens = 0\n", "utf-8")  # so that it is distilled, too
     arguments = (*ARGUMENTS, "--recipe", "tried.toml")
     assert run_here(*arguments).code == 0
     expected = tree(work / "out")
