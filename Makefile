@@ -31,13 +31,13 @@ RUNTIMES := $(FEWER_RUNTIMES),mlx-lm,vllm
 
 .PHONY: demo test test-fast test-release test-all test-runtimes test-gpu lint clean
 
-# The main job on a real model: three tasks, ratio 0.2, CPU; a refit alone, for little time.
+# The main job on a real model: three tasks, ratio 0.2, CPU.
 demo: .venv/installed $(MODEL)
 	.venv/bin/seap-export export $(MODEL) \
 		--task sample:arithmetic \
 		--task sample:everyday \
 		--task sample:reading \
-		--ratio 0.2 --recipe samples/refit.toml --out $(OUT)
+		--ratio 0.2 --out $(OUT)
 
 # All checks, the tests on micro models, and the demo.
 test: lint test-fast

@@ -47,7 +47,6 @@ def arithmetic(
 ) -> dict[float, Path]:
     """The arithmetic task's variants at ratios 0, 0.2 and 0.5; the demo's is reused."""
     ratios = [argument for ratio in ("0", "0.2", "0.5") for argument in ("--ratio", ratio)]
-    recipe = ROOT / "samples" / "refit.toml"
-    options = ("--recipe", recipe, "--no-quality", "--no-speed")
+    options = ("--no-quality", "--no-speed")
     run("export", smollm2_gguf, "--task", "sample:arithmetic", *ratios, *options, "--out", demo)
     return {ratio: demo / f"arithmetic-{ratio:g}" for ratio in (0.0, 0.2, 0.5)}

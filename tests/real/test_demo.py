@@ -18,7 +18,7 @@ def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
     assert manifest["complete"]
     for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2"):  # other tests add more to the folder
         variant = manifest["variants"][name]
-        assert variant["method"] == "custom"
+        assert variant["method"] == "reconstruct"
         assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
         assert variant["parity"]["onnx"]["verdict"] == "passed"
         assert 0 < variant["parity"]["onnx"]["max_abs"] <= 1e-3

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.full
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_variant_for_all_tasks_is_proven_and_what_the_router_falls_back_on(
@@ -18,8 +17,7 @@ def test_a_variant_for_all_tasks_is_proven_and_what_the_router_falls_back_on(
 ) -> None:
     names = ("arithmetic", "everyday", "reading")
     tasks = [part for name in names for part in ("--task", f"sample:{name}")]
-    recipe = ROOT / "samples" / "refit.toml"
-    run("export", smollm2_gguf, *tasks, "--general", "--ratio", "0.2", "--recipe", recipe, "--out", demo)
+    run("export", smollm2_gguf, *tasks, "--general", "--ratio", "0.2", "--out", demo)
     variant = json.loads((demo / "manifest.json").read_text("utf-8"))["variants"]["general-0.2"]
     assert variant["weights"] == dict.fromkeys(names, 1.0)
     assert abs(variant["achieved_ratio"] - 0.2) <= 0.005

@@ -141,10 +141,7 @@ def test_onnx_graph_is_checked_and_small(arithmetic: dict[float, Path]) -> None:
 def test_second_export_reuses_everything(arithmetic: dict[float, Path], smollm2_gguf: Path, run: Run) -> None:
     demo = arithmetic[0.2].parent
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
-    recipe = ROOT / "samples" / "refit.toml"
-    done = run(
-        "export", smollm2_gguf, "--task", "sample:arithmetic", "--ratio", "0.2", "--recipe", recipe, "--out", demo
-    )
+    done = run("export", smollm2_gguf, "--task", "sample:arithmetic", "--ratio", "0.2", "--out", demo)
     assert "reused" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
 
