@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,21 @@ def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:
     held_out = json.loads((demo / "calibration" / "arithmetic" / "calibration.json").read_text("utf-8"))["held_out"]
     route = json.loads(run("route", demo, held_out[0]["question"], "--ratio", "0.2", "--json").stdout)
     assert (route["task"], Path(route["variant"]).name) == ("arithmetic", "arithmetic-0.2")
+
+
+def test_no_answer_is_blank(demo: Path, run: Run) -> None:
+    """That of the README's example, and those of both models that the report shows."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (example,) = re.findall(r"^seap-export (generate pruned/arithmetic-0\.2 .*)$", readme, flags=re.MULTILINE)
+    answers = {"README": run(*shlex.split(example.replace("pruned/", f"{demo}/"))).stdout}
+    for name in ("arithmetic", "everyday", "reading"):
+        sample = json.loads((demo / f"{name}-0.2" / "quality.json").read_text("utf-8"))["sample"]
+        answers |= {f"{name}, {model}": sample[model] for model in ("dense", "variant")}
+        record = json.loads((demo / "calibration" / name / "calibration.json").read_text("utf-8"))
+        questions = {held_out.get("question") for held_out in record["held_out"]}
+        assert (sample["prompt"] in questions) == (name != "reading"), sample["prompt"]
+    words = {name: re.findall(r"\w+", answer) for name, answer in answers.items()}
+    assert {name: said for name, said in words.items() if len(set(said)) < 4} == {}
 
 
 def test_tasks_keep_different_heads_and_neurons(demo: Path) -> None:

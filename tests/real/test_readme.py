@@ -55,7 +55,7 @@ def test_readme_command(command: str, demo: Path) -> None:
     words = shlex.split(command.replace("demo-output", str(demo)))
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert done.stdout.strip()
 
 
 @pytest.mark.release
@@ -69,7 +69,7 @@ def test_the_commands_for_a_model_of_the_hub(tmp_path: Path, smollm2_gguf: Path)
         words = shlex.split(command)
         done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        assert done.stdout
+        assert done.stdout.strip()
     assert {path.name for path in tmp_path.iterdir()} == {"hub", "pruned", "report.html"}
 
 
