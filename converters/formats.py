@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from converters.format import Format
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.toml_file import either
 
-__all__ = ["FORMATS", "Row", "format_class", "format_name", "parse_format", "read_format", "row_of"]
+__all__ = ["FORMATS", "Row", "alike", "format_class", "format_name", "parse_format", "read_format", "row_of"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Row:
     marker: str
 
 
+#: The bits of a precision: the first number in its name.
+_BITS = re.compile(r"\d+")
 FORMATS: Mapping[str, Row] = {
     "hf": Row("converters.hf.format:HfFormat", "safetensors", "config.json"),
     "onnx": Row("converters.onnx.format:OnnxFormat", "ONNX", "genai_config.json"),
@@ -65,6 +68,13 @@ def parse_format(text: str) -> tuple[type[Format], str | None]:
     if precision not in format.precisions:
         raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(format.precisions)}")
     return format, precision
+
+
+def alike(name: str, precision: str) -> str | None:
+    """The format with its first precision of as many bits, such as `gguf:q4_0` for `gguf` and `int4`; None: none."""
+    bits = _BITS.findall(precision)[:1]
+    same = (other for other in format_class(name).precisions if _BITS.findall(other)[:1] == bits)
+    return next((f"{name}:{other}" for other in same), None)
 
 
 def format_name(folder: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from converters.format import Format
-from converters.formats import parse_format
+from converters.formats import alike, parse_format
 from converters.onnx.form import Logits, OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS, choose_precision
@@ -60,7 +60,10 @@ def _parsed(texts: Sequence[str], graph: dict[str, Any]) -> list[tuple[type[Form
     parsed = [parse_format(text) for text in texts]
     idle = [f"--{name.replace('_', '-')}" for name in _OF_GRAPHS if graph[name] not in (None, False)]
     if idle and all(format is not OnnxFormat for format, _ in parsed):
-        raise UsageError(f"no effect without --format onnx: {', '.join(idle)}")
+        named = [alike(format.name, graph["precision"]) for format, _ in parsed if graph["precision"] is not None]
+        instead = [f"--format {text}" for text in named if text is not None]
+        remedy = f"; use {' '.join(instead)}" if instead else "; leave it out"
+        raise UsageError(f"no effect without --format onnx: {', '.join(idle)}{remedy}")
     return parsed
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+from pathlib import Path
 
 import click
 
@@ -36,6 +39,17 @@ def is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
+def _os_message(error: OSError, text: str) -> str:
+    """The line for an error of the operating system."""
+    problem = _OS_ERRORS.get(error.errno or 0, error.strerror or text)
+    if not error.filename:
+        return problem
+    folder = Path(os.fsdecode(error.filename)).parent
+    if error.errno == errno.ENOENT and folder.is_dir() and not shutil.disk_usage(folder).total:
+        return f"{folder} is not on a disk; choose another folder"
+    return f"{error.filename}: {problem}"
+
+
 def as_click_error(error: BaseException) -> click.ClickException:
     """The line that a user sees for an exception, and the exit code."""
     if isinstance(error, SeapError):
@@ -44,8 +58,7 @@ def as_click_error(error: BaseException) -> click.ClickException:
         return Failure("interrupted; run the same command again to continue", _INTERRUPTED)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno is not None:
-        what = _OS_ERRORS.get(error.errno, error.strerror or text)
-        return Failure(f"{error.filename}: {what}" if error.filename else what, _ENVIRONMENT)
+        return Failure(_os_message(error, text), _ENVIRONMENT)
     if "No space left on device" in text:  # safetensors and others report a failed write in words only
         return Failure(_FULL, _ENVIRONMENT)
     if isinstance(error, MemoryError) or "allocate memory" in text:  # torch raises a RuntimeError

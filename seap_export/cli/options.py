@@ -13,9 +13,11 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import option, rare
+from seap_export.errors import UsageError
 from seap_export.providers import WRITTEN_FOR
 
 __all__ = [
+    "ExistingPath",
     "NumberOrWord",
     "PathType",
     "Ratio",
@@ -46,6 +48,8 @@ __all__ = [
 
 Command = Callable[..., Any]
 _AT_LEAST_1 = click.IntRange(min=1)
+#: Some machines of a cluster have more cores than this one, but hardly more than this many.
+_MOST_THREADS = 1024
 
 
 class PathType(click.Path):
@@ -54,6 +58,37 @@ class PathType(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Converts text to a path."""
         return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
+
+
+class ExistingPath(PathType):
+    """A path that must be there; every command refuses others with the same words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Converts text to a path.
+
+        Raises:
+            UsageError: There is nothing at the path.
+        """
+        path = super().convert(value, param, ctx)
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder; check the path")
+        return path
+
+
+class Threads(click.IntRange):
+    """A number of threads: at least 1, and not many times the cores."""
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Converts text to a number."""
+        threads, cores = int(super().convert(value, param, ctx)), os.cpu_count() or 1
+        if threads > max(_MOST_THREADS, 4 * cores):
+            self.fail(
+                f"{threads} is out of range; this machine has {cores} cores, and more threads are slower", param, ctx
+            )
+        return threads
 
 
 class NumberOrWord(click.ParamType):
@@ -81,7 +116,8 @@ class Ratio(click.FloatRange):
         try:
             ratio = float(Decimal(number) / 100 if is_percent else Decimal(number))
         except (InvalidOperation, ValueError):
-            self.fail(f"'{value}' is not a number; give a fraction such as 0.2, or 20%", param, ctx)
+            remedy = "repeat the option for each ratio" if "," in text else "give a fraction such as 0.2, or 20%"
+            self.fail(f"'{value}' is not a number; {remedy}", param, ctx)
         if 0.0 <= ratio < 1.0:
             return ratio
         remedy = f"for {number} percent, give {number}%" if 1.0 < ratio < 100.0 else "give at least 0 and less than 1"
@@ -128,7 +164,7 @@ def provider_option(purpose: str, names: Iterable[str] = WRITTEN_FOR) -> Command
     return option("--provider", type=click.Choice(list(names)), default="cpu", show_default=True, help=purpose)
 
 
-threads_option = option("--threads", type=_AT_LEAST_1, metavar="N", help="Number of threads.  [default: all cores]")
+threads_option = option("--threads", type=Threads(), metavar="N", help="Number of threads.  [default: all cores]")
 raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
 

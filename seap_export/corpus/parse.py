@@ -62,7 +62,8 @@ def parse_task(spec: str) -> Task:
     if not equals and not _is_file(Path(spec)):
         name, source = spec.removeprefix(_SAMPLE).partition(":")[0].rpartition("/")[2], spec
     if not name or not source:
-        raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as maths=maths.jsonl")
+        file = spec.strip("=") or "maths.jsonl"
+        raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as {Path(file).stem}={file}")
     path = _sample_file(source) or Path(os.path.expanduser(source))
     if path.suffix.lower() == _TASK_FILE:
         return _read_task_file(name, path)

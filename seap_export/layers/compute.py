@@ -11,12 +11,15 @@ import torch
 
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.memory import available_memory
+from seap_export.runtime.doctor.driver import read_driver
 
 __all__ = ["Compute", "choose_compute", "parse_bytes", "torch_threads"]
 
 #: What stays free for the rest of the machine, as a fraction of what is free now.
 _MARGIN = 0.1
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+#: Fewer are hardly meant as bytes, if there is no unit.
+_FEWEST_BYTES = 10**6
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 
 
@@ -76,10 +79,12 @@ def torch_threads(number: int | None) -> Iterator[None]:
 
 
 def parse_bytes(size: str) -> int:
-    """The bytes of a size such as `8GiB`, `500MB` or `1000000`; raises `UsageError`."""
+    """The bytes of a size such as `8GiB`, `500MB` or `1000000`; raises `UsageError`, also if a unit is missing."""
     match = _SIZE.fullmatch(size.strip())
     if match is None or match[2].lower() not in _UNITS or float(match[1]) <= 0:
         raise UsageError(f"'{size}' is not a size; give one such as 8GiB or 500MB")
+    if not match[2] and float(match[1]) < _FEWEST_BYTES:
+        raise UsageError(f"'{size}' has no unit; write {match[1]}MB or {match[1]}GB")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
@@ -90,6 +95,9 @@ def _device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
+        driver = read_driver()
+        if not driver.gpus:
+            raise EnvironmentFailure(f"--device {name}: no NVIDIA GPU, since {driver.reason}; use --device cpu")
         raise EnvironmentFailure(
             f"--device {name}: torch {torch.__version__} finds no CUDA GPU; use --device cpu, or install a "
             "torch built for CUDA and check the driver with 'nvidia-smi'"

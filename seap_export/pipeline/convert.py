@@ -58,7 +58,7 @@ def convert(
         EnvironmentFailure: A package or disk space is missing.
     """
     row = row_of(own)
-    config = read_json(model_folder / "config.json")
+    config = _config_of(model_folder)
     spec = model_spec(config)
     generation = read_json_if_present(model_folder / "generation_config.json")
     refuse_unwritable(own, spec, config, generation)
@@ -82,6 +82,16 @@ def convert(
         with progress.step(f"writing {row.title}", len(spec.layers)) as advance:
             write_format(own, model_folder, target, advance)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    if not (folder / "config.json").is_file():
+        inner = Variant(folder).hf
+        remedy = (
+            f"give {inner}" if (inner / "config.json").is_file() else "give a model folder, such as OUT/TASK-0.2/hf"
+        )
+        raise InputError(f"{folder}: no config.json; {remedy}")
+    return read_json(folder / "config.json")
 
 
 def refuse_unwritable(

@@ -234,8 +234,10 @@ def _read(golden: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         outside = [name for name in about["files"] if Path(name).name != name]
         if outside:
             raise ValueError("it names files outside the folder")
+    except FileNotFoundError as error:
+        raise UsageError(f"{golden}: no such file; write it with 'seap-export validate --save-golden'") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
-        raise UsageError(
-            f"{golden}: not a golden file ({' '.join(str(error).split()):.120}); write it again"
-        ) from error
+        text = " ".join(str(error).split())
+        reason = "not an .npz file of numbers" if "pickle" in text else text  # numpy offers to load it all the same
+        raise UsageError(f"{golden}: not a golden file ({reason:.120}); write it again") from error
     return about, arrays

@@ -116,6 +116,7 @@ def open_session(
     check_session_options(provider, threads, provider_options)
     if not model.is_file():
         raise ArtifactError(f"{model}: no such file; export again")
+    _refuse_missing_gpu(provider)
     complaint = prepare(provider)
     options = _options(threads or available_threads())
     if mapped:
@@ -136,10 +137,23 @@ def probe(provider: str) -> None:
     check_session_options(provider, None)
     if provider == "cpu":
         return
+    _refuse_missing_gpu(provider)
     complaint = prepare(provider)
     session = _create(Path("probe.onnx"), provider, _options(1), None, _PROBE)
     if session.get_providers()[0] != PROVIDERS[provider].ort_name:
         raise provider_failure(provider, complaint)
+
+
+def _refuse_missing_gpu(provider: str) -> None:
+    """Names the GPU that is not there before any library is blamed."""
+    if PROVIDERS[provider].device == "cpu":
+        return
+    from seap_export.runtime.doctor.driver import read_driver  # its package imports this module
+
+    driver = read_driver()
+    if not driver.gpus:
+        label = PROVIDERS[provider].label
+        raise EnvironmentFailure(f"no NVIDIA GPU for {label}, since {driver.reason}; use --provider cpu")
 
 
 def nodes_by_provider(session: ort.InferenceSession) -> dict[str, dict[str, int]] | None:

@@ -121,6 +121,14 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _open(file: Path) -> safe_open:
     if not file.is_file():
+        folder = file.parent
+        if next(folder.glob("pytorch_model*.bin"), None) is not None:
+            copy = f"M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}')"
+            raise InputError(
+                f"{folder}: its weights are in pytorch_model.bin only, which is not read, since such files can run "
+                "code; if you trust it, write them as safetensors beside it: "
+                f'python -c "from transformers import AutoModelForCausalLM as M; {copy}"'
+            )
         raise InputError(f"{file}: weights are missing; a model folder needs safetensors files")
     try:
         with file.open("rb") as stream:

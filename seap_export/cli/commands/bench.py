@@ -11,7 +11,14 @@ import click
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
-from seap_export.cli.options import PathType, force_option, output_options, provider_option, threads_option
+from seap_export.cli.options import (
+    ExistingPath,
+    PathType,
+    force_option,
+    output_options,
+    provider_option,
+    threads_option,
+)
 from seap_export.json_file import write_json
 
 if TYPE_CHECKING:
@@ -21,7 +28,7 @@ __all__ = ["bench_command"]
 
 
 @click.command("bench", cls=GroupedCommand)
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, required=True, type=ExistingPath(), metavar="PATH...")
 @titled(
     "Measurement",
     option("--dense", required=True, metavar="MODEL", help="The dense model that the variants were made from."),
@@ -80,7 +87,7 @@ __all__ = ["bench_command"]
 )
 def bench_command(
     console: Console,
-    paths: tuple[str, ...],
+    paths: tuple[Path, ...],
     dense: str,
     out: Path | None,
     force: bool,
@@ -114,7 +121,7 @@ def bench_command(
     defaults = {name: value for name, value in options.items() if value not in ((), None)}
     request = BenchRequest(form=form, **defaults)
     with write_whole(out, force=force) if out else nullcontext() as target:
-        report = bench(paths, dense, request, console)
+        report = bench(list(map(str, paths)), dense, request, console)
         if target:
             write_json(target, report.to_json(), ensure_ascii=True)
     for line in (*report.left_out, *report.complaints):

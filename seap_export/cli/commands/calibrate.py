@@ -9,6 +9,7 @@ import click
 
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, titled
+from seap_export.cli.memory import warn_of_memory
 from seap_export.cli.options import (
     calibration_options,
     compute_options,
@@ -51,6 +52,7 @@ def calibrate_command(
     compute, settings = compute_of(options), calibration_settings(options)
     parsed = parse_tasks(tasks)
     source = open_source(model)
+    warn_of_memory(console, source, compute)
     calibrate(source, parsed, settings, out, force=force, compute=compute, progress=console)
     calibrations = {task.name: Calibration(out / calibration_step(task.name)) for task in parsed}
     result = {

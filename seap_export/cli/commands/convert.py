@@ -11,6 +11,7 @@ from seap_export.cli.console import Console, megabytes
 from seap_export.cli.form import format_option, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.options import (
+    ExistingPath,
     PathType,
     compute_options,
     force_option,
@@ -24,7 +25,7 @@ __all__ = ["convert_command"]
 
 
 @click.command("convert", cls=GroupedCommand)
-@click.argument("folder", type=PathType())
+@click.argument("folder", type=ExistingPath())
 @titled(
     "Output",
     format_option,

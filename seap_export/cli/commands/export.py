@@ -12,6 +12,7 @@ from seap_export.cli.config import ConfigurableCommand, config_option, set_optio
 from seap_export.cli.console import Console, duration, megabytes, table
 from seap_export.cli.form import formats_option, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import option, rare, settings, titled
+from seap_export.cli.memory import warn_of_memory
 from seap_export.cli.options import (
     calibration_options,
     cluster_option,
@@ -131,6 +132,7 @@ def export_command(
             "quality and speed are not measured on hf alone: they need a further format, such as --format onnx"
         )
     source = open_source(model)
+    warn_of_memory(console, source, compute)
     if request.targets is not None and chosen is not None:
         raise UsageError("--cluster makes variants of given ratios only; leave it out, or give --ratio")
     if dry_run:

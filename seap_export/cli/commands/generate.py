@@ -9,7 +9,7 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, option, titled
-from seap_export.cli.options import PathType, output_options, provider_option, raw_option, threads_option
+from seap_export.cli.options import ExistingPath, output_options, provider_option, raw_option, threads_option
 from seap_export.cli.prompt import read_prompt
 from seap_export.providers import PROVIDERS
 
@@ -20,7 +20,7 @@ __all__ = ["generate_command"]
 
 
 @click.command("generate", cls=GroupedCommand)
-@click.argument("folder", type=PathType())
+@click.argument("folder", type=ExistingPath())
 @click.argument("prompt")
 @titled(
     "Generation",
@@ -112,7 +112,9 @@ def _onnx_folder(folder: Path) -> Path:
     for candidate in (folder, folder / "onnx"):
         if (candidate / "model.onnx").is_file():
             return candidate
-    raise ArtifactError(f"{folder}: contains neither model.onnx nor onnx/model.onnx; give a variant's folder")
+    variants = sorted(graph.parents[1] for graph in folder.glob("*/onnx/model.onnx"))
+    remedy = f"give a variant in it, such as {variants[0]}" if variants else "give a variant's folder"
+    raise ArtifactError(f"{folder}: contains neither model.onnx nor onnx/model.onnx; {remedy}")
 
 
 def _describe(completion: Completion) -> dict[str, Any]:

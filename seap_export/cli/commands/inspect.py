@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,15 +10,15 @@ import click
 from seap_export.cli.console import Console, difference, megabytes, table
 from seap_export.cli.exported import measured_cells, measured_heads, parity_verdict
 from seap_export.cli.general_text import general_text_table
-from seap_export.cli.options import output_options
+from seap_export.cli.options import ExistingPath, output_options
 
 __all__ = ["inspect_command"]
 
 
 @click.command("inspect")
-@click.argument("path")
+@click.argument("path", type=ExistingPath())
 @output_options
-def inspect_command(console: Console, path: str) -> None:
+def inspect_command(console: Console, path: Path) -> None:
     """Describe PATH: an output folder of `export`, a variant, a model folder or a GGUF file.
 
     The files of an output folder are checked against the SHA-256 in its manifest; the exit code is 7 if one differs.
@@ -29,7 +30,7 @@ def inspect_command(console: Console, path: str) -> None:
     """
     from seap_export.pipeline.inspect import describe
 
-    result = describe(path)
+    result = describe(str(path))
     console.result(result, _TEXTS[result["kind"]](result))
 
 

@@ -11,6 +11,7 @@ import click
 
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
+from seap_export.cli.memory import warn_of_memory
 from seap_export.cli.options import (
     PathType,
     compute_options,
@@ -100,6 +101,7 @@ def plan_command(
     compute = compute_of(options)
     settings = plan_settings(options, Target(options.pop("provider")))
     source = open_source(model)
+    warn_of_memory(console, source, compute)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
     statistics = open_mixture(calibrations, weights)
     tokens = _vocabulary(source, statistics, tasks, vocabulary, console)

@@ -8,13 +8,13 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.options import PathType, force_option, out_option, output_options
+from seap_export.cli.options import ExistingPath, PathType, force_option, out_option, output_options
 
 __all__ = ["plot_command"]
 
 
 @click.command("plot")
-@click.argument("paths", nargs=-1, type=PathType(), metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=ExistingPath(), metavar="[PATH]...")
 @click.option(
     "--evaluation",
     "evaluations",

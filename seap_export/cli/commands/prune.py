@@ -9,6 +9,7 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.memory import warn_of_memory
 from seap_export.cli.options import (
     PathType,
     compute_options,
@@ -59,6 +60,7 @@ def prune_command(
 
     compute = compute_of(options)
     plan, source = read_plan(plan_file), open_source(model)
+    warn_of_memory(console, source, compute)
     statistics = open_mixture_of(plan, calibrations)
     units = variant_units(len(plan.layers), plan.settings.distillation, plan.requested_ratio)
     console.say(f"hashing {source.name}")

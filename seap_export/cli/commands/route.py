@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.options import PathType, Ratio, output_options, raw_option
+from seap_export.cli.options import ExistingPath, PathType, Ratio, output_options, raw_option
 from seap_export.cli.prompt import read_prompt
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["route_command"]
 
 
 @click.command("route")
-@click.argument("folder", type=PathType(), metavar="DIR")
+@click.argument("folder", type=ExistingPath(), metavar="DIR")
 @click.argument("prompt", required=False)
 @click.option("--prompt-file", type=PathType(allow_dash=True), help="Read the prompt from this file; - is stdin.")
 @click.option(

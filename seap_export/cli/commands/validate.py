@@ -12,6 +12,7 @@ import click
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.options import (
+    ExistingPath,
     PathType,
     compute_options,
     force_option,
@@ -32,7 +33,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
 
 
 @click.command("validate", cls=GroupedCommand)
-@click.argument("path", type=PathType())
+@click.argument("path", type=ExistingPath())
 @titled(
     "Checks",
     option("--check", "checks", multiple=True, type=click.Choice(_CHECKS), help="Run only this check. Repeatable."),

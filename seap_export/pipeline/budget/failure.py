@@ -50,8 +50,8 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
     if targets.size is not None and targets.size < min(map(least.bytes, ends)):
         end = min(ends, key=least.bytes)
         raise UsageError(
-            f"--target-size {_megabytes(targets.size)} is out of reach: even without everything that can be removed, "
-            f"the weights take {_megabytes(least.bytes(end))} in {end.label}; give a larger size"
+            f"--target-size {_size(targets.size)} is out of reach: even without everything that can be removed, "
+            f"the weights take {_size(least.bytes(end))} in {end.label}; give a larger size"
         )
     fastest = max(map(least.ideal_speedup, ends))
     if targets.decode_speedup is not None and targets.decode_speedup > fastest:
@@ -103,7 +103,7 @@ def _speedup(point: Point) -> float:
 def _line(targets: Targets, task: str, nearest: Point, what: str, option: str) -> str:
     limits = []
     if targets.size is not None:
-        limits.append(f"at most {_megabytes(targets.size)}")
+        limits.append(f"at most {_size(targets.size)}")
     if targets.decode_speedup is not None:
         limits.append(f"decode speed-up at least {targets.decode_speedup:g}")
     if targets.max_kl is not None:
@@ -112,7 +112,7 @@ def _line(targets: Targets, task: str, nearest: Point, what: str, option: str) -
     speed = "" if nearest.speedup is None else f", decode speed-up {nearest.speedup:.2f}"
     return (
         f"{task}: nothing {what} ({', '.join(limits)}); {_name(task, nearest.candidate)} comes nearest: "
-        f"{_megabytes(figures.bytes)}, KL {figures.mean_kl_nats:.3f}{speed}; change {option} or another target"
+        f"{_size(figures.bytes)}, KL {figures.mean_kl_nats:.3f}{speed}; change {option} or another target"
     )
 
 
@@ -120,5 +120,5 @@ def _name(task: str, candidate: Candidate) -> str:
     return f"{variant_name(task, candidate.ratio)} in {candidate.label}"
 
 
-def _megabytes(number: float) -> str:
-    return f"{number / 1e6:.3g} MB"
+def _size(number: float) -> str:
+    return f"{number / 1e6:.3g} MB" if number >= 1e6 else f"{number / 1e3:.3g} kB"

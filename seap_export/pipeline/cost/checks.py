@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
@@ -80,10 +81,11 @@ def refuse_missing_provider(provider: str) -> None:
 
 
 def refuse_full_disk(disk: Disk, out: Path) -> None:
-    """Fails early if the artifacts, or what is needed while they are made, will not fit on the disk.
+    """Fails early if the artifacts, or what is needed while they are made, cannot be written or will not fit.
 
     Raises:
-        EnvironmentFailure: There is less free space than needed in the output folder or the temporary folder.
+        EnvironmentFailure: The output folder cannot be written to, or there is less free space than needed in it or in
+            the temporary folder.
     """
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     scratch = Path(tempfile.gettempdir())
@@ -91,11 +93,16 @@ def refuse_full_disk(disk: Disk, out: Path) -> None:
     if existing.stat().st_dev != scratch.stat().st_dev:
         in_folder = disk.kept + disk.unfinished
         _refuse(disk.temporary, scratch, scratch, "set TMPDIR (on Windows, TEMP) to another folder")
+    if in_folder and existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+        raise EnvironmentFailure(f"{out}: {existing} is read-only, or you may not write there; use another --out")
     _refuse(in_folder, existing, out, "use another --out")
 
 
 def _refuse(needed: int, path: Path, name: Path, remedy: str) -> None:
-    free = shutil.disk_usage(path).free
+    usage = shutil.disk_usage(path)
+    free = usage.free
+    if not usage.total:
+        raise EnvironmentFailure(f"{name}: {path} is not on a disk; {remedy}")
     if free < needed:
         raise EnvironmentFailure(
             f"{name}: about {needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free; "

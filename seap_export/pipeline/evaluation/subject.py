@@ -196,6 +196,8 @@ def variant_subject(variant: Variant, dense: Source | None) -> Subject:
 
 
 def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Subject:
+    if dense is not None and not Path(os.path.expanduser(path)).exists():
+        raise UsageError(f"{path}: no such file or folder; check the path")
     if dense is not None or request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
         raise UsageError(
             f"{path} is not a variant, so --dense has no effect; give a variant's folder, such as OUT/TASK-0.2"

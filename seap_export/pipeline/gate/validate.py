@@ -201,7 +201,10 @@ class _Validation:
         if not any((path / part).exists() for part in (PLAN, *FORMATS)):
             if (path / "calibration").is_dir() or any(path.glob(f"*/{PLAN}")):
                 raise ArtifactError(f"{path}: {MANIFEST} is missing; export again, or copy the whole folder")
-            raise UsageError(f"{path} is neither an export nor a variant; give OUT, or OUT/TASK-0.2")
+            raise UsageError(
+                f"{path} is neither an export nor a variant; give an output folder of 'seap-export export' or a "
+                "variant in it"
+            )
         return [Variant(path.resolve())]  # "." has a parent, too
 
     def _recorded_manifest(self) -> Manifest | None:

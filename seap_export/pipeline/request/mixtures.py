@@ -121,7 +121,7 @@ def parse_mixtures(
         mixes: `NAME=TASK:WEIGHT,TASK:WEIGHT...`; the default weight is 1.
 
     Raises:
-        UsageError: A value is malformed, or a name is already used.
+        UsageError: A value is malformed, a name is already used, or there is one task for the general variant.
     """
     if weights and not general:
         raise UsageError("weights of tasks are for the general variant; add --general, or give a mix its own weights")
@@ -138,6 +138,8 @@ def parse_mixtures(
         if mixture.name.lower() in taken:
             raise UsageError(f"the name '{mixture.name}' is already used; rename the task or the mixture")
         taken.add(mixture.name.lower())
+    if general and len(tasks) < 2:
+        raise UsageError("--general makes a variant for all tasks together, and there is one task; leave it out")
     return tuple(mixtures)
 
 

@@ -159,6 +159,10 @@ class Diagnosis:
         failed = provider.libraries_failure or provider.session.reason or provider.attention.reason
         if provider.name == "cpu":
             return failed, reinstall_remedy(self.packages)
+        if not self.driver.gpus:
+            lacks = provider.missing or not provider.built_in
+            with_gpu = f"if there is one, {missing_remedy(provider.missing, self.packages)}" if lacks else ""
+            return f"no NVIDIA GPU, since {self.driver.reason}", with_gpu or "use a machine with one and its driver"
         if not provider.built_in:
             return "this onnxruntime was built without it", missing_remedy([], self.packages)
         if self.packages.is_too_old_for_cuda:
@@ -166,8 +170,6 @@ class Diagnosis:
             return f"{GPU_DISTRIBUTION} {version} is older than {OLDEST_FOR_CUDA}", upgrade_remedy()
         if provider.missing:
             return f"missing {', '.join(provider.missing)}", missing_remedy(provider.missing, self.packages)
-        if not self.driver.gpus:
-            return self.driver.reason, "run it on a machine with an NVIDIA GPU and its driver"
         if self._driver_is_too_old:
             built, runs = self.packages.cuda_version, self.driver.cuda_version
             return f"onnxruntime was built for CUDA {built}, the driver runs {runs}", "install a newer NVIDIA driver"

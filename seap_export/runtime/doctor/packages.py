@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 #: Needed to run a variant, besides ONNX Runtime, which comes in several distributions.
-RUNTIME = ("click", "numpy", "tokenizers")
+RUNTIME = ("click", "jinja2", "numpy", "tokenizers")
 #: Needed in addition to export one.
 EXPORT = (
     "filelock", "gguf", "ml_dtypes", "onnx", "onnx-ir", "optimum", "packaging", "psutil", "pyarrow", "safetensors",

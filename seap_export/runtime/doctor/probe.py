@@ -6,6 +6,7 @@ python -m seap_export.runtime.doctor.probe driver|libraries|session|attention [c
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ __all__ = ["TOLERANCE", "answer", "try_model"]
 
 #: Largest accepted difference from float64; values are near 1, where float16 has steps of 0.001.
 TOLERANCE = 0.01
-#: Where the advice in a session's error begins; it is meant for other commands.
-_ADVICE = "; install onnxruntime-gpu with"
+#: The advice in a session's error, which is meant for other commands.
+_ADVICE = re.compile(r"; (?:install onnxruntime-gpu with|use --provider cpu).*")
 _FAILURES: tuple[type[Exception], ...] = (SeapError, OSError, *ORT_ERRORS)
 
 
@@ -66,7 +67,7 @@ def try_model(trial: ProbeModel, provider: str) -> dict[str, Any]:
             output = session.run(None, trial.feeds())[0]
             nodes = nodes_by_provider(session) or {}
     except _FAILURES as error:
-        return {"reason": one_line(error).partition(_ADVICE)[0], "difference": None}
+        return {"reason": _ADVICE.sub("", one_line(error)), "difference": None}
     difference = float(np.abs(output.astype(np.float64) - trial.expected()).max())
     if not np.isfinite(difference):
         return {"reason": f"{trial.name} returns numbers that are not finite", "difference": None}

@@ -99,6 +99,14 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--set", "samples=-3"], "samples=-3: -3 is not in the range"),
         (["--calibration-tokens", "0"], "'--calibration-tokens': 0"),
         (["--threads", "0"], "'--threads': 0"),
+        (["--threads", "100000"], "'--threads': 100000 is out of range; cores"),
+        (["--ratio", "0.2,0.5"], "'0.2,0.5' is not a number; repeat the option"),
+        (["--target-size", "60"], "'60' has no unit; write 60MB or 60GB"),
+        (["--memory", "4"], "'4' has no unit; write 4MB or 4GB"),
+        (["--general"], "--general one task; leave it out"),
+        (["--precision", "int4", "--format", "gguf"], "--precision --format gguf:q4_0"),
+        (["--precision", "int8", "--format", "web"], "--precision --format web:q8"),
+        (["--task", "b.jsonl"], "write NAME=FILE, such as b=b.jsonl"),
         (["--set", "held_out=0"], "held_out=0: 0 is not in the range"),
         (["--set", "max_length=1"], "max_length=1: 1 is not in the range"),
         (["--set", "batch_tokens=0"], "batch_tokens=0: 0"),
@@ -230,9 +238,48 @@ def test_texts_without_a_token(run: Run, work: Path) -> None:
 
 
 def test_a_disk_that_is_too_small(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(total=1 << 40, free=1_000_000))
     says = "out: about 9.1 MB are needed and 1.0 MB are free; free some space, or use another --out"
     refuse(run, work, code=6, says=says)
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_folder_that_takes_no_files(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    """No space can be freed there."""
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(total=0, free=0))
+    refuse(run, work, *more, code=6, says=f"out: {work} is not on a disk; use another --out")
+    monkeypatch.setattr(checks.os, "access", lambda path, mode: False)
+    refuse(run, work, *more, code=6, says=f"out: {work} read-only not write there; use another --out")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("validate",), ("inspect",), ("convert", "--out", "x"), ("plot", "--out", "x"), ("bench", "--dense", "m"),
+        ("evaluate", "--dense", "m"), ("generate", "hello"), ("route", "hello"),
+    ],
+)  # fmt: skip
+def test_a_path_that_is_not_there(run: Run, work: Path, command: tuple[str, ...]) -> None:
+    """Every command says the same."""
+    message = run(command[0], "nowhere", *command[1:]).refused(2)
+    assert message == "nowhere: no such file or folder; check the path"
+    assert not (work / "x").exists()
+
+
+def test_weights_that_can_run_code(run: Run, work: Path) -> None:
+    (work / "m" / "model.safetensors").rename(work / "m" / "pytorch_model.bin")
+    refuse(run, work, code=8, says="m: pytorch_model.bin python -c from_pretrained('m' save_pretrained('m')")
+    run("inspect", "m").refused(8, "pytorch_model.bin", "save_pretrained")
+
+
+def test_a_layer_that_needs_more_than_the_memory(run: Run, work: Path) -> None:
+    arguments = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--dry-run", "--quiet")
+    outcome = run(*arguments, "--memory", "1MB")
+    assert (outcome.code, outcome.err.count("Warning: ")) == (0, 1)
+    assert "--memory" in outcome.err
+    assert run(*arguments, "--memory", "1GB").err == ""
 
 
 def test_a_disk_that_is_too_small_does_not_stop_a_finished_export(
@@ -240,7 +287,7 @@ def test_a_disk_that_is_too_small_does_not_stop_a_finished_export(
 ) -> None:
     arguments = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
     assert run(*arguments).code == 0
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(total=1 << 40, free=0))
     assert run(*arguments).code == 0
 
 

@@ -90,8 +90,8 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (["none", PROMPT], 7, "none: contains neither model.onnx"),
-        (["out", PROMPT], 7, "out: contains neither model.onnx"),
+        (["m", PROMPT], 7, "m: contains neither model.onnx"),
+        (["out", PROMPT], 7, "give a variant in it, such as out/a-0.2"),
         (["out/a-0.2", " "], 8, "the prompt has no token"),
         (["out/a-0.2", PROMPT, "--max-new-tokens", 0], 2, "0 new tokens"),
         (["out/a-0.2", PROMPT, "--threads", 0], 2, "'--threads': 0"),
@@ -114,6 +114,7 @@ def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_is_not_there(run: Run, done: Path, provider: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seap_export.runtime.session._refuse_missing_gpu", lambda provider: None)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     outcome = run("generate", "out/a-0.2", PROMPT, "--provider", provider)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (6, "", 1)

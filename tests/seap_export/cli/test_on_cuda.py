@@ -64,7 +64,7 @@ def test_a_precision_that_only_another_provider_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("machine", "dialect", "reason"),
     [
-        (Machine(gpus=0), "fused", "no CUDA-capable device is detected"),
+        (Machine(gpus=0), "fused", "no NVIDIA GPU for CUDA"),
         (Machine(without=("libcublas.so.13",)), "fused", "libcublas.so.13"),
         (Machine(without=(CUDNN,), number=1), "standard", "cuDNN cannot be loaded"),
         (Machine(memory=1 << 16), "fused", "not enough memory"),

@@ -171,7 +171,6 @@ def broken_config(work: Path) -> None:
     ("prepare", "arguments", "code", "message"),
     [
         (None, [], 2, "nothing to plot; give an output folder, a variant or an --evaluation"),
-        (None, ["none"], 8, "none: not an export"),
         (None, ["m"], 8, "m: not an export"),
         (
             bare_plan,

@@ -110,7 +110,7 @@ def test_a_prompt_from_stdin(run: Run, out: Path) -> None:
         (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0"),
         (["out", PROMPT, "--ratio", "0.2", "--raw"], 2, "--raw has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2"),
-        (["none", PROMPT], 7, "none: there is no router"),
+        (["none", PROMPT], 2, "none: no such file or folder"),
         (["out/a-0.2", PROMPT], 7, "out/a-0.2: there is no router"),
         (["out", " ", "--ratio", "0.2", "--generate", "1"], 8, "the prompt has no token"),
     ],

@@ -201,7 +201,7 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("validate", "nothing"), 2, "nothing is neither an export nor a variant; give OUT, or OUT/TASK-0.2"),
+        (("validate", "m"), 2, "m is neither an export nor a variant; give an output folder"),
         (
             ("validate", "out", "--max-kl", "1"),
             2,
@@ -273,6 +273,20 @@ def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None
     outcome = run("validate", "out/a-0.2", "--against-golden", "a.jsonl", "--quiet")
     assert outcome.code == 2
     assert "a.jsonl: not a golden file (" in outcome.err
+
+
+@pytest.mark.parametrize("kind", ["array", "object array", "damaged"])
+def test_a_golden_of_other_arrays(run: Run, done: Path, work: Path, kind: str) -> None:
+    """numpy itself advises to load such a file unsafely."""
+    with (work / "a.npz").open("wb") as file:
+        if kind == "damaged":
+            file.write(b"\x80damaged")
+        elif kind == "array":
+            np.save(file, np.array([{}]))
+        else:
+            np.savez(file, about=np.array([{}]))
+    message = run("validate", "out/a-0.2", "--against-golden", "a.npz", "--quiet").refused(2, "not a golden file")
+    assert "pickle" not in message
 
 
 def test_no_golden_of_what_fails(run: Run, done: Path, work: Path) -> None:

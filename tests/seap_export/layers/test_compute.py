@@ -6,6 +6,7 @@ import torch
 from seap_export import memory
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.layers.compute import choose_compute, parse_bytes, torch_threads
+from seap_export.runtime.doctor.driver import Driver, Gpu
 
 
 @pytest.mark.parametrize(
@@ -16,17 +17,20 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "eight", "8 cows", "-1GB", "0", "8GiB!"])
+@pytest.mark.parametrize("text", ["", "eight", "8 cows", "-1GB", "0", "8GiB!", "60"])
 def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="size"):
+    with pytest.raises(UsageError, match=r"size|unit"):
         parse_bytes(text)
 
 
 def test_without_a_gpu_auto_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_compute("auto").is_cpu
-    with pytest.raises(EnvironmentFailure, match="no CUDA GPU"):
-        choose_compute("cuda")
+    for gpus, message in (((), "no NVIDIA GPU"), ((Gpu("NVIDIA T4", 1 << 34),), "no CUDA GPU")):
+        driver = Driver("13.0", gpus, "" if gpus else "there is no NVIDIA driver")
+        monkeypatch.setattr("seap_export.layers.compute.read_driver", lambda driver=driver: driver)
+        with pytest.raises(EnvironmentFailure, match=message):
+            choose_compute("cuda")
 
 
 def test_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

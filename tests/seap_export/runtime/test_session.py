@@ -94,10 +94,10 @@ def test_a_damaged_model_is_one_line_and_nothing_on_stderr(
 
 @pytest.mark.skipif(_has_gpu(), reason="has a GPU")
 @pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
-def test_a_provider_without_a_gpu_names_what_is_missing(
+def test_a_provider_without_a_gpu_blames_no_library(
     model: Path, provider: str, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    message = rf"^{name} execution provider could not be created: .+; install onnxruntime-gpu .*--provider cpu$"
+    message = rf"^no NVIDIA GPU for {name}, since .+; use --provider cpu$"
     with pytest.raises(EnvironmentFailure, match=message) as caught:
         open_session(model, provider)
     assert "\n" not in str(caught.value)
@@ -109,6 +109,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
     model: Path, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
     fallen_back = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(session, "_refuse_missing_gpu", lambda _: None)
     monkeypatch.setattr(session, "prepare", lambda _: "")
     monkeypatch.setattr(session, "_create", lambda *_: fallen_back)
     monkeypatch.setattr(providers, "_missing_library", lambda _: "libcudnn.so.9 is missing")
@@ -120,6 +121,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(
 def test_an_onnxruntime_without_the_provider_is_named(
     model: Path, monkeypatch: pytest.MonkeyPatch, provider: str
 ) -> None:
+    monkeypatch.setattr(session, "_refuse_missing_gpu", lambda _: None)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(EnvironmentFailure, match="built without it; install onnxruntime-gpu"):
         open_session(model, provider)
@@ -127,6 +129,7 @@ def test_an_onnxruntime_without_the_provider_is_named(
 
 def test_provider_options_reach_onnx_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
+    monkeypatch.setattr(session, "_refuse_missing_gpu", lambda _: None)
     monkeypatch.setattr(session, "prepare", lambda _: "")
     monkeypatch.setattr(
         "onnxruntime.InferenceSession",
@@ -165,6 +168,7 @@ def test_an_old_onnxruntime_is_refused_by_name(model: Path, monkeypatch: pytest.
     names = [row.ort_name for row in PROVIDERS.values()]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
     monkeypatch.setattr("onnxruntime.__version__", "1.24.4")
+    monkeypatch.setattr(session, "_refuse_missing_gpu", lambda _: None)
     message = rf"^onnxruntime-gpu 1\.24\.4 is too old for provider '{provider}', which needs 1\.31; run: pip install "
     with pytest.raises(EnvironmentFailure, match=message):
         open_session(model, provider)

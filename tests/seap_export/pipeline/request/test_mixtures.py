@@ -19,6 +19,11 @@ def test_general_is_of_all_tasks_and_weighs_1_unless_told_otherwise() -> None:
     assert found == MixtureSpec("general", {"a": 1.0, "b": 2.5})
 
 
+def test_general_needs_several_tasks() -> None:
+    with pytest.raises(UsageError, match="one task"):
+        parse_mixtures(["a"], general=True, weights=(), mixes=())
+
+
 def test_mixes_are_of_the_tasks_they_name() -> None:
     found = parse_mixtures(["a", "b", "c"], general=True, weights=(), mixes=["x=a:3,c", "only-b=b:1e-3"])
     assert [mixture.name for mixture in found] == ["general", "x", "only-b"]

@@ -60,8 +60,7 @@ def test_this_machine() -> None:
     assert lines[:2] == ["asking the NVIDIA driver", "trying cpu"]
     if cuda.built_in:
         assert "libcuda.so.1" in cuda.missing
-        names = ", ".join(cuda.missing)
-        with pytest.raises(EnvironmentFailure, match=rf"missing {names}; install the NVIDIA driver"):
+        with pytest.raises(EnvironmentFailure, match=r"no NVIDIA GPU, since .*; if there is one, install the NVIDIA"):
             found.require("cuda")
     json.dumps(found.to_json(), allow_nan=False)
 
@@ -124,13 +123,18 @@ def test_a_provider_that_works_has_no_failure() -> None:
     [
         (
             diagnosis(cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))),
-            f"missing libcublas.so.13, libcuda.so.1; install the NVIDIA driver, then {CUDA_ADVICE}",
+            "no NVIDIA GPU, since there is no NVIDIA driver (libcuda.so.1: cannot open shared object file); if there "
+            f"is one, install the NVIDIA driver, then {CUDA_ADVICE}",
+        ),
+        (
+            diagnosis(ONE_GPU, cuda=failing("cuda", "it fails", ("libcublas.so.13",))),
+            f"missing libcublas.so.13; {CUDA_ADVICE}",
         ),
         (diagnosis(ONE_GPU), f"this onnxruntime was built without it; {CUDA_ADVICE}"),
         (
             diagnosis(NO_DRIVER, cuda=failing("cuda", "it fails")),
-            "there is no NVIDIA driver (libcuda.so.1: cannot open shared object file); run it on a machine with an "
-            "NVIDIA GPU and its driver",
+            "no NVIDIA GPU, since there is no NVIDIA driver (libcuda.so.1: cannot open shared object file); use a "
+            "machine with one and its driver",
         ),
         (
             diagnosis(Driver("12.4", ONE_GPU.gpus), cuda=failing("cuda", "it fails")),
@@ -147,7 +151,7 @@ def test_a_provider_that_works_has_no_failure() -> None:
             "it fails; run: pip uninstall -y onnxruntime-gpu && pip install onnxruntime-gpu==1.31.1",
         ),
     ],
-    ids=["libraries", "not built in", "no driver", "old driver", "old release", "unknown"],
+    ids=["no GPU", "libraries", "not built in", "no driver", "old driver", "old release", "unknown"],
 )
 def test_why_a_provider_does_not_work(own: Diagnosis, message: str) -> None:
     with pytest.raises(EnvironmentFailure) as caught:

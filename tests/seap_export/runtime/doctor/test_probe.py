@@ -74,7 +74,7 @@ def test_work_that_fell_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_without_a_gpu(provider: str) -> None:
     found = answer("session", provider)
-    assert "execution provider could not be created" in found["reason"]
+    assert "no NVIDIA GPU" in found["reason"]
     assert "--provider cpu" not in found["reason"]  # no such option here
 
 
