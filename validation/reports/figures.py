@@ -11,7 +11,7 @@ from typing import Literal
 
 from validation.reports.numbers import NOTHING, figure, megabytes, milliseconds, percent, times, with_error
 from validation.reports.reading import Json
-from validation.reports.speedups import NO_INTERVAL, NO_SPEEDUP, Kind, interval_in_words, speedup_in_words, speedups
+from validation.reports.speedups import NO_INTERVAL, NO_SPEEDUP, Kind, MeasuredSpeedup, speedups
 from validation.reports.yardstick import kl_in_words
 
 __all__ = [
@@ -109,45 +109,43 @@ def _title(variant: Json, folder: str) -> str:
 
 def _size(variant: Json) -> Cell:
     """How much smaller the first folder is, and the sizes of all folders."""
-    lines = []
-    for folder, title in _folder_titles(variant).items():
-        size, dense = variant["bytes"][folder], variant["dense_bytes"].get(folder)
-        lines.append((title, f"{megabytes(size)}{f' instead of {megabytes(dense)}' if dense else ''}"))
-    folder = next(iter(_folder_titles(variant)))
-    size, dense = variant["bytes"][folder], variant["dense_bytes"].get(folder)
-    details = tuple(f"{title}: {words}" for title, words in lines)
+    sizes = {folder: (variant["bytes"][folder], variant["dense_bytes"].get(folder)) for folder in variant["bytes"]}
+    titles = _folder_titles(variant)
+    words = {
+        folder: f"{megabytes(size)}{f' instead of {megabytes(dense)}' if dense else ''}"
+        for folder, (size, dense) in sizes.items()
+    }
+    details = tuple(f"{title}: {words[folder]}" for folder, title in titles.items())
+    first = next(iter(titles))
+    size, dense = sizes[first]
     if not dense:
-        return Cell(megabytes(size), "", details)
-    return Cell(f"−{percent(1 - size / dense)}" if size < dense else "no smaller", lines[0][1], details)
+        return Cell(words[first], "", details)
+    return Cell(f"−{percent(1 - size / dense)}" if size < dense else "no smaller", words[first], details)
 
 
 def _speed(kind: Kind) -> Callable[[Json], Cell]:
     """The speed-up in the first case that was timed, its interval, the times, and the ideal speed-up."""
 
-    def details(variant: Json) -> Iterator[str]:
-        first, *others = speedups(variant["speed"], kind)
-        interval = interval_in_words(first.low, first.high)
-        is_none = speedup_in_words(first.value, first.low, first.high) == NO_SPEEDUP
-        yield f"{times(first.value)}×, but the interval {interval} contains 1" if is_none else _named(interval)
-        each = "a token" if kind == "decode" else f"for {first.depth} tokens"
-        yield f"{milliseconds(first.ms)} instead of {milliseconds(first.dense_ms)} {each}"
-        if first.ideal is not None and first.share is not None:
-            yield f"{percent(first.share)} of the ideal {times(first.ideal)}×"
-        if others:
-            yield f"first of {len(others) + 1} cases: batch {first.batch}, {first.depth} tokens"
-
     def cell(variant: Json) -> Cell:
         measured = speedups(variant["speed"], kind)
         if not measured:
             return Cell(NOTHING)
-        value, low, high = measured[0].value, measured[0].low, measured[0].high
-        return Cell(speedup_in_words(value, low, high), interval_in_words(low, high), tuple(details(variant)))
+        return Cell(measured[0].words, measured[0].interval, tuple(_speed_details(kind, *measured)))
 
     return cell
 
 
-def _named(interval: str) -> str:
-    return interval if interval == NO_INTERVAL else f"interval {interval}"
+def _speed_details(kind: Kind, first: MeasuredSpeedup, *others: MeasuredSpeedup) -> Iterator[str]:
+    if first.words == NO_SPEEDUP:
+        yield f"{times(first.value)}×, but the interval {first.interval} contains 1"
+    else:
+        yield first.interval if first.interval == NO_INTERVAL else f"interval {first.interval}"
+    each = "a token" if kind == "decode" else f"for {first.depth} tokens"
+    yield f"{milliseconds(first.ms)} instead of {milliseconds(first.dense_ms)} {each}"
+    if first.ideal is not None and first.share is not None:
+        yield f"{percent(first.share)} of the ideal {times(first.ideal)}×"
+    if others:
+        yield f"first of {len(others) + 1} cases: batch {first.batch}, {first.depth} tokens"
 
 
 def _quality(read: Callable[[Json], Cell]) -> Callable[[Json], Cell]:
@@ -174,8 +172,8 @@ KL = Figure("KL", "nats of KL per token", "worse", _quality(_kl))
 TOP1 = Figure("top-1", "the same next token", "worse", _quality(lambda of: Cell(percent(of["top1_agreement"]))))
 FIGURES = (
     Figure("size", "on disk", "smaller", _size),
-    Figure("decode", "in decode", "faster", _speed("decode")),
-    Figure("prefill", "in prefill", "faster", _speed("prefill")),
+    Figure("decode", "writing tokens (decode)", "faster", _speed("decode")),
+    Figure("prefill", "reading the prompt (prefill)", "faster", _speed("prefill")),
     KL,
     TOP1,
     Figure("perplexity", "perplexity", "worse", _quality(_perplexity)),

@@ -42,6 +42,16 @@ class MeasuredSpeedup:
     ideal: float | None
     share: float | None
 
+    @property
+    def words(self) -> str:
+        """See `speedup_in_words`."""
+        return speedup_in_words(self.value, self.low, self.high)
+
+    @property
+    def interval(self) -> str:
+        """See `interval_in_words`."""
+        return interval_in_words(self.low, self.high)
+
 
 def speedups(speed: Json | None, kind: Kind) -> list[MeasuredSpeedup]:
     """The speed-ups of each case that both models ran; none if the speed was not measured."""

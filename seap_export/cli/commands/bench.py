@@ -24,7 +24,7 @@ from seap_export.json_file import write_json
 if TYPE_CHECKING:
     from validation.speed.report import SpeedReport, Speedup
 
-__all__ = ["bench_command"]
+__all__ = ["bench_command", "speedup_cells"]
 
 
 @click.command("bench", cls=GroupedCommand)
@@ -174,10 +174,10 @@ def _time_table(report: SpeedReport, engine: Any) -> str:
                     str(cell.depth),
                     f"{timing.prefill_s * 1e3:.0f} ms",
                     f"{timing.prefill_p95_s * 1e3:.0f} ms",
-                    *_speedup(report.prefill(subject, cell), subject.model),
+                    *speedup_cells(report.prefill(subject, cell), subject.model),
                     f"{cell.batch / timing.step_s:.1f}",
                     f"{timing.step_p95_s * 1e3:.1f} ms",
-                    *_speedup(report.decode(subject, cell), subject.model),
+                    *speedup_cells(report.decode(subject, cell), subject.model),
                 ]
             )
     ratio = ["speed-up", "ideal", "reached"]
@@ -185,7 +185,7 @@ def _time_table(report: SpeedReport, engine: Any) -> str:
     return table(header, rows)
 
 
-def _speedup(speedup: Speedup, model: str) -> list[str]:
+def speedup_cells(speedup: Speedup, model: str) -> list[str]:
     """The speed-up with its interval, the ideal one, and the share of it that was reached; dashes for the dense."""
     from validation.reports.figures import Cell
     from validation.reports.speedups import interval_in_words, speedup_in_words

@@ -221,12 +221,22 @@ def _show(console: Console, report: ValidationReport) -> None:
         [check.variant or report.name, _name(check), check.verdict, "; ".join(check.reasons or check.notes)[:80]]
         for check in report.checks
     ]
-    text = f"{table(['variant', 'check', 'verdict', ''], rows)}\n{'passed' if report.passed else 'FAILED'}"
+    parts = [table(["variant", "check", "verdict", ""], rows), _measured(report)]
+    text = "\n".join([*filter(None, parts), "passed" if report.passed else "FAILED"])
     if report.passed:
         console.result(report.to_json(), text)
         return
     console.text(text)
     raise Failure(report.failure, report.exit_code)
+
+
+def _measured(report: ValidationReport) -> str:
+    """The speed and the quality of the variants of which one was measured, now or by the export."""
+    from seap_export.cli.exported import measured_cells, measured_heads
+
+    measured = {name: variant for name, variant in report.variants.items() if variant["speed"] or variant["quality"]}
+    rows = [[name, *measured_cells(variant)] for name, variant in measured.items()]
+    return f"\n{table(['compared with dense', *measured_heads()], rows)}\n" if rows else ""
 
 
 def _name(check: Check) -> str:

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from seap_export.cli.exported import no_gains, step_table
+from seap_export.cli.commands.bench import speedup_cells
+from seap_export.cli.exported import measured_cells, measured_heads, no_gains, step_table
 from seap_export.pipeline.folder.performance import StepFigures
+from validation.speed.interval import Interval
+from validation.speed.report import Speedup
 
 
 def _exported(size: int, dense_size: int | None, low: float, high: float | None) -> Any:
@@ -37,6 +40,28 @@ def test_variants_without_a_gain_are_named(exported: Any, words: list[str]) -> N
     lines = list(no_gains(exported))
     assert len(lines) == len(words)
     assert all(word in line for word, line in zip(words, lines, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (1.02, 1.29, "1.10x (1.02 to 1.29)"),
+        (0.98, 1.29, "no speed-up (0.98 to 1.29)"),
+        (0.98, 1.0, "no speed-up (0.98 to 1.00)"),
+        (None, None, "1.10x (no interval)"),
+    ],
+)
+def test_a_speedup_has_its_interval(low: float | None, high: float | None, words: str) -> None:
+    case = {"batch": 1, "depth": 8, "prefill_ms": 11.0, "decode_ms_per_token": 1.1}
+    figures = {f"decode_speedup{end}": value for end, value in (("", 1.1), ("_low", low), ("_high", high))}
+    speed = {"dense": [case], "variant": [{**case, **figures}], "verdicts": []}
+    cells = dict(zip(measured_heads(), measured_cells({"speed": speed, "quality": None}), strict=True))
+    assert cells == {
+        "decode": words, "prefill": "1.00x (no interval)", "KL": "-", "top-1": "-", "perplexity": "-",
+    }  # fmt: skip
+    speedup = Speedup(1.1, 1.2, None if low is None or high is None else Interval(low, high))
+    assert speedup_cells(speedup, "a-0.2") == [words, "1.20x", "92%"]
+    assert speedup_cells(speedup, "dense") == ["-", "-", "-"]
 
 
 def test_steps_are_summed_up_by_kind() -> None:

@@ -7,7 +7,7 @@ import pytest
 from validation.speed.ideal import ModelWork
 from validation.speed.interval import Interval
 from validation.speed.measure import SpeedCell, Timing
-from validation.speed.report import SpeedReport, SubjectFigures
+from validation.speed.report import SpeedReport, Speedup, SubjectFigures
 
 CELL = SpeedCell(2, 8)
 
@@ -78,6 +78,14 @@ def test_what_is_no_better_is_said(report: SpeedReport) -> None:
         "a-0.5 on torch: decode is slower than the dense model (batch 2, 8 tokens: 0.80x)",
         "a-0.5 on onnxruntime is no smaller than the dense model",
     ]
+
+
+def test_what_may_be_noise_is_no_complaint() -> None:
+    """A median below 1 whose interval reaches above it: the table says that there is no speed-up."""
+    for high, is_slower in ((0.99, True), (1.0, False), (1.01, False)):
+        assert Speedup(0.9, 1.2, Interval(0.8, high)).is_slower == is_slower
+    assert Speedup(0.9, 1.2, None).is_slower
+    assert not Speedup(1.1, 1.2, Interval(0.9, 1.2)).is_slower
 
 
 def test_an_engine_without_some_cells(report: SpeedReport) -> None:

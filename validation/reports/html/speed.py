@@ -6,7 +6,7 @@ from validation.reports.html.charts import JudgedFigure, intervals
 from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.numbers import NOTHING, figure, milliseconds, percent, times
 from validation.reports.reading import Json
-from validation.reports.speedups import Kind, MeasuredSpeedup, interval_in_words, speedup_in_words, speedups
+from validation.reports.speedups import Kind, MeasuredSpeedup, interval_in_words, speedups
 
 __all__ = ["speed_section"]
 
@@ -59,10 +59,8 @@ def _row(verdict: Json) -> tuple[str, ...]:
 def _case(kind: Kind, speedup: MeasuredSpeedup) -> tuple[str, ...]:
     """A row: the times of both models in a case, and the speed-up."""
     ideal = NOTHING if speedup.ideal is None else f"{times(speedup.ideal)}×"
-    words = speedup_in_words(speedup.value, speedup.low, speedup.high)
-    interval = interval_in_words(speedup.low, speedup.high)
-    dense, variant = milliseconds(speedup.dense_ms), milliseconds(speedup.ms)
-    return _at(speedup.batch, speedup.depth), kind, dense, variant, words, interval, ideal, percent(speedup.share)
+    figures = milliseconds(speedup.dense_ms), milliseconds(speedup.ms), speedup.words, speedup.interval
+    return _at(speedup.batch, speedup.depth), kind, *figures, ideal, percent(speedup.share)
 
 
 def _at(batch: int | None, depth: int | None) -> str:
