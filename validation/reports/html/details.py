@@ -62,10 +62,9 @@ def _parity(parity: Json, name: str) -> Markup:
     limits = f"KL in nats per token. Limits: {limits_in_words(parity)}."
     told = tag("p", f"{name}, run by {parity['runtime']}, compared with the model in hf/. {limits}", class_="quiet")
     number = len(parity["cases"])
-    largest = f"largest difference of a logit {figure(parity['max_abs'])}"
-    words = tag(
-        "summary", tag("b", f"Parity of {name} "), pill(parity["verdict"]), f" {number} comparisons, {largest}"
-    )
+    told_briefly = f" {number} comparisons, largest difference of a logit {figure(parity['max_abs'])}"
+    title, verdict = tag("b", f"Parity of {name} "), pill(parity["verdict"])
+    words = tag("summary", title, verdict, tag("span", told_briefly, class_="quiet"))
     is_open = {} if parity["verdict"] == "passed" else {"open": ""}
     return tag("details", words, told, table("Parity by case and stage", (*head, *more), rows), **is_open)
 

@@ -89,7 +89,8 @@ summary { cursor: pointer; color: var(--link); }
   align-items: end; }
 figure { margin: 12px 0; max-width: 620px; }
 figcaption { font-size: .88rem; margin-bottom: 6px; }
-figcaption span { white-space: nowrap; margin-left: 14px; color: var(--quiet); }
+figcaption b { display: block; }
+figcaption span { white-space: nowrap; margin-right: 14px; color: var(--quiet); }
 .key { display: inline-block; width: 12px; height: 12px; margin-right: 5px; border-radius: 2px; vertical-align: -1px; }
 .key.a { background: var(--a); }
 .key.b { background: var(--b); }
