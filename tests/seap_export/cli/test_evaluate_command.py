@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from support.corpora import micro_texts
 
+from validation.reports import schema
+from validation.reports.figures import QUALITY
+
 Run = Callable[..., Any]
 TASK = 'corpus = "{corpus}"\nprompt = "{{text}}"\n[completion]\nchoices = [" {{one}}", " {{two}}"]\nlabel = "label"\n'
 
@@ -57,10 +60,8 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, done: Path, quiz: Path)
     assert report["sparsity"]["kind"] == "adaptive"
     assert report["dense"]["name"] == "m"
     hf, onnx = report["divergence"]["hf"], report["divergence"]["onnx"]
-    assert set(hf) == {
-        "mean_kl_nats", "mean_kl_nats_stderr", "max_kl_nats", "top1_agreement", "perplexity", "dense_perplexity",
-        "tokens", "kl_nats_per_byte", "bits_per_byte", "dense_bits_per_byte", "bytes",
-    }  # fmt: skip
+    described = schema()["$defs"]["divergence"]["properties"]
+    assert {*hf, "vocabulary"} == set(described)
     assert hf["mean_kl_nats"] > 1e-3
     assert hf["kl_nats_per_byte"] * hf["bytes"] == pytest.approx(hf["mean_kl_nats"] * hf["tokens"])
     assert onnx == pytest.approx(hf, rel=1e-3)
@@ -108,7 +109,7 @@ def test_what_people_see(run: Run, done: Path, quiz: Path) -> None:
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--threads", "1")
     lines = outcome.out.splitlines()
     assert lines[0].startswith("a-0.2: task a, ratio 0.20")
-    assert lines[1].split() == ["divergence", "KL", "top-1", "perplexity", "max", "KL", "tokens"]
+    assert lines[1].split() == " ".join(["divergence", *(figure.title for figure in QUALITY)]).split()
     assert re.match(r"hf +\d+\.\d+ \+- \d+\.\d+ ", lines[2])
     assert lines[3] == "KL in nats per token, +- its standard error over 16 held-out texts"
     assert re.match(r"hf: \d\.\d+ bits per byte, dense \d\.\d+; KL \d\.\d+ nats per byte, on [\d,]+ bytes", lines[4])

@@ -56,9 +56,8 @@ def test_a_speedup_has_its_interval(low: float | None, high: float | None, words
     figures = {f"decode_speedup{end}": value for end, value in (("", 1.1), ("_low", low), ("_high", high))}
     speed = {"dense": [case], "variant": [{**case, **figures}], "verdicts": []}
     cells = dict(zip(measured_heads(), measured_cells({"speed": speed, "quality": None}), strict=True))
-    assert cells == {
-        "decode": words, "prefill": "1.00x (no interval)", "KL": "-", "top-1": "-", "perplexity": "-",
-    }  # fmt: skip
+    assert (cells.pop("decode"), cells.pop("prefill")) == (words, "1.00x (no interval)")
+    assert set(cells.values()) == {"-"}
     speedup = Speedup(1.1, 1.2, None if low is None or high is None else Interval(low, high))
     assert speedup_cells(speedup, "a-0.2") == [words, "1.20x", "92%"]
     assert speedup_cells(speedup, "dense") == ["-", "-", "-"]

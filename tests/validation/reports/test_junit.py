@@ -38,7 +38,7 @@ def test_measured_figures_are_properties(passing: Report) -> None:
     assert figures["the folder as a whole"] == {}
     assert figures["general-0.5"] == {"size": "58.2 MB"}  # nothing else was measured
     assert figures["everyday-0.35"]["decode"] == "1.25× (1.23 to 1.27)"
-    assert list(figures["arithmetic-0.2"]) == ["size", "decode", "prefill", "KL", "top-1", "perplexity"]
+    assert {"size", "decode", "prefill", "KL", "top-1", "perplexity"} <= set(figures["arithmetic-0.2"])
     assert figures["arithmetic-0.2"]["KL"] == "0.024 ± 0.004"
 
 
