@@ -10,6 +10,7 @@ import pytest
 
 from validation.reports import html_page
 from validation.reports.figures import main_figures
+from validation.reports.numbers import NOTHING
 
 Report = dict[str, Any]
 _TILES = ["Smaller", "Faster", "Worse"]
@@ -116,4 +117,7 @@ def test_other_formats_are_read_where_there_is_no_onnx(passing: Report) -> None:
 
 def test_every_figure_is_in_a_tile(passing: Report) -> None:
     words = " ".join(line for lines in _tiles(passing, "everyday-0.35").values() for line in lines)
-    assert all(figure.words in words for figure in main_figures())
+    variant = passing["variants"]["everyday-0.35"]
+    measured = [figure.words for figure in main_figures() if figure.cell(variant).main != NOTHING]
+    assert len(measured) >= 6
+    assert all(what in words for what in measured)
