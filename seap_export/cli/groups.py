@@ -61,7 +61,7 @@ _HELP_ALL = click.Option(
     is_eager=True,
     expose_value=False,
     callback=_show_all,
-    help="Show all options and settings, and exit.",
+    help="Show the rest of the options too, and exit.",
 )
 
 

@@ -38,7 +38,7 @@ _EPILOG = """\b
 Exit codes:
   0  done, all checks passed
   1  internal error
-  2  wrong usage: an option, or a file that would be overwritten
+  2  wrong usage: an option, a path that is not there, or a file that would be overwritten
   3  parity failed
   4  quality gate failed
   5  speed gate failed

@@ -51,8 +51,8 @@ def summary(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--copy", required=True, type=click.Path(path_type=Path), help="Where the profile is copied to.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Where the summary is written to.")
+@click.option("--copy", required=True, type=click.Path(path_type=Path), help="File to copy the profile to.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="File for the summary.")
 def profile(folder: Path, copy: Path, out: Path) -> None:
     """Summarise the one profile in FOLDER."""
     files = sorted(folder.glob("*.json"))

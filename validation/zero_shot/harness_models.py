@@ -171,7 +171,7 @@ def _check_lengths(requests: Iterable[Request], max_length: int) -> None:
         if not 1 <= len(continuation) <= max_length:
             which = "a choice" if pair is None else f"choice {pair[1]!r:.40}"
             raise InputError(
-                f"{which} has {len(continuation)} tokens, but the model takes 1 to {max_length}; remove the question"
+                f"{which} has {len(continuation)} tokens, but the model accepts 1 to {max_length}; remove the question"
             )
 
 

@@ -56,7 +56,7 @@ def width_warning(spec: ModelSpec, form: OnnxForm) -> str | None:
     wanted = f"outputs in multiples of {_multiple(form)} and inputs in multiples of {whole_blocks(form)}"
     label = PROVIDERS[form.provider].label
     return (
-        f"{label} has no fast {form.precision.name} kernel for {', '.join(products)}, because it takes {wanted}; "
+        f"{label} has no fast {form.precision.name} kernel for {', '.join(products)}, since they need {wanted}; "
         + ", and ".join(_remedies(spec, form, how, slow))
     )
 

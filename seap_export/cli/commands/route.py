@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console
+from seap_export.cli.groups import option
 from seap_export.cli.options import ExistingPath, PathType, Ratio, output_options, raw_option
 from seap_export.cli.prompt import read_prompt
 
@@ -20,18 +21,16 @@ __all__ = ["route_command"]
 @click.command("route")
 @click.argument("folder", type=ExistingPath(), metavar="DIR")
 @click.argument("prompt", required=False)
-@click.option("--prompt-file", type=PathType(allow_dash=True), help="Read the prompt from this file; - is stdin.")
-@click.option(
-    "--generate", "max_new_tokens", type=int, metavar="N", help="Let the variant answer, with at most N tokens."
-)
+@option("--prompt-file", type=PathType(allow_dash=True), help="Read the prompt from this file; - is stdin.")
+@option("--generate", "max_new_tokens", type=int, metavar="N", help="Let the variant answer, with at most N tokens.")
 @raw_option
-@click.option(
+@option(
     "--ratio",
     type=Ratio(),
     metavar="R",
     help="Ratio of the variants to choose from.  [default: the only one there is]",
 )
-@click.option(
+@option(
     "--threshold",
     type=float,
     metavar="P",
