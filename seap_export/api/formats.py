@@ -14,7 +14,7 @@ from converters.onnx.precision import PRECISIONS, choose_precision
 from seap_export.errors import UsageError
 from seap_export.providers import PROVIDERS, DialectName
 
-__all__ = ["all_formats_of", "default_form", "form_of", "formats_of"]
+__all__ = ["all_formats_of", "form_if_any", "formats_of"]
 
 #: The options of a graph; formats other than ONNX have none of them. Unset ones are None or False.
 _OF_BLOCKS = ("activations", "block_size", "asymmetric", "float_embeddings")
@@ -79,10 +79,20 @@ def _graph(precision: str | None, graph: dict[str, Any]) -> Format:
     option = graph["precision"]
     if precision is not None and option not in (None, precision):
         raise UsageError(f"--format onnx:{precision} and --precision {option} contradict each other; give one of them")
-    return OnnxFormat.of(form_of({**graph, "precision": precision or option}))
+    return OnnxFormat.of(_form_of({**graph, "precision": precision or option}))
 
 
-def form_of(options: dict[str, Any], logits: Logits = "all") -> OnnxForm:
+def form_if_any(options: dict[str, Any], logits: Logits) -> OnnxForm | None:
+    """As `_form_of`; None: the options say nothing about a graph.
+
+    Raises:
+        UsageError: As `_form_of`.
+    """
+    graph = _popped(options)
+    return _form_of(graph, logits) if any(graph[name] for name in _OF_GRAPHS) else None
+
+
+def _form_of(options: dict[str, Any], logits: Logits = "all") -> OnnxForm:
     """The form that the options describe; removes them from `options`, except `provider`.
 
     Args:
@@ -115,8 +125,3 @@ def form_of(options: dict[str, Any], logits: Logits = "all") -> OnnxForm:
         embeddings=not float_embeddings,
     )
     return OnnxForm(precision, dialect, options.pop("logits") or logits, provider)
-
-
-def default_form(provider: str, logits: Logits) -> OnnxForm:
-    """The form that no option changes."""
-    return form_of({"provider": provider, **dict.fromkeys(_OF_GRAPHS)}, logits)

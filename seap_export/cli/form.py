@@ -30,11 +30,6 @@ formats_option = option(
     help="Format to write beside the model folder hf/: onnx, gguf, openvino, web or mlx (docs/runtimes.md). "
     "Repeatable; with a target, one is chosen for each variant.  [default: onnx]",
 )
-precision_option = option(
-    "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
-    help="Precision of the ONNX weights.  [default: fp32 on cpu, fp16 on cuda]",
-)
 rare_form_options = (
     option(
         "--activations",
@@ -56,6 +51,15 @@ rare_form_options = (
         help="Use ONNX Runtime's fused operators, or only operators of the ONNX standard.  [default: fused]",
     ),
 )
+
+
+def precision_option(default: str = "fp32 on cpu, fp16 on cuda") -> Callable[..., Any]:
+    """--precision, whose default is called this."""
+    return option(
+        "--precision",
+        type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
+        help=f"Precision of the ONNX weights.  [default: {default}]",
+    )
 
 
 def logits_option(default: Logits) -> Callable[..., Any]:

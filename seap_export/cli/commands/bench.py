@@ -63,7 +63,7 @@ __all__ = ["bench_command", "speedup_cells"]
 @titled(
     "Models",
     provider_option("Execution provider of ONNX Runtime that the ONNX graphs are written for and timed on."),
-    precision_option,
+    precision_option("that of the variant, or fp32 on cpu, fp16 on cuda"),
     *rare(*rare_form_options, logits_option("last")),
     *rare(
         option(
@@ -106,12 +106,12 @@ def bench_command(
       seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --runtime onnxruntime --depth 512
     """
     from converters.formats import parse_format
-    from seap_export.api.formats import form_of
+    from seap_export.api.formats import form_if_any
     from seap_export.pipeline.evaluation.bench import BenchRequest, bench
     from seap_export.pipeline.folder.outputs import write_whole
     from validation.runtimes.table import REFERENCE, runtime_row
 
-    form = form_of(options, "last")
+    form = form_if_any(options, "last")
     options["formats"] = tuple(
         format(precision or format.precisions[0]) for format, precision in map(parse_format, options["formats"])
     )

@@ -35,7 +35,7 @@ __all__ = ["convert_command"]
 @titled(
     "ONNX",
     provider_option("Execution provider of ONNX Runtime that the graph is written for."),
-    precision_option,
+    precision_option(),
     *rare(*rare_form_options),
     logits_option("all"),
 )

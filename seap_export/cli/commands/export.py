@@ -58,7 +58,7 @@ __all__ = ["export_command"]
     "Output",
     out_option("Folder for the artifacts; a second run continues where the first one stopped."),
     formats_option,
-    precision_option,
+    precision_option(),
     *rare(logits_option("all")),
     force_option,
 )

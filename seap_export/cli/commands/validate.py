@@ -155,7 +155,6 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
 
 
 def _request(options: dict[str, Any]) -> ValidationRequest:
-    from seap_export.api.formats import default_form
     from seap_export.api.settings import compute_of, parity_settings
     from seap_export.pipeline.evaluation.bench import BenchRequest
     from seap_export.pipeline.evaluation.request import EvaluationRequest
@@ -182,7 +181,6 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
             depths,
             (1,),
             ("onnxruntime",),
-            default_form(parity.provider, "last"),
             provider=parity.provider,
             threads=parity.threads,
             runs=runs,

@@ -7,7 +7,7 @@ import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +24,7 @@ from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
+from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import check_session_options, probe
@@ -54,7 +55,7 @@ class BenchRequest:
         depths: Prompt lengths.
         batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
         engines: Engines that run the models.
-        form: Form of the ONNX files.
+        form: Form of the ONNX files; None: that of the variants' own, or fp32 (fp16 for CUDA) with the last logits.
         formats: What other runtimes are given; those that take none of them get the first format that they take.
         provider: ONNX Runtime's execution provider.
         threads: Threads of each engine; None: all cores available to this process.
@@ -66,7 +67,7 @@ class BenchRequest:
     depths: tuple[int, ...] = (128, 512, 2048)
     batches: tuple[int, ...] = (1, 4, 16)
     engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
-    form: OnnxForm = OnnxForm(logits="last")
+    form: OnnxForm | None = None
     formats: tuple[Format, ...] = ()
     provider: str = "cpu"
     threads: int | None = None
@@ -78,6 +79,12 @@ class BenchRequest:
     def execution(self) -> Execution:
         """Where engines run."""
         return Execution(self.provider, self.threads)
+
+    @property
+    def graph(self) -> OnnxForm:
+        """The form of the ONNX files if no variant has any."""
+        dtype = PROVIDERS[self.provider].computes["fused"][0]
+        return self.form or OnnxForm(Precision(dtype), logits="last", provider=self.provider)
 
     def __post_init__(self) -> None:
         check_session_options(self.provider, self.threads)
@@ -96,7 +103,7 @@ class BenchRequest:
             UsageError: No format has this runtime.
         """
         if engine == "onnxruntime":
-            return OnnxFormat.of(self.form)
+            return OnnxFormat.of(self.graph)
         format = next((format for format in self.formats if engine in format.runtimes), None)
         kinds = [format_class(name) for name in FORMATS if engine in format_class(name).runtimes]
         if format is None and not kinds:
@@ -133,7 +140,8 @@ class _Model:
 def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:
     """Times variants and their dense model in turn, one model in memory at a time.
 
-    Files of other forms than the requested are written again, into a temporary folder.
+    Files of other forms than the requested, or than the first variant's if none is requested, are written again, into
+    a temporary folder.
 
     Args:
         paths: Output folders of `export`, or variants' folders.
@@ -154,6 +162,7 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
     if "onnxruntime" in request.engines:
         probe(request.provider)
     variants = _variants(paths)
+    request = replace(request, form=request.form or _form_of(variants, request.provider))
     source = open_source(dense)
     for variant in variants:
         if not variant.config_file.is_file():
@@ -239,6 +248,15 @@ def _of_format(format: Format, exported: Sequence[FormatFolder]) -> Path | None:
     return None
 
 
+def _form_of(variants: Sequence[Variant], provider: str) -> OnnxForm | None:
+    """The form of the first graph that was written for the provider; None: there is none."""
+    for folder in (folder for variant in variants for folder in variant.folders.values()):
+        with suppress(ArtifactError):
+            if isinstance(folder.format, OnnxFormat) and folder.format.form.provider == provider:
+                return folder.format.form
+    return None
+
+
 def _converted(format: Format, name: str, hf: Path, scratch: Path, progress: Progress) -> Path:
     folder = scratch / name / format.name
     if not folder.is_dir():
@@ -319,7 +337,7 @@ def _setting(request: BenchRequest) -> dict[str, object]:
         "threads": request.execution.thread_count,
         "runs": request.runs,
         "steps": request.steps,
-        "form": request.form.to_json(),
+        "form": request.graph.to_json(),
         "machine": {
             "processor": processor(),
             "gpu": None if request.provider == "cpu" else gpu_name(),
