@@ -58,6 +58,7 @@ from seap_export.vocabulary.table import Vocabulary
 from validation.benchmarks.random_model import write_random_model
 from validation.divergence.measure import DivergenceFigures
 from validation.parity.rounding import round_weights
+from validation.reports.numbers import with_error
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 from validation.runtimes.timing import Pace
 from validation.speed.measure import Timing
@@ -146,6 +147,7 @@ __all__ = [
     "round_weights",
     "ways",
     "weight_differences",
+    "with_error",
     "write_onnx",
     "write_random_model",
     "write_shrunk_model",

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.product import OnnxForm
-
-from converters.onnx.form import read_form
+from support.product import OnnxForm, choose_precision
 
 Run = Callable[..., Any]
 QUICK = ("--depth", 8, "--depth", 16, "--batch", 1, "--batch", 2, "--runs", 1, "--steps", 2, "--threads", 1)
@@ -59,7 +57,7 @@ def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
 def test_what_is_in_the_folder_is_timed_unless_options_say_a_form(run: Run, work: Path) -> None:
     words = ("--task", "a=a.jsonl", "--ratio", 0.4, "--precision", "int8", "--logits", "last", "--out", "out")
     assert run("export", "m", *words, "--quiet").code == 0
-    written = read_form(work / "out" / "a-0.4" / "onnx" / "model.onnx")
+    written = OnnxForm(choose_precision("int8"), logits="last")
     for options, form in (((), written), (("--precision", "fp32"), OnnxForm(logits="last"))):
         outcome = run("bench", "out", "--dense", "m", *QUICK, "--runtime", "onnxruntime", *options, "--json")
         assert json.loads(outcome.out)["setting"]["form"] == form.to_json()

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 from support.exports import run_here, times_of_writing
+from support.product import with_error
 
 from validation.reports import schema
-from validation.reports.numbers import with_error
 from validation.reports.speedups import interval_in_words
 
 Run = Callable[..., Any]

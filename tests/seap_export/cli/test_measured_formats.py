@@ -13,11 +13,10 @@ import pytest
 from click.testing import CliRunner
 from support.exports import run_here, times_of_writing
 from support.fake_format import FakeRunner, install_fake_format
-from support.product import GENERAL_TEXT
+from support.product import GENERAL_TEXT, with_error
 
 from seap_export.cli import main
 from validation.reports import schema
-from validation.reports.numbers import with_error
 
 Run = Callable[..., Any]
 TASK = ("--ratio", "0.2", "--out", "out")
