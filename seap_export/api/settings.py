@@ -10,7 +10,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.weights.widths import whole_blocks
 from seap_export.api.formats import all_formats_of, formats_of
-from seap_export.corpus import parse_tasks
+from seap_export.corpus import Task
 from seap_export.errors import UsageError
 from seap_export.layers.compute import Compute, choose_compute, parse_bytes
 from seap_export.pipeline.cluster.connection import Cluster
@@ -87,31 +87,36 @@ def parity_settings(options: dict[str, Any]) -> ParitySettings:
     return ParitySettings(**values, limits=Limits() if file is None else read_limits(file))
 
 
-def export_request(tasks: Sequence[str], ratios: tuple[float, ...], options: dict[str, Any]) -> ExportRequest:
-    """Removes the options of an export from `options`."""
-    parsed = parse_tasks(tasks)
-    names = [task.name for task in parsed]
-    mixtures = {name: options.pop(name) for name in ("general", "weights", "mixes")}
+def export_request(options: dict[str, Any]) -> ExportRequest:
+    """Removes the options of an export from `options`.
+
+    Raises:
+        UsageError: Options contradict each other, or a value is out of range.
+        InputError, EnvironmentFailure: A corpus or another file cannot be used.
+    """
+    tasks: tuple[Task, ...] = options.pop("tasks")
+    names = [task.name for task in tasks]
+    mixtures = {"general": options.pop("general"), "weights": options.pop("weight"), "mixes": options.pop("mix")}
     support = options.pop("support")
-    quality, speed = options.pop("quality"), options.pop("speed")  # None: if anything can be measured
-    format_names = options.pop("formats") or ("onnx",)
+    format_names = options.pop("format")
     targets = _targets(options)
     chosen_from = formats_of if targets is None else all_formats_of
     formats = chosen_from([text for text in format_names if text != "hf"], options)
+    quality, speed = options.pop("quality"), options.pop("speed")  # None: if anything can be measured
     router, threshold = options.pop("router"), options.pop("threshold")
     if threshold is not None and not router:
         raise UsageError("the threshold has no effect without a router; set router to true, or remove the threshold")
     return ExportRequest(
-        tasks=parsed,
+        tasks=tasks,
         mixtures=parse_mixtures(names, **mixtures),
         rounding=options.pop("rounding"),
         support=None if support is None else parse_support(support, names),
         router=router,
         **_given({"threshold": threshold}),
-        ratios=ratios,
+        ratios=options.pop("ratio"),
         calibration=calibration_settings(options),
         plan=plan_settings(options, _target(formats)),
-        vocabulary=parse_size(options.pop("vocabulary")),
+        vocabulary=parse_size(str(options.pop("vocabulary"))),
         formats=formats,
         parity=parity_settings(options),
         general_text=options.pop("general_text"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from seap_export.api.arguments import joined
 from seap_export.cli.groups import GroupedCommand, Option, option, setting_key
 from seap_export.cli.options import NumberOrWord, PathType
 from seap_export.errors import UsageError
@@ -112,7 +113,7 @@ def _value(ctx: click.Context, param: click.Parameter, value: Any, base: Path) -
     if isinstance(value, dict):
         if not param.multiple or "=" not in (param.metavar or ""):
             raise ValueError("must not be a table")
-        value = [f"{name}={_joined(inner)}" for name, inner in value.items()]
+        value = [f"{name}={joined(inner)}" for name, inner in value.items()]
     values = value if isinstance(value, list) else [value]
     if isinstance(value, list) and not param.multiple:
         raise ValueError("give one value, not a list")
@@ -122,11 +123,6 @@ def _value(ctx: click.Context, param: click.Parameter, value: Any, base: Path) -
     except click.BadParameter as error:
         raise ValueError(error.message.rstrip(".")) from error
     return converted if param.multiple else converted[0]
-
-
-def _joined(value: Any) -> str:
-    """`{ a = 2, b = 1 }` as `a:2,b:1`."""
-    return ",".join(f"{key}:{inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _one(param: click.Parameter, value: Any, base: Path) -> Any:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seap_export.cli.console import difference, duration, megabytes, table
+from seap_export.api.progress import duration
+from seap_export.cli.console import difference, megabytes, table
 from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
 from seap_export.pipeline.folder.names import HF, ONNX, PLAN, QUALITY
 
 if TYPE_CHECKING:
-    from seap_export.pipeline.export import Exported
+    from seap_export.api.results import ExportResult
     from seap_export.pipeline.folder.performance import StepFigures
 
 __all__ = [
@@ -33,34 +33,34 @@ _LETTERS = 88
 _MOST_ANSWERS = 6
 
 
-def export_json(exported: Exported, frontier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def export_json(result: ExportResult) -> dict[str, Any]:
     """The manifest's entries of the variants, each with its speed figures, or null. With targets: and the frontier."""
-    reported = exported.report.variants
-    variants = {name: {**variant, "speed": reported[name]["speed"]} for name, variant in exported.variants.items()}
-    return variants if frontier is None else {"variants": variants, "frontier": frontier}
+    reported = result.report.variants
+    variants = {name: {**entry, "speed": reported[name]["speed"]} for name, entry in result.entries.items()}
+    return variants if result.frontier is None else {"variants": variants, "frontier": result.frontier}
 
 
-def export_text(exported: Exported, out: Path, frontier: Mapping[str, Any] | None = None) -> str:
+def export_text(result: ExportResult) -> str:
     """The frontier if there are targets, the table of variants, what its columns mean, an answer of each variant, and
     what to do next."""
-    variants = exported.report.variants
-    folders = list(dict.fromkeys(folder for name in exported.variants for folder in _written(variants[name])))
-    rows = [_row(name, variants[name], folders) for name in exported.variants]
+    variants = result.report.variants
+    folders = list(dict.fromkeys(folder for name in result.variants for folder in _written(variants[name])))
+    rows = [_row(name, variants[name], folders) for name in result.variants]
     sizes = [title for folder in folders for title in (folder, "of dense")]
-    parts = [] if frontier is None else [frontier_text(frontier)]
+    parts = [] if result.frontier is None else [frontier_text(result.frontier)]
     parts += [table([*_BEFORE, *sizes, *measured_heads(), "parity"], rows), "\n".join(_legend(variants))]
-    parts.append(general_text_table({name: variants[name]["quality"] for name in exported.variants}))
-    answers = [line for name in list(exported.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
+    parts.append(general_text_table({name: variants[name]["quality"] for name in result.variants}))
+    answers = [line for name in list(result.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
         parts.append("\n".join(["A held-out prompt, continued by both models:", *answers]))
-    parts.append("\n".join(_next_steps(exported, out)))
+    parts.append("\n".join(_next_steps(result)))
     return "\n\n".join(part for part in parts if part)
 
 
-def no_gains(exported: Exported) -> Iterator[str]:
+def no_gains(result: ExportResult) -> Iterator[str]:
     """Variants that are no smaller than the dense model, or surely slower: the interval of the speed-up is below 1."""
-    for name in exported.variants:
-        variant = exported.report.variants[name]
+    for name in result.variants:
+        variant = result.report.variants[name]
         for folder in _written(variant) if variant["requested_ratio"] else ():
             if variant["bytes"][folder] >= (variant["dense_bytes"][folder] or math.inf):
                 yield f"{name}: {folder}/ is no smaller than the dense model's"
@@ -171,17 +171,16 @@ def _short(text: str, *, from_end: bool) -> str:
     return f"... {line[-_LETTERS:]}" if from_end else f"{line[:_LETTERS]} ..."
 
 
-def _next_steps(exported: Exported, out: Path) -> Iterator[str]:
-    from seap_export.pipeline.folder.contents import Export
-
+def _next_steps(result: ExportResult) -> Iterator[str]:
+    out = result.path
     yield f"Written to {out}. Full report: {out / 'validation.html'}"
-    if not exported.report.passed:
+    if not result.passed:
         return
-    name = next(iter(exported.variants))
+    variant = next(iter(result.variants.values()))
     yield "Next:"
-    has_onnx = Export(out).variant(name).onnx.is_dir()
+    has_onnx = variant.onnx.is_dir()
     if has_onnx:
-        yield f"  seap-export generate {out / name} PROMPT     let a variant answer"
+        yield f"  seap-export generate {variant.path} PROMPT     let a variant answer"
     if has_onnx and (out / "router").is_dir():
         yield f"  seap-export route {out} PROMPT     choose the variant for a prompt"
     yield f"  seap-export validate {out}     check the files again after copying them"

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.api.arguments import defaults_of
+from seap_export.api.convert import convert
+from seap_export.api.export import export
 from seap_export.cli.groups import option
 
 if TYPE_CHECKING:
@@ -14,21 +17,30 @@ if TYPE_CHECKING:
 
 __all__ = ["format_option", "formats_option", "logits_option", "precision_option", "rare_form_options"]
 
+
+class _IntChoice(click.Choice):
+    """One of some numbers."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts text to a number."""
+        return int(super().convert(str(value), param, ctx))
+
+
 format_option = option(
     "--format",
-    "format_name",
-    default="onnx",
+    default=defaults_of(convert)["format"],
     show_default=True,
     metavar="NAME[:PRECISION]",
     help="Format to write: onnx, gguf, openvino, web or mlx (docs/runtimes.md).",
 )
 formats_option = option(
     "--format",
-    "formats",
     multiple=True,
+    default=[defaults_of(export)["format"]],
+    show_default=True,
     metavar="NAME[:PRECISION]",
     help="Format to write beside the model folder hf/: onnx, gguf, openvino, web or mlx (docs/runtimes.md). "
-    "Repeatable; with a target, one is chosen for each variant.  [default: onnx]",
+    "Repeatable; with a target, one is chosen for each variant.",
 )
 rare_form_options = (
     option(
@@ -38,7 +50,7 @@ rare_form_options = (
     ),
     option(
         "--block-size",
-        type=click.Choice(["32", "64", "128"]),
+        type=_IntChoice(["32", "64", "128"]),
         help="For int8 and int4: number of weights that share a scale.  [default: 32]",
     ),
     option("--asymmetric", is_flag=True, help="For int8 and int4: store a zero point for each block."),

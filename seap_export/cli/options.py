@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from seap_export.api.arguments import defaults_of
+from seap_export.api.export import export
 from seap_export.cli.console import Console
 from seap_export.cli.groups import option, rare
 from seap_export.errors import UsageError
@@ -50,6 +52,8 @@ Command = Callable[..., Any]
 _AT_LEAST_1 = click.IntRange(min=1)
 #: Some machines of a cluster have more cores than this one, but hardly more than this many.
 _MOST_THREADS = 1024
+#: The defaults are those of the Python API.
+_DEFAULTS = defaults_of(export)
 
 
 class PathType(click.Path):
@@ -137,7 +141,7 @@ task_option = option(
 )
 recipe_option = option(
     "--recipe",
-    default="reconstruct",
+    default=_DEFAULTS["recipe"],
     show_default=True,
     metavar="NAME|FILE",
     help="How heads and neurons are chosen and compensated: a name that `seap-export recipes` lists, or a TOML file.",
@@ -145,14 +149,14 @@ recipe_option = option(
 layout_option = option(
     "--layout",
     type=click.Choice(["per-layer", "uniform"]),
-    default="per-layer",
+    default=_DEFAULTS["layout"],
     show_default=True,
     help="Give each layer a shape of its own, or all the same, which some runtimes need.",
 )
 vocabulary_option = option(
     "--vocabulary",
     type=NumberOrWord(),
-    default="all",
+    default=_DEFAULTS["vocabulary"],
     show_default=True,
     metavar="N|auto|all",
     help="Number of tokens to keep; auto: those that the tasks' texts use (docs/vocabulary.md).",
@@ -161,7 +165,8 @@ vocabulary_option = option(
 
 def provider_option(purpose: str, names: Iterable[str] = WRITTEN_FOR) -> Command:
     """--provider, of these names."""
-    return option("--provider", type=click.Choice(list(names)), default="cpu", show_default=True, help=purpose)
+    choices = click.Choice(list(names))
+    return option("--provider", type=choices, default=_DEFAULTS["provider"], show_default=True, help=purpose)
 
 
 threads_option = option("--threads", type=Threads(), metavar="N", help="Number of threads.  [default: all cores]")
@@ -188,13 +193,17 @@ calibration_options = (
         help="Texts of each task that are set aside for the checks.  [default: 16, or a quarter of fewer than 64]",
     ),
     option(
-        "--seed", type=int, default=0, show_default=True, help="Seed of the split into calibration and held-out texts."
+        "--seed",
+        type=int,
+        default=_DEFAULTS["seed"],
+        show_default=True,
+        help="Seed of the split into calibration and held-out texts.",
     ),
     option(
         "--max-length",
         type=click.IntRange(min=2),
         metavar="N",
-        default=512,
+        default=_DEFAULTS["max_length"],
         show_default=True,
         help="Number of tokens after which a text is cut.",
     ),
@@ -202,7 +211,7 @@ calibration_options = (
         "--batch-tokens",
         type=_AT_LEAST_1,
         metavar="N",
-        default=1024,
+        default=_DEFAULTS["batch_tokens"],
         show_default=True,
         help="Number of tokens in a batch; it changes the speed and the memory only.",
     ),
@@ -211,7 +220,7 @@ calibration_options = (
 compute_options = (
     option(
         "--device",
-        default="auto",
+        default=_DEFAULTS["device"],
         show_default=True,
         metavar="auto|cpu|cuda|cuda:N",
         help="Device that torch computes on.",
@@ -246,7 +255,6 @@ support_option = option(
 general_option = option("--general", is_flag=True, help="Also make a variant for all tasks together.")
 weight_option = option(
     "--weight",
-    "weights",
     multiple=True,
     metavar="TASK=W",
     help="Weight of a task in the variant for all tasks.  [default: 1]  Repeatable.",
@@ -255,7 +263,6 @@ mixture_options = (
     weight_option,
     option(
         "--mix",
-        "mixes",
         multiple=True,
         metavar="NAME=TASK:W,...",
         help="Also make a variant for some of the tasks. Repeatable.",
@@ -263,7 +270,12 @@ mixture_options = (
 )
 
 router_options = (
-    option("--router/--no-router", default=True, show_default=True, help="Make a router if there are several tasks."),
+    option(
+        "--router/--no-router",
+        default=_DEFAULTS["router"],
+        show_default=True,
+        help="Make a router if there are several tasks.",
+    ),
     option(
         "--threshold",
         type=click.FloatRange(0.0, 1.0),
@@ -274,7 +286,7 @@ router_options = (
 rounding_option = option(
     "--rounding",
     type=click.Choice(["calibrated", "nearest"]),
-    default="calibrated",
+    default=_DEFAULTS["rounding"],
     show_default=True,
     help="Round 4-bit weights with the calibration texts, or each to the nearest level.",
 )
@@ -289,7 +301,7 @@ parity_options = (
         "--decode-steps",
         type=_AT_LEAST_1,
         metavar="N",
-        default=16,
+        default=_DEFAULTS["decode_steps"],
         show_default=True,
         help="Number of tokens decoded with the cache.",
     ),
@@ -297,7 +309,7 @@ parity_options = (
         "--prompts",
         type=_AT_LEAST_1,
         metavar="N",
-        default=4,
+        default=_DEFAULTS["prompts"],
         show_default=True,
         help="Number of held-out prompts compared.",
     ),
@@ -305,7 +317,7 @@ parity_options = (
         "--long-tokens",
         type=_AT_LEAST_1,
         metavar="N",
-        default=2048,
+        default=_DEFAULTS["long_tokens"],
         show_default=True,
         help="Number of tokens in the longest prompt, or as many as the model has positions.",
     ),
@@ -330,7 +342,6 @@ def ratio_option(*, multiple: bool) -> Command:
     """--ratio, for one or for several variants."""
     return option(
         "--ratio",
-        "ratios" if multiple else "ratio",
         multiple=multiple,
         required=not multiple,
         type=Ratio(),

@@ -15,7 +15,7 @@ from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
 from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
 from seap_export.errors import InputError, UsageError
 
-__all__ = ["parse_task", "parse_tasks"]
+__all__ = ["parse_task", "parse_tasks", "refuse_same_names"]
 
 #: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
 _MAX_TASK_BYTES = 16 * 2**10
@@ -38,11 +38,16 @@ def parse_tasks(specs: Sequence[str]) -> tuple[Task, ...]:
         EnvironmentFailure: A library that a corpus needs is not installed.
     """
     tasks = tuple(parse_task(spec) for spec in specs)
+    refuse_same_names(tasks)
+    return tasks
+
+
+def refuse_same_names(tasks: Sequence[Task]) -> None:
+    """Raises `UsageError` if two tasks have the same name."""
     names = [task.name.lower() for task in tasks]  # they become folders, and to many disks "A" and "a" are one
     for index, name in enumerate(names):
         if name in names[:index]:
             raise UsageError(f"task name '{name}' is given twice (case does not count); rename one of the tasks")
-    return tasks
 
 
 def parse_task(spec: str) -> Task:

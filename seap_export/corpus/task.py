@@ -10,6 +10,7 @@ from typing import Any
 from seap_export.corpus.answers import AnswerRule
 from seap_export.corpus.conversation import Chat, Conversation, JoinedTurns, read_record
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
+from seap_export.corpus.memory import MemoryCorpus
 from seap_export.corpus.names import NAME_RULE, is_folder_name
 from seap_export.corpus.readers import read_records
 from seap_export.corpus.templates import check_path, check_template, is_index, look_up, render
@@ -17,8 +18,8 @@ from seap_export.errors import InputError, UsageError
 
 __all__ = ["ChoiceCompletion", "Completion", "Corpus", "Sample", "Task", "TemplateCompletion"]
 
-#: A file, or data that are downloaded.
-Corpus = Path | HubCorpus | HarnessCorpus
+#: A file, data that are downloaded, or texts in memory.
+Corpus = Path | HubCorpus | HarnessCorpus | MemoryCorpus
 
 
 @dataclass(frozen=True)

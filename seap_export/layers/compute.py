@@ -58,9 +58,11 @@ def choose_compute(device: str = "auto", memory: str | None = None, batch_tokens
         batch_tokens: Positions in a batch.
 
     Raises:
-        UsageError: The device or the size is not a valid one.
+        UsageError: The device or a size is not a valid one.
         EnvironmentFailure: torch cannot use the GPU.
     """
+    if batch_tokens < 1:
+        raise UsageError(f"--batch-tokens {batch_tokens} is out of range; give at least 1")
     limit = parse_bytes(memory) if memory is not None else int(available_memory() * (1 - _MARGIN))
     chosen = _device(device)
     free = 0 if chosen.type == "cpu" else int(torch.cuda.mem_get_info(chosen)[0] * (1 - _MARGIN))

@@ -9,7 +9,6 @@ import click
 
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, titled
-from seap_export.cli.memory import warn_of_memory
 from seap_export.cli.options import (
     calibration_options,
     compute_options,
@@ -43,6 +42,7 @@ def calibrate_command(
       seap-export calibrate ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --out pruned
     """
     from seap_export.activations.statistics import Calibration
+    from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import calibration_settings, compute_of
     from seap_export.corpus import parse_tasks
     from seap_export.pipeline.calibrate import calibrate

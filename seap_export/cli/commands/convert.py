@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -43,7 +42,6 @@ __all__ = ["convert_command"]
     "Rounding to 4 bits",
     option(
         "--calibration",
-        "calibrations",
         multiple=True,
         type=PathType(),
         help="Statistics of a task, OUT/calibration/TASK of `calibrate` or `export`; its texts are used for rounding. "
@@ -52,16 +50,7 @@ __all__ = ["convert_command"]
     *rare(weight_option),
 )
 @titled("Machine", *compute_options, output_options)
-def convert_command(
-    console: Console,
-    folder: Path,
-    format_name: str,
-    out: Path,
-    force: bool,
-    calibrations: tuple[Path, ...],
-    weights: tuple[str, ...],
-    **options: Any,
-) -> None:
+def convert_command(console: Console, **options: Any) -> None:
     """Write the model in FOLDER, pruned or dense, in another format.
 
     \b
@@ -70,16 +59,7 @@ def convert_command(
       seap-export convert pruned/gsm8k-0.2/hf --format onnx:int4 --logits last --out gsm8k-int4
       seap-export convert MODEL --precision int4 --calibration pruned/calibration/gsm8k --out dense-int4
     """
-    from seap_export.api.formats import formats_of
-    from seap_export.api.settings import compute_of
-    from seap_export.errors import UsageError
-    from seap_export.pipeline.convert import convert
-    from seap_export.pipeline.request.mixtures import open_mixture
+    from seap_export.api.convert import convert
 
-    if weights and not calibrations:
-        raise UsageError("--weight has no effect without --calibration; give that of each task")
-    (format,) = formats_of([format_name], options)
-    compute = compute_of(options)
-    statistics = open_mixture(calibrations, weights) if calibrations else None
-    size = convert(folder, format, out, console, force=force, statistics=statistics, compute=compute)
-    console.result({"folder": str(out), "bytes": size}, f"{out}: {megabytes(size)}")
+    model = convert(**options, progress=console)
+    console.result({"folder": str(model.path), "bytes": model.bytes}, f"{model.path}: {megabytes(model.bytes)}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.api.arguments import defaults_of
+from seap_export.api.evaluate import evaluate, preview_evaluation
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import (
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_command"]
 
+_DEFAULTS = defaults_of(evaluate)
 #: What is kept of the dense model's accuracy, and how many of its answers became wrong and right.
 _BESIDE_DENSE = ("retained", "lost", "won")
 
@@ -38,9 +39,8 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     option("--dense", metavar="MODEL", help="The dense model of a variant: a folder, a .gguf file or a hub id."),
     option(
         "--runtime",
-        "runtimes",
         multiple=True,
-        default=["torch"],
+        default=[_DEFAULTS["runtime"]],
         show_default=True,
         metavar="NAME",
         help="Runtime that runs the variant: torch (hf/), onnxruntime (onnx/), or another that docs/runtimes.md "
@@ -48,7 +48,6 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     ),
     option(
         "--text",
-        "texts",
         multiple=True,
         metavar="NAME=FILE",
         help="A corpus for the divergence. Repeatable.  [default: the held-out texts of the export]",
@@ -61,7 +60,6 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     ),
     option(
         "--harness-task",
-        "harness_tasks",
         multiple=True,
         metavar="NAME",
         help="A task of the lm-evaluation-harness, such as piqa; its data are fetched from the hub. Repeatable.",
@@ -76,7 +74,7 @@ _BESIDE_DENSE = ("retained", "lost", "won")
         "--max-new-tokens",
         type=int,
         metavar="N",
-        default=256,
+        default=_DEFAULTS["max_new_tokens"],
         show_default=True,
         help="Largest number of tokens in a generated answer.",
     ),
@@ -85,7 +83,7 @@ _BESIDE_DENSE = ("retained", "lost", "won")
         "--max-length",
         type=int,
         metavar="N",
-        default=256,
+        default=_DEFAULTS["max_length"],
         show_default=True,
         help="Number of tokens after which a text is cut.",
     ),
@@ -122,7 +120,7 @@ _BESIDE_DENSE = ("retained", "lost", "won")
         "--batch-size",
         type=int,
         metavar="N",
-        default=8,
+        default=_DEFAULTS["batch_size"],
         show_default=True,
         help="Number of questions, or of their choices, in a batch; fewer need less memory.",
     ),
@@ -131,16 +129,7 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     threads_option,
     output_options,
 )
-def evaluate_command(
-    console: Console,
-    path: str,
-    dense: str | None,
-    out: Path | None,
-    answers: Path | None,
-    dry_run: bool,
-    force: bool,
-    **options: Any,
-) -> None:
+def evaluate_command(console: Console, path: str, dry_run: bool, **options: Any) -> None:
     """Measure how much of the dense model's quality the variant at PATH keeps.
 
     The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or the names of harness tasks,
@@ -153,40 +142,13 @@ def evaluate_command(
       seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --zero-shot piqa=piqa.toml --limit 500
       seap-export evaluate pruned/gsm8k-0.2 --dense ./SmolLM2-135M --generate gsm8k=gsm8k_test.toml --limit 200
     """
-    from seap_export.api.settings import compute_of
-    from seap_export.corpus import parse_tasks
-    from seap_export.errors import QualityFailure, UsageError
-    from seap_export.pipeline.evaluation.evaluate import evaluate, preview, write_answers, write_evaluation
-    from seap_export.pipeline.evaluation.request import EvaluationRequest
-    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.errors import QualityFailure
 
-    compute = compute_of(options)
-    request = EvaluationRequest(
-        runtimes=tuple(dict.fromkeys(options.pop("runtimes"))),
-        texts=parse_tasks(options.pop("texts")),
-        zero_shot=parse_tasks(options.pop("zero_shot")),
-        generate=parse_tasks(options.pop("generate")),
-        **options,
-    )
-    if answers is not None and not request.generate:
-        raise UsageError("--answers writes what is generated; add --generate")
-    if answers is not None and answers == out:
-        raise UsageError(f"--answers and --out are both {out}; give two files")
     if dry_run:
-        rows = preview(path, dense, request, console)
+        rows = preview_evaluation(path=path, **options, progress=console)
         console.result(rows, _preview_table(rows))
         return
-    with (
-        write_whole(out, force=force) if out else nullcontext() as target,
-        write_whole(answers, force=force) if answers else nullcontext() as lines,
-    ):
-        report = evaluate(path, dense, request, console, compute)
-        if target:
-            write_evaluation(report, target)
-        if lines:
-            write_answers(report, lines)
-    for note in report.notes:
-        console.warn(note)
+    report = evaluate(path, **options, progress=console)
     if not report.passed:
         console.text(_summary(report))
         raise QualityFailure(f"{path}: {'; '.join(report.reasons)}")

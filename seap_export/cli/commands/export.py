@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.api.progress import duration
 from seap_export.cli.config import ConfigurableCommand, config_option, set_option
-from seap_export.cli.console import Console, duration, megabytes, table
+from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import formats_option, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import option, rare, settings, titled
-from seap_export.cli.memory import warn_of_memory
 from seap_export.cli.options import (
     calibration_options,
     cluster_option,
@@ -93,13 +92,7 @@ __all__ = ["export_command"]
 )
 def export_command(
     console: Console,
-    model: str,
-    tasks: tuple[str, ...],
-    ratios: tuple[float, ...],
-    out: Path,
     dry_run: bool,
-    force: bool,
-    cluster: str | None,
     **options: Any,
 ) -> None:
     """Prune MODEL for each task and ratio, write the variants, and check that every written file computes the same.
@@ -115,46 +108,25 @@ def export_command(
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --target-size 60MB --out fitted
       seap-export export --config export.toml
     """
-    from seap_export.api.settings import cluster_of, export_request
+    from seap_export.api.export import export, preview_export
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, no_gains, step_table
-    from seap_export.errors import UsageError
-    from seap_export.pipeline.budget.run import export_within
-    from seap_export.pipeline.export import export
-    from seap_export.pipeline.preview import preview
-    from seap_export.sources.source import open_source
 
-    compute, chosen = cluster_of(cluster, model, options)
-    is_measured = options["quality"] is not False or options["speed"] is not False
-    request = export_request(tasks, ratios, options)
-    if is_measured and request.measured is None:
-        console.say(
-            "quality and speed are not measured on hf alone: they need a further format, such as --format onnx"
-        )
-    source = open_source(model)
-    warn_of_memory(console, source, compute)
-    if request.targets is not None and chosen is not None:
-        raise UsageError("--cluster makes variants of given ratios only; leave it out, or give --ratio")
     if dry_run:
-        planned = preview(source, request, out, force=force, progress=console)
+        planned = preview_export(**options, progress=console)
         values = {"variants": planned.variants, "disk_about": vars(planned.disk), "seconds_about": planned.seconds}
-        values |= {"candidates": planned.candidates} if request.targets is not None else {}
+        values |= {"candidates": planned.candidates} if planned.candidates else {}
         console.result(values, _preview_text(planned))
         return
-    frontier = None
-    if request.targets is None:
-        exported = export(source, request, out, force=force, compute=compute, cluster=chosen, progress=console)
-    else:
-        within = export_within(source, request, out, force=force, compute=compute, progress=console)
-        exported, frontier = within.exported, within.frontier
-    _warn_of_coarse_shapes(console, exported.variants)
-    for line in no_gains(exported):
+    result = export(**options, progress=console)
+    _warn_of_coarse_shapes(console, result.entries)
+    for line in no_gains(result):
         console.warn(line)
-    console.say(step_table(exported.steps))
-    if not exported.report.passed:
-        console.text(export_text(exported, out, frontier))
-        raise Failure(exported.report.failure, exported.report.exit_code)
-    console.result(export_json(exported, frontier), export_text(exported, out, frontier))
+    console.say(step_table(result.steps))
+    if not result.passed:
+        console.text(export_text(result))
+        raise Failure(result.failure, result.report.exit_code)
+    console.result(export_json(result), export_text(result))
 
 
 def _warn_of_coarse_shapes(console: Console, variants: Mapping[str, Any]) -> None:

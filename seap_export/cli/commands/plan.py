@@ -11,7 +11,6 @@ import click
 
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
-from seap_export.cli.memory import warn_of_memory
 from seap_export.cli.options import (
     PathType,
     compute_options,
@@ -73,7 +72,7 @@ def plan_command(
     console: Console,
     model: str,
     calibrations: tuple[Path, ...],
-    weights: tuple[str, ...],
+    weight: tuple[str, ...],
     tasks: tuple[str, ...],
     ratio: float,
     vocabulary: str,
@@ -89,6 +88,7 @@ def plan_command(
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5 --vocabulary auto --task gsm8k
     """
     from seap_export.allocation.planning import choose_plan
+    from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of, plan_settings
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture
@@ -103,7 +103,7 @@ def plan_command(
     source = open_source(model)
     warn_of_memory(console, source, compute)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
-    statistics = open_mixture(calibrations, weights)
+    statistics = open_mixture(calibrations, weight)
     tokens = _vocabulary(source, statistics, tasks, vocabulary, console)
     with write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.api.arguments import defaults_of
+from seap_export.api.validate import validate
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.options import (
@@ -21,14 +22,13 @@ from seap_export.cli.options import (
     provider_option,
     threads_option,
 )
-from seap_export.json_file import json_text
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import Check, ValidationReport
-    from seap_export.pipeline.gate.validate import ValidationRequest
 
 __all__ = ["validate_command"]
 
+_DEFAULTS = defaults_of(validate)
 _CHECKS = ("integrity", "parity", "router", "quality", "speed")
 
 
@@ -36,7 +36,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
 @click.argument("path", type=ExistingPath())
 @titled(
     "Checks",
-    option("--check", "checks", multiple=True, type=click.Choice(_CHECKS), help="Run only this check. Repeatable."),
+    option("--check", multiple=True, type=click.Choice(_CHECKS), help="Run only this check. Repeatable."),
     option("--dense", metavar="MODEL", help="The dense model, which the quality and the speed gate need."),
     option(
         "--prompt-file",
@@ -55,7 +55,6 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     "Parity",
     option(
         "--runtime",
-        "runtimes",
         multiple=True,
         metavar="NAME",
         help="Runtime to compare with torch, such as onnxruntime. Repeatable.  [default: the first of each format]",
@@ -82,13 +81,21 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     ),
     option(
         "--depth",
-        "depths",
         multiple=True,
         type=int,
         metavar="N",
-        help="Number of tokens in a timed prompt. Repeatable.  [default: 128]",
+        default=[_DEFAULTS["depth"]],
+        show_default=True,
+        help="Number of tokens in a timed prompt. Repeatable.",
     ),
-    option("--runs", type=int, metavar="N", default=7, show_default=True, help="Timed runs of each model, in turn."),
+    option(
+        "--runs",
+        type=int,
+        metavar="N",
+        default=_DEFAULTS["runs"],
+        show_default=True,
+        help="Timed runs of each model, in turn.",
+    ),
 )
 @titled(
     "Output",
@@ -104,7 +111,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     threads_option,
     output_options,
 )
-def validate_command(console: Console, path: Path, force: bool, **options: Any) -> None:
+def validate_command(console: Console, path: Path, against_golden: Path | None, **options: Any) -> None:
     """Check whether an export or a variant may be shipped.
 
     PATH is an output folder of `export` or a variant in it. The exit code says which check failed.
@@ -128,78 +135,12 @@ def validate_command(console: Console, path: Path, force: bool, **options: Any) 
       seap-export validate pruned/gsm8k-0.2 --save-golden gsm8k.golden.npz
       seap-export validate pruned/gsm8k-0.2/onnx --against-golden gsm8k.golden.npz
     """
-    golden = options.pop("against_golden")
-    if golden is not None:
-        _against_golden(console, path, golden, options)
+    if against_golden is not None:
+        _against_golden(console, path, against_golden, options)
         return
-    from seap_export.pipeline.folder.outputs import write_whole
-    from seap_export.pipeline.gate.golden import refuse_golden
-    from seap_export.pipeline.gate.validate import validate
-
-    saved, targets = options.pop("save_golden"), {name: options.pop(name) for name in ("out", "junit", "html")}
-    request = _request(options)
-    if saved is not None:
-        refuse_golden(path, saved, force=force)
-    with ExitStack() as stack:
-        temporaries = {
-            name: stack.enter_context(write_whole(target, force=force))
-            for name, target in targets.items()
-            if target is not None
-        }
-        report = validate(path, request, console)
-        _write(report, temporaries)
-        _job_summary(report)
-    if report.passed and saved is not None:
-        _save_golden(console, path, saved, request, force)
+    report = validate(path, **options, progress=console).report
+    _job_summary(report)
     _show(console, report)
-
-
-def _request(options: dict[str, Any]) -> ValidationRequest:
-    from seap_export.api.settings import compute_of, parity_settings
-    from seap_export.pipeline.evaluation.bench import BenchRequest
-    from seap_export.pipeline.evaluation.request import EvaluationRequest
-    from seap_export.pipeline.gate.validate import ValidationRequest
-    from validation.runtimes.table import runtime_row
-    from validation.speed.gate import SpeedLimits
-
-    compute, parity = compute_of(options), parity_settings(options)
-    names = ("min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio")
-    speed = {name: options.pop(name) for name in names}
-    depths, runs, max_kl = options.pop("depths") or (128,), options.pop("runs"), options.pop("max_kl")
-    checks = options.pop("checks")
-    for name in options["runtimes"]:
-        runtime_row(name)
-    return ValidationRequest(
-        **({"checks": checks} if checks else {}),
-        parity=parity,
-        compute=compute,
-        quality=None
-        if max_kl is None
-        else EvaluationRequest(("onnxruntime",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
-        speed=SpeedLimits(**speed) if any(limit is not None for limit in speed.values()) else None,
-        bench=BenchRequest(
-            depths,
-            (1,),
-            ("onnxruntime",),
-            provider=parity.provider,
-            threads=parity.threads,
-            runs=runs,
-        ),
-        **options,
-    )
-
-
-def _write(report: ValidationReport, paths: dict[str, Path]) -> None:
-    from validation.reports import html_page, junit_xml
-
-    values = report.to_json()
-    texts = {
-        "out": lambda: json_text(values),
-        "junit": lambda: junit_xml(values),
-        "html": lambda: html_page(values),
-    }
-    for name, path in paths.items():
-        path.write_text(texts[name](), "utf-8", newline="\n")
 
 
 def _job_summary(report: ValidationReport) -> None:
@@ -239,16 +180,6 @@ def _measured(report: ValidationReport) -> str:
 
 def _name(check: Check) -> str:
     return check.check if check.subject is None else f"{check.check} of {check.subject}"
-
-
-def _save_golden(console: Console, path: Path, target: Path, request: ValidationRequest, force: bool) -> None:
-    from seap_export.pipeline.folder.contents import Variant
-    from seap_export.pipeline.folder.outputs import write_whole
-    from seap_export.pipeline.gate.golden import save_golden
-
-    with write_whole(target, force=force) as temporary:
-        save_golden(Variant(path), temporary, request.parity, request.prompt_file, console)
-    console.say(f"golden written to {target}")
 
 
 def _against_golden(console: Console, path: Path, golden: Path, options: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ import click
 import pytest
 from support.product import ExportRequest, Targets, open_recipe
 
+from seap_export.api.arguments import checked
+from seap_export.api.export import export
 from seap_export.api.settings import compute_of, export_request
 from seap_export.cli.config import settings_of
 from seap_export.cli.groups import Option
@@ -97,10 +99,14 @@ def values_of(*arguments: object) -> dict[str, Any]:
 
 
 def request_of(values: dict[str, Any]) -> ExportRequest:
-    tasks, ratios = values.pop("tasks"), values.pop("ratios")
-    values.pop("cluster")
-    compute_of(values)
-    return export_request(tasks, ratios, values)
+    of_the_command = {"as_json", "quiet", "dry_run"}
+    options = checked(export, {name: value for name, value in values.items() if name not in of_the_command})
+    for name in ("model", "out", "force", "cluster"):
+        options.pop(name)
+    compute_of(options)
+    request = export_request(options)
+    assert options == {}
+    return request
 
 
 @pytest.mark.parametrize(
@@ -137,7 +143,7 @@ def test_a_file_gives_what_the_command_line_gives(place: Path) -> None:
     (place / "export.toml").write_text(FILE)
     found, expected = values_of("--config", "export.toml"), values_of(*SAME)
     assert found == expected
-    assert found["mixes"] == ("x=a:2,b:1", "y=a:1,b:5")
+    assert found["mix"] == ("x=a:2,b:1", "y=a:1,b:5")
     requests = [request_of(values) for values in (found, expected)]
     assert requests[0] == requests[1]
     assert requests[0].plan == open_recipe("mine.toml", layout="uniform")
@@ -199,8 +205,8 @@ def test_the_command_line_wins_and_replaces_lists(place: Path) -> None:
         "n", "--config", "export.toml", "--task", "c=c.txt", "--ratio", "0.1", "--out", "there",
         "--set", "seed=7", "--set", "samples=9", "--set", "mix.z=a",
     )  # fmt: skip
-    assert (found["model"], found["tasks"], found["ratios"]) == ("n", ("c=c.txt",), (0.1,))
-    assert (found["samples"], found["out"], found["seed"], found["mixes"]) == (9, Path("there"), 7, ("z=a",))
+    assert (found["model"], found["tasks"], found["ratio"]) == ("n", ("c=c.txt",), (0.1,))
+    assert (found["samples"], found["out"], found["seed"], found["mix"]) == (9, Path("there"), 7, ("z=a",))
     assert (found["held_out"], found["precision"]) == (6, "int4")
     assert values_of("--set", "seed=7", "--config", "export.toml")["seed"] == 7
 

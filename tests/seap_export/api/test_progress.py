@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from seap_export.cli import console
-from seap_export.cli.console import Console, duration, progress_line
+from seap_export.api import progress
+from seap_export.api.progress import PrintedProgress, duration, progress_line
 
 
 @pytest.mark.parametrize(
@@ -25,8 +25,8 @@ def test_a_progress_line_has_what_is_done_the_rate_and_the_time_left() -> None:
 def test_where_no_terminal_is_a_long_step_prints_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_HEARTBEAT_SECONDS", 0.01)
-    with Console(quiet=False, as_json=False).step("ranking a", 3) as advance:
+    monkeypatch.setattr(progress, "_HEARTBEAT_SECONDS", 0.01)
+    with PrintedProgress().step("ranking a", 3) as advance:
         advance(0)
         deadline = time.monotonic() + 20
         printed = ""
@@ -44,8 +44,8 @@ def test_where_no_terminal_is_a_long_step_prints_lines(
 
 
 def test_quiet_prints_no_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "_HEARTBEAT_SECONDS", 0.001)
-    with Console(quiet=True, as_json=False).step("ranking a", 3) as advance:
+    monkeypatch.setattr(progress, "_HEARTBEAT_SECONDS", 0.001)
+    with PrintedProgress(quiet=True).step("ranking a", 3) as advance:
         advance(0)
         time.sleep(0.02)
     assert capsys.readouterr().err == ""

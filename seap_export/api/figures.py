@@ -1,0 +1,113 @@
+"""The figures of a variant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from validation.reports.speedups import MeasuredSpeedup
+
+__all__ = ["Figures", "FormatFigures", "figures_of"]
+
+
+@dataclass(frozen=True)
+class FormatFigures:
+    """A folder of a variant that a format wrote.
+
+    Attributes:
+        path: The folder.
+        precision: The precision of its weights, such as `int8`; None for `hf`, which has that of the dense model.
+        bytes: The size of its files.
+        dense_bytes: About the size of the dense model in the same form; None: unknown.
+        parity: The verdict of its comparison with torch; None: it was not compared, as `hf` never is.
+        max_abs: The largest difference of a logit in that comparison; None: unknown.
+    """
+
+    path: Path
+    precision: str | None
+    bytes: int
+    dense_bytes: int | None
+    parity: Literal["passed", "failed"] | None
+    max_abs: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How much smaller, faster and worse than the dense model a variant is. None: not measured, or unknown.
+
+    Attributes:
+        task: The task or the mixture that it was made for.
+        requested_ratio: The fraction of the weights of attention and MLP that should be removed.
+        ratio: The fraction that was removed.
+        num_parameters: Its parameters.
+        dense_parameters: Those of the dense model.
+        formats: What was written, by folder: `hf`, `onnx` and others.
+        kl: Mean KL divergence from the dense model on held-out texts, in nats per token.
+        kl_stderr: Its standard error.
+        top1_agreement: How often both find the same token most likely, as a fraction.
+        perplexity: On the same texts.
+        dense_perplexity: The dense model's.
+        decode_speedup: Of a token after the prompt: its `value`, `low`, `high`, `ideal`, `ms`, `dense_ms` and others.
+        prefill_speedup: Of the time to the first token.
+    """
+
+    task: str | None
+    requested_ratio: float | None
+    ratio: float | None
+    num_parameters: int | None
+    dense_parameters: int | None
+    formats: Mapping[str, FormatFigures]
+    kl: float | None
+    kl_stderr: float | None
+    top1_agreement: float | None
+    perplexity: float | None
+    dense_perplexity: float | None
+    decode_speedup: MeasuredSpeedup | None
+    prefill_speedup: MeasuredSpeedup | None
+
+
+def figures_of(folder: Path, described: Mapping[str, Any]) -> Figures:
+    """The figures of a variant in a folder, which a validation report describes."""
+    from validation.reports.figures import divergence_of
+    from validation.reports.speedups import speedups
+
+    quality = divergence_of(described["quality"]) or {}
+    decode, prefill = (next(iter(speedups(described["speed"], kind)), None) for kind in ("decode", "prefill"))
+    return Figures(
+        task=described["task"],
+        requested_ratio=described["requested_ratio"],
+        ratio=described["achieved_ratio"],
+        num_parameters=described["num_parameters"],
+        dense_parameters=described["dense_parameters"],
+        formats={name: _format(folder / name, described) for name in described["bytes"]},
+        kl=quality.get("mean_kl_nats"),
+        kl_stderr=quality.get("mean_kl_nats_stderr"),
+        top1_agreement=quality.get("top1_agreement"),
+        perplexity=quality.get("perplexity"),
+        dense_perplexity=quality.get("dense_perplexity"),
+        decode_speedup=decode,
+        prefill_speedup=prefill,
+    )
+
+
+def _format(path: Path, described: Mapping[str, Any]) -> FormatFigures:
+    # A folder that was compared in several runtimes has `onnx` and `onnx in RUNTIME`.
+    compared = [report for name, report in described["parity"].items() if name.split(" in ")[0] == path.name]
+    differences = [report["max_abs"] for report in compared]
+    return FormatFigures(
+        path=path,
+        precision=described["formats"].get(path.name, {}).get("precision"),
+        bytes=described["bytes"][path.name],
+        dense_bytes=described["dense_bytes"].get(path.name),
+        parity=_verdict([report["verdict"] for report in compared]),
+        max_abs=None if not differences or None in differences else max(differences),
+    )
+
+
+def _verdict(verdicts: list[str]) -> Literal["passed", "failed"] | None:
+    if not verdicts:
+        return None
+    return "passed" if set(verdicts) == {"passed"} else "failed"

@@ -1,0 +1,120 @@
+"""Progress as the command line prints it, and the quiet one of a library."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import click
+
+from seap_export.api.arguments import Mismatch
+from seap_export.pipeline.progress import Progress, Silent
+
+__all__ = ["PrintedProgress", "ProgressArgument", "duration", "progress_line"]
+
+#: Seconds between two progress lines if there is no terminal.
+_HEARTBEAT_SECONDS = 30.0
+
+
+class PrintedProgress:
+    """Progress and remarks on stderr.
+
+    Args:
+        quiet: Print warnings only.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+
+    @contextmanager
+    def step(
+        self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
+    ) -> Iterator[Callable[[object], None]]:
+        """Shows a progress bar on a terminal; elsewhere a line when the step begins and every half minute after."""
+        if self._quiet:
+            yield lambda done: None
+        elif total is not None and sys.stderr.isatty():
+            with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+                yield lambda done: bar.update(1)
+        else:
+            click.echo(label, err=True)
+            with _heartbeat(label, total, unit) as advance:
+                yield advance
+
+    def say(self, message: str) -> None:
+        """A remark."""
+        if not self._quiet:
+            click.echo(message, err=True)
+
+    def warn(self, message: str) -> None:
+        """Prints a remark, even when quiet."""
+        click.echo(f"Warning: {message}", err=True)
+
+
+class _Quiet(Silent):
+    """Prints nothing; warnings are Python's."""
+
+    def warn(self, message: str) -> None:
+        """Warns."""
+        warnings.warn(message, stacklevel=2)
+
+
+def _progress(value: object) -> Progress:
+    if isinstance(value, bool):
+        return PrintedProgress() if value else _Quiet()
+    if all(callable(getattr(value, name, None)) for name in ("step", "say", "warn")):
+        return value  # type: ignore[return-value]
+    raise Mismatch("True or False")
+
+
+#: True: print it as the command line does, on stderr. False: print nothing, and give warnings as Python's.
+ProgressArgument = Annotated[bool | Progress, _progress]
+
+
+@contextmanager
+def _heartbeat(label: str, total: int | None, unit: str) -> Iterator[Callable[[object], None]]:
+    """Prints how far a step has come every `_HEARTBEAT_SECONDS`, from a thread, until the block ends."""
+    start, done, ended = time.monotonic(), itertools.count(1), threading.Event()
+    latest = [0]
+
+    def advance(_: object) -> None:
+        latest[0] = next(done)
+
+    def report() -> None:
+        while not ended.wait(_HEARTBEAT_SECONDS):
+            click.echo(f"{label}: {progress_line(latest[0], total, unit, time.monotonic() - start)}", err=True)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        ended.set()
+        thread.join()
+
+
+def progress_line(done: int, total: int | None, unit: str, seconds: float) -> str:
+    """How far a step has come: the share that is done, the rate and the time left, as far as they are known."""
+    if total is None:
+        return f"{duration(seconds)} so far"
+    parts = [f"{done} of {total} {unit}"]
+    if done:
+        rate = done / seconds
+        parts += [f"{rate:.2g} {unit}/s", f"about {duration((total - done) / rate)} left"]
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time span as people read it: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,81 @@
+"""`prune`: turns a plan into a smaller model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seap_export.api.arguments import FilePath, NameOrPath, Several, checked
+from seap_export.api.progress import ProgressArgument
+from seap_export.api.results import PrunedModel
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: NameOrPath,
+    *,
+    plan: FilePath,
+    calibration: Several[FilePath],
+    out: FilePath,
+    device: str = "auto",
+    memory: str | None = None,
+    force: bool = False,
+    progress: ProgressArgument = False,
+) -> PrunedModel:
+    """Shrinks a model by a plan: writes safetensors, config, tokenizer, and code if its layers differ in shape.
+
+    Example:
+        >>> from seap_export import prune
+        >>> statistics = "pruned/calibration/maths"
+        >>> model = prune("MODEL", plan="pruned/maths-0.2/plan.json", calibration=statistics, out="shrunk")
+        >>> model.num_parameters
+
+    Args:
+        model: A Hugging Face folder, a .gguf file or a hub id.
+        plan: A plan.json, of an export or of `seap-export plan`.
+        calibration: The statistics that the plan was made from; several for a mixture.
+        out: Folder for the shrunk model.
+        device: Where torch computes: "auto", "cpu", "cuda" or "cuda:N".
+        memory: Memory that hidden states and weights may take, such as "8GiB"; None: most of what is free.
+        force: Replace a pruned model at `out`.
+        progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
+
+    Raises:
+        TypeError: An argument has the wrong type.
+        UsageError: The statistics are not those of the plan, or something would be replaced.
+        InputError: The model cannot be used.
+        ArtifactError: The plan or the statistics are missing or damaged.
+        EnvironmentFailure: The device, memory or disk space is missing.
+    """
+    options = checked(prune, locals())
+
+    from seap_export.api.memory import warn_of_memory
+    from seap_export.api.settings import compute_of
+    from seap_export.distillation.write import variant_units, write_variant
+    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.pipeline.request.mixtures import open_mixture_of
+    from seap_export.plan.plan import read_plan
+    from seap_export.sources.source import open_source
+
+    compute, said, target = compute_of(options), options["progress"], options["out"]
+    made_by, source = read_plan(options["plan"]), open_source(options["model"])
+    warn_of_memory(said, source, compute)
+    statistics = open_mixture_of(made_by, options["calibration"])
+    units = variant_units(len(made_by.layers), made_by.settings.distillation, made_by.requested_ratio)
+    said.say(f"hashing {source.name}")
+    with (
+        write_whole(target, marker=_marker(target), force=force) as folder,
+        said.step("shrinking", units, "parts") as advance,
+    ):
+        write_variant(source, made_by, statistics, folder, advance, compute=compute)
+    return PrunedModel(target, made_by.shrunk_spec(source.spec).num_parameters())
+
+
+def _marker(out: Path) -> str:
+    """The file at `out` by which --force recognises a pruned model, and nothing else."""
+    from seap_export.families import is_pruned
+    from seap_export.json_file import read_json
+    from seap_export.shrink.write import MODELING_FILES
+
+    config = out / "config.json"
+    return config.name if config.is_file() and is_pruned(read_json(config)) else MODELING_FILES[0]

@@ -1,0 +1,134 @@
+"""A variant: its figures, its folders, and the text that it generates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seap_export.api.figures import Figures, figures_of
+from seap_export.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from seap_export.runtime import Generator
+    from seap_export.runtime.chat import Prompt
+
+__all__ = ["Variant"]
+
+
+class Variant:
+    """A variant that `export` wrote. Nothing is read before it is needed, and `generate` needs no torch.
+
+    Example:
+        >>> from seap_export import Variant
+        >>> variant = Variant("pruned/maths-0.2")
+        >>> answer = variant.generate("What is 12 + 30?")
+        >>> variant.figures.kl, variant.figures.formats["onnx"].bytes
+
+    Attributes:
+        path: Its folder.
+        provider: The execution provider that `generate` runs on.
+        threads: The threads of `generate`; None: all cores.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None) -> None:
+        """Reads nothing yet.
+
+        Args:
+            path: The variant's folder, `OUT/NAME` of an export.
+            provider: "cpu", "cuda" or "tensorrt".
+            threads: Threads of ONNX Runtime; None: all cores.
+        """
+        self.path, self.provider, self.threads = Path(os.path.expanduser(path)), provider, threads
+
+    @classmethod
+    def described(cls, path: Path, described: Mapping[str, Any]) -> Variant:
+        """A variant as a validation report describes it, which its figures are then taken from."""
+        variant = cls(path)
+        vars(variant)["figures"] = figures_of(path, described)
+        return variant
+
+    def __repr__(self) -> str:
+        return f"Variant({os.fspath(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, such as `maths-0.2`."""
+        return self.path.resolve().name
+
+    @property
+    def hf(self) -> Path:
+        """Its model folder, which `transformers.AutoModelForCausalLM.from_pretrained` loads."""
+        return self.path / "hf"
+
+    @property
+    def onnx(self) -> Path:
+        """Its ONNX files, if they were written."""
+        return self.path / "onnx"
+
+    @cached_property
+    def figures(self) -> Figures:
+        """How much smaller, faster and worse than the dense model it is, as the export measured it.
+
+        Raises:
+            ArtifactError: There is no such variant, or a report in it is damaged.
+        """
+        from seap_export.json_file import read_artifact
+        from seap_export.pipeline.evaluation.quality import recorded_quality
+        from seap_export.pipeline.evaluation.speed import recorded_speed
+        from seap_export.pipeline.folder.contents import Variant as Contents
+        from seap_export.pipeline.gate.report import describe_variant
+
+        contents = Contents(self.path)
+        contents.require("hf")
+        reports = {name: folder.parity_file for name, folder in contents.folders.items()}
+        results = {
+            "parity": {name: read_artifact(file) for name, file in reports.items() if file.is_file()},
+            "quality": recorded_quality(contents),
+            "speed": recorded_speed(contents),
+        }
+        return figures_of(self.path, describe_variant(contents, contents.export.manifest, results))
+
+    def generate(
+        self,
+        prompt: Prompt,
+        max_new_tokens: int = 64,
+        *,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        raw: bool = False,
+    ) -> str:
+        """The answer to a prompt, without special tokens.
+
+        Args:
+            prompt: A text, or a list of messages with `role` and `content`. For a chat model, a text becomes a user's
+                turn in its chat template; any other model continues it.
+            max_new_tokens: The most tokens of the answer.
+            temperature: At which tokens are sampled; 0 takes the most likely one.
+            top_k: Sample from so many of the most likely tokens; None: all.
+            top_p: Sample from the most likely tokens whose probabilities add up to this; None: all.
+            seed: Of the sampling.
+            raw: Continue the text as it is, without the chat template.
+
+        Raises:
+            UsageError: An argument is out of range, or messages are given for a model without a chat template.
+            InputError: The prompt has no tokens, or too many for the model's context.
+            ArtifactError: There are no ONNX files, or they are damaged.
+            EnvironmentFailure: The provider is not available on this machine, or there is not enough memory.
+        """
+        from seap_export.runtime import Sampling
+
+        sampling = Sampling(temperature, top_k, 1.0 if top_p is None else top_p, seed)
+        return self._generator.generate(prompt, max_new_tokens, sampling, raw=raw)
+
+    @cached_property
+    def _generator(self) -> Generator:
+        from seap_export.runtime import Generator
+
+        if not (self.onnx / "model.onnx").is_file():
+            raise ArtifactError(f"{self.path}: contains no onnx/model.onnx; give a variant with ONNX files")
+        return Generator(self.onnx, self.provider, self.threads)

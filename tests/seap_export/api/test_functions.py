@@ -1,0 +1,259 @@
+"""The functions of the API do what the commands do, to the byte, and return the figures."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from support.exports import run_here, times_of_writing
+from support.python_api import FEW, TEXTS
+
+from seap_export import Variant, convert, evaluate, export, prune, validate
+from seap_export.errors import ArtifactError, InputError, QualityFailure, SeapError, UsageError
+from seap_export.runtime import Generator, Sampling
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """All files but performance.json, whose times differ from run to run."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
+
+
+def times(folder: Path) -> dict[Path, int]:
+    """When the files of a folder were written, but for those that every run writes."""
+    return {
+        path: time
+        for path, time in times_of_writing(folder).items()
+        if path.name not in ("performance.json", ".seap-export.lock")
+    }
+
+
+def test_function_and_command_write_the_same_bytes_and_go_on_with_each_other(inputs: Path, tmp_path: Path) -> None:
+    called, run = tmp_path / "called", tmp_path / "run"
+    sources = [word for task in "ab" for word in ("--task", f"{task}={inputs / task}.jsonl")]
+    settings = ("weight.b=2", "prompts=1", "asymmetric=true", "samples=20", "held_out=8")
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = ["export", inputs / "m", *sources, "--ratio", "0.2", "--general", "--precision", "int8", *words, "--out"]
+    options: dict[str, Any] = {
+        **FEW,
+        "general": True,
+        "weight": {"b": 2},
+        "asymmetric": True,
+        "samples": 20,
+        "held_out": 8,
+    }
+
+    def call(tasks: Any, out: Path) -> Any:
+        return export(inputs / "m", tasks, ratio=0.2, format="onnx:int8", out=out, **options)
+
+    assert call(TEXTS, called).passed
+    assert run_here(*command, run).code == 0
+    assert tree(called) == tree(run)
+    assert len(tree(run)) > 30
+
+    before = times(called) | times(run)
+    assert run_here(*command, called).code == 0
+    data_sets = {task: datasets.Dataset.from_dict({"text": texts}) for task, texts in TEXTS.items()}
+    assert list(call(data_sets, run).steps) == ["hashing", "validation"]
+    assert times(called) | times(run) == before
+
+
+def test_the_result_of_an_export_has_the_figures_of_its_reports(inputs: Path, done: Path) -> None:
+    result = export(str(inputs / "m"), {"a": inputs / "a.jsonl"}, ratio=[0.2], out=str(done), **FEW)
+    report = json.loads((done / "validation.json").read_text())
+    told, quality = report["variants"]["a-0.2"], report["variants"]["a-0.2"]["quality"]["divergence"]["onnx"]
+    figures = result.variants["a-0.2"].figures
+
+    assert (result.passed, result.failure, result.path) == (True, "", done)
+    assert [check.verdict for check in result.checks] == [check["verdict"] for check in report["checks"]]
+    assert list(result.variants) == list(result.entries) == ["a-0.2"]
+    assert (figures.task, figures.requested_ratio, figures.ratio) == ("a", 0.2, told["achieved_ratio"])
+    assert (figures.num_parameters, figures.dense_parameters) == (told["num_parameters"], told["dense_parameters"])
+    assert figures.num_parameters < figures.dense_parameters
+    assert (figures.kl, figures.kl_stderr) == (quality["mean_kl_nats"], quality["mean_kl_nats_stderr"])
+    assert figures.top1_agreement == quality["top1_agreement"]
+    assert (figures.perplexity, figures.dense_perplexity) == (quality["perplexity"], quality["dense_perplexity"])
+    cell = told["speed"]["variant"][0]
+    for what, speedup in (("decode", figures.decode_speedup), ("prefill", figures.prefill_speedup)):
+        ends = (cell[f"{what}_speedup_low"], cell[f"{what}_speedup_high"])
+        assert (speedup.value, speedup.ideal) == (cell[f"{what}_speedup"], cell[f"{what}_ideal_speedup"])
+        assert (speedup.low, speedup.high) == ends
+    onnx, hf = figures.formats["onnx"], figures.formats["hf"]
+    assert onnx.bytes == sum(path.stat().st_size for path in (done / "a-0.2" / "onnx").rglob("*") if path.is_file())
+    assert (onnx.path, onnx.precision, onnx.parity) == (done / "a-0.2" / "onnx", "fp32", "passed")
+    assert (onnx.max_abs, onnx.dense_bytes) == (told["parity"]["onnx"]["max_abs"], told["dense_bytes"]["onnx"])
+    assert (hf.parity, hf.precision, hf.max_abs) == (None, None, None)
+
+
+def test_a_variant_is_opened_by_its_path(done: Path) -> None:
+    variant = Variant(done / "a-0.2")
+    described = validate(done, prompts=1, decode_steps=2).variants["a-0.2"]
+    assert (variant.name, variant.path, variant.onnx) == ("a-0.2", done / "a-0.2", done / "a-0.2" / "onnx")
+    assert (variant.hf / "config.json").is_file()
+    assert variant.figures == described.figures
+    with pytest.raises(FrozenInstanceError):
+        variant.figures.kl = 0.0  # type: ignore[misc]
+    generator = Generator(variant.onnx)
+    assert variant.generate("the cat", 5) == generator.generate("the cat", 5)
+    sampled = variant.generate("the cat", 5, temperature=2.0, top_k=50, top_p=0.9, seed=3, raw=True)
+    assert sampled == generator.generate("the cat", 5, Sampling(2.0, 50, 0.9, 3), raw=True)
+    assert sampled != variant.generate("the cat", 5)
+
+
+def test_a_path_without_a_variant_is_an_error_only_when_it_is_read(tmp_path: Path, done: Path) -> None:
+    variant = Variant(tmp_path / "missing")
+    with pytest.raises(ArtifactError, match="no such folder"):
+        _ = variant.figures
+    with pytest.raises(ArtifactError, match=r"no onnx/model\.onnx"):
+        variant.generate("the cat")
+    with pytest.raises(ArtifactError, match="hf is missing"):
+        _ = Variant(done).figures
+    with pytest.raises(UsageError, match="0 new tokens"):
+        Variant(done / "a-0.2").generate("the cat", 0)
+
+
+def test_a_failed_check_is_a_result(inputs: Path, tmp_path: Path) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text("[fp32]\nmax_abs = 1e-9\n")
+    result = export(inputs / "m", {"a": TEXTS["a"]}, ratio=0.2, out=tmp_path / "out", limits=limits, **FEW)
+    told = json.loads((tmp_path / "out" / "validation.json").read_text())
+    assert (result.passed, result.failure) == (False, told["failure"])
+    assert result.failure.startswith("a-0.2: parity: max abs")
+    assert result.variants["a-0.2"].figures.formats["onnx"].parity == "failed"
+
+
+def test_files_that_are_damaged_fail_the_validation(done: Path) -> None:
+    data = done / "a-0.2" / "onnx" / "model.onnx"
+    data.write_bytes(data.read_bytes()[:-1] + b"x")
+    result = validate(done, out=done / "told.json", junit=done / "told.xml", html=done / "told.html")
+    assert not result.passed
+    assert result.failure.startswith("a-0.2: integrity")
+    assert result.failure == json.loads((done / "told.json").read_text())["failure"]
+    assert (done / "told.xml").is_file()
+    assert (done / "told.html").is_file()
+    with pytest.raises(UsageError, match="already exists"):
+        validate(done, out=done / "told.json")
+
+
+def test_a_variant_alone_is_validated(done: Path) -> None:
+    result = validate(done / "a-0.2", check=["integrity", "parity"], prompts=1, decode_steps=2)
+    assert (result.passed, {check.check for check in result.checks}) == (True, {"integrity", "parity"})
+    assert [variant.path for variant in result.variants.values()] == [done / "a-0.2"]
+
+
+def test_targets_are_met_or_raise(inputs: Path, tmp_path: Path) -> None:
+    targets: dict[str, Any] = {**FEW, "quality": True, "format": "onnx:int8"}
+    result = export(inputs / "m", {"a": TEXTS["a"]}, target_size="1MB", out=tmp_path / "out", **targets)
+    assert result.passed, result.failure
+    assert result.frontier == json.loads((tmp_path / "out" / "frontier.json").read_text())
+    with pytest.raises(UsageError, match="out of reach"):
+        export(inputs / "m", {"a": TEXTS["a"]}, target_size="1kB", out=tmp_path / "other", **targets)
+    assert not (tmp_path / "other").exists()
+
+
+def test_prune_and_convert_write_what_the_export_does(inputs: Path, done: Path, tmp_path: Path) -> None:
+    variant = done / "a-0.2"
+    model = prune(
+        inputs / "m", plan=variant / "plan.json", calibration=done / "calibration" / "a", out=tmp_path / "shrunk"
+    )
+    assert tree(model.path) == tree(variant / "hf")
+    assert (
+        model.num_parameters == json.loads((done / "manifest.json").read_text())["variants"]["a-0.2"]["num_parameters"]
+    )
+    written = convert(model.path, out=tmp_path / "written")
+    assert tree(written.path) == tree(variant / "onnx")
+    assert written.bytes == sum(map(len, tree(variant / "onnx").values()))
+    command = ("convert", model.path, "--format", "onnx:int4", "--calibration", done / "calibration" / "a")
+    assert run_here(*command, "--out", tmp_path / "run").code == 0
+    rounded = convert(
+        model.path, format="onnx:int4", calibration=[done / "calibration" / "a"], out=tmp_path / "called"
+    )
+    assert tree(rounded.path) == tree(tmp_path / "run")
+    with pytest.raises(UsageError, match="no effect without --format onnx"):
+        convert(model.path, format="gguf", logits="last", out=tmp_path / "other")
+
+
+def test_evaluate_returns_the_figures_that_the_command_writes(inputs: Path, done: Path, tmp_path: Path) -> None:
+    held_out = [f"{text} home again" for text in TEXTS["b"][:12]]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out))
+    told = tmp_path / "told.json"
+    options: dict[str, Any] = {"dense": inputs / "m", "runtime": "onnxruntime", "limit": 8}
+    report = evaluate(done / "a-0.2", text={"b": held_out}, out=told, max_kl=1e-9, **options)
+    command = (
+        "evaluate",
+        done / "a-0.2",
+        "--dense",
+        inputs / "m",
+        "--runtime",
+        "onnxruntime",
+        "--limit",
+        "8",
+        "--max-kl",
+        "1e-9",
+    )
+    assert run_here(*command, "--text", f"b={tmp_path / 'b.jsonl'}", "--out", tmp_path / "run.json").code == 4
+    assert told.read_bytes() == (tmp_path / "run.json").read_bytes()
+    assert not report.passed
+    assert report.divergence["onnx"].mean_kl == json.loads(told.read_text())["divergence"]["onnx"]["mean_kl_nats"]
+    with pytest.raises(InputError, match="used for calibration"):
+        evaluate(done / "a-0.2", text={"a": TEXTS["a"]}, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"ratio": 1.5}, UsageError, ["1.5", "out of range"]),
+        ({}, UsageError, ["no ratio"]),
+        ({"ratio": 0.2, "batch_tokens": 0}, UsageError, ["batch-tokens", "at least 1"]),
+        ({"ratio": 0.2, "held_out": 0}, UsageError, ["held-out", "at least 1"]),
+        ({"ratio": 0.2, "threads": -1}, UsageError, ["threads", "at least 1"]),
+        ({"ratio": 0.2, "max_length": 1}, UsageError, ["max-length", "at least 2"]),
+        ({"ratio": 0.2, "threshold": 2.0}, UsageError, ["threshold", "0 to 1"]),
+        ({"ratio": 0.2, "memory": "much"}, UsageError, ["much", "size"]),
+        ({"ratio": 0.2, "device": "tpu"}, UsageError, ["tpu"]),
+        ({"ratio": 0.2, "provider": "tensorrt"}, UsageError, ["tensorrt", "cpu, cuda"]),
+        ({"ratio": 0.2, "layout": "even"}, UsageError, ["even", "per-layer, uniform"]),
+        ({"ratio": 0.2, "vocabulary": -3}, UsageError, ["-3"]),
+        ({"ratio": 0.2, "weight": {"b": 2}, "general": True}, UsageError, ["'b=2'", "a"]),
+        ({"ratio": 0.2, "format": "gguf", "logits": "last"}, UsageError, ["no effect", "--logits"]),
+        ({"ratio": 0.2, "format": "hf", "quality": True}, UsageError, ["quality", "hf alone"]),
+        ({"ratio": 0.2, "target_size": "60MB"}, UsageError, []),
+        ({"ratio": 0.2, "tasks": {"a": ["x"]}}, InputError, ["1 distinct text"]),
+    ],
+)
+def test_errors_are_those_of_the_command(
+    inputs: Path, tmp_path: Path, options: dict[str, Any], error: type[SeapError], words: list[str]
+) -> None:
+    arguments = {"tasks": {"a": TEXTS["a"]}, "out": tmp_path / "out", **options}
+    with pytest.raises(error) as caught:
+        export(inputs / "m", **arguments)
+    assert "\n" not in str(caught.value)
+    assert [word for word in words if word not in str(caught.value)] == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_is_printed_if_asked_for(inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"a": TEXTS["a"]}
+    options: dict[str, Any] = {**FEW, "ratio": 0.2, "samples": 1}
+    with pytest.warns(UserWarning, match="too few"):
+        export(inputs / "m", few, out=tmp_path / "quiet", **options)
+    assert capsys.readouterr() == ("", "")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        export(inputs / "m", few, out=tmp_path / "said", progress=True, **options)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "calibrating a" in printed.err
+    assert "Warning: task 'a': " in printed.err
+    assert tree(tmp_path / "quiet") == tree(tmp_path / "said")
+
+
+def test_a_target_that_is_missed_raises(inputs: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**FEW, "quality": True, "format": "onnx:int8"}
+    with pytest.raises(QualityFailure):
+        export(inputs / "m", {"a": TEXTS["a"]}, max_kl=1e-9, target_size="300kB", out=tmp_path / "out", **options)

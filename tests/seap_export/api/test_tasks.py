@@ -1,0 +1,112 @@
+"""Tasks as Python has them, all read as the same texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from seap_export import export
+from seap_export.api.arguments import checked
+from seap_export.corpus import Task
+from seap_export.errors import InputError, SeapError, UsageError
+
+TEXTS = ["the cat sat", "a dog ran", "and then\nhome"]
+RECORDS = [{"text": text, "number": index} for index, text in enumerate(TEXTS)]
+
+
+def tasks_of(value: Any) -> tuple[Task, ...]:
+    tasks: tuple[Task, ...] = checked(export, {"tasks": value})["tasks"]
+    return tasks
+
+
+def texts_of(task: Task) -> list[str]:
+    return [sample.text for sample in task.texts()]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    return Path("a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda: TEXTS,
+        lambda: tuple(TEXTS),
+        lambda: RECORDS,
+        lambda: iter(RECORDS),
+        lambda: (text for text in TEXTS),
+        lambda: datasets.Dataset.from_list(RECORDS),
+        lambda: datasets.Dataset.from_list(RECORDS).to_iterable_dataset(),
+        lambda: Path("a.jsonl"),
+        lambda: "a.jsonl",
+    ],
+)
+def test_every_form_gives_the_same_texts_each_time_they_are_read(form: Callable[[], Any], file: Path) -> None:
+    (task,) = tasks_of({"a": form()})
+    assert task.name == "a"
+    assert [texts_of(task), texts_of(task)] == [TEXTS, TEXTS]
+    assert task.notice == ""
+
+
+@pytest.mark.parametrize("specs", ["a=a.jsonl", ["a=a.jsonl", "b=a.jsonl"]])
+def test_sources_are_given_as_on_the_command_line(specs: Any, file: Path) -> None:
+    tasks = tasks_of(specs)
+    assert [task.name for task in tasks] == (["a"] if specs == "a=a.jsonl" else ["a", "b"])
+    assert all(texts_of(task) == TEXTS for task in tasks)
+
+
+class Frame:
+    """Iterates over its columns, as a data frame does."""
+
+    def __iter__(self) -> Any:
+        return iter(["text"])
+
+    def itertuples(self) -> None:
+        """Of pandas."""
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (3, TypeError, ["tasks must be", "NAME=SOURCE"]),
+        ([3], TypeError, ["tasks must be"]),
+        ({"a": 3}, TypeError, ["tasks must be"]),
+        ({"a": b"text"}, TypeError, ["tasks must be"]),
+        ({"a": {"train": ["x"], "test": ["y"]}}, UsageError, ["'a'", "'train', 'test'", "one of its data sets"]),
+        ({"a": Frame()}, UsageError, ["data frame", "to_dict"]),
+        ({"a": TEXTS, "A": TEXTS}, UsageError, ["twice"]),
+        ({"a/b": TEXTS}, UsageError, ["'a/b'", "folder"]),
+        ({"a": "missing.jsonl"}, InputError, ["missing.jsonl", "no such file"]),
+        (["a"], SeapError, []),  # a task of lm-eval that there is not
+    ],
+)
+def test_what_is_not_a_task_is_refused_at_once(value: Any, error: type[Exception], words: list[str]) -> None:
+    with pytest.raises(error) as caught:
+        tasks_of(value)
+    assert "\n" not in str(caught.value)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ([], ["empty", "at least one text"]),
+        (["x", 3], ["record 2", "3"]),
+        (["x", "\ud800"], ["record 2", "Unicode"]),
+        ([{"text": "x"}, {"number": 1}], ["record 2", "'text'"]),
+    ],
+)
+def test_what_is_not_a_text_is_refused_by_its_number(texts: Iterable[Any], words: list[str]) -> None:
+    (task,) = tasks_of({"a": texts})
+    with pytest.raises(InputError) as caught:
+        texts_of(task)
+    assert str(caught.value).startswith("task 'a': the given texts")
+    assert [word for word in words if word not in str(caught.value)] == []

@@ -1,0 +1,100 @@
+"""docs/python.md names every argument, and its examples run on a micro model, as do those of the docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.corpora import write_corpus
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level
+
+import seap_export
+from seap_export import Variant, convert, evaluate, export, prune, validate
+from seap_export.api.figures import Figures, FormatFigures
+from validation.reports.speedups import MeasuredSpeedup
+
+PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+DOCUMENTED = [export, prune, convert, validate, evaluate, Variant]
+
+
+def section(name: str) -> str:
+    """What the reference says of a function, without examples."""
+    reference = re.sub(r"^```.*?^```", "", PAGE.partition("## Reference")[2], flags=re.MULTILINE | re.DOTALL)
+    (found,) = [part for part in reference.split("\n### ")[1:] if f"`{name}(" in part.splitlines()[0]]
+    return found
+
+
+def arguments(*functions: Callable[..., Any]) -> set[str]:
+    names = (name for function in functions for name in inspect.signature(function).parameters)
+    return {name for name in names if name != "self"}
+
+
+def named(text: str) -> set[str]:
+    """All words in backticks."""
+    return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"[a-z_0-9]+", code)}
+
+
+@pytest.mark.parametrize("function", [export, prune, convert, validate, evaluate])
+def test_the_reference_names_every_argument(function: Callable[..., Any]) -> None:
+    assert arguments(function) - named(section(function.__name__)) == set()
+    documented = re.findall(r"^        (\w+): ", (inspect.getdoc(function) and function.__doc__) or "", re.MULTILINE)
+    listed = [name for name in documented if name in inspect.signature(function).parameters]
+    assert listed == list(inspect.signature(function).parameters), "the docstring lists them in their order"
+
+
+def test_the_reference_names_all_figures() -> None:
+    figures = {field.name for cls in (Figures, FormatFigures, MeasuredSpeedup) for field in fields(cls)}
+    known = arguments(Variant, Variant.generate) | figures | {"name", "hf", "onnx", "figures", "generate"}
+    assert known - named(section("Variant")) == set()
+
+
+def test_type_checkers_see_what_is_imported_when_it_is_used() -> None:
+    text = Path(seap_export.__file__).read_text("utf-8")
+    imported = re.findall(r"^    from (\S+) import (\w+)$", text, re.MULTILINE)
+    assert {name for _, name in imported} | {"__version__"} == set(seap_export.__all__)
+    assert all(getattr(seap_export, name).__module__ == module for module, name in imported)
+    assert set(seap_export.__all__) <= set(dir(seap_export))
+    with pytest.raises(AttributeError, match="no attribute 'exports'"):
+        _ = seap_export.exports
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a model and a corpus under the names that the examples give them."""
+    write_micro_model(tmp_path / "MODEL", model_type="llama", vocab_size=130)
+    write_byte_level(tmp_path / "MODEL")
+    write_corpus(tmp_path / "maths.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.release
+def test_the_examples_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space: dict[str, Any] = {}
+    for block in BLOCKS:
+        exec(compile(block, "docs/python.md", "exec"), space)
+    assert len(BLOCKS) == 5
+    assert {variant.name for variant in space["result"].variants.values()} == {"maths-0.2"}
+    assert capsys.readouterr().out.count("\n") >= 4
+    for written in ("pruned/maths-0.2/onnx", "both/general-0.5/onnx", "report.html", "shrunk", "maths-int4"):
+        assert (place / written).exists(), written
+
+
+@pytest.mark.release
+def test_the_examples_of_the_docstrings_run(place: Path) -> None:
+    for documented in DOCUMENTED:
+        examples = doctest.DocTestParser().get_examples(documented.__doc__ or "")
+        assert 2 <= len(examples) <= 10
+        space: dict[str, Any] = {}
+        for example in examples:
+            exec(compile(example.source, documented.__name__, "exec"), space)
+    assert (place / "pruned" / "maths-0.5" / "onnx").is_dir()
+    assert (place / "maths-int4" / "model.onnx").is_file()
