@@ -108,6 +108,9 @@ def test_special_tokens_are_those_of_the_tokenizer_file(done: Path, has_bos: boo
     tokenizer.enable_padding(length=64)
     tokenizer.save(str(folder / "tokenizer.json"))
     assert Generator(folder).token_ids(PROMPT) == [1] * has_bos + plain
+    template = {"chat_template": "{{ bos_token }} {{ messages[0].content }}"}
+    edit(folder / "tokenizer_config.json", lambda values: values.update(template))
+    assert Generator(folder).token_ids(PROMPT) == [1, *plain]
 
 
 def test_requests_that_mean_nothing(pristine: Path) -> None:
