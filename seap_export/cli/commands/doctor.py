@@ -65,9 +65,10 @@ def _extras() -> dict[str, list[str]]:
 def _optional(runtimes: dict[str, str | None], extras: dict[str, list[str]]) -> str:
     from seap_export.extras import install_remedy
 
-    rows = [[name, "ready" if lack is None else lack] for name, lack in runtimes.items()]
-    rows += [[f"[{name}]", install_remedy(name) if missing else "installed"] for name, missing in extras.items()]
-    return table(["runtime or extra", ""], rows)
+    facts = {name: "ready" if lack is None else lack for name, lack in runtimes.items()}
+    for name, missing in extras.items():
+        facts[f"[{name}]"] = install_remedy(name) if missing else "installed"
+    return _aligned(facts)
 
 
 def _diagnose() -> Callable[..., Diagnosis]:
@@ -109,9 +110,13 @@ def _facts(diagnosis: Diagnosis) -> str:
         "ONNX Runtime": f"{onnxruntime or 'from an unknown distribution'}{built_for}",
         "NVIDIA GPU": _gpus(diagnosis),
     }
-    shown = {name: fact for name, fact in facts.items() if fact}
-    width = max(map(len, shown))
-    return "\n".join(f"{name.ljust(width)}  {fact}" for name, fact in shown.items())
+    return _aligned({name: fact for name, fact in facts.items() if fact})
+
+
+def _aligned(facts: dict[str, str]) -> str:
+    """A line for each fact, after its name."""
+    width = max(map(len, facts))
+    return "\n".join(f"{name.ljust(width)}  {fact}" for name, fact in facts.items())
 
 
 def _gpus(diagnosis: Diagnosis) -> str:

@@ -161,7 +161,7 @@ class Diagnosis:
             return failed, reinstall_remedy(self.packages)
         if not self.driver.gpus:
             lacks = provider.missing or not provider.built_in
-            with_gpu = f"if there is one, {missing_remedy(provider.missing, self.packages)}" if lacks else ""
+            with_gpu = f"if there is a GPU, {missing_remedy(provider.missing, self.packages)}" if lacks else ""
             return f"no NVIDIA GPU, since {self.driver.reason}", with_gpu or "use a machine with one and its driver"
         if not provider.built_in:
             return "this onnxruntime was built without it", missing_remedy([], self.packages)

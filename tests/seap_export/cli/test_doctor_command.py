@@ -79,7 +79,7 @@ def test_cuda_is_required_of_this_machine(run: Run) -> None:
     assert (outcome.code, outcome.out) == (6, "")
     assert outcome.err.startswith("Error: cuda does not work here: ")
     assert outcome.err.count("\n") == 1
-    assert re.search(r"missing .*libcuda\.so\.1; install the NVIDIA driver", outcome.err)
+    assert re.search(r"no NVIDIA GPU, since .*; if there is a GPU, install the NVIDIA driver", outcome.err)
 
 
 def test_a_machine_without_a_gpu(run: Run, found: Callable[[Diagnosis], None]) -> None:

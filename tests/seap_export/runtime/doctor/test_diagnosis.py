@@ -60,7 +60,9 @@ def test_this_machine() -> None:
     assert lines[:2] == ["asking the NVIDIA driver", "trying cpu"]
     if cuda.built_in:
         assert "libcuda.so.1" in cuda.missing
-        with pytest.raises(EnvironmentFailure, match=r"no NVIDIA GPU, since .*; if there is one, install the NVIDIA"):
+        with pytest.raises(
+            EnvironmentFailure, match=r"no NVIDIA GPU, since .*; if there is a GPU, install the NVIDIA"
+        ):
             found.require("cuda")
     json.dumps(found.to_json(), allow_nan=False)
 
@@ -124,7 +126,7 @@ def test_a_provider_that_works_has_no_failure() -> None:
         (
             diagnosis(cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))),
             "no NVIDIA GPU, since there is no NVIDIA driver (libcuda.so.1: cannot open shared object file); if there "
-            f"is one, install the NVIDIA driver, then {CUDA_ADVICE}",
+            f"is a GPU, install the NVIDIA driver, then {CUDA_ADVICE}",
         ),
         (
             diagnosis(ONE_GPU, cuda=failing("cuda", "it fails", ("libcublas.so.13",))),
