@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
@@ -15,6 +16,7 @@ from support.product import choose_precision
 
 from converters.onnx.precision import PRECISIONS
 from seap_export.cli import main
+from seap_export.cli.options import ExistingPath, PathType
 from seap_export.errors import UsageError
 from validation.readiness.__main__ import readiness
 from validation.readiness.request import FORMS, Programs, Provider, Request
@@ -36,8 +38,11 @@ def commands(provider: Provider) -> list[Command]:
 
 
 def parses(command: click.Command, arguments: list[str]) -> None:
-    """Fails with the message that a user would see."""
-    with command.make_context(str(command.name), arguments):
+    """Fails with the message that a user would see; paths need not be there yet."""
+    with (
+        mock.patch.object(ExistingPath, "convert", PathType.convert),
+        command.make_context(str(command.name), arguments),
+    ):
         pass
 
 
