@@ -1,4 +1,4 @@
-"""The README's commands with placeholders, as printed, on a micro model; `tests/real/` runs the others."""
+"""The program of the README and its commands with placeholders, on a micro model; `tests/real/` runs the others."""
 
 from __future__ import annotations
 
@@ -46,6 +46,13 @@ def run(command: str, *more: str) -> str:
 def test_every_command_is_run() -> None:
     assert len(COMMANDS) == len(FITTING) + len(WRITING)
     assert (len(FITTING), len(WRITING), len(TARGETS), len(VALIDATING)) == (1, 2, 2, 1)
+
+
+@pytest.mark.release
+def test_the_program(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [program] = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    exec(compile(program, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.release
