@@ -36,7 +36,7 @@ def test_every_kind_of_step_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     request = Request(
         programs,
         str(tmp_path / "model"),
-        ROOT / "samples" / "tasks" / "arithmetic.jsonl",
+        ROOT / "seap_export" / "corpus" / "samples" / "arithmetic.jsonl",
         "cpu",
         tmp_path / "report",
         tmp_path / "work",
