@@ -46,7 +46,7 @@ def export_text(result: ExportResult) -> str:
     variants = result.report.variants
     folders = list(dict.fromkeys(folder for name in result.variants for folder in _written(variants[name])))
     rows = [_row(name, variants[name], folders) for name in result.variants]
-    sizes = [title for folder in folders for title in (folder, "of dense")]
+    sizes = [title for folder in folders for title in (_head(folder, result.entries), "of dense")]
     parts = [] if result.frontier is None else [frontier_text(result.frontier)]
     parts += [table([*_BEFORE, *sizes, *measured_heads(), "parity"], rows), "\n".join(_legend(variants))]
     parts.append(general_text_table({name: variants[name]["quality"] for name in result.variants}))
@@ -69,6 +69,13 @@ def no_gains(result: ExportResult) -> Iterator[str]:
                 high = cell[f"{what}_speedup_high"]
                 if high is not None and high < 1.0:
                     yield f"{name}: {what} is slower than with the dense model ({cell[f'{what}_speedup']:.2f}x)"
+
+
+def _head(folder: str, variants: Mapping[str, Any]) -> str:
+    """A folder with the precision that it has in all variants, unless its name says it already."""
+    precisions = {variant["precision"][folder] for variant in variants.values() if folder in variant["precision"]}
+    precision = precisions.pop() if len(precisions) == 1 else ""
+    return folder if precision in folder else f"{folder} {precision}"
 
 
 def _written(variant: Mapping[str, Any]) -> list[str]:

@@ -72,6 +72,7 @@ def test_export_says_what_it_does_and_what_came_of_it(run: Run, work: Path, pris
         ["b-0.4", "40.4%", "0.1", "M", "0.5", "MB", "67%"],
     ]
     assert all("passed" in row for row in rows(outcome.out))
+    assert "onnx fp32" in outcome.out.splitlines()[0]
     lines = outcome.err.splitlines()
     assert [line.partition("] ")[2] for line in lines if line.startswith("[")] == STEPS
     assert lines[:2] == ["hashing m", f"[1/{len(STEPS)}] calibrating a"]
